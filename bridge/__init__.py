@@ -1,0 +1,1 @@
+"""Replay run directories into MLflow and TensorBoard, exactly, as often as wanted."""

@@ -1,0 +1,89 @@
+"""The errors of the bridge.
+
+BridgeError                 what happened, where, and (hint) what to try
+├── UsageError              the command line or the configuration is wrong               exit 2
+├── MissingExtraError       an optional package is not installed; names the pip line     exit 1
+├── RunError                one run cannot be done; the others go on                     exit 3
+│   ├── RunDirectoryError   the run directory cannot be read as it is
+│   ├── IdentityError       two directories with one identity, or one identity with other rows
+│   └── NewerFormatError    what a target holds was made by a newer bridge
+└── TargetError             the target did not take or give what it was asked for
+    ├── TargetUnavailableError  for now: a network, a server, a lock; worth another try
+    └── TargetRefusedError      for good: credentials, a wrong address, a full disk
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BridgeError",
+    "IdentityError",
+    "MissingExtraError",
+    "NewerFormatError",
+    "RunDirectoryError",
+    "RunError",
+    "TargetError",
+    "TargetRefusedError",
+    "TargetUnavailableError",
+    "UsageError",
+]
+
+
+class BridgeError(Exception):
+    """An error that speaks to a person: `str()` says what happened and where, `hint` what to try."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process borders with their hint."""
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+class UsageError(BridgeError):
+    """The command line, the configuration or an argument is wrong."""
+
+
+class MissingExtraError(BridgeError):
+    """An optional package is needed and not installed."""
+
+    @classmethod
+    def of(cls, extra: str, *, purpose: str) -> MissingExtraError:
+        """The error for `extra` (a name in pyproject's optional dependencies), with its pip line."""
+        return cls(
+            f"{purpose} needs the extra {extra!r}, which is not installed.",
+            hint=f'pip install "registry-bridge[{extra}]"',
+        )
+
+
+class RunError(BridgeError):
+    """One run cannot be done; the others go on."""
+
+
+class RunDirectoryError(RunError):
+    """A run directory cannot be read as it is."""
+
+
+class IdentityError(RunError):
+    """Two directories share one identity, or one identity came back with other rows."""
+
+
+class NewerFormatError(RunError):
+    """A cursor or state file carries a format number that this version does not know."""
+
+
+class TargetError(BridgeError):
+    """The target did not take, or did not give, what it was asked for."""
+
+
+class TargetUnavailableError(TargetError):
+    """The target cannot be reached at the moment; the same call may succeed later."""
+
+
+class TargetRefusedError(TargetError):
+    """The target refuses for good until a person changes something."""
+
+
+def _rebuild(kind: type[BridgeError], message: str, hint: str | None) -> BridgeError:
+    return kind(message, hint=hint)

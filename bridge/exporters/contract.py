@@ -1,0 +1,134 @@
+"""The contract of an exporter: small, with declared abilities; `tests/contract` holds every exporter to it.
+
+The verbs never ask which target they talk to, only what it can hold. Exporters are found by name through the
+entry point group `bridge.exporters` (`find_exporter`); the built-in ones are `mlflow` and `tensorboard`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from bridge.errors import BridgeError
+    from bridge.model import Applied, Cursor, Delta, Held, Loss, Run, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a kind of target can hold and do.
+
+    `ordered_steps`: a series must have strictly increasing steps, so any rewind is a rebuild.
+    `removes_points`: superseded points can be removed, so a rewind is no rebuild.
+    `removes_media`: the same for pictures.
+    `keeps_overlap`: `--overlap keep` is possible.
+    `texts`: text cells of metrics.csv have a place.
+    `holds_back`: rows that may still be superseded are better not sent yet (points cannot be taken back).
+    `single_writer`: one process at a time may apply; reading and encoding go on in others.
+    `points_a_delta`: at most this many points are handed over in one delta.
+    `value_bits`: 64 or 32, the precision of a stored value. `time_step`: the resolution of times in seconds.
+    `infinities`: whether infinite values are held as such (else they are clipped, a loss).
+    """
+
+    ordered_steps: bool = False
+    removes_points: bool = False
+    removes_media: bool = False
+    keeps_overlap: bool = True
+    texts: bool = False
+    holds_back: bool = False
+    single_writer: bool = False
+    points_a_delta: int = 1_000_000
+    value_bits: int = 64
+    time_step: float = 0.001
+    infinities: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a target says of one run before anything is read or sent.
+
+    `cursor` is None for a run that the target does not hold, or holds without a readable cursor (then `exists`).
+    `deleted`: a person deleted the target, it stays deleted. `error` stops this run (a newer format, ...).
+    `edited` names what people changed in the target since the last export, which stays.
+    """
+
+    cursor: Cursor | None = None
+    exists: bool = False
+    deleted: bool = False
+    error: BridgeError | None = None
+    edited: tuple[str, ...] = ()
+    extras: Sequence[str] = field(default=())
+    """Where second targets of the same run directory lie (verify calls them extra)."""
+
+
+class Target(Protocol):
+    """Where one run goes: one MLflow run, one TensorBoard run folder."""
+
+    def apply(self, delta: Delta) -> Applied:
+        """Bring `delta` and the run's own facts (name, status, times, params, tags, notes) into the target.
+
+        Durable on return; data first and the cursor `delta.after` after it or in the same transaction. Applying
+        the same delta twice is the same as once. A target that does not exist is made. A delta of kind SAME
+        carries facts only. Raises TargetError; then what was remembered of the target is forgotten.
+        """
+        ...
+
+    def rebuild(self, deltas: Iterable[Delta]) -> Applied:
+        """Replace the target by a fresh, complete one, made of `deltas` (the first of kind NEW).
+
+        The old target stays whole until the new one is complete. What people edited is carried over.
+        """
+        ...
+
+    def read(self) -> Held:
+        """What the target holds, by the reader that people use (TensorBoard's loader, MLflow's API)."""
+        ...
+
+    def where(self) -> str:
+        """The target's address for a person: a folder, a run's URL or id."""
+        ...
+
+
+class Exporter(Protocol):
+    """A module that replays runs into one kind of target. Can be pickled: connections are opened when needed."""
+
+    name: str
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the target can hold and do (may ask the target once)."""
+        ...
+
+    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+        """Look at all runs of this export before the first is applied (folder names, parents of sweeps)."""
+        ...
+
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+        """What the target knows of each run, by identity, in as few calls as possible."""
+        ...
+
+    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
+        """The losses that applying `delta` would bring, without touching the target."""
+        ...
+
+    def open(self, run: Run, shape: Shape) -> Target:
+        """The target of `run`. Nothing is made before `apply` or `rebuild`."""
+        ...
+
+    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+        """After all runs of this export: what concerns several at once (the parents of sweeps)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and locks; the exporter can be used again."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,482 @@
+"""The words of the bridge as frozen types: run, series, media event, cursor, delta, loss.
+
+Everything that crosses from the source to an exporter is one of these. All of them can be pickled, so that a
+delta read by one process can be applied by another.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from bridge.errors import NewerFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+CURSOR_FORMAT = 1
+"""The format number of a cursor; a newer one stops its run, an older one is read or leads to a rebuild."""
+
+CURSOR_LIMIT = 4000
+"""The greatest length of a cursor's JSON text, in characters (an MLflow tag holds 5000 to 8000)."""
+
+Scalar: TypeAlias = bool | int | float | str | None
+"""What a hyperparameter can be after flattening."""
+
+Tails: TypeAlias = "Mapping[str, tuple[int, float]]"
+"""For each metric its greatest step so far and the value that counts there."""
+
+
+class Status(StrEnum):
+    """What is shown of a run; how a target words it is the exporter's table."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    KILLED = "killed"
+    UNKNOWN = "unknown"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over as far as anyone can tell (`killed` and `interrupted` may be requeued)."""
+        return self is not Status.RUNNING
+
+
+class LossKind(StrEnum):
+    """The kinds of loss, as they stand in reports."""
+
+    BAD_ROW = "bad row"
+    NO_STEP = "row without a step"
+    TEXT_CELL = "text cell"
+    RENAMED = "renamed"
+    CUT = "cut"
+    CLIPPED = "clipped"
+    REDACTED = "redacted"
+    MISSING_FILE = "missing file"
+    UNREADABLE_MEDIA = "unreadable media"
+    NOT_SHOWABLE = "not showable"
+    REFUSED_PATH = "refused path"
+    SHARED_FILE = "shared file"
+    BAD_LINE = "bad line"
+    TOO_LARGE = "too large"
+    LEFT_OUT = "left out"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something that the target cannot hold as it is.
+
+    `what` names the thing (a metric, a param, `metrics.csv:17`), `detail` says what happened to it and where
+    it is kept in full. `count` is how many things this one entry stands for.
+    """
+
+    kind: LossKind
+    what: str
+    detail: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A regular file whose real path lies in the run directory.
+
+    `path` is that real path, `size` bytes, `mtime_ns` nanoseconds since the epoch, both as last looked at.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One start of the run's process, as the sidecar's `sessions` tells it; None where it does not say."""
+
+    started_at: float | None = None
+    host: str | None = None
+    user: str | None = None
+    pid: int | None = None
+    command: str | None = None
+    git_commit: str | None = None
+    slurm: Mapping[str, str] = field(default_factory=dict)
+    restart_count: int | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run directory says, checked and typed. Times are seconds since the epoch.
+
+    `path` is the real absolute path. `identity` is the sidecar's `uid`, else its `run_id`, else the path.
+    `status` is what is shown (the design's table: liveness included), `status_word` what the sidecar says.
+    `start` is created_at, else hparams.yaml's mtime, else the oldest mtime of its files. `end` is None while
+    the run is running, else ended_at or the last sign of life (the newest of heartbeat, metrics.csv).
+    `files` are the run directory's own plain files by name (`hparams.yaml`, `sidecar.json`, `metrics.csv`,
+    `media.jsonl`, `summary.json`), as far as they exist and are safe to read.
+    `time_column` names the column of metrics.csv that holds times; None means that times are estimated.
+    `losses` are those found while the sidecar and hparams were read.
+    """
+
+    path: Path
+    identity: str
+    run_id: str
+    status: Status
+    status_word: str | None
+    start: float
+    end: float | None
+    last_alive: float
+    name: str
+    parent: str
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    archived: bool = False
+    sessions: tuple[Session, ...] = ()
+    checkpoint: str | None = None
+    summary: Mapping[str, float] = field(default_factory=dict)
+    summary_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    time_column: str | None = None
+    files: Mapping[str, RunFile] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether the run is shown as running."""
+        return self.status is Status.RUNNING
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """The points of one metric as columns of one length n, in row order unless said otherwise.
+
+    `step` int64; `time` float64, seconds since the epoch; `value` float64.
+    """
+
+    name: str
+    step: NDArray[np.int64]
+    time: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Consecutive rows as columns: n rows, k metrics.
+
+    `row` int64 (n,), the row's number in metrics.csv from 0, in a sorted block not monotone;
+    `step` int64 (n,); `time` float64 (n,), seconds since the epoch;
+    `values` float64 (k, n), C order, one metric a line; `present` bool (k, n): where a value counts as a point.
+    What is not present holds anything. The overlap rule has been applied, unless the delta says `keep`.
+    """
+
+    names: tuple[str, ...]
+    row: NDArray[np.int64]
+    step: NDArray[np.int64]
+    time: NDArray[np.float64]
+    values: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+    @property
+    def points(self) -> int:
+        """How many points the block holds."""
+        return int(self.present.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Points of many metrics as columns of one length n: `name` indexes `names` (int32), the rest as in Series."""
+
+    names: tuple[str, ...]
+    name: NDArray[np.int32]
+    step: NDArray[np.int64]
+    time: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text cell of metrics.csv."""
+
+    row: int
+    step: int
+    time: float
+    name: str
+    text: str
+
+
+class MediaType(StrEnum):
+    """The `type` of a media event."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+@dataclass(frozen=True, slots=True)
+class MediaEvent:
+    """One line of `media.jsonl` with its file.
+
+    `line` counts from 0. `index` is its place among the events that count of the same tag and step, from 0.
+    `file` is safe to read (a regular file inside the run directory, opened and recognised); events whose file
+    is not are losses and never get here. `format` is the file's true format in lower case, as its bytes say
+    (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is seconds since the epoch.
+    """
+
+    line: int
+    tag: str
+    step: int
+    index: int
+    type: MediaType
+    path: str
+    file: RunFile
+    format: str
+    time: float
+    caption: str | None = None
+    fps: float | None = None
+    session: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The options that shape what a target holds; a target made with others is rebuilt.
+
+    `metrics` and `exclude_metrics` are globs; `best` are `METRIC:max|min`; `rename` maps a metric's name to
+    the name it gets; `redact` and `volatile` are globs on flat hparam keys, matched without case.
+    `artifacts` is `ended`, `now` or `none`; `overlap` is `last` or `keep`.
+    """
+
+    metrics: tuple[str, ...] = ()
+    exclude_metrics: tuple[str, ...] = ()
+    media: bool = True
+    artifacts: str = "ended"
+    checkpoints: bool = False
+    best: tuple[str, ...] = ()
+    overlap: str = "last"
+    max_points: int | None = None
+    flat: bool = False
+    rename: tuple[tuple[str, str], ...] = ()
+    redact: tuple[str, ...] = (
+        "*password*",
+        "*passwd*",
+        "*secret*",
+        "*api_key*",
+        "*apikey*",
+        "*access_token*",
+        "*auth_token*",
+        "*private_key*",
+        "*credential*",
+    )
+    volatile: tuple[str, ...] = ("*ckpt_path*", "*resume*", "*job_id*")
+
+    def differences(self) -> dict[str, Any]:
+        """The options that are not at their default, as JSON values: what a cursor keeps."""
+        mine, default = asdict(self), asdict(Shape())
+        return {key: _plain(value) for key, value in mine.items() if value != default[key]}
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What a target has acknowledged of its run directory. Its JSON text stays under 4,000 characters.
+
+    metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`;
+    `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
+    `digest` is that of the rows' content, the same for any column order and layout; `early_rows` and `early` the
+    same for the first rows alone. `last_step` is the greatest step of any row; `tails` the tail of each series, left
+    out where it would not fit. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
+    media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
+    `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
+    `shape` is `Shape.differences()` of the options that shaped the target.
+    `sent` is what was last sent of names, notes, tags, status ..., by a key of the exporter's, usually as a
+    digest; `extra` is what else an exporter keeps (JSON values).
+    `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
+    """
+
+    identity: str
+    path: str
+    rows: int = 0
+    offset: int = 0
+    header: str = ""
+    window: str = ""
+    digest: str = ""
+    early_rows: int = 0
+    early: str = ""
+    last_step: int | None = None
+    tails: Tails | None = None
+    stat: tuple[int, int, int, int] | None = None
+    media_lines: int = 0
+    media_offset: int = 0
+    media_digest: str = ""
+    anchors: tuple[tuple[int, float], ...] = ()
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    sent: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with `changes`."""
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Strict JSON of under CURSOR_LIMIT characters: the tails are left out where they do not fit."""
+        text = self._dump(self.tails)
+        return text if len(text) < CURSOR_LIMIT or self.tails is None else self._dump(None)
+
+    def _dump(self, tails: Tails | None) -> str:
+        fields = {key: getattr(self, key) for key in self.__slots__ if key != "tails"}
+        if tails is not None:
+            # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
+            fields["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
+        kept = {
+            key: value
+            for key, value in fields.items()
+            if value not in (None, "", (), {}, 0) or value is False
+        }
+        return json.dumps({"format": CURSOR_FORMAT, **kept}, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> Self | None:
+        """The cursor in `text`; None where it is no cursor of a format that can be read.
+
+        Raises NewerFormatError, which names `where`, for a format number that is newer than this version's.
+        """
+        try:
+            data = json.loads(text)
+            version = int(data.pop("format"))
+            if version > CURSOR_FORMAT:
+                raise NewerFormatError(
+                    f"{where} was made by a newer bridge (cursor format {version}, this one knows {CURSOR_FORMAT}).",
+                    hint="pip install --upgrade registry-bridge",
+                )
+            tails = data.pop("tails", None)
+            if tails is not None:
+                data["tails"] = {
+                    name: (int(step), float.fromhex(value)) for name, (step, value) in tails.items()
+                }
+            data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
+            if "stat" in data:
+                data["stat"] = tuple(int(number) for number in data["stat"])
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+class DeltaKind(StrEnum):
+    """How a run directory stands to a cursor."""
+
+    NEW = "new"
+    """There is no cursor: everything is new."""
+    SAME = "same"
+    """No new rows or media lines (the run's own facts may have changed all the same)."""
+    APPEND = "append"
+    """New rows or media lines that follow what the cursor covers."""
+    REWIND = "rewind"
+    """New rows or media lines that overlap what the cursor covers."""
+    CHANGED = "changed"
+    """What the cursor covers is no longer what the run directory holds, or the options differ."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delta:
+    """What the run directory holds past a cursor, up to a limit.
+
+    `after` is the cursor once this delta is in the target; exporters add their own `sent` and `extra`.
+    `blocks` are the points to add, `texts` and `media` likewise; `removed` are points that the target holds and that
+    no longer count (only for a target that can remove points, only with `kind` REWIND), `removed_media` likewise.
+    `reason` says, for a person, why the kind is REWIND or CHANGED (with file and line where known).
+    `more` is true where a limit cut the delta short: the next one starts at `after`.
+    `metrics` are the names of all metrics seen up to `after`, in the order of their first appearance (row, then name).
+    `remember`, where it is given, must be in the target before any point of this delta (estimated times).
+    `lowers` counts points that come at or before the last step of their series.
+    """
+
+    run: Run
+    kind: DeltaKind
+    after: Cursor
+    before: Cursor | None = None
+    blocks: tuple[Block, ...] = ()
+    texts: tuple[Text, ...] = ()
+    media: tuple[MediaEvent, ...] = ()
+    removed: Points | None = None
+    removed_media: tuple[MediaEvent, ...] = ()
+    reason: str = ""
+    more: bool = False
+    metrics: tuple[str, ...] = ()
+    remember: Cursor | None = None
+    lowers: int = 0
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def points(self) -> int:
+        """How many points are to be added."""
+        return sum(block.points for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldMedia:
+    """One picture, video or other file that a target holds; `digest` is the sha256 of its bytes, in hex."""
+
+    tag: str
+    step: int
+    index: int
+    digest: str
+    caption: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a target holds of one run, read back in the source's words as far as the target can say them.
+
+    `series` have the names that the run logged (an exporter undoes its renames); None means that the target has
+    no such thing at all (TensorBoard has no tags of its own).
+    """
+
+    series: Mapping[str, Series]
+    params: Mapping[str, Scalar] | None = None
+    tags: tuple[str, ...] | None = None
+    notes: str | None = None
+    name: str | None = None
+    status: str | None = None
+    start: float | None = None
+    end: float | None = None
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    media: tuple[HeldMedia, ...] = ()
+    cursor: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a delta (or a rebuild) did: points and media items added, bytes written or sent."""
+
+    points: int = 0
+    media: int = 0
+    bytes: int = 0
+    losses: tuple[Loss, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def add_up(parts: Iterable[Applied]) -> Applied:
+    """The sum of `parts`, losses and notes in order."""
+    total = Applied()
+    for part in parts:
+        total = Applied(
+            points=total.points + part.points,
+            media=total.media + part.media,
+            bytes=total.bytes + part.bytes,
+            losses=total.losses + part.losses,
+            notes=total.notes + part.notes,
+        )
+    return total
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what is compared is what JSON gives back."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,11 @@
+"""Fixtures of all tests. Servers, databases and browsers stand in tests/fixtures, one file each."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+pytest_plugins: list[str] = []

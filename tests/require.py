@@ -1,0 +1,16 @@
+"""What tests need of the machine: skipped by name where it is missing, a failure where everything is required."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def require(present: bool, what: str) -> None:
+    """Skip the test for want of `what` (a program, a server), or fail it where BRIDGE_REQUIRE_ALL=1."""
+    if present:
+        return
+    if os.environ.get("BRIDGE_REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is missing, and BRIDGE_REQUIRE_ALL=1 allows no skipping", pytrace=False)
+    pytest.skip(f"{what} is missing")
