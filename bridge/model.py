@@ -335,11 +335,7 @@ class Cursor:
         if tails is not None:
             # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
             fields["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
-        kept = {
-            key: value
-            for key, value in fields.items()
-            if value not in (None, "", (), {}, 0) or value is False
-        }
+        kept = {key: value for key, value in fields.items() if value not in (None, "", (), {}, 0) or value is False}
         return json.dumps({"format": CURSOR_FORMAT, **kept}, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -358,9 +354,7 @@ class Cursor:
                 )
             tails = data.pop("tails", None)
             if tails is not None:
-                data["tails"] = {
-                    name: (int(step), float.fromhex(value)) for name, (step, value) in tails.items()
-                }
+                data["tails"] = {name: (int(step), float.fromhex(value)) for name, (step, value) in tails.items()}
             data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
             if "stat" in data:
                 data["stat"] = tuple(int(number) for number in data["stat"])

@@ -39,9 +39,7 @@ def write_sidecar(path: Path, *, status: str = "completed", **fields: Any) -> Pa
     return path
 
 
-def write_metrics(
-    path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], *, append: bool = False
-) -> None:
+def write_metrics(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], *, append: bool = False) -> None:
     """Write (or append) rows to `metrics.csv`, as Lightning does: CRLF, None as an empty cell."""
     lines = [] if append else [",".join(header)]
     lines += [",".join("" if cell is None else str(cell) for cell in row) for row in rows]
