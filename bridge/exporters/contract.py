@@ -29,6 +29,7 @@ class Abilities:
     `texts`: text cells of metrics.csv have a place.
     `holds_back`: rows that may still be superseded are better not sent yet (points cannot be taken back).
     `single_writer`: one process at a time may apply; reading and encoding go on in others.
+    `threads`: waiting on a server dominates, so threads of one process serve as well as processes.
     `points_a_delta`: at most this many points are handed over in one delta.
     `value_bits`: 64 or 32, the precision of a stored value. `time_step`: the resolution of times in seconds.
     `infinities`: whether infinite values are held as such (else they are clipped, a loss).
@@ -41,6 +42,7 @@ class Abilities:
     texts: bool = False
     holds_back: bool = False
     single_writer: bool = False
+    threads: bool = False
     points_a_delta: int = 1_000_000
     value_bits: int = 64
     time_step: float = 0.001
@@ -72,8 +74,9 @@ class Target(Protocol):
         """Bring `delta` and the run's own facts (name, status, times, params, tags, notes) into the target.
 
         Durable on return; data first and the cursor `delta.after` after it or in the same transaction. Applying
-        the same delta twice is the same as once. A target that does not exist is made. A delta of kind SAME
-        carries facts only. Raises TargetError; then what was remembered of the target is forgotten.
+        the same delta twice is the same as once. A target that does not exist is made. `sent` and `extra` of a cursor
+        are the exporter's own: the target remembers them between calls and writes them beside the rest of `after`.
+        A delta of kind SAME carries facts only. Raises TargetError; then what was remembered is forgotten.
         """
         ...
 
@@ -113,6 +116,13 @@ class Exporter(Protocol):
 
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
         """The losses that applying `delta` would bring, without touching the target."""
+        ...
+
+    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+        """What of the run's own facts differs from what was last sent (`cursor.sent`), by name: `status`, `notes`, ...
+
+        Asks nobody: a run with no new rows, no new media and nothing stale is left alone without a call.
+        """
         ...
 
     def open(self, run: Run, shape: Shape) -> Target:
