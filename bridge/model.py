@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from bridge.errors import NewerFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -456,19 +456,14 @@ class Applied:
     losses: tuple[Loss, ...] = ()
     notes: tuple[str, ...] = ()
 
-
-def add_up(parts: Iterable[Applied]) -> Applied:
-    """The sum of `parts`, losses and notes in order."""
-    total = Applied()
-    for part in parts:
-        total = Applied(
-            points=total.points + part.points,
-            media=total.media + part.media,
-            bytes=total.bytes + part.bytes,
-            losses=total.losses + part.losses,
-            notes=total.notes + part.notes,
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(
+            points=self.points + other.points,
+            media=self.media + other.media,
+            bytes=self.bytes + other.bytes,
+            losses=self.losses + other.losses,
+            notes=self.notes + other.notes,
         )
-    return total
 
 
 def _plain(value: Any) -> Any:
