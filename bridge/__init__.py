@@ -1,1 +1,39 @@
 """Replay run directories into MLflow and TensorBoard, exactly, as often as wanted."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge.registry import Registry, RunRecord, open_registry
+    from logger import RegistryLogger
+
+__all__ = ["Registry", "RegistryLogger", "RunRecord", "__version__", "open_registry"]
+
+__version__: str
+
+# Loaded when first asked for, so that `import bridge` costs nothing. No name here is also a submodule of bridge:
+# importing that submodule would put the module in the function's place.
+_LAZY = {
+    "Registry": "bridge.registry",
+    "RegistryLogger": "logger",
+    "RunRecord": "bridge.registry",
+    "open_registry": "bridge.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public name, imported now."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("registry-bridge")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,143 @@
+"""What commands share: their frame, the options that several of them have, and where text goes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge.cli.exits import Exit
+from bridge.cli.text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+__all__ = ["Exit", "Output", "command", "output_options", "plain", "runs_argument", "selection_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function whose docstring is its one sentence; its help ends with `example` and `exits`.
+
+    The function returns the exit code; None is 0. Errors of the bridge are raised, never printed.
+    """
+    codes = " · ".join(f"{code:d} {code.meaning}" for code in (*exits, Exit.INTERRUPTED))
+    return click.command(name, epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}")
+
+
+def runs_argument(function: F) -> F:
+    """Add the argument `runs: tuple[Path, ...]`: run directories or trees; the current directory if none is given."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, runs: tuple[Path, ...], **options: Any) -> Any:
+        return function(*args, runs=runs or (Path(),), **options)
+
+    kind = click.Path(exists=True, path_type=Path)
+    return click.argument("runs", nargs=-1, type=kind)(collected)  # type: ignore[return-value]
+
+
+_SELECTION = (
+    click.option("--run-id", "run_ids", multiple=True, metavar="GLOB", help="Runs of this id; may repeat."),
+    click.option(
+        "--tag", "tags", multiple=True, metavar="TAG", help="Runs with this tag; may repeat, then all of them."
+    ),
+    click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        type=click.Choice(["running", "completed", "failed", "interrupted", "killed", "unknown"], case_sensitive=False),
+        help="Runs of this status; may repeat.",
+    ),
+    click.option("--since", metavar="WHEN", help="Runs with a sign of life since: 3d, 12h, 2026-04-10, an ISO time."),
+    click.option("--where", metavar="EXPR", help="Runs for which this holds: 'val/acc > 0.7 and hparams.lr < 0.1'."),
+    click.option(
+        "--top",
+        nargs=2,
+        type=(click.IntRange(min=1), str),
+        metavar="N METRIC:max|min",
+        help="The N best completed runs by their best value ever.",
+    ),
+    click.option("--last", is_flag=True, help="With --top: rank by the last value instead."),
+)
+
+
+def selection_options(function: F) -> F:
+    """Add the options that select runs; the function gets `selection: bridge.verbs.select.Selection`."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, **options: Any) -> Any:
+        from bridge.verbs.select import Selection
+
+        names = ("run_ids", "tags", "statuses", "since", "where", "top", "last")
+        selection = Selection.of(**{name: options.pop(name) for name in names})
+        return function(*args, selection=selection, **options)
+
+    for option in reversed(_SELECTION):
+        collected = option(collected)
+    return collected  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a command's text goes: results to stdout, messages to stderr, as much of them as was asked for."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def result(self, text: str) -> None:
+        """Print a result; control characters in it become visible, newlines stand."""
+        click.echo(plain(text, lines=True))
+
+    def result_json(self, value: object) -> None:
+        """Print a result as strict JSON, in lines for people, letters of any script as they are."""
+        import json
+
+        click.echo(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False))
+
+    def say(self, message: str) -> None:
+        """Tell something on stderr, unless --quiet."""
+        if not self.quiet:
+            click.echo(plain(message, lines=True), err=True)
+
+    def detail(self, message: str) -> None:
+        """Tell something on stderr with --verbose only."""
+        if self.verbose:
+            click.echo(plain(message, lines=True), err=True)
+
+    def warn(self, message: str) -> None:
+        """Tell on stderr, even with --quiet, what a person must know."""
+        click.echo(plain(message, lines=True), err=True)
+
+    def console(self, *, err: bool = False) -> Console:
+        """A rich console on stdout (`err`: on stderr). Text from users goes through `plain` and rich's `Text`."""
+        from rich.console import Console
+
+        return Console(stderr=err, highlight=False, markup=False, emoji=False)
+
+
+def output_options(function: F) -> F:
+    """Add --json, -q and -v; the function gets `out: Output`."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
+        return function(*args, out=Output(json=as_json, quiet=quiet, verbose=verbose), **options)
+
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ):
+        collected = option(collected)
+    return collected  # type: ignore[return-value]
+
+
+def _writes_unicode() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
