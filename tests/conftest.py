@@ -8,4 +8,4 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-pytest_plugins: list[str] = []
+pytest_plugins: list[str] = ["tests.closing_line"]

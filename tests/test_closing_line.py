@@ -1,0 +1,41 @@
+"""The last line of a test run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TESTS = """
+import pytest
+from tests.require import require
+
+def test_a(): pass
+def test_b(): require(False, "a frobnicator")
+def test_c(): require(False, "a frobnicator")
+"""
+
+
+def _run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_it.py").write_text(TESTS)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.closing_line", "-c", os.devnull, str(folder)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "BRIDGE_"))}
+    env |= {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
+
+
+def test_last_line_names_what_was_skipped(tmp_path: Path) -> None:
+    """What a machine lacks is named in the very last line, with how many tests it cost."""
+    done = _run(tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 2 skipped: a frobnicator is missing (2)"
+
+
+def test_where_everything_is_required_nothing_is_skipped(tmp_path: Path) -> None:
+    """With BRIDGE_REQUIRE_ALL=1 what is missing is a failure."""
+    done = _run(tmp_path, BRIDGE_REQUIRE_ALL="1")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "1 passed, 2 failed"
