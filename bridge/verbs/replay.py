@@ -47,7 +47,7 @@ def replay(
     except BridgeError as error:
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
         report = _line(job.run, action, reason=error.message, hint=error.hint or "")
-    except Exception as error:  # noqa: BLE001 - one run's failure of any kind becomes its report line
+    except Exception as error:  # one failure of any kind is this run's report line; the others go on
         log.debug("run %s failed", job.run.path, exc_info=True)
         report = _line(job.run, Action.FAILED, reason=f"{type(error).__name__}: {error}")
     return replace(report, seconds=time.perf_counter() - started)

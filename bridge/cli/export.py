@@ -1,0 +1,156 @@
+"""`bridge export`: bring runs into a target."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument, selection_options
+from bridge.cli.targets import TargetChoice, make_exporter, target_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.report import Report, RunReport
+    from bridge.verbs.select import Selection
+
+__all__ = ["export"]
+
+_EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED)
+
+_CONTENT = (
+    click.option("--metrics", multiple=True, metavar="GLOB", help="Only metrics whose name matches; may repeat."),
+    click.option("--exclude-metrics", multiple=True, metavar="GLOB", help="No metrics whose name matches; may repeat."),
+    click.option("--media/--no-media", default=True, help="With or without images and videos."),
+    click.option(
+        "--artifacts",
+        type=click.Choice(["ended", "now"]),
+        default="ended",
+        show_default=True,
+        help="MLflow: when metrics.csv and the like are uploaded.",
+    ),
+    click.option("--no-artifacts", is_flag=True, help="MLflow: upload no files of the run directory."),
+    click.option("--checkpoints", is_flag=True, help="MLflow: upload the checkpoint too."),
+    click.option(
+        "--best", multiple=True, metavar="METRIC:max|min", help="MLflow: add best/METRIC, the running best; may repeat."
+    ),
+    click.option(
+        "--overlap",
+        type=click.Choice(["last", "keep"]),
+        default="last",
+        show_default=True,
+        help="Of several values at one step: the last counts, or all are kept (MLflow only).",
+    ),
+    click.option(
+        "--max-points",
+        type=click.IntRange(min=2),
+        metavar="N",
+        help="Thin each metric to about N points, extremes stay.",
+    ),
+    click.option("--flat", is_flag=True, help="MLflow: no parent runs for sweeps."),
+)
+_CONTENT_NAMES = (
+    "metrics", "exclude_metrics", "media", "artifacts", "no_artifacts",
+    "checkpoints", "best", "overlap", "max_points", "flat",
+)  # fmt: skip
+
+
+def _content_options(function: Any) -> Any:
+    for option in reversed(_CONTENT):
+        function = option(function)
+    return function
+
+
+@command("export", example="bridge export demo-runs --to tensorboard --logdir tb_logs", exits=_EXITS)
+@runs_argument
+@target_options
+@selection_options
+@_content_options
+@click.option("--rebuild", is_flag=True, help="Replace every target by a fresh one.")
+@click.option("--as", "new_identity", metavar="NEW_ID", help="Export the one run under another identity.")
+@click.option(
+    "--heartbeat-timeout",
+    type=click.FloatRange(min=0),
+    default=180.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A running run whose heartbeat is older counts as killed.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
+@output_options
+def export(
+    runs: tuple[Path, ...],
+    target: TargetChoice,
+    selection: Selection,
+    rebuild: bool,
+    new_identity: str | None,
+    heartbeat_timeout: float,
+    dry_run: bool,
+    out: Output,
+    **content: Any,
+) -> int:
+    """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
+    from bridge.progress import progress_on
+    from bridge.verbs.export import Options, export_runs
+
+    options = Options(
+        shape=_shape(content),
+        selection=selection,
+        dry_run=dry_run,
+        rebuild=rebuild,
+        new_identity=new_identity,
+        heartbeat_timeout=heartbeat_timeout,
+    )
+    progress = progress_on(sys.stderr, quiet=out.quiet)
+    report = export_runs(runs, make_exporter(target), options, progress=progress)
+    if out.json:
+        out.result_json(report.to_dict())
+    else:
+        _print(report, out)
+    return report.exit_code
+
+
+def _shape(content: dict[str, Any]) -> Any:
+    from bridge.model import Shape
+
+    given = {name: content[name] for name in _CONTENT_NAMES}
+    if given.pop("no_artifacts"):
+        given["artifacts"] = "none"
+    return Shape(**given)
+
+
+def _print(report: Report, out: Output) -> None:
+    """The runs that something happened to, then one line of totals; failures go to stderr with their remedy."""
+    for run in report.runs:
+        if run.failed:
+            out.warn(f"! {run.run_id}: {run.reason}" + (f"\n  {run.hint}" if run.hint else ""))
+        elif str(run.action) != "unchanged" or out.verbose:
+            out.result(_line(run))
+            for entry in run.to_dict()["losses"]:
+                out.result(f"    lost: {entry['count']} x {entry['kind']}{_examples(entry)}")
+            for note in run.notes:
+                out.result(f"    note: {note}")
+    totals = report.to_dict()["totals"]
+    counted = ", ".join(f"{totals[name]} {name}" for name in _ACTIONS if totals[name])
+    tense = "would send" if report.dry_run else "sent"
+    out.result(
+        f"{totals['runs']} runs: {counted or 'none found'}; {tense} {totals['points']:,} points, "
+        f"{totals['media']:,} media; {totals['losses']:,} losses; {report.seconds:.1f} s"
+    )
+
+
+_ACTIONS = ("new", "changed", "unchanged", "rebuild", "deleted", "unreadable", "failed")
+
+
+def _line(run: RunReport) -> str:
+    sign = {"new": "+", "changed": "*", "rebuild": "r", "deleted": "-"}.get(str(run.action), "=")
+    reason = f" ({run.reason})" if run.reason else ""
+    where = f" -> {run.where}" if run.where else ""
+    return plain(f"{sign} {run.run_id}: {run.action}{reason}, {run.points:,} points, {run.media} media{where}")
+
+
+def _examples(entry: dict[str, Any]) -> str:
+    shown = "; ".join(f"{one['what']}: {one['detail']}" if one["detail"] else one["what"] for one in entry["examples"])
+    return f" ({shown})" if shown else ""

@@ -1,0 +1,102 @@
+"""Export: bring runs into a target, as a plan that is carried out or only rehearsed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bridge.errors import UsageError
+from bridge.model import Shape
+from bridge.progress import SilentProgress
+from bridge.report import Report
+from bridge.source import read_run
+from bridge.verbs.gather import gather
+from bridge.verbs.replay import Job, replay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bridge.exporters.contract import Exporter
+    from bridge.progress import Progress
+    from bridge.report import RunReport
+    from bridge.source import Clock
+    from bridge.verbs.gather import Gathered
+    from bridge.verbs.select import Selection
+
+__all__ = ["Options", "export_gathered", "export_runs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How an export is done. `heartbeat_timeout` is in seconds.
+
+    `dry_run` plans and touches nothing; `rebuild` replaces every target; `new_identity` is `--as`.
+    """
+
+    shape: Shape = field(default_factory=Shape)
+    selection: Selection | None = None
+    dry_run: bool = False
+    rebuild: bool = False
+    new_identity: str | None = None
+    heartbeat_timeout: float = 180.0
+
+
+def export_runs(
+    roots: Sequence[Path],
+    exporter: Exporter,
+    options: Options | None = None,
+    *,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+) -> Report:
+    """Bring the runs at and below `roots` into the target of `exporter`; the report has a line for each.
+
+    A run that fails does not stop the others. Raises UsageError for roots or options that make no sense, and
+    TargetError where the target cannot be reached at all.
+    """
+    options = options or Options()
+    _check(exporter, options.shape)
+    gathered = gather(
+        roots,
+        selection=options.selection,
+        new_identity=options.new_identity,
+        read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
+    )
+    return export_gathered(gathered, exporter, options, progress=progress)
+
+
+def export_gathered(
+    gathered: Gathered, exporter: Exporter, options: Options, *, progress: Progress | None = None
+) -> Report:
+    """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does."""
+    started = time.perf_counter()
+    shape, runs = options.shape, gathered.runs
+    with progress or SilentProgress() as shown, exporter:
+        exporter.prepare(runs, shape)
+        known = exporter.cursors(runs)
+        shown.start(len(runs))
+        lines: list[RunReport] = []
+        for run in runs:
+            job = Job(run=run, known=known[run.identity], rebuild=options.rebuild)
+            lines.append(replay(job, exporter, shape, dry_run=options.dry_run, progress=shown))
+            shown.run_done(lines[-1])
+        losses = () if options.dry_run else tuple(exporter.finish(runs, shape))
+    return Report(
+        exporter=exporter.name,
+        runs=(*lines, *gathered.failed),
+        losses=losses,
+        seconds=time.perf_counter() - started,
+        dry_run=options.dry_run,
+    )
+
+
+def _check(exporter: Exporter, shape: Shape) -> None:
+    if shape.overlap == "keep" and not exporter.abilities.keeps_overlap:
+        raise UsageError(
+            f"--overlap keep is not possible with --to {exporter.name}: its reader drops points at or after a step "
+            "that comes again.",
+            hint="Leave --overlap out: of the points of one step the last counts.",
+        )
