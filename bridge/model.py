@@ -295,8 +295,9 @@ class Cursor:
     media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
     `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
     `shape` is `Shape.differences()` of the options that shaped the target.
-    `sent` is what was last sent of names, notes, tags, status ..., by a key of the exporter's, usually as a
-    digest; `extra` is what else an exporter keeps (JSON values).
+    `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
+    keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them.
+    `extra` is what else an exporter keeps (JSON values).
     `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
     """
 
@@ -361,6 +362,15 @@ class Cursor:
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def sent_facts(run: Run) -> dict[str, str]:
+    """What every exporter adds to `Cursor.sent`: status, start and end of `run` as they are sent, in plain words.
+
+    Verify compares status and times as of the last export: with these, not with what the run says by now.
+    """
+    end = "" if run.end is None else repr(float(run.end))
+    return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
 
 
 class DeltaKind(StrEnum):
@@ -429,8 +439,14 @@ class HeldMedia:
 class Held:
     """What a target holds of one run, read back in the source's words as far as the target can say them.
 
-    `series` have the names that the run logged (an exporter undoes its renames); None means that the target has
-    no such thing at all (TensorBoard has no tags of its own).
+    `series` have the names that the run logged (an exporter undoes its renames); series that the exporter made
+    itself (a running best) are not among them. None means that the target has no such thing at all (TensorBoard
+    has no tags of its own). `params` have the run's keys; a value is what the target has for it, typed or as
+    text, and the whole text where the target keeps a cut value in full elsewhere.
+    `status` is the target's own word for it (`Abilities.statuses`), "" where it says nothing.
+    `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
+    has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,
+    `media.TAG`. Verify asks of the first for the beginning only, of the second for nothing.
     """
 
     series: Mapping[str, Series]
@@ -444,6 +460,8 @@ class Held:
     texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     media: tuple[HeldMedia, ...] = ()
     cursor: Cursor | None = None
+    cut: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

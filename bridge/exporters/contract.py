@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from bridge.errors import BridgeError
-    from bridge.model import Applied, Cursor, Delta, Held, Loss, Run, Shape
+    from bridge.model import Applied, Cursor, Delta, Held, Loss, Run, Shape, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,11 @@ class Abilities:
     `threads`: waiting on a server dominates, so threads of one process serve as well as processes.
     `points_a_delta`: at most this many points are handed over in one delta.
     `value_bits`: 64 or 32, the precision of a stored value. `time_step`: the resolution of times in seconds.
-    `infinities`: whether infinite values are held as such (else they are clipped, a loss).
+    `infinities`: whether infinite values are held as such (else they are clipped to the largest finite, a loss).
+    `statuses`: the target's word for each status, "" where it says nothing; empty where it holds no status.
+    `clears_end`: a run that goes on after its end loses its old end time.
+    `media_kept`: the formats (`MediaEvent.format`) whose files are held byte for byte, None for all;
+    `media_converted`: those that are held in another encoding. Media of any other format are a loss.
     """
 
     ordered_steps: bool = False
@@ -47,6 +51,10 @@ class Abilities:
     value_bits: int = 64
     time_step: float = 0.001
     infinities: bool = True
+    statuses: Mapping[Status, str] = field(default_factory=dict)
+    clears_end: bool = True
+    media_kept: frozenset[str] | None = None
+    media_converted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ class Known:
 
     `cursor` is None for a run that the target does not hold, or holds without a readable cursor (then `exists`).
     `deleted`: a person deleted the target, it stays deleted. `error` stops this run (a newer format, ...).
-    `edited` names what people changed in the target since the last export, which stays.
+    `edited` names what people changed in the target since the last export, which stays: `name`, `notes`, `tags`,
+    or with a part of it behind a dot (`tags.project`).
     """
 
     cursor: Cursor | None = None
@@ -87,8 +96,12 @@ class Target(Protocol):
         """
         ...
 
-    def read(self) -> Held:
-        """What the target holds, by the reader that people use (TensorBoard's loader, MLflow's API)."""
+    def read(self, *, only: Collection[str] | None = None) -> Held:
+        """What the target holds, by the reader that people use (TensorBoard's loader, MLflow's API).
+
+        With `only` (names of metrics, as the run logged them) other series need not be read, for speed.
+        Raises TargetError where what is held cannot be read, or is not what was written (a wrong checksum).
+        """
         ...
 
     def where(self) -> str:
