@@ -49,6 +49,7 @@ class RunReport:
     where: str = ""
     reason: str = ""
     hint: str = ""
+    retry: bool = False
     points: int = 0
     media: int = 0
     bytes: int = 0
@@ -70,6 +71,7 @@ class RunReport:
             "action": str(self.action),
             "reason": self.reason,
             "hint": self.hint,
+            "retry": self.retry,
             "where": self.where,
             "points": self.points,
             "media": self.media,

@@ -13,7 +13,9 @@ from bridge.cli.targets import TargetChoice, make_exporter, target_options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bridge.exporters.contract import Exporter
     from bridge.report import Report, RunReport
+    from bridge.verbs.export import Options
     from bridge.verbs.select import Selection
 
 __all__ = ["export"]
@@ -79,6 +81,24 @@ def _content_options(function: Any) -> Any:
     help="A running run whose heartbeat is older counts as killed.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
+@click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: the time between two looks.",
+)
+@click.option("--until-done", is_flag=True, help="With --follow: end when every run has completed or failed.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --until-done: a killed or interrupted run counts as done after so long, since it may be requeued.",
+)
 @output_options
 def export(
     runs: tuple[Path, ...],
@@ -88,6 +108,10 @@ def export(
     new_identity: str | None,
     heartbeat_timeout: float,
     dry_run: bool,
+    following: bool,
+    interval: float,
+    until_done: bool,
+    grace: float,
     out: Output,
     **content: Any,
 ) -> int:
@@ -103,6 +127,11 @@ def export(
         new_identity=new_identity,
         heartbeat_timeout=heartbeat_timeout,
     )
+    if following:
+        if dry_run or new_identity is not None or rebuild:
+            raise click.UsageError("--follow goes with none of --dry-run, --rebuild and --as.")
+        how = {"interval": interval, "until_done": until_done, "grace": grace}
+        return _follow(runs, make_exporter(target), options, how, out)
     progress = progress_on(sys.stderr, quiet=out.quiet)
     report = export_runs(runs, make_exporter(target), options, progress=progress)
     if out.json:
@@ -110,6 +139,24 @@ def export(
     else:
         _print(report, out)
     return report.exit_code
+
+
+def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: dict[str, Any], out: Output) -> int:
+    """Follow until done (0) or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
+    import json
+    import signal
+
+    from bridge.verbs.follow import Following, follow
+
+    def told(report: Report) -> None:
+        if out.json:
+            out.result(json.dumps(report.to_dict(), allow_nan=False))
+        else:
+            _print(report, out)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    follow(runs, exporter, options, Following(**how), told=told, say=out.say)
+    return Exit.DONE
 
 
 def _shape(content: dict[str, Any]) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError, UsageError
+from bridge.errors import TargetUnavailableError, UsageError
 from bridge.model import Status
 from bridge.report import Action
 from bridge.source import read_run
@@ -16,7 +17,6 @@ from bridge.verbs.gather import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bridge.source import Clock
     from bridge.source.stamp import Stamp
     from bridge.verbs.export import Options
-    from bridge.verbs.gather import Gathered
 
 __all__ = ["Following", "follow"]
 
@@ -101,34 +100,32 @@ class _Follower:
             return f"The runs cannot be found: {error.message}"
         self.runs = gathered.runs
         due = tuple(run for run in gathered.runs if self._is_due(run))
-        news = tuple(line for line in gathered.failed if self.told.get(_path(line)) != line.reason)
+        news = tuple(line for line in gathered.failed if self.told.get(Path(line.path)) != line.reason)
         if not due and not news:
             return ""
         try:
             report = export_gathered(replace(gathered, runs=due, failed=news), self.exporter, self.options)
         except TargetUnavailableError as error:
             return error.message
-        except TargetRefusedError:
-            raise
-        return self._settle(report, gathered, told)
+        return self._settle(report, told)
 
-    def _settle(self, report: Report, gathered: Gathered, told: Callable[[Report], None]) -> str:
-        paths = {str(run.path): run.path for run in gathered.runs}
+    def _settle(self, report: Report, told: Callable[[Report], None]) -> str:
+        """Remember which runs need no more attention until they move; tell what is new; the first trouble, if any."""
         trouble = ""
         shown: list[RunReport] = []
         for line in report.runs:
-            path = paths.get(line.path)
-            if not line.failed and path is not None:
-                self.settled[path] = self.read[path][0]
-                self.told.pop(path, None)
-                if line.action is not Action.UNCHANGED:
-                    shown.append(line)
-                continue
-            if path is not None:
+            path = Path(line.path)
+            if line.retry:
                 trouble = trouble or f"{line.run_id}: {line.reason}"
-            key = path or _path(line)
-            if self.told.get(key) != line.reason:
-                self.told[key] = line.reason
+            elif path in self.read:
+                self.settled[path] = self.read[path][0]
+            if line.failed and self.told.get(path) == line.reason:
+                continue
+            if line.failed:
+                self.told[path] = line.reason
+            else:
+                self.told.pop(path, None)
+            if line.action is not Action.UNCHANGED:
                 shown.append(line)
         if shown:
             told(replace(report, runs=tuple(shown)))
@@ -157,9 +154,3 @@ class _Follower:
         if run.status in (Status.KILLED, Status.INTERRUPTED, Status.UNKNOWN):
             return now - run.last_alive > self.following.grace
         return not run.running
-
-
-def _path(line: RunReport) -> Path:
-    from pathlib import Path
-
-    return Path(line.path)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bridge.errors import BridgeError, RunDirectoryError
+from bridge.errors import BridgeError, RunDirectoryError, TargetError
 from bridge.model import Applied, DeltaKind
 from bridge.report import Action, RunReport
 from bridge.source import read_delta, read_whole
@@ -46,7 +46,8 @@ def replay(
         report = _Replay(job, exporter, shape, dry_run=dry_run, progress=progress).carry_out()
     except BridgeError as error:
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
-        report = _line(job.run, action, reason=error.message, hint=error.hint or "")
+        retry = isinstance(error, TargetError)
+        report = replace(_line(job.run, action, reason=error.message, hint=error.hint or ""), retry=retry)
     except Exception as error:  # one failure of any kind is this run's report line; the others go on
         log.debug("run %s failed", job.run.path, exc_info=True)
         report = _line(job.run, Action.FAILED, reason=f"{type(error).__name__}: {error}")
