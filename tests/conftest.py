@@ -8,4 +8,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-pytest_plugins: list[str] = ["tests.closing_line"]
+pytest_plugins: list[str] = [
+    "tests.closing_line",
+    "tests.fixtures.postgres",
+    "tests.fixtures.sqlite",
+]
