@@ -1,0 +1,145 @@
+"""The truth about a run's media: the lines of media.jsonl that count, with the digests of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["TruthMedia", "read_media"]
+
+LONGEST_LINE = 1 << 20
+"""Characters; a longer line of media.jsonl is no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class TruthMedia:
+    """One media event that counts. `format` is what the file's first bytes say; `digest` is the file's sha256, in hex."""
+
+    line: int
+    tag: str
+    step: int
+    path: str
+    format: str
+    digest: str
+    caption: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    line: int
+    tag: str
+    step: int
+    path: str
+    session: int | None
+    caption: str | None
+
+
+def read_media(run_dir: Path, *, limit: int | None = None) -> tuple[tuple[TruthMedia, ...], int]:
+    """The events that count among the first `limit` lines of media.jsonl (None: all), and how many lines there are.
+
+    A line without its newline is not there yet. Events whose file is missing, lies outside the directory or is
+    neither picture nor video are left out. Raises OSError where media.jsonl cannot be read.
+    """
+    events: list[_Event] = []
+    lines = 0
+    try:
+        with (run_dir / "media.jsonl").open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if limit is None or lines < limit:
+                    event = _event(line, lines)
+                    events += [event] if event is not None else []
+                lines += 1
+    except FileNotFoundError:
+        return (), 0
+    real = run_dir.resolve()
+    held = (_with_file(event, real) for event in _counting(events))
+    return tuple(item for item in held if item is not None), lines
+
+
+def _event(line: bytes, number: int) -> _Event | None:
+    if len(line) > LONGEST_LINE:
+        return None
+    try:
+        data: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or data.get("type") not in ("image", "video"):
+        return None
+    tag, step, path, session = data.get("tag"), data.get("step"), data.get("path"), data.get("session")
+    if not isinstance(tag, str) or not isinstance(path, str) or not isinstance(step, int) or isinstance(step, bool):
+        return None
+    caption = data.get("caption")
+    return _Event(
+        line=number,
+        tag=tag,
+        step=step,
+        path=path,
+        session=session if isinstance(session, int) and not isinstance(session, bool) else None,
+        caption=caption if isinstance(caption, str) else None,
+    )
+
+
+def _counting(events: Iterable[_Event]) -> list[_Event]:
+    """Per tag and step the events of the last session; without sessions, of those with one path the last."""
+    groups: dict[tuple[str, int], list[_Event]] = {}
+    for event in events:
+        groups.setdefault((event.tag, event.step), []).append(event)
+    kept: list[_Event] = []
+    for group in groups.values():
+        last = [event for event in group if event.session == group[-1].session]
+        kept += {event.path: event for event in last}.values() if group[-1].session is None else last
+    return sorted(kept, key=lambda event: event.line)
+
+
+def _with_file(event: _Event, real: Path) -> TruthMedia | None:
+    relative = PurePosixPath(event.path)
+    if relative.is_absolute() or ".." in relative.parts:
+        return None
+    try:
+        path = (real / relative).resolve()
+        if not path.is_relative_to(real) or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            form = _format(file.read(64))
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    if form is None:
+        return None
+    return TruthMedia(
+        line=event.line,
+        tag=event.tag,
+        step=event.step,
+        path=event.path,
+        format=form,
+        digest=digest,
+        caption=event.caption,
+    )
+
+
+def _format(start: bytes) -> str | None:  # noqa: PLR0911 - one return a format
+    """The format of a file that starts with these bytes; None for one that is neither picture nor video."""
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if start.startswith(b"BM"):
+        return "bmp"
+    if start.startswith(b"RIFF"):
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(start[8:12])
+    if start.startswith(b"\x1aE\xdf\xa3"):
+        return "webm" if b"webm" in start else "mkv"
+    if start[4:8] == b"ftyp":
+        return "mov" if start[8:12] == b"qt  " else "mp4"
+    return None
