@@ -1,0 +1,240 @@
+"""`bridge demo`: small real trainings, so that there is something to look at.
+
+A sweep over learning rates, a learning rate that grows until the loss is NaN, a run that is preempted and requeued,
+and one that is killed. The trainings themselves stand in `logger.demo_training`; here they are started, two processes at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError, MissingExtraError, UsageError
+from logger.sidecar import (
+    SidecarError,
+    atomic_json_write,
+    atomic_text_write,
+    parse_time,
+    read_json,
+    sidecar_path,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["DEMO_RUNS", "train_demo"]
+
+DEMO_RUNS = {
+    "sweep/lr-0.003": "completed",
+    "sweep/lr-0.01": "completed",
+    "sweep/lr-0.03": "completed",
+    "sweep/lr-0.1": "completed",
+    "diverged": "completed",
+    "preempted": "completed",
+    "killed": "running",
+}
+"""The runs of the demo, each with the status that its sidecar ends with (killed: its process never got to say so)."""
+
+KILLED_AGO = 600.0
+"""How long ago, in seconds, the killed run is made to have died: long enough to be taken for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One training of one process, as `logger.demo_training.Training` has it, but for its run directory."""
+
+    run_id: str
+    lr: float
+    lr_growth: float = 1.0
+    tags: tuple[str, ...] = ("project:digits",)
+    notes: str = ""
+    signal: str | None = None
+    signal_at: int = 0
+
+
+_SWEEP = tuple(
+    _Step(
+        run_id=f"sweep/lr-{lr}",
+        lr=lr,
+        tags=("project:digits", "sweep:digits-lr"),
+        notes="One of four learning rates. **Look at** `val/acc` of all four in one chart.",
+    )
+    for lr in (0.003, 0.01, 0.03, 0.1)
+)
+_DIVERGED = _Step(
+    run_id="diverged",
+    lr=0.01,
+    lr_growth=1.05,
+    notes="The learning rate grows by 5 % every step until the loss is NaN.",
+)
+_PREEMPTED = _Step(
+    run_id="preempted",
+    lr=0.05,
+    notes="Preempted by SIGTERM at step 80 and requeued: training went on from the checkpoint of step 69, so the steps "
+    "in between were logged twice. Their second values count: *one run, no zigzag*.",
+)
+_KILLED = _Step(
+    run_id="killed",
+    lr=0.02,
+    notes="Killed by SIGKILL in mid-training, so nothing could note its end.",
+    signal="SIGKILL",
+    signal_at=150,
+)
+
+_LANES: tuple[tuple[tuple[_Step, ...], ...], ...] = (
+    (_SWEEP,),
+    ((_DIVERGED, replace(_PREEMPTED, signal="SIGTERM", signal_at=80)), (_PREEMPTED, _KILLED)),
+)
+"""What is trained: lanes run side by side, the processes of a lane one after another, the steps of a process too."""
+
+
+def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
+    """Train the demo's runs into `folder` and tell each run's id through `say` once it is done.
+
+    False where they are all there already: nothing is done. What a failure or Ctrl-C leaves half done is removed again.
+    Raises UsageError where `folder` holds anything else, MissingExtraError where the training's packages are missing,
+    BridgeError where a training does not end as it should.
+    """
+    if _complete(folder):
+        return False
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty, and does not hold the demo's runs.",
+            hint="Name another directory (bridge demo DIR), or remove this one.",
+        )
+    if any(find_spec(package) is None for package in ("lightning", "sklearn", "av")):
+        raise MissingExtraError.of("demo", purpose="bridge demo")
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _train(folder, say)
+        _set_back(folder / "killed", KILLED_AGO)
+    except BaseException:
+        for name in {run_id.partition("/")[0] for run_id in DEMO_RUNS}:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return True
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        found = {run_id: read_json(sidecar_path(folder / run_id)).get("status") for run_id in DEMO_RUNS}
+    except (OSError, SidecarError):
+        return False
+    return found == DEMO_RUNS
+
+
+def _train(folder: Path, say: Callable[[str], None]) -> None:
+    children = _Children()
+    with ThreadPoolExecutor(len(_LANES)) as pool:
+        try:
+            lanes = [pool.submit(_train_lane, lane, folder, children, say) for lane in _LANES]
+            for lane in lanes:
+                lane.result()
+        finally:
+            children.end()
+
+
+def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Children, say: Callable[[str], None]) -> None:
+    for steps in lane:
+        arguments = [json.dumps({"run_dir": str(folder.resolve() / step.run_id)} | asdict(step)) for step in steps]
+        with tempfile.TemporaryFile("w+") as log, children.started(arguments, log) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                say(line.strip())
+            code = child.wait()
+            # A process that gets a signal ends by it (SIGKILL), or as Lightning answers it (SIGTERM).
+            expected = -signal.SIGKILL if steps[-1].signal == "SIGKILL" else 0
+            if code != expected:
+                log.seek(0)
+                tail = "".join(log.readlines()[-12:])
+                raise BridgeError(
+                    f"The training of {steps[-1].run_id} ended with code {code} instead of {expected}:\n{tail}"
+                )
+        if steps[-1].signal is not None:
+            say(f"{steps[-1].run_id} ({steps[-1].signal})")
+
+
+class _Children:
+    """The processes that train; after `end` all of them are gone and none is started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[subprocess.Popen[str]] = []
+        self._ended = False
+
+    def started(self, arguments: Sequence[str], log: Any) -> subprocess.Popen[str]:
+        """A new process that does the trainings `arguments`, its messages in the file `log`."""
+        # -P: a `logger.py` in the working directory does not stand in for the package.
+        command = [sys.executable, "-P", "-m", "logger.demo_training", *arguments]
+        # Inside a SLURM job Lightning would take these processes for tasks of it.
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        with self._lock:
+            if self._ended:
+                raise BridgeError("The demo was interrupted.")
+            # Not from outside: our own interpreter, our own module, JSON that was made above.
+            child = subprocess.Popen(  # noqa: S603
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=env
+            )
+            self._running.append(child)
+        return child
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        with self._lock:
+            self._ended = True
+            for child in self._running:
+                if child.poll() is None:
+                    child.kill()
+
+
+def _set_back(run_dir: Path, seconds: float) -> None:
+    """Make the run in `run_dir` have happened `seconds` earlier: every time in its files, and the files' own."""
+    sidecar = read_json(sidecar_path(run_dir))
+    for entry in (sidecar, *sidecar.get("sessions", ())):
+        for key in ("created_at", "updated_at", "started_at"):
+            then = parse_time(entry.get(key))
+            if then is not None:
+                entry[key] = datetime.fromtimestamp(then - seconds, UTC).isoformat()
+    mtimes = {path: path.stat().st_mtime for path in run_dir.rglob("*") if path.is_file()}
+    atomic_json_write(sidecar_path(run_dir), sidecar)
+    _set_back_rows(run_dir / "metrics.csv", sidecar.get("time_column"), seconds)
+    _set_back_lines(run_dir / "media.jsonl", seconds)
+    for path, mtime in mtimes.items():
+        os.utime(path, (mtime - seconds, mtime - seconds))
+
+
+def _set_back_rows(path: Path, column: str | None, seconds: float) -> None:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    if column in header:
+        place = header.index(column)
+        for row in rows:
+            row[place] = repr(float(row[place]) - seconds)
+    atomic_text_write(path, "".join(",".join(row) + "\r\n" for row in (header, *rows)))
+
+
+def _set_back_lines(path: Path, seconds: float) -> None:
+    def lines() -> Iterator[str]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if isinstance(event.get("time"), int | float):
+                event["time"] -= seconds
+            yield json.dumps(event) + "\n"
+
+    atomic_text_write(path, "".join(lines()))
