@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def _content_options(function: Any) -> Any:
     metavar="SECONDS",
     help="A running run whose heartbeat is older counts as killed.",
 )
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes at work. Default: the cores.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
 @click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
 @click.option(
@@ -107,6 +109,7 @@ def export(
     rebuild: bool,
     new_identity: str | None,
     heartbeat_timeout: float,
+    workers: int | None,
     dry_run: bool,
     following: bool,
     interval: float,
@@ -118,6 +121,7 @@ def export(
     """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
     from bridge.progress import progress_on
     from bridge.verbs.export import Options, export_runs
+    from bridge.verbs.together import Hands
 
     options = Options(
         shape=_shape(content),
@@ -126,6 +130,7 @@ def export(
         rebuild=rebuild,
         new_identity=new_identity,
         heartbeat_timeout=heartbeat_timeout,
+        hands=Hands(workers=workers or _cores()),
     )
     if following:
         if dry_run or new_identity is not None or rebuild:
@@ -157,6 +162,11 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     follow(runs, exporter, options, Following(**how), told=told, say=out.say)
     return Exit.DONE
+
+
+def _cores() -> int:
+    """The cores that this process may use: on a cluster fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shape(content: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ from bridge.progress import SilentProgress
 from bridge.report import Report
 from bridge.source import read_run
 from bridge.verbs.gather import gather
-from bridge.verbs.replay import Job, replay
+from bridge.verbs.replay import Job
+from bridge.verbs.together import Hands, replay_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,8 @@ __all__ = ["Options", "export_gathered", "export_runs"]
 class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
-    `dry_run` plans and touches nothing; `rebuild` replaces every target; `new_identity` is `--as`.
+    `dry_run` plans and touches nothing; `rebuild` replaces every target; `new_identity` is `--as`; `hands` are
+    those who work.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -42,6 +44,7 @@ class Options:
     rebuild: bool = False
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
+    hands: Hands = field(default_factory=Hands)
 
 
 def export_runs(
@@ -79,10 +82,10 @@ def export_gathered(
         known = exporter.cursors(runs)
         shown.start(len(runs))
         lines: list[RunReport] = []
-        for run in runs:
-            job = Job(run=run, known=known[run.identity], rebuild=options.rebuild)
-            lines.append(replay(job, exporter, shape, dry_run=options.dry_run, progress=shown))
-            shown.run_done(lines[-1])
+        jobs = [Job(run=run, known=known[run.identity], rebuild=options.rebuild) for run in runs]
+        for line in replay_all(jobs, exporter, shape, dry_run=options.dry_run, progress=shown, hands=options.hands):
+            lines.append(line)
+            shown.run_done(line)
         losses = () if options.dry_run else tuple(exporter.finish(runs, shape))
     return Report(
         exporter=exporter.name,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import BridgeError, RunDirectoryError, TargetError
-from bridge.model import Applied, DeltaKind
+from bridge.model import Applied, Delta, DeltaKind
 from bridge.report import Action, RunReport
 from bridge.source import read_delta, read_whole
 from bridge.source.wanted import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from bridge.exporters.contract import Abilities, Exporter, Known, Target
-    from bridge.model import Cursor, Delta, Held, Loss, Run, Shape
+    from bridge.model import Cursor, Loss, Run, Shape
     from bridge.progress import Progress
 
-__all__ = ["Job", "replay"]
+__all__ = ["Job", "Reading", "Replay", "read", "replay"]
 
 log = logging.getLogger(__name__)
 
@@ -34,75 +34,116 @@ class Job:
     rebuild: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is to be read next for a replay; `read` does it, in whatever process."""
+
+    run: Run
+    cursor: Cursor | None
+    shape: Shape
+    wanted: Wanted
+
+
+Step: TypeAlias = "RunReport | Reading"
+"""What a replay needs next: nothing more, it is done; or a delta."""
+
+
+def read(reading: Reading) -> Delta:
+    """The delta that `reading` asks for. Raises RunError."""
+    return read_delta(reading.run, reading.cursor, reading.shape, reading.wanted)
+
+
 def replay(
     job: Job, exporter: Exporter, shape: Shape, *, dry_run: bool = False, progress: Progress | None = None
 ) -> RunReport:
     """Bring the run of `job` into its target and say what was done; with `dry_run` only say what would be.
 
-    Never raises but for KeyboardInterrupt and the like: a failure is the run's report line, and the others go on.
+    A failure is the run's report line; only KeyboardInterrupt and the like come out.
     """
-    started = time.perf_counter()
-    try:
-        report = _Replay(job, exporter, shape, dry_run=dry_run, progress=progress).carry_out()
-    except BridgeError as error:
-        action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
-        retry = isinstance(error, TargetError)
-        report = replace(_line(job.run, action, reason=error.message, hint=error.hint or ""), retry=retry)
-    except Exception as error:  # one failure of any kind is this run's report line; the others go on
-        log.debug("run %s failed", job.run.path, exc_info=True)
-        report = _line(job.run, Action.FAILED, reason=f"{type(error).__name__}: {error}")
-    return replace(report, seconds=time.perf_counter() - started)
-
-
-def _line(run: Run, action: Action, *, reason: str = "", hint: str = "") -> RunReport:
-    return RunReport(
-        path=str(run.path), run_id=run.run_id, identity=run.identity, action=action, reason=reason, hint=hint
-    )
+    replaying = Replay(job, exporter, shape, dry_run=dry_run, progress=progress)
+    step = replaying.begin()
+    while isinstance(step, Reading):
+        step = replaying.take(read, step)
+    return step
 
 
 @dataclass(slots=True)
-class _Replay:
-    """The state of one run's replay: what was applied so far."""
+class Replay:
+    """One run on its way into its target, delta by delta; who reads the deltas is the caller's choice.
+
+    `begin`, and then `take` for each Reading that a step asks for, until a step is the run's report. Neither raises
+    but for KeyboardInterrupt and the like: a failure of any kind is the report.
+    """
 
     job: Job
     exporter: Exporter
     shape: Shape
-    dry_run: bool
-    progress: Progress | None
-    target: Target = field(init=False)
-    wanted: Wanted = field(init=False)
-    done: Applied = field(default_factory=Applied)
+    dry_run: bool = False
+    progress: Progress | None = None
+    _target: Target | _Rehearsal = field(init=False)
+    _wanted: Wanted = field(init=False)
+    _stale: tuple[str, ...] = ()
+    _action: Action = Action.UNCHANGED
+    _reason: str = ""
+    _done: Applied = field(default_factory=Applied)
+    _started: float = field(default_factory=time.perf_counter)
 
-    def __post_init__(self) -> None:
-        self.wanted = _wanted(self.exporter.abilities)
+    def begin(self) -> Step:
+        """Look at what the target knows."""
+        return self._guarded(self._begin)
 
-    def carry_out(self) -> RunReport:
+    def take(self, reader: Callable[[Reading], Delta], reading: Reading) -> Step:
+        """Bring the delta that `reader` gives for `reading` (or raises RunError) into the target."""
+        return self._guarded(lambda: self._take(reader(reading)))
+
+    def fail(self, error: Exception) -> RunReport:
+        """The report of this run, which `error` ended elsewhere."""
+
+        def again() -> Step:
+            raise error
+
+        step = self._guarded(again)
+        assert isinstance(step, RunReport)
+        return step
+
+    def _guarded(self, part: Callable[[], Step]) -> Step:
+        try:
+            step = part()
+        except BridgeError as error:
+            action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
+            step = replace(
+                self._line(action, reason=error.message, hint=error.hint or ""), retry=isinstance(error, TargetError)
+            )
+        except Exception as error:  # one failure of any kind is this run's report line; the others go on
+            log.debug("run %s failed", self.job.run.path, exc_info=True)
+            step = self._line(Action.FAILED, reason=f"{type(error).__name__}: {error}")
+        if isinstance(step, RunReport):
+            step = replace(step, seconds=time.perf_counter() - self._started)
+        return step
+
+    def _begin(self) -> Step:
         run, known = self.job.run, self.job.known
+        self._wanted = wanted_by(self.exporter.abilities)
         if known.error is not None:
             raise known.error
         if known.deleted and not self.job.rebuild:
-            return _line(
-                run,
-                Action.DELETED,
-                reason="a person deleted this run in the target, so it stays deleted",
-                hint="--rebuild makes it anew",
-            )
+            why = "a person deleted this run in the target, so it stays deleted"
+            return self._line(Action.DELETED, reason=why, hint="--rebuild makes it anew")
         if self.dry_run:
-            self.target = _Rehearsal(self.exporter, self.shape)
+            self._target = _Rehearsal(self.exporter, self.shape)
         else:
-            self.target = self.exporter.open(run, self.shape)
-        why = self._reason_to_rebuild()
-        if why:
-            return self._rebuild(why)
+            self._target = self.exporter.open(run, self.shape)
+        reason = self._reason_to_rebuild()
+        if reason:
+            return self._rebuild(reason)
         if known.cursor is None:
-            for delta in self._watched(read_whole(run, self.shape, self.wanted)):
-                self._apply(delta)
-            return self._report(Action.NEW)
-        return self._follow_up(known.cursor)
+            return self._begin_new()
+        self._stale = tuple(self.exporter.stale(run, known.cursor, self.shape))
+        return self._reading(known.cursor)
 
     def _reason_to_rebuild(self) -> str:
         known = self.job.known
-        if self.job.rebuild:
+        if self.job.rebuild and (known.exists or known.deleted):
             return "asked for by --rebuild"
         if known.exists and known.cursor is None:
             return "what the target remembers of this run cannot be trusted"
@@ -110,59 +151,66 @@ class _Replay:
             return "an earlier export was stopped before the target was complete"
         return ""
 
-    def _follow_up(self, cursor: Cursor) -> RunReport:
-        """Send what lies past `cursor`, delta by delta."""
-        run = self.job.run
-        stale = tuple(self.exporter.stale(run, cursor, self.shape))
-        action, reason = Action.UNCHANGED, ""
-        while True:
-            delta = read_delta(run, cursor, self.shape, self.wanted)
-            if _needs_rebuild(delta, self.exporter.abilities):
-                return self._rebuild(delta.reason, anchors=cursor.anchors)
-            if delta.kind is not DeltaKind.SAME or stale:
-                for one in self._watched((delta,)):
-                    self._apply(one)
-                action = Action.CHANGED
-                reason = reason or delta.reason or (f"changed: {', '.join(stale)}" if stale else "")
-            if not delta.more:
-                return self._report(action, reason)
-            cursor, stale = delta.after, ()
+    def _begin_new(self) -> Step:
+        self._action = Action.NEW
+        if self.exporter.abilities.removes_points:
+            return self._reading(None)
+        # A rewind would make this target anew, so the whole file is looked at before the first point is sent.
+        for delta in self._watched(read_whole(self.job.run, self.shape, self._wanted)):
+            self._done = self._done + self._target.apply(delta)
+        return self._report()
 
-    def _rebuild(self, reason: str, *, anchors: tuple[tuple[int, float], ...] = ()) -> RunReport:
-        if not anchors and self.job.known.cursor is not None:
-            anchors = self.job.known.cursor.anchors
-        deltas = read_whole(self.job.run, self.shape, self.wanted, anchors=anchors)
-        self.done = Applied()
-        self._add(self.target.rebuild(self._watched(deltas)))
-        return self._report(Action.REBUILD, reason)
+    def _reading(self, cursor: Cursor | None) -> Reading:
+        return Reading(self.job.run, cursor, self.shape, self._wanted)
 
-    def _apply(self, delta: Delta) -> None:
-        self._add(self.target.apply(delta))
+    def _take(self, delta: Delta) -> Step:
+        if _needs_rebuild(delta, self.exporter.abilities):
+            return self._rebuild(delta.reason)
+        if delta.kind is not DeltaKind.SAME or self._stale:
+            for one in self._watched((delta,)):
+                self._done = self._done + self._target.apply(one)
+            if self._action is Action.UNCHANGED:
+                self._action = Action.CHANGED
+                self._reason = delta.reason or (f"changed: {', '.join(self._stale)}" if self._stale else "")
+        self._stale = ()
+        return self._reading(delta.after) if delta.more else self._report()
+
+    def _rebuild(self, reason: str) -> RunReport:
+        cursor = self.job.known.cursor
+        deltas = read_whole(self.job.run, self.shape, self._wanted, anchors=cursor.anchors if cursor else ())
+        self._done = Applied()
+        applied = self._target.rebuild(self._watched(deltas))
+        self._done = self._done + applied
+        self._action, self._reason = Action.REBUILD, reason
+        return self._report()
 
     def _watched(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
         """Pass the deltas on; note what the source lost and tell the progress."""
         for delta in deltas:
-            self._add(Applied(losses=delta.losses))
+            self._done = self._done + Applied(losses=delta.losses)
             yield delta
             if self.progress is not None:
                 self.progress.points(delta.points)
 
-    def _add(self, applied: Applied) -> None:
-        self.done = self.done + applied
-
-    def _report(self, action: Action, reason: str = "") -> RunReport:
-        run, known, done = self.job.run, self.job.known, self.done
+    def _report(self) -> RunReport:
+        known, done = self.job.known, self._done
         notes = done.notes
         if known.edited:
             notes += (f"edited by people in the target, left as it is: {', '.join(known.edited)}",)
         return replace(
-            _line(run, action, reason=reason),
-            where=self.target.where(),
+            self._line(self._action, reason=self._reason),
+            where=self._target.where(),
             points=done.points,
             media=done.media,
             bytes=done.bytes,
-            losses=() if action is Action.UNCHANGED else run.losses + done.losses,
+            losses=() if self._action is Action.UNCHANGED else self.job.run.losses + done.losses,
             notes=notes,
+        )
+
+    def _line(self, action: Action, *, reason: str = "", hint: str = "") -> RunReport:
+        run = self.job.run
+        return RunReport(
+            path=str(run.path), run_id=run.run_id, identity=run.identity, action=action, reason=reason, hint=hint
         )
 
 
@@ -183,14 +231,12 @@ class _Rehearsal:
             done = done + self.apply(delta)
         return done
 
-    def read(self) -> Held:
-        raise NotImplementedError("a rehearsal holds nothing")
-
     def where(self) -> str:
         return ""
 
 
-def _wanted(abilities: Abilities) -> Wanted:
+def wanted_by(abilities: Abilities) -> Wanted:
+    """How deltas are to be read for a target of these abilities."""
     return Wanted(
         ordered=abilities.ordered_steps,
         removals=abilities.removes_points,

@@ -1,0 +1,155 @@
+"""Many replays at once: here, in threads, in processes or on a cluster."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.verbs.replay import Job, Reading, Replay, read, replay
+from bridge.workers import Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from bridge.exporters.contract import Exporter
+    from bridge.model import Delta, Shape
+    from bridge.progress import Progress
+    from bridge.report import RunReport
+    from bridge.verbs.replay import Step
+
+__all__ = ["Hands", "replay_all"]
+
+WORTH_A_CREW = 16 << 20
+"""Bytes of run directories to read below which starting workers costs more than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """Who works: `workers` processes (or threads, where waiting dominates), or a Dask cluster at `dask`.
+
+    `dask` is a scheduler's address (`tcp://host:8786`) or the path of its scheduler file.
+    """
+
+    workers: int = 1
+    dask: str | None = None
+
+    def hire(self, *, threads: bool) -> Executor:
+        """A fresh executor."""
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+        from multiprocessing import get_context
+
+        if threads:
+            return ThreadPoolExecutor(self.workers)
+        # Not forked: forking a process that has threads (arrow, a database driver) can hang its child.
+        return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A whole replay as a task for another process; the exporter travels as bytes, made once per process."""
+
+    job: Job
+    exporter: bytes
+    shape: Shape
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The reading of one delta as a task; `number` is the place of its replay among the jobs."""
+
+    number: int
+    reading: Reading
+
+
+def replay_all(
+    jobs: Sequence[Job],
+    exporter: Exporter,
+    shape: Shape,
+    *,
+    dry_run: bool,
+    progress: Progress,
+    hands: Hands,
+) -> Iterator[RunReport]:
+    """The report line of each job, in the order in which they are done.
+
+    A target with a single writer is written here, while workers read and encode; for others a worker does all.
+    """
+    backlog = sum(_backlog(job) for job in jobs)
+    if hands.dask is None and (hands.workers < 2 or len(jobs) < 2 or backlog < WORTH_A_CREW):
+        for job in jobs:
+            yield replay(job, exporter, shape, dry_run=dry_run, progress=progress)
+    elif exporter.abilities.single_writer:
+        yield from _read_elsewhere(jobs, exporter, shape, dry_run=dry_run, progress=progress, hands=hands)
+    else:
+        yield from _replay_elsewhere(jobs, exporter, shape, dry_run=dry_run, progress=progress, hands=hands)
+
+
+def _replay_elsewhere(
+    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
+) -> Iterator[RunReport]:
+    threads = exporter.abilities.threads and hands.dask is None
+    frozen = pickle.dumps(exporter)
+    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=2 * hands.workers)
+    with crew:
+        for job in jobs:
+            crew.submit(_Whole(job, frozen, shape, dry_run), size=_backlog(job))
+        for task, outcome in crew.results():
+            line = Replay(task.job, exporter, shape).fail(outcome) if isinstance(outcome, Exception) else outcome
+            progress.points(line.points)
+            yield line
+
+
+def _read_elsewhere(
+    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
+) -> Iterator[RunReport]:
+    replays = [Replay(job, exporter, shape, dry_run=dry_run, progress=progress) for job in jobs]
+    crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=2 * hands.workers)
+
+    def go_on(number: int, step: Step) -> Iterator[RunReport]:
+        if isinstance(step, Reading):
+            crew.submit(_Part(number, step), size=_backlog(jobs[number]))
+        else:
+            yield step
+
+    with crew:
+        for number, replaying in enumerate(replays):
+            yield from go_on(number, replaying.begin())
+        for part, outcome in crew.results():
+            yield from go_on(part.number, replays[part.number].take(_given(outcome), part.reading))
+
+
+def _given(outcome: Delta | Exception) -> functools.partial[Delta]:
+    """A reader that has read already: it gives `outcome`, or raises it."""
+
+    def give(outcome: Delta | Exception, _reading: Reading) -> Delta:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return functools.partial(give, outcome)
+
+
+def _read_part(part: _Part) -> Delta:
+    return read(part.reading)
+
+
+def _replay_whole(task: _Whole) -> RunReport:
+    return replay(task.job, _exporter(task.exporter), task.shape, dry_run=task.dry_run)
+
+
+@functools.lru_cache(maxsize=2)
+def _exporter(frozen: bytes) -> Exporter:
+    exporter: Exporter = pickle.loads(frozen)  # noqa: S301 - made by this very program, for its own workers
+    return exporter
+
+
+def _backlog(job: Job) -> int:
+    """Bytes of the run directory that the target has not acknowledged, as far as sizes tell."""
+    cursor = job.known.cursor
+    sizes = {name: file.size for name, file in job.run.files.items()}
+    seen = (cursor.offset + cursor.media_offset) if cursor is not None else 0
+    return max(sizes.get("metrics.csv", 0) + sizes.get("media.jsonl", 0) - seen, 0)

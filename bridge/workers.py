@@ -1,0 +1,131 @@
+"""Many tasks over an executor: largest first, few in flight, and a worker that dies costs only its own task."""
+
+from __future__ import annotations
+
+import heapq
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Crew", "LostWorkerError"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LostWorkerError(BridgeError):
+    """The process that worked on a task died while it had that task alone."""
+
+
+@dataclass(slots=True)
+class Crew(Generic[T, R]):
+    """Work on tasks of type T in the executors that `hire` makes; results of type R come as they are ready.
+
+    `work` must be importable by name and its argument and result picklable where processes are hired. At most `window`
+    tasks are in flight, so that neither tasks nor results pile up. When an executor breaks because a worker died (a
+    process pool breaks as a whole, and names nobody), it is made anew, and the tasks that were in flight are tried one
+    by one: the one that breaks it again is the culprit and ends as a LostWorkerError.
+    """
+
+    hire: Callable[[], Executor]
+    work: Callable[[T], R]
+    window: int
+    _queue: list[tuple[float, int, T]] = field(default_factory=list)
+    _suspects: list[T] = field(default_factory=list)
+    _flying: dict[Future[R], T] = field(default_factory=dict)
+    _count: int = 0
+    _executor: Executor | None = None
+
+    def submit(self, task: T, *, size: float = 0.0) -> None:
+        """Queue `task`; of those that wait the largest is begun first. May be called while results are taken."""
+        heapq.heappush(self._queue, (-size, self._count, task))
+        self._count += 1
+
+    def results(self) -> Iterator[tuple[T, R | Exception]]:
+        """Each task with its result, or with the exception that it raised, until nothing is queued."""
+        while self._queue or self._flying or self._suspects:
+            self._fill()
+            done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+            broken = [future for future in done if isinstance(future.exception(), BrokenExecutor)]
+            for future in done:
+                if future not in broken:
+                    outcome = _outcome(future)
+                    yield self._flying.pop(future), outcome
+            if broken:
+                yield from self._mend()
+
+    def _fill(self) -> None:
+        """Put tasks in flight: as many as the window takes, or one suspect alone."""
+        if self._suspects:
+            if not self._flying:
+                self._fly(self._suspects.pop())
+            return
+        while self._queue and len(self._flying) < self.window:
+            self._fly(heapq.heappop(self._queue)[2])
+
+    def _fly(self, task: T) -> None:
+        if self._executor is None:
+            self._executor = self.hire()
+        try:
+            future = self._executor.submit(self.work, task)
+        except BrokenExecutor as error:
+            future = Future()
+            future.set_exception(error)
+        self._flying[future] = task
+
+    def _mend(self) -> Iterator[tuple[T, R | Exception]]:
+        """Dismiss the broken executor. What was in flight becomes suspect; a suspect that flew alone is guilty."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+        flying, self._flying = self._flying, {}
+        wait(flying, timeout=10.0)
+        lost = [
+            task
+            for future, task in flying.items()
+            if not future.done() or isinstance(future.exception(), BrokenExecutor)
+        ]
+        for future, task in flying.items():
+            if task not in lost:
+                outcome = _outcome(future)
+                yield task, outcome
+        if len(flying) == 1:
+            yield (
+                lost[0],
+                LostWorkerError(
+                    "The worker process died while it had this run (out of memory?).",
+                    hint="Try --workers 1, or give the job more memory.",
+                ),
+            )
+        else:
+            self._suspects.extend(lost)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the workers go; after an exception (Ctrl-C) without waiting for what is in flight, which is ended."""
+        if self._executor is None:
+            return
+        self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            # A process pool has no public way to end its workers before Python 3.14, and would keep this one waiting.
+            for worker in list((getattr(self._executor, "_processes", None) or {}).values()):
+                worker.terminate()
+        self._executor = None
+
+
+def _outcome(future: Future[R]) -> R | Exception:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - whatever the task raised is its outcome, told to whoever submitted it
+        return error
