@@ -1,0 +1,158 @@
+"""What the reference exporter holds of one run, how deltas change it, and where a write can be made to fail."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.model import HeldMedia, Text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bridge.exporters.contract import Abilities
+    from bridge.model import Block, Cursor, Delta, MediaEvent, Points
+
+__all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
+
+
+@dataclass(slots=True)
+class Failure:
+    """Where one write fails: the `at`-th from now on, counted from 1, or the next that carries a `cursor`.
+
+    The write does not happen, or with `after` it does and then things go wrong. `die` kills the process, else
+    TargetUnavailableError is raised. It happens once.
+    """
+
+    at: int | Literal["cursor"]
+    after: bool = False
+    die: bool = False
+    armed: bool = True
+
+    def is_due(self, *, cursor: bool) -> bool:
+        """Count a write; whether this is the one."""
+        if not self.armed:
+            return False
+        if self.at == "cursor":
+            self.armed = not cursor
+            return cursor
+        self.at -= 1
+        self.armed = self.at > 0
+        return not self.armed
+
+    def happen(self) -> None:
+        """Go wrong, now."""
+        if self.die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise TargetUnavailableError("The target went away, as the test asked for.")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A media item as it is held; `line` is that of media.jsonl."""
+
+    line: int
+    held: HeldMedia
+
+
+@dataclass(slots=True)
+class Box:
+    """Everything that the target of one run holds: one object, so that tests can look and tamper.
+
+    `points` are columns by name: row, step, time, value. `cursor` is a cursor's JSON text.
+    `edited` names the facts that people changed. `extras` are second targets of the same run directory.
+    """
+
+    identity: str
+    generation: int = 1
+    cursor: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, tuple[NDArray[Any], ...]] = field(default_factory=dict)
+    texts: list[Text] = field(default_factory=list)
+    media: list[Picture] = field(default_factory=list)
+    edited: set[str] = field(default_factory=set)
+    extras: list[str] = field(default_factory=list)
+    deleted: bool = False
+
+
+def cut(box: Box, before: Cursor) -> None:
+    """Drop what lies past the cursor that a delta starts from: the rest of an attempt that did not end."""
+    for name, columns in list(box.points.items()):
+        kept = columns[0] < before.rows
+        box.points[name] = tuple(column[kept] for column in columns)
+    box.texts = [text for text in box.texts if text.row < before.rows]
+    box.media = [picture for picture in box.media if picture.line < before.media_lines]
+
+
+def remove(box: Box, delta: Delta, abilities: Abilities) -> None:
+    """Take out the points and media that a delta names; TargetRefusedError where that is no ability."""
+    if delta.removed is not None and len(delta.removed):
+        if not abilities.removes_points:
+            raise TargetRefusedError("A delta asks for the removal of points, which this target cannot do.")
+        _remove_points(box, delta.removed)
+    if delta.removed_media:
+        if not abilities.removes_media:
+            raise TargetRefusedError("A delta asks for the removal of media, which this target cannot do.")
+        lines = {event.line for event in delta.removed_media}
+        box.media = [picture for picture in box.media if picture.line not in lines]
+
+
+def _remove_points(box: Box, removed: Points) -> None:
+    for number, name in enumerate(removed.names):
+        columns = box.points.get(name)
+        if columns is None:
+            continue
+        steps = removed.step[removed.name == number]
+        kept = ~np.isin(columns[1], steps)
+        box.points[name] = tuple(column[kept] for column in columns)
+
+
+def add_block(box: Box, block: Block, abilities: Abilities) -> None:
+    """Add the points of a block; TargetRefusedError for steps that do not increase where they must."""
+    for number, name in enumerate(block.names):
+        here = block.present[number]
+        if not here.any():
+            continue
+        new = (
+            block.row[here],
+            block.step[here],
+            stored_time(block.time[here], abilities),
+            _stored_value(block.values[number][here], abilities),
+        )
+        old = box.points.get(name)
+        columns = new if old is None else tuple(np.concatenate(pair) for pair in zip(old, new, strict=True))
+        if abilities.ordered_steps and (np.diff(columns[1]) <= 0).any():
+            raise TargetRefusedError(f"The steps of {name} do not increase, which this target needs.")
+        box.points[name] = columns
+
+
+def _stored_value(value: NDArray[np.float64], abilities: Abilities) -> NDArray[np.float64]:
+    if abilities.value_bits == 32:
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32).astype(np.float64)
+    if not abilities.infinities:
+        largest = np.finfo(np.float64).max
+        value = np.clip(value, -largest, largest)
+    return value.copy()
+
+
+def stored_time(time: Any, abilities: Abilities) -> Any:
+    """A time, or a column of them, at the resolution of the target."""
+    if not abilities.time_step:
+        return np.array(time)
+    return np.round(time / abilities.time_step) * abilities.time_step
+
+
+def picture_of(event: MediaEvent) -> Picture | None:
+    """What is held of a media event; None where its file has gone."""
+    try:
+        digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+    return Picture(event.line, HeldMedia(event.tag, event.step, event.index, digest, event.caption))
