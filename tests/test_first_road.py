@@ -1,0 +1,201 @@
+"""The first whole road: real trainings, exported through the command line, read back by the readers that people use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.xdist_group("demo")
+
+Points: TypeAlias = "dict[str, list[tuple[int, float, float]]]"
+"""By metric: (step, time, value), by step."""
+
+RUN_IDS = [
+    "diverged",
+    "killed",
+    "preempted",
+    "sweep/lr-0.003",
+    "sweep/lr-0.01",
+    "sweep/lr-0.03",
+    "sweep/lr-0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `tb` and `m.db`, into which the demo's runs were exported twice."""
+    folder = tmp_path_factory.mktemp("out")
+    targets = (
+        ["--to", "tensorboard", "--logdir", str(folder / "tb")],
+        ["--to", "mlflow", "--tracking-uri", f"sqlite:///{folder}/m.db", "--experiment", "demo"],
+    )
+    for target in targets:
+        for _ in range(2):
+            _bridge("export", str(demo_runs), *target, cwd=folder)
+    return folder
+
+
+def test_demo_leaves_the_runs_that_it_promises(demo_runs: Path) -> None:
+    """A sweep, a run that diverged, one preempted and requeued, one killed: each with the status that it ended with."""
+    sidecars = {
+        path.parent.relative_to(demo_runs): json.loads(path.read_text()) for path in demo_runs.rglob("sidecar.json")
+    }
+    assert {str(path): (sidecar["status"], len(sidecar["sessions"])) for path, sidecar in sidecars.items()} == {
+        "diverged": ("completed", 1),
+        "killed": ("running", 1),
+        "preempted": ("completed", 2),
+        "sweep/lr-0.003": ("completed", 1),
+        "sweep/lr-0.01": ("completed", 1),
+        "sweep/lr-0.03": ("completed", 1),
+        "sweep/lr-0.1": ("completed", 1),
+    }
+
+
+def test_a_preempted_demo_run_repeats_steps(demo_runs: Path) -> None:
+    """Steps after the last checkpoint were trained, and logged, twice."""
+    rows = _rows(demo_runs / "preempted")
+    steps = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert [step for step in sorted(set(steps)) if steps.count(step) > 1] == [69, 71, 73, 75, 77, 79]
+
+
+def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
+    """Its heartbeat is old, and no time in its files is younger than its heartbeat's last minute."""
+    run = demo_runs / "killed"
+    heartbeat = (run / "heartbeat").stat().st_mtime
+    assert (demo_runs / "preempted" / "heartbeat").stat().st_mtime - heartbeat > 500
+    times = [float(row["wall_time"]) for row in _rows(run)]
+    assert max(times) < heartbeat + 60
+    assert times == sorted(times)
+
+
+def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
+    """Its loss is a number at first and NaN at last."""
+    losses = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
+    assert math.isfinite(losses[0])
+    assert math.isnan(losses[-1])
+
+
+@pytest.mark.parametrize("run_id", RUN_IDS)
+def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
+    demo_runs: Path, exported: Path, run_id: str
+) -> None:
+    """Exported twice, TensorBoard's loader finds each point of metrics.csv that counts, once, in 32 bits."""
+    expected = {
+        name: [(step, time, float(np.float32(value))) for step, time, value in points]
+        for name, points in _counting(demo_runs / run_id).items()
+    }
+    held = _tensorboard_points(exported / "tb" / run_id)
+    assert list(_told(held)) == list(_told(expected))
+
+
+@pytest.mark.parametrize("run_id", RUN_IDS)
+def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, exported: Path, run_id: str) -> None:
+    """Exported twice, MlflowClient finds each point of metrics.csv that counts, once, with its time in milliseconds."""
+    expected = {
+        name: [(step, round(time, 3), value) for step, time, value in points]
+        for name, points in _counting(demo_runs / run_id).items()
+    }
+    held = _mlflow_points(f"sqlite:///{exported}/m.db", run_id)
+    assert list(_told(held)) == list(_told(expected))
+
+
+def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> None:
+    """The killed run is KILLED at its last sign of life, the others FINISHED, each from its own start to its own end."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{exported}/m.db")
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    runs = {run.data.tags.get("bridge.run_id"): run for run in client.search_runs([experiment.experiment_id])}
+    assert {run_id: runs[run_id].info.status for run_id in RUN_IDS} == dict.fromkeys(RUN_IDS, "FINISHED") | {
+        "killed": "KILLED"
+    }
+    for run_id in RUN_IDS:
+        times = [float(row["wall_time"]) * 1000 for row in _rows(demo_runs / run_id)]
+        info = runs[run_id].info
+        assert info.start_time <= times[0]
+        assert times[-1] <= info.end_time + 1
+        assert info.end_time - times[-1] < 30_000
+
+
+def _bridge(*arguments: str, cwd: Path) -> None:
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _counting(run: Path) -> Points:
+    """The overlap rule, point by point: of a step's values the last unbroken run of equal ones, with its first time."""
+    logged: dict[str, dict[int, tuple[float, float]]] = {}
+    for row in _rows(run):
+        step, time = int(row["step"]), float(row["wall_time"])
+        for name in row.keys() - {"step", "wall_time"}:
+            if not row[name]:
+                continue
+            value, series = float(row[name]), logged.setdefault(name, {})
+            before = series.get(step)
+            if before is None or not (before[1] == value or (math.isnan(before[1]) and math.isnan(value))):
+                series[step] = (time, value)
+    return {name: [(step, *series[step]) for step in sorted(series)] for name, series in logged.items()}
+
+
+def _told(points: Points) -> Iterator[tuple[str, int, float, str]]:
+    """Points in one order, values as text: NaN equals NaN, and every bit counts."""
+    for name in sorted(points):
+        for step, time, value in points[name]:
+            yield name, step, time, "nan" if math.isnan(value) else value.hex()
+
+
+def _tensorboard_points(folder: Path) -> Points:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util.tensor_util import make_ndarray
+
+    plugins: dict[str, str] = {}
+    points: Points = {}
+    files: Iterable[Path] = sorted(path for path in folder.iterdir() if "tfevents" in path.name)
+    for path in files:
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                plugin = plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
+                if plugin == "scalars":
+                    point = (event.step, event.wall_time, float(make_ndarray(value.tensor)))
+                    points.setdefault(value.tag, []).append(point)
+    return points
+
+
+def _mlflow_points(uri: str, run_id: str) -> Points:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`bridge.run_id` = '{run_id}'")
+    return {
+        name: sorted((m.step, m.timestamp / 1000, m.value) for m in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
