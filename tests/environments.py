@@ -1,0 +1,96 @@
+"""Environments as people have them: our wheel, and only what it declares to need, without development's packages.
+
+Made offline and in a second: what is declared is looked up in the environment that runs the tests, and linked file by file.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import venv
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A virtual environment of its own in `folder`."""
+
+    folder: Path
+
+    def run(self, *arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run its python; what it printed. Fails unless it exits with `code`."""
+        # An empty environment: nothing of this process's paths reaches it.
+        env = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "MLFLOW_DISABLE_TELEMETRY": "true", "LANG": "C.UTF-8"}
+        command = [str(self.folder / "bin" / "python"), *arguments]
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:
+    """A new environment in `folder` with `wheel` and what its metadata asks for with these extras."""
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        asked = _declared(archive.read(metadata).decode(), extras)
+    for name in _closure(asked):
+        _link(name, packages)
+    return Environment(folder)
+
+
+def _declared(metadata: str, extras: Iterable[str]) -> list[Requirement]:
+    lines = [
+        line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist: ")
+    ]
+    return _asked([Requirement(line) for line in lines], extras)
+
+
+def _asked(requirements: Iterable[Requirement], extras: Iterable[str]) -> list[Requirement]:
+    """Of `requirements` those that hold here with any of `extras`; our own extras among them are opened."""
+    wanted = ["", *extras]
+    requirements = list(requirements)
+    asked = []
+    for each in requirements:
+        if each.marker is not None and not any(each.marker.evaluate({"extra": extra}) for extra in wanted):
+            continue
+        if canonicalize_name(each.name) == "registry-bridge":
+            asked += _asked([other for other in requirements if other is not each], each.extras)
+        else:
+            asked.append(each)
+    return asked
+
+
+def _closure(asked: Sequence[Requirement]) -> list[str]:
+    """The names of all distributions that `asked` brings with it."""
+    seen: dict[tuple[str, tuple[str, ...]], None] = {}
+    waiting = list(asked)
+    while waiting:
+        requirement = waiting.pop()
+        key = (canonicalize_name(requirement.name), tuple(sorted(requirement.extras)))
+        if key in seen:
+            continue
+        seen[key] = None
+        needs = [Requirement(line) for line in distribution(requirement.name).requires or ()]
+        waiting += _asked(needs, requirement.extras)
+    return list(dict.fromkeys(name for name, _ in seen))
+
+
+def _link(name: str, packages: Path) -> None:
+    for file in distribution(name).files or ():
+        if ".." in file.parts or "__pycache__" in file.parts:
+            continue
+        target = packages / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.symlink_to(file.locate())

@@ -1,0 +1,140 @@
+"""The wheel: what it holds, and that what it declares to need is enough, extra by extra."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.environments import Environment, environment
+from tests.run_dirs import make_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.xdist_group("packaging")
+
+TRAINING = """
+import logging, sys, warnings
+warnings.filterwarnings("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from logger import RegistryLogger
+
+class Model(BoringModel):
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)["loss"]
+        self.log("train/loss", loss)
+        return loss
+
+trainer = Trainer(
+    max_steps=3, accelerator="cpu", devices=1, logger=RegistryLogger("run", "run"), log_every_n_steps=1,
+    enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+)
+trainer.fit(Model())
+for absent in ("mlflow", "tensorboard"):
+    assert absent not in sys.modules
+    try:
+        __import__(absent)
+    except ImportError:
+        continue
+    raise AssertionError(absent)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the project, so that no build folder is left in it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("bridge", "logger"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The wheel without any extra."""
+    return environment(tmp_path_factory.mktemp("bare") / "env", wheel)
+
+
+def test_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
+    """Every module is in it, and both packages are marked as typed."""
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    modules = {str(path.relative_to(ROOT)) for name in ("bridge", "logger") for path in (ROOT / name).rglob("*.py")}
+    assert modules - held == set()
+    assert {"bridge/py.typed", "logger/py.typed"} <= held
+    assert {name for name in held if not name.startswith(("bridge/", "logger/"))} == set()
+
+
+def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
+    """The licence's text, the command `bridge` and both built-in exporters stand in the wheel's metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+        text = archive.read(entry_points).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "bridge = bridge.__main__:main" in text
+    assert "tensorboard = " in text
+    assert "mlflow = " in text
+
+
+def test_base_alone_reads_runs(bare: Environment, tmp_path: Path) -> None:
+    """Without any extra the command starts, lists runs, and knows its version."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    assert bare.run("-m", "bridge", "--version", cwd=tmp_path).stdout.startswith("bridge, version ")
+    listed = bare.run("-m", "bridge", "ls", "runs", "--json", cwd=tmp_path).stdout
+    assert '"a"' in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["export", "runs", "--to", "tensorboard"], "tensorboard"),
+        (["export", "runs", "--to", "mlflow"], "mlflow"),
+        (["demo", "new-runs"], "demo"),
+    ],
+)
+def test_a_missing_extra_names_its_pip_line(
+    bare: Environment, tmp_path: Path, arguments: list[str], extra: str
+) -> None:
+    """What needs an extra that is not installed ends with exit 1 and the line that installs it."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    done = bare.run("-m", "bridge", *arguments, cwd=tmp_path, code=1)
+    assert f'pip install "registry-bridge[{extra}]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
+def test_exporting_needs_no_torch(wheel: Path, tmp_path: Path, extra: str) -> None:
+    """A machine with one target's extra exports; torch and lightning are not there."""
+    env = environment(tmp_path / "env", wheel, [extra])
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    env.run("-m", "bridge", "export", "runs", "--to", extra, cwd=tmp_path)
+    env.run(
+        "-c",
+        "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('lightning')",
+        cwd=tmp_path,
+    )
+
+
+def test_training_needs_neither_mlflow_nor_tensorboard(wheel: Path, tmp_path: Path) -> None:
+    """With the extra `logger` alone a Lightning training is logged, row by row."""
+    env = environment(tmp_path / "env", wheel, ["logger"])
+    env.run("-c", TRAINING, cwd=tmp_path)
+    header, *rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert "train/loss" in header.split(",")
+    assert len(rows) == 3
