@@ -40,6 +40,7 @@ class Crew(Generic[T, R]):
     _queue: list[tuple[float, int, T]] = field(default_factory=list)
     _suspects: list[T] = field(default_factory=list)
     _flying: dict[Future[R], T] = field(default_factory=dict)
+    _alone: bool = False
     _count: int = 0
     _executor: Executor | None = None
 
@@ -65,8 +66,12 @@ class Crew(Generic[T, R]):
         """Put tasks in flight: as many as the window takes, or one suspect alone."""
         if self._suspects:
             if not self._flying:
+                self._alone = True
                 self._fly(self._suspects.pop())
             return
+        if self._alone and self._flying:
+            return
+        self._alone = False
         while self._queue and len(self._flying) < self.window:
             self._fly(heapq.heappop(self._queue)[2])
 
@@ -96,7 +101,7 @@ class Crew(Generic[T, R]):
             if task not in lost:
                 outcome = _outcome(future)
                 yield task, outcome
-        if len(flying) == 1:
+        if self._alone:
             yield (
                 lost[0],
                 LostWorkerError(
