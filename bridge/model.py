@@ -7,7 +7,7 @@ delta read by one process can be applied by another.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -291,7 +291,10 @@ class Cursor:
     `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
     `digest` is that of the rows' content, the same for any column order and layout; `early_rows` and `early` the
     same for the first rows alone. `last_step` is the greatest step of any row; `tails` the tail of each series, left
-    out where it would not fit. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
+    out where it would not fit; `seen` counts the series (texts of a column are one of their own); `rising`: no row had
+    a lower step than the one before it. `last_time` is the time column's at the last row. The header line in force
+    stands at byte `columns_at`. `bucket` is the k of `--max-points`: buckets of 2^k rows.
+    `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
     media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
     `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
     `shape` is `Shape.differences()` of the options that shaped the target.
@@ -312,6 +315,11 @@ class Cursor:
     early: str = ""
     last_step: int | None = None
     tails: Tails | None = None
+    seen: int = 0
+    rising: bool = True
+    last_time: float | None = None
+    columns_at: int = 0
+    bucket: int = 0
     stat: tuple[int, int, int, int] | None = None
     media_lines: int = 0
     media_offset: int = 0
@@ -332,12 +340,15 @@ class Cursor:
         return text if len(text) < CURSOR_LIMIT or self.tails is None else self._dump(None)
 
     def _dump(self, tails: Tails | None) -> str:
-        fields = {key: getattr(self, key) for key in self.__slots__ if key != "tails"}
+        kept: dict[str, Any] = {"format": CURSOR_FORMAT}
+        for key in self.__slots__:
+            value = getattr(self, key)
+            if key != "tails" and value != _CURSOR_DEFAULTS.get(key, _MISSING):
+                kept[key] = value
         if tails is not None:
             # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
-            fields["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
-        kept = {key: value for key, value in fields.items() if value not in (None, "", (), {}, 0) or value is False}
-        return json.dumps({"format": CURSOR_FORMAT, **kept}, separators=(",", ":"), allow_nan=False)
+            kept["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
+        return json.dumps(kept, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Self | None:
@@ -371,6 +382,14 @@ def sent_facts(run: Run) -> dict[str, str]:
     """
     end = "" if run.end is None else repr(float(run.end))
     return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
+
+
+_MISSING = object()
+_CURSOR_DEFAULTS = {
+    item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+    for item in fields(Cursor)
+    if item.default is not MISSING or item.default_factory is not MISSING
+}
 
 
 class DeltaKind(StrEnum):
