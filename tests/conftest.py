@@ -10,6 +10,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 pytest_plugins: list[str] = [
     "tests.closing_line",
+    "tests.no_skips",
     "tests.fixtures.demo",
     "tests.fixtures.postgres",
     "tests.fixtures.sqlite",

@@ -18,10 +18,27 @@ def test_b(): require(False, "a frobnicator")
 def test_c(): require(False, "a frobnicator")
 """
 
+SKIPPED_FILE = """
+import pytest
+pytest.importorskip("frobnicator")
+"""
+
 
 def _run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.closing_line", "-c", os.devnull, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.closing_line",
+        "-p",
+        "tests.no_skips",
+        "-c",
+        os.devnull,
+        str(folder),
+    ]
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "BRIDGE_"))}
     env |= {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
@@ -39,3 +56,12 @@ def test_where_everything_is_required_nothing_is_skipped(tmp_path: Path) -> None
     done = _run(tmp_path, BRIDGE_REQUIRE_ALL="1")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "1 passed, 2 failed"
+
+
+def test_where_everything_is_required_no_file_is_skipped(tmp_path: Path) -> None:
+    """A file that skips itself while it is collected fails there too."""
+    (tmp_path / "test_other.py").write_text(SKIPPED_FILE)
+    assert _run(tmp_path).returncode == 0
+    done = _run(tmp_path, BRIDGE_REQUIRE_ALL="1")
+    assert done.returncode == 2
+    assert "could not import 'frobnicator'" in done.stdout
