@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UsageError
-from bridge.registry.tokens import complain, duration_of, time_of
+from bridge.registry.tokens import Tokens, complain, duration_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.registry.record import RunRecord
     from bridge.registry.tokens import Token
 
-__all__ = ["FIELDS", "STATISTICS", "Kind", "Ref", "named", "reference"]
+__all__ = ["FIELDS", "STATISTICS", "Kind", "Ref", "column", "named", "reference"]
 
 
 class Kind(Enum):
@@ -160,3 +160,16 @@ def named(text: str) -> Ref:
         f"There is no field {text!r}" + (f"; did you mean {near[0]!r}?" if near else "."),
         hint=f"One of {', '.join(FIELDS)}, or hparams.KEY, summary.METRIC, max.METRIC, min.METRIC.",
     )
+
+
+def column(text: str) -> Ref:
+    """What a column or sort key on the command line names: as `named`, else a name as `--where` reads it."""
+    head, dot, name = text.partition(".")
+    if dot and name and (head in ("hparams", "summary") or head in STATISTICS):
+        return named(text)
+    tokens = Tokens(text)
+    token = tokens.next_operand()
+    tokens.expect_end()
+    if not token.names_something:
+        raise UsageError(f"{text!r} names no field, metric or hyperparameter.", hint="run_id, val/acc, hparams.lr, ...")
+    return reference(text, token)

@@ -1,0 +1,140 @@
+"""The scan: which run directories are new or different, read just those, and what became of the others.
+
+A directory is read again only where its stamp differs (inode, size and mtime of what its record is made of), or
+where a sign of life can have changed what is shown of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import RunDirectoryError
+from bridge.model import Status
+from bridge.registry.record import RunRecord
+from logger.sidecar import TERMINAL_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bridge.model import Run
+    from bridge.registry.store import Known, Store
+
+__all__ = ["ScanReport", "scan"]
+
+_MADE_OF = ("sidecar.json", "summary.json")
+_MADE_OF_WITHOUT_SIDECAR = ("metrics.csv", "hparams.yaml", "summary.json")
+_SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """What a scan counted: `total` = `upserted` (read anew) + `unchanged` + `invalid` (cannot be read).
+
+    `orphaned` are known runs whose directory is gone, newly or still. `problems` are (run directory, reason) of the
+    invalid ones.
+    """
+
+    root: str
+    total: int
+    upserted: int
+    unchanged: int
+    invalid: int
+    orphaned: int
+    seconds: float
+    problems: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        problems = [{"run_dir": path, "reason": reason} for path, reason in self.problems]
+        return asdict(self) | {"problems": problems}
+
+
+def scan(
+    root: str,
+    store: Store,
+    *,
+    full: bool = False,
+    discover: Callable[[list[Path]], Iterable[Path]],
+    read: Callable[[Path], Run],
+) -> ScanReport:
+    """Bring `store` up to date with the run directories at and below the real path `root`, in one transaction.
+
+    `full` reads all of them again and forgets what is not there. A run that cannot be read keeps its last record.
+    """
+    began = time.perf_counter()
+    known = {} if full else store.known(root)
+    changed: list[tuple[str, RunRecord]] = []
+    problems: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for path in discover([Path(root)]):
+        run_dir = str(path)
+        seen.add(run_dir)
+        before = known.get(run_dir)
+        stamp = _stamp(run_dir)
+        if before and before.stamp == stamp and not _may_have_moved(run_dir, before):
+            continue
+        try:
+            changed.append((stamp, RunRecord.of(read(path))))
+        except RunDirectoryError as error:
+            problems.append((run_dir, error.message))
+    gone = [path for path in known if path not in seen and _is_gone(path)]
+    found_again = [path for path, before in known.items() if before.orphaned and path in seen]
+    new_orphans = [path for path in gone if not known[path].orphaned]
+    store.save(root, changed=changed, orphans=new_orphans, found_again=found_again, full=full)
+    return ScanReport(
+        root=root,
+        total=len(seen),
+        upserted=len(changed),
+        unchanged=len(seen) - len(changed) - len(problems),
+        invalid=len(problems),
+        orphaned=len(gone),
+        seconds=time.perf_counter() - began,
+        problems=tuple(problems),
+    )
+
+
+def _stamp(run_dir: str) -> str:
+    """What stat says of the files that a record is made of; another text where any of them was replaced or grew."""
+    parts = [_stat(f"{run_dir}/{name}") for name in _MADE_OF]
+    if not parts[0]:
+        parts += [_stat(f"{run_dir}/{name}") for name in _MADE_OF_WITHOUT_SIDECAR]
+    return "|".join(parts)
+
+
+def _stat(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - twice a run, in scans of a hundred thousand
+    except OSError:
+        return ""
+    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}"
+
+
+def _may_have_moved(run_dir: str, before: Known) -> bool:
+    """Whether a sign of life, or its absence, may show another status though no sidecar was written."""
+    if before.status_word in TERMINAL_STATUSES:
+        return False
+    return before.status is Status.RUNNING or any(
+        _mtime(f"{run_dir}/{name}") > before.last_alive for name in _SIGNS_OF_LIFE
+    )
+
+
+def _mtime(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime  # noqa: PTH116
+    except OSError:
+        return 0.0
+
+
+def _is_gone(run_dir: str) -> bool:
+    """Whether the walk missed it because it is not there (it may also have been refused a look)."""
+    try:
+        os.stat(run_dir)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return not any(os.path.lexists(f"{run_dir}/{name}") for name in ("sidecar.json", "metrics.csv"))

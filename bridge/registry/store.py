@@ -1,0 +1,309 @@
+"""The SQLite cache of records: derived from the run directories, so whatever is wrong with it, it is made anew.
+
+No WAL: homes are often NFS, where it does not work. Writers hold the lock for one transaction a scan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from bridge.errors import UsageError
+from bridge.model import Status
+from bridge.registry.record import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["FORMAT", "Known", "NewerStoreError", "Store", "damaged"]
+
+FORMAT = 1
+"""The format number of the cache; an older one is rebuilt, a newer one left alone."""
+
+_APPLICATION = 0x62726467  # "brdg": PRAGMA application_id, by which a file is known to be ours
+_PATIENCE_S = 5.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_COLUMNS = (
+    "root", "run_dir", "stamp", "run_id", "identity", "status", "status_word", "start", "end", "last_alive", "updated",
+    "name", "parent", "notes", "archived", "checkpoint_path", "sessions", "orphaned", "tags", "hparams", "summary",
+    "stats",
+)  # fmt: skip
+_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
+_SELECT = f"SELECT {_NAMES} FROM runs WHERE root = ?"  # noqa: S608 - constants only
+_UPSERT = f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constants only
+_STATUSES = {str(status): status for status in Status}
+
+
+class _DamagedError(sqlite3.DatabaseError):
+    """A row holds what no version of ours has written."""
+
+
+class NewerStoreError(Exception):
+    """The cache was made by a newer bridge and stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a scan must know of a run that is in the cache, to see whether anything changed."""
+
+    stamp: str
+    status: Status
+    status_word: str | None
+    last_alive: float
+    orphaned: bool
+
+
+class Store:
+    """An open cache. Every method may raise sqlite3.Error; `damaged` tells which of them mean a rebuild."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """An empty store that is gone with the process."""
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        with _transaction(connection):
+            _create(connection)
+        return cls(connection)
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[Self, str]:
+        """The store in the file `path`, and what a person should be told ('' for nothing).
+
+        A file of an older format, or one that is no longer a database, is rebuilt. Raises UsageError for a file that
+        is not ours, NewerStoreError for a newer format, sqlite3.Error and OSError where it cannot be opened or made.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_others(path)
+        connection = _connect(path)
+        try:
+            return cls(connection), _ready(connection, path)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if not damaged(error):
+                raise
+        except BaseException:
+            connection.close()
+            raise
+        return cls.rebuilt(path), f"The cache of runs {path} was damaged; it is rebuilt."
+
+    @classmethod
+    def rebuilt(cls, path: Path) -> Self:
+        """An empty store in place of the file `path`."""
+        for name in (path, path.with_name(path.name + "-journal")):
+            name.unlink(missing_ok=True)
+        connection = _connect(path)
+        with _transaction(connection):
+            _create(connection)
+        return cls(connection)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def scanned_at(self, root: str) -> float | None:
+        """When `root` was last scanned, in seconds since the epoch; None where it never was."""
+        row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (_text(root),)).fetchone()
+        return None if row is None else float(row[0])
+
+    def known(self, root: str) -> dict[str, Known]:
+        """What is known of each run below `root`, by its directory."""
+        rows = self._connection.execute(
+            "SELECT run_dir, stamp, status, status_word, last_alive, orphaned FROM runs WHERE root = ?", (_text(root),)
+        )
+        with _trust():
+            return {
+                _read(path): Known(stamp, _STATUSES[status], word, alive, bool(orphaned))
+                for path, stamp, status, word, alive, orphaned in rows
+            }
+
+    def records(self, root: str) -> list[RunRecord]:
+        """All records of runs below `root`, orphans too, in the order of their start."""
+        rows = self._connection.execute(f"{_SELECT} ORDER BY start, run_dir", (_text(root),))
+        with _trust():
+            return [_record(row) for row in rows]
+
+    def save(
+        self,
+        root: str,
+        *,
+        changed: Iterable[tuple[str, RunRecord]] = (),
+        orphans: Sequence[str] = (),
+        found_again: Sequence[str] = (),
+        full: bool = False,
+        now: float | None = None,
+    ) -> None:
+        """Bring the outcome of one scan in, in one transaction; `changed` are (stamp, record).
+
+        `full` replaces all that was known.
+        """
+        key = _text(root)
+        rows = [(key, *_row(stamp, record)) for stamp, record in changed]
+        with _transaction(self._connection) as connection:
+            if full:
+                connection.execute("DELETE FROM runs WHERE root = ?", (key,))
+            connection.executemany(_UPSERT, rows)
+            for gone, paths in ((1, orphans), (0, found_again)):
+                marks = [(gone, key, _text(path)) for path in paths]
+                connection.executemany("UPDATE runs SET orphaned = ? WHERE root = ? AND run_dir = ?", marks)
+            scanned = (key, time.time() if now is None else now)
+            connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
+
+
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether the error means that the file's content is broken, as against a lock or a disk that fails."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, _DamagedError) or (code is not None and code & 0xFF in _DAMAGED)
+
+
+@contextlib.contextmanager
+def _trust() -> Iterator[None]:
+    """Rows are read without checks; one that is not ours shows by these errors."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _DamagedError(f"a row of the cache cannot be read ({error})") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
+    # The cache can be made anew: a power cut may cost it, never a scan's time.
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def _refuse_others(path: Path) -> None:
+    """Raises UsageError for a file that holds something else than a cache, so that it is never overwritten."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except FileNotFoundError:
+        return
+    ours = head[68:72] == _APPLICATION.to_bytes(4, "big")
+    # A cache keeps its name; with another name, content that is not ours is somebody's file.
+    named_so = path.name.startswith("runs-") and path.suffix == ".sqlite"
+    if head and not ours and not named_so:
+        raise UsageError(f"{path} is not a cache of runs.", hint="Give --db a file that does not exist yet.")
+
+
+def _ready(connection: sqlite3.Connection, path: Path) -> str:
+    """Make the tables where they are missing or older; returns what to tell."""
+    if _version(connection) == FORMAT:
+        return ""
+    with _transaction(connection):
+        version = _version(connection)  # of two processes that make the same cache, one was faster
+        if version > FORMAT:
+            raise NewerStoreError(f"The cache of runs {path} was made by a newer bridge and stays as it is.")
+        if version == FORMAT:
+            return ""
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in tables:
+            quoted = name.replace('"', '""')
+            connection.execute(f'DROP TABLE "{quoted}"')
+        _create(connection)
+    return f"The cache of runs {path} has an older format; it is rebuilt." if tables else ""
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors (a full disk) SQLite has rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables, within a transaction."""
+    connection.execute(f"CREATE TABLE runs ({_NAMES}, PRIMARY KEY (root, run_dir))")
+    connection.execute("CREATE TABLE scans (root PRIMARY KEY, scanned_at REAL NOT NULL)")
+    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+"""Python's JSON keeps NaN and infinities, which these tables, read by nobody else, may hold."""
+
+
+def _row(stamp: str, record: RunRecord) -> tuple[Any, ...]:
+    """A row in the order of _COLUMNS, without the root."""
+    return (
+        _text(record.run_dir),
+        stamp,
+        _text(record.run_id),
+        _text(record.identity),
+        str(record.status),
+        _text(record.status_word),
+        record.start,
+        record.end,
+        record.last_alive,
+        record.updated,
+        _text(record.name),
+        _text(record.parent),
+        _text(record.notes),
+        record.archived,
+        _text(record.checkpoint_path),
+        record.sessions,
+        record.orphaned,
+        _dump(record.tags),
+        _dump(record.hparams),
+        _dump(record.summary),
+        _dump(record.stats),
+    )
+
+
+def _record(row: Sequence[Any]) -> RunRecord:
+    (_, run_dir, _, run_id, identity, status, word, start, end, last_alive, updated, *rest) = row
+    (name, parent, notes, archived, checkpoint, sessions, orphaned, tags, hparams, summary, stats) = rest
+    return RunRecord(
+        run_id=_read(run_id),
+        run_dir=_read(run_dir),
+        identity=_read(identity),
+        status=_STATUSES[status],
+        status_word=word if word is None else _read(word),
+        start=start,
+        end=end,
+        last_alive=last_alive,
+        updated=updated,
+        name=_read(name),
+        parent=_read(parent),
+        tags=tuple(json.loads(tags)),
+        notes=_read(notes),
+        archived=bool(archived),
+        hparams=json.loads(hparams),
+        summary=json.loads(summary),
+        stats=json.loads(stats),
+        checkpoint_path=checkpoint if checkpoint is None else _read(checkpoint),
+        sessions=sessions,
+        orphaned=bool(orphaned),
+    )
+
+
+def _text(value: str | None) -> str | bytes | None:
+    """`value` for SQLite, which refuses lone surrogates (undecodable file names, hostile JSON): those as bytes."""
+    if value is None or value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _read(value: str | bytes) -> str:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
