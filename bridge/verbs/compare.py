@@ -197,12 +197,13 @@ def _others(columns: Columns, places: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _same_value(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return (one == other) | (np.isnan(one) & np.isnan(other))
+    same: NDArray[np.bool_] = (one == other) | (np.isnan(one) & np.isnan(other))
+    return same
 
 
-def _same_time(one: NDArray[np.float64], other: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
+def _same_time(expected: NDArray[np.float64], found: NDArray[np.float64], tolerance: float) -> NDArray[np.bool_]:
     """Where times agree; an estimated one (NaN in the truth) agrees with any."""
-    same: NDArray[np.bool_] = (np.abs(one - other) <= tolerance) | np.isnan(one) | np.isnan(other)
+    same: NDArray[np.bool_] = (np.abs(expected - found) <= tolerance) | np.isnan(expected)
     return same
 
 

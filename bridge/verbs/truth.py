@@ -8,10 +8,7 @@ in plain Python. So a fault in one of the two readers shows as a difference inst
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
-import sys
-import threading
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,9 +18,10 @@ import numpy as np
 from bridge.errors import RunDirectoryError
 from bridge.verbs.truth_facts import Facts, read_facts
 from bridge.verbs.truth_media import TruthMedia, read_media
+from bridge.verbs.truth_records import records
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,11 +30,6 @@ __all__ = ["Facts", "Truth", "TruthMedia", "TruthSeries", "read"]
 
 CHUNK = 4096
 """Rows that are turned into columns at once."""
-
-LONGEST_LINE = 64 << 20
-"""Bytes; a line that is longer is not read, so that no file can fill the memory."""
-
-_FIELD_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,34 +135,6 @@ def _equal(one: float, other: float) -> bool:
     return bool(one == other) or (math.isnan(one) and math.isnan(other))
 
 
-class _Lines:
-    """The complete lines of a file for csv.reader, which asks for more within a quoted cell.
-
-    `torn` is set when the reader asked for a line that is not there yet: what it made of the rest is no row.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.number = 0
-        self.torn = False
-
-    def __iter__(self) -> Iterator[str]:
-        with self.path.open("rb") as file:
-            while True:
-                line = file.readline(LONGEST_LINE)
-                if not line.endswith(b"\n"):
-                    if len(line) == LONGEST_LINE:
-                        raise RunDirectoryError(
-                            f"{self.path}:{self.number + 1} cannot be read: longer than {LONGEST_LINE >> 20} MiB."
-                        )
-                    break
-                if self.number == 0:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                self.number += 1
-                yield line.decode("utf-8", errors="replace")
-        self.torn = True
-
-
 @dataclass(slots=True)
 class _Layout:
     """A header line: `step` and `time` are columns (None: there is none), `metrics` the columns of each name."""
@@ -217,9 +182,8 @@ class _Table:
 
     def read(self, path: Path) -> None:
         """Read the file `path`; one that is missing has no rows."""
-        lines = _Lines(path)
-        with _no_field_limit(), contextlib.suppress(FileNotFoundError):
-            for cells, line in _records(lines):
+        with contextlib.suppress(FileNotFoundError):
+            for cells, line in records(path):
                 self._take(cells, line)
         self._flush()
 
@@ -303,34 +267,6 @@ class _Table:
             row = row[order]
             result[name] = TruthSeries(step=steps[row], time=times[row], value=value[order], row=row)
         return result
-
-
-def _records(lines: _Lines) -> Iterator[tuple[list[str] | None, int]]:
-    """Each complete record with the number of its first line; None for one that is no CSV."""
-    reader = csv.reader(lines)
-    while True:
-        first = lines.number + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield None, first
-            continue
-        if lines.torn:
-            return
-        yield cells, first
-
-
-@contextlib.contextmanager
-def _no_field_limit() -> Iterator[None]:
-    """Let csv take cells of any length (lines are limited already); the setting is the process's, so put it back."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(sys.maxsize)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)
 
 
 def _last_filled(columns: list[tuple[str, ...]]) -> tuple[str, ...]:

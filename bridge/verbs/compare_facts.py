@@ -1,0 +1,160 @@
+"""Compare a run's own facts with what a target says: params, tags, notes, name, status, start and end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from bridge.model import Status
+from bridge.verbs.compare import is_beginning, time_tolerance
+from bridge.verbs.verdicts import Difference, Findings, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bridge.exporters.contract import Abilities
+    from bridge.model import Held, Scalar, Shape
+    from bridge.verbs.truth import Facts
+
+__all__ = ["FactsCheck", "facts_behind"]
+
+SIDECAR = "sidecar.json"
+
+
+def facts_behind(stale: Iterable[str], facts: Facts, sent: Mapping[str, str], abilities: Abilities) -> tuple[str, ...]:
+    """The facts that the source has changed since they were last sent.
+
+    `stale` are those that the exporter knows to be so; status and times are looked at here too, so that an
+    exporter that says it sent something else is found.
+    """
+    behind = {name.partition(".")[0] for name in stale}
+    word = sent.get("status")
+    if word is not None and facts.status_word in _ENDED and word != facts.status_word:
+        behind.add("status")
+    for name, now in (("start", facts.start), ("end", facts.end(word or "unknown"))):
+        if name in sent and not _close(now, _seconds(sent[name]), max(abilities.time_step, 0.001)):
+            behind.add(name)
+    return tuple(sorted(behind))
+
+
+_ENDED = ("completed", "failed", "interrupted")
+
+
+@dataclass(frozen=True, slots=True)
+class FactsCheck:
+    """The facts of one run beside what its target holds.
+
+    `skip` names those that are not compared: people edited them, or the source has changed them since the last export.
+    """
+
+    facts: Facts
+    held: Held
+    shape: Shape
+    abilities: Abilities
+    skip: frozenset[str]
+    out: Findings
+
+    def compare(self, sent: Mapping[str, str], status: Status) -> int:
+        """Compare all facts; returns how many params were expected. `status` counts where `sent` does not say one."""
+        self._text("name", self.facts.name, self.held.name)
+        self._text("notes", self.facts.notes, self.held.notes)
+        self._tags()
+        self._status(Status(sent.get("status", status)))
+        self._time("start", _seconds(sent["start"]) if "start" in sent else self.facts.start, self.held.start)
+        end = _seconds(sent["end"]) if "end" in sent else self.facts.end(status)
+        if end is not None or self.abilities.clears_end:
+            self._time("end", end, self.held.end)
+        return self._params()
+
+    def _is_skipped(self, name: str) -> bool:
+        return name in self.skip or name in self.held.lacks
+
+    def _differs(self, what: str, expected: object, found: object) -> None:
+        both = [None if one is None else str(one) for one in (expected, found)]
+        verdict = Verdict.DIFFERENT
+        if expected is None or found is None:
+            verdict = Verdict.TARGET_ONLY if expected is None else Verdict.SOURCE_ONLY
+        self.out.add(Difference(verdict, SIDECAR, what, None, *both))
+
+    def _text(self, name: str, expected: str, found: str | None) -> None:
+        if found is None or self._is_skipped(name) or found == expected:
+            return
+        if not (name in self.held.cut and is_beginning(found, expected)):
+            self._differs(name, expected, found)
+
+    def _tags(self) -> None:
+        found = self.held.tags
+        if found is not None and not self._is_skipped("tags") and sorted({*found}) != sorted({*self.facts.tags}):
+            self._differs("tags", ", ".join(self.facts.tags), ", ".join(found))
+
+    def _status(self, status: Status) -> None:
+        if not self.abilities.statuses or self._is_skipped("status"):
+            return
+        expected, found = self.abilities.statuses[status], self.held.status or ""
+        if expected != found:
+            self._differs("status", f"{expected or 'nothing'} ({status})", found or "nothing")
+
+    def _time(self, name: str, expected: float | None, found: float | None) -> None:
+        if self._is_skipped(name) or _close(expected, found, time_tolerance(self.abilities)):
+            return
+        if name == "end" and found is None and not self.abilities.statuses:
+            return
+        if name == "start" and found is None:
+            return
+        self._differs(name, expected, found)
+
+    def _params(self) -> int:
+        """Compare the params; a secret must not be held in clear, and one that is volatile must only be there."""
+        held = self.held.params
+        if held is None or self._is_skipped("params"):
+            return 0
+        compared = 0
+        for key in sorted({*self.facts.params, *held}):
+            name = f"params.{key}"
+            if self._is_skipped(name):
+                continue
+            compared += key in self.facts.params
+            if key not in self.facts.params:
+                self._differs(f"param {key}", None, held[key])
+            elif key not in held:
+                if self.facts.params[key] is not None:
+                    self._differs(f"param {key}", self.facts.params[key], None)
+            else:
+                self._param(key, self.facts.params[key], held[key], is_cut=name in self.held.cut)
+        return compared
+
+    def _param(self, key: str, expected: Scalar, found: Scalar, *, is_cut: bool) -> None:
+        if _matches(key, self.shape.redact):
+            if expected not in (None, "") and _is_same(expected, found):
+                self._differs(f"param {key}", "(masked)", "the secret, in clear")
+            return
+        if _matches(key, self.shape.volatile) or _is_same(expected, found):
+            return
+        if not (is_cut and is_beginning(str(found), str(expected))):
+            self._differs(f"param {key}", expected, found)
+
+
+def _is_same(expected: Scalar, found: Scalar) -> bool:
+    """Whether a target that holds typed values, floats for all numbers, or only text, holds `expected`."""
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return expected is found or found == str(expected)
+    if isinstance(expected, int | float) and isinstance(found, int | float):
+        one, other = float(expected), float(found)
+        return one == other or (math.isnan(one) and math.isnan(other))
+    return found == expected or found == str(expected)
+
+
+def _matches(key: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(key.lower(), glob.lower()) for glob in globs)
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _close(one: float | None, other: float | None, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= tolerance

@@ -1,0 +1,83 @@
+"""The complete records of a CSV file that may still grow, by the standard library's csv module."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from bridge.errors import RunDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["records"]
+
+LONGEST_LINE = 64 << 20
+"""Bytes; a line that is longer is not read, so that no file can fill the memory."""
+
+_FIELD_LIMIT = threading.Lock()
+
+
+def records(path: Path) -> Iterator[tuple[list[str] | None, int]]:
+    """Each complete record of the file `path` with the number of its first line; None for one that is no CSV.
+
+    A record whose end is not there yet is left out. Raises OSError, and RunDirectoryError for a line without an end.
+    """
+    lines = _Lines(path)
+    with _no_field_limit():
+        reader = csv.reader(lines)
+        while True:
+            first = lines.number + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield None, first
+                continue
+            if lines.torn:
+                return
+            yield cells, first
+
+
+class _Lines:
+    """The complete lines of a file for csv.reader, which asks for more within a quoted cell.
+
+    `torn` is set when the reader asked for a line that is not there yet: what it made of the rest is no row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = 0
+        self.torn = False
+
+    def __iter__(self) -> Iterator[str]:
+        with self.path.open("rb") as file:
+            while True:
+                line = file.readline(LONGEST_LINE)
+                if not line.endswith(b"\n"):
+                    if len(line) == LONGEST_LINE:
+                        raise RunDirectoryError(
+                            f"{self.path}:{self.number + 1} cannot be read: longer than {LONGEST_LINE >> 20} MiB."
+                        )
+                    break
+                if self.number == 0:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                self.number += 1
+                yield line.decode("utf-8", errors="replace")
+        self.torn = True
+
+
+@contextlib.contextmanager
+def _no_field_limit() -> Iterator[None]:
+    """Let csv take cells of any length (lines are limited already); the setting is the process's, so put it back."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
