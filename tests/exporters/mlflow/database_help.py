@@ -1,0 +1,98 @@
+"""Points for the database writer's tests, and what MLflow's tables hold of a run, row by row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from bridge.exporters.mlflow.database import Change, Database, NewRun, RunFacts, new_run_id
+from bridge.model import Block, Points
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+START_MS = 1775822400000
+
+FACTS = RunFacts(status="RUNNING", name="a run", start_ms=START_MS, end_ms=None)
+NEW = NewRun(experiment_id="0", name="a run", start_ms=START_MS)
+
+Point = tuple[str, int, float, float]
+"""Metric, step, time in seconds after START_MS, value."""
+
+
+def block(points: Sequence[Point]) -> Block:
+    """`points` as a block, one row a point."""
+    names = tuple(dict.fromkeys(name for name, *_ in points))
+    values = np.zeros((len(names), len(points)))
+    present = np.zeros((len(names), len(points)), dtype=np.bool_)
+    for row, (name, _, _, value) in enumerate(points):
+        values[names.index(name), row] = value
+        present[names.index(name), row] = True
+    return Block(
+        names=names,
+        row=np.arange(len(points), dtype=np.int64),
+        step=np.array([step for _, step, _, _ in points], dtype=np.int64),
+        time=np.array([START_MS / 1000 + time for _, _, time, _ in points], dtype=np.float64),
+        values=values,
+        present=present,
+    )
+
+
+def as_points(points: Sequence[Point]) -> Points:
+    """`points` as the columns of Points."""
+    names = tuple(dict.fromkeys(name for name, *_ in points))
+    return Points(
+        names=names,
+        name=np.array([names.index(name) for name, *_ in points], dtype=np.int32),
+        step=np.array([step for _, step, _, _ in points], dtype=np.int64),
+        time=np.array([START_MS / 1000 + time for _, _, time, _ in points], dtype=np.float64),
+        value=np.array([value for *_, value in points], dtype=np.float64),
+    )
+
+
+def wide_block(metrics: int, rows: int, *, start: int = 0, seed: int = 0) -> Block:
+    """A full block: `metrics` metrics named m0, m1, ... at `rows` steps from `start`, ten steps a second."""
+    step = np.arange(start, start + rows, dtype=np.int64)
+    return Block(
+        names=tuple(f"m{number}" for number in range(metrics)),
+        row=step,
+        step=step,
+        time=START_MS / 1000 + step / 10,
+        values=np.random.default_rng(seed + start).random((metrics, rows)),
+        present=np.ones((metrics, rows), dtype=np.bool_),
+    )
+
+
+def same_names(block: Block) -> dict[str, str]:
+    """Each metric under its own name."""
+    return {name: name for name in block.names}
+
+
+def open_database(uri: str) -> Database:
+    """The database writer on `uri`, which must be one that it knows."""
+    notes: list[str] = []
+    database = Database.open(uri, note=notes.append)
+    assert database is not None, notes
+    return database
+
+
+def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0", **changes: Any) -> str:
+    """A new run of `identity` with `cursor` and `changes`; its id."""
+    run_uuid = new_run_id("0", identity)
+    tags = {"bridge.uid": identity, "bridge.cursor": cursor} | changes.pop("tags", {})
+    database.write(run_uuid, Change(expected_cursor=None, create=NEW, facts=FACTS, tags=tags, **changes))
+    return run_uuid
+
+
+def table(uri: str, name: str, run_uuid: str) -> list[dict[str, Any]]:
+    """The rows of one table of one run, without the run's id, in an order of their own."""
+    engine = sa.create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(sa.text(f"SELECT * FROM {name} WHERE run_uuid = :run"), {"run": run_uuid})
+            rows = [{key: value for key, value in row._mapping.items() if key != "run_uuid"} for row in found]
+    finally:
+        engine.dispose()
+    return sorted(rows, key=lambda row: tuple(repr(value) for _, value in sorted(row.items())))

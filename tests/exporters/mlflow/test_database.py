@@ -1,0 +1,223 @@
+"""The database writer leaves what MLflow's own client leaves, in SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters.mlflow.database import Change, ConflictError, Database, RunFacts, new_run_id
+from tests.exporters.mlflow.database_help import (
+    FACTS,
+    NEW,
+    START_MS,
+    Point,
+    as_points,
+    block,
+    make_run,
+    open_database,
+    same_names,
+    table,
+    wide_block,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow import MlflowClient
+
+
+@pytest.fixture(params=["sqlite", "psycopg2", "psycopg"])
+def uri(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_uri"))
+    return str(request.getfixturevalue("postgres_uri")).replace("psycopg2", request.param)
+
+
+@pytest.fixture
+def database(uri: str) -> Iterator[Database]:
+    opened = open_database(uri)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def log_with_client(client: MlflowClient, points: list[Point], *, at_once: int = 1000) -> str:
+    """A run that MLflow's own client wrote; its id."""
+    from mlflow.entities import Metric
+
+    run_id = str(client.create_run("0", start_time=START_MS, run_name="a run").info.run_id)
+    metrics = [Metric(key, value, START_MS + round(time * 1000), step) for key, step, time, value in points]
+    for at in range(0, len(metrics), at_once):
+        client.log_batch(run_id, metrics=metrics[at : at + at_once])
+    return run_id
+
+
+def awkward_points(seed: int, count: int) -> list[Point]:
+    """Points with NaN, infinities, ties in step and time, exact repetitions, steps that go back and below zero."""
+    chance = random.Random(seed)
+    values = [0.0, -0.0, 1.0, -1.5, math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 2.0**53 + 2]
+    keys = ["loss", "val/acc", "ünï cödé", "epoch", "once"]
+    points: list[Point] = []
+    for number in range(count):
+        if points and chance.random() < 0.1:
+            points.append(chance.choice(points[-30:]))
+            continue
+        step = chance.choice([number, number - 7, number // 3, -number, 2**62 + number])
+        value = chance.choice(values) if chance.random() < 0.3 else chance.gauss(0, 1)
+        points.append((chance.choice(keys[:4]), step, chance.choice([number / 10, number // 50 / 7, 0.0]), value))
+    points.append(("once", 3, 0.25, math.nan))
+    return points
+
+
+def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, uri: str) -> None:
+    """All rows of metrics and latest_metrics are those that log_batch leaves, over several writes."""
+    points = awkward_points(seed=1, count=4000)
+    twin = log_with_client(client, points)
+    ours = make_run(database)
+    expected = "c0"
+    for number, at in enumerate(range(0, len(points), 1300)):
+        part = block(points[at : at + 1300])
+        cursor = f"c{number + 1}"
+        change = Change(expected_cursor=expected, blocks=[part], names=same_names(part), tags={"bridge.cursor": cursor})
+        database.write(ours, change)
+        expected = cursor
+    assert len(table(uri, "metrics", ours)) > 3000
+    assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
+    assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
+
+
+def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri: str) -> None:
+    """A new run's row, params and tags are those that MLflow's client makes."""
+    tags = {"mlflow.user": "ada", "a": "1"}
+    run = client.create_run("0", start_time=START_MS, tags=tags, run_name="a run")
+    client.log_param(run.info.run_id, "lr", "0.1")
+    ours = new_run_id("0", "uid-1")
+    create = type(NEW)(experiment_id="0", name="a run", start_ms=START_MS, user="ada")
+    database.write(ours, Change(expected_cursor=None, create=create, tags=tags, params={"lr": "0.1"}))
+    for name in ("params", "tags"):
+        assert table(uri, name, ours) == table(uri, name, run.info.run_id)
+    theirs = table(uri, "runs", run.info.run_id)[0]
+    expected = theirs | {"artifact_uri": theirs["artifact_uri"].replace(run.info.run_id, ours)}
+    assert table(uri, "runs", ours) == [expected]
+    assert client.get_run(ours).info.run_name == "a run"
+
+
+def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
+    """The same points again are no new rows, and the latest metrics stay."""
+    part = block(awkward_points(seed=2, count=500))
+    ours = make_run(database, blocks=[part], names=same_names(part))
+    before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
+    again = Change(expected_cursor="c0", blocks=[part], names=same_names(part), tags={"bridge.cursor": "c1"})
+    assert database.write(ours, again) == 0
+    assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
+
+
+def test_partly_new_points_count_the_new_ones(database: Database) -> None:
+    """The number of new rows leaves out those that were there."""
+    first, more = wide_block(2, 10), wide_block(2, 15)
+    ours = make_run(database, blocks=[first], names=same_names(first))
+    more.values[:, :10] = first.values
+    change = Change(expected_cursor="c0", blocks=[more], names=same_names(more), tags={"bridge.cursor": "c1"})
+    assert database.write(ours, change) == 10
+
+
+def test_superseded_rows_go_in_the_same_write(client: MlflowClient, database: Database, uri: str) -> None:
+    """After a rewind the tables are those of a run that never held the superseded points."""
+    before: list[Point] = [
+        ("loss", 1, 0.1, 5.0),
+        ("loss", 2, 0.2, math.nan),
+        ("loss", 9, 0.9, math.inf),
+        ("old", 7, 0.7, 1.0),
+    ]
+    after: list[Point] = [("loss", 2, 1.2, 3.0), ("loss", 3, 1.3, 2.0)]
+    ours = make_run(database, blocks=[block(before)], names=same_names(block(before)))
+    change = Change(
+        expected_cursor="c0",
+        blocks=[block(after)],
+        names={"loss": "loss", "old": "old"},
+        removed=as_points(before[1:]),
+        tags={"bridge.cursor": "c1"},
+    )
+    assert database.write(ours, change) == 2
+    twin = log_with_client(client, [before[0], *after])
+    assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
+    assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
+
+
+def test_a_removed_point_that_comes_again_stays(database: Database, uri: str) -> None:
+    """Points are removed before new ones come in, so one that is in both is there afterwards."""
+    points: list[Point] = [("loss", 1, 0.1, 5.0)]
+    ours = make_run(database, blocks=[block(points)], names={"loss": "loss"})
+    change = Change(expected_cursor="c0", blocks=[block(points)], names={"loss": "loss"}, removed=as_points(points))
+    database.write(ours, change)
+    expected = [{"key": "loss", "value": 5.0, "timestamp": START_MS + 100, "step": 1, "is_nan": 0}]
+    assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
+
+
+def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, database: Database) -> None:
+    """Status, name, start and end are set, an end is cleared, tags and params replaced or deleted."""
+    ours = make_run(database, params={"lr": "0.1", "n": "1"}, tags={"a": "1", "b": "2"})
+    ended = RunFacts(status="FAILED", name="new name", start_ms=START_MS - 5, end_ms=START_MS + 7)
+    change = Change(
+        expected_cursor="c0", facts=ended, tags={"b": "3"}, deleted_tags=["a", "never there"], params={"lr": "0.2"}
+    )
+    database.write(ours, change)
+    run = client.get_run(ours)
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FAILED", START_MS - 5, START_MS + 7)
+    assert run.info.run_name == run.data.tags["mlflow.runName"] == "new name"
+    assert run.data.params == {"lr": "0.2", "n": "1"}
+    assert {key: run.data.tags.get(key) for key in "ab"} == {"a": None, "b": "3"}
+    database.write(ours, Change(expected_cursor="c0", facts=FACTS))
+    assert (client.get_run(ours).info.status, client.get_run(ours).info.end_time) == ("RUNNING", None)
+
+
+def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri: str) -> None:
+    """A run that another export has brought on is left alone."""
+    ours = make_run(database, cursor="newer")
+    part = wide_block(1, 3)
+    change = Change(expected_cursor="older", blocks=[part], names=same_names(part), tags={"bridge.cursor": "mine"})
+    with pytest.raises(ConflictError):
+        database.write(ours, change)
+    assert table(uri, "metrics", ours) == []
+    assert {"key": "bridge.cursor", "value": "newer"} in table(uri, "tags", ours)
+
+
+def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
+    """Of two exports that both found no run, the second does not make another."""
+    make_run(database)
+    with pytest.raises(ConflictError):
+        make_run(database, cursor="also first")
+    assert len(database.runs(["bridge.uid"])) == 1
+
+
+def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Database) -> None:
+    """A run that a person deleted meanwhile stays as it was."""
+    ours = make_run(database)
+    client.delete_run(ours)
+    with pytest.raises(ConflictError, match="deleted"):
+        database.write(ours, Change(expected_cursor="c0", tags={"a": "1"}))
+    assert "a" not in client.get_run(ours).data.tags
+
+
+def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database) -> None:
+    """One select tells of all runs with one of the tags, deleted ones too, by experiment."""
+    first, second = make_run(database, "uid-1"), make_run(database, "uid-2", tags={"bridge.run_id": "r2"})
+    client.create_run("0", run_name="somebody else's")
+    client.delete_run(second)
+    found = {run.run_uuid: run for run in database.runs(["bridge.uid", "bridge.run_id"], experiment_ids=["0"])}
+    assert {run_uuid: (run.lifecycle_stage, run.tags) for run_uuid, run in found.items()} == {
+        first: ("active", {"bridge.uid": "uid-1"}),
+        second: ("deleted", {"bridge.uid": "uid-2", "bridge.run_id": "r2"}),
+    }
+    assert (found[first].experiment_id, found[first].status, found[first].name) == ("0", "RUNNING", "a run")
+    assert (found[first].start_ms, found[first].end_ms) == (START_MS, None)
+    assert database.runs(["bridge.uid"], experiment_ids=["7"]) == []
