@@ -10,15 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
-from bridge.cli.text import plain
+from bridge.cli.text import plain, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
 
-__all__ = ["Exit", "Output", "command", "output_options", "plain", "runs_argument", "selection_options"]
+__all__ = [
+    "Exit",
+    "Output",
+    "command",
+    "filter_options",
+    "output_options",
+    "plain",
+    "runs_argument",
+    "selection_options",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -26,10 +36,10 @@ F = TypeVar("F", bound="Callable[..., Any]")
 def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command of a function whose docstring is its one sentence; its help ends with `example` and `exits`.
 
-    The function returns the exit code; None is 0. Errors of the bridge are raised, never printed.
+    Its parameters have defaults in the environment and in bridge.yaml. The function returns the exit code; None is 0. Errors of the bridge are raised, never printed.
     """
     codes = " · ".join(f"{code:d} {code.meaning}" for code in (*exits, Exit.INTERRUPTED))
-    return click.command(name, epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}")
+    return click.command(name, cls=ConfiguredCommand, epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}")
 
 
 def runs_argument(function: F) -> F:
@@ -43,7 +53,7 @@ def runs_argument(function: F) -> F:
     return click.argument("runs", nargs=-1, type=kind)(collected)  # type: ignore[return-value]
 
 
-_SELECTION = (
+_FILTERS = (
     click.option("--run-id", "run_ids", multiple=True, metavar="GLOB", help="Runs of this id; may repeat."),
     click.option(
         "--tag", "tags", multiple=True, metavar="TAG", help="Runs with this tag; may repeat, then all of them."
@@ -57,6 +67,8 @@ _SELECTION = (
     ),
     click.option("--since", metavar="WHEN", help="Runs with a sign of life since: 3d, 12h, 2026-04-10, an ISO time."),
     click.option("--where", metavar="EXPR", help="Runs for which this holds: 'val/acc > 0.7 and hparams.lr < 0.1'."),
+)
+_RANKING = (
     click.option(
         "--top",
         nargs=2,
@@ -68,19 +80,27 @@ _SELECTION = (
 )
 
 
+def filter_options(function: F) -> F:
+    """Add the options that select runs, but for --top; the function gets `selection: bridge.verbs.select.Selection`."""
+    return _selecting(function, _FILTERS)
+
+
 def selection_options(function: F) -> F:
     """Add the options that select runs; the function gets `selection: bridge.verbs.select.Selection`."""
+    return _selecting(function, (*_FILTERS, *_RANKING))
 
+
+def _selecting(function: F, options: tuple[Callable[[F], F], ...]) -> F:
     @functools.wraps(function)
-    def collected(*args: Any, **options: Any) -> Any:
+    def collected(*args: Any, **values: Any) -> Any:
         from bridge.verbs.select import Selection
 
         names = ("run_ids", "tags", "statuses", "since", "where", "top", "last")
-        selection = Selection.of(**{name: options.pop(name) for name in names})
-        return function(*args, selection=selection, **options)
+        selection = Selection.of(**{name: values.pop(name) for name in names if name in values})
+        return function(*args, selection=selection, **values)
 
-    for option in reversed(_SELECTION):
-        collected = option(collected)
+    for option in reversed(options):
+        collected = option(collected)  # type: ignore[assignment, arg-type]
     return collected  # type: ignore[return-value]
 
 
@@ -100,7 +120,9 @@ class Output:
         """Print a result as strict JSON, in lines for people, letters of any script as they are."""
         import json
 
-        click.echo(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False))
+        click.echo(
+            without_credentials(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False))
+        )
 
     def say(self, message: str) -> None:
         """Tell something on stderr, unless --quiet."""

@@ -29,12 +29,12 @@ _CONTENT = (
     click.option("--media/--no-media", default=True, help="With or without images and videos."),
     click.option(
         "--artifacts",
-        type=click.Choice(["ended", "now"]),
+        type=click.Choice(["ended", "now", "none"]),
         default="ended",
         show_default=True,
-        help="MLflow: when metrics.csv and the like are uploaded.",
+        help="MLflow: when metrics.csv and the like are uploaded, if at all.",
     ),
-    click.option("--no-artifacts", is_flag=True, help="MLflow: upload no files of the run directory."),
+    click.option("--no-artifacts", is_flag=True, help="The same as --artifacts none."),
     click.option("--checkpoints", is_flag=True, help="MLflow: upload the checkpoint too."),
     click.option(
         "--best", multiple=True, metavar="METRIC:max|min", help="MLflow: add best/METRIC, the running best; may repeat."
@@ -52,11 +52,21 @@ _CONTENT = (
         metavar="N",
         help="Thin each metric to about N points, extremes stay.",
     ),
+    click.option("--rename", multiple=True, metavar="OLD=NEW", help="Another name for a metric; may repeat."),
+    click.option(
+        "--redact",
+        multiple=True,
+        metavar="GLOB",
+        help="Mask hparams that match, instead of the built-in list; may repeat.",
+    ),
+    click.option(
+        "--volatile", multiple=True, metavar="GLOB", help="MLflow: hparams that may differ after a requeue; may repeat."
+    ),
     click.option("--flat", is_flag=True, help="MLflow: no parent runs for sweeps."),
 )
 _CONTENT_NAMES = (
     "metrics", "exclude_metrics", "media", "artifacts", "no_artifacts",
-    "checkpoints", "best", "overlap", "max_points", "flat",
+    "checkpoints", "best", "overlap", "max_points", "flat", "rename", "redact", "volatile",
 )  # fmt: skip
 
 
@@ -175,7 +185,18 @@ def _shape(content: dict[str, Any]) -> Any:
     given = {name: content[name] for name in _CONTENT_NAMES}
     if given.pop("no_artifacts"):
         given["artifacts"] = "none"
+    for listed in ("redact", "volatile"):
+        if not given[listed]:
+            del given[listed]
+    given["rename"] = tuple(_pair(text) for text in given["rename"])
     return Shape(**given)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, separator, new = text.rpartition("=")
+    if not (old and separator and new):
+        raise click.UsageError(f"--rename wants OLD=NEW, not {text!r}.")
+    return old, new
 
 
 def _print(report: Report, out: Output) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain"]
+__all__ = ["plain", "without_credentials"]
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
 # lone surrogates (from file names that are not UTF-8) cannot be written at all.
@@ -12,10 +12,22 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u
 _UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
+# user:password@ or token@ in an address. A path or a second "//" ends the part that can hold them.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+
+
 def plain(text: object, *, lines: bool = False) -> str:
-    r"""`text` with every control character as its escape (`\x1b`); `lines` lets newlines and tabs stand."""
+    r"""`text` with every control character as its escape (`\x1b`), and without credentials in addresses.
+
+    `lines` lets newlines and tabs stand.
+    """
     pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
-    return pattern.sub(lambda found: _escape(found.group()), str(text))
+    return pattern.sub(lambda found: _escape(found.group()), without_credentials(str(text)))
+
+
+def without_credentials(text: str) -> str:
+    """`text` with what stands before the @ of an address (`http://user:password@host`) as `***`."""
+    return _CREDENTIALS.sub("***@", text)
 
 
 def _escape(character: str) -> str:
