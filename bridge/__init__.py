@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bridge.api import export, plan, verify
     from bridge.registry import Registry, RunRecord, open_registry
     from logger import RegistryLogger
 
-__all__ = ["Registry", "RegistryLogger", "RunRecord", "__version__", "open_registry"]
+__all__ = ["Registry", "RegistryLogger", "RunRecord", "__version__", "export", "open_registry", "plan", "verify"]
 
 __version__: str
 
@@ -19,6 +20,9 @@ _LAZY = {
     "Registry": "bridge.registry",
     "RegistryLogger": "logger",
     "RunRecord": "bridge.registry",
+    "export": "bridge.api",
+    "plan": "bridge.api",
+    "verify": "bridge.api",
     "open_registry": "bridge.registry",
 }
 
