@@ -12,6 +12,8 @@ pytest_plugins: list[str] = [
     "tests.closing_line",
     "tests.no_skips",
     "tests.fixtures.demo",
+    "tests.fixtures.mlflow_server",
     "tests.fixtures.postgres",
+    "tests.fixtures.proxy",
     "tests.fixtures.sqlite",
 ]
