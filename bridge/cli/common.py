@@ -68,6 +68,7 @@ _FILTERS = (
     click.option("--since", metavar="WHEN", help="Runs with a sign of life since: 3d, 12h, 2026-04-10, an ISO time."),
     click.option("--where", metavar="EXPR", help="Runs for which this holds: 'val/acc > 0.7 and hparams.lr < 0.1'."),
 )
+_FILTER_NAMES = ("run_ids", "tags", "statuses", "since", "where")
 _RANKING = (
     click.option(
         "--top",
@@ -82,25 +83,24 @@ _RANKING = (
 
 def filter_options(function: F) -> F:
     """Add the options that select runs, but for --top; the function gets `selection: bridge.verbs.select.Selection`."""
-    return _selecting(function, _FILTERS)
+    return _selecting(function, _FILTERS, _FILTER_NAMES)
 
 
 def selection_options(function: F) -> F:
     """Add the options that select runs; the function gets `selection: bridge.verbs.select.Selection`."""
-    return _selecting(function, (*_FILTERS, *_RANKING))
+    return _selecting(function, (*_FILTERS, *_RANKING), (*_FILTER_NAMES, "top", "last"))
 
 
-def _selecting(function: F, options: tuple[Callable[[F], F], ...]) -> F:
+def _selecting(function: F, options: tuple[Callable[[F], F], ...], names: tuple[str, ...]) -> F:
     @functools.wraps(function)
     def collected(*args: Any, **values: Any) -> Any:
         from bridge.verbs.select import Selection
 
-        names = ("run_ids", "tags", "statuses", "since", "where", "top", "last")
-        selection = Selection.of(**{name: values.pop(name) for name in names if name in values})
+        selection = Selection.of(**{name: values.pop(name) for name in names})
         return function(*args, selection=selection, **values)
 
     for option in reversed(options):
-        collected = option(collected)  # type: ignore[assignment, arg-type]
+        collected = option(collected)
     return collected  # type: ignore[return-value]
 
 
@@ -139,10 +139,19 @@ class Output:
         click.echo(plain(message, lines=True), err=True)
 
     def console(self, *, err: bool = False) -> Console:
-        """A rich console on stdout (`err`: on stderr). Text from users goes through `plain` and rich's `Text`."""
+        """A rich console on stdout (`err`: on stderr). Text from users goes through `plain` and rich's `Text`.
+
+        A pipe has no width: there lines stay whole, so that grep and cut find what they look for.
+        """
         from rich.console import Console
 
-        return Console(stderr=err, highlight=False, markup=False, emoji=False)
+        console = Console(stderr=err, highlight=False, markup=False, emoji=False)
+        if not console.is_terminal:
+            console.width = _PIPE_WIDTH
+        return console
+
+
+_PIPE_WIDTH = 100_000
 
 
 def output_options(function: F) -> F:

@@ -167,9 +167,15 @@ def column(text: str) -> Ref:
     head, dot, name = text.partition(".")
     if dot and name and (head in ("hparams", "summary") or head in STATISTICS):
         return named(text)
-    tokens = Tokens(text)
-    token = tokens.next_operand()
-    tokens.expect_end()
-    if not token.names_something:
-        raise UsageError(f"{text!r} names no field, metric or hyperparameter.", hint="run_id, val/acc, hparams.lr, ...")
-    return reference(text, token)
+    try:
+        tokens = Tokens(text)
+        token = tokens.next_operand()
+        tokens.expect_end()
+        if token.names_something:
+            return reference(text, token)
+    except UsageError:
+        pass  # it spoke of conditions; the same is said in this place's words
+    raise UsageError(
+        f"{text!r} names no field, metric or hyperparameter.",
+        hint="For example run_id, val/acc, val/acc.max, hparams.lr; a name with odd signs stands in backticks.",
+    )

@@ -176,11 +176,21 @@ def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartb
     report = None
     scanned_at = store.scanned_at(root)
     if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
-        from bridge.source import discover, read_run
+        from bridge.source.clock import Clock
+        from bridge.source.discover import discover
+        from bridge.source.run import read_run
 
-        read = partial(read_run, heartbeat_timeout=heartbeat_timeout)
-        report = scan_into(root, store, full=full, discover=discover, read=read)
+        read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
+        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, discover=discover, read=read)
     return Registry(store.records(root), root=Path(root), report=report)
+
+
+def _clock_dir() -> Path | None:
+    """Where a file may be written to learn the file server's time; None where there is no home."""
+    try:
+        return default_cache_dir()
+    except RuntimeError:
+        return None
 
 
 def _place(root: str, directory: str | os.PathLike[str] | None) -> Path:

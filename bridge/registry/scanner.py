@@ -28,6 +28,8 @@ __all__ = ["ScanReport", "scan"]
 _MADE_OF = ("sidecar.json", "summary.json")
 _MADE_OF_WITHOUT_SIDECAR = ("metrics.csv", "hparams.yaml", "summary.json")
 _SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
+_CLOCKS_DIFFER = 120.0
+"""Seconds by which this machine's clock and the file server's are allowed to disagree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +60,27 @@ def scan(
     store: Store,
     *,
     full: bool = False,
+    heartbeat_timeout: float = 180.0,
     discover: Callable[[list[Path]], Iterable[Path]],
     read: Callable[[Path], Run],
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`, in one transaction.
 
     `full` reads all of them again and forgets what is not there. A run that cannot be read keeps its last record.
+    `heartbeat_timeout` is the one that `read` judges by.
     """
     began = time.perf_counter()
     known = {} if full else store.known(root)
     changed: list[tuple[str, RunRecord]] = []
     problems: list[tuple[str, str]] = []
     seen: set[str] = set()
+    doubtful_since = time.time() - heartbeat_timeout - _CLOCKS_DIFFER
     for path in discover([Path(root)]):
         run_dir = str(path)
         seen.add(run_dir)
         before = known.get(run_dir)
         stamp = _stamp(run_dir)
-        if before and before.stamp == stamp and not _may_have_moved(run_dir, before):
+        if before and before.stamp == stamp and not _may_have_moved(run_dir, before, doubtful_since):
             continue
         try:
             changed.append((stamp, RunRecord.of(read(path))))
@@ -113,13 +118,13 @@ def _stat(path: str) -> str:
     return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}"
 
 
-def _may_have_moved(run_dir: str, before: Known) -> bool:
+def _may_have_moved(run_dir: str, before: Known, doubtful_since: float) -> bool:
     """Whether a sign of life, or its absence, may show another status though no sidecar was written."""
     if before.status_word in TERMINAL_STATUSES:
         return False
-    return before.status is Status.RUNNING or any(
-        _mtime(f"{run_dir}/{name}") > before.last_alive for name in _SIGNS_OF_LIFE
-    )
+    if before.status is Status.RUNNING or before.last_alive >= doubtful_since:
+        return True
+    return any(_mtime(f"{run_dir}/{name}") > before.last_alive for name in _SIGNS_OF_LIFE)
 
 
 def _mtime(path: str) -> float:

@@ -58,7 +58,7 @@ def _array(pa: Any, values: list[Any]) -> Any:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and float in kinds:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if len(kinds) <= 1 and str not in kinds:
+    if len(kinds) == 1 and str not in kinds:
         try:
             return pa.array(values)
         except (OverflowError, pa.ArrowInvalid):

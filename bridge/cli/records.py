@@ -1,0 +1,163 @@
+"""What scan, ls, show and best share: the registries of RUNS, tables of records, and how their cells read."""
+
+from __future__ import annotations
+
+import functools
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge.cli.common import plain
+from bridge.registry.refs import Kind
+from bridge.registry.registry import open_registry
+from bridge.registry.table import columns, write_csv, write_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from bridge.cli.common import Output
+    from bridge.registry.record import RunRecord
+    from bridge.registry.refs import Ref
+    from bridge.registry.registry import Registry
+
+__all__ = ["RECORDS_VERSION", "cache_options", "cell", "deliver", "describe", "duration", "open_all", "records_of"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+RECORDS_VERSION = 1
+"""The version of what --json prints of records."""
+
+_STATUS_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
+
+
+def cache_options(function: F) -> F:
+    """Add --db and --heartbeat-timeout; the function gets `opening`, the keyword arguments for `open_all`."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, db: Path | None, heartbeat_timeout: float, **options: Any) -> Any:
+        return function(*args, opening={"db_path": db, "heartbeat_timeout": heartbeat_timeout}, **options)
+
+    for option in (
+        click.option(
+            "--heartbeat-timeout",
+            type=click.FloatRange(min=0),
+            default=180.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="A running run whose heartbeat is older counts as killed.",
+        ),
+        click.option(
+            "--db",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="The SQLite cache. Default: one for each RUNS in the user's cache directory.",
+        ),
+    ):
+        collected = option(collected)
+    return collected  # type: ignore[return-value]
+
+
+def open_all(runs: Sequence[Path], *, out: Output, **opening: Any) -> list[Registry]:
+    """The registries of all RUNS, scanned; each directory once. Messages about a cache go to stderr."""
+    roots = {os.path.realpath(path): path for path in runs}
+    return [open_registry(root, say=out.warn, **opening) for root in roots]
+
+
+def records_of(registries: Sequence[Registry], *, out: Output) -> list[RunRecord]:
+    """The records of several registries, each run directory once; runs that cannot be read are named on stderr."""
+    for registry in registries:
+        for run_dir, reason in registry.report.problems if registry.report else ():
+            out.say(f"! {run_dir}: {reason}")
+    return list({record.run_dir: record for registry in registries for record in registry}.values())
+
+
+def deliver(
+    records: Sequence[RunRecord],
+    shown: Sequence[Ref],
+    *,
+    least: int | None = None,
+    out: Output,
+    csv: Path | None,
+    parquet: Path | None,
+) -> None:
+    """Hand records over as was asked for: all columns into files, as JSON, or as a table of the columns in `shown`.
+
+    On a terminal too narrow for the table its last columns go, but for the first `least` (all, unless given).
+    """
+    for path, write in ((csv, write_csv), (parquet, write_parquet)):
+        if path is not None:
+            write(columns(records), path)
+            out.say(f"{len(records)} runs written to {path}.")
+    if out.json:
+        out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
+    elif csv is None and parquet is None:
+        _print(records, shown, len(shown) if least is None else least, out.console())
+
+
+def describe(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
+    """A table with a line for each record."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for ref in shown:
+        number = ref.kind in (Kind.METRIC, Kind.HPARAM, Kind.NUMBER, Kind.DURATION)
+        header = Text(plain(ref).removesuffix("_at"))
+        table.add_column(header, justify="right" if number else "left", overflow="fold")
+    for record in records:
+        table.add_row(*(cell(ref, record) for ref in shown))
+    return table
+
+
+def cell(ref: Ref, record: RunRecord) -> Text:
+    """What the record holds there, for a person: local times, short numbers, control characters visible."""
+    from rich.text import Text
+
+    value = ref.of(record)
+    if value is ...:
+        return Text("")
+    style = _STATUS_STYLES.get(str(value), "") if ref.name == "status" else ""
+    write = _WRITERS.get(ref.kind, lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+    return Text(plain(write(value)), style=style)
+
+
+def duration(seconds: float) -> str:
+    """A span of time in its two greatest units: `45s`, `12m 05s`, `3h 20m`, `2d 4h`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def _local(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
+
+
+_WRITERS: Mapping[Kind, Callable[[Any], str]] = {
+    Kind.TIME: _local,
+    Kind.DURATION: duration,
+    Kind.TAGS: ", ".join,
+}
+
+
+def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, console: Console) -> None:
+    table = describe(records, shown)
+    while len(shown) > least and console.measure(table).maximum > console.width:
+        shown = shown[:-1]
+        table = describe(records, shown)
+    console.print(table)
