@@ -30,10 +30,11 @@ def facts_behind(stale: Iterable[str], facts: Facts, sent: Mapping[str, str], ab
     exporter that says it sent something else is found.
     """
     behind = {name.partition(".")[0] for name in stale}
-    word = sent.get("status")
-    if word is not None and facts.status_word in _ENDED and word != facts.status_word:
+    # Whether a run without a last word is running or killed is a matter of the moment: what was sent may stand.
+    word = facts.status_word if facts.status_word in _ENDED else sent.get("status", "unknown")
+    if word != sent.get("status", word):
         behind.add("status")
-    for name, now in (("start", facts.start), ("end", facts.end(word or "unknown"))):
+    for name, now in (("start", facts.start), ("end", facts.end(word))):
         if name in sent and not _close(now, _seconds(sent[name]), max(abilities.time_step, 0.001)):
             behind.add(name)
     return tuple(sorted(behind))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "read_facts"]
 
-ENDED = {"completed": "completed", "failed": "failed", "interrupted": "interrupted"}
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -50,26 +48,28 @@ class Facts:
 def read_facts(run_dir: Path) -> Facts:
     """What the files of `run_dir` say of the run; what is missing or of a wrong type is as if it were not there."""
     sidecar = _json(run_dir / "sidecar.json")
-    run_id = sidecar.get("run_id")
-    run_id = run_id if isinstance(run_id, str) and run_id else run_dir.name
-    display = sidecar.get("display_name")
+    run_id = _text(sidecar.get("run_id")) or run_dir.resolve().name
     tags = sidecar.get("tags")
-    notes = sidecar.get("notes")
-    column = sidecar.get("time_column")
-    word = sidecar.get("status")
     created = _time(sidecar.get("created_at"))
     return Facts(
         run_id=run_id,
-        name=display if isinstance(display, str) and display else run_id.rstrip("/").rpartition("/")[2],
-        status_word=word if isinstance(word, str) else None,
+        name=_text(sidecar.get("display_name")) or run_id.rstrip("/").rpartition("/")[2],
+        status_word=_text(sidecar.get("status")) or None,
         params=_params(run_dir, sidecar),
-        tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
-        notes=notes if isinstance(notes, str) else "",
+        tags=tuple(_text(tag) for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+        notes=_text(sidecar.get("notes")),
         start=created if created is not None else _first_mtime(run_dir),
         ended_at=_time(sidecar.get("ended_at")),
         last_alive=max((_mtime(run_dir / name) for name in ("heartbeat", "metrics.csv")), default=math.nan),
-        time_column=column if isinstance(column, str) else None,
+        time_column=_text(sidecar.get("time_column")) or None,
     )
+
+
+def _text(value: object) -> str:
+    """A text, or a number as one, that every target can encode: a lone surrogate becomes a replacement character."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in str(value))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
     hparams = sidecar.get("hparams")
     if not isinstance(hparams, dict) or not hparams:
         hparams = _yaml(run_dir / "hparams.yaml")
-    return {key: _scalar(value) for key, value in _flat(hparams, "")}
+    return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
 
 
 def _yaml(path: Path) -> dict[Any, Any]:
@@ -118,12 +118,12 @@ def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _scalar(value: Any) -> Scalar:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | dict):
         with contextlib.suppress(TypeError, ValueError):
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return str(value)
+            return _text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    return _text(str(value))
 
 
 def _time(value: object) -> float | None:

@@ -1,0 +1,336 @@
+"""The comparison itself: each kind of difference is found, and what a target declares is all that it is allowed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from bridge.exporters.contract import Abilities
+from bridge.model import Held, HeldMedia, Series, Shape, Status
+from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts, compare_thinned
+from bridge.verbs.compare_facts import FactsCheck, facts_behind
+from bridge.verbs.truth import Facts, TruthMedia, TruthSeries
+from bridge.verbs.verdicts import FIRST, Difference, Findings, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T0 = 1_775_822_400.0
+EXACT = Abilities(time_step=0.0)
+MILLI = Abilities(time_step=0.001)
+SINGLE = Abilities(value_bits=32, time_step=0.0)
+STATUSES = {status: status.value.upper() for status in Status} | {Status.RUNNING: ""}
+
+Point = "tuple[int, float] | tuple[int, float, float]"
+
+
+def columns(points: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """(step, value) or (step, value, time) as columns; the time is T0 + step unless given."""
+    step = np.array([point[0] for point in points], dtype=np.int64)
+    time = np.array([point[2] if len(point) > 2 else T0 + point[0] for point in points], dtype=np.float64)
+    return step, time, np.array([point[1] for point in points], dtype=np.float64)
+
+
+def truth(points: Sequence[Any]) -> TruthSeries:
+    return TruthSeries(*columns(points), row=np.arange(len(points)))
+
+
+def held(points: Sequence[Any]) -> Series:
+    return Series("m", *columns(points))
+
+
+def found(
+    compare: Callable[..., None], expected: Sequence[Any], there: Sequence[Any], abilities: Abilities = EXACT
+) -> list[tuple[Any, ...]]:
+    """The differences as (sign, what, step, expected, found)."""
+    out = Findings()
+    compare("m", truth(expected), held(there), abilities, out)
+    assert sum(out.counts.values()) >= len(out.first)
+    return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in out.first]
+
+
+def test_equal_series_have_no_difference() -> None:
+    """Points that are equal are equal, NaN and infinities among them, in whatever order they are held."""
+    points = [(0, 0.1), (1, math.nan), (2, math.inf), (3, -0.0)]
+    assert found(compare_last, points, points[::-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        pytest.param([(0, 0.5), (2, 0.3)], [("+", "m", 1, "0.4", None)], id="a deleted point"),
+        pytest.param([(0, 0.5), (1, 0.4), (2, 0.3), (9, 7)], [("-", "m", 9, None, "7.0")], id="an invented point"),
+        pytest.param([(0, 0.5), (1, 0.4), (1, 0.4), (2, 0.3)], [("-", "m", 1, None, "0.4")], id="a doubled point"),
+        pytest.param(
+            [(0, 0.5), (1, 0.4000001), (2, 0.3)], [("*", "m", 1, "0.4", "0.4000001")], id="a value in its 7th digit"
+        ),
+        pytest.param([(0, 0.5), (1, math.nan), (2, 0.3)], [("*", "m", 1, "0.4", "nan")], id="NaN for a number"),
+        pytest.param(
+            [(0, 0.5), (1, 0.4, T0), (2, 0.3)], [("*", "m (time)", 1, "1775822401.0", "1775822400.0")], id="a time"
+        ),
+        pytest.param([], [("+", "m", None, "3 points", None)], id="the whole series"),
+    ],
+)
+def test_each_difference_of_a_series_is_found(there: list[Any], expected: list[Any]) -> None:
+    """A point that is missing, too much, or has another value or time is named with its step."""
+    assert found(compare_last, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
+
+
+def test_the_last_bit_counts_where_values_are_exact() -> None:
+    """A target of 64 bits must hold the very value; one of 32 bits the nearest that it can."""
+    near = math.nextafter(0.1, 1)
+    assert found(compare_last, [(0, 0.1)], [(0, near)]) == [("*", "m", 0, "0.1", repr(near))]
+    assert found(compare_last, [(0, 0.1)], [(0, near)], SINGLE) == []
+    assert found(compare_last, [(0, 0.1)], [(0, float(np.float32(0.1)))], SINGLE) == []
+    above = float(np.nextafter(np.float32(0.1), np.float32(1)))
+    assert len(found(compare_last, [(0, 0.1)], [(0, above)], SINGLE)) == 1
+
+
+def test_a_value_beyond_32_bits_is_infinite_there() -> None:
+    """What float32 cannot hold is infinite in a target of 32 bits, and that is no difference."""
+    assert found(compare_last, [(0, 1e300)], [(0, math.inf)], SINGLE) == []
+
+
+def test_clipped_infinities() -> None:
+    """Where infinities are declared as clipped, the largest finite number stands for them, and nothing else does."""
+    clips = Abilities(infinities=False)
+    largest = 1.7976931348623157e308
+    assert found(compare_last, [(0, math.inf), (1, -math.inf)], [(0, largest), (1, -largest)], clips) == []
+    assert len(found(compare_last, [(0, math.inf)], [(0, 1e308)], clips)) == 1
+    assert len(found(compare_last, [(0, math.inf)], [(0, largest)])) == 1
+
+
+def test_times_are_as_fine_as_declared() -> None:
+    """A time may be off by the target's resolution and no more; an estimated one by anything."""
+    assert found(compare_last, [(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI) == []
+    assert found(compare_last, [(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI) == []
+    assert len(found(compare_last, [(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI)) == 1
+    assert len(found(compare_last, [(0, 1, T0)], [(0, 1, T0 + 0.0006)], EXACT)) == 1
+    assert found(compare_last, [(0, 1, math.nan)], [(0, 1, T0)], EXACT) == []
+
+
+def test_all_differences_are_counted_and_the_first_are_shown() -> None:
+    """However many differences there are, their number is right and only the first are kept."""
+    out = Findings()
+    points = [(step, float(step)) for step in range(1000)]
+    compare_last("m", truth(points), held([(step, value + 1) for step, value in points]), EXACT, out)
+    assert out.counts == {Verdict.DIFFERENT: 1000}
+    assert [one.step for one in out.first] == list(range(FIRST))
+
+
+def test_kept_points_are_compared_as_they_are() -> None:
+    """With every point kept, several at one step are each looked for, and none may be too much."""
+    points = [(0, 1.0, T0), (0, 2.0, T0 + 5), (1, 1.0, T0 + 6)]
+    assert found(compare_kept, points, points[::-1]) == []
+    assert found(compare_kept, points, points[1:]) == [("+", "m", 0, "1.0", None)]
+    assert found(compare_kept, points, [*points, (1, 3.0)]) == [("-", "m", 1, None, "3.0")]
+
+
+def test_kept_points_of_one_instant_may_be_one() -> None:
+    """A store that keeps one of several equal points of one instant keeps all that there is to tell."""
+    points = [(0, 1.0, T0), (0, 1.0, T0 + 0.0001), (0, 1.0, T0 + 1)]
+    assert found(compare_kept, points, [(0, 1.0, T0), (0, 1.0, T0 + 1)], MILLI) == []
+    assert found(compare_kept, points, [(0, 1.0, T0)], MILLI) == [("+", "m", 0, "1.0", None)]
+
+
+def test_a_thinned_series_is_part_of_the_source() -> None:
+    """Of a thinned series each point stands in the source, and the extremes are there."""
+    points = [(0, 0.0), (1, 9.0), (2, 5.0), (3, -4.0), (4, 1.0)]
+    assert found(compare_thinned, points, [(0, 0.0), (1, 9.0), (3, -4.0)]) == []
+    assert found(compare_thinned, points, [(0, 0.0), (3, -4.0)]) == [("+", "m", 1, "9.0", None)]
+    assert found(compare_thinned, points, [(0, 0.0), (1, 9.0), (3, -4.0), (7, 1.0)]) == [("-", "m", 7, None, "1.0")]
+
+
+def test_texts_by_step() -> None:
+    """Texts are compared by step; where the target says that it cut them, their beginnings."""
+    out = Findings()
+    compare_texts("t", {0: "same", 1: "gone", 2: "long text"}, {0: "same", 2: "long"}, cut=True, out=out)
+    compare_texts("t", {2: "long text"}, {2: "long"}, cut=False, out=out)
+    assert [(str(one.verdict), one.step, one.found) for one in out.first] == [("+", 1, None), ("*", 2, "long")]
+
+
+def event(line: int, digest: str, *, form: str = "png", step: int = 0, caption: str | None = None) -> TruthMedia:
+    return TruthMedia(line, "s", step, f"media/{line}.png", form, digest, caption)
+
+
+def item(index: int, digest: str, *, step: int = 0, caption: str | None = None) -> HeldMedia:
+    return HeldMedia("s", step, index, digest, caption)
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        pytest.param([item(0, "a"), item(1, "b")], [], id="equal"),
+        pytest.param([item(1, "b"), item(0, "a")], [], id="in any order"),
+        pytest.param([item(0, "a", caption="c"), item(1, "b")], [], id="with its caption"),
+        pytest.param([item(0, "a")], [("+", "media.jsonl:2", "b", None)], id="a missing image"),
+        pytest.param([item(0, "a"), item(1, "x")], [("*", "media.jsonl:2", "b", "x")], id="another image"),
+        pytest.param(
+            [item(0, "a", caption="d"), item(1, "b")], [("*", "media.jsonl:1", "c", "d")], id="another caption"
+        ),
+        pytest.param([item(0, "a"), item(1, "b"), item(2, "b")], [("-", "media.jsonl", None, "b")], id="one too many"),
+        pytest.param(
+            [item(0, "a"), item(1, "b"), item(0, "c", step=3)], [("-", "media.jsonl", None, "c")], id="another step"
+        ),
+    ],
+)
+def test_media_by_digest(there: list[HeldMedia], expected: list[Any]) -> None:
+    """Media are compared by tag, step and place, by the digests of their files."""
+    out = Findings()
+    events = [event(0, "a", caption="c"), event(1, "b")]
+    assert compare_media(events, there, frozenset(), EXACT, out) == 2
+    assert [(str(one.verdict), one.file, one.expected, one.found) for one in out.first] == expected
+
+
+def test_media_that_the_target_converts_are_counted() -> None:
+    """A format that is held in another encoding must be there; one that cannot be held is not asked for."""
+    abilities = Abilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
+    events = [event(0, "a"), event(1, "video", form="mp4"), event(2, "b", form="webm")]
+    out = Findings()
+    assert compare_media(events, [item(0, "a"), item(1, "a gif")], frozenset(), abilities, out) == 2
+    assert out.first == []
+    compare_media(events, [item(0, "a")], frozenset(), abilities, out)
+    assert [one.expected for one in out.first] == ["video"]
+
+
+def test_media_that_the_target_says_it_lacks() -> None:
+    """What the target noted as a loss at the export is not asked for."""
+    out = Findings()
+    assert compare_media([event(0, "a")], [], frozenset({"media.s"}), EXACT, out) == 0
+    assert out.first == []
+
+
+FACTS = Facts(
+    run_id="r/one",
+    name="one",
+    status_word="completed",
+    params={"lr": 0.1, "n": 3, "flag": True, "none": None, "api_key": "s3cret", "ckpt_path": "/a"},
+    tags=("t", "k:v"),
+    notes="some notes",
+    start=T0,
+    ended_at=T0 + 60,
+    last_alive=T0 + 61,
+)
+GOOD = Held(
+    series={},
+    params={"lr": 0.1, "n": 3.0, "flag": True, "api_key": "***", "ckpt_path": "/b"},
+    tags=("k:v", "t"),
+    notes="some notes",
+    name="one",
+    status="COMPLETED",
+    start=T0,
+    end=T0 + 60,
+)
+
+
+def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
+    """The differences that remain when GOOD is held but for `changes`."""
+    skip = changes.pop("skip", frozenset())
+    abilities = changes.pop("abilities", Abilities(statuses=STATUSES))
+    fields = {name: getattr(GOOD, name) for name in GOOD.__slots__}
+    out = Findings()
+    FactsCheck(FACTS, Held(**(fields | changes)), Shape(), abilities, skip, out).compare({}, Status.COMPLETED)
+    return [(one.what, one.expected, one.found) for one in out.first]
+
+
+def test_equal_facts_have_no_difference() -> None:
+    """Facts that a target holds in its own types, in another order, or masked as asked for, are equal."""
+    assert facts() == []
+    words = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***", "ckpt_path": "/a"}
+    assert facts(params=words) == []
+
+
+def test_what_a_target_has_no_place_for_is_not_compared() -> None:
+    """None means that the target has no such thing."""
+    assert facts(params=None, tags=None, notes=None, name=None, start=None) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({"name": "two"}, ("name", "one", "two"), id="name"),
+        pytest.param({"notes": "some"}, ("notes", "some notes", "some"), id="notes"),
+        pytest.param({"tags": ("t",)}, ("tags", "t, k:v", "t"), id="tags"),
+        pytest.param({"status": "FAILED"}, ("status", "COMPLETED (completed)", "FAILED"), id="status"),
+        pytest.param({"status": ""}, ("status", "COMPLETED (completed)", "nothing"), id="no status"),
+        pytest.param({"end": T0 + 61}, ("end", str(T0 + 60), str(T0 + 61)), id="a wrong end time"),
+        pytest.param({"end": None}, ("end", str(T0 + 60), None), id="no end time"),
+        pytest.param({"start": T0 + 1}, ("start", str(T0), str(T0 + 1)), id="a wrong start time"),
+    ],
+)
+def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    """Any fact that is not as it was sent is named with both values."""
+    assert facts(**changes) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        pytest.param({"lr": 0.1000001}, ("param lr", "0.1", "0.1000001"), id="another number"),
+        pytest.param({"lr": "0.10"}, ("param lr", "0.1", "0.10"), id="another text"),
+        pytest.param({"flag": 1.0}, ("param flag", "True", "1.0"), id="a number for a bool"),
+        pytest.param({"api_key": "s3cret"}, ("param api_key", "(masked)", "the secret, in clear"), id="a secret"),
+        pytest.param({"extra": 1}, ("param extra", None, "1"), id="one too many"),
+    ],
+)
+def test_each_difference_of_params_is_found(params: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    """A param that is not as in the source is named, and a secret in clear is a difference."""
+    assert GOOD.params is not None
+    assert facts(params={**GOOD.params, **params}) == [expected]
+
+
+def test_a_missing_param_is_found() -> None:
+    """A param that is not held is a difference, but for None, which some targets cannot hold."""
+    assert facts(params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": "/a"}) == [("param lr", "0.1", None)]
+
+
+def test_what_people_edited_is_equal() -> None:
+    """Facts that people changed in the target are not compared."""
+    assert facts(name="mine", tags=("mine",), skip=frozenset({"name", "tags"})) == []
+
+
+def test_what_was_cut_must_begin_alike() -> None:
+    """Of what the target holds cut, the beginning counts; without saying so, a cut is a difference."""
+    assert facts(notes="some no…", cut=frozenset({"notes"})) == []
+    assert len(facts(notes="other…", cut=frozenset({"notes"}))) == 1
+    assert len(facts(notes="some no…")) == 1
+
+
+def test_what_the_target_lacks_is_not_asked_for() -> None:
+    """What the target noted as a loss is not compared."""
+    lacks = frozenset({"status", "end", "params.lr"})
+    assert facts(status="", end=None, params={"n": 3, "flag": True, "api_key": "*", "ckpt_path": ""}, lacks=lacks) == []
+
+
+def test_a_running_run_with_an_old_end() -> None:
+    """Where an end cannot be cleared, a run that goes on may still have its old one."""
+    for clears, expected in ((True, [("end", None, str(T0))]), (False, [])):
+        out = Findings()
+        there = Held(series={}, status="", end=T0, start=T0)
+        check = FactsCheck(FACTS, there, Shape(), Abilities(statuses=STATUSES, clears_end=clears), frozenset(), out)
+        check.compare({"status": "running", "start": repr(T0), "end": ""}, Status.COMPLETED)
+        assert [(one.what, one.expected, one.found) for one in out.first] == expected
+
+
+def test_facts_that_changed_since_the_export() -> None:
+    """Status and times are compared as of the last export: a change since is behind, not a difference."""
+    as_sent = {"status": "completed", "start": repr(T0), "end": repr(T0 + 60)}
+    assert facts_behind((), FACTS, as_sent, EXACT) == ()
+    then = {"status": "running", "start": repr(T0), "end": ""}
+    assert facts_behind(("tags.x", "notes"), FACTS, then, EXACT) == ("end", "notes", "status", "tags")
+
+
+def test_a_difference_in_json() -> None:
+    """The JSON of a difference is what the reference says."""
+    difference = Difference(Verdict.DIFFERENT, "metrics.csv", "loss", 3, "0.1", "0.2")
+    assert difference.to_dict() == {
+        "verdict": "*",
+        "file": "metrics.csv",
+        "what": "loss",
+        "step": 3,
+        "expected": "0.1",
+        "found": "0.2",
+    }
