@@ -7,7 +7,7 @@ entry point group `bridge.exporters` (`find_exporter`); the built-in ones are `m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -155,3 +155,27 @@ class Exporter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """How to show a target. `argv` starts its server, empty where one runs already; `environment` is added to ours.
+
+    `address` is for a person's browser, `probe` answers with 200 once the server is ready.
+    """
+
+    address: str
+    probe: str
+    argv: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Viewable(Protocol):
+    """An exporter, besides, whose targets have a user interface that `bridge view` can start here."""
+
+    default_port: int
+
+    def interface(self, port: int) -> Interface:
+        """The interface on 127.0.0.1 and `port`, after an export."""
+        ...

@@ -1,0 +1,127 @@
+"""`bridge view`: export, then open the target's own page on it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.common import Exit, Output, command, output_options, runs_argument, selection_options
+from bridge.cli.targets import TargetChoice, make_exporter, target_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.exporters.contract import Exporter, Interface
+    from bridge.report import Report
+    from bridge.verbs.export import Options
+    from bridge.verbs.select import Selection
+
+__all__ = ["view"]
+
+
+@command(
+    "view",
+    example="bridge view demo-runs --to tensorboard",
+    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE),
+)
+@runs_argument
+@target_options
+@selection_options
+@click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="Default: the usual one, or a free one.")
+@click.option("--open/--no-open", "opens", default=True, help="Open a browser, or only print the address.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The time between two looks for new rows.",
+)
+@output_options
+def view(
+    runs: tuple[Path, ...],
+    target: TargetChoice,
+    selection: Selection,
+    port: int | None,
+    opens: bool,
+    interval: float,
+    out: Output,
+) -> int:
+    """Export runs into a target of their own, open its page on them, and follow them until Ctrl-C.
+
+    The target is kept in the cache, so the next view sends only what is new; or give --logdir or --tracking-uri.
+    """
+    from bridge.errors import UsageError
+    from bridge.exporters.contract import Viewable
+    from bridge.verbs.export import Options, export_runs
+    from bridge.view import free_port
+
+    place = _place(runs, target, selection)
+    exporter = make_exporter(_in_cache(target, place))
+    if not isinstance(exporter, Viewable):
+        raise UsageError(f"--to {target.to} has no page that can be opened here.")
+    options = Options(selection=selection)
+    report = export_runs(runs, exporter, options)
+    for line in report.failed:
+        out.warn(f"! {line.run_id}: {line.reason}")
+    if report.exit_code == Exit.NOTHING_DONE:
+        return Exit.NOTHING_DONE
+    interface = exporter.interface(free_port(port, usual=exporter.default_port))
+    try:
+        return _show(interface, place, runs, exporter, options, opens=opens, interval=interval, out=out)
+    except KeyboardInterrupt:
+        return Exit.DONE
+
+
+def _place(runs: tuple[Path, ...], target: TargetChoice, selection: Selection) -> Path:
+    """The folder in the cache that belongs to these runs and this selection."""
+    from bridge.caches import cache_dir
+
+    asked = repr((sorted(str(path.resolve()) for path in runs), selection))
+    return cache_dir() / "view" / f"{target.to}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+
+def _in_cache(target: TargetChoice, place: Path) -> TargetChoice:
+    """The target in the cache, unless one was typed."""
+    if target.given & {"logdir", "tracking_uri", "database_uri"}:
+        return target
+    place.mkdir(parents=True, exist_ok=True)
+    own = {"logdir": place / "logdir", "tracking_uri": f"sqlite:///{place / 'mlflow.db'}"}
+    return replace(target, options={"experiment": "runs", **target.options, **own})
+
+
+def _show(
+    interface: Interface,
+    place: Path,
+    runs: tuple[Path, ...],
+    exporter: Exporter,
+    options: Options,
+    *,
+    opens: bool,
+    interval: float,
+    out: Output,
+) -> int:
+    from bridge.verbs.follow import Following, follow
+    from bridge.view import serve, tunnel
+
+    def told(report: Report) -> None:
+        for line in report.runs:
+            out.detail(f"{line.run_id}: {line.action}, {line.points:,} points")
+
+    with serve(interface, place / "server.log"):
+        out.result(interface.address)
+        out.result(f"From another machine first: {tunnel(_port(interface.address))}")
+        out.say("Ctrl-C ends it.")
+        if opens:
+            click.launch(interface.address)
+        follow(runs, exporter, options, Following(interval=interval), told=told, say=out.say)
+    return Exit.DONE
+
+
+def _port(address: str) -> int:
+    from urllib.parse import urlsplit
+
+    return urlsplit(address).port or 80
