@@ -9,7 +9,8 @@ BridgeError                 what happened, where, and (hint) what to try
 │   └── NewerFormatError    what a target holds was made by a newer bridge
 └── TargetError             the target did not take or give what it was asked for
     ├── TargetUnavailableError  for now: a network, a server, a lock; worth another try
-    └── TargetRefusedError      for good: credentials, a wrong address, a full disk
+    ├── TargetRefusedError      for good: credentials, a wrong address, a full disk
+    └── RebuildNeededError      this delta cannot be brought in, only a fresh target can hold it
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "IdentityError",
     "MissingExtraError",
     "NewerFormatError",
+    "RebuildNeededError",
     "RunDirectoryError",
     "RunError",
     "TargetError",
@@ -83,6 +85,10 @@ class TargetUnavailableError(TargetError):
 
 class TargetRefusedError(TargetError):
     """The target refuses for good until a person changes something."""
+
+
+class RebuildNeededError(TargetError):
+    """`Target.apply` changed nothing: what is new contradicts what the target cannot change. `str()` says what."""
 
 
 def _rebuild(kind: type[BridgeError], message: str, hint: str | None) -> BridgeError:

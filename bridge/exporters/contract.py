@@ -85,7 +85,9 @@ class Target(Protocol):
         Durable on return; data first and the cursor `delta.after` after it or in the same transaction. Applying
         the same delta twice is the same as once. A target that does not exist is made. `sent` and `extra` of a cursor
         are the exporter's own: the target remembers them between calls and writes them beside the rest of `after`.
-        A delta of kind SAME carries facts only. Raises TargetError; then what was remembered is forgotten.
+        A delta of kind SAME carries facts only. Raises TargetError; then what was remembered is forgotten. Raises
+        RebuildNeededError, with nothing changed, where only a fresh target can hold what is new (a param that changed
+        and cannot be replaced).
         """
         ...
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from bridge.errors import BridgeError, RunDirectoryError, TargetError
+from bridge.errors import BridgeError, RebuildNeededError, RunDirectoryError, TargetError
 from bridge.model import Applied, Delta, DeltaKind
 from bridge.report import Action, RunReport
 from bridge.source import read_delta, read_whole
@@ -156,8 +156,11 @@ class Replay:
         if self.exporter.abilities.removes_points:
             return self._reading(None)
         # A rewind would make this target anew, so the whole file is looked at before the first point is sent.
-        for delta in self._watched(read_whole(self.job.run, self.shape, self._wanted)):
-            self._done = self._done + self._target.apply(delta)
+        try:
+            for delta in self._watched(read_whole(self.job.run, self.shape, self._wanted)):
+                self._done = self._done + self._target.apply(delta)
+        except RebuildNeededError as error:
+            return self._rebuild(error.message)
         return self._report()
 
     def _reading(self, cursor: Cursor | None) -> Reading:
@@ -167,8 +170,11 @@ class Replay:
         if _needs_rebuild(delta, self.exporter.abilities):
             return self._rebuild(delta.reason)
         if delta.kind is not DeltaKind.SAME or self._stale:
-            for one in self._watched((delta,)):
-                self._done = self._done + self._target.apply(one)
+            try:
+                for one in self._watched((delta,)):
+                    self._done = self._done + self._target.apply(one)
+            except RebuildNeededError as error:
+                return self._rebuild(error.message)
             if self._action is Action.UNCHANGED:
                 self._action = Action.CHANGED
                 self._reason = delta.reason or (f"changed: {', '.join(self._stale)}" if self._stale else "")
