@@ -1,0 +1,130 @@
+"""The TensorBoard exporter: one folder of event files per run, below a log directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from bridge.errors import NewerFormatError
+from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.tensorboard import facts, pictures
+from bridge.exporters.tensorboard.files import generation_of, translated
+from bridge.exporters.tensorboard.folders import Place, place_runs
+from bridge.exporters.tensorboard.protos import need_tensorboard
+from bridge.exporters.tensorboard.state import MARKER, distrust, left_over, read_state
+from bridge.exporters.tensorboard.tags import metric_losses, metric_tags
+from bridge.exporters.tensorboard.target import TensorBoardTarget
+from bridge.exporters.tensorboard.writing import clipped, steps_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from bridge.model import Cursor, Delta, Loss, Run, Shape
+
+__all__ = ["TensorBoardExporter"]
+
+_LEFT_OVER = "left-over files"
+
+
+class TensorBoardExporter:
+    """Replays runs into event files below `logdir`.
+
+    `lock_wait` is how long to wait for another export of the same run, in seconds.
+    """
+
+    name = "tensorboard"
+
+    def __init__(self, logdir: Path, *, lock_wait: float = 30.0) -> None:
+        self._logdir = Path(logdir).absolute()
+        self._lock_wait = lock_wait
+        self._places: dict[str, Place] = {}
+
+    @property
+    def abilities(self) -> Abilities:
+        """Series with increasing steps, values of 32 bits, texts; what is superseded is a rebuild."""
+        return Abilities(
+            ordered_steps=True,
+            keeps_overlap=False,
+            texts=True,
+            value_bits=32,
+            time_step=1e-6,
+            statuses=facts.STATUSES,
+            media_kept=pictures.KEPT,
+            media_converted=pictures.CONVERTED if pictures.can_convert() else frozenset(),
+        )
+
+    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+        """Find or choose the folder of each run. Raises MissingExtraError where tensorboard is not installed."""
+        need_tensorboard()
+        self._find_places(runs)
+
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+        """What the state files say, where the event files bear them out."""
+        if any(run.identity not in self._places for run in runs):
+            self._find_places(runs)
+        return {run.identity: self._known(self._places[run.identity]) for run in runs}
+
+    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
+        """The losses of `delta`, but for those that only opening pictures would tell."""
+        rename = dict(shape.rename)
+        losses = list(metric_losses(metric_tags(delta.metrics, rename), rename))
+        for block in delta.blocks:
+            losses += clipped(block)
+        losses += [loss for loss in map(pictures.foreseen, delta.media) if loss is not None]
+        session = all(steps_fit(block) for block in delta.blocks)
+        return losses + facts.fact_losses(delta.run, shape, session=session)
+
+    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+        """The facts that are not as last sent, and whether a killed export left files behind."""
+        sent = facts.sent(run, shape)
+        changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
+        return tuple(changed + [key for key in (_LEFT_OVER,) if key in cursor.sent])
+
+    def open(self, run: Run, shape: Shape) -> TensorBoardTarget:
+        """The folder of `run`, which need not be there."""
+        if run.identity not in self._places:
+            self._find_places([run])
+        group = self._places[run.identity].folder
+        return TensorBoardTarget(self._logdir / group, run, shape, group=group, lock_wait=self._lock_wait)
+
+    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+        """Nothing concerns several runs at once."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is kept open; which folder is whose is looked up again next time."""
+        self._places.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find_places(self, runs: Sequence[Run]) -> None:
+        with translated(self._logdir):
+            self._places.update(place_runs(self._logdir, runs))
+
+    def _known(self, place: Place) -> Known:
+        folder = self._logdir / place.folder
+        extras = tuple(str(self._logdir / extra) for extra in place.extras)
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return Known(extras=extras)
+        try:
+            state = read_state(folder)
+        except NewerFormatError as error:
+            return Known(exists=True, error=error, extras=extras)
+        if state is None and not (MARKER in names and any(map(generation_of, names))):
+            return Known(extras=extras)
+        if state is None or state.cursor is None or distrust(folder, state):
+            return Known(exists=True, extras=extras)
+        cursor = state.cursor
+        if left_over(folder, state, names):
+            # It makes the run stale, so that the next export cleans up even where nothing else is new.
+            cursor = cursor.with_(sent={**cursor.sent, _LEFT_OVER: ""})
+        return Known(cursor=cursor, exists=True, extras=extras)

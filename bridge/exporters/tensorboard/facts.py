@@ -1,0 +1,151 @@
+"""What changes while a run goes on: hyperparameters, status, notes, tags. They have a small file of their own.
+
+It is replaced whole, under a new name, since TensorBoard takes the first session start and end that it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import math
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from bridge.exporters.tensorboard import protos
+from bridge.exporters.tensorboard.records import version_record
+from bridge.exporters.tensorboard.tags import beside_metrics, plain
+from bridge.model import Loss, LossKind, Status, sent_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from bridge.model import Run, Scalar, Shape
+
+__all__ = [
+    "HPARAMS_TAG",
+    "NOTES_TAG",
+    "STATUSES",
+    "TAGS_TAG",
+    "fact_losses",
+    "facts_file",
+    "lacking_params",
+    "list_of_markdown",
+    "sent",
+]
+
+STATUSES: Mapping[Status, str] = {
+    Status.RUNNING: "",
+    Status.COMPLETED: "SUCCESS",
+    Status.FAILED: "FAILURE",
+    Status.INTERRUPTED: "FAILURE",
+    Status.KILLED: "FAILURE",
+    Status.UNKNOWN: "",
+}
+"""TensorBoard's word for each status; where it is empty no session end is written."""
+
+NOTES_TAG, HPARAMS_TAG, TAGS_TAG = "run/notes", "run/hparams", "run/tags"
+
+MASK = "***"
+
+_EXACT = 2**53
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
+
+
+def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], session: bool) -> bytes:
+    """The whole file. `group` is the run's folder under the log directory; `metrics` are the tags of its metrics."""
+    values = _masked(run, shape)
+    records = [version_record(run.start)]
+    if session:
+        typed = {plain(key): value for key, value in values.items() if _held(value) and value is not None}
+        records.append(protos.session_start_record(typed, group=group, time=run.start))
+        word = STATUSES[run.status]
+        if word:
+            end = run.last_alive if run.end is None else run.end
+            records.append(protos.session_end_record(success=word == "SUCCESS", end=end, time=run.start))
+    texts = {
+        NOTES_TAG: run.notes,
+        HPARAMS_TAG: _table(values),
+        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in run.tags),
+    }
+    records += [
+        protos.text_record(beside_metrics(tag, metrics, "text"), plain(text), step=0, time=run.start)
+        for tag, text in texts.items()
+        if text
+    ]
+    return b"".join(records)
+
+
+def fact_losses(run: Run, shape: Shape, *, session: bool) -> list[Loss]:
+    """What of the hyperparameters is not as the run has it."""
+    if not session:
+        why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
+        return [Loss(LossKind.LEFT_OUT, "hparams", why)]
+    losses = []
+    for key, value in _masked(run, shape).items():
+        if _redacted(key, shape):
+            losses.append(Loss(LossKind.REDACTED, key, "masked by --redact"))
+        elif isinstance(value, float) and not math.isfinite(value):
+            losses.append(Loss(LossKind.LEFT_OUT, key, f"{value} is no number to the HPARAMS page; it stands in TEXT"))
+        elif _rounded(value):
+            losses.append(Loss(LossKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
+    return losses
+
+
+def lacking_params(run: Run, shape: Shape) -> frozenset[str]:
+    """The hyperparameters that HPARAMS does not hold, or not as they are, as `Held.lacks` names them."""
+    lacking = {key for key, value in run.params.items() if value is None or not _held(value) or _rounded(value)} | {
+        key for key in run.params if _redacted(key, shape)
+    }
+    return frozenset(f"params.{key}" for key in lacking)
+
+
+def sent(run: Run, shape: Shape) -> dict[str, str]:
+    """What stands in `Cursor.sent`: the run's own facts, the longer ones as digests."""
+    facts = {
+        "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, shape).items())),
+        "notes": run.notes,
+        "tags": repr(run.tags),
+    }
+    digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in facts.items()}
+    return sent_facts(run) | digests
+
+
+def _masked(run: Run, shape: Shape) -> dict[str, Scalar]:
+    return {key: MASK if _redacted(key, shape) else value for key, value in run.params.items()}
+
+
+def _redacted(key: str, shape: Shape) -> bool:
+    return any(fnmatchcase(key.lower(), pattern.lower()) for pattern in shape.redact)
+
+
+def _held(value: Scalar) -> bool:
+    """Whether HPARAMS can take the value: a number that is none would break the page."""
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:  # an int beyond float64
+        return False
+
+
+def _rounded(value: Scalar) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) > _EXACT and float(value) != value
+
+
+def _table(values: Mapping[str, Scalar]) -> str:
+    if not values:
+        return ""
+    lines = [f"| {_escaped(key)} | {_escaped(str(value))} |" for key, value in values.items()]
+    return "\n".join(["| hparam | value |", "| --- | --- |", *lines])
+
+
+def _escaped(text: str) -> str:
+    """`text` as it must stand in one cell of a Markdown table to be seen as it is."""
+    safe = _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
+    return "<br>".join(safe.splitlines())
+
+
+def list_of_markdown(text: str) -> tuple[str, ...]:
+    """The tags in a list that `facts_file` wrote."""
+    return tuple(
+        html.unescape(re.sub(r"\\(.)", r"\1", line[2:].replace("<br>", "\n"))) for line in text.split("\n") if line
+    )

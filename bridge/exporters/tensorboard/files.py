@@ -1,0 +1,164 @@
+"""Files that grow or are replaced, and what is remembered of them to notice edits."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from _typeshed import ReadableBuffer
+
+__all__ = ["KINDS", "Draft", "Growing", "Kept", "event_file", "generation_of", "kept_of", "sync_folder", "translated"]
+
+KINDS = ("facts", "media", "scalars")
+"""The event files of a run, in the order in which TensorBoard reads them.
+
+Its Python loader reads one file after another and afterwards follows the last alone: that is the one that grows.
+"""
+
+_TAIL = 16 * 1024
+_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.bridge\.(facts|media|scalars)\.g(\d{3,})")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is remembered of a file: its name, its length, and a digest of its last bytes (at most 16 KiB)."""
+
+    name: str
+    length: int
+    tail: str
+
+
+def event_file(kind: str, generation: int) -> str:
+    """The name of an event file: no clock, no pid, no host. TensorBoard takes what has `tfevents` in its name."""
+    return f"events.out.tfevents.{KINDS.index(kind) + 1:010d}.bridge.{kind}.g{generation:03d}"
+
+
+def generation_of(name: str) -> tuple[str, int] | None:
+    """Kind and generation of an event file of ours; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def kept_of(path: Path, *, length: int | None = None) -> Kept:
+    """What is to be remembered of the first `length` bytes of the file at `path` (all of them, if None)."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size if length is None else length
+        file.seek(max(0, size - _TAIL))
+        return Kept(path.name, size, hashlib.sha256(file.read(size - file.tell())).hexdigest()[:32])
+
+
+class Growing:
+    """A file of which the first `kept.length` bytes are acknowledged: what lies past them is cut off, then it grows."""
+
+    def __init__(self, folder: Path, kept: Kept) -> None:
+        self._path = folder / kept.name
+        self._length = kept.length
+        self._file: BinaryIO = self._path.open("r+b")
+        self._file.truncate(self._length)
+        self._file.seek(self._length)
+
+    def write(self, data: ReadableBuffer) -> None:
+        """Add bytes at the end."""
+        self._file.write(data)
+
+    def reread(self) -> tuple[BinaryIO, int]:
+        """The file, to read what it holds by now, and how many bytes that are."""
+        self._file.flush()
+        return self._file, self._file.seek(0, os.SEEK_END)
+
+    def finish(self) -> Kept:
+        """Flush to the disk; what is to be remembered."""
+        _flush(self._file)
+        return kept_of(self._path)
+
+    def abandon(self) -> None:
+        """Cut off what was written, so that a full disk is not left fuller."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.truncate(self._path, self._length)
+
+
+class Draft:
+    """A new file, written out of TensorBoard's sight and renamed when it is whole."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        kind = generation_of(name)
+        # Not even a file that is not there yet may have `tfevents` in its name.
+        beside = f".bridge-{kind[0]}-{kind[1]}.new" if kind else f".{name}.new"
+        self._beside = folder / beside
+        self._path = folder / name
+        self._file: BinaryIO = self._beside.open("w+b")
+
+    def write(self, data: ReadableBuffer) -> None:
+        """Add bytes at the end."""
+        self._file.write(data)
+
+    def reread(self) -> tuple[BinaryIO, int]:
+        """The file, to read what it holds by now, and how many bytes that are."""
+        self._file.flush()
+        return self._file, self._file.seek(0, os.SEEK_END)
+
+    def finish(self) -> Kept:
+        """Flush to the disk and take the file's own name; what is to be remembered."""
+        _flush(self._file)
+        self._beside.replace(self._path)
+        return kept_of(self._path)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._beside.unlink()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def translated(folder: Path) -> Iterator[None]:
+    """Errors of the operating system as ours."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else str(folder)
+        what = f"{where}: {error.strerror or error}"
+        if error.errno in _FULL:
+            raise TargetRefusedError(
+                f"No space left to write the event files: {what}.",
+                hint="Free some space, or choose another --logdir. What was exported before is whole.",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise TargetRefusedError(
+                f"The log directory cannot be written: {what}.", hint="Choose a --logdir that you may write to."
+            ) from error
+        raise TargetUnavailableError(f"The event files cannot be written: {what}.") from error

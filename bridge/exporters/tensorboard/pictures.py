@@ -1,0 +1,88 @@
+"""Pictures and videos as TensorBoard can show them: files as they are, where a browser can; videos as GIFs."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from bridge.model import Loss, LossKind, MediaType
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import MediaEvent
+
+__all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "foreseen", "picture_of"]
+
+KEPT = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
+"""The formats whose files TensorBoard's page shows as they are."""
+
+CONVERTED = frozenset({"mp4", "webm", "mov", "mkv", "avi", "ogv", "mpeg", "m4v"})
+"""The formats that become a GIF where PyAV is installed."""
+
+_LARGEST_FILE = 128 * 2**20
+_LARGEST_PICTURE = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture with its width and height in pixels, and what was lost on the way."""
+
+    data: bytes
+    size: tuple[int, int]
+    losses: tuple[Loss, ...] = ()
+
+
+def can_convert() -> bool:
+    """Whether PyAV is installed."""
+    return find_spec("av") is not None
+
+
+def foreseen(event: MediaEvent) -> Loss | None:
+    """What would stop `event` from being shown, as far as it is known without opening its file."""
+    what = f"{event.tag}: {event.path}"
+    if event.format not in KEPT | CONVERTED:
+        return Loss(LossKind.NOT_SHOWABLE, what, f"TensorBoard shows no {event.format}; the file stays where it is")
+    if event.format in CONVERTED and not can_convert():
+        why = f'{event.format} becomes a GIF with: pip install "registry-bridge[video]"'
+        return Loss(LossKind.NOT_SHOWABLE, what, why)
+    if event.file.size > _LARGEST_FILE:
+        return Loss(LossKind.TOO_LARGE, what, f"more than {_LARGEST_FILE // 2**20} MiB")
+    return None
+
+
+def picture_of(event: MediaEvent) -> Picture | Loss:
+    """The picture to show for `event`, or why there is none. Only headers are read of what is shown as it is."""
+    loss = foreseen(event)
+    if loss is not None:
+        return loss
+    what = f"{event.tag}: {event.path}"
+    try:
+        if event.format in CONVERTED:
+            from bridge.exporters.tensorboard.video import gif_of
+
+            return gif_of(event)
+        size = _size_of(event.file.path)
+        if size[0] * size[1] > _LARGEST_PICTURE:
+            return Loss(LossKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
+        return Picture(event.file.path.read_bytes(), size)
+    except FileNotFoundError:
+        return Loss(LossKind.MISSING_FILE, what)
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow and PyAV raise for broken files
+        kind = "video" if event.type is MediaType.VIDEO else "picture"
+        return Loss(LossKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header; nothing is decoded."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except Image.DecompressionBombError:
+            return (2**31, 2**31)

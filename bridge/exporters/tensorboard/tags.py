@@ -1,0 +1,107 @@
+"""The tags that metrics, images and texts get.
+
+In TensorBoard a tag belongs to one plugin: a metric and an image of one name would both vanish. So metrics keep their
+names, whatever else there is; images stand as `<tag>/<index>`, their captions as `<tag>/caption`, text cells as
+`<name>/text`, the run's own texts as `run/...`; and where such a tag is also a metric's, it gets a suffix. What a thing
+is called depends on the metrics alone, not on what came first.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+__all__ = [
+    "beside_metrics",
+    "caption_of_tag",
+    "caption_tag",
+    "image_of_tag",
+    "image_tag",
+    "metric_losses",
+    "metric_tags",
+    "plain",
+    "text_of_tag",
+    "text_tag",
+]
+
+_RESERVED = "_hparams_/"
+_IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
+_CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
+_TEXT = re.compile(r"(.*)/text(?: \(text\))*", re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """`text` as far as UTF-8 can say it: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def metric_tags(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
+    """The tag of each metric; of two that would share one, the first keeps it and the others get a number."""
+    tags: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        if name in tags:
+            continue
+        wanted = plain(rename.get(name, name)) or "(no name)"
+        if wanted.startswith(_RESERVED):
+            wanted = f"metric {wanted}"
+        tag, number = wanted, 2
+        while tag in taken:
+            tag, number = f"{wanted} ({number})", number + 1
+        tags[name] = tag
+        taken.add(tag)
+    return tags
+
+
+def metric_losses(tags: Mapping[str, str], rename: Mapping[str, str]) -> list[Loss]:
+    """A loss for each metric that got another tag than it was to have."""
+    return [
+        Loss(LossKind.RENAMED, name, f"stands as {tag!r}")
+        for name, tag in tags.items()
+        if tag != rename.get(name, name)
+    ]
+
+
+def image_tag(tag: str, index: int) -> str:
+    """The tag of the images with one index: so the same index of different runs stands side by side."""
+    return f"{plain(tag)}/{index}"
+
+
+def caption_tag(tag: str, index: int) -> str:
+    """The tag of their captions; a text's tag holds one text a step, so each index has its own."""
+    return f"{plain(tag)}/caption" if index == 0 else f"{plain(tag)}/caption ({index})"
+
+
+def text_tag(name: str) -> str:
+    """The tag of the text cells of one column."""
+    return f"{plain(name)}/text"
+
+
+def beside_metrics(tag: str, metrics: Collection[str], suffix: str) -> str:
+    """`tag`, with as many suffixes as it takes to be no metric's tag. `suffix` is `image` or `text`."""
+    while tag in metrics:
+        tag += f" ({suffix})"
+    return tag
+
+
+def image_of_tag(tag: str) -> tuple[str, int] | None:
+    """The tag and the index that the run logged; the reverse of `image_tag` with suffixes."""
+    match = _IMAGE.fullmatch(tag)
+    return (match[1], int(match[2])) if match else None
+
+
+def caption_of_tag(tag: str) -> tuple[str, int] | None:
+    """The image's tag and index of a caption's tag."""
+    match = _CAPTION.fullmatch(tag)
+    return (match[1], int(match[2] or 0)) if match else None
+
+
+def text_of_tag(tag: str) -> str | None:
+    """The column of a text cell's tag."""
+    match = _TEXT.fullmatch(tag)
+    return match[1] if match else None

@@ -1,0 +1,75 @@
+"""Videos as GIFs, which is all that moves in TensorBoard. Needs the extra `video` (PyAV)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from bridge.exporters.tensorboard.pictures import Picture
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bridge.model import MediaEvent
+
+__all__ = ["gif_of"]
+
+_EDGE = 480
+_FRAMES = 240
+_DECODED = 20_000
+"""Frames that are decoded at most: a file of a few bytes can promise any number."""
+
+_LARGEST_FRAME = 40_000_000
+
+
+def gif_of(event: MediaEvent) -> Picture | Loss:
+    """The video as a GIF of at most 480 pixels an edge and 240 frames; frames that are left out are a loss.
+
+    Raises OSError or ValueError for a file that PyAV cannot read.
+    """
+    import av
+
+    what = f"{event.tag}: {event.path}"
+    with av.open(str(event.file.path)) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > _LARGEST_FRAME:
+            return Loss(LossKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
+        rate = Fraction(event.fps) if event.fps else stream.average_rate or Fraction(10)
+        stride = max(1, -(-_frame_count(container, stream) // _FRAMES))
+        chosen: list[Image] = []
+        total = 0
+        stream.thread_type = "NONE"
+        for frame in itertools.islice(container.decode(stream), _DECODED):
+            if total % stride == 0 and len(chosen) < _FRAMES:
+                chosen.append(_small(frame))
+            total += 1
+    if not chosen:
+        raise ValueError("it has no frames")
+    buffer = io.BytesIO()
+    # GIFs count in hundredths of a second, and browsers slow down what is faster than two of them.
+    pause = max(20, round(1000 * stride / rate / 10) * 10)
+    chosen[0].save(buffer, format="GIF", save_all=True, append_images=chosen[1:], duration=pause, loop=0)
+    cut = Loss(LossKind.CUT, what, f"a GIF of {len(chosen)} of its {total} frames")
+    return Picture(buffer.getvalue(), chosen[0].size, (cut,) if total > len(chosen) else ())
+
+
+def _frame_count(container: Any, stream: Any) -> int:
+    """How many frames there are, as far as the file says."""
+    if stream.frames:
+        return int(stream.frames)
+    if container.duration and stream.average_rate:
+        return int(container.duration / 1_000_000 * stream.average_rate)
+    return 0
+
+
+def _small(frame: Any) -> Image:
+    scale = min(1.0, _EDGE / max(frame.width, frame.height))
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    image: Image = frame.reformat(width=width, height=height, format="rgb24").to_image()
+    return image

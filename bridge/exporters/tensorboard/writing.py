@@ -1,0 +1,222 @@
+"""One write into a run's folder: data first, flushed, then the state that speaks of them, then old files go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.exporters.tensorboard import media
+from bridge.exporters.tensorboard.encode import ScalarEncoder
+from bridge.exporters.tensorboard.facts import fact_losses, facts_file, lacking_params, sent
+from bridge.exporters.tensorboard.files import (
+    Draft,
+    Growing,
+    event_file,
+    generation_of,
+    sync_folder,
+)
+from bridge.exporters.tensorboard.records import version_record
+from bridge.exporters.tensorboard.state import State, left_over, write_state
+from bridge.exporters.tensorboard.tags import metric_losses, metric_tags
+from bridge.model import Applied, Loss, LossKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Block, Delta, Run, Shape
+
+__all__ = ["Writing", "clipped", "steps_fit"]
+
+_INT32 = 2**31
+
+
+class Writing:
+    """Deltas on their way into `folder`, of which `state` tells what is acknowledged.
+
+    With `fresh` everything is made anew, beside what is there, which stays whole until `finish`. The caller holds the
+    folder's lock, and calls `finish` or `abandon`.
+    """
+
+    def __init__(self, folder: Path, state: State, run: Run, shape: Shape, *, group: str, fresh: bool) -> None:
+        self._folder = folder
+        self._group = group
+        self._shape = shape
+        self._run = run
+        self._before = state
+        self._files = {} if fresh else dict(state.files)
+        self._steps = {} if fresh else dict(state.steps)
+        self._names = {} if fresh else dict(state.names)
+        self._lacks = set() if fresh else {lack for lack in state.lacks if not lack.startswith("params")}
+        self._session = True if fresh else state.session
+        self._generations = _newest_generations(folder, state)
+        self._sinks: dict[str, Growing | Draft] = {}
+        self._encoder = ScalarEncoder()
+        self._tags: dict[str, str] = {}
+        self._disordered = False
+        self._bytes = 0
+
+    def add(self, delta: Delta) -> Applied:
+        """Write the points, pictures and texts of `delta`, not yet for good."""
+        self._run = delta.run
+        losses = self._learn_tags(delta)
+        for block in delta.blocks:
+            losses += clipped(block)
+            self._session = self._session and steps_fit(block)
+            tags = [self._tags[name].encode() for name in block.names]
+            for records in self._encoder.encode(block, tags):
+                self._write("scalars", records.data)
+        shown = self._add_media(delta, losses)
+        return Applied(points=delta.points, media=shown, losses=tuple(losses))
+
+    def finish(self, delta: Delta) -> Applied:
+        """Make all that was added durable, with the run's facts, and then the cursor after `delta`, the last one."""
+        if self._disordered:
+            self._order_media()
+        for kind, sink in self._sinks.items():
+            self._files[kind] = sink.finish()
+        told = self._write_facts()
+        sync_folder(self._folder)
+        state = State(
+            identity=self._before.identity,
+            cursor=delta.after.with_(sent=sent(self._run, self._shape)),
+            files=self._files,
+            generations=self._generations,
+            names=self._names,
+            steps=self._steps,
+            lacks=frozenset(self._lacks) | lacking_params(self._run, self._shape),
+            session=self._session,
+        )
+        write_state(self._folder, state)
+        self._clean(state)
+        sync_folder(self._folder)
+        return Applied(bytes=self._bytes, losses=told)
+
+    def abandon(self) -> None:
+        """Leave the folder as it was, as far as the disk lets us."""
+        for sink in self._sinks.values():
+            sink.abandon()
+
+    def _learn_tags(self, delta: Delta) -> list[Loss]:
+        """Give the metrics of `delta` their tags; a loss for each new one that does not get the name it was to have."""
+        rename = dict(self._shape.rename)
+        names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
+        tags = metric_tags(names, rename)
+        # A metric may have taken the tag of an image or a text that is already in the media file.
+        self._disordered = self._disordered or any(tag in self._steps for tag in tags.values())
+        told = set(self._tags) | set(self._names.values())
+        new = {name: tag for name, tag in tags.items() if name not in told}
+        self._tags |= tags
+        self._names |= {tag: name for name, tag in tags.items() if tag != name}
+        return metric_losses(new, rename)
+
+    def _add_media(self, delta: Delta, losses: list[Loss]) -> int:
+        metrics = set(self._tags.values()) if delta.texts or delta.media else set()
+        for text in delta.texts:
+            self._put(media.text_item(text, metrics))
+        shown = 0
+        for event in delta.media:
+            items, lost = media.image_items(event, metrics)
+            losses += lost
+            shown += bool(items)
+            if not items:
+                self._lacks.add(f"media.{event.tag}")
+            for item in items:
+                self._put(item)
+        return shown
+
+    def _put(self, item: media.Item) -> None:
+        last = self._steps.get(item.tag)
+        if last is not None and item.step <= last:
+            self._disordered = True
+        self._steps[item.tag] = item.step if last is None else max(last, item.step)
+        self._write("media", item.record)
+
+    def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
+        sink = self._sinks.get(kind)
+        if sink is None:
+            sink = self._sinks[kind] = self._open(kind)
+        sink.write(data)
+        self._bytes += len(data)
+
+    def _open(self, kind: str) -> Growing | Draft:
+        if kind in self._files:
+            return Growing(self._folder, self._files[kind])
+        draft = self._new(kind)
+        draft.write(version_record(self._run.start))
+        return draft
+
+    def _new(self, kind: str) -> Draft:
+        self._generations[kind] = self._generations.get(kind, -1) + 1
+        return Draft(self._folder, event_file(kind, self._generations[kind]))
+
+    def _order_media(self) -> None:
+        """Put the media file in order, as a new one."""
+        old = self._sinks.get("media") or Growing(self._folder, self._files["media"])
+        draft = self._new("media")
+        try:
+            first = version_record(self._run.start)
+            draft.write(first)
+            self._steps = {}
+            file, end = old.reread()
+            for item in media.ordered(file, len(first), end, set(self._tags.values())):
+                self._steps[item.tag] = item.step
+                draft.write(item.record)
+                self._bytes += len(item.record)
+        except BaseException:
+            draft.abandon()
+            raise
+        old.abandon()
+        self._sinks["media"] = draft
+
+    def _write_facts(self) -> tuple[Loss, ...]:
+        """Replace the facts' file where they changed; what was lost on the way."""
+        data = facts_file(
+            self._run, self._shape, group=self._group, metrics=set(self._tags.values()), session=self._session
+        )
+        kept = self._files.get("facts")
+        if kept is not None and (self._folder / kept.name).read_bytes() == data:
+            return ()
+        draft = self._sinks["facts"] = self._new("facts")
+        draft.write(data)
+        self._files["facts"] = draft.finish()
+        self._bytes += len(data)
+        return tuple(fact_losses(self._run, self._shape, session=self._session))
+
+    def _clean(self, state: State) -> None:
+        """Remove what the state does not speak of: old generations, and what a killed export left behind."""
+        names = [path.name for path in self._folder.iterdir()]
+        for name in left_over(self._folder, state, names):
+            kind = generation_of(name)
+            kept = state.files.get(kind[0]) if kind else None
+            if kept is not None and kept.name == name:
+                with (self._folder / name).open("r+b") as file:
+                    file.truncate(kept.length)
+            else:
+                (self._folder / name).unlink()
+
+
+def clipped(block: Block) -> list[Loss]:
+    """A loss for each metric with finite values that float32 cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        beyond = np.isinf(block.values.astype(np.float32)) & np.isfinite(block.values) & block.present
+    counts = beyond.sum(axis=1)
+    return [
+        Loss(LossKind.CLIPPED, block.names[index], "beyond 32 bits, stands as infinite", int(counts[index]))
+        for index in np.flatnonzero(counts)
+    ]
+
+
+def steps_fit(block: Block) -> bool:
+    """Whether all steps are within 32 bits, which is what the HPARAMS page takes."""
+    return not len(block.step) or bool(block.step.min() >= -_INT32 and block.step.max() < _INT32)
+
+
+def _newest_generations(folder: Path, state: State) -> dict[str, int]:
+    """The highest generation of each kind that was ever seen, so that no name is used twice."""
+    newest = dict(state.generations)
+    for path in folder.iterdir():
+        found = generation_of(path.name)
+        if found is not None:
+            newest[found[0]] = max(found[1], newest.get(found[0], -1))
+    return newest

@@ -1,0 +1,88 @@
+"""Deltas made of columns written out by hand, for exporters that must not depend on the source."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.model import Block, Cursor, Delta, DeltaKind, Run, Status
+from tests.run_dirs import CREATED_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bridge.model import MediaEvent, Text
+
+
+def make_model_run(path: Path, **fields: Any) -> Run:
+    """A Run as it would be read of the directory `path`, with `fields` over usable defaults."""
+    status = fields.get("status", Status.COMPLETED)
+    usual: dict[str, Any] = {
+        "path": path,
+        "identity": f"uid-{path.name}",
+        "run_id": path.name,
+        "status": status,
+        "status_word": status.value,
+        "start": CREATED_S,
+        "end": None if status is Status.RUNNING else CREATED_S + 3600.0,
+        "last_alive": CREATED_S + 3600.0,
+        "name": path.name,
+        "parent": path.parent.name,
+        "time_column": "wall_time",
+    }
+    return Run(**(usual | fields))
+
+
+def make_block(steps: Sequence[int], columns: Mapping[str, Sequence[float | None]], *, first_row: int = 0) -> Block:
+    """A block of one row a step; None is no point. Times count seconds from CREATED_S by row."""
+    row = np.arange(first_row, first_row + len(steps), dtype=np.int64)
+    present = np.array([[value is not None for value in values] for values in columns.values()], dtype=bool)
+    values = np.array([[value if value is not None else 0.0 for value in one] for one in columns.values()])
+    return Block(
+        names=tuple(columns),
+        row=row,
+        step=np.array(steps, dtype=np.int64),
+        time=CREATED_S + row.astype(np.float64),
+        values=values.reshape(len(columns), len(steps)).astype(np.float64),
+        present=present.reshape(len(columns), len(steps)),
+    )
+
+
+def make_delta(
+    run: Run,
+    blocks: Sequence[Block] = (),
+    *,
+    before: Cursor | None = None,
+    texts: Sequence[Text] = (),
+    media: Sequence[MediaEvent] = (),
+    **fields: Any,
+) -> Delta:
+    """What follows `before`: NEW without one, SAME where nothing is added, else APPEND. The cursor counts rows."""
+    rows = (before.rows if before else 0) + sum(len(block.step) for block in blocks)
+    lines = (before.media_lines if before else 0) + len(media)
+    steps = [int(block.step.max()) for block in blocks if len(block.step)]
+    last = [] if before is None or before.last_step is None else [before.last_step]
+    after = Cursor(
+        identity=run.identity,
+        path=str(run.path),
+        rows=rows,
+        digest=hashlib.sha256(str(rows).encode()).hexdigest()[:16],
+        last_step=max(steps + last, default=None),
+        media_lines=lines,
+        media_digest=str(lines),
+    )
+    kind = DeltaKind.APPEND if blocks or texts or media else DeltaKind.SAME
+    names = dict.fromkeys(name for block in blocks for name in block.names)
+    usual: dict[str, Any] = {
+        "kind": DeltaKind.NEW if before is None else kind,
+        "after": after,
+        "before": before,
+        "blocks": tuple(blocks),
+        "texts": tuple(texts),
+        "media": tuple(media),
+        "metrics": tuple(names),
+    }
+    return Delta(run=run, **(usual | fields))
