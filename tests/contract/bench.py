@@ -1,0 +1,118 @@
+"""What the contract's tests do with an exporter: export a run, look at the target, break a delta in the middle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import TargetUnavailableError
+from bridge.model import Shape
+from bridge.source import read_delta, read_run, read_whole
+from bridge.source.wanted import Wanted
+from bridge.verbs.replay import Job, replay
+from bridge.verbs.verdicts import Verdict
+from bridge.verbs.verify import check_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from bridge.exporters.contract import Exporter, Known, Target
+    from bridge.model import Block, Cursor, Delta, Held, Run
+    from bridge.report import RunReport
+    from bridge.verbs.verdicts import RunCheck
+
+__all__ = ["Bench", "BrokenBlocks", "points_of"]
+
+
+class BrokenBlocks(tuple["Block", ...]):
+    """The blocks of a delta, of which only the first comes: then the target goes away."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """Give one block and fail."""
+        yield self[0]
+        raise TargetUnavailableError("The connection broke in the middle of a delta.")
+
+
+@dataclass
+class Bench:
+    """One exporter on a target of the test's own, and the runs that it is given."""
+
+    folder: Path
+    make: Callable[[Path], Exporter]
+    shape: Shape = field(default_factory=Shape)
+    exporter: Exporter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.exporter = self.make(self.folder / "target")
+
+    def fresh(self) -> Bench:
+        """The same exporter on another target, for a clean export to compare with."""
+        return Bench(folder=self.folder / "clean", make=self.make, shape=self.shape)
+
+    @property
+    def wanted(self) -> Wanted:
+        abilities = self.exporter.abilities
+        return Wanted(
+            ordered=abilities.ordered_steps,
+            removals=abilities.removes_points,
+            hold_back=abilities.holds_back,
+            limit=abilities.points_a_delta,
+        )
+
+    def open(self, run: Run) -> Target:
+        self.exporter.prepare([run], self.shape)
+        return self.exporter.open(run, self.shape)
+
+    def whole(self, run: Run) -> list[Delta]:
+        """Everything that the run holds, as deltas for a fresh target."""
+        return list(read_whole(run, self.shape, self.wanted))
+
+    def delta(self, run: Run, cursor: Cursor) -> Delta:
+        return read_delta(run, cursor, self.shape, self.wanted)
+
+    def known(self, run: Run) -> Known:
+        return self.exporter.cursors([run])[run.identity]
+
+    def cursor(self, run: Run) -> Cursor:
+        cursor = self.known(run).cursor
+        assert cursor is not None
+        return cursor
+
+    def export(self, path: Path, **options: Any) -> RunReport:
+        """One export of one run as `bridge export` does it; it must not fail."""
+        run = read_run(path)
+        self.exporter.prepare([run], self.shape)
+        report = replay(Job(run=run, known=self.known(run), **options), self.exporter, self.shape)
+        assert not report.failed, report.reason
+        self.exporter.finish([run], self.shape)
+        return report
+
+    def read(self, path: Path) -> Held:
+        return self.open(read_run(path)).read()
+
+    def check(self, path: Path) -> RunCheck:
+        run = read_run(path)
+        return check_run(run, self.known(run), self.exporter)
+
+    def assert_verified(self, path: Path) -> None:
+        """Verify finds the run equal, up to date and once."""
+        check = self.check(path)
+        assert (str(check.verdict), check.reason, list(check.first)) == (str(Verdict.SAME), "", [])
+        run = read_run(path)
+        assert tuple(self.known(run).extras) == ()
+        assert check.behind.rows == 0
+
+    def interrupted(self, delta: Delta) -> Delta:
+        """`delta`, but that it breaks after its first block."""
+        return replace(delta, blocks=BrokenBlocks(delta.blocks))
+
+
+def points_of(held: Held, name: str) -> list[tuple[int, float | None]]:
+    """Step and value of a series that is held, by step; NaN as None."""
+    series = held.series.get(name)
+    if series is None:
+        return []
+    pairs = sorted(zip(series.step.tolist(), series.value.tolist(), strict=True), key=lambda pair: pair[0])
+    return [(step, None if math.isnan(value) else value) for step, value in pairs]

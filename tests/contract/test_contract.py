@@ -1,0 +1,564 @@
+"""The contract of exporters: every rule is a test, and every exporter passes all of them (`subjects.py`)."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge import model
+from bridge.errors import NewerFormatError, TargetError
+from bridge.model import DeltaKind, Shape, Status, sent_facts
+from bridge.source import read_run
+from tests.contract.bench import Bench, points_of
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Held
+
+ROWS = [
+    {"step": 0, "loss": 0.5, "acc": 0.25},
+    {"step": 1, "loss": 0.25},
+    {"step": 2, "loss": 0.125, "acc": 0.5},
+    {"step": 3, "loss": 0.0625, "acc": 0.75},
+]
+LOSS = [(0, 0.5), (1, 0.25), (2, 0.125), (3, 0.0625)]
+ACC = [(0, 0.25), (2, 0.5), (3, 0.75)]
+HEADER = ["acc", "loss", "step", "wall_time"]
+
+
+def grow(path: Path, *rows: tuple[object, ...]) -> None:
+    """Append rows of HEADER without its time, which goes on from where it was."""
+    count = len((path / "metrics.csv").read_text().splitlines()) - 1
+    timed = [(*row, CREATED_S + count + number) for number, row in enumerate(rows)]
+    write_metrics(path, HEADER, timed, append=True)
+
+
+def comparable(held: Held) -> dict[str, Any]:
+    """Everything that two targets of one run must have in common."""
+    return {
+        "series": {
+            name: [list(map(str, column.tolist())) for column in (series.step, series.value, series.time)]
+            for name, series in sorted(held.series.items())
+            if len(series.step)
+        },
+        "params": held.params,
+        "tags": held.tags,
+        "notes": held.notes,
+        "name": held.name,
+        "status": held.status,
+        "times": (held.start, held.end),
+        "texts": held.texts,
+        "media": sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in held.media),
+    }
+
+
+def assert_as_clean(bench: Bench, path: Path) -> None:
+    """The target is equal to that of one clean export, and verify says so."""
+    clean = bench.fresh()
+    with clean.exporter:
+        clean.export(path)
+        assert comparable(bench.read(path)) == comparable(clean.read(path))
+    bench.assert_verified(path)
+
+
+def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
+    """Asking for cursors, preparing, foreseeing and opening leave no target behind."""
+    run = read_run(make_run(tmp_path / "runs" / "a", ROWS))
+    bench.open(run)
+    for delta in bench.whole(run):
+        bench.exporter.foresee(delta, bench.shape)
+    known = bench.known(run)
+    assert (known.cursor, known.exists, known.deleted, known.error) == (None, False, False, None)
+    assert (tuple(known.edited), tuple(known.extras)) == ((), ())
+
+
+def test_abilities_are_whole(bench: Bench) -> None:
+    """Statuses are declared for every status there is, or for none; limits are sensible."""
+    abilities = bench.exporter.abilities
+    assert set(abilities.statuses) in (set(), set(Status))
+    assert abilities.points_a_delta > 0
+    assert abilities.value_bits in (32, 64)
+    assert not (abilities.ordered_steps and abilities.keeps_overlap)
+
+
+def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
+    """Points, with their times, are read back under the names that the run logged."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    held = bench.read(path)
+    assert {name for name, series in held.series.items() if len(series.step)} == {"loss", "acc"}
+    assert points_of(held, "loss") == LOSS
+    assert points_of(held, "acc") == ACC
+    order = held.series["acc"].step.argsort()
+    times = held.series["acc"].time[order].tolist()
+    assert times == pytest.approx([CREATED_S, CREATED_S + 2, CREATED_S + 3], abs=bench.exporter.abilities.time_step)
+    bench.assert_verified(path)
+
+
+def test_read_some_series_only(bench: Bench, tmp_path: Path) -> None:
+    """Asked for some series, a target gives these whole."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    held = bench.open(read_run(path)).read(only=["acc"])
+    assert points_of(held, "acc") == ACC
+
+
+def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
+    """Params, tags, notes, name, status, start and end are held, as far as the target has a place for them."""
+    path = make_run(
+        tmp_path / "runs" / "a",
+        ROWS,
+        status="failed",
+        hparams={"lr": 0.1, "depth": 3, "name": "big", "flag": True},
+        tags=["sweep:7", "baseline"],
+        notes="two\nlines",
+    )
+    bench.export(path)
+    held = bench.read(path)
+    if held.params is not None:
+        assert {key: str(value).removesuffix(".0") for key, value in held.params.items()} == {
+            "lr": "0.1",
+            "depth": "3",
+            "name": "big",
+            "flag": "True",
+        }
+    assert held.tags in (None, ("sweep:7", "baseline"))
+    assert held.notes in (None, "two\nlines")
+    assert held.name in (None, "a")
+    if bench.exporter.abilities.statuses:
+        assert held.status == bench.exporter.abilities.statuses[Status.FAILED]
+    assert held.start in (None, CREATED_S)
+    assert held.end in (None, CREATED_S + 3600)
+    bench.assert_verified(path)
+
+
+def test_the_cursor_is_what_was_applied(bench: Bench, tmp_path: Path) -> None:
+    """After an export the cursor covers all rows and remembers shape, status and times as sent."""
+    bench.shape = Shape(exclude_metrics=("acc",))
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    run = read_run(path)
+    cursor = bench.cursor(run)
+    assert (cursor.rows, cursor.media_lines, cursor.identity, cursor.path) == (4, 0, "uid-a", str(path))
+    assert dict(cursor.shape) == {"exclude_metrics": ["acc"]}
+    assert cursor.complete
+    assert sent_facts(run).items() <= dict(cursor.sent).items()
+    held = bench.read(path)
+    assert held.cursor == cursor
+    assert points_of(held, "acc") == []
+
+
+def test_twice_is_the_same_as_once(bench: Bench, tmp_path: Path) -> None:
+    """Applying the same deltas again changes nothing."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, notes="n", tags=["t"])
+    run = read_run(path)
+    for _ in range(2):
+        target = bench.open(run)
+        for delta in bench.whole(run):
+            target.apply(delta)
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_a_second_export_does_nothing(bench: Bench, tmp_path: Path) -> None:
+    """With nothing new nothing is stale, and the delta is the same."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    run = read_run(path)
+    assert tuple(bench.exporter.stale(run, bench.cursor(run), bench.shape)) == ()
+    assert bench.delta(run, bench.cursor(run)).kind is DeltaKind.SAME
+    assert str(bench.export(path).action) == "unchanged"
+
+
+def test_pieces_are_the_same_as_the_whole(bench: Bench, tmp_path: Path) -> None:
+    """A run that is exported while it grows ends as one that is exported once."""
+    path = make_run(tmp_path / "runs" / "a", ROWS[:2], status="running")
+    bench.export(path)
+    grow(path, (0.5, 0.125, 2), (0.75, 0.0625, 3))
+    bench.export(path)
+    grow(path, (None, 9.0, 4))
+    write_sidecar(path, status="completed")
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [*LOSS, (4, 9.0)]
+    assert_as_clean(bench, path)
+
+
+def test_a_metric_that_comes_later(bench: Bench, tmp_path: Path) -> None:
+    """A header that grew adds a series and moves none."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
+    bench.export(path)
+    make_run(path, [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.25, "acc": 0.5}])
+    bench.export(path)
+    assert points_of(bench.read(path), "acc") == [(1, 0.5)]
+    assert_as_clean(bench, path)
+
+
+def test_a_break_in_the_middle_of_a_delta(bench: Bench, tmp_path: Path) -> None:
+    """Data first, cursor after: what breaks in between leaves the old cursor, and the next export heals it."""
+    path = make_run(tmp_path / "runs" / "a", ROWS[:2])
+    bench.export(path)
+    before = bench.cursor(read_run(path))
+    grow(path, (0.5, 0.125, 2), (0.75, 0.0625, 3))
+    run = read_run(path)
+    delta = bench.interrupted(bench.delta(run, before))
+    with pytest.raises(TargetError):
+        bench.open(run).apply(delta)
+    assert bench.cursor(run) == before
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_a_break_in_the_first_delta(bench: Bench, tmp_path: Path) -> None:
+    """A first export that breaks leaves nothing that a later one could take for complete."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    run = read_run(path)
+    delta = bench.interrupted(bench.whole(run)[0])
+    with pytest.raises(TargetError):
+        bench.open(run).apply(delta)
+    cursor = bench.known(run).cursor
+    assert cursor is None or cursor.rows == 0
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_a_rebuild_is_as_a_clean_export(bench: Bench, tmp_path: Path) -> None:
+    """A rebuild replaces what the target held, whatever that was, by what the run holds."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 5, "old": 1.0}])
+    bench.export(path)
+    make_run(path, ROWS)
+    bench.export(path, rebuild=True)
+    held = bench.read(path)
+    assert points_of(held, "old") == []
+    assert points_of(held, "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, tmp_path: Path) -> None:
+    """A rebuild that breaks leaves the old target whole, with its cursor; the next rebuild is clean."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    before = bench.cursor(read_run(path))
+    make_run(path, [{"step": step, "loss": 1.0} for step in range(6)])
+    run = read_run(path)
+    deltas = bench.whole(run)
+    with pytest.raises(TargetError):
+        bench.open(run).rebuild([*deltas[:-1], bench.interrupted(deltas[-1])])
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert bench.cursor(run) == before
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [(step, 1.0) for step in range(6)]
+    assert_as_clean(bench, path)
+
+
+def test_a_requeued_run(bench: Bench, tmp_path: Path) -> None:
+    """After a requeue at a lower step the target holds what a clean export of the grown file holds."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    grow(path, (None, 8.0, 2), (0.875, 9.0, 3), (None, 10.0, 4))
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [(0, 0.5), (1, 0.25), (2, 8.0), (3, 9.0), (4, 10.0)]
+    assert points_of(bench.read(path), "acc") == [(0, 0.25), (2, 0.5), (3, 0.875)]
+    assert_as_clean(bench, path)
+
+
+def test_a_lower_step_that_is_new(bench: Bench, tmp_path: Path) -> None:
+    """A point below the last step of its series, at a step never seen, has its place."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}, {"step": 4, "loss": 2.0}])
+    bench.export(path)
+    write_metrics(path, ["loss", "step", "wall_time"], [(3.0, 2, CREATED_S + 2)], append=True)
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [(0, 1.0), (2, 3.0), (4, 2.0)]
+    assert_as_clean(bench, path)
+
+
+def test_every_point_is_kept_if_asked_for(bench: Bench, tmp_path: Path) -> None:
+    """With overlap keep all values of a step are held, where the target can."""
+    if not bench.exporter.abilities.keeps_overlap:
+        return
+    bench.shape = Shape(overlap="keep")
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}, {"step": 0, "loss": 2.0}])
+    bench.export(path)
+    grow_loss = [(3.0, 0, CREATED_S + 2)]
+    write_metrics(path, ["loss", "step", "wall_time"], grow_loss, append=True)
+    bench.export(path)
+    series = bench.read(path).series["loss"]
+    assert sorted(zip(series.step.tolist(), series.value.tolist(), strict=True)) == [(0, 1.0), (0, 2.0), (0, 3.0)]
+    bench.assert_verified(path)
+
+
+def test_the_same_delta_carries_facts(bench: Bench, tmp_path: Path) -> None:
+    """With no new rows, what changed in the sidecar reaches the target, and no point moves."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, status="running", notes="old", tags=["one"])
+    bench.export(path)
+    write_sidecar(path, status="completed", notes="new", tags=["one", "two"], display_name="better")
+    run = read_run(path)
+    assert "notes" in set(bench.exporter.stale(run, bench.cursor(run), bench.shape))
+    bench.export(path)
+    held = bench.read(path)
+    assert held.notes in (None, "new")
+    assert held.name in (None, "better", "a")
+    assert held.tags in (None, ("one", "two"))
+    assert held.end in (None, CREATED_S + 3600)
+    assert points_of(held, "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_a_run_that_goes_on_after_its_end(bench: Bench, tmp_path: Path) -> None:
+    """A requeued run is running again, and ends anew."""
+    path = make_run(tmp_path / "runs" / "a", ROWS[:2], status="failed")
+    bench.export(path)
+    write_sidecar(path, status="running")
+    grow(path, (0.5, 0.125, 2))
+    bench.export(path)
+    if bench.exporter.abilities.statuses:
+        assert bench.read(path).status == bench.exporter.abilities.statuses[Status.RUNNING]
+    bench.assert_verified(path)
+    write_sidecar(path, status="completed", ended_at="2026-04-10T15:00:00+00:00")
+    bench.export(path)
+    assert bench.read(path).end in (None, CREATED_S + 3 * 3600)
+    bench.assert_verified(path)
+
+
+def test_a_cursor_of_a_newer_bridge_stops_its_run(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that a newer bridge wrote is left alone, and the error says so."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    with monkeypatch.context() as newer:
+        newer.setattr(model, "CURSOR_FORMAT", 99)
+        bench.export(path)
+    with bench.make(tmp_path / "target") as later:
+        run = read_run(path)
+        assert isinstance(later.cursors([run])[run.identity].error, NewerFormatError)
+
+
+def test_pickling(bench: Bench, tmp_path: Path) -> None:
+    """An exporter can be sent to another process, before and after it was used."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.exporter = pickle.loads(pickle.dumps(bench.exporter))
+    bench.export(path)
+    bench.exporter = pickle.loads(pickle.dumps(bench.exporter))
+    with bench.exporter:
+        assert points_of(bench.read(path), "loss") == LOSS
+
+
+def test_deltas_can_be_sent_to_another_process(bench: Bench, tmp_path: Path) -> None:
+    """A delta that was read here and applied elsewhere does the same."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    run = read_run(path)
+    target = bench.open(run)
+    for delta in pickle.loads(pickle.dumps(bench.whole(run))):
+        target.apply(delta)
+    assert_as_clean(bench, path)
+
+
+def test_losses_are_foreseen(bench: Bench, tmp_path: Path) -> None:
+    """What a dry run says will be lost is what the export reports as lost."""
+    path = make_run(
+        tmp_path / "runs" / "a",
+        [
+            {"step": 0, "loss": math.inf, "weird = name [%]": 1.0, "phase": "warm-up"},
+            {"step": 1, "loss": 2.0, "weird = name [%]": 2.0},
+        ],
+        hparams={"api_key": "s3cret", "lr": 0.1, "long": "x" * 10_000},
+        notes="n" * 10_000,
+    )
+    run = read_run(path)
+    target = bench.open(run)
+    for delta in bench.whole(run):
+        foreseen = Counter((loss.kind, loss.what) for loss in bench.exporter.foresee(delta, bench.shape))
+        applied = Counter((loss.kind, loss.what) for loss in target.apply(delta).losses)
+        assert applied == foreseen
+    bench.assert_verified(path)
+
+
+def test_secrets_stay_here(bench: Bench, tmp_path: Path) -> None:
+    """A param whose name says that it is secret is not held in clear."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, hparams={"db_password": "s3cret-value", "lr": 0.1})
+    bench.export(path)
+    assert "s3cret-value" not in repr(bench.read(path))
+    files = [file for file in bench.folder.joinpath("target").rglob("*") if file.is_file()]
+    assert [file for file in files if b"s3cret-value" in file.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "val/acc",
+        "acc@5",
+        "grad norm (l2)",
+        "größe",
+        "精度",
+        "a//b",
+        "x" * 300,
+        "a.b-c_d:e",
+        "100%",
+        "😀",
+        "/lead",
+        "../up",
+    ],
+)
+def test_names_of_metrics_come_back(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Whatever a target makes of a metric's name, it is read back as the run logged it."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, name: 0.5}])
+    bench.export(path)
+    assert points_of(bench.read(path), name) == [(0, 0.5)]
+    bench.assert_verified(path)
+
+
+def test_names_that_would_collide_stay_apart(bench: Bench, tmp_path: Path) -> None:
+    """Two metrics whose names become one after cleaning are two series."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "acc@5": 0.5, "acc#5": 0.75, "acc_5": 0.25}])
+    bench.export(path)
+    held = bench.read(path)
+    assert [points_of(held, name) for name in ("acc@5", "acc#5", "acc_5")] == [[(0, 0.5)], [(0, 0.75)], [(0, 0.25)]]
+    bench.assert_verified(path)
+
+
+def test_numbers_of_every_kind(bench: Bench, tmp_path: Path) -> None:
+    """NaN, infinities, tiny, huge and negative numbers are held as far as the target declares, at steps of any size."""
+    values = ["nan", "inf", "-inf", "1e-320", "-0.0", "0.1", "1e300", str(2**53 + 1)]
+    steps = [-5, 0, 1, 2, 1000, 2**31, 2**40, 2**62]
+    path = make_run(
+        tmp_path / "runs" / "a", [{"step": step, "v": value} for step, value in zip(steps, values, strict=True)]
+    )
+    bench.export(path)
+    assert [step for step, _ in points_of(bench.read(path), "v")] == steps
+    assert points_of(bench.read(path), "v")[0] == (-5, None)
+    bench.assert_verified(path)
+
+
+def test_a_run_without_rows(bench: Bench, tmp_path: Path) -> None:
+    """A run that has logged nothing yet is there all the same, with its facts."""
+    path = make_run(tmp_path / "runs" / "a", [], notes="soon")
+    bench.export(path)
+    assert bench.read(path).notes in (None, "soon")
+    assert_as_clean(bench, path)
+
+
+def test_times_once_sent_never_move(bench: Bench, tmp_path: Path) -> None:
+    """Where times are estimated, those of earlier points stay when the run grows."""
+    path = tmp_path / "runs" / "a"
+    write_sidecar(path, status="running", time_column=None)
+    write_metrics(path, ["loss", "step"], [(1.0, 0), (2.0, 1), (3.0, 2)])
+    (path / "heartbeat").touch()
+    bench.export(path)
+    before = dict(zip(*(column.tolist() for column in _step_and_time(bench, path)), strict=True))
+    write_metrics(path, ["loss", "step"], [(4.0, 3), (5.0, 4)], append=True)
+    write_sidecar(path, status="completed", time_column=None)
+    bench.export(path)
+    after = dict(zip(*(column.tolist() for column in _step_and_time(bench, path)), strict=True))
+    assert {step: after[step] for step in before} == before
+    assert sorted(after) == [0, 1, 2, 3, 4]
+    bench.assert_verified(path)
+
+
+def _step_and_time(bench: Bench, path: Path) -> tuple[Any, Any]:
+    series = bench.read(path).series["loss"]
+    return series.step, series.time
+
+
+def test_several_runs_in_one_call(bench: Bench, tmp_path: Path) -> None:
+    """Cursors of many runs are asked for at once, and each run has a target of its own."""
+    paths = [make_run(tmp_path / "runs" / name, [{"step": 0, "loss": len(name)}]) for name in ("a", "bb", "ccc")]
+    for path in paths[:2]:
+        bench.export(path)
+    runs = [read_run(path) for path in paths]
+    known = bench.exporter.cursors(runs)
+    assert {identity: one.cursor is not None for identity, one in known.items()} == {
+        "uid-a": True,
+        "uid-bb": True,
+        "uid-ccc": False,
+    }
+    assert points_of(bench.read(paths[1]), "loss") == [(0, 2.0)]
+
+
+def test_one_display_name_is_no_identity(bench: Bench, tmp_path: Path) -> None:
+    """Runs of one name and one run id stay apart by their identity."""
+    paths = [
+        make_run(tmp_path / group / "a", [{"step": 0, "loss": number}], run_id="a", uid=f"uid-{group}")
+        for number, group in enumerate(("one", "two"))
+    ]
+    for path in paths:
+        bench.export(path)
+    assert [points_of(bench.read(path), "loss") for path in paths] == [[(0, 0.0)], [(0, 1.0)]]
+
+
+def test_a_moved_run_keeps_its_target(bench: Bench, tmp_path: Path) -> None:
+    """The same identity at another path with the same rows goes on in the same target."""
+    path = make_run(tmp_path / "runs" / "a", ROWS[:2], run_id="a", uid="uid-a")
+    bench.export(path)
+    moved = path.rename(tmp_path / "runs" / "b")
+    grow(moved, (0.5, 0.125, 2), (0.75, 0.0625, 3))
+    bench.export(moved)
+    assert points_of(bench.read(moved), "loss") == LOSS
+    assert_as_clean(bench, moved)
+
+
+def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
+    """A target made with other options is replaced by one with the new ones."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    bench.shape = Shape(metrics=("acc",))
+    assert str(bench.export(path).action) == "rebuild"
+    held = bench.read(path)
+    assert (points_of(held, "loss"), points_of(held, "acc")) == ([], ACC)
+    assert_as_clean(bench, path)
+
+
+def test_closing_is_not_the_end(bench: Bench, tmp_path: Path) -> None:
+    """An exporter that was closed opens its connections again when it is used."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    bench.exporter.close()
+    bench.exporter.close()
+    assert points_of(bench.read(path), "loss") == LOSS
+
+
+def test_where_is_for_people(bench: Bench, tmp_path: Path) -> None:
+    """A target has an address that a person can use."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    bench.export(path)
+    where = bench.open(read_run(path)).where()
+    assert where
+    assert where.isprintable()
+
+
+def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path) -> None:
+    """Two exporters that both found nothing and both write end, after one more export, with one clean target."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    run = read_run(path)
+    with bench.make(tmp_path / "target") as other:
+        other.prepare([run], bench.shape)
+        mine, theirs = bench.open(run), other.open(run, bench.shape)
+        assert other.cursors([run])[run.identity].cursor is None
+        for delta in bench.whole(run):
+            mine.apply(delta)
+        for delta in bench.whole(run):
+            theirs.apply(delta)
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert_as_clean(bench, path)
+
+
+def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
+    """A delta that was read before another export went further leaves no hole and no double."""
+    path = make_run(tmp_path / "runs" / "a", ROWS[:2])
+    stale = bench.whole(read_run(path))
+    grow(path, (0.5, 0.125, 2), (0.75, 0.0625, 3))
+    bench.export(path)
+    target = bench.open(read_run(path))
+    for delta in stale:
+        target.apply(replace(delta, run=read_run(path)))
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == LOSS
+    assert_as_clean(bench, path)
