@@ -1,0 +1,126 @@
+"""The contract of exporters for media: pictures by step, as many as there are, byte for byte where that is declared."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from bridge.model import Shape
+from bridge.source import read_run
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.bench import Bench
+
+
+def picture(shade: int) -> bytes:
+    """A small real PNG."""
+    data = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(data, "png")
+    return data.getvalue()
+
+
+def log_image(path: Path, step: int, name: str, data: bytes, **fields: Any) -> None:
+    """Write an image as the logger does: the file first, then its line."""
+    file = path / "media" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    line = {"step": step, "tag": "val/samples", "type": "image", "path": f"media/{name}"} | fields
+    with (path / "media.jsonl").open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def held_media(bench: Bench, path: Path) -> list[tuple[str, int, str]]:
+    """Tag, step and digest of what is held, by step and place."""
+    items = sorted(bench.read(path).media, key=lambda item: (item.step, item.index))
+    return [(item.tag, item.step, item.digest) for item in items]
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def run_with_images(path: Path) -> Path:
+    make_run(path, [{"step": 0, "loss": 1.0}])
+    log_image(path, 0, "a.png", picture(1), caption="first")
+    log_image(path, 0, "b.png", picture(2))
+    log_image(path, 5, "c.png", picture(3))
+    return path
+
+
+EXPECTED = [
+    ("val/samples", 0, sha(picture(1))),
+    ("val/samples", 0, sha(picture(2))),
+    ("val/samples", 5, sha(picture(3))),
+]
+
+
+def test_images_are_held_as_they_are(bench: Bench, tmp_path: Path) -> None:
+    """Every image of every step is held, byte for byte, in order, with its caption."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    bench.export(path)
+    assert held_media(bench, path) == EXPECTED
+    captions = {item.caption for item in bench.read(path).media}
+    assert captions <= {"first", "", None}
+    bench.assert_verified(path)
+
+
+def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
+    """Images that were logged after an export are added by the next, none twice."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    log_image(path, 0, "a.png", picture(1), caption="first")
+    bench.export(path)
+    log_image(path, 0, "b.png", picture(2))
+    log_image(path, 5, "c.png", picture(3))
+    bench.export(path)
+    bench.export(path)
+    assert held_media(bench, path) == EXPECTED
+    bench.assert_verified(path)
+
+
+def test_images_applied_twice(bench: Bench, tmp_path: Path) -> None:
+    """Applying a delta with images again doubles none."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    run = read_run(path)
+    for _ in range(2):
+        target = bench.open(run)
+        for delta in bench.whole(run):
+            target.apply(delta)
+    assert held_media(bench, path) == EXPECTED
+
+
+def test_a_superseded_image_goes(bench: Bench, tmp_path: Path) -> None:
+    """After a requeue the last session's images of a step count, and the earlier ones are gone."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    log_image(path, 0, "a.png", picture(1), session=0)
+    log_image(path, 0, "b.png", picture(2), session=0)
+    bench.export(path)
+    log_image(path, 0, "c.png", picture(3), session=1)
+    bench.export(path)
+    assert held_media(bench, path) == [("val/samples", 0, sha(picture(3)))]
+    bench.assert_verified(path)
+
+
+def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
+    """With --no-media no image is held, and that is no difference."""
+    bench.shape = Shape(media=False)
+    path = run_with_images(tmp_path / "runs" / "a")
+    bench.export(path)
+    assert held_media(bench, path) == []
+    bench.assert_verified(path)
+
+
+def test_a_missing_image_stops_nothing(bench: Bench, tmp_path: Path) -> None:
+    """An image whose file has gone is a loss; the others are held."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    (path / "media" / "b.png").unlink()
+    report = bench.export(path)
+    assert held_media(bench, path) == [EXPECTED[0], EXPECTED[2]]
+    assert [str(loss.kind) for loss in report.losses if "b.png" in loss.what + loss.detail] == ["missing file"]
+    bench.assert_verified(path)
