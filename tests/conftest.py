@@ -11,9 +11,11 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 pytest_plugins: list[str] = [
     "tests.closing_line",
     "tests.no_skips",
+    "tests.fixtures.browser",
     "tests.fixtures.demo",
     "tests.fixtures.mlflow_server",
     "tests.fixtures.postgres",
     "tests.fixtures.proxy",
     "tests.fixtures.sqlite",
+    "tests.fixtures.tensorboard_server",
 ]
