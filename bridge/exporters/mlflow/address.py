@@ -1,0 +1,112 @@
+"""Where MLflow is: a tracking URI, told apart by kind and shown without its credentials."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from bridge.errors import TargetRefusedError, UsageError
+
+__all__ = ["Address", "AddressKind", "without_credentials"]
+
+_DATABASES = ("mysql", "mssql", "oracle", "mariadb")
+_OLD_STORE_HINT = (
+    "MLflow no longer writes file stores such as ./mlruns. Give a database or a server: "
+    "--tracking-uri sqlite:///mlflow.db (move what is there with `mlflow migrate-filestore`)."
+)
+
+
+class AddressKind(StrEnum):
+    """What stands behind a tracking URI."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+    DATABASE = "other database"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A tracking URI that can be used. `uri` may hold credentials; `shown` never does."""
+
+    uri: str
+    kind: AddressKind
+
+    @classmethod
+    def of(cls, uri: str | None) -> Address:
+        """The address of `uri`, else of $MLFLOW_TRACKING_URI, else what MLflow itself would use.
+
+        Raises TargetRefusedError for an old file store and UsageError for what is no tracking URI.
+        """
+        text = (uri or os.environ.get("MLFLOW_TRACKING_URI") or _mlflows_own()).strip()
+        scheme = re.match(r"([A-Za-z][\w+.-]*):", text)
+        name = scheme[1].lower().partition("+")[0] if scheme else ""
+        if name == "sqlite":
+            return cls(_absolute_sqlite(text), AddressKind.SQLITE)
+        if name in ("postgresql", "postgres"):
+            return cls(text, AddressKind.POSTGRESQL)
+        if name in _DATABASES:
+            return cls(text, AddressKind.DATABASE)
+        if name in ("http", "https", "databricks", "databricks-uc", "uc"):
+            return cls(text.rstrip("/"), AddressKind.SERVER)
+        if name in ("", "file"):
+            raise TargetRefusedError(f"{text} is an MLflow file store.", hint=_OLD_STORE_HINT)
+        raise UsageError(
+            f"{without_credentials(text)} is no tracking URI that MLflow knows.",
+            hint="Give a server (http://host:5000) or a database (sqlite:///mlflow.db, postgresql://...).",
+        )
+
+    @property
+    def shown(self) -> str:
+        """The URI for people: without user, password and query."""
+        return without_credentials(self.uri)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is asked over HTTP."""
+        return self.kind is AddressKind.SERVER
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of a SQLite address; None for others and for a database in memory."""
+        if self.kind is not AddressKind.SQLITE:
+            return None
+        path = self.uri.partition(":///")[2].partition("?")[0]
+        return Path(path) if path and path != ":memory:" else None
+
+
+def without_credentials(uri: str) -> str:
+    """`uri` without user, password, query and fragment."""
+    try:
+        parts = urlsplit(uri)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else uri.partition("?")[0]
+    except ValueError:
+        return uri.partition(":")[0] + ":..."
+
+
+def _mlflows_own() -> str:
+    """MLflow's default, which depends on what lies in the working directory."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import get_tracking_uri
+
+    try:
+        return str(get_tracking_uri())
+    except MlflowException as error:
+        raise TargetRefusedError(
+            f"MLflow finds no place to write to: {error.message}",
+            hint=_OLD_STORE_HINT,
+        ) from error
+
+
+def _absolute_sqlite(uri: str) -> str:
+    """A SQLite URI whose path does not depend on the working directory, which workers may not share."""
+    head, separator, rest = uri.partition(":///")
+    path, mark, query = rest.partition("?")
+    if not separator or not path or path == ":memory:":
+        return uri
+    return f"{head}:///{Path(path).absolute()}{mark}{query}"

@@ -1,0 +1,101 @@
+"""Which files of a run directory are due as artifacts, and their copies without secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from bridge.exporters.mlflow.facts import digest
+from bridge.exporters.mlflow.names import renamed
+from bridge.exporters.mlflow.notes import NOTES_FILE
+from bridge.exporters.mlflow.redact import Redaction
+from bridge.exporters.mlflow.stage import read_safely
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bridge.exporters.mlflow.facts import Facts
+    from bridge.exporters.mlflow.stage import Stage
+    from bridge.model import Run, RunFile, Shape
+
+__all__ = ["MARK", "NAMES_FILE", "due_files", "stage_files", "stage_maps"]
+
+MARK = ".bridge-target"
+"""The empty file beside copies of source files that keeps them from being taken for a run directory."""
+
+NAMES_FILE = "bridge/names.json"
+PARAMS_FILE = "bridge/params.json"
+
+_ALWAYS = ("hparams.yaml", "sidecar.json")
+_AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
+_MASKED_LIMIT = 64 << 20
+"""A file that may hold secrets is read whole; a larger one is not sent."""
+
+
+def due_files(run: Run, shape: Shape) -> dict[str, RunFile]:
+    """The files of `run` that belong beside its target by now."""
+    if shape.artifacts == "none":
+        return {}
+    names = (*_ALWAYS, *_AT_THE_END) if not run.running or shape.artifacts == "now" else _ALWAYS
+    return {name: run.files[name] for name in names if name in run.files}
+
+
+def signature(file: RunFile) -> str:
+    """What tells that a file was sent as it is now."""
+    return f"{file.size}:{file.mtime_ns}"
+
+
+def stage_files(stage: Stage, run: Run, shape: Shape, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:
+    """Stage the files that are due and not as in `sent`; what is sent after that, and the losses."""
+    redaction = Redaction(shape.redact)
+    now, losses = dict(sent), []
+    for name, file in due_files(run, shape).items():
+        if sent.get(name) == signature(file):
+            continue
+        loss = _stage_one(stage, name, file, redaction)
+        if loss is not None:
+            losses.append(loss)
+        now[name] = signature(file)
+    if now and not sent:
+        stage.add(MARK, b"")
+    return now, losses
+
+
+def stage_maps(stage: Stage, keys: Mapping[str, str], facts: Facts, sent: str) -> str:
+    """Stage what does not fit elsewhere (renamed keys, params that were cut, long notes) unless `sent` already.
+
+    The digest of what stands there now; "" where there is nothing of the kind.
+    """
+    names = {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
+    files: dict[str, bytes] = {}
+    if any(names.values()):
+        files[NAMES_FILE] = _json(names)
+    if facts.params.whole:
+        files[PARAMS_FILE] = _json(facts.params.whole)
+    if facts.whole_notes is not None:
+        files[NOTES_FILE] = facts.whole_notes.encode("utf-8", "replace")
+    if not files:
+        return ""
+    now = digest("".join(f"{path}{data!r}" for path, data in files.items()))
+    if now != sent:
+        for path, data in files.items():
+            stage.add(path, data)
+    return now
+
+
+def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Loss | None:
+    if name not in _ALWAYS:
+        return stage.add_file(name, file)
+    data = read_safely(file, limit=_MASKED_LIMIT)
+    if data is None:
+        return Loss(LossKind.MISSING_FILE, name, "gone, too large or not a plain file")
+    masked = redaction.yaml(data) if name.endswith(".yaml") else redaction.json(data)
+    if not masked and data:
+        return Loss(LossKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
+    stage.add(name, masked)
+    return None
+
+
+def _json(data: object) -> bytes:
+    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace")

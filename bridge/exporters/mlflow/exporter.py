@@ -1,0 +1,128 @@
+"""The MLflow exporter: run directories as MLflow runs that look as if they had been logged live."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from bridge.errors import RunError
+from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.mlflow.address import AddressKind
+from bridge.exporters.mlflow.artifacts import due_files, signature
+from bridge.exporters.mlflow.experiments import ExperimentName
+from bridge.exporters.mlflow.facts import facts_of
+from bridge.exporters.mlflow.foresight import point_losses
+from bridge.exporters.mlflow.names import keys_of
+from bridge.exporters.mlflow.place import Place
+from bridge.exporters.mlflow.status import STATUSES
+from bridge.exporters.mlflow.target import MlflowTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from bridge.exporters.mlflow.records import Choice
+    from bridge.model import Cursor, Delta, Loss, Run, Shape
+
+__all__ = ["MlflowExporter"]
+
+_API = Abilities(
+    holds_back=True,
+    threads=True,
+    points_a_delta=20_000,
+    infinities=False,
+    statuses=STATUSES,
+    clears_end=False,
+    media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
+)
+_DATABASE = replace(
+    _API, holds_back=False, threads=False, removes_points=True, points_a_delta=1_000_000, clears_end=True
+)
+
+
+class MlflowExporter:
+    """Replays runs into the MLflow at `tracking_uri`, by default where MLflow itself would write.
+
+    `experiment` names the experiment and may hold placeholders, which `experiment_default` stands in for where a run
+    lacks a value. `database_uri` is the database behind a server, for points at full speed. Raises UsageError and
+    TargetRefusedError for options that cannot be meant; nothing is asked or opened before it is needed.
+    """
+
+    name = "mlflow"
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        experiment_default: str | None = None,
+        database_uri: str | None = None,
+    ) -> None:
+        self._place = Place(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
+        self._memory: dict[str, Choice] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_place": self._place, "_memory": {}}
+
+    @property
+    def abilities(self) -> Abilities:
+        """What MLflow can hold: more where its database can be written to."""
+        if self._place.database is None:
+            return _API
+        address = self._place.database_address
+        return replace(_DATABASE, single_writer=address is not None and address.kind is AddressKind.SQLITE)
+
+    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+        """Open MLflow, so that what is wrong with it is said once and not for each run."""
+        _ = self._place.database or self._place.api.client
+
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+        """What MLflow knows of each run: one select in a database, a page of search results for each 1,000 runs else."""
+        known: dict[str, Known] = {}
+        homed: list[Run] = []
+        for run in runs:
+            try:
+                self._place.naming.of_run(run)
+                homed.append(run)
+            except RunError as error:
+                known[run.identity] = Known(error=error)
+        found = self._place.find(homed)
+        self._memory.update(found)
+        return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
+
+    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
+        """What MLflow cannot hold of `delta` and, with its last part, of the run's facts."""
+        losses = point_losses(delta, keys_of(delta.metrics))
+        return losses if delta.more else [*losses, *facts_of(delta.run, shape).losses]
+
+    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+        """The facts and files of `run` that are not as last sent."""
+        sent = facts_of(run, shape).sent
+        stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
+        if "start" in stale and self._place.database is None and "start" in cursor.sent:
+            stale.remove("start")  # MLflow's API cannot move it
+        if cursor.extra.get("no_files") and not self._place.address.is_server:
+            return stale
+        files = cursor.extra.get("files", {})
+        stale += [name for name, file in due_files(run, shape).items() if files.get(name) != signature(file)]
+        return stale
+
+    def open(self, run: Run, shape: Shape) -> MlflowTarget:
+        """The target of `run`."""
+        return MlflowTarget(self._place, run, shape, self._memory)
+
+    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+        """Nothing concerns several runs yet."""
+        return ()
+
+    def close(self) -> None:
+        """Let go of connections and of what was remembered."""
+        self._memory.clear()
+        self._place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

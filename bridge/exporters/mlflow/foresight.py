@@ -1,0 +1,45 @@
+"""The losses that a delta brings, known before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.exporters.mlflow.names import renamed
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bridge.model import Delta
+
+__all__ = ["point_losses"]
+
+
+def point_losses(delta: Delta, keys: Mapping[str, str]) -> list[Loss]:
+    """What MLflow cannot hold of the points: names that it refuses, infinite values, text cells."""
+    fresh = {name for block in delta.blocks for name in block.names}
+    losses = [
+        Loss(LossKind.RENAMED, name, f"as {key}; the map is in bridge/names.json")
+        for name, key in renamed(keys).items()
+        if name in fresh
+    ]
+    infinite: dict[str, int] = {}
+    for block in delta.blocks:
+        counts = (np.isinf(block.values) & block.present).sum(axis=1)
+        for name, count in zip(block.names, counts.tolist(), strict=True):
+            if count:
+                infinite[name] = infinite.get(name, 0) + count
+    losses += [
+        Loss(LossKind.CLIPPED, name, "infinite values are stored as the greatest finite ones", count=count)
+        for name, count in infinite.items()
+    ]
+    texts: dict[str, int] = {}
+    for text in delta.texts:
+        texts[text.name] = texts.get(text.name, 0) + 1
+    losses += [
+        Loss(LossKind.TEXT_CELL, name, "MLflow has no place for text at a step; in metrics.csv", count=count)
+        for name, count in texts.items()
+    ]
+    return losses

@@ -1,0 +1,71 @@
+"""A run's hyperparameters as MLflow's params: every one of them, as text, within MLflow's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from bridge.exporters.mlflow.names import clean, keys_of, renamed
+from bridge.exporters.mlflow.redact import MASK
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bridge.exporters.mlflow.redact import Redaction
+    from bridge.model import Run, Shape
+
+__all__ = ["PARAM_LIMIT", "Params", "params_of", "volatile_tag"]
+
+PARAM_LIMIT = 6000
+"""Characters in a param's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The params of a run by MLflow's key.
+
+    `values` are as MLflow holds them, `whole` those that were cut, in full; `keys` maps the hparams' own names;
+    `volatile` are keys whose first value stays.
+    """
+
+    values: Mapping[str, str]
+    whole: Mapping[str, str]
+    keys: Mapping[str, str]
+    volatile: frozenset[str]
+    losses: tuple[Loss, ...] = field(default=())
+
+
+def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
+    """The params of `run`: renamed, masked and cut where MLflow's rules or `shape` ask for it."""
+    keys = keys_of(run.params)
+    values: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    losses = [
+        Loss(LossKind.RENAMED, f"param {name}", f"as {key}; the map is in bridge/names.json")
+        for name, key in renamed(keys).items()
+    ]
+    for name, value in run.params.items():
+        key, text = keys[name], str(value)
+        shown = redaction.param(name, text)
+        if shown != text:
+            losses.append(Loss(LossKind.REDACTED, f"param {name}", f"its value is {MASK}"))
+        if len(shown) > PARAM_LIMIT:
+            whole[key] = shown
+            losses.append(
+                Loss(LossKind.CUT, f"param {name}", f"of {len(shown)} characters; in full in bridge/params.json")
+            )
+        values[key] = shown[:PARAM_LIMIT]
+    volatile = frozenset(keys[name] for name in run.params if _matches(name, shape.volatile))
+    return Params(values, whole, keys, volatile, tuple(losses))
+
+
+def volatile_tag(key: str) -> str:
+    """The tag that holds the newest value of a volatile param."""
+    return clean(f"bridge.newest.{key}")
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    low = name.lower()
+    return any(fnmatchcase(low, glob.lower()) for glob in globs)

@@ -1,0 +1,197 @@
+"""One MLflow with its experiments: where runs are looked for, made and written, whichever way it is reached."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow.address import Address, AddressKind
+from bridge.exporters.mlflow.api import Api, Experiment, record_of
+from bridge.exporters.mlflow.experiments import artifact_folder
+from bridge.exporters.mlflow.records import Choice, Record, choose
+from bridge.exporters.mlflow.tags import Tag, people_tags
+from bridge.exporters.mlflow.writer import ApiWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bridge.exporters.mlflow.database import Database, HeldRun
+    from bridge.exporters.mlflow.experiments import ExperimentName
+    from bridge.exporters.mlflow.writer import Writer
+    from bridge.model import Run
+
+__all__ = ["Place"]
+
+_ASKED = (
+    Tag.UID,
+    Tag.CURSOR,
+    Tag.NAME,
+    Tag.NOTES,
+    Tag.TAGS,
+    Tag.PENDING,
+    Tag.BUILDING,
+    Tag.REPLACES,
+    Tag.REPLACED_BY,
+    Tag.DUPLICATE_OF,
+    Tag.EXPERIMENT,
+    Tag.SWEEP,
+    Tag.PARENT,
+)
+
+
+class Place:
+    """An MLflow at `tracking_uri`; points and tags go past a server into `database_uri`, where that is given.
+
+    Can be pickled: what is open or remembered stays behind. Safe to use from several threads.
+    """
+
+    def __init__(self, tracking_uri: str | None, naming: ExperimentName, database_uri: str | None = None) -> None:
+        self.address = Address.of(tracking_uri)
+        self.naming = naming
+        self._database_uri = database_uri
+        self._forget()
+
+    def _forget(self) -> None:
+        self.api = Api(self.address)
+        self.notes: list[str] = []
+        self._database: Database | None = None
+        self._looked = False
+        self._experiments: dict[str, Experiment] = {}
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "naming": self.naming, "_database_uri": self._database_uri}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            self._forget()
+
+    @property
+    def database_address(self) -> Address | None:
+        """The database that points could go into directly."""
+        address = Address.of(self._database_uri) if self._database_uri else self.address
+        return address if address.kind in (AddressKind.SQLITE, AddressKind.POSTGRESQL) else None
+
+    @property
+    def database(self) -> Database | None:
+        """The database writer; None where everything goes through the API."""
+        with self._lock:
+            if not self._looked:
+                self._database = self._open_database()
+                self._looked = True
+            return self._database
+
+    def _open_database(self) -> Database | None:
+        from bridge.exporters.mlflow.database import Database
+        from bridge.exporters.mlflow.schema import outdated
+
+        address = self.database_address
+        if address is None:
+            return None
+        if address == self.address:
+            reason = outdated(address.uri)
+            if reason is not None:
+                raise TargetRefusedError(
+                    f"{address.shown} is not touched: {reason}.",
+                    hint=f"mlflow db upgrade {address.shown} (make a copy first), or use the MLflow that made it.",
+                )
+            _ = self.api.client  # makes the tables of a new file
+        return Database.open(address.uri, note=self.notes.append)
+
+    @property
+    def writer(self) -> Writer:
+        """What writes runs here."""
+        return self.database or ApiWriter(self.api)
+
+    def experiment(self, name: str, *, make: bool = False) -> Experiment | None:
+        """The experiment of this name, deleted or not; with `make` it is made where there is none."""
+        with self._lock:
+            found = self._experiments.get(name) or self.api.experiment(name)
+            if found is None and make:
+                found = self.api.make_experiment(name, self._artifacts_of(name))
+            if found is not None:
+                self._experiments[name] = found
+            return found
+
+    def revive(self, experiment: Experiment) -> Experiment:
+        """Restore a deleted experiment, with its runs."""
+        self.api.call("restore_experiment", experiment.id)
+        with self._lock:
+            self._experiments[experiment.name] = replace(experiment, deleted=False)
+            return self._experiments[experiment.name]
+
+    def takes_files(self, experiment: Experiment) -> bool:
+        """Whether artifacts can be stored: not by a database alone where a server keeps them."""
+        return self.address.is_server or not experiment.artifacts.startswith("mlflow-artifacts:")
+
+    def find(self, runs: Sequence[Run]) -> dict[str, Choice]:
+        """For each run's identity what MLflow holds of it. Raises RunError for a run that has no experiment."""
+        homes = {run.identity: self.experiment(self.naming.of_run(run)) for run in runs}
+        records = self._records(runs, [home.id for home in homes.values() if home is not None])
+        by_identity: dict[str, list[Record]] = {}
+        for record in records:
+            by_identity.setdefault(record.tags.get(Tag.UID, ""), []).append(record)
+        found: dict[str, Choice] = {}
+        for identity, home in homes.items():
+            ours = [record for record in by_identity.get(identity, ()) if self._counts(record, home)]
+            choice = choose(ours)
+            if home is not None and home.deleted and choice.record is None:
+                choice = replace(choice, deleted=choice.deleted or _in_deleted(home))
+            found[identity] = choice
+        return found
+
+    def _counts(self, record: Record, home: Experiment | None) -> bool:
+        """Whether a run of MLflow's counts for a run that belongs to `home`: a run stays where it was first put."""
+        if home is not None and record.experiment_id == home.id:
+            return True
+        return self.naming.varies and record.tags.get(Tag.EXPERIMENT) == self.naming.template
+
+    def _records(self, runs: Sequence[Run], homes: Sequence[str]) -> list[Record]:
+        experiment_ids = None if self.naming.varies else sorted(set(homes))
+        if experiment_ids == []:
+            return []
+        database = self.database
+        if database is None:
+            return self.api.runs_of([run.identity for run in runs], experiment_ids)
+        people = {key for run in runs for key in people_tags(run.tags)}
+        keys = frozenset(_ASKED) | people
+        return [_record_held(held, keys) for held in database.runs(sorted(keys), experiment_ids=experiment_ids)]
+
+    def whole(self, run_id: str) -> tuple[Record, dict[str, str]]:
+        """One run with all of its tags, and its params."""
+        run = self.api.get(run_id)
+        return record_of(run), dict(run.data.params)
+
+    def _artifacts_of(self, name: str) -> str | None:
+        """Where a new experiment keeps its files: beside a SQLite file, else where MLflow says."""
+        file = self.address.sqlite_file
+        if file is None:
+            return None
+        return (file.parent / "mlartifacts" / artifact_folder(name)).as_uri()
+
+
+def _record_held(held: HeldRun, asked: frozenset[str]) -> Record:
+    return Record(
+        run_id=held.run_uuid,
+        experiment_id=held.experiment_id,
+        status=held.status,
+        deleted=held.lifecycle_stage == "deleted",
+        start=held.start_ms,
+        end=held.end_ms,
+        tags=held.tags,
+        asked=asked,
+    )
+
+
+def _in_deleted(experiment: Experiment) -> Record:
+    """A stand-in for a run in a deleted experiment, which has none of its own yet."""
+    return Record("", experiment.id, "", deleted=True, start=None, end=None, tags={})

@@ -1,0 +1,129 @@
+"""Files on their way into a run's artifacts: laid out in a temporary folder, then sent in one go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from bridge.errors import TargetRefusedError
+from bridge.model import Loss, LossKind
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import BinaryIO
+
+    from bridge.exporters.mlflow.api import Api
+    from bridge.model import RunFile
+
+__all__ = ["Stage", "read_safely"]
+
+_LINK_FROM_BYTES = 64 << 20
+"""Files of this size and more are not copied into the temporary folder, only linked."""
+
+
+class Stage:
+    """A temporary folder whose layout is that of the artifacts; gone when the block ends."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self.paths: list[str] = []
+        self.bytes = 0
+
+    @property
+    def folder(self) -> Path:
+        """The folder; made when it is first needed."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="bridge-stage-"))
+        return self._folder
+
+    def add(self, path: str, data: bytes) -> None:
+        """Put `data` at the artifact path `path`."""
+        self._place(path).write_bytes(data)
+        self.bytes += len(data)
+
+    def add_file(self, path: str, file: RunFile) -> Loss | None:
+        """Put a file of the run directory at `path`; the loss where it is gone or no longer a plain file."""
+        place = self._place(path)
+        try:
+            if file.size >= _LINK_FROM_BYTES:
+                if not stat.S_ISREG(file.path.lstat().st_mode):
+                    raise OSError("not a plain file")
+                place.symlink_to(file.path)
+            else:
+                with _open_plain(file.path) as source, place.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+        except OSError as error:
+            self.paths.remove(path)
+            return Loss(LossKind.MISSING_FILE, path, str(error.strerror or error))
+        self.bytes += file.size
+        return None
+
+    def send(self, api: Api, run_id: str) -> list[Loss]:
+        """Upload everything; what the store does not take, for its size or its name, is a loss each."""
+        if not self.paths:
+            return []
+        try:
+            api.upload(run_id, self.folder)
+        except TargetRefusedError as error:
+            if len(self.paths) == 1:
+                return [_refused(self.paths[0], error)]
+            return self._send_one_by_one(api, run_id)
+        return []
+
+    def _send_one_by_one(self, api: Api, run_id: str) -> list[Loss]:
+        """A folder is refused for one of its files: the others are sent all the same."""
+        losses = []
+        for path in self.paths:
+            where = path.rpartition("/")[0] or None
+            try:
+                api.call("log_artifact", run_id, self.folder / path, where)
+            except TargetRefusedError as error:
+                losses.append(_refused(path, error))
+        if len(losses) == len(self.paths):
+            raise TargetRefusedError(f"No artifact could be stored: {losses[0].detail}")
+        return losses
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _place(self, path: str) -> Path:
+        place = self.folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path not in self.paths:
+            self.paths.append(path)
+        return place
+
+
+def read_safely(file: RunFile, *, limit: int) -> bytes | None:
+    """The bytes of a plain file of at most `limit` bytes; None where it is gone, larger or no longer plain."""
+    try:
+        with _open_plain(file.path) as source:
+            data = source.read(limit + 1)
+    except OSError:
+        return None
+    return data if len(data) <= limit else None
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open a file that must not have become a link, a pipe or a device since it was looked at."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(f"{path} is no plain file")
+    return os.fdopen(number, "rb")
+
+
+def _refused(path: str, error: TargetRefusedError) -> Loss:
+    too_large = "(413)" in error.message or "too large" in error.message.lower()
+    return Loss(LossKind.TOO_LARGE if too_large else LossKind.REFUSED, path, error.message)

@@ -1,0 +1,194 @@
+"""One MLflow run as the target of one run directory: found or made, filled, and read back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.errors import BridgeError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
+from bridge.exporters.mlflow.facts import facts_of
+from bridge.exporters.mlflow.filling import Filling, no_files_loss
+from bridge.exporters.mlflow.locks import machine_lock
+from bridge.exporters.mlflow.readback import read_back
+from bridge.exporters.mlflow.run_rows import ConflictError
+from bridge.exporters.mlflow.tags import Tag
+from bridge.model import Applied, Cursor, DeltaKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, MutableMapping
+
+    from bridge.exporters.mlflow.api import Experiment
+    from bridge.exporters.mlflow.place import Place
+    from bridge.exporters.mlflow.records import Choice, Record
+    from bridge.model import Delta, Held, Run, Shape
+
+__all__ = ["MlflowTarget"]
+
+_ATTEMPTS = 5
+
+
+class MlflowTarget:
+    """Where one run directory goes; `memory` is what the exporter found for each identity."""
+
+    def __init__(self, place: Place, run: Run, shape: Shape, memory: MutableMapping[str, Choice]) -> None:
+        self._place = place
+        self._run = run
+        self._shape = shape
+        self._memory = memory
+        self._filling: Filling | None = None
+
+    def apply(self, delta: Delta) -> Applied:
+        """Bring `delta` in; where another export is at the same run, go on from what it has done."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._fill(delta)
+            except ConflictError:
+                self._forget()
+                if attempt + 1 == _ATTEMPTS or not self._can_go_on(delta):
+                    raise
+                if self._is_done(delta):
+                    return Applied(notes=("another export brought this run up to date meanwhile",))
+            except BridgeError:
+                self._forget()
+                raise
+        raise AssertionError("unreachable")
+
+    def _fill(self, delta: Delta) -> Applied:
+        if self._filling is None:
+            self._filling = self._open(delta)
+        applied = self._filling.fill(delta)
+        if not self._filling.files and not delta.more:
+            applied += Applied(losses=(no_files_loss(),))
+        return applied
+
+    def _open(self, delta: Delta) -> Filling:
+        """The run to be filled: the one that is known, or a new one."""
+        choice = self._choice()
+        record = choice.record or self._make(delta)
+        return self._filling_of(record.run_id)
+
+    def _filling_of(self, run_id: str) -> Filling:
+        record, params = self._place.whole(run_id)
+        experiment = self._experiment()
+        return Filling(
+            place=self._place,
+            run=self._run,
+            shape=self._shape,
+            record=record,
+            params=params,
+            files=self._place.takes_files(experiment),
+            before_last=self._look_again,
+            extra_tags=self._identity_tags(),
+        )
+
+    def _choice(self) -> Choice:
+        choice = self._memory.get(self._run.identity)
+        if choice is None:
+            choice = self._memory[self._run.identity] = self._place.find([self._run])[self._run.identity]
+        return choice
+
+    def _experiment(self) -> Experiment:
+        experiment = self._place.experiment(self._place.naming.of_run(self._run), make=True)
+        assert experiment is not None
+        return experiment
+
+    def _identity_tags(self) -> dict[str, str]:
+        tags = {Tag.UID: self._run.identity}
+        return tags | ({Tag.EXPERIMENT: self._place.naming.template} if self._place.naming.varies else {})
+
+    def _make(self, delta: Delta) -> Record:
+        """A new run with a cursor that covers nothing, or the one that another export made at the same moment."""
+        experiment = self._experiment()
+        if experiment.deleted:
+            raise TargetRefusedError(
+                f"The MLflow experiment {experiment.name!r} was deleted.",
+                hint=f"mlflow experiments restore --experiment-id {experiment.id}, or another --experiment.",
+            )
+        facts = facts_of(self._run, self._shape)
+        nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), shape=delta.after.shape)
+        # Without `bridge.tags`, from which what people took away is told, since their tags are not sent yet.
+        own = {key: value for key, value in facts.own.items() if key != Tag.TAGS}
+        tags = {**own, **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
+        database = self._place.database
+        if database is not None:
+            run_id = new_run_id(experiment.id, self._run.identity)
+            new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
+            database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
+        else:
+            # On one machine only one export at a time makes runs; of those on others the look after it takes care.
+            with machine_lock(f"{self._place.address.uri} {experiment.id}"):
+                self._forget()
+                if self._choice().record is None:
+                    self._place.api.make_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
+        self._forget()
+        self._keep_one()
+        record = self._choice().record
+        if record is None:
+            raise TargetUnavailableError(f"{self.where()}: the run was made and is not there.")
+        return record
+
+    def _keep_one(self) -> None:
+        """Of several runs of this run directory keep the one that all exports choose."""
+        choice = self._choice()
+        if choice.record is None:
+            return
+        for extra in choice.extras:
+            self._place.api.put_away(extra.run_id, {Tag.DUPLICATE_OF: choice.record.run_id})
+
+    def _look_again(self) -> None:
+        """Before the last cursor: is this run still the one? A database decides that by the run's id."""
+        if self._place.database is not None or self._filling is None:
+            return
+        mine = self._filling.record.run_id
+        self._memory.pop(self._run.identity, None)
+        record = self._choice().record
+        if record is None or record.run_id != mine:
+            raise ConflictError(f"MLflow run {mine} is no longer the target of {self._run.path}.", hint="Export again.")
+
+    def _can_go_on(self, delta: Delta) -> bool:
+        """After a conflict: whether `delta` can follow what another export has written meanwhile."""
+        record = self._choice().record
+        cursor = None if record is None else record.cursor(self.where())
+        before = delta.before
+        if cursor is None or delta.kind not in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME):
+            return False
+        start = before.rows if before is not None else 0
+        return cursor.rows >= start and cursor.anchors == delta.after.anchors and cursor.shape == delta.after.shape
+
+    def _is_done(self, delta: Delta) -> bool:
+        """Whether another export has brought in all that `delta` has."""
+        record = self._choice().record
+        cursor = None if record is None else record.cursor(self.where())
+        if cursor is None:
+            return False
+        sent = facts_of(self._run, self._shape).sent
+        covered = cursor.rows >= delta.after.rows and cursor.media_lines >= delta.after.media_lines
+        return covered and (delta.more or all(cursor.sent.get(key) == value for key, value in sent.items()))
+
+    def _forget(self) -> None:
+        self._filling = None
+        self._memory.pop(self._run.identity, None)
+
+    def rebuild(self, deltas: Iterable[Delta]) -> Applied:
+        """Fill a fresh run and put it in the old one's place."""
+        raise NotImplementedError
+
+    def read(self, *, only: Collection[str] | None = None) -> Held:
+        """The run as MLflow's API gives it back."""
+        choice = self._choice()
+        if choice.record is None:
+            raise TargetRefusedError(f"{self._place.address.shown} does not hold {self._run.path}.")
+        return read_back(self._place, choice.record.run_id, self._run, self._shape, only=only)
+
+    def where(self) -> str:
+        """The run's page on a server, else the database and the run's id."""
+        shown = self._place.address.shown
+        choice = self._memory.get(self._run.identity)
+        record = choice.record if choice is not None else None
+        if self._filling is not None:
+            record = self._filling.record
+        if record is None:
+            return shown
+        if self._place.address.is_server:
+            return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+        return f"{shown} run {record.run_id}"
