@@ -16,9 +16,12 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from logger.values import flatten, restore_number, strict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "HEARTBEAT_NAME",
@@ -33,6 +36,7 @@ __all__ = [
     "heartbeat_mtime",
     "heartbeat_path",
     "is_alive",
+    "json_text",
     "keep_access",
     "make_sidecar",
     "now_iso",
@@ -184,12 +188,38 @@ def atomic_json_write(path: AnyPath, data: Any) -> None:
 
     A file that is replaced keeps its mode and (where permitted) its group; a new one follows the umask.
     """
-    text = json.dumps(strict(data), indent=2, allow_nan=False, default=str)
-    atomic_text_write(path, text + "\n")
+    atomic_text_write(path, json_text(data))
 
 
-def atomic_text_write(path: AnyPath, text: str) -> None:
-    """Replace the file `path` by `text` as UTF-8, as `atomic_json_write` does."""
+def json_text(data: Any) -> str:
+    """`data` as strict JSON for people and programs: one line for each entry of the two outer levels."""
+    if not isinstance(data, dict) or not data:
+        return _dumps(data) + "\n"
+    entries = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join([f"    {_dumps(str(name))}: {_dumps(item)}" for name, item in value.items()])
+            entries.append(f"  {_dumps(str(key))}: {{\n{inner}\n  }}")
+        else:
+            entries.append(f"  {_dumps(str(key))}: {_dumps(value)}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _dumps(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps(strict(value), allow_nan=False, default=str)
+
+
+def atomic_text_write(
+    path: AnyPath, text: str, *, unless: Callable[[], bool] | None = None
+) -> tuple[int, int, int] | None:
+    """Replace the file `path` by `text` as UTF-8, as `atomic_json_write` does.
+
+    `unless` is asked at the last moment: if it says true nothing is replaced, and None comes back. Otherwise the
+    new file's (inode, mtime in nanoseconds, size) comes back.
+    """
     real = Path(path).resolve()  # a link stays a link
     temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
     # The umask makes the mode of a new file; tempfile.mkstemp would leave it readable by its owner only.
@@ -200,11 +230,16 @@ def atomic_text_write(path: AnyPath, text: str) -> None:
             file.write(text.encode("utf-8", errors="replace"))
             file.flush()
             os.fsync(descriptor)
+            state = os.fstat(descriptor)
+        if unless is not None and unless():
+            temporary.unlink()
+            return None
         temporary.replace(real)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def keep_access(old: Path, descriptor: int) -> None:

@@ -1,0 +1,296 @@
+"""metrics.csv: rows are appended, the header grows by rename, a torn tail is mended.
+
+The file is Lightning's: a header, then one row per log call, CRLF line ends, empty cells. Whatever instant the process
+is killed at, every row that was on disk stays there, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+
+from logger.csv_scan import CHUNK, Scan, cells, holds_headers, scan
+from logger.sidecar import keep_access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["MetricsFile", "Row"]
+
+_LAYOUTS = 256
+"""How many sets of metric names are remembered; a training has a handful."""
+
+_SPECIAL = re.compile(r'[",\r\n]')
+_LINE_END = re.compile(rb"\r?\n")
+
+
+class Row(NamedTuple):
+    """One row to be: names and values side by side, without the step and the time, which every row has."""
+
+    names: tuple[str, ...]
+    values: Sequence[object]
+    step: int
+    time: float
+
+
+class _Unsure(NamedTuple):
+    """A write under way: its first row, how many rows it has, and a look at the disk that says whether it got there."""
+
+    first: Row
+    number: int
+    arrived: Callable[[], bool]
+
+
+class MetricsFile:
+    """The metrics.csv of one run, open for appending.
+
+    `columns` is the header, `time_column` the column that holds the rows' times (None: rows have none), `rows` how many rows
+    the file holds. A file whose time column is still called `formerly` has it renamed before anything is appended.
+    """
+
+    def __init__(self, path: Path, *, time_column: str | None, formerly: str | None = None) -> None:
+        self.path = path
+        self.time_column = time_column
+        self.columns: list[str] = []
+        self.rows = 0
+        self._formerly = formerly
+        self._descriptor: int | None = None
+        self._size = 0
+        self._layouts: dict[tuple[str, ...], list[int]] = {}
+        self._unsure: _Unsure | None = None
+
+    def resume(self) -> Scan:
+        """Go on with the file that is there: a torn tail is cut off. The look through it comes back.
+
+        Raises FileNotFoundError where there is none, other OSErrors where it cannot be written.
+        """
+        self.close()
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        found = scan(self.path)
+        if found.end < found.size:
+            os.ftruncate(self._descriptor, found.end)
+        self.columns, self.rows, self._size = list(found.columns), found.rows, found.end
+        self._layouts.clear()
+        if found.headers and holds_headers(self.path, found):
+            self._unify(found)
+        if self._formerly in self.columns and self.time_column not in (None, *self.columns):
+            self.columns[self.columns.index(self._formerly)] = str(self.time_column)
+            self._rewrite(self._grown(0), [])
+        return found
+
+    def append(self, rows: list[Row]) -> None:
+        """Move `rows` (the list is emptied) to the end of the file, as one write of whole lines; new columns go behind the old ones.
+
+        Raises OSError where the disk does not take them. After any exception, also one that a signal raised in the middle,
+        a row is either in the file or still in the list.
+        """
+        try:
+            self._settle(rows)
+            if not rows:
+                return
+            present = self._open()
+            new = self._new_columns(rows)
+            if new:
+                self.columns += new
+                self._layouts.clear()
+            if not present:
+                self._create(rows)
+            elif new:
+                self._rewrite(self._grown(len(new)), rows)
+            else:
+                self._write("".join([self._line(row) for row in rows]), rows)
+        except BaseException:
+            self.close()  # the next append looks at the file afresh
+            raise
+
+    def rename_time_column(self, name: str) -> None:
+        """Call the time column `name` from now on; the header on disk follows before the next rows."""
+        self._formerly, self.time_column = self.time_column, name
+        self.close()
+
+    def sync(self) -> None:
+        """Flush what was appended to the disk. May be called by another thread than `append`."""
+        descriptor = self._descriptor
+        if descriptor is not None:
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # closed meanwhile
+                    raise
+
+    def close(self) -> None:
+        """Let go of the file; the next append opens it again, and looks through it."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _new_columns(self, rows: Sequence[Row]) -> list[str]:
+        if all(row.names in self._layouts for row in rows):
+            return []
+        wanted = dict.fromkeys(["step"] if self.time_column is None else ["step", self.time_column])
+        for row in rows:
+            wanted.update(dict.fromkeys(row.names))
+        known = set(self.columns)
+        return [name for name in wanted if name not in known]
+
+    def _open(self) -> bool:
+        """Whether there is a file with a header to append to. One that others put in its place is looked through."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                state = os.fstat(self._descriptor)
+                if state.st_nlink > 0:
+                    self._size = state.st_size
+                    return bool(self.columns)
+        try:
+            self.resume()
+        except FileNotFoundError:
+            self.columns, self.rows = [], 0
+            self._layouts.clear()
+        return bool(self.columns)
+
+    def _create(self, rows: list[Row]) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._size = os.fstat(self._descriptor).st_size
+        self._write(_join(self.columns) + "".join([self._line(row) for row in rows]), rows)
+
+    def _write(self, text: str, rows: list[Row]) -> None:
+        descriptor, before = self._descriptor, self._size
+        assert descriptor is not None
+        data = text.encode("utf-8", errors="backslashreplace")
+        path, after = self.path, before + len(data)
+        self._unsure = _Unsure(rows[0], len(rows), lambda: path.stat().st_size >= after)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except BaseException:
+            if os.fstat(descriptor).st_size < after:
+                os.ftruncate(descriptor, before)
+            raise
+        self._settle(rows)
+
+    def _settle(self, rows: list[Row]) -> None:
+        """Take out of `rows` what the last write has brought to the disk."""
+        unsure = self._unsure
+        if unsure is None:
+            return
+        if rows and rows[0] is unsure.first and unsure.arrived():
+            self.rows += unsure.number
+            del rows[: unsure.number]
+        self._unsure = None
+
+    def _grown(self, more: int) -> Iterator[bytes]:
+        """The file with the present header, every row with `more` empty cells at its end."""
+        found = scan(self.path)
+        yield _join(self.columns).encode("utf-8", errors="backslashreplace")
+        with self.path.open("rb") as file:
+            file.seek(found.start)
+            left = found.end - found.start
+            odd = False
+            carry = b""
+            while left > 0:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    return
+                left -= len(chunk)
+                chunk = carry + chunk
+                carry = b"\r" if chunk.endswith(b"\r") else b""  # never part a line end
+                chunk = chunk[: len(chunk) - len(carry)]
+                padded, odd = _pad(chunk, b"," * more, odd=odd, quotes=not found.lines)
+                yield padded
+            yield carry
+
+    def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
+        """Put `content` and `rows` in the file's place, at one instant."""
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        try:
+            keep_access(self.path, descriptor)
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.writelines(content)
+                file.write("".join([self._line(row) for row in rows]).encode("utf-8", errors="backslashreplace"))
+            os.fsync(descriptor)
+            inode = os.fstat(descriptor).st_ino
+            if rows:
+                self._unsure = _Unsure(rows[0], len(rows), lambda: self.path.stat().st_ino == inode)
+            temporary.replace(self.path)
+        except BaseException:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        self.close()
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+        self._settle(rows)
+
+    def _unify(self, found: Scan) -> None:
+        """Bring a file with several header lines (two files put together) under one header."""
+        columns = dict.fromkeys(found.columns)
+        rows = 0
+        for row in cells(self.path, found):
+            columns.update(dict.fromkeys(row))
+            rows += 1
+        self.columns, self.rows = list(columns), rows
+        lines = (_join([row.get(name, "") for name in columns]).encode() for row in cells(self.path, found))
+        self._rewrite((_join(self.columns).encode(), *lines), [])
+
+    def _line(self, row: Row) -> str:
+        layout = self._layouts.get(row.names)
+        if layout is None:
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
+            own = [*row.names, "step"] if self.time_column is None else [*row.names, "step", self.time_column]
+            layout = self._layouts[row.names] = [self.columns.index(name) for name in own]
+        line = [""] * len(self.columns)
+        for position, value in zip(layout, row.values, strict=False):
+            line[position] = repr(value) if type(value) is float else _cell(value)
+        line[layout[len(row.names)]] = str(row.step)
+        if self.time_column is not None:
+            line[layout[-1]] = f"{row.time:.6f}"
+        return ",".join(line) + "\r\n"
+
+
+def _cell(value: object) -> str:
+    """`value` as the csv module would write it."""
+    if value is None:
+        return ""
+    if type(value) is int:
+        return str(value)
+    try:
+        text = repr(value) if isinstance(value, float) else str(value)
+    except Exception:  # noqa: BLE001 - a value that cannot be printed must not end a training
+        text = f"<{type(value).__qualname__}>"
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
+
+
+def _join(names: Iterable[str]) -> str:
+    return ",".join([_cell(name) for name in names]) + "\r\n"
+
+
+def _pad(chunk: bytes, commas: bytes, *, odd: bool, quotes: bool) -> tuple[bytes, bool]:
+    """`chunk` with `commas` before every line end that ends a record, and whether it ends inside of quotes."""
+    if not commas:
+        return chunk, odd
+    if not quotes or (not odd and b'"' not in chunk):
+        return _pad_lines(chunk, commas), odd
+    parts = chunk.split(b'"')
+    for number, part in enumerate(parts):
+        if number:
+            odd = not odd
+        if not odd:
+            parts[number] = _pad_lines(part, commas)
+    return b'"'.join(parts), odd
+
+
+def _pad_lines(part: bytes, commas: bytes) -> bytes:
+    if part.count(b"\n") == part.count(b"\r\n"):
+        return part.replace(b"\r\n", commas + b"\r\n")
+    return _LINE_END.sub(lambda end: commas + end.group(), part)

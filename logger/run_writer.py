@@ -1,0 +1,366 @@
+"""One run directory that is being written: what `logger.experiment` is. Free of torch and lightning."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from logger.csv_writer import Row
+from logger.hparams import HPARAMS_NAME
+from logger.opening import METRICS_NAME, free_name, open_directory
+from logger.pulse import HEARTBEAT_S, Budget, Pulse
+from logger.settings import RegistryLoggerWarning, Settings
+from logger.sidecar import SCHEMA_VERSION, now_iso, touch_heartbeat
+from logger.state import write_summary
+from logger.stats import MetricStats
+from logger.values import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from logger.pictures import Encoded
+
+__all__ = ["RunWriter"]
+
+_BEAT_AT_LOG_S = 1.0
+_RETRY_S = 5.0
+"""After the disk refused something, saving waits this long before it tries again."""
+
+_log = logging.getLogger(__name__)
+_Method = TypeVar("_Method", bound="Callable[..., None]")
+
+
+def _whole(method: _Method) -> _Method:
+    """One call at a time; what a signal handler calls in the middle of a call is carried out after it."""
+
+    @functools.wraps(method)
+    def call(self: RunWriter, *args: Any, **kwargs: Any) -> None:
+        with self._lock:
+            if self._busy:
+                self._later.append(functools.partial(call, self, *args, **kwargs))
+                return
+            self._busy = True
+            try:
+                method(self, *args, **kwargs)
+            finally:
+                self._busy = False
+                while self._later:
+                    self._later.pop(0)()
+
+    return cast("_Method", call)
+
+
+class RunWriter:
+    """Writes one run directory from one process; made by `open_run`.
+
+    Rows are appended when `save` is called, or after `flush_every` of them, or by the thread within seconds. The two JSON files
+    follow at a rate that costs at most 2 % of the time. Once the directory is open, a disk that refuses is warned about and
+    tried again: no method raises OSError.
+    """
+
+    NAME_METRICS_FILE = METRICS_NAME
+    NAME_HPARAMS_FILE = HPARAMS_NAME
+
+    def __init__(self, settings: Settings, *, announce: Callable[[str], None]) -> None:
+        """Make or resume the directory. Raises OSError where it cannot be written."""
+        self.settings = settings
+        self.run_dir = settings.run_dir
+        self.pid = os.getpid()
+        self.released = False
+        self.troubles: dict[str, int] = {}
+        self._lock = threading.RLock()
+        self._busy = False
+        self._later: list[Callable[[], None]] = []
+        self._json_lock = threading.Lock()
+        self._version = self._written = 0  # counts changes of the state; which of them the JSON files hold
+        self._retry_at = 0.0
+        self._beat = time.monotonic()
+        self._budget = Budget(self._beat)
+        self._pulse: Pulse | None = None
+        self._buffer: list[Row] = []
+        opened = open_directory(settings, complain=self._complain)
+        self.sidecar, self.media, self._file, self._hparams = (
+            opened.sidecar,
+            opened.media,
+            opened.metrics,
+            opened.hparams,
+        )
+        self._summary, self._time_before, self.session = opened.summary, opened.time_before, opened.session
+        restored = opened.restored
+        self.stats, self.step, self.epoch = restored.stats, restored.step, restored.epoch
+        data = self.sidecar.data
+        self.checkpoint: str | None = data.get("checkpoint_path")
+        self.status: str = "running" if opened.new else data.get("status", "running")
+        self.ended_at: str | None = None if opened.new else data.get("ended_at")
+        if opened.new and opened.resumed:
+            if opened.other is not None:
+                self._complain("another process", opened.other)
+            last = "" if self.step is None else f", the last at step {self.step}"
+            announce(f"{self.run_dir} is resumed: it holds {self._file.rows} rows{last}.")
+        self._version += 1
+        self._put(*self._snapshot(), refuse=True)
+        self._touch(self._beat)
+
+    # What Lightning's own ExperimentWriter offers, under its names.
+
+    @property
+    def log_dir(self) -> str:
+        """The run directory."""
+        return str(self.run_dir)
+
+    @property
+    def metrics_file_path(self) -> str:
+        """Where metrics.csv lies."""
+        return str(self._file.path)
+
+    @property
+    def metrics(self) -> list[dict[str, object]]:
+        """The rows that are not on disk yet."""
+        return [{**dict(zip(row.names, row.values, strict=True)), "step": row.step} for row in self._buffer]
+
+    @property
+    def metrics_keys(self) -> list[str]:
+        """The columns of metrics.csv, in their order."""
+        return list(self._file.columns)
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """The hyperparameters logged so far, in this start and in those before."""
+        return dict(self._hparams.nested)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were logged, in this start and in those before."""
+        return self._file.rows + len(self._buffer)
+
+    @_whole
+    def log_metrics(self, metrics_dict: Mapping[str, Any], step: Any = None) -> None:
+        """Take one row; without a step it gets the last one + 1."""
+        now = time.time()
+        place = self._next_step(step)
+        if self._file.time_column in metrics_dict:
+            self._rename_time_column(metrics_dict)
+        names: list[str] = []
+        values: list[Any] = []
+        stats = self.stats
+        for key, value in metrics_dict.items():
+            name = key if type(key) is str else str(key)
+            scalar = value if type(value) is float or type(value) is int else number(value)
+            if scalar is not None:
+                scalar = int(scalar) if type(scalar) is bool else scalar
+                known = stats.get(name)
+                if known is None:
+                    known = stats[name] = MetricStats()
+                known.add(scalar, place)
+            if name != "step":  # Lightning's column of that name is the row's own step
+                names.append(name)
+                values.append(value if scalar is None else scalar)
+                if name == "epoch" and scalar is not None:
+                    self.epoch = scalar
+        stats.pop("step", None)
+        self.step = place
+        self._buffer.append(Row(tuple(names), values, place, now))
+        self._changed()
+        if len(self._buffer) >= self.settings.flush_every:
+            self._flush()
+
+    @_whole
+    def log_hparams(self, params: object) -> None:
+        """Add hyperparameters of any kind to those of the run, on disk at once."""
+        try:
+            for key, name in self._hparams.update(params):
+                self._complain(
+                    f"hparam {key}", f"Two hyperparameters are called {key!r}; one of them is kept as {name!r}."
+                )
+        except OSError as error:
+            self._refused(error)
+        self._changed()
+        self._write_json()
+
+    @_whole
+    def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: str | None) -> None:
+        """Store one item. One that cannot be encoded or stored is warned about and counted."""
+        try:
+            place = (self.step or 0) if step is None else self._next_step(step)
+            self.media.add(str(tag), place, kind, encode(), caption=caption, session=self.session)
+        except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
+            self.media.failed += 1
+            self._complain(
+                f"media {tag}",
+                f"{kind.capitalize()} {tag!r} at step {step} could not be stored: {type(error).__name__}: {error}",
+            )
+        self._changed()
+
+    @_whole
+    def set_checkpoint(self, path: str) -> None:
+        """Name the checkpoint that stands for the run, on disk at once."""
+        self.checkpoint = path
+        self._changed()
+        self._write_json()
+
+    @_whole
+    def save(self) -> None:
+        """Bring the rows to disk, and the JSON files as far as they may cost time now."""
+        now = time.monotonic()
+        if self._version == self._written or now < self._retry_at:
+            return
+        self._flush()
+        if self._budget.allows(now):
+            self._write_json()
+
+    @_whole
+    def finalize(self, status: str) -> None:
+        """Bring everything to disk with `status` (completed, failed, interrupted). Rows may still follow."""
+        self.status, self.ended_at = status, now_iso()
+        self._changed()
+        self._write_json()
+        self._stop()
+
+    @_whole
+    def release(self) -> None:
+        """Bring everything to disk and let go of the directory: another start goes on with it, or the process ends."""
+        if self._version != self._written:
+            self._write_json()
+        self._stop()
+        self.released = True
+
+    def usable(self) -> bool:
+        """Whether this object still writes the directory (not after a release, and not in a forked child)."""
+        return not self.released and self.pid == os.getpid()
+
+    def tick(self) -> None:
+        """What the thread does: a heartbeat while the run is running, and a state that nobody saved."""
+        now = time.monotonic()
+        if now - self._beat >= HEARTBEAT_S - 1.0:
+            self._touch(now)
+        if self._version == self._written or now < self._retry_at:
+            return
+        with self._lock:
+            if self._busy:
+                return
+            self._flush()
+            state = self._snapshot()
+        self._put(*state)  # without the lock: the training does not wait for the disk
+
+    def _rename_time_column(self, metrics: Mapping[str, Any]) -> None:
+        """The user logs a metric of the time column's name: the column of times gets another one.
+
+        The sidecar says so before the file does: in between times are estimated, never mistaken.
+        """
+        old = self._file.time_column
+        assert old is not None
+        self._time_before = old
+        self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats}))
+        self._version += 1
+        self._put(*self._snapshot())
+
+    def _next_step(self, step: Any) -> int:
+        if step is None:
+            return 0 if self.step is None else self.step + 1
+        if type(step) is int:
+            return step
+        value = number(step)
+        if value is None or not math.isfinite(value):
+            place = 0 if self.step is None else self.step + 1
+            self._complain("step", f"{step!r} is no step; {place} is written.")
+            return place
+        if value != int(value):
+            self._complain("step", f"The step {step!r} is not a whole number; {int(value)} is written.")
+        return int(value)
+
+    def _changed(self) -> None:
+        self._version += 1
+        now = time.monotonic()
+        if now - self._beat >= _BEAT_AT_LOG_S:
+            self._touch(now)
+        if self._pulse is None:
+            self._pulse = Pulse(self, failed=self._thread_failed)
+
+    def _touch(self, now: float) -> None:
+        self._beat = now
+        if self.status == "running":
+            try:
+                touch_heartbeat(self.run_dir)
+            except OSError as error:
+                self._complain("heartbeat", f"The heartbeat of {self.run_dir} cannot be touched: {error}")
+
+    def _flush(self) -> None:
+        try:
+            self._file.append(self._buffer)
+        except OSError as error:
+            self._refused(error)
+
+    def _write_json(self) -> None:
+        """Rows, sidecar and summary to disk, now."""
+        self._flush()
+        self._put(*self._snapshot())
+
+    def _snapshot(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """The present state as the two files hold it, and its version."""
+        now = now_iso()
+        run = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.sidecar.data.get("run_id", self.settings.run_id),
+            "run_dir": str(self.run_dir),
+            "updated_at": now,
+        }
+        sidecar = {
+            **run,
+            "status": self.status,
+            "ended_at": self.ended_at,
+            "hparams": self._hparams.flat,
+            "summary": {name: stats.last for name, stats in self.stats.items()},
+            "checkpoint_path": self.checkpoint,
+        }
+        if self._file.time_column is not None:
+            sidecar["time_column"] = self._file.time_column
+        if self._time_before is not None:
+            sidecar["time_column_before"] = self._time_before
+        metrics = {name: stats.as_dict() for name, stats in self.stats.items()}
+        summary = {**run, "step": self.step, "epoch": self.epoch, "rows": self._file.rows, "metrics": metrics}
+        return self._version, sidecar, {**self._summary, **summary}
+
+    def _put(self, version: int, sidecar: dict[str, Any], summary: dict[str, Any], *, refuse: bool = False) -> None:
+        """Write the two files, if they do not hold a later state already."""
+        began = time.monotonic()
+        with self._json_lock:
+            if version <= self._written:
+                return
+            try:
+                self._file.sync()
+                self.sidecar.write(sidecar)
+                write_summary(self.run_dir, summary)
+                self._written = version
+            except OSError as error:
+                if refuse:
+                    raise
+                self._refused(error)
+        self._budget.spend(time.monotonic() - began)
+
+    def _refused(self, error: OSError) -> None:
+        self._retry_at = time.monotonic() + _RETRY_S
+        self._complain("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
+
+    def _thread_failed(self, error: BaseException) -> None:
+        _log.warning("Saving %s failed: %s: %s", self.run_dir, type(error).__name__, error)
+
+    def _complain(self, what: str, message: str) -> None:
+        """Warn, once for each `what`; all are counted in `troubles`."""
+        count = self.troubles[what] = self.troubles.get(what, 0) + 1
+        if count == 1:
+            try:
+                warnings.warn(message, RegistryLoggerWarning, stacklevel=2)
+            except RegistryLoggerWarning:
+                _log.warning("%s", message)  # where warnings are errors they would end the training
+
+    def _stop(self) -> None:
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            pulse.stop()
+        self._file.close()
