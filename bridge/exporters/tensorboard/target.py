@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.lock import locked
 from bridge.exporters.tensorboard.state import State, distrust, owner, read_state, write_marker, write_state
@@ -41,8 +41,9 @@ class TensorBoardTarget:
             return self.rebuild((delta,))
         with self._held() as notes:
             state = read_state(self._folder)
-            if state is None or distrust(self._folder, state):
-                raise self._overtaken()
+            reason = distrust(self._folder, state)
+            if state is None or reason:
+                raise RebuildNeededError(f"{self._folder}: {reason}")
             if _place(state.cursor) == _place(delta.after) and delta.kind is not DeltaKind.SAME:
                 return Applied(notes=notes)
             if delta.before is not None and _place(state.cursor) != _place(delta.before):
