@@ -152,9 +152,12 @@ def _train(folder: Path, say: Callable[[str], None]) -> None:
 
 def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Children, say: Callable[[str], None]) -> None:
     for steps in lane:
-        arguments = [json.dumps({"run_dir": str(folder.resolve() / step.run_id)} | asdict(step)) for step in steps]
-        with tempfile.TemporaryFile("w+") as log, children.started(arguments, log) as child:
+        plan = [{"run_dir": str(folder.resolve() / step.run_id)} | asdict(step) for step in steps]
+        with tempfile.TemporaryFile("w+") as log, children.started(log) as child:
+            assert child.stdin is not None
             assert child.stdout is not None
+            json.dump(plan, child.stdin)
+            child.stdin.close()
             for line in child.stdout:
                 say(line.strip())
             code = child.wait()
@@ -178,10 +181,10 @@ class _Children:
         self._running: list[subprocess.Popen[str]] = []
         self._ended = False
 
-    def started(self, arguments: Sequence[str], log: Any) -> subprocess.Popen[str]:
-        """A new process that does the trainings `arguments`, its messages in the file `log`."""
+    def started(self, log: Any) -> subprocess.Popen[str]:
+        """A new process that does the trainings it reads from its stdin, its messages in the file `log`."""
         # -P: a `logger.py` in the working directory does not stand in for the package.
-        command = [sys.executable, "-P", "-m", "logger.demo_training", *arguments]
+        command = [sys.executable, "-P", "-m", "logger.demo_training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         with self._lock:
@@ -189,7 +192,7 @@ class _Children:
                 raise BridgeError("The demo was interrupted.")
             # Not from outside: our own interpreter, our own module, JSON that was made above.
             child = subprocess.Popen(  # noqa: S603
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=env
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env
             )
             self._running.append(child)
         return child

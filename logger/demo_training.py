@@ -1,7 +1,7 @@
 """The trainings of `bridge demo`: a small network that learns scikit-learn's handwritten digits, logged by RegistryLogger.
 
-`python -m logger.demo_training TRAINING...` does one training after another, each given as JSON: the fields of
-`Training`. Nothing here is feigned: a training that is to be preempted or killed gets the real signal.
+`python -m logger.demo_training` reads a JSON list from stdin, each item the fields of `Training`, and does one training
+after another. Nothing here is feigned: a training that is to be preempted or killed gets the real signal.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Training:
     signal_at: int = 0
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Do the trainings given as JSON and write each one's run id to stdout as soon as it is done."""
+def main() -> None:
+    """Do the trainings that stdin asks for and write each one's run id to stdout as soon as it is done."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    for argument in arguments:
-        training = Training(**json.loads(argument))
+    for fields in json.load(sys.stdin):
+        training = Training(**fields)
         train(training)
         sys.stdout.write(f"{training.run_id}\n")
         sys.stdout.flush()
@@ -241,4 +241,4 @@ def _write_video(path: Path, frames: Sequence[NDArray[np.uint8]], *, fps: int) -
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
