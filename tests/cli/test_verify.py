@@ -1,0 +1,106 @@
+"""`bridge verify`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+ROWS = [{"step": step, "loss": 0.5 * step} for step in range(20)]
+
+
+@pytest.fixture
+def logdir(tmp_path: Path) -> Path:
+    """Two runs, exported."""
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name, ROWS)
+    result = call("export", tmp_path / "runs", "--to", "tensorboard", "--logdir", tmp_path / "tb")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "tb"
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(bridge, [str(word) for word in words])
+
+
+def test_equal_runs(logdir: Path, tmp_path: Path) -> None:
+    """Equal runs have the sign =, the last line counts them, and the exit code is 0."""
+    result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert sorted(lines[:2]) == ["= a: 20 points, 0 media", "= b: 20 points, 0 media"]
+    assert lines[2].startswith("2 runs: 2 =; compared 2 metrics, 40 points, 0 media; ")
+
+
+def test_quiet(logdir: Path, tmp_path: Path) -> None:
+    """With -q only what is not equal is listed, and the totals."""
+    result = call("verify", "-q", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_a_missing_run(logdir: Path, tmp_path: Path) -> None:
+    """A run that is not in the target has the sign +, a hint, and exit code 4."""
+    shutil.rmtree(logdir / "b")
+    result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
+    assert result.exit_code == 4
+    assert "+ b: the target does not hold this run\n    hint: bridge export" in result.stdout
+    assert "2 runs: 1 =, 1 +; " in result.stdout
+
+
+def test_differences_are_shown(logdir: Path, tmp_path: Path) -> None:
+    """A difference names file, metric, step and both values."""
+    file = tmp_path / "runs" / "a" / "metrics.csv"
+    file.write_text(file.read_text().replace("3.5,7,", "3.25,7,"), newline="")
+    result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--run-id", "a")
+    assert result.exit_code == 4
+    assert "* a: 20 points, 0 media; 1 differences\n" in result.stdout
+    assert "    * metrics.csv: loss at step 7: expected 3.25, found 3.5\n" in result.stdout
+
+
+def test_behind(logdir: Path, tmp_path: Path) -> None:
+    """What was logged since the export is said, and is a difference with --strict only."""
+    make_run(tmp_path / "runs" / "a", [*ROWS, {"step": 20, "loss": 1.0}])
+    words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
+    result = call(*words)
+    assert result.exit_code == 0
+    assert "= a: 20 points, 0 media; behind: 1 rows\n" in result.stdout
+    assert call(*words, "--strict").exit_code == 4
+
+
+def test_json(logdir: Path, tmp_path: Path) -> None:
+    """The JSON has a version, the totals, and a line for each run."""
+    result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--json")
+    data = json.loads(result.stdout)
+    assert (data["version"], data["exit_code"], data["totals"]["same"]) == (1, 0, 2)
+    assert [line["verdict"] for line in data["runs"]] == ["=", "="]
+
+
+def test_nothing_to_verify(tmp_path: Path) -> None:
+    """Where no run is found, nothing could be done."""
+    (tmp_path / "empty").mkdir()
+    assert call("verify", tmp_path / "empty", "--to", "tensorboard", "--logdir", tmp_path / "tb").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--to", "nowhere"), "There is no exporter 'nowhere'"),
+        (("--to", "tensorboard", "--experiment", "e"), "--experiment is no option of --to tensorboard"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    """A target that does not exist, or an option that it does not have, is wrong usage."""
+    result = call("verify", tmp_path, *words)
+    assert result.exit_code == 2
+    assert message in result.output
