@@ -1,1 +1,30 @@
-"""Reading run directories: discover a tree, read one run, its metrics, media and params."""
+"""Reading run directories: discover a tree, read one run, its metrics, media and params.
+
+What reads metrics is loaded when it is first asked for: numpy and pyarrow take a while.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.source.clock import Clock
+from bridge.source.discover import discover
+from bridge.source.run import read_run
+
+if TYPE_CHECKING:
+    from bridge.source.delta import read_delta
+    from bridge.source.whole import read_whole
+
+__all__ = ["Clock", "discover", "read_delta", "read_run", "read_whole"]
+
+_LATER = {"read_delta": "delta", "read_whole": "whole"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found

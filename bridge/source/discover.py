@@ -1,0 +1,88 @@
+"""Find run directories below some folders, by listing no more than it takes."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["NEVER_ENTERED", "TARGET_MARK", "discover", "is_run"]
+
+NEVER_ENTERED = frozenset({"mlruns", "mlartifacts", "media", "checkpoints"})
+"""Folders that hold no runs; hidden ones are not entered either."""
+
+TARGET_MARK = ".bridge-target"
+"""The file that exporters leave in folders of theirs, so that a walk never finds the bridge's own output."""
+
+_HEADER_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+def discover(roots: Sequence[Path]) -> Iterator[Path]:
+    """The real paths of all run directories at and below `roots`, each once, in the order of names below each root.
+
+    The walk stops at a run directory, follows links, and survives loops of them. A folder that cannot be listed is
+    logged and passed over. Raises UsageError, before anything is walked, for a root that is not a folder.
+    """
+    for root in roots:
+        if not os.path.isdir(root):
+            what = "is not a folder" if os.path.lexists(root) else "does not exist"
+            raise UsageError(f"{root} {what}.", hint="Give run directories, or folders that hold some.")
+    return _walk([os.path.realpath(root) for root in roots])
+
+
+def _walk(roots: list[str]) -> Iterator[Path]:
+    seen: set[str] = set()
+    waiting = roots[::-1]
+    while waiting:
+        folder = waiting.pop()
+        if folder in seen:
+            continue
+        seen.add(folder)
+        if os.path.lexists(f"{folder}{os.sep}{TARGET_MARK}"):
+            continue
+        if is_run(folder):
+            yield Path(folder)
+        else:
+            waiting += reversed(_folders(folder))
+
+
+def is_run(folder: str) -> bool:
+    """Whether `folder` is a run directory: a sidecar, or metrics.csv with a column `step` beside hparams.yaml."""
+    if os.path.isfile(f"{folder}{os.sep}sidecar.json"):
+        return True
+    metrics = f"{folder}{os.sep}metrics.csv"
+    return os.path.isfile(f"{folder}{os.sep}hparams.yaml") and os.path.isfile(metrics) and _has_step(metrics)
+
+
+def _has_step(metrics: str) -> bool:
+    try:
+        with open(metrics, "rb") as file:
+            line = file.readline(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+        return "step" in next(csv.reader([line]), [])
+    except (OSError, csv.Error):
+        return False
+
+
+def _folders(folder: str) -> list[str]:
+    """The real paths of the folders in `folder` that may hold runs, by name."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or name in NEVER_ENTERED or not entry.is_dir():
+                    continue
+                found.append((name, os.path.realpath(entry.path) if entry.is_symlink() else entry.path))
+    except OSError as error:
+        log.warning("%s cannot be listed: %s", folder, error.strerror)
+    found.sort()
+    return [path for _, path in found]

@@ -1,0 +1,146 @@
+"""The header of metrics.csv: which column is the step, the time, and which metric."""
+
+from __future__ import annotations
+
+import csv
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO
+
+from bridge.errors import RunDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bridge.model import RunFile
+
+__all__ = ["LONGEST_LINE", "Layout", "complete_rows", "has_column", "read_layout"]
+
+LONGEST_LINE = 64 << 20
+"""Bytes; a longer line stops its run, so that no file can fill the memory."""
+
+BOM = b"\xef\xbb\xbf"
+
+_FIRST_PIECE = 1 << 14
+
+# A quoted cell: it begins where a cell begins. The last group is empty where the quote is still open.
+_QUOTED = re.compile(rb'(?:\A|(?<=[,\r\n]))"[^"]*+(?:""[^"]*+)*+("?)')
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A header line: `columns` as they stand, at byte `at` of the file; `end` is where the rows below it begin.
+
+    `step` and `time` are places of columns, None where there is none; `metrics` holds for each name the places of its
+    columns (several where the name is doubled).
+    """
+
+    columns: tuple[str, ...]
+    step: int | None
+    time: int | None
+    metrics: dict[str, tuple[int, ...]] = field(hash=False)
+    at: int = 0
+    end: int = 0
+
+    @classmethod
+    def of(cls, columns: Sequence[str], time_column: str | None, *, at: int = 0, end: int = 0) -> Layout:
+        """The layout of a header with these cells."""
+        places: dict[str, tuple[int, ...]] = {}
+        for place, name in enumerate(columns):
+            places[name] = (*places.get(name, ()), place)
+        step = places.pop("step", (None,))[-1]
+        time = places.pop(time_column, (None,))[-1] if time_column is not None else None
+        return cls(columns=tuple(columns), step=step, time=time, metrics=places, at=at, end=end)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The metrics, in the order of their first columns."""
+        return tuple(self.metrics)
+
+    def is_header(self, cells: Sequence[str]) -> bool:
+        """Whether `cells` is a header line again: all filled, with a `step` and no number in the step's place."""
+        if self.step is None:
+            return tuple(cells) == self.columns
+        if "step" not in cells or not all(cells):
+            return False
+        return self.step >= len(cells) or whole(cells[self.step]) is None
+
+
+def whole(cell: str) -> int | None:
+    """The int64 that `cell` says, as Python's int() reads it; None where it says none."""
+    try:
+        number = int(cell)
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
+
+
+def complete_rows(data: bytes) -> int:
+    """How many bytes of `data`, which begins where a row begins, are complete rows: up to a newline outside quotes."""
+    end = data.rfind(b"\n")
+    if end < 0 or data.find(b'"') < 0:
+        return end + 1
+    starts, ends, limit = [], [], len(data)
+    for match in _QUOTED.finditer(data):
+        if not match.group(1):
+            limit = match.start()
+            break
+        starts.append(match.start())
+        ends.append(match.end())
+    end = data.rfind(b"\n", 0, limit)
+    while end >= 0:
+        quoted = bisect_right(starts, end) - 1
+        if quoted < 0 or end >= ends[quoted]:
+            break
+        end = data.rfind(b"\n", 0, starts[quoted])
+    return end + 1
+
+
+def first_row(data: bytes) -> int:
+    """How many bytes the first complete row of `data` has, 0 where none is complete."""
+    end = data.find(b"\n")
+    while end >= 0:
+        if complete_rows(data[: end + 1]) == end + 1:
+            return end + 1
+        end = data.find(b"\n", end + 1)
+    return 0
+
+
+def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:
+    """The header line at byte `at` of metrics.csv, and its bytes; None where no complete one is there yet.
+
+    Raises RunDirectoryError for one that is longer than LONGEST_LINE.
+    """
+    file.seek(at)
+    data = b""
+    size = _FIRST_PIECE
+    while True:
+        piece = file.read(size)
+        data += piece
+        blank = len(data) - len(data.removeprefix(BOM).lstrip(b"\r\n")) if at == 0 else 0
+        length = first_row(data[blank:])
+        if length:
+            line = data[blank : blank + length]
+            return Layout.of(_cells(line), time_column, at=at, end=at + blank + length), data[: blank + length]
+        if not piece:
+            return None
+        if len(data) > LONGEST_LINE:
+            raise RunDirectoryError(f"{file.name}: the header line is longer than {LONGEST_LINE >> 20} MiB.")
+        size = len(data)
+
+
+def _cells(line: bytes) -> list[str]:
+    text = line.decode("utf-8", errors="replace")
+    return next(csv.reader([text.rstrip("\r\n")] if "\n" not in text[:-1] else text.splitlines(keepends=True)), [])
+
+
+def has_column(file: RunFile, name: str) -> bool:
+    """Whether the header of the metrics.csv `file` holds the column `name`; true where there is no header yet."""
+    try:
+        with file.path.open("rb") as stream:
+            found = read_layout(stream, None)
+    except OSError:
+        return False
+    return found is None or name in found[0].columns

@@ -1,0 +1,120 @@
+"""The next portion of metrics.csv: rows up to a limit of points, cut where a reading can go on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.source.csv_rows import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bridge.model import Run
+    from bridge.source.csv_rows import Table
+    from bridge.source.rows import Rows
+
+__all__ = ["Portion", "block_size", "next_portion"]
+
+QUIET = 60.0
+"""Seconds without a write after which nothing is held back."""
+
+_BYTES_A_POINT = 8
+
+
+@dataclass(slots=True)
+class Portion:
+    """Rows one after another. `more`: others follow that are complete; `held`: others follow that must wait."""
+
+    rows: list[Rows]
+    more: bool = False
+    held: bool = False
+
+    def end(self, begin: int) -> int:
+        """The number of the row after the last; `begin` where there is none."""
+        return self.rows[-1].first + len(self.rows[-1]) if self.rows else begin
+
+    def cut(self, end: int) -> None:
+        """Leave the rows before number `end`."""
+        kept = []
+        for rows in self.rows:
+            if rows.first >= end and len(rows):
+                break
+            kept.append(rows.head(min(len(rows), end - rows.first)))
+        self.rows = kept
+
+
+def block_size(limit: int) -> int:
+    """How many bytes to parse at once where about `limit` points are wanted."""
+    return min(BLOCK, max(1 << 12, limit * _BYTES_A_POINT))
+
+
+def next_portion(
+    table: Table, source: Iterator[Rows], *, begin: int, offset: int, limit: int, bucket: int = 0
+) -> Portion:
+    """About `limit` points from `source`, whose rows begin with number `begin` at byte `offset` of `table`.
+
+    Where more follow, the portion ends at a multiple of 2^`bucket` rows.
+    """
+    portion = Portion([])
+    points = 0
+    least = ((begin >> bucket) + 1) << bucket
+    for rows in source:
+        more = rows.points()
+        offset, end = rows.end, rows.first + len(rows)
+        if points + more > limit + limit // 2 and end > least:
+            fitting = int(
+                np.searchsorted(np.cumsum(np.count_nonzero(rows.present, axis=0)), limit - points, side="right")
+            )
+            place = max(rows.first + fitting, least if points == 0 or rows.first < least else rows.first, begin + 1)
+            place = max((place >> bucket) << bucket, least)
+            portion.rows.append(rows)
+            portion.cut(place)
+            portion.more = place < end or has_rows(table, offset)
+            return portion
+        portion.rows.append(rows)
+        points += more
+        if points >= limit - limit // 4 and end >= least and has_rows(table, offset):
+            portion.cut((end >> bucket) << bucket)
+            portion.more = True
+            return portion
+    return portion
+
+
+def has_rows(table: Table, offset: int) -> bool:
+    """Whether a newline follows byte `offset` (a quoted one is taken for a row that is not there yet, harmlessly)."""
+    table.file.seek(offset)
+    left = table.size - offset
+    while left > 0:
+        piece = table.file.read(min(left, 1 << 16))
+        if not piece or b"\n" in piece:
+            return bool(piece)
+        left -= len(piece)
+    return False
+
+
+def hold_back(portion: Portion, run: Run, begin: int) -> None:
+    """Leave out the last rows that share the last row's step, for they may still be superseded by the run."""
+    found = run.files.get("metrics.csv")
+    if portion.more or found is None or not run.running or time.time() - found.mtime_ns / 1e9 >= QUIET:
+        return
+    last: int | None = None
+    cut = portion.end(begin)
+    for rows in reversed(portion.rows):
+        step = rows.step
+        good = np.arange(len(step)) if rows.valid is None else np.flatnonzero(rows.valid)
+        if not len(good):
+            continue
+        last = int(step[good[-1]]) if last is None else last
+        other = np.flatnonzero(step[good] != last)
+        if len(other):
+            after = int(other[-1]) + 1
+            cut = rows.first + int(good[after]) if after < len(good) else cut
+            break
+        cut = rows.first + int(good[0])
+    if last is not None and cut < portion.end(begin):
+        portion.cut(cut)
+        portion.held = True
