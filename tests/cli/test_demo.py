@@ -1,0 +1,58 @@
+"""`bridge demo`: what it does besides training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "bridge", "demo"]
+
+
+def _demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    """Nothing is trained among other people's files; the error says what to do, and nothing changes."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    done = _demo("mine", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == [
+        "Error: mine is not empty, and does not hold the demo's runs.",
+        "Hint: Name another directory (bridge demo DIR), or remove this one.",
+    ]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
+    """Where the demo's runs are complete, the command says so and leaves them as they are."""
+    before = {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")}
+    done = _demo("demo-runs", "--json", cwd=demo_runs.parent)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert (told["trained"], len(told["runs"])) == (False, 7)
+    assert {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")} == before
+
+
+def test_ctrl_c_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """Interrupted while it trains, the command ends its processes, removes what it made, and exits with 130."""
+    with subprocess.Popen([*COMMAND, "runs"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        while not (children := psutil.Process(demo.pid).children()):
+            assert demo.poll() is None
+            time.sleep(0.05)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=60) == 130
+    assert not (tmp_path / "runs").exists()
+    assert [child for child in children if child.is_running()] == []
