@@ -157,7 +157,8 @@ _WRITERS: Mapping[Kind, Callable[[Any], str]] = {
 
 def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, console: Console) -> None:
     table = describe(records, shown)
-    while len(shown) > least and console.measure(table).maximum > console.width:
+    unbounded = console.options.update(max_width=1_000_000)
+    while len(shown) > least and console.measure(table, options=unbounded).maximum > console.width:
         shown = shown[:-1]
         table = describe(records, shown)
     console.print(table)

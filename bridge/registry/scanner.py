@@ -7,6 +7,7 @@ where a sign of life can have changed what is shown of it.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
 from bridge.model import Status
+from bridge.registry.quick import read_quickly
 from bridge.registry.record import RunRecord
+from bridge.registry.rows import Found, row_of
 from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from bridge.model import Run
+    from bridge.registry.rows import Row
     from bridge.registry.store import Known, Store
 
 __all__ = ["ScanReport", "scan"]
 
-_MADE_OF = ("sidecar.json", "summary.json")
-_MADE_OF_WITHOUT_SIDECAR = ("metrics.csv", "hparams.yaml", "summary.json")
 _SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
 _CLOCKS_DIFFER = 120.0
 """Seconds by which this machine's clock and the file server's are allowed to disagree."""
@@ -71,7 +73,7 @@ def scan(
     """
     began = time.perf_counter()
     known = {} if full else store.known(root)
-    changed: list[tuple[str, RunRecord]] = []
+    rows: list[Row] = []
     problems: list[tuple[str, str]] = []
     seen: set[str] = set()
     doubtful_since = time.time() - heartbeat_timeout - _CLOCKS_DIFFER
@@ -79,22 +81,24 @@ def scan(
         run_dir = str(path)
         seen.add(run_dir)
         before = known.get(run_dir)
-        stamp = _stamp(run_dir)
+        sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
+        stamp = _stamp(run_dir, sidecar, summary)
         if before and before.stamp == stamp and not _may_have_moved(run_dir, before, doubtful_since):
             continue
         try:
-            changed.append((stamp, RunRecord.of(read(path))))
+            found = read_quickly(run_dir, sidecar, summary) or Found.of(RunRecord.of(read(path)))
+            rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
     gone = [path for path in known if path not in seen and _is_gone(path)]
     found_again = [path for path, before in known.items() if before.orphaned and path in seen]
     new_orphans = [path for path in gone if not known[path].orphaned]
-    store.save(root, changed=changed, orphans=new_orphans, found_again=found_again, full=full)
+    store.save(root, rows=rows, orphans=new_orphans, found_again=found_again, full=full)
     return ScanReport(
         root=root,
         total=len(seen),
-        upserted=len(changed),
-        unchanged=len(seen) - len(changed) - len(problems),
+        upserted=len(rows),
+        unchanged=len(seen) - len(rows) - len(problems),
         invalid=len(problems),
         orphaned=len(gone),
         seconds=time.perf_counter() - began,
@@ -102,20 +106,32 @@ def scan(
     )
 
 
-def _stamp(run_dir: str) -> str:
+def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None) -> str:
     """What stat says of the files that a record is made of; another text where any of them was replaced or grew."""
-    parts = [_stat(f"{run_dir}/{name}") for name in _MADE_OF]
-    if not parts[0]:
-        parts += [_stat(f"{run_dir}/{name}") for name in _MADE_OF_WITHOUT_SIDECAR]
+    parts = [_mark(sidecar), _mark(summary)]
+    if sidecar is None:
+        parts += [_mark(_lstat(f"{run_dir}/{name}")) for name in ("metrics.csv", "hparams.yaml")]
+    elif stat.S_ISLNK(sidecar.st_mode):
+        parts.append(_mark(_stat(f"{run_dir}/sidecar.json")))
     return "|".join(parts)
 
 
-def _stat(path: str) -> str:
+def _mark(found: os.stat_result | None) -> str:
+    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}" if found else ""
+
+
+def _lstat(path: str) -> os.stat_result | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - twice a run, in scans of a hundred thousand
+        return os.lstat(path)
     except OSError:
-        return ""
-    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}"
+        return None
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - a Path costs more than the call
+    except OSError:
+        return None
 
 
 def _may_have_moved(run_dir: str, before: Known, doubtful_since: float) -> bool:
@@ -124,14 +140,8 @@ def _may_have_moved(run_dir: str, before: Known, doubtful_since: float) -> bool:
         return False
     if before.status is Status.RUNNING or before.last_alive >= doubtful_since:
         return True
-    return any(_mtime(f"{run_dir}/{name}") > before.last_alive for name in _SIGNS_OF_LIFE)
-
-
-def _mtime(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime  # noqa: PTH116
-    except OSError:
-        return 0.0
+    signs = (_lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
+    return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)
 
 
 def _is_gone(run_dir: str) -> bool:

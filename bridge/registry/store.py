@@ -6,19 +6,21 @@ No WAL: homes are often NFS, where it does not work. Writers hold the lock for o
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from bridge.errors import UsageError
-from bridge.model import Status
-from bridge.registry.record import RunRecord
+from bridge.registry.rows import COLUMNS, STATUSES, from_text, record_of, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from bridge.model import Status
+    from bridge.registry.record import RunRecord
+    from bridge.registry.rows import Row
 
 __all__ = ["FORMAT", "Known", "NewerStoreError", "Store", "damaged"]
 
@@ -29,15 +31,10 @@ _APPLICATION = 0x62726467  # "brdg": PRAGMA application_id, by which a file is k
 _PATIENCE_S = 5.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-_COLUMNS = (
-    "root", "run_dir", "stamp", "run_id", "identity", "status", "status_word", "start", "end", "last_alive", "updated",
-    "name", "parent", "notes", "archived", "checkpoint_path", "sessions", "orphaned", "tags", "hparams", "summary",
-    "stats",
-)  # fmt: skip
-_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
+
+_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 _SELECT = f"SELECT {_NAMES} FROM runs WHERE root = ?"  # noqa: S608 - constants only
-_UPSERT = f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constants only
-_STATUSES = {str(status): status for status in Status}
+_UPSERT = f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constants only
 
 
 class _DamagedError(sqlite3.DatabaseError):
@@ -110,48 +107,48 @@ class Store:
 
     def scanned_at(self, root: str) -> float | None:
         """When `root` was last scanned, in seconds since the epoch; None where it never was."""
-        row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (_text(root),)).fetchone()
+        row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (to_text(root),)).fetchone()
         return None if row is None else float(row[0])
 
     def known(self, root: str) -> dict[str, Known]:
         """What is known of each run below `root`, by its directory."""
         rows = self._connection.execute(
-            "SELECT run_dir, stamp, status, status_word, last_alive, orphaned FROM runs WHERE root = ?", (_text(root),)
+            "SELECT run_dir, stamp, status, status_word, last_alive, orphaned FROM runs WHERE root = ?",
+            (to_text(root),),
         )
         with _trust():
             return {
-                _read(path): Known(stamp, _STATUSES[status], word, alive, bool(orphaned))
+                from_text(path): Known(stamp, STATUSES[status], word, alive, bool(orphaned))
                 for path, stamp, status, word, alive, orphaned in rows
             }
 
     def records(self, root: str) -> list[RunRecord]:
         """All records of runs below `root`, orphans too, in the order of their start."""
-        rows = self._connection.execute(f"{_SELECT} ORDER BY start, run_dir", (_text(root),))
+        rows = self._connection.execute(f"{_SELECT} ORDER BY start, run_dir", (to_text(root),))
         with _trust():
-            return [_record(row) for row in rows]
+            return [record_of(row) for row in rows]
 
     def save(
         self,
         root: str,
         *,
-        changed: Iterable[tuple[str, RunRecord]] = (),
+        rows: Iterable[Row] = (),
         orphans: Sequence[str] = (),
         found_again: Sequence[str] = (),
         full: bool = False,
         now: float | None = None,
     ) -> None:
-        """Bring the outcome of one scan in, in one transaction; `changed` are (stamp, record).
+        """Bring the outcome of one scan in, in one transaction; `rows` are of what was read anew.
 
         `full` replaces all that was known.
         """
-        key = _text(root)
-        rows = [(key, *_row(stamp, record)) for stamp, record in changed]
+        key = to_text(root)
         with _transaction(self._connection) as connection:
             if full:
                 connection.execute("DELETE FROM runs WHERE root = ?", (key,))
             connection.executemany(_UPSERT, rows)
             for gone, paths in ((1, orphans), (0, found_again)):
-                marks = [(gone, key, _text(path)) for path in paths]
+                marks = [(gone, key, to_text(path)) for path in paths]
                 connection.executemany("UPDATE runs SET orphaned = ? WHERE root = ? AND run_dir = ?", marks)
             scanned = (key, time.time() if now is None else now)
             connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
@@ -234,76 +231,3 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE scans (root PRIMARY KEY, scanned_at REAL NOT NULL)")
     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-_dump = json.JSONEncoder(separators=(",", ":")).encode
-"""Python's JSON keeps NaN and infinities, which these tables, read by nobody else, may hold."""
-
-
-def _row(stamp: str, record: RunRecord) -> tuple[Any, ...]:
-    """A row in the order of _COLUMNS, without the root."""
-    return (
-        _text(record.run_dir),
-        stamp,
-        _text(record.run_id),
-        _text(record.identity),
-        str(record.status),
-        _text(record.status_word),
-        record.start,
-        record.end,
-        record.last_alive,
-        record.updated,
-        _text(record.name),
-        _text(record.parent),
-        _text(record.notes),
-        record.archived,
-        _text(record.checkpoint_path),
-        record.sessions,
-        record.orphaned,
-        _dump(record.tags),
-        _dump(record.hparams),
-        _dump(record.summary),
-        _dump(record.stats),
-    )
-
-
-def _record(row: Sequence[Any]) -> RunRecord:
-    (_, run_dir, _, run_id, identity, status, word, start, end, last_alive, updated, *rest) = row
-    (name, parent, notes, archived, checkpoint, sessions, orphaned, tags, hparams, summary, stats) = rest
-    return RunRecord(
-        run_id=_read(run_id),
-        run_dir=_read(run_dir),
-        identity=_read(identity),
-        status=_STATUSES[status],
-        status_word=word if word is None else _read(word),
-        start=start,
-        end=end,
-        last_alive=last_alive,
-        updated=updated,
-        name=_read(name),
-        parent=_read(parent),
-        tags=tuple(json.loads(tags)),
-        notes=_read(notes),
-        archived=bool(archived),
-        hparams=json.loads(hparams),
-        summary=json.loads(summary),
-        stats=json.loads(stats),
-        checkpoint_path=checkpoint if checkpoint is None else _read(checkpoint),
-        sessions=sessions,
-        orphaned=bool(orphaned),
-    )
-
-
-def _text(value: str | None) -> str | bytes | None:
-    """`value` for SQLite, which refuses lone surrogates (undecodable file names, hostile JSON): those as bytes."""
-    if value is None or value.isascii():
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
-
-
-def _read(value: str | bytes) -> str:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
