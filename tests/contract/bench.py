@@ -102,7 +102,8 @@ class Bench:
         assert (str(check.verdict), check.reason, list(check.first)) == (str(Verdict.SAME), "", [])
         run = read_run(path)
         assert tuple(self.known(run).extras) == ()
-        assert check.behind.rows == 0
+        if not (run.running and self.exporter.abilities.holds_back):
+            assert check.behind.rows == 0
 
     def interrupted(self, delta: Delta) -> Delta:
         """`delta`, but that it breaks after its first block."""
