@@ -133,6 +133,11 @@ class Database:
         """Whether it is a SQLite file: one writer at a time."""
         return isinstance(self._bulk, SqliteBulk)
 
+    @property
+    def points_a_change(self) -> int:
+        """At most this many points in one change are written in one transaction, and fast."""
+        return 1_000_000 if self._bulk.limit is None else self._bulk.limit - 10_000
+
     def close(self) -> None:
         """Let go of all connections; the next call opens new ones."""
         self._engine.dispose()

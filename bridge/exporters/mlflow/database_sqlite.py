@@ -39,7 +39,7 @@ class SqliteBulk:
     server could have used, the next one leaves such a pause first.
     """
 
-    limit: int | None = 100_000
+    limit: int | None = 60_000
 
     _HOLD_S = 0.5
     _PAUSE_S = 0.11

@@ -1,0 +1,50 @@
+"""Run a function in a process of its own and kill it at some instant."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
+
+_PRELOADED = ["mlflow.store.tracking.sqlalchemy_store", "bridge.exporters.mlflow.database"]
+
+
+def _context() -> ForkServerContext:
+    # A fork server has imported MLflow once: each process then starts in milliseconds and shares nothing with pytest.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def kill_after(seconds: float, function: Callable[..., object], *arguments: Any) -> bool:
+    """Run `function` in another process and SIGKILL it after `seconds`; False if it had ended well before that.
+
+    The time counts from the moment at which the process is about to call `function`.
+    """
+    context = _context()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_announced, args=(there, function, arguments))
+    process.start()
+    there.close()
+    here.recv()
+    here.close()
+    process.join(seconds)
+    killed = process.is_alive()
+    if killed and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert killed or process.exitcode == 0, f"ended by itself with {process.exitcode}"
+    killed = process.exitcode == -signal.SIGKILL
+    process.close()
+    return killed
+
+
+def _announced(there: Any, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    there.send("here")
+    there.close()
+    function(*arguments)

@@ -1,0 +1,250 @@
+"""The database writer beside others: killed, in several processes at once, and with a server on the same database."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.database import Change, ConflictError, Database, new_run_id
+from bridge.exporters.mlflow.database_sqlite import SqliteBulk
+from bridge.exporters.mlflow.schema import outdated
+from tests.crash.killing import kill_after
+from tests.exporters.mlflow.database_help import (
+    FACTS,
+    NEW,
+    make_run,
+    open_database,
+    same_names,
+    table,
+    wide_block,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PARTS = 12
+ROWS_A_PART = 1500
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def uri(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
+
+
+def write_parts(uri: str, identity: str = "uid-1") -> None:
+    """Go on from the run's cursor, part by part, as an export does."""
+    database = open_database(uri)
+    run_uuid = new_run_id("0", identity)
+    held = {run.run_uuid: run.tags.get("bridge.cursor") for run in database.runs(["bridge.uid", "bridge.cursor"])}
+    cursor = held.get(run_uuid)
+    for part in range(int(cursor or 0), PARTS):
+        points = wide_block(4, ROWS_A_PART, start=part * ROWS_A_PART)
+        change = Change(
+            expected_cursor=cursor,
+            blocks=[points],
+            names=same_names(points),
+            tags={"bridge.uid": identity, "bridge.cursor": str(part + 1)},
+            facts=FACTS,
+            create=NEW,
+        )
+        database.write(run_uuid, change)
+        cursor = str(part + 1)
+    database.close()
+
+
+def tags_of(uri: str, run_uuid: str) -> dict[str, str]:
+    return {row["key"]: row["value"] for row in table(uri, "tags", run_uuid)}
+
+
+def test_a_kill_leaves_whole_parts(uri: str) -> None:
+    """Killed at any instant, the run holds exactly what its cursor says; going on ends equal to a clean write."""
+    chance = random.Random(5)
+    ours = new_run_id("0", "uid-1")
+    kills = 0
+    while kills < 6 and kill_after(chance.uniform(0.05, 0.5), write_parts, uri):
+        kills += 1
+        parts = int(tags_of(uri, ours).get("bridge.cursor", 0))
+        latest = [row["step"] for row in table(uri, "latest_metrics", ours)]
+        assert len(table(uri, "metrics", ours)) == parts * ROWS_A_PART * 4
+        assert latest == ([parts * ROWS_A_PART - 1] * 4 if parts else [])
+    assert kills > 0
+    write_parts(uri)
+    write_parts(uri, "uid-clean")
+    clean = new_run_id("0", "uid-clean")
+    for name in ("metrics", "latest_metrics", "params"):
+        assert table(uri, name, ours) == table(uri, name, clean)
+    assert tags_of(uri, ours) == tags_of(uri, clean) | {"bridge.uid": "uid-1"}
+
+
+def write_large(uri: str) -> None:
+    """One change of more rows than a SQLite transaction here takes."""
+    SqliteBulk.limit = 1000
+    database = open_database(uri)
+    points = wide_block(4, 6000)
+    tags = {"bridge.uid": "uid-1", "bridge.cursor": "c1"}
+    change = Change(expected_cursor=None, blocks=[points], names=same_names(points), tags=tags, create=NEW, facts=FACTS)
+    database.write(new_run_id("0", "uid-1"), change)
+    database.close()
+
+
+def test_a_change_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
+    """Where one change takes several transactions, a run that was cut off has no new cursor and a mark."""
+    chance = random.Random(7)
+    ours = new_run_id("0", "uid-1")
+    seen = set()
+    while kill_after(chance.uniform(0.02, 0.3), write_large, sqlite_uri) and len(seen) < 2:
+        tags = tags_of(sqlite_uri, ours)
+        rows = len(table(sqlite_uri, "metrics", ours))
+        assert rows % 1000 == 0
+        assert tags.get("bridge.cursor") == ("c1" if rows == 24_000 and "bridge.pending" not in tags else None)
+        assert ("bridge.pending" in tags) == (rows > 0 and "bridge.cursor" not in tags)
+        assert rows == 0 or tags["bridge.uid"] == "uid-1"
+        seen.add("bridge.pending" in tags)
+        if "bridge.cursor" in tags:
+            break
+    if tags_of(sqlite_uri, ours).get("bridge.cursor") is None:
+        write_large(sqlite_uri)
+    assert len(table(sqlite_uri, "metrics", ours)) == 24_000
+    assert "bridge.pending" not in tags_of(sqlite_uri, ours)
+    assert [row["step"] for row in table(sqlite_uri, "latest_metrics", ours)] == [5999] * 4
+
+
+def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
+    """Of several exports at once each part is written by one, the others are told of the conflict."""
+    together = threading.Barrier(4)
+
+    def export(_: int) -> int:
+        database = open_database(uri)
+        together.wait()
+        conflicts = 0
+        for part in range(5):
+            points = wide_block(2, 50, start=part * 50)
+            change = Change(
+                expected_cursor=str(part) if part else None,
+                blocks=[points],
+                names=same_names(points),
+                tags={"bridge.uid": "uid-1", "bridge.cursor": str(part + 1)},
+                facts=FACTS,
+                create=NEW,
+            )
+            try:
+                database.write(new_run_id("0", "uid-1"), change)
+            except ConflictError:
+                conflicts += 1
+        database.close()
+        return conflicts
+
+    with ThreadPoolExecutor(4) as pool:
+        conflicts = sum(pool.map(export, range(4)))
+    assert conflicts == 15
+    database = open_database(uri)
+    assert [run.run_uuid for run in database.runs(["bridge.uid"])] == [new_run_id("0", "uid-1")]
+    database.close()
+    assert len(table(uri, "metrics", new_run_id("0", "uid-1"))) == 500
+
+
+def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
+    """While many points are written MLflow's own store writes too, again and again, and never fails."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(sqlite_uri)
+    other = client.create_run("0").info.run_id
+    done = threading.Event()
+    logged: list[int] = []
+
+    def log() -> None:
+        while not done.is_set():
+            client.log_metric(other, "m", 1.0, timestamp=len(logged), step=len(logged))
+            logged.append(len(logged))
+
+    beside = threading.Thread(target=log)
+    beside.start()
+    try:
+        database = open_database(sqlite_uri)
+        ours = make_run(database, cursor="0")
+        for part in range(5):
+            points = wide_block(10, 5000, start=part * 5000)
+            tags = {"bridge.cursor": str(part + 1)}
+            change = Change(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
+            database.write(ours, change)
+        database.close()
+    finally:
+        done.set()
+        beside.join()
+    assert len(table(sqlite_uri, "metrics", ours)) == 250_000
+    assert len(table(sqlite_uri, "metrics", other)) == len(logged) >= 2
+
+
+def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When transactions have followed each other for long enough, the next one leaves others the time to look."""
+    monkeypatch.setattr(SqliteBulk, "_HOLD_S", 0.0)
+    database = open_database(sqlite_uri)
+    bulk = database._bulk
+    assert isinstance(bulk, SqliteBulk)
+    ours = make_run(database)
+    ended = bulk._ended
+    database.write(ours, Change(expected_cursor="c0", tags={"a": "1"}))
+    assert bulk._began - ended >= SqliteBulk._PAUSE_S
+    database.close()
+
+
+def test_an_unknown_schema_is_left_alone(sqlite_uri: str) -> None:
+    """A database whose tables are not what the writer knows is not opened, and the note says why."""
+    engine = sa.create_engine(sqlite_uri)
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE metrics ADD COLUMN unit VARCHAR(8)"))
+    engine.dispose()
+    notes: list[str] = []
+    assert Database.open(sqlite_uri, note=notes.append) is None
+    assert notes == [
+        "Points go through MLflow's API: the database is not written to directly, as the table 'metrics' has a column "
+        "'unit' that is not known here."
+    ]
+
+
+def test_no_schema_and_other_databases_are_left_alone(tmp_path: Path) -> None:
+    """An empty file gets no tables, and databases of other kinds are left to the API."""
+    notes: list[str] = []
+    assert Database.open(f"sqlite:///{tmp_path}/new.db", note=notes.append) is None
+    assert Database.open("mysql://nobody@127.0.0.1/x", note=notes.append) is None
+    assert notes == [
+        "Points go through MLflow's API: the database is not written to directly, as it has no MLflow table 'metrics'.",
+        "Points go through MLflow's API: a mysql database cannot be written to directly.",
+    ]
+
+
+def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str, tmp_path: Path) -> None:
+    """MLflow would migrate an old database on opening it: that is found first, and nothing is changed."""
+    assert outdated(uri) is None
+    engine = sa.create_engine(uri)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'older'"))
+    engine.dispose()
+    assert str(outdated(uri)).startswith("its schema is of another MLflow version (older, the installed MLflow makes ")
+    assert outdated(f"sqlite:///{tmp_path}/none.db") is None
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_database_that_is_away_is_said() -> None:
+    """No server at the address: an error that may pass, without the password."""
+    with pytest.raises(TargetUnavailableError, match=r"127\.0\.0\.1:1/") as caught:
+        Database.open("postgresql+psycopg2://me:secret@127.0.0.1:1/mlflow", note=print)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
+    """A change that breaks a rule of the database is no change at all."""
+    database = open_database(uri)
+    ours = make_run(database)
+    points = wide_block(1, 5)
+    bad = type(FACTS)(status="NO SUCH STATUS", name="x", start_ms=0, end_ms=None)
+    with pytest.raises(TargetRefusedError):
+        database.write(ours, Change(expected_cursor="c0", blocks=[points], names=same_names(points), facts=bad))
+    assert table(uri, "metrics", ours) == []
+    database.close()
