@@ -104,7 +104,7 @@ def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
 def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, exported: Path, run_id: str) -> None:
     """Exported twice, MlflowClient finds each point of metrics.csv that counts, once, with its time in milliseconds."""
     expected = {
-        name: [(step, round(time, 3), value) for step, time, value in points]
+        name: [(step, round(time * 1000) / 1000, value) for step, time, value in points]
         for name, points in _counting(demo_runs / run_id).items()
     }
     held = _mlflow_points(f"sqlite:///{exported}/m.db", run_id)
