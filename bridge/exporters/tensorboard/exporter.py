@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from bridge.exporters.tensorboard.state import State
     from bridge.model import Cursor, Delta, Loss, Run, Shape
 
 __all__ = ["TensorBoardExporter"]
@@ -68,11 +69,14 @@ class TensorBoardExporter:
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
         """The losses of `delta`, but for those that only opening pictures would tell."""
         rename = dict(shape.rename)
-        losses = list(metric_losses(metric_tags(delta.metrics, rename), rename))
+        state = self._state(delta.run) if delta.before is not None else None
+        told = set() if state is None else set(state.names.values())
+        tags = metric_tags(delta.metrics, rename)
+        losses = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
         for block in delta.blocks:
             losses += clipped(block)
         losses += [loss for loss in map(pictures.foreseen, delta.media) if loss is not None]
-        session = all(steps_fit(block) for block in delta.blocks)
+        session = (state is None or state.session) and all(steps_fit(block) for block in delta.blocks)
         return losses + facts.fact_losses(delta.run, shape, session=session)
 
     def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
@@ -107,6 +111,10 @@ class TensorBoardExporter:
     def _find_places(self, runs: Sequence[Run]) -> None:
         with translated(self._logdir):
             self._places.update(place_runs(self._logdir, runs))
+
+    def _state(self, run: Run) -> State | None:
+        place = self._places.get(run.identity)
+        return None if place is None else read_state(self._logdir / place.folder)
 
     def _known(self, place: Place) -> Known:
         folder = self._logdir / place.folder

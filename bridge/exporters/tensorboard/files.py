@@ -61,26 +61,40 @@ def kept_of(path: Path, *, length: int | None = None) -> Kept:
 
 
 class Growing:
-    """A file of which the first `kept.length` bytes are acknowledged: what lies past them is cut off, then it grows."""
+    """A file of which the first `kept.length` bytes are acknowledged: what lies past them is written over and cut off.
+
+    A TensorBoard that watches may have read what lies past them; it goes on rightly if the bytes that come in their
+    place are the same. `diverged` says that they were not: then what the file holds needs a new name.
+    """
 
     def __init__(self, folder: Path, kept: Kept) -> None:
         self._path = folder / kept.name
         self._length = kept.length
+        self._place = kept.length
         self._file: BinaryIO = self._path.open("r+b")
-        self._file.truncate(self._length)
-        self._file.seek(self._length)
+        self._old_end = self._file.seek(0, os.SEEK_END)
+        self._file.seek(self._place)
+        self.diverged = False
 
     def write(self, data: ReadableBuffer) -> None:
         """Add bytes at the end."""
-        self._file.write(data)
+        fresh = memoryview(data)
+        if self._place < self._old_end and not self.diverged:
+            there = self._file.read(min(fresh.nbytes, self._old_end - self._place))
+            self._file.seek(self._place)
+            self.diverged = fresh[: len(there)] != there
+        self._file.write(fresh)
+        self._place += fresh.nbytes
 
     def reread(self) -> tuple[BinaryIO, int]:
         """The file, to read what it holds by now, and how many bytes that are."""
+        self._file.truncate(self._place)
         self._file.flush()
-        return self._file, self._file.seek(0, os.SEEK_END)
+        return self._file, self._place
 
     def finish(self) -> Kept:
-        """Flush to the disk; what is to be remembered."""
+        """Cut off what is left of old bytes, flush to the disk; what is to be remembered."""
+        self._file.truncate(self._place)
         _flush(self._file)
         return kept_of(self._path)
 
@@ -102,6 +116,7 @@ class Draft:
         self._beside = folder / beside
         self._path = folder / name
         self._file: BinaryIO = self._beside.open("w+b")
+        self.diverged = False
 
     def write(self, data: ReadableBuffer) -> None:
         """Add bytes at the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,8 +74,10 @@ class Writing:
         """Make all that was added durable, with the run's facts, and then the cursor after `delta`, the last one."""
         if self._disordered:
             self._order_media()
-        for kind, sink in self._sinks.items():
-            self._files[kind] = sink.finish()
+        for kind, sink in list(self._sinks.items()):
+            if sink.diverged:
+                self._sinks[kind] = self._renamed(kind, sink)
+            self._files[kind] = self._sinks[kind].finish()
         told = self._write_facts()
         sync_folder(self._folder)
         state = State(
@@ -149,6 +152,19 @@ class Writing:
     def _new(self, kind: str) -> Draft:
         self._generations[kind] = self._generations.get(kind, -1) + 1
         return Draft(self._folder, event_file(kind, self._generations[kind]))
+
+    def _renamed(self, kind: str, old: Growing | Draft) -> Draft:
+        """The same bytes as `old` holds, in a file of a new name."""
+        draft = self._new(kind)
+        try:
+            file, _ = old.reread()
+            file.seek(0)
+            shutil.copyfileobj(file, draft)
+        except BaseException:
+            draft.abandon()
+            raise
+        old.abandon()
+        return draft
 
     def _order_media(self) -> None:
         """Put the media file in order, as a new one."""
