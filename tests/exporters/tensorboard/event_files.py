@@ -1,0 +1,43 @@
+"""What tests ask of event files: read by TensorBoard's own loader, which checks every checksum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.exporters.tensorboard.records import FOOTER, HEADER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def events(path: Path) -> list[Any]:
+    """All events of a file; fails where the loader stops before the end of the file."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto import event_pb2
+
+    raw = list(RawEventFileLoader(str(path)).Load())
+    assert sum(HEADER + len(data) + FOOTER for data in raw) == path.stat().st_size, f"{path.name} is damaged"
+    return [event_pb2.Event.FromString(data) for data in raw]
+
+
+def rows(path: Path) -> list[tuple[int, float, dict[str, str]]]:
+    """Step, time and values of every event with scalars; values as the hex of their float32, so that NaN compares."""
+    return [
+        (event.step, event.wall_time, {value.tag: np.float32(value.simple_value).tobytes().hex() for value in values})
+        for event in events(path)
+        if (values := [value for value in event.summary.value if value.HasField("simple_value")])
+    ]
+
+
+def hex32(value: float) -> str:
+    """The bytes of a value as float32, in hex."""
+    with np.errstate(over="ignore"):
+        return np.float64(value).astype("<f4").tobytes().hex()
+
+
+def file_of(folder: Path, kind: str) -> Path:
+    """The one event file of a kind."""
+    (found,) = folder.glob(f"events.out.tfevents.*.bridge.{kind}.g*")
+    return found
