@@ -461,7 +461,8 @@ class Held:
     `series` have the names that the run logged (an exporter undoes its renames); series that the exporter made
     itself (a running best) are not among them. None means that the target has no such thing at all (TensorBoard
     has no tags of its own). `params` have the run's keys; a value is what the target has for it, typed or as
-    text, and the whole text where the target keeps a cut value in full elsewhere.
+    text, the whole text where the target keeps a cut value in full elsewhere, the mask where it is redacted (so in
+    `tags`, too).
     `status` is the target's own word for it (`Abilities.statuses`), "" where it says nothing.
     `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
     has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,7 +254,7 @@ def test_what_a_target_has_no_place_for_is_not_compared() -> None:
     [
         pytest.param({"name": "two"}, ("name", "one", "two"), id="name"),
         pytest.param({"notes": "some"}, ("notes", "some notes", "some"), id="notes"),
-        pytest.param({"tags": ("t",)}, ("tags", "t, k:v", "t"), id="tags"),
+        pytest.param({"tags": ("t",)}, ("tags", "k:v, t", "t"), id="tags"),
         pytest.param({"status": "FAILED"}, ("status", "COMPLETED (completed)", "FAILED"), id="status"),
         pytest.param({"status": ""}, ("status", "COMPLETED (completed)", "nothing"), id="no status"),
         pytest.param({"end": T0 + 61}, ("end", str(T0 + 60), str(T0 + 61)), id="a wrong end time"),
@@ -285,6 +286,20 @@ def test_each_difference_of_params_is_found(params: dict[str, Any], expected: tu
 def test_a_missing_param_is_found() -> None:
     """A param that is not held is a difference, but for None, which some targets cannot hold."""
     assert facts(params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": "/a"}) == [("param lr", "0.1", None)]
+
+
+def test_secrets_in_tags_and_in_nested_params() -> None:
+    """A secret within a tag or a nested param may be masked, and must not be held in clear as a tag."""
+    clear = replace(FACTS, tags=("token", "api_key:s3cret"), params={"db": '{"password": "p", "host": "h"}'})
+    for tags, param, expected in (
+        (("token", "api_key:***"), '{"password": "***", "host": "h"}', []),
+        (("token", "api_key:s3cret"), '{"password": "***", "host": "h"}', ["tags"]),
+        (("token",), '{"password": "***", "host": "other"}', ["tags", "param db"]),
+    ):
+        out = Findings()
+        there = Held(series={}, params={"db": param}, tags=tags, start=T0, end=T0 + 60)
+        FactsCheck(clear, there, Shape(), EXACT, frozenset(), out).compare({}, Status.COMPLETED)
+        assert [one.what for one in out.first] == expected
 
 
 def test_what_people_edited_is_equal() -> None:

@@ -14,6 +14,7 @@ from bridge.exporters.mlflow.artifacts import NAMES_FILE
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.exporters.mlflow.notes import description
 from bridge.exporters.mlflow.params import volatile_tag
+from bridge.exporters.mlflow.redact import Redaction
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import Held, Series
 
@@ -79,12 +80,15 @@ def _params(
     record: Record, held: Mapping[str, str], names: Mapping[str, str], run: Run, shape: Shape
 ) -> dict[str, Scalar]:
     wanted = facts_of(run, shape).params
+    redaction = Redaction(shape.redact)
     params: dict[str, Scalar] = {}
     source = {key: name for name, key in wanted.keys.items()}
     for key, value in held.items():
         name = names.get(key, source.get(key, key))
         newest = record.tags.get(volatile_tag(key), value) if key in wanted.volatile else value
-        params[name] = run.params[name] if name in run.params and wanted.values.get(key) == newest else newest
+        # A secret stays masked: what is read back is what is held, and verify sees that it is not the secret.
+        is_whole = name in run.params and wanted.values.get(key) == newest and redaction.is_open(name, run.params[name])
+        params[name] = run.params[name] if is_whole else newest
     return params
 
 
@@ -93,9 +97,8 @@ def _tags(record: Record, run: Run, shape: Shape) -> tuple[str, ...] | None:
     facts = facts_of(run, shape)
     if record.tags.get(Tag.TAGS) == facts.own[Tag.TAGS]:
         missing = [key for key, value in facts.people.items() if record.tags.get(key) != value]
-        if not missing:
-            return run.tags
-        return tuple(tag for tag in run.tags if tag.partition(":")[0] not in missing)
+        redaction = Redaction(shape.redact)
+        return tuple(redaction.tag(tag) for tag in run.tags if tag.partition(":")[0] not in missing)
     try:
         tags = json.loads(record.tags.get(Tag.TAGS, "[]"))
     except ValueError:

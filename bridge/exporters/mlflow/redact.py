@@ -58,6 +58,10 @@ class Redaction:
         masked = self._tree(tree, "")
         return value if masked == tree else json.dumps(masked, ensure_ascii=False)
 
+    def is_open(self, key: str, value: object) -> bool:
+        """Whether nothing of a param is masked."""
+        return self.param(key, str(value)) == str(value)
+
     def json(self, data: bytes) -> bytes:
         """A sidecar's JSON: secrets in `hparams`, `tags` and the command of each session masked, the rest as it is.
 
