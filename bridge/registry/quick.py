@@ -89,11 +89,11 @@ def _text(path: str, found: os.stat_result) -> str:
         raise _Odd
     descriptor = os.open(path, _OPEN)
     try:
-        raw = os.read(descriptor, _LARGEST + 1)
+        raw = os.read(descriptor, found.st_size + 1)
     finally:
         os.close(descriptor)
     text = raw.decode()
-    if len(raw) > _LARGEST or "\\ud" in text or "\\uD" in text:
+    if len(raw) != found.st_size or "\\ud" in text or "\\uD" in text:
         raise _Odd
     return text
 

@@ -1,0 +1,131 @@
+"""Scanning a tree of run directories: ours against the original RegistryLogger's way, first and with nothing new."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+import time
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bridge.registry.scanner import scan
+from bridge.registry.store import Store
+from bridge.source.discover import discover
+from bridge.source.run import read_run
+from tests.benchmarks.rows import OURS, row
+from tests.run_dirs import write_metrics, write_sidecar
+
+ORIGINAL = "the original's way"
+_ROUNDS = 3
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """Both ways over one tree of 10,000 finished runs (quick: 1,000), by turns, the best of some rounds each."""
+    runs = 1_000 if quick else 10_000
+    best: dict[tuple[str, str], float] = {}
+
+    def measure(work: str, who: str, action: Any) -> None:
+        began = time.perf_counter()
+        action()
+        best[work, who] = min(best.get((work, who), float("inf")), time.perf_counter() - began)
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve() / "runs"
+        make_tree(root, runs)
+        for round_ in range(_ROUNDS):
+            ours, theirs = Path(folder) / f"runs-{round_}.sqlite", Path(folder) / f"original-{round_}.sqlite"
+            for work in ("first scan", "scan with nothing new"):
+                measure(work, OURS, partial(our_scan, root, ours))
+                measure(work, ORIGINAL, partial(original_scan, root, theirs))
+    promised = {"first scan": 1.5, "scan with nothing new": 4.0}
+    return [
+        row(work, who, seconds, runs, "runs", **({"at_least": promised[work]} if who == ORIGINAL else {}))
+        for (work, who), seconds in best.items()
+    ]
+
+
+def make_tree(root: Path, runs: int) -> None:
+    """`runs` run directories, a hundred a folder, with what a finished training leaves behind."""
+    names = ("epoch", "train/acc", "train/loss", "val/acc", "val/loss")
+    for number in range(runs):
+        path = root / f"sweep-{number // 100:03d}" / f"run-{number:05d}"
+        values = dict.fromkeys(names, number / runs)
+        hparams = {"lr": 0.1 / (number % 9 + 1), "model.name": "resnet18", "model.layers": 18, "seed": number}
+        write_sidecar(path, tags=["sweep:12"], notes="baseline", hparams=hparams, summary=values)
+        stats = {name: {"last": value, "min": value, "max": value, "count": 100} for name, value in values.items()}
+        (path / "summary.json").write_text(json.dumps({"schema_version": 1, "step": 100, "epoch": 9, "metrics": stats}))
+        write_metrics(path, [*names, "step"], [])
+        (path / "hparams.yaml").write_text("{}\n")
+        (path / "heartbeat").touch()
+        (path / "checkpoints").mkdir()
+        (path / "checkpoints" / "epoch=9-step=100.ckpt").touch()
+        (path / "media" / "val__samples").mkdir(parents=True)
+        for step in range(3):
+            (path / "media" / "val__samples" / f"{step:08d}_0.png").touch()
+
+
+def our_scan(root: Path, database: Path) -> None:
+    """One scan, as `bridge scan` does it."""
+    store, _ = Store.open(database)
+    try:
+        scan(str(root), store, discover=discover, read=read_run)
+    finally:
+        store.close()
+
+
+def original_scan(root: Path, database: Path) -> None:
+    """One scan as the original did it: rglob, stat and parse each sidecar, its liveness, upserts one by one."""
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(_ORIGINAL_TABLE)
+    seen = set()
+    for sidecar in root.rglob("sidecar.json"):
+        mtime = sidecar.stat().st_mtime
+        data = json.loads(sidecar.read_text(encoding="utf-8"))
+        run_dir = str(sidecar.parent)
+        seen.add(run_dir)
+        heartbeat = sidecar.parent / "heartbeat"
+        beat = heartbeat.stat().st_mtime if heartbeat.exists() else None
+        alive = data["status"] == "running" and beat is not None and time.time() - beat < 180
+        known = connection.execute("SELECT sidecar_mtime FROM runs WHERE run_dir = ?", (run_dir,)).fetchone()
+        if known is not None and known[0] >= mtime:
+            connection.execute("UPDATE runs SET alive = ?, heartbeat = ? WHERE run_dir = ?", (alive, beat, run_dir))
+            continue
+        connection.execute(_ORIGINAL_UPSERT, (run_dir, *_original_fields(data), alive, beat, mtime))
+    for (run_dir,) in connection.execute("SELECT run_dir FROM runs").fetchall():
+        if run_dir not in seen:
+            connection.execute("UPDATE runs SET orphaned = 1 WHERE run_dir = ?", (run_dir,))
+    connection.commit()
+    connection.close()
+
+
+_ORIGINAL_COLUMNS = (
+    "run_dir", "run_id", "status", "created_at", "ended_at", "updated_at", "tags", "notes", "hparams", "summary",
+    "checkpoint_path", "alive", "heartbeat", "sidecar_mtime",
+)  # fmt: skip
+_ORIGINAL_TABLE = (
+    f"CREATE TABLE IF NOT EXISTS runs ({', '.join(_ORIGINAL_COLUMNS)}, orphaned DEFAULT 0, PRIMARY KEY (run_dir))"
+)
+_ORIGINAL_UPSERT = (
+    f"INSERT INTO runs ({', '.join(_ORIGINAL_COLUMNS)}) VALUES ({', '.join('?' * len(_ORIGINAL_COLUMNS))})"
+    f" ON CONFLICT (run_dir) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _ORIGINAL_COLUMNS[1:])}"
+)
+
+
+def _original_fields(data: dict[str, Any]) -> tuple[Any, ...]:
+    ended_at = data["ended_at"]
+    return (
+        data["run_id"],
+        data["status"],
+        datetime.fromisoformat(data["created_at"]).isoformat(),
+        ended_at and datetime.fromisoformat(ended_at).isoformat(),
+        datetime.fromisoformat(data["updated_at"]).isoformat(),
+        json.dumps(data["tags"]),
+        data["notes"],
+        json.dumps(data["hparams"]),
+        json.dumps(data["summary"]),
+        data["checkpoint_path"],
+    )
