@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from bridge.errors import TargetRefusedError, UsageError
+from bridge.errors import MissingExtraError, TargetRefusedError, UsageError
 
 __all__ = ["Address", "AddressKind", "without_credentials"]
 
@@ -91,8 +91,11 @@ def without_credentials(uri: str) -> str:
 
 def _mlflows_own() -> str:
     """MLflow's default, which depends on what lies in the working directory."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import get_tracking_uri
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import get_tracking_uri
+    except ImportError as error:
+        raise MissingExtraError.of("mlflow", purpose="Exporting to MLflow") from error
 
     try:
         return str(get_tracking_uri())
