@@ -88,7 +88,7 @@ def _closure(asked: Sequence[Requirement]) -> list[str]:
 
 def _link(name: str, packages: Path) -> None:
     for file in distribution(name).files or ():
-        if ".." in file.parts or "__pycache__" in file.parts:
+        if ".." in file.parts:
             continue
         target = packages / file
         target.parent.mkdir(parents=True, exist_ok=True)
