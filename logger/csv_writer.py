@@ -174,16 +174,20 @@ class MetricsFile:
             if os.fstat(descriptor).st_size < after:
                 os.ftruncate(descriptor, before)
             raise
-        self._settle(rows)
+        self._took(rows)
 
     def _settle(self, rows: list[Row]) -> None:
-        """Take out of `rows` what the last write has brought to the disk."""
+        """After an exception in the middle of a write: take out of `rows` what is on disk all the same."""
         unsure = self._unsure
-        if unsure is None:
-            return
-        if rows and rows[0] is unsure.first and unsure.arrived():
-            self.rows += unsure.number
-            del rows[: unsure.number]
+        if unsure is not None and rows and rows[0] is unsure.first and unsure.arrived():
+            self._took(rows)
+        self._unsure = None
+
+    def _took(self, rows: list[Row]) -> None:
+        unsure = self._unsure
+        assert unsure is not None
+        self.rows += unsure.number
+        del rows[: unsure.number]
         self._unsure = None
 
     def _grown(self, more: int) -> Iterator[bytes]:
@@ -229,7 +233,8 @@ class MetricsFile:
         self.close()
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
-        self._settle(rows)
+        if rows:
+            self._took(rows)
 
     def _unify(self, found: Scan) -> None:
         """Bring a file with several header lines (two files put together) under one header."""

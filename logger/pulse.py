@@ -21,14 +21,14 @@ LATEST_S = 4.0
 _SHARE = 0.02
 """The share of a training's time that the JSON files may cost."""
 
-_BURST_S = 0.02
+_BURST_S = 0.01
 _BURST_WRITES = 5
 
 
 class Budget:
     """Says whether the JSON files may be written again, so that they cost at most 2 % of the time.
 
-    Time that was not used is saved up for a burst: 20 ms, or five writes where the disk is slow.
+    Time that was not used is saved up for a burst: 10 ms, or five writes where the disk is slow.
     """
 
     def __init__(self, now: float) -> None:

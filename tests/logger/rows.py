@@ -1,0 +1,36 @@
+"""What tests of the writer share: reading its files back with nothing but the standard library."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_rows(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv as their cells that are not empty; the column of times only says that it is there."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)]
+
+
+def without_time(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: cell for name, cell in row.items() if name != "wall_time"} for row in rows]
+
+
+def sidecar(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "sidecar.json").read_text(), parse_constant=_no_constant)
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "summary.json").read_text(), parse_constant=_no_constant)
+
+
+def media(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "media.jsonl").read_text().splitlines()]
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not strict JSON")

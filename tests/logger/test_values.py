@@ -1,0 +1,130 @@
+"""Hyperparameters become flat and plain, metrics become numbers, whatever they were."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import math
+from collections import namedtuple
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import omegaconf
+import pytest
+import torch
+
+from logger.values import Flat, flatten, number, param_scalar, plain, restore_number, strict
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+@dataclasses.dataclass
+class Optimizer:
+    lr: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.999)
+
+
+Point = namedtuple("Point", "x y")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"a": {"b": {"c": 1}}, "d": 2}, {"a.b.c": 1, "d": 2}),
+        (argparse.Namespace(lr=0.1, net=argparse.Namespace(depth=3)), {"lr": 0.1, "net.depth": 3}),
+        (Optimizer(), {"lr": 0.1, "betas": [0.9, 0.999]}),
+        ({"optimizer": Optimizer(lr=1.0)}, {"optimizer.lr": 1.0, "optimizer.betas": [0.9, 0.999]}),
+        (
+            omegaconf.OmegaConf.create({"a": 1, "b": "${a}", "c": ["${a}", {"d": "${a}"}]}),
+            {"a": 1, "b": 1, "c": [1, {"d": 1}]},
+        ),
+        (omegaconf.OmegaConf.create({"a": "${nowhere}"}), {"a": "${nowhere}"}),
+        ({"empty": {}, "none": [], "nothing": None}, {"empty": {}, "none": [], "nothing": None}),
+        ({"color": Color.RED, "mode": Mode.FAST}, {"color": "RED", "mode": "fast"}),
+        ({"path": Path("/data/x"), "set": {3, 1, 2}}, {"path": "/data/x", "set": [1, 2, 3]}),
+        ({"numpy": np.float32(0.5), "tensor": torch.tensor(3)}, {"numpy": 0.5, "tensor": 3}),
+        ({"array": np.arange(2), "type": torch.float32}, {"array": "[0 1]", "type": "torch.float32"}),
+        ({"point": Point(1, 2)}, {"point.x": 1, "point.y": 2}),
+        ({"function": flatten, "class": Path}, {"function": "logger.values.flatten", "class": "pathlib.Path"}),
+        ({"object": object()}, {"object": "<object object>"}),
+        ({1: "a", "ключ": "значение"}, {"1": "a", "ключ": "значение"}),
+        (5, {}),
+    ],
+)
+def test_hparams_of_any_kind_become_flat_and_plain(value: object, expected: dict[str, object]) -> None:
+    """Nested things of any kind become dotted keys; what has no plain form becomes its string, the same in every process."""
+    assert flatten(value) == Flat(expected, ())
+
+
+def test_colliding_keys_are_both_kept() -> None:
+    """Two keys that become one are not merged: the later one gets a name of its own, and that is told."""
+    assert flatten({"a": {"b": 1}, "a.b": 2, "x": {1: "int", "1": "str"}}) == Flat(
+        {"a.b": 1, "a.b_2": 2, "x.1": "int", "x.1_2": "str"}, (("a.b", "a.b_2"),)
+    )
+
+
+def test_what_contains_itself_is_cut_off() -> None:
+    """A list in itself, and a tree without end, do not hang or raise."""
+    endless: list[object] = [1]
+    endless.append(endless)
+    deep: dict[str, object] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    assert plain(endless) == [1, "..."]
+    assert list(flatten(deep).values.values()) == ["..."]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1.5, 1.5),
+        (True, True),
+        (2**70, 2**70),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (torch.tensor(2.0), 2.0),
+        (torch.tensor([2.0], requires_grad=True), 2.0),
+        (torch.tensor(True), True),
+        (Decimal("1.5"), 1.5),
+        (Fraction(1, 4), 0.25),
+        (torch.ones(2), None),
+        (np.ones(0), None),
+        (np.ones((2, 2)), None),
+        ("0.5", None),
+        (None, None),
+        (1j, None),
+    ],
+)
+def test_scalars_become_numbers(value: object, expected: object) -> None:
+    """One number, however it is wrapped, is that number; anything else is none."""
+    found = number(value)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_non_finite_numbers_go_through_strict_json_and_back() -> None:
+    """NaN and infinities are strings in JSON, and numbers again when read; other strings stay."""
+    there = strict({"a": [math.nan, math.inf], "b": {"c": -math.inf}, 1: 2.0})
+    assert there == {"a": ["NaN", "Infinity"], "b": {"c": "-Infinity"}, "1": 2.0}
+    assert restore_number("Infinity") == math.inf
+    assert math.isnan(restore_number("NaN"))
+    assert restore_number("nan") == "nan"
+
+
+def test_a_param_that_is_a_list_is_its_json() -> None:
+    """Lists and empty dicts, which no target takes as a param, become JSON text; scalars stay."""
+    assert [param_scalar(value) for value in ([1, "é", math.nan], {}, 0.5, None)] == [
+        '[1, "é", "NaN"]',
+        "{}",
+        0.5,
+        None,
+    ]
