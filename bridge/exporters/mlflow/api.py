@@ -93,6 +93,10 @@ class Api:
         found = self.call("get_experiment_by_name", name)
         return None if found is None else _experiment(found)
 
+    def experiment_of(self, experiment_id: str) -> Experiment:
+        """The experiment with this id."""
+        return _experiment(self.call("get_experiment", experiment_id))
+
     def make_experiment(self, name: str, artifacts: str | None) -> Experiment:
         """The experiment of this name, made unless it is there already (or was made at this moment by another)."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from bridge.exporters.mlflow.checkpoints import checkpoint_files
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.names import renamed
 from bridge.exporters.mlflow.notes import NOTES_FILE
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.stage import Stage
     from bridge.model import Run, RunFile, Shape
 
-__all__ = ["MARK", "NAMES_FILE", "due_files", "stage_files", "stage_maps"]
+__all__ = [
+    "MARK",
+    "NAMES_FILE",
+    "PARAMS_FILE",
+    "checkpoint_signatures",
+    "due_files",
+    "signature",
+    "stage_checkpoints",
+    "stage_files",
+    "stage_maps",
+]
 
 MARK = ".bridge-target"
 """The empty file beside copies of source files that keeps them from being taken for a run directory."""
@@ -29,6 +40,9 @@ PARAMS_FILE = "bridge/params.json"
 
 _ALWAYS = ("hparams.yaml", "sidecar.json")
 _AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
+_CHECKPOINTS_TOLD = 12
+"""With more of them a cursor would grow too long."""
+
 _MASKED_LIMIT = 64 << 20
 """A file that may hold secrets is read whole; a larger one is not sent."""
 
@@ -62,12 +76,13 @@ def stage_files(stage: Stage, run: Run, shape: Shape, sent: Mapping[str, str]) -
     return now, losses
 
 
-def stage_maps(stage: Stage, keys: Mapping[str, str], facts: Facts, sent: str) -> str:
+def stage_maps(stage: Stage, keys: Mapping[str, str], media: Mapping[str, str], facts: Facts, sent: str) -> str:
     """Stage what does not fit elsewhere (renamed keys, params that were cut, long notes) unless `sent` already.
 
-    The digest of what stands there now; "" where there is nothing of the kind.
+    `media` maps tags to what stands for them in the names of files. The digest of what stands there now; "" where
+    there is nothing of the kind.
     """
-    names = {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
+    names = {"metrics": renamed(keys), "params": renamed(facts.params.keys), "media": dict(media)}
     files: dict[str, bytes] = {}
     if any(names.values()):
         files[NAMES_FILE] = _json(names)
@@ -82,6 +97,25 @@ def stage_maps(stage: Stage, keys: Mapping[str, str], facts: Facts, sent: str) -
         for path, data in files.items():
             stage.add(path, data)
     return now
+
+
+def stage_checkpoints(stage: Stage, run: Run, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:
+    """Stage the checkpoints that are not as in `sent`; what is sent after that, and the losses."""
+    now = checkpoint_signatures(run)
+    if now == sent:
+        return now, []
+    losses = []
+    for path, file in checkpoint_files(run).items():
+        if path not in now or sent.get(path) != now[path]:
+            loss = stage.add_file(path, file)
+            losses += [loss] if loss is not None else []
+    return now, losses
+
+
+def checkpoint_signatures(run: Run) -> dict[str, str]:
+    """What a cursor keeps of the checkpoints that were sent: a few characters for each, or for all where they are many."""
+    each = {path: digest(signature(file))[:8] for path, file in checkpoint_files(run).items()}
+    return each if len(each) <= _CHECKPOINTS_TOLD else {"*": digest(json.dumps(sorted(each.items())))}
 
 
 def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Loss | None:

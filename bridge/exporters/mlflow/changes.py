@@ -27,7 +27,7 @@ _OWNED = (
     "bridge.archived",
     Tag.TIME,
 )
-_OWNED_FAMILIES = ("bridge.slurm.", "bridge.newest.")
+_OWNED_FAMILIES = ("bridge.checkpoint_", "bridge.slurm.", "bridge.newest.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 from bridge.errors import RunError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.mlflow.address import AddressKind
-from bridge.exporters.mlflow.artifacts import due_files, signature
+from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
+from bridge.exporters.mlflow.best import best_names
 from bridge.exporters.mlflow.experiments import ExperimentName
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.exporters.mlflow.foresight import point_losses
 from bridge.exporters.mlflow.names import keys_of
 from bridge.exporters.mlflow.place import Place
 from bridge.exporters.mlflow.status import STATUSES
+from bridge.exporters.mlflow.sweeps import Sweep
+from bridge.exporters.mlflow.tags import Tag, sweep_of
 from bridge.exporters.mlflow.target import MlflowTarget
 
 if TYPE_CHECKING:
@@ -59,9 +62,10 @@ class MlflowExporter:
     ) -> None:
         self._place = Place(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
         self._memory: dict[str, Choice] = {}
+        self._found: dict[str, Choice] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_place": self._place, "_memory": {}}
+        return {"_place": self._place, "_memory": {}, "_found": {}}
 
     @property
     def abilities(self) -> Abilities:
@@ -87,11 +91,13 @@ class MlflowExporter:
                 known[run.identity] = Known(error=error)
         found = self._place.find(homed)
         self._memory.update(found)
+        self._found.update(found)
         return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
 
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
         """What MLflow cannot hold of `delta` and, with its last part, of the run's facts."""
-        losses = point_losses(delta, keys_of(delta.metrics))
+        rename = dict(shape.rename)
+        losses = point_losses(delta, keys_of([*best_names(shape), *delta.metrics], rename), rename)
         return losses if delta.more else [*losses, *facts_of(delta.run, shape).losses]
 
     def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
@@ -104,6 +110,8 @@ class MlflowExporter:
             return stale
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, shape).items() if files.get(name) != signature(file)]
+        if shape.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
+            stale.append("checkpoints")
         return stale
 
     def open(self, run: Run, shape: Shape) -> MlflowTarget:
@@ -111,12 +119,34 @@ class MlflowExporter:
         return MlflowTarget(self._place, run, shape, self._memory)
 
     def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
-        """Nothing concerns several runs yet."""
-        return ()
+        """Put second targets away that an export left behind, and settle the sweeps that have changed."""
+        for choice in self._found.values():
+            if choice.record is not None:
+                for extra in choice.extras:
+                    why = {} if extra.superseded else {Tag.DUPLICATE_OF: choice.record.run_id}
+                    self._place.api.put_away(extra.run_id, why)
+        members = [] if shape.flat else [run for run in runs if sweep_of(run) and run.identity in self._found]
+        if not members:
+            return ()
+        now = self._place.find(members)
+        changed = {
+            (choice.record.experiment_id, str(sweep_of(run)))
+            for run in members
+            if (choice := now[run.identity]).record is not None and not self._is_as_found(run.identity, choice)
+        }
+        settled = [Sweep(self._place, experiment, name).settle(shape.best) for experiment, name in sorted(changed)]
+        return [loss for loss in settled if loss is not None]
+
+    def _is_as_found(self, identity: str, now: Choice) -> bool:
+        before = self._found[identity].record
+        if before is None or now.record is None:
+            return before is now.record
+        return before.run_id == now.record.run_id and before.tags.get(Tag.CURSOR) == now.record.tags.get(Tag.CURSOR)
 
     def close(self) -> None:
         """Let go of connections and of what was remembered."""
         self._memory.clear()
+        self._found.clear()
         self._place.close()
 
     def __enter__(self) -> Self:

@@ -5,33 +5,55 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bridge.errors import RebuildNeededError
-from bridge.exporters.mlflow.artifacts import stage_files, stage_maps
+from bridge.exporters.mlflow.artifacts import stage_checkpoints, stage_files, stage_maps
+from bridge.exporters.mlflow.best import Best, best_names, running_best
 from bridge.exporters.mlflow.changes import Changes, changes_of
 from bridge.exporters.mlflow.database import Change
 from bridge.exporters.mlflow.facts import Facts, facts_of
 from bridge.exporters.mlflow.foresight import point_losses
+from bridge.exporters.mlflow.media import stage_media
 from bridge.exporters.mlflow.names import keys_of
+from bridge.exporters.mlflow.points import series_of
+from bridge.exporters.mlflow.shelf import Shelf
 from bridge.exporters.mlflow.stage import Stage
-from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Applied, DeltaKind, Loss, LossKind
+from bridge.exporters.mlflow.sweeps import Sweep
+from bridge.exporters.mlflow.tags import Tag, sweep_of
+from bridge.model import Applied, DeltaKind, Loss, LossKind, Points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
-    from bridge.model import Cursor, Delta, Run, Shape
+    from bridge.model import Cursor, Delta, Run, Series, Shape
 
 __all__ = ["Filling"]
+
+
+@dataclass(slots=True)
+class _Work:
+    """One delta on its way: what goes into the cursor's `sent` and `extra`, tags to set beside the facts, losses."""
+
+    delta: Delta
+    keys: Mapping[str, str]
+    sent: dict[str, str]
+    extra: dict[str, Any]
+    best: Best
+    facts: Facts | None = None
+    changes: Changes | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    losses: list[Loss] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Filling:
     """One MLflow run as it is known to be, on its way to what the run directory says.
 
-    `record` and `params` are what the run holds, `cursor` what it has acknowledged. `before_last` is called before the
-    write that holds the last cursor of an export.
+    `record` and `params` are what the run holds. `files`: whether artifacts can be stored. `identity` are the tags
+    that make it the target. `before_last` is called before the write that holds the last cursor of an export.
     """
 
     place: Place
@@ -40,9 +62,8 @@ class Filling:
     record: Record
     params: dict[str, str]
     files: bool
+    identity: Mapping[str, str]
     before_last: Callable[[], None]
-    extra_tags: Mapping[str, str] = field(default_factory=dict)
-    _losses: list[Loss] = field(default_factory=list)
 
     @property
     def cursor(self) -> Cursor | None:
@@ -53,35 +74,55 @@ class Filling:
         """Bring `delta` in. Raises TargetError; RebuildNeededError with nothing changed."""
         if Tag.PENDING in self.record.tags and (delta.lowers or delta.kind is DeltaKind.REWIND):
             raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
-        run, last = delta.run, not delta.more
-        facts = facts_of(run, self.shape)
-        changes = self._changes(facts) if last else None
-        keys = keys_of(delta.metrics)
-        self._losses = [*point_losses(delta, keys), *(facts.losses if last else ())]
+        work = self._work(delta)
         if delta.remember is not None:
             self._remember(delta.remember)
-        before = self.cursor
-        sent = dict(before.sent) if before else {}
-        extra: dict[str, Any] = dict(before.extra) if before else {}
         with Stage() as stage:
-            if last:
-                self._stage_files(stage, facts, keys, extra)
-                sent = dict(facts.sent)
-                if not self._in_place and before and "start" in before.sent:
-                    sent["start"] = before.sent["start"]
-            size = self._send(stage)
-        after = delta.after.with_(sent=sent, extra=extra)
-        if last:
+            if self.files:
+                self._stage(stage, work)
+            else:
+                self._do_without_files(work)
+            work.losses += stage.send(self.place.api, self.record.run_id)
+            size = stage.bytes
+        after = delta.after.with_(sent=work.sent, extra=work.extra)
+        if not delta.more:
             self.before_last()
-        self._write(delta, keys, after, changes)
-        return Applied(points=delta.points, media=len(delta.media), bytes=size, losses=tuple(self._losses))
+        self._write(work, after)
+        return Applied(points=delta.points, media=len(delta.media), bytes=size, losses=tuple(work.losses))
 
-    @property
-    def _in_place(self) -> bool:
-        return self.place.database is not None
+    def _work(self, delta: Delta) -> _Work:
+        before = self.cursor
+        extra = dict(before.extra) if before else {}
+        rename = dict(self.shape.rename)
+        keys = keys_of([*best_names(self.shape), *delta.metrics], rename)
+        best = running_best(delta, self.shape, extra.get("best", {}), lambda name: self._held(keys.get(name, name)))
+        work = _Work(delta, keys, dict(before.sent) if before else {}, extra, best)
+        if best.state:
+            extra["best"] = best.state
+        work.losses += point_losses(delta, keys, rename)
+        if not delta.more:
+            facts = work.facts = facts_of(self.run, self.shape)
+            work.losses += facts.losses
+            in_place = self.place.database is not None
+            work.changes = changes_of(self.record, self.params, facts, before, in_place=in_place)
+            start = work.sent.get("start")
+            work.sent = dict(facts.sent)
+            if start is not None and not in_place:
+                work.sent["start"] = start  # MLflow's API cannot move it
+            work.tags |= self._parent()
+        return work
 
-    def _changes(self, facts: Facts) -> Changes:
-        return changes_of(self.record, self.params, facts, self.cursor, in_place=self._in_place)
+    def _held(self, key: str) -> Series | None:
+        points = self.place.api.history(self.record.run_id, key)
+        return series_of(key, points) if points else None
+
+    def _parent(self) -> dict[str, str]:
+        """The tag that nests the run below its sweep's parent."""
+        sweep = sweep_of(self.run)
+        if sweep is None or self.shape.flat or Tag.PARENT in self.record.tags:
+            return {}
+        parent = Sweep(self.place, self.record.experiment_id, sweep).parent(start=facts_of(self.run, self.shape).start)
+        return {Tag.PARENT: parent} if parent is not None else {}
 
     def _remember(self, cursor: Cursor) -> None:
         before = self.cursor
@@ -93,63 +134,76 @@ class Filling:
             self.place.writer.write(self.record.run_id, change)
             self._now_has({Tag.CURSOR: text}, ())
 
-    def _stage_files(self, stage: Stage, facts: Facts, keys: Mapping[str, str], extra: dict[str, Any]) -> None:
-        if not self.files:
-            extra["no_files"] = True
-            return
+    def _stage(self, stage: Stage, work: _Work) -> None:
+        """Stage the files of the delta and, with the last one, those of the run."""
+        extra = work.extra
         extra.pop("no_files", None)
-        sent = extra.get("files", {})
-        now, losses = stage_files(stage, self.run, self.shape, sent)
-        self._losses += losses
-        maps = stage_maps(stage, keys, facts, extra.get("maps", ""))
-        extra |= {"files": now} if now else {}
-        extra |= {"maps": maps} if maps else {}
+        media = stage_media(stage, self.run.identity, work.delta.media)
+        work.losses += media.losses
+        if media.names:
+            extra["media"] = dict(extra.get("media", {})) | media.names
+        shelf = Shelf(self.place, self.record)
+        if media.shown:
+            work.tags |= shelf.shows_images()
+        if media.captions:
+            work.tags |= shelf.add_captions(stage, media.captions)
+        if work.facts is None:
+            return
+        files, losses = stage_files(stage, self.run, self.shape, extra.get("files", {}))
+        work.losses += losses
+        tags = {tag: plain for plain, tag in extra.get("media", {}).items()}
+        maps = stage_maps(stage, work.keys, tags, work.facts, extra.get("maps", ""))
+        extra |= {key: value for key, value in (("files", files), ("maps", maps)) if value}
+        if self.shape.checkpoints:
+            extra["checkpoints"], losses = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
+            work.losses += losses
 
-    def _send(self, stage: Stage) -> int:
-        self._losses += stage.send(self.place.api, self.record.run_id)
-        return stage.bytes
+    def _do_without_files(self, work: _Work) -> None:
+        """Say what is left out where a database alone is written to and a server keeps the files."""
+        hint = "the server keeps the files: export with --tracking-uri SERVER --database-uri DATABASE to send them too"
+        lost = sorted({event.tag for event in work.delta.media} | set(work.extra.get("lost_media", ())))
+        if work.delta.media:
+            work.losses.append(Loss(LossKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
+        if lost:
+            work.extra["lost_media"] = lost[:30]
+        if work.facts is not None:
+            work.extra["no_files"] = True
+            work.losses.append(Loss(LossKind.LEFT_OUT, "artifacts", hint))
 
-    def _write(self, delta: Delta, keys: Mapping[str, str], after: Cursor, changes: Changes | None) -> None:
-        tags = {Tag.CURSOR: after.to_json()}
-        gone: tuple[str, ...] = ()
-        params: Mapping[str, str] = {}
-        facts = None
-        if changes is not None:
-            missing = {key: value for key, value in self.extra_tags.items() if self.record.tags.get(key) != value}
-            tags = {**missing, **changes.tags, **tags}
-            gone, params, facts = changes.gone, changes.params, changes.facts
+    def _write(self, work: _Work, after: Cursor) -> None:
+        delta, changes = work.delta, work.changes
+        missing = {key: value for key, value in self.identity.items() if self.record.tags.get(key) != value}
+        tags = {**missing, **work.tags, **(changes.tags if changes else {}), Tag.CURSOR: after.to_json()}
         change = Change(
             expected_cursor=self.record.tags.get(Tag.CURSOR),
-            blocks=delta.blocks,
-            names=keys,
-            removed=delta.removed,
+            blocks=(*delta.blocks, *work.best.blocks),
+            names=work.keys,
+            removed=_together(delta.removed, work.best.removed),
             tags=tags,
-            deleted_tags=gone,
-            params=params,
-            facts=facts,
+            deleted_tags=changes.gone if changes else (),
+            params=changes.params if changes else {},
+            facts=changes.facts if changes else None,
         )
         self.place.writer.write(self.record.run_id, change)
-        self._now_has(tags, (*gone, Tag.PENDING))
-        self.params |= params
+        self._now_has(tags, (*change.deleted_tags, Tag.PENDING))
+        self.params |= change.params
+        facts = change.facts
         if facts is not None:
-            name = {Tag.NAME: facts.name}
-            self.record = replace(
-                self.record,
-                status=facts.status,
-                start=facts.start_ms,
-                end=facts.end_ms,
-                tags={**self.record.tags, **name},
-            )
+            self._now_has({Tag.NAME: facts.name}, ())
+            self.record = replace(self.record, status=facts.status, start=facts.start_ms, end=facts.end_ms)
 
     def _now_has(self, tags: Mapping[str, str], gone: tuple[str, ...]) -> None:
         kept = {key: value for key, value in self.record.tags.items() if key not in gone}
         self.record = replace(self.record, tags=kept | dict(tags))
 
 
-def no_files_loss() -> Loss:
-    """The loss of all artifacts where a database alone is written to and a server keeps the files."""
-    return Loss(
-        LossKind.LEFT_OUT,
-        "artifacts",
-        "the server keeps them; export with --tracking-uri SERVER --database-uri DATABASE to send them too",
+def _together(one: Points | None, other: Points | None) -> Points | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return Points(
+        names=(*one.names, *other.names),
+        name=np.concatenate([one.name, other.name + np.int32(len(one.names))]),
+        step=np.concatenate([one.step, other.step]),
+        time=np.concatenate([one.time, other.time]),
+        value=np.concatenate([one.value, other.value]),
     )

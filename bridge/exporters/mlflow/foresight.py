@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["point_losses"]
 
 
-def point_losses(delta: Delta, keys: Mapping[str, str]) -> list[Loss]:
-    """What MLflow cannot hold of the points: names that it refuses, infinite values, text cells."""
+def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str]) -> list[Loss]:
+    """What MLflow cannot hold of the points: names that it refuses, infinite values, text cells.
+
+    A name that became what `rename` asks for is no loss.
+    """
     fresh = {name for block in delta.blocks for name in block.names}
     losses = [
         Loss(LossKind.RENAMED, name, f"as {key}; the map is in bridge/names.json")
         for name, key in renamed(keys).items()
-        if name in fresh
+        if name in fresh and key != rename.get(name)
     ]
     infinite: dict[str, int] = {}
     for block in delta.blocks:

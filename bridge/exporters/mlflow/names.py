@@ -30,17 +30,18 @@ def clean(name: str) -> str:
     return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def keys_of(names: Iterable[str]) -> dict[str, str]:
+def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> dict[str, str]:
     """The key of each name, in order: of two that would share a key the first keeps it, the next get `_2`, `_3`.
 
-    Names that come later never change the key of an earlier one.
+    Names that come later never change the key of an earlier one. `rename` says what people want a name to become.
     """
+    rename = rename or {}
     keys: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         if name in keys:
             continue
-        plain = key = clean(name)
+        plain = key = clean(rename.get(name, name))
         number = 1
         while key in taken:
             number += 1

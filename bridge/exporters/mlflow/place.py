@@ -122,6 +122,15 @@ class Place:
                 self._experiments[name] = found
             return found
 
+    def experiment_of(self, experiment_id: str) -> Experiment:
+        """The experiment with this id."""
+        with self._lock:
+            known = next((one for one in self._experiments.values() if one.id == experiment_id), None)
+            if known is None:
+                known = self.api.experiment_of(experiment_id)
+                self._experiments[known.name] = known
+            return known
+
     def revive(self, experiment: Experiment) -> Experiment:
         """Restore a deleted experiment, with its runs."""
         self.api.call("restore_experiment", experiment.id)
@@ -165,6 +174,14 @@ class Place:
         people = {key for run in runs for key in people_tags(run.tags)}
         keys = frozenset(_ASKED) | people
         return [_record_held(held, keys) for held in database.runs(sorted(keys), experiment_ids=experiment_ids)]
+
+    def tagged(self, key: str, value: str, experiment_id: str) -> list[Record]:
+        """All runs of an experiment, deleted ones too, whose tag `key` is `value`."""
+        database = self.database
+        if database is None:
+            return self.api.runs_of([value], [experiment_id], key=key)
+        found = database.runs([key], experiment_ids=[experiment_id])
+        return [record_of(self.api.get(held.run_uuid)) for held in found if held.tags.get(key) == value]
 
     def whole(self, run_id: str) -> tuple[Record, dict[str, str]]:
         """One run with all of its tags, and its params."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.exporters.mlflow.rows import milliseconds
+from bridge.model import Series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Block
 
-__all__ = ["BATCH_BYTES", "BATCH_POINTS", "metric_batches"]
+__all__ = ["BATCH_BYTES", "BATCH_POINTS", "held_points", "metric_batches", "series_of"]
 
 BATCH_POINTS = 1000
 """Points that MLflow takes in one request."""
@@ -58,6 +59,17 @@ def metric_batches(
 def held_points(history: Sequence[Metric]) -> set[tuple[int, int, float]]:
     """The points of one key as `metric_batches` compares them."""
     return {(point.timestamp, point.step, _comparable(point.value)) for point in history}
+
+
+def series_of(name: str, history: Sequence[Metric]) -> Series:
+    """The points of one key as a series, by step and then by time."""
+    points = sorted(history, key=lambda point: (point.step, point.timestamp))
+    return Series(
+        name=name,
+        step=np.array([point.step for point in points], dtype=np.int64),
+        time=np.array([point.timestamp for point in points], dtype=np.float64) / 1000.0,
+        value=np.array([point.value for point in points], dtype=np.float64),
+    )
 
 
 def _in_row_order(blocks: Sequence[Block], names: Mapping[str, str]) -> Iterator[tuple[str, float, int, int]]:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bridge.exporters.mlflow.api import record_of
-from bridge.exporters.mlflow.artifacts import NAMES_FILE
-from bridge.exporters.mlflow.facts import facts_of
-from bridge.exporters.mlflow.notes import description
+from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
+from bridge.exporters.mlflow.best import best_names
+from bridge.exporters.mlflow.facts import Facts, facts_of
+from bridge.exporters.mlflow.media import CAPTIONS_FILE, captions_of, parse_path
+from bridge.exporters.mlflow.names import KEY_LIMIT, keys_of
+from bridge.exporters.mlflow.notes import NOTES_FILE
 from bridge.exporters.mlflow.params import volatile_tag
-from bridge.exporters.mlflow.redact import Redaction
-from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Held, Series
+from bridge.exporters.mlflow.points import series_of
+from bridge.exporters.mlflow.records import listed_tags
+from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, people_tags, tag_key
+from bridge.model import Held, HeldMedia
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator
+
+    from mlflow.entities import Run as MlflowRun
 
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
-    from bridge.model import Run, Scalar, Shape
+    from bridge.model import Run, Scalar, Series, Shape
 
 __all__ = ["read_back"]
 
@@ -31,81 +37,106 @@ __all__ = ["read_back"]
 def read_back(place: Place, run_id: str, run: Run, shape: Shape, *, only: Collection[str] | None = None) -> Held:
     """The MLflow run `run_id`, the target of `run`. `only` names metrics, as the run logged them.
 
-    Params, tags and notes that stand as `run` says, by the rules that cleaned and cut them, are given back as `run` has
-    them; what differs is given as it stands.
+    What was renamed or cut is put back together from the artifacts that keep it in full.
     """
     found = place.api.get(run_id)
-    record = record_of(found)
-    cursor = record.cursor(f"MLflow run {run_id}")
-    names = _names(place, run_id) if cursor is not None and cursor.extra.get("maps") else {}
-    series = {}
-    for key in found.data.metrics:
-        name = names.get("metrics", {}).get(key, key)
-        if only is None or name in only:
-            series[name] = _series(place, run_id, key, name)
-    return Held(
-        series=series,
-        params=_params(record, found.data.params, names.get("params", {}), run, shape),
-        tags=_tags(record, run, shape),
-        notes=_notes(record, run),
-        name=record.name,
-        status=record.status,
-        start=None if record.start is None else record.start / 1000.0,
-        end=None if record.end is None else record.end / 1000.0,
-        cursor=cursor,
-    )
+    with tempfile.TemporaryDirectory(prefix="bridge-read-") as folder:
+        return _Reader(place, found, record_of(found), run, facts_of(run, shape), shape, Path(folder)).held(only)
 
 
-def _series(place: Place, run_id: str, key: str, name: str) -> Series:
-    points = sorted(place.api.history(run_id, key), key=lambda point: (point.step, point.timestamp))
-    return Series(
-        name=name,
-        step=np.array([point.step for point in points], dtype=np.int64),
-        time=np.array([point.timestamp for point in points], dtype=np.float64) / 1000.0,
-        value=np.array([point.value for point in points], dtype=np.float64),
-    )
+@dataclass(slots=True)
+class _Reader:
+    place: Place
+    found: MlflowRun
+    record: Record
+    run: Run
+    facts: Facts
+    shape: Shape
+    folder: Path
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    """For metrics, params and media: from what stands in MLflow to the name it was made of."""
 
+    def held(self, only: Collection[str] | None) -> Held:
+        cursor = self.record.cursor(f"MLflow run {self.record.run_id}")
+        extra = cursor.extra if cursor is not None else {}
+        if extra.get("maps"):
+            self._read_names()
+        times = {"start": self.record.start, "end": self.record.end}
+        seconds = {name: None if value is None else value / 1000.0 for name, value in times.items()}
+        return Held(
+            series=self._series(only),
+            params=self._params(has_more=bool(extra.get("maps"))),
+            tags=self._tags(),
+            notes=self._notes(has_more=bool(extra.get("maps"))),
+            name=self.record.name,
+            status=self.record.status,
+            start=seconds["start"],
+            end=seconds["end"],
+            media=tuple(self._media()) if self.shape.media and not extra.get("no_files") else (),
+            cursor=cursor,
+            cut=frozenset({"name"}) if len(self.record.name) == KEY_LIMIT else frozenset(),
+            lacks=frozenset(f"media.{tag}" for tag in extra.get("lost_media", ())),
+        )
 
-def _names(place: Place, run_id: str) -> dict[str, dict[str, str]]:
-    """From key to name, for metrics and params that were renamed."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = {file.path for file in place.api.files(run_id, "bridge")}
-        if NAMES_FILE not in files:
-            return {}
-        data: Any = json.loads(place.api.fetch(run_id, NAMES_FILE, Path(folder)).read_bytes())
-    return {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
+    def _read_names(self) -> None:
+        text = self._artifact(NAMES_FILE)
+        if text is not None:
+            data: Any = json.loads(text)
+            self.names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
 
+    def _series(self, only: Collection[str] | None) -> dict[str, Series]:
+        made = set(keys_of(best_names(self.shape), dict(self.shape.rename)).values())
+        series = {}
+        for key in self.found.data.metrics:
+            name = self.names.get("metrics", {}).get(key, key)
+            if key not in made and (only is None or name in only):
+                series[name] = series_of(name, self.place.api.history(self.record.run_id, key))
+        return series
 
-def _params(
-    record: Record, held: Mapping[str, str], names: Mapping[str, str], run: Run, shape: Shape
-) -> dict[str, Scalar]:
-    wanted = facts_of(run, shape).params
-    redaction = Redaction(shape.redact)
-    params: dict[str, Scalar] = {}
-    source = {key: name for name, key in wanted.keys.items()}
-    for key, value in held.items():
-        name = names.get(key, source.get(key, key))
-        newest = record.tags.get(volatile_tag(key), value) if key in wanted.volatile else value
-        # A secret stays masked: what is read back is what is held, and verify sees that it is not the secret.
-        is_whole = name in run.params and wanted.values.get(key) == newest and redaction.is_open(name, run.params[name])
-        params[name] = run.params[name] if is_whole else newest
-    return params
+    def _params(self, *, has_more: bool) -> dict[str, Scalar]:
+        whole = self._artifact(PARAMS_FILE) if has_more else None
+        values = self.found.data.params | (json.loads(whole) if whole is not None else {})
+        wanted = self.facts.params
+        names = self.names.get("params", {})
+        params: dict[str, Scalar] = {}
+        for key, value in values.items():
+            newest = self.record.tags.get(volatile_tag(key), value) if key in wanted.volatile else value
+            params[names.get(key, key)] = newest
+        return params
 
+    def _tags(self) -> tuple[str, ...]:
+        """The list in `bridge.tags`, without those of its tags that do not stand in MLflow as they were made of it."""
+        tags = [tag for tag in listed_tags(self.record) if isinstance(tag, str)]
+        made = people_tags(tags)
+        missing = {key for key, value in made.items() if self.record.tags.get(key) != value[:TAG_LIMIT]}
+        if self.record.tags.get(Tag.TAGS) == self.facts.own[Tag.TAGS]:
+            tags += self.run.tags[len(tags) :]  # the list was too long to be held whole
+        return tuple(tag for tag in tags if not ({tag_key(tag)} & missing))
 
-def _tags(record: Record, run: Run, shape: Shape) -> tuple[str, ...] | None:
-    """The tags as the run has them, where MLflow holds all of them as they were made; else what it holds of them."""
-    facts = facts_of(run, shape)
-    if record.tags.get(Tag.TAGS) == facts.own[Tag.TAGS]:
-        missing = [key for key, value in facts.people.items() if record.tags.get(key) != value]
-        redaction = Redaction(shape.redact)
-        return tuple(redaction.tag(tag) for tag in run.tags if tag.partition(":")[0] not in missing)
-    try:
-        tags = json.loads(record.tags.get(Tag.TAGS, "[]"))
-    except ValueError:
-        return ()
-    return tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
+    def _notes(self, *, has_more: bool) -> str:
+        held = self.record.tags.get(Tag.NOTES, "")
+        if self.facts.whole_notes is None or held != self.facts.notes or not has_more:
+            return held
+        whole = self._artifact(NOTES_FILE)
+        return held if whole is None else whole.decode()
 
+    def _media(self) -> Iterator[HeldMedia]:
+        table = self._artifact(CAPTIONS_FILE)
+        captions = captions_of(table) if table is not None else {}
+        there = {file.path for file in self.place.api.files(self.record.run_id)}
+        for top in sorted({"images", "media"} & there):
+            root = self.place.api.fetch(self.record.run_id, top, self.folder)
+            for file in sorted(path for path in root.rglob("*") if path.is_file()):
+                place = parse_path(f"{top}/{file.relative_to(root).as_posix()}")
+                if place is None:
+                    continue
+                plain, step, index = place
+                tag = self.names.get("media", {}).get(plain, plain)
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                yield HeldMedia(tag, step, index, digest, captions.get((tag, step, index)))
 
-def _notes(record: Record, run: Run) -> str:
-    held = record.tags.get(Tag.NOTES, "")
-    return run.notes if held == description(run.notes)[0] else held
+    def _artifact(self, path: str) -> bytes | None:
+        folder = path.rpartition("/")[0]
+        if path not in {file.path for file in self.place.api.files(self.record.run_id, folder)}:
+            return None
+        return self.place.api.fetch(self.record.run_id, path, self.folder).read_bytes()

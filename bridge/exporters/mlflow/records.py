@@ -41,8 +41,13 @@ class Record:
 
     @property
     def superseded(self) -> bool:
-        """Whether it is one of ours that another took the place of, or a rebuild that was not finished."""
-        return any(key in self.tags for key in (Tag.REPLACED_BY, Tag.DUPLICATE_OF, Tag.BUILDING))
+        """Whether it is one of ours that another took the place of, or a rebuild that is not finished."""
+        return self.building or Tag.REPLACED_BY in self.tags or Tag.DUPLICATE_OF in self.tags
+
+    @property
+    def building(self) -> bool:
+        """Whether it is a rebuild that is not finished, by now or for good."""
+        return Tag.BUILDING in self.tags
 
     def cursor(self, where: str) -> Cursor | None:
         """Its cursor. Raises NewerFormatError."""
@@ -52,10 +57,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Of all runs of one identity: the target, the others that still stand, and whether a person deleted the last."""
+    """Of all runs of one identity: the target, the others that still stand, and rebuilds that are not finished.
+
+    `deleted` is the one that a person deleted, where there is no target.
+    """
 
     record: Record | None = None
     extras: tuple[Record, ...] = field(default=())
+    building: tuple[Record, ...] = field(default=())
     deleted: Record | None = None
 
     def known(self, where: str) -> Known:
@@ -83,11 +92,12 @@ def choose(records: Iterable[Record]) -> Choice:
     active = [record for record in found if not record.deleted and not record.superseded]
     replaced = {record.tags.get(Tag.REPLACES) for record in active}
     first = next((record for record in active if record.run_id not in replaced), active[0] if active else None)
-    leftover = [record for record in found if not record.deleted and record.superseded]
+    leftover = [record for record in found if not record.deleted and record.superseded and not record.building]
     deleted = next((record for record in found if record.deleted and not record.superseded), None)
     return Choice(
         record=first,
         extras=tuple(record for record in [*active, *leftover] if record is not first),
+        building=tuple(record for record in found if not record.deleted and record.building),
         deleted=deleted if first is None else None,
     )
 
@@ -115,8 +125,13 @@ def edited_tags(record: Record) -> tuple[str, ...]:
 
 def sent_tags(record: Record) -> dict[str, str]:
     """People's tags as the bridge last sent them."""
+    return people_tags(tag for tag in listed_tags(record) if isinstance(tag, str))
+
+
+def listed_tags(record: Record) -> list[object]:
+    """The list in `bridge.tags`; empty where it cannot be read."""
     try:
         tags = json.loads(record.tags.get(Tag.TAGS, "[]"))
     except ValueError:
-        return {}
-    return people_tags(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else {}
+        return []
+    return tags if isinstance(tags, list) else []

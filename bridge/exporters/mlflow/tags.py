@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from bridge.exporters.mlflow.checkpoints import checkpoint_tags
 from bridge.exporters.mlflow.names import clean
 from bridge.model import Loss, LossKind, Status
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.redact import Redaction
     from bridge.model import Run, Session
 
-__all__ = ["TAG_LIMIT", "Tag", "cut_tag", "listed", "own_tags", "people_tags", "sweep_of"]
+__all__ = ["TAG_LIMIT", "Tag", "cut_tag", "listed", "own_tags", "people_tags", "sweep_of", "tag_key"]
 
 TAG_LIMIT = 5000
 """Characters in a tag's value that every server takes whole (newer ones take 8000); longer ones are cut by us."""
@@ -67,6 +68,12 @@ def people_tags(tags: Iterable[str]) -> dict[str, str]:
     return joined | {key: "true" for key in map(_key, words) if key not in joined}
 
 
+def tag_key(tag: str) -> str:
+    """The key of the tag in MLflow that a sidecar's tag becomes, or becomes a part of."""
+    found = _KEY_VALUE.fullmatch(tag)
+    return _key(found[1] if found else tag)
+
+
 def listed(tags: Sequence[str]) -> str:
     """All tags as they are, as a JSON list of at most TAG_LIMIT characters: as many of the first as fit."""
     text = json.dumps(tags, ensure_ascii=False)
@@ -78,12 +85,12 @@ def listed(tags: Sequence[str]) -> str:
 
 def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
     """What the run directory says beside people's tags: whose it is, where from, how it went."""
-    tags = {
+    tags: dict[str, str | None] = {
         Tag.RUN_ID: run.run_id,
         Tag.SOURCE: str(run.path),
         Tag.STATUS: run.status_word or run.status.value if run.status is Status.UNKNOWN else run.status.value,
         Tag.TAGS: listed([redaction.tag(tag) for tag in run.tags]),
-        "bridge.checkpoint": run.checkpoint,
+        **checkpoint_tags(run),
         "bridge.sessions": str(len(run.sessions)) if run.sessions else None,
         "bridge.restarts": _restarts(run.sessions),
         "bridge.first_nan_step": _first_nan(run.summary_stats),

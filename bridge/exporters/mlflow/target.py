@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
 from bridge.exporters.mlflow.facts import facts_of
-from bridge.exporters.mlflow.filling import Filling, no_files_loss
+from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.locks import machine_lock
 from bridge.exporters.mlflow.readback import read_back
+from bridge.exporters.mlflow.rebuild import make_beside, take_place
 from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import Applied, Cursor, DeltaKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, MutableMapping
+    from collections.abc import Callable, Collection, Iterable, MutableMapping
 
     from bridge.exporters.mlflow.api import Experiment
     from bridge.exporters.mlflow.place import Place
@@ -56,10 +58,7 @@ class MlflowTarget:
     def _fill(self, delta: Delta) -> Applied:
         if self._filling is None:
             self._filling = self._open(delta)
-        applied = self._filling.fill(delta)
-        if not self._filling.files and not delta.more:
-            applied += Applied(losses=(no_files_loss(),))
-        return applied
+        return self._filling.fill(delta)
 
     def _open(self, delta: Delta) -> Filling:
         """The run to be filled: the one that is known, or a new one."""
@@ -67,9 +66,9 @@ class MlflowTarget:
         record = choice.record or self._make(delta)
         return self._filling_of(record.run_id)
 
-    def _filling_of(self, run_id: str) -> Filling:
+    def _filling_of(self, run_id: str, before_last: Callable[[], None] | None = None) -> Filling:
         record, params = self._place.whole(run_id)
-        experiment = self._experiment()
+        experiment = self._place.experiment_of(record.experiment_id)
         return Filling(
             place=self._place,
             run=self._run,
@@ -77,8 +76,8 @@ class MlflowTarget:
             record=record,
             params=params,
             files=self._place.takes_files(experiment),
-            before_last=self._look_again,
-            extra_tags=self._identity_tags(),
+            identity=self._identity_tags(),
+            before_last=before_last or self._look_again,
         )
 
     def _choice(self) -> Choice:
@@ -170,8 +169,39 @@ class MlflowTarget:
         self._memory.pop(self._run.identity, None)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
-        """Fill a fresh run and put it in the old one's place."""
-        raise NotImplementedError
+        """Fill a fresh run and put it in the old one's place, with what people did to that."""
+        try:
+            return self._rebuild(deltas)
+        except BridgeError:
+            self._forget()
+            raise
+
+    def _rebuild(self, deltas: Iterable[Delta]) -> Applied:
+        self._forget()
+        home = self._experiment()
+        if home.deleted:
+            home = self._place.revive(home)
+        choice = self._choice()
+        old = choice.record or (choice.deleted if choice.deleted is not None and choice.deleted.run_id else None)
+        experiment_id = choice.record.experiment_id if choice.record is not None else home.id
+        facts = facts_of(self._run, self._shape)
+        own = {key: value for key, value in facts.own.items() if key != Tag.TAGS} | self._identity_tags()
+        filling = self._filling_of(
+            make_beside(self._place, self._run, experiment_id, facts, own, old), partial(self._still_due, choice.record)
+        )
+        done = Applied()
+        for delta in deltas:
+            done += filling.fill(delta)
+        others = [*choice.extras, *(left for left in choice.building if left.run_id != filling.record.run_id)]
+        take_place(self._place, old, filling.record, others, files=filling.files)
+        self._forget()
+        self._choice()
+        return done
+
+    def _still_due(self, old: Record | None) -> None:
+        """Before a rebuild takes the place of `old`: raise ConflictError where another has done so already."""
+        if old is not None and self._place.whole(old.run_id)[0].superseded:
+            raise ConflictError(f"MLflow run {old.run_id} was rebuilt by another export.", hint="Export again.")
 
     def read(self, *, only: Collection[str] | None = None) -> Held:
         """The run as MLflow's API gives it back."""

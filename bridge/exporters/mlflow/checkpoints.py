@@ -1,0 +1,75 @@
+"""A run's checkpoints: told by path, size and step, or uploaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.model import RunFile
+
+if TYPE_CHECKING:
+    from bridge.model import Run
+
+__all__ = ["checkpoint_file", "checkpoint_files", "checkpoint_tags"]
+
+_FOLDER = "checkpoints"
+_STEP = re.compile(r"step=(\d+)")
+
+
+def checkpoint_tags(run: Run) -> dict[str, str]:
+    """What the tags say of the checkpoint that the sidecar names: its path and, as far as they are known, size and step.
+
+    Nothing is said of a file outside the run directory but its path.
+    """
+    if not run.checkpoint:
+        return {}
+    tags = {"bridge.checkpoint": run.checkpoint}
+    file = checkpoint_file(run)
+    if file is not None:
+        tags["bridge.checkpoint_size"] = str(file.size)
+    step = _STEP.search(Path(run.checkpoint).name)
+    return tags | ({"bridge.checkpoint_step": step[1]} if step else {})
+
+
+def checkpoint_file(run: Run) -> RunFile | None:
+    """The checkpoint that the sidecar names, where it is a plain file inside the run directory, wherever that is now."""
+    if not run.checkpoint or "\0" in run.checkpoint:
+        return None
+    named = Path(run.checkpoint)
+    inside = named if not named.is_absolute() else named.relative_to(run.path) if _within(named, run.path) else None
+    for path in (inside, Path(_FOLDER) / named.name):
+        file = None if path is None else _plain_file(run.path, path)
+        if file is not None:
+            return file
+    return None
+
+
+def checkpoint_files(run: Run) -> dict[str, RunFile]:
+    """All checkpoints of the run directory by their path in it: plain files below `checkpoints`, links not followed."""
+    found: dict[str, RunFile] = {}
+    for folder, folders, names in os.walk(run.path / _FOLDER, followlinks=False):
+        folders.sort()
+        for name in sorted(names):
+            path = (Path(folder) / name).relative_to(run.path)
+            file = _plain_file(run.path, path)
+            if file is not None:
+                found[path.as_posix()] = file
+    return found
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return ".." not in path.parts and path.is_relative_to(folder)
+
+
+def _plain_file(folder: Path, path: Path) -> RunFile | None:
+    try:
+        real = (folder / path).resolve(strict=True)
+        found = real.stat()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    if ".." in path.parts or not real.is_relative_to(folder) or not stat.S_ISREG(found.st_mode):
+        return None
+    return RunFile(path=real, size=found.st_size, mtime_ns=found.st_mtime_ns)
