@@ -41,8 +41,8 @@ def locked(folder: Path, *, wait: float) -> Iterator[tuple[str, ...]]:
             file.truncate(0)
             file.write(f"{socket.gethostname()} {os.getpid()}\n".encode())
             yield ()
-            file.truncate(0)
         finally:
+            file.truncate(0)
             fcntl.flock(file.fileno(), fcntl.LOCK_UN)
 
 

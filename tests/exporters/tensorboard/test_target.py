@@ -1,0 +1,335 @@
+"""A run's folder: what an export leaves in it, and what the next one does with what it finds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import NewerFormatError, RebuildNeededError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.exporters.tensorboard.encode import ScalarEncoder
+from bridge.model import LossKind, Shape, Status, Text
+from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import events, file_of, hex32, rows
+from tests.run_dirs import CREATED_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from bridge.model import Block, Delta, Run
+
+SHAPE = Shape()
+SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
+FACTS = "events.out.tfevents.0000000001.bridge.facts.g000"
+ALWAYS = [".bridge-lock", ".bridge-target", "bridge-state.json"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_model_run(tmp_path / "runs" / "abc", params={"lr": 0.1}, start=CREATED_S - 10)
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> TensorBoardExporter:
+    return TensorBoardExporter(tmp_path / "logs", lock_wait=0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "abc"
+
+
+def first_of(run: Run) -> Delta:
+    return make_delta(run, [make_block([0, 1], {"loss": [4.0, 3.0]})])
+
+
+def second_of(run: Run, first: Delta) -> Delta:
+    return make_delta(run, [make_block([2, 3], {"loss": [2.0, 1.0]}, first_row=2)], before=first.after)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Event files with names that say nothing but their kind, the state, the marker and the lock."""
+    exporter.open(run, SHAPE).apply(first_of(run))
+    assert names(folder) == [*ALWAYS, FACTS, SCALARS]
+    state = json.loads((folder / "bridge-state.json").read_text())
+    assert (state["format"], state["identity"], state["cursor"]["rows"]) == (1, "uid-abc", 2)
+    assert json.loads((folder / ".bridge-target").read_text())["identity"] == "uid-abc"
+    assert (folder / ".bridge-lock").read_bytes() == b""
+
+
+def test_every_event_file_begins_at_the_start_of_the_run(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """The file_version record carries created_at: TensorBoard takes a run's start from it."""
+    delta = make_delta(run, first_of(run).blocks, texts=[Text(0, 0, CREATED_S, "note", "hi")])
+    exporter.open(run, SHAPE).apply(delta)
+    firsts = [events(file_of(folder, kind))[0] for kind in ("facts", "media", "scalars")]
+    assert [(event.wall_time, event.file_version) for event in firsts] == [(CREATED_S - 10, "brain.Event:2")] * 3
+
+
+def test_a_grown_file_is_byte_for_byte_a_clean_one(
+    exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
+) -> None:
+    """Pieces append; the scalars' file has one order, whatever the exports were."""
+    first = first_of(run)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    target.apply(second_of(run, first))
+    clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
+    clean.apply(make_delta(run, [make_block([0, 1, 2, 3], {"loss": [4.0, 3.0, 2.0, 1.0]})]))
+    assert (folder / SCALARS).read_bytes() == (tmp_path / "clean" / "abc" / SCALARS).read_bytes()
+
+
+def test_two_exports_of_one_run_write_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    """No clock, no process, no host: two log directories end equal, but for nothing."""
+    for name in ("one", "two"):
+        TensorBoardExporter(tmp_path / name).open(run, SHAPE).apply(first_of(run))
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "abc").iterdir()} for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_the_same_delta_again_adds_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """A delta that is applied twice is there once."""
+    first = first_of(run)
+    second = second_of(run, first)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    target.apply(second)
+    before = (folder / SCALARS).read_bytes()
+    assert target.apply(second).points == 0
+    assert (folder / SCALARS).read_bytes() == before
+
+
+def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, run: Run) -> None:
+    """Where another export has moved the cursor meanwhile, nothing is written."""
+    first = first_of(run)
+    second = second_of(run, first)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    target.apply(second)
+    other = make_delta(run, [make_block([9], {"loss": [0.0]}, first_row=2)], before=first.after)
+    with pytest.raises(TargetUnavailableError, match="changed by someone else"):
+        target.apply(other)
+
+
+def test_only_new_facts(exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path) -> None:
+    """A run that ends changes the file of its facts alone, which gets a new name."""
+    running = make_model_run(tmp_path / "runs" / "abc", status=Status.RUNNING)
+    first = first_of(running)
+    exporter.open(running, SHAPE).apply(first)
+    scalars = (folder / SCALARS).stat()
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert set(exporter.stale(run, known, SHAPE)) == {"status", "start", "end", "hparams"}
+    exporter.open(run, SHAPE).apply(make_delta(run, before=first.after, metrics=("loss",)))
+    assert names(folder) == [*ALWAYS, FACTS.replace("g000", "g001"), SCALARS]
+    assert (folder / SCALARS).stat().st_mtime_ns == scalars.st_mtime_ns
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert exporter.stale(run, known, SHAPE) == ()
+
+
+def test_a_rebuild_has_new_names(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """New files under new names, since a watching TensorBoard would not see a file change; the old ones go."""
+    target = exporter.open(run, SHAPE)
+    target.apply(first_of(run))
+    target.rebuild([make_delta(run, [make_block([0, 5], {"loss": [4.0, 9.0]})])])
+    assert names(folder) == [*ALWAYS, FACTS.replace("g000", "g001"), SCALARS.replace("g000", "g001")]
+    assert rows(file_of(folder, "scalars")) == [
+        (0, CREATED_S, {"loss": hex32(4.0)}),
+        (5, CREATED_S + 1, {"loss": hex32(9.0)}),
+    ]
+
+
+def test_a_rebuild_that_fails_changes_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Where the source fails in the middle of a rebuild, the old target is as it was."""
+    target = exporter.open(run, SHAPE)
+    first = first_of(run)
+    target.apply(first)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken() -> Iterator[Delta]:
+        yield make_delta(run, [make_block([0], {"loss": [1.0]})])
+        raise TargetRefusedError("broken")
+
+    with pytest.raises(TargetRefusedError, match="broken"):
+        target.rebuild(broken())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_was_never_acknowledged_is_cut_off(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Bytes past the length in the state are what a killed export left: the next writes over them."""
+    first = first_of(run)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    second = second_of(run, first)
+    with (folder / SCALARS).open("ab") as file:
+        (records,) = ScalarEncoder().encode(second.blocks[0], [b"loss"])
+        file.write(records.tobytes() + b"half a record")
+    target.apply(second)
+    assert [row[0] for row in rows(folder / SCALARS)] == [0, 1, 2, 3]
+
+
+def test_other_bytes_than_were_seen_get_a_new_name(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """If what comes is not what a killed export had begun to write, a watching TensorBoard needs a new file."""
+    first = first_of(run)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    with (folder / SCALARS).open("ab") as file:
+        file.write(bytes(100))
+    target.apply(second_of(run, first))
+    assert names(folder) == [*ALWAYS, FACTS, SCALARS.replace("g000", "g001")]
+    assert [row[0] for row in rows(file_of(folder, "scalars"))] == [0, 1, 2, 3]
+
+
+def test_what_a_killed_export_left_makes_the_run_stale(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """An old file that a killed export could not remove any more goes with the next export, though nothing is new."""
+    first = first_of(run)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    (folder / SCALARS.replace("g000", "g007")).write_bytes(b"old")
+    (folder / ".bridge-media-3.new").write_bytes(b"half")
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert exporter.stale(run, known, SHAPE) == ("left-over files",)
+    target.apply(make_delta(run, before=first.after, metrics=("loss",)))
+    assert names(folder) == [*ALWAYS, FACTS, SCALARS]
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert exporter.stale(run, known, SHAPE) == ()
+
+
+def damage_cut(folder: Path) -> None:
+    with (folder / SCALARS).open("r+b") as file:
+        file.truncate(60)
+
+
+def damage_edit(folder: Path) -> None:
+    data = bytearray((folder / SCALARS).read_bytes())
+    data[-7] ^= 1
+    (folder / SCALARS).write_bytes(data)
+
+
+def damage_remove(folder: Path) -> None:
+    (folder / SCALARS).unlink()
+
+
+def damage_state(folder: Path) -> None:
+    (folder / "bridge-state.json").write_text('{"format": 1, "ident')
+
+
+def remove_state(folder: Path) -> None:
+    (folder / "bridge-state.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_cut, f"{SCALARS} was cut short"),
+        (damage_edit, f"{SCALARS} was edited"),
+        (damage_remove, f"{SCALARS} is missing or cannot be read"),
+        (damage_state, "its state file is missing or damaged"),
+        (remove_state, "its state file is missing or damaged"),
+    ],
+)
+def test_damage_is_noticed_and_mended(
+    exporter: TensorBoardExporter, run: Run, folder: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    """A cut, edited or deleted state or event file makes the run one without a cursor; the rebuild says why."""
+    target = exporter.open(run, SHAPE)
+    first = first_of(run)
+    target.apply(first)
+    damage(folder)
+    known = exporter.cursors([run])["uid-abc"]
+    assert (known.exists, known.cursor, known.error) == (True, None, None)
+    with pytest.raises(RebuildNeededError, match=said):
+        target.apply(second_of(run, first))
+    done = target.rebuild([first])
+    assert done.notes == (f"{folder}: made anew, since {said}",)
+    assert rows(file_of(folder, "scalars")) == [
+        (0, CREATED_S, {"loss": hex32(4.0)}),
+        (1, CREATED_S + 1, {"loss": hex32(3.0)}),
+    ]
+
+
+def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """A state file with a format number that is not known is left alone."""
+    target = exporter.open(run, SHAPE)
+    first = first_of(run)
+    target.apply(first)
+    path = folder / "bridge-state.json"
+    text = path.read_text().replace('"format": 1,\n "gen', '"format": 2,\n "gen')
+    path.write_text(text)
+    known = exporter.cursors([run])["uid-abc"]
+    assert isinstance(known.error, NewerFormatError)
+    with pytest.raises(NewerFormatError, match="newer bridge"):
+        target.apply(second_of(run, first))
+    assert path.read_text() == text
+
+
+def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None:
+    """Of two metrics that would share a tag the first keeps it; what float32 cannot hold is counted."""
+    shape = Shape(rename=(("a", "b"),))
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    target = exporter.open(run, shape)
+    delta = make_delta(run, [make_block([0, 1], {"a": [1.0, 1e39], "b": [2.0, -1e39]})])
+    foreseen = exporter.foresee(delta, shape)
+    done = target.apply(delta)
+    assert [(loss.kind, loss.what, loss.detail, loss.count) for loss in done.losses] == [
+        (LossKind.RENAMED, "b", "stands as 'b (2)'", 1),
+        (LossKind.CLIPPED, "a", "beyond 32 bits, stands as infinite", 1),
+        (LossKind.CLIPPED, "b", "beyond 32 bits, stands as infinite", 1),
+    ]
+    assert tuple(foreseen) == done.losses
+    assert {name: series.value.tolist() for name, series in target.read().series.items()} == {
+        "a": [1.0, float("inf")],
+        "b": [2.0, float("-inf")],
+    }
+
+
+def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Reading back checks every checksum: TensorBoard's reader would end there without a word."""
+    target = exporter.open(run, SHAPE)
+    target.apply(first_of(run))
+    data = bytearray((folder / SCALARS).read_bytes())
+    data[60] ^= 4
+    (folder / SCALARS).write_bytes(data)
+    with pytest.raises(TargetRefusedError, match=f"{SCALARS} is damaged at byte 40"):
+        target.read()
+
+
+def test_a_run_without_points_has_its_facts(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """A run that has logged nothing yet is in TensorBoard all the same; its first points follow."""
+    target = exporter.open(run, SHAPE)
+    empty = make_delta(run)
+    target.apply(empty)
+    assert names(folder) == [*ALWAYS, FACTS]
+    target.apply(make_delta(run, [make_block([0], {"loss": [1.0]})], before=empty.after))
+    assert names(folder) == [*ALWAYS, FACTS, SCALARS]
+
+
+def test_what_must_be_remembered_first_is(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Anchors of estimated times are in the state before the first point that uses them."""
+    first = first_of(run)
+    target = exporter.open(run, SHAPE)
+    target.apply(first)
+    remember = first.after.with_(anchors=((0, 1.0), (2, 5.0)))
+    second = second_of(run, first)
+    with pytest.raises(TargetUnavailableError, match="away"):
+        target.apply(replace(second, remember=remember, blocks=_Broken(second.blocks)))
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert (known.rows, known.anchors) == (2, ((0, 1.0), (2, 5.0)))
+
+
+class _Broken(tuple["Block", ...]):
+    def __iter__(self) -> Iterator[Block]:
+        raise TargetUnavailableError("gone away")
