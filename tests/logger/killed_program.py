@@ -1,0 +1,33 @@
+"""A training without torch, for tests that end it: `python -m tests.logger.killed_program RUN_DIR`.
+
+It goes on where the directory stands: row number `n` holds `n` as its metric `number`; every seventh row brings a new metric,
+so that the header grows all the time; every fifth an item of media. The number of a row is told to stdout once it was saved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from logger.opened import open_run
+from logger.pictures import Encoded
+from logger.settings import Settings
+
+
+def main(run_dir: Path) -> None:
+    writer = open_run(Settings(run_dir=run_dir, run_id="killed", token=str(os.getpid())), announce=lambda _: None)
+    number = writer.rows
+    while True:
+        row: dict[str, object] = {"number": number, "text": f'line\r\nbreak, "{number}"' if number % 3 == 0 else None}
+        row[f"metric_{number // 7}"] = number / 3
+        writer.log_metrics(row, number)
+        writer.save()
+        if number % 5 == 0:
+            writer.log_media("a/b", "image", lambda: Encoded("png", b"\x89PNG"), step=number, caption=None)
+        os.write(1, f"{number}\n".encode())
+        number += 1
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
