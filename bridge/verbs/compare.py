@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.model import HeldMedia, Series
     from bridge.verbs.truth import TruthMedia, TruthSeries
 
-__all__ = ["compare_kept", "compare_last", "compare_media", "compare_texts", "compare_thinned", "time_tolerance"]
+__all__ = ["compare_kept", "compare_last", "compare_media", "compare_texts", "time_tolerance"]
 
 Columns: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]"
 """Step, time and stored value."""
@@ -49,23 +49,6 @@ def compare_last(name: str, truth: TruthSeries, held: Series | None, abilities: 
         _list(Verdict.SOURCE_ONLY, name, expected, _others(expected, there), out)
         _list(Verdict.TARGET_ONLY, name, found, _others(found, here), out)
     _compare_points(name, _take(expected, there), _take(found, here), abilities, out)
-
-
-def compare_thinned(name: str, truth: TruthSeries, held: Series | None, abilities: Abilities, out: Findings) -> None:
-    """Compare a series that was thinned: what is held stands so in the source, and the extremes are held."""
-    found = _columns(held, abilities)
-    expected = _truth_columns(truth, abilities)
-    if not len(found[0]):
-        out.add(Difference(Verdict.SOURCE_ONLY, CSV, name, None, f"some of {len(truth):,} points"), count=len(truth))
-        return
-    _, there, here = np.intersect1d(expected[0], found[0], return_indices=True)
-    _list(Verdict.TARGET_ONLY, name, found, _others(found, here), out)
-    _compare_points(name, _take(expected, there), _take(found, here), abilities, out)
-    finite = expected[2][np.isfinite(expected[2])]
-    for extreme in {finite.min(), finite.max()} if len(finite) else set():
-        if not (found[2] == extreme).any():
-            place = np.flatnonzero(expected[2] == extreme)[:1]
-            _list(Verdict.SOURCE_ONLY, name, expected, place, out)
 
 
 def compare_kept(name: str, truth: TruthSeries, held: Series | None, abilities: Abilities, out: Findings) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TruthMedia", "read_media"]
 
+MOST_PIXELS = 178_956_970
+"""Pillow's own bound for a picture that may be decoded."""
+
 LONGEST_LINE = 1 << 20
 """Characters; a longer line of media.jsonl is no event."""
 
@@ -65,16 +68,27 @@ def read_media(run_dir: Path, *, limit: int | None = None) -> tuple[tuple[TruthM
 
 
 def _event(line: bytes, number: int) -> _Event | None:
+    """The event in a line; a torn line swallows the start of the next event, which is taken where it is whole."""
     if len(line) > LONGEST_LINE:
         return None
-    try:
-        data: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+    start = 0
+    while start >= 0:
+        try:
+            return _event_of(json.loads(line[start:]), number)
+        except RecursionError:
+            return None
+        except ValueError:
+            start = line.find(b'{"', start + 1)
+    return None
+
+
+def _event_of(data: Any, number: int) -> _Event | None:
     if not isinstance(data, dict) or data.get("type") not in ("image", "video"):
         return None
     tag, step, path, session = data.get("tag"), data.get("step"), data.get("path"), data.get("session")
     if not isinstance(tag, str) or not isinstance(path, str) or not isinstance(step, int) or isinstance(step, bool):
+        return None
+    if not -(2**63) <= step < 2**63:
         return None
     caption = data.get("caption")
     return _Event(
@@ -113,7 +127,7 @@ def _with_file(event: _Event, real: Path) -> TruthMedia | None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
         return None
-    if form is None:
+    if form is None or (form in _PICTURES and _is_too_large(path)):
         return None
     return TruthMedia(
         line=event.line,
@@ -126,20 +140,49 @@ def _with_file(event: _Event, real: Path) -> TruthMedia | None:
     )
 
 
-def _format(start: bytes) -> str | None:  # noqa: PLR0911 - one return a format
+_STARTS = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"OggS", "ogv"),
+    (b"\0\0\1\xba", "mpeg"),
+    (b"\0\0\1\xb3", "mpeg"),
+)
+_PICTURES = {"png", "jpeg", "gif", "bmp", "webp"}
+_RIFF = {b"WEBP": "webp", b"AVI ": "avi"}
+_BRANDS = {b"qt  ": "mov", b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heic"}
+
+
+def _format(start: bytes) -> str | None:
     """The format of a file that starts with these bytes; None for one that is neither picture nor video."""
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if start.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if start.startswith(b"BM"):
-        return "bmp"
+    for signature, form in _STARTS:
+        if start.startswith(signature):
+            return form
     if start.startswith(b"RIFF"):
-        return {b"WEBP": "webp", b"AVI ": "avi"}.get(start[8:12])
+        return _RIFF.get(start[8:12])
     if start.startswith(b"\x1aE\xdf\xa3"):
         return "webm" if b"webm" in start else "mkv"
     if start[4:8] == b"ftyp":
-        return "mov" if start[8:12] == b"qt  " else "mp4"
+        return _BRANDS.get(start[8:12], "mp4")
     return None
+
+
+def _is_too_large(path: Path) -> bool:
+    """Whether a picture says that it has more pixels than anybody may decode; nothing is decoded to know it."""
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return picture.width * picture.height > MOST_PIXELS
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError, TypeError, LookupError):  # what Pillow raises for a broken file
+        return False

@@ -13,9 +13,10 @@ from bridge.errors import BridgeError
 from bridge.model import Shape
 from bridge.source import read_run
 from bridge.verbs import truth as truth_of
-from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts, compare_thinned
+from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts
 from bridge.verbs.compare_facts import FactsCheck, facts_behind
 from bridge.verbs.gather import gather
+from bridge.verbs.truth_thin import thinned
 from bridge.verbs.verdicts import Behind, Compared, Difference, Findings, RunCheck, Verdict, VerifyReport
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class _Check:
         self._counts(truth, cursor)
         check = FactsCheck(truth.facts, held, shape, abilities, skip, self.out)
         params = check.compare(cursor.sent, self.run.status)
-        points = self._series(truth, held, shape, names)
+        points = self._series(truth, held, shape, names, cursor.bucket)
         texts = self._texts(truth, held, shape) if abilities.texts else 0
         events = truth.media if shape.media else ()
         media = compare_media(events, held.media, held.lacks, abilities, self.out)
@@ -208,19 +209,17 @@ class _Check:
         if not cursor.complete:
             self.out.add(Difference(Verdict.DIFFERENT, "", "the whole target", None, "complete", "half-filled"))
 
-    def _series(self, truth: Truth, held: Held, shape: Shape, names: Sequence[str]) -> int:
+    def _series(self, truth: Truth, held: Held, shape: Shape, names: Sequence[str], bucket: int) -> int:
         """Compare the series of these names, and see that there is no other; returns how many points were expected."""
-        compare = compare_last
-        if shape.overlap == "keep":
-            compare = compare_kept
-        elif shape.max_points is not None:
-            compare = compare_thinned
+        abilities = self.exporter.abilities
+        compare = compare_kept if shape.overlap == "keep" else compare_last
         points = 0
         for name in names:
             if f"series.{name}" in held.lacks:
                 continue
-            points += len(truth.series[name])
-            compare(name, truth.series[name], held.series.get(name), self.exporter.abilities, self.out)
+            expected = thinned(truth.series[name], bucket, ordered=abilities.ordered_steps)
+            points += len(expected)
+            compare(name, expected, held.series.get(name), abilities, self.out)
         for name in sorted(held.series):
             count = len(held.series[name].step)
             if count and not (name in truth.series and _is_wanted(name, shape)):

@@ -11,9 +11,10 @@ import pytest
 
 from bridge.exporters.contract import Abilities
 from bridge.model import Held, HeldMedia, Series, Shape, Status
-from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts, compare_thinned
+from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts
 from bridge.verbs.compare_facts import FactsCheck, facts_behind
 from bridge.verbs.truth import Facts, TruthMedia, TruthSeries
+from bridge.verbs.truth_thin import thinned
 from bridge.verbs.verdicts import FIRST, Difference, Findings, Verdict
 
 if TYPE_CHECKING:
@@ -137,12 +138,19 @@ def test_kept_points_of_one_instant_may_be_one() -> None:
     assert found(compare_kept, points, [(0, 1.0, T0)], MILLI) == [("+", "m", 0, "1.0", None)]
 
 
-def test_a_thinned_series_is_part_of_the_source() -> None:
-    """Of a thinned series each point stands in the source, and the extremes are there."""
-    points = [(0, 0.0), (1, 9.0), (2, 5.0), (3, -4.0), (4, 1.0)]
-    assert found(compare_thinned, points, [(0, 0.0), (1, 9.0), (3, -4.0)]) == []
-    assert found(compare_thinned, points, [(0, 0.0), (3, -4.0)]) == [("+", "m", 1, "9.0", None)]
-    assert found(compare_thinned, points, [(0, 0.0), (1, 9.0), (3, -4.0), (7, 1.0)]) == [("-", "m", 7, None, "1.0")]
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        pytest.param([0.0, 9.0, 5.0, -4.0, 1.0, 1.0, 1.0, 2.0], [1, 3, 4, 7], id="extremes and last of each bucket"),
+        pytest.param([5.0, 5.0, 5.0, 5.0, 1.0], [0, 3, 4], id="of equal ones the first"),
+        pytest.param([1.0, math.nan, math.nan, 2.0], [0, 1, 3], id="the first NaN"),
+    ],
+)
+def test_what_thinning_leaves(values: list[float], kept: list[int]) -> None:
+    """Of each bucket of four rows the least, the greatest, the last and the first NaN stay."""
+    whole = truth(list(enumerate(values)))
+    assert thinned(whole, 2, ordered=False).step.tolist() == kept
+    assert thinned(whole, 0, ordered=False) is whole
 
 
 def test_texts_by_step() -> None:
