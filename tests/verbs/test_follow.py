@@ -1,0 +1,188 @@
+"""Follow: passes over a growing tree, with a target and a source that come and go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import TargetUnavailableError
+from bridge.exporters.memory import MemoryExporter
+from bridge.verbs.export import Options
+from bridge.verbs.follow import Following, follow
+from tests.run_dirs import make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from bridge.exporters.contract import Known
+    from bridge.model import Run
+    from bridge.report import Report
+
+
+class Over(BaseException):
+    """The end of a scripted follow, as a signal's exception would end a real one."""
+
+
+@dataclass
+class Script:
+    """What happens between the passes of a follow, in place of waiting; and what was told."""
+
+    events: list[Callable[[], object]]
+    waits: list[float] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def pause(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        if not self.events:
+            raise Over
+        self.events.pop(0)()
+
+    def lines(self) -> list[list[tuple[str, str, int]]]:
+        return [[(line.run_id, str(line.action), line.points) for line in report.runs] for report in self.reports]
+
+
+def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> bool:
+    """Whether the follow ended by itself."""
+    how = Following(pause=script.pause, **following)
+    try:
+        follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
+    except Over:
+        return False
+    return True
+
+
+class Flaky(MemoryExporter):
+    """An exporter whose target can be taken away."""
+
+    away = False
+    asked = 0
+
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+        self.asked += 1
+        if self.away:
+            raise TargetUnavailableError("The server does not answer.")
+        return super().cursors(runs)
+
+
+def rows(first: int, last: int) -> list[dict[str, object]]:
+    return [{"step": step, "loss": step / 8} for step in range(first, last)]
+
+
+def append(run: Path, first: int, last: int) -> None:
+    write_metrics(run, (), [[step / 8, step, 1775822400.0 + step] for step in range(first, last)], append=True)
+
+
+def nothing() -> None:
+    """Nothing happens."""
+
+
+def test_new_rows_and_new_runs_are_found_and_only_they_are_sent(tmp_path: Path) -> None:
+    """Each pass sends what moved since the last one."""
+    root = tmp_path / "runs"
+    first = make_run(root / "a", rows(0, 4), status="running")
+    script = Script([lambda: append(first, 4, 6), nothing, lambda: make_run(root / "b", rows(0, 2))])
+    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 2)], [("b", "new", 2)]]
+
+
+def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> None:
+    """What is settled and did not move costs stats alone."""
+    make_run(tmp_path / "runs" / "a", rows(0, 4))
+    exporter = Flaky(tmp_path / "boxes")
+    run_script([tmp_path / "runs"], exporter, Script([nothing, nothing, nothing]))
+    assert exporter.asked == 1
+
+
+def test_an_outage_of_the_target_is_said_once_and_outlived(tmp_path: Path) -> None:
+    """Tries are spaced out while it lasts; afterwards all is sent."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+    exporter = Flaky(tmp_path / "boxes")
+
+    def leave() -> None:
+        exporter.away = True
+        append(run, 4, 8)
+
+    def come_back() -> None:
+        exporter.away = False
+
+    script = Script([leave, nothing, nothing, come_back])
+    run_script([tmp_path / "runs"], exporter, script, interval=10)
+    assert script.said == ["The server does not answer. Trying again until it works.", "It works again."]
+    assert script.waits == [10, 20, 40, 80, 10]
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 4)]]
+
+
+def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> None:
+    """A file system that is away for a while ends nothing."""
+    root, away = tmp_path / "runs", tmp_path / "away"
+    run = make_run(root / "a", rows(0, 4), status="running")
+
+    def come_back() -> None:
+        shutil.move(away, root)
+        append(run, 4, 5)
+
+    script = Script([lambda: shutil.move(root, away), nothing, come_back])
+    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    assert [said.split(":")[0] for said in script.said] == ["The runs cannot be found", "It works again."]
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 1)]]
+
+
+def test_a_run_that_fails_is_told_once_and_tried_when_it_moves(tmp_path: Path) -> None:
+    """A broken run does not fill the log, and is taken up when it is mended."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    whole = (run / "sidecar.json").read_text()
+    (run / "sidecar.json").write_text("[")
+    script = Script([nothing, nothing, lambda: (run / "sidecar.json").write_text(whole)])
+    run_script([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"), script)
+    assert script.lines() == [[("a", "unreadable", 0)], [("a", "new", 4)]]
+
+
+def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
+    """Completed runs are done at once; a killed one only after the grace, since it may be requeued."""
+    root = tmp_path / "runs"
+    make_run(root / "a", rows(0, 4))
+    killed = make_run(root / "b", rows(0, 2), status="running", heartbeat_age=1000)
+    then = time.time() - 1000
+    os.utime(killed / "metrics.csv", (then, then))
+    waiting = Script([nothing, nothing])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert not run_script([root], exporter, waiting, until_done=True, grace=3600)
+    assert run_script([root], exporter, Script([]), until_done=True, grace=500)
+
+
+def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
+    """A run that goes on is not done before it has completed."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+
+    def end() -> None:
+        append(run, 4, 6)
+        write_sidecar(run, status="completed")
+
+    script = Script([nothing, end])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, script, until_done=True)
+    box = exporter.box("uid-a")
+    assert box is not None
+    assert box.facts["status"] == "completed"
+
+
+def test_a_signal_ends_a_real_follow_within_two_seconds(tmp_path: Path) -> None:
+    """SIGTERM ends `bridge export --follow` with exit code 130."""
+    make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard", "--follow", "--interval", "0.2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        code = process.wait(timeout=20)
+    assert first.startswith("+ a: new, 4 points")
+    assert (code, time.monotonic() - began < 2) == (130, True)
