@@ -20,8 +20,10 @@ _REFRESH = 300.0
 
 
 class Clock:
-    """Ages of files. `directory` (a cache of ours) may be written to; what lies on its file system is judged by the clock
-    that dates a new file there, anything else by this machine's clock, a minute in the file's favour.
+    """Ages of files.
+
+    `directory` (a cache of ours) may be written to; what lies on its file system is judged by the clock that dates a new
+    file there, anything else by this machine's clock, a minute in the file's favour.
     """
 
     def __init__(self, directory: Path | None = None) -> None:

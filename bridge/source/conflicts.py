@@ -48,8 +48,9 @@ def settle(
     *,
     ordered: bool,
 ) -> Settled:
-    """Apply the overlap rule to `blocks`, made of the rows `portion` that `reading` took last; `before` is what was
-    known of the series before.
+    """Apply the overlap rule to `blocks`, made of the rows `portion` that `reading` took last.
+
+    `before` is what was known of the series before.
     """
     lows = {name: flag.low for name, flag in reading.flagged.items()}
     first = portion[0].first if portion else reading.rows

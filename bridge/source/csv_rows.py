@@ -131,7 +131,7 @@ def opened(run: Run) -> Iterator[Table | None]:
     except OSError as error:
         raise RunDirectoryError(f"{found.path} cannot be read: {error.strerror}.") from error
     with file:
-        yield Table(file, run.time_column)  # type: ignore[arg-type]
+        yield Table(file, run.time_column)
 
 
 class _Parser:

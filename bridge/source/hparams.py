@@ -122,7 +122,7 @@ def _loader() -> Any:
         """A safe loader for which an unknown tag is no error: what carries it becomes text."""
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            super().flatten_mapping(node)  # type: ignore[no-untyped-call]
+            super().flatten_mapping(node)
             if len(node.value) > _NODES:  # merge keys (<<) multiply by each level
                 raise yaml.YAMLError(f"more than {_NODES} values")
 

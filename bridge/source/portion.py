@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge.source.csv_rows import Table
     from bridge.source.rows import Rows
 
-__all__ = ["Portion", "block_size", "next_portion"]
+__all__ = ["Portion", "block_size", "held_back", "hold_back", "next_portion", "pieces"]
 
 QUIET = 60.0
 """Seconds without a write after which nothing is held back."""
@@ -36,6 +36,14 @@ class Portion:
     def end(self, begin: int) -> int:
         """The number of the row after the last; `begin` where there is none."""
         return self.rows[-1].first + len(self.rows[-1]) if self.rows else begin
+
+    def align(self, begin: int, bucket: int) -> None:
+        """Leave out the rows after the last multiple of 2^`bucket`."""
+        end = self.end(begin)
+        full = max(begin, end >> bucket << bucket)
+        if full < end:
+            self.cut(full)
+            self.held = True
 
     def cut(self, end: int) -> None:
         """Leave the rows before number `end`."""
@@ -61,24 +69,19 @@ def next_portion(
     """
     portion = Portion([])
     points = 0
-    least = ((begin >> bucket) + 1) << bucket
+    least = (begin >> bucket) + 1 << bucket
     for rows in source:
         more = rows.points()
-        offset, end = rows.end, rows.first + len(rows)
-        if points + more > limit + limit // 2 and end > least:
-            fitting = int(
-                np.searchsorted(np.cumsum(np.count_nonzero(rows.present, axis=0)), limit - points, side="right")
-            )
-            place = max(rows.first + fitting, least if points == 0 or rows.first < least else rows.first, begin + 1)
-            place = max((place >> bucket) << bucket, least)
-            portion.rows.append(rows)
-            portion.cut(place)
-            portion.more = place < end or has_rows(table, offset)
-            return portion
+        end = rows.first + len(rows)
         portion.rows.append(rows)
+        if points + more > limit + limit // 2 and end > least:
+            fitting = np.searchsorted(np.cumsum(np.count_nonzero(rows.present, axis=0)), limit - points, side="right")
+            portion.cut(max(rows.first + int(fitting) >> bucket << bucket, least))
+            portion.more = portion.end(begin) < end or has_rows(table, rows.end)
+            return portion
         points += more
-        if points >= limit - limit // 4 and end >= least and has_rows(table, offset):
-            portion.cut((end >> bucket) << bucket)
+        if points >= limit - limit // 4 and end >= least and has_rows(table, rows.end):
+            portion.cut(end >> bucket << bucket)
             portion.more = True
             return portion
     return portion
@@ -118,3 +121,30 @@ def hold_back(portion: Portion, run: Run, begin: int) -> None:
     if last is not None and cut < portion.end(begin):
         portion.cut(cut)
         portion.held = True
+
+
+def held_back(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
+    """The rows of `source`, to the end of the file, without those that `hold_back` leaves out."""
+    waiting: list[Rows] = []
+    for rows in source:
+        step = rows.step if rows.valid is None else rows.step[rows.valid]
+        if len(step) and (step != step[-1]).any():
+            # The last step of these rows begins among them, so nothing before can be held back any more.
+            yield from waiting
+            waiting = []
+        waiting.append(rows)
+    portion = Portion(waiting)
+    hold_back(portion, run, waiting[0].first if waiting else 0)
+    yield from portion.rows
+
+
+def pieces(source: Iterator[Rows], most: int) -> Iterator[Rows]:
+    """The rows of `source`, cut where there are more than `most` points at once and a half."""
+    for whole in source:
+        rows = whole
+        while rows.points() > most + most // 2 and len(rows) > 1:
+            fitting = np.searchsorted(np.cumsum(np.count_nonzero(rows.present, axis=0)), most, side="right")
+            count = min(max(1, int(fitting)), len(rows) - 1)
+            yield rows.head(count)
+            rows = rows.tail(count)
+        yield rows

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.model import Block
 from bridge.source.external_sort import BUDGET, Run, Store, merge, sort_by
 from bridge.source.reading import block_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.model import Block
     from bridge.source.external_sort import Records
 
 __all__ = ["counting", "resolved"]
@@ -129,7 +129,7 @@ def counting(pieces: Iterator[Records]) -> Iterator[Records]:
     carried: Records | None = None  # the last run of equal values so far: its first record
     for piece in pieces:
         records = piece if carried is None else np.concatenate([carried, piece])
-        step, value = records[:, STEP], np.ascontiguousarray(records[:, VALUE]).view(np.float64)
+        step, value = records[:, STEP], _floats(records[:, VALUE])
         equal = (value[1:] == value[:-1]) | (np.isnan(value[1:]) & np.isnan(value[:-1]))
         starts = np.flatnonzero(np.concatenate([[True], (step[1:] != step[:-1]) | ~equal]))
         firsts = records[starts]
@@ -186,53 +186,46 @@ def _pieces(sorter: Sorter) -> Iterator[Records]:
 
 def _mixed(block: Block, present: NDArray[np.bool_], rows: slice, events: Records, names: list[str]) -> Iterator[Block]:
     """The rows of `block` that are `present`, with `events` at their places: in their own row or as rows of their own."""
-    base_row = block.row[rows]
     own = events[:, POS] == events[:, ROW]
-    lines = {name: line for line, name in enumerate(block.names)}
     if own.any():
-        mine = events[own]
-        target = np.array([lines.get(name, -1) for name in names], dtype=np.intp)[mine[:, SERIES]]
-        present[target, np.searchsorted(block.row, mine[:, ROW])] = True
-    extra = events[~own]
-    if not len(extra):
-        made = block_of(
-            block.names, base_row, block.step[rows], block.time[rows], block.values[:, rows], present[:, rows]
-        )
-        if made is not None:
-            yield made
-        return
-    new = np.concatenate([[True], (extra[1:, _EVENT] != extra[:-1, _EVENT]).any(axis=1)])
-    event = np.cumsum(new) - 1
-    heads = extra[new]
-    # A row stands before what is moved behind it: those have higher steps.
-    keys = np.lexsort(
-        (
-            np.concatenate([np.zeros(len(base_row), dtype=np.int64), np.arange(1, len(heads) + 1)]),
-            np.concatenate([base_row, heads[:, POS]]),
-        )
+        lines = {name: line for line, name in enumerate(block.names)}
+        line_of = np.array([lines.get(name, -1) for name in names], dtype=np.intp)
+        at = np.searchsorted(block.row, events[own, ROW])
+        present[line_of[events[own, SERIES]], at] = True
+    base = Block(
+        block.names, block.row[rows], block.step[rows], block.time[rows], block.values[:, rows], present[:, rows]
     )
-    place = np.empty(len(keys), dtype=np.intp)
-    place[keys] = np.arange(len(keys))
-    of_base, of_extra = place[: len(base_row)], place[len(base_row) :]
-    every = list(block.names) if len(base_row) else []
-    known = {name: line for line, name in enumerate(every)}
-    for series in np.unique(extra[:, SERIES]).tolist():
-        if names[series] not in known:
-            known[names[series]] = len(every)
-            every.append(names[series])
-    values = np.zeros((len(every), len(keys)))
-    shown = np.zeros(values.shape, dtype=bool)
-    if len(base_row):
-        values[: len(block.names), of_base] = block.values[:, rows]
-        shown[: len(block.names), of_base] = present[:, rows]
-    lines_of = np.array([known.get(name, -1) for name in names], dtype=np.intp)
-    at = lines_of[extra[:, SERIES]], of_extra[event]
-    values[at] = np.ascontiguousarray(extra[:, VALUE]).view(np.float64)
-    shown[at] = True
-    row, step, time = (np.empty(len(keys), dtype=kind) for kind in (np.int64, np.int64, np.float64))
-    row[of_base], step[of_base], time[of_base] = base_row, block.step[rows], block.time[rows]
-    row[of_extra], step[of_extra] = heads[:, ROW], heads[:, STEP]
-    time[of_extra] = np.ascontiguousarray(heads[:, TIME]).view(np.float64)
-    made = block_of(tuple(every), row, step, time, values, shown)
+    moved = events[~own]
+    if len(moved):
+        base = _with_moved(base, moved, names)
+    made = block_of(base.names, base.row, base.step, base.time, base.values, base.present)
     if made is not None:
         yield made
+
+
+def _with_moved(base: Block, moved: Records, names: list[str]) -> Block:
+    """`base` with the events that stand behind rows of it (or before its first) as rows of their own."""
+    starts = np.concatenate([[True], (moved[1:, _EVENT] != moved[:-1, _EVENT]).any(axis=1)])
+    event_of = np.cumsum(starts) - 1
+    heads = moved[starts]
+    # Events rise by position, and a row stands before what is moved behind it: that has higher steps.
+    of_base = np.arange(len(base.row)) + np.searchsorted(heads[:, POS], base.row, side="left")
+    of_heads = np.arange(len(heads)) + np.searchsorted(base.row, heads[:, POS], side="right")
+    lines = {name: line for line, name in enumerate(base.names if len(base.row) else ())}
+    for series in np.unique(moved[:, SERIES]).tolist():
+        lines.setdefault(names[series], len(lines))
+    shape = (len(lines), len(base.row) + len(heads))
+    values, present = np.zeros(shape), np.zeros(shape, dtype=bool)
+    if len(base.row):
+        values[: len(base.names), of_base], present[: len(base.names), of_base] = base.values, base.present
+    line_of = np.array([lines.get(name, -1) for name in names], dtype=np.intp)
+    at = line_of[moved[:, SERIES]], of_heads[event_of]
+    values[at], present[at] = _floats(moved[:, VALUE]), True
+    row, step, time = np.empty(shape[1], dtype=np.int64), np.empty(shape[1], dtype=np.int64), np.empty(shape[1])
+    row[of_base], step[of_base], time[of_base] = base.row, base.step, base.time
+    row[of_heads], step[of_heads], time[of_heads] = heads[:, ROW], heads[:, STEP], _floats(heads[:, TIME])
+    return Block(tuple(lines), row, step, time, values, present)
+
+
+def _floats(bits: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(bits).view(np.float64)

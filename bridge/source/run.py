@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from bridge.source.paths import RUN_FILES, Refused, own_file
 from logger.sidecar import SidecarError, parse_time, read_sidecar, read_summary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bridge.model import Scalar
 
 __all__ = ["read_run"]
@@ -126,13 +127,16 @@ class _Fields:
             return clean(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
-        return self._wrong(name, value, "a text")
+        self._wrong(name, value, "a text")
+        return None
 
     def time(self, name: str) -> float | None:
         """A time in seconds since the epoch."""
         value = self.data.get(name)
         then = parse_time(value)
-        return self._wrong(name, value, "a time") if then is None else then
+        if then is None:
+            self._wrong(name, value, "a time")
+        return then
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings, each once."""

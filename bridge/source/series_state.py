@@ -34,7 +34,7 @@ class Flagged:
     step: int
 
     def merged(self, later: Flagged) -> Flagged:
-        """This and what came later."""
+        """The sum of both."""
         return Flagged(min(self.low, later.low), self.count + later.count, self.row, self.step)
 
 
@@ -96,7 +96,7 @@ class SeriesState:
         Repetitions of a series' last point are cleared in `present` (unless `drop` is false). Says which series have
         points that come at or before their last step otherwise.
         """
-        any_point = present.any(axis=1)
+        any_point: NDArray[np.bool_] = np.any(present, axis=1)
         if not len(step) or not any_point.any():
             return {}
         places = self._appear(names, present, any_point)
@@ -147,8 +147,8 @@ class SeriesState:
             rows = np.concatenate([[False], ~change]) | np.concatenate([~change, [False]])
             bounds = np.concatenate([[0], np.cumsum(sizes[several])[:-1]])
             counts = np.add.reduceat(present[:, rows].view(np.int8), bounds, axis=1, dtype=np.int64)
-            return np.flatnonzero((counts > 1).any(axis=1)).tolist()  # type: ignore[no-any-return]
-        return np.flatnonzero(any_point).tolist()  # type: ignore[no-any-return]
+            return np.flatnonzero((counts > 1).any(axis=1)).tolist()
+        return np.flatnonzero(any_point).tolist()
 
     def _check(
         self,

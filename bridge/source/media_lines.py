@@ -1,0 +1,148 @@
+"""The lines of media.jsonl, and which of them count."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bridge.model import Loss, LossKind, MediaType
+from bridge.source.hparams import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Line", "Lines", "counting_lines", "parse_line"]
+
+LONGEST_LINE = 1 << 20
+"""Bytes; a longer line of media.jsonl is no event."""
+
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One well-formed line; `number` counts from 0."""
+
+    number: int
+    tag: str
+    step: int
+    type: MediaType
+    path: str
+    time: float | None = None
+    caption: str | None = None
+    fps: float | None = None
+    session: int | None = None
+
+
+@dataclass(slots=True)
+class Lines:
+    """The complete lines of a media.jsonl: those that are events, and what is wrong with others (by number)."""
+
+    events: list[Line] = field(default_factory=list)
+    wrong: dict[int, str] = field(default_factory=dict)
+
+    def add(self, number: int, line: bytes) -> None:
+        """Take one more complete line."""
+        event, why = parse_line(number, line)
+        if event is not None:
+            self.events.append(event)
+        if why:
+            self.wrong[number] = why
+
+    def losses(self, first: int) -> list[Loss]:
+        """What is wrong with the lines from number `first` on."""
+        wrong = [(number, why) for number, why in self.wrong.items() if number >= first]
+        losses = [Loss(LossKind.BAD_LINE, f"media.jsonl:{number + 1}", why) for number, why in wrong[:_MOST_NAMED]]
+        if len(wrong) > _MOST_NAMED:
+            losses.append(Loss(LossKind.BAD_LINE, "media.jsonl", "further bad lines", len(wrong) - _MOST_NAMED))
+        return losses
+
+
+def parse_line(number: int, line: bytes) -> tuple[Line | None, str]:
+    """The event in `line`, and what is wrong with it ("" for nothing).
+
+    A torn line swallows the start of the next event: where a whole event ends the line, it is taken.
+    """
+    if len(line) > LONGEST_LINE:
+        return None, f"is longer than {LONGEST_LINE >> 20} MiB"
+    try:
+        return _event(number, json.loads(line))
+    except RecursionError:
+        return None, "is nested too deeply"
+    except ValueError as error:
+        why = f"is not JSON ({error})"
+    if not line.strip():
+        return None, "is blank"
+    start = line.find(b'{"', 1)
+    while start > 0:
+        try:
+            event, _ = _event(number, json.loads(line[start:]))
+        except (ValueError, RecursionError):
+            event = None
+        if event is not None:
+            return event, "begins with a torn line, which is lost; the event after it is taken"
+        start = line.find(b'{"', start + 1)
+    return None, why
+
+
+def _event(number: int, data: Any) -> tuple[Line | None, str]:
+    if not isinstance(data, dict):
+        return None, f"holds a JSON {type(data).__name__}, not an object"
+    tag, step, path, kind = (data.get(key) for key in ("tag", "step", "path", "type"))
+    if not isinstance(tag, str):
+        return None, "has no tag that is a text"
+    if not isinstance(step, int) or isinstance(step, bool) or not -(2**63) <= step < 2**63:
+        return None, f"has the step {step!r:.40}, no 64-bit integer"
+    if not isinstance(path, str):
+        return None, "has no path that is a text"
+    if kind not in ("image", "video"):
+        return None, f"has the type {kind!r:.40}, neither image nor video"
+    caption, session = data.get("caption"), data.get("session")
+    return Line(
+        number=number,
+        tag=clean(tag),
+        step=step,
+        type=MediaType(kind),
+        path=clean(path),
+        time=_number(data, "time"),
+        caption=clean(caption) if isinstance(caption, str) else None,
+        fps=_number(data, "fps"),
+        session=session if _is_whole(session) else None,
+    ), ""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(data: Mapping[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def counting_lines(events: Iterable[Line]) -> tuple[dict[tuple[int, int], Line], dict[int, Line]]:
+    """The events that count, by (number, index among those of their tag and step), and what superseded others.
+
+    Per tag and step those of the last session count; without sessions, of those with one path the last.
+    """
+    groups: dict[tuple[str, int], list[Line]] = {}
+    for event in events:
+        groups.setdefault((event.tag, event.step), []).append(event)
+    found: dict[tuple[int, int], Line] = {}
+    superseded: dict[int, Line] = {}
+    for group in groups.values():
+        last = [event for event in group if event.session == group[-1].session]
+        if group[-1].session is None:
+            by_path = {event.path: event for event in last}
+            superseded.update({event.number: by_path[event.path] for event in last if by_path[event.path] is not event})
+            last = sorted(by_path.values(), key=lambda event: event.number)
+        found.update({(event.number, index): event for index, event in enumerate(last)})
+    return found, superseded
