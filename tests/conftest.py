@@ -12,6 +12,7 @@ pytest_plugins: list[str] = [
     "tests.closing_line",
     "tests.no_skips",
     "tests.fixtures.browser",
+    "tests.fixtures.dask_cluster",
     "tests.fixtures.demo",
     "tests.fixtures.mlflow_server",
     "tests.fixtures.postgres",

@@ -92,6 +92,7 @@ def _content_options(function: Any) -> Any:
     help="A running run whose heartbeat is older counts as killed.",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes at work. Default: the cores.")
+@click.option("--dask", metavar="ADDRESS", help="Work on this Dask cluster: tcp://host:8786, or a scheduler file.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
 @click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
 @click.option(
@@ -120,6 +121,7 @@ def export(
     new_identity: str | None,
     heartbeat_timeout: float,
     workers: int | None,
+    dask: str | None,
     dry_run: bool,
     following: bool,
     interval: float,
@@ -140,7 +142,7 @@ def export(
         rebuild=rebuild,
         new_identity=new_identity,
         heartbeat_timeout=heartbeat_timeout,
-        hands=Hands(workers=workers or _cores()),
+        hands=Hands(workers=workers or _cores(), dask=dask),
     )
     if following:
         if dry_run or new_identity is not None or rebuild:

@@ -36,11 +36,20 @@ class Hands:
     workers: int = 1
     dask: str | None = None
 
+    @property
+    def window(self) -> int:
+        """How many tasks may be in flight: enough that nobody waits, few enough that results do not pile up."""
+        return 64 if self.dask is not None else 2 * self.workers
+
     def hire(self, *, threads: bool) -> Executor:
         """A fresh executor."""
         from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
         from multiprocessing import get_context
 
+        if self.dask is not None:
+            from bridge.cluster import ClusterExecutor
+
+            return ClusterExecutor(self.dask)
         if threads:
             return ThreadPoolExecutor(self.workers)
         # Not forked: forking a process that has threads (arrow, a database driver) can hang its child.
@@ -91,9 +100,9 @@ def replay_all(
 def _replay_elsewhere(
     jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
 ) -> Iterator[RunReport]:
-    threads = exporter.abilities.threads and hands.dask is None
+    threads = exporter.abilities.threads
     frozen = pickle.dumps(exporter)
-    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=2 * hands.workers)
+    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=hands.window)
     with crew:
         for job in jobs:
             crew.submit(_Whole(job, frozen, shape, dry_run), size=_backlog(job))
@@ -107,7 +116,7 @@ def _read_elsewhere(
     jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
 ) -> Iterator[RunReport]:
     replays = [Replay(job, exporter, shape, dry_run=dry_run, progress=progress) for job in jobs]
-    crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=2 * hands.workers)
+    crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=hands.window)
 
     def go_on(number: int, step: Step) -> Iterator[RunReport]:
         if isinstance(step, Reading):
