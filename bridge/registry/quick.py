@@ -99,7 +99,7 @@ def _text(path: str, found: os.stat_result) -> str:
 
 
 def _last_alive(run_dir: str, data: Mapping[str, Any], start: float) -> float:
-    newest = 0
+    newest, seconds = 0, 0.0
     for name in ("heartbeat", "metrics.csv"):
         try:
             found = os.lstat(f"{run_dir}/{name}")
@@ -107,9 +107,10 @@ def _last_alive(run_dir: str, data: Mapping[str, Any], start: float) -> float:
             continue
         if not stat.S_ISREG(found.st_mode):
             raise _Odd
-        newest = max(newest, found.st_mtime_ns)
+        if found.st_mtime_ns > newest:
+            newest, seconds = found.st_mtime_ns, found.st_mtime
     if newest:
-        return newest / 1e9
+        return seconds
     updated = parse_time(data.get("updated_at"))
     return start if updated is None else updated
 

@@ -28,7 +28,8 @@ FORMAT = 1
 """The format number of the cache; an older one is rebuilt, a newer one left alone."""
 
 _APPLICATION = 0x62726467  # "brdg": PRAGMA application_id, by which a file is known to be ours
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
+"""Seconds to wait for the lock of another process, whose one transaction takes far less."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -97,8 +98,7 @@ class Store:
         for name in (path, path.with_name(path.name + "-journal")):
             name.unlink(missing_ok=True)
         connection = _connect(path)
-        with _transaction(connection):
-            _create(connection)
+        _ready(connection, path)
         return cls(connection)
 
     def close(self) -> None:
@@ -170,10 +170,7 @@ def _trust() -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
-    # The cache can be made anew: a power cut may cost it, never a scan's time.
-    connection.execute("PRAGMA synchronous = OFF")
-    return connection
+    return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
 
 
 def _refuse_others(path: Path) -> None:
@@ -192,6 +189,8 @@ def _refuse_others(path: Path) -> None:
 
 def _ready(connection: sqlite3.Connection, path: Path) -> str:
     """Make the tables where they are missing or older; returns what to tell."""
+    # The cache can be made anew: a power cut may cost it, never a scan's time.
+    connection.execute("PRAGMA synchronous = OFF")
     if _version(connection) == FORMAT:
         return ""
     with _transaction(connection):

@@ -1,0 +1,191 @@
+"""The scan: what is read, what is left alone, what is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import UsageError
+from bridge.model import Status
+from bridge.registry import open_registry
+from tests.run_dirs import CREATED_S, make_run
+
+if TYPE_CHECKING:
+    from bridge.registry import ScanReport
+
+
+def counts(report: ScanReport | None) -> tuple[int, int, int, int, int]:
+    """(total, upserted, unchanged, invalid, orphaned)."""
+    assert report is not None
+    return report.total, report.upserted, report.unchanged, report.invalid, report.orphaned
+
+
+def test_first_and_second_scan(tmp_path: Path) -> None:
+    """The first scan reads all runs, the second none, and both know the same."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a")
+    make_run(runs / "deep" / "er" / "b", status="failed")
+    first, second = open_registry(runs), open_registry(runs)
+    assert (counts(first.report), counts(second.report)) == ((2, 2, 0, 0, 0), (2, 0, 2, 0, 0))
+    assert list(first) == list(second)
+    assert {run.run_id: str(run.status) for run in second} == {"a": "completed", "b": "failed"}
+
+
+def test_a_changed_sidecar_is_read_again_also_with_an_older_time(tmp_path: Path) -> None:
+    """A sidecar counts as changed when its mtime differs, also where it went back (a restored copy)."""
+    run = make_run(tmp_path / "runs" / "a", notes="before")
+    open_registry(tmp_path / "runs")
+    make_run(run, notes="after!")
+    os.utime(run / "sidecar.json", (1000, 1000))
+    again = open_registry(tmp_path / "runs")
+    assert (counts(again.report), again["a"].notes) == ((1, 1, 0, 0, 0), "after!")
+
+
+def test_a_sidecar_replaced_within_one_tick_is_read_again(tmp_path: Path) -> None:
+    """A replaced file is seen even where size and mtime stay the same."""
+    run = make_run(tmp_path / "runs" / "a", notes="old")
+    open_registry(tmp_path / "runs")
+    stat = (run / "sidecar.json").stat()
+    text = (run / "sidecar.json").read_text().replace('"old"', '"new"')
+    (run / "beside").write_text(text)
+    os.utime(run / "beside", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (run / "beside").rename(run / "sidecar.json")
+    assert open_registry(tmp_path / "runs")["a"].notes == "new"
+
+
+def test_a_new_summary_is_read(tmp_path: Path) -> None:
+    """The best values follow summary.json though the sidecar did not move."""
+    run = make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
+    open_registry(tmp_path / "runs")
+    (run / "summary.json").write_text(json.dumps({"metrics": {"acc": {"last": 0.5, "max": 0.9}}}))
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 0.9
+
+
+def test_orphans_are_marked_and_come_back(tmp_path: Path) -> None:
+    """A run whose directory is gone is an orphan: in no list, but not forgotten; it counts again when it returns."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a")
+    make_run(runs / "b")
+    open_registry(runs)
+    (runs / "b").rename(tmp_path / "aside")
+    gone = open_registry(runs)
+    assert (counts(gone.report), [run.run_id for run in gone]) == ((1, 0, 1, 0, 1), ["a"])
+    assert [run.run_id for run in gone.orphans] == ["b"]
+    assert counts(open_registry(runs).report) == (1, 0, 1, 0, 1)
+    (tmp_path / "aside").rename(runs / "b")
+    back = open_registry(runs)
+    assert (counts(back.report), sorted(run.run_id for run in back)) == ((2, 0, 2, 0, 0), ["a", "b"])
+
+
+def test_full_reads_all_and_forgets_orphans(tmp_path: Path) -> None:
+    """--full starts from nothing."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a")
+    shutil.rmtree(make_run(runs / "b"))
+    open_registry(runs)
+    full = open_registry(runs, full=True)
+    assert (counts(full.report), full.orphans) == ((1, 1, 0, 0, 0), ())
+
+
+def test_invalid_runs_are_counted_named_and_keep_their_last_record(tmp_path: Path) -> None:
+    """A sidecar that cannot be read costs nothing but its own news, and is tried again at every scan."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a")
+    bad = make_run(runs / "b", notes="good once")
+    open_registry(runs)
+    (bad / "sidecar.json").write_text('{"run_id": "b", ')
+    for _ in range(2):
+        registry = open_registry(runs)
+        assert counts(registry.report) == (2, 0, 1, 1, 0)
+        assert registry.report is not None
+        ((path, reason),) = registry.report.problems
+        assert path == str(bad)
+        assert reason.startswith(f"{bad}/sidecar.json cannot be read: it is not JSON")
+        assert registry["b"].notes == "good once"
+
+
+def test_liveness_is_refreshed_without_a_new_sidecar(tmp_path: Path) -> None:
+    """A running run whose heartbeat stops is killed at the next scan, and running again when it beats again."""
+    runs = tmp_path / "runs"
+    run = make_run(runs / "a", status="running")
+    assert open_registry(runs)["a"].status is Status.RUNNING
+    old = time.time() - 3600
+    for name in ("heartbeat", "metrics.csv"):
+        os.utime(run / name, (old, old))
+    dead = open_registry(runs)["a"]
+    assert (dead.status, dead.end, dead.alive) == (Status.KILLED, pytest.approx(old), False)
+    (run / "heartbeat").touch()
+    assert open_registry(runs)["a"].status is Status.RUNNING
+
+
+def test_a_dead_run_is_not_read_again(tmp_path: Path) -> None:
+    """A killed run without a new sign of life costs a stat, no more."""
+    run = make_run(tmp_path / "runs" / "a", status="running")
+    old = time.time() - 3600
+    for name in ("heartbeat", "metrics.csv"):
+        os.utime(run / name, (old, old))
+    open_registry(tmp_path / "runs")
+    assert counts(open_registry(tmp_path / "runs").report) == (1, 0, 1, 0, 0)
+
+
+def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
+    """Another --heartbeat-timeout changes what is shown, though no file did."""
+    run = make_run(tmp_path / "runs" / "a", status="running")
+    old = time.time() - 600
+    for name in ("heartbeat", "metrics.csv"):
+        os.utime(run / name, (old, old))
+    shown = [open_registry(tmp_path / "runs", heartbeat_timeout=limit)["a"].status for limit in (180, 3600, 180)]
+    assert shown == [Status.KILLED, Status.RUNNING, Status.KILLED]
+
+
+def test_ttl_and_no_scan(tmp_path: Path) -> None:
+    """A scan younger than scan_ttl_s is enough; scan=False never scans but where nothing is known."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a")
+    assert open_registry(runs, scan=False).report is not None
+    make_run(runs / "b")
+    assert [len(open_registry(runs, **how)) for how in ({"scan": False}, {"scan_ttl_s": 600}, {})] == [1, 1, 2]  # type: ignore[arg-type]
+
+
+def test_a_root_that_is_a_run_needs_no_cache(tmp_path: Path, cache: Path) -> None:
+    """A single run directory is read straight, and leaves no cache file behind."""
+    registry = open_registry(make_run(tmp_path / "a"))
+    assert ([run.run_id for run in registry], list(cache.glob("registry/*"))) == (["a"], [])
+
+
+def test_the_root_may_be_a_link(tmp_path: Path, cache: Path) -> None:
+    """The cache belongs to the real path, whatever link leads there."""
+    make_run(tmp_path / "runs" / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    open_registry(tmp_path / "runs")
+    assert counts(open_registry(tmp_path / "link").report) == (1, 0, 1, 0, 0)
+    assert len(list(cache.glob("registry/*.sqlite"))) == 1
+
+
+def test_a_root_that_is_no_directory(tmp_path: Path) -> None:
+    """A root that is not there is a usage error, and nobody's runs become orphans."""
+    with pytest.raises(UsageError, match="missing is no directory"):
+        open_registry(tmp_path / "missing")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """A folder whose name is no UTF-8, and lone surrogates in a sidecar, are kept like any other text."""
+    folder = os.fsencode(tmp_path / "runs") + b"/caf\xe9"
+    path = os.fsdecode(folder)
+    make_run(Path(path), run_id="r", notes="\ud800x")
+    first, second = open_registry(tmp_path / "runs"), open_registry(tmp_path / "runs")
+    assert first["r"].run_dir == second["r"].run_dir == path
+    assert counts(second.report) == (1, 0, 1, 0, 0)
+
+
+def test_times_of_a_record(tmp_path: Path) -> None:
+    """A record has the run's own times, as seconds and as ISO text."""
+    run = open_registry(make_run(tmp_path / "a"))["a"]
+    assert (run.start, run.created_at) == (CREATED_S, "2026-04-10T12:00:00+00:00")
+    assert (run.ended_at, run.duration) == ("2026-04-10T13:00:00+00:00", 3600.0)

@@ -1,0 +1,243 @@
+"""The cache: derived, healed, never in the way, safe with several scanners."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import UsageError
+from bridge.registry import Registry, open_registry
+from bridge.registry import store as store_module
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A tree of two runs."""
+    make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
+    make_run(tmp_path / "runs" / "b", tags=["x"])
+    return tmp_path / "runs"
+
+
+def opened(runs: Path, **how: object) -> tuple[Registry, list[str]]:
+    """The registry and what it said."""
+    said: list[str] = []
+    return open_registry(runs, say=said.append, **how), said  # type: ignore[arg-type]
+
+
+def upserted(registry: Registry) -> int:
+    assert registry.report is not None
+    return registry.report.upserted
+
+
+def file_of(cache: Path) -> Path:
+    (file,) = (cache / "registry").glob("*.sqlite")
+    return file
+
+
+def test_deleting_the_cache_is_harmless(runs: Path, cache: Path) -> None:
+    """Without its file everything is read again, and nothing is said."""
+    opened(runs)
+    file_of(cache).unlink()
+    registry, said = opened(runs)
+    assert (upserted(registry), len(registry), said) == (2, 2, [])
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "row"])
+def test_a_damaged_cache_is_rebuilt_and_said(runs: Path, cache: Path, damage: str) -> None:
+    """A cache that is no database, half a one, or holds foreign rows is made anew, with one message."""
+    opened(runs)
+    file = file_of(cache)
+    if damage == "garbage":
+        file.write_bytes(b"this is no database at all, whatever its name says" * 100)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:5000])
+    else:
+        with sqlite3.connect(file) as connection:
+            connection.execute("UPDATE runs SET status = 'purple'")
+        connection.close()
+    registry, said = opened(runs)
+    assert (len(registry), said) == (2, [f"The cache of runs {file} was damaged; it is rebuilt."])
+    again, said = opened(runs)
+    assert (upserted(again), said) == (0, [])
+
+
+def test_an_older_format_is_rebuilt_and_said(runs: Path, cache: Path) -> None:
+    """A cache of an older version is made anew, with one message."""
+    opened(runs)
+    with sqlite3.connect(file_of(cache)) as connection:
+        connection.execute("DROP TABLE runs")
+        connection.execute('CREATE TABLE "odd "" name" (x)')
+        connection.execute("PRAGMA user_version = 0")
+    connection.close()
+    registry, said = opened(runs)
+    assert (upserted(registry), said) == (
+        2,
+        [f"The cache of runs {file_of(cache)} has an older format; it is rebuilt."],
+    )
+
+
+def test_a_newer_format_stays_as_it_is(runs: Path, cache: Path) -> None:
+    """A cache of a newer version is left alone; the scan goes on in memory."""
+    opened(runs)
+    with sqlite3.connect(file_of(cache)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = file_of(cache).read_bytes()
+    registry, said = opened(runs)
+    assert (len(registry), len(said), file_of(cache).read_bytes() == before) == (2, 1, True)
+    assert "was made by a newer bridge" in said[0]
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"SQLite format 3\x00"])
+def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content: bytes) -> None:
+    """--db never overwrites somebody's file."""
+    file = tmp_path / "results.db"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="is not a cache of runs"):
+        opened(runs, db_path=file)
+    assert file.read_bytes() == content
+
+
+def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path) -> None:
+    """Nor somebody's SQLite database."""
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE experiments (x)")
+    connection.close()
+    with pytest.raises(UsageError, match="is not a cache of runs"):
+        opened(runs, db_path=tmp_path / "mlflow.db")
+
+
+def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
+    """One --db holds several trees; none makes orphans of the other's runs."""
+    make_run(tmp_path / "more" / "c")
+    file = tmp_path / "all.sqlite"
+    opened(runs, db_path=file)
+    opened(tmp_path / "more", db_path=file)
+    first, said = opened(runs, db_path=file)
+    second, _ = opened(tmp_path / "more", db_path=file)
+    assert (sorted(run.run_id for run in first), [run.run_id for run in second], said) == (["a", "b"], ["c"], [])
+    assert (first.orphans, second.orphans) == ((), ())
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(runs: Path, tmp_path: Path) -> None:
+    """Where the cache directory cannot be written, the scan goes on in memory with one message."""
+    (tmp_path / "file").touch()
+    registry, said = opened(runs, cache_dir=tmp_path / "file" / "cache")
+    assert (len(registry), len(said)) == (2, 1)
+    assert said[0].startswith("The cache of runs cannot be used, so this goes on in memory: ")
+
+
+def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process holds the lock for too long, the scan goes on in memory with one message."""
+    opened(runs)
+    make_run(runs / "c")
+    monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
+    holder = sqlite3.connect(file_of(cache), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    registry, said = opened(runs)
+    holder.close()
+    assert (len(registry), said) == (
+        3,
+        ["The cache of runs cannot be used, so this goes on in memory: database is locked"],
+    )
+
+
+def test_a_full_disk_is_done_without(runs: Path, tmp_path: Path) -> None:
+    """Where the cache cannot be written to its end, the scan goes on in memory with one message."""
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "from bridge.registry import open_registry\n"
+        "said = []\n"
+        "print(len(open_registry(sys.argv[1], say=said.append)), len(said), said[0][:57])\n"
+    )
+    environment = os.environ | {"BRIDGE_CACHE_DIR": str(tmp_path / "full"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(runs)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "2 1 The cache of runs cannot be used, so this goes on in memo\n"
+
+
+def test_no_home_at_all(runs: Path) -> None:
+    """Without a home directory the scan goes on in memory with one message."""
+    program = (
+        "import sys\n"
+        "from bridge.registry import open_registry\n"
+        "said = []\n"
+        "print(len(open_registry(sys.argv[1], say=said.append)), len(said))\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": "/dev/null"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(runs)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "2 1\n"
+
+
+def test_where_the_cache_lies(runs: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BRIDGE_CACHE_DIR, then XDG_CACHE_HOME, then ~/.cache; never in the runs."""
+    opened(runs)
+    assert file_of(cache).exists()
+    monkeypatch.delenv("BRIDGE_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    opened(runs)
+    assert file_of(tmp_path / "xdg" / "registry-bridge").exists()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    opened(runs)
+    assert file_of(tmp_path / "home" / ".cache" / "registry-bridge").exists()
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+
+
+def test_no_wal(runs: Path, cache: Path) -> None:
+    """The journal is never a WAL, which network file systems do not carry."""
+    opened(runs)
+    with sqlite3.connect(file_of(cache)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
+SCANNER = """
+import sys
+from pathlib import Path
+from bridge.registry import open_registry
+said = []
+for _ in range(int(sys.argv[3])):
+    registry = open_registry(sys.argv[1], db_path=sys.argv[2], say=said.append)
+    assert len(registry) == 40, len(registry)
+    if "--touch" in sys.argv:
+        for number in range(0, 40, 7):
+            path = Path(sys.argv[1]) / f"run-{number}" / "sidecar.json"
+            beside = path.with_name(f"beside-{sys.argv[4]}")
+            beside.write_text(path.read_text())
+            beside.rename(path)
+print(len(said))
+"""
+
+
+def test_several_scanners_at_once(tmp_path: Path) -> None:
+    """Four processes that scan one tree into one new cache at once, while sidecars change, all see every run."""
+    for number in range(40):
+        make_run(tmp_path / "runs" / f"run-{number}", hparams={"lr": 1}, summary={"acc": number})
+    file = tmp_path / "shared.sqlite"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCANNER, str(tmp_path / "runs"), str(file), "15", str(which), "--touch"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for which in range(4)
+    ]
+    assert [process.communicate(timeout=60)[0] for process in started] == ["0\n"] * 4
+    registry, said = opened(tmp_path / "runs", db_path=file)
+    assert (len(registry), registry.orphans, said) == (40, (), [])
+    again, _ = opened(tmp_path / "runs", db_path=file)
+    assert upserted(again) == 0
