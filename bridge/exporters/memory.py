@@ -251,10 +251,11 @@ class MemoryTarget:
 
     def _add(self, box: Box, delta: Delta, write: Any) -> Applied:
         abilities = self._exporter.abilities
-        before = delta.before or Cursor(identity=self._run.identity, path=str(self._run.path))
-        if delta.kind is not DeltaKind.SAME:
-            cut(box, before)
-            remove(box, delta, abilities)
+        if delta.kind is DeltaKind.NEW:
+            cut(box, Cursor(identity=self._run.identity, path=str(self._run.path)))
+        elif delta.before is not None:
+            cut(box, delta.before)
+        remove(box, delta, abilities)
         for block in delta.blocks:
             add_block(box, block, abilities)
             write(box)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from bridge.model import Block, Cursor, Delta, MediaEvent, Points
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
+
+
+Columns: TypeAlias = "tuple[NDArray[Any], ...]"
+"""Row, step, time and value."""
 
 
 @dataclass(slots=True)
@@ -73,7 +77,7 @@ class Box:
     generation: int = 1
     cursor: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    points: dict[str, tuple[NDArray[Any], ...]] = field(default_factory=dict)
+    points: dict[str, Columns] = field(default_factory=dict)
     texts: list[Text] = field(default_factory=list)
     media: list[Picture] = field(default_factory=list)
     edited: set[str] = field(default_factory=set)
@@ -125,11 +129,20 @@ def add_block(box: Box, block: Block, abilities: Abilities) -> None:
             stored_time(block.time[here], abilities),
             _stored_value(block.values[number][here], abilities),
         )
-        old = box.points.get(name)
+        old = _without(box.points.get(name), new[0], new[1])
         columns = new if old is None else tuple(np.concatenate(pair) for pair in zip(old, new, strict=True))
         if abilities.ordered_steps and (np.diff(columns[1]) <= 0).any():
             raise TargetRefusedError(f"The steps of {name} do not increase, which this target needs.")
         box.points[name] = columns
+
+
+def _without(old: Columns | None, row: NDArray[np.int64], step: NDArray[np.int64]) -> Columns | None:
+    """`old` without the points that come again: the rest of a whole run is sent without saying what came before."""
+    if old is None or not len(old[0]) or old[0].max() < row.min():
+        return old
+    again = set(zip(row.tolist(), step.tolist(), strict=True))
+    kept = np.array([pair not in again for pair in zip(old[0].tolist(), old[1].tolist(), strict=True)])
+    return tuple(column[kept] for column in old)
 
 
 def _stored_value(value: NDArray[np.float64], abilities: Abilities) -> NDArray[np.float64]:
