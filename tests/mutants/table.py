@@ -2,9 +2,227 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from tests.mutants.mutant import Mutant
 
-if TYPE_CHECKING:
-    from tests.mutants.mutant import Mutant
+_READING = (
+    Mutant(
+        "last becomes first",
+        "bridge/source/resolve.py",
+        "np.concatenate([[True], (step[1:] != step[:-1]) | ~equal])",
+        "np.concatenate([[True], step[1:] != step[:-1]])",
+        ("tests/source", "tests/contract/test_contract.py"),
+    ),
+    Mutant(
+        "NaN is not NaN",
+        "bridge/source/resolve.py",
+        "equal = (value[1:] == value[:-1]) | (np.isnan(value[1:]) & np.isnan(value[:-1]))",
+        "equal = value[1:] == value[:-1]",
+        ("tests/source",),
+    ),
+    Mutant(
+        "the running maximum is off",
+        "bridge/source/resolve.py",
+        "np.maximum(np.maximum.accumulate(pos), highest)",
+        "np.maximum(pos, highest)",
+        ("tests/source",),
+    ),
+    Mutant(
+        "an equal repetition counts as a rewind",
+        "bridge/source/series_state.py",
+        "late &= ~repeated",
+        "late |= repeated",
+        ("tests/source",),
+    ),
+    Mutant(
+        "the digest of rows is off",
+        "bridge/source/place.py",
+        "if to_hex(reading.digest) != (cursor.digest or to_hex(0)):",
+        "if not cursor.header:",
+        ("tests/source", "tests/contract/test_contract.py"),
+    ),
+    Mutant(
+        "a row without its newline is read",
+        "bridge/source/header.py",
+        """    end = data.rfind(b"\\n")
+    if end < 0 or data.find(b'"') < 0:
+        return end + 1""",
+        """    end = data.rfind(b"\\n")
+    if end < 0 or data.find(b'"') < 0:
+        return len(data)""",
+        ("tests/source",),
+    ),
+    Mutant(
+        "a stopped heartbeat is not noticed",
+        "bridge/source/run.py",
+        "return Status.RUNNING if fresh else Status.KILLED",
+        "return Status.RUNNING",
+        ("tests/source", "tests/verbs"),
+    ),
+    Mutant(
+        "a killed run never ends",
+        "bridge/source/run.py",
+        "return last_alive if ended_at is None or status is Status.KILLED else ended_at",
+        "return ended_at",
+        ("tests/source", "tests/verbs"),
+    ),
+    Mutant(
+        "a link may lead out of the run directory",
+        "bridge/source/paths.py",
+        'if not real.startswith(f"{str(directory).rstrip(os.sep)}{os.sep}"):',
+        "if not real:",
+        ("tests/source",),
+    ),
+)
 
-MUTANTS: tuple[Mutant, ...] = ()
+_TENSORBOARD = (
+    Mutant(
+        "TensorBoard: the cursor goes before the data",
+        "bridge/exporters/tensorboard/writing.py",
+        """        if self._disordered:
+            self._order_media()
+        for kind""",
+        """        write_state(self._folder, self._before.with_(cursor=delta.after))
+        for kind""",
+        ("tests/crash/test_tensorboard.py",),
+    ),
+    Mutant(
+        "TensorBoard: what was not acknowledged is not cut off",
+        "bridge/exporters/tensorboard/files.py",
+        """        self._file.truncate(self._place)
+        _flush(self._file)""",
+        "        _flush(self._file)",
+        ("tests/crash/test_tensorboard.py", "tests/exporters/tensorboard/test_target.py"),
+    ),
+    Mutant(
+        "TensorBoard: times are now",
+        "bridge/exporters/tensorboard/writing.py",
+        """        draft.write(version_record(self._run.start))
+        return draft""",
+        """        draft.write(version_record(__import__("time").time()))
+        return draft""",
+        ("tests/exporters/tensorboard/test_target.py", "tests/contract/test_contract.py"),
+    ),
+    Mutant(
+        "TensorBoard: a row that lacks a metric is dropped",
+        "bridge/exporters/tensorboard/encode.py",
+        "filled = present.any(axis=0)",
+        "filled = present.all(axis=0)",
+        ("tests/exporters/tensorboard/test_encode.py",),
+    ),
+    Mutant(
+        "TensorBoard: an edited event file is trusted",
+        "bridge/exporters/tensorboard/state.py",
+        "if kept_of(path, length=kept.length) != kept:",
+        "if not kept.length:",
+        ("tests/exporters/tensorboard/test_target.py",),
+    ),
+)
+
+_MLFLOW = (
+    Mutant(
+        "MLflow: the cursor goes before the data",
+        "bridge/exporters/mlflow/database.py",
+        "early = {key: value for key, value in change.tags.items() if key != CURSOR_TAG} if created else {}",
+        "early = change.tags",
+        ("tests/exporters/mlflow/test_database_safety.py",),
+    ),
+    Mutant(
+        "MLflow: two writers do not see each other",
+        "bridge/exporters/mlflow/database.py",
+        "if cursor != change.expected_cursor:",
+        "if cursor is None and change.expected_cursor is not None:",
+        ("tests/exporters/mlflow/test_database_safety.py",),
+    ),
+    Mutant(
+        "MLflow: status is always FINISHED",
+        "bridge/exporters/mlflow/status.py",
+        'Status.KILLED: "KILLED"',
+        'Status.KILLED: "FINISHED"',
+        ("tests/exporters/mlflow", "tests/verbs/test_verify_mlflow.py"),
+    ),
+    Mutant(
+        "MLflow: a run ends now",
+        "bridge/exporters/mlflow/status.py",
+        "return None if run.end is None else millis(run.end)",
+        'return None if run.end is None else millis(__import__("time").time())',
+        ("tests/exporters/mlflow", "tests/verbs/test_verify_mlflow.py"),
+    ),
+    Mutant(
+        "MLflow: NaN loses its flag",
+        "bridge/exporters/mlflow/rows.py",
+        "return KeyRows(key, timestamp, step, finite, is_nan)",
+        "return KeyRows(key, timestamp, step, finite, np.zeros_like(is_nan))",
+        ("tests/exporters/mlflow/test_database.py",),
+    ),
+    Mutant(
+        "MLflow: any row is the latest",
+        "bridge/exporters/mlflow/rows.py",
+        "left = np.flatnonzero(self.step == self.step.max())",
+        "left = np.flatnonzero(self.step == self.step.min())",
+        ("tests/exporters/mlflow/test_database.py",),
+    ),
+)
+
+_VERBS = (
+    Mutant(
+        "verify takes any value for equal",
+        "bridge/verbs/compare.py",
+        "values = np.flatnonzero(~_same_value(expected[2], found[2]))",
+        "values = np.flatnonzero(expected[2] != expected[2])",
+        ("tests/verbs/test_compare.py",),
+    ),
+    Mutant(
+        "what the source lost is not told",
+        "bridge/verbs/replay.py",
+        "self._done = self._done + Applied(losses=delta.losses)",
+        "self._done = self._done + Applied()",
+        ("tests/verbs/test_export.py",),
+    ),
+    Mutant(
+        "a run that was deleted comes back",
+        "bridge/verbs/replay.py",
+        "if known.deleted and not self.job.rebuild:",
+        "if known.error is not None:",
+        ("tests/verbs", "tests/contract/test_contract.py"),
+    ),
+)
+
+_LOGGER = (
+    Mutant(
+        "logger: a torn last row stays",
+        "logger/csv_writer.py",
+        "os.ftruncate(self._descriptor, found.end)",
+        "pass",
+        ("tests/logger/test_csv_writer.py",),
+    ),
+    Mutant(
+        "logger: the header grows in place",
+        "logger/csv_writer.py",
+        "        temporary.replace(self.path)\n",
+        "        self.path.write_bytes(temporary.read_bytes())\n",
+        ("tests/logger/test_csv_writer.py",),
+    ),
+    Mutant(
+        "logger: NaN becomes the least value",
+        "logger/stats.py",
+        "        if value != value:",
+        "        if self.count < 0:",
+        ("tests/logger",),
+    ),
+    Mutant(
+        "logger: a preemption is a failure",
+        "logger/status.py",
+        'if any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__):',
+        "if isinstance(error, InterruptedError):",
+        ("tests/logger",),
+    ),
+    Mutant(
+        "logger: a heartbeat outlives the end",
+        "logger/sidecar.py",
+        '        if read_sidecar(run_dir).get("status") in TERMINAL_STATUSES:\n            return False\n',
+        "        read_sidecar(run_dir)\n",
+        ("tests/logger/test_sidecar.py",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER)

@@ -58,5 +58,5 @@ def test_the_table_is_not_stale(mutant: Mutant) -> None:
     ast.parse(text.replace(mutant.old, mutant.new))
     for test in mutant.tests:
         file, _, name = test.partition("::")
-        source = (ROOT / file).read_text(encoding="utf-8")
-        assert all(f" {part.partition('[')[0]}" in source for part in name.split("::") if part)
+        assert (ROOT / file).exists()
+        assert all(f" {part.partition('[')[0]}" in (ROOT / file).read_text() for part in name.split("::") if part)
