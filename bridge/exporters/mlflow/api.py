@@ -38,12 +38,18 @@ _REACHABLE_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An experiment: `artifacts` is where its runs keep their files."""
+    """An experiment: `artifacts` is where its runs keep their files, `made` when it was made (milliseconds)."""
 
     id: str
     name: str
     deleted: bool
     artifacts: str
+    made: int
+
+    @property
+    def unique(self) -> str:
+        """What tells it from every experiment of any store: MLflow's client takes one run id for one run anywhere."""
+        return f"{self.id} {self.made} {self.artifacts}"
 
 
 class Api:
@@ -233,6 +239,7 @@ def _experiment(found: Any) -> Experiment:
         name=found.name,
         deleted=found.lifecycle_stage == "deleted",
         artifacts=found.artifact_location or "",
+        made=int(found.creation_time or 0),
     )
 
 

@@ -101,7 +101,7 @@ class _Reader:
         params: dict[str, Scalar] = {}
         for key, value in values.items():
             newest = self.record.tags.get(volatile_tag(key), value) if key in wanted.volatile else value
-            params[names.get(key, key)] = newest
+            params[names.get(key, key)] = str(newest)
         return params
 
     def _tags(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bridge.exporters.mlflow.tags import Tag
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from bridge.exporters.mlflow.api import Experiment
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
@@ -34,7 +35,7 @@ _OWN_FILES = re.compile(
 
 
 def make_beside(
-    place: Place, run: Run, experiment_id: str, facts: Facts, tags: Mapping[str, str], old: Record | None
+    place: Place, run: Run, experiment: Experiment, facts: Facts, tags: Mapping[str, str], old: Record | None
 ) -> str:
     """Make an empty run that nobody takes for the target of `run` yet; its id.
 
@@ -43,11 +44,11 @@ def make_beside(
     tags = {**tags, Tag.BUILDING: old.run_id if old is not None else "nothing"}
     database = place.database
     if database is None:
-        return place.api.make_run(experiment_id, name=facts.name, start=facts.start, tags=tags)
+        return place.api.make_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
     before = old.run_id if old is not None else None
-    new = NewRun(experiment_id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
+    new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
     for _ in range(_TRIES):
-        run_id = new_run_id(experiment_id, run.identity, replaces=before)
+        run_id = new_run_id(experiment.unique, run.identity, replaces=before)
         try:
             database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
         except ConflictError:

@@ -16,7 +16,9 @@ __all__ = ["MASK", "Redaction"]
 MASK = "***"
 """What stands in the place of a secret."""
 
-_OPTION = re.compile(r"(?P<key>[\w.\-]+)(?P<between>=|\s+)(?P<value>\"[^\"]*\"|'[^']*'|\S+)")
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|\S+)"
+_ASSIGNED = re.compile(rf"(?P<key>[\w.\-]+)(?P<between>=){_VALUE}")
+_FOLLOWING = re.compile(rf"(?<!\S)(?P<key>-[\w.\-]+)(?P<between>\s+)(?!-){_VALUE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,10 @@ class Redaction:
         """A command line: `--key value`, `--key=value` and `a.b.key=value` with secret values masked."""
 
         def masked(found: re.Match[str]) -> str:
-            key, between, value = found["key"], found["between"], found["value"]
-            is_option = between == "=" or (key.startswith("-") and not value.startswith("-"))
-            return f"{key}{between}{MASK}" if is_option and self.matches(key.lstrip("-")) else found[0]
+            is_secret = self.matches(found["key"].lstrip("-"))
+            return f"{found['key']}{found['between']}{MASK}" if is_secret else found[0]
 
-        return _OPTION.sub(masked, text)
+        return _FOLLOWING.sub(masked, _ASSIGNED.sub(masked, text))
 
     def param(self, key: str, value: str) -> str:
         """A param's text, masked as a whole or, where it is a list or mapping in JSON, the secrets within."""

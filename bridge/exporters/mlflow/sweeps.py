@@ -57,7 +57,8 @@ class Sweep:
         database = self.place.database
         if database is not None:
             # The id follows from the sweep, so that exports at the same moment make one and the same run.
-            run_id = new_run_id(self.experiment_id, f"sweep\n{self.name}")
+            experiment = self.place.experiment_of(self.experiment_id)
+            run_id = new_run_id(experiment.unique, f"sweep\n{self.name}")
             try:
                 new = NewRun(self.experiment_id, title, start)
                 database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))

@@ -110,7 +110,7 @@ class MlflowTarget:
         tags = {**own, **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
         database = self._place.database
         if database is not None:
-            run_id = new_run_id(experiment.id, self._run.identity)
+            run_id = new_run_id(experiment.unique, self._run.identity)
             new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
             database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
         else:
@@ -183,11 +183,12 @@ class MlflowTarget:
             home = self._place.revive(home)
         choice = self._choice()
         old = choice.record or (choice.deleted if choice.deleted is not None and choice.deleted.run_id else None)
-        experiment_id = choice.record.experiment_id if choice.record is not None else home.id
+        if choice.record is not None:
+            home = self._place.experiment_of(choice.record.experiment_id)
         facts = facts_of(self._run, self._shape)
         own = {key: value for key, value in facts.own.items() if key != Tag.TAGS} | self._identity_tags()
         filling = self._filling_of(
-            make_beside(self._place, self._run, experiment_id, facts, own, old), partial(self._still_due, choice.record)
+            make_beside(self._place, self._run, home, facts, own, old), partial(self._still_due, choice.record)
         )
         done = Applied()
         for delta in deltas:

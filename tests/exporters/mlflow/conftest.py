@@ -1,0 +1,117 @@
+"""An exporter on a SQLite store of the test's own, and MLflow's client beside it to look at what it wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.exporters.mlflow import MlflowExporter
+from bridge.model import Applied, Shape
+from tests.exporters.mlflow.by_hand import delta_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+    from bridge.exporters.contract import Known
+    from bridge.model import Delta, Held, Run
+
+
+@dataclass
+class Store:
+    """One MLflow at `uri`, and exports into its experiment `experiment`."""
+
+    uri: str
+    experiment: str = "trials"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def exporter(self) -> MlflowExporter:
+        return MlflowExporter(**{"tracking_uri": self.uri, "experiment": self.experiment} | self.options)
+
+    def export(
+        self, run: Run, rows: Sequence[Mapping[str, float]] = (), *, shape: Shape | None = None, **fields: Any
+    ) -> Applied:
+        """One whole export of `run`: look, bring in what is new, finish."""
+        shape = shape or Shape()
+        with self.exporter() as exporter:
+            exporter.prepare([run], shape)
+            known = exporter.cursors([run])[run.identity]
+            delta = delta_of(run, rows, before=known.cursor, shape=shape, **fields)
+            applied = exporter.open(run, shape).apply(delta)
+            return applied + Applied(losses=tuple(exporter.finish([run], shape)))
+
+    def rebuild(self, run: Run, deltas: Sequence[Delta], shape: Shape | None = None) -> Applied:
+        """Replace the target of `run`."""
+        with self.exporter() as exporter:
+            exporter.cursors([run])
+            return exporter.open(run, shape or Shape()).rebuild(deltas)
+
+    def known(self, run: Run) -> Known:
+        """What an exporter finds of `run`."""
+        with self.exporter() as exporter:
+            return exporter.cursors([run])[run.identity]
+
+    def stale(self, run: Run, shape: Shape | None = None) -> list[str]:
+        """What an exporter would send of the run's facts and files."""
+        with self.exporter() as exporter:
+            cursor = exporter.cursors([run])[run.identity].cursor
+            assert cursor is not None
+            return list(exporter.stale(run, cursor, shape or Shape()))
+
+    def read(self, run: Run, shape: Shape | None = None) -> Held:
+        """What an exporter reads back of `run`."""
+        with self.exporter() as exporter:
+            return exporter.open(run, shape or Shape()).read()
+
+    def runs(self, *, deleted: bool = False, experiment: str | None = None) -> list[MlflowRun]:
+        """The runs of the experiment, by id; with `deleted` the deleted ones instead."""
+        from mlflow.entities import ViewType
+
+        found = self.client.get_experiment_by_name(experiment or self.experiment)
+        assert found is not None
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+        runs = self.client.search_runs([found.experiment_id], run_view_type=view, order_by=["attributes.run_id"])
+        return list(runs)
+
+    def run(self) -> MlflowRun:
+        """The one run of the experiment."""
+        (run,) = self.runs()
+        return run
+
+    def points(self, key: str, run_id: str | None = None) -> list[tuple[int, float, int]]:
+        """The points of a key as (step, value, milliseconds), by step and time."""
+        history = self.client.get_metric_history(run_id or self.run().info.run_id, key)
+        return sorted((point.step, point.value, point.timestamp) for point in history)
+
+    def files(self, folder: str = "", run_id: str | None = None) -> list[str]:
+        """The paths of all artifacts below `folder`."""
+        run_id = run_id or self.run().info.run_id
+        found: list[str] = []
+        for file in self.client.list_artifacts(run_id, folder or None):
+            found += self.files(file.path, run_id) if file.is_dir else [file.path]
+        return sorted(found)
+
+    def artifact(self, path: str, run_id: str | None = None) -> bytes:
+        """The bytes of an artifact."""
+        from pathlib import Path
+
+        from mlflow.artifacts import download_artifacts
+
+        uri = self.client.get_run(run_id or self.run().info.run_id).info.artifact_uri
+        return Path(download_artifacts(artifact_uri=f"{uri}/{path}", tracking_uri=self.uri)).read_bytes()
+
+
+@pytest.fixture
+def store(sqlite_uri: str) -> Store:
+    """An empty SQLite store."""
+    return Store(sqlite_uri)

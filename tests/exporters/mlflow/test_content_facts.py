@@ -1,0 +1,332 @@
+"""What a run says of itself, as it stands in MLflow: identity, name, times, status, params, tags, notes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
+from bridge.exporters.mlflow import MlflowExporter
+from bridge.model import LossKind, Session, Shape, Status
+from tests.exporters.mlflow.by_hand import START, run_of
+
+if TYPE_CHECKING:
+    from tests.exporters.mlflow.conftest import Store
+
+ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+
+
+def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> None:
+    """Two directories whose runs share a name are two runs, and each is found again by its own tag."""
+    one, other = run_of(Path("/a/first")), run_of(Path("/b/first"), identity="another")
+    store.export(one, ROWS)
+    store.export(other, ROWS)
+    store.export(one)
+    tags = [(run.info.run_name, run.data.tags["bridge.uid"], run.data.tags["bridge.source"]) for run in store.runs()]
+    assert sorted(tags) == [("first", "another", "/b/first"), ("first", "uid-first", "/a/first")]
+
+
+def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> None:
+    """Not the time of the export."""
+    store.export(run_of(start=START + 0.1234, end=START + 60.9876), ROWS)
+    info = store.run().info
+    assert (info.start_time, info.end_time, info.status) == (1775822400123, 1775822460988, "FINISHED")
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        (Status.RUNNING, "RUNNING"),
+        (Status.COMPLETED, "FINISHED"),
+        (Status.FAILED, "FAILED"),
+        (Status.INTERRUPTED, "KILLED"),
+        (Status.KILLED, "KILLED"),
+        (Status.UNKNOWN, "FINISHED"),
+    ],
+)
+def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str) -> None:
+    """Each status has one word of MLflow's, and the tag `bridge.status` keeps ours."""
+    store.export(run_of(status=status, status_word=None, end=None if status is Status.RUNNING else START + 9), ROWS)
+    run = store.run()
+    assert (run.info.status, run.data.tags["bridge.status"]) == (word, status.value)
+
+
+def test_a_requeued_run_is_running_again_without_its_old_end(store: Store) -> None:
+    """In a database the end time is cleared, as if it had never ended."""
+    store.export(run_of(status=Status.KILLED), ROWS)
+    store.export(run_of(status=Status.RUNNING, end=None), [{"step": 2, "loss": 0.1}])
+    info = store.run().info
+    assert (info.status, info.end_time) == ("RUNNING", None)
+
+
+def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: Store) -> None:
+    """The first name to appear keeps the clean key; the map back is an artifact and is used to read back."""
+    run = run_of(params={"opt/lr": 0.1, "a b": None, "f(x)": True, "f[x]": 2, "f_x_": 3})
+    applied = store.export(run, ROWS)
+    assert store.run().data.params == {"opt/lr": "0.1", "a b": "None", "f_x_": "True", "f_x__2": "2", "f_x__3": "3"}
+    assert json.loads(store.artifact("bridge/names.json"))["params"] == {
+        "f(x)": "f_x_",
+        "f[x]": "f_x__2",
+        "f_x_": "f_x__3",
+    }
+    assert [loss.what for loss in applied.losses if loss.kind is LossKind.RENAMED] == [
+        "param f(x)",
+        "param f[x]",
+        "param f_x_",
+    ]
+    held = store.read(run).params
+    assert held == {"opt/lr": "0.1", "a b": "None", "f(x)": "True", "f[x]": "2", "f_x_": "3"}
+
+
+def test_a_long_param_is_cut_and_kept_in_full(store: Store) -> None:
+    """MLflow holds 6,000 characters; the whole text is in bridge/params.json and comes back from there."""
+    run = run_of(params={"prompt": "x" * 7000})
+    applied = store.export(run, ROWS)
+    assert len(store.run().data.params["prompt"]) == 6000
+    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.CUT, "param prompt")]
+    held = store.read(run).params
+    assert held is not None
+    assert len(str(held["prompt"])) == 7000
+
+
+def test_a_param_that_changed_is_replaced_in_a_database(store: Store) -> None:
+    """A resume with another value needs no rebuild there."""
+    store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
+    store.export(run_of(params={"lr": 0.2, "depth": 3, "new": 1}))
+    assert store.run().data.params == {"lr": "0.2", "depth": "3", "new": "1"}
+
+
+def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
+    """MLflow has no way to take a param away, so apply says so and changes nothing."""
+    store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
+    with pytest.raises(RebuildNeededError, match="depth"):
+        store.export(run_of(params={"lr": 0.1}))
+    assert store.run().data.params == {"lr": "0.1", "depth": "3"}
+
+
+def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: Store) -> None:
+    """A new SLURM job id at each requeue is no other run."""
+    store.export(run_of(params={"slurm.job_id": 17}), ROWS)
+    assert store.stale(run_of(params={"slurm.job_id": 18})) == ["own"]
+    store.export(run_of(params={"slurm.job_id": 18}))
+    run = store.run()
+    assert (run.data.params["slurm.job_id"], run.data.tags["bridge.newest.slurm.job_id"]) == ("17", "18")
+
+
+def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
+    """`key:value` splits, several of a key are joined, words are true, MLflow's own prefixes are not touched."""
+    tags = ("project:x", "team:a", "team:b", "baseline", "team", "mlflow.user:me", "bridge.uid:no", "two words")
+    run = run_of(tags=tags)
+    store.export(run, ROWS)
+    held = store.run().data.tags
+    people = {key: value for key, value in held.items() if not key.startswith(("mlflow.", "bridge."))}
+    assert people == {
+        "project": "x",
+        "team": "a, b",
+        "tag.mlflow.user": "me",
+        "tag.bridge.uid": "no",
+        "baseline": "true",
+        "two words": "true",
+    }
+    assert (json.loads(held["bridge.tags"]), held["bridge.uid"]) == (list(tags), "uid-first")
+    assert store.read(run).tags == tags
+
+
+def test_a_tag_that_the_run_no_longer_has_goes(store: Store) -> None:
+    """What the bridge set, it takes away again."""
+    store.export(run_of(tags=("project:x", "old")), ROWS)
+    store.export(run_of(tags=("project:y",)))
+    tags = store.run().data.tags
+    assert (tags["project"], "old" in tags) == ("y", False)
+
+
+def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -> None:
+    """MLflow cuts what is over 8,000 characters without a word; here it is said, and kept."""
+    notes = "# Notes\n" + "x" * 9000
+    run = run_of(notes=notes)
+    applied = store.export(run, ROWS)
+    description = store.run().data.tags["mlflow.note.content"]
+    assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "bridge/notes.md.*")
+    assert store.artifact("bridge/notes.md").decode() == notes
+    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.CUT, "notes")]
+    assert store.read(run).notes == notes
+
+
+def test_user_host_command_and_commit_are_those_of_the_training(store: Store) -> None:
+    """Never this process's: what the sidecar's newest session that knows says."""
+    sessions = (
+        Session(user="ada", host="node1", command="train.py --lr 0.1", git_commit="abc123", slurm={"job_id": "7"}),
+        Session(host="node2", slurm={"job_id": "8"}, restart_count=3),
+    )
+    store.export(run_of(sessions=sessions), ROWS)
+    tags = store.run().data.tags
+    natural = {key: value for key, value in tags.items() if key.startswith("mlflow.") and key != "mlflow.runName"}
+    assert natural == {
+        "mlflow.user": "ada",
+        "mlflow.source.name": "train.py --lr 0.1",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": "abc123",
+    }
+    assert {key: tags[key] for key in ("bridge.host", "bridge.slurm.job_id", "bridge.sessions", "bridge.restarts")} == {
+        "bridge.host": "node2",
+        "bridge.slurm.job_id": "8",
+        "bridge.sessions": "2",
+        "bridge.restarts": "3",
+    }
+
+
+def test_estimated_times_and_the_first_nan_are_said(store: Store) -> None:
+    """A run without a time column says so, and the first NaN of its metrics has a tag."""
+    stats = {"loss": {"first_nan_step": 120}, "acc": {"first_nan_step": 80}, "lr": {}}
+    store.export(run_of(time_column=None, summary_stats=stats), ROWS)
+    tags = store.run().data.tags
+    assert (tags["bridge.time"], tags["bridge.first_nan_step"]) == ("estimated", "80")
+
+
+def test_what_people_edit_stays_and_is_named(store: Store) -> None:
+    """Name, description and tags changed in the UI survive a change of the same in the run directory."""
+    run = run_of(name="first", notes="mine", tags=("project:x", "keep:1", "gone:1"))
+    store.export(run, ROWS)
+    run_id = store.run().info.run_id
+    store.client.update_run(run_id, name="best of all")
+    store.client.set_tag(run_id, "mlflow.note.content", "theirs")
+    store.client.set_tag(run_id, "project", "theirs")
+    store.client.set_tag(run_id, "own", "theirs")
+    store.client.delete_tag(run_id, "gone")
+    changed = run_of(name="renamed", notes="newer", tags=("project:y", "keep:2", "gone:2", "own:mine"))
+    assert sorted(store.known(changed).edited) == ["name", "notes", "tags.gone", "tags.project"]
+    store.export(changed, [{"step": 9, "loss": 0.0}])
+    held = store.run()
+    tags = held.data.tags
+    assert (held.info.run_name, tags["mlflow.note.content"]) == ("best of all", "theirs")
+    assert [tags.get(key) for key in ("project", "own", "keep", "gone")] == ["theirs", "theirs", "2", None]
+    assert store.stale(changed) == []
+
+
+def test_a_second_export_with_nothing_new_has_nothing_to_say(store: Store) -> None:
+    """Twice is the same as once: nothing is stale, and applying the same again adds nothing."""
+    run = run_of(params={"lr": 0.1}, tags=("a:b",), notes="n")
+    store.export(run, ROWS)
+    before = store.run().to_dictionary()
+    assert (store.stale(run), store.known(run).edited) == ([], ())
+    store.export(run)
+    assert store.run().to_dictionary() == before
+
+
+def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
+    """It is neither found as a target nor made again by itself; a rebuild makes it anew."""
+    run = run_of()
+    store.export(run, ROWS)
+    store.client.delete_run(store.run().info.run_id)
+    assert (store.known(run).deleted, store.known(run).cursor) == (True, None)
+
+
+def test_a_deleted_experiment_is_said(store: Store) -> None:
+    """Its runs count as deleted by a person, and nothing is written."""
+    run = run_of()
+    store.export(run, ROWS)
+    experiment = store.client.get_experiment_by_name("trials")
+    assert experiment is not None
+    store.client.delete_experiment(experiment.experiment_id)
+    assert store.known(run).deleted
+    assert store.known(run_of(identity="never seen")).deleted
+
+
+def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store) -> None:
+    """A tag that changes later does not move the run."""
+    store.experiment = "{tags.project}/{hparams.model.name}/{parent}"
+    run = run_of(Path("/data/sweeps/first"), tags=("project:vision",), params={"model.name": "resnet"})
+    store.export(run, ROWS)
+    moved = run_of(Path("/data/sweeps/first"), tags=("project:audio",), params={"model.name": "resnet"})
+    assert store.known(moved).exists
+    store.export(moved)
+    assert [run.data.tags["project"] for run in store.runs(experiment="vision/resnet/sweeps")] == ["audio"]
+
+
+def test_a_run_without_a_placeholders_value_is_an_error_of_its_own(store: Store) -> None:
+    """The other runs go on; with --experiment-default such runs have a place."""
+    store.experiment = "{tags.project}"
+    with store.exporter() as exporter:
+        known = exporter.cursors([run_of(), run_of(identity="other", tags=("project:x",))])
+    assert isinstance(known["uid-first"].error, RunError)
+    assert "{tags.project}" in str(known["uid-first"].error)
+    assert known["other"].error is None
+    store.options = {"experiment_default": "unsorted"}
+    store.export(run_of(), ROWS)
+    assert len(store.runs(experiment="unsorted")) == 1
+
+
+def test_a_placeholder_that_does_not_exist_is_wrong_usage() -> None:
+    """It names those that there are."""
+    with pytest.raises(UsageError, match=r"\{user\}") as caught:
+        MlflowExporter("sqlite:////tmp/x.db", experiment="{user}")
+    assert caught.value.hint == "There are {tags.NAME}, {hparams.NAME}, {parent}."
+
+
+def test_an_old_file_store_is_refused_with_a_hint() -> None:
+    """MLflow no longer writes ./mlruns."""
+    with pytest.raises(TargetRefusedError, match="file store") as caught:
+        MlflowExporter("./mlruns")
+    assert "sqlite:///mlflow.db" in (caught.value.hint or "")
+
+
+def test_an_experiment_that_we_make_in_a_file_keeps_its_artifacts_beside_it(store: Store, tmp_path: Path) -> None:
+    """Not in ./mlruns of whatever the working directory is."""
+    store.export(run_of(), ROWS)
+    assert store.run().info.artifact_uri.startswith((tmp_path / "mlartifacts" / "trials").as_uri())
+
+
+def test_a_long_experiment_name_is_cut_to_what_mlflow_takes(store: Store) -> None:
+    """500 characters, and it is found again."""
+    store.experiment = "e" * 600
+    store.export(run_of(), ROWS)
+    assert store.known(run_of()).exists
+
+
+def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
+    """By the key they stand under, nested ones too, and each is counted."""
+    run = run_of(
+        params={"db.password": "p1", "opts": '[{"api_key": "p2"}]', "lr": 0.1},
+        tags=("api_key:p3", "project:x"),
+        sessions=(Session(command="train.py --secret-file=p4 --auth_token p5 model.private_key=p6 --lr 1"),),
+    )
+    applied = store.export(run, ROWS)
+    held = store.run()
+    assert held.data.params == {"db.password": "***", "opts": '[{"api_key": "***"}]', "lr": "0.1"}
+    assert held.data.tags["api_key"] == "***"
+    assert json.loads(held.data.tags["bridge.tags"]) == ["api_key:***", "project:x"]
+    assert (
+        held.data.tags["mlflow.source.name"]
+        == "train.py --secret-file=*** --auth_token *** model.private_key=*** --lr 1"
+    )
+    assert [loss.what for loss in applied.losses if loss.kind is LossKind.REDACTED] == [
+        "param db.password",
+        "param opts",
+        "tag api_key",
+    ]
+
+
+def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:
+    """It is neither overwritten nor rebuilt."""
+    run = run_of()
+    store.export(run, ROWS)
+    store.client.set_tag(store.run().info.run_id, "bridge.cursor", '{"format":99}')
+    assert "newer bridge" in str(store.known(run).error)
+
+
+def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
+    """A run of the same name without our tags is neither taken nor touched."""
+    experiment = store.client.create_experiment("trials")
+    theirs = store.client.create_run(experiment, run_name="first", tags={"a": "b"})
+    store.export(run_of(), ROWS)
+    assert len(store.runs()) == 2
+    assert store.client.get_run(theirs.info.run_id).data.tags == {"a": "b", "mlflow.runName": "first"}
+
+
+def test_a_shape_without_redaction_shows_everything(store: Store) -> None:
+    """What is masked is the shape's choice."""
+    store.export(run_of(params={"password": "p"}), ROWS, shape=Shape(redact=()))
+    assert store.run().data.params == {"password": "p"}
