@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -28,24 +27,29 @@ _BURST_WRITES = 5
 class Budget:
     """Says whether the JSON files may be written again, so that they cost at most 2 % of the time.
 
-    Time that was not used is saved up for a burst: 10 ms, or five writes where the disk is slow.
+    After a pause there is room for a burst: five writes, whatever they take, and as many more as fit into 10 ms. The next burst comes
+    when this one is paid for.
     """
 
     def __init__(self, now: float) -> None:
         self._debt = 0.0
         self._at = now
-        self._costs: deque[float] = deque(maxlen=5)
+        self._burst = _BURST_WRITES
 
     def allows(self, now: float) -> bool:
-        """Whether a write may begin at `now` (seconds of a monotonic clock)."""
-        self._debt = max(0.0, self._debt - (now - self._at) * _SHARE)
+        """Whether a write may begin at `now` (seconds of a monotonic clock); if so it counts as begun."""
+        self._debt -= (now - self._at) * _SHARE
         self._at = now
-        return self._debt < max(_BURST_S, _BURST_WRITES * min(self._costs, default=0.0))
+        if self._debt <= 0.0:
+            self._debt, self._burst = 0.0, _BURST_WRITES
+        if self._burst > 0:
+            self._burst -= 1
+            return True
+        return self._debt < _BURST_S
 
     def spend(self, seconds: float) -> None:
         """Note that a write took `seconds`."""
         self._debt += seconds
-        self._costs.append(seconds)
 
 
 class _Owner(Protocol):

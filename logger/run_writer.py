@@ -43,15 +43,13 @@ def _whole(method: _Method) -> _Method:
     def call(self: RunWriter, *args: Any, **kwargs: Any) -> None:
         with self._lock:
             if self._busy:
-                self._later.append(functools.partial(call, self, *args, **kwargs))
+                self._later.append(functools.partial(method, self, *args, **kwargs))
                 return
             self._busy = True
             try:
                 method(self, *args, **kwargs)
             finally:
-                self._busy = False
-                while self._later:
-                    self._later.pop(0)()
+                self._catch_up()
 
     return cast("_Method", call)
 
@@ -259,6 +257,14 @@ class RunWriter:
         self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats}))
         self._version += 1
         self._put(*self._snapshot())
+
+    def _catch_up(self) -> None:
+        """Carry out what was put off, and let the next call in."""
+        try:
+            while self._later:
+                self._later.pop(0)()
+        finally:
+            self._busy = False
 
     def _next_step(self, step: Any) -> int:
         if step is None:

@@ -1,0 +1,378 @@
+"""When a run gets to disk, and what of it survives the end of the process, threads, forks and signals."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from logger.opened import open_run
+from logger.pulse import Budget
+from logger.settings import RegistryLoggerWarning, Settings
+from logger.sidecar import heartbeat_path
+from tests.logger.rows import read_rows, sidecar, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logger.run_writer import RunWriter
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
+    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings), announce=lambda _: None)
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
+    """Seconds until `true()`; fails after `seconds`."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def test_a_burst_of_saves_is_written_at_once(tmp_path: Path) -> None:
+    """The first saves after a pause are in both JSON files when save returns."""
+    writer = start(tmp_path)
+    for step in range(5):
+        writer.log_metrics({"a": float(step)}, step)
+        writer.save()
+        assert (summary(tmp_path)["step"], sidecar(tmp_path)["summary"]["a"], len(read_rows(tmp_path))) == (
+            step,
+            step,
+            step + 1,
+        )
+    writer.release()
+
+
+def test_a_steady_stream_of_saves_costs_two_percent() -> None:
+    """Writes of 3 ms that are wished for every millisecond take at most 2 % of five minutes, and a burst of 10 ms or five writes."""
+    budget, now, spent = Budget(0.0), 0.0, 0.0
+    while now < 300:
+        if budget.allows(now):
+            budget.spend(0.003)
+            spent += 0.003
+            now += 0.003
+        now += 0.001
+    assert 0.9 * 0.02 * 300 <= spent <= 0.02 * 300 + 0.03
+
+
+def test_a_slow_disk_is_written_to_rarely() -> None:
+    """Five writes of half a second are taken at once; then the next waits until they are 2 % of the time."""
+    budget = Budget(0.0)
+    for _ in range(5):
+        assert budget.allows(0.0)
+        budget.spend(0.5)
+    assert [budget.allows(0.0), budget.allows(124.0), budget.allows(126.0)] == [False, False, True]
+
+
+def test_one_slow_write_is_paid_back() -> None:
+    """After a hiccup of 10 s what is left of the burst is taken, and then nothing until the ten seconds are 2 % of the time."""
+    budget = Budget(0.0)
+    taken = []
+    for cost in (10.0, 0.001, 0.001, 0.001, 0.001, 0.001):
+        taken.append(budget.allows(0.0))
+        budget.spend(cost if taken[-1] else 0.0)
+    assert taken == [True] * 5 + [False]
+    assert [budget.allows(now) for now in (1.0, 400.0, 501.0)] == [False, False, True]
+
+
+def test_a_stream_of_saves_brings_rows_to_disk_and_json_rarely(tmp_path: Path) -> None:
+    """Of two thousand saves each has its row on disk when it returns, and few have written the JSON files."""
+    writer = start(tmp_path)
+    versions = set()
+    for step in range(2000):
+        writer.log_metrics({"a": 1.0}, step)
+        writer.save()
+        versions.add((tmp_path / "summary.json").stat().st_mtime_ns)
+        assert writer.metrics == []
+    assert len(read_rows(tmp_path)) == 2000
+    assert len(versions) < 200
+    writer.release()
+    assert summary(tmp_path)["step"] == 1999
+
+
+def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
+    """Without a save rows are held back until there are `flush_logs_every_n_steps` of them."""
+    writer = start(tmp_path, flush_every=3)
+    for step in (0, 100):
+        writer.log_metrics({"a": 1.0}, step)
+    assert [row["step"] for row in writer.metrics] == [0, 100]
+    assert not (tmp_path / "metrics.csv").exists()
+    writer.log_metrics({"a": 1.0}, 200)
+    assert (writer.metrics, len(read_rows(tmp_path))) == ([], 3)
+    writer.release()
+
+
+def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
+    """Without any further call a thread writes what was logged; it also touches the heartbeat, and ends with the run."""
+    writer = start(tmp_path)
+    for step in range(200):
+        writer.log_metrics({"a": 1.0}, step)
+        writer.save()
+    writer.log_metrics({"a": 2.0}, 200)
+    os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
+    writer._beat -= 31
+    assert wait_for(lambda: summary(tmp_path)["step"] == 200) < 10
+    assert len(read_rows(tmp_path)) == 201
+    assert time.time() - heartbeat_path(tmp_path).stat().st_mtime < 60
+    pulse = writer._pulse
+    assert pulse is not None
+    writer.finalize("completed")
+    wait_for(lambda: not pulse.alive)
+
+
+def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path) -> None:
+    """A log call touches it when the last touch is a second old, others do not; after the end none does."""
+    writer = start(tmp_path)
+
+    def beats() -> bool:
+        os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
+        writer.log_metrics({"a": 1.0}, None)
+        return heartbeat_path(tmp_path).stat().st_mtime > 1.0
+
+    writer._beat = time.monotonic()
+    assert not beats()
+    writer._beat -= 1.1
+    assert beats()
+    writer.finalize("completed")
+    writer._beat -= 60
+    assert not beats()
+    writer.release()
+
+
+def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path) -> None:
+    """What must not be lost does not wait for the budget."""
+    writer = start(tmp_path)
+    writer._budget.spend(1000.0)
+    writer.set_checkpoint("/c/best.ckpt")
+    assert sidecar(tmp_path)["checkpoint_path"] == "/c/best.ckpt"
+    writer.log_hparams({"a": {"b": 1}})
+    assert sidecar(tmp_path)["hparams"] == {"a.b": 1}
+    writer.release()
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from logger.opened import open_run
+from logger.settings import Settings
+writer = open_run(Settings(run_dir=Path(sys.argv[1]), run_id="r", token="t"), announce=print)
+for step in range(60):
+    writer.log_metrics({"a": 1.0}, step)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("", 0), ("sys.exit(3)", 3), ("raise RuntimeError", 1), ("import os; os._exit(0)", 0)]
+)
+def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code: int) -> None:
+    """However the interpreter ends, every row and the last state are on disk; os._exit, which runs nothing, keeps the saved rows."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + ending, tmp_path], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == code
+    rows = 50 if "_exit" in ending else 60
+    assert len(read_rows(tmp_path)) == rows
+    assert (summary(tmp_path)["step"], sidecar(tmp_path)["status"]) == (None if rows == 50 else 59, "running")
+
+
+def _child(writer_dir: Path, rows: int) -> None:
+    writer = start(writer_dir)
+    for _ in range(rows):
+        writer.log_metrics({"child": 1.0}, None)
+    assert writer._pulse is not None
+    assert writer._pulse.alive
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str) -> None:
+    """A forked or spawned child writes with a thread of its own; rows that the parent holds are the parent's, once."""
+    writer = start(tmp_path)
+    writer.log_metrics({"parent": 1.0}, 0)
+    writer.save()
+    writer.log_metrics({"parent": 1.0}, 1)
+    child = multiprocessing.get_context(method).Process(target=_child, args=(tmp_path, 3))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    writer.release()
+    found = read_rows(tmp_path)
+    assert sorted(next(iter(row.keys() - {"step", "wall_time"})) for row in found) == ["child"] * 3 + ["parent"] * 2
+    assert len(sidecar(tmp_path)["sessions"]) == 1
+
+
+def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
+    """Rows of several threads are all there, each whole."""
+    writer = start(tmp_path)
+
+    def log(name: str) -> None:
+        for number in range(200):
+            writer.log_metrics({name: float(number)}, number)
+            writer.save()
+
+    threads = [threading.Thread(target=log, args=(f"thread_{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.finalize("completed")
+    found = read_rows(tmp_path)
+    for number in range(4):
+        values = [row[f"thread_{number}"] for row in found if f"thread_{number}" in row]
+        assert values == [repr(float(value)) for value in range(200)]
+
+
+def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path) -> None:
+    """SLURM's requeue signal finalizes loggers wherever the training stands: no deadlock, no row lost or doubled."""
+    writer = start(tmp_path)
+    calls = 0
+
+    def handler(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        writer.log_metrics({"handler": 1.0}, 0)
+        writer.finalize("interrupted")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    armed = 0
+    try:
+        step = 0
+        while calls < 60:
+            if calls == armed:
+                armed += 1
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00005 * calls)
+            writer.log_metrics({"a": float(step)}, step)
+            writer.save()
+            step += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    writer.finalize("completed")
+    found = read_rows(tmp_path)
+    assert [float(row["a"]) for row in found if "a" in row] == [float(number) for number in range(step)]
+    assert sum("handler" in row for row in found) == calls
+    assert sidecar(tmp_path)["status"] == "completed"
+
+
+def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """A KeyboardInterrupt raised anywhere in a log call leaves rows that were taken there once, and the writer usable."""
+    writer = start(tmp_path, flush_every=1)
+
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    interrupts, step = 0, 0
+    try:
+        while interrupts < 60:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00003 * interrupts)
+                while True:
+                    step += 1
+                    writer.log_metrics({"a": float(step), f"m{step // 50}": 1.0}, step)
+                    writer.save()
+            except KeyboardInterrupt:
+                interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    writer.finalize("interrupted")
+    values = [int(float(row["a"])) for row in read_rows(tmp_path)]
+    assert len(values) == len(set(values))
+    assert sorted(values) == values
+    assert len(values) >= step - interrupts  # the call that was interrupted may not have taken its row
+    assert sidecar(tmp_path)["status"] == "interrupted"
+
+
+def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> None:
+    """A directory that goes away costs warnings, no exception; when it is back all rows get there."""
+    run_dir = tmp_path / "run"
+    writer = start(run_dir)
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.save()
+    run_dir.rename(tmp_path / "away")
+    writer.log_metrics({"a": 1.0}, 1)
+    with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
+        writer._write_json()
+    writer.log_metrics({"a": 1.0}, 2)
+    writer._write_json()
+    (tmp_path / "away").rename(run_dir)
+    writer.finalize("completed")
+    assert [row["step"] for row in read_rows(run_dir)] == ["0", "1", "2"]
+    assert summary(run_dir)["rows"] == 3
+
+
+def test_a_directory_that_cannot_be_made_raises_at_once(tmp_path: Path) -> None:
+    """Before the first row a training should hear that nothing can be logged."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        start(tmp_path / "file" / "run")
+
+
+def test_edits_of_others_are_taken_over_at_every_write(tmp_path: Path) -> None:
+    """Notes, tags, names and unknown fields that people change while the training runs stay; what is the training's own is its own."""
+    writer = start(tmp_path, tags=("given",), notes="first")
+    for number in range(3):
+        edited = sidecar(tmp_path) | {
+            "notes": f"edit {number}",
+            "tags": ["mine"],
+            "display_name": "best",
+            "archived": True,
+            "unknown": {"number": number},
+            "status": "failed",
+            "hparams": {"lr": 1},
+        }
+        (tmp_path / "sidecar.json").write_text(json.dumps(edited))
+        writer.log_hparams({"depth": 2})
+        found = sidecar(tmp_path)
+        names = ("notes", "tags", "display_name", "archived", "unknown", "status", "hparams")
+        assert [found[name] for name in names] == [
+            f"edit {number}",
+            ["mine"],
+            "best",
+            True,
+            {"number": number},
+            "running",
+            {"depth": 2},
+        ]
+    without = {name: value for name, value in sidecar(tmp_path).items() if name != "display_name"}
+    (tmp_path / "sidecar.json").write_text(json.dumps(without))
+    writer.finalize("completed")
+    assert "display_name" not in sidecar(tmp_path)
+
+
+def test_an_edit_that_comes_while_the_sidecar_is_written_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit between reading and renaming is seen before the rename, and taken over."""
+    writer = start(tmp_path)
+    real, edits = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if not edits:
+            edits.append(1)
+            (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"notes": "just now"}))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer.finalize("completed")
+    assert (sidecar(tmp_path)["notes"], sidecar(tmp_path)["status"]) == ("just now", "completed")
+
+
+def test_a_sidecar_broken_by_an_editor_is_kept_aside(tmp_path: Path) -> None:
+    """What is no JSON is not overwritten: it stays beside the new one, and the run keeps what it knew."""
+    writer = start(tmp_path, tags=("a",))
+    (tmp_path / "sidecar.json").write_text('{"notes": "half an ed')
+    writer.finalize("completed")
+    assert (tmp_path / "sidecar.json.1").read_text() == '{"notes": "half an ed'
+    assert (sidecar(tmp_path)["tags"], sidecar(tmp_path)["status"]) == (["a"], "completed")

@@ -1,0 +1,204 @@
+"""Running statistics: over all sessions, never poisoned by NaN, complete after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from logger.opened import open_run
+from logger.settings import Settings
+from logger.stats import MetricStats
+from tests.logger.rows import read_rows, sidecar, summary, without_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from logger.run_writer import RunWriter
+
+
+def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
+    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings), announce=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2.0, 1.0, 3.0], (3.0, 1.0, 3.0, 3, 1, 2, 0, None)),
+        ([math.nan, 1.0, math.nan], (math.nan, 1.0, 1.0, 3, 1, 1, 2, 0)),
+        ([math.nan], (math.nan, None, None, 1, None, None, 1, 0)),
+        ([1, math.inf, -math.inf], (-math.inf, -math.inf, math.inf, 3, 2, 1, 0, None)),
+        ([5, 5], (5, 5, 5, 2, 0, 0, 0, None)),
+        ([10**400, 1.0], (1.0, 1.0, 10**400, 2, 1, 0, 0, None)),
+    ],
+)
+def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...]) -> None:
+    """last, min, max, count, where min and max were first reached, how many NaN, and where the first."""
+    stats = MetricStats()
+    for step, value in enumerate(values):
+        stats.add(value, step)
+    names = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
+    assert repr(stats.as_dict()) == repr(dict(zip(names, expected, strict=True)))
+
+
+def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
+    """summary.json has the statistics, the last step and the epoch; the sidecar the last values; both are strict JSON."""
+    writer = start(tmp_path)
+    writer.log_metrics({"loss": 0.5, "epoch": 0, "note": "text", "flag": True}, 3)
+    writer.log_metrics({"loss": math.nan, "epoch": 1}, 7)
+    writer.finalize("completed")
+    found = summary(tmp_path)
+    assert (found["step"], found["epoch"], found["rows"], found["run_id"]) == (7, 1, 2, "r")
+    assert list(found["metrics"]) == ["loss", "epoch", "flag"]
+    assert found["metrics"]["loss"] == {
+        "last": "NaN",
+        "min": 0.5,
+        "max": 0.5,
+        "count": 2,
+        "min_step": 3,
+        "max_step": 3,
+        "nan_count": 1,
+        "first_nan_step": 7,
+    }
+    assert sidecar(tmp_path)["summary"] == {"loss": "NaN", "epoch": 1, "flag": 1}
+    assert without_time(read_rows(tmp_path)) == [
+        {"step": "3", "loss": "0.5", "epoch": "0", "note": "text", "flag": "1"},
+        {"step": "7", "loss": "nan", "epoch": "1"},
+    ]
+
+
+@pytest.mark.parametrize("state", ["as it was", "behind the rows", "of another writer", "gone", "torn"])
+def test_statistics_cover_all_sessions(tmp_path: Path, state: str) -> None:
+    """Whatever a kill left of summary.json, the next session's statistics count every row that is on disk, once."""
+    writer = start(tmp_path)
+    for step, value in enumerate([4.0, math.nan, 2.0]):
+        writer.log_metrics({"loss": value, "epoch": 0}, step)
+        if step == 0:
+            writer._write_json()
+            early = (tmp_path / "summary.json").read_text()
+    writer.release()
+    path = tmp_path / "summary.json"
+    whole = json.loads(path.read_text())
+    match state:
+        case "behind the rows":
+            path.write_text(early)
+        case "of another writer":
+            del whole["rows"]
+            whole["metrics"]["loss"] = {"last": 9, "min": 9, "max": 9, "count": 1}
+            path.write_text(json.dumps(whole))
+        case "gone":
+            path.unlink()
+        case "torn":
+            path.write_text('{"metrics": {"lo')
+    writer = start(tmp_path, "second")
+    writer.log_metrics({"loss": 3.0}, None)
+    writer.finalize("completed")
+    found = summary(tmp_path)
+    assert (found["step"], found["epoch"], found["rows"]) == (3, 0, 4)
+    assert found["metrics"]["loss"] == {
+        "last": 3.0,
+        "min": 2.0,
+        "max": 4.0,
+        "count": 4,
+        "min_step": 2,
+        "max_step": 0,
+        "nan_count": 1,
+        "first_nan_step": 1,
+    }
+    assert found["metrics"]["epoch"]["count"] == 3
+
+
+def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
+    """A row without a step gets the last one + 1: after a save, after a given step, and after a resume."""
+    writer = start(tmp_path)
+    for step in (None, None, 10, None):
+        writer.log_metrics({"a": 1.0}, step)
+        writer.save()
+    writer.release()
+    start(tmp_path, "second").log_metrics({"a": 1.0}, None)
+    start(tmp_path, "second").finalize("completed")
+    assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "10", "11", "12"]
+
+
+@pytest.mark.parametrize(("step", "written"), [("4", "0"), (2.5, "2"), (math.nan, "0"), (4.0, "4")])
+def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, written: str) -> None:
+    """What is no whole number is written as the nearest thing that is one."""
+    writer = start(tmp_path)
+    if written == "4":
+        writer.log_metrics({"a": 1.0}, step)
+    else:
+        with pytest.warns(UserWarning, match="step"):
+            writer.log_metrics({"a": 1.0}, step)
+    writer.finalize("completed")
+    assert [row["step"] for row in read_rows(tmp_path)] == [written]
+
+
+def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
+    """Text, arrays and things that cannot even be printed are cells, and no statistics; nothing raises."""
+
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    writer = start(tmp_path)
+    writer.log_metrics({"text": "a,b", "list": [1, 2], "broken": Broken(), "nothing": None, 5: 1.0, "step": 99}, 1)
+    writer.finalize("completed")
+    assert without_time(read_rows(tmp_path)) == [
+        {"step": "1", "text": "a,b", "list": "[1, 2]", "broken": f"<{Broken.__qualname__}>", "5": "1.0"}
+    ]
+    assert list(summary(tmp_path)["metrics"]) == ["5"]
+
+
+def test_a_metric_called_wall_time_is_the_users(tmp_path: Path) -> None:
+    """From the row on that logs `wall_time`, times stand in a column of another name, which the sidecar names; earlier times too."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.save()
+    time = float(read_rows(tmp_path)[0]["wall_time"])
+    writer.log_metrics({"wall_time": 5.0}, 1)
+    writer.save()
+    assert sidecar(tmp_path)["time_column"] == "wall_time_2"
+    writer.release()
+    start(tmp_path, "second").log_metrics({"wall_time": 6.0}, 2)
+    start(tmp_path, "second").finalize("completed")
+    found = read_rows(tmp_path)
+    assert [row.get("wall_time") for row in found] == [None, "5.0", "6.0"]
+    assert float(found[0]["wall_time_2"]) == time
+    assert all(time <= float(row["wall_time_2"]) <= time + 600 for row in found)
+    assert summary(tmp_path)["metrics"]["wall_time"]["count"] == 2
+
+
+def test_a_kill_between_the_two_names_of_the_time_column_is_mended(tmp_path: Path) -> None:
+    """The sidecar names the new column first; where a kill came before the file followed, the next start renames it."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.release()
+    found = sidecar(tmp_path) | {"time_column": "wall_time_2", "time_column_before": "wall_time"}
+    (tmp_path / "sidecar.json").write_text(json.dumps(found))
+    start(tmp_path, "second").log_metrics({"wall_time": 5.0}, 1)
+    start(tmp_path, "second").finalize("completed")
+    assert [sorted(row) for row in read_rows(tmp_path)] == [
+        ["a", "step", "wall_time_2"],
+        ["step", "wall_time", "wall_time_2"],
+    ]
+
+
+def test_times_can_be_switched_off(tmp_path: Path) -> None:
+    """Without a time column rows have no time, and the sidecar names none; `wall_time` is a metric like others."""
+    writer = start(tmp_path, time_column=None)
+    writer.log_metrics({"wall_time": 1.0}, 0)
+    writer.finalize("completed")
+    assert read_rows(tmp_path) == [{"step": "0", "wall_time": "1.0"}]
+    assert "time_column" not in sidecar(tmp_path)
+
+
+def test_wall_time_in_a_file_of_another_writer_is_a_metric(tmp_path: Path) -> None:
+    """Only the sidecar makes `wall_time` a column of times: where it does not, that stays a metric and times go elsewhere."""
+    (tmp_path / "metrics.csv").write_bytes(b"step,wall_time\r\n0,5.0\r\n")
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 1)
+    writer.finalize("completed")
+    assert [sorted(row) for row in read_rows(tmp_path)] == [["step", "wall_time"], ["a", "step", "wall_time_2"]]
+    assert summary(tmp_path)["metrics"]["wall_time"]["last"] == 5.0
