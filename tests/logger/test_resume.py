@@ -1,0 +1,253 @@
+"""A new start in a directory that holds a run: one run goes on, and nothing that people or earlier starts wrote is lost."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from logger.opened import open_run
+from logger.pictures import Encoded
+from logger.session import git_commit
+from logger.settings import RegistryLoggerWarning, Settings
+from tests.logger.rows import media, read_rows, sidecar, without_time
+from tests.run_dirs import CREATED, make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from logger.run_writer import RunWriter
+
+
+def start(run_dir: Path, token: str, said: list[str] | None = None, **settings: Any) -> RunWriter:
+    announce = (lambda _: None) if said is None else said.append
+    return open_run(Settings(run_dir=run_dir, **{"run_id": "r"} | settings, token=token), announce=announce)
+
+
+def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
+    """Rows, column order, start, uid, hparams, checkpoint and unknown fields stay; a session is added; the status is running again."""
+    first = start(tmp_path, "first", tags=("a",), notes="n")
+    first.log_hparams({"lr": 0.1, "net": {"depth": 2}})
+    first.log_metrics({"z": 1.0, "a": 2.0}, 7)
+    first.set_checkpoint("/c/last.ckpt")
+    first.finalize("failed")
+    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"unknown": [1], "display_name": "mine"}))
+    before = sidecar(tmp_path)
+    said: list[str] = []
+    second = start(tmp_path, "second", said, tags=("a",), notes="n")
+    second.log_hparams({"net": {"width": 8}})
+    second.log_metrics({"a": 3.0, "b": 4.0}, 5)
+    second.save()
+    after = sidecar(tmp_path)
+    kept = ("uid", "created_at", "run_id", "tags", "notes", "checkpoint_path", "unknown", "display_name", "time_column")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert (after["status"], after["ended_at"]) == ("running", None)
+    assert after["hparams"] == {"lr": 0.1, "net.width": 8}
+    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.1, "net": {"width": 8}}
+    assert [session["rows"] for session in after["sessions"]] == [0, 1]
+    assert after["sessions"][0] == before["sessions"][0]
+    assert without_time(read_rows(tmp_path)) == [
+        {"step": "7", "z": "1.0", "a": "2.0"},
+        {"step": "5", "a": "3.0", "b": "4.0"},
+    ]
+    assert second.metrics_keys == ["step", "wall_time", "z", "a", "b"]
+    assert said == [f"{tmp_path} is resumed: it holds 1 rows, the last at step 7."]
+    second.release()
+
+
+def test_a_fresh_directory_is_not_resumed(tmp_path: Path) -> None:
+    """The first start says nothing, also where the folder holds files of others."""
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    said: list[str] = []
+    writer = start(tmp_path, "first", said)
+    assert (said, writer.session) == ([], 0)
+    writer.release()
+
+
+def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host, user, pid, SLURM's ids, restart count, command and commit stand in each session's entry."""
+    for name, value in {"JOB_ID": "77", "ARRAY_JOB_ID": "70", "ARRAY_TASK_ID": "3", "RESTART_COUNT": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(
+        sys, "orig_argv", ["python", "train.py", "--api-key", "xyz", "--wandb_api_key=xyz", "--max_tokens=5"]
+    )
+    start(tmp_path, "first").release()
+    (entry,) = sidecar(tmp_path)["sessions"]
+    assert entry["slurm"] == {"job_id": "77", "array_job_id": "70", "array_task_id": "3"}
+    assert (entry["restart_count"], entry["rows"], entry["host"]) == (2, 0, socket.gethostname())
+    assert entry["command"] == "python train.py --api-key ... --wandb_api_key=... --max_tokens=5"
+    assert {"started_at", "user", "pid"} <= entry.keys()
+
+
+def test_the_commit_is_read_from_gits_files(tmp_path: Path) -> None:
+    """On a branch, detached, packed, in a work tree: the commit that is checked out; none outside of a repository."""
+
+    def git(*arguments: str, where: Path = tmp_path / "repository") -> str:
+        author = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *author, *arguments], cwd=where, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    repository, tree = tmp_path / "repository", tmp_path / "tree"
+    (repository / "src").mkdir(parents=True)
+    assert git_commit(repository) is None
+    git("init", "--quiet")
+    assert git_commit(repository) is None
+    git("commit", "--quiet", "--allow-empty", "-m", "one")
+    one = git("rev-parse", "HEAD")
+    assert git_commit(repository / "src") == one
+    git("pack-refs", "--all")
+    assert git_commit(repository) == one
+    git("worktree", "add", "--quiet", "-b", "side", str(tree))
+    git("commit", "--quiet", "--allow-empty", "-m", "two", where=tree)
+    assert git_commit(tree) == git("rev-parse", "HEAD", where=tree) != one
+    git("pack-refs", "--all")
+    git("checkout", "--quiet", "--detach", one, where=tree)
+    assert git_commit(tree) == one
+
+
+@pytest.mark.parametrize(
+    ("edited", "given", "expected"),
+    [
+        (["a", "b"], ("a", "b"), ["a", "b"]),
+        (["b"], ("a", "b"), ["b"]),  # a person took a tag away: it stays away
+        (["b", "mine"], ("a", "b", "c"), ["b", "mine", "c"]),  # a tag that the script gives for the first time comes
+        ([], ("a", "b"), []),
+    ],
+)
+def test_tags_that_people_took_away_stay_away(
+    tmp_path: Path, edited: list[str], given: tuple[str, ...], expected: list[str]
+) -> None:
+    """A start gives its tags once; what people made of them since is not undone by the next start."""
+    start(tmp_path, "first", tags=("a", "b")).release()
+    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": edited}))
+    start(tmp_path, "second", tags=given).release()
+    assert sidecar(tmp_path)["tags"] == expected
+
+
+@pytest.mark.parametrize(
+    ("edited", "given", "expected"),
+    [
+        ("n", "n", "n"),
+        ("edited", "n", "edited"),
+        ("edited", "new", "edited"),
+        ("n", "new", "new"),
+        ("", "n", ""),
+        ("n", "", "n"),
+    ],
+)
+def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str, expected: str) -> None:
+    """The script's notes come when they are new and nobody rewrote the earlier ones."""
+    start(tmp_path, "first", notes="n").release()
+    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"notes": edited}))
+    start(tmp_path, "second", notes=given).release()
+    assert sidecar(tmp_path)["notes"] == expected
+
+
+def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
+    """A sidecar without `uid`, `sessions` and `time_column` is resumed: no uid is made up, times come in a column of their own."""
+    run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
+    found = sidecar(run_dir)
+    for name in ("uid", "sessions", "time_column"):
+        del found[name]
+    (run_dir / "sidecar.json").write_text(json.dumps(found))
+    writer = start(run_dir, "first", run_id="old")
+    writer.log_metrics({"a": 2.0}, 1)
+    writer.finalize("completed")
+    after = sidecar(run_dir)
+    assert "uid" not in after
+    assert (after["created_at"], after["time_column"], after["sessions"][0]["rows"]) == (CREATED, "wall_time_2", 1)
+    assert [row["a"] for row in read_rows(run_dir)] == ["1.0", "2.0"]
+
+
+def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
+    """Rows and hparams of Lightning's own CSVLogger stay, also hparams that only Python's yaml could load."""
+    (tmp_path / "metrics.csv").write_bytes(b"a,epoch,step\r\n1.0,0,4\r\n")
+    (tmp_path / "hparams.yaml").write_text(
+        "lr: 0.1\nkind: !!python/object/apply:collections.OrderedDict\n- - - a\n    - 1\n"
+    )
+    writer = start(tmp_path, "first")
+    writer.log_metrics({"a": 2.0}, None)
+    writer.finalize("completed")
+    assert sidecar(tmp_path)["hparams"] == {"lr": 0.1, "kind": [[["a", 1]]]}
+    assert [row["step"] for row in read_rows(tmp_path)] == ["4", "5"]
+
+
+def test_an_unreadable_sidecar_is_kept_aside(tmp_path: Path) -> None:
+    """A sidecar that a full disk tore is told, kept under another name, and the run goes on with a new one."""
+    start(tmp_path, "first").finalize("completed")
+    (tmp_path / "sidecar.json").write_text('{"uid": ')
+    with pytest.warns(RegistryLoggerWarning, match="not JSON"):
+        writer = start(tmp_path, "second")
+    writer.release()
+    assert (tmp_path / "sidecar.json.1").read_text() == '{"uid": '
+    assert sidecar(tmp_path)["status"] == "running"
+
+
+def test_an_unreadable_hparams_file_is_kept_aside(tmp_path: Path) -> None:
+    """A hparams.yaml that is no YAML is kept under another name; the sidecar's hparams stay."""
+    start(tmp_path, "first").log_hparams({"a": 1})
+    (tmp_path / "hparams.yaml").write_text("a: [")
+    with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml\.1"):
+        writer = start(tmp_path, "second")
+    writer.log_hparams({"b": 2})
+    writer.release()
+    assert sidecar(tmp_path)["hparams"] == {"a": 1, "b": 2}
+    assert (tmp_path / "hparams.yaml.1").read_text() == "a: ["
+
+
+@pytest.mark.parametrize(("host", "pid", "warned"), [("elsewhere", 1, True), (None, 1, True), (None, 2**22 + 1, False)])
+def test_a_fresh_heartbeat_of_another_process_is_told(tmp_path: Path, host: str | None, pid: int, warned: bool) -> None:
+    """Another host, or a living process of this one, that may still write the directory is named; a dead one is not."""
+    start(tmp_path, "first").release()
+    found = sidecar(tmp_path)
+    found["sessions"][0] |= {"pid": pid} | ({"host": host} if host else {})
+    (tmp_path / "sidecar.json").write_text(json.dumps(found))
+    if warned:
+        with pytest.warns(RegistryLoggerWarning, match=f"process {pid} on {host or socket.gethostname()}"):
+            start(tmp_path, "second").release()
+    else:
+        start(tmp_path, "second").release()
+
+
+def test_a_run_of_another_id_keeps_its_own(tmp_path: Path) -> None:
+    """A start with another run_id is told, and the run keeps the id it began with."""
+    start(tmp_path, "first", run_id="one").release()
+    with pytest.warns(RegistryLoggerWarning, match="'one'"):
+        start(tmp_path, "second", run_id="two").release()
+    assert sidecar(tmp_path)["run_id"] == "one"
+
+
+def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) -> None:
+    """What a kill left of the last line is cut off; later items get lines and files of their own."""
+    first = start(tmp_path, "first")
+    first.log_media("a", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
+    first.release()
+    whole = (tmp_path / "media.jsonl").read_text()
+    (tmp_path / "media.jsonl").write_text(whole + '{"step": 3, "tag": "a", "pa')
+    second = start(tmp_path, "second")
+    second.log_media("a", "image", lambda: Encoded("jpg", b"2"), step=3, caption="c")
+    second.release()
+    assert [(event["path"], event["session"], event["caption"]) for event in media(tmp_path)] == [
+        ("media/a/00000003_0.png", 0, None),
+        ("media/a/00000003_1.jpg", 1, "c"),
+    ]
+    assert (tmp_path / "media/a/00000003_0.png").read_bytes() == b"1"
+
+
+def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
+    """What the first logger held is brought to disk before the second goes on; the first may still be used."""
+    first = start(tmp_path, "first")
+    first.log_metrics({"a": 1.0}, 0)
+    second = start(tmp_path, "second")
+    second.log_metrics({"a": 2.0}, None)
+    assert (first.usable(), second.usable(), second.rows) == (False, True, 2)
+    again = start(tmp_path, "first")
+    again.log_metrics({"a": 3.0}, None)
+    again.release()
+    assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "2"]
+    assert [session["id"] for session in sidecar(tmp_path)["sessions"]] == ["first", "second"]
