@@ -173,7 +173,7 @@ class Block:
     `row` int64 (n,), the row's number in metrics.csv from 0, in a sorted block not monotone;
     `step` int64 (n,); `time` float64 (n,), seconds since the epoch;
     `values` float64 (k, n), C order, one metric a line; `present` bool (k, n): where a value counts as a point.
-    What is not present holds anything. The overlap rule has been applied, unless the delta says `keep`.
+    What is not present holds anything; no row and no metric is without a point. `names` are sorted. The overlap rule has been applied, unless the delta says `keep`.
     """
 
     names: tuple[str, ...]

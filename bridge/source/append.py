@@ -122,7 +122,7 @@ def _estimate(table: Table, reading: Reading, portion: Portion, cursor: Cursor |
 
 def _take(table: Table, reading: Reading, portion: Sequence[Rows], cursor: Cursor | None, *, ordered: bool) -> Settled:
     """Let `reading` go through `portion`; its points, the overlap rule applied."""
-    if not reading.known and cursor is not None and portion:
+    if not reading.known and cursor is not None:
         make_known(table, reading, cursor, portion)
     before = reading.series.copy()
     blocks = [made for rows in portion if (made := reading.block(reading.take(rows))) is not None]

@@ -52,11 +52,11 @@ class Layout:
             places[name] = (*places.get(name, ()), place)
         step = places.pop("step", (None,))[-1]
         time = places.pop(time_column, (None,))[-1] if time_column is not None else None
-        return cls(columns=tuple(columns), step=step, time=time, metrics=places, at=at, end=end)
+        return cls(tuple(columns), step, time, dict(sorted(places.items())), at, end)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The metrics, in the order of their first columns."""
+        """The metrics by name, so that the order of columns shows nowhere."""
         return tuple(self.metrics)
 
     def is_header(self, cells: Sequence[str]) -> bool:

@@ -211,13 +211,14 @@ def _with_moved(base: Block, moved: Records, names: list[str]) -> Block:
     # Events rise by position, and a row stands before what is moved behind it: that has higher steps.
     of_base = np.arange(len(base.row)) + np.searchsorted(heads[:, POS], base.row, side="left")
     of_heads = np.arange(len(heads)) + np.searchsorted(base.row, heads[:, POS], side="right")
-    lines = {name: line for line, name in enumerate(base.names if len(base.row) else ())}
-    for series in np.unique(moved[:, SERIES]).tolist():
-        lines.setdefault(names[series], len(lines))
+    of_moved = (names[series] for series in np.unique(moved[:, SERIES]).tolist())
+    every = sorted({*(base.names if len(base.row) else ()), *of_moved})
+    lines = {name: line for line, name in enumerate(every)}
     shape = (len(lines), len(base.row) + len(heads))
     values, present = np.zeros(shape), np.zeros(shape, dtype=bool)
     if len(base.row):
-        values[: len(base.names), of_base], present[: len(base.names), of_base] = base.values, base.present
+        at_base = np.ix_([lines[name] for name in base.names], of_base)
+        values[at_base], present[at_base] = base.values, base.present
     line_of = np.array([lines.get(name, -1) for name in names], dtype=np.intp)
     at = line_of[moved[:, SERIES]], of_heads[event_of]
     values[at], present[at] = _floats(moved[:, VALUE]), True

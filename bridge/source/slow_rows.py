@@ -163,7 +163,8 @@ class _Part:
 
     def rows(self, data: bytes) -> Rows:
         """What was taken, as columns."""
-        names = (*self.layout.names, *(name for name in self.points if name.endswith(TEXT)))
+        texts = (name for name in self.points if name.endswith(TEXT))
+        names = tuple(sorted((*self.layout.names, *texts)))
         shape = (len(names), self.count)
         values, present = np.zeros(shape), np.zeros(shape, dtype=bool)
         for place, name in enumerate(names):

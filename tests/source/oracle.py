@@ -1,0 +1,123 @@
+"""The overlap rule and the scalar order once more, in plain Python and as naively as the words of the rule."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bridge.model import Delta
+
+Event: TypeAlias = "tuple[int, int, float, tuple[tuple[str, str], ...]]"
+"""One source row at one place: row, step, time, and (metric, value as float.hex or text) by metric."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of metrics.csv; `step` None: it has none. Values are floats, or text."""
+
+    step: int | None
+    time: float
+    cells: dict[str, float | str] = field(default_factory=dict)
+    bad: bool = False
+
+
+def equal(one: float | str, other: float | str) -> bool:
+    """Whether two values are the same for the overlap rule."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def points(rows: Sequence[Row]) -> dict[tuple[str, bool], list[tuple[int, int, float | str]]]:
+    """All points as logged: (row, step, value) by metric, numbers and texts apart."""
+    found = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row.step is not None and not row.bad:
+            for name, value in row.cells.items():
+                found[name, isinstance(value, str)].append((number, row.step, value))
+    return found
+
+
+def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, int, float | str]]:
+    """Of the values at one step the last unbroken run of equal ones counts, with its first point; by step."""
+    by_step = defaultdict(list)
+    for point in series:
+        by_step[point[1]].append(point)
+    result = []
+    for step in sorted(by_step):
+        at_step = by_step[step]
+        first = len(at_step) - 1
+        while first > 0 and equal(at_step[first - 1][2], at_step[first][2]):
+            first -= 1
+        result.append(at_step[first])
+    return result
+
+
+def events(rows: Sequence[Row], *, ordered: bool = True, overlap: str = "last") -> list[Event]:
+    """What a clean export gives, in its order and grouping."""
+    placed: dict[tuple[int, int, int], dict[str, float | str]] = defaultdict(dict)
+    for (name, _), series in points(rows).items():
+        position = -1
+        for row, step, value in counting(series) if overlap == "last" else series:
+            position = max(position, row) if ordered else row
+            placed[position, step, row][name] = value
+    return [
+        (row, step, rows[row].time, tuple(sorted((name, shown(value)) for name, value in values.items())))
+        for (_, step, row), values in sorted(placed.items())
+    ]
+
+
+def shown(value: float | str) -> str:
+    """A value so that it can be compared, NaN included."""
+    return value if isinstance(value, str) else float(value).hex()
+
+
+def events_of(deltas: Iterable[Delta]) -> list[Event]:
+    """The events in `deltas`, each row of a block one event; texts are put to the event of their row."""
+    found: list[Event] = []
+    for delta in deltas:
+        texts: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for text in delta.texts:
+            texts[text.row].append((text.name, text.text))
+        for block in delta.blocks:
+            for column in range(len(block.row)):
+                values = tuple(
+                    sorted(
+                        (name, shown(float(block.values[line, column])))
+                        for line, name in enumerate(block.names)
+                        if block.present[line, column]
+                    )
+                )
+                assert values, "a row of a block without a point"
+                found.append((int(block.row[column]), int(block.step[column]), float(block.time[column]), values))
+    return found
+
+
+def texts_of(deltas: Iterable[Delta]) -> list[tuple[int, int, float, str, str]]:
+    """The texts in `deltas`."""
+    return [(text.row, text.step, text.time, text.name, text.text) for delta in deltas for text in delta.texts]
+
+
+def without_texts(found: Iterable[Event], rows: Sequence[Row]) -> list[Event]:
+    """`found` without the text cells of `rows`."""
+    result = []
+    for row, step, time, values in found:
+        numbers = tuple(item for item in values if not isinstance(rows[row].cells[item[0]], str))
+        if numbers:
+            result.append((row, step, time, numbers))
+    return result
+
+
+def texts_in(found: Iterable[Event], rows: Sequence[Row]) -> list[tuple[int, int, float, str, str]]:
+    """The text cells among `found`, in its order."""
+    return [
+        (row, step, time, name, value)
+        for row, step, time, values in found
+        for name, value in values
+        if isinstance(rows[row].cells[name], str)
+    ]
