@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bridge.errors import NewerFormatError
+from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.tensorboard import facts, pictures
 from bridge.exporters.tensorboard.files import generation_of, translated
@@ -56,8 +56,13 @@ class TensorBoardExporter:
         )
 
     def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
-        """Find or choose the folder of each run. Raises MissingExtraError where tensorboard is not installed."""
+        """Find or choose the folder of each run.
+
+        Raises MissingExtraError where tensorboard is not installed, TargetRefusedError where `logdir` is no folder.
+        """
         need_tensorboard()
+        if self._logdir.exists() and not self._logdir.is_dir():
+            raise TargetRefusedError(f"{self._logdir} is no folder.", hint="Choose another --logdir.")
         self._find_places(runs)
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:

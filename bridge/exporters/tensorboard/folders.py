@@ -84,12 +84,10 @@ def place_runs(logdir: Path, runs: Sequence[Run]) -> Mapping[str, Place]:
 
 def _free(logdir: Path, folder: str, identity: str, taken: set[str]) -> str:
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-    length = 6
-    candidate = folder
-    while _folded(candidate) in taken or _is_foreign(logdir / candidate):
-        candidate = f"{folder}-{digest[:length]}"
-        length += 6
-    return candidate
+    for candidate in (folder, *(f"{folder}-{digest[:length]}" for length in (6, 12, 24))):
+        if _folded(candidate) not in taken and not _is_foreign(logdir / candidate):
+            return candidate
+    return f"{folder}-{digest}"
 
 
 def _folded(folder: str) -> str:

@@ -1,0 +1,177 @@
+"""Which folder a run gets, keeps, and is found in again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import TargetRefusedError
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.exporters.tensorboard.folders import clean_folder, place_runs
+from bridge.model import Shape
+from tests.deltas import make_block, make_delta, make_model_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Run
+
+SHAPE = Shape()
+
+
+def suffix(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:6]
+
+
+def run_of(tmp_path: Path, run_id: str, identity: str | None = None, start: float = 100.0) -> Run:
+    identity = identity or f"uid-{run_id}"
+    return make_model_run(tmp_path / "runs" / "x", run_id=run_id, identity=identity, start=start)
+
+
+def export(logdir: Path, *runs: Run) -> list[str]:
+    """Export the runs; the folder of each."""
+    exporter = TensorBoardExporter(logdir)
+    exporter.prepare(runs, SHAPE)
+    for run in runs:
+        exporter.open(run, SHAPE).apply(make_delta(run, [make_block([0], {"loss": [1.0]})]))
+    return [exporter.open(run, SHAPE).where().removeprefix(f"{logdir}/") for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("run_id", "folder"),
+    [
+        ("20260410/120000/abc", "20260410/120000/abc"),
+        ("a//b/./c/", "a/b/c"),
+        ("../../etc/passwd", "_/_/etc/passwd"),
+        ("/home/me/runs/one", "home/me/runs/one"),
+        ("..", "_"),
+        ("", "run"),
+        ("///", "run"),
+        (".hidden/x", "_hidden/x"),
+        ("a\\..\\b", "a/_/b"),
+        ("a\x00b\nc", "a_b_c"),
+        ("größe 1 %", "größe 1 %"),
+        ("tfevents/bridge-state.json", "_tf_events/_bridge-state.json"),
+    ],
+)
+def test_a_run_id_as_a_folder(run_id: str, folder: str) -> None:
+    """A run id stays a path, but it can neither leave the log directory nor hide in it."""
+    assert clean_folder(run_id) == folder
+
+
+def test_a_long_part_is_cut() -> None:
+    """A part longer than file systems take is cut, with a digest that tells it from others."""
+    one, other = clean_folder("ä" * 300), clean_folder("ä" * 301)
+    assert one != other
+    assert len(one.encode()) <= 200
+
+
+def test_equal_run_ids_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The older run keeps the name, the other's has a suffix made of its identity."""
+    one, two = run_of(tmp_path, "abc", "uid-1", start=2.0), run_of(tmp_path, "abc", "uid-2", start=1.0)
+    assert export(tmp_path / "logs", one, two) == [f"abc-{suffix('uid-1')}", "abc"]
+
+
+def test_case_does_not_tell_folders_apart(tmp_path: Path) -> None:
+    """Some file systems do not tell `Abc` from `abc`, so no log directory does."""
+    one, two = run_of(tmp_path, "a/Abc", start=1.0), run_of(tmp_path, "A/aBC", start=2.0)
+    assert export(tmp_path / "logs", one, two) == ["a/Abc", f"A/aBC-{suffix('uid-A/aBC')}"]
+
+
+def test_a_clash_after_cleaning(tmp_path: Path) -> None:
+    """Two run ids that are equal once cleaned get two folders."""
+    one, two = run_of(tmp_path, "a/b", start=1.0), run_of(tmp_path, "a//b", start=2.0)
+    assert export(tmp_path / "logs", one, two) == ["a/b", f"a/b-{suffix('uid-a//b')}"]
+
+
+def test_a_folder_stays_with_its_run(tmp_path: Path) -> None:
+    """Whoever came first keeps the folder, also against an older run that comes later."""
+    late = run_of(tmp_path, "abc", "uid-late", start=2.0)
+    early = run_of(tmp_path, "abc", "uid-early", start=1.0)
+    assert export(tmp_path / "logs", late) == ["abc"]
+    assert export(tmp_path / "logs", early, late) == [f"abc-{suffix('uid-early')}", "abc"]
+    assert export(tmp_path / "logs", early) == [f"abc-{suffix('uid-early')}"]
+
+
+def test_a_renamed_folder_is_found_again(tmp_path: Path) -> None:
+    """A folder that a person moved within the log directory is still its run's."""
+    run = run_of(tmp_path, "abc")
+    export(tmp_path / "logs", run)
+    (tmp_path / "logs" / "best").mkdir()
+    (tmp_path / "logs" / "abc").rename(tmp_path / "logs" / "best" / "one")
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    assert exporter.cursors([run])[run.identity].cursor is not None
+    assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "best" / "one")
+
+
+def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
+    """Without its state file a folder is still its run's, by the marker."""
+    one, two = run_of(tmp_path, "abc", "uid-1", start=1.0), run_of(tmp_path, "abc", "uid-2", start=2.0)
+    export(tmp_path / "logs", one, two)
+    folder = f"abc-{suffix('uid-2')}"
+    (tmp_path / "logs" / folder / "bridge-state.json").unlink()
+    assert place_runs(tmp_path / "logs", [two])["uid-2"].folder == folder
+
+
+def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:
+    """A second folder that says it is the same run's is named, and left alone."""
+    run = run_of(tmp_path, "abc")
+    export(tmp_path / "logs", run)
+    shutil.copytree(tmp_path / "logs" / "abc", tmp_path / "logs" / "copy")
+    known = TensorBoardExporter(tmp_path / "logs").cursors([run])[run.identity]
+    assert known.cursor is not None
+    assert tuple(known.extras) == (str(tmp_path / "logs" / "copy"),)
+
+
+def test_other_peoples_event_files_are_left_alone(tmp_path: Path) -> None:
+    """A folder that somebody else writes event files to is not shared with them."""
+    theirs = tmp_path / "logs" / "abc" / "events.out.tfevents.1700000000.host.1.0"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    assert export(tmp_path / "logs", run_of(tmp_path, "abc")) == [f"abc-{suffix('uid-abc')}"]
+    assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]
+    assert theirs.read_bytes() == b"theirs"
+
+
+def test_event_files_that_others_add_stay(tmp_path: Path) -> None:
+    """What others write into a run's folder later survives exports and rebuilds."""
+    run = run_of(tmp_path, "abc")
+    export(tmp_path / "logs", run)
+    theirs = tmp_path / "logs" / "abc" / "events.out.tfevents.1700000000.host.1.0"
+    theirs.write_bytes(b"theirs")
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    exporter.open(run, SHAPE).rebuild([make_delta(run, [make_block([0], {"loss": [2.0]})])])
+    assert theirs.read_bytes() == b"theirs"
+    assert exporter.cursors([run])[run.identity].cursor is not None
+
+
+def test_the_run_directory_itself_is_never_written_into(tmp_path: Path) -> None:
+    """A log directory that would put event files into the run directory is refused."""
+    path = tmp_path / "runs" / "abc"
+    path.mkdir(parents=True)
+    run = make_model_run(path)
+    for logdir in (tmp_path / "runs" / "abc", tmp_path / "runs" / "abc" / "tb"):
+        with pytest.raises(TargetRefusedError, match="run directory itself"):
+            export(logdir, run)
+    assert list(path.iterdir()) == []
+
+
+def test_another_run_directory_is_never_written_into(tmp_path: Path) -> None:
+    """A folder that is a run directory is not taken for a run's folder."""
+    other = tmp_path / "runs" / "other"
+    other.mkdir(parents=True)
+    (other / "metrics.csv").write_text("step\r\n")
+    assert export(tmp_path / "runs", run_of(tmp_path, "other")) == [f"other-{suffix('uid-other')}"]
+    assert [path.name for path in other.iterdir()] == ["metrics.csv"]
+
+
+def test_a_relative_log_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative log directory is the one that was meant when the exporter was made."""
+    monkeypatch.chdir(tmp_path)
+    exporter = TensorBoardExporter(__import__("pathlib").Path("logs"))
+    monkeypatch.chdir("/")
+    run = run_of(tmp_path, "abc")
+    assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "abc")

@@ -1,0 +1,176 @@
+"""Two exports at once, full disks, folders that cannot be written: clear errors, no damage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters.tensorboard import TensorBoardExporter, lock
+from bridge.model import Shape
+from tests.deltas import make_block, make_delta, make_model_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHAPE = Shape()
+PROJECT = Path(__file__).parents[3]
+
+HOLDER = """
+import sys
+from pathlib import Path
+from bridge.exporters.tensorboard.lock import locked
+with locked(Path(sys.argv[1]), wait=0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of `folder`."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_that_another_export_writes(tmp_path: Path) -> None:
+    """The error says who holds the lock; when the holder dies, killed or not, the lock is free."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    folder = tmp_path / "logs" / "abc"
+    folder.mkdir(parents=True)
+    target = TensorBoardExporter(tmp_path / "logs", lock_wait=0.0).open(run, SHAPE)
+    delta = make_delta(run, [make_block([0], {"loss": [1.0]})])
+    with held_by_another(folder) as holder:
+        said = rf"{folder} is being written by another export \(host {os.uname().nodename}, process {holder.pid}\)"
+        with pytest.raises(TargetUnavailableError, match=said):
+            target.apply(delta)
+    assert target.apply(delta).points == 1
+
+
+def test_waiting_for_the_lock(tmp_path: Path) -> None:
+    """An export that finds the folder locked waits for a while, and goes on when the other is done."""
+    with held_by_another(tmp_path) as holder:
+        waits = lock.locked(tmp_path, wait=60.0)
+        holder.kill()
+        with waits as notes:
+            assert notes == ()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no locks, that is said and the export goes on."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = make_model_run(tmp_path / "runs" / "abc")
+    done = (
+        TensorBoardExporter(tmp_path / "logs").open(run, SHAPE).apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
+    )
+    folder = tmp_path / "logs" / "abc"
+    assert done.notes == (f"{folder}: this file system has no locks; two exports at once would not notice each other",)
+    assert done.points == 1
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from bridge.errors import BridgeError
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.exporters.tensorboard.protos import need_tensorboard
+from bridge.model import Shape
+from tests.deltas import make_block, make_delta, make_model_run
+run = make_model_run(Path("/runs/abc"))
+target = TensorBoardExporter(Path(sys.argv[1])).open(run, Shape())
+first = make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})])
+target.apply(first)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+block = make_block(list(range(1000, 9000)), {"loss": [1.0] * 8000}, first_row=1000)
+try:
+    target.apply(make_delta(run, [block], before=first.after))
+except BridgeError as error:
+    print(type(error).__name__, error, error.hint)
+"""
+
+
+@pytest.mark.parametrize("room", [60_000, 200_000])
+def test_a_full_disk(tmp_path: Path, room: int) -> None:
+    """Where the file cannot grow, the error says so, and all is as after the last export that went well."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "logs"), str(room)]
+    said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("TargetRefusedError No space left to write the event files: ")
+    assert "What was exported before is whole." in said
+    run = make_model_run(Path("/runs/abc"))
+    clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
+    clean.apply(make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})]))
+    assert content(tmp_path / "logs" / "abc") == content(tmp_path / "clean" / "abc")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Without root's right to write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may enter, which pytest's are not."""
+    folder = Path(tempfile.mkdtemp(prefix="bridge-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) -> None:
+    """A read-only log directory is an error that names it, before anything is written."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    target = TensorBoardExporter(public / "logs").open(run, SHAPE)
+    (public / "logs").mkdir()
+    (public / "logs").chmod(0o555)
+    with unprivileged(), pytest.raises(TargetRefusedError, match="The log directory cannot be written") as caught:
+        target.apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
+    assert caught.value.hint == "Choose a --logdir that you may write to."
+
+
+def test_a_log_directory_that_is_a_file(tmp_path: Path) -> None:
+    """A file in the place of the log directory is an error, before anything else is done."""
+    (tmp_path / "logs").write_text("no folder")
+    run = make_model_run(tmp_path / "runs" / "abc")
+    with pytest.raises(TargetRefusedError, match="logs is no folder"):
+        TensorBoardExporter(tmp_path / "logs").prepare([run], SHAPE)
+
+
+def test_a_file_on_the_way_to_a_folder(tmp_path: Path) -> None:
+    """A file in the place of one part of a run's folder is an error of that run, not a crash."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a").write_text("no folder")
+    run = make_model_run(tmp_path / "runs" / "abc", run_id="a/b")
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    exporter.prepare([run], SHAPE)
+    assert not exporter.cursors([run])[run.identity].exists
+    with pytest.raises(TargetUnavailableError, match="The event files cannot be written"):
+        exporter.open(run, SHAPE).apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
