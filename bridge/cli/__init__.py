@@ -30,15 +30,15 @@ class Lazy(NamedTuple):
 
 COMMANDS: Mapping[str, Lazy] = {
     "export": Lazy("bridge.cli.export:export", "Bring runs into MLflow or TensorBoard; again at any time."),
-    "verify": Lazy("bridge.cli.verify:verify", "Read a target back and compare it with the run directories."),
-    "view": Lazy("bridge.cli.view:view", "Export runs, then open MLflow's or TensorBoard's page on them."),
+    "verify": Lazy("bridge.cli.verify:verify", "Read a target back and compare it, point by point, with the run directories."),
+    "view": Lazy("bridge.cli.view:view", "Export runs into a target of their own, open its page on them, and follow them."),
     "scan": Lazy("bridge.cli.scan:scan", "Bring the cache of runs up to date."),
     "ls": Lazy("bridge.cli.ls:ls", "List runs."),
     "show": Lazy("bridge.cli.show:show", "Show one run in full."),
     "best": Lazy("bridge.cli.best:best", "List the runs that reached the best value of a metric."),
-    "demo": Lazy("bridge.cli.demo:demo", "Train small real runs, so that there is something to look at."),
-    "config": Lazy("bridge.cli.config:config", "Show the options in effect and where each comes from."),
-    "cache": Lazy("bridge.cli.cache:cache", "Show the caches, or empty them."),
+    "demo": Lazy("bridge.cli.demo:demo", "Train small real runs."),
+    "config": Lazy("bridge.cli.config:config", "Show the options in effect."),
+    "cache": Lazy("bridge.cli.cache:cache", "Show the place and the size of all caches, or empty them."),
     "completion": Lazy("bridge.cli.completion:completion", "Print the completion script for a shell."),
 }
 

@@ -1,0 +1,158 @@
+"""The command itself: help, versions, errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import COMMANDS, LazyGroup, bridge
+from bridge.cli.exits import Exit
+from bridge.cli.text import plain
+from bridge.errors import (
+    BridgeError,
+    MissingExtraError,
+    RunDirectoryError,
+    TargetRefusedError,
+    TargetUnavailableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OFFERED = bridge.list_commands(click.Context(bridge))
+
+
+def call(*words: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    result = CliRunner().invoke(bridge, [str(word) for word in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_each_help_has_a_sentence_an_example_and_the_exit_codes(name: str) -> None:
+    """Every command's help shows one sentence, one example of itself, and the exit codes."""
+    for flag in ("--help", "-h"):
+        code, out, err = call(name, flag)
+        assert (code, err) == (0, "")
+        assert f"\n  Example:\n    bridge {name}" in out
+        assert "\n  Exit codes: 0 done" in out.replace("\n\n", "\n")
+        assert "130 interrupted" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_the_group_says_what_each_command_says(name: str) -> None:
+    """The sentence in `bridge --help` is how the command's own help begins."""
+    command = bridge.get_command(click.Context(bridge), name)
+    assert command is not None
+    sentence = COMMANDS[name].sentence.removesuffix(".")
+    assert (command.help or "").startswith(sentence)
+
+
+def test_a_command_whose_module_is_missing_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is neither listed nor a crash."""
+    lazy = COMMANDS["ls"]._replace(target="bridge.cli.nothing:nothing")
+    monkeypatch.setitem(COMMANDS, "ls", lazy)  # type: ignore[arg-type]
+    code, out, _ = call("--help")
+    assert (code, "\n  ls " in out) == (0, False)
+    assert call("ls")[0] == 2
+
+
+def test_version() -> None:
+    """--version prints the installed version."""
+    from importlib.metadata import version
+
+    assert call("--version") == (0, f"bridge, version {version('registry-bridge')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("m", hint="h"), 2),
+        (MissingExtraError("m", hint="h"), 1),
+        (BridgeError("m", hint="h"), 1),
+        (TargetUnavailableError("m", hint="h"), 1),
+        (TargetRefusedError("m", hint="h"), 1),
+        (RunDirectoryError("m", hint="h"), 3),
+    ],
+)
+def test_errors_become_a_message_a_hint_and_an_exit_code(error: BridgeError, code: int) -> None:
+    """An error of the bridge is told on stderr, with its hint; its kind is the exit code."""
+    assert _raised(error) == (code, "", "Error: m\nHint: h\n")
+
+
+def test_control_characters_in_errors_are_made_visible() -> None:
+    """What a run directory's names say cannot steer the terminal."""
+    assert _raised(UsageError("bad \x1b[31mname\n  here\u202e")) == (2, "", "Error: bad \\x1b[31mname\n  here\\u202e\n")
+
+
+def test_interruption_is_130() -> None:
+    """Ctrl-C ends with 130 and one word, on a line below the ^C."""
+    assert _raised(KeyboardInterrupt()) == (130, "", "\nInterrupted.\n")
+
+
+def test_an_error_about_a_file_names_it() -> None:
+    """An error of the operating system about a file is no traceback."""
+    assert _raised(PermissionError(13, "Permission denied", "/x/y")) == (1, "", "Error: /x/y: Permission denied.\n")
+
+
+def test_other_errors_are_faults_of_ours() -> None:
+    """Anything else is a traceback: it is to be reported, not to be read."""
+    with pytest.raises(ZeroDivisionError):
+        _group(ZeroDivisionError()).main(["fail"])
+
+
+def test_what_a_command_returns_is_the_exit_code() -> None:
+    """A command returns its exit code; None is 0."""
+    for returned, code in ((None, 0), (Exit.DIFFERENCES, 4), (3, 3)):
+        group = LazyGroup("group")
+        with pytest.raises(SystemExit) as caught:
+            _with(group, lambda returned=returned: returned).main(["fail"])
+        assert caught.value.code == code
+
+
+def test_wrong_usage_is_2() -> None:
+    """An unknown option and an unknown command are wrong usage."""
+    assert (call("ls", "--nothing")[0], call("nothing")[0], call()[0]) == (2, 2, 2)
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    """`python -m bridge` is the same command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "show", "nobody", str(tmp_path)],
+        env={"BRIDGE_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: No run 'nobody' in {tmp_path}.\n")
+
+
+def test_plain_text_keeps_letters_of_any_script() -> None:
+    """Only what steers a terminal is escaped."""
+    assert plain("日本 ü 😀 \t\x07\x9b") == "日本 ü 😀 \\t\\x07\\x9b"
+    assert plain("a\nb\r", lines=True) == "a\nb\\r"
+
+
+def _raised(error: BaseException) -> tuple[int, str, str]:
+    result = CliRunner().invoke(_group(error), ["fail"])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def _group(error: BaseException) -> LazyGroup:
+    def fail() -> None:
+        raise error
+
+    return _with(LazyGroup("group"), fail)
+
+
+def _with(group: LazyGroup, callback: object) -> LazyGroup:
+    command = click.Command("fail", callback=callback)  # type: ignore[arg-type]
+    group.get_command = lambda ctx, cmd_name: command  # type: ignore[method-assign]
+    return group

@@ -1,0 +1,274 @@
+"""`bridge ls`, `show`, `best` and `scan`, as a person types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with its own cache and three runs: good, poor and dead."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.chdir(tmp_path)
+    for name, acc, lr in (("good", 0.9, 0.1), ("poor", 0.4, 0.5)):
+        created = f"2026-04-10T1{int(acc * 10)}:00:00+00:00" if acc < 0.9 else "2026-04-09T12:00:00+00:00"
+        run = make_run(
+            tmp_path / "runs" / name,
+            created_at=created.replace("14", "12"),
+            hparams={"lr": lr, "opt": "adam"},
+            summary={"val/acc": acc - 0.1, "epoch": 9},
+            tags=["sweep:1"],
+        )
+        (run / "summary.json").write_text(
+            json.dumps({"metrics": {"val/acc": {"last": acc - 0.1, "max": acc, "max_step": 7, "min": 0, "count": 10}}})
+        )
+    dead = make_run(tmp_path / "runs" / "dead", status="running", hparams={"lr": 0.1}, summary={"val/acc": 1.0})
+    (dead / "summary.json").write_text(json.dumps({"metrics": {"val/acc": {"last": 1.0, "max": 1.0}}}))
+    for name in ("heartbeat", "metrics.csv"):
+        os.utime(dead / name, (1775826000, 1775826000))
+    return tmp_path
+
+
+def call(*words: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    result = CliRunner().invoke(bridge, [str(word) for word in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def lines(text: str) -> list[str]:
+    """The lines that hold anything, without the blanks and the rule of a table."""
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
+
+
+def test_ls() -> None:
+    """`ls` shows the newest run first: what it is, how well it did, what sets it apart; the count goes to stderr."""
+    code, out, err = call("ls", "runs")
+    assert (code, err) == (0, "3 runs.\n")
+    assert lines(out) == [
+        "run_id status start duration val/acc hparams.lr hparams.opt tags",
+        "dead killed 2026-04-10 12:00 1h 00m 1 0.1",
+        "poor completed 2026-04-10 12:00 1h 00m 0.3 0.5 adam sweep:1",
+        "good completed 2026-04-09 12:00 1d 1h 0.8 0.1 adam sweep:1",
+    ]
+
+
+def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without RUNS the working directory is meant; several RUNS that overlap show each run once."""
+    monkeypatch.chdir(here / "runs")
+    assert call("ls", "-q")[1] == call("ls", "-q", ".", "good", here / "runs")[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--where", "val/acc > 0.5 and hparams.lr < 0.5"], ["dead", "good"]),
+        (["--tag", "sweep:*", "-n", "1"], ["poor"]),
+        (["--status", "completed", "--sort", "val/acc"], ["poor", "good"]),
+        (["--sort", "val/acc.max", "--reverse"], ["dead", "good", "poor"]),
+        (["--reverse"], ["good", "poor", "dead"]),
+        (["--dead"], ["dead"]),
+        (["--alive"], []),
+        (["--run-id", "*oo*"], ["poor", "good"]),
+        (["--top", "1", "val/acc:max"], ["good"]),
+        (["--since", "2026-04-10T13:00:01Z", "--where", "status != killed"], ["poor", "good"]),
+    ],
+)
+def test_ls_selects_and_orders(words: list[str], found: list[str]) -> None:
+    """The selection options choose, --sort and --reverse order, --json prints all that is known."""
+    code, out, _ = call("ls", "runs", "--json", *words)
+    told = json.loads(out)
+    assert (code, told["version"], [run["run_id"] for run in told["runs"]]) == (0, 1, found)
+
+
+def test_ls_columns() -> None:
+    """--columns takes fields, metrics and hyperparameters; one that no run has is said, with the nearest name."""
+    code, out, err = call("ls", "runs", "--columns", "run_id,val/acc.max,hparams.lrr,max.val/acc", "--run-id", "good")
+    assert lines(out) == ["run_id val/acc.max hparams.lrr val/acc.max", "good 0.9 0.9"]
+    assert (code, err) == (0, "No run has hparams.lrr; did you mean lr?\n1 of 3 runs.\n")
+
+
+def test_ls_writes_files(here: Path) -> None:
+    """--csv and --parquet write all columns of the chosen runs, and no table is shown."""
+    from pyarrow import parquet
+
+    code, out, err = call("ls", "runs", "--csv", "t.csv", "--parquet", "t.parquet", "--status", "completed")
+    assert (code, out) == (0, "")
+    assert err == "2 runs written to t.csv.\n2 runs written to t.parquet.\n2 of 3 runs.\n"
+    with (here / "t.csv").open(newline="") as file:
+        assert [row["max.val/acc"] for row in csv.DictReader(file)] == ["0.4", "0.9"]
+    assert parquet.read_table(here / "t.parquet")["max.val/acc"].to_pylist() == [0.4, 0.9]
+
+
+def test_a_wrong_condition_points_at_its_fault() -> None:
+    """A wrong --where is wrong usage, with a caret below the character."""
+    code, out, err = call("ls", "runs", "--where", "val/acc >> 3")
+    assert (code, out) == (2, "")
+    assert err == (
+        "Error: --where: expected a name or a value instead of '>'.\n  val/acc >> 3\n           ^\n"
+    )  # fmt: skip
+
+
+def test_hostile_text_is_escaped(here: Path) -> None:
+    """Markup and control characters in ids, tags and notes are shown, never obeyed."""
+    make_run(
+        here / "evil" / "e", run_id="\x1b]0;x\x07[red]r[/red]", tags=["[bold]\n", "\u202etag"], notes=":smile: [link=x]"
+    )
+    _, out, _ = call("ls", "evil")
+    assert lines(out)[1].startswith("\\x1b]0;x\\x07[red]r[/red] completed")
+    assert lines(out)[1].endswith("[bold]\\n, \\u202etag")
+    _, out, _ = call("show", "evil/e")
+    assert "notes :smile: [link=x]" in lines(out)
+
+
+def test_no_runs_at_all(here: Path) -> None:
+    """An empty tree is no error."""
+    (here / "empty").mkdir()
+    assert call("ls", "empty", "--json") == (0, '{\n  "version": 1,\n  "runs": []\n}\n', "No runs in empty.\n")
+
+
+def test_runs_that_are_not_there() -> None:
+    """A path that does not exist is wrong usage."""
+    code, _, err = call("ls", "nowhere")
+    assert (code, "nowhere" in err) == (2, True)
+
+
+def test_best() -> None:
+    """`best` ranks completed runs by the best value ever, and says at which step it was."""
+    code, out, err = call("best", "val/acc", "runs")
+    assert (code, err) == (0, "")
+    assert lines(out) == [
+        "run_id val/acc.max val/acc.max_step val/acc status start duration hparams.lr",
+        "good 0.9 7 0.8 completed 2026-04-09 12:00 1d 1h 0.1",
+        "poor 0.4 7 0.3 completed 2026-04-10 12:00 1h 00m 0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], ["good", "poor"]),
+        (["-n", "1"], ["good"]),
+        (["--last"], ["good", "poor"]),
+        (["--min", "--last"], ["poor", "good"]),
+        (["--tag", "sweep:1", "--where", "hparams.lr > 0.2"], ["poor"]),
+        (["--status", "killed"], ["dead"]),
+    ],
+)
+def test_best_selects(words: list[str], found: list[str]) -> None:
+    """--min, --last, -n and the selection options do what they say."""
+    code, out, _ = call("best", "val/acc", "runs", "--json", *words)
+    assert (code, [run["run_id"] for run in json.loads(out)["runs"]]) == (0, found)
+
+
+def test_best_of_a_metric_that_no_run_has() -> None:
+    """A metric that nobody logged is said, with the nearest name; nothing could be done."""
+    code, out, err = call("best", "val/ac", "runs")
+    assert (code, lines(out)) == (1, [])
+    assert err.splitlines() == [
+        "No run has val/ac.max; did you mean val/acc?",
+        "None of 3 runs that were asked for has a value of val/ac.",
+    ]
+
+
+def test_best_where_only_other_runs_have_it(here: Path) -> None:
+    """Where only runs that have not completed have a value, that is said."""
+    code, _, err = call("best", "val/acc", here / "runs", "--run-id", "dead")
+    assert (code, err) == (
+        1,
+        "None of 3 runs that were asked for has a value of val/acc; 1 of another status do, see --status.\n",
+    )
+
+
+@pytest.mark.parametrize("run", ["good", "uid-good", "goo", "runs/good"])
+def test_show(run: str) -> None:
+    """`show` finds a run by its id, identity, the beginning of its id, or its path."""
+    code, out, err = call("show", run, "runs")
+    assert (code, err) == (0, "")
+    shown = lines(out)
+    for line in (
+        "run_id good",
+        "status completed",
+        "created_at 2026-04-09 12:00",
+        "tags sweep:1",
+        "lr 0.1",
+        "opt adam",
+        "metric last max max_step min min_step count nan_count",
+        "val/acc 0.8 0.9 7 0 10",
+    ):
+        assert line in shown
+
+
+def test_show_as_json() -> None:
+    """--json prints all that is known of the run."""
+    code, out, _ = call("show", "good", "runs", "--json")
+    told = json.loads(out)
+    assert (code, told["version"], told["run"]["run_id"], told["run"]["hparams"]) == (
+        0,
+        1,
+        "good",
+        {"lr": 0.1, "opt": "adam"},
+    )
+
+
+def test_show_what_is_not_there_or_ambiguous(here: Path) -> None:
+    """No run, or several, is wrong usage that says what to do."""
+    assert call("show", "nobody", "runs")[0] == 2
+    assert call("show", here / "cache", "runs")[0] == 2
+    make_run(here / "runs" / "again", run_id="good")
+    code, _, err = call("show", "good", "runs")
+    assert (code, err.splitlines()[0]) == (2, "Error: 'good' can mean 2 runs:")
+    assert sorted(line.strip() for line in err.splitlines()[1:3]) == [
+        str(here / "runs" / name) for name in ("again", "good")
+    ]
+
+
+def test_show_a_run_that_cannot_be_read(here: Path) -> None:
+    """A broken sidecar is said with its reason."""
+    (here / "runs" / "good" / "sidecar.json").write_text("{")
+    code, _, err = call("show", "runs/good")
+    assert (code, err.startswith(f"Error: {here}/runs/good/sidecar.json cannot be read")) == (3, True)
+
+
+def test_scan(here: Path) -> None:
+    """`scan` says what it counted, for each of RUNS."""
+    code, out, err = call("scan", "runs")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{here}/runs: 3 runs, 3 read, 0 unchanged, 0 invalid, 0 orphaned, ")
+    assert call("scan", "runs")[1].startswith(f"{here}/runs: 3 runs, 0 read, 3 unchanged, 0 invalid, 0 orphaned, ")
+    assert call("scan", "runs", "--full")[1].startswith(f"{here}/runs: 3 runs, 3 read, 0 unchanged,")
+
+
+def test_scan_as_json(here: Path) -> None:
+    """--json gives the counts, and the reasons of what could not be read; then some runs failed: 3."""
+    (here / "runs" / "poor" / "sidecar.json").write_text("[]")
+    code, out, err = call("scan", "runs", "--json", "--db", "own.sqlite")
+    (told,) = json.loads(out)["scans"]
+    seconds, problems = told.pop("seconds"), told.pop("problems")
+    assert code == 3
+    assert told == {"root": f"{here}/runs", "total": 3, "upserted": 2, "unchanged": 0, "invalid": 1, "orphaned": 0}
+    assert (seconds > 0, [problem["run_dir"] for problem in problems]) == (True, [f"{here}/runs/poor"])
+    assert err.startswith(f"! {here}/runs/poor: ")
+    assert (here / "own.sqlite").exists()
+
+
+def test_a_cache_that_cannot_be_used_is_said_once_and_costs_nothing(here: Path) -> None:
+    """Without a cache `ls` shows the same, with one message on stderr."""
+    (here / "cache").write_text("in the way")
+    code, out, err = call("ls", "runs")
+    assert (code, len(lines(out)), len(err.splitlines())) == (0, 4, 2)
+    assert err.startswith("The cache of runs cannot be used, so this goes on in memory: ")

@@ -1,0 +1,204 @@
+"""Queries over records, and records as tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bridge
+from bridge.errors import BridgeError, UsageError
+from bridge.model import Status
+from bridge.registry import Registry
+from bridge.registry.table import columns, write_csv, write_parquet
+from tests.registry.records import START, record
+
+A = record("a", tags=("x", "y"), hparams={"lr": 0.1, "opt": "adam"}, summary={"acc": 0.5}, stats={"acc": {"max": 0.9}})
+B = record(
+    "b",
+    tags=("x",),
+    hparams={"lr": 0.01},
+    summary={"acc": 0.7, "loss": 1},
+    stats={"acc": {"max": 0.8}},
+    start=START + 1,
+)
+C = record("c", hparams={"lr": "auto"}, summary={"acc": math.nan}, status=Status.RUNNING, start=START + 2)
+GONE = record("gone", orphaned=True)
+REGISTRY = Registry([A, B, C, GONE], root=Path("/runs"))
+
+
+def ids(**how: object) -> str:
+    return "".join(run.run_id for run in REGISTRY.query(**how))  # type: ignore[arg-type]
+
+
+def test_a_registry_is_a_collection() -> None:
+    """len, iteration, [], get and `in` are about the runs that are there."""
+    assert (len(REGISTRY), [run.run_id for run in REGISTRY], REGISTRY["b"], REGISTRY.get("c")) == (
+        3,
+        ["a", "b", "c"],
+        B,
+        C,
+    )
+    assert ("a" in REGISTRY, "gone" in REGISTRY, REGISTRY.get("gone"), REGISTRY.orphans) == (True, False, None, (GONE,))
+    with pytest.raises(KeyError):
+        REGISTRY["nobody"]
+
+
+def test_of_two_runs_with_one_id_the_later_start_is_meant() -> None:
+    """A requeued run that was copied aside is found as the newer of the two."""
+    later = record("a", run_dir="/runs/later", start=START + 9)
+    assert Registry([A, later], root=Path("/runs"))["a"] is later
+
+
+def test_what_is_asked_for_must_all_hold() -> None:
+    """Tags narrow, statuses widen, hyperparameters are equal, `where` holds."""
+    assert (ids(), ids(tag="x"), ids(tag=["x", "y"]), ids(status="running"), ids(status=["running", "completed"])) == (
+        "abc", "ab", "a", "c", "abc",
+    )  # fmt: skip
+    assert (ids(alive=True), ids(alive=False), ids(hparams={"lr": 0.1}), ids(hparams={"lr": None})) == (
+        "c",
+        "ab",
+        "a",
+        "",
+    )
+    assert (ids(where="acc > 0.6"), ids(where="acc > 0.4", tag="y"), ids(limit=2), ids(limit=0)) == ("b", "a", "ab", "")
+
+
+@pytest.mark.parametrize(
+    ("sort_by", "rising", "falling"),
+    [
+        ("summary.acc", "abc", "bac"),
+        ("max.acc", "bac", "abc"),
+        ("hparams.lr", "bac", "cab"),
+        ("hparams.opt", "abc", "abc"),
+        ("start", "abc", "cba"),
+        ("run_id", "abc", "cba"),
+        ("tags", "cba", "abc"),
+        ("alive", "abc", "cab"),
+        ("summary.nothing", "abc", "abc"),
+    ],
+)
+def test_sorting(sort_by: str, rising: str, falling: str) -> None:
+    """Any field, hyperparameter or metric sorts; a missing value and NaN come last either way, ties keep their order."""
+    assert (ids(sort_by=sort_by), ids(sort_by=sort_by, descending=True)) == (rising, falling)
+
+
+def test_without_a_key_descending_means_newest_first() -> None:
+    """The usual order is that of the start."""
+    assert ids(descending=True) == "cba"
+
+
+@given(st.text(min_size=1))
+def test_names_of_any_signs_sort_and_filter(name: str) -> None:
+    """Dots, slashes, quotes in a name change nothing: no name ever becomes part of a query's text."""
+    low, high = (
+        record("low", summary={name: 1.0}, hparams={name: 1}),
+        record("high", summary={name: 2.0}, hparams={name: 2}),
+    )
+    registry = Registry([low, high], root=Path("/runs"))
+    for key in (f"summary.{name}", f"hparams.{name}"):
+        assert [run.run_id for run in registry.query(sort_by=key, descending=True)] == ["high", "low"]
+    assert [run.run_id for run in registry.query(hparams={name: 2})] == ["high"]
+
+
+def test_a_field_that_is_none() -> None:
+    """A sort key that is no field is an error that names the nearest one."""
+    with pytest.raises(UsageError, match=r"There is no field 'statuss'; did you mean 'status'\?"):
+        ids(sort_by="statuss")
+    with pytest.raises(UsageError, match="There is no field 'acc'"):
+        ids(sort_by="acc")
+
+
+def test_a_table_has_all_columns() -> None:
+    """Fields come first, then hyperparameters, last, greatest and smallest values, None where a run has none."""
+    table = columns([A, B])
+    assert list(table) == [
+        "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
+        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "hparams.lr", "hparams.opt",
+        "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc", "min.loss",
+    ]  # fmt: skip
+    assert (table["tags"], table["hparams.opt"], table["max.acc"]) == (["x, y", "x"], ["adam", None], [0.9, 0.8])
+
+
+def test_csv(tmp_path: Path) -> None:
+    """The CSV holds one header line and one line a run; what is missing is an empty cell."""
+    write_csv(columns([A, record("q", notes='say "x",\nend')]), tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["summary.acc"], first["status"], second["summary.acc"], second["notes"]) == (
+        "0.5", "completed", "", 'say "x",\nend',
+    )  # fmt: skip
+
+
+def test_parquet(tmp_path: Path) -> None:
+    """Parquet columns keep their type; mixed ones, and integers beyond 64 bits, become text."""
+    from pyarrow import parquet
+
+    many = record("m", hparams={"lr": 2**70, "opt": "\ud800"}, sessions=3)
+    write_parquet(columns([A, B, C, many]), tmp_path / "t.parquet")
+    table = parquet.read_table(tmp_path / "t.parquet")
+    assert table["hparams.lr"].to_pylist() == ["0.1", "0.01", "auto", str(2**70)]
+    assert table["hparams.opt"].to_pylist() == ["adam", None, None, "\\ud800"]
+    assert (str(table.schema.field("sessions").type), str(table.schema.field("max.acc").type)) == ("int64", "double")
+
+
+def test_json_is_strict() -> None:
+    """A record as JSON values holds no NaN, infinity or anything but JSON's own kinds."""
+    run = record("j", hparams={"a": math.inf}, summary={"x": math.nan}, stats={"x": {"max": -math.inf}}, tags=("t",))
+    told = run.to_dict()
+    assert (told["hparams"], told["summary"], told["metrics"]) == (
+        {"a": "Infinity"},
+        {"x": "NaN"},
+        {"x": {"max": "-Infinity"}},
+    )
+    assert (told["status"], told["tags"], told["created_at"]) == ("completed", ["t"], "2026-04-10T12:00:00+00:00")
+
+
+def test_dataframe() -> None:
+    """A pandas table has a line for each run, and times with their zone."""
+    import pandas
+
+    frame = REGISTRY.to_dataframe()
+    assert frame["run_id"].tolist() == ["a", "b", "c"]
+    assert frame["created_at"][0] == pandas.Timestamp("2026-04-10T12:00:00Z")
+    assert math.isnan(frame["summary.loss"][0])
+    assert REGISTRY.to_dataframe([B])["max.acc"].tolist() == [0.8]
+
+
+def test_dataframe_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pandas the error says what to install."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(BridgeError, match="to_dataframe needs pandas") as caught:
+        REGISTRY.to_dataframe()
+    assert caught.value.hint == "pip install pandas"
+
+
+def test_the_public_names_can_be_used_twice() -> None:
+    """A lazily loaded name stays what it is at the second look."""
+    assert bridge.open_registry is bridge.open_registry
+    assert (bridge.Registry, bridge.RunRecord.__name__) == (Registry, "RunRecord")
+    assert {"Registry", "RegistryLogger", "RunRecord", "open_registry"} <= set(dir(bridge))
+    with pytest.raises(AttributeError, match="module 'bridge' has no attribute 'nothing'"):
+        bridge.nothing  # noqa: B018
+
+
+def test_messages_go_to_the_log(tmp_path: Path) -> None:
+    """Without `say`, what a person should know about the cache is a warning in the log."""
+    (tmp_path / "file").touch()
+    program = (
+        "import logging, sys; logging.basicConfig(format='%(name)s %(levelname)s')\n"
+        "import bridge; bridge.open_registry(sys.argv[1], cache_dir=sys.argv[2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "bridge.registry WARNING\n"
