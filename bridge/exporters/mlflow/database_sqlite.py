@@ -41,7 +41,7 @@ class SqliteBulk:
 
     limit: int | None = 60_000
 
-    _HOLD_S = 0.5
+    _HOLD_S = 0.35
     _PAUSE_S = 0.11
 
     def __init__(self) -> None:
