@@ -12,7 +12,7 @@ from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.folders import Place, place_runs
 from bridge.exporters.tensorboard.protos import need_tensorboard
 from bridge.exporters.tensorboard.state import MARKER, distrust, left_over, read_state
-from bridge.exporters.tensorboard.tags import metric_losses, metric_tags
+from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
 from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.exporters.tensorboard.writing import clipped, steps_fit
 
@@ -80,9 +80,11 @@ class TensorBoardExporter:
         losses = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
         for block in delta.blocks:
             losses += clipped(block)
+        metrics = set(tags.values())
+        losses += media_losses(delta, metrics, () if state is None else state.steps)
         losses += [loss for loss in map(pictures.foreseen, delta.media) if loss is not None]
         session = (state is None or state.session) and all(steps_fit(block) for block in delta.blocks)
-        return losses + facts.fact_losses(delta.run, shape, session=session)
+        return losses + facts.fact_losses(delta.run, shape, metrics=metrics, session=session)
 
     def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
         """The facts that are not as last sent, and whether a killed export left files behind."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.records import version_record
-from bridge.exporters.tensorboard.tags import beside_metrics, plain
+from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
 from bridge.model import Loss, LossKind, Status, sent_facts
 
 if TYPE_CHECKING:
@@ -76,17 +76,21 @@ def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], 
     return b"".join(records)
 
 
-def fact_losses(run: Run, shape: Shape, *, session: bool) -> list[Loss]:
-    """What of the hyperparameters is not as the run has it."""
+def fact_losses(run: Run, shape: Shape, *, metrics: Collection[str], session: bool) -> list[Loss]:
+    """What of the run's own facts is not as the run has it, or not where it should be."""
+    losses = [
+        renamed(tag, tag, metrics, "text")
+        for tag, fact in ((NOTES_TAG, run.notes), (HPARAMS_TAG, run.params), (TAGS_TAG, run.tags))
+        if fact and tag in metrics
+    ]
     if not session:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
-        return [Loss(LossKind.LEFT_OUT, "hparams", why)]
-    losses = []
+        return [*losses, Loss(LossKind.LEFT_OUT, "hparams", why)]
     for key, value in _masked(run, shape).items():
         if _redacted(key, shape):
             losses.append(Loss(LossKind.REDACTED, key, "masked by --redact"))
-        elif isinstance(value, float) and not math.isfinite(value):
-            losses.append(Loss(LossKind.LEFT_OUT, key, f"{value} is no number to the HPARAMS page; it stands in TEXT"))
+        elif not _held(value):
+            losses.append(Loss(LossKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT"))
         elif _rounded(value):
             losses.append(Loss(LossKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
     return losses
@@ -128,7 +132,7 @@ def _held(value: Scalar) -> bool:
 
 
 def _rounded(value: Scalar) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) > _EXACT and float(value) != value
+    return type(value) is int and abs(value) > _EXACT and _held(value) and float(value) != value
 
 
 def _table(values: Mapping[str, Scalar]) -> str:

@@ -16,15 +16,19 @@ from bridge.model import Loss, LossKind
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from bridge.model import Delta
+
 __all__ = [
     "beside_metrics",
     "caption_of_tag",
     "caption_tag",
     "image_of_tag",
     "image_tag",
+    "media_losses",
     "metric_losses",
     "metric_tags",
     "plain",
+    "renamed",
     "text_of_tag",
     "text_tag",
 ]
@@ -87,6 +91,33 @@ def beside_metrics(tag: str, metrics: Collection[str], suffix: str) -> str:
     while tag in metrics:
         tag += f" ({suffix})"
     return tag
+
+
+def renamed(what: str, tag: str, metrics: Collection[str], suffix: str) -> Loss:
+    """The loss of `what`, which cannot stand under `tag`."""
+    free = beside_metrics(tag, metrics, suffix)
+    return Loss(LossKind.RENAMED, what, f"stands as {free!r}, since a metric has that name")
+
+
+def media_losses(delta: Delta, metrics: Collection[str], known: Collection[str]) -> list[Loss]:
+    """A loss for each tag that a metric takes from an image, a caption or a text cell.
+
+    `known` are the tags that are in use already: for these it was said before, unless a new metric takes them now.
+    """
+    wanted: dict[str, tuple[str, str]] = {}
+    for text in delta.texts:
+        wanted[text_tag(text.name)] = (text.name, "text")
+    for event in delta.media:
+        wanted[image_tag(event.tag, event.index)] = (event.tag, "image")
+        if event.caption:
+            wanted[caption_tag(event.tag, event.index)] = (event.tag, "text")
+    for tag in known:
+        wanted.setdefault(tag, (tag, "image" if image_of_tag(tag) else "text"))
+    return [
+        renamed(what, tag, metrics, suffix)
+        for tag, (what, suffix) in wanted.items()
+        if tag in metrics and beside_metrics(tag, metrics, suffix) not in known
+    ]
 
 
 def image_of_tag(tag: str) -> tuple[str, int] | None:

@@ -19,7 +19,7 @@ from bridge.exporters.tensorboard.files import (
 )
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.state import State, left_over, write_state
-from bridge.exporters.tensorboard.tags import metric_losses, metric_tags
+from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
 from bridge.model import Applied, Loss, LossKind
 
 if TYPE_CHECKING:
@@ -105,13 +105,14 @@ class Writing:
         rename = dict(self._shape.rename)
         names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
         tags = metric_tags(names, rename)
-        # A metric may have taken the tag of an image or a text that is already in the media file.
+        # A metric may take the tag of an image or a text that is already in the media file.
+        taken = media_losses(delta, set(tags.values()), self._steps)
         self._disordered = self._disordered or any(tag in self._steps for tag in tags.values())
         told = set(self._tags) | set(self._names.values())
         new = {name: tag for name, tag in tags.items() if name not in told}
         self._tags |= tags
         self._names |= {tag: name for name, tag in tags.items() if tag != name}
-        return metric_losses(new, rename)
+        return metric_losses(new, rename) + taken
 
     def _add_media(self, delta: Delta, losses: list[Loss]) -> int:
         metrics = set(self._tags.values()) if delta.texts or delta.media else set()
@@ -187,9 +188,8 @@ class Writing:
 
     def _write_facts(self) -> tuple[Loss, ...]:
         """Replace the facts' file where they changed; what was lost on the way."""
-        data = facts_file(
-            self._run, self._shape, group=self._group, metrics=set(self._tags.values()), session=self._session
-        )
+        metrics = set(self._tags.values())
+        data = facts_file(self._run, self._shape, group=self._group, metrics=metrics, session=self._session)
         kept = self._files.get("facts")
         if kept is not None and (self._folder / kept.name).read_bytes() == data:
             return ()
@@ -197,7 +197,7 @@ class Writing:
         draft.write(data)
         self._files["facts"] = draft.finish()
         self._bytes += len(data)
-        return tuple(fact_losses(self._run, self._shape, session=self._session))
+        return tuple(fact_losses(self._run, self._shape, metrics=metrics, session=self._session))
 
     def _clean(self, state: State) -> None:
         """Remove what the state does not speak of: old generations, and what a killed export left behind."""

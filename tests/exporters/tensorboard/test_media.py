@@ -1,0 +1,259 @@
+"""Pictures, videos, captions and text cells."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from bridge.exporters.tensorboard import TensorBoardExporter, pictures, video
+from bridge.model import LossKind, Shape, Text
+from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import events, file_of, rows
+from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
+from tests.run_dirs import CREATED_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.exporters.tensorboard.target import TensorBoardTarget
+    from bridge.model import Loss, MediaEvent
+
+SHAPE = Shape()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> TensorBoardTarget:
+    run = make_model_run(tmp_path / "runs" / "abc")
+    return TensorBoardExporter(tmp_path / "logs").open(run, SHAPE)
+
+
+def losses_of(target: TensorBoardTarget, *media: MediaEvent, **fields: Any) -> list[Loss]:
+    """Apply the events as a new run; the losses."""
+    run = make_model_run(target._run.path)
+    return list(target.apply(make_delta(run, media=media, **fields)).losses)
+
+
+def shown(tmp_path: Path) -> list[tuple[str, int]]:
+    """Tag and step of each record of the media file, in its order."""
+    return [
+        (value.tag, event.step)
+        for event in events(file_of(tmp_path / "logs" / "abc", "media"))
+        for value in event.summary.value
+    ]
+
+
+def tensors(tmp_path: Path) -> dict[tuple[str, int], list[bytes]]:
+    return {
+        (value.tag, event.step): list(value.tensor.string_val)
+        for event in events(file_of(tmp_path / "logs" / "abc", "media"))
+        for value in event.summary.value
+    }
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp"])
+def test_pictures_are_held_as_they_are(tmp_path: Path, target: TensorBoardTarget, suffix: str) -> None:
+    """The bytes of the file, with its width and height; nothing is encoded anew."""
+    path = draw(tmp_path / f"a.{suffix}")
+    assert losses_of(target, media_event(path)) == []
+    assert tensors(tmp_path) == {("val/samples/0", 0): [b"64", b"48", path.read_bytes()]}
+    (item,) = target.read().media
+    assert (item.tag, item.step, item.index) == ("val/samples", 0, 0)
+    assert item.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """Each index has a tag of its own; captions stand beside them as text, and as the picture's description."""
+    path = draw(tmp_path / "a.png")
+    media = [
+        media_event(path, step=step, index=index, caption=f"{step}-{index}") for step in (0, 5) for index in (0, 1)
+    ]
+    assert losses_of(target, *media) == []
+    assert shown(tmp_path) == [
+        ("val/samples/0", 0),
+        ("val/samples/caption", 0),
+        ("val/samples/1", 0),
+        ("val/samples/caption (1)", 0),
+        ("val/samples/0", 5),
+        ("val/samples/caption", 5),
+        ("val/samples/1", 5),
+        ("val/samples/caption (1)", 5),
+    ]
+    found = tensors(tmp_path)
+    assert found["val/samples/caption (1)", 5] == [b"5-1"]
+    first = events(file_of(tmp_path / "logs" / "abc", "media"))[1].summary.value[0]
+    assert first.metadata.summary_description == "0-0"
+    held = {(item.step, item.index): item.caption for item in target.read().media}
+    assert held == {(0, 0): "0-0", (0, 1): "0-1", (5, 0): "5-0", (5, 1): "5-1"}
+
+
+def test_text_cells(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """A text cell stands at its step; of several at one step the last counts."""
+    texts = [
+        Text(0, 1, CREATED_S, "phase", "warm-up"),
+        Text(1, 2, CREATED_S, "phase", "a"),
+        Text(2, 2, CREATED_S, "phase", "b"),
+    ]
+    assert losses_of(target, texts=texts) == []
+    assert shown(tmp_path) == [("phase/text", 1), ("phase/text", 2)]
+    assert target.read().texts == {"phase": {1: "warm-up", 2: "b"}}
+
+
+def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """Steps increase strictly per tag: a picture for an earlier step goes where it belongs, in a new file."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    path = draw(tmp_path / "a.png")
+    first = make_delta(run, media=[media_event(path, step=3), media_event(path, step=9, tag="other")])
+    target.apply(first)
+    target.apply(make_delta(run, media=[media_event(path, step=1), media_event(path, step=4)], before=first.after))
+    assert shown(tmp_path) == [
+        ("val/samples/0", 1),
+        ("val/samples/0", 3),
+        ("val/samples/0", 4),
+        ("other/0", 9),
+    ]
+    assert file_of(tmp_path / "logs" / "abc", "media").name.endswith(".g001")
+
+
+def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """A metric of an image's tag keeps its name, though it comes later; the image gets a suffix, as in a clean export."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    event = media_event(draw(tmp_path / "a.png"), tag="loss", caption="c")
+    first = make_delta(run, media=[event], texts=[Text(0, 0, CREATED_S, "loss", "t")])
+    target.apply(first)
+    columns = {"loss/0": [1.0], "loss/caption": [2.0], "loss/text": [3.0]}
+    second = make_delta(run, [make_block([0], columns)], before=first.after)
+    target.apply(second)
+    assert set(shown(tmp_path)) == {("loss/0 (image)", 0), ("loss/caption (text)", 0), ("loss/text (text)", 0)}
+    held = target.read()
+    assert {name: series.value.tolist() for name, series in held.series.items()} == {
+        "loss/0": [1.0],
+        "loss/caption": [2.0],
+        "loss/text": [3.0],
+    }
+    assert [(item.tag, item.index, item.caption) for item in held.media] == [("loss", 0, "c")]
+    assert held.texts == {"loss": {0: "t"}}
+    clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
+    clean.apply(make_delta(run, second.blocks, media=first.media, texts=first.texts))
+    ours, theirs = (file_of(tmp_path / name / "abc", "media").read_bytes() for name in ("logs", "clean"))
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """That an image or a text does not stand under its own name is said, in the plan too."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    event = media_event(draw(tmp_path / "a.png"), tag="loss")
+    delta = make_delta(
+        run,
+        [make_block([0], {"loss/0": [1.0]})],
+        media=[event, media_event(draw(tmp_path / "b.png"), tag="loss", step=1)],
+    )
+    done = target.apply(delta)
+    assert [(loss.kind, loss.what, loss.detail) for loss in done.losses] == [
+        (LossKind.RENAMED, "loss", "stands as 'loss/0 (image)', since a metric has that name")
+    ]
+    foreseen = TensorBoardExporter(tmp_path / "logs").foresee(delta, SHAPE)
+    assert [(loss.kind, loss.what) for loss in foreseen] == [(LossKind.RENAMED, "loss")]
+
+
+def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """A format that no browser shows, a broken picture, a file that has gone: each a named loss, the others are shown."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    gone = media_event(draw(tmp_path / "gone.png"), tag="gone")
+    gone.file.path.unlink()
+    found = losses_of(
+        target,
+        media_event(draw(tmp_path / "a.tiff"), tag="tiff"),
+        media_event(broken, tag="broken"),
+        gone,
+        media_event(draw(tmp_path / "ok.png"), tag="ok"),
+    )
+    assert [(loss.kind, loss.what) for loss in found] == [
+        (LossKind.NOT_SHOWABLE, "tiff: media/a.tiff"),
+        (LossKind.UNREADABLE_MEDIA, "broken: media/broken.png"),
+        (LossKind.MISSING_FILE, "gone: media/gone.png"),
+    ]
+    assert shown(tmp_path) == [("ok/0", 0)]
+    assert {"media.tiff", "media.broken", "media.gone"} <= target.read().lacks
+
+
+def bomb(path: Path, width: int, height: int) -> Path:
+    """A PNG of a few bytes whose header promises a giant."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    return path
+
+
+@pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000)])
+def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[int, int]) -> None:
+    """A picture that would stall the browser is left out by its header; nothing is decoded."""
+    (loss,) = losses_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
+    assert (loss.kind, loss.what) == (LossKind.TOO_LARGE, "val/samples: media/bomb.png")
+
+
+def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """All its frames, at its speed."""
+    pytest.importorskip("av")
+    assert losses_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
+    width, height, data = tensors(tmp_path)["val/samples/0", 0]
+    assert (width, height) == (b"96", b"64")
+    with Image.open(io.BytesIO(data)) as gif:
+        assert (gif.format, gif.n_frames, gif.info["duration"]) == ("GIF", 12, 100)
+
+
+def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has too many or too large frames is made smaller, and that is a named loss."""
+    pytest.importorskip("av")
+    monkeypatch.setattr(video, "_FRAMES", 4)
+    monkeypatch.setattr(video, "_EDGE", 48)
+    (loss,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    assert (loss.kind, loss.detail) == (LossKind.CUT, "a GIF of 4 of its 12 frames")
+    with Image.open(io.BytesIO(tensors(tmp_path)["val/samples/0", 0][2])) as gif:
+        assert (gif.size, gif.n_frames, gif.info["duration"]) == ((48, 32), 4, 300)
+
+
+def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `video` it is a loss that names the pip line, in the plan too."""
+    monkeypatch.setattr(pictures, "can_convert", lambda: False)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"no matter what")
+    delta = make_delta(make_model_run(tmp_path / "runs" / "abc"), media=[media_event(path)])
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    (loss,) = exporter.foresee(delta, SHAPE)
+    assert (loss.kind, loss.detail) == (
+        LossKind.NOT_SHOWABLE,
+        'mp4 becomes a GIF with: pip install "registry-bridge[video]"',
+    )
+    assert target.apply(delta).losses == (loss,)
+    assert exporter.abilities.media_converted == frozenset()
+
+
+def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """A file that is no video is a named loss."""
+    pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"no video" * 100)
+    (loss,) = losses_of(target, media_event(path))
+    assert loss.kind is LossKind.UNREADABLE_MEDIA
+
+
+def test_pictures_do_not_touch_the_scalars(tmp_path: Path, target: TensorBoardTarget) -> None:
+    """Media have a file of their own: one that is full of pictures does not slow the curves down."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    target.apply(make_delta(run, [make_block([0], {"loss": [1.0]})], media=[media_event(draw(tmp_path / "a.png"))]))
+    folder = tmp_path / "logs" / "abc"
+    assert len(rows(file_of(folder, "scalars"))) == 1
+    assert len(events(file_of(folder, "scalars"))) == 2
