@@ -1,0 +1,170 @@
+"""Imports point one way, and heavy packages load where they are first needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOME = Path(__file__).resolve().parent.parent
+
+WORDS = {"bridge.model", "bridge.errors"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    # the package or module on the left imports itself, and these; the longest name that fits a file counts
+    "logger": set(),
+    "bridge.errors": set(),
+    "bridge.model": WORDS,
+    "bridge.caches": WORDS,
+    "bridge.config": WORDS,
+    "bridge.report": WORDS,
+    "bridge.progress": {*WORDS, "bridge.report"},
+    "bridge.workers": WORDS,
+    "bridge.cluster": {*WORDS, "bridge.workers"},
+    "bridge.source": {*WORDS, "bridge.caches", "logger.sidecar", "logger.values"},
+    "bridge.registry": {*WORDS, "bridge.caches", "bridge.source", "logger.sidecar", "logger.values"},
+    "bridge.exporters": {*WORDS, "bridge.caches"},
+    "bridge.exporters.mlflow": {*WORDS, "bridge.caches", "bridge.exporters"},
+    "bridge.exporters.tensorboard": {*WORDS, "bridge.caches", "bridge.exporters"},
+    "bridge.view": {*WORDS, "bridge.caches", "bridge.exporters.contract"},
+    "bridge.demo": {*WORDS, "logger.sidecar", "logger.values"},
+    "bridge.verbs": {
+        *WORDS,
+        "bridge.source",
+        "bridge.registry",
+        "bridge.exporters.contract",
+        "bridge.report",
+        "bridge.progress",
+        "bridge.workers",
+        "bridge.cluster",
+    },
+    "bridge.api": {*WORDS, "bridge.verbs", "bridge.exporters", "bridge.report"},
+    "bridge.cli": {"bridge"},
+    "bridge.__main__": {"bridge.cli"},
+    # the public names, loaded when they are asked for
+    "bridge": {"bridge.api", "bridge.registry", "logger"},
+}
+
+ONLY_IN: dict[str, set[str]] = {
+    "mlflow": {"bridge.exporters.mlflow"},
+    "sqlalchemy": {"bridge.exporters.mlflow"},
+    "tensorboard": {"bridge.exporters.tensorboard"},
+    "lightning": {"logger"},
+    "pytorch_lightning": {"logger"},
+    "torch": {"logger"},
+    "sklearn": {"logger"},
+    "pyarrow": {"bridge.source", "bridge.registry"},
+    "pandas": {"bridge.registry"},
+    "click": {"bridge.cli"},
+    "rich": {"bridge.cli", "bridge.progress"},
+    "distributed": {"bridge.cluster"},
+}
+
+HEAVY = ("mlflow", "tensorboard", "torch", "lightning", "pytorch_lightning", "pyarrow", "numpy", "sqlalchemy", "pandas")
+
+
+def test_imports_point_one_way() -> None:
+    """From cli over verbs to source | registry | exporters, and from there to model; source and exporters do not know each other."""
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in _imports()
+        if imported.partition(".")[0] in ("bridge", "logger")
+        and not any(_within(imported, allowed) for allowed in (_row(module), *MAY_IMPORT[_row(module)]))
+    ]
+    assert wrong == []
+
+
+def test_every_module_has_a_place() -> None:
+    """A new module of bridge gets its line in the table: only `bridge` itself has the row `bridge`."""
+    assert sorted({module for module, _ in _imports() if _row(module) == "bridge"} - {"bridge"}) == []
+
+
+def test_vendors_stay_in_their_place() -> None:
+    """Each vendor's package is imported in one place, so that its changes and errors are met there."""
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in _imports()
+        if (vendor := imported.partition(".")[0]) in ONLY_IN
+        and not any(_within(module, place) for place in ONLY_IN[vendor])
+    ]
+    assert wrong == []
+
+
+def test_each_exporter_is_alone() -> None:
+    """One exporter never imports another."""
+    names = {"bridge.exporters.mlflow", "bridge.exporters.tensorboard"}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in _imports()
+        if {name for name in names if _within(imported, name)} - {name for name in names if _within(module, name)}
+        and any(_within(module, name) for name in (*names, "bridge.exporters"))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import bridge, bridge.errors, bridge.model",
+        "import sys; sys.argv = ['bridge', '--help']; import bridge.__main__ as main; _run(main.main)",
+        "import sys; sys.argv = ['bridge', 'export', '--help']; import bridge.__main__ as main; _run(main.main)",
+        "import sys; sys.argv = ['bridge', 'scan', '.']; import bridge.__main__ as main; _run(main.main)",
+        "from bridge.verbs.select import Selection, select",
+        "import logger, logger.sidecar, logger.values",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(program: str, tmp_path: Path) -> None:
+    """Help, listing and the public names load none of the heavy packages."""
+    text = f"""
+def _run(main):
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+
+{program}
+import sys
+loaded = sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r}))
+print('loaded:', loaded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=tmp_path,
+        env={"BRIDGE_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["loaded: []"], done.stderr
+
+
+def _imports() -> Iterator[tuple[str, str]]:
+    """(module, imported module) for every import in bridge and logger, also those inside functions."""
+    for path in [*HOME.glob("bridge/**/*.py"), *HOME.glob("logger/**/*.py")]:
+        module = ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((module, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: imports are absolute"
+                # `from bridge import source` imports bridge.source, so what is taken out of a bare package counts.
+                assert node.module is not None
+                if node.module in ("bridge", "logger"):
+                    yield from ((module, f"{node.module}.{alias.name}") for alias in node.names)
+                else:
+                    yield module, node.module
+
+
+def _row(module: str) -> str:
+    return max((name for name in MAY_IMPORT if _within(module, name)), key=len)
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
