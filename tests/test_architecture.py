@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -145,7 +146,12 @@ print('loaded:', loaded)
     assert done.stdout.splitlines()[-1:] == ["loaded: []"], done.stderr
 
 
-def _imports() -> Iterator[tuple[str, str]]:
+@functools.cache
+def _imports() -> tuple[tuple[str, str], ...]:
+    return tuple(_look_up_imports())
+
+
+def _look_up_imports() -> Iterator[tuple[str, str]]:
     """(module, imported module) for every import in bridge and logger, also those inside functions."""
     for path in [*HOME.glob("bridge/**/*.py"), *HOME.glob("logger/**/*.py")]:
         module = ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
