@@ -20,7 +20,7 @@ __all__ = ["Encoded", "MediaError", "encode_image", "encode_video", "single_imag
 _CHANNELS = (1, 3, 4)
 _DEFAULT_FPS = 4.0
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
-_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
 """The modes of PIL that PNG can hold as they are."""
 
 _SIGNATURES = (
@@ -141,7 +141,7 @@ def _pil(image: Image) -> Encoded:
         drawn = io.BytesIO()
         image.save(drawn, format=image.format, save_all=True)
         return Encoded(image.format.lower(), drawn.getvalue())
-    if image.mode == "F":
+    if image.mode == "F" or (image.mode == "I" and int(np.max(np.asarray(image))) <= 255):
         from PIL import Image as Images
 
         return _png(Images.fromarray(_pixels(np.asarray(image))))
