@@ -95,13 +95,14 @@ class _Reader:
 
     def _params(self, *, has_more: bool) -> dict[str, Scalar]:
         whole = self._artifact(PARAMS_FILE) if has_more else None
-        values = self.found.data.params | (json.loads(whole) if whole is not None else {})
+        values: dict[str, str] = dict(self.found.data.params)
+        values |= json.loads(whole) if whole is not None else {}
         wanted = self.facts.params
         names = self.names.get("params", {})
         params: dict[str, Scalar] = {}
         for key, value in values.items():
             newest = self.record.tags.get(volatile_tag(key), value) if key in wanted.volatile else value
-            params[names.get(key, key)] = str(newest)
+            params[names.get(key, key)] = newest
         return params
 
     def _tags(self) -> tuple[str, ...]:
