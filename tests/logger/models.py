@@ -1,0 +1,48 @@
+"""The smallest model that is trained for real, with either of Lightning's two packages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def small_model(lightning: Any, *, each_step: Callable[[Any, int], None] = lambda model, batch: None) -> Any:
+    """A LightningModule of the package `lightning`; `each_step(model, batch)` is called in every training step."""
+
+    class Small(lightning.LightningModule):
+        def __init__(self, width: int = 4) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(width, 1)
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            each_step(self, index)
+            loss = self.layer(batch[0]).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def validation_step(self, batch: Any) -> None:
+            self.log("val", self.layer(batch[0]).square().mean())
+
+        def test_step(self, batch: Any) -> None:
+            self.log("test", self.layer(batch[0]).square().mean())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    return Small()
+
+
+def data() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.randn(4, 4)), batch_size=1)
+
+
+def trainer(lightning: Any, logger: Any, **options: Any) -> Any:
+    """A quiet Trainer of the package `lightning` that logs every step on the CPU."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "accelerator": "cpu"}
+    return lightning.Trainer(**{**quiet, "logger": logger, "max_epochs": 2, "devices": 1} | options)

@@ -1,0 +1,391 @@
+"""RegistryLogger under Lightning's Trainer: what Lightning asks of its own loggers, and true statuses."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
+from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+import logger as package
+from logger import RegistryLogger
+from logger.status import status_of
+from tests.logger.models import data, small_model, trainer
+from tests.logger.rows import media, read_rows, sidecar, summary, without_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Lightning's advice about a model whose validation is not always used.
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+
+PACKAGES = pytest.mark.parametrize(
+    "lightning_", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pytorch_lightning"]
+)
+
+
+@PACKAGES
+def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
+    """Fit and test under either package: every row with its step, hparams, checkpoint, status, and the directories that Lightning asks for."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    fit = trainer(lightning_, logger)
+    assert fit.log_dir == str(tmp_path / "run")
+    model = small_model(lightning_)
+    fit.fit(model, data(), data())
+    found = sidecar(logger.run_dir)
+    assert (found["status"], found["hparams"]) == ("completed", {"width": 4})
+    assert found["checkpoint_path"] == str(tmp_path / "run/checkpoints/epoch=1-step=8.ckpt")
+    assert found["ended_at"] is not None
+    fit.test(model, data(), verbose=False)
+    rows = read_rows(logger.run_dir)
+    assert [(row["step"], row["epoch"], *sorted(row.keys() - {"step", "epoch", "wall_time"})) for row in rows] == [
+        *[(str(step), "0", "loss") for step in range(4)],
+        ("3", "0", "val"),
+        *[(str(step), "1", "loss") for step in range(4, 8)],
+        ("7", "1", "val"),
+        ("8", "2", "test"),
+    ]
+    times = [float(row["wall_time"]) for row in rows]
+    assert times == sorted(times)
+    assert yaml.safe_load((logger.run_dir / "hparams.yaml").read_text()) == {"width": 4}
+    metrics = summary(logger.run_dir)["metrics"]
+    assert {name: stats["count"] for name, stats in metrics.items()} == {"loss": 8, "epoch": 11, "val": 2, "test": 1}
+    assert (sidecar(logger.run_dir)["status"], len(sidecar(logger.run_dir)["sessions"])) == ("completed", 1)
+
+
+def test_it_is_a_csvlogger_of_both_packages(tmp_path: Path) -> None:
+    """Both packages know it as their own CSVLogger; nothing is on disk before the first use."""
+    logger = RegistryLogger(tmp_path / "run", "r1", tags=["a"])
+    assert isinstance(logger, CSVLogger)
+    assert isinstance(logger, pytorch_lightning.loggers.CSVLogger)
+    assert (logger.log_dir, logger.save_dir, logger.root_dir) == (str(tmp_path / "run"),) * 3
+    assert (logger.run_dir, logger.run_id, logger.name, logger.version) == (tmp_path / "run", "r1", "", "")
+    assert not (tmp_path / "run").exists()
+    assert package.RegistryLogger is RegistryLogger
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
+
+
+def _raise(error: BaseException) -> Any:
+    def each_step(_: Any, batch: int) -> None:
+        if batch == 2:
+            raise error
+
+    return each_step
+
+
+@PACKAGES
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError("x"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(0), "interrupted"),
+        (SystemExit(3), "failed"),
+        (SIGTERMException(), "interrupted"),
+        (pytorch_lightning.utilities.exceptions.SIGTERMException(), "interrupted"),
+    ],
+)
+def test_the_status_tells_a_failure_from_an_interruption(
+    tmp_path: Path, lightning_: Any, error: BaseException, status: str
+) -> None:
+    """Lightning says "failed" for all of these; the exception in flight tells a preemption and Ctrl-C from a fault."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((type(error), SystemExit)):
+            trainer(lightning_, logger, enable_checkpointing=False).fit(
+                small_model(lightning_, each_step=_raise(error)), data()
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sidecar(logger.run_dir)["status"] == status
+    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1"]
+
+
+def test_a_real_sigterm_interrupts(tmp_path: Path) -> None:
+    """The signal that SLURM sends at a preemption ends the training, and the run is interrupted."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+
+    def each_step(_: Any, batch: int) -> None:
+        if batch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SIGTERMException):
+        trainer(lightning.pytorch, logger).fit(small_model(lightning.pytorch, each_step=each_step), data())
+    assert sidecar(logger.run_dir)["status"] == "interrupted"
+
+
+def test_slurms_requeue_signal_interrupts(tmp_path: Path) -> None:
+    """Lightning's handler finalizes with "finished" in mid-run: the run is interrupted, and completed if it goes on to its end."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    statuses = []
+
+    def _slurm_sigusr_handler_fn() -> None:
+        logger.finalize("finished")
+
+    def each_step(_: Any, batch: int) -> None:
+        if batch == 1:
+            _slurm_sigusr_handler_fn()
+            statuses.append(sidecar(logger.run_dir)["status"])
+
+    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
+    assert hasattr(fit._signal_connector, "_slurm_sigusr_handler_fn")
+    fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+    assert (statuses, sidecar(logger.run_dir)["status"]) == (["interrupted"], "completed")
+    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("success", "completed"),
+        ("finished", "completed"),
+        ("failed", "failed"),
+        ("aborted", "failed"),
+        ("odd", "completed"),
+    ],
+)
+def test_words_without_an_exception(word: str, status: str) -> None:
+    """Lightning's words, and others, when nothing is in flight."""
+    assert status_of(word) == status
+
+
+def test_a_new_end_decides_anew(tmp_path: Path) -> None:
+    """Rows after finalize keep the status; the next finalize sets status and end again."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    first = sidecar(logger.run_dir)
+    logger.log_metrics({"a": 2.0})
+    logger.save()
+    between = sidecar(logger.run_dir)
+    logger.finalize("failed")
+    last = sidecar(logger.run_dir)
+    assert (between["status"], between["ended_at"], between["summary"]) == ("completed", first["ended_at"], {"a": 2.0})
+    assert (last["status"], last["ended_at"] > first["ended_at"]) == ("failed", True)
+
+
+def test_finalize_without_a_log_touches_nothing(tmp_path: Path) -> None:
+    """The main process of a spawned training logged nothing and writes nothing."""
+    RegistryLogger(tmp_path / "run", "r1").finalize("success")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("copies", [lambda logger: pickle.loads(pickle.dumps(logger)), copy.deepcopy, copy.copy])
+def test_copies_share_one_writer(tmp_path: Path, copies: Any) -> None:
+    """A pickled or copied logger goes on with the same rows, heartbeat and session."""
+    logger = RegistryLogger(tmp_path / "run", "r1", tags=["a"])
+    logger.log_metrics({"a": 1.0})
+    other = copies(logger)
+    other.log_metrics({"a": 2.0})
+    logger.log_metrics({"a": 3.0})
+    logger.finalize("success")
+    assert (other.run_id, other.save_dir, other.experiment) == (logger.run_id, logger.save_dir, logger.experiment)
+    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2"]
+    assert len(sidecar(logger.run_dir)["sessions"]) == 1
+
+
+def test_a_copy_in_a_strange_process_is_a_start_of_its_own(tmp_path: Path) -> None:
+    """A logger that was pickled to a file and loaded by another program enters a session."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("failed")
+    logger._made_by = ("elsewhere", 1)
+    pickle.loads(pickle.dumps(logger)).log_metrics({"a": 1.0})
+    assert len(sidecar(logger.run_dir)["sessions"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the tuner's own checkpoint
+def test_lr_find_leaves_the_logger_as_it_was(tmp_path: Path) -> None:
+    """Lightning's tuner takes the logger away and brings it back; the training after it is logged."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    fit = trainer(lightning.pytorch, logger, max_epochs=1, default_root_dir=tmp_path)
+    model = small_model(lightning.pytorch)
+    model.lr = 0.1
+    Tuner(fit).lr_find(model, data(), num_training=3)
+    assert fit.logger is logger
+    fit.fit(model, data())
+    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2", "3"]
+
+
+def test_experiment_offers_what_lightnings_writer_does(tmp_path: Path) -> None:
+    """`logger.experiment` has the attributes and methods of Lightning's ExperimentWriter."""
+    experiment = RegistryLogger(tmp_path / "run", "r1").experiment
+    experiment.log_hparams({"a": 1})
+    experiment.log_metrics({"b": 1.0}, 4)
+    assert (experiment.metrics, experiment.hparams, experiment.log_dir) == (
+        [{"b": 1.0, "step": 4}],
+        {"a": 1},
+        str(tmp_path / "run"),
+    )
+    experiment.save()
+    assert (experiment.metrics, experiment.metrics_keys) == ([], ["step", "wall_time", "b"])
+    assert experiment.metrics_file_path == str(tmp_path / "run/metrics.csv")
+    assert (experiment.NAME_METRICS_FILE, experiment.NAME_HPARAMS_FILE) == ("metrics.csv", "hparams.yaml")
+
+
+def test_other_ranks_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On rank one nothing is read or written, also by on_existing; the experiment takes any call."""
+    RegistryLogger(tmp_path / "held", "r1").log_metrics({"a": 1.0})
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    for run_dir, existing in ((tmp_path / "run", "resume"), (tmp_path / "held", "new"), (tmp_path / "held", "error")):
+        logger = RegistryLogger(run_dir, "r1", on_existing=existing)
+        assert isinstance(logger.experiment, DummyExperiment)
+        logger.log_hyperparams({"a": 1})
+        logger.log_metrics({"a": 1.0}, 1)
+        logger.log_image("a", [[[1]]], step=1)
+        logger.save()
+        logger.finalize("success")
+    assert [path.name for path in tmp_path.iterdir()] == ["held"]
+
+
+def test_on_existing_decides_before_the_training(tmp_path: Path) -> None:
+    """A directory that holds a run is resumed, renamed aside or refused, as asked; a folder without a run is just used."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text("")
+    logger = RegistryLogger(run_dir, "r1", on_existing="error")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    with pytest.raises(FileExistsError, match="on_existing"):
+        RegistryLogger(run_dir, "r1", on_existing="error")
+    for _ in range(2):
+        logger = RegistryLogger(run_dir, "r1", on_existing="new")
+        logger.log_metrics({"b": 2.0})
+        logger.finalize("success")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["run", "run.old-1", "run.old-2"]
+    assert [list(row)[-1] for name in names for row in read_rows(tmp_path / name)] == ["b", "a", "b"]
+    assert len({sidecar(tmp_path / name)["uid"] for name in names}) == 3
+    RegistryLogger(run_dir, "r1").log_metrics({"b": 3.0})
+    assert len(sidecar(run_dir)["sessions"]) == 2
+    with pytest.raises(ValueError, match="on_existing"):
+        RegistryLogger(run_dir, "r1", on_existing="overwrite")  # type: ignore[arg-type]
+
+
+def test_a_job_array_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM_ARRAY_JOB_ID becomes the tag sweep:<id>, once, also after a requeue."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    for _ in range(2):
+        RegistryLogger(tmp_path / "run", "r1", tags=["a", "sweep:42"]).log_metrics({"a": 1.0})
+        assert sidecar(tmp_path / "run")["tags"] == ["a", "sweep:42"]
+        RegistryLogger(tmp_path / "other", "r2").log_metrics({"a": 1.0})
+        assert sidecar(tmp_path / "other")["tags"] == ["sweep:42"]
+
+
+@pytest.mark.parametrize("params", [{"a": {"b": 1}}, Namespace(a={"b": 1}), Namespace(a=Namespace(b=1))])
+def test_hyperparameters_of_any_kind(tmp_path: Path, params: Any) -> None:
+    """Mappings and namespaces give the same files."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    logger.log_hyperparams(params)
+    logger.log_hyperparams()
+    assert sidecar(logger.run_dir)["hparams"] == {"a.b": 1}
+    assert yaml.safe_load((logger.run_dir / "hparams.yaml").read_text()) == {"a": {"b": 1}}
+
+
+def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(tmp_path: Path) -> None:
+    """Objects, enums, tuples, lists used twice and names in any script are plain values in hparams.yaml; collisions are told."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    shared = [1, 2]
+    with pytest.warns(UserWarning, match=r"'a\.b'"):
+        logger.log_hyperparams(
+            {
+                "a": {"b": 1},
+                "a.b": 2,
+                "one": shared,
+                "two": shared,
+                "t": (1, "é"),
+                "o": object(),
+                "nan": float("inf"),
+                "名": None,
+            }
+        )
+    assert yaml.safe_load((logger.run_dir / "hparams.yaml").read_text()) == {
+        "a": {"b": 1},
+        "a.b": 2,
+        "one": [1, 2],
+        "two": [1, 2],
+        "t": [1, "é"],
+        "o": "<object object>",
+        "nan": float("inf"),
+        "名": None,
+    }
+    assert sidecar(logger.run_dir)["hparams"] == {
+        "a.b": 1,
+        "a.b_2": 2,
+        "one": [1, 2],
+        "two": [1, 2],
+        "t": [1, "é"],
+        "o": "<object object>",
+        "nan": "Infinity",
+        "名": None,
+    }
+
+
+def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
+    """As with Lightning's loggers, `prefix` and a dash come before the names."""
+    logger = RegistryLogger(tmp_path / "run", "r1", prefix="tmp")
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    assert without_time(read_rows(logger.run_dir)) == [{"step": "0", "tmp-a": "1.0"}]
+
+
+def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
+    """Metrics in any script, with commas, quotes and emoji, are columns of exactly that name."""
+    names = ["потеря", "損失", "acc@5", "a,b", 'say "x"', "🙂", " lead", "tab\t", "\ud800"]
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    logger.log_metrics(dict.fromkeys(names, 1.0), 0)
+    logger.finalize("success")
+    (row,) = without_time(read_rows(logger.run_dir))
+    assert list(row) == ["step", *names[:-1], "\\ud800"]
+    assert list(summary(logger.run_dir)["metrics"]) == names
+
+
+def test_a_failing_hook_does_not_end_a_training(tmp_path: Path) -> None:
+    """What a hook cannot do with odd arguments is told, not raised."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    with pytest.warns(UserWarning, match="log_metrics of RegistryLogger failed"):
+        logger.log_metrics(5)  # type: ignore[arg-type]
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    assert len(read_rows(logger.run_dir)) == 1
+
+
+def test_a_remote_directory_is_refused() -> None:
+    """A URL is no run directory."""
+    with pytest.raises(ValueError, match="s3://"):
+        RegistryLogger("s3://bucket/run", "r1")
+
+
+def test_the_directory_does_not_move_with_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative run_dir is meant from where the logger was made."""
+    monkeypatch.chdir(tmp_path)
+    logger = RegistryLogger("run", "r1")
+    monkeypatch.chdir("/")
+    logger.log_metrics({"a": 1.0})
+    assert (tmp_path / "run/sidecar.json").exists()
+
+
+def test_images_of_a_training_belong_to_its_step(tmp_path: Path) -> None:
+    """A callback's log_image without a step has the last row's step."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    logger.log_metrics({"a": 1.0}, 12)
+    logger.log_image("x", [[[0.5]]])
+    assert [event["step"] for event in media(logger.run_dir)] == [12]
+    assert "torch" in sys.modules
