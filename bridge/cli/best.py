@@ -9,6 +9,7 @@ import click
 
 from bridge.cli.columns import file_options, parse_columns, varying, warn_of_unknown
 from bridge.cli.common import Exit, Output, command, filter_options, output_options, runs_argument
+from bridge.cli.complete import complete_metrics
 from bridge.cli.records import cache_options, deliver, open_all, records_of
 from bridge.model import Status
 from bridge.registry.refs import Kind, Ref, column
@@ -25,7 +26,7 @@ __all__ = ["best"]
 
 
 @command("best", example="bridge best val/acc . -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
-@click.argument("metric")
+@click.argument("metric", shell_complete=complete_metrics)
 @runs_argument
 @click.option("--min", "smallest", is_flag=True, help="The smallest value is the best.")
 @click.option("--last", is_flag=True, help="Rank by the last value, not by the best one ever.")

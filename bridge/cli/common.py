@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.cli.complete import complete_run_ids, complete_tags
 from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
 from bridge.cli.text import plain, without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from rich.console import Console
 
@@ -54,9 +55,21 @@ def runs_argument(function: F) -> F:
 
 
 _FILTERS = (
-    click.option("--run-id", "run_ids", multiple=True, metavar="GLOB", help="Runs of this id; may repeat."),
     click.option(
-        "--tag", "tags", multiple=True, metavar="TAG", help="Runs with this tag; may repeat, then all of them."
+        "--run-id",
+        "run_ids",
+        multiple=True,
+        metavar="GLOB",
+        shell_complete=complete_run_ids,
+        help="Runs of this id; may repeat.",
+    ),
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="TAG",
+        shell_complete=complete_tags,
+        help="Runs with this tag; may repeat, then all of them.",
     ),
     click.option(
         "--status",
@@ -115,6 +128,10 @@ class Output:
     def result(self, text: str) -> None:
         """Print a result; control characters in it become visible, newlines stand."""
         click.echo(plain(text, lines=True))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print many lines that are plain already."""
+        click.echo("\n".join(lines))
 
     def result_json(self, value: object) -> None:
         """Print a result as strict JSON, in lines for people, letters of any script as they are."""

@@ -16,9 +16,8 @@ from bridge.registry.registry import open_registry
 from bridge.registry.table import columns, write_csv, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -27,12 +26,25 @@ if TYPE_CHECKING:
     from bridge.registry.refs import Ref
     from bridge.registry.registry import Registry
 
-__all__ = ["RECORDS_VERSION", "cache_options", "cell", "deliver", "describe", "duration", "open_all", "records_of"]
+__all__ = [
+    "RECORDS_VERSION",
+    "aligned",
+    "cache_options",
+    "cell",
+    "deliver",
+    "describe",
+    "duration",
+    "open_all",
+    "records_of",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 RECORDS_VERSION = 1
 """The version of what --json prints of records."""
+
+_DRAWN = 1000
+"""The most runs that are drawn as a table; rich takes a millisecond for each."""
 
 _STATUS_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
 
@@ -98,7 +110,7 @@ def deliver(
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
     elif csv is None and parquet is None:
-        _print(records, shown, len(shown) if least is None else least, out.console())
+        _print(records, shown, len(shown) if least is None else least, out)
 
 
 def describe(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
@@ -109,24 +121,51 @@ def describe(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for ref in shown:
-        number = ref.kind in (Kind.METRIC, Kind.HPARAM, Kind.NUMBER, Kind.DURATION)
-        header = Text(plain(ref).removesuffix("_at"))
-        table.add_column(header, justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(_header(ref)), justify="right" if _is_number(ref) else "left", overflow="fold")
     for record in records:
         table.add_row(*(cell(ref, record) for ref in shown))
     return table
+
+
+def aligned(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Iterator[str]:
+    """The same as lines of text: for pipes, and for so many runs that drawing would take long."""
+    from rich.cells import cell_len
+
+    columns = [[_header(ref), *(_word(ref, record) for record in records)] for ref in shown]
+    padded = []
+    for ref, words in zip(shown, columns, strict=True):
+        widths = [len(word) if word.isascii() else cell_len(word) for word in words]
+        widest = max(widths)
+        before = _is_number(ref)
+        fills = (" " * (widest - width) for width in widths)
+        padded.append([fill + word if before else word + fill for word, fill in zip(words, fills, strict=True)])
+    return ("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def cell(ref: Ref, record: RunRecord) -> Text:
     """What the record holds there, for a person: local times, short numbers, control characters visible."""
     from rich.text import Text
 
+    word = _word(ref, record)
+    return Text(word, style=_STATUS_STYLES.get(word, "") if ref.name == "status" else "")
+
+
+def _header(ref: Ref) -> str:
+    return plain(ref).removesuffix("_at")
+
+
+def _is_number(ref: Ref) -> bool:
+    return ref.kind in (Kind.METRIC, Kind.HPARAM, Kind.NUMBER, Kind.DURATION)
+
+
+def _word(ref: Ref, record: RunRecord) -> str:
     value = ref.of(record)
     if value is ...:
-        return Text("")
-    style = _STATUS_STYLES.get(str(value), "") if ref.name == "status" else ""
-    write = _WRITERS.get(ref.kind, lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
-    return Text(plain(write(value)), style=style)
+        return ""
+    write = _WRITERS.get(ref.kind)
+    if write is not None:
+        return plain(write(value))
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
 def duration(seconds: float) -> str:
@@ -155,7 +194,11 @@ _WRITERS: Mapping[Kind, Callable[[Any], str]] = {
 }
 
 
-def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, console: Console) -> None:
+def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, out: Output) -> None:
+    console = out.console()
+    if not console.is_terminal or len(records) > _DRAWN:
+        out.lines(aligned(records, shown))
+        return
     table = describe(records, shown)
     unbounded = console.options.update(max_width=1_000_000)
     while len(shown) > least and console.measure(table, options=unbounded).maximum > console.width:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument
+from bridge.cli.complete import complete_run_ids
 from bridge.cli.records import RECORDS_VERSION, cache_options, cell, open_all, records_of
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.registry.refs import Kind, Ref, column
@@ -31,7 +32,7 @@ _STATISTICS = ("last", "max", "max_step", "min", "min_step", "count", "nan_count
 
 
 @command("show", example="bridge show demo-runs/lr-0.1", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run_ids)
 @runs_argument
 @cache_options
 @output_options

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import pty
+import re
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -272,3 +277,60 @@ def test_a_cache_that_cannot_be_used_is_said_once_and_costs_nothing(here: Path) 
     code, out, err = call("ls", "runs")
     assert (code, len(lines(out)), len(err.splitlines())) == (0, 4, 2)
     assert err.startswith("The cache of runs cannot be used, so this goes on in memory: ")
+
+
+def test_pipes_get_whole_lines(here: Path) -> None:
+    """Where stdout is no terminal, columns are aligned by spaces and nothing is cut, however wide."""
+    make_run(here / "wide" / "a", run_id="x" * 300, tags=["日本", "t" * 200])
+    _, out, _ = call("ls", "wide", "--columns", "tags,run_id,duration")
+    assert out.splitlines() == [
+        f"tags{' ' * 204}run_id{' ' * 294}  duration",
+        f"日本, {'t' * 200}  {'x' * 300}    1h 00m",
+    ]
+
+
+def test_terminals_get_what_fits() -> None:
+    """On a narrow terminal the last columns go, so that the first ones stay readable."""
+    shown = _on_a_terminal(["ls", "runs"], columns=60)
+    assert [" ".join(line.split()) for line in shown if "run_id" in line or "good" in line] == [
+        "run_id status start duration val/acc",
+        "good completed 2026-04-09 12:00 1d 1h 0.8",
+    ]
+    assert max(map(len, shown)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("bridge show ", ["dead", "good", "poor"]),
+        ("bridge show g", ["good"]),
+        ("bridge best v", ["val/acc"]),
+        ("bridge ls --tag s", ["sweep:1"]),
+        ("bridge ls --run-id p", ["poor"]),
+    ],
+)
+def test_the_shell_completes_from_the_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
+) -> None:
+    """Run ids, metrics and tags are completed from the runs of the working directory."""
+    monkeypatch.chdir(here / "runs")
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_BRIDGE_COMPLETE": "bash_complete"}
+    result = CliRunner(env=words).invoke(bridge, [], prog_name="bridge")
+    assert result.stdout.split() == [f"plain,{word}" for word in offered]
+
+
+def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
+    """What the command draws on a terminal of that width, without colours."""
+    terminal, end = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", *words], stdout=end, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        os.close(end)
+        drawn = b""
+        with contextlib.suppress(OSError):  # a terminal whose other end is closed is an error to read
+            while part := os.read(terminal, 65536):
+                drawn += part
+        assert process.wait() == 0
+    os.close(terminal)
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).splitlines()]
