@@ -17,6 +17,7 @@ all of them and fills in columns. Rows whose presence patterns are rare go value
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,12 +49,38 @@ _LAYOUT_BYTES = 64 * 2**20
 _WIDTH_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
 
-class ScalarEncoder:
-    """Turns blocks into records. Layouts are remembered from block to block, so keep one encoder for a file."""
+class _Layouts:
+    """The layouts of this process, the most recently used ones: the runs of a sweep share them."""
 
     def __init__(self) -> None:
-        self._layouts: OrderedDict[tuple[tuple[bytes, ...], int], Layout] = OrderedDict()
+        self._known: OrderedDict[tuple[tuple[bytes, ...], int], Layout] = OrderedDict()
         self._size = 0
+        self._lock = Lock()
+
+    def of(self, tags: tuple[bytes, ...], width: int) -> Layout:
+        key = (tags, width)
+        with self._lock:
+            layout = self._known.get(key)
+            if layout is not None:
+                self._known.move_to_end(key)
+                return layout
+        layout = Layout(tags, width)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = layout
+                self._size += layout.size
+            while self._size > _LAYOUT_BYTES and len(self._known) > 1:
+                self._size -= self._known.popitem(last=False)[1].size
+        return layout
+
+
+_LAYOUTS = _Layouts()
+
+
+class ScalarEncoder:
+    """Turns blocks into records. What it finds out about tags is remembered, so keep one encoder for a file."""
+
+    def __init__(self) -> None:
         self._prefixes = Prefixes()
 
     def encode(self, block: Block, tags: Sequence[bytes]) -> Iterator[NDArray[np.uint8]]:
@@ -84,11 +111,11 @@ class ScalarEncoder:
     ) -> NDArray[np.uint8]:
         widths = step_widths(steps)
         if present.all() and widths.min() == widths.max():
-            return self._layout(tuple(tags), int(widths[0])).fill(steps, times, values).reshape(-1)
+            return _LAYOUTS.of(tuple(tags), int(widths[0])).fill(steps, times, values).reshape(-1)
         groups, rare = self._group(tags, present, widths)
         pieces: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] = []
         for rows, metrics in groups:
-            layout = self._layout(tuple(tags[index] for index in metrics), int(widths[rows[0]]))
+            layout = _LAYOUTS.of(tuple(tags[index] for index in metrics), int(widths[rows[0]]))
             pieces.append((rows, layout.fill(steps[rows], times[rows], values[np.ix_(metrics, rows)])))
         lengths = np.zeros(len(steps), dtype=np.int64)
         for rows, records in pieces:
@@ -112,18 +139,6 @@ class ScalarEncoder:
             common[group] = True
             groups.append((np.flatnonzero(group_of == group), np.flatnonzero(present[:, firsts[group]])))
         return groups, np.flatnonzero(~common[group_of])
-
-    def _layout(self, tags: tuple[bytes, ...], width: int) -> Layout:
-        key = (tags, width)
-        layout = self._layouts.get(key)
-        if layout is None:
-            layout = self._layouts[key] = Layout(tags, width)
-            self._size += layout.size
-            while self._size > _LAYOUT_BYTES and len(self._layouts) > 1:
-                self._size -= self._layouts.popitem(last=False)[1].size
-        else:
-            self._layouts.move_to_end(key)
-        return layout
 
 
 def step_widths(steps: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -52,12 +52,15 @@ def generation_of(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def kept_of(path: Path, *, length: int | None = None) -> Kept:
-    """What is to be remembered of the first `length` bytes of the file at `path` (all of them, if None)."""
+def kept_of(path: Path, *, length: int) -> Kept:
+    """What is to be remembered of the first `length` bytes of the file at `path`."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size if length is None else length
-        file.seek(max(0, size - _TAIL))
-        return Kept(path.name, size, hashlib.sha256(file.read(size - file.tell())).hexdigest()[:32])
+        return Kept(path.name, length, _tail(file, length))
+
+
+def _tail(file: BinaryIO, length: int) -> str:
+    file.seek(max(0, length - _TAIL))
+    return hashlib.sha256(file.read(length - file.tell())).hexdigest()[:32]
 
 
 class Growing:
@@ -95,8 +98,9 @@ class Growing:
     def finish(self) -> Kept:
         """Cut off what is left of old bytes, flush to the disk; what is to be remembered."""
         self._file.truncate(self._place)
+        kept = Kept(self._path.name, self._place, _tail(self._file, self._place))
         _flush(self._file)
-        return kept_of(self._path)
+        return kept
 
     def abandon(self) -> None:
         """Cut off what was written, so that a full disk is not left fuller."""
@@ -129,9 +133,11 @@ class Draft:
 
     def finish(self) -> Kept:
         """Flush to the disk and take the file's own name; what is to be remembered."""
+        length = self._file.tell()
+        kept = Kept(self._path.name, length, _tail(self._file, length))
         _flush(self._file)
         self._beside.replace(self._path)
-        return kept_of(self._path)
+        return kept
 
     def abandon(self) -> None:
         """Remove what was written."""

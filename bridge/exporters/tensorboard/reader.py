@@ -123,7 +123,10 @@ class _Found:
     def held(self, run: Run) -> Held:
         lacks = set(self._state.lacks)
         if self._session is None:
-            lacks |= {"params", "status", "end"}
+            lacks |= {"params", "status"}
+        if self._end is None:
+            # A status that TensorBoard has no word for has no end either.
+            lacks.add("end")
         return Held(
             series={
                 name: Series(

@@ -114,13 +114,7 @@ def write_state(folder: Path, state: State) -> None:
 def write_marker(folder: Path, identity: str) -> None:
     """Leave in `folder` whose it is: the state says so too, but may be lost."""
     text = json.dumps({"made by": "bridge export --to tensorboard", "identity": identity})
-    path = folder / MARKER
-    try:
-        if path.read_text() == text:
-            return
-    except (OSError, ValueError):
-        pass
-    path.write_text(text)
+    (folder / MARKER).write_text(text)
 
 
 def owner(folder: Path) -> str | None:

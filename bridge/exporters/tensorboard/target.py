@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.lock import locked
-from bridge.exporters.tensorboard.state import State, distrust, owner, read_state, write_marker, write_state
+from bridge.exporters.tensorboard.state import MARKER, State, distrust, owner, read_state, write_marker, write_state
 from bridge.exporters.tensorboard.writing import Writing
 from bridge.model import Applied, DeltaKind
 
@@ -39,8 +39,7 @@ class TensorBoardTarget:
         """Cut off what no state speaks of, append, flush, then the state. A delta of kind NEW makes all anew."""
         if delta.kind is DeltaKind.NEW:
             return self.rebuild((delta,))
-        with self._held() as notes:
-            state = read_state(self._folder)
+        with self._held() as (state, notes):
             reason = distrust(self._folder, state)
             if state is None or reason:
                 raise RebuildNeededError(f"{self._folder}: {reason}")
@@ -49,14 +48,12 @@ class TensorBoardTarget:
             if delta.before is not None and _place(state.cursor) != _place(delta.before):
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
-                state = state.with_(cursor=delta.remember.with_(sent=state.cursor.sent))
-                write_state(self._folder, state)
+                write_state(self._folder, state.with_(cursor=delta.remember.with_(sent=state.cursor.sent)))
             return self._write((delta,), state, fresh=False) + Applied(notes=notes)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
-        with self._held() as notes:
-            state = read_state(self._folder)
+        with self._held() as (state, notes):
             reason = distrust(self._folder, state) if state is not None or _event_files(self._folder) else ""
             said = (f"{self._folder}: made anew, since {reason}",) if reason else ()
             return self._write(deltas, state or State(self._run.identity), fresh=True) + Applied(notes=notes + said)
@@ -86,8 +83,8 @@ class TensorBoardTarget:
             raise
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[tuple[str, ...]]:
-        """Make the folder if it is not there, lock it, and make sure that it is this run's."""
+    def _held(self) -> Iterator[tuple[State | None, tuple[str, ...]]]:
+        """Make the folder if it is not there, lock it, make sure that it is this run's; its state, and notes."""
         resolved = self._folder.resolve()
         if resolved.is_relative_to(self._run.path):
             raise TargetRefusedError(
@@ -97,11 +94,13 @@ class TensorBoardTarget:
         with translated(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             with locked(self._folder, wait=self._lock_wait) as notes:
-                holder = owner(self._folder)
+                state = read_state(self._folder)
+                holder = owner(self._folder) if state is None else state.identity
                 if holder not in (None, self._run.identity):
                     raise self._overtaken()
-                write_marker(self._folder, self._run.identity)
-                yield notes
+                if state is None or not (self._folder / MARKER).exists():
+                    write_marker(self._folder, self._run.identity)
+                yield state, notes
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(

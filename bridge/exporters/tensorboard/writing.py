@@ -79,7 +79,6 @@ class Writing:
                 self._sinks[kind] = self._renamed(kind, sink)
             self._files[kind] = self._sinks[kind].finish()
         told = self._write_facts()
-        sync_folder(self._folder)
         state = State(
             identity=self._before.identity,
             cursor=delta.after.with_(sent=sent(self._run, self._shape)),
@@ -91,8 +90,9 @@ class Writing:
             session=self._session,
         )
         write_state(self._folder, state)
-        self._clean(state)
+        # Renames become durable in their order. Where a file system does not keep it, the next export notices.
         sync_folder(self._folder)
+        self._clean(state)
         return Applied(bytes=self._bytes, losses=told)
 
     def abandon(self) -> None:

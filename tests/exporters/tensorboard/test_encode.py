@@ -132,6 +132,7 @@ def test_the_bytes_do_not_depend_on_the_blocks(tmp_path: Path) -> None:
 def test_few_layouts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With more layouts than may be remembered the oldest go, and come again when they are needed."""
     monkeypatch.setattr(encode, "_LAYOUT_BYTES", 50_000)
+    monkeypatch.setattr(encode, "_LAYOUTS", encode._Layouts())
     rng = np.random.default_rng(5)
     blocks = [random_block(rng, 100, 1 + index % 4, 1.0, (0, 10 ** (1 + index % 5))) for index in range(20)]
     assert encoded(tmp_path / "tfevents", *blocks) == expected(*blocks)
