@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from bridge.verbs.truth_media import is_broken
 from bridge.verbs.verdicts import Difference, Findings, Verdict
 
 if TYPE_CHECKING:
@@ -88,23 +89,29 @@ def compare_media(
 ) -> int:
     """Compare media by tag, step and place, by the digests of their files; returns how many were expected.
 
-    A format that the target holds in another encoding is only counted; one that it cannot hold is not asked for.
+    A format that the target holds in another encoding is only counted; one that it cannot hold is not asked for. Of the
+    tags that it `lacks` something of, what is held must be right, and may be less.
     """
     expected: dict[tuple[str, int], list[TruthMedia]] = defaultdict(list)
     found: dict[tuple[str, int], list[HeldMedia]] = defaultdict(list)
     for event in truth:
-        if f"media.{event.tag}" not in lacks and (_is_kept(event, abilities) or _is_converted(event, abilities)):
+        if _is_kept(event, abilities) or _is_converted(event, abilities):
             expected[event.tag, event.step].append(event)
     for item in held:
         found[item.tag, item.step].append(item)
     for tag, step in sorted({*expected, *found}):
         items = sorted(found.get((tag, step), ()), key=lambda item: item.index)
-        _compare_step(expected.get((tag, step), []), items, abilities, out)
+        for event in _compare_step(expected.get((tag, step), []), items, abilities, out):
+            if f"media.{tag}" not in lacks and not is_broken(event):
+                file, what = f"{MEDIA}:{event.line + 1}", f"media {tag} ({event.path})"
+                out.add(Difference(Verdict.SOURCE_ONLY, file, what, step, event.digest))
     return sum(len(events) for events in expected.values())
 
 
-def _compare_step(events: list[TruthMedia], items: list[HeldMedia], abilities: Abilities, out: Findings) -> None:
-    """Compare the media of one tag and step, in order where there are as many as expected."""
+def _compare_step(
+    events: list[TruthMedia], items: list[HeldMedia], abilities: Abilities, out: Findings
+) -> list[TruthMedia]:
+    """Compare the media of one tag and step, in order where there are as many as expected; returns what is not held."""
     if len(events) == len(items):
         for event, item in zip(events, items, strict=True):
             where = f"media {event.tag} ({event.path})"
@@ -113,7 +120,8 @@ def _compare_step(events: list[TruthMedia], items: list[HeldMedia], abilities: A
                 out.add(Difference(Verdict.DIFFERENT, file, where, event.step, event.digest, item.digest))
             elif item.caption is not None and item.caption != (event.caption or ""):
                 out.add(Difference(Verdict.DIFFERENT, file, where, event.step, event.caption, item.caption))
-        return
+        return []
+    missing = []
     spare = [item.digest for item in items]
     # Those that are held in another encoding have other digests: any that is left stands for one of them.
     for event in sorted(events, key=lambda event: not _is_kept(event, abilities)):
@@ -122,11 +130,12 @@ def _compare_step(events: list[TruthMedia], items: list[HeldMedia], abilities: A
         elif spare and not _is_kept(event, abilities):
             spare.pop()
         else:
-            what = f"media {event.tag} ({event.path})"
-            out.add(Difference(Verdict.SOURCE_ONLY, f"{MEDIA}:{event.line + 1}", what, event.step, event.digest))
-    tag, step = (items[0].tag, items[0].step) if items else ("", 0)
-    for digest in spare:
-        out.add(Difference(Verdict.TARGET_ONLY, MEDIA, f"media {tag}", step, None, digest))
+            missing.append(event)
+    for item in items:
+        if item.digest in spare:
+            spare.remove(item.digest)
+            out.add(Difference(Verdict.TARGET_ONLY, MEDIA, f"media {item.tag}", item.step, None, item.digest))
+    return missing
 
 
 def _is_kept(event: TruthMedia, abilities: Abilities) -> bool:

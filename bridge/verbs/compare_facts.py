@@ -63,10 +63,13 @@ class FactsCheck:
         self._text("name", self.facts.name, self.held.name)
         self._text("notes", self.facts.notes, self.held.notes)
         self._tags()
-        self._status(Status(sent.get("status", status)))
+        said = Status(sent.get("status", status))
+        self._status(said)
         self._time("start", _seconds(sent["start"]) if "start" in sent else self.facts.start, self.held.start)
         end = _seconds(sent["end"]) if "end" in sent else self.facts.end(status)
-        if end is not None or self.abilities.clears_end:
+        # A target that says nothing of a status (not even that there is none) need not say when it came.
+        is_silent = not self.abilities.statuses.get(said)
+        if (end is not None or self.abilities.clears_end) and not (is_silent and self.held.end is None):
             self._time("end", end, self.held.end)
         return self._params()
 
@@ -110,8 +113,6 @@ class FactsCheck:
 
     def _time(self, name: str, expected: float | None, found: float | None) -> None:
         if self._is_skipped(name) or _close(expected, found, time_tolerance(self.abilities)):
-            return
-        if name == "end" and found is None and not self.abilities.statuses:
             return
         if name == "start" and found is None:
             return

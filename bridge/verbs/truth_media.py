@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["TruthMedia", "read_media"]
+    from PIL import Image
+
+__all__ = ["TruthMedia", "is_broken", "read_media"]
 
 MOST_PIXELS = 178_956_970
 """Pillow's own bound for a picture that may be decoded."""
@@ -22,12 +26,16 @@ LONGEST_LINE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TruthMedia:
-    """One media event that counts. `format` is what the file's first bytes say; `digest` is the file's sha256, in hex."""
+    """One media event that counts. `format` is what the file's first bytes say; `digest` is the file's sha256, in hex.
+
+    `path` is as media.jsonl has it, `file` the real one.
+    """
 
     line: int
     tag: str
     step: int
     path: str
+    file: Path
     format: str
     digest: str
     caption: str | None
@@ -134,6 +142,7 @@ def _with_file(event: _Event, real: Path) -> TruthMedia | None:
         tag=event.tag,
         step=event.step,
         path=event.path,
+        file=path,
         format=form,
         digest=digest,
         caption=event.caption,
@@ -173,16 +182,48 @@ def _format(start: bytes) -> str | None:
 
 def _is_too_large(path: Path) -> bool:
     """Whether a picture says that it has more pixels than anybody may decode; nothing is decoded to know it."""
-    import warnings
+    try:
+        with _opened(path) as picture:
+            return picture.width * picture.height > MOST_PIXELS
+    except _not_decodable() as error:
+        return type(error).__name__ == "DecompressionBombError"
+
+
+def is_broken(event: TruthMedia) -> bool:
+    """Whether the file of `event` is a picture that only begins like one: no target has to hold what nobody can decode."""
+    if event.format not in _PICTURES:
+        return False
+    try:
+        with _opened(event.file) as picture:
+            picture.load()
+    except _not_decodable():
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            yield picture
+
+
+def _not_decodable() -> tuple[type[Exception], ...]:
+    """What Pillow raises for files that it cannot decode."""
+    import struct
 
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return picture.width * picture.height > MOST_PIXELS
-    except Image.DecompressionBombError:
-        return True
-    except (OSError, ValueError, SyntaxError, TypeError, LookupError):  # what Pillow raises for a broken file
-        return False
+    return (
+        Image.DecompressionBombError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        LookupError,
+        EOFError,
+        struct.error,
+    )

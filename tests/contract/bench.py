@@ -99,7 +99,7 @@ class Bench:
     def assert_verified(self, path: Path) -> None:
         """Verify finds the run equal, up to date and once."""
         check = self.check(path)
-        assert (str(check.verdict), check.reason, list(check.first)) == (str(Verdict.SAME), "", [])
+        assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.first)])
         run = read_run(path)
         assert tuple(self.known(run).extras) == ()
         if not (run.running and self.exporter.abilities.holds_back):

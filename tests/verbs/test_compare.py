@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ EXACT = Abilities(time_step=0.0)
 MILLI = Abilities(time_step=0.001)
 SINGLE = Abilities(value_bits=32, time_step=0.0)
 STATUSES = {status: status.value.upper() for status in Status} | {Status.RUNNING: ""}
+
+PICTURE = Path(__file__).with_name("picture.png")
 
 Point = "tuple[int, float] | tuple[int, float, float]"
 
@@ -162,7 +165,8 @@ def test_texts_by_step() -> None:
 
 
 def event(line: int, digest: str, *, form: str = "png", step: int = 0, caption: str | None = None) -> TruthMedia:
-    return TruthMedia(line, "s", step, f"media/{line}.png", form, digest, caption)
+    """An event whose file is a video, or a real picture."""
+    return TruthMedia(line, "s", step, f"media/{line}.png", PICTURE, form, digest, caption)
 
 
 def item(index: int, digest: str, *, step: int = 0, caption: str | None = None) -> HeldMedia:
@@ -206,10 +210,21 @@ def test_media_that_the_target_converts_are_counted() -> None:
 
 
 def test_media_that_the_target_says_it_lacks() -> None:
-    """What the target noted as a loss at the export is not asked for."""
+    """Of a tag of which the target noted a loss less may be held, but nothing else."""
     out = Findings()
-    assert compare_media([event(0, "a")], [], frozenset({"media.s"}), EXACT, out) == 0
+    compare_media([event(0, "a"), event(1, "b")], [item(0, "b")], frozenset({"media.s"}), EXACT, out)
     assert out.first == []
+    compare_media([event(0, "a"), event(1, "b")], [item(0, "x")], frozenset({"media.s"}), EXACT, out)
+    assert [(str(one.verdict), one.found) for one in out.first] == [("-", "x")]
+
+
+def test_a_picture_that_nobody_can_decode_need_not_be_held(tmp_path: Path) -> None:
+    """A file that only begins like a picture may be missing in the target; a good one may not."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(PICTURE.read_bytes()[:40])
+    out = Findings()
+    compare_media([replace(event(0, "a"), file=broken), event(1, "b")], [], frozenset(), EXACT, out)
+    assert [one.expected for one in out.first] == ["b"]
 
 
 FACTS = Facts(

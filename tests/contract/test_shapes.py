@@ -1,0 +1,179 @@
+"""The contract of exporters for the options that shape a target, and for what a target can hold in part only."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from bridge.model import LossKind, Shape
+from bridge.source import read_run
+from tests.contract.bench import points_of
+from tests.contract.test_media import log_image, picture
+from tests.run_dirs import CREATED_S, make_run, write_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.bench import Bench
+
+
+def test_renamed_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
+    """A metric that is given another name is read back under its own, and grows under it."""
+    bench.shape = Shape(rename=(("loss", "train/loss"), ("acc", "val/acc")))
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 2.0}])
+    bench.export(path)
+    write_metrics(path, ["acc", "loss", "step", "wall_time"], [(3.0, 4.0, 1, CREATED_S + 1)], append=True)
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [(0, 1.0), (1, 4.0)]
+    assert points_of(bench.read(path), "acc") == [(0, 2.0), (1, 3.0)]
+    bench.assert_verified(path)
+
+
+def test_names_that_were_swapped(bench: Bench, tmp_path: Path) -> None:
+    """A metric may get the name that another one had."""
+    bench.shape = Shape(rename=(("a", "b"), ("b", "a")))
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "a": 1.0, "b": 2.0}])
+    bench.export(path)
+    assert points_of(bench.read(path), "a") == [(0, 1.0)]
+    bench.assert_verified(path)
+
+
+@pytest.mark.parametrize("most", [2, 10, 64])
+def test_thinned_metrics(bench: Bench, tmp_path: Path, most: int) -> None:
+    """Of a long metric about so many points are held, its extremes among them, also while it grows."""
+    bench.shape = Shape(max_points=most)
+    rows = [
+        {"step": step, "loss": float(step * 37 % 101), "rare": 1.0 if step % 9 == 0 else None} for step in range(200)
+    ]
+    path = make_run(tmp_path / "runs" / "a", rows[:90], status="running")
+    bench.export(path)
+    make_run(path, rows)
+    bench.export(path)
+    held = points_of(bench.read(path), "loss")
+    assert len(held) <= max(most, 4)
+    assert {0.0, 100.0} <= {value for _, value in held}
+    bench.assert_verified(path)
+
+
+def test_text_cells(bench: Bench, tmp_path: Path) -> None:
+    """Text cells are held by step where the target has a place for them, and the numbers of their column stay."""
+    rows = [{"step": 0, "phase": "warm-up"}, {"step": 1, "phase": 2.5}, {"step": 2, "phase": "done, almost\nhere"}]
+    path = tmp_path / "runs" / "a"
+    make_run(path, [])
+    lines = ["phase,step,wall_time", *(f'"{row["phase"]}",{row["step"]},{CREATED_S + row["step"]}' for row in rows)]  # type: ignore[operator]
+    (path / "metrics.csv").write_text("".join(f"{line}\r\n" for line in lines), newline="")
+    bench.export(path)
+    held = bench.read(path)
+    assert points_of(held, "phase") == [(1, 2.5)]
+    if bench.exporter.abilities.texts:
+        assert dict(held.texts) == {"phase": {0: "warm-up", 2: "done, almost\nhere"}}
+    bench.assert_verified(path)
+
+
+def test_long_facts(bench: Bench, tmp_path: Path) -> None:
+    """Notes, params and names beyond any limit are held in part at least, and verify knows what is missing."""
+    path = make_run(
+        tmp_path / "runs" / "a",
+        [{"step": 0, "loss": 1.0}],
+        notes="n" * 100_000,
+        hparams={"long": "x" * 50_000, "k" * 400: 1, "tree": {"deep": [1, 2, {"a": None}]}},
+        tags=["t" * 9_000, "key:" + "v" * 9_000],
+        display_name="d" * 1_000,
+    )
+    bench.export(path)
+    bench.assert_verified(path)
+
+
+def test_odd_facts(bench: Bench, tmp_path: Path) -> None:
+    """Names, tags, notes and params of any script, with controls and quotes, are held as they are."""
+    path = make_run(
+        tmp_path / "runs" / "a",
+        [{"step": 0, "loss": 1.0}],
+        notes="# Größe\n\n<b>精度</b> \U0001f600 \x1b[31m `code` | table |",
+        hparams={"größe": "ä", "a b": "c'd\"e", "x=y": "[1]", "empty": "", "nan": "NaN", "big": 2**70, "-": -0.5},
+        tags=["ключ:значение", "a:b:c", ":", "plain", "mlflow.user:me", "bridge.uid:x"],
+        display_name="a name / with * signs",
+    )
+    bench.export(path)
+    bench.assert_verified(path)
+
+
+def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
+    """A picture of any format is held as it is, or in another encoding as the target declares."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    for step, form in enumerate(("jpeg", "gif", "webp", "bmp", "png")):
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), (step * 9, 99, 0)).save(data, form)
+        log_image(path, step, f"{step}.{form}", data.getvalue())
+    bench.export(path)
+    abilities = bench.exporter.abilities
+    held = {item.step for item in bench.read(path).media}
+    for step, form in enumerate(("jpeg", "gif", "webp", "bmp", "png")):
+        can = abilities.media_kept is None or form in abilities.media_kept or form in abilities.media_converted
+        assert (step in held) == can, form
+    bench.assert_verified(path)
+
+
+BROKEN = {
+    "cut": picture(3)[:-30],
+    "no header": b"\x89PNG\r\n\x1a\n" + b"not much of a picture",
+    "only a signature": b"\xff\xd8\xff",
+    "flipped": picture(3)[:45] + b"\0\0\0\0" + picture(3)[49:],
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_a_broken_picture_is_a_loss(bench: Bench, tmp_path: Path, data: bytes) -> None:
+    """A file that only begins like a picture is held as it is or is a named loss; the others of its step are held."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    log_image(path, 0, "good.png", picture(1))
+    log_image(path, 0, "broken.png", data)
+    log_image(path, 1, "alone.png", data)
+    report = bench.export(path)
+    held = len(bench.read(path).media)
+    assert held in (1, 3)
+    lost = [loss.kind for loss in report.losses if loss.kind in (LossKind.UNREADABLE_MEDIA, LossKind.TOO_LARGE)]
+    assert len(lost) == 3 - held
+    bench.assert_verified(path)
+
+
+def test_a_metric_and_an_image_of_one_name(bench: Bench, tmp_path: Path) -> None:
+    """A metric and an image tag of one name are both held."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "val/samples": 1.0, "val/samples/0": 2.0}])
+    data = io.BytesIO()
+    Image.new("L", (4, 4)).save(data, "png")
+    log_image(path, 0, "a.png", data.getvalue())
+    bench.export(path)
+    held = bench.read(path)
+    assert points_of(held, "val/samples") == [(0, 1.0)]
+    assert points_of(held, "val/samples/0") == [(0, 2.0)]
+    assert [(item.tag, item.step) for item in held.media] == [("val/samples", 0)]
+    bench.assert_verified(path)
+
+
+def test_a_run_of_the_stock_csv_logger(bench: Bench, tmp_path: Path) -> None:
+    """A directory without a sidecar is a run as well, with the params of its hparams.yaml."""
+    path = tmp_path / "runs" / "version_0"
+    path.mkdir(parents=True)
+    (path / "hparams.yaml").write_text("lr: 0.1\nmodel:\n  name: big\n  sizes: [1, 2]\n")
+    write_metrics(path, ["loss", "step"], [(1.0, 0), (0.5, 1)])
+    os.utime(path / "metrics.csv", (CREATED_S, CREATED_S))
+    bench.export(path)
+    assert points_of(bench.read(path), "loss") == [(0, 1.0), (1, 0.5)]
+    bench.assert_verified(path)
+
+
+def test_verify_knows_an_archived_run(bench: Bench, tmp_path: Path) -> None:
+    """Unknown and rare fields of the sidecar disturb nothing."""
+    path = make_run(
+        tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], archived=True, future={"x": [1]}, tags=[1, "t"]
+    )
+    bench.export(path)
+    bench.assert_verified(path)
+    assert json.loads((path / "sidecar.json").read_text())["future"] == {"x": [1]}
+    assert read_run(path).tags == ("t",)
