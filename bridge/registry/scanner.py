@@ -18,6 +18,7 @@ from bridge.model import Status
 from bridge.registry.quick import read_quickly
 from bridge.registry.record import RunRecord
 from bridge.registry.rows import Found, row_of
+from bridge.registry.summary import with_summary
 from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def scan(
         if before and before.stamp == stamp and not _may_have_moved(run_dir, before, doubtful_since):
             continue
         try:
-            found = read_quickly(run_dir, sidecar, summary) or Found.of(RunRecord.of(read(path)))
+            found = read_quickly(run_dir, sidecar, summary) or Found.of(RunRecord.of(with_summary(read(path))))
             rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))

@@ -35,10 +35,11 @@ _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A condition as written and as understood."""
+    """A condition as written and as understood; `metrics` says whether it asks for any metric."""
 
     text: str
     tree: Node
+    metrics: bool = True
 
     def holds(self, record: RunRecord) -> bool:
         """Whether the condition is true of `record`."""
@@ -50,12 +51,13 @@ def parse(text: str) -> Where:
     parser = _Parser(Tokens(text))
     tree = parser.expression(0)
     parser.tokens.expect_end()
-    return Where(text, tree)
+    return Where(text, tree, parser.metrics)
 
 
 class _Parser:
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
+        self.metrics = False
 
     def expression(self, depth: int) -> Node:
         parts = [self._conjunction(depth)]
@@ -151,7 +153,9 @@ class _Parser:
     def _reference(self, token: Token) -> Ref:
         if not token.names_something:
             raise complain(self.tokens.text, token.at, "expected a field, a metric, hparams.x or tag")
-        return reference(self.tokens.text, token)
+        ref = reference(self.tokens.text, token)
+        self.metrics |= ref.kind is Kind.METRIC
+        return ref
 
     def _value(self, ref: Ref, token: Token) -> Value:
         # What looks like a number or a constant is still a text where a text is meant: run_id = 20260410.

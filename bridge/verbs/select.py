@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from bridge.errors import UsageError
+from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
+from bridge.registry.summary import with_summary
 from bridge.registry.tokens import duration_of, time_of
 from bridge.registry.where import Where, parse
 
@@ -98,7 +100,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
     """The runs that are meant, in the order given; with `top` the best first, of equal ones the earlier started."""
     if selection.everything:
         return list(runs)
-    pairs = [(run, run if isinstance(run, RunRecord) else RunRecord.of(run)) for run in runs]
+    pairs = [(run, _record(run, selection)) for run in runs]
     wanted = [pair for pair in pairs if selection.wants(pair[1])]
     if selection.top:
         wanted = _best(wanted, selection.top)
@@ -114,6 +116,17 @@ def since_of(text: str, *, now: float | None = None) -> float:
     if at is None:
         raise UsageError(f"--since: {text!r} is no age and no date.", hint="90m, 12h, 3d, 2w, 2026-04-10, an ISO time")
     return at
+
+
+def _record(run: Run | RunRecord, selection: Selection) -> RunRecord:
+    if isinstance(run, RunRecord):
+        return run
+    asks_metrics = selection.top is not None or (selection.where is not None and selection.where.metrics)
+    if asks_metrics:
+        # A run whose metrics cannot be read has none here; it must not keep the others from being chosen.
+        with contextlib.suppress(RunDirectoryError):
+            run = with_summary(run)
+    return RunRecord.of(run)
 
 
 def _best(pairs: list[tuple[T, RunRecord]], top: Top) -> list[tuple[T, RunRecord]]:

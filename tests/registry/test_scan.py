@@ -144,6 +144,23 @@ def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
     assert shown == [Status.KILLED, Status.RUNNING, Status.KILLED]
 
 
+def test_stock_csv_logger_runs_are_found_and_followed(tmp_path: Path) -> None:
+    """A run without a sidecar is known by its path, and read again when its metrics.csv grows."""
+    run = tmp_path / "runs" / "version_0"
+    run.mkdir(parents=True)
+    (run / "hparams.yaml").write_text("lr: 0.1\n")
+    (run / "metrics.csv").write_text("loss,step\r\n0.5,0\r\n")
+    first = open_registry(tmp_path / "runs")["version_0"]
+    assert (first.identity, dict(first.hparams)) == (str(run), {"lr": 0.1})
+    assert (first.metric("loss"), first.metric("loss", "max")) == (0.5, 0.5)
+    with (run / "metrics.csv").open("a", newline="") as file:
+        file.write("0.75,1\r\n")
+    grown = open_registry(tmp_path / "runs")
+    assert grown.report is not None
+    assert grown.report.upserted == 1
+    assert (grown["version_0"].metric("loss"), grown["version_0"].metric("loss", "min")) == (0.75, 0.5)
+
+
 def test_ttl_and_no_scan(tmp_path: Path) -> None:
     """A scan younger than scan_ttl_s is enough; scan=False never scans but where nothing is known."""
     runs = tmp_path / "runs"

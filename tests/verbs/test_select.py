@@ -130,3 +130,15 @@ def test_runs_as_read_are_chosen_like_records(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / name, [], hparams={"lr": lr}) for name, lr in [("a", 0.1), ("b", 0.01)]]
     runs = [read_run(path) for path in paths]
     assert select(runs, Selection.of(where="hparams.lr < 0.05")) == [runs[1]]
+
+
+def test_stock_runs_are_ranked_by_their_metrics_csv(tmp_path: Path) -> None:
+    """A run without a sidecar has its best values from metrics.csv, when metrics are asked for."""
+    for name, rows in (("a", "0.2,0\r\n0.9,1\r\n0.1,2\r\n"), ("b", "0.8,0\r\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "hparams.yaml").write_text("{}\n")
+        (tmp_path / name / "metrics.csv").write_text(f"acc,step\r\n{rows}", newline="")
+    runs = [read_run(tmp_path / name) for name in ("b", "a")]
+    everything = [str(status) for status in Status]
+    assert select(runs, Selection.of(top=(2, "acc:max"), statuses=everything)) == [runs[1], runs[0]]
+    assert select(runs, Selection.of(where="acc < 0.5")) == [runs[1]]
