@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODE = "def total(values):\n    return sum(values)\n"
-TESTS = "from bridge.adding import total\n\ndef test_total():\n    assert total([1, 2]) == 3\n\ndef test_empty():\n    assert total([]) == 0\n"
+TESTS = """
+from bridge.adding import total
+def test_total(): assert total([1, 2]) == 3
+def test_empty(): assert total([]) == 0
+def test_wrong(): assert total([1, 2]) == 4
+"""
 
 
 @pytest.fixture
@@ -34,6 +39,7 @@ def project(tmp_path: Path) -> Path:
         ("sum(values)", "sum(values[1:])", "test_total", Fate.KILLED),
         ("sum(values)", "sum(values[1:])", "test_empty", Fate.SURVIVED),
         ("sum(numbers)", "0", "test_total", Fate.STALE),
+        ("sum(values)", "sum(values[1:])", "test_wrong", Fate.RED_ANYWAY),
         ("sum(values)", "sum(values)", "test_of_nothing", Fate.BROKEN),
         ("def total", "class def total", "test_total", Fate.BROKEN),
     ],
