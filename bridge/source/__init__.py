@@ -13,11 +13,12 @@ from bridge.source.run import read_run
 
 if TYPE_CHECKING:
     from bridge.source.delta import read_delta
+    from bridge.source.single import read_series, read_summary
     from bridge.source.whole import read_whole
 
-__all__ = ["Clock", "discover", "read_delta", "read_run", "read_whole"]
+__all__ = ["Clock", "discover", "read_delta", "read_run", "read_series", "read_summary", "read_whole"]
 
-_LATER = {"read_delta": "delta", "read_whole": "whole"}
+_LATER = {"read_delta": "delta", "read_series": "single", "read_summary": "single", "read_whole": "whole"}
 
 
 def __getattr__(name: str) -> object:

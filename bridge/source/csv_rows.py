@@ -37,7 +37,7 @@ class Table:
     file: BinaryIO
     time_column: str | None
     stat: tuple[int, int] = field(init=False)
-    _parsers: dict[int, _Parser] = field(default_factory=dict)
+    _parsers: dict[tuple[int, str | None], _Parser] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = os.fstat(self.file.fileno())
@@ -71,49 +71,54 @@ class Table:
         return count
 
     def rows(
-        self, layout: Layout, offset: int, first: int, *, block: int = BLOCK, stop: int | None = None
+        self,
+        layout: Layout,
+        offset: int,
+        first: int,
+        *,
+        block: int = BLOCK,
+        stop: int | None = None,
+        only: str | None = None,
     ) -> Iterator[Rows]:
         """The complete rows from byte `offset` on, which have numbers from `first` on, below the header `layout`.
 
-        `block` is about how many bytes are taken at once, `stop` where to end (default: the size at the opening). What
-        follows the last newline is not there yet. Raises RunDirectoryError for a line longer than LONGEST_LINE.
+        `block` is about how many bytes are taken at once, `stop` where to end (default: the size at the opening); with `only`
+        (a metric) other metrics may be missing from the rows. What follows the last newline is not there yet. Raises RunDirectoryError for a line longer than LONGEST_LINE.
         """
-        for start, data in self._pieces(offset, block, self.size if stop is None else stop):
-            for rows in self._parse(layout, data, start, first):
+        for start, data, cut in self._pieces(offset, block, self.size if stop is None else stop):
+            for rows in self._parse(layout, data, cut, start, first, only):
                 layout, first = rows.layout, rows.first + len(rows)
                 yield rows
 
-    def _pieces(self, offset: int, block: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        rest = b""
+    def _pieces(self, offset: int, block: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
+        """Byte offset, data, and how much of the data is complete rows; what is not is read again, which is no copy."""
         wanted = block
-        while offset + len(rest) < stop:
-            self.file.seek(offset + len(rest))
-            piece = self.file.read(min(wanted, stop - offset - len(rest)))
-            if not piece:
-                return
-            rest += piece
-            cut = complete_rows(rest)
+        while offset < stop:
+            self.file.seek(offset)
+            data = self.file.read(min(wanted, stop - offset))
+            cut = complete_rows(data)
             if cut:
-                yield offset, rest[:cut]
-                offset, rest, wanted = offset + cut, rest[cut:], block
-            elif len(rest) > LONGEST_LINE:
+                yield offset, data, cut
+                offset, wanted = offset + cut, block
+            elif len(data) < wanted:
+                return
+            elif len(data) > LONGEST_LINE:
                 line = self.lines_before(offset) + 1
                 raise RunDirectoryError(
                     f"{self.file.name}:{line} is longer than {LONGEST_LINE >> 20} MiB.",
                     hint="A quote that is never closed makes one line of all that follows.",
                 )
             else:
-                wanted = len(rest)
+                wanted *= 2
 
-    def _parse(self, layout: Layout, data: bytes, start: int, first: int) -> list[Rows]:
-        key = layout.at
-        parser = self._parsers.get(key)
+    def _parse(self, layout: Layout, data: bytes, cut: int, start: int, first: int, only: str | None) -> list[Rows]:
+        parser = self._parsers.get((layout.at, only))
         if parser is None:
-            parser = self._parsers[key] = _Parser(layout)
-        rows = parser.parse(data, start, first)
+            parser = self._parsers[layout.at, only] = _Parser(layout, only)
+        rows = parser.parse(data, cut, start, first)
         if rows is not None:
             return [rows]
-        return parse_slowly(data, layout=layout, start=start, first=first, time_column=self.time_column)
+        return parse_slowly(data[:cut], layout=layout, start=start, first=first, time_column=self.time_column)
 
 
 @contextlib.contextmanager
@@ -134,39 +139,51 @@ def opened(run: Run) -> Iterator[Table | None]:
         yield Table(file, run.time_column)
 
 
-class _Parser:
-    """pyarrow's CSV parser for one layout."""
+_MISREAD = (b"(", b"x", b"X")
 
-    def __init__(self, layout: Layout) -> None:
+
+class _Parser:
+    """pyarrow's CSV parser for one layout, or for the columns of one metric in it."""
+
+    def __init__(self, layout: Layout, only: str | None = None) -> None:
         import pyarrow as pa
         import pyarrow.csv as pacsv
 
         self._layout = layout
+        self._metrics = {name: places for name, places in layout.metrics.items() if only is None or name == only}
+        self._names = tuple(self._metrics)
         names = [str(place) for place in range(len(layout.columns))]
         types = dict.fromkeys(names, pa.float64())
         if layout.step is not None:
             types[names[layout.step]] = pa.int64()
-        self._refused = (pa.ArrowInvalid, pa.ArrowKeyError)
+        used = {layout.step, layout.time, *(place for places in self._metrics.values() for place in places)}
+        wanted = [] if only is None else [name for place, name in enumerate(names) if place in used]
+        self._refused = pa.ArrowInvalid
         self._read = pacsv.read_csv
         self._reader = pa.BufferReader
+        self._buffer = pa.py_buffer
         self._options: dict[str, Any] = {
             "read_options": pacsv.ReadOptions(column_names=names, block_size=2 * LONGEST_LINE, use_threads=True),
             "parse_options": pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
             "convert_options": pacsv.ConvertOptions(
-                column_types=types, null_values=[""], strings_can_be_null=True, check_utf8=False
+                column_types=types,
+                null_values=[""],
+                strings_can_be_null=True,
+                check_utf8=False,
+                include_columns=wanted,
             ),
         }
 
-    def parse(self, data: bytes, start: int, first: int) -> Rows | None:
-        """`data` as rows, or None where only the exact road gives what Python would read."""
+    def parse(self, data: bytes, cut: int, start: int, first: int) -> Rows | None:
+        """The first `cut` bytes of `data` as rows, or None where only the exact road gives what Python would read."""
         layout = self._layout
-        lines = data.count(b"\n")
+        lines = int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8, count=cut) == 10))
         # pyarrow takes `nan(x)` for a number and `0x1f` for an integer; Python's float() and int() do not. A blank
         # line in a table of one column is a row without a step for pyarrow, and a bad row here.
-        if len(layout.columns) < 2 or b"(" in data or b"x" in data or b"X" in data:
+        if len(layout.columns) < 2 or any(data.find(sign, 0, cut) >= 0 for sign in _MISREAD):
             return None
         try:
-            table = self._read(self._reader(data), **self._options)
+            table = self._read(self._reader(self._buffer(data).slice(0, cut)), **self._options)
         except self._refused:
             return None
         count = table.num_rows
@@ -174,9 +191,9 @@ class _Parser:
             return None
         step, valid = _ints(table, layout.step, first, count)
         time = _times(table, layout.time, count)
-        values = np.empty((len(layout.names), count))
-        present = np.ones((len(layout.names), count), dtype=bool)
-        for line, places in enumerate(layout.metrics.values()):
+        values = np.empty((len(self._names), count))
+        present = np.ones((len(self._names), count), dtype=bool)
+        for line, places in enumerate(self._metrics.values()):
             _floats(table, places, values[line], present[line])
         stepless: tuple[int, ...] = ()
         if valid is not None:
@@ -186,9 +203,9 @@ class _Parser:
             layout=layout,
             first=first,
             start=start,
-            end=start + len(data),
-            data=data,
-            names=layout.names,
+            end=start + cut,
+            data=memoryview(data)[:cut],
+            names=self._names,
             step=step,
             time=time,
             values=values,
@@ -199,7 +216,7 @@ class _Parser:
 
 
 def _column(table: Any, place: int) -> Any:
-    column = table.column(place)
+    column = table.column(str(place))
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 

@@ -152,11 +152,18 @@ class Reading:
             )
         return found
 
-    def _count(self, rows: Rows) -> None:
-        """What concerns rows whatever series are chosen."""
+    def pass_by(self, rows: Rows) -> None:
+        """Go on by `rows` as far as it concerns their number and their times, which are filled."""
         self.layout, self.offset = rows.layout, rows.end
         self.rows = rows.first + len(rows)
+        if self.estimate is None and len(rows):
+            rows.time = fill(rows.time, self.run.start if self.last_time is None else self.last_time)
+            self.last_time = float(rows.time[-1])
+
+    def _count(self, rows: Rows) -> None:
+        """What concerns rows whatever series are chosen."""
         if not len(rows):
+            self.pass_by(rows)
             return
         digests = rows.digests()
         self.digest += digest_of(digests)
@@ -170,9 +177,7 @@ class Reading:
             self.rising &= not (step[1:] < step[:-1]).any() and (self.last_step is None or low >= self.last_step)
             top = int(step.max())
             self.last_step = top if self.last_step is None else max(self.last_step, top)
-        if self.estimate is None:
-            rows.time = fill(rows.time, self.run.start if self.last_time is None else self.last_time)
-            self.last_time = float(rows.time[-1])
+        self.pass_by(rows)
         self.bad += rows.bad[: MOST_NAMED - len(self.bad)]
         self.bad_count += len(rows.bad)
         self.stepless += rows.stepless[: MOST_NAMED - len(self.stepless)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bridge.source.external_sort import Records
 
-__all__ = ["counting", "resolved"]
+__all__ = ["counting", "counting_rows", "resolved"]
 
 STEP, ROW, TIME, VALUE = range(4)
 """The columns of a point's record."""
@@ -141,6 +141,15 @@ def counting(pieces: Iterator[Records]) -> Iterator[Records]:
         yield carried
 
 
+def counting_rows(step: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The places of the points of one series that count, by step; the input is in row order."""
+    order = np.argsort(step, kind="stable")
+    records = np.zeros((len(step), 4), dtype=np.int64)
+    records[:, STEP], records[:, ROW], records[:, VALUE] = step[order], order, value[order].view(np.int64)
+    pieces = list(counting(iter([records] if len(records) else [])))
+    return np.concatenate([piece[:, ROW] for piece in pieces]) if pieces else np.empty(0, dtype=np.intp)
+
+
 def _woven(blocks: Iterator[Block], lows: Mapping[str, int], sorter: Sorter) -> Iterator[Block]:
     """The blocks without the overlapping points, and those that count put where they stand."""
     pieces = _pieces(sorter)
@@ -217,7 +226,7 @@ def _with_moved(base: Block, moved: Records, names: list[str]) -> Block:
     shape = (len(lines), len(base.row) + len(heads))
     values, present = np.zeros(shape), np.zeros(shape, dtype=bool)
     if len(base.row):
-        at_base = np.ix_([lines[name] for name in base.names], of_base)
+        at_base = np.ix_(np.array([lines[name] for name in base.names], dtype=np.intp), of_base)
         values[at_base], present[at_base] = base.values, base.present
     line_of = np.array([lines.get(name, -1) for name in names], dtype=np.intp)
     at = line_of[moved[:, SERIES]], of_heads[event_of]

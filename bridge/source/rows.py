@@ -42,7 +42,7 @@ class Rows:
     first: int
     start: int
     end: int
-    data: bytes
+    data: bytes | memoryview
     names: tuple[str, ...]
     step: NDArray[np.int64]
     time: NDArray[np.float64]

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from bridge.model import Cursor, Delta, DeltaKind, Shape
 from bridge.source import read_delta, read_run, read_whole
-from bridge.source.wanted import Wanted
 from tests.source.oracle import Event, events_of, shown, texts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bridge.source.wanted import Wanted
 
 BUDGET = 1 << 20
 
@@ -18,9 +19,7 @@ BUDGET = 1 << 20
 class Target:
     """Takes deltas, is made anew where it must be, and remembers its cursor as text."""
 
-    def __init__(
-        self, wanted: Wanted, shape: Shape | None = None, *, tails: bool = True, budget: int = BUDGET
-    ) -> None:
+    def __init__(self, wanted: Wanted, shape: Shape | None = None, *, tails: bool = True, budget: int = BUDGET) -> None:
         self.wanted = wanted
         self.shape = shape or Shape()
         self.tails = tails
