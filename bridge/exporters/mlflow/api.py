@@ -14,12 +14,13 @@ from urllib.request import getproxies
 
 from bridge.errors import MissingExtraError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.locks import machine_lock
+from bridge.exporters.mlflow.points import body_of, entities_of
 from bridge.exporters.mlflow.records import Record
 from bridge.exporters.mlflow.seam import ask
 from bridge.exporters.mlflow.tags import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mlflow import MlflowClient
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from bridge.exporters.mlflow.address import Address
+    from bridge.exporters.mlflow.rows import KeyRows
 
 __all__ = ["Api", "Experiment", "record_of"]
 
@@ -93,6 +95,20 @@ class Api:
         """What a method of the client gives, tried again where the target is away for a moment."""
         call = functools.partial(getattr(self.client, method), *arguments, **options)
         return ask(self.address.shown, call)
+
+    def send_points(self, run_id: str, rows: Sequence[KeyRows]) -> None:
+        """Log points, as many as one request takes.
+
+        MLflow's client makes five objects of a point and takes eight times as long over it as what stands here: the
+        body of the same request to the same documented endpoint, sent by MLflow's own request function, which knows
+        about credentials, headers and retries. Where that function is another, the client itself is asked.
+        """
+        post = _post_batch() if self.address.uri.startswith(("http://", "https://")) else None
+        if post is None:
+            self.call("log_batch", run_id, metrics=entities_of(rows))
+            return
+        body = body_of(run_id, rows)
+        ask(self.address.shown, functools.partial(post, self.address.uri, body))
 
     def experiment(self, name: str) -> Experiment | None:
         """The experiment of this name, deleted or not."""
@@ -210,6 +226,24 @@ class Api:
             token = page.token
             if not token:
                 return ids
+
+
+@functools.cache
+def _post_batch() -> Callable[[str, bytes], None] | None:
+    """A function that posts the body of a `log-batch` request to a server; None where MLflow's parts are not as known."""
+    try:
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+    except ImportError:
+        return None
+
+    def post(uri: str, body: bytes) -> None:
+        endpoint = "/api/2.0/mlflow/runs/log-batch"
+        headers = {"Content-Type": "application/json"}
+        answer = http_request(get_default_host_creds(uri), endpoint, "POST", data=body, extra_headers=headers)
+        verify_rest_response(answer, endpoint)
+
+    return post
 
 
 def record_of(run: MlflowRun) -> Record:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
 from bridge.exporters.contract import Abilities, Known
-from bridge.exporters.mlflow.address import AddressKind
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.best import best_names
 from bridge.exporters.mlflow.experiments import ExperimentName
@@ -70,10 +69,10 @@ class MlflowExporter:
     @property
     def abilities(self) -> Abilities:
         """What MLflow can hold: more where its database can be written to."""
-        if self._place.database is None:
+        database = self._place.database
+        if database is None:
             return _API
-        address = self._place.database_address
-        return replace(_DATABASE, single_writer=address is not None and address.kind is AddressKind.SQLITE)
+        return replace(_DATABASE, single_writer=database.is_sqlite, points_a_delta=database.points_a_change)
 
     def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
         """Open MLflow, so that what is wrong with it is said once and not for each run."""

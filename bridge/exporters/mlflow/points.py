@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.exporters.mlflow.rows import milliseconds
+from bridge.exporters.mlflow.rows import slices
 from bridge.model import Series
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Metric
 
-    from bridge.model import Block
+    from bridge.exporters.mlflow.rows import KeyRows
 
-__all__ = ["BATCH_BYTES", "BATCH_POINTS", "held_points", "metric_batches", "series_of"]
+__all__ = ["BATCH_BYTES", "BATCH_POINTS", "batches_of", "body_of", "entities_of", "series_of", "without_held"]
 
 BATCH_POINTS = 1000
 """Points that MLflow takes in one request."""
@@ -29,36 +29,48 @@ _FRAME = 120
 """Bytes that a point takes in a request beside its key: field names, value, time and step at their longest."""
 
 
-def metric_batches(
-    blocks: Sequence[Block],
-    names: Mapping[str, str],
-    *,
-    held: Mapping[str, set[tuple[int, int, float]]] | None = None,
-) -> Iterator[list[Metric]]:
-    """The points of `blocks` in row order, as many at once as one request takes; `names` maps a metric to its key.
+def batches_of(rows: Sequence[KeyRows]) -> Iterator[list[KeyRows]]:
+    """`rows` in order, as many at once as one request takes."""
+    longest = max((len(_text(part.key).encode()) for part in rows), default=0)
+    return slices(rows, min(BATCH_POINTS, BATCH_BYTES // (longest + _FRAME)))
 
-    Points that `held` has (by key: timestamp in milliseconds, step, value, with NaN as 0.0) are left out.
-    """
+
+def body_of(run_id: str, rows: Sequence[KeyRows]) -> bytes:
+    """The body of a request to `runs/log-batch` that holds these rows: written as text from the columns."""
+    points: list[str] = []
+    for part in rows:
+        head = f'{{"key":{_text(part.key)},"value":'
+        values = [repr(value) for value in part.value.tolist()]
+        for at in np.flatnonzero(part.is_nan).tolist():
+            values[at] = '"NaN"'
+        columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
+        points += [f'{head}{value},"timestamp":{timestamp},"step":{step}}}' for value, timestamp, step in columns]
+    return f'{{"run_id":{_text(run_id)},"metrics":[{",".join(points)}]}}'.encode()
+
+
+def entities_of(rows: Sequence[KeyRows]) -> list[Metric]:
+    """The same as MLflow's entities, for tracking stores that are not asked over HTTP."""
     from mlflow.entities import Metric
 
-    batch: list[Metric] = []
-    size = 0
-    weights = {key: len(json.dumps(key)) + _FRAME for key in names.values()}
-    for key, value, timestamp, step in _in_row_order(blocks, names):
-        if held and (timestamp, step, _comparable(value)) in held.get(key, ()):
-            continue
-        if batch and (len(batch) == BATCH_POINTS or size + weights[key] > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(Metric(key, value, timestamp, step))
-        size += weights[key]
-    if batch:
-        yield batch
+    metrics: list[Metric] = []
+    for part in rows:
+        values = np.where(part.is_nan, np.nan, part.value).tolist()
+        columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
+        metrics += [Metric(part.key, value, timestamp, step) for value, timestamp, step in columns]
+    return metrics
 
 
-def held_points(history: Sequence[Metric]) -> set[tuple[int, int, float]]:
-    """The points of one key as `metric_batches` compares them."""
-    return {(point.timestamp, point.step, _comparable(point.value)) for point in history}
+def without_held(rows: Sequence[KeyRows], held: Mapping[str, Sequence[Metric]]) -> list[KeyRows]:
+    """`rows` without those that `held`, the points that a run has by key, has already."""
+    left = []
+    for part in rows:
+        there = {(point.timestamp, point.step, _comparable(point.value)) for point in held.get(part.key, ())}
+        values = np.where(part.is_nan, _NAN, part.value).tolist()
+        columns = zip(part.timestamp.tolist(), part.step.tolist(), values, strict=True)
+        new = np.fromiter((point not in there for point in columns), dtype=np.bool_, count=len(part))
+        if new.any():
+            left.append(part if new.all() else part.take(new))
+    return left
 
 
 def series_of(name: str, history: Sequence[Metric]) -> Series:
@@ -72,20 +84,13 @@ def series_of(name: str, history: Sequence[Metric]) -> Series:
     )
 
 
-def _in_row_order(blocks: Sequence[Block], names: Mapping[str, str]) -> Iterator[tuple[str, float, int, int]]:
-    for block in blocks:
-        keys = [names.get(name, name) for name in block.names]
-        rows, columns = np.nonzero(block.present.T)
-        values = block.values.T[rows, columns].tolist()
-        timestamps = milliseconds(block.time)[rows].tolist()
-        steps = block.step[rows].tolist()
-        for column, value, timestamp, step in zip(columns.tolist(), values, timestamps, steps, strict=True):
-            yield keys[column], value, timestamp, step
+_NAN = -1.2345e-300
+"""Stands for NaN, which equals nothing, where points are compared: a number that nobody logs."""
 
 
 def _comparable(value: float) -> float:
-    """A value as MLflow gives it back: infinities clipped; NaN, which equals nothing, as a number nobody logs."""
-    if value != value:  # noqa: PLR0124 - the quickest test for NaN
-        return -1.2345e-300
-    greatest = 1.7976931348623157e308
-    return max(-greatest, min(greatest, value))
+    return _NAN if value != value else value  # noqa: PLR0124 - the quickest test for NaN
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

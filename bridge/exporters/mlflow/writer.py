@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bridge.exporters.mlflow.api import batches
-from bridge.exporters.mlflow.points import held_points, metric_batches
+from bridge.exporters.mlflow.points import batches_of, without_held
+from bridge.exporters.mlflow.rows import rows_of_blocks
 from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
 
@@ -67,18 +67,16 @@ class ApiWriter:
     def _send_points(self, now: MlflowRun, change: Change) -> tuple[int, bool]:
         """Send the points; how many, and whether the run now has the tag that says that they may be half there."""
         run_id, pending = now.info.run_id, Tag.PENDING in now.data.tags
-        keys = {change.names[name] for block in change.blocks for name in block.names}
-        held = {key: held_points(self.api.history(run_id, key)) for key in sorted(keys)} if pending else None
-        pieces = metric_batches(change.blocks, change.names, held=held)
-        first = list(itertools.islice(pieces, 2))
-        if len(first) == 2 and not pending:
+        rows = [part.distinct() for part in rows_of_blocks(change.blocks, change.names)]
+        if pending:
+            rows = without_held(rows, {part.key: self.api.history(run_id, part.key) for part in rows})
+        pieces = list(batches_of(rows))
+        if len(pieces) > 1 and not pending:
             self.api.set_tags(run_id, {Tag.PENDING: "true"})
             pending = True
-        sent = 0
-        for piece in itertools.chain(first, pieces):
-            self.api.call("log_batch", run_id, metrics=piece)
-            sent += len(piece)
-        return sent, pending
+        for piece in pieces:
+            self.api.send_points(run_id, piece)
+        return sum(len(part) for part in rows), pending
 
     def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param

@@ -1,0 +1,250 @@
+"""Points into MLflow: straight into SQLite and PostgreSQL, and through a server, beside MLflow's own client.
+
+Both sides write the same points into copies of the same fresh database, in the same minute. MLflow's own client gets
+fewer of them where it would take minutes: its speed does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.exporters.mlflow.database import Change, Database, NewRun, RunFacts, new_run_id
+from bridge.model import Block
+from tests.benchmarks.rows import OURS, best_of, row
+from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.fixtures.postgres import Cluster, find_programs
+from tests.servers import make_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+METRICS = 10
+START_MS = 1775822400000
+SERVER_RUNS = 8
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """All rows: sqlite, postgresql, many runs looked up, and a server."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    logging.disable(logging.WARNING)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        template = folder / "template.db"
+        make_schema(f"sqlite:///{template}", artifacts=str(folder / "artifacts"))
+
+        def sqlite() -> str:
+            copy = tempfile.mkstemp(dir=folder, suffix=".db")
+            os.close(copy[0])
+            return f"sqlite:///{shutil.copy(template, copy[1])}"
+
+        rows += _database("sqlite", sqlite, at_least=10, quick=quick)
+        rows += _lock_out(sqlite(), quick=quick)
+        rows += _look_up(sqlite(), quick=quick)
+        programs = find_programs()
+        if programs is not None:
+            cluster = Cluster(programs)
+            stack.callback(cluster.stop)
+            rows += _database("postgresql", cluster.mlflow_database, at_least=5, quick=quick)
+        rows += _server(sqlite(), folder / "server", quick=quick)
+    logging.disable(logging.NOTSET)
+    return rows
+
+
+def _database(kind: str, fresh: Callable[[], str], *, at_least: float, quick: bool) -> list[dict[str, Any]]:
+    """One run of a million points, in the deltas that an export would hand over."""
+    work = f"points into {kind}"
+    points, theirs = (200_000, 10_000) if quick else (1_000_000, 50_000)
+    uris = [fresh() for _ in range(2)]
+    seconds = best_of(2, lambda: _write(uris.pop(), points))
+    client = _client(fresh())
+    run_id = client.create_run("0").info.run_id
+    metrics = _metrics(theirs)
+    theirs_seconds = best_of(1, lambda: _log(client, run_id, metrics))
+    again = _metrics(2000)
+    return [
+        row(work, OURS, seconds, points, "points"),
+        row(work, "MlflowClient.log_batch(1000)", theirs_seconds, theirs, "points", at_least=at_least),
+        row(
+            work,
+            "the same, sent again",
+            best_of(1, lambda: _log(client, run_id, again)),
+            len(again),
+            "points",
+        ),
+    ]
+
+
+def _lock_out(uri: str, *, quick: bool) -> list[dict[str, Any]]:
+    """How long MLflow's own store waits at most for a turn while points are written."""
+    client = _client(uri)
+    other = client.create_run("0").info.run_id
+    done = threading.Event()
+    waits: list[float] = []
+
+    def beside() -> None:
+        while not done.is_set():
+            began = time.perf_counter()
+            client.log_metric(other, "m", 1.0, timestamp=len(waits), step=len(waits))
+            waits.append(time.perf_counter() - began)
+
+    thread = threading.Thread(target=beside)
+    thread.start()
+    try:
+        _write(uri, 200_000 if quick else 1_000_000)
+    finally:
+        done.set()
+        thread.join()
+    work = "longest wait of an MLflow server for a SQLite file that is written to"
+    return [row(work, OURS, max(waits), 1, "wait", at_most=1.0, note=f"of {len(waits)} calls")]
+
+
+def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
+    """The cursors of many runs."""
+    runs = 100 if quick else 1000
+    database = _open(uri)
+    for number in range(runs):
+        tags = {"bridge.uid": f"uid-{number}", "bridge.cursor": "{}"}
+        database.write(new_run_id("0", f"uid-{number}"), Change(expected_cursor=None, create=_new(), tags=tags))
+    client = _client(uri)
+    keys = ["bridge.uid", "bridge.cursor"]
+    work = "cursors of many runs"
+    rows = [
+        row(work, OURS, best_of(5, lambda: database.runs(keys, experiment_ids=["0"])), runs, "runs"),
+        row(work, "MlflowClient.search_runs", best_of(2, lambda: client.search_runs(["0"])), runs, "runs"),
+    ]
+    database.close()
+    return rows
+
+
+def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+    """Eight runs through a server on the same machine, each way twice and in turn, as the machine's speed drifts."""
+    points = 3000 if quick else 10_000
+    total = SERVER_RUNS * points
+    server = start_mlflow_server(backend, folder, workers=4)
+    best: dict[str, float] = {}
+    try:
+        client = _client(server.uri)
+        metrics = _metrics(points)
+        _log(client, client.create_run("0").info.run_id, metrics[:1000])
+        ways: dict[str, Callable[[], object]] = {
+            OURS: lambda: _export_through(server.uri, points),
+            "log_batch client, sequential": lambda: _clients(server.uri, metrics, 1),
+            "four log_batch clients": lambda: _clients(server.uri, metrics, 4),
+        }
+        for _ in range(2):
+            for who, way in ways.items():
+                best[who] = min(best.get(who, float("inf")), best_of(1, way))
+    finally:
+        server.stop()
+    work = "points of eight runs through a server"
+    promised = {"log_batch client, sequential": {"at_least": 1.2}, "four log_batch clients": {"at_least": 1.0}}
+    return [row(work, who, seconds, total, "points", **promised.get(who, {})) for who, seconds in best.items()]
+
+
+def _export_through(uri: str, points: int) -> None:
+    """What the exporter does with eight runs, of which several are on their way at once."""
+    from bridge.exporters.mlflow.address import Address
+    from bridge.exporters.mlflow.api import Api
+    from bridge.exporters.mlflow.writer import ApiWriter
+
+    api = Api(Address.of(uri))
+    writer = ApiWriter(api)
+
+    def one(_: int) -> None:
+        run_id = api.make_run("0", name="a run", start=START_MS, tags={})
+        part = _block(0, points // METRICS)
+        names = {name: name for name in part.names}
+        writer.write(run_id, Change(expected_cursor=None, blocks=[part], names=names, tags={"bridge.cursor": "{}"}))
+
+    with ThreadPoolExecutor(SERVER_RUNS) as pool:
+        list(pool.map(one, range(SERVER_RUNS)))
+
+
+def _clients(uri: str, metrics: list[Metric], at_once: int) -> None:
+    client = _client(uri)
+
+    def one(_: int) -> None:
+        _log(client, client.create_run("0").info.run_id, metrics)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, range(SERVER_RUNS)))
+
+
+def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    for at in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[at : at + 1000])
+
+
+def _write(uri: str, points: int) -> None:
+    database = _open(uri)
+    run_uuid = new_run_id("0", "uid")
+    cursor = None
+    rows = database.points_a_change // METRICS
+    for start in range(0, points // METRICS, rows):
+        part = _block(start, min(rows, points // METRICS - start))
+        change = Change(
+            expected_cursor=cursor,
+            blocks=[part],
+            names={name: name for name in part.names},
+            tags={"bridge.uid": "uid", "bridge.cursor": str(start)},
+            create=_new(),
+            facts=RunFacts(status="RUNNING", name="a run", start_ms=START_MS, end_ms=None),
+        )
+        database.write(run_uuid, change)
+        cursor = str(start)
+    database.close()
+
+
+def _block(start: int, rows: int) -> Block:
+    step = np.arange(start, start + rows, dtype=np.int64)
+    return Block(
+        names=tuple(f"train/metric_{number}" for number in range(METRICS)),
+        row=step,
+        step=step,
+        time=START_MS / 1000 + step / 10,
+        values=np.random.default_rng(start).random((METRICS, rows)),
+        present=np.ones((METRICS, rows), dtype=np.bool_),
+    )
+
+
+def _metrics(points: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    part = _block(0, points // METRICS)
+    return [
+        Metric(name, float(part.values[column, at]), START_MS + 100 * at, at)
+        for at in range(points // METRICS)
+        for column, name in enumerate(part.names)
+    ]
+
+
+def _new() -> NewRun:
+    return NewRun(experiment_id="0", name="a run", start_ms=START_MS)
+
+
+def _open(uri: str) -> Database:
+    notes: list[str] = []
+    database = Database.open(uri, note=notes.append)
+    assert database is not None, notes
+    return database
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)

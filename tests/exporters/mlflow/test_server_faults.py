@@ -1,0 +1,197 @@
+"""Through a real MLflow server, with a network that fails: what arrives is what was sent, once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow import seam
+from bridge.exporters.mlflow.address import Address
+from bridge.exporters.mlflow.api import Api
+from bridge.exporters.mlflow.database import Change
+from bridge.exporters.mlflow.points import batches_of, body_of, entities_of
+from bridge.exporters.mlflow.rows import rows_of_blocks
+from bridge.exporters.mlflow.writer import ApiWriter
+from bridge.model import Status
+from tests.exporters.mlflow.by_hand import run_of
+from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.database_help import START_MS, block, same_names, table, wide_block
+from tests.exporters.mlflow.test_database import awkward_points, log_with_client
+from tests.fixtures.proxy import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlflow.entities import Run as MlflowRun
+
+    from tests.fixtures.mlflow_server import MlflowServer
+    from tests.fixtures.proxy import FaultyProxy
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1), "val/acc": step / 700} for step in range(700)]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client and we try as often as always, but wait less in between."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(seam, "PAUSES_S", (0.01, 0.02, 0.04))
+
+
+def make_run(api: Api) -> str:
+    return api.make_run("0", name="a run", start=START_MS, tags={})
+
+
+def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
+    """Requests written from columns leave the rows that MLflow's client leaves, in both tables."""
+    api = Api(Address.of(mlflow_server.uri))
+    points = awkward_points(seed=3, count=2500)
+    twin = log_with_client(api.client, points)
+    ours = make_run(api)
+    part = block(points)
+    change = Change(expected_cursor=None, blocks=[part], names=same_names(part), tags={"bridge.cursor": "c1"})
+    assert ApiWriter(api).write(ours, change) > 2000
+    assert table(mlflow_server.backend, "metrics", ours) == table(mlflow_server.backend, "metrics", twin)
+    latest = [table(mlflow_server.backend, "latest_metrics", run_id) for run_id in (ours, twin)]
+    assert latest[0] == latest[1]
+
+
+def test_without_the_fast_road_the_client_is_asked(
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow's request function is not as known, points go through MlflowClient.log_batch."""
+    monkeypatch.setattr("bridge.exporters.mlflow.api._post_batch", lambda: None)
+    api = Api(Address.of(mlflow_server.uri))
+    ours = make_run(api)
+    part = block([("m", 1, 0.5, 2.0), ("m", 2, 0.75, float("nan"))])
+    ApiWriter(api).write(ours, Change(expected_cursor=None, blocks=[part], names=same_names(part)))
+    assert table(mlflow_server.backend, "metrics", ours) == [
+        {"key": "m", "value": 2.0, "timestamp": START_MS + 500, "step": 1, "is_nan": 0},
+        {"key": "m", "value": 0.0, "timestamp": START_MS + 750, "step": 2, "is_nan": 1},
+    ]
+
+
+def test_requests_keep_to_the_limits() -> None:
+    """A request holds at most 1000 points and stays under a million bytes, whatever the keys are."""
+    long = wide_block(12, 500)
+    names = {name: name + "\N{GREEK SMALL LETTER ALPHA}" * 240 for name in long.names}
+    for keys in (same_names(long), names):
+        pieces = list(batches_of(rows_of_blocks([long], keys)))
+        assert sum(len(part) for piece in pieces for part in piece) == 6000
+        assert max(sum(len(part) for part in piece) for piece in pieces) <= 1000
+        assert max(len(body_of("0" * 32, piece)) for piece in pieces) < 1_000_000
+        assert len(entities_of(pieces[0])) == sum(len(part) for part in pieces[0])
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_request_that_fails_is_sent_again(
+    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, fault: Fault
+) -> None:
+    """Each kind of failure of a request with points, carried out or not: every point arrives, once."""
+    api = Api(Address.of(faulty_proxy.uri))
+    ours = make_run(api)
+    part = wide_block(1, 40)
+    faulty_proxy.plan(fault, path="runs/log-batch", times=2)
+    ApiWriter(api).write(ours, Change(expected_cursor=None, blocks=[part], names=same_names(part)))
+    assert faulty_proxy.failed == [fault, fault]
+    assert len(table(mlflow_server.backend, "metrics", ours)) == 40
+
+
+def facts_of(store: Store, run: MlflowRun) -> Mapping[str, object]:
+    """What two exports of one run directory must have alike."""
+    tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
+    return {
+        "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
+        "params": run.data.params,
+        "tags": tags,
+        "metrics": run.data.metrics,
+        "points": {key: store.points(key, run.info.run_id) for key in run.data.metrics},
+        "files": store.files(run_id=run.info.run_id),
+    }
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_every_first_try_fails(
+    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, status: int
+) -> None:
+    """With each kind of request failing at first an export ends equal to one over a sound network."""
+    run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes", status=Status.COMPLETED)
+    clean = Store(mlflow_server.uri, experiment=f"clean-{status}")
+    clean.export(run, ROWS)
+    store = Store(faulty_proxy.uri, experiment=f"faulty-{status}")
+    paths = (
+        "experiments/create",
+        "experiments/get-by-name",
+        "runs/search",
+        "runs/create",
+        "runs/get",
+        "runs/log-batch",
+    )
+    for path in (*paths, "runs/update", "runs/set-tag", "mlflow-artifacts"):
+        faulty_proxy.plan(Fault.STATUS, path=path, status=status)
+    store.export(run, ROWS)
+    faulty_proxy.heal()
+    assert facts_of(store, store.run()) == facts_of(clean, clean.run())
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET_AFTER, Fault.STATUS_AFTER, Fault.CUT])
+def test_answers_that_are_lost(
+    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, fault: Fault
+) -> None:
+    """Requests that were carried out and whose answers are lost leave one run, equal to a clean export."""
+    run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
+    clean = Store(mlflow_server.uri, experiment=f"clean-{fault.name}")
+    clean.export(run, ROWS)
+    store = Store(faulty_proxy.uri, experiment=f"faulty-{fault.name}")
+    for path in ("experiments/create", "runs/create", "runs/log-batch", "runs/update", "mlflow-artifacts"):
+        faulty_proxy.plan(fault, path=path)
+    store.export(run, ROWS)
+    faulty_proxy.heal()
+    assert facts_of(store, store.run()) == facts_of(clean, clean.run())
+
+
+@pytest.mark.parametrize("skip", [0, 5, 8, 10, 12])
+def test_an_outage_at_any_request(
+    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, skip: int
+) -> None:
+    """The server goes away in the middle, for longer than is waited for: the next export ends equal to a clean one."""
+    run = run_of(tmp_path / "run", params={"lr": 0.1}, notes="notes")
+    clean = Store(mlflow_server.uri, experiment="clean-outage")
+    if clean.client.get_experiment_by_name("clean-outage") is None:
+        clean.export(run, ROWS)
+    store = Store(faulty_proxy.uri, experiment=f"outage-{skip}")
+    faulty_proxy.plan(Fault.STATUS, path="/mlflow", times=10_000, skip=skip)
+    with pytest.raises(TargetUnavailableError):
+        store.export(run, ROWS)
+    faulty_proxy.heal()
+    store.export(run, ROWS)
+    there, wanted = facts_of(store, store.run()), facts_of(clean, clean.run())
+    assert {key: value for key, value in there.items() if key != "tags"} == {
+        key: value for key, value in wanted.items() if key != "tags"
+    }
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, status: int) -> None:
+    """A refusal and a wrong path are not tried again, and the error says what to look at."""
+    faulty_proxy.plan(Fault.STATUS, times=10_000, status=status)
+    began = time.monotonic()
+    with pytest.raises(TargetRefusedError) as caught:
+        Store(faulty_proxy.uri, experiment="refused").export(run_of(tmp_path / "run"), ROWS)
+    assert caught.value.hint is not None
+    assert sum(faulty_proxy.seen.values()) == 1
+    assert time.monotonic() - began < 5
+
+
+def test_no_server_is_said_at_once(tmp_path: Path) -> None:
+    """Nobody listens at the address: told in a moment, not after four minutes of trying."""
+    began = time.monotonic()
+    with pytest.raises(TargetUnavailableError, match="No server answers"):
+        Store("http://127.0.0.1:9").export(run_of(tmp_path / "run"), ROWS)
+    assert time.monotonic() - began < 5
