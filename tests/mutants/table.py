@@ -225,4 +225,42 @@ _LOGGER = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER)
+_REGISTRY = (
+    Mutant(
+        "registry: a sidecar that became older is not read",
+        "bridge/registry/scanner.py",
+        "if before and before.stamp == stamp and",
+        "if before and before.stamp >= stamp and",
+        ("tests/registry/test_scan.py",),
+    ),
+    Mutant(
+        "registry: a dead run stays running",
+        "bridge/registry/scanner.py",
+        "if before.status is Status.RUNNING or before.last_alive >= doubtful_since:",
+        "if before.last_alive >= doubtful_since + 1e9:",
+        ("tests/registry/test_scan.py",),
+    ),
+    Mutant(
+        "registry: somebody's file is overwritten",
+        "bridge/registry/store.py",
+        "if head and not ours and not named_so:",
+        "if not named_so and not head:",
+        ("tests/registry/test_store.py",),
+    ),
+    Mutant(
+        "--where: a missing value compares true",
+        "bridge/registry/tree.py",
+        "return not _missing(found) and _compare(found, self.op, self.value)",
+        "return _missing(found) or _compare(found, self.op, self.value)",
+        ("tests/registry/test_where.py",),
+    ),
+    Mutant(
+        "--top ranks by the last value",
+        "bridge/verbs/select.py",
+        'record.metric(self.metric, "last" if self.last else self.mode)',
+        'record.metric(self.metric, "last")',
+        ("tests/verbs/test_select.py",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER, *_REGISTRY)
