@@ -1,0 +1,131 @@
+"""A run directory that lives: it grows, tears, is requeued, moved and replaced, as a training would leave it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from tests.run_dirs import CREATED_S, write_sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass
+class LivingRun:
+    """One run directory, written byte by byte. `clock` counts seconds since the start, one for each thing logged."""
+
+    path: Path
+    uid: str = "uid-0"
+    columns: list[str] = field(default_factory=lambda: ["loss"])
+    rows: list[dict[str, str]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=lambda: {"status": "running", "tags": ["project:a"], "notes": ""})
+    step: int = 0
+    session: int = 0
+    clock: int = 0
+    pictures: int = 0
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True)
+        (self.path / "hparams.yaml").write_text("lr: 0.1\n")
+        self._write_all()
+        self._write_sidecar()
+
+    def log(self, values: list[str], *, stride: int) -> None:
+        """Log `values` in the columns from the left ("" leaves a cell empty), at a step that is `stride` further on."""
+        self._mend()
+        self.step += stride
+        row = dict(zip(self.columns, values, strict=False))
+        row |= {"step": str(self.step), "wall_time": repr(CREATED_S + self._tick())}
+        self.rows.append(row)
+        with (self.path / "metrics.csv").open("a", newline="") as file:
+            file.write(self._line(row))
+        self._beat()
+
+    def tear(self, text: str) -> None:
+        """Leave the beginning of a line, as a process does that dies while it writes."""
+        self._mend()
+        with (self.path / "metrics.csv").open("a", newline="") as file:
+            file.write(text)
+
+    def grow_header(self, name: str) -> None:
+        """A metric appears in mid-run: the file is written anew with one more column, and replaced by rename."""
+        if name not in self.columns:
+            self.columns.append(name)
+            self._write_all()
+
+    def picture(self, tag: str) -> None:
+        """Log a picture that was never seen before."""
+        self.pictures += 1
+        name = f"media/{tag}/{self.step:08d}_{self.pictures}.png"
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = io.BytesIO()
+        Image.new("RGB", (4, 4), (self.pictures % 256, self.pictures // 256, 7)).save(picture, "PNG")
+        file.write_bytes(picture.getvalue())
+        event = {
+            "step": self.step,
+            "tag": tag,
+            "type": "image",
+            "path": name,
+            "caption": f"picture {self.pictures}",
+            "time": CREATED_S + self._tick(),
+            "session": self.session,
+        }
+        with (self.path / "media.jsonl").open("a") as lines:
+            lines.write(json.dumps(event) + "\n")
+
+    def requeue(self, back: int) -> None:
+        """A new process goes on from a checkpoint that lies `back` steps behind."""
+        self._mend()
+        self.session += 1
+        self.step = max(self.step - back, 0)
+        self.edit(status="running")
+
+    def edit(self, **facts: Any) -> None:
+        """Change what the sidecar says."""
+        self.facts |= facts
+        self._write_sidecar()
+
+    def move(self, to: Path) -> None:
+        """The same directory at another place."""
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(self.path, to)
+        self.path = to
+
+    def _tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def _line(self, row: dict[str, str]) -> str:
+        return ",".join(row.get(name, "") for name in self._header()) + "\r\n"
+
+    def _header(self) -> list[str]:
+        return [*self.columns, "step", "wall_time"]
+
+    def _write_all(self) -> None:
+        beside = self.path / "metrics.csv.new"
+        beside.write_text(",".join(self._header()) + "\r\n" + "".join(map(self._line, self.rows)), newline="")
+        beside.replace(self.path / "metrics.csv")
+
+    def _mend(self) -> None:
+        """Cut a torn last line, as the logger does before it appends."""
+        file = self.path / "metrics.csv"
+        whole = file.read_bytes()
+        os.truncate(file, whole.rfind(b"\n") + 1)
+
+    def _write_sidecar(self) -> None:
+        facts = dict(self.facts)
+        if facts["status"] in ("completed", "failed"):
+            facts["ended_at"] = CREATED_S + 100_000
+        write_sidecar(self.path, uid=self.uid, run_id="run", sessions=[{"rows": 0}] * (self.session + 1), **facts)
+        self._beat()
+
+    def _beat(self) -> None:
+        (self.path / "heartbeat").touch()

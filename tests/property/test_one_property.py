@@ -1,0 +1,278 @@
+"""The one property: after any history, a last export leaves what one clean export of the final directory leaves."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from bridge.model import Shape
+from bridge.source import read_run
+from bridge.verbs.export import Options, export_runs
+from bridge.verbs.verify import verify_runs
+from tests.contract.subjects import SUBJECTS
+from tests.property.living_run import LivingRun
+from tests.property.zygote import Kill, KilledError, Task, Zygote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bridge.exporters.contract import Exporter
+    from bridge.model import Held
+
+MODULES = (
+    "bridge.verbs.export",
+    "bridge.exporters.memory",
+    "bridge.exporters.tensorboard",
+    "bridge.exporters.mlflow",
+    "bridge.source.delta",
+    "bridge.source.whole",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "tensorboard.compat.proto.event_pb2",
+)
+VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", ""])
+METRICS = ("acc", "grad/norm", "val loss")
+SHAPES = {
+    "plain": Shape(),
+    "one metric": Shape(metrics=("loss",)),
+    "no media": Shape(media=False),
+    "renamed": Shape(rename=(("loss", "train/loss"),)),
+    "all points": Shape(overlap="keep"),
+}
+EXAMPLES = {"memory": 25, "memory-ordered": 20, "memory-small-deltas": 20, "tensorboard": 20, "mlflow-sqlite": 5}
+"""Histories in the ordinary suite; the slow one takes SLOW times as many."""
+SLOW = 20
+
+
+def subject(name: str) -> Any:
+    return next(one for one in SUBJECTS if one.name == name)
+
+
+def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, shape: Shape) -> list[str]:
+    """Export `root` with a fresh exporter; the reasons of the runs that failed. Runs in a child of the zygote."""
+    report = export_runs([root], subject(name).make(folder, templates), Options(shape=shape))
+    return [f"{line.action}: {line.reason}" for line in report.runs if line.failed]
+
+
+def plain(held: Held, *, edited: bool) -> dict[str, Any]:
+    """What is held, as values that can be compared; without what people edited, since that is theirs."""
+    facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
+    if not edited:
+        facts |= {"tags": sorted(held.tags or ()), "notes": held.notes}
+    return facts | {
+        "series": {
+            name: [column.tobytes() for column in (series.step, series.time, np.nan_to_num(series.value, nan=12.5e300))]
+            for name, series in sorted(held.series.items())
+        },
+        "texts": {name: dict(texts) for name, texts in sorted(held.texts.items())},
+        "media": sorted((one.tag, one.step, one.index, one.digest, one.caption or "") for one in held.media),
+    }
+
+
+class Histories(RuleBasedStateMachine):
+    """One run directory, one target, and all that can happen to both."""
+
+    name: str
+    zygote: Zygote
+    templates: Mapping[str, Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="bridge-property-"))
+        self.places = (self.folder / "runs" / place for place in ("b", "deep/c", "d", "e"))
+        self.run = LivingRun(self.folder / "runs" / "a")
+        self.uids = (f"uid-{number}" for number in itertools.count(1))
+        self.shape = SHAPES["plain"]
+        self.edited = False
+
+    @initialize(values=st.lists(VALUES, min_size=1, max_size=1), count=st.integers(0, 4))
+    def begin(self, values: list[str], count: int) -> None:
+        for _ in range(count):
+            self.run.log(values, stride=1)
+
+    @rule(
+        rows=st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=6),
+        stride=st.sampled_from([0, 1, 1, 3, -1]),
+    )
+    def rows_are_appended(self, rows: list[list[str]], stride: int) -> None:
+        for values in rows:
+            self.run.log(values, stride=stride)
+
+    @rule(name=st.sampled_from(METRICS))
+    def a_metric_appears(self, name: str) -> None:
+        self.run.grow_header(name)
+
+    @rule(tag=st.sampled_from(["samples", "val/samples"]))
+    def a_picture_is_logged(self, tag: str) -> None:
+        self.run.picture(tag)
+
+    @rule(text=st.sampled_from(["0.5", "0.5,3", '"0.', ","]))
+    def the_tail_is_torn(self, text: str) -> None:
+        self.run.tear(text)
+
+    @rule(back=st.integers(0, 4))
+    def the_job_is_killed_and_requeued(self, back: int) -> None:
+        self.run.requeue(back)
+
+    @rule(status=st.sampled_from(["completed", "failed", "interrupted", "running"]))
+    def the_status_changes(self, status: str) -> None:
+        self.run.edit(status=status)
+
+    @rule(
+        notes=st.sampled_from(["", "**good**", "long " * 40]),
+        tags=st.lists(st.sampled_from(["project:b", "x", "y:1"]), unique=True),
+    )
+    def the_sidecar_is_edited(self, notes: str, tags: list[str]) -> None:
+        self.run.edit(notes=notes, tags=tags)
+
+    @rule()
+    def the_directory_is_moved(self) -> None:
+        with suppress(StopIteration):
+            self.run.move(next(self.places))
+
+    @rule()
+    def the_directory_is_replaced(self) -> None:
+        """Another run takes the place: nobody knows it, and the old target stays as it was."""
+        shutil.rmtree(self.run.path)
+        self.run = LivingRun(self.run.path, uid=next(self.uids))
+        self.edited = False
+
+    @rule(shape=st.sampled_from(sorted(SHAPES)))
+    def options_change(self, shape: str) -> None:
+        if shape != "all points" or self.exporter().abilities.keeps_overlap:
+            self.shape = SHAPES[shape]
+
+    @rule()
+    def export(self) -> None:
+        self.exported(self.zygote.run(self.task()))
+
+    @rule(change=st.integers(1, 25))
+    def export_is_killed_at_a_change(self, change: int) -> None:
+        self.exported(self.zygote.run(self.task(Kill(change=change))))
+
+    @rule(milliseconds=st.integers(1, 400))
+    def export_is_killed_some_time(self, milliseconds: int) -> None:
+        self.exported(self.zygote.run(self.task(Kill(seconds=milliseconds / 1000))))
+
+    @rule()
+    def two_exports_at_once(self) -> None:
+        self.exported(self.zygote.run(self.task(), self.task()))
+
+    @precondition(lambda self: self.name != "tensorboard")
+    @rule(notes=st.sampled_from(["by hand", "changed by hand"]))
+    def a_person_edits_the_target(self, notes: str) -> None:
+        if edit_notes(self.name, self.folder, self.exporter(), self.run.uid, notes):
+            self.edited = True
+
+    @rule()
+    def verify_in_between(self) -> None:
+        """Verify may find differences in mid-history, but never fails itself and never writes."""
+        verify_runs([self.folder / "runs"], self.exporter())
+
+    def teardown(self) -> None:
+        try:
+            self.the_end_equals_one_clean_export()
+        finally:
+            shutil.rmtree(self.folder)
+
+    def the_end_equals_one_clean_export(self) -> None:
+        root, fresh = self.folder / "runs", self.folder / "fresh"
+        if self.exporter().abilities.holds_back:
+            # Of a running run the last rows may still be held back, and when they are sent is no promise.
+            self.run.edit(status="completed")
+        assert self.zygote.run(self.task()) == [[]]
+        report = verify_runs([root], self.exporter())
+        assert [(str(line.verdict), line.reason, line.first) for line in report.runs] == [("=", "", ())]
+        arguments = (self.name, fresh, self.templates, root, self.shape)
+        assert self.zygote.run(Task(export, arguments)) == [[]]
+        held, clean = (
+            self.held(exporter) for exporter in (self.exporter(), subject(self.name).make(fresh, self.templates))
+        )
+        assert plain(held, edited=self.edited) == plain(clean, edited=self.edited)
+        if self.name == "tensorboard":
+            self.scalars_are_equal_byte_for_byte()
+
+    def scalars_are_equal_byte_for_byte(self) -> None:
+        wheres = [
+            Path(exporter.open(read_run(self.run.path), self.shape).where())
+            for exporter in (self.exporter(), subject(self.name).make(self.folder / "fresh", self.templates))
+        ]
+        mine, clean = ([path.read_bytes() for path in sorted(where.glob("*tfevents*scalars*"))] for where in wheres)
+        assert mine == clean
+        assert len(mine) == (1 if sum(series.step.size for series in self.held(self.exporter()).series.values()) else 0)
+
+    def held(self, exporter: Exporter) -> Held:
+        run = read_run(self.run.path)
+        with exporter:
+            exporter.prepare([run], self.shape)
+            exporter.cursors([run])
+            return exporter.open(run, self.shape).read()
+
+    def exporter(self) -> Exporter:
+        made: Exporter = subject(self.name).make(self.folder / "target", self.templates)
+        return made
+
+    def task(self, kill: Kill | None = None) -> Task:
+        return Task(export, (self.name, self.folder / "target", self.templates, self.folder / "runs", self.shape), kill)
+
+    @staticmethod
+    def exported(outcomes: list[Any]) -> None:
+        """An export ends, or was killed; it never fails."""
+        assert all(outcome == [] or isinstance(outcome, KilledError) for outcome in outcomes), outcomes
+
+
+def edit_notes(name: str, folder: Path, exporter: Any, uid: str, notes: str) -> bool:
+    """Change the notes in the target as a person does in its UI; whether there was a target to change."""
+    if name.startswith("memory"):
+        if exporter.box(uid) is None:
+            return False
+        exporter.edit(uid, notes=notes)
+        return True
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'target' / 'mlflow.db'}") if (folder / "target").exists() else None
+    experiment = client.get_experiment_by_name("contract") if client else None
+    if client is None or experiment is None:
+        return False
+    runs = client.search_runs([experiment.experiment_id], f"tags.`bridge.uid` = '{uid}'")
+    for run in runs:
+        client.set_tag(run.info.run_id, "mlflow.note.content", notes)
+    return bool(runs)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """One for all tests of a session: importing everything takes seconds."""
+    process = Zygote(MODULES)
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_any_history_ends_like_one_clean_export(
+    name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
+) -> None:
+    """After a last clean export, verify says all the same, and the target equals one clean export of the end."""
+    templates = {"sqlite": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
+    machine = type("History", (Histories,), {"name": name, "zygote": zygote, "templates": templates})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=times * EXAMPLES[name],
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )

@@ -1,0 +1,147 @@
+"""A process that has everything imported, and forks a child for each task: real processes at the price of a fork.
+
+A child can be told to kill itself with SIGKILL at its n-th change of the file system, or after so many seconds,
+whatever it does then. The zygote itself never starts a thread, so that its children are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+CHANGES = frozenset({"os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.rmtree"})
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a child kills itself: at its `change`-th change of the file system, or after `seconds`."""
+
+    change: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child does: `function`, importable by name, with `arguments`."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    kill: Kill | None = None
+
+
+class KilledError(Exception):
+    """The child was killed, as it was told."""
+
+
+class Zygote:
+    """The parent's end. `modules` are imported before the first fork."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from tests.property.zygote import main; main()", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def run(self, *tasks: Task) -> list[Any]:
+        """Run the tasks side by side; each one's result, or the exception that it ended with (KilledError)."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        _send(self._process.stdin, pickle.dumps(tasks))
+        outcomes: list[Any] = pickle.loads(_receive(self._process.stdout))
+        return outcomes
+
+    def close(self) -> None:
+        """End the zygote; it has no children between tasks."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+
+def _send(stream: Any, data: bytes) -> None:
+    stream.write(struct.pack("<Q", len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: Any) -> bytes:
+    (length,) = struct.unpack("<Q", stream.read(8))
+    data: bytes = stream.read(length)
+    return data
+
+
+def _arm(kill: Kill) -> None:
+    if kill.seconds is not None:
+        # The alarm's own default is to end the process, at whatever instruction it is.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, kill.seconds)
+    left = kill.change
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if left is not None and (writes or event in CHANGES):
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if left is not None:
+        sys.addaudithook(count)
+
+
+def _child(task: Task, writer: int) -> None:
+    try:
+        if task.kill is not None:
+            _arm(task.kill)
+        outcome = task.function(*task.arguments)
+    except Exception as error:  # noqa: BLE001 - told to the parent, whatever it is
+        outcome = error
+    with os.fdopen(writer, "wb") as stream:
+        stream.write(pickle.dumps(outcome))
+    os._exit(0)
+
+
+def _run(tasks: tuple[Task, ...]) -> list[Any]:
+    children = []
+    for task in tasks:
+        reader, writer = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.close(reader)
+            _child(task, writer)
+        os.close(writer)
+        children.append((process, reader))
+    outcomes: list[Any] = []
+    for process, reader in children:
+        with os.fdopen(reader, "rb") as stream:
+            answer = stream.read()
+        _, status = os.waitpid(process, 0)
+        if os.WIFSIGNALED(status) or not answer:
+            outcomes.append(KilledError(f"signal {os.WTERMSIG(status)}"))
+        else:
+            outcomes.append(pickle.loads(answer))
+    return outcomes
+
+
+def main() -> None:
+    """Serve tasks from stdin until it ends; what children print goes to stderr."""
+    from importlib import import_module
+
+    for module in sys.argv[1:]:
+        import_module(module)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    while header := requests.read(8):
+        (length,) = struct.unpack("<Q", header)
+        _send(answers, pickle.dumps(_run(pickle.loads(requests.read(length)))))
