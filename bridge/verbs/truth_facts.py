@@ -100,7 +100,9 @@ class _Loader(yaml.SafeLoader):
     """A safe loader for which an unknown tag is no error: what carries it becomes text."""
 
 
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> str:
+def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):
+        return loader.construct_sequence(node, deep=True)
     if isinstance(node, yaml.ScalarNode) and node.value:
         return str(node.value)
     return suffix.rpartition(":")[2]
