@@ -126,7 +126,9 @@ def _loader() -> Any:
             if len(node.value) > _NODES:  # merge keys (<<) multiply by each level
                 raise yaml.YAMLError(f"more than {_NODES} values")
 
-    def tagged(_loader: Any, suffix: str, node: yaml.Node) -> str:
+    def tagged(loader: Loader, suffix: str, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):  # as Lightning writes `betas`
+            return loader.construct_sequence(node, deep=True)
         if isinstance(node, yaml.ScalarNode) and node.value:
             return str(node.value)
         return suffix.rpartition(":")[2]

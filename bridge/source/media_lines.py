@@ -145,4 +145,4 @@ def counting_lines(events: Iterable[Line]) -> tuple[dict[tuple[int, int], Line],
             superseded.update({event.number: by_path[event.path] for event in last if by_path[event.path] is not event})
             last = sorted(by_path.values(), key=lambda event: event.number)
         found.update({(event.number, index): event for index, event in enumerate(last)})
-    return found, superseded
+    return dict(sorted(found.items())), superseded
