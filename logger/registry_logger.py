@@ -21,7 +21,7 @@ from logger.opening import METRICS_NAME
 from logger.pictures import encode_image, encode_video, single_images
 from logger.session import host_name
 from logger.settings import TIME_COLUMN, RegistryLoggerWarning, Settings
-from logger.sidecar import SIDECAR_NAME
+from logger.sidecar import SIDECAR_NAME, SidecarError, read_sidecar
 from logger.status import status_of
 
 if TYPE_CHECKING:
@@ -214,9 +214,10 @@ class RegistryLogger(CSVLogger):
     def finalize(self, status: str) -> None:
         """Bring everything to disk, with the status that Lightning's word and the exception in flight tell.
 
-        Does nothing where nothing was logged by this process. Rows may follow; they keep the status.
+        Does nothing where nothing was logged, in this process or (and left running) in a child that it started. Rows may follow; they
+        keep the status.
         """
-        if self._experiment is not None:
+        if self._experiment is not None or self._left_running():
             self._finalize(status_of(status))
 
     @_hook
@@ -234,6 +235,14 @@ class RegistryLogger(CSVLogger):
             # Loaded by a process that has nothing to do with the one that made it: a start of its own.
             self._settings = _with_new_token(self._settings)
         _be_known_to_pytorch_lightning()
+
+    def _left_running(self) -> bool:
+        """Whether a spawned child of this start wrote the run and ended without an end of it: it failed."""
+        try:
+            sidecar = read_sidecar(self._run_dir)
+            return bool(sidecar["status"] == "running" and sidecar["sessions"][-1]["id"] == self._settings.token)
+        except (OSError, SidecarError, LookupError, TypeError):
+            return False
 
     @rank_zero_only
     def _meet_existing(self, on_existing: OnExisting) -> None:

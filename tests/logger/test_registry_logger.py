@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import pickle
 import signal
@@ -183,6 +184,22 @@ def test_finalize_without_a_log_touches_nothing(tmp_path: Path) -> None:
     """The main process of a spawned training logged nothing and writes nothing."""
     RegistryLogger(tmp_path / "run", "r1").finalize("success")
     assert not (tmp_path / "run").exists()
+
+
+def _log_in_child(logger: RegistryLogger) -> None:
+    logger.log_metrics({"a": 1.0})
+
+
+def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
+    """A child that wrote the run and died without an end of it is told by the parent's finalize: the run does not stay running."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    child = multiprocessing.get_context("fork").Process(target=_log_in_child, args=(logger,))
+    child.start()
+    child.join()
+    assert sidecar(logger.run_dir)["status"] == "running"
+    logger.finalize("failed")
+    found = sidecar(logger.run_dir)
+    assert (found["status"], len(found["sessions"]), len(read_rows(logger.run_dir))) == ("failed", 1, 1)
 
 
 @pytest.mark.parametrize("copies", [lambda logger: pickle.loads(pickle.dumps(logger)), copy.deepcopy, copy.copy])

@@ -1,0 +1,59 @@
+"""Rank zero only: real trainings in two processes leave one set of files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.logger.rows import media, read_rows, sidecar, summary
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(run_dir: Path, strategy: str, *more: str) -> subprocess.CompletedProcess[str]:
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in ranks}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.logger.ddp_program", run_dir, strategy, *more],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+def test_two_processes_write_one_run(tmp_path: Path, strategy: str) -> None:
+    """Each row and each image is there once, in one session, whether the second process runs the script again or is forked."""
+    run_dir = tmp_path / "run"
+    done = train(run_dir, strategy)
+    assert done.returncode == 0, done.stderr
+    assert "of 2 in process" in done.stdout
+    rows = read_rows(run_dir)
+    assert [(row["step"], "loss" in row, "val" in row) for row in rows] == [
+        *[(str(step), True, False) for step in range(4)],
+        ("3", False, True),
+    ]
+    assert [(event["step"], event["path"]) for event in media(run_dir)] == [
+        (step, f"media/rank/{step:08d}_0.png") for step in range(4)
+    ]
+    found = sidecar(run_dir)
+    assert (found["status"], len(found["sessions"]), found["hparams"]) == ("completed", 1, {"fails": False})
+    assert summary(run_dir)["metrics"]["loss"]["count"] == 4
+    names = {
+        "sidecar.json",
+        "summary.json",
+        "heartbeat",
+        "metrics.csv",
+        "hparams.yaml",
+        "media.jsonl",
+        "media",
+        "checkpoints",
+    }
+    assert {path.name for path in run_dir.iterdir()} == names
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
