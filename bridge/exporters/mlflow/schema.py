@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def outdated(uri: str) -> str | None:
     None where MLflow can open it as it is, also where there is no such database yet or it has no MLflow tables.
     """
     import sqlalchemy
-    from mlflow.store.db.utils import _get_latest_schema_revision, create_sqlalchemy_engine
+    from mlflow.store.db.utils import create_sqlalchemy_engine
 
     url = sqlalchemy.engine.make_url(uri)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
@@ -82,10 +83,18 @@ def outdated(uri: str) -> str | None:
             found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
     finally:
         engine.dispose()
-    head = _get_latest_schema_revision()
+    head = _newest_revision()
     if found in (None, head):
         return None
     return f"its schema is of another MLflow version ({found}, the installed MLflow makes {head})"
+
+
+@functools.cache
+def _newest_revision() -> str:
+    """The schema revision that the installed MLflow makes; finding it loads all of its migrations."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
 
 
 def _kind(column_type: object) -> str:
