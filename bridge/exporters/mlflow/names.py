@@ -27,7 +27,7 @@ def clean(name: str) -> str:
     text = "/".join("_" if part in ("", ".", "..") else part for part in parts)
     if len(text) <= KEY_LIMIT:
         return text
-    return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> dict[str, str]:

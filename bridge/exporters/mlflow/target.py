@@ -221,5 +221,5 @@ class MlflowTarget:
         if record is None:
             return shown
         if self._place.address.is_server:
-            return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+            return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
         return f"{shown} run {record.run_id}"

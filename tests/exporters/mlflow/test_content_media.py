@@ -1,0 +1,252 @@
+"""Pictures, videos, captions and files of a run, as artifacts in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from bridge.model import LossKind, MediaType, Shape, Status
+from tests.exporters.mlflow.by_hand import file_of, run_of
+from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import MediaEvent, Run
+    from tests.exporters.mlflow.conftest import Store
+
+ROWS = [{"step": 0, "loss": 1.0}]
+
+
+def _images(store: Store) -> list[str]:
+    """The names of all files of the image grid, without the ids at their ends."""
+    return [path.rpartition("+bridge-")[0] + path[path.rindex(".") :] for path in store.files("images")]
+
+
+def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: Path) -> None:
+    """A key per index, both files of one name, the step and time of the source, and the tag that the UI looks for."""
+    png = encoded("png")
+    events = [event_of(tmp_path, png, "png", index=index) for index in (0, 1)]
+    store.export(run_of(), ROWS, media=tuple(events))
+    assert _images(store) == [
+        "images/val~samples~0+step+5+timestamp+1775822405000.webp",
+        "images/val~samples~0+step+5+timestamp+1775822405000.png",
+        "images/val~samples~1+step+5+timestamp+1775822405000.webp",
+        "images/val~samples~1+step+5+timestamp+1775822405000.png",
+    ]
+    assert store.run().data.tags["mlflow.loggedImages"] == "True"
+    full = next(path for path in store.files("images") if path.endswith(".png"))
+    assert store.artifact(full) == png
+
+
+def test_names_are_repeatable(store: Store, tmp_path: Path) -> None:
+    """The same picture sent again, as after a stop, is the same two files."""
+    event = event_of(tmp_path, encoded("png"), "png")
+    store.export(run_of(), ROWS, media=(event,))
+    before = store.files("images")
+    store.export(run_of(), [{"step": 1, "loss": 1.0}], media=(event,))
+    assert store.files("images") == before
+
+
+@pytest.mark.parametrize(("form", "extension"), [("jpeg", "png"), ("bmp", "png"), ("webp", "webp")])
+def test_other_formats_are_shown_too(store: Store, tmp_path: Path, form: str, extension: str) -> None:
+    """WebP as it is, the rest as PNG: the only two that the grid takes."""
+    store.export(run_of(), ROWS, media=(event_of(tmp_path, encoded(form), form),))
+    full = [path for path in store.files("images") if "+compressed" not in path]
+    assert [path.rpartition(".")[2] for path in full] == [extension]
+    assert Image.open(io.BytesIO(store.artifact(full[0]))).size == (12, 8)
+
+
+def test_a_gif_still_moves(store: Store, tmp_path: Path) -> None:
+    """As animated WebP, full size and small."""
+    store.export(run_of(), ROWS, media=(event_of(tmp_path, moving_gif(), "gif"),))
+    pictures = [Image.open(io.BytesIO(store.artifact(path))) for path in store.files("images")]
+    assert [(picture.format, picture.n_frames, picture.size) for picture in pictures] == [  # type: ignore[attr-defined]
+        ("WEBP", 3, (256, 17)),
+        ("WEBP", 3, (300, 20)),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
+def test_every_kind_of_pixel_has_a_small_picture(store: Store, tmp_path: Path, mode: str) -> None:
+    """Greys of 16 bits, palettes and transparency included."""
+    colour = {"LA": (9, 9), "RGBA": (1, 2, 3, 4)}.get(mode, 1)
+    store.export(run_of(), ROWS, media=(event_of(tmp_path, encoded("png", mode=mode, colour=colour), "png"),))
+    assert len(store.files("images")) == 2
+
+
+def test_a_picture_that_cannot_be_decoded_is_kept_as_a_file(store: Store, tmp_path: Path) -> None:
+    """It is said, and nothing in the grid is broken by it."""
+    broken = encoded("png")[:40]
+    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, broken, "png"),))
+    assert [loss.kind for loss in applied.losses] == [LossKind.NOT_SHOWABLE]
+    assert [store.artifact(path) for path in store.files("media")] == [broken]
+    assert "images" not in {path.partition("/")[0] for path in store.files()}
+
+
+def test_a_video_is_a_file_that_the_viewer_plays(store: Store, tmp_path: Path) -> None:
+    """Byte for byte, with its true extension."""
+    data = b"\0\0\0\x18ftypmp42" + b"\0" * 50
+    event = event_of(tmp_path, data, "mp4", tag="rollout", step=12, type=MediaType.VIDEO)
+    store.export(run_of(), ROWS, media=(event,))
+    assert (store.files("media"), store.artifact("media/rollout/00000012_0.mp4")) == (
+        ["media/rollout/00000012_0.mp4"],
+        data,
+    )
+
+
+def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store, tmp_path: Path) -> None:
+    """Also tags that no file name takes as they are."""
+    png = encoded("png")
+    events = (
+        event_of(tmp_path, png, "png", caption="a cat"),
+        event_of(tmp_path, png, "png", tag="odd ~tag#1+é", step=7, index=2),
+        event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="vid/eo", step=9, type=MediaType.VIDEO, caption="run"),
+    )
+    run = run_of()
+    store.export(run, ROWS, media=events)
+    held = sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in store.read(run).media)
+    digest = hashlib.sha256(png).hexdigest()
+    assert held == [
+        ("odd ~tag#1+é", 7, 2, digest, None),
+        ("val/samples", 5, 0, digest, "a cat"),
+        ("vid/eo", 9, 0, hashlib.sha256(b"\0\0\0\x18ftypmp42").hexdigest(), "run"),
+    ]
+
+
+def test_captions_are_one_table_that_grows(store: Store, tmp_path: Path) -> None:
+    """With the picture in its row, and listed among the tables that the UI shows."""
+
+    def caption(step: int, text: str) -> MediaEvent:
+        return event_of(tmp_path, encoded("png"), "png", step=step, caption=text)
+
+    store.export(run_of(), ROWS, media=(caption(7, "seven"),))
+    store.export(run_of(), [{"step": 1, "loss": 1.0}], media=(caption(3, "three"), caption(7, "seven, again")))
+    table = json.loads(store.artifact("bridge/captions.json"))
+    assert table["columns"] == ["tag", "index", "step", "caption", "image"]
+    assert [row[:4] for row in table["data"]] == [
+        ["val/samples", 0, 3, "three"],
+        ["val/samples", 0, 7, "seven, again"],
+    ]
+    image = table["data"][0][4]
+    assert image["type"] == "image"
+    assert {image["filepath"], image["compressed_filepath"]} <= set(store.files("images"))
+    assert json.loads(store.run().data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "bridge/captions.json", "type": "table"}
+    ]
+
+
+def _run_with_files(folder: Path, status: Status = Status.COMPLETED) -> Run:
+    folder.mkdir(exist_ok=True)
+    texts = {
+        "hparams.yaml": "lr: 0.1\napi_key: abc\n",
+        "sidecar.json": '{"hparams": {"api_key": "abc"}}',
+        "metrics.csv": "loss,step\r\n1.0,0\r\n",
+        "summary.json": "{}",
+        "media.jsonl": "",
+    }
+    for name, text in texts.items():
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+    files = {name: file_of(folder / name) for name in texts}
+    end = None if status is Status.RUNNING else 1775826000.0
+    return run_of(folder, status=status, end=end, files=files)
+
+
+def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: Store, tmp_path: Path) -> None:
+    """What grows is sent once, at the end, beside the mark that keeps copies from being taken for a run."""
+    store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
+    assert store.files() == [".bridge-target", "hparams.yaml", "sidecar.json"]
+    run = _run_with_files(tmp_path / "r")
+    assert store.stale(run) == ["status", "end", "own", "metrics.csv", "media.jsonl", "summary.json"]
+    store.export(run)
+    assert store.files() == [
+        ".bridge-target",
+        "hparams.yaml",
+        "media.jsonl",
+        "metrics.csv",
+        "sidecar.json",
+        "summary.json",
+    ]
+    assert store.stale(run) == []
+
+
+def test_secrets_are_masked_in_copies(store: Store, tmp_path: Path) -> None:
+    """In hparams.yaml and sidecar.json alike."""
+    store.export(_run_with_files(tmp_path / "r"), ROWS)
+    assert store.artifact("hparams.yaml") == b"lr: 0.1\napi_key: '***'\n"
+    assert json.loads(store.artifact("sidecar.json")) == {"hparams": {"api_key": "***"}}
+
+
+def test_a_file_that_changed_is_sent_again(store: Store, tmp_path: Path) -> None:
+    """And only that one."""
+    folder = tmp_path / "r"
+    store.export(_run_with_files(folder), ROWS)
+    (folder / "summary.json").write_text('{"step": 1}')
+    run = _run_with_files(folder)
+    assert store.stale(run) == ["summary.json"]
+    store.export(run)
+    assert store.artifact("summary.json") == b'{"step": 1}'
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "files"), [("none", []), ("now", ["media.jsonl", "metrics.csv", "summary.json"])]
+)
+def test_artifacts_can_be_had_at_once_or_not_at_all(
+    store: Store, tmp_path: Path, artifacts: str, files: list[str]
+) -> None:
+    """By the shape's choice."""
+    store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, shape=Shape(artifacts=artifacts))
+    known = {".bridge-target", "hparams.yaml", "sidecar.json"}
+    assert [file for file in store.files() if file not in known] == files
+
+
+def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+    """Between the look and the upload somebody may swap it: what is sent is a plain file of the run, or nothing."""
+    run = _run_with_files(tmp_path / "r")
+    (tmp_path / "key").write_text("private")
+    (tmp_path / "r" / "metrics.csv").unlink()
+    (tmp_path / "r" / "metrics.csv").symlink_to(tmp_path / "key")
+    applied = store.export(run, ROWS)
+    assert "metrics.csv" not in store.files()
+    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.MISSING_FILE, "metrics.csv")]
+
+
+def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_path: Path) -> None:
+    """Path, size and step as tags; with the option the files, but no link that leads out."""
+    folder = tmp_path / "r"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "epoch=1-step=40.ckpt").write_bytes(b"x" * 17)
+    (tmp_path / "key").write_text("private")
+    (folder / "checkpoints" / "last.ckpt").symlink_to(tmp_path / "key")
+    run = replace(_run_with_files(folder), checkpoint="/elsewhere/checkpoints/epoch=1-step=40.ckpt")
+    store.export(run, ROWS)
+    tags = store.run().data.tags
+    assert {key: value for key, value in tags.items() if key.startswith("bridge.checkpoint")} == {
+        "bridge.checkpoint": "/elsewhere/checkpoints/epoch=1-step=40.ckpt",
+        "bridge.checkpoint_size": "17",
+        "bridge.checkpoint_step": "40",
+    }
+    assert store.files("checkpoints") == []
+    shape = Shape(checkpoints=True)
+    store.export(run, [{"step": 1, "loss": 1.0}], shape=shape)
+    assert store.files("checkpoints") == ["checkpoints/epoch=1-step=40.ckpt"]
+    assert store.stale(run, shape) == []
+
+
+def test_a_database_alone_cannot_take_files_that_a_server_keeps(store: Store, tmp_path: Path) -> None:
+    """Points and facts arrive, the files are a loss that says how to send them too."""
+    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
+    event = event_of(tmp_path, encoded("png"), "png")
+    run = _run_with_files(tmp_path / "r")
+    applied = store.export(run, ROWS, media=(event,))
+    lost = [(loss.kind, loss.what, "--database-uri" in loss.detail) for loss in applied.losses]
+    assert lost == [(LossKind.LEFT_OUT, "media", True), (LossKind.LEFT_OUT, "artifacts", True)]
+    assert (store.points("loss"), store.stale(run)) == ([(0, 1.0, 1775822400000)], [])
+    assert store.read(run).lacks == {"media.val/samples"}

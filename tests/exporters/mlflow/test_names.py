@@ -1,0 +1,61 @@
+"""Names within MLflow's rules, without a database."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.exporters.mlflow.names import clean, keys_of
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("val/acc", "val/acc"),
+        ("grad norm: layer.0-weight_1", "grad norm: layer.0-weight_1"),
+        ("größe", "größe"),
+        ("acc@5", "acc_5"),
+        ("/absolute", "_/absolute"),
+        ("a//b", "a/_/b"),
+        ("../up", "_/up"),
+        (".", "_"),
+        ("", "_"),
+        ("tail/", "tail/_"),
+        ("line\n", "line_"),
+    ],
+)
+def test_only_what_mlflow_refuses_is_changed(name: str, key: str) -> None:
+    """A good name stays; a refused character is an underscore; the key is a plain relative path."""
+    assert clean(name) == key
+
+
+def test_a_name_over_the_limit_ends_in_a_digest() -> None:
+    """Two long names with the same beginning stay apart."""
+    one, other = clean("x" * 300), clean("x" * 300 + "y")
+    assert (len(one), len(other), one[:241], one == other) == (250, 250, "x" * 241, False)
+
+
+def test_the_first_to_appear_keeps_the_clean_key() -> None:
+    """Those after it get a number, and growth changes nothing of what was there."""
+    assert keys_of(["a@b", "a_b", "a#b"]) == {"a@b": "a_b", "a_b": "a_b_2", "a#b": "a_b_3"}
+
+
+def test_people_can_choose_another_name() -> None:
+    """What they choose is cleaned like any other."""
+    assert keys_of(["loss", "acc"], {"loss": "train/loss@0"}) == {"loss": "train/loss_0", "acc": "acc"}
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=300), max_size=12))
+def test_every_key_is_one_that_mlflow_takes_and_no_two_are_the_same(names: list[str]) -> None:
+    """Whatever the names are; and the first ones' keys do not depend on the later ones."""
+    from mlflow.utils.validation import _validate_metric_name
+
+    keys = keys_of(names)
+    for key in keys.values():
+        _validate_metric_name(key)
+        assert len(key) <= 250
+    assert len(set(keys.values())) == len(keys) == len(set(names))
+    half = names[: len(names) // 2]
+    assert keys_of(half) == {name: keys[name] for name in half}
