@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.context import ForkServerContext
 
-_PRELOADED = ["mlflow.store.tracking.sqlalchemy_store", "bridge.exporters.mlflow.database"]
+_PRELOADED = [
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow",
+    "bridge.exporters.mlflow.exporter",
+    "bridge.verbs.export",
+]
 
 
 def _context() -> ForkServerContext:

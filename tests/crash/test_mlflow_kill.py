@@ -1,0 +1,117 @@
+"""Exports into MLflow that are killed at random instants: the next one ends equal to one clean export."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.crash.killing import kill_after
+from tests.exporters.mlflow.conftest import Store
+from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+HEADER = ["loss", "val/acc", "step", "wall_time"]
+PICTURE = Path(__file__).parents[1] / "verbs" / "picture.png"
+ROWS = 700
+
+
+def export(uri: str, experiment: str, folder: Path) -> None:
+    """What `bridge export FOLDER --to mlflow` does."""
+    from bridge.exporters import find_exporter
+    from bridge.report import Action
+    from bridge.verbs.export import export_runs
+
+    logging.disable(logging.WARNING)
+    report = export_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment))
+    assert [line.action for line in report.runs if line.action in (Action.FAILED, Action.UNREADABLE)] == []
+
+
+class Growing:
+    """A run directory that grows by a part at a time; the third part begins with a requeue that went back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self.step = 0
+        write_sidecar(path, status="running", ended_at=None, hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
+        write_metrics(path, HEADER, [])
+        (path / "hparams.yaml").write_text("lr: 0.1\n")
+        (path / "media").mkdir()
+
+    def grow(self, part: int) -> None:
+        """Append rows, and a picture."""
+        if part == 2:
+            self.step -= ROWS // 2
+        rows = [
+            [f"{1 / (self.step + at + 1)}", at / ROWS, self.step + at, CREATED_S + self.rows + at] for at in range(ROWS)
+        ]
+        write_metrics(self.path, HEADER, rows, append=True)
+        self.rows, self.step = self.rows + ROWS, self.step + ROWS
+        shutil.copy(PICTURE, self.path / "media" / f"{part}.png")
+        line = f'{{"step": {self.step}, "tag": "samples", "type": "image", "path": "media/{part}.png"}}\n'
+        with (self.path / "media.jsonl").open("a") as file:
+            file.write(line)
+        (self.path / "heartbeat").touch()
+
+    def end(self) -> None:
+        """The training is over."""
+        write_sidecar(self.path, status="completed", hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
+
+
+def content(store: Store, run: MlflowRun) -> dict[str, Any]:
+    """What two exports of one run directory must have alike, whatever happened to them."""
+    ours = ("bridge.cursor", "bridge.replaces")
+    run_id = run.info.run_id
+    return {
+        "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
+        "params": run.data.params,
+        "tags": {key: value for key, value in run.data.tags.items() if key not in ours},
+        "metrics": run.data.metrics,
+        "points": {key: store.points(key, run_id) for key in run.data.metrics},
+        "files": {path: store.artifact(path, run_id) for path in store.files(run_id=run_id)},
+    }
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "server"])
+def uri(request: pytest.FixtureRequest) -> str:
+    if request.param == "server":
+        return str(request.getfixturevalue("mlflow_server").uri)
+    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
+
+
+def kill_and_heal(uri: str, tmp_path: Path, seed: int) -> int:
+    """Exports of a growing run, each killed at some instant, then a last one that is not; how many were killed."""
+    chance = random.Random(seed)
+    growing = Growing(tmp_path / "runs" / "run")
+    arguments = (uri, f"killed-{tmp_path.name}", growing.path)
+    kills = 0
+    for part in range(4):
+        growing.grow(part)
+        kills += kill_after(chance.uniform(0.1, 1.2), export, *arguments)
+    growing.end()
+    export(*arguments)
+    clean = Store(uri, experiment=f"clean-{tmp_path.name}")
+    export(uri, clean.experiment, growing.path)
+    killed = Store(uri, experiment=f"killed-{tmp_path.name}")
+    assert content(killed, killed.run()) == content(clean, clean.run())
+    assert len(killed.points("loss")) == 4 * ROWS - ROWS // 2
+    return kills
+
+
+def test_a_killed_export_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
+    """Killed again and again while the run grows and goes back: in the end one run, equal to a clean export."""
+    assert kill_and_heal(uri, tmp_path, seed=11) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_many_kills(uri: str, tmp_path: Path, seed: int) -> None:
+    """The same at many more instants."""
+    kill_and_heal(uri, tmp_path, seed)
