@@ -73,6 +73,8 @@ class Reading:
         reading.digest, reading.early = int(cursor.digest or "0", 16), int(cursor.early or "0", 16)
         reading.early_rows = cursor.early_rows
         reading.last_step, reading.rising, reading.last_time = cursor.last_step, cursor.rising, cursor.last_time
+        if reading.estimate is None and reading.last_time is None and cursor.anchors:
+            reading.last_time = cursor.anchors[-1][1]  # the rows so far had no time column
         reading.known = cursor.tails is not None or cursor.seen == 0
         reading.series = SeriesState(cursor.tails)
         return reading

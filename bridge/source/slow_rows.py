@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.source.digest import text_bits
+from bridge.source.digest import MODULUS, text_bits
 from bridge.source.header import Layout, whole
 from bridge.source.rows import TEXT, BadRow, Rows
 
@@ -131,12 +131,15 @@ class _Part:
         layout = self.layout
         if cells is None or len(cells) != len(layout.columns):
             have = "is no CSV" if cells is None else f"has {len(cells)} cells, the header {len(layout.columns)}"
-            return self._bad(row, at, have, cells or [])
+            # Without the empty cells that a header which grows puts behind every row.
+            return self._bad(row, at, have, text_bits("\x1f".join(cells or []).rstrip("\x1f")))
         step: int | None = row
         if layout.step is not None:
             step = whole(cells[layout.step])
             if step is None and cells[layout.step] != "":
-                return self._bad(row, at, f"has the step {cells[layout.step]!r:.40}, no 64-bit integer", cells)
+                named = zip(layout.columns, cells, strict=True)
+                mixed = sum(text_bits(f"{name}\x1f{cell}") for name, cell in named if cell)
+                return self._bad(row, at, f"has the step {cells[layout.step]!r:.40}, no 64-bit integer", mixed)
         time = None if layout.time is None else number(cells[layout.time])
         for name, places in layout.metrics.items():
             cell = next((cells[place] for place in reversed(places) if cells[place]), "")
@@ -146,9 +149,9 @@ class _Part:
             self.stepless.append(row)
         return step, np.nan if time is None else time
 
-    def _bad(self, row: int, at: int, why: str, cells: list[str]) -> tuple[None, float]:
+    def _bad(self, row: int, at: int, why: str, bits: int) -> tuple[None, float]:
         self.bad.append(BadRow(row, at, why))
-        self.others[self.count] = text_bits("\x1f".join(cells))
+        self.others[self.count] = bits % MODULUS
         return None, np.nan
 
     def _cell(self, name: str, row: int, cell: str) -> None:
