@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
 from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.mlflow import ui
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.best import best_names
 from bridge.exporters.mlflow.experiments import ExperimentName
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from bridge.exporters.contract import Interface
     from bridge.exporters.mlflow.records import Choice
     from bridge.model import Cursor, Delta, Loss, Run, Shape
 
@@ -51,6 +53,7 @@ class MlflowExporter:
     """
 
     name = "mlflow"
+    default_port = ui.DEFAULT_PORT
 
     def __init__(
         self,
@@ -141,6 +144,10 @@ class MlflowExporter:
         if before is None or now.record is None:
             return before is now.record
         return before.run_id == now.record.run_id and before.tags.get(Tag.CURSOR) == now.record.tags.get(Tag.CURSOR)
+
+    def interface(self, port: int) -> Interface:
+        """MLflow's page on the runs."""
+        return ui.interface(self._place, port)
 
     def close(self) -> None:
         """Let go of connections and of what was remembered."""

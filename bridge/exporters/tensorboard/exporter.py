@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Known
-from bridge.exporters.tensorboard import facts, pictures
+from bridge.exporters.tensorboard import facts, pictures, ui
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.folders import Place, place_runs
 from bridge.exporters.tensorboard.protos import need_tensorboard
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from bridge.exporters.contract import Interface
     from bridge.exporters.tensorboard.state import State
     from bridge.model import Cursor, Delta, Loss, Run, Shape
 
@@ -35,6 +36,7 @@ class TensorBoardExporter:
     """
 
     name = "tensorboard"
+    default_port = ui.DEFAULT_PORT
 
     def __init__(self, logdir: Path, *, lock_wait: float = 30.0) -> None:
         self._logdir = Path(logdir).absolute()
@@ -102,6 +104,10 @@ class TensorBoardExporter:
     def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
         """Nothing concerns several runs at once."""
         return ()
+
+    def interface(self, port: int) -> Interface:
+        """TensorBoard on the log directory."""
+        return ui.interface(self._logdir, port)
 
     def close(self) -> None:
         """Nothing is kept open; which folder is whose is looked up again next time."""
