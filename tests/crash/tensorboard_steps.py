@@ -1,6 +1,6 @@
 """A program that exports one run into a log directory, and can be killed on the way.
 
-    python -m tests.crash.tensorboard_steps every FOLDER     kill an export at each step it takes, see that the next heals
+    python -m tests.crash.tensorboard_steps every FOLDER N   kill an export at each N-th step it takes; see that the next heals
     python -m tests.crash.tensorboard_steps export LOGDIR    export in small deltas; says `begin` before the first
 
 Whole exports are compared byte for byte, but for the generation in a file's name.
@@ -96,8 +96,8 @@ def die_at(step: int) -> None:
     sys.addaudithook(watch)
 
 
-def killed_at_every_step(folder: Path) -> int:
-    """Kill exports of a new run, of a grown and of a rewound one at each step; how many were killed."""
+def killed_at_every_step(folder: Path, stride: int) -> int:
+    """Kill exports of a new run, of a grown and of a rewound one at each `stride`-th step; how many were killed."""
     need_tensorboard()
     clean = folder / "clean"
     phases = (
@@ -112,7 +112,7 @@ def killed_at_every_step(folder: Path) -> int:
         export(clean, **phase)
         step = 0
         while True:
-            step += 1
+            step += stride
             logdir = folder / "logs"
             shutil.rmtree(logdir, ignore_errors=True)
             shutil.copytree(before, logdir)
@@ -134,7 +134,7 @@ def killed_at_every_step(folder: Path) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "every":
-        print(killed_at_every_step(Path(sys.argv[2])))
+        print(killed_at_every_step(Path(sys.argv[2]), int(sys.argv[3])))
     else:
         need_tensorboard()
         print("begin", flush=True)

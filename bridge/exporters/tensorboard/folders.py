@@ -63,8 +63,11 @@ def place_runs(logdir: Path, runs: Sequence[Run]) -> Mapping[str, Place]:
     places = {identity: Place(folder) for identity, folder in wanted.items() if owner(logdir / folder) == identity}
     missing = [run for run in runs if run.identity not in places]
     found: dict[str, list[str]] = {}
-    for folder, identity in _walk(logdir, limit=None if missing else _LOOKED_AT):
-        found.setdefault(identity, []).append(folder)
+    expected = {place.folder: identity for identity, place in places.items()}
+    for folder in _walk(logdir, limit=None if missing else _LOOKED_AT):
+        identity = expected.get(folder) or owner(logdir / folder)
+        if identity is not None:
+            found.setdefault(identity, []).append(folder)
     for identity in wanted:
         own = found.get(identity, [])
         if identity in places:
@@ -108,8 +111,8 @@ def _is_foreign(folder: Path) -> bool:
     )
 
 
-def _walk(logdir: Path, *, limit: int | None) -> Iterator[tuple[str, str]]:
-    """Folders of runs below `logdir` with the identities of their runs, in the order of their names."""
+def _walk(logdir: Path, *, limit: int | None) -> Iterator[str]:
+    """Folders below `logdir` that say they are a run's, in the order of their names."""
     waiting = [""]
     seen = 0
     while waiting and (limit is None or seen < limit):
@@ -128,6 +131,4 @@ def _walk(logdir: Path, *, limit: int | None) -> Iterator[tuple[str, str]]:
             continue
         waiting += sorted(below, reverse=True)
         if marked:
-            identity = owner(logdir / relative)
-            if identity is not None:
-                yield relative, identity
+            yield relative

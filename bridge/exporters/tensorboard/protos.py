@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import MissingExtraError
@@ -22,10 +23,8 @@ __all__ = [
 
 def need_tensorboard() -> None:
     """Raise MissingExtraError where tensorboard is not installed."""
-    try:
-        from tensorboard.compat.proto import event_pb2  # noqa: F401 - only looked for
-    except ImportError as error:
-        raise MissingExtraError.of("tensorboard", purpose="--to tensorboard") from error
+    if find_spec("tensorboard") is None:
+        raise MissingExtraError.of("tensorboard", purpose="--to tensorboard")
 
 
 def text_record(tag: str, text: str, *, step: int, time: float) -> bytes:

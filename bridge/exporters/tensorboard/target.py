@@ -37,15 +37,18 @@ class TensorBoardTarget:
 
     def apply(self, delta: Delta) -> Applied:
         """Cut off what no state speaks of, append, flush, then the state. A delta of kind NEW makes all anew."""
-        if delta.kind is DeltaKind.NEW:
-            return self.rebuild((delta,))
         with self._held() as (state, notes):
             reason = distrust(self._folder, state)
+            if delta.kind is DeltaKind.NEW:
+                if not reason and _covers(state, delta):
+                    return Applied(notes=notes)
+                return self._make((delta,), state, reason) + Applied(notes=notes)
             if state is None or reason:
                 raise RebuildNeededError(f"{self._folder}: {reason}")
-            if _place(state.cursor) == _place(delta.after) and delta.kind is not DeltaKind.SAME:
-                return Applied(notes=notes)
-            if delta.before is not None and _place(state.cursor) != _place(delta.before):
+            if _place(state.cursor) != _place(delta.before):
+                # Another export of this run came in between, or this delta comes a second time.
+                if _covers(state, delta):
+                    return Applied(notes=notes)
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
                 write_state(self._folder, state.with_(cursor=delta.remember.with_(sent=state.cursor.sent)))
@@ -54,9 +57,7 @@ class TensorBoardTarget:
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
         with self._held() as (state, notes):
-            reason = distrust(self._folder, state) if state is not None or _event_files(self._folder) else ""
-            said = (f"{self._folder}: made anew, since {reason}",) if reason else ()
-            return self._write(deltas, state or State(self._run.identity), fresh=True) + Applied(notes=notes + said)
+            return self._make(deltas, state, distrust(self._folder, state)) + Applied(notes=notes)
 
     def read(self, *, only: Collection[str] | None = None) -> Held:
         """What TensorBoard's own reader finds, checksums included. Raises TargetError for a file that is damaged."""
@@ -67,6 +68,12 @@ class TensorBoardTarget:
     def where(self) -> str:
         """The folder."""
         return str(self._folder)
+
+    def _make(self, deltas: Iterable[Delta], state: State | None, reason: str) -> Applied:
+        """Make all anew; the notes say why, where what there was could not be trusted."""
+        said = reason and (state is not None or any(generation_of(path.name) for path in self._folder.iterdir()))
+        notes = (f"{self._folder}: made anew, since {reason}",) if said else ()
+        return self._write(deltas, state or State(self._run.identity), fresh=True) + Applied(notes=notes)
 
     def _write(self, deltas: Iterable[Delta], state: State, *, fresh: bool) -> Applied:
         writing = Writing(self._folder, state, self._run, self._shape, group=self._group, fresh=fresh)
@@ -108,8 +115,19 @@ class TensorBoardTarget:
         )
 
 
-def _event_files(folder: Path) -> bool:
-    return any(generation_of(path.name) for path in folder.iterdir())
+def _covers(state: State | None, delta: Delta) -> bool:
+    """Whether what `delta` brings is in the target already, by another export or by the same delta before."""
+    held, after = None if state is None else state.cursor, delta.after
+    if held is None:
+        return False
+    if _place(held) == _place(after):
+        return delta.kind is not DeltaKind.SAME
+    return (
+        held.rows >= after.rows
+        and held.media_lines >= after.media_lines
+        and (held.early_rows, held.early) == (after.early_rows, after.early)
+        and dict(held.shape) == dict(after.shape)
+    )
 
 
 def _place(cursor: Cursor | None) -> object:

@@ -115,7 +115,7 @@ def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, 
     target = exporter.open(run, SHAPE)
     target.apply(first)
     target.apply(second)
-    other = make_delta(run, [make_block([9], {"loss": [0.0]}, first_row=2)], before=first.after)
+    other = make_delta(run, [make_block([7, 8, 9], {"loss": [0.0] * 3}, first_row=2)], before=first.after)
     with pytest.raises(TargetUnavailableError, match="changed by someone else"):
         target.apply(other)
 
