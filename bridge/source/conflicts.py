@@ -161,9 +161,13 @@ def _reason(table: Table, reading: Reading, touched: Mapping[str, int], portion:
         if rows.first <= flag.row < rows.first + len(rows):
             place = f":{table.lines_before(rows.offset(flag.row - rows.first)) + 1}"
     low = min(reading.flagged[name].low for name in touched)
-    more = f", with {len(touched) - 1} more metrics" if len(touched) > 1 else ""
-    gone = f"; {removed} points no longer count" if removed else ""
-    return (
-        f"metrics.csv{place}: {name.removesuffix(TEXT)} goes back to step {flag.step} from {touched[name]}{more}, "
-        f"as far as step {low}{gone}"
-    )
+    words = [f"metrics.csv{place}: {name.removesuffix(TEXT)} goes back from step {touched[name]} to step {flag.step}"]
+    if low < flag.step:
+        words.append(f", then as far as step {low}")
+    if len(touched) > 1:
+        words.append(
+            f", and so do {len(touched) - 1} more metrics" if len(touched) > 2 else ", and so does another metric"
+        )
+    if removed:
+        words.append(f"; {removed} points no longer count" if removed > 1 else "; 1 point no longer counts")
+    return "".join(words)

@@ -105,9 +105,9 @@ def sort_by(records: Records, keys: Sequence[int]) -> Records:
 
 
 def merge(runs: Sequence[Run], keys: Sequence[int], *, budget: int) -> Iterator[Records]:
-    """The records of sorted `runs`, sorted by the columns `keys`, in pieces of about `budget` bytes at most.
+    """The records of sorted `runs` of one store, sorted by the columns `keys`, in pieces of about `budget` bytes at most.
 
-    Records with equal keys come in one piece, unless one run holds several of them.
+    Records with equal keys come in one piece.
     """
     runs = [run for run in runs if run.segments]
     if not runs:
@@ -129,7 +129,7 @@ def merge(runs: Sequence[Run], keys: Sequence[int], *, budget: int) -> Iterator[
 
 
 def _merged(runs: Sequence[Run], keys: Sequence[int], budget: int) -> Run:
-    merged = Run(Store(budget=0))
+    merged = Run(runs[0].store)
     for records in merge(runs, keys, budget=budget):
         merged.append(records)
     return merged
@@ -148,6 +148,7 @@ class _Head:
         self._keys = keys
         self.block = next(blocks)
         self.next = next(blocks, None)
+        self._complete()
 
     @property
     def last(self) -> tuple[int, ...]:
@@ -156,15 +157,19 @@ class _Head:
 
     def take(self, bound: tuple[int, ...]) -> Records:
         """The records up to `bound`, which leave the block."""
-        low, high = 0, len(self.block)
-        for place, (key, value) in enumerate(zip(self._keys, bound, strict=True)):
-            column = self.block[low:high, key]
-            final = place == len(self._keys) - 1
-            first = low + int(np.searchsorted(column, value, side="left"))
-            last = low + int(np.searchsorted(column, value, side="right"))
-            low, high = (last, last) if final else (first, last)
-        taken, self.block = self.block[:high], self.block[high:]
+        count = self._up_to(self.block, bound)
+        taken, self.block = self.block[:count], self.block[count:]
         return taken
+
+    def _up_to(self, block: Records, bound: tuple[int, ...]) -> int:
+        """How many records of `block` have keys up to `bound`."""
+        low, high = 0, len(block)
+        for key, value in zip(self._keys, bound, strict=True):
+            column = block[low:high, key]
+            first = low + int(np.searchsorted(column, value, side="left"))
+            high = low + int(np.searchsorted(column, value, side="right"))
+            low = first
+        return high
 
     def advance(self) -> bool:
         """Load the next block where this one is used up; false where there is nothing left."""
@@ -173,4 +178,13 @@ class _Head:
         if self.next is None:
             return False
         self.block, self.next = self.next, next(self._blocks, None)
+        self._complete()
         return True
+
+    def _complete(self) -> None:
+        """Take what has the keys of the block's last record into the block."""
+        while self.next is not None and all(self.next[0, key] == self.block[-1, key] for key in self._keys):
+            following = self.next
+            taken = self._up_to(following, self.last)
+            self.block = np.concatenate([self.block, following[:taken]])
+            self.next = following[taken:] if taken < len(following) else next(self._blocks, None)
