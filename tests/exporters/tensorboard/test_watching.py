@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Shape, Status
+from bridge.verbs.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.run_dirs import CREATED_S
+from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
+from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tests.fixtures.tensorboard_server import TensorBoardServer
 
 SHAPE = Shape()
+HEADER = ["loss", "step", "wall_time"]
 
 
 def _target(run: Run, logdir: Path) -> TensorBoardTarget:
@@ -32,22 +35,58 @@ def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
     """Export, growth, export, requeue from a checkpoint, export: the Rust server shows each state at once, no zigzag."""
+    path = make_run(
+        tmp_path / "runs" / "abc", [{"step": step, "loss": 5.0 - step} for step in range(3)], status="running"
+    )
+    name = f"{watched_logdir.name}/abc"
+
+    def shown() -> list[tuple[int, float]] | None:
+        return _steps(tensorboard_server, name, "loss")
+
+    def export() -> str:
+        (line,) = export_runs([path], TensorBoardExporter(watched_logdir)).runs
+        return str(line.action)
+
+    assert export() == "new"
+    expected = [(0, 5.0), (1, 4.0), (2, 3.0)]
+    assert tensorboard_server.until(shown, expected) == expected
+
+    write_metrics(path, HEADER, [(2.0, 3, CREATED_S + 3), (1.0, 4, CREATED_S + 4)], append=True)
+    assert export() == "changed"
+    expected = [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+    assert tensorboard_server.until(shown, expected) == expected
+
+    write_metrics(path, HEADER, [(3.5, 2, CREATED_S + 50), (2.5, 3, CREATED_S + 51)], append=True)
+    assert export() == "rebuild"
+    expected = [(0, 5.0), (1, 4.0), (2, 3.5), (3, 2.5), (4, 1.0)]
+    assert tensorboard_server.until(shown, expected) == expected
+
+    write_metrics(path, HEADER, [(1.5, 4, CREATED_S + 52), (0.5, 5, CREATED_S + 53)], append=True)
+    export()
+    expected = [(0, 5.0), (1, 4.0), (2, 3.5), (3, 2.5), (4, 1.5), (5, 0.5)]
+    assert tensorboard_server.until(shown, expected) == expected
+
+
+def test_pictures_appear_while_a_server_watches(
+    tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
+) -> None:
+    """Later pictures of a tag, and one for an earlier step, which makes the media file anew, are shown by the server."""
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
     target = _target(run, watched_logdir)
     name = f"{watched_logdir.name}/abc"
+    picture = draw(tmp_path / "a.png")
 
-    first = make_delta(run, [make_block([0, 1, 2], {"loss": [5.0, 4.0, 3.0]})])
-    target.apply(first)
-    expected = [(0, 5.0), (1, 4.0), (2, 3.0)]
-    assert tensorboard_server.until(lambda: _steps(tensorboard_server, name, "loss"), expected) == expected
+    def shown() -> list[int]:
+        found = tensorboard_server.get("plugin/images/images", run=name, tag="val/samples/0", sample="0")
+        return [image["step"] for image in found or ()]
 
-    target.apply(make_delta(run, [make_block([3, 4], {"loss": [2.0, 1.0]}, first_row=3)], before=first.after))
-    expected = [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
-    assert tensorboard_server.until(lambda: _steps(tensorboard_server, name, "loss"), expected) == expected
-
-    target.rebuild([make_delta(run, [make_block([0, 1, 2, 3], {"loss": [5.0, 4.0, 3.5, 2.5]})])])
-    expected = [(0, 5.0), (1, 4.0), (2, 3.5), (3, 2.5)]
-    assert tensorboard_server.until(lambda: _steps(tensorboard_server, name, "loss"), expected) == expected
+    deltas = [make_delta(run, media=[media_event(picture, step=10)])]
+    target.apply(deltas[0])
+    assert tensorboard_server.until(shown, [10]) == [10]
+    for step, expected in ((20, [10, 20]), (5, [5, 10, 20])):
+        deltas.append(make_delta(run, media=[media_event(picture, step=step)], before=deltas[-1].after))
+        target.apply(deltas[-1])
+        assert tensorboard_server.until(shown, expected) == expected
 
 
 def test_times_steps_and_values_are_shown_as_they_are(
