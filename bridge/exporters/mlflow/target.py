@@ -183,6 +183,7 @@ class MlflowTarget:
             home = self._place.revive(home)
         choice = self._choice()
         old = choice.record or (choice.deleted if choice.deleted is not None and choice.deleted.run_id else None)
+        old = None if old is None else self._place.whole(old.run_id)[0]
         if choice.record is not None:
             home = self._place.experiment_of(choice.record.experiment_id)
         facts = facts_of(self._run, self._shape)

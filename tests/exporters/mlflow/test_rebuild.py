@@ -1,0 +1,149 @@
+"""Rebuilds: a complete new run takes the place of the old one, with what people did to that."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import TargetUnavailableError
+from bridge.exporters.mlflow.tags import Tag
+from bridge.model import Shape
+from tests.exporters.mlflow.by_hand import delta_of, run_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bridge.model import Delta
+    from tests.exporters.mlflow.conftest import Store
+
+ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+NEWER = [{"step": 0, "loss": 9.0}]
+
+
+def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store: Store) -> None:
+    """Only the new one is active; each names the other."""
+    run = run_of()
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+    store.rebuild(run, [delta_of(run, NEWER)])
+    new = store.run()
+    (gone,) = store.runs(deleted=True)
+    assert (gone.info.run_id, new.data.tags["bridge.replaces"]) == (old, old)
+    assert gone.data.tags["bridge.replaced_by"] == new.info.run_id
+    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+    assert "bridge.building" not in new.data.tags
+    assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
+
+
+def test_it_can_be_rebuilt_again_and_again(store: Store) -> None:
+    """Each time one run is active."""
+    run = run_of()
+    store.export(run, ROWS)
+    for _ in range(3):
+        store.rebuild(run, [delta_of(run, NEWER)])
+    assert (len(store.runs()), len(store.runs(deleted=True))) == (1, 3)
+
+
+def test_what_people_did_is_carried_over(store: Store, tmp_path: Path) -> None:
+    """Name, description, changed and own tags, own files; and it still counts as edited."""
+    run = run_of(notes="mine", tags=("project:x", "gone:1", "stays:1"))
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+    client = store.client
+    client.update_run(old, name="best of all")
+    client.set_tag(old, "mlflow.note.content", "theirs")
+    client.set_tag(old, "project", "theirs")
+    client.set_tag(old, "own", "theirs")
+    client.delete_tag(old, "gone")
+    client.log_text(old, "a figure", "figures/mine.txt")
+    store.rebuild(run, [delta_of(run, NEWER)])
+    new = store.run()
+    tags = new.data.tags
+    assert (new.info.run_name, tags["mlflow.note.content"]) == ("best of all", "theirs")
+    assert [tags.get(key) for key in ("project", "own", "gone", "stays")] == ["theirs", "theirs", None, "1"]
+    assert store.artifact("figures/mine.txt") == b"a figure"
+    assert sorted(store.known(run).edited) == ["name", "notes", "tags.gone", "tags.project"]
+
+
+def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
+    """Runs that people nested below it."""
+    run = run_of()
+    store.export(run, ROWS)
+    old = store.run()
+    child = store.client.create_run(old.info.experiment_id, tags={Tag.PARENT: old.info.run_id})
+    store.rebuild(run, [delta_of(run, NEWER)])
+    new = next(found for found in store.runs() if Tag.UID in found.data.tags)
+    assert store.client.get_run(child.info.run_id).data.tags[Tag.PARENT] == new.info.run_id
+
+
+def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(store: Store) -> None:
+    """The half-filled run is no target and no second one either."""
+    run = run_of()
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+
+    def stopping() -> Iterator[Delta]:
+        first = delta_of(run, NEWER, more=True)
+        yield first
+        raise TargetUnavailableError("the source went away")
+
+    with pytest.raises(TargetUnavailableError), store.exporter() as exporter:
+        exporter.open(run, Shape()).rebuild(stopping())
+    with store.exporter() as exporter:
+        assert exporter.cursors([run])[run.identity].extras == ()
+        assert exporter.open(run, Shape()).read().series["loss"].value.tolist() == [1.0, 0.5]
+    assert len(store.runs()) == 2
+    store.rebuild(run, [delta_of(run, NEWER)])
+    assert [found.info.run_id != old for found in store.runs()] == [True]
+    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+
+
+def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
+    """What a person deleted stays deleted; the new run is another one."""
+    run = run_of()
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+    store.client.delete_run(old)
+    store.rebuild(run, [delta_of(run, NEWER)])
+    assert [found.info.run_id for found in store.runs(deleted=True)] == [old]
+    assert store.run().info.run_id != old
+    assert (store.known(run).deleted, store.known(run).exists) == (False, True)
+
+
+def test_a_deleted_experiment_comes_back_when_asked(store: Store) -> None:
+    """With a rebuild it is restored, and its run replaced."""
+    run = run_of()
+    store.export(run, ROWS)
+    experiment = store.client.get_experiment_by_name("trials")
+    assert experiment is not None
+    store.client.delete_experiment(experiment.experiment_id)
+    store.rebuild(run, [delta_of(run, NEWER)])
+    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+
+
+def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store) -> None:
+    """However it came to be; the smaller id stays, and verify would call the other one extra."""
+    run = run_of()
+    store.export(run, ROWS)
+    one = store.run()
+    other = store.client.create_run(one.info.experiment_id, tags={Tag.UID: run.identity})
+    smaller, larger = sorted([one.info.run_id, other.info.run_id])
+    (extra,) = store.known(run).extras
+    assert extra.endswith(larger)
+    with store.exporter() as exporter:
+        exporter.cursors([run])
+        exporter.finish([run], Shape())
+    assert store.run().info.run_id == smaller
+    (gone,) = store.runs(deleted=True)
+    assert gone.data.tags[Tag.DUPLICATE_OF] == smaller
+
+
+def test_names_of_the_artifacts_do_not_leak_into_a_rebuild(store: Store) -> None:
+    """A metric that was renamed before and is gone now leaves no entry behind."""
+    run = run_of()
+    store.export(run, [{"step": 0, "a@b": 1.0}])
+    store.rebuild(run, [delta_of(run, [{"step": 0, "c@d": 1.0}])])
+    assert json.loads(store.artifact("bridge/names.json"))["metrics"] == {"c@d": "c_d"}

@@ -1,0 +1,107 @@
+"""Sweeps: a parent for each, its children below it, and what they came to."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters.mlflow.tags import Tag
+from bridge.model import LossKind, Shape, Status
+from tests.exporters.mlflow.by_hand import START, run_of
+from tests.exporters.mlflow.conftest import Store
+
+if TYPE_CHECKING:
+    from bridge.model import Run
+
+BEST = Shape(best=("acc:max",))
+
+
+def _child(number: int, **fields: object) -> Run:
+    return run_of(Path(f"/sweep/trial-{number}"), tags=("sweep:lr-scan",), start=START + number, **fields)
+
+
+def _rows(value: float) -> list[dict[str, float]]:
+    return [{"step": 0, "acc": value}, {"step": 1, "acc": value - 0.5}]
+
+
+def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Store) -> None:
+    """The parent has neither params nor metrics; its tags count by status and tell mean, std and the best child."""
+    store.export(_child(1), _rows(0.6), shape=BEST)
+    store.export(_child(2, status=Status.FAILED), _rows(0.9), shape=BEST)
+    store.export(_child(3), [], shape=BEST)
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    children = {run.info.run_name: run for run in store.runs() if run is not parent and Tag.UID in run.data.tags}
+    assert {run.data.tags[Tag.PARENT] for run in children.values()} == {parent.info.run_id}
+    assert (parent.info.run_name, parent.data.params, parent.data.metrics) == ("lr-scan", {}, {})
+    assert (parent.info.status, parent.info.start_time, parent.info.end_time) == (
+        "FINISHED",
+        1775822401000,
+        1775826000000,
+    )
+    tags = {key: value for key, value in parent.data.tags.items() if key.startswith("bridge.sweep.")}
+    assert tags == {
+        "bridge.sweep.runs": "3",
+        "bridge.sweep.completed": "2",
+        "bridge.sweep.failed": "1",
+        "bridge.sweep.acc.mean": "0.75",
+        "bridge.sweep.acc.std": repr(statistics.stdev([0.6, 0.9])),
+        "bridge.sweep.acc.best": "0.9",
+        "bridge.sweep.acc.best_run": children["trial-2"].info.run_id,
+    }
+
+
+def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
+    """And ends with its last one; a status that no child has any more is no tag any more."""
+    store.export(_child(1), _rows(0.6))
+    store.export(_child(2, status=Status.RUNNING, end=None), _rows(0.9))
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    assert (parent.info.status, parent.info.end_time, parent.data.tags["bridge.sweep.running"]) == (
+        "RUNNING",
+        None,
+        "1",
+    )
+    store.export(_child(2))
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    assert (parent.info.status, "bridge.sweep.running" in parent.data.tags) == ("FINISHED", False)
+
+
+def test_flat_leaves_sweeps_out(store: Store) -> None:
+    """No parent is made, nothing is nested; the tag stays a tag."""
+    store.export(_child(1), _rows(0.6), shape=Shape(flat=True))
+    tags = store.run().data.tags
+    assert (Tag.PARENT in tags, tags["sweep"]) == (False, "lr-scan")
+
+
+def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
+    """Its children go on without one, and it is said."""
+    store.export(_child(1), _rows(0.6))
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    store.client.delete_run(parent.info.run_id)
+    applied = store.export(_child(2), _rows(0.7))
+    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.LEFT_OUT, "sweep lr-scan")]
+    assert sorted(run.info.run_name for run in store.runs()) == ["trial-1", "trial-2"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "server"])
+def test_eight_exports_of_eight_children_at_once_end_with_one_parent(kind: str, request: pytest.FixtureRequest) -> None:
+    """All children hang below it, and it counts all of them."""
+    uri = request.getfixturevalue("sqlite_uri") if kind == "sqlite" else request.getfixturevalue("mlflow_server").uri
+    store = Store(uri, experiment="eight at once")
+    together = threading.Barrier(8)
+
+    def export(number: int) -> None:
+        together.wait()
+        store.export(_child(number), _rows(number / 10), shape=BEST)
+
+    with ThreadPoolExecutor(8) as exports:
+        list(exports.map(export, range(1, 9)))
+    runs = store.runs()
+    (parent,) = [run for run in runs if Tag.SWEEP in run.data.tags]
+    children = [run for run in runs if Tag.UID in run.data.tags]
+    assert [run.data.tags[Tag.PARENT] for run in children] == [parent.info.run_id] * 8
+    assert (parent.data.tags["bridge.sweep.runs"], parent.data.tags["bridge.sweep.acc.best"]) == ("8", "0.8")
