@@ -76,6 +76,6 @@ def default_columns(records: Sequence[RunRecord], selection: Selection) -> list[
 def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
     """The metrics that say the most: validation before training, those of many runs before those of few."""
     counted = Counter(name for record in records for name in record.summary)
-    names = [name for name in counted if name not in ("epoch", "step") and not name.startswith("lr-")]
+    names = [name for name in counted if name not in ("epoch", "step", "lr") and not name.startswith("lr-")]
     names.sort(key=lambda name: (not name.startswith("val"), -counted[name], name))
     return [Ref(Kind.METRIC, name) for name in names[:most]]

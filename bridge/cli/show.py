@@ -42,10 +42,14 @@ def show(run: str, runs: tuple[Path, ...], opening: dict[str, Any], out: Output)
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "run": record.to_dict()})
         return
+    tables = [table for table in (_facts(record), _hparams(record), _metrics(record)) if table.row_count]
     console = out.console()
-    for table in (_facts(record), _hparams(record), _metrics(record)):
-        if table.row_count:
-            console.print(table)
+    if console.is_terminal:
+        console.print(*tables, sep="")
+        return
+    with console.capture() as drawn:
+        console.print(*tables, sep="")
+    out.lines(line.rstrip() for line in drawn.get().splitlines())
 
 
 def _find(run: str, runs: Sequence[Path], opening: dict[str, Any], out: Output) -> RunRecord:
