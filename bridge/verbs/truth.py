@@ -7,7 +7,6 @@ in plain Python. So a fault in one of the two readers shows as a difference inst
 
 from __future__ import annotations
 
-import contextlib
 import math
 from array import array
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 
 from bridge.errors import RunDirectoryError
 from bridge.verbs.truth_facts import Facts, read_facts
+from bridge.verbs.truth_files import own_file
 from bridge.verbs.truth_media import TruthMedia, read_media
 from bridge.verbs.truth_records import records
 
@@ -90,7 +90,9 @@ def read(
     facts = read_facts(path)
     table = _Table(limit=rows, time_column=facts.time_column, only=None if only is None else frozenset(only))
     try:
-        table.read(path / "metrics.csv")
+        metrics = own_file(path, "metrics.csv")
+        if metrics is not None:
+            table.read(metrics)
         media, lines = read_media(path, limit=media_lines)
     except OSError as error:
         raise RunDirectoryError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
@@ -181,10 +183,9 @@ class _Table:
     lines: list[int] = field(default_factory=list)
 
     def read(self, path: Path) -> None:
-        """Read the file `path`; one that is missing has no rows."""
-        with contextlib.suppress(FileNotFoundError):
-            for cells, line in records(path):
-                self._take(cells, line)
+        """Read the file `path`."""
+        for cells, line in records(path):
+            self._take(cells, line)
         self._flush()
 
     def _take(self, cells: list[str] | None, line: int) -> None:

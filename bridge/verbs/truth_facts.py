@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from bridge.verbs.truth_files import own_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     from bridge.model import Scalar
 
 __all__ = ["Facts", "read_facts"]
+
+LARGEST_YAML = 4 << 20
+"""Bytes of hparams.yaml; a larger one has no params."""
+
+MOST_PARAMS = 200_000
+DEEPEST = 64
+YEAR_10000 = 253402300800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +56,27 @@ class Facts:
 
 def read_facts(run_dir: Path) -> Facts:
     """What the files of `run_dir` say of the run; what is missing or of a wrong type is as if it were not there."""
-    sidecar = _json(run_dir / "sidecar.json")
+    sidecar = _json(own_file(run_dir, "sidecar.json"))
     run_id = _text(sidecar.get("run_id")) or run_dir.resolve().name
-    tags = sidecar.get("tags")
     created = _time(sidecar.get("created_at"))
     return Facts(
         run_id=run_id,
         name=_text(sidecar.get("display_name")) or run_id.rstrip("/").rpartition("/")[2],
         status_word=_text(sidecar.get("status")) or None,
         params=_params(run_dir, sidecar),
-        tags=tuple(_text(tag) for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+        tags=_tags(sidecar.get("tags")),
         notes=_text(sidecar.get("notes")),
         start=created if created is not None else _first_mtime(run_dir),
         ended_at=_time(sidecar.get("ended_at")),
         last_alive=max((_mtime(run_dir / name) for name in ("heartbeat", "metrics.csv")), default=math.nan),
         time_column=_text(sidecar.get("time_column")) or None,
     )
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    """A list of texts, each once, or one text."""
+    tags = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(dict.fromkeys(_text(tag) for tag in tags if isinstance(tag, str)))
 
 
 def _text(value: object) -> str:
@@ -72,7 +86,9 @@ def _text(value: object) -> str:
     return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in str(value))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -81,17 +97,39 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
+    """The params, flat; none where there are more than anybody can want (aliases make a small file large)."""
     hparams = sidecar.get("hparams")
     if not isinstance(hparams, dict) or not hparams:
-        hparams = _yaml(run_dir / "hparams.yaml")
-    return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
-
-
-def _yaml(path: Path) -> dict[Any, Any]:
+        hparams = _yaml(own_file(run_dir, "hparams.yaml"))
     try:
-        with path.open("rb") as file:
-            data = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader that makes text of what it does not know
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        if _size(hparams, 0, MOST_PARAMS) > MOST_PARAMS:
+            return {}
+        return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
+    except RecursionError:
+        return {}
+
+
+def _size(tree: Any, depth: int, left: int) -> int:
+    """How many values there are in `tree`; it stops to count beyond `left`. RecursionError for one nested too deep."""
+    if depth > DEEPEST:
+        raise RecursionError
+    count = 0
+    items = tree.values() if isinstance(tree, dict) else tree
+    for item in items:
+        count += 1
+        if isinstance(item, dict | list | tuple | set):
+            count += _size(item, depth + 1, left - count)
+        if count > left:
+            break
+    return count
+
+
+def _yaml(path: Path | None) -> dict[Any, Any]:
+    if path is None or path.stat().st_size > LARGEST_YAML:
+        return {}
+    try:
+        data = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 - a SafeLoader that makes text of unknown tags
+    except (OSError, yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -99,10 +137,14 @@ def _yaml(path: Path) -> dict[Any, Any]:
 class _Loader(yaml.SafeLoader):
     """A safe loader for which an unknown tag is no error: what carries it becomes text."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys multiply by each level: no further than anybody can want."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_PARAMS:
+            raise yaml.YAMLError("too many merged keys")
 
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):
-        return loader.construct_sequence(node, deep=True)
+
+def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode) and node.value:
         return str(node.value)
     return suffix.rpartition(":")[2]
@@ -129,19 +171,19 @@ def _scalar(value: Any) -> Scalar:
 
 
 def _time(value: object) -> float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
-    if not isinstance(value, str):
-        return None
-    try:
-        then = datetime.fromisoformat(value.strip())
-    except ValueError:
-        with contextlib.suppress(ValueError):
-            return _time(float(value))
-        return None
-    return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
+    """Seconds since the epoch of an ISO time (UTC unless it says otherwise), or of a number; within years 1970 to 9999."""
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            seconds = float(value)
+    elif isinstance(value, str):
+        try:
+            then = datetime.fromisoformat(value.strip())
+            seconds = (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            with contextlib.suppress(ValueError):
+                seconds = float(value)
+    return seconds if 0 <= seconds < YEAR_10000 else None
 
 
 def _mtime(path: Path) -> float:

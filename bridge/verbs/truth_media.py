@@ -7,11 +7,13 @@ import hashlib
 import json
 import warnings
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from bridge.verbs.truth_files import own_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from PIL import Image
 
@@ -59,20 +61,29 @@ def read_media(run_dir: Path, *, limit: int | None = None) -> tuple[tuple[TruthM
     """
     events: list[_Event] = []
     lines = 0
-    try:
-        with (run_dir / "media.jsonl").open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                if limit is None or lines < limit:
-                    event = _event(line, lines)
-                    events += [event] if event is not None else []
-                lines += 1
-    except FileNotFoundError:
+    source = own_file(run_dir, "media.jsonl")
+    if source is None:
         return (), 0
+    with source.open("rb") as file:
+        for line in _complete(file):
+            if limit is None or lines < limit:
+                event = _event(line, lines)
+                events += [event] if event is not None else []
+            lines += 1
     real = run_dir.resolve()
     held = (_with_file(event, real) for event in _counting(events))
     return tuple(item for item in held if item is not None), lines
+
+
+def _complete(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that have their newline; of one that is too long only its beginning."""
+    while line := file.readline(LONGEST_LINE + 2):
+        end = line
+        while not end.endswith(b"\n"):
+            end = file.readline(LONGEST_LINE)
+            if not end:
+                return
+        yield line if end is line else line + b" "
 
 
 def _event(line: bytes, number: int) -> _Event | None:
@@ -122,13 +133,10 @@ def _counting(events: Iterable[_Event]) -> list[_Event]:
 
 
 def _with_file(event: _Event, real: Path) -> TruthMedia | None:
-    relative = PurePosixPath(event.path)
-    if relative.is_absolute() or ".." in relative.parts:
+    path = own_file(real, event.path)
+    if path is None:
         return None
     try:
-        path = (real / relative).resolve()
-        if not path.is_relative_to(real) or not path.is_file():
-            return None
         with path.open("rb") as file:
             form = _format(file.read(64))
             file.seek(0)
