@@ -13,9 +13,10 @@ from bridge.exporters.tensorboard.writing import Writing
 from bridge.model import Applied, DeltaKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from bridge.exporters.tensorboard.files import Kept
     from bridge.model import Cursor, Delta, Held, Run, Shape
 
 __all__ = ["TensorBoardTarget"]
@@ -34,21 +35,24 @@ class TensorBoardTarget:
         self._shape = shape
         self._group = group
         self._lock_wait = lock_wait
+        self._last: Delta | None = None
+        self._files: Mapping[str, Kept] | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Cut off what no state speaks of, append, flush, then the state. A delta of kind NEW makes all anew."""
+        """Cut off what no state speaks of, append, flush, then the state. A delta of kind NEW makes all anew.
+
+        What is there already, by this delta or by another export of the run, is not written again.
+        """
         with self._held() as (state, notes):
             reason = distrust(self._folder, state)
+            last, self._last = self._last, delta
+            if not reason and _covers(state, delta):
+                return Applied(notes=notes)
             if delta.kind is DeltaKind.NEW:
-                if not reason and _covers(state, delta):
-                    return Applied(notes=notes)
                 return self._make((delta,), state, reason) + Applied(notes=notes)
             if state is None or reason:
                 raise RebuildNeededError(f"{self._folder}: {reason}")
-            if _place(state.cursor) != _place(delta.before):
-                # Another export of this run came in between, or this delta comes a second time.
-                if _covers(state, delta):
-                    return Applied(notes=notes)
+            if not self._follows(delta, last, state):
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
                 write_state(self._folder, state.with_(cursor=delta.remember.with_(sent=state.cursor.sent)))
@@ -69,6 +73,17 @@ class TensorBoardTarget:
         """The folder."""
         return str(self._folder)
 
+    def _follows(self, delta: Delta, last: Delta | None, state: State) -> bool:
+        """Whether `delta` goes on where `state` ends.
+
+        The portions of a whole run do not say what they follow: it is what this target was given `last`.
+        """
+        if delta.before is not None:
+            return _place(state.cursor) == _place(delta.before)
+        if last is None:
+            return False
+        return state.files == self._files or (last.after.complete and _place(state.cursor) == _place(last.after))
+
     def _make(self, deltas: Iterable[Delta], state: State | None, reason: str) -> Applied:
         """Make all anew; the notes say why, where what there was could not be trusted."""
         said = reason and (state is not None or any(generation_of(path.name) for path in self._folder.iterdir()))
@@ -84,7 +99,9 @@ class TensorBoardTarget:
                 last = delta
             if last is None:
                 raise TargetRefusedError(f"{self._run.path}: there is nothing to write.")
-            return done + writing.finish(last)
+            done += writing.finish(last)
+            self._files = writing.files
+            return done
         except BaseException:
             writing.abandon()
             raise
@@ -118,7 +135,7 @@ class TensorBoardTarget:
 def _covers(state: State | None, delta: Delta) -> bool:
     """Whether what `delta` brings is in the target already, by another export or by the same delta before."""
     held, after = None if state is None else state.cursor, delta.after
-    if held is None:
+    if held is None or not held.complete or not after.complete:
         return False
     if _place(held) == _place(after):
         return delta.kind is not DeltaKind.SAME
@@ -134,4 +151,4 @@ def _place(cursor: Cursor | None) -> object:
     """How far a cursor is: equal for two that cover the same rows and media lines."""
     if cursor is None:
         return None
-    return (cursor.rows, cursor.digest, cursor.media_lines, cursor.media_digest, dict(cursor.shape))
+    return (cursor.complete, cursor.rows, cursor.digest, cursor.media_lines, cursor.media_digest, dict(cursor.shape))

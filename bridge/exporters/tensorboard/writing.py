@@ -37,6 +37,7 @@ class Writing:
 
     With `fresh` everything is made anew, beside what is there, which stays whole until `finish`. The caller holds the
     folder's lock, and calls `finish` or `abandon`.
+    After `finish`, `files` are the event files as the state has them.
     """
 
     def __init__(self, folder: Path, state: State, run: Run, shape: Shape, *, group: str, fresh: bool) -> None:
@@ -45,7 +46,7 @@ class Writing:
         self._shape = shape
         self._run = run
         self._before = state
-        self._files = {} if fresh else dict(state.files)
+        self.files = {} if fresh else dict(state.files)
         self._steps = {} if fresh else dict(state.steps)
         self._names = {} if fresh else dict(state.names)
         self._lacks = set() if fresh else {lack for lack in state.lacks if not lack.startswith("params")}
@@ -77,12 +78,12 @@ class Writing:
         for kind, sink in list(self._sinks.items()):
             if sink.diverged:
                 self._sinks[kind] = self._renamed(kind, sink)
-            self._files[kind] = self._sinks[kind].finish()
+            self.files[kind] = self._sinks[kind].finish()
         told = self._write_facts()
         state = State(
             identity=self._before.identity,
             cursor=delta.after.with_(sent=sent(self._run, self._shape)),
-            files=self._files,
+            files=self.files,
             generations=self._generations,
             names=self._names,
             steps=self._steps,
@@ -144,8 +145,8 @@ class Writing:
         self._bytes += len(data)
 
     def _open(self, kind: str) -> Growing | Draft:
-        if kind in self._files:
-            return Growing(self._folder, self._files[kind])
+        if kind in self.files:
+            return Growing(self._folder, self.files[kind])
         draft = self._new(kind)
         draft.write(version_record(self._run.start))
         return draft
@@ -169,7 +170,7 @@ class Writing:
 
     def _order_media(self) -> None:
         """Put the media file in order, as a new one."""
-        old = self._sinks.get("media") or Growing(self._folder, self._files["media"])
+        old = self._sinks.get("media") or Growing(self._folder, self.files["media"])
         draft = self._new("media")
         try:
             first = version_record(self._run.start)
@@ -190,12 +191,12 @@ class Writing:
         """Replace the facts' file where they changed; what was lost on the way."""
         metrics = set(self._tags.values())
         data = facts_file(self._run, self._shape, group=self._group, metrics=metrics, session=self._session)
-        kept = self._files.get("facts")
+        kept = self.files.get("facts")
         if kept is not None and (self._folder / kept.name).read_bytes() == data:
             return ()
         draft = self._sinks["facts"] = self._new("facts")
         draft.write(data)
-        self._files["facts"] = draft.finish()
+        self.files["facts"] = draft.finish()
         self._bytes += len(data)
         return tuple(fact_losses(self._run, self._shape, metrics=metrics, session=self._session))
 

@@ -120,6 +120,33 @@ def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, 
         target.apply(other)
 
 
+def test_portions_that_do_not_say_what_they_follow(
+    exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
+) -> None:
+    """The portions of a whole run follow each other, also where none but the last can be continued."""
+    first = first_of(run)
+    second = second_of(run, first)
+    third = make_delta(run, [make_block([4], {"loss": [0.5]}, first_row=4)], before=second.after)
+    unfinished = first.after.with_(rows=0, digest="", complete=False)
+    portions = [
+        replace(first, after=unfinished),
+        replace(second, after=unfinished, before=None),
+        replace(third, before=None),
+    ]
+    for _ in range(2):
+        target = exporter.open(run, SHAPE)
+        for delta in portions:
+            target.apply(delta)
+        assert [row[0] for row in rows(file_of(folder, "scalars"))] == [0, 1, 2, 3, 4]
+    target = exporter.open(run, SHAPE)
+    target.apply(portions[0])
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert not known.complete
+    with pytest.raises(TargetUnavailableError, match="changed by someone else"):
+        exporter.open(run, SHAPE).apply(portions[1])
+
+
 def test_only_new_facts(exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path) -> None:
     """A run that ends changes the file of its facts alone, which gets a new name."""
     running = make_model_run(tmp_path / "runs" / "abc", status=Status.RUNNING)
