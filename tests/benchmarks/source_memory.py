@@ -1,0 +1,75 @@
+"""A metrics.csv of 100 million points read whole in one process: time, and the most memory it took at once.
+
+Clean, then with a rewind in its last row, which moves everything behind it: the worst case for an ordered target.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.rows import OURS, row
+from tests.run_dirs import write_sidecar
+
+METRICS = 10
+PROMISED_MIB = 600
+
+_PROGRAM = """
+import resource, sys
+from pathlib import Path
+from bridge.model import Shape
+from bridge.source import read_run, read_whole
+from bridge.source.wanted import Wanted
+points = 0
+for delta in read_whole(read_run(Path(sys.argv[1])), Shape(), Wanted(ordered=True)):
+    points += delta.points
+scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
+print(points, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+"""
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """Two rows; `quick` reads a twentieth."""
+    rows = 500_000 if quick else 10_000_000
+    made = []
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
+        path = write_sidecar(Path(folder) / "run")
+        write_rows(path / "metrics.csv", rows)
+        made.append(_measure(f"{rows * METRICS:,} points, nothing overlaps", path))
+        with (path / "metrics.csv").open("a") as file:
+            file.write("0.5," * METRICS + "0,1775999999.0\n")
+        made.append(_measure(f"{rows * METRICS:,} points, the last row goes back to step 0", path))
+    return made
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """`rows` rows of METRICS metrics, written in pieces."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    names = [*(f"m{line}" for line in range(METRICS)), "step", "wall_time"]
+    chance = np.random.default_rng(0)
+    schema = pa.schema(
+        [*((name, pa.float64()) for name in names[:METRICS]), ("step", pa.int64()), ("wall_time", pa.float64())]
+    )
+    with pacsv.CSVWriter(path, schema, write_options=pacsv.WriteOptions(quoting_header="none")) as writer:
+        for first in range(0, rows, 500_000):
+            step = np.arange(first, min(rows, first + 500_000))
+            values = [np.round(chance.random(len(step)), 4) for _ in range(METRICS)]
+            writer.write_table(pa.table([*values, step, 1775822400.0 + step], schema=schema))
+
+
+def _measure(work: str, path: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, str(path)], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - began
+    points, most = done.stdout.split()
+    held = "held" if float(most) < PROMISED_MIB else "MISSED"
+    note = f"{float(most):.0f} MiB at most, promised {PROMISED_MIB}: {held}"
+    return row(work, OURS, seconds, int(points), "points", note=note, mib=float(most))
