@@ -1,0 +1,68 @@
+"""What a machine that trains needs: the extra `logger` alone, and not the newest Lightning."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.logger.environments import ROOT, fresh_environment
+from tests.logger.rows import read_rows, sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLDEST = "2.4.0"
+"""The oldest Lightning that works with the newest torch: those before it need pkg_resources, which setuptools has dropped."""
+
+pytestmark = pytest.mark.timeout(1800)  # half a gigabyte is unpacked
+
+PROGRAM = """
+import importlib.util, sys, warnings
+for name in ("mlflow", "tensorboard", "tensorboardX", "omegaconf", "av"):
+    assert importlib.util.find_spec(name) is None, name
+import logger
+assert "site-packages" in logger.__file__ and "torch" not in sys.modules
+import lightning, lightning.pytorch, numpy
+from logger import RegistryLogger
+sys.path.append(sys.argv[1])
+from tests.logger.models import data, small_model, trainer
+warnings.simplefilter("ignore")
+run = RegistryLogger(sys.argv[2], "r1")
+fit = trainer(lightning.pytorch, run)
+fit.fit(small_model(lightning.pytorch), data(), data())
+run.log_image("x", [numpy.zeros((2, 2))])
+fit.test(small_model(lightning.pytorch), data(), verbose=False)
+print(lightning.__version__)
+"""
+
+
+def train(python: Path, run_dir: Path) -> str:
+    """Train with `python` and look at the run; gives Lightning's version."""
+    done = subprocess.run([python, "-I", "-c", PROGRAM, ROOT, run_dir], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(run_dir)
+    assert [(row["step"], row["epoch"]) for row in rows if "loss" in row or "val" in row or "test" in row] == [
+        *[(str(step), "0") for step in (0, 1, 2, 3, 3)],
+        *[(str(step), "1") for step in (4, 5, 6, 7, 7)],
+        ("8", "2"),
+    ]
+    found = sidecar(run_dir)
+    assert (found["status"], found["hparams"]) == ("completed", {"width": 4})
+    assert (run_dir / "media/x/00000007_0.png").is_file()
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_extra_logger_alone_trains(tmp_path: Path) -> None:
+    """With neither MLflow nor TensorBoard installed a training is logged, and `import logger` needs no torch."""
+    train(fresh_environment(tmp_path, extra="logger"), tmp_path / "run")
+
+
+@pytest.mark.compat
+def test_the_oldest_lightning_trains(tmp_path: Path) -> None:
+    """The oldest version that pyproject names trains and logs as the newest does."""
+    assert f'"lightning>={OLDEST.removesuffix(".0")}"' in (ROOT / "pyproject.toml").read_text()
+    python = fresh_environment(tmp_path, f"lightning=={OLDEST}", "fsspec<2026", "packaging<25", extra="logger")
+    assert train(python, tmp_path / "run") == OLDEST
