@@ -7,7 +7,7 @@ delta read by one process can be applied by another.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -279,8 +279,9 @@ class Shape:
 
     def differences(self) -> dict[str, Any]:
         """The options that are not at their default, as JSON values: what a cursor keeps."""
-        mine, default = asdict(self), asdict(Shape())
-        return {key: _plain(value) for key, value in mine.items() if value != default[key]}
+        # Each export asks this for every run, so no deep copies.
+        mine = ((item, getattr(self, item.name)) for item in fields(self))
+        return {item.name: _plain(value) for item, value in mine if value != item.default}
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def opened(run: Run) -> Iterator[Table | None]:
         yield Table(file, run.time_column)
 
 
+_ALONE = 1 << 18
 _MISREAD = (b"(", b"x", b"X")
 
 
@@ -162,8 +163,12 @@ class _Parser:
         self._read = pacsv.read_csv
         self._reader = pa.BufferReader
         self._buffer = pa.py_buffer
+        # Threads for a small piece would cost more than they give.
+        self._ways = [
+            pacsv.ReadOptions(column_names=names, block_size=2 * LONGEST_LINE, use_threads=threads)
+            for threads in (False, True)
+        ]
         self._options: dict[str, Any] = {
-            "read_options": pacsv.ReadOptions(column_names=names, block_size=2 * LONGEST_LINE, use_threads=True),
             "parse_options": pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
             "convert_options": pacsv.ConvertOptions(
                 column_types=types,
@@ -183,7 +188,8 @@ class _Parser:
         if len(layout.columns) < 2 or any(data.find(sign, 0, cut) >= 0 for sign in _MISREAD):
             return None
         try:
-            table = self._read(self._reader(self._buffer(data).slice(0, cut)), **self._options)
+            source = self._reader(self._buffer(data).slice(0, cut))
+            table = self._read(source, read_options=self._ways[cut > _ALONE], **self._options)
         except self._refused:
             return None
         count = table.num_rows

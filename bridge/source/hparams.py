@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bridge.model import Loss, LossKind
@@ -115,6 +116,7 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
+@cache
 def _loader() -> Any:
     import yaml
 
