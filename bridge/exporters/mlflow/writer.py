@@ -49,10 +49,11 @@ class ApiWriter:
         self._send_params(run_uuid, change.params)
         if change.facts is not None:
             self._set_facts(now, change.facts)
-        gone = {key for key in change.deleted_tags if key in now.data.tags}
-        for key in sorted(gone | ({Tag.PENDING} if pending else set())):
+        for key in sorted({key for key in change.deleted_tags if key in now.data.tags}):
             self.api.call("delete_tag", run_uuid, key)
         self._send_tags(run_uuid, change.tags)
+        if pending:  # only now: a stop before the cursor must find it
+            self.api.call("delete_tag", run_uuid, Tag.PENDING)
         return sent
 
     def _check_cursor(self, now: MlflowRun, change: Change) -> None:

@@ -1,0 +1,250 @@
+"""Through a real MLflow server: what differs from a database, and what must not."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import RebuildNeededError, TargetUnavailableError
+from bridge.exporters.mlflow.tags import Tag
+from bridge.model import DeltaKind, LossKind, MediaType, Session, Shape, Status
+from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
+from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.pictures import encoded, event_of
+from tests.fixtures.proxy import Fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Held, Run
+    from tests.fixtures.mlflow_server import MlflowServer
+    from tests.fixtures.proxy import FaultyProxy
+
+ROWS = [{"step": 0, "loss": 1.0, "acc@5": 0.1}, {"step": 1, "loss": float("nan"), "acc@5": float("inf")}]
+MANY = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(2500)]
+
+
+@pytest.fixture
+def server(mlflow_server: MlflowServer, request: pytest.FixtureRequest) -> Store:
+    """The session's server, with an experiment of the test's own."""
+    return Store(mlflow_server.uri, experiment=request.node.name)
+
+
+def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, tmp_path: Path) -> None:
+    """All that can be read back, tags, params and files included."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "hparams.yaml").write_text("lr: 0.1\n")
+    run = run_of(
+        folder,
+        params={"lr": 0.1, "f(x)": "y" * 7000, "password": "p"},
+        tags=("project:x", "word"),
+        notes="# Notes\n" + "n" * 9000,
+        sessions=(Session(user="ada", host="n1", command="t.py", git_commit="abc"),),
+        files={"hparams.yaml": file_of(folder / "hparams.yaml")},
+    )
+    media = (
+        event_of(tmp_path, encoded("png"), "png", caption="a cat"),
+        event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="v", step=3, type=MediaType.VIDEO),
+    )
+    shape = Shape(best=("acc@5:max",))
+    for one in (server, store):
+        one.export(run, ROWS, media=media, shape=shape)
+    ours, theirs = server.read(run, shape), store.read(run, shape)
+    points = [
+        {
+            name: [series.step.tolist(), series.time.tolist(), repr(series.value.tolist())]
+            for name, series in held.items()
+        }
+        for held in (ours.series, theirs.series)
+    ]
+    assert points[0] == points[1]
+    assert [astuple(item) for item in ours.media] == [astuple(item) for item in theirs.media]
+    assert vars_of(ours) == vars_of(theirs)
+    assert server.files() == store.files()
+    unlike = {Tag.CURSOR}
+    tags = [
+        {key: one.run().data.tags[key] for key in one.run().data.tags if key not in unlike} for one in (server, store)
+    ]
+    assert tags[0] == tags[1]
+    assert server.run().data.metrics.keys() == store.run().data.metrics.keys()
+
+
+def vars_of(held: Held) -> dict[str, object]:
+    """What is read back beside points and media."""
+    names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "lacks")
+    return {name: getattr(held, name) for name in names}
+
+
+def test_a_second_export_has_nothing_to_do(server: Store) -> None:
+    """Nothing is stale, and the same again changes nothing."""
+    run = run_of(params={"lr": 1}, tags=("a:b",), notes="n")
+    server.export(run, MANY[:3])
+    before = server.run().to_dictionary()
+    assert (server.stale(run), server.known(run).edited) == ([], ())
+    server.export(run)
+    assert server.run().to_dictionary() == before
+
+
+def test_a_requeued_run_is_running_with_its_old_end(server: Store) -> None:
+    """The API can neither clear an end time nor move a start; the next end is right again."""
+    server.export(run_of(status=Status.KILLED), ROWS)
+    running = run_of(status=Status.RUNNING, end=None, start=1.0)
+    server.export(running, [{"step": 2, "loss": 0.1}])
+    info = server.run().info
+    assert (info.status, info.start_time, info.end_time) == ("RUNNING", 1775822400000, 1775826000000)
+    assert server.stale(running) == []
+    server.export(run_of(end=1775829600.0))
+    info = server.run().info
+    assert (info.status, info.end_time) == ("FINISHED", 1775829600000)
+
+
+def test_a_param_that_changed_needs_a_rebuild(server: Store) -> None:
+    """Nothing is changed before that is said; new params are just added."""
+    server.export(run_of(params={"lr": 0.1}), ROWS)
+    server.export(run_of(params={"lr": 0.1, "new": 1}))
+    with pytest.raises(RebuildNeededError, match="lr"):
+        server.export(run_of(params={"lr": 0.2, "new": 1}, notes="changed"))
+    assert server.run().data.params == {"lr": "0.1", "new": "1"}
+    assert "mlflow.note.content" not in server.run().data.tags
+
+
+def test_a_rebuild_through_a_server_replaces_the_run(server: Store) -> None:
+    """The old run is soft-deleted and names the new one."""
+    run = run_of()
+    server.export(run, ROWS)
+    old = server.run().info.run_id
+    server.rebuild(run, [delta_of(run, [{"step": 0, "loss": 9.0}])])
+    (gone,) = server.runs(deleted=True)
+    assert (gone.info.run_id, gone.data.tags[Tag.REPLACED_BY]) == (old, server.run().info.run_id)
+    assert [value for _, value, _ in server.points("loss")] == [9.0]
+
+
+def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An export of MANY that was stopped after one request of three with points."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("bridge.exporters.mlflow.seam.PAUSES_S", ())
+    through = Store(proxy.uri, experiment=server.experiment)
+    # The first request to log-batch tells that points are on their way, the second carries points.
+    proxy.plan(Fault.STATUS, path="runs/log-batch", times=1000, skip=2)
+    with pytest.raises(TargetUnavailableError):
+        through.export(run_of(), MANY)
+    proxy.heal()
+    return through
+
+
+def test_points_that_were_sent_before_a_stop_are_not_sent_again(
+    server: Store, faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run says that it holds points past its cursor; what is there is read, and only the rest is sent."""
+    through = _stopped(server, faulty_proxy, monkeypatch)
+    assert (len(server.points("loss")), Tag.PENDING in server.run().data.tags) == (1000, True)
+    faulty_proxy.seen.clear()
+    through.export(run_of(), MANY)
+    # Two with the points that were missing, one with tags and the cursor.
+    assert faulty_proxy.seen["runs/log-batch"] == 3
+    assert [point[:2] for point in server.points("loss")] == [(row["step"], row["loss"]) for row in MANY]
+    assert Tag.PENDING not in server.run().data.tags
+
+
+def test_a_rewind_after_a_stop_needs_a_rebuild(
+    server: Store, faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points that were sent and no longer count cannot be taken back."""
+    _stopped(server, faulty_proxy, monkeypatch)
+    with pytest.raises(RebuildNeededError, match="no longer count"):
+        server.export(run_of(), MANY, lowers=3)
+
+
+def test_exports_at_once_end_with_one_run(server: Store) -> None:
+    """Four exports of one new run directory: one run with every point once, whoever made it."""
+    together = threading.Barrier(4)
+
+    def export(_: int) -> None:
+        together.wait()
+        server.export(run_of(params={"a": 1}, tags=("x:y",)), MANY[:300])
+
+    with ThreadPoolExecutor(4) as exports:
+        list(exports.map(export, range(4)))
+    assert [point[:2] for point in server.points("loss")] == [(row["step"], row["loss"]) for row in MANY[:300]]
+    assert server.known(run_of()).extras == ()
+
+
+def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, mlflow_server: MlflowServer) -> None:
+    """Where no lock reaches: found before the last cursor, the smaller id stays and the other says why it is gone."""
+    run = run_of()
+    with server.exporter() as exporter:
+        exporter.prepare([run], Shape())
+        exporter.cursors([run])
+        target = exporter.open(run, Shape())
+        first = delta_of(run, MANY[:10], more=True)
+        target.apply(first)
+        mine = server.run()
+        twins = [server.client.create_run(mine.info.experiment_id, tags=_twin_tags(run)) for _ in range(6)]
+        smallest = min([mine.info.run_id, *(twin.info.run_id for twin in twins)])
+        rest = delta_of(run, MANY[10:20], before=first.after)
+        if smallest == mine.info.run_id:
+            target.apply(rest)
+        else:
+            with pytest.raises(TargetUnavailableError):
+                target.apply(rest)
+        exporter.cursors([run])
+        exporter.finish([run], Shape())
+    assert [found.info.run_id for found in server.runs()] == [smallest]
+    assert {gone.data.tags[Tag.DUPLICATE_OF] for gone in server.runs(deleted=True)} == {smallest}
+
+
+def _twin_tags(run: Run) -> dict[str, str]:
+    return {Tag.UID: run.identity, Tag.CURSOR: '{"format":1,"identity":"uid-first","path":"/elsewhere"}'}
+
+
+def test_a_file_that_the_server_finds_too_large_is_a_loss(
+    server: Store, faulty_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """The other files and the points arrive."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    for name in ("metrics.csv", "summary.json"):
+        (folder / name).write_text("x")
+    run = run_of(folder, files={name: file_of(folder / name) for name in ("metrics.csv", "summary.json")})
+    faulty_proxy.plan(Fault.STATUS, path="metrics.csv", times=10, status=413)
+    through = Store(faulty_proxy.uri, experiment=server.experiment)
+    applied = through.export(run, ROWS[:1])
+    assert [(loss.kind, loss.what) for loss in applied.losses if loss.kind is not LossKind.RENAMED] == [
+        (LossKind.TOO_LARGE, "metrics.csv")
+    ]
+    assert server.files() == [".bridge-target", "bridge/names.json", "summary.json"]
+    assert through.stale(run) == []
+
+
+def test_points_past_the_server_into_its_database(server: Store, mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    """With --database-uri points and tags take the short way, files the server's; points can then be taken back."""
+    server.options = {"database_uri": mlflow_server.backend}
+    with server.exporter() as exporter:
+        assert exporter.abilities.removes_points
+    run = run_of(tags=("a:b",))
+    server.export(run, ROWS, media=(event_of(tmp_path, encoded("png"), "png"),))
+    held = server.read(run)
+    assert (sorted(held.series), len(held.media), held.tags) == (["acc@5", "loss"], 1, ("a:b",))
+    known = server.known(run)
+    assert known.cursor is not None
+    assert known.cursor.rows == 2
+
+
+def test_many_points_arrive_in_parts(server: Store) -> None:
+    """A cursor after each part says how far it is."""
+    run = run_of()
+    with server.exporter() as exporter:
+        exporter.cursors([run])
+        target = exporter.open(run, Shape())
+        first = delta_of(run, MANY[:1500], more=True)
+        target.apply(first)
+        cursor = server.run().data.tags[Tag.CURSOR]
+        assert '"rows":1500' in cursor
+        assert server.run().info.status == "RUNNING"
+        target.apply(delta_of(run, MANY[1500:], before=first.after, kind=DeltaKind.APPEND))
+    assert (len(server.points("loss")), server.run().info.status) == (2500, "FINISHED")
