@@ -10,35 +10,35 @@ _READING = (
         "bridge/source/resolve.py",
         "np.concatenate([[True], (step[1:] != step[:-1]) | ~equal])",
         "np.concatenate([[True], step[1:] != step[:-1]])",
-        ("tests/source", "tests/contract/test_contract.py"),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "NaN is not NaN",
         "bridge/source/resolve.py",
         "equal = (value[1:] == value[:-1]) | (np.isnan(value[1:]) & np.isnan(value[:-1]))",
         "equal = value[1:] == value[:-1]",
-        ("tests/source",),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "the running maximum is off",
         "bridge/source/resolve.py",
         "np.maximum(np.maximum.accumulate(pos), highest)",
         "np.maximum(pos, highest)",
-        ("tests/source",),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "an equal repetition counts as a rewind",
         "bridge/source/series_state.py",
         "late &= ~repeated",
         "late |= repeated",
-        ("tests/source",),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "the digest of rows is off",
         "bridge/source/place.py",
         "if to_hex(reading.digest) != (cursor.digest or to_hex(0)):",
         "if not cursor.header:",
-        ("tests/source", "tests/contract/test_contract.py"),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "a row without its newline is read",
@@ -49,28 +49,28 @@ _READING = (
         """    end = data.rfind(b"\\n")
     if end < 0 or data.find(b'"') < 0:
         return len(data)""",
-        ("tests/source",),
+        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
     ),
     Mutant(
         "a stopped heartbeat is not noticed",
         "bridge/source/run.py",
         "return Status.RUNNING if fresh else Status.KILLED",
         "return Status.RUNNING",
-        ("tests/source", "tests/verbs"),
+        ("tests/source/test_golden.py",),
     ),
     Mutant(
         "a killed run never ends",
         "bridge/source/run.py",
         "return last_alive if ended_at is None or status is Status.KILLED else ended_at",
         "return ended_at",
-        ("tests/source", "tests/verbs"),
+        ("tests/source/test_golden.py",),
     ),
     Mutant(
         "a link may lead out of the run directory",
         "bridge/source/paths.py",
         'if not real.startswith(f"{str(directory).rstrip(os.sep)}{os.sep}"):',
         "if not real:",
-        ("tests/source",),
+        ("tests/source/test_run.py", "tests/source/test_media.py"),
     ),
 )
 
@@ -89,8 +89,8 @@ _TENSORBOARD = (
         "TensorBoard: what was not acknowledged is not cut off",
         "bridge/exporters/tensorboard/files.py",
         """        self._file.truncate(self._place)
-        _flush(self._file)""",
-        "        _flush(self._file)",
+        kept =""",
+        """        kept =""",
         ("tests/crash/test_tensorboard.py", "tests/exporters/tensorboard/test_target.py"),
     ),
     Mutant(
@@ -138,14 +138,14 @@ _MLFLOW = (
         "bridge/exporters/mlflow/status.py",
         'Status.KILLED: "KILLED"',
         'Status.KILLED: "FINISHED"',
-        ("tests/exporters/mlflow", "tests/verbs/test_verify_mlflow.py"),
+        ("tests/exporters/mlflow/test_content_facts.py",),
     ),
     Mutant(
         "MLflow: a run ends now",
         "bridge/exporters/mlflow/status.py",
         "return None if run.end is None else millis(run.end)",
         'return None if run.end is None else millis(__import__("time").time())',
-        ("tests/exporters/mlflow", "tests/verbs/test_verify_mlflow.py"),
+        ("tests/exporters/mlflow/test_content_facts.py",),
     ),
     Mutant(
         "MLflow: NaN loses its flag",
@@ -176,14 +176,14 @@ _VERBS = (
         "bridge/verbs/replay.py",
         "self._done = self._done + Applied(losses=delta.losses)",
         "self._done = self._done + Applied()",
-        ("tests/verbs/test_export.py",),
+        ("tests/verbs/test_losses_told.py",),
     ),
     Mutant(
         "a run that was deleted comes back",
         "bridge/verbs/replay.py",
         "if known.deleted and not self.job.rebuild:",
         "if known.error is not None:",
-        ("tests/verbs", "tests/contract/test_contract.py"),
+        ("tests/verbs/test_export.py",),
     ),
 )
 
@@ -207,14 +207,14 @@ _LOGGER = (
         "logger/stats.py",
         "        if value != value:",
         "        if self.count < 0:",
-        ("tests/logger",),
+        ("tests/logger/test_statistics.py",),
     ),
     Mutant(
         "logger: a preemption is a failure",
         "logger/status.py",
         'if any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__):',
         "if isinstance(error, InterruptedError):",
-        ("tests/logger",),
+        ("tests/logger/test_registry_logger.py",),
     ),
     Mutant(
         "logger: a heartbeat outlives the end",
