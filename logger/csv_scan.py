@@ -83,8 +83,8 @@ def cells(path: Path, found: Scan, *, skip: int = 0) -> Iterator[dict[str, str]]
     A header line among the rows is no row; from there on the columns are its own. What the csv module cannot read ends it.
     """
     columns: tuple[str, ...] = found.columns
-    number = 0
-    for record in _records(path, found):
+    number = skip if found.lines and not found.headers else 0
+    for record in _records(path, found, skip_lines=number):
         if found.headers and _is_header(record, columns):
             columns = tuple(record)
             continue
@@ -98,10 +98,12 @@ def holds_headers(path: Path, found: Scan) -> bool:
     return any(_is_header(record, found.columns) for record in _records(path, found))
 
 
-def _records(path: Path, found: Scan) -> Iterator[list[str]]:
+def _records(path: Path, found: Scan, *, skip_lines: int = 0) -> Iterator[list[str]]:
     with path.open("rb") as file:
         file.seek(found.start)
         part = io.BufferedReader(_Part(file, found.end), CHUNK)
+        for _ in range(skip_lines):
+            part.readline()
         text = io.TextIOWrapper(part, encoding="utf-8", errors="replace", newline="")
         try:
             yield from csv.reader(text, quoting=csv.QUOTE_NONE if found.lines else csv.QUOTE_MINIMAL)

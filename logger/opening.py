@@ -98,7 +98,7 @@ def _time_column(data: Mapping[str, Any], columns: Collection[str], wanted: str 
     held = data.get("time_column")
     if isinstance(held, str) and held:
         return held
-    return None if wanted is None else free_name(wanted, columns)
+    return None if wanted is None else free_name(wanted, {*columns, "step"})
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

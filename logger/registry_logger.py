@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
 import os
 import sys
 import uuid
 import warnings
+from collections.abc import Sequence  # noqa: TC003 - LightningCLI evaluates the signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -25,7 +27,7 @@ from logger.sidecar import SIDECAR_NAME, SidecarError, read_sidecar
 from logger.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from logger.run_writer import RunWriter
 
@@ -99,7 +101,7 @@ class RegistryLogger(CSVLogger):
             tags=tuple(dict.fromkeys([*map(str, given), *([f"sweep:{sweep}"] if sweep else [])])),
             notes=notes or "",
             flush_every=max(1, flush_logs_every_n_steps),
-            time_column=time_column,
+            time_column=time_column or None,
         )
         self._made_by = (host_name(), os.getpid())
         self._warned: set[str] = set()
@@ -231,7 +233,9 @@ class RegistryLogger(CSVLogger):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         host, pid = self._made_by
-        if host != host_name() or pid not in (os.getpid(), os.getppid()):
+        parent = multiprocessing.parent_process()
+        family = {os.getpid(), os.getppid(), parent.pid if parent else None}
+        if host != host_name() or pid not in family:
             # Loaded by a process that has nothing to do with the one that made it: a start of its own.
             self._settings = _with_new_token(self._settings)
         _be_known_to_pytorch_lightning()

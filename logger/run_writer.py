@@ -104,6 +104,7 @@ class RunWriter:
         self._version += 1
         self._put(*self._snapshot(), refuse=True)
         self._touch(self._beat)
+        self._start_pulse()
 
     # What Lightning's own ExperimentWriter offers, under its names.
 
@@ -286,7 +287,10 @@ class RunWriter:
         if now - self._beat >= _BEAT_AT_LOG_S:
             self._touch(now)
         if self._pulse is None:
-            self._pulse = Pulse(self, failed=self._thread_failed)
+            self._start_pulse()
+
+    def _start_pulse(self) -> None:
+        self._pulse = Pulse(self, failed=self._thread_failed)
 
     def _touch(self, now: float) -> None:
         self._beat = now
