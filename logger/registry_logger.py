@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
 import sys
 import uuid
-import warnings
 from collections.abc import Sequence  # noqa: TC003 - LightningCLI evaluates the signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -22,9 +20,10 @@ from logger.opened import open_run
 from logger.opening import METRICS_NAME
 from logger.pictures import encode_image, encode_video, single_images
 from logger.session import host_name
-from logger.settings import TIME_COLUMN, RegistryLoggerWarning, Settings
+from logger.settings import TIME_COLUMN, Settings
 from logger.sidecar import SIDECAR_NAME, SidecarError, read_sidecar
 from logger.status import status_of
+from logger.troubles import RegistryLoggerWarning, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +49,7 @@ def _hook(method: _Hook) -> _Hook:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a hook must not end a training
-            self._warn_once(
+            self._troubles.tell(
                 method.__name__, f"{method.__name__} of RegistryLogger failed: {type(error).__name__}: {error}"
             )
 
@@ -104,7 +103,7 @@ class RegistryLogger(CSVLogger):
             time_column=time_column or None,
         )
         self._made_by = (host_name(), os.getpid())
-        self._warned: set[str] = set()
+        self._troubles = Troubles()
         _be_known_to_pytorch_lightning()
         self._meet_existing(on_existing)
 
@@ -264,13 +263,9 @@ class RegistryLogger(CSVLogger):
 
     def _ignored(self, method: str, options: Mapping[str, Any]) -> None:
         for name in options:
-            self._warn_once(f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored.")
-
-    def _warn_once(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            with contextlib.suppress(RegistryLoggerWarning):  # where warnings are errors
-                warnings.warn(message, RegistryLoggerWarning, stacklevel=3)
+            self._troubles.tell(
+                f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored."
+            )
 
 
 def _captions(caption: Sequence[str | None] | str | None, count: int) -> list[str | None]:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
 import threading
 import time
-import warnings
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from logger.csv_writer import Row
 from logger.hparams import HPARAMS_NAME
+from logger.one_at_a_time import OneAtATime, whole
 from logger.opening import METRICS_NAME, free_name, open_directory
 from logger.pulse import HEARTBEAT_S, Budget, Pulse
-from logger.settings import RegistryLoggerWarning, Settings
 from logger.sidecar import SCHEMA_VERSION, now_iso, touch_heartbeat
 from logger.state import write_summary
 from logger.stats import MetricStats
+from logger.troubles import Troubles
 from logger.values import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from logger.pictures import Encoded
+    from logger.settings import Settings
 
 __all__ = ["RunWriter"]
 
@@ -33,28 +33,9 @@ _RETRY_S = 5.0
 """After the disk refused something, saving waits this long before it tries again."""
 
 _log = logging.getLogger(__name__)
-_Method = TypeVar("_Method", bound="Callable[..., None]")
 
 
-def _whole(method: _Method) -> _Method:
-    """One call at a time; what a signal handler calls in the middle of a call is carried out after it."""
-
-    @functools.wraps(method)
-    def call(self: RunWriter, *args: Any, **kwargs: Any) -> None:
-        with self._lock:
-            if self._busy:
-                self._later.append(functools.partial(method, self, *args, **kwargs))
-                return
-            self._busy = True
-            try:
-                method(self, *args, **kwargs)
-            finally:
-                self._catch_up()
-
-    return cast("_Method", call)
-
-
-class RunWriter:
+class RunWriter(OneAtATime):
     """Writes one run directory from one process; made by `open_run`.
 
     Rows are appended when `save` is called, or after `flush_every` of them, or by the thread within seconds. The two JSON files
@@ -67,14 +48,12 @@ class RunWriter:
 
     def __init__(self, settings: Settings, *, announce: Callable[[str], None]) -> None:
         """Make or resume the directory. Raises OSError where it cannot be written."""
+        super().__init__()
         self.settings = settings
         self.run_dir = settings.run_dir
         self.pid = os.getpid()
         self.released = False
-        self.troubles: dict[str, int] = {}
-        self._lock = threading.RLock()
-        self._busy = False
-        self._later: list[Callable[[], None]] = []
+        self.troubles = Troubles()
         self._json_lock = threading.Lock()
         self._version = self._written = 0  # counts changes of the state; which of them the JSON files hold
         self._retry_at = 0.0
@@ -82,7 +61,7 @@ class RunWriter:
         self._budget = Budget(self._beat)
         self._pulse: Pulse | None = None
         self._buffer: list[Row] = []
-        opened = open_directory(settings, complain=self._complain)
+        opened = open_directory(settings, complain=self.troubles.tell)
         self.sidecar, self.media, self._file, self._hparams = (
             opened.sidecar,
             opened.media,
@@ -98,7 +77,7 @@ class RunWriter:
         self.ended_at: str | None = None if opened.new else data.get("ended_at")
         if opened.new and opened.resumed:
             if opened.other is not None:
-                self._complain("another process", opened.other)
+                self.troubles.tell("another process", opened.other)
             last = "" if self.step is None else f", the last at step {self.step}"
             announce(f"{self.run_dir} is resumed: it holds {self._file.rows} rows{last}.")
         self._version += 1
@@ -138,7 +117,7 @@ class RunWriter:
         """How many rows were logged, in this start and in those before."""
         return self._file.rows + len(self._buffer)
 
-    @_whole
+    @whole
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: Any = None) -> None:
         """Take one row; without a step it gets the last one + 1."""
         now = time.time()
@@ -169,12 +148,12 @@ class RunWriter:
         if len(self._buffer) >= self.settings.flush_every:
             self._flush()
 
-    @_whole
+    @whole
     def log_hparams(self, params: object) -> None:
         """Add hyperparameters of any kind to those of the run, on disk at once."""
         try:
             for key, name in self._hparams.update(params):
-                self._complain(
+                self.troubles.tell(
                     f"hparam {key}", f"Two hyperparameters are called {key!r}; one of them is kept as {name!r}."
                 )
         except OSError as error:
@@ -182,7 +161,7 @@ class RunWriter:
         self._changed()
         self._write_json()
 
-    @_whole
+    @whole
     def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: str | None) -> None:
         """Store one item. One that cannot be encoded or stored is warned about and counted."""
         try:
@@ -190,20 +169,20 @@ class RunWriter:
             self.media.add(str(tag), place, kind, encode(), caption=caption, session=self.session)
         except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
             self.media.failed += 1
-            self._complain(
+            self.troubles.tell(
                 f"media {tag}",
                 f"{kind.capitalize()} {tag!r} at step {step} could not be stored: {type(error).__name__}: {error}",
             )
         self._changed()
 
-    @_whole
+    @whole
     def set_checkpoint(self, path: str) -> None:
         """Name the checkpoint that stands for the run, on disk at once."""
         self.checkpoint = path
         self._changed()
         self._write_json()
 
-    @_whole
+    @whole
     def save(self) -> None:
         """Bring the rows to disk, and the JSON files as far as they may cost time now."""
         now = time.monotonic()
@@ -213,7 +192,7 @@ class RunWriter:
         if self._budget.allows(now):
             self._write_json()
 
-    @_whole
+    @whole
     def finalize(self, status: str) -> None:
         """Bring everything to disk with `status` (completed, failed, interrupted). Rows may still follow."""
         self.status, self.ended_at = status, now_iso()
@@ -221,7 +200,7 @@ class RunWriter:
         self._write_json()
         self._stop()
 
-    @_whole
+    @whole
     def release(self) -> None:
         """Bring everything to disk and let go of the directory: another start goes on with it, or the process ends."""
         if self._version != self._written:
@@ -259,14 +238,6 @@ class RunWriter:
         self._version += 1
         self._put(*self._snapshot())
 
-    def _catch_up(self) -> None:
-        """Carry out what was put off, and let the next call in."""
-        try:
-            while self._later:
-                self._later.pop(0)()
-        finally:
-            self._busy = False
-
     def _next_step(self, step: Any) -> int:
         if step is None:
             return 0 if self.step is None else self.step + 1
@@ -275,10 +246,10 @@ class RunWriter:
         value = number(step)
         if value is None or not math.isfinite(value):
             place = 0 if self.step is None else self.step + 1
-            self._complain("step", f"{step!r} is no step; {place} is written.")
+            self.troubles.tell("step", f"{step!r} is no step; {place} is written.")
             return place
         if value != int(value):
-            self._complain("step", f"The step {step!r} is not a whole number; {int(value)} is written.")
+            self.troubles.tell("step", f"The step {step!r} is not a whole number; {int(value)} is written.")
         return int(value)
 
     def _changed(self) -> None:
@@ -298,7 +269,7 @@ class RunWriter:
             try:
                 touch_heartbeat(self.run_dir)
             except OSError as error:
-                self._complain("heartbeat", f"The heartbeat of {self.run_dir} cannot be touched: {error}")
+                self.troubles.tell("heartbeat", f"The heartbeat of {self.run_dir} cannot be touched: {error}")
 
     def _flush(self) -> None:
         try:
@@ -355,19 +326,10 @@ class RunWriter:
 
     def _refused(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + _RETRY_S
-        self._complain("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
+        self.troubles.tell("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
 
     def _thread_failed(self, error: BaseException) -> None:
         _log.warning("Saving %s failed: %s: %s", self.run_dir, type(error).__name__, error)
-
-    def _complain(self, what: str, message: str) -> None:
-        """Warn, once for each `what`; all are counted in `troubles`."""
-        count = self.troubles[what] = self.troubles.get(what, 0) + 1
-        if count == 1:
-            try:
-                warnings.warn(message, RegistryLoggerWarning, stacklevel=2)
-            except RegistryLoggerWarning:
-                _log.warning("%s", message)  # where warnings are errors they would end the training
 
     def _stop(self) -> None:
         pulse, self._pulse = self._pulse, None

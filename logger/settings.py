@@ -1,4 +1,4 @@
-"""What a run is written with, and the warning of this package."""
+"""What a run is written with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TIME_COLUMN", "RegistryLoggerWarning", "Settings"]
+__all__ = ["TIME_COLUMN", "Settings"]
 
 TIME_COLUMN = "wall_time"
-
-
-class RegistryLoggerWarning(UserWarning):
-    """Something could not be logged as it was, or needs a look; the training goes on."""
 
 
 @dataclass(frozen=True, slots=True)

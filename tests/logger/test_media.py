@@ -16,7 +16,7 @@ from PIL import Image
 from logger import RegistryLogger
 from logger.media import safe_tag
 from logger.pictures import MediaError, encode_image, encode_video
-from logger.settings import RegistryLoggerWarning
+from logger.troubles import RegistryLoggerWarning
 from tests.logger.rows import media
 from tests.require import require
 

@@ -14,7 +14,8 @@ import yaml
 from logger.opened import open_run
 from logger.pictures import Encoded
 from logger.session import git_commit
-from logger.settings import RegistryLoggerWarning, Settings
+from logger.settings import Settings
+from logger.troubles import RegistryLoggerWarning
 from tests.logger.rows import media, read_rows, sidecar, without_time
 from tests.run_dirs import CREATED, make_run
 

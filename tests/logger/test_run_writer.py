@@ -17,8 +17,9 @@ import pytest
 
 from logger.opened import open_run
 from logger.pulse import Budget
-from logger.settings import RegistryLoggerWarning, Settings
+from logger.settings import Settings
 from logger.sidecar import heartbeat_path
+from logger.troubles import RegistryLoggerWarning
 from tests.logger.rows import read_rows, sidecar, summary
 
 if TYPE_CHECKING:

@@ -1,0 +1,53 @@
+"""Calls that are carried out whole, one after another, whatever threads and signal handlers do."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["OneAtATime", "whole"]
+
+_Method = TypeVar("_Method", bound="Callable[..., None]")
+
+
+class OneAtATime:
+    """The lock of an object whose methods are `whole`.
+
+    Threads wait for each other. A signal handler runs in the middle of the main thread's call and cannot wait for it: what
+    it calls is put off until that call is done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._busy = False
+        self._later: list[Callable[[], None]] = []
+
+    def _catch_up(self) -> None:
+        """Carry out what was put off, and let the next call in."""
+        try:
+            while self._later:
+                self._later.pop(0)()
+        finally:
+            self._busy = False
+
+
+def whole(method: _Method) -> _Method:
+    """Carry out `method` of a OneAtATime whole."""
+
+    @functools.wraps(method)
+    def call(self: OneAtATime, *args: Any, **kwargs: Any) -> None:
+        with self._lock:
+            if self._busy:
+                self._later.append(functools.partial(method, self, *args, **kwargs))
+                return
+            self._busy = True
+            try:
+                method(self, *args, **kwargs)
+            finally:
+                self._catch_up()
+
+    return cast("_Method", call)
