@@ -30,8 +30,12 @@ class Lazy(NamedTuple):
 
 COMMANDS: Mapping[str, Lazy] = {
     "export": Lazy("bridge.cli.export:export", "Bring runs into MLflow or TensorBoard; again at any time."),
-    "verify": Lazy("bridge.cli.verify:verify", "Read a target back and compare it, point by point, with the run directories."),
-    "view": Lazy("bridge.cli.view:view", "Export runs into a target of their own, open its page on them, and follow them."),
+    "verify": Lazy(
+        "bridge.cli.verify:verify", "Read a target back and compare it, point by point, with the run directories."
+    ),
+    "view": Lazy(
+        "bridge.cli.view:view", "Export runs into a target of their own, open its page on them, and follow them."
+    ),
     "scan": Lazy("bridge.cli.scan:scan", "Bring the cache of runs up to date."),
     "ls": Lazy("bridge.cli.ls:ls", "List runs."),
     "show": Lazy("bridge.cli.show:show", "Show one run in full."),
