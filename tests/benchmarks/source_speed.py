@@ -1,0 +1,85 @@
+"""Reading run directories: metrics.csv beside other readers, an append to a large file, and the walk over many runs."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow.csv as pacsv
+
+from bridge.model import Shape
+from bridge.source import discover, read_delta, read_run
+from bridge.source.wanted import Wanted
+from tests.benchmarks.rows import OURS, best_of, row
+from tests.benchmarks.source_memory import METRICS, write_rows
+from tests.run_dirs import write_sidecar
+
+if TYPE_CHECKING:
+    from bridge.model import Run
+
+WANTED = Wanted(ordered=True, limit=10_000_000)
+
+
+def run(quick: bool) -> list[dict[str, Any]]:
+    """All rows; `quick` makes the large file and the tree smaller."""
+    with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
+        here = Path(folder)
+        return [*_parsing(here), *_appending(here, 1_000_000 if quick else 12_000_000), *_walking(here, 10_000)]
+
+
+def _parsing(here: Path) -> list[dict[str, Any]]:
+    """Overlap rule, digest and times included in ours; the others only parse."""
+    path = write_sidecar(here / "parsing")
+    write_rows(path / "metrics.csv", 100_000)
+    run, file, points = read_run(path), path / "metrics.csv", 100_000 * METRICS
+    work = f"metrics.csv of {points:,} points to columns"
+
+    def dict_reader() -> None:
+        with file.open(newline="") as stream:
+            for each in csv.DictReader(stream):
+                for value in each.values():
+                    float(value)
+
+    return [
+        row(work, OURS, best_of(7, lambda: read_delta(run, None, Shape(), WANTED)), points, "points"),
+        row(work, "csv.DictReader", best_of(1, dict_reader), points, "points", at_least=5),
+        row(work, "pandas", best_of(3, lambda: pd.read_csv(file)), points, "points"),
+        row(work, "pyarrow.csv, the file at once", best_of(7, lambda: pacsv.read_csv(file)), points, "points"),
+    ]
+
+
+def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
+    """One row more in a file of a gigabyte."""
+    path = write_sidecar(here / "appending")
+    write_rows(path / "metrics.csv", rows)
+    cursor, wanted = None, Wanted(ordered=True)
+    run = read_run(path)
+    while True:
+        delta = read_delta(run, cursor, Shape(), wanted)
+        cursor = delta.after
+        if not delta.more:
+            break
+    size = (path / "metrics.csv").stat().st_size
+    with (path / "metrics.csv").open("a") as file:
+        file.write("0.5," * METRICS + f"{rows},1775999999.0\n")
+    grown: Run = read_run(path)
+    seconds = best_of(9, lambda: read_delta(grown, cursor, Shape(), wanted))
+    return [row(f"one row more in a file of {size >> 20} MiB", OURS, seconds, 1, "appends", at_most=0.05)]
+
+
+def _walking(here: Path, runs: int) -> list[dict[str, Any]]:
+    """Finding all run directories of a tree."""
+    root = here / "tree"
+    for number in range(runs):
+        folder = root / f"{number // 100:03d}" / f"{number:05d}"
+        for inner in ("media/images", "checkpoints"):
+            (folder / inner).mkdir(parents=True)
+        (folder / "sidecar.json").touch()
+    work = f"finding {runs:,} run directories"
+    return [
+        row(work, OURS, best_of(3, lambda: list(discover([root]))), runs, "runs"),
+        row(work, "Path.rglob", best_of(1, lambda: list(root.rglob("sidecar.json"))), runs, "runs", at_least=2),
+    ]
