@@ -89,6 +89,8 @@ class Api:
             raise TargetRefusedError(f"There is no folder {file.parent} for {file.name}.", hint="Make it first.")
         # Two exports at once would both make the tables of a new file.
         with machine_lock(str(file)):
+            if not file.exists():
+                ask(self.address.shown, functools.partial(_make_database, file))
             return ask(self.address.shown, lambda: MlflowClient(self.address.uri))
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -282,6 +284,26 @@ def _quoted(text: str) -> str | None:
     if "'" not in text:
         return f"'{text}'"
     return None if '"' in text else f'"{text}"'
+
+
+def _make_database(file: Path) -> None:
+    """Make a new SQLite file with MLflow's tables: whole or not at all, also when this process is killed meanwhile.
+
+    MLflow makes them in seconds and dozens of steps; a file left in between is one that nobody opens any more.
+    """
+    from mlflow import MlflowClient
+
+    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
+        try:
+            os.link(beside, file)
+        except FileExistsError:
+            return  # somebody else's, made without our lock
+        except OSError:  # a file system without hard links
+            beside.rename(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _check_reachable(address: Address) -> None:
