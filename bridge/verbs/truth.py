@@ -296,7 +296,7 @@ def _time(cells: list[str], column: int | None) -> float:
     if not cells or column is None:
         return math.nan
     number = _number(cells[column])
-    return math.nan if number is None else number
+    return math.nan if number is None or not math.isfinite(number) else number
 
 
 def _number(cell: str) -> float | None:

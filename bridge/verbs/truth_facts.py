@@ -144,7 +144,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError("too many merged keys")
 
 
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> str:
+def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):  # as Lightning writes `betas`
+        return loader.construct_sequence(node, deep=True)
     if isinstance(node, yaml.ScalarNode) and node.value:
         return str(node.value)
     return suffix.rpartition(":")[2]
