@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+@pytest.fixture(
+    params=[pytest.param(subject, marks=[pytest.mark.slow] * subject.slow, id=subject.name) for subject in SUBJECTS]
+)
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A fresh target of one exporter, with what tests do to it."""
     subject: Subject = request.param
     if subject.needs is not None:
         require(find_spec(subject.needs) is not None, f"the package {subject.needs}")
-    templates = {}
-    if subject.needs == "mlflow":
-        templates["sqlite"] = request.getfixturevalue("sqlite_template")
-    bench = Bench(folder=tmp_path, make=lambda folder: subject.make(folder, templates))
+    # MLflow puts the artifacts of a database's experiments into the working directory.
+    monkeypatch.chdir(tmp_path)
+    fixtures = {name: request.getfixturevalue(name) for name in subject.fixtures}
+    bench = Bench(folder=tmp_path, make=lambda folder: subject.make(folder, fixtures))
     with bench.exporter:
         yield bench

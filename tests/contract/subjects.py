@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bridge.exporters import find_exporter
 from bridge.exporters.memory import MEMORY, MemoryExporter
@@ -20,32 +20,49 @@ __all__ = ["SUBJECTS", "Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One exporter under test. `make` gets a folder of the test's own and files that are ready to be copied.
+    """One exporter under test. `make` gets a folder of the test's own, and the values of `fixtures` by name.
 
-    `needs` names the optional package that it cannot do without.
+    Made again for the same folder it meets the same targets, for another folder it meets none. `needs` names the
+    optional package that it cannot do without; what is `slow` is left to make torture.
     """
 
     name: str
-    make: Callable[[Path, Mapping[str, Path]], Exporter]
+    make: Callable[[Path, Mapping[str, Any]], Exporter]
     needs: str | None = None
-    templates: Mapping[str, Path] = field(default_factory=dict)
+    fixtures: tuple[str, ...] = ()
+    slow: bool = False
 
 
-def _memory(**abilities: object) -> Callable[[Path, Mapping[str, Path]], Exporter]:
+def _memory(**abilities: object) -> Callable[[Path, Mapping[str, Any]], Exporter]:
     chosen: Abilities = replace(MEMORY, **abilities)  # type: ignore[arg-type]
-    return lambda folder, templates: MemoryExporter(folder / "boxes", abilities=chosen)
+    return lambda folder, fixtures: MemoryExporter(folder / "boxes", abilities=chosen)
 
 
-def _tensorboard(folder: Path, templates: Mapping[str, Path]) -> Exporter:
+def _tensorboard(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
     return find_exporter("tensorboard")(logdir=folder / "tb")
 
 
-def _mlflow(folder: Path, templates: Mapping[str, Path]) -> Exporter:
+def _sqlite(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "mlflow.db"
     if not database.exists():
-        shutil.copy(templates["sqlite"], database)
+        shutil.copy(fixtures["sqlite_template"], database)
     return find_exporter("mlflow")(tracking_uri=f"sqlite:///{database}", experiment="contract")
+
+
+def _postgres(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
+    return find_exporter("mlflow")(tracking_uri=fixtures["postgres_uri"], experiment=f"contract {folder}")
+
+
+def _server(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
+    return find_exporter("mlflow")(tracking_uri=fixtures["mlflow_server"].uri, experiment=f"contract {folder}")
+
+
+def _server_and_database(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
+    server = fixtures["mlflow_server"]
+    return find_exporter("mlflow")(
+        tracking_uri=server.uri, database_uri=server.backend, experiment=f"contract {folder}"
+    )
 
 
 SUBJECTS = (
@@ -54,5 +71,8 @@ SUBJECTS = (
     Subject("memory-plain", _memory(removes_points=False, removes_media=False, value_bits=32, infinities=False)),
     Subject("memory-small-deltas", _memory(points_a_delta=3, holds_back=True, time_step=0.001, removes_points=False)),
     Subject("tensorboard", _tensorboard, needs="tensorboard"),
-    Subject("mlflow-sqlite", _mlflow, needs="mlflow"),
+    Subject("mlflow-sqlite", _sqlite, needs="mlflow", fixtures=("sqlite_template",)),
+    Subject("mlflow-postgresql", _postgres, needs="mlflow", fixtures=("postgres_uri",), slow=True),
+    Subject("mlflow-server", _server, needs="mlflow", fixtures=("mlflow_server",), slow=True),
+    Subject("mlflow-server-database", _server_and_database, needs="mlflow", fixtures=("mlflow_server",), slow=True),
 )
