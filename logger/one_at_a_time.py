@@ -18,21 +18,12 @@ class OneAtATime:
     """The lock of an object whose methods are `whole`.
 
     Threads wait for each other. A signal handler runs in the middle of the main thread's call and cannot wait for it: what
-    it calls is put off until that call is done.
+    it calls is put off until that call is done (at the latest until the next one is).
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._busy = False
         self._later: list[Callable[[], None]] = []
-
-    def _catch_up(self) -> None:
-        """Carry out what was put off, and let the next call in."""
-        try:
-            while self._later:
-                self._later.pop(0)()
-        finally:
-            self._busy = False
 
 
 def whole(method: _Method) -> _Method:
@@ -40,14 +31,15 @@ def whole(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def call(self: OneAtATime, *args: Any, **kwargs: Any) -> None:
+        # The lock itself knows best whether this thread is inside: a flag could be left standing by a Ctrl-C.
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._later.append(functools.partial(method, self, *args, **kwargs))
+            return
         with self._lock:
-            if self._busy:
-                self._later.append(functools.partial(method, self, *args, **kwargs))
-                return
-            self._busy = True
             try:
                 method(self, *args, **kwargs)
             finally:
-                self._catch_up()
+                while self._later:
+                    self._later.pop(0)()
 
     return cast("_Method", call)

@@ -52,7 +52,6 @@ def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) 
     """
     run_dir = settings.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run_dir)
     sidecar = SidecarFile(run_dir)
     resumed = _load(sidecar, settings, complain)
     data = sidecar.data
@@ -68,6 +67,8 @@ def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) 
     summary = load_summary(run_dir)
     restored = restore(path, found, summary, time_column=metrics.time_column)
     other = other_process(run_dir, data)
+    # Where another process may be at work a young file may be one that it is just writing.
+    remove_leftovers(run_dir, older_than=600 if other else 0)
     session, new = add_session(data, token=settings.token, rows=found.rows, tags=settings.tags, notes=settings.notes)
     return Opened(
         sidecar, metrics, media, hparams, summary, restored, session, new, resumed or found.rows > 0, other, before

@@ -220,8 +220,6 @@ class RunWriter(OneAtATime):
         if self._version == self._written or now < self._retry_at:
             return
         with self._lock:
-            if self._busy:
-                return
             self._flush()
             state = self._snapshot()
         self._put(*state)  # without the lock: the training does not wait for the disk

@@ -128,12 +128,12 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     atomic_text_write(summary_path(run_dir), json_text(summary))
 
 
-def remove_leftovers(run_dir: Path) -> None:
-    """Remove temporary files that a process killed in the middle of a write left behind, ten minutes ago or more."""
+def remove_leftovers(run_dir: Path, *, older_than: float) -> None:
+    """Remove temporary files, of `older_than` seconds or more, that a process killed in the middle of a write left behind."""
     for path in run_dir.glob(".*.tmp"):
         if _LEFTOVER.fullmatch(path.name):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > 600:
+                if time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()
 
 

@@ -242,3 +242,4 @@ def test_no_row_is_lost_whenever_the_process_is_killed(tmp_path: Path) -> None:
     assert len(files) == len(set(files))
     assert all(file.read_bytes() == b"\x89PNG" for file in files)
     assert len(sidecar(tmp_path)["sessions"]) == 6
+    assert len(list(tmp_path.glob(".*.tmp"))) <= 3  # each start removes what the last kill left
