@@ -129,7 +129,7 @@ class RunWriter(OneAtATime):
         stats = self.stats
         for key, value in metrics_dict.items():
             name = key if type(key) is str else str(key)
-            scalar = value if type(value) is float or type(value) is int else number(value)
+            scalar = value if type(value) is float else number(value)
             if scalar is not None:
                 scalar = int(scalar) if type(scalar) is bool else scalar
                 known = stats.get(name)

@@ -26,6 +26,8 @@ Number: TypeAlias = bool | int | float
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _DEPTH = 32
+_HUGE = 1 << 1023
+"""Whole numbers beyond this are infinite to every reader, as no float holds them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ def param_scalar(value: Plain) -> bool | int | float | str | None:
 def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind of value
     """The Python number that a metric's value is, or None if it is not a scalar (text, arrays, None, complex).
 
-    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction.
+    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction. Whole numbers that no
+    float holds are infinite.
     """
     kind = type(value)
-    if kind is float or kind is int or kind is bool:
+    if kind is float or kind is bool or (kind is int and -_HUGE < value < _HUGE):  # type: ignore[operator]
         return value  # type: ignore[return-value]
     if isinstance(value, str | bytes) or value is None:
         return None
@@ -96,7 +99,10 @@ def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind
             return None  # more than one element
     try:
         if isinstance(value, numbers.Integral):
-            return int(value)
+            whole = int(value)
+            if -_HUGE < whole < _HUGE:
+                return whole
+            return math.inf if whole > 0 else -math.inf
         return float(value) if isinstance(value, numbers.Real) or type(value).__name__ == "Decimal" else None  # type: ignore[arg-type]
     except (ValueError, OverflowError, TypeError):
         return None

@@ -89,6 +89,7 @@ def test_what_contains_itself_is_cut_off() -> None:
         (1.5, 1.5),
         (True, True),
         (2**70, 2**70),
+        (-(10**400), -math.inf),
         (np.float32(0.5), 0.5),
         (np.int64(3), 3),
         (np.bool_(True), True),
