@@ -52,10 +52,11 @@ def generation_of(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def kept_of(path: Path, *, length: int) -> Kept:
-    """What is to be remembered of the first `length` bytes of the file at `path`."""
-    with path.open("rb") as file:
-        return Kept(path.name, length, _tail(file, length))
+def kept_of(folder: Path, name: str, *, length: int) -> Kept:
+    """What is to be remembered of the first `length` bytes of a file, or of all if it has fewer."""
+    with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - asked of thousands of folders
+        length = min(length, os.fstat(file.fileno()).st_size)
+        return Kept(name, length, _tail(file, length))
 
 
 def _tail(file: BinaryIO, length: int) -> str:
@@ -116,7 +117,7 @@ class Draft:
     def __init__(self, folder: Path, name: str) -> None:
         kind = generation_of(name)
         # Not even a file that is not there yet may have `tfevents` in its name.
-        beside = f".bridge-{kind[0]}-{kind[1]}.new" if kind else f".{name}.new"
+        beside = f".bridge-{kind[0]}-{kind[1]}.new" if kind else f".bridge-{name}.new"
         self._beside = folder / beside
         self._path = folder / name
         self._file: BinaryIO = self._beside.open("w+b")

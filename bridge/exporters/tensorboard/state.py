@@ -7,6 +7,7 @@ acknowledged, and is cut off before anything is added.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bridge.exporters.tensorboard.files import Draft, Kept, generation_of, kept_
 from bridge.model import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -120,11 +121,12 @@ def write_marker(folder: Path, identity: str) -> None:
 def owner(folder: Path) -> str | None:
     """The identity of the run that `folder` belongs to; None where it is nobody's.
 
-    The state says it, of whatever format; where that cannot be read, the marker does.
+    The marker says it, which is small; where that cannot be read the state does, of whatever format.
     """
-    for name in (STATE_NAME, MARKER):
+    for name in (MARKER, STATE_NAME):
         try:
-            return str(json.loads((folder / name).read_bytes())["identity"])
+            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - asked of thousands of folders
+                return str(json.loads(file.read())["identity"])
         except (OSError, ValueError, TypeError, KeyError):
             continue
     return None
@@ -137,25 +139,25 @@ def distrust(folder: Path, state: State | None) -> str:
     if state.cursor is None:
         return "its first export was never completed"
     for kept in state.files.values():
-        path = folder / kept.name
         try:
-            size = path.stat().st_size
-            if size < kept.length:
+            found = kept_of(folder, kept.name, length=kept.length)
+            if found.length < kept.length:
                 return f"{kept.name} was cut short"
-            if kept_of(path, length=kept.length) != kept:
+            if found != kept:
                 return f"{kept.name} was edited"
         except OSError:
             return f"{kept.name} is missing or cannot be read"
     return ""
 
 
-def left_over(folder: Path, state: State, names: list[str]) -> tuple[str, ...]:
+def left_over(folder: Path, state: State, names: Sequence[str]) -> tuple[str, ...]:
     """Of `names`, the files in `folder`, those that an export made and was killed before it could acknowledge."""
     known = {kept.name: kept.length for kept in state.files.values()}
-    return tuple(
+    drafts = [name for name in names if name.startswith(".bridge-") and name.endswith(".new")]
+    events = [name for name in names if generation_of(name) is not None]
+    longer = [
         name
-        for name in sorted(names)
-        if (name.startswith(".bridge-") and name.endswith(".new"))
-        or name == f".{STATE_NAME}.new"
-        or (generation_of(name) is not None and (name not in known or (folder / name).stat().st_size > known[name]))
-    )
+        for name in events
+        if name not in known or os.stat(f"{folder}/{name}").st_size > known[name]  # noqa: PTH116 - of thousands
+    ]
+    return tuple(sorted(drafts + longer))
