@@ -207,9 +207,21 @@ class Api:
         self.call("log_artifacts", run_id, str(folder))
 
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
-        """The files and folders directly below an artifact path; none where there is no such path."""
-        listed: list[FileInfo] = self.call("list_artifacts", run_id, path or None)
-        return listed
+        """The files and folders directly below an artifact path; none where there is no such path.
+
+        Below a folder MlflowClient would also look for a model of that name, which a server of MLflow 2 answers with
+        404: so the run's own artifact store is asked, unless the path cannot stand in its URI.
+        """
+        listed: list[FileInfo]
+        if not path or set(path) & set("#?%"):
+            listed = self.call("list_artifacts", run_id, path or None)
+            return listed
+        from mlflow.artifacts import list_artifacts
+        from mlflow.entities import FileInfo as Info
+
+        uri = f"{self.get(run_id).info.artifact_uri}/{path}"
+        listed = ask(self.address.shown, lambda: list_artifacts(artifact_uri=uri, tracking_uri=self.address.uri))
+        return [Info(f"{path}/{file.path.rpartition('/')[2]}", file.is_dir, file.file_size) for file in listed]
 
     def fetch(self, run_id: str, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into`; where it lies."""
