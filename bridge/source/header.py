@@ -100,12 +100,15 @@ def complete_rows(data: bytes) -> int:
 
 def first_row(data: bytes) -> int:
     """How many bytes the first complete row of `data` has, 0 where none is complete."""
-    end = data.find(b"\n")
-    while end >= 0:
-        if complete_rows(data[: end + 1]) == end + 1:
+    place = 0
+    for match in _QUOTED.finditer(data):
+        end = data.find(b"\n", place, match.start())
+        if end >= 0:
             return end + 1
-        end = data.find(b"\n", end + 1)
-    return 0
+        if not match.group(1):
+            return 0
+        place = match.end()
+    return data.find(b"\n", place) + 1
 
 
 def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:

@@ -19,7 +19,7 @@ from bridge.source.rows import TEXT, BadRow, Rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["number", "parse_slowly"]
+__all__ = ["number", "parse_slowly", "text_value"]
 
 _FIELD_LIMIT = threading.Lock()
 
@@ -53,6 +53,11 @@ def number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return {"True": 1.0, "False": 0.0}.get(cell)
+
+
+def text_value(text: str) -> float:
+    """The number that stands for a text: the upper bits of a digest, exact as a float and equal for equal texts only."""
+    return float(text_bits(text) >> 11)
 
 
 def _records(data: bytes) -> Iterator[tuple[list[str] | None, int]]:
@@ -158,8 +163,7 @@ class _Part:
         value = number(cell)
         if value is None:
             self.texts[row, name] = cell
-            # The upper bits of a digest as a whole number: exact as a float, and equal for equal texts only.
-            name, value = f"{name}{TEXT}", float(text_bits(cell) >> 11)
+            name, value = f"{name}{TEXT}", text_value(cell)
         rows, values = self.points.setdefault(name, (array("q"), array("d")))
         rows.append(self.count)
         values.append(value)

@@ -91,7 +91,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
-quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick
@@ -127,7 +127,7 @@ def test_an_unordered_target_ends_as_one_clean_read(
         assert target.events == clean
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories(), st.sampled_from([1, 3, 1000]))
 def test_keep_has_every_point_as_logged(history: tuple[list[Row], list[int], int], limit: int) -> None:
     """With overlap `keep` nothing is dropped, nothing moves and nothing is a rewind."""
@@ -138,3 +138,29 @@ def test_keep_has_every_point_as_logged(history: tuple[list[Row], list[int], int
         grow(path, rows, cuts, seed, target)
     assert target.events == without_texts(events(rows, ordered=False, overlap="keep"), rows)
     assert target.rebuilds == 0
+
+
+@pytest.mark.slow
+@settings(quick, max_examples=5000)
+@given(histories(), st.sampled_from([1, 2, 3, 1000]), st.booleans(), st.sampled_from([1, 500, 1 << 20]))
+def test_thousands_of_histories(
+    history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
+) -> None:
+    """Ordered, unordered and removing targets that share a history all end as one clean read, cursors included."""
+    rows, cuts, seed = history
+    wanted = [Wanted(ordered=True, limit=limit), Wanted(limit=limit), Wanted(removals=True, limit=limit)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        targets = [Target(each, tails=tails, budget=budget) for each in wanted]
+        grow(path, rows, cuts, seed, *targets)
+        for target in targets:
+            clean = Target(target.wanted, tails=tails, budget=budget)
+            clean.rebuild(path)
+            assert clean.cursor is not None
+            assert target.cursor is not None
+            assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
+            assert target.metrics == clean.metrics
+    ordered, *others = targets
+    assert ordered.events == without_texts(events(rows), rows)
+    for target in others:
+        assert target.held() == points_of(without_texts(events(rows, ordered=False), rows))
