@@ -105,7 +105,7 @@ def write_state(folder: Path, state: State) -> None:
     }
     draft = Draft(folder, STATE_NAME)
     try:
-        draft.write(json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode())
+        draft.write(json.dumps(data, sort_keys=True, allow_nan=False).encode())
         draft.finish()
     except BaseException:
         draft.abandon()

@@ -293,7 +293,7 @@ def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, 
     first = first_of(run)
     target.apply(first)
     path = folder / "bridge-state.json"
-    text = path.read_text().replace('"format": 1,\n "gen', '"format": 2,\n "gen')
+    text = path.read_text().replace('"format": 1, "gen', '"format": 2, "gen')
     path.write_text(text)
     known = exporter.cursors([run])["uid-abc"]
     assert isinstance(known.error, NewerFormatError)
