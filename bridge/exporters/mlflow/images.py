@@ -42,7 +42,7 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
                 pixels = picture.width * picture.height * min(frames, _MOST_FRAMES)
                 if pixels > _MOST_PIXELS or frames > _MOST_FRAMES:
                     raise Unreadable(f"{picture.width} x {picture.height}, {frames} frames: too large to be decoded")
-                small = _encoded(picture, _shrunk, lossless=max(picture.size) <= SMALL)
+                small = _encoded(picture, _sized, lossless=max(picture.size) <= SMALL)
                 if form in ("png", "webp"):
                     return form, data, small
                 if frames > 1:
@@ -83,10 +83,13 @@ def _encoded(picture: Image, change: Callable[[Image], Image], *, lossless: bool
     return encoded.getvalue()
 
 
-def _shrunk(frame: Image) -> Image:
-    if max(frame.size) > SMALL:
-        frame.thumbnail((SMALL, SMALL))
-    return frame
+def _sized(frame: Image) -> Image:
+    """`frame` with SMALL pixels on its longer side, as MLflow makes it; a smaller one keeps its pixels visible."""
+    from PIL import Image as Pillow
+
+    longer = max(frame.size)
+    width, height = (max(1, side * SMALL // longer) for side in frame.size)
+    return frame.resize((width, height), Pillow.Resampling.BOX if longer > SMALL else Pillow.Resampling.NEAREST)
 
 
 def _plain(frame: Image) -> Image:

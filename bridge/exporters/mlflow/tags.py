@@ -119,11 +119,10 @@ def _key(key: str) -> str:
 
 
 def _restarts(sessions: Sequence[Session]) -> str | None:
-    """How often the run was started again: what SLURM counted, else the sessions after the first."""
-    if not sessions:
-        return None
+    """How often the run was started again, if ever: what SLURM counted, else the sessions after the first."""
     counted = [session.restart_count for session in sessions if session.restart_count is not None]
-    return str(max([len(sessions) - 1, *counted]))
+    restarts = max([len(sessions) - 1, *counted])
+    return str(restarts) if restarts > 0 else None
 
 
 def _first_nan(stats: Mapping[str, Mapping[str, Any]]) -> str | None:

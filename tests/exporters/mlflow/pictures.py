@@ -13,7 +13,7 @@ from tests.exporters.mlflow.by_hand import START, file_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["encoded", "event_of", "moving_gif"]
+__all__ = ["encoded", "event_of", "film", "moving_gif"]
 
 
 def encoded(form: str, *, size: tuple[int, int] = (12, 8), mode: str = "RGB", colour: Any = (200, 30, 60)) -> bytes:
@@ -51,3 +51,21 @@ def event_of(
         "time": START + step,
     }
     return MediaEvent(**defaults | fields)
+
+
+def film(*, frames: int = 10) -> bytes:
+    """A short film that browsers play: H.264 in MP4."""
+    import av
+    import numpy as np
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            picture = np.full((48, 64, 3), (25 * number, 60, 120), dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return file.getvalue()
