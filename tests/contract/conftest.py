@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.fixtures.postgres import Cluster
+
+
+@pytest.fixture(scope="session")
+def contract_database(postgres: Cluster) -> str:
+    """One PostgreSQL database for all: MLflow keeps connections to each that it ever saw, and there are not so many."""
+    return postgres.mlflow_database()
+
 
 @pytest.fixture(
     params=[pytest.param(subject, marks=[pytest.mark.slow] * subject.slow, id=subject.name) for subject in SUBJECTS]

@@ -51,7 +51,7 @@ def _sqlite(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
 
 
 def _postgres(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
-    return find_exporter("mlflow")(tracking_uri=fixtures["postgres_uri"], experiment=f"contract {folder}")
+    return find_exporter("mlflow")(tracking_uri=fixtures["contract_database"], experiment=f"contract {folder}")
 
 
 def _server(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
@@ -72,7 +72,7 @@ SUBJECTS = (
     Subject("memory-small-deltas", _memory(points_a_delta=3, holds_back=True, time_step=0.001, removes_points=False)),
     Subject("tensorboard", _tensorboard, needs="tensorboard"),
     Subject("mlflow-sqlite", _sqlite, needs="mlflow", fixtures=("sqlite_template",)),
-    Subject("mlflow-postgresql", _postgres, needs="mlflow", fixtures=("postgres_uri",), slow=True),
+    Subject("mlflow-postgresql", _postgres, needs="mlflow", fixtures=("contract_database",), slow=True),
     Subject("mlflow-server", _server, needs="mlflow", fixtures=("mlflow_server",), slow=True),
     Subject("mlflow-server-database", _server_and_database, needs="mlflow", fixtures=("mlflow_server",), slow=True),
 )
