@@ -38,7 +38,7 @@ _READING = (
         "bridge/source/place.py",
         "if to_hex(reading.digest) != (cursor.digest or to_hex(0)):",
         "if not cursor.header:",
-        ("tests/source/test_golden.py", "tests/source/test_histories.py"),
+        ("tests/source/test_growth.py",),
     ),
     Mutant(
         "a row without its newline is read",
@@ -86,12 +86,11 @@ _TENSORBOARD = (
         ("tests/crash/test_tensorboard.py",),
     ),
     Mutant(
-        "TensorBoard: what was not acknowledged is not cut off",
+        "TensorBoard: what was not acknowledged is built upon",
         "bridge/exporters/tensorboard/files.py",
-        """        self._file.truncate(self._place)
-        kept =""",
-        """        kept =""",
-        ("tests/crash/test_tensorboard.py", "tests/exporters/tensorboard/test_target.py"),
+        "self._place = kept.length",
+        "self._place = self._path.stat().st_size",
+        ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),
     Mutant(
         "TensorBoard: times are now",
@@ -240,8 +239,8 @@ _LOGGER = (
     Mutant(
         "logger: a preemption is a failure",
         "logger/status.py",
-        'if any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__):',
-        "if isinstance(error, InterruptedError):",
+        "if error is not None and _interrupts(error):",
+        'if word == "preempted":',
         ("tests/logger/test_registry_logger.py",),
     ),
     Mutant(
