@@ -78,8 +78,9 @@ class TensorBoardExporter:
         """The losses of `delta`, but for those that only opening pictures would tell."""
         rename = dict(shape.rename)
         state = self._state(delta.run) if delta.before is not None else None
-        told = set() if state is None else set(state.names.values())
-        tags = metric_tags(delta.metrics, rename)
+        held = {} if state is None else state.names
+        told = set(held.values())
+        tags = metric_tags(delta.metrics, rename, held)
         losses = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
         for block in delta.blocks:
             losses += clipped(block)

@@ -44,8 +44,7 @@ class State:
 
     `files` are the event files by kind; `generations` the highest generation of each kind ever used. `names` are the
     metrics whose tag is not their own name, by tag. `steps` are the last steps in the media file, by tag.
-    `shown` maps a tag of the media file to the one that it stands under, where a metric has the first. `lacks` is as in
-    `Held`. `session` is false where the run's steps are beyond what HPARAMS can take.
+    `lacks` is as in `Held`. `session` is false where the run's steps are beyond what HPARAMS can take.
     """
 
     identity: str

@@ -44,10 +44,15 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def metric_tags(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
-    """The tag of each metric; of two that would share one, the first keeps it and the others get a number."""
-    tags: dict[str, str] = {}
-    taken: set[str] = set()
+def metric_tags(
+    names: Iterable[str], rename: Mapping[str, str], held: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The tag of each metric; of two that would share one, the first keeps it and the others get a number.
+
+    `held` are metrics by tag that the target has already under another tag than their name.
+    """
+    tags: dict[str, str] = {name: tag for tag, name in (held or {}).items()}
+    taken = set(tags.values())
     for name in names:
         if name in tags:
             continue

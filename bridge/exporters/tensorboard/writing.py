@@ -105,7 +105,7 @@ class Writing:
         """Give the metrics of `delta` their tags; a loss for each new one that does not get the name it was to have."""
         rename = dict(self._shape.rename)
         names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
-        tags = metric_tags(names, rename)
+        tags = metric_tags(names, rename, self._names)
         # A metric may take the tag of an image or a text that is already in the media file.
         taken = media_losses(delta, set(tags.values()), self._steps)
         self._disordered = self._disordered or any(tag in self._steps for tag in tags.values())
