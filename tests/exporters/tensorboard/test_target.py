@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.errors import NewerFormatError, RebuildNeededError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.encode import ScalarEncoder
 from bridge.model import LossKind, Shape, Status, Text
@@ -17,7 +17,7 @@ from tests.exporters.tensorboard.event_files import events, file_of, hex32, rows
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from bridge.model import Block, Delta, Run
@@ -234,59 +234,6 @@ def test_what_a_killed_export_left_makes_the_run_stale(exporter: TensorBoardExpo
     assert exporter.stale(run, known, SHAPE) == ()
 
 
-def damage_cut(folder: Path) -> None:
-    with (folder / SCALARS).open("r+b") as file:
-        file.truncate(60)
-
-
-def damage_edit(folder: Path) -> None:
-    data = bytearray((folder / SCALARS).read_bytes())
-    data[-7] ^= 1
-    (folder / SCALARS).write_bytes(data)
-
-
-def damage_remove(folder: Path) -> None:
-    (folder / SCALARS).unlink()
-
-
-def damage_state(folder: Path) -> None:
-    (folder / "bridge-state.json").write_text('{"format": 1, "ident')
-
-
-def remove_state(folder: Path) -> None:
-    (folder / "bridge-state.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (damage_cut, f"{SCALARS} was cut short"),
-        (damage_edit, f"{SCALARS} was edited"),
-        (damage_remove, f"{SCALARS} is missing or cannot be read"),
-        (damage_state, "its state file is missing or damaged"),
-        (remove_state, "its state file is missing or damaged"),
-    ],
-)
-def test_damage_is_noticed_and_mended(
-    exporter: TensorBoardExporter, run: Run, folder: Path, damage: Callable[[Path], None], said: str
-) -> None:
-    """A cut, edited or deleted state or event file makes the run one without a cursor; the rebuild says why."""
-    target = exporter.open(run, SHAPE)
-    first = first_of(run)
-    target.apply(first)
-    damage(folder)
-    known = exporter.cursors([run])["uid-abc"]
-    assert (known.exists, known.cursor, known.error) == (True, None, None)
-    with pytest.raises(RebuildNeededError, match=said):
-        target.apply(second_of(run, first))
-    done = target.rebuild([first])
-    assert done.notes == (f"{folder}: made anew, since {said}",)
-    assert rows(file_of(folder, "scalars")) == [
-        (0, CREATED_S, {"loss": hex32(4.0)}),
-        (1, CREATED_S + 1, {"loss": hex32(3.0)}),
-    ]
-
-
 def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
     """A state file with a format number that is not known is left alone."""
     target = exporter.open(run, SHAPE)
@@ -320,17 +267,6 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
         "a": [1.0, float("inf")],
         "b": [2.0, float("-inf")],
     }
-
-
-def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Reading back checks every checksum: TensorBoard's reader would end there without a word."""
-    target = exporter.open(run, SHAPE)
-    target.apply(first_of(run))
-    data = bytearray((folder / SCALARS).read_bytes())
-    data[60] ^= 4
-    (folder / SCALARS).write_bytes(data)
-    with pytest.raises(TargetRefusedError, match=f"{SCALARS} is damaged at byte 40"):
-        target.read()
 
 
 def test_a_run_without_points_has_its_facts(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:

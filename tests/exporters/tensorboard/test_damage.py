@@ -1,0 +1,110 @@
+"""Event files and states that were cut, edited or deleted: noticed, mended, and said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import RebuildNeededError, TargetRefusedError
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.model import Shape
+from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import file_of, hex32, rows
+from tests.run_dirs import CREATED_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bridge.model import Delta, Run
+
+SHAPE = Shape()
+SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_model_run(tmp_path / "runs" / "abc", params={"lr": 0.1})
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> TensorBoardExporter:
+    return TensorBoardExporter(tmp_path / "logs")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "abc"
+
+
+def first_of(run: Run) -> Delta:
+    return make_delta(run, [make_block([0, 1], {"loss": [4.0, 3.0]})])
+
+
+def second_of(run: Run, first: Delta) -> Delta:
+    return make_delta(run, [make_block([2, 3], {"loss": [2.0, 1.0]}, first_row=2)], before=first.after)
+
+
+def damage_cut(folder: Path) -> None:
+    with (folder / SCALARS).open("r+b") as file:
+        file.truncate(60)
+
+
+def damage_edit(folder: Path) -> None:
+    data = bytearray((folder / SCALARS).read_bytes())
+    data[-7] ^= 1
+    (folder / SCALARS).write_bytes(data)
+
+
+def damage_remove(folder: Path) -> None:
+    (folder / SCALARS).unlink()
+
+
+def damage_state(folder: Path) -> None:
+    (folder / "bridge-state.json").write_text('{"format": 1, "ident')
+
+
+def remove_state(folder: Path) -> None:
+    (folder / "bridge-state.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_cut, f"{SCALARS} was cut short"),
+        (damage_edit, f"{SCALARS} was edited"),
+        (damage_remove, f"{SCALARS} is missing or cannot be read"),
+        (damage_state, "its state file is missing or damaged"),
+        (remove_state, "its state file is missing or damaged"),
+    ],
+)
+def test_damage_is_noticed_and_mended(
+    exporter: TensorBoardExporter, run: Run, folder: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    """A cut, edited or deleted state or event file makes the run one without a cursor; the rebuild says why."""
+    target = exporter.open(run, SHAPE)
+    first = first_of(run)
+    target.apply(first)
+    damage(folder)
+    known = exporter.cursors([run])["uid-abc"]
+    assert (known.exists, known.cursor, known.error) == (True, None, None)
+    with pytest.raises(RebuildNeededError, match=said):
+        target.apply(second_of(run, first))
+    done = target.rebuild([first])
+    assert done.notes == (f"{folder}: made anew, since {said}",)
+    assert rows(file_of(folder, "scalars")) == [
+        (0, CREATED_S, {"loss": hex32(4.0)}),
+        (1, CREATED_S + 1, {"loss": hex32(3.0)}),
+    ]
+
+
+def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+    """Reading back checks every checksum: TensorBoard's reader would end there without a word."""
+    target = exporter.open(run, SHAPE)
+    target.apply(first_of(run))
+    data = bytearray((folder / SCALARS).read_bytes())
+    data[60] ^= 4
+    (folder / SCALARS).write_bytes(data)
+    with pytest.raises(TargetRefusedError, match=f"{SCALARS} is damaged at byte 40"):
+        target.read()
