@@ -92,7 +92,7 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         metavar="DIR",
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("tb_logs"),
-        show_default="./tb_logs",
+        show_default=True,
         help="TensorBoard: the folder that it is pointed at.",
     ),
 )
