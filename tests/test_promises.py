@@ -69,9 +69,12 @@ def _methods(node: ast.ClassDef, file_marks: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _marks(node: ast.expr) -> list[str]:
-    """The last names in an expression of marks: `skipif` of `pytest.mark.skipif(...)`."""
-    return [child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute)]
+def _marks(node: ast.AST) -> list[str]:
+    """The last names in an expression of marks: `skipif` of `pytest.mark.skipif(...)`; not those of single parameters."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "param":
+        return []
+    own = [node.attr] if isinstance(node, ast.Attribute) else []
+    return own + [mark for child in ast.iter_child_nodes(node) for mark in _marks(child)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_each_promise_names_a_test(promise: str, tests: list[tuple[str, str]]) -
     assert tests, promise
 
 
-@pytest.mark.parametrize(("file", "name"), named_tests(), ids="::".join)
+@pytest.mark.parametrize(("file", "name"), [pytest.param(*test, id="::".join(test)) for test in named_tests()])
 def test_named_tests_exist_and_are_carried_out(file: str, name: str) -> None:
     """A test that a promise names exists under that id, and no mark keeps it out of `make check`.
 

@@ -111,9 +111,9 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: an edited event file is trusted",
         "bridge/exporters/tensorboard/state.py",
-        "if kept_of(path, length=kept.length) != kept:",
-        "if not kept.length:",
-        ("tests/exporters/tensorboard/test_target.py",),
+        "if found != kept:",
+        "if found.length != kept.length:",
+        ("tests/exporters/tensorboard/test_damage.py",),
     ),
 )
 
