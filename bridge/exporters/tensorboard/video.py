@@ -22,6 +22,9 @@ _FRAMES = 240
 _DECODED = 20_000
 """Frames that are decoded at most: a file of a few bytes can promise any number."""
 
+_PIXELS = 4_000_000_000
+"""Pixels that are decoded at most: two thousand frames of a large screen."""
+
 _LARGEST_FRAME = 40_000_000
 
 
@@ -41,11 +44,12 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
         if width * height > _LARGEST_FRAME:
             return Loss(LossKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
         rate = Fraction(event.fps) if event.fps else stream.average_rate or Fraction(10)
-        stride = max(1, -(-_frame_count(container, stream) // _FRAMES))
+        bound = max(1, min(_DECODED, _PIXELS // max(width * height, 1)))
+        stride = max(1, -(-min(_frame_count(container, stream), bound) // _FRAMES))
         chosen: list[Image] = []
         total = 0
         stream.thread_type = "NONE"
-        for frame in itertools.islice(container.decode(stream), _DECODED):
+        for frame in itertools.islice(container.decode(stream), bound):
             if total % stride == 0 and len(chosen) < _FRAMES:
                 chosen.append(_small(frame))
             total += 1
@@ -55,8 +59,9 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
     # GIFs count in hundredths of a second, and browsers slow down what is faster than two of them.
     pause = max(20, round(1000 * stride / rate / 10) * 10)
     chosen[0].save(buffer, format="GIF", save_all=True, append_images=chosen[1:], duration=pause, loop=0)
-    cut = Loss(LossKind.CUT, what, f"a GIF of {len(chosen)} of its {total} frames")
-    return Picture(buffer.getvalue(), chosen[0].size, (cut,) if total > len(chosen) else ())
+    whole = f"its {total}" if total < bound else f"its first {total}"
+    cut = Loss(LossKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames")
+    return Picture(buffer.getvalue(), chosen[0].size, (cut,) if total > len(chosen) or total == bound else ())
 
 
 def _frame_count(container: Any, stream: Any) -> int:

@@ -16,6 +16,7 @@ from bridge.model import LossKind, Shape, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
+from tests.require import require
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[
 
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
     """All its frames, at its speed."""
-    pytest.importorskip("av")
+    require(pictures.can_convert(), "PyAV")
     assert losses_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
     width, height, data = tensors(tmp_path)["val/samples/0", 0]
     assert (width, height) == (b"96", b"64")
@@ -216,13 +217,21 @@ def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> Non
 
 def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has too many or too large frames is made smaller, and that is a named loss."""
-    pytest.importorskip("av")
+    require(pictures.can_convert(), "PyAV")
     monkeypatch.setattr(video, "_FRAMES", 4)
     monkeypatch.setattr(video, "_EDGE", 48)
     (loss,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (loss.kind, loss.detail) == (LossKind.CUT, "a GIF of 4 of its 12 frames")
     with Image.open(io.BytesIO(tensors(tmp_path)["val/samples/0", 0][2])) as gif:
         assert (gif.size, gif.n_frames, gif.info["duration"]) == ((48, 32), 4, 300)
+
+
+def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding stops at a bound, whatever the file promises; that the rest is missing is said."""
+    require(pictures.can_convert(), "PyAV")
+    monkeypatch.setattr(video, "_PIXELS", 5 * 96 * 64)
+    (loss,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    assert (loss.kind, loss.detail) == (LossKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +252,7 @@ def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeyp
 
 def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
     """A file that is no video is a named loss."""
-    pytest.importorskip("av")
+    require(pictures.can_convert(), "PyAV")
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video" * 100)
     (loss,) = losses_of(target, media_event(path))

@@ -9,6 +9,7 @@ from bridge.model import Shape, Status
 from bridge.verbs.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
+from tests.fixtures.tensorboard_server import start_tensorboard
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -128,3 +129,20 @@ def test_the_python_loader_follows_growth_and_is_right_after_its_next_start(tmp_
     assert shown(watching) == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0)]
     target.rebuild([make_delta(run, [make_block([0, 1], {"loss": [5.0, 4.5]})])])
     assert shown(EventMultiplexer().AddRunsFromDirectory(str(logdir))) == [(0, 5.0), (1, 4.5)]
+
+
+def test_the_python_loaders_server_shows_the_same(tmp_path: Path) -> None:
+    """With --load_fast=false too: curves, pictures, and HPARAMS, although an image's tag is also a metric's name."""
+    run = make_model_run(tmp_path / "abc", params={"lr": 0.1}, notes="hello")
+    media = [media_event(draw(tmp_path / "a.png"), tag="loss", step=1, caption="c")]
+    columns = {"loss": [5.0, 4.0], "loss/0": [1.0, 2.0]}
+    _target(run, tmp_path / "logs").apply(make_delta(run, [make_block([0, 1], columns)], media=media))
+    server = start_tensorboard(tmp_path / "logs", tmp_path, fast=False)
+    try:
+        expected = [(0, 1.0), (1, 2.0)]
+        assert server.until(lambda: _steps(server, "abc", "loss/0"), expected) == expected
+        assert set(server.get("plugin/images/tags")["abc"]) == {"loss/0 (image)"}
+        groups = server.get("plugin/hparams/session_groups", request='{"allowedStatuses": [1], "sliceSize": 9}')
+        assert [(group["name"], group["hparams"]) for group in groups["sessionGroups"]] == [("abc", {"lr": 0.1})]
+    finally:
+        server.stop()
