@@ -91,6 +91,7 @@ class Writing:
             session=self._session,
         )
         write_state(self._folder, state)
+        self._sinks.clear()  # acknowledged: whatever fails from here on, they stay
         # Renames become durable in their order. Where a file system does not keep it, the next export notices.
         sync_folder(self._folder)
         self._clean(state)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.errors import RebuildNeededError, TargetRefusedError
+from bridge.errors import RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Shape
 from tests.deltas import make_block, make_delta, make_model_run
@@ -108,3 +108,19 @@ def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExpo
     (folder / SCALARS).write_bytes(data)
     with pytest.raises(TargetRefusedError, match=f"{SCALARS} is damaged at byte 40"):
         target.read()
+
+
+def test_what_is_acknowledged_stays_though_cleaning_up_fails(
+    exporter: TensorBoardExporter, run: Run, folder: Path
+) -> None:
+    """An error after the state is written costs no data: the next export has nothing to repeat."""
+    target = exporter.open(run, SHAPE)
+    first = first_of(run)
+    target.apply(first)
+    (folder / SCALARS.replace("g000", "g009")).mkdir()
+    with pytest.raises(TargetError, match="g009"):
+        target.apply(second_of(run, first))
+    known = exporter.cursors([run])["uid-abc"].cursor
+    assert known is not None
+    assert known.rows == 4
+    assert [row[0] for row in rows(folder / SCALARS)] == [0, 1, 2, 3]
