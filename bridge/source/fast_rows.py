@@ -70,15 +70,7 @@ class Parser:
         steps = self._steps(table, first, count)
         if steps is None:
             return None
-        texts = self._text_columns(table, first)
-        names = tuple(sorted({*self._metrics, *texts}))
-        values = np.empty((len(names), count))
-        present = np.ones((len(names), count), dtype=bool)
-        for line, name in enumerate(names):
-            if name in texts:
-                values[line], present[line] = texts[name]
-            else:
-                _floats(table, self._metrics[name], values[line], present[line])
+        names, values, present = self._series(table, first, count)
         if data.find(b"(", 0, cut) >= 0 and bool((np.isnan(values) & present).any()):
             return None
         step, valid = steps
@@ -172,6 +164,21 @@ class Parser:
         column = _column(table, self._layout.time)
         times: NDArray[np.float64] = _plain(column, np.float64)
         return times if column.null_count == 0 else np.where(_known(column), times, np.nan)
+
+    def _series(
+        self, table: Any, first: int, count: int
+    ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_]]:
+        """The series by name, with their values and where there are any, one series a line."""
+        texts = self._text_columns(table, first)
+        names = tuple(sorted({*self._metrics, *texts}))
+        values = np.empty((len(names), count))
+        present = np.ones((len(names), count), dtype=bool)
+        for line, name in enumerate(names):
+            if name in texts:
+                values[line], present[line] = texts[name]
+            else:
+                _floats(table, self._metrics[name], values[line], present[line])
+        return names, values, present
 
     def _text_columns(self, table: Any, first: int) -> Mapping[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         """Values and where there are any, of the metrics whose columns hold texts, numbers and texts as two series."""

@@ -131,6 +131,28 @@ def test_all_roads_and_blocks_agree(tmp_path: Path, cells: list[list[str]], end:
     assert digest(whole) == digest(exact) == digest(pieces)
 
 
+def test_large_blocks_agree(tmp_path: Path) -> None:
+    """The same for blocks that several threads parse, in which a column turns from numbers to texts and back."""
+    chance = random.Random(3)
+    odd = ["", "x", "True", "nan", "two\nlines", "1_0", "warm-up (1)"]
+    cells = [
+        [
+            repr(chance.random()),
+            str(place),
+            chance.choice(odd) if 7000 < place < 9000 else repr(chance.random()),
+            repr(float(place)),
+        ]
+        for place in range(15_000)
+    ]
+    data = written(cells, "\r\n")
+    exact, whole, halves = slowly(data), read(tmp_path / "a", data), read(tmp_path / "b", data, block=len(data) // 2)
+    assert plain(exact) == plain(whole) == plain(halves)
+    assert digest(exact) == digest(whole) == digest(halves)
+    texts = [{key: text for part in rows for key, text in part.texts.items()} for rows in (exact, whole, halves)]
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) > 500
+
+
 @quick
 @given(st.lists(st.tuples(anything, steps, anything, numbers), min_size=1, max_size=6), st.data())
 def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[str]], data: st.DataObject) -> None:
