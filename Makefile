@@ -47,12 +47,17 @@ demo: $(READY)
 	$(BIN)/bridge export demo-runs --to tensorboard --logdir out/tb
 	$(BIN)/bridge export demo-runs --to mlflow --tracking-uri sqlite:///out/mlflow.db --experiment demo
 	@echo
-	@echo "Look at the runs:"
-	@echo "  in the terminal     $(BIN)/bridge ls demo-runs"
-	@echo "  in TensorBoard      $(BIN)/tensorboard --logdir out/tb --samples_per_plugin=images=9999,text=9999,scalars=100000"
-	@echo "                      then http://localhost:6006"
-	@echo "  in MLflow           $(BIN)/mlflow server --backend-store-uri sqlite:///out/mlflow.db --port 5000"
-	@echo "                      then http://localhost:5000/#/experiments/1/runs?workflowType=machine_learning"
+	@echo "Look at the runs (each page opens in the browser and follows the runs; Ctrl-C ends it):"
+	@echo
+	@echo "  in the terminal   $(BIN)/bridge ls demo-runs"
+	@echo "  in TensorBoard    $(BIN)/bridge view demo-runs --to tensorboard --logdir out/tb"
+	@echo "  in MLflow         $(BIN)/bridge view demo-runs --to mlflow --tracking-uri sqlite:///out/mlflow.db --experiment demo"
+	@echo
+	@echo "The same without the bridge:"
+	@echo
+	@echo "  $(BIN)/tensorboard --logdir out/tb --samples_per_plugin=images=9999,text=9999,audio=9999,scalars=100000"
+	@echo "  $(BIN)/mlflow server --backend-store-uri sqlite:///out/mlflow.db --port 5000"
+	@echo "      then http://localhost:5000/#/experiments/1/runs?workflowType=machine_learning"
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not compat" $(ARGS)
