@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from bridge.errors import MissingExtraError, TargetRefusedError, UsageError
+from bridge.secrets import bare, keep, keep_uri
 
-__all__ = ["Address", "AddressKind", "without_credentials"]
+__all__ = ["Address", "AddressKind", "keep_secrets", "without_credentials"]
 
 _DATABASES = ("mysql", "mssql", "oracle", "mariadb")
 _OLD_STORE_HINT = (
@@ -81,12 +82,20 @@ class Address:
 
 def without_credentials(uri: str) -> str:
     """`uri` without user, password, query and fragment."""
+    uri = bare(uri)
     try:
         parts = urlsplit(uri)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.netloc else uri.partition("?")[0]
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")) if parts.netloc else uri.partition("?")[0]
     except ValueError:
         return uri.partition(":")[0] + ":..."
+
+
+def keep_secrets(*uris: str | None) -> None:
+    """Let no error of this process show the credentials in `uris`, or those that MLflow's client is given beside them."""
+    for uri in uris:
+        keep_uri(uri)
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        keep(os.environ.get(name))
 
 
 def _mlflows_own() -> str:

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.database_postgresql import PostgresBulk
 from bridge.exporters.mlflow.database_sqlite import SqliteBulk
 from bridge.exporters.mlflow.rows import rows_of_blocks, rows_of_points, slices
-from bridge.exporters.mlflow.run_rows import CURSOR_TAG, PENDING_TAG, ConflictError, NewRun, RunFacts, RunRows
+from bridge.exporters.mlflow.run_rows import CURSOR_TAG, PENDING_TAG, NewRun, RunFacts, RunRows
 from bridge.exporters.mlflow.schema import unknown_schema
+from bridge.secrets import hide_all, hide_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,10 +143,16 @@ class Database:
         """Let go of all connections; the next call opens new ones."""
         self._engine.dispose()
 
-    def runs(self, keys: Sequence[str], *, experiment_ids: Sequence[str] | None = None) -> list[HeldRun]:
+    def runs(
+        self,
+        keys: Sequence[str],
+        *,
+        experiment_ids: Sequence[str] | None = None,
+        having: tuple[str, Sequence[str]] | None = None,
+    ) -> list[HeldRun]:
         """All runs, deleted ones too, that have at least one tag of `keys`, with these tags, in one select.
 
-        Only those of `experiment_ids`, where given.
+        Only those of `experiment_ids` and those whose tag `having` has one of its values, where given.
         """
         import sqlalchemy as sa
 
@@ -159,6 +166,10 @@ class Database:
             sql += " AND r.experiment_id IN :experiments"
             values["experiments"] = [int(experiment_id) for experiment_id in experiment_ids]
             parameters.append(sa.bindparam("experiments", expanding=True))
+        if having is not None:
+            sql += " AND r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having AND value IN :values)"
+            values |= {"having": having[0], "values": list(having[1])}
+            parameters.append(sa.bindparam("values", expanding=True))
         found: dict[str, HeldRun] = {}
         tags: dict[str, dict[str, str]] = {}
         with _translated(self._engine), self._engine.connect() as connection:
@@ -274,9 +285,9 @@ def _translated(engine: Engine) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         where = engine.url.render_as_string(hide_password=True)
         said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        message = f"The database {where} did not do it: {said}."
+        message = f"The database {where} did not do it: {hide_all(said)}."
         if "full" in said or not isinstance(cause, driver.OperationalError | driver.InterfaceError):
-            raise TargetRefusedError(message) from error
+            raise TargetRefusedError(message) from hide_in(error)
         raise TargetUnavailableError(
             message, hint="is the database reachable, and not locked by another program?"
-        ) from error
+        ) from hide_in(error)

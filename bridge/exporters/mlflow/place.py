@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters.mlflow.address import Address, AddressKind
+from bridge.exporters.mlflow.address import Address, AddressKind, keep_secrets
 from bridge.exporters.mlflow.api import Api, Experiment, record_of
 from bridge.exporters.mlflow.experiments import artifact_folder
 from bridge.exporters.mlflow.records import Choice, Record, choose
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bridge.model import Run
 
 __all__ = ["Place"]
+
+_NAMED = 200
+"""Up to this many runs a select names one by one; more of them are picked from all of ours."""
 
 _ASKED = (
     Tag.UID,
@@ -54,11 +57,14 @@ class Place:
         self._forget()
 
     def _forget(self) -> None:
+        keep_secrets(self.address.uri, self._database_uri)
         self.api = Api(self.address)
         self.notes: list[str] = []
         self._database: Database | None = None
         self._looked = False
         self._experiments: dict[str, Experiment] = {}
+        self.parents: dict[tuple[str, str], str | None] = {}
+        """The parents of sweeps that were found, by experiment and sweep."""
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,7 +179,11 @@ class Place:
             return self.api.runs_of([run.identity for run in runs], experiment_ids)
         people = {key for run in runs for key in people_tags(run.tags)}
         keys = frozenset(_ASKED) | people
-        return [_record_held(held, keys) for held in database.runs(sorted(keys), experiment_ids=experiment_ids)]
+        few = [run.identity for run in runs] if len(runs) <= _NAMED else None
+        found = database.runs(
+            sorted(keys), experiment_ids=experiment_ids, having=None if few is None else (Tag.UID, few)
+        )
+        return [_record_held(held, keys) for held in found]
 
     def tagged(self, key: str, value: str, experiment_id: str) -> list[Record]:
         """All runs of an experiment, deleted ones too, whose tag `key` is `value`."""

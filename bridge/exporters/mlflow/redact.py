@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from bridge.secrets import hide
+
 __all__ = ["MASK", "Redaction"]
 
 MASK = "***"
@@ -38,13 +40,13 @@ class Redaction:
         return f"{key}:{MASK}" if colon and self.matches(key) else tag
 
     def command(self, text: str) -> str:
-        """A command line: `--key value`, `--key=value` and `a.b.key=value` with secret values masked."""
+        """A command line: `--key value`, `--key=value` and `a.b.key=value` with secret values masked, and credentials in URLs."""
 
         def masked(found: re.Match[str]) -> str:
             is_secret = self.matches(found["key"].lstrip("-"))
             return f"{found['key']}{found['between']}{MASK}" if is_secret else found[0]
 
-        return _FOLLOWING.sub(masked, _ASSIGNED.sub(masked, text))
+        return hide(_FOLLOWING.sub(masked, _ASSIGNED.sub(masked, text)))
 
     def param(self, key: str, value: str) -> str:
         """A param's text, masked as a whole or, where it is a list or mapping in JSON, the secrets within."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetRefusedError
 from bridge.exporters.mlflow.rows import Latest
 
 if TYPE_CHECKING:
@@ -38,10 +38,6 @@ _FIND_LATEST = """
 SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key
 ORDER BY step DESC, timestamp DESC, value DESC, is_nan LIMIT 1
 """
-
-
-class ConflictError(TargetUnavailableError):
-    """Another export, or a person, changed this MLflow run in the meantime; nothing was written. Ask again."""
 
 
 @dataclass(frozen=True, slots=True)

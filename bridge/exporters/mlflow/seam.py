@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.errors import TargetError, TargetRefusedError, TargetUnavailableError
+from bridge.secrets import hide_all, hide_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ PAUSES_S = (0.2, 1.0, 3.0)
 _STATUS = re.compile(r"failed with error code (\d{3})")
 _NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
 _REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
-_SECRET = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 class RunGoneError(TargetUnavailableError):
@@ -60,14 +60,14 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise _of_mlflow(what, error) from error
+        raise _of_mlflow(what, error) from hide_in(error)
     except HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise _of_status(what, status, str(error)) from error
+        raise _of_status(what, status, str(error)) from hide_in(error)
     except (Unreachable, RequestException, ConnectionError, TimeoutError) as error:
-        raise TargetUnavailableError(f"{what} cannot be reached: {_brief(error)}") from error
+        raise TargetUnavailableError(f"{what} cannot be reached: {_brief(error)}") from hide_in(error)
     except SQLAlchemyError as error:
-        raise _of_database(what, error) from error
+        raise _of_database(what, error) from hide_in(error)
 
 
 def _of_mlflow(what: str, error: MlflowException) -> TargetError:
@@ -126,6 +126,6 @@ def _of_database(what: str, error: Exception) -> TargetError:
 
 
 def _brief(text: object) -> str:
-    """The first 300 characters on one line, without credentials in URLs."""
-    line = _SECRET.sub("", " ".join(str(text).split()))
+    """The first 300 characters on one line, without credentials."""
+    line = hide_all(" ".join(str(text).split()))
     return line if len(line) <= 300 else line[:300] + "..."

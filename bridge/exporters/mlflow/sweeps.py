@@ -43,10 +43,13 @@ class Sweep:
 
         It is made where there is none, to begin at `start` (milliseconds).
         """
-        choice = self._choice()
-        if choice.record is None and choice.deleted is None:
-            choice = self._make(start)
-        return choice.record.run_id if choice.record is not None else None
+        place = (self.experiment_id, self.name)
+        if place not in self.place.parents:
+            choice = self._choice()
+            if choice.record is None and choice.deleted is None:
+                choice = self._make(start)
+            self.place.parents[place] = choice.record.run_id if choice.record is not None else None
+        return self.place.parents[place]
 
     def _choice(self) -> Choice:
         return choose(self.place.tagged(Tag.SWEEP, self.name, self.experiment_id))

@@ -12,6 +12,7 @@ from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.locks import machine_lock
 from bridge.exporters.mlflow.readback import read_back
 from bridge.exporters.mlflow.rebuild import make_beside, take_place
+from bridge.exporters.mlflow.records import Choice, Record
 from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import Applied, Cursor, DeltaKind
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
 
     from bridge.exporters.mlflow.api import Experiment
+    from bridge.exporters.mlflow.database import Database
+    from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.place import Place
-    from bridge.exporters.mlflow.records import Choice, Record
     from bridge.model import Delta, Held, Run, Shape
 
 __all__ = ["MlflowTarget"]
@@ -62,12 +64,16 @@ class MlflowTarget:
 
     def _open(self, delta: Delta) -> Filling:
         """The run to be filled: the one that is known, or a new one."""
-        choice = self._choice()
-        record = choice.record or self._make(delta)
-        return self._filling_of(record.run_id)
+        record = self._choice().record
+        if record is not None:
+            return self._filling_of(*self._place.whole(record.run_id))
+        if self._place.database is not None:
+            return self._filling_of(self._make_in_database(delta, self._place.database), {})
+        return self._filling_of(*self._place.whole(self._make(delta).run_id))
 
-    def _filling_of(self, run_id: str, before_last: Callable[[], None] | None = None) -> Filling:
-        record, params = self._place.whole(run_id)
+    def _filling_of(
+        self, record: Record, params: dict[str, str], before_last: Callable[[], None] | None = None
+    ) -> Filling:
         experiment = self._place.experiment_of(record.experiment_id)
         return Filling(
             place=self._place,
@@ -95,36 +101,46 @@ class MlflowTarget:
         tags = {Tag.UID: self._run.identity}
         return tags | ({Tag.EXPERIMENT: self._place.naming.template} if self._place.naming.varies else {})
 
-    def _make(self, delta: Delta) -> Record:
-        """A new run with a cursor that covers nothing, or the one that another export made at the same moment."""
-        experiment = self._experiment()
+    def _first_tags(self, delta: Delta, experiment: Experiment) -> dict[str, str]:
+        """What a new run is found by, and a cursor that covers nothing."""
         if experiment.deleted:
             raise TargetRefusedError(
                 f"The MLflow experiment {experiment.name!r} was deleted.",
                 hint=f"mlflow experiments restore --experiment-id {experiment.id}, or another --experiment.",
             )
-        facts = facts_of(self._run, self._shape)
         nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), shape=delta.after.shape)
-        # Without `bridge.tags`, from which what people took away is told, since their tags are not sent yet.
-        own = {key: value for key, value in facts.own.items() if key != Tag.TAGS}
-        tags = {**own, **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
-        database = self._place.database
-        if database is not None:
-            run_id = new_run_id(experiment.unique, self._run.identity)
-            new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
-            database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
-        else:
-            # On one machine only one export at a time makes runs; of those on others the look after it takes care.
-            with machine_lock(f"{self._place.address.uri} {experiment.id}"):
-                self._forget()
-                if self._choice().record is None:
-                    self._place.api.make_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
-        self._forget()
-        self._keep_one()
-        record = self._choice().record
-        if record is None:
-            raise TargetUnavailableError(f"{self.where()}: the run was made and is not there.")
+        return {**_own_tags(self._facts()), **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
+
+    def _facts(self) -> Facts:
+        return facts_of(self._run, self._shape)
+
+    def _make_in_database(self, delta: Delta, database: Database) -> Record:
+        """A new run, whose id follows from the run directory, so that no two exports can make two."""
+        experiment, facts = self._experiment(), self._facts()
+        tags = self._first_tags(delta, experiment)
+        run_id = new_run_id(experiment.unique, self._run.identity)
+        new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
+        database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
+        tags[Tag.NAME] = facts.name
+        record = Record(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
+        self._memory[self._run.identity] = Choice(record=record)
         return record
+
+    def _make(self, delta: Delta) -> Record:
+        """A new run, or the one that another export made at the same moment."""
+        experiment, facts = self._experiment(), self._facts()
+        tags = self._first_tags(delta, experiment)
+        # On one machine only one export at a time makes runs; of those on others the look after it takes care.
+        with machine_lock(f"{self._place.address.uri} {experiment.id}"):
+            self._forget()
+            if self._choice().record is None:
+                self._place.api.make_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
+            self._forget()
+        self._keep_one()
+        made = self._choice().record
+        if made is None:
+            raise TargetUnavailableError(f"{self.where()}: the run was made and is not there.")
+        return made
 
     def _keep_one(self) -> None:
         """Of several runs of this run directory keep the one that all exports choose."""
@@ -160,7 +176,7 @@ class MlflowTarget:
         cursor = None if record is None else record.cursor(self.where())
         if cursor is None:
             return False
-        sent = facts_of(self._run, self._shape).sent
+        sent = self._facts().sent
         covered = cursor.rows >= delta.after.rows and cursor.media_lines >= delta.after.media_lines
         return covered and (delta.more or all(cursor.sent.get(key) == value for key, value in sent.items()))
 
@@ -186,11 +202,10 @@ class MlflowTarget:
         old = None if old is None else self._place.whole(old.run_id)[0]
         if choice.record is not None:
             home = self._place.experiment_of(choice.record.experiment_id)
-        facts = facts_of(self._run, self._shape)
-        own = {key: value for key, value in facts.own.items() if key != Tag.TAGS} | self._identity_tags()
-        filling = self._filling_of(
-            make_beside(self._place, self._run, home, facts, own, old), partial(self._still_due, choice.record)
-        )
+        facts = self._facts()
+        own = _own_tags(facts) | self._identity_tags()
+        made = make_beside(self._place, self._run, home, facts, own, old)
+        filling = self._filling_of(*self._place.whole(made), partial(self._still_due, choice.record))
         done = Applied()
         for delta in deltas:
             done += filling.fill(delta)
@@ -224,3 +239,11 @@ class MlflowTarget:
         if self._place.address.is_server:
             return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
         return f"{shown} run {record.run_id}"
+
+
+def _own_tags(facts: Facts) -> dict[str, str]:
+    """The bridge's tags for a run that is made.
+
+    The list from which is told what people took away is not among them, since their tags are not sent yet.
+    """
+    return {key: value for key, value in facts.own.items() if key != Tag.TAGS}

@@ -28,12 +28,12 @@ def interface(place: Place, port: int) -> Interface:
         probe=f"http://127.0.0.1:{port}/health",
         argv=(
             sys.executable, "-m", "mlflow", "server",
-            "--backend-store-uri", place.address.uri,
             "--host", "127.0.0.1",
             "--port", str(port),
             "--workers", "1",
         ),
-        environment=_ENVIRONMENT,
+        # Not on its command line, which everybody on this machine can read.
+        environment={**_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": place.address.uri},
     )  # fmt: skip
 
 

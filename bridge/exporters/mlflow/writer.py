@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from bridge.errors import ConflictError, TargetRefusedError
 from bridge.exporters.mlflow.api import batches
 from bridge.exporters.mlflow.points import batches_of, without_held
 from bridge.exporters.mlflow.rows import rows_of_blocks
-from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
 
 if TYPE_CHECKING:
@@ -50,11 +50,19 @@ class ApiWriter:
         if change.facts is not None:
             self._set_facts(now, change.facts)
         for key in sorted({key for key in change.deleted_tags if key in now.data.tags}):
-            self.api.call("delete_tag", run_uuid, key)
+            self._delete_tag(run_uuid, key)
         self._send_tags(run_uuid, change.tags)
         if pending:  # only now: a stop before the cursor must find it
-            self.api.call("delete_tag", run_uuid, Tag.PENDING)
+            self._delete_tag(run_uuid, Tag.PENDING)
         return sent
+
+    def _delete_tag(self, run_uuid: str, key: str) -> None:
+        try:
+            self.api.call("delete_tag", run_uuid, key)
+        except TargetRefusedError:
+            # Another export was faster, or the answer to our own first try was lost.
+            if key in self.api.get(run_uuid).data.tags:
+                raise
 
     def _check_cursor(self, now: MlflowRun, change: Change) -> None:
         cursor = now.data.tags.get(Tag.CURSOR)
