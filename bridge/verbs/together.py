@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hands", "replay_all"]
 
-WORTH_A_CREW = 16 << 20
+WORTH_A_CREW = 64 << 20
 """Bytes of run directories to read below which starting workers costs more than it saves."""
 
 
