@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent.parent
 
-WORDS = {"bridge.model", "bridge.errors"}
+WORDS = {"bridge.model", "bridge.errors", "bridge.bounds", "bridge.plain_files", "bridge.secrets"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     # the package or module on the left imports itself, and these; the longest name that fits a file counts
     "logger": set(),
     "bridge.errors": set(),
     "bridge.model": WORDS,
+    "bridge.bounds": set(),
+    "bridge.plain_files": set(),
+    "bridge.secrets": set(),
     "bridge.caches": WORDS,
     "bridge.config": WORDS,
     "bridge.report": WORDS,

@@ -13,7 +13,8 @@ import click
 from bridge.cli.complete import complete_run_ids, complete_tags
 from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
-from bridge.cli.text import plain, without_credentials
+from bridge.cli.text import plain
+from bridge.secrets import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -137,9 +138,7 @@ class Output:
         """Print a result as strict JSON, in lines for people, letters of any script as they are."""
         import json
 
-        click.echo(
-            without_credentials(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False))
-        )
+        click.echo(hide(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)))
 
     def say(self, message: str) -> None:
         """Tell something on stderr, unless --quiet."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain", "without_credentials"]
+from bridge.secrets import hide
+
+__all__ = ["plain"]
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
 # lone surrogates (from file names that are not UTF-8) cannot be written at all.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
-
-
-# user:password@ or token@ in an address. A path or a second "//" ends the part that can hold them.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
 def plain(text: object, *, lines: bool = False) -> str:
@@ -22,12 +20,7 @@ def plain(text: object, *, lines: bool = False) -> str:
     `lines` lets newlines and tabs stand.
     """
     pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
-    return pattern.sub(lambda found: _escape(found.group()), without_credentials(str(text)))
-
-
-def without_credentials(text: str) -> str:
-    """`text` with what stands before the @ of an address (`http://user:password@host`) as `***`."""
-    return _CREDENTIALS.sub("***@", text)
+    return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
 
 
 def _escape(character: str) -> str:

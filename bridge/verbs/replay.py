@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bridge.errors import BridgeError, RebuildNeededError, RunDirectoryError, TargetError
 from bridge.model import Applied, Delta, DeltaKind
 from bridge.report import Action, RunReport
+from bridge.secrets import hide_all, hide_in
 from bridge.source import read_delta, read_whole
 from bridge.source.wanted import Wanted
 
@@ -115,8 +116,8 @@ class Replay:
                 self._line(action, reason=error.message, hint=error.hint or ""), retry=isinstance(error, TargetError)
             )
         except Exception as error:  # one failure of any kind is this run's report line; the others go on
-            log.debug("run %s failed", self.job.run.path, exc_info=True)
-            step = self._line(Action.FAILED, reason=f"{type(error).__name__}: {error}")
+            log.debug("run %s failed", self.job.run.path, exc_info=hide_in(error))
+            step = self._line(Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
         if isinstance(step, RunReport):
             step = replace(step, seconds=time.perf_counter() - self._started)
         return step

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError
 from bridge.model import Shape
+from bridge.secrets import hide_all, hide_in
 from bridge.source import read_run
 from bridge.verbs import truth as truth_of
 from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts
@@ -115,8 +116,8 @@ def check_run(run: Run, known: Known, exporter: Exporter, *, sample: int | None 
     except BridgeError as error:
         check = _line(run, Verdict.UNREADABLE, reason=error.message, hint=error.hint or "")
     except Exception as error:  # one failure of any kind is this run's line; the others go on
-        log.debug("run %s cannot be verified", run.path, exc_info=True)
-        check = _line(run, Verdict.UNREADABLE, reason=f"{type(error).__name__}: {error}")
+        log.debug("run %s cannot be verified", run.path, exc_info=hide_in(error))
+        check = _line(run, Verdict.UNREADABLE, reason=hide_all(f"{type(error).__name__}: {error}"))
     return replace(check, seconds=time.perf_counter() - started)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.errors import TargetError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import BridgeError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.secrets import hide_all, hide_in
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ PAUSES_S = (0.2, 1.0, 3.0)
 _STATUS = re.compile(r"failed with error code (\d{3})")
 _NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
 _REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+_STORE_ERRORS = (
+    ("boto3.exceptions", "Boto3Error"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.api_core.exceptions", "GoogleAPIError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
 
 
 class RunGoneError(TargetUnavailableError):
@@ -68,6 +77,27 @@ def translated(what: str) -> Iterator[None]:
         raise TargetUnavailableError(f"{what} cannot be reached: {_brief(error)}") from hide_in(error)
     except SQLAlchemyError as error:
         raise _of_database(what, error) from hide_in(error)
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn what an artifact store raises in the block into our errors, also what only its own library knows."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except _store_errors() as error:
+        said = f"{type(error).__name__}: {_brief(error)}"
+        raise TargetRefusedError(
+            f"The artifact store of {what} did not take the files: {said}",
+            hint="Mend that, or leave files out: --no-artifacts --no-media.",
+        ) from hide_in(error)
+
+
+def _store_errors() -> tuple[type[BaseException], ...]:
+    """What artifact stores raise: those of the system, and the base errors of the stores' libraries that are loaded."""
+    loaded = [(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
+    return (OSError, ImportError, *(getattr(module, name) for module, name in loaded))
 
 
 def _of_mlflow(what: str, error: MlflowException) -> TargetError:

@@ -1,0 +1,86 @@
+"""How much of a run directory is read at most: whatever lies in it, memory and time stay bounded.
+
+One table for the source, for verify's own readers and for the exporters. What is beyond is named, as a loss or as the error of
+its run; `docs/explanation/security.md` tells people.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "LARGEST_JSON",
+    "LARGEST_YAML",
+    "LONGEST_EVENT",
+    "LONGEST_IDENTITY",
+    "LONGEST_NAME",
+    "LONGEST_ROW",
+    "MOST_COLUMNS",
+    "MOST_JSON_VALUES",
+    "MOST_MEDIA",
+    "MOST_METRICS",
+    "MOST_SESSIONS",
+    "MOST_TAGS",
+    "MOST_TRIES",
+    "MOST_YAML_VALUES",
+    "too_large_json",
+    "too_large_yaml",
+]
+
+LARGEST_JSON = 16 << 20
+"""Bytes of sidecar.json and of summary.json."""
+
+MOST_JSON_VALUES = 500_000
+"""Values in one of them: Python needs up to 300 bytes for what takes three in the file."""
+
+LARGEST_YAML = 1 << 20
+"""Bytes of hparams.yaml; its parser takes seconds for a megabyte."""
+
+MOST_YAML_VALUES = 50_000
+"""Lines and list entries of hparams.yaml."""
+
+MOST_TAGS = 10_000
+"""Tags of one run."""
+
+MOST_SESSIONS = 10_000
+"""Entries of `sessions`: the last ones count."""
+
+MOST_METRICS = 50_000
+"""Metrics in `summary` and in summary.json."""
+
+LONGEST_NAME = 500
+"""Characters in the id of a run; what is longer is cut and ends in a digest."""
+
+LONGEST_IDENTITY = 500
+"""Characters in an identity, which has to fit into a cursor."""
+
+LONGEST_ROW = 8 << 20
+"""Bytes of one row or header line of metrics.csv."""
+
+MOST_COLUMNS = 50_000
+"""Columns of metrics.csv."""
+
+LONGEST_EVENT = 1 << 20
+"""Bytes of one line of media.jsonl."""
+
+MOST_MEDIA = 100_000
+"""Events of media.jsonl."""
+
+MOST_TRIES = 64
+"""Places in one line of media.jsonl at which a whole event is looked for behind a torn one."""
+
+
+def too_large_json(data: bytes) -> str:
+    """Why `data` is not to be parsed as JSON, "" where it may be. Counts commas and brackets: an upper bound."""
+    if len(data) > LARGEST_JSON:
+        return f"is larger than {LARGEST_JSON >> 20} MiB"
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_JSON_VALUES:
+        return f"holds more than {MOST_JSON_VALUES:,} values"
+    return ""
+
+
+def too_large_yaml(data: bytes) -> str:
+    """Why `data` is not to be parsed as YAML, "" where it may be."""
+    if len(data) > LARGEST_YAML:
+        return f"larger than {LARGEST_YAML >> 20} MiB, not read"
+    if data.count(b",") + data.count(b"\n") + data.count(b"\r") > MOST_YAML_VALUES:
+        return f"more than {MOST_YAML_VALUES:,} lines and entries, not read"
+    return ""
