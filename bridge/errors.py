@@ -9,6 +9,7 @@ BridgeError                 what happened, where, and (hint) what to try
 │   └── NewerFormatError    what a target holds was made by a newer bridge
 └── TargetError             the target did not take or give what it was asked for
     ├── TargetUnavailableError  for now: a network, a server, a lock; worth another try
+    │   └── ConflictError       another export changed the target meanwhile
     ├── TargetRefusedError      for good: credentials, a wrong address, a full disk
     └── RebuildNeededError      this delta cannot be brought in, only a fresh target can hold it
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "BridgeError",
+    "ConflictError",
     "IdentityError",
     "MissingExtraError",
     "NewerFormatError",
@@ -81,6 +83,10 @@ class TargetError(BridgeError):
 
 class TargetUnavailableError(TargetError):
     """The target cannot be reached at the moment; the same call may succeed later."""
+
+
+class ConflictError(TargetUnavailableError):
+    """Another export, or a person, changed the target meanwhile; what it holds now is to be asked for again."""
 
 
 class TargetRefusedError(TargetError):

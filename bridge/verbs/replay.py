@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from bridge.errors import BridgeError, RebuildNeededError, RunDirectoryError, TargetError
+from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError
 from bridge.model import Applied, Delta, DeltaKind
 from bridge.report import Action, RunReport
 from bridge.secrets import hide_all, hide_in
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Reading", "Replay", "read", "replay"]
 
 log = logging.getLogger(__name__)
+
+
+CONFLICTS = 50
+"""How often one replay begins again because another export was faster; each time that one has got on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Replay:
     _action: Action = Action.UNCHANGED
     _reason: str = ""
     _done: Applied = field(default_factory=Applied)
+    _conflicts: int = 0
     _started: float = field(default_factory=time.perf_counter)
 
     def begin(self) -> Step:
@@ -110,17 +115,30 @@ class Replay:
     def _guarded(self, part: Callable[[], Step]) -> Step:
         try:
             step = part()
+        except ConflictError as error:
+            self._conflicts += 1
+            step = self._guarded(self._begin_again) if self._conflicts <= CONFLICTS else self._failed(error)
         except BridgeError as error:
-            action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
-            step = replace(
-                self._line(action, reason=error.message, hint=error.hint or ""), retry=isinstance(error, TargetError)
-            )
+            step = self._failed(error)
         except Exception as error:  # one failure of any kind is this run's report line; the others go on
             log.debug("run %s failed", self.job.run.path, exc_info=hide_in(error))
             step = self._line(Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
         if isinstance(step, RunReport):
             step = replace(step, seconds=time.perf_counter() - self._started)
         return step
+
+    def _failed(self, error: BridgeError) -> RunReport:
+        action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
+        line = self._line(action, reason=error.message, hint=error.hint or "")
+        return replace(line, retry=isinstance(error, TargetError))
+
+    def _begin_again(self) -> Step:
+        """After another export was at this run too: go on from what the target holds now."""
+        run = self.job.run
+        self.job = replace(self.job, known=self.exporter.cursors([run])[run.identity], rebuild=False)
+        if not self._done.points:
+            self._action, self._reason = Action.UNCHANGED, ""
+        return self._begin()
 
     def _begin(self) -> Step:
         run, known = self.job.run, self.job.known

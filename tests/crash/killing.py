@@ -1,4 +1,4 @@
-"""Run a function in a process of its own and kill it at some instant."""
+"""Run functions in processes of their own: kill one at some instant, or run several at once."""
 
 from __future__ import annotations
 
@@ -47,6 +47,23 @@ def kill_after(seconds: float, function: Callable[..., object], *arguments: Any)
     killed = process.exitcode == -signal.SIGKILL
     process.close()
     return killed
+
+
+def all_at_once(count: int, function: Callable[..., object], *arguments: Any) -> None:
+    """Run `function` in `count` processes that begin at the same moment; fails if one of them fails."""
+    context = _context()
+    together = context.Barrier(count)
+    processes = [context.Process(target=_waited, args=(together, function, arguments)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def _waited(together: Any, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    together.wait()
+    function(*arguments)
 
 
 def _announced(there: Any, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:

@@ -30,14 +30,17 @@ def export(uri: str, experiment: str, folder: Path) -> None:
 
     logging.disable(logging.WARNING)
     report = export_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment))
-    assert [line.action for line in report.runs if line.action in (Action.FAILED, Action.UNREADABLE)] == []
+    failed = [line.reason for line in report.runs if line.action in (Action.FAILED, Action.UNREADABLE)]
+    if failed:
+        raise AssertionError(failed)
 
 
 class Growing:
     """A run directory that grows by a part at a time; the third part begins with a requeue that went back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, part: int = ROWS) -> None:
         self.path = path
+        self.part = part
         self.rows = 0
         self.step = 0
         write_sidecar(path, status="running", ended_at=None, hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
@@ -48,12 +51,13 @@ class Growing:
     def grow(self, part: int) -> None:
         """Append rows, and a picture."""
         if part == 2:
-            self.step -= ROWS // 2
+            self.step -= self.part // 2
         rows = [
-            [f"{1 / (self.step + at + 1)}", at / ROWS, self.step + at, CREATED_S + self.rows + at] for at in range(ROWS)
+            [f"{1 / (self.step + at + 1)}", at / self.part, self.step + at, CREATED_S + self.rows + at]
+            for at in range(self.part)
         ]
         write_metrics(self.path, HEADER, rows, append=True)
-        self.rows, self.step = self.rows + ROWS, self.step + ROWS
+        self.rows, self.step = self.rows + self.part, self.step + self.part
         shutil.copy(PICTURE, self.path / "media" / f"{part}.png")
         line = f'{{"step": {self.step}, "tag": "samples", "type": "image", "path": "media/{part}.png"}}\n'
         with (self.path / "media.jsonl").open("a") as file:
