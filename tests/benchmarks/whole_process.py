@@ -5,6 +5,7 @@ Whole processes, with the memory of the largest among them as the operating syst
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.verbs.export import Options
+from bridge.verbs.follow import Following, follow
 from tests.benchmarks.rows import OURS, row
 from tests.benchmarks.source_memory import write_rows
 from tests.benchmarks.tensorboard_writer import make_run
@@ -23,6 +27,7 @@ SMALL_RUN_NUMPYS = 5.0
 HELP_NUMPYS = 2.1
 """Start-up is promised as a multiple of `import numpy`, which tells machines apart: 0.6 s and 0.25 s where that takes 0.12 s."""
 LARGEST_MIB = 600
+LOOKS = 5
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -33,6 +38,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
             *_starting(here / "start"),
             *_growing_in_points(here / "points", (1_000, 10_000, 100_000) if quick else (10**3, 10**5, 10**7)),
             *_growing_in_runs(here / "runs", (10, 100) if quick else (10, 100, 1_000, 10_000)),
+            *_idle_follow(here / "idle", 100 if quick else 1_000),
             *_workers(here / "workers", 20 if quick else 100),
         ]
 
@@ -73,6 +79,28 @@ def _growing_in_runs(here: Path, counts: tuple[int, ...]) -> list[dict[str, Any]
         seconds, _ = _measured(_export(root, here / f"tb{count}", 1), here)
         made.append(row(f"again, {count:,} runs with nothing new", OURS, seconds, count, "runs"))
     return made
+
+
+def _idle_follow(here: Path, runs: int) -> list[dict[str, Any]]:
+    """The processor time of one look of `--follow` at finished runs: 2 % of one core at the default interval."""
+    for number in range(runs):
+        write_rows(write_sidecar(here / "runs" / f"run{number}") / "metrics.csv", 10)
+    spent: list[float] = []
+
+    def pause(_seconds: float) -> None:
+        spent.append(time.process_time())
+        if len(spent) > LOOKS:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        exporter = TensorBoardExporter(here / "tb")
+        following = Following(pause=pause)
+        follow([here / "runs"], exporter, Options(), following, told=lambda _: None, say=lambda _: None)
+    seconds = (spent[-1] - spent[0]) / (len(spent) - 1)
+    most = 0.02 * Following().interval * runs / 1_000
+    return [
+        row(f"--follow: a look at {runs:,} finished runs (processor time)", OURS, seconds, 1, "looks", at_most=most)
+    ]
 
 
 def _workers(here: Path, runs: int) -> list[dict[str, Any]]:
