@@ -14,18 +14,18 @@ from tests.exporters.mlflow.conftest import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUNS = 3
+RUNS = 2
 PART = 100
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "server"])
-def uri(request: pytest.FixtureRequest) -> str:
-    if request.param == "server":
+@pytest.fixture
+def uri(place: str, request: pytest.FixtureRequest) -> str:
+    if place == "server":
         return str(request.getfixturevalue("mlflow_server").uri)
-    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
+    return str(request.getfixturevalue("sqlite_uri" if place == "sqlite" else "postgres_uri"))
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("place", "count"), [("sqlite", 2), ("sqlite", 4), ("postgresql", 4), ("server", 2)])
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """All of them begin at one moment, twice, the second time after every run has grown and gone back."""
     from bridge.exporters import find_exporter
