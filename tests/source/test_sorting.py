@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -124,7 +123,12 @@ from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 run = read_run(Path(sys.argv[1]))
 points = sum(delta.points for delta in read_whole(run, Shape(), Wanted(ordered=True), budget=8 << 20))
-print(points, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")
+if status.exists():  # ru_maxrss there begins at what the process that started this one had
+    most = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+else:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(points, most)
 """
 
 
@@ -139,5 +143,4 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     points, most = map(int, done.stdout.split())
     assert points == 10 * (count - 2)
     # What numpy and pyarrow take by themselves, a block of rows, and a few times the budget.
-    assert most / (1024 if sys.platform != "darwin" else 1 << 20) < 300
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+    assert most < 300 << 20
