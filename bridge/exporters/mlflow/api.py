@@ -16,7 +16,7 @@ from bridge.errors import MissingExtraError, TargetRefusedError, TargetUnavailab
 from bridge.exporters.mlflow.locks import machine_lock
 from bridge.exporters.mlflow.points import body_of, entities_of
 from bridge.exporters.mlflow.records import Record
-from bridge.exporters.mlflow.seam import ask
+from bridge.exporters.mlflow.seam import RunGoneError, ask, storing
 from bridge.exporters.mlflow.tags import Tag
 
 if TYPE_CHECKING:
@@ -189,8 +189,6 @@ class Api:
 
     def put_away(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Soft-delete a run, with tags that say why; one that is deleted already stays so."""
-        from bridge.exporters.mlflow.seam import RunGoneError
-
         try:
             self.set_tags(run_id, tags)
             self.call("delete_run", run_id)
@@ -204,7 +202,13 @@ class Api:
 
     def upload(self, run_id: str, folder: Path) -> None:
         """Put all files below `folder` beside the run's other artifacts."""
-        self.call("log_artifacts", run_id, str(folder))
+        with storing(self.address.shown):
+            self.call("log_artifacts", run_id, str(folder))
+
+    def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
+        """Put one file into the artifact folder `folder`."""
+        with storing(self.address.shown):
+            self.call("log_artifact", run_id, str(file), folder)
 
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
         """The files and folders directly below an artifact path; none where there is no such path.

@@ -26,6 +26,7 @@ __all__ = [
     "PARAMS_FILE",
     "checkpoint_signatures",
     "due_files",
+    "names_map",
     "signature",
     "stage_checkpoints",
     "stage_files",
@@ -82,7 +83,7 @@ def stage_maps(stage: Stage, keys: Mapping[str, str], media: Mapping[str, str], 
     `media` maps tags to what stands for them in the names of files. The digest of what stands there now; "" where
     there is nothing of the kind.
     """
-    names = {"metrics": renamed(keys), "params": renamed(facts.params.keys), "media": dict(media)}
+    names = names_map(keys, media, facts)
     files: dict[str, bytes] = {}
     if any(names.values()):
         files[NAMES_FILE] = _json(names)
@@ -97,6 +98,11 @@ def stage_maps(stage: Stage, keys: Mapping[str, str], media: Mapping[str, str], 
         for path, data in files.items():
             stage.add(path, data)
     return now
+
+
+def names_map(keys: Mapping[str, str], media: Mapping[str, str], facts: Facts) -> dict[str, dict[str, str]]:
+    """What was renamed, by kind: from its own name to what it is called in MLflow."""
+    return {"metrics": renamed(keys), "params": renamed(facts.params.keys), "media": dict(media)}
 
 
 def stage_checkpoints(stage: Stage, run: Run, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.exporters.mlflow.names import KEY_LIMIT
+from bridge.exporters.mlflow.names import KEY_LIMIT, storable
 from bridge.exporters.mlflow.notes import description
 from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
 from bridge.exporters.mlflow.redact import Redaction
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from bridge.model import Run, Shape
 
-__all__ = ["Facts", "digest", "facts_of"]
+__all__ = ["MOST_TAGS", "Facts", "digest", "facts_of"]
+
+MOST_TAGS = 1000
+"""Tags of one run that are sent; a run with more of them is a mistake that must not cost hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +52,13 @@ def facts_of(run: Run, shape: Shape) -> Facts:
     """The facts of `run` for a target of `shape`."""
     redaction = Redaction(shape.redact)
     params = params_of(run, shape, redaction)
-    notes, notes_loss = description(run.notes)
-    losses = [*params.losses, *([notes_loss] if notes_loss else [])]
-    masked = [redaction.tag(tag) for tag in run.tags]
-    losses += [
-        Loss(LossKind.REDACTED, f"tag {tag.partition(':')[0]}")
-        for tag, shown in zip(run.tags, masked, strict=True)
-        if tag != shown
-    ]
-    people = {key: _kept(key, value, losses) for key, value in people_tags(masked).items()}
+    losses = list(params.losses)
+    notes, notes_loss = description(storable(run.notes))
+    losses += [notes_loss] if notes_loss else []
+    people = _people(run, redaction, losses)
     newest = {volatile_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {key: _kept(key, value, losses) for key, value in (own_tags(run, redaction) | newest).items()}
-    name = (run.name or run.run_id or "run")[:KEY_LIMIT]
+    name = storable(run.name or run.run_id or "run")[:KEY_LIMIT]
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
         "name": digest(name),
@@ -87,6 +85,22 @@ def facts_of(run: Run, shape: Shape) -> Facts:
 def digest(text: str) -> str:
     """A short digest of `text` for `Cursor.sent`."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _people(run: Run, redaction: Redaction, losses: list[Loss]) -> dict[str, str]:
+    """The tags that the sidecar's become; what of them is masked, cut or too much is added to `losses`."""
+    masked = [redaction.tag(tag) for tag in run.tags]
+    losses += [
+        Loss(LossKind.REDACTED, f"tag {tag.partition(':')[0]}")
+        for tag, shown in zip(run.tags, masked, strict=True)
+        if tag != shown
+    ]
+    people = people_tags(storable(tag) for tag in masked)
+    if len(people) > MOST_TAGS:
+        detail = f"of {len(people)} tags the first {MOST_TAGS} are kept; all are in sidecar.json"
+        losses.append(Loss(LossKind.LEFT_OUT, "tags", detail, count=len(people) - MOST_TAGS))
+        people = dict(list(people.items())[:MOST_TAGS])
+    return {key: _kept(key, value, losses) for key, value in people.items()}
 
 
 def _kept(key: str, value: str, losses: list[Loss]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import RebuildNeededError
-from bridge.exporters.mlflow.artifacts import stage_checkpoints, stage_files, stage_maps
+from bridge.exporters.mlflow.artifacts import names_map, stage_checkpoints, stage_files, stage_maps
 from bridge.exporters.mlflow.best import Best, best_names, running_best
 from bridge.exporters.mlflow.changes import Changes, changes_of
 from bridge.exporters.mlflow.database import Change
@@ -20,7 +21,7 @@ from bridge.exporters.mlflow.points import series_of
 from bridge.exporters.mlflow.shelf import Shelf
 from bridge.exporters.mlflow.stage import Stage
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.tags import Tag, sweep_of
+from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, sweep_of
 from bridge.model import Applied, DeltaKind, Loss, LossKind, Points
 
 if TYPE_CHECKING:
@@ -169,6 +170,10 @@ class Filling:
         if work.facts is not None:
             work.extra["no_files"] = True
             work.losses.append(Loss(LossKind.LEFT_OUT, "artifacts", hint))
+            names = names_map(work.keys, {}, work.facts)
+            text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+            if any(names.values()) and len(text) <= TAG_LIMIT:
+                work.tags[Tag.NAMES] = text
 
     def _write(self, work: _Work, after: Cursor) -> None:
         delta, changes = work.delta, work.changes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["KEY_LIMIT", "clean", "keys_of", "renamed"]
+__all__ = ["KEY_LIMIT", "clean", "keys_of", "renamed", "storable"]
 
 KEY_LIMIT = 250
 """Characters in the key of a metric, a param or a tag."""
@@ -50,6 +50,11 @@ def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> di
         keys[name] = key
         taken.add(key)
     return keys
+
+
+def storable(text: str) -> str:
+    """`text` as every database takes it: PostgreSQL has no NUL character."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def renamed(keys: Mapping[str, str]) -> dict[str, str]:

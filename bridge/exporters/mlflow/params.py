@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from bridge.exporters.mlflow.names import clean, keys_of, renamed
+from bridge.exporters.mlflow.names import clean, keys_of, renamed, storable
 from bridge.exporters.mlflow.redact import MASK
 from bridge.model import Loss, LossKind
 
@@ -47,7 +47,9 @@ def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
         for name, key in renamed(keys).items()
     ]
     for name, value in run.params.items():
-        key, text = keys[name], str(value)
+        key, text = keys[name], storable(str(value))
+        if text != str(value):
+            losses.append(Loss(LossKind.CUT, f"param {name}", "NUL characters cannot be stored"))
         shown = redaction.param(name, text)
         if shown != text:
             losses.append(Loss(LossKind.REDACTED, f"param {name}", f"its value is {MASK}"))

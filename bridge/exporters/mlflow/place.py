@@ -74,6 +74,12 @@ class Place:
         self.__dict__.update(state)
         self._forget()
 
+    def take_notes(self) -> tuple[str, ...]:
+        """What there is to say about how this MLflow is reached; said once."""
+        with self._lock:
+            notes, self.notes = tuple(self.notes), []
+            return notes
+
     def close(self) -> None:
         """Let go of connections."""
         with self._lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
 from bridge.exporters.mlflow.best import best_names
-from bridge.exporters.mlflow.facts import Facts, facts_of
+from bridge.exporters.mlflow.facts import MOST_TAGS, Facts, facts_of
 from bridge.exporters.mlflow.media import CAPTIONS_FILE, captions_of, parse_path
 from bridge.exporters.mlflow.names import KEY_LIMIT, keys_of
 from bridge.exporters.mlflow.notes import NOTES_FILE
@@ -23,7 +23,7 @@ from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, people_tags, tag_key
 from bridge.model import Held, HeldMedia
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from mlflow.entities import Run as MlflowRun
 
@@ -59,27 +59,47 @@ class _Reader:
     def held(self, only: Collection[str] | None) -> Held:
         cursor = self.record.cursor(f"MLflow run {self.record.run_id}")
         extra = cursor.extra if cursor is not None else {}
-        if extra.get("maps"):
-            self._read_names()
+        has_more = bool(extra.get("maps"))
+        self._read_names(has_more=has_more)
         times = {"start": self.record.start, "end": self.record.end}
         seconds = {name: None if value is None else value / 1000.0 for name, value in times.items()}
         return Held(
             series=self._series(only),
-            params=self._params(has_more=bool(extra.get("maps"))),
+            params=self._params(has_more=has_more),
             tags=self._tags(),
-            notes=self._notes(has_more=bool(extra.get("maps"))),
+            notes=self._notes(has_more=has_more),
             name=self.record.name,
             status=self.record.status,
             start=seconds["start"],
             end=seconds["end"],
             media=tuple(self._media()) if self.shape.media and not extra.get("no_files") else (),
             cursor=cursor,
-            cut=frozenset({"name"}) if len(self.record.name) == KEY_LIMIT else frozenset(),
-            lacks=frozenset(f"media.{tag}" for tag in extra.get("lost_media", ())),
+            cut=frozenset(self._cut(has_more=has_more)),
+            lacks=frozenset(self._lacks(extra.get("lost_media", ()))),
         )
 
-    def _read_names(self) -> None:
-        text = self._artifact(NAMES_FILE)
+    def _cut(self, *, has_more: bool) -> Iterator[str]:
+        """What is held in part only."""
+        if len(self.record.name) == KEY_LIMIT:
+            yield "name"
+        if not has_more:
+            if self.facts.whole_notes is not None:
+                yield "notes"
+            whole = self.facts.params.whole
+            yield from (f"params.{name}" for name, key in self.facts.params.keys.items() if key in whole)
+
+    def _lacks(self, media: Iterable[str]) -> Iterator[str]:
+        """What cannot be held as it is: media without a place for files, and NUL characters."""
+        yield from (f"media.{tag}" for tag in media)
+        run = self.run
+        yield from (f"params.{name}" for name, value in run.params.items() if isinstance(value, str) and "\0" in value)
+        texts = {"notes": run.notes, "name": run.name, "tags": "".join(run.tags)}
+        yield from (name for name, text in texts.items() if "\0" in text)
+        if len(self.facts.people) == MOST_TAGS:
+            yield "tags"
+
+    def _read_names(self, *, has_more: bool) -> None:
+        text: str | bytes | None = self._artifact(NAMES_FILE) if has_more else self.record.tags.get(Tag.NAMES)
         if text is not None:
             data: Any = json.loads(text)
             self.names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}

@@ -25,6 +25,10 @@ _LINK_FROM_BYTES = 64 << 20
 """Files of this size and more are not copied into the temporary folder, only linked."""
 
 
+_NOT_WORTH_MORE = 20
+"""After so many refused files the store itself is what is wrong."""
+
+
 class Stage:
     """A temporary folder whose layout is that of the artifacts; gone when the block ends."""
 
@@ -68,24 +72,28 @@ class Stage:
             return []
         try:
             api.upload(run_id, self.folder)
-        except TargetRefusedError as error:
-            if len(self.paths) == 1:
-                return [_refused(self.paths[0], error)]
+        except TargetRefusedError:
             return self._send_one_by_one(api, run_id)
         return []
 
     def _send_one_by_one(self, api: Api, run_id: str) -> list[Loss]:
         """A folder is refused for one of its files: the others are sent all the same."""
-        losses = []
+        refused: list[tuple[str, TargetRefusedError]] = []
+        others: list[TargetRefusedError] = []
         for path in self.paths:
-            where = path.rpartition("/")[0] or None
             try:
-                api.call("log_artifact", run_id, self.folder / path, where)
+                api.upload_file(run_id, self.folder / path, path.rpartition("/")[0] or None)
             except TargetRefusedError as error:
-                losses.append(_refused(path, error))
-        if len(losses) == len(self.paths):
-            raise TargetRefusedError(f"No artifact could be stored: {losses[0].detail}")
-        return losses
+                refused.append((path, error))
+                others += [] if _is_too_large(error) else [error]
+                if len(others) == _NOT_WORTH_MORE:
+                    raise
+        if others and len(refused) == len(self.paths):
+            raise others[0]
+        return [
+            Loss(LossKind.TOO_LARGE if _is_too_large(error) else LossKind.REFUSED, path, error.message)
+            for path, error in refused
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +132,5 @@ def _open_plain(path: Path) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def _refused(path: str, error: TargetRefusedError) -> Loss:
-    too_large = "(413)" in error.message or "too large" in error.message.lower()
-    return Loss(LossKind.TOO_LARGE if too_large else LossKind.REFUSED, path, error.message)
+def _is_too_large(error: TargetRefusedError) -> bool:
+    return "(413)" in error.message or "too large" in error.message.lower()

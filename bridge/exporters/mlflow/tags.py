@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.mlflow.checkpoints import checkpoint_tags
-from bridge.exporters.mlflow.names import clean
+from bridge.exporters.mlflow.names import clean, storable
 from bridge.model import Loss, LossKind, Status
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def tag_key(tag: str) -> str:
 
 def listed(tags: Sequence[str]) -> str:
     """All tags as they are, as a JSON list of at most TAG_LIMIT characters: as many of the first as fit."""
+    tags = tags[:TAG_LIMIT]
     text = json.dumps(tags, ensure_ascii=False)
     while len(text) > TAG_LIMIT:
         tags = tags[: min(len(tags) - 1, len(tags) * TAG_LIMIT // len(text))]
@@ -87,9 +89,9 @@ def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
     """What the run directory says beside people's tags: whose it is, where from, how it went."""
     tags: dict[str, str | None] = {
         Tag.RUN_ID: run.run_id,
-        Tag.SOURCE: str(run.path),
+        Tag.SOURCE: os.fsencode(run.path).decode(errors="replace"),
         Tag.STATUS: run.status_word or run.status.value if run.status is Status.UNKNOWN else run.status.value,
-        Tag.TAGS: listed([redaction.tag(tag) for tag in run.tags]),
+        Tag.TAGS: listed([storable(redaction.tag(tag)) for tag in run.tags]),
         **checkpoint_tags(run),
         "bridge.sessions": str(len(run.sessions)) if run.sessions else None,
         "bridge.restarts": _restarts(run.sessions),
@@ -98,7 +100,7 @@ def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
         "bridge.archived": "true" if run.archived else None,
     }
     tags |= _natural(run.sessions, redaction)
-    return {key: value for key, value in tags.items() if value is not None}
+    return {key: storable(value) for key, value in tags.items() if value is not None}
 
 
 def sweep_of(run: Run) -> str | None:

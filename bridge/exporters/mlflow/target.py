@@ -15,7 +15,7 @@ from bridge.exporters.mlflow.rebuild import make_beside, take_place
 from bridge.exporters.mlflow.records import Choice, Record
 from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Applied, Cursor, DeltaKind
+from bridge.model import Applied, Cursor, Delta, DeltaKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.database import Database
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.place import Place
-    from bridge.model import Delta, Held, Run, Shape
+    from bridge.model import Held, Run, Shape
 
 __all__ = ["MlflowTarget"]
 
@@ -43,15 +43,13 @@ class MlflowTarget:
 
     def apply(self, delta: Delta) -> Applied:
         """Bring `delta` in; where another export is at the same run, go on from what it has done."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._fill(delta)
             except ConflictError:
                 self._forget()
-                if attempt + 1 == _ATTEMPTS or not self._can_go_on(delta):
+                if attempt == _ATTEMPTS:
                     raise
-                if self._is_done(delta):
-                    return Applied(notes=("another export brought this run up to date meanwhile",))
             except BridgeError:
                 self._forget()
                 raise
@@ -60,7 +58,34 @@ class MlflowTarget:
     def _fill(self, delta: Delta) -> Applied:
         if self._filling is None:
             self._filling = self._open(delta)
-        return self._filling.fill(delta)
+        cursor = self._filling.cursor
+        if cursor is not None and not follows(cursor, delta):
+            caught_up = self._caught_up(cursor, delta)
+            if caught_up is None:
+                return Applied(notes=("another export brought this run up to date meanwhile",))
+            delta = caught_up
+        return self._filling.fill(delta) + Applied(notes=self._place.take_notes())
+
+    def _caught_up(self, cursor: Cursor, delta: Delta) -> Delta | None:
+        """What of `delta` is left to do, now that the target stands at `cursor`; None where nothing is.
+
+        Raises TargetUnavailableError where `delta` cannot follow what another export has written meanwhile.
+        """
+        after = delta.after
+        ahead = cursor.rows >= after.rows and cursor.media_lines >= after.media_lines
+        if ahead and (cursor.rows > after.rows or cursor.digest == after.digest):
+            if delta.more or all(cursor.sent.get(key) == value for key, value in self._facts().sent.items()):
+                return None
+            return Delta(delta.run, DeltaKind.SAME, after=cursor, before=cursor, metrics=delta.metrics)
+        may_repeat = delta.kind in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME)
+        behind = delta.before.rows if delta.before is not None else 0
+        same_ground = cursor.anchors == after.anchors and cursor.shape == after.shape
+        if may_repeat and same_ground and cursor.rows >= behind:
+            return delta  # points that are there already are the same points
+        raise TargetUnavailableError(
+            f"Another export has changed {self.where()} in the meantime.",
+            hint="Export again: what is left is looked at anew.",
+        )
 
     def _open(self, delta: Delta) -> Filling:
         """The run to be filled: the one that is known, or a new one."""
@@ -160,26 +185,6 @@ class MlflowTarget:
         if record is None or record.run_id != mine:
             raise ConflictError(f"MLflow run {mine} is no longer the target of {self._run.path}.", hint="Export again.")
 
-    def _can_go_on(self, delta: Delta) -> bool:
-        """After a conflict: whether `delta` can follow what another export has written meanwhile."""
-        record = self._choice().record
-        cursor = None if record is None else record.cursor(self.where())
-        before = delta.before
-        if cursor is None or delta.kind not in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME):
-            return False
-        start = before.rows if before is not None else 0
-        return cursor.rows >= start and cursor.anchors == delta.after.anchors and cursor.shape == delta.after.shape
-
-    def _is_done(self, delta: Delta) -> bool:
-        """Whether another export has brought in all that `delta` has."""
-        record = self._choice().record
-        cursor = None if record is None else record.cursor(self.where())
-        if cursor is None:
-            return False
-        sent = self._facts().sent
-        covered = cursor.rows >= delta.after.rows and cursor.media_lines >= delta.after.media_lines
-        return covered and (delta.more or all(cursor.sent.get(key) == value for key, value in sent.items()))
-
     def _forget(self) -> None:
         self._filling = None
         self._memory.pop(self._run.identity, None)
@@ -239,6 +244,15 @@ class MlflowTarget:
         if self._place.address.is_server:
             return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
         return f"{shown} run {record.run_id}"
+
+
+def follows(cursor: Cursor, delta: Delta) -> bool:
+    """Whether `delta` begins where `cursor` stands."""
+    before = delta.before
+    if before is None:
+        return not cursor.rows and not cursor.media_lines
+    here = (cursor.rows, cursor.media_lines, cursor.digest)
+    return here == (before.rows, before.media_lines, before.digest)
 
 
 def _own_tags(facts: Facts) -> dict[str, str]:

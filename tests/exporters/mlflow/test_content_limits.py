@@ -1,0 +1,77 @@
+"""What MLflow, a database or an artifact store does not take: said, kept elsewhere, and never a broken export."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import TargetRefusedError
+from bridge.model import LossKind
+from tests.exporters.mlflow.by_hand import run_of
+from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.pictures import encoded, event_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = [{"step": 0, "a@b": 1.0}]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_nul_characters_are_replaced(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """PostgreSQL has none, so no database is given any; verify is told where not to look."""
+    uri = request.getfixturevalue("sqlite_uri" if kind == "sqlite" else "postgres_uri")
+    store = Store(uri)
+    store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
+    run = run_of(params={"p": "a\0b"}, tags=("k:a\0b",), notes="a\0b", name="a\0b")
+    applied = store.export(run, ROWS)
+    assert (LossKind.CUT, "param p") in [(loss.kind, loss.what) for loss in applied.losses]
+    held = store.run()
+    assert (held.data.params["p"], held.data.tags["k"], held.info.run_name) == ("a\ufffdb", "a\ufffdb", "a\ufffdb")
+    assert {"params.p", "notes", "name", "tags"} <= store.read(run).lacks
+    assert store.stale(run) == []
+
+
+def test_thousands_of_tags_are_cut_to_what_can_be_looked_at(store: Store) -> None:
+    """The first thousand, and it is said."""
+    run = run_of(tags=tuple(f"t{number}:x" for number in range(20_000)))
+    applied = store.export(run, ROWS)
+    people = [key for key in store.run().data.tags if key.startswith("t")]
+    assert len(people) == 1000
+    assert [(loss.kind, loss.what, loss.count) for loss in applied.losses if loss.kind is LossKind.LEFT_OUT] == [
+        (LossKind.LEFT_OUT, "tags", 19_000)
+    ]
+    assert (store.stale(run), store.known(run).edited) == ([], ())
+
+
+def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
+    """Then the map back is a tag."""
+    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
+    run = run_of(params={"f(x)": 1})
+    store.export(run, ROWS)
+    assert json.loads(store.run().data.tags["bridge.names"])["metrics"] == {"a@b": "a_b"}
+    held = store.read(run)
+    assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
+
+
+def test_an_artifact_store_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -> None:
+    """With the way to leave files out."""
+    (tmp_path / "file").write_text("not a folder")
+    store.client.create_experiment("trials", artifact_location=(tmp_path / "file" / "below").as_uri())
+    event = event_of(tmp_path / "media", encoded("png"), "png")
+    with pytest.raises(TargetRefusedError, match="artifact store") as caught:
+        store.export(run_of(), [{"step": 0, "loss": 1.0}], media=(event,))
+    assert "--no-artifacts" in str(caught.value.hint)
+
+
+def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
+    """Within MLflow's limits, apart, and come back whole."""
+    names = ["größe/学習率", "x" * 300, "x" * 299 + "y", "🚀 rate", "a=b,c;d", "100%"]
+    run = run_of(params={name: number for number, name in enumerate(names)}, name="n" * 400)
+    store.export(run, [{"step": 0, **{name: float(number) for number, name in enumerate(names)}}])
+    held = store.read(run)
+    assert sorted(held.series) == sorted(names)
+    assert held.params == {name: str(number) for number, name in enumerate(names)}
+    assert (held.name, held.cut) == ("n" * 250, {"name"})
