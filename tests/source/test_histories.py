@@ -141,7 +141,8 @@ def test_keep_has_every_point_as_logged(history: tuple[list[Row], list[int], int
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=5000)
+@pytest.mark.timeout(1800)
+@settings(quick, max_examples=2000)
 @given(histories(), st.sampled_from([1, 2, 3, 1000]), st.booleans(), st.sampled_from([1, 500, 1 << 20]))
 def test_thousands_of_histories(
     history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
