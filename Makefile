@@ -18,7 +18,7 @@ READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT := true
 
-.PHONY: help setup demo test check format-check lint types docs format bench mutants torture compat screenshots constraints
+.PHONY: help setup demo test check format-check lint types docs format bench mutants torture compat screenshots cli-reference constraints
 
 help:
 	@echo "make demo         train small real runs, export them to MLflow and TensorBoard, say how to look at them"
@@ -31,6 +31,7 @@ help:
 	@echo "make torture      minutes of training, exporting and killing at random"
 	@echo "make compat       an older MLflow server and the oldest Lightning, each in an environment of its own"
 	@echo "make screenshots  make the pictures of the docs anew"
+	@echo "make cli-reference  write docs/reference/cli.md from the commands' own help"
 	@echo "make constraints  take the newest versions that fit, and write them down"
 
 setup: $(READY)
@@ -97,7 +98,11 @@ compat: $(READY)
 screenshots: $(READY)
 	$(BIN)/python -m docs.screenshots $(ARGS)
 
+cli-reference: $(READY)
+	$(BIN)/python -m tests.docs.cli_reference
+
+# Not needed by any other target: it writes what they all read.
 constraints:
-	scripts=$$(mktemp -d) && trap 'rm -rf "$$scripts"' EXIT && \
-	$(PYTHON) -m venv "$$scripts" && "$$scripts"/bin/pip install --quiet $(PIP_ARGS) -e '.[dev]' && \
-	"$$scripts"/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PYTHON) -m venv "$$fresh" && "$$fresh"/bin/pip install --quiet $(PIP_ARGS) -e '.[dev]' && \
+	"$$fresh"/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
