@@ -24,6 +24,8 @@ PAUSES_S = (0.2, 1.0, 3.0)
 """How long to wait before each further try; MLflow's own client retries on its own before that."""
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
+_TWICE = re.compile(r"UNIQUE constraint failed: (?:latest_)?metrics|duplicate key value violates .*metric")
+"""What MLflow says where the same points arrive while it is still storing them: later it takes them as known."""
 _NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
 _REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STORE_ERRORS = (
@@ -107,6 +109,8 @@ def _of_mlflow(what: str, error: MlflowException) -> TargetError:
             f"{what}: the run was deleted while it was written to.",
             hint="Export again: what was deleted is looked at anew.",
         )
+    if _TWICE.search(text):
+        return TargetUnavailableError(f"{what} is still at work on a request that was sent twice.")
     found = _STATUS.search(text)
     status = int(found[1]) if found else _REFUSED_CODES.get(error.error_code, 0)
     if status:
