@@ -34,18 +34,19 @@ _INSERT_MANY, _INSERT_ONE = _insert(_TOGETHER), _insert(1)
 class SqliteBulk:
     """The SQLite side of the database writer.
 
-    SQLite has one writer at a time, and one that waits looks again at most every 100 ms. So transactions hold at
-    most `limit` rows, and when they have held the lock for `_HOLD_S` with no pause that a waiting MLflow
-    server could have used, the next one leaves such a pause first.
+    SQLite has one writer at a time, and one that waits looks again every 100 ms. So transactions hold at most `limit`
+    rows, and when they have held the lock for `_HOLD_S` and for most of the time, with no pause that a waiting MLflow
+    server was sure to find, the next one leaves such a pause first.
     """
 
-    limit: int | None = 60_000
+    limit: int | None = 40_000
 
     _HOLD_S = 0.35
     _PAUSE_S = 0.11
 
     def __init__(self) -> None:
         self._held = 0.0
+        self._free = 0.0
         self._began = 0.0
         self._ended = 0.0
 
@@ -64,12 +65,13 @@ class SqliteBulk:
 
     def begin(self, connection: Connection) -> None:
         """Become the one writer, after a pause where it is due."""
-        now = time.monotonic()
-        if now - self._ended >= self._PAUSE_S:
-            self._held = 0.0
-        elif self._held >= self._HOLD_S:
-            time.sleep(self._PAUSE_S - (now - self._ended))
-            self._held = 0.0
+        gap = time.monotonic() - self._ended
+        self._free += gap
+        if gap < self._PAUSE_S and self._held >= self._HOLD_S and self._free < self._held:
+            time.sleep(self._PAUSE_S - gap)
+            gap = self._PAUSE_S
+        if gap >= self._PAUSE_S or self._held >= self._HOLD_S:
+            self._held = self._free = 0.0
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         self._began = time.monotonic()
 

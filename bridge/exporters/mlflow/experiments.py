@@ -14,7 +14,7 @@ from bridge.model import Loss, LossKind
 if TYPE_CHECKING:
     from bridge.model import Run
 
-__all__ = ["NAME_LIMIT", "ExperimentName", "artifact_folder", "name_loss"]
+__all__ = ["NAME_LIMIT", "ExperimentName", "artifact_folder"]
 
 NAME_LIMIT = 500
 """Characters in an experiment's name."""
@@ -68,17 +68,13 @@ class ExperimentName:
             hint="Give such runs a place with --experiment-default NAME.",
         )
 
-    def loss(self, run: Run) -> Loss | None:
+    def losses(self, run: Run) -> list[Loss]:
         """The loss where the name for `run` is longer than MLflow allows."""
         name = _HOLE.sub(lambda hole: _value(run, hole[1]) or "", self.template)
-        return name_loss(name)
-
-
-def name_loss(name: str) -> Loss | None:
-    """The loss where `name` is cut."""
-    if len(name) <= NAME_LIMIT:
-        return None
-    return Loss(LossKind.CUT, f"experiment {name[:40]}...", f"name of {len(name)} characters, {NAME_LIMIT} are kept")
+        if len(name) <= NAME_LIMIT:
+            return []
+        detail = f"name of {len(name)} characters, the first {NAME_LIMIT - 9} and a digest are kept"
+        return [Loss(LossKind.CUT, f"experiment {name[:40]}...", detail)]
 
 
 def artifact_folder(name: str) -> str:

@@ -100,7 +100,9 @@ class MlflowExporter:
         """What MLflow cannot hold of `delta` and, with its last part, of the run's facts."""
         rename = dict(shape.rename)
         losses = point_losses(delta, keys_of([*best_names(shape), *delta.metrics], rename), rename)
-        return losses if delta.more else [*losses, *facts_of(delta.run, shape).losses]
+        if delta.more:
+            return losses
+        return [*losses, *facts_of(delta.run, shape).losses, *self._place.naming.losses(delta.run)]
 
     def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
         """The facts and files of `run` that are not as last sent."""

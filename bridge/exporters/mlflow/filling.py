@@ -103,7 +103,7 @@ class Filling:
         work.losses += point_losses(delta, keys, rename)
         if not delta.more:
             facts = work.facts = facts_of(self.run, self.shape)
-            work.losses += facts.losses
+            work.losses += [*facts.losses, *self.place.naming.losses(self.run)]
             in_place = self.place.database is not None
             work.changes = changes_of(self.record, self.params, facts, before, in_place=in_place)
             start = work.sent.get("start")

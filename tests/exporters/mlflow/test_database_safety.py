@@ -187,7 +187,8 @@ def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyP
     database = open_database(sqlite_uri)
     bulk = database._bulk
     assert isinstance(bulk, SqliteBulk)
-    ours = make_run(database)
+    points = wide_block(10, 2000)
+    ours = make_run(database, blocks=[points], names=same_names(points))
     ended = bulk._ended
     database.write(ours, Change(expected_cursor="c0", tags={"a": "1"}))
     assert bulk._began - ended >= SqliteBulk._PAUSE_S
