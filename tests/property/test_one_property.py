@@ -49,9 +49,9 @@ SHAPES = {
     "renamed": Shape(rename=(("loss", "train/loss"),)),
     "all points": Shape(overlap="keep"),
 }
-EXAMPLES = {"memory": 25, "memory-ordered": 20, "memory-small-deltas": 20, "tensorboard": 20, "mlflow-sqlite": 5}
+EXAMPLES = {"memory": 10, "memory-ordered": 8, "memory-small-deltas": 8, "tensorboard": 8, "mlflow-sqlite": 3}
 """Histories in the ordinary suite; the slow one takes SLOW times as many."""
-SLOW = 20
+SLOW = 50
 
 
 def subject(name: str) -> Any:
