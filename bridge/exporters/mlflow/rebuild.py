@@ -72,7 +72,7 @@ def take_place(place: Place, old: Record | None, new: Record, others: Sequence[R
 
     What people edited, their tags and their files go along; children of `old` become those of `new`.
     """
-    carried = _carried(old, new) if old is not None and not old.deleted else _Carried({}, (), None)
+    carried = _carried(place, old, new) if old is not None and not old.deleted else _Carried({}, (), None)
     if old is not None and not old.deleted and files:
         _copy_files(place, old.run_id, new.run_id)
     tags = dict(carried.tags) | ({Tag.REPLACES: old.run_id} if old is not None and old.run_id else {})
@@ -97,7 +97,7 @@ def take_place(place: Place, old: Record | None, new: Record, others: Sequence[R
         place.api.put_away(other.run_id, {Tag.DUPLICATE_OF: new.run_id})
 
 
-def _carried(old: Record, new: Record) -> _Carried:
+def _carried(place: Place, old: Record, new: Record) -> _Carried:
     cursor = old.cursor(f"MLflow run {old.run_id}")
     edited = edits(old, cursor)
     mended = edited_tags(old)
@@ -108,6 +108,8 @@ def _carried(old: Record, new: Record) -> _Carried:
         if key not in ours and not key.startswith("bridge.") and (key not in new.tags or key in mended)
     }
     kept.pop(Tag.NAME, None)
+    if Tag.PARENT in kept and Tag.SWEEP in place.whole(kept[Tag.PARENT])[0].tags:
+        del kept[Tag.PARENT]  # nested by the bridge, which would have done so again if it were still to be
     if "notes" in edited:
         kept[Tag.NOTES] = old.tags.get(Tag.NOTES, "")
     gone = tuple(key for key in mended if key not in old.tags)

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import LossKind, Shape, Status
-from tests.exporters.mlflow.by_hand import START, run_of
+from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 
 if TYPE_CHECKING:
@@ -75,6 +75,20 @@ def test_flat_leaves_sweeps_out(store: Store) -> None:
     store.export(_child(1), _rows(0.6), shape=Shape(flat=True))
     tags = store.run().data.tags
     assert (Tag.PARENT in tags, tags["sweep"]) == (False, "lr-scan")
+
+
+def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
+    """What the bridge nested is not carried over; what a person nested is."""
+    store.export(_child(1), _rows(0.6))
+    mine = store.client.create_run(store.runs()[0].info.experiment_id)
+    other = run_of(Path("/sweep/other"))
+    store.export(other, _rows(0.6))
+    nested = next(run for run in store.runs() if run.info.run_name == "other")
+    store.client.set_tag(nested.info.run_id, Tag.PARENT, mine.info.run_id)
+    for run in (_child(1), other):
+        store.rebuild(run, [delta_of(run, _rows(0.6))], Shape(flat=True))
+    parents = {run.info.run_name: run.data.tags.get(Tag.PARENT) for run in store.runs() if Tag.UID in run.data.tags}
+    assert parents == {"trial-1": None, "other": mine.info.run_id}
 
 
 def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
