@@ -24,6 +24,7 @@ from bridge.model import Block
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.fixtures.postgres import Cluster, find_programs
+from tests.run_dirs import make_run
 from tests.servers import make_schema
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         rows += _database("sqlite", sqlite, at_least=10, quick=quick)
         rows += _lock_out(sqlite(), quick=quick)
         rows += _look_up(sqlite(), quick=quick)
+        rows += _nothing_new(sqlite(), folder / "runs", quick=quick)
         programs = find_programs()
         if programs is not None:
             cluster = Cluster(programs)
@@ -131,9 +133,28 @@ def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+    """A whole export of many run directories that are all in MLflow already, beyond the start of MLflow's client."""
+    from bridge.exporters import find_exporter
+    from bridge.verbs.export import export_runs
+
+    runs = 100 if quick else 1000
+    for number in range(runs):
+        rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(10)]
+        make_run(folder / f"run-{number:04}", rows, hparams={"lr": 0.1}, tags=["project:x"])
+    _client(uri).search_experiments()
+
+    def export() -> None:
+        report = export_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment="many"))
+        assert not [line for line in report.runs if line.failed]
+
+    export()
+    return [row("an export with nothing new", OURS, best_of(3, export), runs, "runs", at_most=1.0)]
+
+
 def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Eight runs through a server on the same machine, each way twice and in turn, as the machine's speed drifts."""
-    points = 3000 if quick else 10_000
+    """Eight runs through a server on the same machine, each way in turn and again, as the machine's speed drifts."""
+    points, rounds = (2000, 1) if quick else (8000, 3)
     total = SERVER_RUNS * points
     server = start_mlflow_server(backend, folder, workers=4)
     best: dict[str, float] = {}
@@ -146,7 +167,7 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
             "log_batch client, sequential": lambda: _clients(server.uri, metrics, 1),
             "four log_batch clients": lambda: _clients(server.uri, metrics, 4),
         }
-        for _ in range(2):
+        for _ in range(rounds):
             for who, way in ways.items():
                 best[who] = min(best.get(who, float("inf")), best_of(1, way))
     finally:
