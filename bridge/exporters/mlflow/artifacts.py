@@ -77,13 +77,12 @@ def stage_files(stage: Stage, run: Run, shape: Shape, sent: Mapping[str, str]) -
     return now, losses
 
 
-def stage_maps(stage: Stage, keys: Mapping[str, str], media: Mapping[str, str], facts: Facts, sent: str) -> str:
+def stage_maps(stage: Stage, keys: Mapping[str, str], facts: Facts, sent: str) -> str:
     """Stage what does not fit elsewhere (renamed keys, params that were cut, long notes) unless `sent` already.
 
-    `media` maps tags to what stands for them in the names of files. The digest of what stands there now; "" where
-    there is nothing of the kind.
+    The digest of what stands there now; "" where there is nothing of the kind.
     """
-    names = names_map(keys, media, facts)
+    names = names_map(keys, facts)
     files: dict[str, bytes] = {}
     if any(names.values()):
         files[NAMES_FILE] = _json(names)
@@ -100,9 +99,9 @@ def stage_maps(stage: Stage, keys: Mapping[str, str], media: Mapping[str, str], 
     return now
 
 
-def names_map(keys: Mapping[str, str], media: Mapping[str, str], facts: Facts) -> dict[str, dict[str, str]]:
+def names_map(keys: Mapping[str, str], facts: Facts) -> dict[str, dict[str, str]]:
     """What was renamed, by kind: from its own name to what it is called in MLflow."""
-    return {"metrics": renamed(keys), "params": renamed(facts.params.keys), "media": dict(media)}
+    return {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
 
 
 def stage_checkpoints(stage: Stage, run: Run, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:

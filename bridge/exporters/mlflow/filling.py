@@ -25,13 +25,17 @@ from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, sweep_of
 from bridge.model import Applied, DeltaKind, Loss, LossKind, Points
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
     from bridge.model import Cursor, Delta, Run, Series, Shape
 
 __all__ = ["Filling"]
+
+
+_ROOM = 800
+"""Characters of a cursor for the tags of media that have no place."""
 
 
 @dataclass(slots=True)
@@ -141,9 +145,10 @@ class Filling:
         extra.pop("no_files", None)
         media = stage_media(stage, self.run.identity, work.delta.media)
         work.losses += media.losses
-        if media.names:
-            extra["media"] = dict(extra.get("media", {})) | media.names
         shelf = Shelf(self.place, self.record)
+        if media.names:
+            shelf.add_media_names(stage, media.names)
+            extra["odd_media"] = True
         if media.shown:
             work.tags |= shelf.shows_images()
         if media.captions:
@@ -152,8 +157,7 @@ class Filling:
             return
         files, losses = stage_files(stage, self.run, self.shape, extra.get("files", {}))
         work.losses += losses
-        tags = {tag: plain for plain, tag in extra.get("media", {}).items()}
-        maps = stage_maps(stage, work.keys, tags, work.facts, extra.get("maps", ""))
+        maps = stage_maps(stage, work.keys, work.facts, extra.get("maps", ""))
         extra |= {key: value for key, value in (("files", files), ("maps", maps)) if value}
         if self.shape.checkpoints:
             extra["checkpoints"], losses = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
@@ -162,15 +166,15 @@ class Filling:
     def _do_without_files(self, work: _Work) -> None:
         """Say what is left out where a database alone is written to and a server keeps the files."""
         hint = "the server keeps the files: export with --tracking-uri SERVER --database-uri DATABASE to send them too"
-        lost = sorted({event.tag for event in work.delta.media} | set(work.extra.get("lost_media", ())))
+        lost = _lost(work.extra, (event.tag for event in work.delta.media))
         if work.delta.media:
             work.losses.append(Loss(LossKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
         if lost:
-            work.extra["lost_media"] = lost[:30]
+            work.extra["lost_media"] = lost
         if work.facts is not None:
             work.extra["no_files"] = True
             work.losses.append(Loss(LossKind.LEFT_OUT, "artifacts", hint))
-            names = names_map(work.keys, {}, work.facts)
+            names = names_map(work.keys, work.facts)
             text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
             if any(names.values()) and len(text) <= TAG_LIMIT:
                 work.tags[Tag.NAMES] = text
@@ -200,6 +204,16 @@ class Filling:
     def _now_has(self, tags: Mapping[str, str], gone: tuple[str, ...]) -> None:
         kept = {key: value for key, value in self.record.tags.items() if key not in gone}
         self.record = replace(self.record, tags=kept | dict(tags))
+
+
+def _lost(extra: Mapping[str, Any], tags: Iterable[str]) -> list[str]:
+    """The tags whose media have no place, as many as a cursor has room for."""
+    kept, room = [], _ROOM
+    for tag in dict.fromkeys((*extra.get("lost_media", ()), *tags)):
+        room -= len(json.dumps(tag))
+        if room > 0:
+            kept.append(tag)
+    return kept
 
 
 def _together(one: Points | None, other: Points | None) -> Points | None:

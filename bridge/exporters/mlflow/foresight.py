@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.exporters.mlflow.media import plain_tag
 from bridge.exporters.mlflow.names import renamed
 from bridge.model import Loss, LossKind
 
@@ -18,7 +19,7 @@ __all__ = ["point_losses"]
 
 
 def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str]) -> list[Loss]:
-    """What MLflow cannot hold of the points: names that it refuses, infinite values, text cells.
+    """What MLflow cannot hold of the points and media: names that it refuses, infinite values, text cells.
 
     A name that became what `rename` asks for is no loss.
     """
@@ -27,6 +28,11 @@ def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str
         Loss(LossKind.RENAMED, name, f"as {key}; the map is in bridge/names.json")
         for name, key in renamed(keys).items()
         if name in fresh and key != rename.get(name)
+    ]
+    losses += [
+        Loss(LossKind.RENAMED, f"media {tag}", f"as {plain}; the map is in bridge/media.json")
+        for tag in dict.fromkeys(event.tag for event in delta.media)
+        if (plain := plain_tag(tag)) != tag
     ]
     infinite: dict[str, int] = {}
     for block in delta.blocks:

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.stage import Stage
     from bridge.model import MediaEvent
 
-__all__ = ["CAPTIONS_FILE", "StagedMedia", "caption_table", "parse_path", "plain_tag", "stage_media"]
+__all__ = ["CAPTIONS_FILE", "MEDIA_FILE", "StagedMedia", "caption_table", "parse_path", "plain_tag", "stage_media"]
 
 CAPTIONS_FILE = "bridge/captions.json"
 """The table of all captions, which the UI shows as one."""
+
+MEDIA_FILE = "bridge/media.json"
+"""What stands in the names of files for tags that no file name takes."""
 
 _NAMESPACE = uuid.UUID("0d3a2c51-6f57-5c0e-8a63-4d1f0a6f7b1e")
 _TAG_BYTES = 120

@@ -13,7 +13,7 @@ from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
 from bridge.exporters.mlflow.best import best_names
 from bridge.exporters.mlflow.facts import MOST_TAGS, Facts, facts_of
-from bridge.exporters.mlflow.media import CAPTIONS_FILE, captions_of, parse_path
+from bridge.exporters.mlflow.media import CAPTIONS_FILE, MEDIA_FILE, captions_of, parse_path
 from bridge.exporters.mlflow.names import KEY_LIMIT, keys_of
 from bridge.exporters.mlflow.notes import NOTES_FILE
 from bridge.exporters.mlflow.params import volatile_tag
@@ -61,6 +61,8 @@ class _Reader:
         extra = cursor.extra if cursor is not None else {}
         has_more = bool(extra.get("maps"))
         self._read_names(has_more=has_more)
+        if extra.get("odd_media"):
+            self.names["media"] = json.loads(self._artifact(MEDIA_FILE) or b"{}")
         times = {"start": self.record.start, "end": self.record.end}
         seconds = {name: None if value is None else value / 1000.0 for name, value in times.items()}
         return Held(

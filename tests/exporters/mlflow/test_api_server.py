@@ -248,3 +248,16 @@ def test_many_points_arrive_in_parts(server: Store) -> None:
         assert server.run().info.status == "RUNNING"
         target.apply(delta_of(run, MANY[1500:], before=first.after, kind=DeltaKind.APPEND))
     assert (len(server.points("loss")), server.run().info.status) == (2500, "FINISHED")
+
+
+def test_many_runs_are_found_page_by_page(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs one answer holds, and also an identity that no filter can name."""
+    monkeypatch.setattr("bridge.exporters.mlflow.api._PAGE", 2)
+    runs = [run_of(identity=f"uid-{number}") for number in range(5)] + [run_of(identity='it\'s "both"')]
+    experiment = server.client.create_experiment(server.experiment)
+    cursor = '{"format":1,"identity":"x","path":"/x","rows":3,"digest":"d"}'
+    for run in runs:
+        server.client.create_run(experiment, tags={Tag.UID: run.identity, Tag.CURSOR: cursor})
+    with server.exporter() as exporter:
+        known = exporter.cursors(runs)
+    assert [known[run.identity].exists for run in runs] == [True] * 6

@@ -75,3 +75,17 @@ def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
     assert sorted(held.series) == sorted(names)
     assert held.params == {name: str(number) for number, name in enumerate(names)}
     assert (held.name, held.cut) == ("n" * 250, {"name"})
+
+
+def test_a_cursor_stays_short_however_odd_the_tags_are(store: Store, tmp_path: Path) -> None:
+    """Under 4,000 characters with a hundred tags that no file name takes, and all of them come back."""
+    events = tuple(
+        event_of(tmp_path, encoded("png"), "png", tag=f"größe {number} " + "é" * 60) for number in range(100)
+    )
+    run = run_of()
+    applied = store.export(run, [{"step": 0, "loss": 1.0}], media=events)
+    assert applied.media == 100
+    assert len(store.run().data.tags["bridge.cursor"]) < 4000
+    later = event_of(tmp_path, encoded("png"), "png", tag="*", step=9)
+    store.export(run, [{"step": 1, "loss": 1.0}], media=(later,))
+    assert {item.tag for item in store.read(run).media} == {"*", *(event.tag for event in events)}

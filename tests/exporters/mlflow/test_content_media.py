@@ -110,7 +110,8 @@ def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store
         event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="vid/eo", step=9, type=MediaType.VIDEO, caption="run"),
     )
     run = run_of()
-    store.export(run, ROWS, media=events)
+    applied = store.export(run, ROWS, media=events)
+    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.RENAMED, "media odd ~tag#1+é")]
     held = sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in store.read(run).media)
     digest = hashlib.sha256(png).hexdigest()
     assert held == [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from mlflow.exceptions import MlflowException
 
 from bridge.errors import TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.address import Address, without_credentials
 from bridge.exporters.mlflow.seam import RunGoneError, ask, storing, translated
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -73,3 +78,14 @@ def test_a_store_of_files_that_does_not_take_them_is_refused() -> None:
 def test_an_address_is_shown_without_its_credentials(uri: str, shown: str) -> None:
     """Also what stands in its query."""
     assert (without_credentials(uri), Address.of(uri).shown) == (shown, shown)
+
+
+def test_an_old_file_store_in_the_working_directory_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where MLflow's own default would be ./mlruns."""
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: Default\nlifecycle_stage: active\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TargetRefusedError) as caught:
+        Address.of(None)
+    assert "sqlite:///mlflow.db" in (caught.value.hint or "")
