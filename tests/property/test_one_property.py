@@ -264,7 +264,7 @@ def test_any_history_ends_like_one_clean_export(
     name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
 ) -> None:
     """After a last clean export, verify says all the same, and the target equals one clean export of the end."""
-    templates = {"sqlite": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
+    templates = {"sqlite_template": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
     machine = type("History", (Histories,), {"name": name, "zygote": zygote, "templates": templates})
     run_state_machine_as_test(
         machine,
