@@ -11,6 +11,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 pytest_plugins: list[str] = [
     "tests.closing_line",
     "tests.no_skips",
+    "tests.together",
     "tests.fixtures.browser",
     "tests.fixtures.dask_cluster",
     "tests.fixtures.demo",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 Points: TypeAlias = "dict[str, list[tuple[int, float, float]]]"
 """By metric: (step, time, value), by step."""
 

@@ -15,8 +15,6 @@ from tests.run_dirs import make_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.xdist_group("packaging")
-
 TRAINING = """
 import logging, sys, warnings
 warnings.filterwarnings("ignore")

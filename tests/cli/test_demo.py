@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +34,6 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.xdist_group("demo")
 def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
     """Where the demo's runs are complete, the command says so and leaves them as they are."""
     before = {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")}

@@ -1,0 +1,47 @@
+"""Which tests run in one process of several: those that share something that takes long to make.
+
+Marks of `xdist_group` would say it too, but pytest 9.2 took away the attribute through which xdist 3.8 hands them on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling
+
+GROUPS = {
+    "tests/browser/": "{file}",
+    "tests/cli/test_demo.py": "demo",
+    "tests/cli/test_view.py": "demo",
+    "tests/crash/": "{file}",
+    "tests/docs/": "demo",
+    "tests/exporters/mlflow/test_api_server.py": "server",
+    "tests/exporters/mlflow/test_server_faults.py": "server",
+    "tests/property/": "property",
+    "tests/test_first_road.py": "demo",
+    "tests/test_packaging.py": "packaging",
+}
+"""By the beginning of a test's id: its group. All others go wherever there is room."""
+
+
+def group_of(test: str) -> str:
+    """The group of the test with this id; a group of its own where it shares nothing."""
+    file = test.partition("::")[0]
+    return next((group.format(file=file) for begin, group in GROUPS.items() if file.startswith(begin)), test)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling | None:
+    """Take these groups where groups were asked for (`--dist loadgroup`)."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Together(config, log)
