@@ -106,10 +106,11 @@ def check_command(line: str) -> None:
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"\d?>.*", word)]
     if not words or words[0] != "bridge" or len(words) == 1 or words[1].startswith("-"):
         return
-    context = click.Context(bridge)
-    command = bridge.get_command(context, words[1])
+    # A command keeps the help option that the first context asks for, so this one asks for the usual names.
+    top = click.Context(bridge, help_option_names=["-h", "--help"])
+    command = bridge.get_command(top, words[1])
     assert command is not None, f"there is no command {words[1]}"
-    command.make_parser(click.Context(command, info_name=words[1])).parse_args(words[2:])
+    command.make_parser(click.Context(command, parent=top, info_name=words[1])).parse_args(words[2:])
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name)
