@@ -41,7 +41,12 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
     Its parameters have defaults in the environment and in bridge.yaml. The function returns the exit code; None is 0. Errors of the bridge are raised, never printed.
     """
     codes = " · ".join(f"{code:d} {code.meaning}" for code in (*exits, Exit.INTERRUPTED))
-    return click.command(name, cls=ConfiguredCommand, epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}")
+    return click.command(
+        name,
+        cls=ConfiguredCommand,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}",
+    )
 
 
 def runs_argument(function: F) -> F:
