@@ -142,7 +142,7 @@ def export(
         rebuild=rebuild,
         new_identity=new_identity,
         heartbeat_timeout=heartbeat_timeout,
-        hands=Hands(workers=workers or _cores(), dask=dask),
+        hands=Hands(workers=workers or _cores(), dask=dask, threads=workers or max(_REQUESTS_AT_ONCE, _cores())),
     )
     if following:
         if dry_run or new_identity is not None or rebuild:
@@ -174,6 +174,10 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     follow(runs, exporter, options, Following(**how), told=told, say=out.say)
     return Exit.DONE
+
+
+_REQUESTS_AT_ONCE = 4
+"""Runs on their way to a server at once, unless --workers says otherwise: they wait more than they work."""
 
 
 def _cores() -> int:

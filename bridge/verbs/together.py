@@ -28,18 +28,22 @@ WORTH_A_CREW = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """Who works: `workers` processes (or threads, where waiting dominates), or a Dask cluster at `dask`.
+    """Who works: `workers` processes, `threads` where waiting dominates (by default as many), or a Dask cluster.
 
     `dask` is a scheduler's address (`tcp://host:8786`) or the path of its scheduler file.
     """
 
     workers: int = 1
     dask: str | None = None
+    threads: int | None = None
 
-    @property
-    def window(self) -> int:
+    def count(self, *, threads: bool) -> int:
+        """How many are at work at once on this machine."""
+        return self.threads if threads and self.threads is not None else self.workers
+
+    def window(self, *, threads: bool) -> int:
         """How many tasks may be in flight: enough that nobody waits, few enough that results do not pile up."""
-        return 64 if self.dask is not None else 2 * self.workers
+        return 64 if self.dask is not None else 2 * self.count(threads=threads)
 
     def hire(self, *, threads: bool) -> Executor:
         """A fresh executor."""
@@ -51,7 +55,7 @@ class Hands:
 
             return ClusterExecutor(self.dask)
         if threads:
-            return ThreadPoolExecutor(self.workers)
+            return ThreadPoolExecutor(self.count(threads=True))
         # Not forked: forking a process that has threads (arrow, a database driver) can hang its child.
         return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
 
@@ -88,7 +92,10 @@ def replay_all(
     A target with a single writer is written here, while workers read and encode; for others a worker does all.
     """
     backlog = sum(_backlog(job) for job in jobs)
-    if hands.dask is None and (hands.workers < 2 or len(jobs) < 2 or backlog < WORTH_A_CREW):
+    threads = exporter.abilities.threads
+    # Threads cost nothing to start, and what they wait for is the same for small runs as for large ones.
+    worth = 1 if threads else WORTH_A_CREW
+    if hands.dask is None and (hands.count(threads=threads) < 2 or len(jobs) < 2 or backlog < worth):
         for job in jobs:
             yield replay(job, exporter, shape, dry_run=dry_run, progress=progress)
     elif exporter.abilities.single_writer:
@@ -102,7 +109,7 @@ def _replay_elsewhere(
 ) -> Iterator[RunReport]:
     threads = exporter.abilities.threads
     frozen = pickle.dumps(exporter)
-    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=hands.window)
+    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=hands.window(threads=threads))
     with crew:
         for job in jobs:
             crew.submit(_Whole(job, frozen, shape, dry_run), size=_backlog(job))
@@ -116,7 +123,7 @@ def _read_elsewhere(
     jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
 ) -> Iterator[RunReport]:
     replays = [Replay(job, exporter, shape, dry_run=dry_run, progress=progress) for job in jobs]
-    crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=hands.window)
+    crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=hands.window(threads=False))
 
     def go_on(number: int, step: Step) -> Iterator[RunReport]:
         if isinstance(step, Reading):

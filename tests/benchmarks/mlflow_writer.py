@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 METRICS = 10
 START_MS = 1775822400000
 SERVER_RUNS = 8
+AT_ONCE = 4
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -154,8 +155,16 @@ def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]
 
 def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     """Eight runs through a server on the same machine, each way in turn and again, as the machine's speed drifts."""
-    points, rounds = (2000, 1) if quick else (8000, 3)
+    points, rounds = (2000, 1) if quick else (10_000, 3)
     total = SERVER_RUNS * points
+    runs = folder / "runs"
+    for number in range(SERVER_RUNS):
+        part = _block(0, points // METRICS)
+        rows = [
+            {"step": at, **{name: repr(float(part.values[column, at])) for column, name in enumerate(part.names)}}
+            for at in range(points // METRICS)
+        ]
+        make_run(runs / f"run-{number}", rows, hparams={"lr": 0.1})
     server = start_mlflow_server(backend, folder, workers=4)
     best: dict[str, float] = {}
     try:
@@ -163,9 +172,9 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
         metrics = _metrics(points)
         _log(client, client.create_run("0").info.run_id, metrics[:1000])
         ways: dict[str, Callable[[], object]] = {
-            OURS: lambda: _export_through(server.uri, points),
+            OURS: lambda: _export_through(server.uri, runs),
             "log_batch client, sequential": lambda: _clients(server.uri, metrics, 1),
-            "four log_batch clients": lambda: _clients(server.uri, metrics, 4),
+            "four log_batch clients": lambda: _clients(server.uri, metrics, AT_ONCE),
         }
         for _ in range(rounds):
             for who, way in ways.items():
@@ -177,23 +186,16 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     return [row(work, who, seconds, total, "points", **promised.get(who, {})) for who, seconds in best.items()]
 
 
-def _export_through(uri: str, points: int) -> None:
-    """What the exporter does with eight runs, of which several are on their way at once."""
-    from bridge.exporters.mlflow.address import Address
-    from bridge.exporters.mlflow.api import Api
-    from bridge.exporters.mlflow.writer import ApiWriter
+def _export_through(uri: str, folder: Path) -> None:
+    """A whole export, files and facts included, as `bridge export --workers 4` does it."""
+    from bridge.exporters import find_exporter
+    from bridge.verbs.export import Options, export_runs
+    from bridge.verbs.together import Hands
 
-    api = Api(Address.of(uri))
-    writer = ApiWriter(api)
-
-    def one(_: int) -> None:
-        run_id = api.make_run("0", name="a run", start=START_MS, tags={})
-        part = _block(0, points // METRICS)
-        names = {name: name for name in part.names}
-        writer.write(run_id, Change(expected_cursor=None, blocks=[part], names=names, tags={"bridge.cursor": "{}"}))
-
-    with ThreadPoolExecutor(SERVER_RUNS) as pool:
-        list(pool.map(one, range(SERVER_RUNS)))
+    exporter = find_exporter("mlflow")(tracking_uri=uri, experiment=f"bench-{time.monotonic_ns()}")
+    report = export_runs([folder], exporter, Options(hands=Hands(threads=AT_ONCE)))
+    assert len(report.runs) == SERVER_RUNS
+    assert not [line for line in report.runs if line.failed]
 
 
 def _clients(uri: str, metrics: list[Metric], at_once: int) -> None:

@@ -156,7 +156,9 @@ class Place:
 
     def find(self, runs: Sequence[Run]) -> dict[str, Choice]:
         """For each run's identity what MLflow holds of it. Raises RunError for a run that has no experiment."""
-        homes = {run.identity: self.experiment(self.naming.of_run(run)) for run in runs}
+        names = {run.identity: self.naming.of_run(run) for run in runs}
+        experiments = {name: self.experiment(name) for name in dict.fromkeys(names.values())}
+        homes = {identity: experiments[name] for identity, name in names.items()}
         records = self._records(runs, [home.id for home in homes.values() if home is not None])
         by_identity: dict[str, list[Record]] = {}
         for record in records:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters import find_exporter
 from bridge.exporters.mlflow import seam
 from bridge.exporters.mlflow.address import Address
 from bridge.exporters.mlflow.api import Api
@@ -16,11 +17,15 @@ from bridge.exporters.mlflow.points import batches_of, body_of, entities_of
 from bridge.exporters.mlflow.rows import rows_of_blocks
 from bridge.exporters.mlflow.writer import ApiWriter
 from bridge.model import Status
+from bridge.verbs.export import Options, export_runs
+from bridge.verbs.together import Hands
+from bridge.verbs.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import START_MS, block, same_names, table, wide_block
 from tests.exporters.mlflow.test_database import awkward_points, log_with_client
 from tests.fixtures.proxy import Fault
+from tests.run_dirs import make_run as make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -176,6 +181,26 @@ def test_an_outage_at_any_request(
     assert {key: value for key, value in there.items() if key != "tags"} == {
         key: value for key, value in wanted.items() if key != "tags"
     }
+
+
+def test_several_runs_at_once_over_a_faulty_network(
+    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    """Four runs on their way at once while every fifth request fails in some way: all end as they should."""
+    for number in range(6):
+        make_directory(
+            tmp_path / "runs" / f"run-{number}", [{**row, "step": row["step"] + number} for row in ROWS[:60]]
+        )
+    for at, fault in enumerate([Fault.STATUS, Fault.RESET_AFTER, Fault.CUT, Fault.STATUS_AFTER, Fault.RESET] * 3):
+        faulty_proxy.plan(fault, path="runs/", skip=5 * at)
+    exporter = find_exporter("mlflow")(tracking_uri=faulty_proxy.uri, experiment="several")
+    report = export_runs([tmp_path / "runs"], exporter, Options(hands=Hands(threads=4)))
+    assert sorted(str(line.action) for line in report.runs) == ["new"] * 6
+    assert len(faulty_proxy.failed) >= 5
+    faulty_proxy.heal()
+    checked = verify_runs([tmp_path / "runs"], exporter)
+    assert [str(line.verdict) for line in checked.runs] == ["="] * 6
+    assert faulty_proxy.seen["experiments/get-by-name"] < 12
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
