@@ -11,13 +11,18 @@ __all__ = [
     "LARGEST_YAML",
     "LONGEST_EVENT",
     "LONGEST_IDENTITY",
-    "LONGEST_NAME",
+    "LONGEST_NUMBER",
     "LONGEST_ROW",
     "MOST_COLUMNS",
+    "MOST_HEADERS",
     "MOST_JSON_VALUES",
     "MOST_MEDIA",
+    "MOST_MEDIA_BYTES",
     "MOST_METRICS",
+    "MOST_NODES",
+    "MOST_SERIES",
     "MOST_SESSIONS",
+    "MOST_SLURM",
     "MOST_TAGS",
     "MOST_TRIES",
     "MOST_YAML_VALUES",
@@ -37,6 +42,12 @@ LARGEST_YAML = 1 << 20
 MOST_YAML_VALUES = 50_000
 """Lines and list entries of hparams.yaml."""
 
+MOST_NODES = 200_000
+"""Values among hyperparameters, where an alias counts each time that it is used."""
+
+LONGEST_NUMBER = 400
+"""Digits of a number in hparams.yaml; a longer one is text."""
+
 MOST_TAGS = 10_000
 """Tags of one run."""
 
@@ -46,11 +57,11 @@ MOST_SESSIONS = 10_000
 MOST_METRICS = 50_000
 """Metrics in `summary` and in summary.json."""
 
-LONGEST_NAME = 500
-"""Characters in the id of a run; what is longer is cut and ends in a digest."""
+MOST_SLURM = 50
+"""Entries of `slurm` in one session."""
 
 LONGEST_IDENTITY = 500
-"""Characters in an identity, which has to fit into a cursor."""
+"""Characters in a run's id and identity, which have to fit into a cursor; what is longer is cut and ends in a digest."""
 
 LONGEST_ROW = 8 << 20
 """Bytes of one row or header line of metrics.csv."""
@@ -58,11 +69,20 @@ LONGEST_ROW = 8 << 20
 MOST_COLUMNS = 50_000
 """Columns of metrics.csv."""
 
+MOST_SERIES = 100_000
+"""Series of one run, where header lines in the middle of metrics.csv bring more columns."""
+
+MOST_HEADERS = 10_000
+"""Header lines in one metrics.csv."""
+
 LONGEST_EVENT = 1 << 20
 """Bytes of one line of media.jsonl."""
 
 MOST_MEDIA = 100_000
-"""Events of media.jsonl."""
+"""Events of media.jsonl: the first ones count."""
+
+MOST_MEDIA_BYTES = 64 << 20
+"""Bytes of the lines that hold them."""
 
 MOST_TRIES = 64
 """Places in one line of media.jsonl at which a whole event is looked for behind a torn one."""

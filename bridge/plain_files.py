@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import BinaryIO
 
-__all__ = ["open_plain", "read_plain"]
+__all__ = ["open_plain", "open_raw", "read_head", "read_plain"]
 
 _NO_LINK_AT_ALL: int = getattr(os, "O_NOFOLLOW_ANY", 0)
 """On macOS one flag refuses links anywhere in the path."""
@@ -19,25 +19,38 @@ _FOLDER: int = getattr(os, "O_PATH", 0) and os.O_PATH | os.O_DIRECTORY | os.O_NO
 _FILE: int = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | _NO_LINK_AT_ALL
 
 
-def open_plain(path: Path, *, buffering: int = -1) -> BinaryIO:
+def open_plain(path: Path) -> io.BufferedReader:
     """Open the plain file at the real path `path` for reading.
 
     A real path has no links in it, so one that is met on the way was put there after the path was looked at: it is not
     followed, neither as the file nor as a folder above it. Nothing blocks, also not on a pipe. Raises OSError.
     """
+    return io.BufferedReader(open_raw(path))
+
+
+def open_raw(path: Path) -> io.FileIO:
+    """The same without a buffer."""
     descriptor = _descriptor(path)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is no plain file", str(path))
-        return os.fdopen(descriptor, "rb", buffering)
+        file = io.FileIO(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    file.name = str(path)
+    return file
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first `size` bytes of the plain file at the real path `path`. Raises OSError."""
+    with open_raw(path) as file:
+        return file.read(size)
 
 
 def read_plain(path: Path, *, limit: int) -> bytes:
     """The bytes of the plain file at the real path `path`, of a larger one `limit` + 1 of them. Raises OSError."""
-    with open_plain(path, buffering=0) as file:
+    with open_raw(path) as file:
         pieces = []
         left = limit + 1
         size = os.fstat(file.fileno()).st_size + 1

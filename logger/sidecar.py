@@ -40,6 +40,9 @@ __all__ = [
     "keep_access",
     "make_sidecar",
     "now_iso",
+    "parse_json",
+    "parse_sidecar",
+    "parse_summary",
     "parse_time",
     "read_json",
     "read_sidecar",
@@ -147,7 +150,12 @@ def read_sidecar(run_dir: AnyPath) -> dict[str, Any]:
 
     Raises FileNotFoundError (and other OSErrors) where there is none to read, SidecarError where it is not a JSON object.
     """
-    sidecar = read_json(sidecar_path(run_dir))
+    return parse_sidecar(sidecar_path(run_dir).read_bytes(), sidecar_path(run_dir))
+
+
+def parse_sidecar(data: bytes, path: AnyPath) -> dict[str, Any]:
+    """What the bytes of the sidecar at `path` say, as `read_sidecar` gives it. Raises SidecarError."""
+    sidecar = parse_json(data, path)
     summary = sidecar.get("summary")
     if isinstance(summary, dict):
         sidecar["summary"] = {name: restore_number(value) for name, value in summary.items()}
@@ -156,7 +164,12 @@ def read_sidecar(run_dir: AnyPath) -> dict[str, Any]:
 
 def read_summary(run_dir: AnyPath) -> dict[str, Any]:
     """The summary of `run_dir`, its numbers restored; raises as `read_sidecar` does."""
-    summary = read_json(summary_path(run_dir))
+    return parse_summary(summary_path(run_dir).read_bytes(), summary_path(run_dir))
+
+
+def parse_summary(data: bytes, path: AnyPath) -> dict[str, Any]:
+    """What the bytes of the summary at `path` say, as `read_summary` gives it. Raises SidecarError."""
+    summary = parse_json(data, path)
     metrics = summary.get("metrics")
     if isinstance(metrics, dict):
         summary["metrics"] = {
@@ -172,7 +185,11 @@ def read_json(path: AnyPath) -> dict[str, Any]:
 
     Raises OSError where the file cannot be opened, SidecarError where it holds no JSON object.
     """
-    data = Path(path).read_bytes()
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(data: bytes, path: AnyPath) -> dict[str, Any]:
+    """The JSON object in `data`, which `path` held. Raises SidecarError."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

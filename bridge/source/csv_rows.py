@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from bridge.bounds import LONGEST_ROW, MOST_HEADERS
 from bridge.errors import RunDirectoryError
-from bridge.source.fast_rows import Parser
-from bridge.source.header import LONGEST_LINE, complete_rows, read_layout
+from bridge.plain_files import open_raw
+from bridge.source.fast_rows import FEW_BYTES, Parser
+from bridge.source.header import complete_rows, read_layout
 from bridge.source.slow_rows import parse_slowly
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Table:
     time_column: str | None
     stat: tuple[int, int] = field(init=False)
     _parsers: dict[tuple[int, str | None], Parser] = field(default_factory=dict)
+    _counted: tuple[int, int] = (0, 0)
+    _headers: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         found = os.fstat(self.file.fileno())
@@ -57,15 +61,16 @@ class Table:
         return self.file.read(end - begin)
 
     def lines_before(self, offset: int) -> int:
-        """How many lines end before byte `offset`."""
-        self.file.seek(0)
-        count = 0
-        while offset > 0:
-            piece = self.file.read(min(BLOCK, offset))
+        """How many lines end before byte `offset`; the nearer it is to the place last asked for the quicker."""
+        place, count = self._counted if self._counted[0] <= offset else (0, 0)
+        self.file.seek(place)
+        while place < offset:
+            piece = self.file.read(min(BLOCK, offset - place))
             if not piece:
                 break
             count += piece.count(b"\n")
-            offset -= len(piece)
+            place += len(piece)
+        self._counted = place, count
         return count
 
     def rows(
@@ -81,12 +86,22 @@ class Table:
         """The complete rows from byte `offset` on, which have numbers from `first` on, below the header `layout`.
 
         `block` is about how many bytes are taken at once, `stop` where to end (default: the size at the opening); with `only`
-        (a metric) other metrics may be missing from the rows. What follows the last newline is not there yet. Raises RunDirectoryError for a line longer than LONGEST_LINE.
+        (a metric) other metrics may be missing from the rows. What follows the last newline is not there yet. Raises RunDirectoryError for a line longer than LONGEST_ROW.
         """
         for start, data, cut in self._pieces(offset, block, self.size if stop is None else stop):
             for rows in self._parse(layout, data, cut, start, first, only):
+                if rows.layout.at != layout.at:
+                    self._count_header(rows.layout.at)
                 layout, first = rows.layout, rows.first + len(rows)
                 yield rows
+
+    def _count_header(self, at: int) -> None:
+        self._headers.add(at)
+        if len(self._headers) > MOST_HEADERS:
+            raise RunDirectoryError(
+                f"{self.file.name} has more than {MOST_HEADERS:,} header lines.",
+                hint="Mend the file: the first line names the columns.",
+            )
 
     def _pieces(self, offset: int, block: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
         """Byte offset, data, and how much of the data is complete rows; what is not is read again, which is no copy."""
@@ -100,23 +115,44 @@ class Table:
                 offset, wanted = offset + cut, block
             elif len(data) < wanted:
                 return
-            elif len(data) > LONGEST_LINE:
+            elif len(data) > LONGEST_ROW:
                 line = self.lines_before(offset) + 1
                 raise RunDirectoryError(
-                    f"{self.file.name}:{line} is longer than {LONGEST_LINE >> 20} MiB.",
+                    f"{self.file.name}:{line} is longer than {LONGEST_ROW >> 20} MiB.",
                     hint="A quote that is never closed makes one line of all that follows.",
                 )
             else:
                 wanted *= 2
 
-    def _parse(self, layout: Layout, data: bytes, cut: int, start: int, first: int, only: str | None) -> list[Rows]:
+    def _parse(
+        self, layout: Layout, data: bytes, cut: int, start: int, first: int, only: str | None, *, few: bool = False
+    ) -> Iterator[Rows]:
         parser = self._parsers.get((layout.at, only))
         if parser is None:
             parser = self._parsers[layout.at, only] = Parser(layout, only)
-        rows = parser.parse(data, cut, start, first)
+        rows = parser.parse(data, cut, start, first, few=few)
         if rows is not None:
-            return [rows]
-        return parse_slowly(data[:cut], layout=layout, start=start, first=first, time_column=self.time_column)
+            yield rows
+        elif parser.crowded:
+            for offset, piece in _small_pieces(data[:cut]):
+                for rows in self._parse(layout, piece, len(piece), start + offset, first, only, few=True):
+                    layout, first = rows.layout, rows.first + len(rows)
+                    yield rows
+        else:
+            yield from parse_slowly(data[:cut], layout=layout, start=start, first=first, time_column=self.time_column)
+
+
+def _small_pieces(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Complete rows of `data`, about FEW_BYTES at once, with their place in it."""
+    offset, wanted = 0, FEW_BYTES
+    while offset < len(data):
+        piece = data[offset : offset + wanted]
+        cut = len(piece) if len(piece) < wanted else complete_rows(piece)
+        if cut:
+            yield offset, piece[:cut]
+            offset, wanted = offset + cut, FEW_BYTES
+        else:
+            wanted *= 2
 
 
 @contextlib.contextmanager
@@ -127,7 +163,7 @@ def opened(run: Run) -> Iterator[Table | None]:
         yield None
         return
     try:
-        file = found.path.open("rb", buffering=0)
+        file = open_raw(found.path)
     except FileNotFoundError:
         yield None
         return

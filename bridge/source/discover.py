@@ -1,6 +1,6 @@
 """Find run directories below some folders, by listing no more than it takes."""
 
-# ruff: noqa: PTH112, PTH113, PTH123 - a walk over a hundred thousand folders: objects for paths would cost more than the walk
+# ruff: noqa: PTH112, PTH113 - a walk over a hundred thousand folders: objects for paths would cost more than the walk
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ def _walk(roots: list[str]) -> Iterator[Path]:
 
 
 def is_run(folder: str) -> bool:
-    """Whether `folder` is a run directory: a sidecar, or metrics.csv with a column `step` beside hparams.yaml."""
-    if os.path.isfile(f"{folder}{os.sep}sidecar.json"):
+    """Whether `folder` is a run directory: a sidecar, or metrics.csv with a column `step` beside hparams.yaml.
+
+    Whatever is called sidecar.json makes it one: where it is no plain file, reading the run says so.
+    """
+    if os.path.lexists(f"{folder}{os.sep}sidecar.json"):
         return True
     metrics = f"{folder}{os.sep}metrics.csv"
     return os.path.isfile(f"{folder}{os.sep}hparams.yaml") and os.path.isfile(metrics) and _has_step(metrics)
@@ -67,11 +70,16 @@ def is_run(folder: str) -> bool:
 
 def _has_step(metrics: str) -> bool:
     try:
-        with open(metrics, "rb") as file:
+        with open(metrics, "rb", opener=_opened) as file:
             line = file.readline(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
         return "step" in next(csv.reader([line]), [])
     except (OSError, csv.Error):
         return False
+
+
+def _opened(path: str, flags: int) -> int:
+    # A pipe in the place of the file must not block.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _folders(folder: str) -> list[str]:
@@ -81,10 +89,17 @@ def _folders(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if name[0] == "." or name in NEVER_ENTERED or not entry.is_dir():
+                if name[0] == "." or name in NEVER_ENTERED or not _is_folder(entry):
                     continue
                 found.append((name, os.path.realpath(entry.path) if entry.is_symlink() else entry.path))
     except OSError as error:
         log.warning("%s cannot be listed: %s", folder, error.strerror)
     found.sort()
     return [path for _, path in found]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or to what may not be looked at
+        return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.source.header import LONGEST_LINE
+from bridge.bounds import LONGEST_ROW
 from bridge.source.rows import TEXT, Rows
 from bridge.source.slow_rows import number, text_value
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from bridge.source.header import Layout
 
-__all__ = ["Parser"]
+__all__ = ["FEW_BYTES", "Parser"]
+
+FEW_BYTES = 1 << 19
+"""Bytes that are parsed at once where cells are texts, each of which is an object here."""
+
+_CROWDED = 64
+"""With a text for each of so few bytes, a block has too many of them."""
+
+_SHORT = 5
+"""So has one whose rows are so short, or blank."""
 
 _ALONE = 1 << 18
 """Bytes up to which threads would cost more than they give."""
@@ -30,7 +39,8 @@ _REMEMBERED = 1 << 16
 class Parser:
     """pyarrow's CSV parser for one layout, or for the columns of one metric in it.
 
-    Columns in which it met something that is no number are read as texts from then on.
+    Columns in which it met something that is no number are read as texts from then on. `crowded`: it meets too many
+    texts for a large block, or does not know yet how many.
     """
 
     def __init__(self, layout: Layout, only: str | None = None) -> None:
@@ -45,32 +55,41 @@ class Parser:
         self._wanted = [] if only is None else [name for place, name in enumerate(self._columns) if place in used]
         self._parsing = pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True)
         self._reading = [
-            pacsv.ReadOptions(column_names=self._columns, block_size=2 * LONGEST_LINE, use_threads=threads)
+            pacsv.ReadOptions(column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=threads)
             for threads in (False, True)
         ]
+        self.crowded = False
         self._texts: set[int] = set()
         self._converting: dict[bool, Any] = {}
         self._cells: dict[bytes, tuple[float | None, str]] = {}
         self._said: dict[tuple[int, str], str] = {}
 
-    def parse(self, data: bytes, cut: int, start: int, first: int) -> Rows | None:
-        """The first `cut` bytes of `data` as rows, or None where only the exact road gives what Python would read."""
+    def parse(self, data: bytes, cut: int, start: int, first: int, *, few: bool = False) -> Rows | None:
+        """The first `cut` bytes of `data` as rows, or None where only the exact road gives what Python would read.
+
+        Also None, with `crowded`, where they are too many at once; `few` says that they cannot be fewer.
+        """
+        lines = data.count(b"\n", 0, cut)
+        few = few or cut <= FEW_BYTES
+        self.crowded = not few and (self.crowded or lines * _SHORT > cut)
         layout = self._layout
         # A blank line in a table of one column is a row without a step for pyarrow, and a bad row here.
-        if len(layout.columns) < 2:
+        if self.crowded or len(layout.columns) < 2:
             return None
         # pyarrow takes `0x1f` for an integer and `nan(x)` for a number; Python's int() and float() do not.
         hexadecimal = data.find(b"x", 0, cut) >= 0 or data.find(b"X", 0, cut) >= 0
-        table = self._read(data, cut, step_as_text=hexadecimal)
+        table = self._read(data, cut, step_as_text=hexadecimal, few=few)
         if table is None:
             return None
         count = table.num_rows
-        if count != np.count_nonzero(np.frombuffer(data, dtype=np.uint8, count=cut) == 10):
+        if count != lines:
             return None  # newlines in quotes, stray carriage returns
         steps = self._steps(table, first, count)
-        if steps is None:
+        # A blank line is a row of empty cells for pyarrow, and a bad row here.
+        if steps is None or ((steps[1] is not None or layout.step is None) and _has_blank(data, cut)):
             return None
         names, values, present = self._series(table, first, count)
+        self.crowded = len(self._said) * _CROWDED > cut
         if data.find(b"(", 0, cut) >= 0 and bool((np.isnan(values) & present).any()):
             return None
         step, valid = steps
@@ -94,8 +113,8 @@ class Parser:
             stepless=stepless,
         )
 
-    def _read(self, data: bytes, cut: int, *, step_as_text: bool) -> Any:
-        """An Arrow table, or None where the rows are not all of a kind."""
+    def _read(self, data: bytes, cut: int, *, step_as_text: bool, few: bool) -> Any:
+        """An Arrow table, or None where the rows are not all of a kind, or too many to find out about texts."""
         while True:
             source = self._pa.BufferReader(self._pa.py_buffer(data).slice(0, cut))
             try:
@@ -111,6 +130,9 @@ class Parser:
                     return None
                 self._texts.add(place)
                 self._converting.clear()
+                if not few:
+                    self.crowded = True
+                    return None
 
     def _odd_column(self, error: str) -> int | None:
         """The column of one metric that should be read as text from now on."""
@@ -209,6 +231,12 @@ class Parser:
         text = cell.decode("utf-8", errors="replace")
         understood = self._cells[cell] = number(text), text
         return understood
+
+
+def _has_blank(data: bytes, cut: int) -> bool:
+    if data.startswith((b"\n", b"\r\n")):
+        return True
+    return data.find(b"\n\n", 0, cut) >= 0 or data.find(b"\n\r\n", 0, cut) >= 0
 
 
 def _column(table: Any, place: int) -> Any:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
-from bisect import bisect_right
+import sys
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
+from bridge.bounds import LONGEST_ROW, MOST_COLUMNS
 from bridge.errors import RunDirectoryError
+from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bridge.model import RunFile
 
-__all__ = ["LONGEST_LINE", "Layout", "complete_rows", "has_column", "read_layout"]
-
-LONGEST_LINE = 64 << 20
-"""Bytes; a longer line stops its run, so that no file can fill the memory."""
+__all__ = ["Layout", "complete_rows", "has_column", "no_field_limit", "read_layout"]
 
 BOM = b"\xef\xbb\xbf"
 
 _FIRST_PIECE = 1 << 14
+_FIELD_LIMIT = threading.Lock()
 
 # A quoted cell: it begins where a cell begins. The last group is empty where the quote is still open.
 _QUOTED = re.compile(rb'(?:\A|(?<=[,\r\n]))"[^"]*+(?:""[^"]*+)*+("?)')
@@ -47,12 +49,13 @@ class Layout:
     @classmethod
     def of(cls, columns: Sequence[str], time_column: str | None, *, at: int = 0, end: int = 0) -> Layout:
         """The layout of a header with these cells."""
-        places: dict[str, tuple[int, ...]] = {}
-        for place, name in enumerate(columns):
-            places[name] = (*places.get(name, ()), place)
-        step = places.pop("step", (None,))[-1]
-        time = places.pop(time_column, (None,))[-1] if time_column is not None else None
-        return cls(tuple(columns), step, time, dict(sorted(places.items())), at, end)
+        places: dict[str, list[int]] = {}
+        for place, column in enumerate(columns):
+            places.setdefault(metric_name(column), []).append(place)
+        step = places.pop("step", [None])[-1]
+        time = places.pop(time_column, [None])[-1] if time_column is not None else None
+        metrics = {name: tuple(places[name]) for name in sorted(places)}
+        return cls(tuple(columns), step, time, metrics, at, end)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -61,11 +64,18 @@ class Layout:
 
     def is_header(self, cells: Sequence[str]) -> bool:
         """Whether `cells` is a header line again: all filled, with a `step` and no number in the step's place."""
+        if len(cells) > MOST_COLUMNS:
+            return False
         if self.step is None:
             return tuple(cells) == self.columns
         if "step" not in cells or not all(cells):
             return False
         return self.step >= len(cells) or whole(cells[self.step]) is None
+
+
+def metric_name(column: str) -> str:
+    """The name of the metric in the column `column`: a NUL character, which no target takes in a name, is replaced."""
+    return column.replace("\0", "\ufffd") if "\0" in column else column
 
 
 def whole(cell: str) -> int | None:
@@ -82,20 +92,13 @@ def complete_rows(data: bytes) -> int:
     end = data.rfind(b"\n")
     if end < 0 or data.find(b'"') < 0:
         return end + 1
-    starts, ends, limit = [], [], len(data)
+    last, place = -1, 0
     for match in _QUOTED.finditer(data):
+        last = max(last, data.rfind(b"\n", place, match.start()))
         if not match.group(1):
-            limit = match.start()
-            break
-        starts.append(match.start())
-        ends.append(match.end())
-    end = data.rfind(b"\n", 0, limit)
-    while end >= 0:
-        quoted = bisect_right(starts, end) - 1
-        if quoted < 0 or end >= ends[quoted]:
-            break
-        end = data.rfind(b"\n", 0, starts[quoted])
-    return end + 1
+            return last + 1
+        place = match.end()
+    return max(last, data.rfind(b"\n", place)) + 1
 
 
 def first_row(data: bytes) -> int:
@@ -114,7 +117,7 @@ def first_row(data: bytes) -> int:
 def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:
     """The header line at byte `at` of metrics.csv, and its bytes; None where no complete one is there yet.
 
-    Raises RunDirectoryError for one that is longer than LONGEST_LINE.
+    Raises RunDirectoryError for one that is longer than LONGEST_ROW, has more than MOST_COLUMNS, or is no CSV.
     """
     file.seek(at)
     data = b""
@@ -126,23 +129,50 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
         length = first_row(data[blank:])
         if length:
             line = data[blank : blank + length]
-            return Layout.of(_cells(line), time_column, at=at, end=at + blank + length), data[: blank + length]
+            cells = _cells(line, file)
+            return Layout.of(cells, time_column, at=at, end=at + blank + length), data[: blank + length]
         if not piece:
             return None
-        if len(data) > LONGEST_LINE:
-            raise RunDirectoryError(f"{file.name}: the header line is longer than {LONGEST_LINE >> 20} MiB.")
+        if len(data) > LONGEST_ROW:
+            raise _no_header(file, f"is longer than {LONGEST_ROW >> 20} MiB")
         size = len(data)
 
 
-def _cells(line: bytes) -> list[str]:
+def _cells(line: bytes, file: BinaryIO) -> list[str]:
     text = line.decode("utf-8", errors="replace")
-    return next(csv.reader([text.rstrip("\r\n")] if "\n" not in text[:-1] else text.splitlines(keepends=True)), [])
+    lines = [text.rstrip("\r\n")] if "\n" not in text[:-1] else text.splitlines(keepends=True)
+    try:
+        with no_field_limit():
+            cells = next(csv.reader(lines), [])
+    except csv.Error as error:
+        raise _no_header(file, f"is no CSV ({error})") from error
+    if len(cells) > MOST_COLUMNS:
+        raise _no_header(file, f"has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
+    return cells
+
+
+def _no_header(file: BinaryIO, why: str) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{file.name}: the header line {why}.",
+        hint="Mend the file, or move it away to export the run without its metrics.",
+    )
+
+
+@contextlib.contextmanager
+def no_field_limit() -> Iterator[None]:
+    """Let csv take cells of any length (lines are limited already); the setting is the process's, so put it back."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def has_column(file: RunFile, name: str) -> bool:
     """Whether the header of the metrics.csv `file` holds the column `name`; true where there is no header yet."""
     try:
-        with file.path.open("rb") as stream:
+        with open_plain(file.path) as stream:
             found = read_layout(stream, None)
     except OSError:
         return False

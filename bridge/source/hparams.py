@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bridge.bounds import LARGEST_YAML, MOST_NODES, too_large_yaml
 from bridge.model import Loss, LossKind
+from bridge.plain_files import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bridge.model import RunFile, Scalar
 
-__all__ = ["LARGEST", "clean", "flat_params", "read_hparams"]
+__all__ = ["clean", "flat_params", "read_hparams"]
 
-LARGEST = 4 << 20
-"""Bytes of hparams.yaml that are read at most."""
-
-_NODES = 200_000
 _DEPTH = 64
 
 
 def read_hparams(file: RunFile) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
     """The parameters in `file` with dotted keys. Unknown tags become text; what cannot be read is a loss, never an error."""
-    if file.size > LARGEST:
-        return {}, (Loss(LossKind.TOO_LARGE, "hparams.yaml", f"larger than {LARGEST >> 20} MiB, not read"),)
     import yaml
 
+    from bridge.source.safe_yaml import Loader
+
     try:
-        with file.path.open("rb") as stream:
-            data = yaml.load(stream.read(LARGEST), Loader=_loader())  # noqa: S506 - a SafeLoader that makes text of unknown tags
-    except (OSError, yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
+        text = read_plain(file.path, limit=LARGEST_YAML)
+        reason = too_large_yaml(text)
+        if reason:
+            return {}, (Loss(LossKind.TOO_LARGE, "hparams.yaml", reason),)
+        data = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader that makes text of unknown tags
+    # PyYAML's constructors meet a value that is not of its tag with any of these.
+    except (
+        OSError,
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        ArithmeticError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
         return {}, (Loss(LossKind.BAD_LINE, "hparams.yaml", f"cannot be read: {_short(error)}"),)
     if data is None:
         return {}, ()
@@ -47,7 +57,7 @@ def read_hparams(file: RunFile) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
 def flat_params(tree: Mapping[Any, Any]) -> dict[str, Scalar]:
     """`tree` with dotted keys; lists become JSON text, other things text. Raises ValueError for too large a tree."""
     flat: dict[str, Scalar] = {}
-    _flatten(tree, "", flat, 0, [_NODES])
+    _flatten(tree, "", flat, 0, [MOST_NODES])
     return flat
 
 
@@ -57,7 +67,7 @@ def _flatten(tree: Mapping[Any, Any], prefix: str, flat: dict[str, Scalar], dept
     for key, value in tree.items():
         left[0] -= 1
         if left[0] < 0:  # aliases make a small file large: each use counts
-            raise ValueError(f"more than {_NODES} values")
+            raise ValueError(f"more than {MOST_NODES} values")
         name = f"{prefix}{clean(str(key))}"
         if isinstance(value, dict) and value:
             _flatten(value, f"{name}.", flat, depth + 1, left)
@@ -83,7 +93,7 @@ def _scalar(value: Any, left: list[int]) -> Scalar:
 def _count(value: Any, left: list[int], depth: int) -> None:
     left[0] -= 1
     if left[0] < 0:
-        raise ValueError(f"more than {_NODES} values")
+        raise ValueError(f"more than {MOST_NODES} values")
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH}")
     if isinstance(value, dict):
@@ -114,26 +124,3 @@ def finite(value: object) -> float | None:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
-
-
-@cache
-def _loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """A safe loader for which an unknown tag is no error: what carries it becomes text."""
-
-        def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            super().flatten_mapping(node)
-            if len(node.value) > _NODES:  # merge keys (<<) multiply by each level
-                raise yaml.YAMLError(f"more than {_NODES} values")
-
-    def tagged(loader: Loader, suffix: str, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):  # as Lightning writes `betas`
-            return loader.construct_sequence(node, deep=True)
-        if isinstance(node, yaml.ScalarNode) and node.value:
-            return str(node.value)
-        return suffix.rpartition(":")[2]
-
-    Loader.add_multi_constructor("", tagged)
-    return Loader

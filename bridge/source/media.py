@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bridge.bounds import LONGEST_EVENT
 from bridge.errors import RunDirectoryError
 from bridge.model import Loss, LossKind, MediaEvent, MediaType, RunFile
-from bridge.source.media_lines import LONGEST_LINE, Line, Lines, counting_lines
+from bridge.plain_files import open_plain, read_head
+from bridge.source.media_lines import Line, Lines, counting_lines
 from bridge.source.paths import Refused, inside
 from bridge.source.place import Changed
 from bridge.source.sniff import HEAD, MOST_PIXELS, sniff
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Media", "read_media"]
 
 _MOST_NAMED = 20
+_PIECES = 16
+"""A line of more pieces than this ends its run: its bytes belong to the digest of the lines."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ def read_media(run: Run, cursor: Cursor | None) -> Media:
     covered = cursor.media_lines if cursor is not None else 0
     file = run.files.get("media.jsonl")
     try:
-        stream = file.path.open("rb") if file is not None else None
+        stream = open_plain(file.path) if file is not None else None
     except FileNotFoundError:
         stream = None
     except OSError as error:
@@ -63,7 +67,7 @@ def read_media(run: Run, cursor: Cursor | None) -> Media:
         return Media()
     with stream:
         found, lines = _lines(stream, cursor)
-    found.losses = lines.losses(covered)
+    found.losses = lines.losses()
     now, repeated = counting_lines(lines.events)
     then, _ = counting_lines(event for event in lines.events if event.number < covered)
     new = {key: event for key, event in now.items() if key not in then}
@@ -84,7 +88,7 @@ def read_media(run: Run, cursor: Cursor | None) -> Media:
 def _lines(stream: BinaryIO, cursor: Cursor | None) -> tuple[Media, Lines]:
     status = os.fstat(stream.fileno())
     found = Media(stat=(status.st_size, status.st_mtime_ns))
-    lines = Lines()
+    lines = Lines(first=cursor.media_lines if cursor is not None else 0)
     digest = hashlib.blake2b(digest_size=10)
     for line in _complete(stream):
         lines.add(found.lines, line)
@@ -104,13 +108,16 @@ def _lines(stream: BinaryIO, cursor: Cursor | None) -> tuple[Media, Lines]:
 
 def _complete(stream: BinaryIO) -> Iterable[bytes]:
     """The complete lines, none of them longer in memory than a line may be by more than one piece."""
-    while line := stream.readline(LONGEST_LINE + 2):
+    while line := stream.readline(LONGEST_EVENT + 2):
         while not line.endswith(b"\n"):
-            more = stream.readline(LONGEST_LINE)
+            more = stream.readline(LONGEST_EVENT)
             if not more:
                 return
-            if len(line) > LONGEST_LINE * 64:
-                raise RunDirectoryError(f"{stream.name}: a line is longer than {LONGEST_LINE * 64 >> 20} MiB.")
+            if len(line) > LONGEST_EVENT * _PIECES:
+                raise RunDirectoryError(
+                    f"{stream.name}: a line is longer than {LONGEST_EVENT * _PIECES >> 20} MiB.",
+                    hint="Cut that line out, or export without media: --no-media",
+                )
             line += more
         yield line
 
@@ -125,8 +132,7 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], Line], losses: list[L
             losses.append(Loss(lost, where, f"{event.tag}: {event.path} {error}"))
             continue
         try:
-            with file.path.open("rb") as stream:
-                head = stream.read(HEAD)
+            head = read_head(file.path, HEAD)
         except OSError as error:
             why = f"{event.tag}: {event.path} cannot be read: {error.strerror}"
             losses.append(Loss(LossKind.UNREADABLE_MEDIA, where, why))
@@ -164,8 +170,7 @@ def _superseded(run: Run, key: tuple[int, int], event: Line) -> MediaEvent:
     """An event that no longer counts; its file may be another by now, or gone."""
     try:
         file = inside(run.path, event.path)
-        with file.path.open("rb") as stream:
-            found = sniff(stream.read(HEAD))
+        found = sniff(read_head(file.path, HEAD))
     except (Refused, OSError):
         file, found = RunFile(path=run.path / "media.jsonl", size=0, mtime_ns=0), None
     return _made(event, key[1], file, found.format if found else "", event.type)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES
 from bridge.model import Loss, LossKind, MediaType
 from bridge.source.hparams import clean
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["Line", "Lines", "counting_lines", "parse_line"]
-
-LONGEST_LINE = 1 << 20
-"""Bytes; a longer line of media.jsonl is no event."""
 
 _MOST_NAMED = 20
 
@@ -38,25 +36,37 @@ class Line:
 
 @dataclass(slots=True)
 class Lines:
-    """The complete lines of a media.jsonl: those that are events, and what is wrong with others (by number)."""
+    """The complete lines of a media.jsonl: those that are events, and what is wrong with lines from number `first` on."""
 
+    first: int = 0
     events: list[Line] = field(default_factory=list)
-    wrong: dict[int, str] = field(default_factory=dict)
+    size: int = 0
+    wrong: list[Loss] = field(default_factory=list)
+    more: int = 0
+    beyond: int = 0
 
     def add(self, number: int, line: bytes) -> None:
         """Take one more complete line."""
         event, why = parse_line(number, line)
-        if event is not None:
+        if event is not None and (len(self.events) == MOST_MEDIA or self.size + len(line) > MOST_MEDIA_BYTES):
+            self.beyond += number >= self.first
+        elif event is not None:
             self.events.append(event)
-        if why:
-            self.wrong[number] = why
+            self.size += len(line)
+        if why and number >= self.first:
+            if len(self.wrong) < _MOST_NAMED:
+                self.wrong.append(Loss(LossKind.BAD_LINE, f"media.jsonl:{number + 1}", why))
+            else:
+                self.more += 1
 
-    def losses(self, first: int) -> list[Loss]:
+    def losses(self) -> list[Loss]:
         """What is wrong with the lines from number `first` on."""
-        wrong = [(number, why) for number, why in self.wrong.items() if number >= first]
-        losses = [Loss(LossKind.BAD_LINE, f"media.jsonl:{number + 1}", why) for number, why in wrong[:_MOST_NAMED]]
-        if len(wrong) > _MOST_NAMED:
-            losses.append(Loss(LossKind.BAD_LINE, "media.jsonl", "further bad lines", len(wrong) - _MOST_NAMED))
+        losses = list(self.wrong)
+        if self.more:
+            losses.append(Loss(LossKind.BAD_LINE, "media.jsonl", "further bad lines", self.more))
+        if self.beyond:
+            detail = f"the first {MOST_MEDIA:,} events in {MOST_MEDIA_BYTES >> 20} MiB of lines are kept"
+            losses.append(Loss(LossKind.TOO_LARGE, "media.jsonl", detail, self.beyond))
         return losses
 
 
@@ -65,8 +75,8 @@ def parse_line(number: int, line: bytes) -> tuple[Line | None, str]:
 
     A torn line swallows the start of the next event: where a whole event ends the line, it is taken.
     """
-    if len(line) > LONGEST_LINE:
-        return None, f"is longer than {LONGEST_LINE >> 20} MiB"
+    if len(line) > LONGEST_EVENT:
+        return None, f"is longer than {LONGEST_EVENT >> 20} MiB"
     try:
         return _event(number, json.loads(line))
     except RecursionError:
@@ -76,7 +86,9 @@ def parse_line(number: int, line: bytes) -> tuple[Line | None, str]:
     if not line.strip():
         return None, "is blank"
     start = line.find(b'{"', 1)
-    while start > 0:
+    tries = 0
+    while start > 0 and tries < MOST_TRIES:
+        tries += 1
         try:
             event, _ = _event(number, json.loads(line[start:]))
         except (ValueError, RecursionError):

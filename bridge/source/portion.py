@@ -11,18 +11,27 @@ import numpy as np
 from bridge.source.csv_rows import BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from bridge.model import Run
     from bridge.source.csv_rows import Table
     from bridge.source.rows import Rows
 
-__all__ = ["Portion", "block_size", "held_back", "hold_back", "next_portion", "pieces"]
+__all__ = ["Portion", "block_size", "empty_weight", "held_back", "hold_back", "next_portion", "pieces", "text_weight"]
 
 QUIET = 60.0
 """Seconds without a write after which nothing is held back."""
 
 _BYTES_A_POINT = 8
+_SPARSE = 8
+"""Cells without a value that take the memory of a point and its share of the work."""
+_A_TEXT = 8
+"""Points that take the memory of a text; a longer one takes another for each of so many characters:"""
+_CHARACTERS = 32
+_ROWS_AT_MOST = 20_000
+"""Of how many pieces a portion is made at most: where header lines alternate with rows, each row is one."""
 
 
 @dataclass(slots=True)
@@ -71,11 +80,15 @@ def next_portion(
     points = 0
     least = (begin >> bucket) + 1 << bucket
     for rows in source:
-        more = rows.points()
+        beside = empty_weight(rows.present) + text_weight(rows.texts.values())
+        more = max(rows.points() + beside, limit // _ROWS_AT_MOST)
         end = rows.first + len(rows)
+        if portion.rows and not len(portion.rows[-1]):
+            portion.rows.pop()  # a header line alone: the rows that follow know where they stand
         portion.rows.append(rows)
         if points + more > limit + limit // 2 and end > least:
-            fitting = np.searchsorted(np.cumsum(np.count_nonzero(rows.present, axis=0)), limit - points, side="right")
+            weights = np.count_nonzero(rows.present, axis=0) + beside // max(1, len(rows))
+            fitting = np.searchsorted(np.cumsum(weights), limit - points, side="right")
             portion.cut(max(rows.first + int(fitting) >> bucket << bucket, least))
             portion.more = portion.end(begin) < end or has_rows(table, rows.end)
             return portion
@@ -85,6 +98,17 @@ def next_portion(
             portion.more = True
             return portion
     return portion
+
+
+def empty_weight(present: NDArray[np.bool_]) -> int:
+    """As how many more points a table with values where `present` counts towards a limit, for its empty cells and rows."""
+    points = int(np.count_nonzero(present))
+    return max(0, int(present.size) // _SPARSE - points, len(present.T) - points)
+
+
+def text_weight(texts: Iterable[str]) -> int:
+    """The same for texts."""
+    return sum(_A_TEXT + len(text) // _CHARACTERS for text in texts)
 
 
 def has_rows(table: Table, offset: int) -> bool:

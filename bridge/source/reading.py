@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.bounds import MOST_SERIES
+from bridge.errors import RunDirectoryError
 from bridge.model import Block, Cursor, Loss, LossKind
 from bridge.source.digest import bytes_digest, to_hex
-from bridge.source.rows import TEXT, digest_of
+from bridge.source.rows import MOST_NAMED, TEXT, digest_of
 from bridge.source.series_state import Flagged, SeriesState
 from bridge.source.times import Estimate, fill
 
@@ -22,13 +24,10 @@ if TYPE_CHECKING:
     from bridge.source.header import Layout
     from bridge.source.rows import BadRow, Rows
 
-__all__ = ["EARLY", "MOST_NAMED", "Reading"]
+__all__ = ["EARLY", "Reading"]
 
 EARLY = 64
 """Rows that tell a moved run from another one."""
-
-MOST_NAMED = 20
-"""Bad rows that are named one by one; more are counted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +89,11 @@ class Reading:
         if rows.valid is not None:
             rows.present &= rows.valid
         keep = self.shape.overlap == "keep"
+        if len(self.series) > MOST_SERIES:
+            raise RunDirectoryError(
+                f"{self.run.path}/metrics.csv has more than {MOST_SERIES:,} series.",
+                hint="Was each value logged under a name of its own? Log it under one, with a step.",
+            )
         found = self.series.take(
             rows.names, rows.step, rows.values, rows.present, first=rows.first, drop=drop and not keep
         )
@@ -181,7 +185,7 @@ class Reading:
             self.last_step = top if self.last_step is None else max(self.last_step, top)
         self.pass_by(rows)
         self.bad += rows.bad[: MOST_NAMED - len(self.bad)]
-        self.bad_count += len(rows.bad)
+        self.bad_count += len(rows.bad_at)
         self.stepless += rows.stepless[: MOST_NAMED - len(self.stepless)]
         self.stepless_count += len(rows.stepless)
 

@@ -14,10 +14,19 @@ if TYPE_CHECKING:
 
     from bridge.source.header import Layout
 
-__all__ = ["TEXT", "BadRow", "Rows"]
+__all__ = ["MOST_NAMED", "TEXT", "BadRow", "Rows"]
+
+MOST_NAMED = 20
+"""Bad rows that are named one by one; more are counted."""
 
 TEXT = "\0text"
 """Ends the name of the series that stands for a column's texts; its values are digests, `Rows.texts` has the texts."""
+
+
+_A_PIECE, _A_TEXT = 2_000, 300
+"""Bytes that rows take for themselves, and a text among them beside its characters."""
+
+NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 class BadRow(NamedTuple):
@@ -35,7 +44,8 @@ class Rows:
     `names` are the series; `step` int64 (n,); `time` float64 (n,), NaN where there is none; `values` float64 (k, n) and
     `present` bool (k, n); `valid` bool (n,): rows that have a step (None: all have). `start` and `end` are bytes of the file,
     `data` the bytes between. `ends` are the ends of all rows in `data`, None where each line is a row.
-    `others` is a digest (n,) of what is in no column (bad rows), None where there is nothing.
+    `others` is a digest (n,) of what is in no column (bad rows), None where there is nothing. `bad_at` are the numbers of
+    all bad rows, int64, `bad` says of the first of them what is wrong.
     """
 
     layout: Layout
@@ -53,6 +63,7 @@ class Rows:
     others: NDArray[np.uint64] | None = None
     texts: dict[tuple[int, str], str] = field(default_factory=dict)
     bad: tuple[BadRow, ...] = ()
+    bad_at: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
     stepless: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -103,12 +114,19 @@ class Rows:
             others=None if self.others is None else self.others[low:high],
             texts={key: text for key, text in self.texts.items() if first <= key[0] < last},
             bad=tuple(bad for bad in self.bad if first <= bad.row < last),
+            bad_at=self.bad_at[(self.bad_at >= first) & (self.bad_at < last)],
             stepless=tuple(row for row in self.stepless if first <= row < last),
         )
 
     def points(self) -> int:
         """How many cells hold a value."""
         return int(np.count_nonzero(self.present))
+
+    def nbytes(self) -> int:
+        """About how many bytes of memory these rows take without `data`."""
+        arrays = (self.step, self.time, self.values, self.present, self.valid, self.ends, self.others, self.bad_at)
+        held = sum(array.nbytes for array in arrays if array is not None)
+        return held + _A_PIECE + sum(_A_TEXT + len(text) for text in self.texts.values())
 
     def digests(self) -> NDArray[np.uint64]:
         """What each row adds to the digest of the rows."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import sys
-import threading
+import io
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,38 +11,45 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.source.digest import MODULUS, text_bits
-from bridge.source.header import Layout, whole
-from bridge.source.rows import TEXT, BadRow, Rows
+from bridge.source.header import Layout, no_field_limit, whole
+from bridge.source.rows import MOST_NAMED, TEXT, BadRow, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["number", "parse_slowly", "text_value"]
 
-_FIELD_LIMIT = threading.Lock()
+_CELLS = 1 << 18
+"""About how many cells are turned into columns at once: each of them is an object here."""
 
 
-def parse_slowly(data: bytes, *, layout: Layout, start: int, first: int, time_column: str | None) -> list[Rows]:
-    """The complete rows `data`, which begin at byte `start` with number `first`, one entry for each header in force.
+def parse_slowly(data: bytes, *, layout: Layout, start: int, first: int, time_column: str | None) -> Iterator[Rows]:
+    """The complete rows `data`, which begin at byte `start` with number `first`, in parts below one header each.
 
-    Never empty where `data` is not; a header line at the end has an entry without rows.
+    None only where `data` is empty; a header line at the end has a part without rows.
     """
-    parts = [_Part(layout=layout, first=first, start=start)]
-    at = start
-    for cells, size in _records(data):
-        part = parts[-1]
-        if cells is not None and part.layout.is_header(cells):
-            part.end = at
-            below = at + size
-            part = _Part(
-                layout=Layout.of(cells, time_column, at=at, end=below), first=part.first + part.count, start=below
-            )
-            parts.append(part)
-        else:
-            part.add(cells, at, at + size)
-        at += size
-    parts[-1].end = at
-    return [part.rows(data[part.start - start : part.end - start]) for part in parts]
+    records = _records(data)
+    part: _Part | None = _Part(layout=layout, first=first, start=start)
+    while part is not None:
+        following = _fill(part, records, time_column)
+        yield part.rows(data[part.start - start : part.end - start])
+        part = following
+
+
+def _fill(part: _Part, records: Iterator[tuple[list[str] | None, int]], time_column: str | None) -> _Part | None:
+    """Put records into `part`, up to a header line or until it is full; the part that follows."""
+    at = part.start
+    with no_field_limit():
+        for cells, size in records:
+            part.end, at = at, at + size
+            if cells is not None and part.layout.is_header(cells):
+                return part.next(Layout.of(cells, time_column, at=part.end, end=at), at)
+            part.add(cells, part.end, at)
+            if part.is_full:
+                part.end = at
+                return part.next(part.layout, at)
+    part.end = at
+    return None
 
 
 def number(cell: str) -> float | None:
@@ -65,41 +70,20 @@ def _records(data: bytes) -> Iterator[tuple[list[str] | None, int]]:
     sizes: list[int] = []
 
     def lines() -> Iterator[str]:
-        for line in data.splitlines(keepends=True) if b"\r" not in data else _lines(data):
+        for line in io.BytesIO(data):  # which ends lines at a newline and at nothing else
             sizes.append(len(line))
             yield line.decode("utf-8", errors="replace")
 
-    with _no_field_limit():
-        reader = csv.reader(lines())
-        while True:
-            try:
-                cells: list[str] | None = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                cells = None
-            yield cells, sum(sizes)
-            sizes.clear()
-
-
-def _lines(data: bytes) -> Iterator[bytes]:
-    """Lines that end in a newline and nothing else."""
-    start = 0
-    while start < len(data):
-        end = data.find(b"\n", start) + 1 or len(data)
-        yield data[start:end]
-        start = end
-
-
-@contextlib.contextmanager
-def _no_field_limit() -> Iterator[None]:
-    """Let csv take cells of any length (lines are limited already); the setting is the process's, so put it back."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(lines())
+    while True:
         try:
-            yield
-        finally:
-            csv.field_size_limit(before)
+            cells: list[str] | None = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            cells = None
+        yield cells, sum(sizes)
+        sizes.clear()
 
 
 @dataclass(slots=True)
@@ -114,16 +98,28 @@ class _Part:
     ends: array[int] = field(default_factory=lambda: array("q"))
     step: array[int] = field(default_factory=lambda: array("q"))
     time: array[float] = field(default_factory=lambda: array("d"))
-    invalid: list[int] = field(default_factory=list)
+    invalid: array[int] = field(default_factory=lambda: array("q"))
     bad: list[BadRow] = field(default_factory=list)
+    bad_at: array[int] = field(default_factory=lambda: array("q"))
     stepless: list[int] = field(default_factory=list)
-    others: dict[int, int] = field(default_factory=dict)
+    others: array[int] = field(default_factory=lambda: array("Q"))
     texts: dict[tuple[int, str], str] = field(default_factory=dict)
     points: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
+    cells: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another row would make too many objects, or too large a table."""
+        return max(self.cells, self.count * len(self.points) >> 3) >= _CELLS
+
+    def next(self, layout: Layout, start: int) -> _Part:
+        """An empty part for the rows after these, which begin at byte `start`."""
+        return _Part(layout=layout, first=self.first + self.count, start=start)
 
     def add(self, cells: list[str] | None, at: int, end: int) -> None:
         """Take one more row, which stands at the bytes from `at` to `end`."""
         row = self.first + self.count
+        self.cells += 1 + len(cells or ())
         self.ends.append(end - self.start)
         step, time = self._understand(cells, row, at)
         self.step.append(0 if step is None else step)
@@ -155,8 +151,10 @@ class _Part:
         return step, np.nan if time is None else time
 
     def _bad(self, row: int, at: int, why: str, bits: int) -> tuple[None, float]:
-        self.bad.append(BadRow(row, at, why))
-        self.others[self.count] = bits % MODULUS
+        if len(self.bad) < MOST_NAMED:
+            self.bad.append(BadRow(row, at, why))
+        self.bad_at.append(row)
+        self.others.append(bits % MODULUS)
         return None, np.nan
 
     def _cell(self, name: str, row: int, cell: str) -> None:
@@ -169,9 +167,9 @@ class _Part:
         values.append(value)
 
     def rows(self, data: bytes) -> Rows:
-        """What was taken, as columns."""
-        texts = (name for name in self.points if name.endswith(TEXT))
-        names = tuple(sorted((*self.layout.names, *texts)))
+        """What was taken, as columns; those without a point are left out."""
+        # Not all columns: rows that are none would take the room of as many cells as there are columns.
+        names = tuple(sorted(self.points))
         shape = (len(names), self.count)
         values, present = np.zeros(shape), np.zeros(shape, dtype=bool)
         for place, name in enumerate(names):
@@ -183,11 +181,12 @@ class _Part:
         valid = others = None
         if self.invalid:
             valid = np.ones(self.count, dtype=bool)
-            valid[self.invalid] = False
+            valid[np.frombuffer(self.invalid, dtype=np.int64)] = False
         if self.others:
             others = np.zeros(self.count, dtype=np.uint64)
-            for place, bits in self.others.items():
-                others[place] = bits
+            others[np.frombuffer(self.bad_at, dtype=np.int64) - self.first] = np.frombuffer(
+                self.others, dtype=np.uint64
+            )
         return Rows(
             layout=self.layout,
             first=self.first,
@@ -204,5 +203,6 @@ class _Part:
             others=others,
             texts=self.texts,
             bad=tuple(self.bad),
+            bad_at=np.array(self.bad_at, dtype=np.int64),
             stepless=tuple(self.stepless),
         )

@@ -54,7 +54,7 @@ def _nearby(table: Table, reading: Reading, cursor: Cursor, low: int) -> list[Ro
         return None
     passing = Reading.begin(reading.run, reading.shape)
     found = list(table.rows(reading.layout, offset, 0, stop=cursor.offset))
-    if not found or any(rows.bad or rows.layout is not found[0].layout for rows in found):
+    if not found or any(len(rows.bad_at) or rows.layout is not found[0].layout for rows in found):
         return None
     first = found[0].step if found[0].valid is None else found[0].step[found[0].valid]
     if not len(first) or int(first[0]) >= low:

@@ -12,9 +12,10 @@ from bridge.errors import RunDirectoryError
 from bridge.model import Block, Cursor, Delta, DeltaKind, Text
 from bridge.source.append import count_rows, media_after, nothing, thinning_loss
 from bridge.source.csv_rows import opened
+from bridge.source.digest import to_hex
 from bridge.source.external_sort import BUDGET
 from bridge.source.place import begin
-from bridge.source.portion import block_size, held_back, pieces
+from bridge.source.portion import block_size, empty_weight, held_back, pieces, text_weight
 from bridge.source.reading import Reading
 from bridge.source.resolve import resolved
 from bridge.source.rows import TEXT
@@ -99,13 +100,13 @@ class _Whole:
         for rows in source:
             reading.take(rows)
             rows.data = b""
-            size += rows.values.nbytes + rows.present.nbytes
+            size += rows.nbytes()
             if size > self.budget:
                 self.kept = None
                 self.marks.clear()
             if self.kept is not None:
                 self.kept.append(rows)
-                points += rows.points()
+                points += rows.points() + empty_weight(rows.present) + text_weight(rows.texts.values())
                 if self._fills(points):
                     self.marks[reading.rows] = self._cursor(reading)
                     points = 0
@@ -157,7 +158,7 @@ class _Whole:
             return
         for rows in pieces(self._parsed(again, self.reading.offset), self.wanted.limit):
             yield again.take(rows)
-        if again.digest != self.reading.digest:
+        if to_hex(again.digest) != to_hex(self.reading.digest):
             raise RunDirectoryError(
                 f"{self.table.file.name} changed while it was read.", hint="Try again: each export reads it anew."
             )
@@ -188,7 +189,7 @@ class _Whole:
                 found, said = split_texts([block], rows.texts)
                 blocks += found
                 texts += said
-                points += block.points
+                points += block.points + empty_weight(block.present) + text_weight(rows.texts.values())
             here = rows.first + len(rows)
             after = self.marks.get(here) if self.kept is not None else None
             if self.kept is None and self._fills(points):
@@ -208,12 +209,14 @@ class _Whole:
             found, said = split_texts([block], self.texts)
             texts += said
             sent += len(said)
+            points += text_weight(text.text for text in said)
             for part in _cut(found, self.wanted.limit):
-                if blocks and points + part.points > self.wanted.limit + self.wanted.limit // 2:
+                weight = part.points + empty_weight(part.present)
+                if blocks and points + weight > self.wanted.limit + self.wanted.limit // 2:
                     yield self._delta(blocks, texts, unfinished, first=first)
                     blocks, texts, points, first = [], [], 0, False
                 blocks.append(part)
-                points += part.points
+                points += weight
                 sent += part.points
         self.points -= sent
         yield self._delta(blocks, texts, self._cursor(self.reading), first=first, last=True)

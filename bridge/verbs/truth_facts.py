@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from bridge.bounds import (
+    LARGEST_JSON,
+    LARGEST_YAML,
+    LONGEST_NUMBER,
+    MOST_NODES,
+    MOST_TAGS,
+    too_large_json,
+    too_large_yaml,
+)
+from bridge.plain_files import read_plain
 from bridge.verbs.truth_files import own_file
 
 if TYPE_CHECKING:
@@ -21,10 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "read_facts"]
 
-LARGEST_YAML = 4 << 20
-"""Bytes of hparams.yaml; a larger one has no params."""
-
-MOST_PARAMS = 200_000
 DEEPEST = 64
 YEAR_10000 = 253402300800.0
 
@@ -76,7 +82,7 @@ def read_facts(run_dir: Path) -> Facts:
 def _tags(value: object) -> tuple[str, ...]:
     """A list of texts, each once, or one text."""
     tags = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(dict.fromkeys(_text(tag) for tag in tags if isinstance(tag, str)))
+    return tuple(dict.fromkeys(_text(tag) for tag in tags if isinstance(tag, str)))[:MOST_TAGS]
 
 
 def _text(value: object) -> str:
@@ -90,7 +96,8 @@ def _json(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        data = json.loads(path.read_bytes())
+        held = read_plain(path, limit=LARGEST_JSON)
+        data = None if too_large_json(held) else json.loads(held)
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -102,7 +109,7 @@ def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
     if not isinstance(hparams, dict) or not hparams:
         hparams = _yaml(own_file(run_dir, "hparams.yaml"))
     try:
-        if _size(hparams, 0, MOST_PARAMS) > MOST_PARAMS:
+        if _size(hparams, 0, MOST_NODES) > MOST_NODES:
             return {}
         return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
     except RecursionError:
@@ -125,11 +132,21 @@ def _size(tree: Any, depth: int, left: int) -> int:
 
 
 def _yaml(path: Path | None) -> dict[Any, Any]:
-    if path is None or path.stat().st_size > LARGEST_YAML:
+    if path is None:
         return {}
     try:
-        data = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 - a SafeLoader that makes text of unknown tags
-    except (OSError, yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError):
+        held = read_plain(path, limit=LARGEST_YAML)
+        data = None if too_large_yaml(held) else yaml.load(held, Loader=_Loader)  # noqa: S506 - a SafeLoader that makes text of unknown tags
+    except (
+        OSError,
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        ArithmeticError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -137,11 +154,19 @@ def _yaml(path: Path | None) -> dict[Any, Any]:
 class _Loader(yaml.SafeLoader):
     """A safe loader for which an unknown tag is no error: what carries it becomes text."""
 
+    merges = 0
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys multiply by each level: no further than anybody can want."""
+        """Merge keys multiply by each level and use: what they bring is counted before it is brought."""
+        merged = [value for key, value in node.value if key.tag.endswith(":merge")]
+        for value in merged:
+            for source in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                if isinstance(source, yaml.MappingNode):
+                    self.flatten_mapping(source)
+                    self.merges += len(source.value)
+                    if self.merges > MOST_NODES:
+                        raise yaml.YAMLError("too many merged keys")
         super().flatten_mapping(node)
-        if len(node.value) > MOST_PARAMS:
-            raise yaml.YAMLError("too many merged keys")
 
 
 def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
@@ -152,7 +177,16 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
     return suffix.rpartition(":")[2]
 
 
+def _numeric(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """A number, or the text of one that is too long to be worked out."""
+    if isinstance(node.value, str) and len(node.value) > LONGEST_NUMBER:
+        return node.value
+    return loader.construct_yaml_int(node) if node.tag.endswith(":int") else loader.construct_yaml_float(node)
+
+
 _Loader.add_multi_constructor("", _tagged)
+_Loader.add_constructor("tag:yaml.org,2002:int", _numeric)
+_Loader.add_constructor("tag:yaml.org,2002:float", _numeric)
 
 
 def _flat(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES
+from bridge.plain_files import open_plain
 from bridge.verbs.truth_files import own_file
 
 if TYPE_CHECKING:
@@ -21,9 +23,6 @@ __all__ = ["TruthMedia", "is_broken", "read_media"]
 
 MOST_PIXELS = 178_956_970
 """Pillow's own bound for a picture that may be decoded."""
-
-LONGEST_LINE = 1 << 20
-"""Characters; a longer line of media.jsonl is no event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,16 @@ def read_media(run_dir: Path, *, limit: int | None = None) -> tuple[tuple[TruthM
     neither picture nor video are left out. Raises OSError where media.jsonl cannot be read.
     """
     events: list[_Event] = []
-    lines = 0
+    lines = size = 0
     source = own_file(run_dir, "media.jsonl")
     if source is None:
         return (), 0
-    with source.open("rb") as file:
+    with open_plain(source) as file:
         for line in _complete(file):
-            if limit is None or lines < limit:
-                event = _event(line, lines)
-                events += [event] if event is not None else []
+            event = _event(line, lines) if limit is None or lines < limit else None
+            if event is not None and len(events) < MOST_MEDIA and size + len(line) <= MOST_MEDIA_BYTES:
+                events.append(event)
+                size += len(line)
             lines += 1
     real = run_dir.resolve()
     held = (_with_file(event, real) for event in _counting(events))
@@ -77,10 +77,10 @@ def read_media(run_dir: Path, *, limit: int | None = None) -> tuple[tuple[TruthM
 
 def _complete(file: BinaryIO) -> Iterator[bytes]:
     """The lines that have their newline; of one that is too long only its beginning."""
-    while line := file.readline(LONGEST_LINE + 2):
+    while line := file.readline(LONGEST_EVENT + 2):
         end = line
         while not end.endswith(b"\n"):
-            end = file.readline(LONGEST_LINE)
+            end = file.readline(LONGEST_EVENT)
             if not end:
                 return
         yield line if end is line else line + b" "
@@ -88,10 +88,12 @@ def _complete(file: BinaryIO) -> Iterator[bytes]:
 
 def _event(line: bytes, number: int) -> _Event | None:
     """The event in a line; a torn line swallows the start of the next event, which is taken where it is whole."""
-    if len(line) > LONGEST_LINE:
+    if len(line) > LONGEST_EVENT:
         return None
     start = 0
-    while start >= 0:
+    for _ in range(1 + MOST_TRIES):
+        if start < 0:
+            return None
         try:
             return _event_of(json.loads(line[start:]), number)
         except RecursionError:
@@ -137,7 +139,7 @@ def _with_file(event: _Event, real: Path) -> TruthMedia | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             form = _format(file.read(64))
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -215,7 +217,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
+        with open_plain(path) as file, Image.open(file) as picture:
             yield picture
 
 

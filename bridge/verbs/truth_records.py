@@ -8,7 +8,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from bridge.bounds import LONGEST_ROW
 from bridge.errors import RunDirectoryError
+from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["records"]
 
-LONGEST_LINE = 64 << 20
+LONGEST_LINE = 2 * LONGEST_ROW
 """Bytes; a line that is longer is not read, so that no file can fill the memory."""
 
 _FIELD_LIMIT = threading.Lock()
@@ -56,7 +58,7 @@ class _Lines:
         self.torn = False
 
     def __iter__(self) -> Iterator[str]:
-        with self.path.open("rb") as file:
+        with open_plain(self.path) as file:
             while True:
                 line = file.readline(LONGEST_LINE)
                 if not line.endswith(b"\n"):

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from bridge.errors import RunDirectoryError
 from bridge.model import LossKind, Run, Status
 from bridge.source import Clock, read_run, read_series, read_summary
-from bridge.source import hparams as hparams_module
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
 
 def test_a_large_yaml_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hparams.yaml beyond its bound is a loss."""
-    monkeypatch.setattr(hparams_module, "LARGEST", 10)
+    monkeypatch.setattr("bridge.bounds.LARGEST_YAML", 10)
     run_dir = make_run(tmp_path / "run")
     (run_dir / "hparams.yaml").write_text("abcdef: 12345\n")
     assert [loss.kind for loss in read_run(run_dir).losses] == [LossKind.TOO_LARGE]
