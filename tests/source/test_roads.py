@@ -132,7 +132,7 @@ def test_all_roads_and_blocks_agree(tmp_path: Path, cells: list[list[str]], end:
 
 
 def test_blank_lines_are_bad_rows_on_both_roads(tmp_path: Path) -> None:
-    """pyarrow takes a blank line for a row of empty cells: what it makes of one must not count."""
+    """A blank line is taken by pyarrow for a row of empty cells: what it makes of one must not count."""
     for end in ("\n", "\r\n"):
         data = f"b,step,a,wall_time{end}1,0,2,3{end}{end}1,1,2,3{end}".encode()
         whole, exact = read(tmp_path / "metrics.csv", data), slowly(data)
