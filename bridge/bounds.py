@@ -6,11 +6,13 @@ its run; `docs/explanation/security.md` tells people.
 
 from __future__ import annotations
 
+import hashlib
+
 __all__ = [
     "LARGEST_JSON",
     "LARGEST_YAML",
     "LONGEST_EVENT",
-    "LONGEST_IDENTITY",
+    "LONGEST_NAME",
     "LONGEST_NUMBER",
     "LONGEST_ROW",
     "MOST_COLUMNS",
@@ -26,6 +28,7 @@ __all__ = [
     "MOST_TAGS",
     "MOST_TRIES",
     "MOST_YAML_VALUES",
+    "shortened",
     "too_large_json",
     "too_large_yaml",
 ]
@@ -60,8 +63,10 @@ MOST_METRICS = 50_000
 MOST_SLURM = 50
 """Entries of `slurm` in one session."""
 
-LONGEST_IDENTITY = 500
-"""Characters in a run's id and identity, which have to fit into a cursor; what is longer is cut and ends in a digest."""
+LONGEST_NAME = 500
+"""Characters in a run's id and identity, which have to fit into a cursor, and in the name of a metric or of media, which a
+target repeats at every point; what is longer is cut and ends in a digest.
+"""
 
 LONGEST_ROW = 8 << 20
 """Bytes of one row or header line of metrics.csv."""
@@ -86,6 +91,14 @@ MOST_MEDIA_BYTES = 64 << 20
 
 MOST_TRIES = 64
 """Places in one line of media.jsonl at which a whole event is looked for behind a torn one."""
+
+
+def shortened(name: str) -> str:
+    """`name`, a longer one than LONGEST_NAME with a digest as its end."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{name[: LONGEST_NAME - 33]}-{digest}"
 
 
 def too_large_json(data: bytes) -> str:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["open_plain", "open_raw", "read_head", "read_plain"]
+__all__ = ["BROKEN_PICTURE", "open_plain", "open_raw", "read_head", "read_plain"]
+
+BROKEN_PICTURE: tuple[type[Exception], ...] = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError,
+    MemoryError, struct.error,
+)  # fmt: skip
+"""What Pillow and PyAV raise for pictures and videos that are broken: each of these was seen."""
 
 _NO_LINK_AT_ALL: int = getattr(os, "O_NOFOLLOW_ANY", 0)
 """On macOS one flag refuses links anywhere in the path."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.bounds import LONGEST_IDENTITY, MOST_METRICS, MOST_TAGS
+from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_TAGS, shortened
 from bridge.model import Loss, LossKind
 from bridge.source.hparams import clean
 from logger.sidecar import parse_time
@@ -14,7 +13,7 @@ from logger.sidecar import parse_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Fields", "bounded", "number"]
+__all__ = ["Fields", "number"]
 
 Item = TypeVar("Item")
 
@@ -64,9 +63,9 @@ class Fields:
 
     def bounded(self, name: str, text: str) -> str:
         """`text`, no longer than an identity."""
-        short = bounded(text)
+        short = shortened(text)
         if short != text:
-            detail = f"of {len(text)} characters the first {LONGEST_IDENTITY} are kept, with a digest as their end"
+            detail = f"of {len(text)} characters the first {LONGEST_NAME} are kept, with a digest as their end"
             self.losses.append(Loss(LossKind.CUT, f"sidecar.json: {name}", detail))
         return short
 
@@ -134,11 +133,3 @@ def number(value: object) -> float | None:
         except OverflowError:
             return None
     return None
-
-
-def bounded(text: str) -> str:
-    """`text`, a longer one than an identity may be with a digest as its end."""
-    if len(text) <= LONGEST_IDENTITY:
-        return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{text[: LONGEST_IDENTITY - 33]}-{digest}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
-from bridge.bounds import LONGEST_ROW, MOST_COLUMNS
+from bridge.bounds import LONGEST_ROW, MOST_COLUMNS, shortened
 from bridge.errors import RunDirectoryError
 from bridge.plain_files import open_plain
 
@@ -74,8 +74,8 @@ class Layout:
 
 
 def metric_name(column: str) -> str:
-    """The name of the metric in the column `column`: a NUL character, which no target takes in a name, is replaced."""
-    return column.replace("\0", "\ufffd") if "\0" in column else column
+    """The name of the metric in the column `column`: NUL characters, which no target takes, are replaced, a long one is cut."""
+    return shortened(column.replace("\0", "\ufffd") if "\0" in column else column)
 
 
 def whole(cell: str) -> int | None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES
+from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES, shortened
 from bridge.model import Loss, LossKind, MediaType
 from bridge.source.hparams import clean
 
@@ -77,14 +77,14 @@ def parse_line(number: int, line: bytes) -> tuple[Line | None, str]:
     """
     if len(line) > LONGEST_EVENT:
         return None, f"is longer than {LONGEST_EVENT >> 20} MiB"
+    if line.isspace():
+        return None, "is blank"
     try:
         return _event(number, json.loads(line))
     except RecursionError:
         return None, "is nested too deeply"
     except ValueError as error:
         why = f"is not JSON ({error})"
-    if not line.strip():
-        return None, "is blank"
     start = line.find(b'{"', 1)
     tries = 0
     while start > 0 and tries < MOST_TRIES:
@@ -112,9 +112,10 @@ def _event(number: int, data: Any) -> tuple[Line | None, str]:
     if kind not in ("image", "video"):
         return None, f"has the type {kind!r:.40}, neither image nor video"
     caption, session = data.get("caption"), data.get("session")
+    why = "" if shortened(tag) == tag else f"has a tag of {len(tag)} characters, of which the first are kept"
     return Line(
         number=number,
-        tag=clean(tag),
+        tag=shortened(clean(tag)),
         step=step,
         type=MediaType(kind),
         path=clean(path),
@@ -122,7 +123,7 @@ def _event(number: int, data: Any) -> tuple[Line | None, str]:
         caption=clean(caption) if isinstance(caption, str) else None,
         fps=_number(data, "fps"),
         session=session if _is_whole(session) else None,
-    ), ""
+    ), why
 
 
 def _is_whole(value: object) -> bool:

@@ -12,6 +12,7 @@ from bridge.bounds import MOST_SERIES
 from bridge.errors import RunDirectoryError
 from bridge.model import Block, Cursor, Loss, LossKind
 from bridge.source.digest import bytes_digest, to_hex
+from bridge.source.header import metric_name
 from bridge.source.rows import MOST_NAMED, TEXT, digest_of
 from bridge.source.series_state import Flagged, SeriesState
 from bridge.source.times import Estimate, fill
@@ -144,7 +145,11 @@ class Reading:
 
     def losses(self, table: Table) -> list[Loss]:
         """The rows that were bad or had no step, the first ones by their line."""
-        found = []
+        found = [
+            Loss(LossKind.RENAMED, name, f"its column in metrics.csv has a name of {len(column)} characters")
+            for column in (self.layout.columns if self.layout is not None else ())
+            if (name := metric_name(column)) != column
+        ]
         for bad in self.bad:
             line = table.lines_before(bad.at) + 1
             found.append(Loss(LossKind.BAD_ROW, f"metrics.csv:{line}", f"the row {bad.why}"))

@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LARGEST_JSON, MOST_METRICS, MOST_SESSIONS, MOST_SLURM, too_large_json
+from bridge.bounds import LARGEST_JSON, MOST_METRICS, MOST_SESSIONS, MOST_SLURM, shortened, too_large_json
 from bridge.errors import RunDirectoryError
 from bridge.model import Loss, LossKind, Run, RunFile, Session, Status
 from bridge.plain_files import read_plain
 from bridge.source.clock import Clock
 from bridge.source.discover import is_run
-from bridge.source.fields import Fields, bounded, number
+from bridge.source.fields import Fields, number
 from bridge.source.header import has_column
 from bridge.source.hparams import clean, finite, flat_params, read_hparams
 from bridge.source.paths import RUN_FILES, Refused, own_file
@@ -62,7 +62,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     }
     return Run(
         path=real,
-        identity=bounded(identity),
+        identity=shortened(identity),
         run_id=sidecar.bounded("run_id", run_id),
         status=status,
         status_word=word,

@@ -72,8 +72,8 @@ class SeriesState:
         return tuple(self._places)
 
     def tails(self) -> dict[str, tuple[int, float]]:
-        """The tail of each series that has points."""
-        steps, values, has = self._step.tolist(), self._value.tolist(), self._has.tolist()
+        """The tail of each series that has points. A zero has no sign: it repeats one of either, whichever came last."""
+        steps, values, has = self._step.tolist(), (self._value + 0.0).tolist(), self._has.tolist()
         return {name: (steps[place], values[place]) for name, place in self._places.items() if has[place]}
 
     def tail_step(self, name: str) -> int | None:

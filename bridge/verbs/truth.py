@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.bounds import MOST_COLUMNS
+from bridge.bounds import MOST_COLUMNS, shortened
 from bridge.errors import RunDirectoryError
 from bridge.verbs.truth_facts import Facts, read_facts
 from bridge.verbs.truth_files import own_file
@@ -151,7 +151,7 @@ class _Layout:
     def of(cls, names: Sequence[str], time_column: str | None) -> _Layout:
         columns: dict[str, list[int]] = {}
         for column, name in enumerate(names):
-            columns.setdefault(name.replace("\0", "\ufffd"), []).append(column)
+            columns.setdefault(shortened(name.replace("\0", "\ufffd")), []).append(column)
         step = columns.pop("step", [None])[-1]
         time = columns.pop(time_column, [None])[-1] if time_column is not None else None
         return cls(names=tuple(names), step=step, time=time, metrics=columns)

@@ -9,8 +9,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES
-from bridge.plain_files import open_plain
+from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES, shortened
+from bridge.plain_files import BROKEN_PICTURE, open_plain
 from bridge.verbs.truth_files import own_file
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _event_of(data: Any, number: int) -> _Event | None:
     caption = data.get("caption")
     return _Event(
         line=number,
-        tag=tag,
+        tag=shortened(tag),
         step=step,
         path=path,
         session=session if isinstance(session, int) and not isinstance(session, bool) else None,
@@ -223,17 +223,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _not_decodable() -> tuple[type[Exception], ...]:
     """What Pillow raises for files that it cannot decode."""
-    import struct
-
     from PIL import Image
 
-    return (
-        Image.DecompressionBombError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        LookupError,
-        EOFError,
-        struct.error,
-    )
+    return (Image.DecompressionBombError, *BROKEN_PICTURE)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bridge.model import Loss, LossKind, MediaType
+from bridge.plain_files import BROKEN_PICTURE, read_plain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bridge.model import MediaEvent
 
 __all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "foreseen", "picture_of"]
@@ -22,7 +22,7 @@ KEPT = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
 CONVERTED = frozenset({"mp4", "webm", "mov", "mkv", "avi", "ogv", "mpeg", "m4v"})
 """The formats that become a GIF where PyAV is installed."""
 
-_LARGEST_FILE = 128 * 2**20
+_LARGEST_FILE = 64 * 2**20
 _LARGEST_PICTURE = 100_000_000
 
 
@@ -64,25 +64,26 @@ def picture_of(event: MediaEvent) -> Picture | Loss:
             from bridge.exporters.tensorboard.video import gif_of
 
             return gif_of(event)
-        size = _size_of(event.file.path)
-        if size[0] * size[1] > _LARGEST_PICTURE:
-            return Loss(LossKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
-        return Picture(event.file.path.read_bytes(), size)
+        data = read_plain(event.file.path, limit=_LARGEST_FILE)
+        size = _size_of(data)
+        if size[0] * size[1] <= _LARGEST_PICTURE and len(data) <= _LARGEST_FILE:
+            return Picture(data, size)
+        return Loss(LossKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
     except FileNotFoundError:
         return Loss(LossKind.MISSING_FILE, what)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow and PyAV raise for broken files
+    except BROKEN_PICTURE as error:
         kind = "video" if event.type is MediaType.VIDEO else "picture"
         return Loss(LossKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
 
 
-def _size_of(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header; nothing is decoded."""
+def _size_of(data: bytes) -> tuple[int, int]:
+    """Width and height from the picture's header; nothing is decoded."""
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 return image.size
         except Image.DecompressionBombError:
             return (2**31, 2**31)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.tensorboard.pictures import Picture
 from bridge.model import Loss, LossKind
+from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +27,8 @@ _PIXELS = 4_000_000_000
 """Pixels that are decoded at most: two thousand frames of a large screen."""
 
 _LARGEST_FRAME = 40_000_000
+_SLOWEST = 0.1
+"""Frames a second; a GIF's pauses are not long enough for fewer of them."""
 
 
 def gif_of(event: MediaEvent) -> Picture | Loss:
@@ -36,14 +39,15 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
     import av
 
     what = f"{event.tag}: {event.path}"
-    with av.open(str(event.file.path)) as container:
+    # An open file, not a path: nothing that the file says can make the decoder open another one.
+    with open_plain(event.file.path) as file, av.open(file, "r") as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > _LARGEST_FRAME:
             return Loss(LossKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
-        rate = Fraction(event.fps) if event.fps else stream.average_rate or Fraction(10)
+        rate = Fraction(min(max(event.fps, _SLOWEST), 1000)) if event.fps else stream.average_rate or Fraction(10)
         bound = max(1, min(_DECODED, _PIXELS // max(width * height, 1)))
         stride = max(1, -(-min(_frame_count(container, stream), bound) // _FRAMES))
         chosen: list[Image] = []
