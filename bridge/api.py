@@ -31,7 +31,7 @@ class Selecting(TypedDict, total=False):
 
 
 class Content(TypedDict, total=False):
-    """What of a run: the fields of `bridge.model.Shape`, which shape what a target holds."""
+    """What of a run: the fields of `bridge.cursor.Shape`, which shape what a target holds."""
 
     metrics: tuple[str, ...]
     exclude_metrics: tuple[str, ...]
@@ -143,7 +143,7 @@ def _run(
     settings: dict[str, Any],
     content: Content,
 ) -> Report:
-    from bridge.model import Shape
+    from bridge.cursor import Shape
     from bridge.verbs.export import Options, export_runs
     from bridge.verbs.together import Hands
 

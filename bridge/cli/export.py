@@ -186,7 +186,7 @@ def _cores() -> int:
 
 
 def _shape(content: dict[str, Any]) -> Any:
-    from bridge.model import Shape
+    from bridge.cursor import Shape
 
     given = {name: content[name] for name in _CONTENT_NAMES}
     if given.pop("no_artifacts"):

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from bridge.cursor import Cursor, Shape
     from bridge.errors import BridgeError
-    from bridge.model import Applied, Cursor, Delta, Held, Loss, Run, Shape, Status
+    from bridge.model import Applied, Delta, Held, Loss, Run, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,27 +19,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
-from bridge.model import (
-    Applied,
-    Cursor,
-    DeltaKind,
-    Held,
-    Loss,
-    LossKind,
-    Series,
-    Status,
-    sent_facts,
-)
+from bridge.model import Applied, DeltaKind, Held, Loss, LossKind, Series, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from bridge.model import Delta, Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Delta, Run
 
 __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
 

@@ -16,8 +16,9 @@ from bridge.model import HeldMedia, Text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bridge.cursor import Cursor
     from bridge.exporters.contract import Abilities
-    from bridge.model import Block, Cursor, Delta, MediaEvent, Points
+    from bridge.model import Block, Delta, MediaEvent, Points
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bridge.model import Cursor, Delta, DeltaKind, Loss, LossKind
+from bridge.cursor import Cursor
+from bridge.model import Delta, DeltaKind, Loss, LossKind
 from bridge.source.conflicts import Settled, settle
 from bridge.source.csv_rows import opened
 from bridge.source.media import Media, read_media
@@ -19,7 +20,8 @@ from bridge.source.thin import bucket_bits, thinned
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bridge.model import Block, Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Block, Run
     from bridge.source.csv_rows import Table
     from bridge.source.place import Begun
     from bridge.source.reading import Reading

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bridge.errors import IdentityError
-from bridge.model import Cursor, Delta, DeltaKind
+from bridge.model import Delta, DeltaKind
 from bridge.source.append import append
 from bridge.source.csv_rows import opened
 from bridge.source.digest import to_hex
@@ -16,7 +16,8 @@ from bridge.source.place import Changed
 from bridge.source.reading import Reading
 
 if TYPE_CHECKING:
-    from bridge.model import Run, Shape
+    from bridge.cursor import Cursor, Shape
+    from bridge.model import Run
     from bridge.source.wanted import Wanted
 
 __all__ = ["read_delta"]

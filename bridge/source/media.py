@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import BinaryIO
 
-    from bridge.model import Cursor, Run
+    from bridge.cursor import Cursor
+    from bridge.model import Run
 
 __all__ = ["Media", "read_media"]
 

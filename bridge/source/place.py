@@ -12,7 +12,8 @@ from bridge.source.reading import Reading
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.model import Cursor, Run, Shape
+    from bridge.cursor import Cursor, Shape
+    from bridge.model import Run
     from bridge.source.csv_rows import Table
     from bridge.source.rows import Rows
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.bounds import MOST_SERIES
+from bridge.cursor import Cursor
 from bridge.errors import RunDirectoryError
-from bridge.model import Block, Cursor, Loss, LossKind
+from bridge.model import Block, Loss, LossKind
 from bridge.source.digest import bytes_digest, to_hex
 from bridge.source.header import metric_name
 from bridge.source.rows import MOST_NAMED, TEXT, digest_of
@@ -20,7 +21,8 @@ from bridge.source.times import Estimate, fill
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bridge.model import Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Run
     from bridge.source.csv_rows import Table
     from bridge.source.header import Layout
     from bridge.source.rows import BadRow, Rows

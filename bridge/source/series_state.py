@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.model import Tails
+    from bridge.cursor import Tails
 
 __all__ = ["Flagged", "SeriesState", "metrics_of"]
 

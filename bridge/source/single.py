@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Series, Shape
+from bridge.cursor import Shape
+from bridge.model import Series
 from bridge.source.csv_rows import opened
 from bridge.source.reading import Reading
 from bridge.source.resolve import counting_rows

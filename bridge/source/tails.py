@@ -11,7 +11,7 @@ from bridge.source.series_state import SeriesState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bridge.model import Cursor
+    from bridge.cursor import Cursor
     from bridge.source.csv_rows import Table
     from bridge.source.rows import Rows
 

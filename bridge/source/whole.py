@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.cursor import Cursor
 from bridge.errors import RunDirectoryError
-from bridge.model import Block, Cursor, Delta, DeltaKind, Text
+from bridge.model import Block, Delta, DeltaKind, Text
 from bridge.source.append import count_rows, media_after, nothing, thinning_loss
 from bridge.source.csv_rows import opened
 from bridge.source.digest import to_hex
@@ -27,7 +28,8 @@ from bridge.source.times import Estimate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bridge.model import Loss, Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Loss, Run
     from bridge.source.csv_rows import Table
     from bridge.source.rows import Rows
     from bridge.source.times import Anchors

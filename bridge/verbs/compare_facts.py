@@ -15,8 +15,9 @@ from bridge.verbs.verdicts import Difference, Findings, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Abilities
-    from bridge.model import Held, Scalar, Shape
+    from bridge.model import Held, Scalar
     from bridge.verbs.truth import Facts
 
 __all__ = ["FactsCheck", "facts_behind"]

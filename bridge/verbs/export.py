@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Shape
 from bridge.errors import UsageError
-from bridge.model import Shape
 from bridge.progress import SilentProgress
 from bridge.report import Report
 from bridge.source import read_run

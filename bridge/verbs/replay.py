@@ -17,8 +17,9 @@ from bridge.source.wanted import Wanted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from bridge.cursor import Cursor, Shape
     from bridge.exporters.contract import Abilities, Exporter, Known, Target
-    from bridge.model import Cursor, Loss, Run, Shape
+    from bridge.model import Loss, Run
     from bridge.progress import Progress
 
 __all__ = ["Job", "Reading", "Replay", "read", "replay"]

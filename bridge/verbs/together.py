@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Exporter
-    from bridge.model import Delta, Shape
+    from bridge.model import Delta
     from bridge.progress import Progress
     from bridge.report import RunReport
     from bridge.verbs.replay import Step

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Shape
 from bridge.errors import BridgeError
-from bridge.model import Shape
 from bridge.secrets import hide_all, hide_in
 from bridge.source import read_run
 from bridge.verbs import truth as truth_of
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from bridge.cursor import Cursor
     from bridge.exporters.contract import Exporter, Known
-    from bridge.model import Cursor, Held, Run
+    from bridge.model import Held, Run
     from bridge.source import Clock
     from bridge.verbs.gather import Gathered
     from bridge.verbs.select import Selection

@@ -23,7 +23,7 @@ PROMISED_MIB = 600
 _PROGRAM = """
 import resource, sys
 from pathlib import Path
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 points = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.csv as pacsv
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import discover, read_delta, read_run
 from bridge.source.wanted import Wanted
 from tests.benchmarks.rows import OURS, best_of, row

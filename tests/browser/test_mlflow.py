@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from bridge.model import MediaType, Session, Shape, Status
+from bridge.cursor import Shape
+from bridge.model import MediaType, Session, Status
 from tests.exporters.mlflow.by_hand import START, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of, film, moving_gif

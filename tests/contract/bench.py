@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from bridge.cursor import Shape
 from bridge.errors import TargetUnavailableError
-from bridge.model import Shape
 from bridge.source import read_delta, read_run, read_whole
 from bridge.source.wanted import Wanted
 from bridge.verbs.replay import Job, replay
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from bridge.cursor import Cursor
     from bridge.exporters.contract import Exporter, Known, Target
-    from bridge.model import Block, Cursor, Delta, Held, Run
+    from bridge.model import Block, Delta, Held, Run
     from bridge.report import RunReport
     from bridge.verbs.verdicts import RunCheck
 

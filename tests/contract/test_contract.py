@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge import model
+from bridge import cursor as cursor_module
+from bridge.cursor import Shape, sent_facts
 from bridge.errors import NewerFormatError, TargetError
-from bridge.model import DeltaKind, Shape, Status, sent_facts
+from bridge.model import DeltaKind, Status
 from bridge.source import read_run
 from tests.contract.bench import Bench, points_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
@@ -334,7 +335,7 @@ def test_a_cursor_of_a_newer_bridge_stops_its_run(
     """A target that a newer bridge wrote is left alone, and the error says so."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     with monkeypatch.context() as newer:
-        newer.setattr(model, "CURSOR_FORMAT", 99)
+        newer.setattr(cursor_module, "CURSOR_FORMAT", 99)
         bench.export(path)
     with bench.make(tmp_path / "target") as later:
         run = read_run(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run
 from tests.run_dirs import make_run
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.model import LossKind, Shape
+from bridge.cursor import Shape
+from bridge.model import LossKind
 from bridge.source import read_run
 from tests.contract.bench import points_of
 from tests.contract.test_media import log_image, picture

@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Shape
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
-from bridge.model import Shape, Status, Text
+from bridge.model import Status, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.run_dirs import CREATED_S
 

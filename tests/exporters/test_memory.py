@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
-from bridge.model import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 from bridge.verbs.export import export_runs

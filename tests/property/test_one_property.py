@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run
 from bridge.verbs.export import Options, export_runs
 from bridge.verbs.verify import verify_runs

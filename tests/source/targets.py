@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.model import Cursor, Delta, DeltaKind, Shape
+from bridge.cursor import Cursor, Shape
+from bridge.model import Delta, DeltaKind
 from bridge.source import read_delta, read_run, read_whole
 from tests.source.oracle import Event, events_of, shown, texts_of
 

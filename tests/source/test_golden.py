@@ -7,14 +7,17 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.model import Delta, Run, Shape
+from bridge.cursor import Shape
 from bridge.source import read_run, read_series, read_whole
 from bridge.source.wanted import Wanted
 from tests.source.oracle import events_of
+
+if TYPE_CHECKING:
+    from bridge.model import Delta, Run
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 EXPECTED: dict[str, dict[str, Any]] = {

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Cursor, Shape
 from bridge.errors import IdentityError
-from bridge.model import Cursor, Delta, DeltaKind, Shape
+from bridge.model import Delta, DeltaKind
 from bridge.source import delta as delta_module
 from bridge.source import read_delta, read_run
 from bridge.source.wanted import Wanted

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import delta as delta_module
 from bridge.source.wanted import Wanted
 from tests.run_dirs import CREATED_S, write_sidecar

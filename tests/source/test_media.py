@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.model import Cursor, Delta, DeltaKind, MediaType, Shape
+from bridge.cursor import Cursor, Shape
+from bridge.model import Delta, DeltaKind, MediaType
 from bridge.source import delta as delta_module
 from bridge.source import read_delta, read_run, read_whole
 from bridge.source.sniff import sniff

@@ -6,7 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from bridge.model import DeltaKind, Run, Shape
+from bridge.cursor import Shape
+from bridge.model import DeltaKind, Run
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.external_sort import Run, Store, merge, sort_by
 from bridge.source.wanted import Wanted
@@ -118,7 +118,7 @@ def test_a_clean_file_streams_with_cursors_that_can_be_continued(tmp_path: Path)
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 run = read_run(Path(sys.argv[1]))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.model import DeltaKind, Shape
+from bridge.cursor import Shape
+from bridge.model import DeltaKind
 from bridge.source import delta as delta_module
 from bridge.source import read_delta, read_run, read_whole
 from bridge.source.thin import bucket_bits

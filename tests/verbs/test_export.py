@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import UsageError
 from bridge.exporters.memory import MEMORY, MemoryExporter
-from bridge.model import Shape
 from bridge.report import Action
 from bridge.verbs.export import Options, export_runs
 from bridge.verbs.select import Selection

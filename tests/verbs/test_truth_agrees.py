@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bridge.cursor import Shape
 from bridge.exporters.memory import MEMORY, MemoryExporter
-from bridge.model import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 from bridge.verbs import truth

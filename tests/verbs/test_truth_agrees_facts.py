@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.model import Shape
+from bridge.cursor import Shape
 from bridge.source import read_run, read_whole
 from bridge.source.wanted import Wanted
 from bridge.verbs import truth

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from bridge.cursor import Shape
 from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
-from bridge.model import HeldMedia, Shape
+from bridge.model import HeldMedia
 from bridge.verbs.export import Options, export_runs
 from bridge.verbs.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images

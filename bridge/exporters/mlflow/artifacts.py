@@ -16,9 +16,10 @@ from bridge.model import Loss, LossKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bridge.cursor import Shape
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.stage import Stage
-    from bridge.model import Run, RunFile, Shape
+    from bridge.model import Run, RunFile
 
 __all__ = [
     "MARK",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.model import Delta, Series, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Delta, Series
 
 __all__ = ["Best", "best_names", "running_best"]
 

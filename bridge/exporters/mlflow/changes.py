@@ -13,9 +13,9 @@ from bridge.exporters.mlflow.tags import Tag
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bridge.cursor import Cursor
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.records import Record
-    from bridge.model import Cursor
 
 __all__ = ["Changes", "changes_of"]
 

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from bridge.cursor import Cursor, Shape
     from bridge.exporters.contract import Interface
     from bridge.exporters.mlflow.records import Choice
-    from bridge.model import Cursor, Delta, Loss, Run, Shape
+    from bridge.model import Delta, Loss, Run
 
 __all__ = ["MlflowExporter"]
 

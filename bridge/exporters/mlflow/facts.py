@@ -7,18 +7,20 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bridge.cursor import sent_facts
 from bridge.exporters.mlflow.names import KEY_LIMIT, storable
 from bridge.exporters.mlflow.notes import description
 from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
 from bridge.exporters.mlflow.redact import Redaction
 from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
 from bridge.exporters.mlflow.tags import Tag, cut_tag, own_tags, people_tags
-from bridge.model import Loss, LossKind, sent_facts
+from bridge.model import Loss, LossKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bridge.model import Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Run
 
 __all__ = ["MOST_TAGS", "Facts", "digest", "facts_of"]
 

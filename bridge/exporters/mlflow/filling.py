@@ -27,9 +27,10 @@ from bridge.model import Applied, DeltaKind, Loss, LossKind, Points
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from bridge.cursor import Cursor, Shape
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
-    from bridge.model import Cursor, Delta, Run, Series, Shape
+    from bridge.model import Delta, Run, Series
 
 __all__ = ["Filling"]
 

@@ -13,8 +13,9 @@ from bridge.model import Loss, LossKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bridge.cursor import Shape
     from bridge.exporters.mlflow.redact import Redaction
-    from bridge.model import Run, Shape
+    from bridge.model import Run
 
 __all__ = ["PARAM_LIMIT", "Params", "params_of", "volatile_tag"]
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Run as MlflowRun
 
+    from bridge.cursor import Shape
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
-    from bridge.model import Run, Scalar, Series, Shape
+    from bridge.model import Run, Scalar, Series
 
 __all__ = ["read_back"]
 

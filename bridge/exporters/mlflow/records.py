@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError
 from bridge.exporters.contract import Known
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, people_tags
-from bridge.model import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from bridge.cursor import Cursor, Shape
     from bridge.exporters.contract import Interface
     from bridge.exporters.tensorboard.state import State
-    from bridge.model import Cursor, Delta, Loss, Run, Shape
+    from bridge.model import Delta, Loss, Run
 
 __all__ = ["TensorBoardExporter"]
 

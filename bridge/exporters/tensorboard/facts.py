@@ -12,15 +12,17 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from bridge.cursor import sent_facts
 from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
-from bridge.model import Loss, LossKind, Status, sent_facts
+from bridge.model import Loss, LossKind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from bridge.model import Run, Scalar, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Run, Scalar
 
 __all__ = [
     "HPARAMS_TAG",

@@ -11,9 +11,9 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError
 from bridge.exporters.tensorboard.files import Draft, Kept, generation_of, kept_of
-from bridge.model import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from bridge.cursor import Cursor, Shape
     from bridge.exporters.tensorboard.files import Kept
-    from bridge.model import Cursor, Delta, Held, Run, Shape
+    from bridge.model import Delta, Held, Run
 
 __all__ = ["TensorBoardTarget"]
 

@@ -25,7 +25,8 @@ from bridge.model import Applied, Loss, LossKind
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.model import Block, Delta, Run, Shape
+    from bridge.cursor import Shape
+    from bridge.model import Block, Delta, Run
 
 __all__ = ["Writing", "clipped", "steps_fit"]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Block, Cursor, Delta, DeltaKind, Run, RunFile, Shape, Status
+from bridge.cursor import Cursor, Shape
+from bridge.model import Block, Delta, DeltaKind, Run, RunFile, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

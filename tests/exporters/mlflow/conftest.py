@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.model import Applied, Shape
+from bridge.model import Applied
 from tests.exporters.mlflow.by_hand import delta_of
 
 if TYPE_CHECKING:

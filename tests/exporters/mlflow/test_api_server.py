@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import DeltaKind, LossKind, MediaType, Session, Shape, Status
+from bridge.model import DeltaKind, LossKind, MediaType, Session, Status
 from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of

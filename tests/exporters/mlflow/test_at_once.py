@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Shape
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 

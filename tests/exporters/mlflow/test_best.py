@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.cursor import Shape
 from bridge.exporters.mlflow.best import best_names, running_best
-from bridge.model import Block, Points, Series, Shape
+from bridge.model import Block, Points, Series
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 
 if TYPE_CHECKING:

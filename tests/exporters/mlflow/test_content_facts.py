@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.model import LossKind, Session, Shape, Status
+from bridge.model import LossKind, Session, Status
 from tests.exporters.mlflow.by_hand import START, run_of
 
 if TYPE_CHECKING:

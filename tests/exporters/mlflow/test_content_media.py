@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.model import LossKind, MediaType, Shape, Status
+from bridge.cursor import Shape
+from bridge.model import LossKind, MediaType, Status
 from tests.exporters.mlflow.by_hand import file_of, run_of
 from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Shape
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 
 if TYPE_CHECKING:

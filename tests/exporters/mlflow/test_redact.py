@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
+from bridge.cursor import Shape
 from bridge.exporters.mlflow.redact import Redaction
-from bridge.model import Shape
 
 REDACTION = Redaction(Shape().redact)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import LossKind, Shape, Status
+from bridge.model import LossKind, Status
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 

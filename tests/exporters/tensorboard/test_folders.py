@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.folders import clean_folder, place_runs
-from bridge.model import Shape
 from tests.deltas import make_block, make_delta, make_model_run
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter, lock
-from bridge.model import Shape
 from tests.deltas import make_block, make_delta, make_model_run
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ from pathlib import Path
 from bridge.errors import BridgeError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
-from bridge.model import Shape
+from bridge.cursor import Shape
 from tests.deltas import make_block, make_delta, make_model_run
 run = make_model_run(Path("/runs/abc"))
 target = TensorBoardExporter(Path(sys.argv[1])).open(run, Shape())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from bridge.cursor import Shape
 from bridge.exporters.tensorboard import TensorBoardExporter, pictures, video
-from bridge.model import LossKind, Shape, Text
+from bridge.model import LossKind, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event

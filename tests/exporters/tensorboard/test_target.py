@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.encode import ScalarEncoder
-from bridge.model import LossKind, Shape, Status, Text
+from bridge.model import LossKind, Status, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, hex32, rows
 from tests.run_dirs import CREATED_S

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Shape
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.model import Shape, Status
+from bridge.model import Status
 from bridge.verbs.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event

@@ -1,0 +1,178 @@
+"""The cursor, which says what a target has acknowledged of its run directory, and the options that shape a target."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from bridge.errors import NewerFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bridge.model import Run
+
+__all__ = ["CURSOR_FORMAT", "CURSOR_LIMIT", "Cursor", "Shape", "Tails", "sent_facts"]
+
+CURSOR_FORMAT = 1
+"""The format number of a cursor; a newer one stops its run, an older one is read or leads to a rebuild."""
+
+CURSOR_LIMIT = 4000
+"""The greatest length of a cursor's JSON text, in characters (an MLflow tag holds 5000 to 8000)."""
+
+Tails: TypeAlias = "Mapping[str, tuple[int, float]]"
+"""For each metric its greatest step so far and the value that counts there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The options that shape what a target holds; a target made with others is rebuilt.
+
+    `metrics` and `exclude_metrics` are globs; `best` are `METRIC:max|min`; `rename` maps a metric's name to
+    the name it gets; `redact` and `volatile` are globs on flat hparam keys, matched without case.
+    `artifacts` is `ended`, `now` or `none`; `overlap` is `last` or `keep`.
+    """
+
+    metrics: tuple[str, ...] = ()
+    exclude_metrics: tuple[str, ...] = ()
+    media: bool = True
+    artifacts: str = "ended"
+    checkpoints: bool = False
+    best: tuple[str, ...] = ()
+    overlap: str = "last"
+    max_points: int | None = None
+    flat: bool = False
+    rename: tuple[tuple[str, str], ...] = ()
+    redact: tuple[str, ...] = (
+        "*password*",
+        "*passwd*",
+        "*secret*",
+        "*api_key*",
+        "*apikey*",
+        "*access_token*",
+        "*auth_token*",
+        "*private_key*",
+        "*credential*",
+    )
+    volatile: tuple[str, ...] = ("*ckpt_path*", "*resume*", "*job_id*")
+
+    def differences(self) -> dict[str, Any]:
+        """The options that are not at their default, as JSON values: what a cursor keeps."""
+        # Each export asks this for every run, so no deep copies.
+        mine = ((item, getattr(self, item.name)) for item in fields(self))
+        return {item.name: _plain(value) for item, value in mine if value != item.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What a target has acknowledged of its run directory. Its JSON text stays under 4,000 characters.
+
+    metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`;
+    `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
+    `digest` is that of the rows' content, the same for any column order and layout; `early_rows` and `early` the
+    same for the first rows alone. `last_step` is the greatest step of any row; `tails` the tail of each series, left
+    out where it would not fit; `seen` counts the series (texts of a column are one of their own); `rising`: no row had
+    a lower step than the one before it. `last_time` is the time column's at the last row. The header line in force
+    stands at byte `columns_at`. `bucket` is the k of `--max-points`: buckets of 2^k rows.
+    `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
+    media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
+    `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
+    `shape` is `Shape.differences()` of the options that shaped the target.
+    `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
+    keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them.
+    `extra` is what else an exporter keeps (JSON values).
+    `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
+    """
+
+    identity: str
+    path: str
+    rows: int = 0
+    offset: int = 0
+    header: str = ""
+    window: str = ""
+    digest: str = ""
+    early_rows: int = 0
+    early: str = ""
+    last_step: int | None = None
+    tails: Tails | None = None
+    seen: int = 0
+    rising: bool = True
+    last_time: float | None = None
+    columns_at: int = 0
+    bucket: int = 0
+    stat: tuple[int, int, int, int] | None = None
+    media_lines: int = 0
+    media_offset: int = 0
+    media_digest: str = ""
+    anchors: tuple[tuple[int, float], ...] = ()
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    sent: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with `changes`."""
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Strict JSON of under CURSOR_LIMIT characters: the tails are left out where they do not fit."""
+        text = self._dump(self.tails)
+        return text if len(text) < CURSOR_LIMIT or self.tails is None else self._dump(None)
+
+    def _dump(self, tails: Tails | None) -> str:
+        kept: dict[str, Any] = {"format": CURSOR_FORMAT}
+        for key in self.__slots__:
+            value = getattr(self, key)
+            if key != "tails" and value != _CURSOR_DEFAULTS.get(key, _MISSING):
+                kept[key] = value
+        if tails is not None:
+            # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
+            kept["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
+        return json.dumps(kept, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> Self | None:
+        """The cursor in `text`; None where it is no cursor of a format that can be read.
+
+        Raises NewerFormatError, which names `where`, for a format number that is newer than this version's.
+        """
+        try:
+            data = json.loads(text)
+            version = int(data.pop("format"))
+            if version > CURSOR_FORMAT:
+                raise NewerFormatError(
+                    f"{where} was made by a newer bridge (cursor format {version}, this one knows {CURSOR_FORMAT}).",
+                    hint="pip install --upgrade registry-bridge",
+                )
+            tails = data.pop("tails", None)
+            if tails is not None:
+                data["tails"] = {name: (int(step), float.fromhex(value)) for name, (step, value) in tails.items()}
+            data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
+            if "stat" in data:
+                data["stat"] = tuple(int(number) for number in data["stat"])
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def sent_facts(run: Run) -> dict[str, str]:
+    """What every exporter adds to `Cursor.sent`: status, start and end of `run` as they are sent, in plain words.
+
+    Verify compares status and times as of the last export: with these, not with what the run says by now.
+    """
+    end = "" if run.end is None else repr(float(run.end))
+    return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
+
+
+_MISSING = object()
+_CURSOR_DEFAULTS = {
+    item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+    for item in fields(Cursor)
+    if item.default is not MISSING or item.default_factory is not MISSING
+}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what is compared is what JSON gives back."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
