@@ -26,6 +26,8 @@ __all__ = [
     "Output",
     "command",
     "filter_options",
+    "heartbeat_option",
+    "interval_option",
     "output_options",
     "plain",
     "runs_argument",
@@ -121,6 +123,29 @@ def _selecting(function: F, options: tuple[Callable[[F], F], ...], names: tuple[
     for option in reversed(options):
         collected = option(collected)
     return collected  # type: ignore[return-value]
+
+
+heartbeat_option = click.option(
+    "--heartbeat-timeout",
+    type=click.FloatRange(min=0),
+    default=180.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A running run whose heartbeat is older counts as killed.",
+)
+"""Adds `heartbeat_timeout: float`, in seconds."""
+
+
+def interval_option(meaning: str) -> Callable[[F], F]:
+    """Adds `interval: float`, in seconds; `meaning` is its help."""
+    return click.option(
+        "--interval",
+        type=click.FloatRange(min=0.05),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help=meaning,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument, selection_options
+from bridge.cli.common import (
+    Exit,
+    Output,
+    command,
+    heartbeat_option,
+    interval_option,
+    output_options,
+    plain,
+    runs_argument,
+    selection_options,
+)
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 
 if TYPE_CHECKING:
@@ -83,26 +93,12 @@ def _content_options(function: Any) -> Any:
 @_content_options
 @click.option("--rebuild", is_flag=True, help="Replace every target by a fresh one.")
 @click.option("--as", "new_identity", metavar="NEW_ID", help="Export the one run under another identity.")
-@click.option(
-    "--heartbeat-timeout",
-    type=click.FloatRange(min=0),
-    default=180.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="A running run whose heartbeat is older counts as killed.",
-)
+@heartbeat_option
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes at work. Default: the cores.")
 @click.option("--dask", metavar="ADDRESS", help="Work on this Dask cluster: tcp://host:8786, or a scheduler file.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
 @click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(min=0.05),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --follow: the time between two looks.",
-)
+@interval_option("With --follow: the time between two looks.")
 @click.option("--until-done", is_flag=True, help="With --follow: end when every run has completed or failed.")
 @click.option(
     "--grace",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.common import plain
+from bridge.cli.common import heartbeat_option, plain
 from bridge.registry.refs import Kind
 from bridge.registry.registry import open_registry
 from bridge.registry.table import columns, write_csv, write_parquet
@@ -57,14 +57,7 @@ def cache_options(function: F) -> F:
         return function(*args, opening={"db_path": db, "heartbeat_timeout": heartbeat_timeout}, **options)
 
     for option in (
-        click.option(
-            "--heartbeat-timeout",
-            type=click.FloatRange(min=0),
-            default=180.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="A running run whose heartbeat is older counts as killed.",
-        ),
+        heartbeat_option,
         click.option(
             "--db",
             type=click.Path(dir_okay=False, path_type=Path),

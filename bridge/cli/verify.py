@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument, selection_options
+from bridge.cli.common import (
+    Exit,
+    Output,
+    command,
+    heartbeat_option,
+    output_options,
+    plain,
+    runs_argument,
+    selection_options,
+)
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 
 if TYPE_CHECKING:
@@ -32,14 +41,7 @@ _EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.DIFFERENCES)
 )
 @click.option("--strict", is_flag=True, help="What the target has not been sent yet is a difference too.")
 @click.option("--as", "new_identity", metavar="NEW_ID", help="The one run was exported under another identity.")
-@click.option(
-    "--heartbeat-timeout",
-    type=click.FloatRange(min=0),
-    default=180.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="A running run whose heartbeat is older counts as killed.",
-)
+@heartbeat_option
 @output_options
 def verify(
     runs: tuple[Path, ...],

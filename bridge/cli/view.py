@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options, runs_argument, selection_options
+from bridge.cli.common import (
+    Exit,
+    Output,
+    command,
+    heartbeat_option,
+    interval_option,
+    output_options,
+    runs_argument,
+    selection_options,
+)
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 
 if TYPE_CHECKING:
@@ -32,14 +41,8 @@ __all__ = ["view"]
 @selection_options
 @click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="Default: the usual one, or a free one.")
 @click.option("--open/--no-open", "opens", default=True, help="Open a browser, or only print the address.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(min=0.05),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="The time between two looks for new rows.",
-)
+@heartbeat_option
+@interval_option("The time between two looks for new rows.")
 @output_options
 def view(
     runs: tuple[Path, ...],
@@ -47,6 +50,7 @@ def view(
     selection: Selection,
     port: int | None,
     opens: bool,
+    heartbeat_timeout: float,
     interval: float,
     out: Output,
 ) -> int:
@@ -63,7 +67,7 @@ def view(
     exporter = make_exporter(_in_cache(target, place))
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
-    options = Options(selection=selection)
+    options = Options(selection=selection, heartbeat_timeout=heartbeat_timeout)
     report = export_runs(runs, exporter, options)
     for line in report.failed:
         out.warn(f"! {line.run_id}: {line.reason}")
