@@ -1,4 +1,4 @@
-"""What an export did, run by run, and the JSON of it (docs/reference/json-report.md is its contract)."""
+"""What an export did, run by run, and the JSON of it (docs/reference/json-export.md is its contract)."""
 
 from __future__ import annotations
 
