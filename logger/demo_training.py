@@ -157,6 +157,11 @@ class Pictures(Callback):
         self._logger = logger
         self._frames: list[NDArray[np.uint8]] = []
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what the untrained network reads: a page with a slider over the steps starts at 0."""
+        if trainer.global_step == 0:
+            self.on_validation_epoch_end(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Keep a frame of the video every few steps."""
         if trainer.global_step % 6 == 0:
