@@ -67,7 +67,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     rate = f"{row['amount'] / row['seconds']:,.0f}"
-    parts = [f"  {row['who']:<34}{row['seconds']:>10.3f} s {rate:>14} {row['unit']}/s"]
+    parts = [f"  {row['who']:<42}{row['seconds']:>10.3f} s {rate:>14} {row['unit']}/s"]
     if row["ratio"] is not None:
         parts.append(f"{row['ratio']:,.3g} x ours")
     if "at_least" in row:
