@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME...]`: run the benchmarks (all, or those named), print tables, keep them as JSON.
+"""`python -m tests.benchmarks [NAME...]`: run the benchmarks (all, or those named), print them, keep them as JSON and as tables.
 
 QUICK=1 in the environment makes them short. Exit 1 where a promise (`at_least`, `at_most`) is not held or a benchmark failed.
 """
@@ -11,6 +11,7 @@ import math
 import os
 import pkgutil
 import platform
+import subprocess
 import sys
 import time
 import traceback
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tests.benchmarks
+from tests.benchmarks.markdown import markdown
 from tests.benchmarks.rows import OURS
 
 RESULTS = Path("bench-results")
@@ -100,12 +102,20 @@ def _keep(rows: list[dict[str, Any]], *, quick: bool) -> None:
         "format": 1,
         "quick": quick,
         "machine": machine,
+        "commit": _commit(),
         "versions": {name: version(name) for name in PEERS},
         "rows": rows,
     }
     path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}{'-quick' if quick else ''}.json"
     path.write_text(json.dumps(told, indent=2) + "\n")
-    print(f"\nWritten to {path}", file=sys.stderr)
+    path.with_suffix(".md").write_text(markdown(rows))
+    print(f"\nWritten to {path}, and as tables beside it", file=sys.stderr)
+
+
+def _commit() -> str:
+    """The commit that was measured, with `-dirty` where the sources differ from it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

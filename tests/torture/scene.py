@@ -98,8 +98,8 @@ class Scene:
 
     def summary(self) -> str:
         """What was done, in one line."""
-        done = ", ".join(f"{count} x {what}" for what, count in sorted(self.counts.items()))
-        return f"{len(self.trainers)} trainings wrote {self.counts.pop('rows', 0):,} rows; {done}; seed {self.seed}"
+        done = ", ".join(f"{count} x {what}" for what, count in sorted(self.counts.items()) if what != "rows")
+        return f"{len(self.trainers)} trainings wrote {self.counts['rows']:,} rows; {done}; seed {self.seed}"
 
     def _kill_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
