@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks [NAME...]`: run the benchmarks (all, or those named), print them, keep them as JSON and as tables.
 
-QUICK=1 in the environment makes them short. Exit 1 where a promise (`at_least`, `at_most`) is not held or a benchmark failed.
+QUICK=1 in the environment makes them short. Exit 1 where a promise (`at_least`, `at_most`, `at_most_mib`) is not held or a benchmark failed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def judge(rows: list[dict[str, Any]]) -> None:
         each = ours.get((row["benchmark"], row["work"]))
         row["ratio"] = None if each is None or row["who"] == OURS else row["seconds"] / row["amount"] / each
         fast = "at_least" not in row or (row["ratio"] is not None and row["ratio"] >= row["at_least"])
-        row["held"] = fast and row["seconds"] <= row.get("at_most", math.inf)
+        small = row.get("mib", 0.0) <= row.get("at_most_mib", math.inf)
+        row["held"] = fast and small and row["seconds"] <= row.get("at_most", math.inf)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -76,6 +77,8 @@ def _line(row: dict[str, Any]) -> str:
         parts.append(f"(promised {row['at_least']:g} x: {'held' if row['held'] else 'MISSED'})")
     if "at_most" in row:
         parts.append(f"(promised {row['at_most']:g} s: {'held' if row['held'] else 'MISSED'})")
+    if "mib" in row:
+        parts.append(f"({row['mib']:.0f} MiB, promised {row['at_most_mib']:g}: {'held' if row['held'] else 'MISSED'})")
     if row.get("note"):
         parts.append(f"({row['note']})")
     return "  ".join(parts)

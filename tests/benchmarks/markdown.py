@@ -36,6 +36,7 @@ def _line(row: dict[str, Any], work: str) -> str:
     ratio = "" if row["ratio"] is None else f"{row['ratio']:,.3g}"
     remarks = [f"promised {row['at_least']:g}"] if "at_least" in row else []
     remarks += [f"promised {row['at_most']:.3g} s at most"] if "at_most" in row else []
+    remarks += [f"{row['mib']:.0f} MiB, promised {row['at_most_mib']:g} at most"] if "mib" in row else []
     remarks += [row["note"]] if row.get("note") else []
     rate = f"{row['amount'] / row['seconds']:,.0f} {row['unit']}"
     return f"| {work} | {row['who']} | {row['seconds']:,.3f} | {rate} | {ratio} | {'; '.join(remarks)} |"

@@ -19,7 +19,8 @@ def row(work: str, who: str, seconds: float, amount: float, unit: str, **more: A
     """`who` did `amount` `unit`s of `work` in `seconds`.
 
     `more` goes into the JSON as it is; of it, `at_least=N` on a peer's row states the promise that ours is N times faster
-    (0.5: at most twice as slow), `at_most=S` on any row that it takes at most S seconds, `note` is printed.
+    (0.5: at most twice as slow), `at_most=S` on any row that it takes at most S seconds, `at_most_mib=M` that the memory
+    `mib` is at most M; `note` is printed.
     """
     return {"work": work, "who": who, "seconds": seconds, "amount": amount, "unit": unit, **more}
 

@@ -78,11 +78,7 @@ def _growing_in_points(here: Path, sizes: tuple[int, ...]) -> list[dict[str, Any
 def _points(work: str, path: Path, here: Path, rows: int) -> dict[str, Any]:
     seconds, mib = _measured(_export(path, here / "tb", 1), here)
     shutil.rmtree(here / "tb")
-    return row(work, OURS, seconds, rows * METRICS, "points", note=_memory(mib), mib=mib)
-
-
-def _memory(mib: float) -> str:
-    return f"{mib:.0f} MiB at most, promised {LARGEST_MIB}: {'held' if mib < LARGEST_MIB else 'MISSED'}"
+    return row(work, OURS, seconds, rows * METRICS, "points", mib=mib, at_most_mib=LARGEST_MIB)
 
 
 def _one_beside_many(here: Path) -> list[dict[str, Any]]:
@@ -94,7 +90,7 @@ def _one_beside_many(here: Path) -> list[dict[str, Any]]:
     seconds, mib = _measured(_export(here / "runs", here / "tb", os.cpu_count() or 1), here)
     shutil.rmtree(here)
     work = f"one run of {10**7 * METRICS:,} points beside {count:,} small ones"
-    return [row(work, OURS, seconds, count + 1, "runs", note=_memory(mib), mib=mib)]
+    return [row(work, OURS, seconds, count + 1, "runs", mib=mib, at_most_mib=LARGEST_MIB)]
 
 
 def _growing_in_runs(here: Path, counts: tuple[int, ...]) -> list[dict[str, Any]]:
