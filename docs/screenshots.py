@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-sync",
 ]
 EXPERIMENT = "digits"
+LAST_STEP = "276"
 
 
 def bridge(*arguments: str, folder: Path, **environment: str) -> str:
@@ -75,49 +76,75 @@ def shoot_terminal(browser: Browser, folder: Path) -> None:
 
 
 def shoot_tensorboard(browser: Browser, address: str) -> None:
-    """SCALARS, IMAGES and HPARAMS."""
-    with page_of(browser, 1500, 900) as page:
+    """TIME SERIES, IMAGES and HPARAMS."""
+    with page_of(browser, 1240, 1010) as page:
         page.goto(f"{address}?darkMode=false&tagFilter=%28val%7Ctrain%29%2F%28acc%7Closs%29#timeseries")
         expect(page.locator("scalar-card").first).to_be_visible()
+        page.get_by_role("button", name="Close side pane").click()
         keep(page, "tensorboard-scalars")
+    with page_of(browser, 1500, 900) as page:
         page.goto(f"{address}?darkMode=false#images")
         dashboard = page.locator("tf-image-dashboard")
         expect(dashboard.locator("tf-image-loader img").first).to_be_visible()
         keep(page, "tensorboard-images")
         page.goto(f"{address}?darkMode=false#hparams")
         expect(page.get_by_role("gridcell", name="preempted").locator("visible=true").first).to_be_visible()
+        # Room for what matters: the table shows as many columns as fit.
+        for name in ("epoch", "lr", "train/acc", "train/loss"):
+            page.get_by_role("checkbox", name=name, exact=True).last.click()
         keep(page, "tensorboard-hparams")
 
 
 def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
     """The table of runs, the charts, and one run's step images."""
-    base = address.partition("/runs?")[0]
-    with page_of(browser, 1500, 800) as page:
+    with page_of(browser, 1500, 620) as page:
         page.goto(address)
         expect(page.get_by_role("link", name="preempted", exact=True)).to_be_visible()
-        sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="digits-lr", exact=True)).first
-        sweep.get_by_role("button").first.click()
         # The assistant takes a third of the page; its pane is closed by the last button of its head.
         for close in page.get_by_role("button", name="Close", exact=False).all():
             close.click()
+        sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="digits-lr", exact=True)).first
+        sweep.get_by_role("button").first.click()
+        page.get_by_role("button", name="Columns").click()
+        for column in ("Dataset", "Models", "best/val/acc", "val/acc"):
+            page.get_by_title(column, exact=True).click()
+        page.keyboard.press("Escape")
+        page.get_by_role("heading", name="Runs").click()
         keep(page, "mlflow-runs")
-        page.goto(f"{address}&compareRunsMode=CHART")
-        expect(page.locator(".js-plotly-plot").first).to_be_visible()
-        keep(page, "mlflow-charts")
-        page.goto(f"{base}/runs/{runs['preempted']}/model-metrics?workflowType=machine_learning")
-        expect(page.get_by_text("val (", exact=False).first).to_be_visible()
-        # Cards are drawn when they come into sight: make the page high enough for all of them first.
-        page.set_viewport_size({"width": 1500, "height": 4000})
-        sliders = page.get_by_role("slider")
-        expect(sliders.first).to_be_visible()
-        for slider in sliders.all():
-            slider.press("End")
-        picture = page.locator('img[src*="get-artifact"]').first
-        expect(picture).to_be_visible()
-        page.set_viewport_size({"width": 1500, "height": 900})
-        page.get_by_text("val/samples (", exact=False).first.scroll_into_view_if_needed()
-        picture.scroll_into_view_if_needed()
-        keep(page, "mlflow-images")
+        shoot_mlflow_charts(page, address)
+        shoot_mlflow_images(page, f"{address.partition('/runs?')[0]}/runs/{runs['preempted']}")
+
+
+def shoot_mlflow_charts(page: Page, address: str) -> None:
+    """Accuracies and losses of all runs but the one that diverged: beside its 1e35 no other loss can be seen."""
+    page.set_viewport_size({"width": 1500, "height": 1110})
+    page.goto(f"{address}&compareRunsMode=CHART")
+    page.get_by_role("searchbox", name="Search metric charts").fill("^(train|val)/(acc|loss)")
+    diverged = page.get_by_role("row").filter(has=page.get_by_role("link", name="diverged", exact=True)).first
+    diverged.get_by_text("Hide run").locator("..").click()
+    page.get_by_role("heading", name="Runs").click()
+    expect(page.locator(".js-plotly-plot")).to_have_count(4)
+    keep(page, "mlflow-charts")
+
+
+def shoot_mlflow_images(page: Page, run: str) -> None:
+    """What a run reads in its validation pictures, at their last step."""
+    page.set_viewport_size({"width": 1500, "height": 1080})
+    page.goto(f"{run}/model-metrics?workflowType=machine_learning")
+    expect(page.get_by_role("heading", name="acc", exact=True).first).to_be_visible()
+    # The search hides charts, never pictures.
+    page.get_by_role("searchbox", name="Search metric charts").fill("val/samples")
+    steps = page.get_by_role("spinbutton")
+    expect(steps).to_have_count(5)
+    for step in steps.all():
+        step.fill(LAST_STEP)
+        step.blur()
+    for picture in page.locator('img[src*="get-artifact"]').all():
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
+    page.mouse.move(750, 700)
+    page.mouse.wheel(0, -10_000)
+    page.mouse.move(0, 0)
+    keep(page, "mlflow-images")
 
 
 def main() -> None:
