@@ -38,7 +38,9 @@ START_MS = 1775822400000
 SERVER_RUNS = 8
 AT_ONCE = 4
 LIMIT = "the limit: raw executemany"
-WHOLE = "a whole export, with facts and files"
+SEQUENTIAL = "log_batch client, sequential"
+FOUR = "four log_batch clients"
+ALONE = "ours, without facts and files"
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -176,7 +178,10 @@ def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]
 
 
 def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Eight runs through a server on the same machine, each way in turn and again, as the machine's speed drifts."""
+    """Eight runs through a server on the same machine, each way in turn and again, as the machine's speed drifts.
+
+    Ours is a whole export, with params, tags, status and files; the clients log the points and nothing else.
+    """
     points, rounds = (4000, 1) if quick else (10_000, 3)
     total = SERVER_RUNS * points
     runs = folder / "runs"
@@ -194,18 +199,19 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
         metrics = _metrics(points)
         _log(client, client.create_run("0").info.run_id, metrics[:1000])
         ways: dict[str, Callable[[], object]] = {
-            OURS: lambda: _write_through(server.uri, points),
-            WHOLE: lambda: _export_through(server.uri, runs),
-            "log_batch client, sequential": lambda: _clients(server.uri, metrics, 1),
-            "four log_batch clients": lambda: _clients(server.uri, metrics, AT_ONCE),
+            OURS: lambda: _export_through(server.uri, runs),
+            ALONE: lambda: _write_through(server.uri, points),
+            SEQUENTIAL: lambda: _clients(server.uri, metrics, 1),
+            FOUR: lambda: _clients(server.uri, metrics, AT_ONCE),
         }
         for _ in range(rounds):
             for who, way in ways.items():
                 best[who] = min(best.get(who, float("inf")), best_of(1, way))
     finally:
         server.stop()
-    work = "points of eight runs through a server"
-    promised = {"log_batch client, sequential": {"at_least": 1.2}, "four log_batch clients": {"at_least": 1.0}}
+    work = f"eight runs of {points:,} points through a server"
+    # A short run is mostly facts and files, which the clients do not send: what is promised is asked of long ones.
+    promised = {} if quick else {SEQUENTIAL: {"at_least": 1.2}, FOUR: {"at_least": 1.0}}
     return [row(work, who, seconds, total, "points", **promised.get(who, {})) for who, seconds in best.items()]
 
 
