@@ -146,15 +146,15 @@ def open_registry(
         return work(Store.in_memory())
     try:
         path = Path(db_path) if db_path is not None else _place(real, cache_dir)
-        return _with_file(path, work, say)
+        return _with_file(path, work, say, own_place=db_path is None)
     except (sqlite3.Error, OSError, RuntimeError, NewerStoreError) as error:
         say(f"The cache of runs cannot be used, so this goes on in memory: {error}")
     return work(Store.in_memory())
 
 
-def _with_file(path: Path, work: Callable[[Store], T], say: Callable[[str], None]) -> T:
+def _with_file(path: Path, work: Callable[[Store], T], say: Callable[[str], None], *, own_place: bool) -> T:
     """`work` on the store in `path`, and once more on a new one if its content proves to be broken."""
-    store, told = Store.open(path)
+    store, told = Store.open(path, own_place=own_place)
     if told:
         say(told)
     try:

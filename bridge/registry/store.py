@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -27,6 +28,7 @@ __all__ = ["FORMAT", "Known", "NewerStoreError", "Store", "damaged"]
 FORMAT = 1
 """The format number of the cache; an older one is rebuilt, a newer one left alone."""
 
+_MAGIC = b"SQLite format 3\x00"
 _APPLICATION = 0x62726467  # "brdg": PRAGMA application_id, by which a file is known to be ours
 PATIENCE_S = 5.0
 """Seconds to wait for the lock of another process, whose one transaction takes far less."""
@@ -72,14 +74,16 @@ class Store:
         return cls(connection)
 
     @classmethod
-    def open(cls, path: Path) -> tuple[Self, str]:
+    def open(cls, path: Path, *, own_place: bool = False) -> tuple[Self, str]:
         """The store in the file `path`, and what a person should be told ('' for nothing).
 
-        A file of an older format, or one that is no longer a database, is rebuilt. Raises UsageError for a file that
-        is not ours, NewerStoreError for a newer format, sqlite3.Error and OSError where it cannot be opened or made.
+        A file of an older format, or a damaged one, is rebuilt; in our `own_place`, where nobody else has files, so is
+        one that is no database. Raises UsageError for a file that is not ours, which is never altered whatever its
+        name, NewerStoreError for a newer format, sqlite3.Error and OSError where it cannot be opened or made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_others(path)
+        if _is_others(path, own_place=own_place):
+            raise _not_ours(path)
         connection = _connect(path)
         try:
             return cls(connection), _ready(connection, path)
@@ -173,18 +177,26 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
 
 
-def _refuse_others(path: Path) -> None:
-    """Raises UsageError for a file that holds something else than a cache, so that it is never overwritten."""
+def _is_others(path: Path, *, own_place: bool) -> bool:
+    """Whether the file holds something else than a cache, judged before a database is made of it."""
     try:
+        # Before it is opened: a pipe would wait, a device is not to be replaced.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return True
         with path.open("rb") as file:
             head = file.read(100)
     except FileNotFoundError:
-        return
-    ours = head[68:72] == _APPLICATION.to_bytes(4, "big")
-    # A cache keeps its name; with another name, content that is not ours is somebody's file.
-    named_so = path.name.startswith("runs-") and path.suffix == ".sqlite"
-    if head and not ours and not named_so:
-        raise UsageError(f"{path} is not a cache of runs.", hint="Give --db a file that does not exist yet.")
+        return False
+    if not head.startswith(_MAGIC):
+        return bool(head) and not own_place
+    return head[68:72] != _APPLICATION.to_bytes(4, "big")
+
+
+def _not_ours(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} is not a cache of runs, so it stays as it is.",
+        hint="Give --db a file that does not exist yet, or move this one away.",
+    )
 
 
 def _ready(connection: sqlite3.Connection, path: Path) -> str:
@@ -200,6 +212,8 @@ def _ready(connection: sqlite3.Connection, path: Path) -> str:
         if version == FORMAT:
             return ""
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        if tables and connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
+            raise _not_ours(path)  # the file was empty a moment ago: somebody else has filled it
         for name in tables:
             quoted = name.replace('"', '""')
             connection.execute(f'DROP TABLE "{quoted}"')

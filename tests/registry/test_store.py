@@ -97,23 +97,65 @@ def test_a_newer_format_stays_as_it_is(runs: Path, cache: Path) -> None:
     assert "was made by a newer bridge" in said[0]
 
 
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"SQLite format 3\x00"])
-def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content: bytes) -> None:
-    """--db never overwrites somebody's file."""
-    file = tmp_path / "results.db"
+@pytest.mark.parametrize("name", ["results.db", "runs-mine.sqlite"])
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"SQLite format 3\x00", b"x" * 68 + b"brdg" + b"x" * 40])
+def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content: bytes, name: str) -> None:
+    """--db never overwrites somebody's file, whatever its name."""
+    file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(UsageError, match="is not a cache of runs"):
         opened(runs, db_path=file)
     assert file.read_bytes() == content
 
 
-def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path) -> None:
-    """Nor somebody's SQLite database."""
-    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        connection.execute("CREATE TABLE experiments (x)")
+@pytest.mark.parametrize("name", ["mlflow.db", "runs-mine.sqlite", "runs-0123456789abcdef.sqlite"])
+@pytest.mark.parametrize("version", [0, store_module.FORMAT, 99])
+def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path, name: str, version: int) -> None:
+    """Nor somebody's SQLite database, whatever its name and its version."""
+    file = tmp_path / name
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE runs (x)")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="is not a cache of runs, so it stays as it is"):
+        opened(runs, db_path=file)
+    assert file.read_bytes() == before
+
+
+def test_a_foreign_database_in_the_place_of_a_cache_is_refused(runs: Path, cache: Path) -> None:
+    """Also where a cache belongs, a database without our mark is somebody's."""
+    opened(runs)
+    file = file_of(cache)
+    file.unlink()
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE results (x)")
+    connection.close()
+    before = file.read_bytes()
     with pytest.raises(UsageError, match="is not a cache of runs"):
-        opened(runs, db_path=tmp_path / "mlflow.db")
+        opened(runs)
+    assert file.read_bytes() == before
+
+
+def test_a_database_that_fills_between_the_look_and_the_lock_is_refused(tmp_path: Path) -> None:
+    """What another program puts into a file that was empty is not dropped either."""
+    file = tmp_path / "new.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE results (x)")
+    with pytest.raises(UsageError, match="is not a cache of runs"):
+        store_module._ready(connection, file)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("results",)]
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_place_that_is_no_plain_file_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
+    """A pipe does not hang, a device is not replaced."""
+    file = tmp_path / "runs-x.sqlite"
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to(os.devnull)
+    with pytest.raises(UsageError, match="is not a cache of runs"):
+        opened(runs, db_path=file)
+    assert os.path.lexists(file)
 
 
 def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
