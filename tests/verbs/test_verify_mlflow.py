@@ -61,6 +61,16 @@ def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
     assert not line.behind
 
 
+def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(tmp_path: Path, exporter: Exporter) -> None:
+    """It stays in MLflow as it first was, the run is not made anew, and that is no difference."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 0.1, "ckpt_path": "/a", "job_id": "1"})
+    export_runs([path], exporter)
+    make_run(path, ROWS, hparams={"lr": 0.1, "job_id": "2"})
+    (done,) = export_runs([path], exporter).runs
+    (line,) = verify(path, exporter).runs
+    assert (str(done.action), str(line.verdict), line.first) == ("changed", "=", ())
+
+
 def test_a_deleted_point_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
     """A point that somebody deleted from the database is named."""
     execute(sqlite_uri, "DELETE FROM metrics WHERE key = 'acc' AND step = 3")

@@ -82,12 +82,13 @@ def _params(held: Mapping[str, str], facts: Facts, cursor: Cursor | None, *, in_
     changed = {
         key: value
         for key, value in params.values.items()
-        if key in held and held[key] != value and key not in params.volatile
+        if key in held and held[key] != value and not params.stays(key)
     }
-    left = sorted(set(held) - set(params.values)) if cursor is not None and "params" in cursor.sent else []
-    if left or (changed and not in_place):
-        name = [*sorted(changed), *left][0]
-        raise RebuildNeededError(f"the param {name} changed, and MLflow cannot change a param")
+    left = {key for key in held if key not in params.values and not params.stays(key)}
+    if left and cursor is not None and "params" in cursor.sent:
+        raise RebuildNeededError(f"the param {min(left)} is gone, and MLflow cannot take a param away")
+    if changed and not in_place:
+        raise RebuildNeededError(f"the param {min(changed)} changed, and MLflow cannot change a param")
     return new | changed
 
 

@@ -28,14 +28,19 @@ class Params:
     """The params of a run by MLflow's key.
 
     `values` are as MLflow holds them, `whole` those that were cut, in full; `keys` maps the hparams' own names;
-    `volatile` are keys whose first value stays.
+    `volatile` are keys whose first value stays, `globs` tell of any key whether it is one.
     """
 
     values: Mapping[str, str]
     whole: Mapping[str, str]
     keys: Mapping[str, str]
     volatile: frozenset[str]
+    globs: tuple[str, ...] = ()
     losses: tuple[Loss, ...] = field(default=())
+
+    def stays(self, key: str) -> bool:
+        """Whether what MLflow holds under `key` stays whatever becomes of the param: another value, or none."""
+        return key in self.volatile or (key not in self.values and _matches(key, self.globs))
 
 
 def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
@@ -61,7 +66,7 @@ def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
             )
         values[key] = shown[:PARAM_LIMIT]
     volatile = frozenset(keys[name] for name in run.params if _matches(name, shape.volatile))
-    return Params(values, whole, keys, volatile, tuple(losses))
+    return Params(values, whole, keys, volatile, shape.volatile, tuple(losses))
 
 
 def volatile_tag(key: str) -> str:

@@ -117,6 +117,18 @@ def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: 
     assert (run.data.params["slurm.job_id"], run.data.tags["bridge.newest.slurm.job_id"]) == ("17", "18")
 
 
+def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> None:
+    """A resume without a checkpoint path is no other run: nothing is rebuilt, and the other volatile ones stay too."""
+    store.export(run_of(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 1}), ROWS)
+    run_id = store.run().info.run_id
+    resumed = run_of(params={"lr": 0.1, "job_id": 2})
+    store.export(resumed)
+    run = store.run()
+    assert (run.info.run_id, run.data.params) == (run_id, {"lr": "0.1", "ckpt_path": "/a", "job_id": "1"})
+    newest = {key: value for key, value in run.data.tags.items() if key.startswith("bridge.newest.")}
+    assert (newest, store.stale(resumed)) == ({"bridge.newest.job_id": "2"}, [])
+
+
 def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
     """`key:value` splits, several of a key are joined, words are true, MLflow's own prefixes are not touched."""
     tags = ("project:x", "team:a", "team:b", "baseline", "team", "mlflow.user:me", "bridge.uid:no", "two words")
