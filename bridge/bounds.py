@@ -16,12 +16,14 @@ __all__ = [
     "LONGEST_NUMBER",
     "LONGEST_ROW",
     "MOST_COLUMNS",
+    "MOST_DECODED_PIXELS",
     "MOST_HEADERS",
     "MOST_JSON_VALUES",
     "MOST_MEDIA",
     "MOST_MEDIA_BYTES",
     "MOST_METRICS",
     "MOST_NODES",
+    "MOST_PARAM_LETTERS",
     "MOST_SERIES",
     "MOST_SESSIONS",
     "MOST_SLURM",
@@ -47,6 +49,9 @@ MOST_YAML_VALUES = 50_000
 
 MOST_NODES = 200_000
 """Values among hyperparameters, where an alias counts each time that it is used."""
+
+MOST_PARAM_LETTERS = 16 << 20
+"""Characters of hyperparameters, flat names and texts together: a nested name repeats those above it, an alias its text."""
 
 LONGEST_NUMBER = 400
 """Digits of a number in hparams.yaml; a longer one is text."""
@@ -88,6 +93,9 @@ MOST_MEDIA = 100_000
 
 MOST_MEDIA_BYTES = 64 << 20
 """Bytes of the lines that hold them."""
+
+MOST_DECODED_PIXELS = 25_000_000
+"""Pixels of a picture that is decoded, all frames together: up to three times four bytes are needed for each."""
 
 MOST_TRIES = 64
 """Places in one line of media.jsonl at which a whole event is looked for behind a torn one."""

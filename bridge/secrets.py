@@ -7,8 +7,11 @@ server's answer, a traceback): they may repeat a password by itself, so the word
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["MASK", "bare", "hide", "hide_all", "hide_in", "keep", "keep_uri"]
 
@@ -16,8 +19,7 @@ E = TypeVar("E", bound=BaseException)
 
 MASK = "***"
 
-# user:password@ (the password may hold anything, as SQLAlchemy takes it) or token@. Up to the last @ of the word.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s@:'\"]*:[^\s'\"]*@|[^/\s'\"]+@)")
+_WORD = re.compile(r"://[^\s'\"]+")
 _QUERY = re.compile(r"(?i)([?&;](?:[\w.\-]*(?:password|passwd|pwd|secret|token|api_?key|credentials?))=)[^&\s;'\"#]+")
 
 _SHORTEST = 6
@@ -38,11 +40,11 @@ def keep_uri(uri: str | None) -> None:
     Not one that is also the name of the user, the host or the database: that is shown anyway.
     """
     uri = uri or ""
-    found = _CREDENTIALS.search(uri)
+    found = next(_credentials(uri), None)
     words = [match[0][len(match[1]) :] for match in _QUERY.finditer(uri)]
-    shown = _QUERY.sub(r"\1", _CREDENTIALS.sub("", uri))
+    shown = _QUERY.sub(r"\1", bare(uri))
     if found:
-        user, colon, password = found[0][:-1].partition(":")
+        user, colon, password = uri[found[0] : found[1] - 1].partition(":")
         words.append(password if colon else user)
         shown += f" {user}" if colon else ""
     for word in words:
@@ -53,12 +55,12 @@ def keep_uri(uri: str | None) -> None:
 
 def bare(uri: str) -> str:
     """`uri` without the credentials before its host."""
-    return _CREDENTIALS.sub("", uri)
+    return _without(uri, "")
 
 
 def hide(text: str) -> str:
     """`text` with MASK in the place of credentials in addresses."""
-    return _QUERY.sub(rf"\1{MASK}", _CREDENTIALS.sub(f"{MASK}@", text)) if "://" in text else text
+    return _QUERY.sub(rf"\1{MASK}", _without(text, f"{MASK}@")) if "://" in text else text
 
 
 def hide_all(text: str) -> str:
@@ -85,3 +87,33 @@ def hide_in(error: E) -> E:
             if isinstance(value, str) and value != hide_all(value):
                 setattr(one, name, hide_all(value))
     return error
+
+
+def _without(text: str, instead: str) -> str:
+    """`text` with `instead` in the place of all credentials before a host."""
+    parts, place = [], 0
+    for start, end in _credentials(text):
+        parts += [text[place:start], instead]
+        place = end
+    return "".join((*parts, text[place:]))
+
+
+def _credentials(text: str) -> Iterator[tuple[int, int]]:
+    """Where `user:password@` (the password may hold anything, as SQLAlchemy takes it) or `token@` begins and ends.
+
+    Up to the last @ of the word. Takes time by the length of `text`, whatever is in it: notes of megabytes pass here.
+    """
+    for word in _WORD.finditer(text):
+        start, stop = word.start() + 3, word.end()
+        last = text.rfind("@", start, stop)
+        while 2 < start <= last:
+            # Neither looks further than the next `://`, which has both signs in it.
+            slash = text.find("/", start, stop)
+            colon = text.find(":", start, stop if slash < 0 else slash)
+            ends = text.rfind("@", start, stop if slash < 0 else slash)
+            if colon >= 0 and text.find("@", start, colon) < 0:
+                ends = last
+            if ends > start:
+                yield start, ends + 1
+                start = ends + 1
+            start = text.find("://", start, stop) + 3

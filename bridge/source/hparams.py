@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LARGEST_YAML, MOST_NODES, too_large_yaml
+from bridge.bounds import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, too_large_yaml
 from bridge.model import Loss, LossKind
 from bridge.plain_files import read_plain
 
@@ -57,31 +58,46 @@ def read_hparams(file: RunFile) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
 def flat_params(tree: Mapping[Any, Any]) -> dict[str, Scalar]:
     """`tree` with dotted keys; lists become JSON text, other things text. Raises ValueError for too large a tree."""
     flat: dict[str, Scalar] = {}
-    _flatten(tree, "", flat, 0, [MOST_NODES])
+    _flatten(tree, "", flat, 0, _Left())
     return flat
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str, flat: dict[str, Scalar], depth: int, left: list[int]) -> None:
+@dataclass(slots=True)
+class _Left:
+    """What may still be taken. A small file can mean a lot: an alias counts each time, a nested name with those above it."""
+
+    values: int = MOST_NODES
+    letters: int = MOST_PARAM_LETTERS
+
+    def take(self, name: str, value: object) -> None:
+        """Count one value with its name. Raises ValueError where it is one too many."""
+        self.values -= 1
+        self.letters -= len(name) + (len(value) if isinstance(value, str | bytes) else 0)
+        if self.values < 0:
+            raise ValueError(f"more than {MOST_NODES:,} values")
+        if self.letters < 0:
+            raise ValueError(f"names and texts of more than {MOST_PARAM_LETTERS >> 20} million characters")
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str, flat: dict[str, Scalar], depth: int, left: _Left) -> None:
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH}")
     for key, value in tree.items():
-        left[0] -= 1
-        if left[0] < 0:  # aliases make a small file large: each use counts
-            raise ValueError(f"more than {MOST_NODES} values")
         name = f"{prefix}{clean(str(key))}"
+        left.take(name, value)
         if isinstance(value, dict) and value:
             _flatten(value, f"{name}.", flat, depth + 1, left)
         else:
-            flat[name] = _scalar(value, left)
+            flat[name] = _scalar(value, depth + 1, left)
 
 
-def _scalar(value: Any, left: list[int]) -> Scalar:
+def _scalar(value: Any, depth: int, left: _Left) -> Scalar:
     if isinstance(value, str):
         return clean(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | dict | tuple | set):
-        _count(value, left, 0)
+        _count(value, depth, left)
         if isinstance(value, list | dict):
             try:
                 return clean(json.dumps(value, ensure_ascii=False, allow_nan=False))
@@ -90,18 +106,14 @@ def _scalar(value: Any, left: list[int]) -> Scalar:
     return clean(str(value))
 
 
-def _count(value: Any, left: list[int], depth: int) -> None:
-    left[0] -= 1
-    if left[0] < 0:
-        raise ValueError(f"more than {MOST_NODES} values")
+def _count(value: dict[Any, Any] | list[Any] | tuple[Any, ...] | set[Any], depth: int, left: _Left) -> None:
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH}")
-    if isinstance(value, dict):
-        for item in value.values():
-            _count(item, left, depth + 1)
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            _count(item, left, depth + 1)
+    items = value.items() if isinstance(value, dict) else (("", item) for item in value)
+    for name, item in items:
+        left.take(str(name), item)
+        if isinstance(item, dict | list | tuple | set):
+            _count(item, depth + 1, left)
 
 
 def clean(text: str) -> str:

@@ -16,6 +16,7 @@ from bridge.bounds import (
     LARGEST_YAML,
     LONGEST_NUMBER,
     MOST_NODES,
+    MOST_PARAM_LETTERS,
     MOST_TAGS,
     too_large_json,
     too_large_yaml,
@@ -109,26 +110,33 @@ def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
     if not isinstance(hparams, dict) or not hparams:
         hparams = _yaml(own_file(run_dir, "hparams.yaml"))
     try:
-        if _size(hparams, 0, MOST_NODES) > MOST_NODES:
+        if _is_too_much(hparams):
             return {}
         return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
     except RecursionError:
         return {}
 
 
-def _size(tree: Any, depth: int, left: int) -> int:
-    """How many values there are in `tree`; it stops to count beyond `left`. RecursionError for one nested too deep."""
+def _is_too_much(hparams: Mapping[Any, Any]) -> bool:
+    """Whether the params are more than anybody reads. RecursionError where they are nested too deep."""
+    letters = 0
+    for count, length in enumerate(_lengths(hparams, 0, 0), start=1):
+        letters += length
+        if count > MOST_NODES or letters > MOST_PARAM_LETTERS:
+            return True
+    return False
+
+
+def _lengths(tree: Any, depth: int, prefix: int | None) -> Iterator[int]:
+    """For every value in `tree` the length of its name and its text; `prefix` is that of the names above, None in a list."""
     if depth > DEEPEST:
         raise RecursionError
-    count = 0
-    items = tree.values() if isinstance(tree, dict) else tree
-    for item in items:
-        count += 1
+    for name, item in tree.items() if isinstance(tree, dict) else (("", item) for item in tree):
+        length = (prefix or 0) + len(str(name))
+        yield length + (len(item) if isinstance(item, str | bytes) else 0)
         if isinstance(item, dict | list | tuple | set):
-            count += _size(item, depth + 1, left - count)
-        if count > left:
-            break
-    return count
+            nested = isinstance(item, dict) and prefix is not None
+            yield from _lengths(item, depth + 1, length + 1 if nested else None)
 
 
 def _yaml(path: Path | None) -> dict[Any, Any]:

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.bounds import LONGEST_EVENT, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES, shortened
+from bridge.bounds import LONGEST_EVENT, MOST_DECODED_PIXELS, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES, shortened
 from bridge.plain_files import BROKEN_PICTURE, open_plain
 from bridge.verbs.truth_files import own_file
 
@@ -200,12 +200,16 @@ def _is_too_large(path: Path) -> bool:
 
 
 def is_broken(event: TruthMedia) -> bool:
-    """Whether the file of `event` is a picture that only begins like one: no target has to hold what nobody can decode."""
+    """Whether the file of `event` is a picture that only begins like one: no target has to hold what nobody can decode.
+
+    One too large to be decoded here counts as whole.
+    """
     if event.format not in _PICTURES:
         return False
     try:
         with _opened(event.file) as picture:
-            picture.load()
+            if picture.width * picture.height <= MOST_DECODED_PIXELS:
+                picture.load()
     except _not_decodable():
         return True
     return False

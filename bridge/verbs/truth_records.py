@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["records"]
 
-LONGEST_LINE = 2 * LONGEST_ROW
-"""Bytes; a line that is longer is not read, so that no file can fill the memory."""
+LONGEST_RECORD = 2 * LONGEST_ROW
+"""Bytes, also of one whose quoted cells go over many lines; a longer one is not read, so that no file can fill the memory."""
 
 _FIELD_LIMIT = threading.Lock()
 
@@ -27,13 +27,13 @@ _FIELD_LIMIT = threading.Lock()
 def records(path: Path) -> Iterator[tuple[list[str] | None, int]]:
     """Each complete record of the file `path` with the number of its first line; None for one that is no CSV.
 
-    A record whose end is not there yet is left out. Raises OSError, and RunDirectoryError for a line without an end.
+    A record whose end is not there yet is left out. Raises OSError, and RunDirectoryError for one without an end.
     """
     lines = _Lines(path)
     with _no_field_limit():
         reader = csv.reader(lines)
         while True:
-            first = lines.number + 1
+            first = lines.begin()
             try:
                 cells = next(reader)
             except StopIteration:
@@ -56,16 +56,25 @@ class _Lines:
         self.path = path
         self.number = 0
         self.torn = False
+        self._first = 1
+        self._size = 0
+
+    def begin(self) -> int:
+        """Let the next line be the first of a record; returns its number."""
+        self._first, self._size = self.number + 1, 0
+        return self._first
 
     def __iter__(self) -> Iterator[str]:
         with open_plain(self.path) as file:
             while True:
-                line = file.readline(LONGEST_LINE)
+                line = file.readline(LONGEST_RECORD)
+                self._size += len(line)
+                if self._size >= LONGEST_RECORD:
+                    raise RunDirectoryError(
+                        f"{self.path}:{self._first} cannot be read: longer than {LONGEST_RECORD >> 20} MiB.",
+                        hint="A quote that is never closed makes one line of all that follows.",
+                    )
                 if not line.endswith(b"\n"):
-                    if len(line) == LONGEST_LINE:
-                        raise RunDirectoryError(
-                            f"{self.path}:{self.number + 1} cannot be read: longer than {LONGEST_LINE >> 20} MiB."
-                        )
                     break
                 if self.number == 0:
                     line = line.removeprefix(b"\xef\xbb\xbf")

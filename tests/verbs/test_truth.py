@@ -178,7 +178,7 @@ def test_only(tmp_path: Path) -> None:
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line beyond all measure is an error that names file and line, not a full memory."""
     run = csv_run(tmp_path / "a", "a,step\n" + "1" * 200 + ",0\n")
-    monkeypatch.setattr(truth_records, "LONGEST_LINE", 100)
+    monkeypatch.setattr(truth_records, "LONGEST_RECORD", 100)
     with pytest.raises(RunDirectoryError, match=r"metrics\.csv:2 cannot be read"):
         truth.read(run)
 

@@ -50,7 +50,10 @@ def checkpoint_file(run: Run) -> RunFile | None:
 def checkpoint_files(run: Run) -> dict[str, RunFile]:
     """All checkpoints of the run directory by their path in it: plain files below `checkpoints`, links not followed."""
     found: dict[str, RunFile] = {}
-    for folder, folders, names in os.walk(run.path / _FOLDER, followlinks=False):
+    top = run.path / _FOLDER
+    # Where that is a link itself, what it leads out to is not even listed: it may be the whole file system.
+    inside = Path(os.path.realpath(top)).is_relative_to(run.path)
+    for folder, folders, names in os.walk(top, followlinks=False) if inside else ():
         folders.sort()
         for name in sorted(names):
             path = (Path(folder) / name).relative_to(run.path)

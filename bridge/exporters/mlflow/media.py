@@ -30,7 +30,7 @@ MEDIA_FILE = "bridge/media.json"
 
 _NAMESPACE = uuid.UUID("0d3a2c51-6f57-5c0e-8a63-4d1f0a6f7b1e")
 _TAG_BYTES = 120
-_IMAGE_LIMIT = 256 << 20
+_IMAGE_LIMIT = 64 << 20
 """A picture's bytes; a larger one is a plain artifact."""
 
 _IN_GRID = re.compile(r"images/(.+)~(\d+)\+step\+(-?\d+)\+timestamp\+-?\d+\+bridge-[0-9a-f]+\.(?:png|webp)")

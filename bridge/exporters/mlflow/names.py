@@ -38,14 +38,14 @@ def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> di
     rename = rename or {}
     keys: dict[str, str] = {}
     taken: set[str] = set()
+    last: dict[str, int] = {}  # the number that a clean key had last: what is taken stays so
     for name in names:
         if name in keys:
             continue
         plain = key = clean(rename.get(name, name))
-        number = 1
         while key in taken:
-            number += 1
-            ending = f"_{number}"
+            last[plain] = last.get(plain, 1) + 1
+            ending = f"_{last[plain]}"
             key = plain[: KEY_LIMIT - len(ending)] + ending
         keys[name] = key
         taken.add(key)
