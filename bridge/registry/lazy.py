@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError
+from bridge.source.statistics import readable
 from logger.values import restore_number
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Statistics(Lazy):
     def _read(self) -> dict[str, Any]:
         try:
             return {
-                name: {key: restore_number(value) for key, value in entry.items()}
+                name: readable({key: restore_number(value) for key, value in entry.items()})
                 for name, entry in json.loads(self.text)["metrics"].items()
                 if isinstance(entry, dict)
             }

@@ -56,13 +56,13 @@ def write_parquet(table: dict[str, list[Any]], path: Path) -> None:
 
 def _array(pa: Any, values: list[Any]) -> Any:
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} and float in kinds:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if len(kinds) == 1 and str not in kinds:
-        try:
+    try:
+        if kinds <= {int, float} and float in kinds:
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        if len(kinds) == 1 and str not in kinds:
             return pa.array(values)
-        except (OverflowError, pa.ArrowInvalid):
-            pass  # an integer beyond 64 bits
+    except (OverflowError, pa.ArrowInvalid):
+        pass  # a whole number beyond 64 bits, or beyond what a float holds
     texts = [None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values]
     return pa.array(texts, pa.string())
 

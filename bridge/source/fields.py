@@ -114,7 +114,8 @@ class Fields:
             self.told[""] = self.told.get("", 0) + 1
         else:
             self.told[name] = 1
-            detail = f"is a {type(value).__name__}, not {wanted}"
+            whole = isinstance(value, int) and wanted == "a number"
+            detail = "is too large for a number" if whole else f"is a {type(value).__name__}, not {wanted}"
             self.losses.append(Loss(LossKind.LEFT_OUT, f"sidecar.json: {name}", detail))
 
 

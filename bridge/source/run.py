@@ -19,6 +19,7 @@ from bridge.source.fields import Fields, number
 from bridge.source.header import has_column
 from bridge.source.hparams import clean, finite, flat_params, read_hparams
 from bridge.source.paths import RUN_FILES, Refused, own_file
+from bridge.source.statistics import readable, unreadable
 from logger.sidecar import SidecarError, parse_sidecar, parse_summary, parse_time
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def _summary_stats(real: Path, files: Mapping[str, RunFile], losses: list[Loss])
     if len(metrics) > MOST_METRICS:
         detail = f"{MOST_METRICS:,} of its {len(metrics):,} metrics are kept"
         losses.append(Loss(LossKind.TOO_LARGE, "summary.json", detail, len(metrics) - MOST_METRICS))
-    return {clean(name): stats for name, stats in islice(metrics.items(), MOST_METRICS)}
+    kept = {clean(name): stats for name, stats in islice(metrics.items(), MOST_METRICS)}
+    losses += unreadable(kept)
+    return {name: readable(stats) for name, stats in kept.items()}
 
 
 def _last(stats: Mapping[str, Any]) -> float | None:

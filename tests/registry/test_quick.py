@@ -67,7 +67,7 @@ def test_both_roads_agree_on_any_sidecar(changes: dict[str, Any], metrics: Any) 
 def test_ended_runs_take_the_short_road(tmp_path: Path, status: str) -> None:
     """What a logger leaves behind is read by the short road."""
     run = make_run(tmp_path / "a", status=status, **ORDINARY)
-    stats = {"acc": {"last": 0.5, "max": 0.7, "min": "NaN"}, "odd": 3}
+    stats = {"acc": {"last": 0.5, "max": 0.7, "min": "NaN", "count": 10**400, "max_step": "x"}, "odd": 3}
     (run / "summary.json").write_text(json.dumps({"metrics": stats}))
     short, long = both(run)
     assert short is not None

@@ -236,3 +236,26 @@ def test_what_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_statistics_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    """What summary.json has in the place of a number, or a number that no float holds, is left out and named."""
+    run_dir = write_sidecar(tmp_path / "run")
+    stats = {"max": 10**400, "min": "NaN", "last": "fast", "max_step": 3, "count": [1], "first_nan_step": None}
+    (run_dir / "summary.json").write_text(json.dumps({"metrics": {"a": stats}}))
+    run = read_run(run_dir)
+    assert repr(run.summary_stats["a"]) == "{'min': nan, 'max_step': 3, 'first_nan_step': None}"
+    assert [(loss.what, loss.detail) for loss in run.losses] == [
+        ("summary.json: a.max", "is too large for a number"),
+        ("summary.json: a.last", "is a str, not a number"),
+        ("summary.json: a.count", "is a list, not a number"),
+    ]
+
+
+def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
+    """Beyond a hundred they are one loss."""
+    run_dir = write_sidecar(tmp_path / "run")
+    metrics = {f"m{number}": {"max": "x"} for number in range(150)}
+    (run_dir / "summary.json").write_text(json.dumps({"metrics": metrics}))
+    losses = read_run(run_dir).losses
+    assert (len(losses), losses[-1].count, losses[-1].detail) == (101, 50, "further unreadable values")

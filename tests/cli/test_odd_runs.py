@@ -1,0 +1,69 @@
+"""Commands over runs that are odd: one of them costs what it cannot give, never the others, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HUGE = 10**400
+"""A whole number that JSON holds and no float."""
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with its own cache and a tree of two runs, one of which has numbers that no float holds."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("plain", 0.5), ("huge", HUGE)):
+        run = make_run(tmp_path / "runs" / name, [{"step": 0, "acc": 0.5}], hparams={"lr": value}, summary={"acc": 0.5})
+        stats = {"acc": {"max": value, "min": value, "last": 0.5, "max_step": value}}
+        (run / "summary.json").write_text(json.dumps({"metrics": stats}))
+    times = {"created_at": HUGE, "ended_at": -HUGE, "updated_at": HUGE}
+    make_run(tmp_path / "runs" / "odd", summary={"acc": HUGE}, sessions=[{"rows": HUGE, "pid": HUGE}], **times)
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("line", "ids"),
+    [
+        ("best acc runs --json", ["plain"]),
+        ("best acc runs --last --json", ["huge", "plain"]),
+        ("ls runs --top 5 acc:min --json", ["plain"]),
+        ("ls runs --json", ["huge", "odd", "plain"]),
+        ("ls runs --sort acc.max --json", ["huge", "odd", "plain"]),
+        ("ls runs --where 'acc.max > 0.1' --json", ["plain"]),
+        ("ls runs --where 'hparams.lr > 0.1' --json", ["huge", "plain"]),
+    ],
+)
+def test_numbers_that_no_float_holds_are_no_values(line: str, ids: list[str]) -> None:
+    """A run whose statistics cannot be read is listed, and ranked by what can be read of it."""
+    result = CliRunner().invoke(bridge, line)
+    assert result.exit_code == 0
+    assert sorted(run["run_id"] for run in json.loads(result.stdout)["runs"]) == ids
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ls runs",
+        "ls runs --csv o.csv --parquet o.parquet",
+        "show huge runs",
+        "show odd runs",
+        "best acc runs --csv o.csv --parquet o.parquet",
+        "scan runs --full",
+        "export runs --to tensorboard --top 2 acc:max",
+        "export runs --to tensorboard",
+    ],
+)
+def test_every_command_does_the_other_runs(line: str) -> None:
+    """No command ends in an error for all runs because of one."""
+    assert CliRunner().invoke(bridge, line).exit_code == 0
