@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Exporter
     from bridge.report import Report
     from bridge.verbs.verdicts import VerifyReport
@@ -19,7 +22,7 @@ Paths: TypeAlias = "str | PathLike[str] | Iterable[str | PathLike[str]]"
 
 
 class Selecting(TypedDict, total=False):
-    """Which runs: the options of the command line that select runs, by the same rules."""
+    """Which runs: the options of the command line that select runs, by the same rules. One text is a list of one."""
 
     run_ids: tuple[str, ...]
     tags: tuple[str, ...]
@@ -31,7 +34,10 @@ class Selecting(TypedDict, total=False):
 
 
 class Content(TypedDict, total=False):
-    """What of a run: the fields of `bridge.cursor.Shape`, which shape what a target holds."""
+    """What of a run: the fields of `bridge.cursor.Shape`, which shape what a target holds.
+
+    One text is a list of one; `rename` may be a dict.
+    """
 
     metrics: tuple[str, ...]
     exclude_metrics: tuple[str, ...]
@@ -42,7 +48,7 @@ class Content(TypedDict, total=False):
     overlap: str
     max_points: int | None
     flat: bool
-    rename: tuple[tuple[str, str], ...]
+    rename: tuple[tuple[str, str], ...] | Mapping[str, str]
     redact: tuple[str, ...]
     volatile: tuple[str, ...]
 
@@ -143,13 +149,46 @@ def _run(
     settings: dict[str, Any],
     content: Content,
 ) -> Report:
-    from bridge.cursor import Shape
     from bridge.verbs.export import Options, export_runs
     from bridge.verbs.together import Hands
 
     hands = Hands(workers=settings.pop("workers"))
-    options = Options(shape=Shape(**content), selection=_selection(select), hands=hands, **settings)
+    options = Options(shape=_shape(content), selection=_selection(select), hands=hands, **settings)
     return export_runs(_paths(runs), _exporter(to, target), options)
+
+
+def _shape(content: Content) -> Shape:
+    """The checked shape: what a target is made with must not depend on a slip. Raises UsageError."""
+    from bridge.cursor import Shape
+    from bridge.errors import UsageError
+
+    given: dict[str, Any] = dict(content)
+    for name, value in given.items():
+        if name not in Content.__annotations__:
+            raise UsageError(
+                f"{name} is no option of an export.", hint="There are: " + ", ".join(Content.__annotations__)
+            )
+        if name in _LISTS:
+            pairs = value.items() if isinstance(value, Mapping) else value
+            given[name] = (value,) if isinstance(value, str) else tuple(pairs)
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            raise UsageError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, not {value!r}.")
+    parts: dict[str, type] = {"rename": tuple}
+    for name in _LISTS & given.keys():
+        if not all(isinstance(item, parts.get(name, str)) for item in given[name]):
+            raise UsageError(f"{name} must be a list of {'pairs' if name in parts else 'texts'}, not {given[name]!r}.")
+    most = given.get("max_points")
+    if most is not None and (not isinstance(most, int) or most < 2):
+        raise UsageError(f"max_points must be a whole number from 2, not {most!r}.")
+    return Shape(**given)
+
+
+_LISTS = frozenset({"metrics", "exclude_metrics", "best", "rename", "redact", "volatile"})
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "artifacts": ("ended", "now", "none"),
+    "overlap": ("last", "keep"),
+    **dict.fromkeys(("media", "checkpoints", "flat"), (True, False)),
+}
 
 
 def _paths(runs: Paths) -> tuple[Path, ...]:
@@ -159,15 +198,32 @@ def _paths(runs: Paths) -> tuple[Path, ...]:
 def _selection(select: Selecting | None) -> Any:
     from bridge.verbs.select import Selection
 
-    return None if select is None else Selection.of(**select)
+    if select is None:
+        return None
+    wrong = [name for name in select if name not in Selecting.__annotations__]
+    if wrong:
+        from bridge.errors import UsageError
+
+        known = ", ".join(Selecting.__annotations__)
+        raise UsageError(f"{wrong[0]} selects no runs.", hint=f"What does: {known}")
+    one_text = {name: (value,) for name, value in select.items() if name in _SEVERAL and isinstance(value, str)}
+    return Selection.of(**{**select, **one_text})  # type: ignore[arg-type]
+
+
+_SEVERAL = frozenset({"run_ids", "tags", "statuses"})
 
 
 def _exporter(to: str | Exporter, target: Mapping[str, Any] | None) -> Exporter:
     if not isinstance(to, str):
         return to
+    from bridge.errors import UsageError
     from bridge.exporters import find_exporter
 
-    options = dict(target or {})
+    factory, options = find_exporter(to), dict(target or {})
+    taken = inspect.signature(factory).parameters
+    for name in options:
+        if name not in taken:
+            raise UsageError(f"{name} is no option of {to}.", hint=f"There are: {', '.join(taken)}")
     if "logdir" in options:
         options["logdir"] = Path(options["logdir"])
-    return find_exporter(to)(**options)
+    return factory(**options)

@@ -1,0 +1,60 @@
+"""The bridge as a library: what is given is taken as meant, or refused; never silently as something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import bridge
+from bridge.errors import UsageError
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs of two metrics."""
+    for name in ("a", "b"):
+        rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
+        make_run(tmp_path / "runs" / name, rows, tags=[f"name:{name}"])
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"overlap": "fisrt"}, "overlap must be one of 'last', 'keep', not 'fisrt'."),
+        ({"artifacts": "nwo"}, "artifacts must be one of 'ended', 'now', 'none', not 'nwo'."),
+        ({"max_points": -5}, "max_points must be a whole number from 2, not -5."),
+        ({"media": "no"}, "media must be one of True, False, not 'no'."),
+        ({"best": ("acc",)}, "'acc' does not say which end is best."),
+        ({"metrics": (1,)}, "metrics must be a list of texts, not (1,)."),
+        ({"rename": ("loss",)}, "rename must be a list of pairs, not ('loss',)."),
+        ({"metric": ("loss",)}, "metric is no option of an export."),
+        ({"target": {"logdri": "x"}}, "logdri is no option of tensorboard."),
+        ({"select": {"tag": "x"}}, "tag selects no runs."),
+    ],
+)
+def test_what_makes_no_sense_is_refused(runs: Path, tmp_path: Path, content: dict[str, Any], told: str) -> None:
+    """A slip in an option is an error before anything is written: a target made with other options would be replaced."""
+    where: dict[str, Any] = {"target": {"logdir": tmp_path / "tb"}, **content}
+    with pytest.raises(UsageError) as caught:
+        bridge.export(runs, to="tensorboard", **where)
+    assert told in str(caught.value)
+    assert not (tmp_path / "tb").exists()
+
+
+def test_one_text_is_a_list_of_one(runs: Path, tmp_path: Path) -> None:
+    """A text where several are possible means just that one, and `rename` may be a dict."""
+    target = {"logdir": tmp_path / "tb"}
+    one = bridge.export(
+        runs, to="tensorboard", target=target, metrics="loss", rename={"loss": "error"}, select={"tags": "name:a"}  # type: ignore[typeddict-item, arg-type]
+    )  # fmt: skip
+    assert [(line.run_id, line.points) for line in one.runs] == [("a", 3)]
+    again = bridge.export(
+        runs, to="tensorboard", target=target, metrics=("loss",), rename=(("loss", "error"),), select={"tags": ("name:a",)}
+    )  # fmt: skip
+    assert [str(line.action) for line in again.runs] == ["unchanged"]
