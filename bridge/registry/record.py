@@ -23,7 +23,7 @@ class RunRecord:
     `run_dir` is the real absolute path. `status` is what is shown (a dead run is `killed`), `status_word` what the
     sidecar says. `start`, `end` and `last_alive` are as in `bridge.model.Run`; `updated` is the mtime of the
     sidecar. `summary` holds the last value of each metric, `stats` what summary.json says of each
-    (`max`, `min`, `last`, `count`, ...). `orphaned` means that the directory was gone at the last scan.
+    (`max`, `min`, `last`, `count`, ...). `orphaned` means that the last scan did not find it any more.
     """
 
     run_id: str

@@ -39,8 +39,8 @@ _CLOCKS_DIFFER = 120.0
 class ScanReport:
     """What a scan counted: `total` = `upserted` (read anew) + `unchanged` + `invalid` (cannot be read).
 
-    `orphaned` are known runs whose directory is gone, newly or still. `problems` are (run directory, reason) of the
-    invalid ones.
+    `orphaned` are known runs that the walk does not find any more, newly or still: gone, moved, or no run directory
+    now. `problems` are (run directory, reason) of the invalid ones.
     """
 
     root: str
@@ -84,14 +84,17 @@ def scan(
         before = known.get(run_dir)
         sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary)
-        if before and before.stamp == stamp and not _may_have_moved(run_dir, before, doubtful_since):
+        if before and _is_unchanged(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
             continue
         try:
-            found = read_quickly(run_dir, sidecar, summary) or Found.of(RunRecord.of(with_summary(read(path))))
+            found = read_quickly(run_dir, sidecar, summary)
+            if found is None:
+                stamp += _hparams_mark(run_dir)
+                found = Found.of(RunRecord.of(with_summary(read(path))))
             rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
-    gone = [path for path in known if path not in seen and _is_gone(path)]
+    gone = [path for path in known if path not in seen]
     found_again = [path for path, before in known.items() if before.orphaned and path in seen]
     new_orphans = [path for path in gone if not known[path].orphaned]
     store.save(root, rows=rows, orphans=new_orphans, found_again=found_again, full=full)
@@ -111,10 +114,21 @@ def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result
     """What stat says of the files that a record is made of; another text where any of them was replaced or grew."""
     parts = [_mark(sidecar), _mark(summary)]
     if sidecar is None:
-        parts += [_mark(_lstat(f"{run_dir}/{name}")) for name in ("metrics.csv", "hparams.yaml")]
+        parts.append(_mark(_lstat(f"{run_dir}/metrics.csv")))
     elif stat.S_ISLNK(sidecar.st_mode):
         parts.append(_mark(_stat(f"{run_dir}/sidecar.json")))
     return "|".join(parts)
+
+
+def _hparams_mark(run_dir: str) -> str:
+    """The part of the stamp that the short road does without: where a sidecar has no hparams, this file has them."""
+    return f"|{_mark(_lstat(f'{run_dir}/hparams.yaml'))}"
+
+
+def _is_unchanged(run_dir: str, before: Known, stamp: str) -> bool:
+    return before.stamp == stamp or (
+        before.stamp.startswith(f"{stamp}|") and before.stamp == stamp + _hparams_mark(run_dir)
+    )
 
 
 def _mark(found: os.stat_result | None) -> str:
@@ -143,14 +157,3 @@ def _may_have_moved(run_dir: str, before: Known, doubtful_since: float) -> bool:
         return True
     signs = (_lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
     return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)
-
-
-def _is_gone(run_dir: str) -> bool:
-    """Whether the walk missed it because it is not there (it may also have been refused a look)."""
-    try:
-        os.stat(run_dir)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return not any(os.path.lexists(f"{run_dir}/{name}") for name in ("sidecar.json", "metrics.csv"))
