@@ -11,10 +11,12 @@ import errno
 import os
 import re
 import secrets
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-from logger.csv_scan import CHUNK, Scan, cells, holds_headers, scan
+from logger.csv_scan import CHUNK, Quotes, Scan, holds_headers, records, scan
 from logger.sidecar import keep_access
+from logger.state import free_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,38 +52,51 @@ class MetricsFile:
     """The metrics.csv of one run, open for appending.
 
     `columns` is the header, `time_column` the column that holds the rows' times (None: rows have none), `rows` how many rows
-    the file holds. A file whose time column is still called `formerly` has it renamed before anything is appended.
+    the file holds. A file whose time column is still called `formerly` has it renamed before anything is appended. `complain` is
+    told, by a key and a sentence, what a person should know.
     """
 
-    def __init__(self, path: Path, *, time_column: str | None, formerly: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        time_column: str | None,
+        formerly: str | None = None,
+        complain: Callable[[str, str], None] = lambda _key, _sentence: None,
+    ) -> None:
         self.path = path
         self.time_column = time_column
         self.columns: list[str] = []
         self.rows = 0
         self._formerly = formerly
+        self._complain = complain
         self._descriptor: int | None = None
         self._size = 0
         self._layouts: dict[tuple[str, ...], list[int]] = {}
         self._unsure: _Unsure | None = None
 
     def resume(self) -> Scan:
-        """Go on with the file that is there: a torn tail is cut off. The look through it comes back.
+        """Go on with the file that is there: a torn tail is cut off (more than one line is kept beside the file, and told).
 
-        Raises FileNotFoundError where there is none, other OSErrors where it cannot be written.
+        What the file holds then comes back. Raises FileNotFoundError where there is none, other OSErrors where it cannot be written.
         """
         self.close()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         found = scan(self.path)
         if found.end < found.size:
+            self._keep_tail(found)
             os.ftruncate(self._descriptor, found.end)
         self.columns, self.rows, self._size = list(found.columns), found.rows, found.end
         self._layouts.clear()
-        if found.headers and holds_headers(self.path, found):
+        stepless = found.rows > 0 and "step" not in found.columns
+        unify = stepless or (found.headers and holds_headers(self.path, found))
+        if unify:
             self._unify(found)
-        if self._formerly in self.columns and self.time_column not in (None, *self.columns):
-            self.columns[self.columns.index(self._formerly)] = str(self.time_column)
+        rename = self._formerly in self.columns and self.time_column not in (None, *self.columns)
+        if rename:
+            self.columns[self.columns.index(str(self._formerly))] = str(self.time_column)
             self._rewrite(self._grown(0), [])
-        return found
+        return scan(self.path) if unify or rename else found
 
     def append(self, rows: list[Row]) -> None:
         """Move `rows` (the list is emptied) to the end of the file, as one write of whole lines; new columns go behind the old ones.
@@ -129,6 +144,25 @@ class MetricsFile:
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+    def _keep_tail(self, found: Scan) -> None:
+        """Copy what is to be cut off, if that is more than one torn line: a quote that nobody closed swallows all that follows."""
+        with self.path.open("rb") as file:
+            file.seek(found.end)
+            if not any(b"\n" in chunk for chunk in iter(lambda: file.read(CHUNK), b"")):
+                return
+            file.seek(found.end)
+            aside = free_beside(self.path)
+            with aside.open("xb") as copy:
+                keep_access(self.path, copy.fileno())
+                shutil.copyfileobj(file, copy, CHUNK)
+                copy.flush()
+                os.fsync(copy.fileno())
+        where = "its header" if not found.columns else f"row {found.rows}"
+        self._complain(
+            "metrics.csv",
+            f"{self.path} cannot be read after {where}, where a quote is never closed: what follows is kept as {aside.name}.",
+        )
 
     def _new_columns(self, rows: Sequence[Row]) -> list[str]:
         if all(row.names in self._layouts for row in rows):
@@ -197,7 +231,7 @@ class MetricsFile:
         with self.path.open("rb") as file:
             file.seek(found.start)
             left = found.end - found.start
-            odd = False
+            quotes = Quotes()
             carry = b""
             while left > 0:
                 chunk = file.read(min(CHUNK, left))
@@ -207,8 +241,8 @@ class MetricsFile:
                 chunk = carry + chunk
                 carry = b"\r" if chunk.endswith(b"\r") else b""  # never part a line end
                 chunk = chunk[: len(chunk) - len(carry)]
-                padded, odd = _pad(chunk, b"," * more, odd=odd, quotes=not found.lines)
-                yield padded
+                for piece, inside in quotes.pieces(chunk) if more else ((chunk, True),):
+                    yield piece if inside else _pad_lines(piece, b"," * more)
             yield carry
 
     def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
@@ -237,15 +271,27 @@ class MetricsFile:
             self._took(rows)
 
     def _unify(self, found: Scan) -> None:
-        """Bring a file with several header lines (two files put together) under one header."""
+        """Bring a file with several header lines (two files put together), or without steps, under one header with `step`.
+
+        Rows without steps get their numbers, as readers count them; what is no row for readers stays none.
+        """
         columns = dict.fromkeys(found.columns)
         rows = 0
-        for row in cells(self.path, found):
-            columns.update(dict.fromkeys(row))
+        for record in records(self.path, found):
+            columns.update(dict.fromkeys(record.filled() if record.good else ()))
             rows += 1
-        self.columns, self.rows = list(columns), rows
-        lines = (_join([row.get(name, "") for name in columns]).encode() for row in cells(self.path, found))
-        self._rewrite((_join(self.columns).encode(), *lines), [])
+        numbered = "step" not in columns
+        self.columns, self.rows = [*columns, "step"] if numbered else list(columns), rows
+
+        def lines() -> Iterator[bytes]:
+            yield _join(self.columns).encode()
+            for number, record in enumerate(records(self.path, found)):
+                row = record.filled() | ({"step": str(number)} if numbered else {})
+                cells = [row.get(name, "") for name in self.columns] if record.good else record.cells
+                bad = not record.good and len(cells) == len(self.columns)
+                yield _join([*cells, ""] if bad else cells).encode()
+
+        self._rewrite(lines(), [])
 
     def _line(self, row: Row) -> str:
         layout = self._layouts.get(row.names)
@@ -278,21 +324,6 @@ def _cell(value: object) -> str:
 
 def _join(names: Iterable[str]) -> str:
     return ",".join([_cell(name) for name in names]) + "\r\n"
-
-
-def _pad(chunk: bytes, commas: bytes, *, odd: bool, quotes: bool) -> tuple[bytes, bool]:
-    """`chunk` with `commas` before every line end that ends a record, and whether it ends inside of quotes."""
-    if not commas:
-        return chunk, odd
-    if not quotes or (not odd and b'"' not in chunk):
-        return _pad_lines(chunk, commas), odd
-    parts = chunk.split(b'"')
-    for number, part in enumerate(parts):
-        if number:
-            odd = not odd
-        if not odd:
-            parts[number] = _pad_lines(part, commas)
-    return b'"'.join(parts), odd
 
 
 def _pad_lines(part: bytes, commas: bytes) -> bytes:

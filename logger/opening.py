@@ -57,7 +57,9 @@ def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) 
     data = sidecar.data
     path = run_dir / METRICS_NAME
     before = data.get("time_column_before") or None
-    metrics = MetricsFile(path, time_column=_time_column(data, header(path), settings.time_column), formerly=before)
+    metrics = MetricsFile(
+        path, time_column=_time_column(data, header(path), settings.time_column), formerly=before, complain=complain
+    )
     found = metrics.resume() if path.exists() else Scan()
     media = MediaFile(run_dir)
     media.resume()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logger.csv_scan import Scan, cells
+from logger.csv_scan import Record, Scan, records, whole_number
 from logger.session import host_name, process_lives, session_entry
 from logger.sidecar import heartbeat_mtime, is_alive
 from logger.stats import MetricStats
@@ -45,16 +44,18 @@ def restore(path: Path, found: Scan, summary: Mapping[str, Any], *, time_column:
     skip = covered if known and isinstance(covered, int) else 0
     if skip == found.rows:
         return restored
-    for number, row in enumerate(cells(path, found, skip=skip), start=skip):
-        _add_row(restored, row, default_step=number, time_column=time_column)
+    for number, record in enumerate(records(path, found, skip=skip), start=skip):
+        _add_row(restored, record, number=number, time_column=time_column)
     return restored
 
 
-def _add_row(restored: Restored, row: Mapping[str, str], *, default_step: int, time_column: str | None) -> None:
-    step = cell_number(row.get("step", str(default_step)))
-    if step is None or not math.isfinite(step):
+def _add_row(restored: Restored, record: Record, *, number: int, time_column: str | None) -> None:
+    """Take in what readers find in a row: nothing in one that is none for them."""
+    row = record.filled()
+    step = whole_number(row.get("step", "")) if "step" in record.columns else number
+    if not record.good or step is None:
         return
-    restored.step = int(step)
+    restored.step = step
     for name, cell in row.items():
         if name in ("step", time_column):
             continue

@@ -21,7 +21,15 @@ from logger.sidecar import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SidecarFile", "first_change", "load_summary", "remove_leftovers", "set_aside", "write_summary"]
+__all__ = [
+    "SidecarFile",
+    "first_change",
+    "free_beside",
+    "load_summary",
+    "remove_leftovers",
+    "set_aside",
+    "write_summary",
+]
 
 _OURS = frozenset(
     {
@@ -143,11 +151,17 @@ def first_change(run_dir: Path) -> str:
     return datetime.fromtimestamp(min(times, default=time.time()), UTC).isoformat()
 
 
-def set_aside(path: Path) -> Path:
-    """Rename `path` to a name beside it that is free: `name.1`, `name.2`, ..."""
+def free_beside(path: Path) -> Path:
+    """A name beside `path` that is free: `name.1`, `name.2`, ..."""
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
+    return aside
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to a name beside it that is free."""
+    aside = free_beside(path)
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
     return aside

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from logger.csv_scan import Quotes
 from logger.csv_writer import MetricsFile, Row
 from tests.logger.rows import media, read_rows, sidecar
 
@@ -97,15 +98,58 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: str, kept: str, count: int
     assert text(tmp_path) == (kept or "step,a\r\n") + "9,7\r\n"
 
 
-def test_a_stray_quote_costs_no_rows(tmp_path: Path) -> None:
-    """A quote that nobody closes, early in a long file, is not taken for a cell that goes on to the end."""
+@pytest.mark.parametrize("count", [3, 1000, 20_000])
+def test_a_stray_quote_costs_no_rows(tmp_path: Path, count: int) -> None:
+    """A quote within a cell opens none, as readers have it: what follows is rows like others, however long the file is."""
     path = tmp_path / "metrics.csv"
-    body = 'step,a\r\n0,5" pipe\r\n' + "".join(f"{n},1\r\n" for n in range(1, 20_000))
+    body = 'step,lo"ss\r\n0,5" pipe\r\n' + "".join(f"{n},1\r\n" for n in range(1, count))
     path.write_bytes((body + "torn").encode())
     file = metrics_file(tmp_path)
     file.resume()
-    assert file.rows == 20_000
+    assert file.rows == count
     assert text(tmp_path) == body
+
+
+@pytest.mark.parametrize(
+    ("before", "kept", "where"),
+    [
+        ('step,a\r\n0,1\r\n1,"pipe\r\n2,3\r\n3,', "step,a\r\n0,1\r\n", "after row 1,"),
+        ('step,"a\r\n0,1\r\n', "", "after its header,"),
+    ],
+)
+def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
+    """No reader gets past it: what follows is cut off, so that later rows are read, but told and kept beside the file."""
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(before.encode())
+    told: list[str] = []
+    file = MetricsFile(path, time_column=None, complain=lambda _, sentence: told.append(sentence))
+    file.resume()
+    assert text(tmp_path) == kept
+    assert (tmp_path / "metrics.csv.1").read_bytes().decode() == before.removeprefix(kept)
+    (sentence,) = told
+    assert where in sentence
+    assert "kept as metrics.csv.1" in sentence
+
+
+def test_blank_lines_before_the_header_wipe_nothing(tmp_path: Path) -> None:
+    """The header is the first line that says anything, also behind a byte order mark."""
+    body = '\ufeff\r\n\r\n"step",a\r\n0,1\r\n'.encode()
+    (tmp_path / "metrics.csv").write_bytes(body)
+    file = metrics_file(tmp_path)
+    file.resume()
+    assert (file.columns, file.rows, (tmp_path / "metrics.csv").read_bytes()) == (["step", "a"], 1, body)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_quotes_are_followed_across_pieces(size: int) -> None:
+    """Wherever a file is cut into pieces, the line ends within quoted cells are the same ones."""
+    data = b'a,"x""\n""y",5" z\n"",""""\n"q\r\n","t"u"\n",1\nlast"\n'
+    quotes, ends, at = Quotes(), [], 0
+    for start in range(0, len(data), size):
+        for piece, inside in quotes.pieces(data[start : start + size]):
+            ends += [at + place for place, letter in enumerate(piece) if letter == 10 and not inside]
+            at += len(piece)
+    assert [data[: end + 1].count(b"\n") for end in ends] == [2, 3, 5, 7]
 
 
 def test_two_files_put_together_get_one_header(tmp_path: Path) -> None:
@@ -118,6 +162,26 @@ def test_two_files_put_together_get_one_header(tmp_path: Path) -> None:
     assert file.rows == 3
 
 
+def test_putting_under_one_header_loses_no_row(tmp_path: Path) -> None:
+    """However long a cell is, and what is no row for readers (too few or too many cells, no CSV) stays none, with all its cells."""
+    long = "x" * 200_000
+    (tmp_path / "metrics.csv").write_bytes(
+        f"step,a\r\n0,1,9\r\n1\r\n2,a\rb\r\nstep,a,b\r\n3,{long},5\r\n4,4,6,\r\n5,6,7\r\n".encode()
+    )
+    file = metrics_file(tmp_path)
+    found = file.resume()
+    assert text(tmp_path) == (f'step,a,b\r\n0,1,9,\r\n1\r\n"2,a\rb"\r\n3,{long},5\r\n4,4,6,\r\n5,6,7\r\n')
+    assert (file.rows, found.rows, found.columns) == (6, 6, ("step", "a", "b"))
+
+
+def test_a_header_again_right_below_the_header_is_found(tmp_path: Path) -> None:
+    """Also where no row stands between the two, and where the names are quoted."""
+    (tmp_path / "metrics.csv").write_bytes(b'step,a\r\n"step","b"\r\n3,1\r\n')
+    file = metrics_file(tmp_path)
+    file.resume()
+    assert (text(tmp_path), file.rows) == ("step,a,b\r\n3,,1\r\n", 1)
+
+
 def test_a_text_that_says_step_is_no_header(tmp_path: Path) -> None:
     """A cell of text with the word step leaves the file as it is."""
     before = b"step,interval\r\n0,step\r\n1,epoch\r\n"
@@ -127,11 +191,11 @@ def test_a_text_that_says_step_is_no_header(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_step_column_gets_one(tmp_path: Path) -> None:
-    """Rows need a step: where the header has none, it comes behind the other columns."""
-    (tmp_path / "metrics.csv").write_bytes(b"a\r\n1\r\n")
+    """New rows need a step; earlier ones keep the one that readers gave them: their number. What is no row stays none."""
+    (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,\r\n2,3,4\r\na,b\r\n5,6\r\n")
     file = metrics_file(tmp_path)
     file.append(rows({"a": 2}, start=5))
-    assert text(tmp_path) == "a,step\r\n1,\r\n2,5\r\n"
+    assert text(tmp_path) == "a,b,step\r\n1,,0\r\n2,3,4,\r\n5,6,2\r\n2,,5\r\n"
 
 
 def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:

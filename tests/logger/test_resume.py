@@ -16,7 +16,7 @@ from logger.pictures import Encoded
 from logger.session import git_commit
 from logger.settings import Settings
 from logger.troubles import RegistryLoggerWarning
-from tests.logger.rows import media, read_rows, sidecar, without_time
+from tests.logger.rows import media, read_rows, sidecar, summary, without_time
 from tests.run_dirs import CREATED, make_run
 
 if TYPE_CHECKING:
@@ -252,3 +252,47 @@ def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
     again.release()
     assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "2"]
     assert [session["id"] for session in sidecar(tmp_path)["sessions"]] == ["first", "second"]
+
+
+def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Path) -> None:
+    """Statistics cover the metrics of all headers, the session says how many rows there were, header lines not counted."""
+    (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n3,4,6\r\n")
+    start(tmp_path, "first").finalize("completed")
+    metrics = summary(tmp_path)["metrics"]
+    assert {name: (of["count"], of["last"]) for name, of in metrics.items()} == {
+        "a": (3, 4.0),
+        "bbbbbbbbbbbbbbbbbbb": (2, 6.0),
+    }
+    assert (summary(tmp_path)["rows"], sidecar(tmp_path)["sessions"][0]["rows"]) == (3, 3)
+
+
+def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
+    """Too few or too many cells, a step that is no 64-bit integer, no CSV: no values; a row in a quoted cell is none."""
+    (tmp_path / "metrics.csv").write_bytes(
+        b'step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n'
+    )
+    writer = start(tmp_path, "first")
+    assert {name: (of.count, of.last, of.max_step) for name, of in writer.stats.items()} == {
+        "a": (1, 1, 0),
+        "b": (1, 10, 9),
+    }
+    assert (writer.step, writer.rows) == (9, 9)
+    writer.release()
+
+
+def test_a_rename_of_the_time_column_with_a_summary_that_is_behind_counts_each_row_once(tmp_path: Path) -> None:
+    """Where a kill left rows that the summary does not cover, and the header's new name, both are made up for."""
+    first = start(tmp_path, "first")
+    for step in range(5):
+        first.log_metrics({"a": float(step)}, step)
+        if step == 2:
+            first._write_json()
+            behind = (tmp_path / "summary.json").read_text()
+    first.release()
+    (tmp_path / "summary.json").write_text(behind)
+    found = sidecar(tmp_path) | {"time_column": "wall_time_20", "time_column_before": "wall_time"}
+    (tmp_path / "sidecar.json").write_text(json.dumps(found))
+    second = start(tmp_path, "second")
+    assert (second.stats["a"].count, second.stats["a"].last, second.step) == (5, 4.0, 4)
+    assert second.metrics_keys == ["step", "wall_time_20", "a"]
+    second.release()
