@@ -13,13 +13,14 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MASK", "bare", "hide", "hide_all", "hide_in", "keep", "keep_uri"]
+__all__ = ["MASK", "bare", "hide", "hide_all", "hide_in", "hide_uri", "keep", "keep_uri"]
 
 E = TypeVar("E", bound=BaseException)
 
 MASK = "***"
 
 _WORD = re.compile(r"://[^\s'\"]+")
+_NO_WORD = re.compile(r"[\s'\"]")
 _QUERY = re.compile(r"(?i)([?&;](?:[\w.\-]*(?:password|passwd|pwd|secret|token|api_?key|credentials?))=)[^&\s;'\"#]+")
 
 _SHORTEST = 6
@@ -40,7 +41,7 @@ def keep_uri(uri: str | None) -> None:
     Not one that is also the name of the user, the host or the database: that is shown anyway.
     """
     uri = uri or ""
-    found = next(_credentials(uri), None)
+    found = next(_credentials(_NO_WORD.sub("_", uri)), None)
     words = [match[0][len(match[1]) :] for match in _QUERY.finditer(uri)]
     shown = _QUERY.sub(r"\1", bare(uri))
     if found:
@@ -54,13 +55,19 @@ def keep_uri(uri: str | None) -> None:
 
 
 def bare(uri: str) -> str:
-    """`uri` without the credentials before its host."""
-    return _without(uri, "")
+    """`uri`, which is nothing else, without the credentials before its host, whatever signs are in them."""
+    return _without(uri, "", _credentials(_NO_WORD.sub("_", uri)))
+
+
+def hide_uri(uri: str) -> str:
+    """The same with MASK in their place, and in the place of those in its query."""
+    found = _credentials(_NO_WORD.sub("_", uri))
+    return _QUERY.sub(rf"\1{MASK}", _without(uri, f"{MASK}@", found)) if "://" in uri else uri
 
 
 def hide(text: str) -> str:
     """`text` with MASK in the place of credentials in addresses."""
-    return _QUERY.sub(rf"\1{MASK}", _without(text, f"{MASK}@")) if "://" in text else text
+    return _QUERY.sub(rf"\1{MASK}", _without(text, f"{MASK}@", _credentials(text))) if "://" in text else text
 
 
 def hide_all(text: str) -> str:
@@ -89,10 +96,10 @@ def hide_in(error: E) -> E:
     return error
 
 
-def _without(text: str, instead: str) -> str:
-    """`text` with `instead` in the place of all credentials before a host."""
+def _without(text: str, instead: str, credentials: Iterator[tuple[int, int]]) -> str:
+    """`text` with `instead` in the place of all `credentials`."""
     parts, place = [], 0
-    for start, end in _credentials(text):
+    for start, end in credentials:
         parts += [text[place:start], instead]
         place = end
     return "".join((*parts, text[place:]))

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from bridge.cli.common import Exit, Output, command, output_options, plain
+from bridge.secrets import hide_uri
 
 if TYPE_CHECKING:
     from bridge.config import Config
@@ -56,7 +57,7 @@ def _variable(param: click.Parameter) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if value is None or isinstance(value, bool | int | float) else hide_uri(str(value))
 
 
 def _shown(value: Any) -> str:

@@ -79,7 +79,7 @@ def records_of(registries: Sequence[Registry], *, out: Output) -> list[RunRecord
     """The records of several registries, each run directory once; runs that cannot be read are named on stderr."""
     for registry in registries:
         for run_dir, reason in registry.report.problems if registry.report else ():
-            out.say(f"! {run_dir}: {reason}")
+            out.say(plain(f"! {run_dir}: {reason}"))
     return list({record.run_dir: record for registry in registries for record in registry}.values())
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options, runs_argument
+from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument
 from bridge.cli.records import RECORDS_VERSION, cache_options, open_all
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ def scan(runs: tuple[Path, ...], full: bool, opening: dict[str, Any], out: Outpu
     reports = [registry.report for registry in open_all(runs, out=out, full=full, **opening) if registry.report]
     for report in reports:
         for run_dir, reason in report.problems:
-            out.warn(f"! {run_dir}: {reason}")
+            out.warn(plain(f"! {run_dir}: {reason}"))
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "scans": [report.to_dict() for report in reports]})
     else:
         for report in reports:
-            out.result(_line(report))
+            out.result(plain(_line(report)))
     if not any(report.invalid for report in reports):
         return Exit.DONE
     return Exit.SOME_FAILED if any(report.total > report.invalid for report in reports) else Exit.NOTHING_DONE

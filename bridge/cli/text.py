@@ -6,7 +6,7 @@ import re
 
 from bridge.secrets import hide
 
-__all__ = ["plain"]
+__all__ = ["plain", "plain_json"]
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
 # lone surrogates (from file names that are not UTF-8) cannot be written at all.
@@ -21,6 +21,11 @@ def plain(text: object, *, lines: bool = False) -> str:
     """
     pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
     return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
+
+
+def plain_json(text: str) -> str:
+    r"""JSON `text` with what steers a terminal as JSON's own escapes (`\u009b`), and without credentials in addresses."""
+    return _UNSAFE_BUT_LINES.sub(lambda found: f"\\u{ord(found.group()):04x}", hide(text))
 
 
 def _escape(character: str) -> str:

@@ -6,6 +6,7 @@ where a sign of life can have changed what is shown of it.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -19,6 +20,7 @@ from bridge.registry.quick import read_quickly
 from bridge.registry.record import RunRecord
 from bridge.registry.rows import Found, row_of
 from bridge.registry.summary import with_summary
+from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from bridge.registry.store import Known, Store
 
 __all__ = ["ScanReport", "scan"]
+
+log = logging.getLogger(__name__)
 
 _SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
 _CLOCKS_DIFFER = 120.0
@@ -94,6 +98,9 @@ def scan(
             rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
+        except Exception as error:  # one failure of any kind is this run's; the others are found all the same
+            log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
+            problems.append((run_dir, hide_all(f"{type(error).__name__}: {error}")))
     gone = [path for path in known if path not in seen]
     found_again = [path for path, before in known.items() if before.orphaned and path in seen]
     new_orphans = [path for path in gone if not known[path].orphaned]

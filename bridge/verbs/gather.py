@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.report import Action, RunReport
+from bridge.secrets import hide_all, hide_in
 from bridge.source import discover, read_run
 from bridge.verbs.select import select
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from bridge.verbs.select import Selection
 
 __all__ = ["Gathered", "gather"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,10 @@ def gather(
             runs.append(read(path))
         except RunDirectoryError as error:
             failed.append(_refused(path, path.name, error, Action.UNREADABLE))
+        except Exception as error:  # one failure of any kind is this run's report line; the others go on
+            log.debug("run %s cannot be read", path, exc_info=hide_in(error))
+            unforeseen = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
+            failed.append(_refused(path, path.name, unforeseen, Action.UNREADABLE))
     unique, twins = _tell_apart(runs)
     chosen = list(unique) if selection is None else list(select(unique, selection))
     if new_identity is not None:

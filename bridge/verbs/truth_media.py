@@ -114,12 +114,17 @@ def _event_of(data: Any, number: int) -> _Event | None:
     caption = data.get("caption")
     return _Event(
         line=number,
-        tag=shortened(tag),
+        tag=shortened(_encodable(tag)),
         step=step,
-        path=path,
+        path=_encodable(path),
         session=session if isinstance(session, int) and not isinstance(session, bool) else None,
-        caption=caption if isinstance(caption, str) else None,
+        caption=_encodable(caption) if isinstance(caption, str) else None,
     )
+
+
+def _encodable(text: str) -> str:
+    """`text` with a replacement character for each lone surrogate."""
+    return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
 
 
 def _counting(events: Iterable[_Event]) -> list[_Event]:

@@ -147,7 +147,7 @@ def _table(values: Mapping[str, Scalar]) -> str:
 def _escaped(text: str) -> str:
     """`text` as it must stand in one cell of a Markdown table to be seen as it is."""
     safe = _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
-    return "<br>".join(safe.splitlines())
+    return safe.replace("\r", "&#13;").replace("\n", "<br>")
 
 
 def list_of_markdown(text: str) -> tuple[str, ...]:
