@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UsageError
+from bridge.model import Status
 from bridge.registry.tokens import Tokens, complain, duration_of, time_of
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from bridge.registry.record import RunRecord
     from bridge.registry.tokens import Token
 
-__all__ = ["FIELDS", "STATISTICS", "Kind", "Ref", "column", "named", "reference"]
+__all__ = ["FIELDS", "STATISTICS", "Kind", "Ref", "column", "named", "nearest_status", "reference", "status_of"]
 
 
 class Kind(Enum):
     """What is found there, and what it can be compared with."""
 
     TEXT = "a text"
+    STATUS = "a status"
     TIME = "an ISO date or time, or seconds since the epoch"
     DURATION = "seconds, or a duration such as 90s, 15m, 2h, 3d"
     NUMBER = "a number"
@@ -46,7 +48,7 @@ FIELDS: Mapping[str, tuple[Kind, str]] = {
     "parent": (Kind.TEXT, "parent"),
     "path": (Kind.TEXT, "run_dir"),
     "run_dir": (Kind.TEXT, "run_dir"),
-    "status": (Kind.TEXT, "status"),
+    "status": (Kind.STATUS, "status"),
     "notes": (Kind.TEXT, "notes"),
     "checkpoint_path": (Kind.TEXT, "checkpoint_path"),
     "start": (Kind.TIME, "start"),
@@ -100,7 +102,7 @@ class Ref:
         """`value` as what is found there can be compared with; NotImplemented where it cannot."""
         if self.kind is Kind.HPARAM:
             return value
-        if self.kind in (Kind.TEXT, Kind.TAGS):
+        if self.kind in (Kind.TEXT, Kind.TAGS, Kind.STATUS):
             return value if isinstance(value, str) else NotImplemented
         if self.kind is Kind.YES_NO:
             return value if isinstance(value, bool) else NotImplemented
@@ -109,6 +111,23 @@ class Ref:
             seconds = read(value) if read else None
             return NotImplemented if seconds is None else seconds
         return value if isinstance(value, int | float) and not isinstance(value, bool) else NotImplemented
+
+
+def status_of(word: str) -> Status:
+    """The status that `word` means, in any case. Raises UsageError for another word."""
+    try:
+        return Status(word.lower())
+    except ValueError:
+        near = nearest_status(word)
+        raise UsageError(
+            f"There is no status {word!r}" + (f"; did you mean {near!r}?" if near else "."),
+            hint=f"One of {', '.join(Status)}.",
+        ) from None
+
+
+def nearest_status(word: str) -> str:
+    """The status that `word` was perhaps meant to be, "" for none."""
+    return next(iter(get_close_matches(word.lower(), list(map(str, Status)), n=1)), "")
 
 
 def reference(text: str, token: Token) -> Ref:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bridge.caches import cache_dir as default_cache_dir
 from bridge.errors import BridgeError, UsageError
 from bridge.registry.order import ordered
-from bridge.registry.refs import named
+from bridge.registry.refs import named, status_of
 from bridge.registry.scanner import scan as scan_into
 from bridge.registry.store import NewerStoreError, Store, damaged
 from bridge.registry.where import parse
@@ -79,9 +79,11 @@ class Registry:
 
         `sort_by` is a field, `hparams.KEY`, `summary.METRIC` (the last value), `max.METRIC` or `min.METRIC`; what
         follows the first dot is the whole name, whatever signs it has. Runs without a value come last. Raises
-        UsageError for a field or a condition that is none.
+        UsageError for a field, a status, a condition or a limit that is none.
         """
-        tags, statuses = _several(tag), _several(status)
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit is the most runs that are wanted, so {limit} is none.")
+        tags, statuses = _several(tag), [status_of(word) for word in _several(status)]
         condition = None if where is None else parse(where)
         found = [
             record

@@ -10,15 +10,17 @@ r"""The language of `--where`: conditions on a run, read into a small frozen tre
     value      = number | 'text' | word | true | false | none | 2h (duration) | 2026-04-10 (local day or ISO time)
 
 A missing value, a NaN, or one of another kind makes a comparison false (but `!=` holds between kinds that differ),
-and the `not` of it true. Bare words on the value's side are text: `status = killed`.
+and the `not` of it true. Bare words on the value's side are text: `status = killed`. A status is compared without case, and must be one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from bridge.registry.refs import Kind, Ref, reference
+from bridge.model import Status
+from bridge.registry.refs import Kind, Ref, nearest_status, reference
 from bridge.registry.tokens import Token, TokenKind, Tokens, complain, value_of
 from bridge.registry.tree import And, Compare, Contains, Node, Not, OneOf, Or, Truth
 
@@ -111,8 +113,11 @@ class _Parser:
     def _checked(self, name: Token, sign: str, op: Token, operand: Token) -> Node:
         ref = self._reference(name)
         value = self._value(ref, operand)
-        if sign == "~" and (ref.kind not in (Kind.TEXT, Kind.HPARAM, Kind.TAGS) or not isinstance(value, str)):
+        texts = (Kind.TEXT, Kind.HPARAM, Kind.TAGS, Kind.STATUS)
+        if sign == "~" and (ref.kind not in texts or not isinstance(value, str)):
             raise complain(self.tokens.text, op.at, "~ matches a text with a glob: name ~ 'base*'")
+        if ref.kind is Kind.STATUS:
+            value = self._status(value, operand, glob=sign == "~")
         if ref.kind is Kind.TAGS:
             if sign not in ("=", "!=", "~"):
                 raise complain(self.tokens.text, op.at, "tags are compared by =, != and ~ only")
@@ -127,13 +132,27 @@ class _Parser:
         if not self.tokens.take_sign("("):
             return self._in_tags(left)
         ref = self._reference(left)
-        values = [self._value(ref, self.tokens.next_operand())]
+        values = [self._member(ref)]
         while self.tokens.take_sign(","):
-            values.append(self._value(ref, self.tokens.next_operand()))
+            values.append(self._member(ref))
         self.tokens.expect_sign(")")
         if ref.kind is Kind.TAGS:
             return Or(tuple(Contains(str(value)) for value in values))
         return OneOf(ref, tuple(values))
+
+    def _member(self, ref: Ref) -> Value:
+        token = self.tokens.next_operand()
+        value = self._value(ref, token)
+        return self._status(value, token) if ref.kind is Kind.STATUS else value
+
+    def _status(self, value: Value, token: Token, *, glob: bool = False) -> str:
+        """The word as records have it. A word that no run can have is a slip, not a condition that never holds."""
+        word = str(value).lower()
+        if not any(fnmatchcase(status, word) if glob else status == word for status in Status):
+            near = nearest_status(word)
+            meant = f"did you mean {near}?" if near else f"one of {', '.join(Status)}"
+            raise complain(self.tokens.text, token.at, f"there is no status {str(value)!r} ({meant})")
+        return word
 
     def _in_tags(self, left: Token) -> Node:
         container = self.tokens.peek()
@@ -159,7 +178,7 @@ class _Parser:
 
     def _value(self, ref: Ref, token: Token) -> Value:
         # What looks like a number or a constant is still a text where a text is meant: run_id = 20260410.
-        bare = token.kind is not TokenKind.TEXT and ref.kind in (Kind.TEXT, Kind.TAGS)
+        bare = token.kind is not TokenKind.TEXT and ref.kind in (Kind.TEXT, Kind.TAGS, Kind.STATUS)
         value = ref.value(token.text if bare else value_of(self.tokens.text, token))
         if value is NotImplemented:
             raise complain(self.tokens.text, token.at, f"{ref} is compared with {ref.kind.wants}")

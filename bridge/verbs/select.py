@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
+from bridge.registry.refs import status_of
 from bridge.registry.summary import with_summary
 from bridge.registry.tokens import duration_of, time_of
 from bridge.registry.where import Where, parse
@@ -73,7 +74,7 @@ class Selection:
         return cls(
             run_ids=tuple(run_ids),
             tags=tuple(tags),
-            statuses=tuple(_status(word) for word in statuses),
+            statuses=tuple(status_of(word) for word in statuses),
             since=None if since is None else since_of(since),
             where=None if where is None else parse(where),
             top=_top(*top, last=last) if top else None,
@@ -139,14 +140,6 @@ def _best(pairs: list[tuple[T, RunRecord]], top: Top) -> list[tuple[T, RunRecord
 def _matches(text: str, glob: str) -> bool:
     # Equality first: ids and tags may hold the signs of a glob themselves.
     return text == glob or fnmatchcase(text, glob)
-
-
-def _status(word: str) -> Status:
-    try:
-        return Status(word.lower())
-    except ValueError:
-        words = ", ".join(Status)
-        raise UsageError(f"There is no status {word!r}.", hint=f"One of {words}.") from None
 
 
 def _top(count: int, text: str, *, last: bool) -> Top:

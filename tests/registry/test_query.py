@@ -58,7 +58,7 @@ def test_of_two_runs_with_one_id_the_later_start_is_meant() -> None:
 
 def test_what_is_asked_for_must_all_hold() -> None:
     """Tags narrow, statuses widen, hyperparameters are equal, `where` holds."""
-    assert (ids(), ids(tag="x"), ids(tag=["x", "y"]), ids(status="running"), ids(status=["running", "completed"])) == (
+    assert (ids(), ids(tag="x"), ids(tag=["x", "y"]), ids(status="Running"), ids(status=["running", "completed"])) == (
         "abc", "ab", "a", "c", "abc",
     )  # fmt: skip
     assert (ids(alive=True), ids(alive=False), ids(hparams={"lr": 0.1}), ids(hparams={"lr": None})) == (
@@ -113,6 +113,14 @@ def test_a_field_that_is_none() -> None:
         ids(sort_by="statuss")
     with pytest.raises(UsageError, match="There is no field 'acc'"):
         ids(sort_by="acc")
+
+
+def test_a_status_and_a_limit_that_are_none() -> None:
+    """A word that is no status, and a limit below zero, are errors, not an empty answer or a wrong one."""
+    with pytest.raises(UsageError, match=r"There is no status 'complete'; did you mean 'completed'\?"):
+        ids(status="complete")
+    with pytest.raises(UsageError, match="limit is the most runs that are wanted, so -1 is none"):
+        ids(limit=-1)
 
 
 def test_a_table_has_all_columns() -> None:

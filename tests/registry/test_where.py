@@ -66,6 +66,11 @@ TRUE = [
     "parent = sweeps",
     "status = completed",
     "status in (failed, completed)",
+    "status = Completed",
+    "'COMPLETED' = status",
+    "status not in (FAILED, Killed)",
+    "status ~ 'Comp*'",
+    "status != killed",
     "start = 2026-04-10T12:00:00+00:00",
     "created_at > '2026-04-10T11:59:59+00:00'",
     "end < 2026-04-10T13:00:01Z",
@@ -138,6 +143,10 @@ ERRORS = [
     ("val/acc ~ 3", 8, "~ matches a text with a glob: name ~ 'base*'"),
     ("val/`a b` > 3", 0, "put the whole name into backticks"),
     ("(" * 200, 101, "too deep: more than 100 parentheses and nots"),
+    ("status = kiled", 9, "there is no status 'kiled' (did you mean killed?)"),
+    ("'Complete' != status", 0, "there is no status 'Complete' (did you mean completed?)"),
+    ("status in (failed, 3)", 19, "there is no status '3' (one of running, completed, failed, interrupted,"),
+    ("status ~ 'kiled*'", 9, "there is no status 'kiled*' (did you mean killed?)"),
     ("日本 > 1 &", 7, "unexpected character (write and)"),
 ]
 
