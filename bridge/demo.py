@@ -102,7 +102,7 @@ _LANES: tuple[tuple[tuple[_Step, ...], ...], ...] = (
 
 
 def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
-    """Train the demo's runs into `folder` and tell each run's id through `say` once it is done.
+    """Train the demo's runs into `folder`; say so through `say`, and each run's id once it is done.
 
     False where they are all there already: nothing is done. What a failure or Ctrl-C leaves half done is removed again.
     Raises UsageError where `folder` holds anything else, MissingExtraError where the training's packages are missing,
@@ -119,6 +119,7 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
         raise MissingExtraError.of("demo", purpose="bridge demo")
     existed = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
+    say(f"Training {len(DEMO_RUNS)} small runs into {folder}; this takes about a minute.")
     try:
         _train(folder, say)
         _set_back(folder / "killed", KILLED_AGO)
@@ -159,7 +160,7 @@ def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Childr
             json.dump(plan, child.stdin)
             child.stdin.close()
             for line in child.stdout:
-                say(line.strip())
+                say(f"  {line.strip()}")
             code = child.wait()
             # A process that gets a signal ends by it (SIGKILL), or as Lightning answers it (SIGTERM).
             expected = -signal.SIGKILL if steps[-1].signal == "SIGKILL" else 0
@@ -170,7 +171,7 @@ def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Childr
                     f"The training of {steps[-1].run_id} ended with code {code} instead of {expected}:\n{tail}"
                 )
         if steps[-1].signal is not None:
-            say(f"{steps[-1].run_id} ({steps[-1].signal})")
+            say(f"  {steps[-1].run_id} ({steps[-1].signal})")
 
 
 class _Children:

@@ -19,9 +19,8 @@ def demo(folder: Path, out: Output) -> None:
     """Train small real runs (DIR, by default demo-runs), so that there is something to look at."""
     from bridge.demo import DEMO_RUNS, train_demo
 
-    out.say(f"Training {len(DEMO_RUNS)} small runs into {folder}; this takes up to a minute.")
     began = time.monotonic()
-    trained = train_demo(folder, say=lambda line: out.say(f"  {line}"))
+    trained = train_demo(folder, say=out.say)
     seconds = time.monotonic() - began
     if out.json:
         paths = {run_id: str(folder / run_id) for run_id in DEMO_RUNS}

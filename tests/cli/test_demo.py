@@ -41,6 +41,7 @@ def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
     assert done.returncode == 0
     told = json.loads(done.stdout)
     assert (told["trained"], len(told["runs"])) == (False, 7)
+    assert "Training" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")} == before
 
 
