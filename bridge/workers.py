@@ -121,10 +121,12 @@ class Crew(Generic[T, R]):
         """Let the workers go; after an exception (Ctrl-C) without waiting for what is in flight, which is ended."""
         if self._executor is None:
             return
+        # A process pool has no public way to end its workers before Python 3.14, would keep this one waiting for them,
+        # and forgets them when it is shut down.
+        workers = list((getattr(self._executor, "_processes", None) or {}).values())
         self._executor.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:
-            # A process pool has no public way to end its workers before Python 3.14, and would keep this one waiting.
-            for worker in list((getattr(self._executor, "_processes", None) or {}).values()):
+            for worker in workers:
                 worker.terminate()
         self._executor = None
 

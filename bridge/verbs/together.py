@@ -48,8 +48,7 @@ class Hands:
 
     def hire(self, *, threads: bool) -> Executor:
         """A fresh executor."""
-        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-        from multiprocessing import get_context
+        from concurrent.futures import ThreadPoolExecutor
 
         if self.dask is not None:
             from bridge.cluster import ClusterExecutor
@@ -57,8 +56,9 @@ class Hands:
             return ClusterExecutor(self.dask)
         if threads:
             return ThreadPoolExecutor(self.count(threads=True))
-        # Not forked: forking a process that has threads (arrow, a database driver) can hang its child.
-        return ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+        from bridge.processes import Processes
+
+        return Processes(self.workers)
 
 
 @dataclass(frozen=True, slots=True)

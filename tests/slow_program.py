@@ -1,0 +1,44 @@
+"""The command line with a target in which each run takes a minute: `python -m tests.slow_program FOLDER export ...`.
+
+Each run that is begun leaves a file FOLDER/PID of the process that has it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.exporters.memory import MemoryExporter
+
+if TYPE_CHECKING:
+    from bridge.cursor import Shape
+    from bridge.exporters.memory import MemoryTarget
+    from bridge.model import Run
+
+
+class SlowExporter(MemoryExporter):
+    """Takes a minute to open a target."""
+
+    def open(self, run: Run, shape: Shape) -> MemoryTarget:
+        assert self.folder is not None
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(60)
+        return super().open(run, shape)
+
+
+def main() -> None:
+    from bridge.__main__ import main as command
+    from bridge.cli import export
+    from bridge.verbs import together
+
+    folder = Path(sys.argv.pop(1))
+    export.make_exporter = lambda _target: SlowExporter(folder)  # type: ignore[attr-defined]
+    together.WORTH_A_CREW = 0
+    command()
+
+
+if __name__ == "__main__":
+    main()

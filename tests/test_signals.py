@@ -1,0 +1,111 @@
+"""Signals to a real export with worker processes: everything ends, at once and without a word too many."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fixtures.proxy import Fault
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.fixtures.proxy import FaultyProxy
+
+ROOT = Path(__file__).parents[1]
+
+INTERRUPTED = "\nInterrupted.\n"
+"""What the command says, below the terminal's ^C."""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """An export whose two workers each have a run that takes a minute; a process group of its own."""
+    for name in "abcd":
+        make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
+    at_work = tmp_path / "at work"
+    at_work.mkdir()
+    command = [sys.executable, "-m", "tests.slow_program", str(at_work), "export", str(tmp_path / "runs")]
+    with subprocess.Popen(
+        [*command, "--to", "tensorboard", "--workers", "2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_until(lambda: len(list(at_work.iterdir())) == 2)
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def alive(group: int) -> list[str]:
+    """The processes of a group that still run: a zombie is over."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [row[-1] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_an_export_ends_its_workers_too(slow: subprocess.Popen[str], number: signal.Signals) -> None:
+    """SIGTERM, SIGINT and SIGHUP end an export within two seconds with 130; no process of it is left."""
+    slow.send_signal(number)
+    began = time.monotonic()
+    out, err = slow.communicate(timeout=20)
+    assert (slow.returncode, out, err) == (130, "", INTERRUPTED)
+    assert time.monotonic() - began < 2
+    wait_until(lambda: alive(slow.pid) == [], 2)
+
+
+def test_ctrl_c_in_a_terminal_prints_no_traceback(slow: subprocess.Popen[str]) -> None:
+    """A terminal sends SIGINT to the whole group; the command alone answers."""
+    os.killpg(slow.pid, signal.SIGINT)
+    out, err = slow.communicate(timeout=20)
+    assert (slow.returncode, out, err) == (130, "", INTERRUPTED)
+    wait_until(lambda: alive(slow.pid) == [], 2)
+
+
+def test_workers_end_with_a_parent_that_was_killed(slow: subprocess.Popen[str]) -> None:
+    """After a SIGKILL (out of memory) of the command no worker goes on."""
+    slow.kill()
+    assert slow.wait(20) == -signal.SIGKILL
+    wait_until(lambda: alive(slow.pid) == [], 5)
+
+
+def test_a_server_that_says_nothing_holds_no_follower_back(tmp_path: Path, faulty_proxy: FaultyProxy) -> None:
+    """SIGTERM ends a follow within two seconds while several requests wait for their answers."""
+    for name in "abc":
+        make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
+    faulty_proxy.plan(Fault.SILENT, path="log-batch", times=1000)
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "mlflow", "--tracking-uri", faulty_proxy.uri]
+    with subprocess.Popen(
+        [*command, "--experiment", "silent", "--follow"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            wait_until(lambda: faulty_proxy.seen["runs/log-batch"] >= 2)
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (130, INTERRUPTED)
+    assert time.monotonic() - began < 2
