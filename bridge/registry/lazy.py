@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from bridge.bounds import MOST_METRICS
 from bridge.errors import BridgeError
 from bridge.source.statistics import readable
 from logger.values import restore_number
@@ -85,10 +87,10 @@ class Statistics(Lazy):
 
     def _read(self) -> dict[str, Any]:
         try:
+            entries = json.loads(self.text)["metrics"].items()
+            named = islice(((name, entry) for name, entry in entries if isinstance(entry, dict)), MOST_METRICS)
             return {
-                name: readable({key: restore_number(value) for key, value in entry.items()})
-                for name, entry in json.loads(self.text)["metrics"].items()
-                if isinstance(entry, dict)
+                name: readable({key: restore_number(value) for key, value in entry.items()}) for name, entry in named
             }
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             return {}

@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_SESSIONS, MOST_TAGS
 from bridge.model import Status
 from bridge.registry.lazy import Document, Lazy, Statistics
 from bridge.registry.record import RunRecord
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_quickly"]
 
-_LARGEST = 1 << 20
+_LARGEST = 1 << 19
+"""Bytes of a file: too few for more values than the long road reads."""
 _ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NUMBERS = frozenset({int, float, bool})
@@ -56,13 +58,15 @@ def _found(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | None
     run_id = data.get("run_id")
     if status is None or start is None or type(run_id) is not str or not run_id or not run_dir.isascii():
         raise _Odd
+    if len(run_id) > LONGEST_NAME:
+        raise _Odd
     last_alive = _last_alive(run_dir, data, start)
     ended_at = parse_time(data.get("ended_at"))
     stats = "{}" if summary is None else _text(f"{run_dir}/summary.json", summary)
     record = RunRecord(
         run_id=run_id,
         run_dir=run_dir,
-        identity=_optional(data, "uid") or run_id,
+        identity=_identity(data) or run_id,
         status=status,
         status_word=word,
         start=start,
@@ -122,8 +126,15 @@ def _optional(data: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
+def _identity(data: Mapping[str, Any]) -> str | None:
+    uid = _optional(data, "uid")
+    if uid and len(uid) > LONGEST_NAME:
+        raise _Odd
+    return uid
+
+
 def _tags(value: object) -> tuple[str, ...]:
-    if type(value) is not list or any(type(tag) is not str for tag in value):
+    if type(value) is not list or len(value) > MOST_TAGS or any(type(tag) is not str for tag in value):
         raise _Odd
     return tuple(dict.fromkeys(value))
 
@@ -135,7 +146,7 @@ def _check_hparams(value: object) -> None:
 
 
 def _check_summary(value: object) -> None:
-    if type(value) is not dict or not value:
+    if type(value) is not dict or not value or len(value) > MOST_METRICS:
         raise _Odd
     for number in value.values():
         if type(number) is not float:
@@ -146,6 +157,6 @@ def _check_summary(value: object) -> None:
 
 
 def _sessions(value: object) -> int:
-    if type(value) is not list or any(type(entry) is not dict for entry in value):
+    if type(value) is not list or len(value) > MOST_SESSIONS or any(type(entry) is not dict for entry in value):
         raise _Odd
     return len(value)

@@ -74,6 +74,35 @@ def test_ended_runs_take_the_short_road(tmp_path: Path, status: str) -> None:
     assert (short, short.metric("acc", "max")) == (long, 0.7)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run_id": "r" * 501},
+        {"uid": "u" * 501},
+        {"tags": [f"t{number}" for number in range(10_001)]},
+        {"sessions": [{}] * 10_001},
+        {"summary": {f"{number:x}": 1 for number in range(50_001)}},
+        {"odd": [0] * 500_001},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_is_beyond_bounds_takes_the_long_road(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Where the long road cuts, or refuses, the short one leaves it to it."""
+    run = make_run(tmp_path / "a", **(ORDINARY | fields))
+    assert read_quickly(str(run), os.lstat(run / "sidecar.json"), None) is None
+
+
+def test_both_roads_keep_as_many_statistics(tmp_path: Path) -> None:
+    """Of more metrics than anybody has, both keep the first."""
+    run = make_run(tmp_path / "a", **ORDINARY)
+    (run / "summary.json").write_text(
+        json.dumps({"metrics": {f"{n:x}": {} for n in range(50_001)}}, separators=(",", ":"))
+    )
+    short, long = both(run)
+    assert short is not None
+    assert (len(short.stats), short == long) == (50_000, True)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"metrics": 3}', '{"metrics": {"a": {"max": 1}}', "\ufeff{}"])
 def test_a_broken_summary_is_no_statistics(tmp_path: Path, content: str) -> None:
     """A summary.json that cannot be read costs the statistics, not the run, on either road."""
