@@ -52,7 +52,7 @@ class Record(NamedTuple):
     def filled(self) -> dict[str, str]:
         """The cells that are not empty, by column; of several columns of one name the last, of steps the last column's."""
         found = {name: cell for name, cell in zip(self.columns, self.cells, strict=False) if cell}
-        if self.columns.count("step") > 1:
+        if self.good and self.columns.count("step") > 1:
             found["step"] = self.cells[_last(self.columns, "step")]
         return found
 

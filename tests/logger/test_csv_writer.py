@@ -307,3 +307,11 @@ def test_no_row_is_lost_whenever_the_process_is_killed(tmp_path: Path) -> None:
     assert all(file.read_bytes() == b"\x89PNG" for file in files)
     assert len(sidecar(tmp_path)["sessions"]) == 6
     assert len(list(tmp_path.glob(".*.tmp"))) <= 3  # each start removes what the last kill left
+
+
+def test_a_step_that_stands_twice_is_the_last_ones(tmp_path: Path) -> None:
+    """Where two columns are called step, steps come from the last of them, also when headers are put together; no row fails."""
+    (tmp_path / "metrics.csv").write_bytes(b"step,a,step\r\n0,1,5\r\n1,2\r\n2,3,\r\nstep,a,b\r\n7,1,1\r\n")
+    file = metrics_file(tmp_path)
+    file.resume()
+    assert text(tmp_path) == "step,a,b\r\n5,1,\r\n1,2\r\n,3,\r\n7,1,1\r\n"
