@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Loss
 
-__all__ = ["REPORT_VERSION", "Action", "Report", "RunReport", "summarise_losses"]
+__all__ = ["REPORT_VERSION", "Action", "Report", "RunReport", "exit_code", "summarise_losses"]
 
 REPORT_VERSION = 1
 """The `version` of the JSON report; it grows when a field changes its meaning or goes away."""
@@ -100,9 +100,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 all done, 1 none could be done, 3 some failed."""
-        if not self.failed:
-            return 0
-        return 1 if len(self.failed) == len(self.runs) else 3
+        return exit_code(failed=len(self.failed), of=len(self.runs))
 
     def count(self, action: Action) -> int:
         """How many runs had this action."""
@@ -128,6 +126,13 @@ class Report:
             "losses": summarise_losses(self.losses),
             "runs": [run.to_dict() for run in self.runs],
         }
+
+
+def exit_code(*, failed: int, of: int) -> int:
+    """0 where none of so many runs failed, 1 where all did, 3 where some did."""
+    if not failed:
+        return 0
+    return 1 if failed == of else 3
 
 
 def summarise_losses(losses: Iterable[Loss]) -> list[dict[str, Any]]:

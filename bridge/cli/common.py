@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Exit",
+    "coming_runs_argument",
     "Output",
     "command",
     "filter_options",
@@ -52,13 +53,20 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
 
 
 def runs_argument(function: F) -> F:
+    return _with_runs(function, click.Path(exists=True, path_type=Path))
     """Add the argument `runs: tuple[Path, ...]`: run directories or trees; the current directory if none is given."""
+
+def coming_runs_argument(function: F) -> F:
+    """Add the same argument for paths that need not be there yet: whoever walks them sees to that."""
+    return _with_runs(function, click.Path(path_type=Path))
+
+
+def _with_runs(function: F, kind: click.Path) -> F:
 
     @functools.wraps(function)
     def collected(*args: Any, runs: tuple[Path, ...], **options: Any) -> Any:
         return function(*args, runs=runs or (Path(),), **options)
 
-    kind = click.Path(exists=True, path_type=Path)
     return click.argument("runs", nargs=-1, type=kind)(collected)  # type: ignore[return-value]
 
 

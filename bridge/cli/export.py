@@ -11,12 +11,12 @@ import click
 from bridge.cli.common import (
     Exit,
     Output,
+    coming_runs_argument,
     command,
     heartbeat_option,
     interval_option,
     output_options,
     plain,
-    runs_argument,
     selection_options,
 )
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
@@ -87,7 +87,7 @@ def _content_options(function: Any) -> Any:
 
 
 @command("export", example="bridge export demo-runs --to tensorboard --logdir tb_logs", exits=_EXITS)
-@runs_argument
+@coming_runs_argument
 @target_options
 @selection_options
 @_content_options
@@ -155,9 +155,8 @@ def export(
 
 
 def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: dict[str, Any], out: Output) -> int:
-    """Follow until done (0) or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
+    """Follow until done or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
     import json
-    import signal
 
     from bridge.verbs.follow import Following, follow
 
@@ -167,9 +166,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
         else:
             _print(report, out)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    follow(runs, exporter, options, Following(**how), told=told, say=out.say)
-    return Exit.DONE
+    return follow(runs, exporter, options, Following(**how), told=told, say=out.say)
 
 
 _REQUESTS_AT_ONCE = 4

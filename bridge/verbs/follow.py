@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import TargetUnavailableError, UsageError
 from bridge.model import Status
-from bridge.report import Action
-from bridge.source import read_run
+from bridge.report import Action, exit_code
+from bridge.source import discover, read_run
 from bridge.source.stamp import stamp
 from bridge.verbs.export import export_gathered
 from bridge.verbs.gather import gather
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bridge.source import Clock
     from bridge.source.stamp import Stamp
     from bridge.verbs.export import Options
+    from bridge.verbs.gather import Gathered
 
 __all__ = ["Following", "follow"]
 
@@ -36,7 +37,7 @@ class Following:
     """How to follow. `interval` and `grace` are in seconds.
 
     `until_done` ends when every run found has completed or failed; a killed or interrupted run counts as done once its
-    last sign of life is older than `grace`, since it may be requeued. `pause` waits so many seconds (a seam for those
+    last sign of life is older than `grace`, since it may be requeued, and so does one that cannot be read. `pause` waits so many seconds (a seam for those
     who need to be woken: it may raise).
     """
 
@@ -55,27 +56,42 @@ def follow(
     told: Callable[[Report], None],
     say: Callable[[str], None],
     clock: Clock | None = None,
-) -> None:
+) -> int:
     """Export what moved at and below `roots`, then wait, again and again.
 
     `told` gets the report of every pass that did something, `say` a message when the target or the source goes away
-    and when it is back, once each. Returns with `until_done` only; otherwise a signal's exception ends it, and what
-    was in flight is sent again by the next export. A target that refuses for good raises TargetRefusedError.
+    and when it is back, once each; a root that is not there yet is waited for, while the others go on. Returns with
+    `until_done` only: the exit code that a plain export of all runs would end with then (0, 1 or 3). Otherwise a
+    signal's exception ends it, and what was in flight is sent again by the next export. A target that refuses for good
+    raises TargetRefusedError.
     """
     follower = _Follower(roots, exporter, options, following, clock=clock)
     pause = following.interval
-    trouble = ""
+    source = _Trouble("The runs are there.", say)
+    target = _Trouble("It works again.", say)
     while True:
-        new_trouble = follower.look(told)
-        if new_trouble and not trouble:
-            say(f"{new_trouble} Trying again until it works.")
-        if trouble and not new_trouble:
-            say("It works again.")
-        pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE) if new_trouble else following.interval
-        trouble = new_trouble
-        if following.until_done and not trouble and follower.all_done():
-            return
+        absent, unreached = follower.look(told)
+        source.note(absent and f"The runs cannot be found: {absent} Waiting for them.")
+        target.note(unreached and f"{unreached} Trying again until it works.")
+        pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE) if unreached else following.interval
+        if following.until_done and not absent and not unreached and follower.all_done():
+            return follower.exit_code()
         following.pause(pause)
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """Something that comes and goes, said when it comes (with the words of that moment) and when it is `over`."""
+
+    over: str
+    say: Callable[[str], None]
+    lasting: bool = False
+
+    def note(self, trouble: str) -> None:
+        """What there is now; "" for none."""
+        if bool(trouble) != self.lasting:
+            self.say(trouble or self.over)
+        self.lasting = bool(trouble)
 
 
 @dataclass(slots=True)
@@ -91,14 +107,29 @@ class _Follower:
     settled: dict[Path, Stamp] = field(default_factory=dict)
     told: dict[Path, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
+    unreadable: tuple[Path, ...] = ()
 
-    def look(self, told: Callable[[Report], None]) -> str:
-        """One pass. The trouble met, as a sentence; "" where there was none."""
-        try:
-            gathered = gather(self.roots, selection=self.options.selection, read=self._read)
-        except UsageError as error:
-            return f"The runs cannot be found: {error.message}"
-        self.runs = gathered.runs
+    def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
+        """One pass. What is missing of the source, and why the target could not be reached; "" where all is well."""
+        present, absent = self._present()
+        gathered = gather(present, selection=self.options.selection, read=self._read)
+        self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
+        return absent, self._export(gathered, told)
+
+    def _present(self) -> tuple[list[Path], str]:
+        """The roots that are there, and why the first of the others is not."""
+        present: list[Path] = []
+        absent = ""
+        for root in self.roots:
+            try:
+                discover([root])
+            except UsageError as error:
+                absent = absent or error.message
+            else:
+                present.append(root)
+        return present, absent
+
+    def _export(self, gathered: Gathered, told: Callable[[Report], None]) -> str:
         due = tuple(run for run in gathered.runs if self._is_due(run))
         news = tuple(line for line in gathered.failed if self.told.get(Path(line.path)) != line.reason)
         if not due and not news:
@@ -148,9 +179,23 @@ class _Follower:
     def all_done(self) -> bool:
         """Whether there are runs and each of them is over for good (the design's `--until-done`)."""
         now = time.time()
-        return bool(self.runs) and all(self._is_over(run, now) for run in self.runs)
+        return (
+            bool(self.runs or self.unreadable)
+            and all(self._is_over(run, now) for run in self.runs)
+            and all(now - _last_change(path) > self.following.grace for path in self.unreadable)
+        )
+
+    def exit_code(self) -> int:
+        """As of a report on all runs that there are now, with what became of each the last time that it was due."""
+        there = {*self.unreadable, *(run.path for run in self.runs)}
+        return exit_code(failed=len(there & self.told.keys()), of=len(there))
 
     def _is_over(self, run: Run, now: float) -> bool:
         if run.status in (Status.KILLED, Status.INTERRUPTED, Status.UNKNOWN):
             return now - run.last_alive > self.following.grace
         return not run.running
+
+
+def _last_change(path: Path) -> float:
+    """When a run directory that cannot be read was last written to, in seconds since the epoch."""
+    return max((found[2] for found in stamp(path) if found is not None), default=0) / 1e9

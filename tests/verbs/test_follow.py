@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.memory import MemoryExporter
 from bridge.verbs.export import Options
@@ -49,14 +51,13 @@ class Script:
         return [[(line.run_id, str(line.action), line.points) for line in report.runs] for report in self.reports]
 
 
-def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> bool:
-    """Whether the follow ended by itself."""
+def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> int | None:
+    """The exit code of a follow that ended by itself."""
     how = Following(pause=script.pause, **following)
     try:
-        follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
+        return follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
     except Over:
-        return False
-    return True
+        return None
 
 
 class Flaky(MemoryExporter):
@@ -131,7 +132,7 @@ def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> 
 
     script = Script([lambda: shutil.move(root, away), nothing, come_back])
     run_script([root], MemoryExporter(tmp_path / "boxes"), script)
-    assert [said.split(":")[0] for said in script.said] == ["The runs cannot be found", "It works again."]
+    assert [said.split(":")[0] for said in script.said] == ["The runs cannot be found", "The runs are there."]
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 1)]]
 
 
@@ -154,8 +155,8 @@ def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
     os.utime(killed / "metrics.csv", (then, then))
     waiting = Script([nothing, nothing])
     exporter = MemoryExporter(tmp_path / "boxes")
-    assert not run_script([root], exporter, waiting, until_done=True, grace=3600)
-    assert run_script([root], exporter, Script([]), until_done=True, grace=500)
+    assert run_script([root], exporter, waiting, until_done=True, grace=3600) is None
+    assert run_script([root], exporter, Script([]), until_done=True, grace=500) == 0
 
 
 def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
@@ -168,10 +169,66 @@ def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
 
     script = Script([nothing, end])
     exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([tmp_path / "runs"], exporter, script, until_done=True)
+    assert run_script([tmp_path / "runs"], exporter, script, until_done=True) == 0
     box = exporter.box("uid-a")
     assert box is not None
     assert box.facts["status"] == "completed"
+
+
+@pytest.mark.parametrize(("names", "code"), [("good bad", 3), ("bad", 1), ("good", 0)])
+def test_until_done_ends_with_the_code_of_an_export(tmp_path: Path, names: str, code: int) -> None:
+    """A run that cannot be read is a failure of the whole follow, however long ago it was told."""
+    for name in names.split():
+        make_run(tmp_path / "runs" / name, rows(0, 4))
+    (tmp_path / "runs" / "bad").mkdir(exist_ok=True)
+    if "bad" in names:
+        (tmp_path / "runs" / "bad" / "sidecar.json").write_text("[")
+    script = Script([nothing, nothing])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, script, until_done=True, grace=0) == code
+
+
+def test_a_run_that_cannot_be_read_is_waited_for_during_the_grace(tmp_path: Path) -> None:
+    """It may be mended: it counts as done once nothing in it has changed for so long."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    (run / "sidecar.json").write_text("[")
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, Script([nothing]), until_done=True, grace=500) is None
+    for file in run.iterdir():
+        os.utime(file, (time.time() - 1000, time.time() - 1000))
+    assert run_script([tmp_path / "runs"], exporter, Script([]), until_done=True, grace=500) == 1
+
+
+def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
+    """It is said once, without growing pauses; the other paths are followed meanwhile, and it is not done before."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_run(second / "b", rows(0, 2))
+    script = Script([nothing, lambda: make_run(first / "a", rows(0, 4))])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([first, second], exporter, script, until_done=True, interval=10) == 0
+    assert script.said == [
+        f"The runs cannot be found: {first} does not exist. Waiting for them.",
+        "The runs are there.",
+    ]
+    assert script.waits == [10, 10]
+    assert script.lines() == [[("b", "new", 2)], [("a", "new", 4)]]
+
+
+def test_the_command_waits_for_its_runs_when_it_follows(tmp_path: Path) -> None:
+    """`bridge export --follow` takes a path that is not there yet; without --follow that is wrong usage."""
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
+    once = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (once.returncode, "runs does not exist" in once.stderr) == (2, True)
+    following = [*command, "--follow", "--until-done", "--interval", "0.1"]
+    with subprocess.Popen(
+        following, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        make_run(tmp_path / "made", rows(0, 4)).parent.joinpath("runs").symlink_to(tmp_path / "made")
+        out, _ = process.communicate(timeout=60)
+    assert said == "The runs cannot be found: runs does not exist. Waiting for them.\n"
+    assert (process.returncode, out.splitlines()[0][:23]) == (0, "+ made: new, 4 points, ")
 
 
 def test_a_signal_ends_a_real_follow_within_two_seconds(tmp_path: Path) -> None:
