@@ -44,6 +44,7 @@ class LossKind(StrEnum):
 
     BAD_ROW = "bad row"
     NO_STEP = "row without a step"
+    BAD_TIME = "bad time"
     TEXT_CELL = "text cell"
     RENAMED = "renamed"
     CUT = "cut"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Line", "Lines", "counting_lines", "parse_line"]
 
 _MOST_NAMED = 20
+_YEAR_10000 = 253402300800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _event(number: int, data: Any) -> tuple[Line | None, str]:
         step=step,
         type=MediaType(kind),
         path=clean(path),
-        time=_number(data, "time"),
+        time=_time(data),
         caption=clean(caption) if isinstance(caption, str) else None,
         fps=_number(data, "fps"),
         session=session if _is_whole(session) else None,
@@ -128,6 +129,12 @@ def _event(number: int, data: Any) -> tuple[Line | None, str]:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _time(data: Mapping[str, Any]) -> float | None:
+    """When the event was logged; None where it does not say, or says what no clock gives."""
+    time = _number(data, "time")
+    return time if time is not None and time < _YEAR_10000 else None
 
 
 def _number(data: Mapping[str, Any], key: str) -> float | None:

@@ -16,7 +16,7 @@ from bridge.source.digest import bytes_digest, to_hex
 from bridge.source.header import metric_name
 from bridge.source.rows import MOST_NAMED, TEXT, digest_of
 from bridge.source.series_state import Flagged, SeriesState
-from bridge.source.times import Estimate, fill
+from bridge.source.times import Estimate, fill, is_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class Reading:
     bad_count: int = 0
     stepless: list[int] = field(default_factory=list)
     stepless_count: int = 0
+    odd_times: list[int] = field(default_factory=list)
+    odd_times_count: int = 0
     _chosen: dict[tuple[str, ...], NDArray[np.intp] | None] = field(default_factory=dict)
 
     @classmethod
@@ -143,7 +145,8 @@ class Reading:
         self.flagged.clear()
         self.bad.clear()
         self.stepless.clear()
-        self.bad_count = self.stepless_count = 0
+        self.odd_times.clear()
+        self.bad_count = self.stepless_count = self.odd_times_count = 0
 
     def losses(self, table: Table) -> list[Loss]:
         """The rows that were bad or had no step, the first ones by their line."""
@@ -158,11 +161,12 @@ class Reading:
         if self.bad_count > len(self.bad):
             found.append(Loss(LossKind.BAD_ROW, "metrics.csv", "further bad rows", self.bad_count - len(self.bad)))
         if self.stepless_count:
-            rows = ", ".join(str(row) for row in self.stepless)
-            more = ", ..." if self.stepless_count > len(self.stepless) else ""
-            found.append(
-                Loss(LossKind.NO_STEP, "metrics.csv", f"rows without a step, from 0: {rows}{more}", self.stepless_count)
-            )
+            said = f"rows without a step, from 0: {_first(self.stepless, self.stepless_count)}"
+            found.append(Loss(LossKind.NO_STEP, "metrics.csv", said, self.stepless_count))
+        if self.odd_times_count:
+            rows = _first(self.odd_times, self.odd_times_count)
+            said = f"times that no clock gives, rows from 0: {rows}; they have the time of the row before"
+            found.append(Loss(LossKind.BAD_TIME, "metrics.csv", said, self.odd_times_count))
         return found
 
     def pass_by(self, rows: Rows) -> None:
@@ -170,8 +174,13 @@ class Reading:
         self.layout, self.offset = rows.layout, rows.end
         self.rows = rows.first + len(rows)
         if self.estimate is None and len(rows):
-            rows.time = fill(rows.time, self.run.start if self.last_time is None else self.last_time)
+            said = rows.time
+            rows.time = fill(said, self.run.start if self.last_time is None else self.last_time)
             self.last_time = float(rows.time[-1])
+            if rows.time is not said:
+                odd = np.flatnonzero(~(is_time(said) | np.isnan(said))) + rows.first
+                self.odd_times += odd[: MOST_NAMED - len(self.odd_times)].tolist()
+                self.odd_times_count += len(odd)
 
     def _count(self, rows: Rows) -> None:
         """What concerns rows whatever series are chosen."""
@@ -207,6 +216,11 @@ class Reading:
         if places is not None:
             rows.names = tuple(rows.names[place] for place in places)
             rows.values, rows.present = rows.values[places], rows.present[places]
+
+
+def _first(rows: list[int], count: int) -> str:
+    """The numbers of the first of `count` rows."""
+    return ", ".join(map(str, rows)) + (", ..." if count > len(rows) else "")
 
 
 def is_wanted(name: str, shape: Shape) -> bool:

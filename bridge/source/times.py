@@ -12,17 +12,25 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-__all__ = ["MOST_ANCHORS", "Anchors", "Estimate", "fill"]
+__all__ = ["MOST_ANCHORS", "Anchors", "Estimate", "fill", "is_time"]
 
 Anchors: TypeAlias = "tuple[tuple[int, float], ...]"
 
 MOST_ANCHORS = 32
 """More are thinned, so that a cursor stays small."""
 
+_YEAR_10000 = 253402300800.0
+
+
+def is_time(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where `times` are what a clock can give: seconds from 1970 up to the year 9999. NaN is none."""
+    good: NDArray[np.bool_] = (times >= 0.0) & (times < _YEAR_10000)
+    return good
+
 
 def fill(times: NDArray[np.float64], before: float) -> NDArray[np.float64]:
-    """`times` with each one that is no finite number replaced by the one before it, the first by `before`."""
-    good = np.isfinite(times)
+    """`times` with each one that no clock gives replaced by the one before it, the first by `before`."""
+    good = is_time(times)
     if good.all():
         return times
     at = np.where(good, np.arange(len(times)), -1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bridge.bounds import MOST_COLUMNS, shortened
 from bridge.errors import RunDirectoryError
-from bridge.verbs.truth_facts import Facts, read_facts
+from bridge.verbs.truth_facts import YEAR_10000, Facts, read_facts
 from bridge.verbs.truth_files import own_file
 from bridge.verbs.truth_media import TruthMedia, read_media
 from bridge.verbs.truth_records import records
@@ -37,7 +37,8 @@ CHUNK = 4096
 class TruthSeries:
     """The points of one metric that count, as columns of one length, sorted by step and then row.
 
-    `step` int64; `time` float64, seconds since the epoch, NaN where it could only be estimated; `value` float64;
+    `step` int64; `time` float64, seconds since the epoch, NaN where it could only be estimated or stands before the first
+    time that the file says; `value` float64;
     `row` int64, the row in metrics.csv that the point comes from, counted from 0.
     """
 
@@ -89,7 +90,8 @@ def read(
     memory a point. Raises RunDirectoryError for files that cannot be read at all.
     """
     facts = read_facts(path)
-    table = _Table(limit=rows, time_column=facts.time_column, only=None if only is None else frozenset(only))
+    wanted = None if only is None else frozenset(only)
+    table = _Table(limit=rows, time_column=facts.time_column, only=wanted, clock=_Clock(facts.start))
     try:
         metrics = own_file(path, "metrics.csv")
         if metrics is not None:
@@ -168,12 +170,37 @@ class _Layout:
 
 
 @dataclass(slots=True)
+class _Clock:
+    """The times of rows in their order: one without a time that a clock can give has that of the row before it.
+
+    `now` is the start of the run at first, and NaN once a row said nothing before any had a time: an export may have had
+    to estimate that. `runs`: whether the first header line has a column of times at all.
+    """
+
+    now: float
+    runs: bool = False
+    told: bool = False
+
+    def time(self, cells: list[str], column: int | None) -> float:
+        """The time of the next row; `cells` are none for a bad one."""
+        if not self.runs:
+            return math.nan
+        said = math.nan if not cells or column is None else _number(cells[column])
+        if said is not None and 0 <= said < YEAR_10000:
+            self.now, self.told = said, True
+        elif not self.told and (said is None or math.isnan(said)):
+            self.now = math.nan
+        return self.now
+
+
+@dataclass(slots=True)
 class _Table:
     """metrics.csv, read in chunks of rows into one pair of arrays a metric."""
 
     limit: int | None
     time_column: str | None
     only: frozenset[str] | None
+    clock: _Clock
     rows: int = 0
     bad_rows: list[int] = field(default_factory=list)
     without_step: int = 0
@@ -195,6 +222,7 @@ class _Table:
         if self.layout is None:
             if cells:
                 self.layout = _Layout.of(cells, self.time_column)
+                self.clock.runs = self.layout.time is not None
             return
         if cells is not None and self.layout.is_header(cells):
             self._flush()
@@ -219,10 +247,11 @@ class _Table:
         start = len(self.steps)
         steps = [_step(cells, self.layout.step, start + place) for place, cells in enumerate(chunk)]
         self.steps.extend(0 if step is None else step for step in steps)
-        self.times.extend(_time(cells, self.layout.time) for cells in chunk)
         for cells, step, line in zip(chunk, steps, lines, strict=True):
-            if step is None and not self._is_stepless(cells):
+            is_bad = step is None and not self._is_stepless(cells)
+            if is_bad:
                 self.bad_rows.append(line)
+            self.times.append(self.clock.time([] if is_bad else cells, self.layout.time))
         good = [place for place, step in enumerate(steps) if step is not None]
         rows = [start + place for place in good]
         columns = list(zip(*(chunk[place] for place in good), strict=True))
@@ -293,13 +322,6 @@ def _int(cell: str) -> int | None:
     except ValueError:
         return None
     return number if -(2**63) <= number < 2**63 else None
-
-
-def _time(cells: list[str], column: int | None) -> float:
-    if not cells or column is None:
-        return math.nan
-    number = _number(cells[column])
-    return math.nan if number is None or not math.isfinite(number) else number
 
 
 def _number(cell: str) -> float | None:

@@ -13,7 +13,7 @@ import pytest
 from bridge import cursor as cursor_module
 from bridge.cursor import Shape, sent_facts
 from bridge.errors import NewerFormatError, TargetError
-from bridge.model import DeltaKind, Status
+from bridge.model import DeltaKind, LossKind, Status
 from bridge.source import read_run
 from tests.contract.bench import Bench, points_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
@@ -379,6 +379,19 @@ def test_losses_are_foreseen(bench: Bench, tmp_path: Path) -> None:
         foreseen = Counter((loss.kind, loss.what) for loss in bench.exporter.foresee(delta, bench.shape))
         applied = Counter((loss.kind, loss.what) for loss in target.apply(delta).losses)
         assert applied == foreseen
+    bench.assert_verified(path)
+
+
+def test_times_that_no_clock_gives(bench: Bench, tmp_path: Path) -> None:
+    """One impossible time costs nothing but itself: the row before lends its own, and verify expects that."""
+    odd = [1e300, CREATED_S + 1, -0.5, "inf", CREATED_S + 2, 2e14]
+    path = make_run(tmp_path / "runs" / "a", [{"step": step, "x": 1.0, "wall_time": at} for step, at in enumerate(odd)])
+    report = bench.export(path)
+    named = [(loss.kind, loss.count) for loss in report.losses]
+    assert named == [(LossKind.BAD_TIME, 4)]
+    series = bench.read(path).series["x"]
+    times = sorted(zip(series.step.tolist(), series.time.tolist(), strict=True))
+    assert [time - CREATED_S for _, time in times] == [0, 1, 1, 1, 2, 2]
     bench.assert_verified(path)
 
 

@@ -66,6 +66,21 @@ def test_points_of_a_plain_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1e300", "5.5", "-0.5", "253402300800", "later", ""], [CREATED_S, 5.5, 5.5, 5.5, 5.5, 5.5]),
+        (["inf", "-inf", "7"], [CREATED_S, CREATED_S, 7.0]),
+        (["", "1e300", "7", ""], [None, None, 7.0, 7.0]),
+    ],
+)
+def test_times_that_no_clock_gives(tmp_path: Path, cells: list[str], expected: list[float | None]) -> None:
+    """They are the row's before; the first the start of the run, unless a row before it said nothing at all."""
+    rows = "".join(f"1,{step},{cell}\n" for step, cell in enumerate(cells))
+    times = truth.read(csv_run(tmp_path / "a", f"a,step,wall_time\n{rows}")).series["a"].time.tolist()
+    assert [None if math.isnan(time) else time for time in times] == expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         pytest.param("a,step\r\n1,0\r\n2,1\r\n", [(0, 1.0), (1, 2.0)], id="CRLF"),
@@ -158,12 +173,11 @@ def test_chunks_are_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_time_column(tmp_path: Path) -> None:
-    """`wall_time` holds times only where the sidecar says so, and is a metric otherwise; times without one are unknown."""
+    """`wall_time` holds times only where the sidecar says so, and is a metric otherwise; a row without one has that before."""
     text = "a,step,wall_time\n1,0,5.5\n2,1,\n"
     named = truth.read(csv_run(tmp_path / "named", text))
     assert sorted(named.series) == ["a"]
-    assert named.series["a"].time.tolist()[0] == 5.5
-    assert math.isnan(named.series["a"].time[1])
+    assert named.series["a"].time.tolist() == [5.5, 5.5]
     plain = truth.read(csv_run(tmp_path / "plain", text, time_column=None))
     assert sorted(plain.series) == ["a", "wall_time"]
     assert all(math.isnan(time) for time in plain.series["a"].time)

@@ -37,7 +37,10 @@ STEPS = st.one_of(
     st.integers(0, 6).map(str),
     st.sampled_from(["", "-1", "3.5", "x", "9223372036854775807", "9223372036854775808", " 2", "1_0"]),
 )
-TIMES = st.one_of(st.integers(1_775_822_400, 1_775_822_500).map(str), st.sampled_from(["", "later", "1775822400.25"]))
+TIMES = st.one_of(
+    st.integers(1_775_822_400, 1_775_822_500).map(str),
+    st.sampled_from(["", "later", "1775822400.25", "1e300", "-0.5", "inf", "nan"]),
+)
 ROWS = st.builds(lambda *cells: ",".join(cells), CELLS, CELLS, STEPS, TIMES)
 GOOD_ROWS = st.builds(
     lambda *cells: ",".join(cells), NUMBERS, NUMBERS, st.integers(0, 6).map(str), st.just("1775822400.25")
