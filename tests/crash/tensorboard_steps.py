@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bridge.model import Block, Delta, Run
 
 SHAPE = Shape()
-STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "fcntl.flock", "os.scandir"}
+STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
 BEFORE_DELTAS = 25_000
 """Rows of `export`, in deltas of 2,500."""
 

@@ -110,9 +110,9 @@ _TENSORBOARD = (
     ),
     Mutant(
         "TensorBoard: an edited event file is trusted",
-        "bridge/exporters/tensorboard/state.py",
-        "if found != kept:",
-        "if found.length != kept.length:",
+        "bridge/exporters/tensorboard/files.py",
+        "else checksum == kept.checksum",
+        "else True",
         ("tests/exporters/tensorboard/test_damage.py",),
     ),
 )

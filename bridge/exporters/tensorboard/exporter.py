@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bridge.errors import NewerFormatError, TargetRefusedError
+from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.tensorboard import facts, pictures, ui
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.folders import Place, place_runs
 from bridge.exporters.tensorboard.protos import need_tensorboard
-from bridge.exporters.tensorboard.state import MARKER, distrust, left_over, read_state
+from bridge.exporters.tensorboard.state import MARKER, checked, left_over, read_state
 from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
 from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.exporters.tensorboard.writing import clipped, steps_fit
@@ -44,6 +45,7 @@ class TensorBoardExporter:
         self._logdir = Path(logdir).absolute()
         self._lock_wait = lock_wait
         self._places: dict[str, Place] = {}
+        self._touched: set[str] = set()
 
     @property
     def abilities(self) -> Abilities:
@@ -73,7 +75,7 @@ class TensorBoardExporter:
         """What the state files say, where the event files bear them out."""
         if any(run.identity not in self._places for run in runs):
             self._find_places(runs)
-        return {run.identity: self._known(self._places[run.identity]) for run in runs}
+        return {run.identity: self._known(run.identity) for run in runs}
 
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
         """The losses of `delta`, but for those that only opening pictures would tell."""
@@ -101,11 +103,16 @@ class TensorBoardExporter:
         """The folder of `run`, which need not be there."""
         if run.identity not in self._places:
             self._find_places([run])
-        group = self._places[run.identity].folder
-        return TensorBoardTarget(self._logdir / group, run, shape, group=group, lock_wait=self._lock_wait)
+        return self._target(run, shape, lock_wait=self._lock_wait)
 
     def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
-        """Nothing concerns several runs at once."""
+        """Remember the times of files that were copied or touched, so that the next export need not read them."""
+        for run in runs:
+            if run.identity in self._touched:
+                # It only spares the next export some reading: another time will do.
+                with contextlib.suppress(TargetError):
+                    self._target(run, shape, lock_wait=0.0).remember_times()
+        self._touched.clear()
         return ()
 
     def interface(self, port: int) -> Interface:
@@ -115,6 +122,7 @@ class TensorBoardExporter:
     def close(self) -> None:
         """Nothing is kept open; which folder is whose is looked up again next time."""
         self._places.clear()
+        self._touched.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +140,12 @@ class TensorBoardExporter:
         place = self._places.get(run.identity)
         return None if place is None else read_state(self._logdir / place.folder)
 
-    def _known(self, place: Place) -> Known:
+    def _target(self, run: Run, shape: Shape, *, lock_wait: float) -> TensorBoardTarget:
+        group = self._places[run.identity].folder
+        return TensorBoardTarget(self._logdir / group, run, shape, group=group, lock_wait=lock_wait)
+
+    def _known(self, identity: str) -> Known:
+        place = self._places[identity]
         folder = self._logdir / place.folder
         extras = tuple(str(self._logdir / extra) for extra in place.extras)
         try:
@@ -145,8 +158,11 @@ class TensorBoardExporter:
             return Known(exists=True, error=error, extras=extras)
         if state is None and not (MARKER in names and any(map(generation_of, names))):
             return Known(extras=extras)
-        if state is None or state.cursor is None or distrust(folder, state):
+        found, damage = checked(folder, state, names)
+        if state is None or state.cursor is None or damage:
             return Known(exists=True, extras=extras)
+        if found is not state:
+            self._touched.add(identity)
         cursor = state.cursor
         if left_over(folder, state, names):
             # It makes the run stale, so that the next export cleans up even where nothing else is new.

@@ -7,7 +7,8 @@ import errno
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-__all__ = ["KINDS", "Draft", "Growing", "Kept", "event_file", "generation_of", "kept_of", "sync_folder", "translated"]
+__all__ = [
+    "KINDS",
+    "Draft",
+    "Growing",
+    "Kept",
+    "event_file",
+    "generation_of",
+    "looked_at",
+    "sync_folder",
+    "translated",
+]
 
 KINDS = ("facts", "media", "scalars")
 """The event files of a run, in the order in which TensorBoard reads them.
@@ -27,6 +38,7 @@ Its Python loader reads one file after another and afterwards follows the last a
 """
 
 _TAIL = 16 * 1024
+_PART = 1024 * 1024
 _NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.bridge\.(facts|media|scalars)\.g(\d{3,})")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -34,11 +46,19 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is remembered of a file: its name, its length, and a digest of its last bytes (at most 16 KiB)."""
+    """What is remembered of a file: its name, its length, the CRC-32 of all its bytes, and its time of change.
+
+    The checksum is one that goes on where the file grows, so that an append need not read what was there; it is another
+    one than that of the records, so that an edit that makes theirs right does not make this right. `mtime` is in
+    nanoseconds and no part of what the file is: a copy has another one.
+    With `tail`, a digest of the last 16 KiB, neither is known: that is what an older bridge remembered.
+    """
 
     name: str
     length: int
-    tail: str
+    checksum: int = 0
+    mtime: int = field(default=0, compare=False)
+    tail: str = field(default="", compare=False)
 
 
 def event_file(kind: str, generation: int) -> str:
@@ -52,16 +72,37 @@ def generation_of(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def kept_of(folder: Path, name: str, *, length: int) -> Kept:
-    """What is to be remembered of the first `length` bytes of a file, or of all if it has fewer."""
-    with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - asked of thousands of folders
-        length = min(length, os.fstat(file.fileno()).st_size)
-        return Kept(name, length, _tail(file, length))
+def looked_at(folder: Path, kept: Kept) -> Kept | None:
+    """`kept` with the file's time of change by now; None where the file does not begin with what is remembered.
+
+    A file of the remembered length and time is not read; any other is, as far as it is remembered. So a copy is found
+    to be the same, and an edit is found unless it puts the time back too. Raises OSError.
+    """
+    path = f"{folder}/{kept.name}"
+    found = os.stat(path)  # noqa: PTH116 - asked of thousands of folders
+    if not kept.tail and (found.st_size, found.st_mtime_ns) == (kept.length, kept.mtime):
+        return kept
+    if found.st_size < kept.length:
+        return None
+    with open(path, "rb") as file:  # noqa: PTH123
+        checksum = _checksum(file, kept.length)
+        same = _tail(file, kept.length) == kept.tail if kept.tail else checksum == kept.checksum
+    return Kept(kept.name, kept.length, checksum, found.st_mtime_ns) if same else None
 
 
 def _tail(file: BinaryIO, length: int) -> str:
     file.seek(max(0, length - _TAIL))
     return hashlib.sha256(file.read(length - file.tell())).hexdigest()[:32]
+
+
+def _checksum(file: BinaryIO, length: int) -> int:
+    """The CRC-32 of the first `length` bytes."""
+    file.seek(0)
+    checksum = 0
+    while length and (part := file.read(min(length, _PART))):
+        checksum = zlib.crc32(part, checksum)
+        length -= len(part)
+    return checksum
 
 
 class Growing:
@@ -75,6 +116,7 @@ class Growing:
         self._path = folder / kept.name
         self._length = kept.length
         self._place = kept.length
+        self._checksum = kept.checksum
         self._file: BinaryIO = self._path.open("r+b")
         self._old_end = self._file.seek(0, os.SEEK_END)
         self._file.seek(self._place)
@@ -88,6 +130,7 @@ class Growing:
             self._file.seek(self._place)
             self.diverged = fresh[: len(there)] != there
         self._file.write(fresh)
+        self._checksum = zlib.crc32(fresh, self._checksum)
         self._place += fresh.nbytes
 
     def reread(self) -> tuple[BinaryIO, int]:
@@ -99,9 +142,8 @@ class Growing:
     def finish(self) -> Kept:
         """Cut off what is left of old bytes, flush to the disk; what is to be remembered."""
         self._file.truncate(self._place)
-        kept = Kept(self._path.name, self._place, _tail(self._file, self._place))
         _flush(self._file)
-        return kept
+        return Kept(self._path.name, self._place, self._checksum, _settled(self._path))
 
     def abandon(self) -> None:
         """Cut off what was written, so that a full disk is not left fuller."""
@@ -121,11 +163,13 @@ class Draft:
         self._beside = folder / beside
         self._path = folder / name
         self._file: BinaryIO = self._beside.open("w+b")
+        self._checksum = 0
         self.diverged = False
 
     def write(self, data: ReadableBuffer) -> None:
         """Add bytes at the end."""
         self._file.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
 
     def reread(self) -> tuple[BinaryIO, int]:
         """The file, to read what it holds by now, and how many bytes that are."""
@@ -135,10 +179,10 @@ class Draft:
     def finish(self) -> Kept:
         """Flush to the disk and take the file's own name; what is to be remembered."""
         length = self._file.tell()
-        kept = Kept(self._path.name, length, _tail(self._file, length))
         _flush(self._file)
+        mtime = _settled(self._beside)
         self._beside.replace(self._path)
-        return kept
+        return Kept(self._path.name, length, self._checksum, mtime)
 
     def abandon(self) -> None:
         """Remove what was written."""
@@ -152,6 +196,17 @@ def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
+
+
+def _settled(path: Path) -> int:
+    """Give a file that was just written a time of change that no later write can give it; which one it has now.
+
+    Its own would not tell an edit that follows within the clock's tick. It is a whole second, as copies keep it.
+    """
+    found = path.stat()
+    with contextlib.suppress(PermissionError):  # another user's file, in a folder that both may write to
+        os.utime(path, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
+    return path.stat().st_mtime_ns
 
 
 def sync_folder(folder: Path) -> None:

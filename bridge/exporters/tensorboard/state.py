@@ -6,6 +6,7 @@ acknowledged, and is cut off before anything is added.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError
-from bridge.exporters.tensorboard.files import Draft, Kept, generation_of, kept_of
+from bridge.exporters.tensorboard.files import Draft, Kept, generation_of, looked_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
     "MARKER",
     "STATE_NAME",
     "State",
-    "distrust",
+    "checked",
     "left_over",
     "owner",
     "read_state",
@@ -35,7 +36,9 @@ STATE_NAME = "bridge-state.json"
 MARKER = ".bridge-target"
 """Its presence keeps every walk for run directories out of the folder."""
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+_TAILS_FORMAT = 1
+"""States of this format hold no digest of their own, and of each file that of its last bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,13 @@ def read_state(folder: Path) -> State | None:
                 f"{path} was made by a newer bridge (state format {version}, this one knows {STATE_FORMAT}).",
                 hint="pip install --upgrade registry-bridge",
             )
+        if version > _TAILS_FORMAT and data.pop("digest") != _digest(data):
+            return None
         cursor = data["cursor"]
         return State(
             identity=str(data["identity"]),
             cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=str(path)),
-            files={kind: Kept(**kept) for kind, kept in data["files"].items()},
+            files={kind: _kept(kept, version) for kind, kept in data["files"].items()},
             generations={kind: int(number) for kind, number in data["generations"].items()},
             names=data["names"],
             steps=data["steps"],
@@ -87,6 +92,18 @@ def read_state(folder: Path) -> State | None:
         return None
 
 
+def _kept(data: Mapping[str, Any], version: int) -> Kept:
+    name, length = str(data["name"]), int(data["length"])
+    if version == _TAILS_FORMAT:
+        return Kept(name, length, tail=str(data["tail"]))
+    return Kept(name, length, int(data["checksum"]), int(data["mtime"]))
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """The digest of what a state says, whatever its layout."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def write_state(folder: Path, state: State) -> None:
     """Put `state` on the disk in the place of the old one."""
     data = {
@@ -94,7 +111,8 @@ def write_state(folder: Path, state: State) -> None:
         "identity": state.identity,
         "cursor": None if state.cursor is None else json.loads(state.cursor.to_json()),
         "files": {
-            kind: {"name": kept.name, "length": kept.length, "tail": kept.tail} for kind, kept in state.files.items()
+            kind: {"name": kept.name, "length": kept.length, "checksum": kept.checksum, "mtime": kept.mtime}
+            for kind, kept in state.files.items()
         },
         "generations": dict(state.generations),
         "names": dict(state.names),
@@ -102,6 +120,7 @@ def write_state(folder: Path, state: State) -> None:
         "lacks": sorted(state.lacks),
         "session": state.session,
     }
+    data["digest"] = _digest(data)
     draft = Draft(folder, STATE_NAME)
     try:
         draft.write(json.dumps(data, sort_keys=True, allow_nan=False).encode())
@@ -131,22 +150,33 @@ def owner(folder: Path) -> str | None:
     return None
 
 
-def distrust(folder: Path, state: State | None) -> str:
-    """Why what lies in `folder` is not what `state` says, in words for a person; empty where it is."""
+def checked(folder: Path, state: State | None, names: Collection[str]) -> tuple[State | None, str]:
+    """`state` with the event files' times as they are by now, and why what lies in `folder` is not what it says.
+
+    `names` are the files in `folder`. The reason is in words for a person, empty where all is as the state says; where
+    nothing is to be remembered anew, the very `state` comes back.
+    """
     if state is None:
-        return "its state file is missing or damaged"
+        return None, "its state file is missing or damaged"
     if state.cursor is None:
-        return "its first export was never completed"
-    for kept in state.files.values():
+        return state, "its first export was never completed"
+    files: dict[str, Kept] = {}
+    for kind, kept in state.files.items():
         try:
-            found = kept_of(folder, kept.name, length=kept.length)
-            if found.length < kept.length:
-                return f"{kept.name} was cut short"
-            if found != kept:
-                return f"{kept.name} was edited"
+            found = looked_at(folder, kept)
+            if found is None:
+                short = os.stat(f"{folder}/{kept.name}").st_size < kept.length  # noqa: PTH116
+                return state, f"{kept.name} was {'cut short' if short else 'edited'}"
+            files[kind] = found
         except OSError:
-            return f"{kept.name} is missing or cannot be read"
-    return ""
+            return state, f"{kept.name} is missing or cannot be read"
+    for name in sorted(names):
+        # It may be all that there is of this kind: only where a complete one stands may it go as a left-over.
+        found_kind = generation_of(name)
+        if found_kind is not None and found_kind[0] not in files:
+            return state, f"its state file does not name {name}"
+    same = all(files[kind] is kept for kind, kept in state.files.items())
+    return (state if same else state.with_(files=files)), ""
 
 
 def left_over(folder: Path, state: State, names: Sequence[str]) -> tuple[str, ...]:

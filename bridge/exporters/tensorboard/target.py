@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.lock import locked
-from bridge.exporters.tensorboard.state import MARKER, State, distrust, owner, read_state, write_marker, write_state
+from bridge.exporters.tensorboard.state import MARKER, State, checked, owner, read_state, write_marker, write_state
 from bridge.exporters.tensorboard.writing import Writing
 from bridge.model import Applied, DeltaKind
 
@@ -44,8 +45,7 @@ class TensorBoardTarget:
 
         What is there already, by this delta or by another export of the run, is not written again.
         """
-        with self._held() as (state, notes):
-            reason = distrust(self._folder, state)
+        with self._held() as (state, reason, notes):
             last, self._last = self._last, delta
             if not reason and _covers(state, delta):
                 return Applied(notes=notes)
@@ -61,8 +61,17 @@ class TensorBoardTarget:
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
-        with self._held() as (state, notes):
-            return self._make(deltas, state, distrust(self._folder, state)) + Applied(notes=notes)
+        with self._held() as (state, reason, notes):
+            return self._make(deltas, state, reason) + Applied(notes=notes)
+
+    def remember_times(self) -> None:
+        """Bring what the state says of the event files' times up to date, where the files are what it says.
+
+        Raises TargetError.
+        """
+        with self._held() as (state, reason, _):
+            if state is not None and not reason:
+                write_state(self._folder, state)
 
     def read(self, *, only: Collection[str] | None = None) -> Held:
         """What TensorBoard's own reader finds, checksums included. Raises TargetError for a file that is damaged."""
@@ -108,8 +117,11 @@ class TensorBoardTarget:
             raise
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[tuple[State | None, tuple[str, ...]]]:
-        """Make the folder if it is not there, lock it, make sure that it is this run's; its state, and notes."""
+    def _held(self) -> Iterator[tuple[State | None, str, tuple[str, ...]]]:
+        """Make the folder if it is not there, lock it, make sure that it is this run's.
+
+        Gives its state, why that cannot be trusted, and notes.
+        """
         resolved = self._folder.resolve()
         if resolved.is_relative_to(self._run.path):
             raise TargetRefusedError(
@@ -125,7 +137,7 @@ class TensorBoardTarget:
                     raise self._overtaken()
                 if state is None or not (self._folder / MARKER).exists():
                     write_marker(self._folder, self._run.identity)
-                yield state, notes
+                yield *checked(self._folder, state, os.listdir(self._folder)), notes  # noqa: PTH208 - names only
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(

@@ -76,6 +76,10 @@ class Writing:
         """Make all that was added durable, with the run's facts, and then the cursor after `delta`, the last one."""
         if self._disordered:
             self._order_media()
+        for kind, kept in self.files.items():
+            # What a killed export wrote past it goes before the state remembers the file's time.
+            if kind not in self._sinks and (self._folder / kept.name).stat().st_size > kept.length:
+                self._sinks[kind] = Growing(self._folder, kept)
         for kind, sink in list(self._sinks.items()):
             if sink.diverged:
                 self._sinks[kind] = self._renamed(kind, sink)
@@ -204,15 +208,10 @@ class Writing:
 
     def _clean(self, state: State) -> None:
         """Remove what the state does not speak of: old generations, and what a killed export left behind."""
-        names = [path.name for path in self._folder.iterdir()]
+        ours = {kept.name for kept in state.files.values()}
+        names = [path.name for path in self._folder.iterdir() if path.name not in ours]
         for name in left_over(self._folder, state, names):
-            kind = generation_of(name)
-            kept = state.files.get(kind[0]) if kind else None
-            if kept is not None and kept.name == name:
-                with (self._folder / name).open("r+b") as file:
-                    file.truncate(kept.length)
-            else:
-                (self._folder / name).unlink()
+            (self._folder / name).unlink()
 
 
 def clipped(block: Block) -> list[Loss]:

@@ -1,0 +1,222 @@
+"""Edits that a look at a file's end would miss, edited states, and copies, which are no edits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.cursor import Shape
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.exporters.tensorboard.records import FOOTER, HEADER, frame
+from bridge.report import Action
+from bridge.verbs.export import Options, export_runs
+from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import file_of, rows
+from tests.run_dirs import CREATED_S, make_run, write_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bridge.report import RunReport
+
+SHAPE = Shape()
+ROWS = 3_000
+SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
+UNTRUSTED = "what the target remembers of this run cannot be trusted"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A run directory that makes an event file of more than 100 kB."""
+    return make_run(tmp_path / "runs" / "abc", [{"step": step, "loss": 1.0 / (step + 1)} for step in range(ROWS)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, source: Path) -> Path:
+    """Its folder in the log directory, exported."""
+    assert export(source, tmp_path / "logs").points == ROWS
+    return tmp_path / "logs" / "abc"
+
+
+def export(source: Path, logdir: Path) -> RunReport:
+    (line,) = export_runs([source], TensorBoardExporter(logdir)).runs
+    assert not line.failed, line.reason
+    return line
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "bridge-state.json").read_bytes())
+    return data
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit in place, as a tired disk does."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 4]))
+
+
+def change_first_value(path: Path) -> None:
+    """Another value in the first point, with the checksum of its record made right."""
+    data = path.read_bytes()
+    begin = HEADER + struct.unpack_from("<Q", data)[0] + FOOTER
+    end = begin + HEADER + struct.unpack_from("<Q", data, begin)[0] + FOOTER
+    event = data[begin + HEADER : end - FOOTER - 4] + struct.pack("<f", 77.0)
+    path.write_bytes(data[:begin] + frame(event) + data[end:])
+
+
+@pytest.mark.parametrize("place", [0, 200, 30_000, 100_000])
+def test_a_bit_that_flipped_far_from_the_end_is_noticed(tmp_path: Path, source: Path, folder: Path, place: int) -> None:
+    """However far from the end of a long file: the next export makes the run anew, and says why."""
+    whole = (folder / SCALARS).read_bytes()
+    flip(folder / SCALARS, place)
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.reason, line.points) == (Action.REBUILD, UNTRUSTED, ROWS)
+    assert line.notes == (f"{folder}: made anew, since {SCALARS} was edited",)
+    assert file_of(folder, "scalars").read_bytes() == whole
+    assert export(source, tmp_path / "logs").action is Action.UNCHANGED
+
+
+def test_an_edit_that_keeps_the_checksums_right_is_noticed(tmp_path: Path, source: Path, folder: Path) -> None:
+    """TensorBoard's reader would show the wrong value without a word."""
+    whole = (folder / SCALARS).read_bytes()
+    change_first_value(folder / SCALARS)
+    assert rows(folder / SCALARS)[0][2] == {"loss": struct.pack("<f", 77.0).hex()}
+    line = export(source, tmp_path / "logs")
+    assert line.notes == (f"{folder}: made anew, since {SCALARS} was edited",)
+    assert file_of(folder, "scalars").read_bytes() == whole
+
+
+def test_an_edit_is_noticed_where_there_are_new_rows(tmp_path: Path, source: Path, folder: Path) -> None:
+    """Nothing is appended to a file that is not what it was."""
+    flip(folder / SCALARS, 200)
+    write_metrics(source, ["loss", "step", "wall_time"], [(0.5, ROWS, CREATED_S + ROWS)], append=True)
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.points) == (Action.REBUILD, ROWS + 1)
+    assert [row[0] for row in rows(file_of(folder, "scalars"))] == list(range(ROWS + 1))
+
+
+def without_scalars(state: dict[str, Any]) -> None:
+    del state["files"]["scalars"]
+
+
+def other_name(state: dict[str, Any]) -> None:
+    state["names"] = {"loss": "not the loss"}
+
+
+def other_facts(state: dict[str, Any]) -> None:
+    state["cursor"]["sent"]["notes"] = "0" * 16
+
+
+def other_rows(state: dict[str, Any]) -> None:
+    state["cursor"]["rows"] = 1
+
+
+def without_digest(state: dict[str, Any]) -> None:
+    del state["digest"]
+
+
+@pytest.mark.parametrize("edit", [without_scalars, other_name, other_facts, other_rows, without_digest])
+def test_a_state_that_was_edited_is_noticed(
+    tmp_path: Path, source: Path, folder: Path, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    """A state that is JSON still, but not what was written, is not believed; no curve is lost."""
+    whole = (folder / SCALARS).read_bytes()
+    state = state_of(folder)
+    edit(state)
+    (folder / "bridge-state.json").write_text(json.dumps(state))
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.reason, line.points) == (Action.REBUILD, UNTRUSTED, ROWS)
+    assert line.notes == (f"{folder}: made anew, since its state file is missing or damaged",)
+    assert file_of(folder, "scalars").read_bytes() == whole
+
+
+def as_an_older_bridge(folder: Path, *, leave_out: str = "") -> None:
+    """The state in its first format: of each file a digest of its last bytes, of itself none."""
+    state = state_of(folder)
+    del state["digest"]
+    state["format"] = 1
+    for kept in state["files"].values():
+        tail = (folder / kept["name"]).read_bytes()[-16 * 1024 :]
+        kept["tail"] = hashlib.sha256(tail).hexdigest()[:32]
+        del kept["checksum"], kept["mtime"]
+    state["files"].pop(leave_out, None)
+    (folder / "bridge-state.json").write_text(json.dumps(state))
+
+
+def test_a_state_of_an_older_bridge_is_read(tmp_path: Path, source: Path, folder: Path) -> None:
+    """It is checked as far as it goes, and afterwards knows as much as any."""
+    as_an_older_bridge(folder)
+    assert export(source, tmp_path / "logs").action is Action.UNCHANGED
+    state = state_of(folder)
+    assert state["format"] == 2
+    assert state["files"]["scalars"]["checksum"] == zlib.crc32((folder / SCALARS).read_bytes())
+    as_an_older_bridge(folder)
+    flip(folder / SCALARS, -7 + (folder / SCALARS).stat().st_size)
+    assert export(source, tmp_path / "logs").action is Action.REBUILD
+
+
+def test_an_event_file_that_no_state_names_is_not_left_over(tmp_path: Path, source: Path, folder: Path) -> None:
+    """It goes only when there is a complete new one in its place."""
+    as_an_older_bridge(folder, leave_out="scalars")
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.points) == (Action.REBUILD, ROWS)
+    assert line.notes == (f"{folder}: made anew, since its state file does not name {SCALARS}",)
+    assert [row[0] for row in rows(file_of(folder, "scalars"))] == list(range(ROWS))
+
+
+def test_a_copied_log_directory_is_no_edit(tmp_path: Path, source: Path, folder: Path) -> None:
+    """Files with other times but the same bytes are read once, and their times remembered; nothing is made anew."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "logs", copy, copy_function=shutil.copyfile)
+    before = (copy / "abc" / SCALARS).stat()
+    assert before.st_mtime_ns != state_of(folder)["files"]["scalars"]["mtime"]
+    line = export(source, copy)
+    assert (line.action, line.notes) == (Action.UNCHANGED, ())
+    kept = state_of(copy / "abc")["files"]
+    assert {kind: kept[kind]["mtime"] for kind in kept} == {
+        kind: (copy / "abc" / kept[kind]["name"]).stat().st_mtime_ns for kind in kept
+    }
+    assert (copy / "abc" / SCALARS).stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_dry_run_remembers_nothing(tmp_path: Path, source: Path, folder: Path) -> None:
+    """The times of a copy are not written down by a dry run."""
+    os.utime(folder / SCALARS)
+    before = (folder / "bridge-state.json").read_bytes()
+    (line,) = export_runs([source], TensorBoardExporter(tmp_path / "logs"), Options(dry_run=True)).runs
+    assert line.action is Action.UNCHANGED
+    assert (folder / "bridge-state.json").read_bytes() == before
+
+
+def test_what_was_written_is_not_read_again(tmp_path: Path) -> None:
+    """A file of the remembered length and time is not read, nor is what an append follows: the checksum goes on.
+
+    So an edit that puts the time back too is seen by verify alone, until the time moves.
+    """
+    run = make_model_run(tmp_path / "abc")
+    exporter = TensorBoardExporter(tmp_path / "logs")
+    target = exporter.open(run, SHAPE)
+    first = make_delta(run, [make_block(range(ROWS), {"loss": [1.0] * ROWS})])
+    target.apply(first)
+    path = tmp_path / "logs" / "abc" / SCALARS
+    before = path.stat()
+    flip(path, 200)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert exporter.cursors([run])["uid-abc"].cursor is not None
+    target.apply(make_delta(run, [make_block([ROWS], {"loss": [1.0]}, first_row=ROWS)], before=first.after))
+    flip(path, 200)
+    assert state_of(path.parent)["files"]["scalars"]["checksum"] == zlib.crc32(path.read_bytes())
+    assert exporter.cursors([run])["uid-abc"].cursor is not None
+    flip(path, 200)
+    assert exporter.cursors([run])["uid-abc"].cursor is None
