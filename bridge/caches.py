@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_dir"]
+__all__ = ["PARTS", "cache_dir"]
+
+PARTS = {"registry": "runs-*.sqlite*", "view": "*-????????????????"}
+"""The folders in there, and what in them is ours: what `bridge cache` shows and empties."""
 
 
 def cache_dir() -> Path:

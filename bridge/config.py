@@ -29,7 +29,7 @@ FORMAT = 1
 class Key:
     """One key of bridge.yaml: the option it is a default for, and what it may hold.
 
-    `kind` is `text`, `path`, `number`, `count`, `switch`, `texts`, `paths` or `renames`; `choices` limit a text.
+    `kind` is `text`, `path`, `uri`, `number`, `count`, `switch`, `texts`, `paths` or `renames`; `choices` limit a text.
     """
 
     option: str
@@ -40,10 +40,10 @@ class Key:
 
 KEYS: Mapping[str, Key] = {
     "runs": Key("runs", "paths", "Run directories or trees, where the command line names none."),
-    "mlflow.tracking_uri": Key("tracking_uri", "text", "A server, or a database such as sqlite:///mlflow.db."),
+    "mlflow.tracking_uri": Key("tracking_uri", "uri", "A server, or a database such as sqlite:///mlflow.db."),
     "mlflow.experiment": Key("experiment", "text", "The experiment; may hold {tags.x}, {hparams.a.b}, {parent}."),
     "mlflow.experiment_default": Key("experiment_default", "text", "The experiment of runs that lack a placeholder."),
-    "mlflow.database_uri": Key("database_uri", "text", "The database behind the server, for points at full speed."),
+    "mlflow.database_uri": Key("database_uri", "uri", "The database behind the server, for points at full speed."),
     "mlflow.artifacts": Key(
         "artifacts", "text", "When files of the run directory are uploaded.", choices=("ended", "now", "none")
     ),
@@ -147,6 +147,8 @@ def _value(name: str, value: Any, path: Path, node: yaml.Node) -> Any:
         raise UsageError(f"{_at(path, node)}: {name} must be one of {', '.join(key.choices)}, not {value!r}.")
     if key.kind == "path":
         return str(path.parent / Path(value).expanduser())
+    if key.kind == "uri":
+        return _absolute(value, path.parent)
     if key.kind == "paths":
         return tuple(str(path.parent / Path(item).expanduser()) for item in _listed(value))
     if key.kind == "texts":
@@ -154,6 +156,14 @@ def _value(name: str, value: Any, path: Path, node: yaml.Node) -> Any:
     if key.kind == "renames":
         return tuple(f"{old}={new}" for old, new in value.items())
     return value
+
+
+def _absolute(uri: str, folder: Path) -> str:
+    """`uri`; the relative path of a SQLite file (`sqlite:///` and no further slash) is taken from `folder`."""
+    scheme, separator, place = uri.partition(":///")
+    if not (scheme.startswith("sqlite") and separator and place) or place.startswith(("/", ":memory:")):
+        return uri
+    return f"{scheme}:///{folder.absolute() / place}"
 
 
 def _listed(value: Any) -> tuple[str, ...]:
@@ -171,6 +181,7 @@ def _is_renames(value: Any) -> bool:
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "text": (lambda value: isinstance(value, str), "a text"),
     "path": (lambda value: isinstance(value, str), "a path"),
+    "uri": (lambda value: isinstance(value, str), "a URI"),
     "number": (
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
         "a number from 0",
@@ -197,6 +208,7 @@ def _suggestion(name: str) -> str:
 _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "text": {"type": "string"},
     "path": {"type": "string"},
+    "uri": {"type": "string"},
     "number": {"type": "number", "minimum": 0},
     "count": {"type": "integer", "minimum": 1},
     "switch": {"type": "boolean"},

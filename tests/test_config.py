@@ -21,13 +21,16 @@ def test_every_group_becomes_the_defaults_of_its_options(tmp_path: Path) -> None
     """Keys become option names; relative paths are taken from the file's folder; single texts become lists."""
     path = write(
         tmp_path,
-        "format: 1\nruns: exp\nmlflow: {experiment: digits, flat: true}\ntensorboard: {logdir: tb}\n"
+        "format: 1\nruns: exp\ntensorboard: {logdir: tb}\n"
+        "mlflow: {experiment: digits, flat: true, tracking_uri: 'sqlite:///m.db', database_uri: 'sqlite:////abs.db'}\n"
         "metrics: {include: ['val/*', loss], rename: {loss: train/loss}}\nheartbeat_timeout: 60\n",
     )
     assert load_config(path).options == {
         "runs": (str(tmp_path / "exp"),),
         "experiment": "digits",
         "flat": True,
+        "tracking_uri": f"sqlite:///{tmp_path / 'm.db'}",
+        "database_uri": "sqlite:////abs.db",
         "logdir": str(tmp_path / "tb"),
         "metrics": ("val/*", "loss"),
         "rename": ("loss=train/loss",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,17 @@ __all__ = ["cache"]
 @click.option("--clear", is_flag=True, help="Empty all caches; everything in them can be made again.")
 @output_options
 def cache(clear: bool, out: Output) -> None:
-    """Show the place and the size of all caches, or empty them."""
-    from bridge.caches import cache_dir
+    """Show the place and the size of all caches, or empty them. What else lies in their folder is left alone."""
+    from bridge.caches import PARTS, cache_dir
 
     place = cache_dir()
-    parts = sorted(place.iterdir()) if place.is_dir() else []
-    rows = [{"name": part.name, "path": str(part), "bytes": _size(part)} for part in parts]
+    parts = {place / name: sorted((place / name).glob(pattern)) for name, pattern in PARTS.items()}
+    rows = [
+        {"name": part.name, "path": str(part), "bytes": sum(map(_size, held))} for part, held in parts.items() if held
+    ]
     if clear:
-        for part in parts:
-            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+        for part, held in parts.items():
+            _empty(part, held)
     if out.json:
         out.result_json({"version": 1, "path": str(place), "cleared": clear, "caches": rows})
         return
@@ -36,6 +39,14 @@ def cache(clear: bool, out: Output) -> None:
         out.result(f"{row['bytes']:>14,} bytes  {row['name']}")
     if clear:
         out.result(f"{len(rows)} caches emptied.")
+
+
+def _empty(part: Path, held: list[Path]) -> None:
+    """Delete what is ours in the folder `part`, and the folder where nothing else lies in it."""
+    for path in held:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        part.rmdir()
 
 
 def _size(path: Path) -> int:

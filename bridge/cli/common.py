@@ -13,8 +13,7 @@ import click
 from bridge.cli.complete import complete_run_ids, complete_tags
 from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
-from bridge.cli.text import plain
-from bridge.secrets import hide
+from bridge.cli.text import plain, plain_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Exit",
-    "coming_runs_argument",
     "Output",
+    "coming_runs_argument",
     "command",
     "filter_options",
     "heartbeat_option",
@@ -53,8 +52,9 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
 
 
 def runs_argument(function: F) -> F:
-    return _with_runs(function, click.Path(exists=True, path_type=Path))
     """Add the argument `runs: tuple[Path, ...]`: run directories or trees; the current directory if none is given."""
+    return _with_runs(function, click.Path(exists=True, path_type=Path))
+
 
 def coming_runs_argument(function: F) -> F:
     """Add the same argument for paths that need not be there yet: whoever walks them sees to that."""
@@ -62,7 +62,6 @@ def coming_runs_argument(function: F) -> F:
 
 
 def _with_runs(function: F, kind: click.Path) -> F:
-
     @functools.wraps(function)
     def collected(*args: Any, runs: tuple[Path, ...], **options: Any) -> Any:
         return function(*args, runs=runs or (Path(),), **options)
@@ -173,10 +172,10 @@ class Output:
         click.echo("\n".join(lines))
 
     def result_json(self, value: object) -> None:
-        """Print a result as strict JSON, in lines for people, letters of any script as they are."""
+        """Print a result as strict JSON, in lines for people, letters of any script as they are, control characters escaped."""
         import json
 
-        click.echo(hide(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)))
+        click.echo(plain_json(json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)))
 
     def say(self, message: str) -> None:
         """Tell something on stderr, unless --quiet."""
@@ -217,7 +216,7 @@ def output_options(function: F) -> F:
 
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and what was asked for."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ):
         collected = option(collected)

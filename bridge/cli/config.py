@@ -46,7 +46,10 @@ def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[st
     elif source is ParameterSource.DEFAULT_MAP:
         where = str(found.path)
     written = param.opts[0] if isinstance(param, click.Option) else name.upper()
-    return {"option": written, "value": _plain(asked.params[name]), "source": where}
+    value = _plain(asked.params[name])
+    if name.endswith("_uri") and isinstance(value, str):
+        value = hide_uri(value)
+    return {"option": written, "value": value, "source": where}
 
 
 def _variable(param: click.Parameter) -> str:
@@ -57,7 +60,7 @@ def _variable(param: click.Parameter) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else hide_uri(str(value))
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -28,6 +28,7 @@ class ConfiguredCommand(click.Command):
                 ["--config"],
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
                 metavar="FILE",
+                envvar=f"{ENVIRONMENT_PREFIX}CONFIG",
                 is_eager=True,
                 expose_value=False,
                 callback=_load,

@@ -19,11 +19,13 @@ from bridge.cli.common import (
     plain,
     selection_options,
 )
+from bridge.cli.content import content_options
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Exporter
     from bridge.report import Report, RunReport
     from bridge.verbs.export import Options
@@ -33,64 +35,12 @@ __all__ = ["export"]
 
 _EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED)
 
-_CONTENT = (
-    click.option("--metrics", multiple=True, metavar="GLOB", help="Only metrics whose name matches; may repeat."),
-    click.option("--exclude-metrics", multiple=True, metavar="GLOB", help="No metrics whose name matches; may repeat."),
-    click.option("--media/--no-media", default=True, help="With or without images and videos."),
-    click.option(
-        "--artifacts",
-        type=click.Choice(["ended", "now", "none"]),
-        default="ended",
-        show_default=True,
-        help="MLflow: when metrics.csv and the like are uploaded, if at all.",
-    ),
-    click.option("--no-artifacts", is_flag=True, help="The same as --artifacts none."),
-    click.option("--checkpoints", is_flag=True, help="MLflow: upload the checkpoint too."),
-    click.option(
-        "--best", multiple=True, metavar="METRIC:max|min", help="MLflow: add best/METRIC, the running best; may repeat."
-    ),
-    click.option(
-        "--overlap",
-        type=click.Choice(["last", "keep"]),
-        default="last",
-        show_default=True,
-        help="Of several values at one step: the last counts, or all are kept (MLflow only).",
-    ),
-    click.option(
-        "--max-points",
-        type=click.IntRange(min=2),
-        metavar="N",
-        help="Thin each metric to about N points, extremes stay.",
-    ),
-    click.option("--rename", multiple=True, metavar="OLD=NEW", help="Another name for a metric; may repeat."),
-    click.option(
-        "--redact",
-        multiple=True,
-        metavar="GLOB",
-        help="Mask hparams that match, instead of the built-in list; may repeat.",
-    ),
-    click.option(
-        "--volatile", multiple=True, metavar="GLOB", help="MLflow: hparams that may differ after a requeue; may repeat."
-    ),
-    click.option("--flat", is_flag=True, help="MLflow: no parent runs for sweeps."),
-)
-_CONTENT_NAMES = (
-    "metrics", "exclude_metrics", "media", "artifacts", "no_artifacts",
-    "checkpoints", "best", "overlap", "max_points", "flat", "rename", "redact", "volatile",
-)  # fmt: skip
-
-
-def _content_options(function: Any) -> Any:
-    for option in reversed(_CONTENT):
-        function = option(function)
-    return function
-
 
 @command("export", example="bridge export demo-runs --to tensorboard --logdir tb_logs", exits=_EXITS)
 @coming_runs_argument
 @target_options
 @selection_options
-@_content_options
+@content_options
 @click.option("--rebuild", is_flag=True, help="Replace every target by a fresh one.")
 @click.option("--as", "new_identity", metavar="NEW_ID", help="Export the one run under another identity.")
 @heartbeat_option
@@ -123,8 +73,8 @@ def export(
     interval: float,
     until_done: bool,
     grace: float,
+    shape: Shape,
     out: Output,
-    **content: Any,
 ) -> int:
     """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
     from bridge.progress import progress_on
@@ -132,7 +82,7 @@ def export(
     from bridge.verbs.together import Hands
 
     options = Options(
-        shape=_shape(content),
+        shape=shape,
         selection=selection,
         dry_run=dry_run,
         rebuild=rebuild,
@@ -178,37 +128,22 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _shape(content: dict[str, Any]) -> Any:
-    from bridge.cursor import Shape
-
-    given = {name: content[name] for name in _CONTENT_NAMES}
-    if given.pop("no_artifacts"):
-        given["artifacts"] = "none"
-    for listed in ("redact", "volatile"):
-        if not given[listed]:
-            del given[listed]
-    given["rename"] = tuple(_pair(text) for text in given["rename"])
-    return Shape(**given)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    old, separator, new = text.rpartition("=")
-    if not (old and separator and new):
-        raise click.UsageError(f"--rename wants OLD=NEW, not {text!r}.")
-    return old, new
-
-
 def _print(report: Report, out: Output) -> None:
-    """The runs that something happened to, then one line of totals; failures go to stderr with their remedy."""
+    """The runs that something happened to (in a plan all), then a line of totals; with --quiet failures alone.
+
+    Failures go to stderr, with their remedy.
+    """
     for run in report.runs:
         if run.failed:
-            out.warn(f"! {run.run_id}: {run.reason}" + (f"\n  {run.hint}" if run.hint else ""))
-        elif str(run.action) != "unchanged" or out.verbose:
+            out.warn(failure(run))
+        elif not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
             out.result(_line(run))
             for entry in run.to_dict()["losses"]:
-                out.result(f"    lost: {entry['count']} x {entry['kind']}{_examples(entry)}")
+                out.result(plain(f"    lost: {entry['count']} x {entry['kind']}{_examples(entry)}"))
             for note in run.notes:
-                out.result(f"    note: {note}")
+                out.result(plain(f"    note: {note}"))
+    if out.quiet:
+        return
     totals = report.to_dict()["totals"]
     counted = ", ".join(f"{totals[name]} {name}" for name in _ACTIONS if totals[name])
     tense = "would send" if report.dry_run else "sent"
@@ -226,6 +161,11 @@ def _line(run: RunReport) -> str:
     reason = f" ({run.reason})" if run.reason else ""
     where = f" -> {run.where}" if run.where else ""
     return plain(f"{sign} {run.run_id}: {run.action}{reason}, {run.points:,} points, {run.media} media{where}")
+
+
+def failure(run: RunReport) -> str:
+    """A run that was not brought into its target, in words: why not, and what to try."""
+    return plain(f"! {run.run_id}: {run.reason}") + (f"\n  {plain(run.hint)}" if run.hint else "")
 
 
 def _examples(entry: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ from bridge.cli.common import (
     runs_argument,
     selection_options,
 )
+from bridge.cli.content import content_options
+from bridge.cli.export import failure
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Exporter, Interface
     from bridge.report import Report
     from bridge.verbs.export import Options
@@ -39,6 +43,7 @@ __all__ = ["view"]
 @runs_argument
 @target_options
 @selection_options
+@content_options
 @click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="Default: the usual one, or a free one.")
 @click.option("--open/--no-open", "opens", default=True, help="Open a browser, or only print the address.")
 @heartbeat_option
@@ -52,49 +57,68 @@ def view(
     opens: bool,
     heartbeat_timeout: float,
     interval: float,
+    shape: Shape,
     out: Output,
 ) -> int:
     """Export runs into a target of their own, open its page on them, and follow them until Ctrl-C.
 
-    The target is kept in the cache, so the next view sends only what is new; or give --logdir or --tracking-uri.
+    The target is kept in the cache, so the next view sends only what is new; or give --logdir or --tracking-uri. A
+    target that you give is never made anew because it was made with other options.
     """
     from bridge.errors import UsageError
     from bridge.exporters.contract import Viewable
     from bridge.verbs.export import Options, export_runs
-    from bridge.view import free_port
 
-    place = _place(runs, target, selection)
-    exporter = make_exporter(_in_cache(target, place))
+    # A closed terminal and a scheduler's SIGTERM end the page as Ctrl-C does: nothing stays behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    place, own = _place(runs, target, selection), not target.given & _PLACES
+    exporter = make_exporter(_in_cache(target, place) if own else target)
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
-    options = Options(selection=selection, heartbeat_timeout=heartbeat_timeout)
-    report = export_runs(runs, exporter, options)
-    for line in report.failed:
-        out.warn(f"! {line.run_id}: {line.reason}")
-    if report.exit_code == Exit.NOTHING_DONE:
-        return Exit.NOTHING_DONE
-    interface = exporter.interface(free_port(port, usual=exporter.default_port))
+    options = Options(shape=shape, selection=selection, heartbeat_timeout=heartbeat_timeout, reshape=own)
     try:
+        report = export_runs(runs, exporter, options)
+        for line in report.failed:
+            out.warn(failure(line))
+        if report.exit_code == Exit.NOTHING_DONE:
+            return Exit.NOTHING_DONE
+        interface = _interface(exporter, port)
         return _show(interface, place, runs, exporter, options, opens=opens, interval=interval, out=out)
     except KeyboardInterrupt:
         return Exit.DONE
 
 
+_PLACES = frozenset({"logdir", "tracking_uri", "database_uri"})
+"""The options that name a target of the user's own."""
+
+
 def _place(runs: tuple[Path, ...], target: TargetChoice, selection: Selection) -> Path:
-    """The folder in the cache that belongs to these runs and this selection."""
+    """The folder in the cache that belongs to these runs and this selection, which is taken by its words: days pass."""
     from bridge.caches import cache_dir
 
-    asked = repr((sorted(str(path.resolve()) for path in runs), selection))
+    words = click.get_current_context().params
+    asked = repr((sorted(str(path.resolve()) for path in runs), replace(selection, since=None), words["since"]))
     return cache_dir() / "view" / f"{target.to}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
 def _in_cache(target: TargetChoice, place: Path) -> TargetChoice:
-    """The target in the cache, unless one was typed."""
-    if target.given & {"logdir", "tracking_uri", "database_uri"}:
-        return target
+    """The target in the cache: of what is configured only the experiment's name is kept."""
     place.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in target.options.items() if name not in _PLACES}
     own = {"logdir": place / "logdir", "tracking_uri": f"sqlite:///{place / 'mlflow.db'}"}
-    return replace(target, options={"experiment": "runs", **target.options, **own})
+    return replace(target, options={"experiment": "runs", **kept, **own})
+
+
+def _interface(exporter: Exporter, port: int | None) -> Interface:
+    """The exporter's page at `port`. Raises UsageError for a port that is taken, or of no use."""
+    from bridge.errors import UsageError
+    from bridge.view import free_port
+
+    interface: Interface = exporter.interface(free_port(port, usual=exporter.default_port))  # type: ignore[attr-defined]
+    if port is not None and not interface.argv:
+        raise UsageError(f"--port says where to start a server, and there is one already: {interface.address}")
+    return interface
 
 
 def _show(
@@ -117,7 +141,8 @@ def _show(
 
     with serve(interface, place / "server.log"):
         out.result(interface.address)
-        out.result(f"From another machine first: {tunnel(_port(interface.address))}")
+        if interface.argv:
+            out.result(f"From another machine first: {tunnel(_port(interface.address))}")
         out.say("Ctrl-C ends it.")
         if opens:
             click.launch(interface.address)

@@ -34,14 +34,15 @@ __all__ = ["Options", "export_gathered", "export_runs"]
 class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
-    `dry_run` plans and touches nothing; `rebuild` replaces every target; `new_identity` is `--as`; `hands` are
-    those who work.
+    `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a target that was made with
+    other options is left as it is, and its run fails; `new_identity` is `--as`; `hands` are those who work.
     """
 
     shape: Shape = field(default_factory=Shape)
     selection: Selection | None = None
     dry_run: bool = False
     rebuild: bool = False
+    reshape: bool = True
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
     hands: Hands = field(default_factory=Hands)
@@ -82,7 +83,7 @@ def export_gathered(
         known = exporter.cursors(runs)
         shown.start(len(runs))
         lines: list[RunReport] = []
-        jobs = [Job(run=run, known=known[run.identity], rebuild=options.rebuild) for run in runs]
+        jobs = [Job(run, known[run.identity], rebuild=options.rebuild, reshape=options.reshape) for run in runs]
         for line in replay_all(jobs, exporter, shape, dry_run=options.dry_run, progress=shown, hands=options.hands):
             lines.append(line)
             shown.run_done(line)

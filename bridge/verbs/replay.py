@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError
+from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
 from bridge.model import Applied, Delta, DeltaKind
 from bridge.report import Action, RunReport
 from bridge.secrets import hide_all, hide_in
@@ -33,11 +33,15 @@ CONFLICTS = 50
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run to bring into its target, with what the target knows of it; `rebuild` asks for a fresh target."""
+    """One run to bring into its target, with what the target knows of it.
+
+    `rebuild` asks for a fresh target; without `reshape` one that was made with other options is not replaced.
+    """
 
     run: Run
     known: Known
     rebuild: bool = False
+    reshape: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,8 @@ class Replay:
         if known.deleted and not self.job.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return self._line(Action.DELETED, reason=why, hint="--rebuild makes it anew")
+        if not self.job.reshape and known.cursor is not None and dict(known.cursor.shape) != self.shape.differences():
+            raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if self.dry_run:
             self._target = _Rehearsal(self.exporter, self.shape)
         else:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -89,3 +91,56 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert f"Port {port} is taken." in done.stderr
+
+
+def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """`bridge view` without a browser, as a process."""
+    command = [sys.executable, "-m", "bridge", "view", *words, "--no-open"]
+    given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
+    return subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: signal.Signals) -> None:
+    """A scheduler's SIGTERM and a closed terminal leave no server behind."""
+    with start(tmp_path, str(demo_runs / "diverged"), "--to", "tensorboard") as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            assert not is_gone(address)
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert is_gone(address)
+
+
+def test_a_target_of_ones_own_is_not_made_anew(tmp_path: Path, demo_runs: Path) -> None:
+    """Looking at a target that was made with other options is refused, and changes not a byte of it."""
+    words = [str(demo_runs / "diverged"), "--to", "tensorboard", "--logdir", str(tmp_path / "tb")]
+    export = [sys.executable, "-m", "bridge", "export", *words, "--exclude-metrics", "val/*"]
+    subprocess.run(export, check=True, cwd=tmp_path, capture_output=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()}
+    with start(tmp_path, *words) as process:
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "! diverged: Its target was made with other options." in told
+    assert {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()} == before
+
+
+def test_the_cache_holds_the_target_whatever_is_configured(tmp_path: Path, demo_runs: Path) -> None:
+    """A database behind the group's server, as bridge.yaml may name it, is not written to by a look at runs."""
+    (tmp_path / "bridge.yaml").write_text(
+        "mlflow: {tracking_uri: 'http://127.0.0.1:1', database_uri: 'sqlite:///s.db'}\n"
+    )
+    with start(tmp_path, str(demo_runs / "diverged"), "--to", "mlflow", "--since", "3d") as process:
+        assert process.stdout is not None
+        try:
+            address, _, page = process.stdout.readline().strip().partition("#")
+            found = ask(address, "api/2.0/mlflow/runs/search", {"experiment_ids": [page.split("/")[2]]})
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert [run["info"]["run_name"] for run in found["runs"]] == ["diverged"]
+    assert not (tmp_path / "s.db").exists()

@@ -1,0 +1,99 @@
+"""Where an option's value comes from: the command line, then BRIDGE_..., then bridge.yaml; and the caches."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one run of two metrics, which is the working directory."""
+    rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
+    make_run(tmp_path / "runs" / "a", rows, hparams={"lr": 0.1, "hostname": "node7", "api_key": "s3cret"})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def export(*words: str) -> dict[str, int]:
+    """The totals of an export of the one run, by default into TensorBoard."""
+    result = CliRunner().invoke(bridge, ["export", "runs", "--to", "tensorboard", "--workers", "1", "--json", *words])
+    assert result.exit_code == 0, result.output
+    totals: dict[str, int] = json.loads(result.stdout)["totals"]
+    return totals
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place where a value can stand is overruled by the one before it."""
+    (here / "bridge.yaml").write_text("tensorboard: {logdir: of-file}\nmetrics: {include: nothing}\n")
+    assert export()["points"] == 0
+    monkeypatch.setenv("BRIDGE_METRICS", "loss")
+    monkeypatch.setenv("BRIDGE_LOGDIR", "of-environment")
+    assert export()["points"] == 3
+    assert export("--metrics", "*", "--logdir", "typed")["points"] == 6
+    assert {path.name for path in here.iterdir()} == {"runs", "bridge.yaml", "of-file", "of-environment", "typed"}
+
+
+def test_the_file_itself_can_be_named_in_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BRIDGE_CONFIG is --config; what is typed goes before it."""
+    for name in ("one", "two"):
+        (here / f"{name}.yaml").write_text(f"tensorboard: {{logdir: tb-{name}}}\n")
+    monkeypatch.setenv("BRIDGE_CONFIG", str(here / "one.yaml"))
+    export()
+    export("--config", "two.yaml")
+    assert (here / "tb-one").is_dir()
+    assert (here / "tb-two").is_dir()
+
+
+def test_an_empty_list_in_the_file_replaces_the_built_in_one(here: Path) -> None:
+    """`redact: []` masks nothing; where nobody says anything the built-in list masks."""
+    export("--logdir", "masked")
+    (here / "bridge.yaml").write_text("redact: []\n")
+    export("--logdir", "clear")
+    held = {name: b"".join(p.read_bytes() for p in (here / name).rglob("*.0*")) for name in ("masked", "clear")}
+    assert (b"s3cret" in held["masked"], b"s3cret" in held["clear"]) == (False, True)
+
+
+def test_quiet_is_silent_unless_something_failed(here: Path) -> None:
+    """With -q nothing is printed of an export that went well, and what failed of one that did not."""
+    words = ["export", "runs", "--to", "tensorboard", "--workers", "1", "-q"]
+    assert CliRunner().invoke(bridge, words).output == ""
+    make_run(here / "runs" / "b", [])
+    (here / "runs" / "b" / "sidecar.json").write_text("{")
+    result = CliRunner().invoke(bridge, words)
+    assert (result.exit_code, result.stdout, "! b: " in result.stderr) == (3, "", True)
+
+
+def test_a_plan_names_the_runs_that_are_unchanged_too(here: Path) -> None:
+    """`--dry-run` has a line for every run."""
+    words = ["export", "runs", "--to", "tensorboard", "--workers", "1"]
+    CliRunner().invoke(bridge, words)
+    assert "= a: unchanged" in CliRunner().invoke(bridge, [*words, "--dry-run"]).stdout
+    assert "= a: " not in CliRunner().invoke(bridge, words).stdout
+
+
+def test_caches_are_shown_and_emptied_and_nothing_else(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bridge cache --clear` deletes what the bridge made, also where other things lie in the same folder."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(here))
+    (here / "precious.txt").write_text("mine")
+    (here / "view").mkdir()
+    (here / "view" / "notes").write_text("mine")
+    call = CliRunner().invoke
+    assert call(bridge, ["ls", "runs"]).exit_code == 0
+    (cached,) = json.loads(call(bridge, ["cache", "--json"]).stdout)["caches"]
+    assert (cached["name"], cached["bytes"] > 0) == ("registry", True)
+    assert call(bridge, ["cache", "--clear"]).exit_code == 0
+    assert sorted(path.name for path in here.iterdir()) == ["precious.txt", "runs", "view"]
+    assert (here / "view" / "notes").read_text() == "mine"
+    assert json.loads(call(bridge, ["cache", "--json"]).stdout)["caches"] == []
