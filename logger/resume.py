@@ -10,6 +10,7 @@ from logger.csv_scan import Record, Scan, records, whole_number
 from logger.session import host_name, process_lives, session_entry
 from logger.sidecar import heartbeat_mtime, is_alive
 from logger.stats import MetricStats
+from logger.steps import FAR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,18 @@ def restore(path: Path, found: Scan, summary: Mapping[str, Any], *, time_column:
     """The statistics of all `found` rows of the metrics.csv at `path`.
 
     `summary` is taken for the rows that it covers (it may be some seconds behind the rows); the others are read. One that does
-    not say how many it covers (other writers) counts for nothing, as long as there are rows.
+    not say how many it covers (other writers) counts for nothing, as long as there are rows; one that says null (the disk had
+    refused rows that it covers) for nothing at all.
     """
     metrics = summary.get("metrics")
     covered = summary.get("rows")
     known = isinstance(metrics, dict) and isinstance(covered, int) and 0 <= covered <= found.rows
     restored = Restored()
-    if isinstance(metrics, dict) and (known or not found.rows):
+    refused = "rows" in summary and covered is None
+    if isinstance(metrics, dict) and (known or not (found.rows or refused)):
         restored.stats = {name: MetricStats.from_dict(stats) for name, stats in metrics.items()}
-        restored.step = summary["step"] if isinstance(summary.get("step"), int) else None
+        step = summary.get("step")
+        restored.step = step if isinstance(step, int) and -FAR <= step < FAR else None
         restored.epoch = summary["epoch"] if isinstance(summary.get("epoch"), int | float) else None
     skip = covered if known and isinstance(covered, int) else 0
     if skip == found.rows:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logger.csv_writer import Row
 from logger.hparams import HPARAMS_NAME
@@ -17,6 +16,7 @@ from logger.pulse import HEARTBEAT_S, Budget, Pulse
 from logger.sidecar import SCHEMA_VERSION, now_iso, touch_heartbeat
 from logger.state import write_summary
 from logger.stats import MetricStats
+from logger.steps import step_of
 from logger.troubles import Troubles
 from logger.values import number
 
@@ -32,7 +32,19 @@ _BEAT_AT_LOG_S = 1.0
 _RETRY_S = 5.0
 """After the disk refused something, saving waits this long before it tries again."""
 
+_PATIENCE_S = 0.5
+"""The thread waits this long for a call of the training to end."""
+
 _log = logging.getLogger(__name__)
+
+
+class _State(NamedTuple):
+    """What the two JSON files are to hold; not `complete` while the disk has not taken all rows of it."""
+
+    version: int
+    complete: bool
+    sidecar: dict[str, Any]
+    summary: dict[str, Any]
 
 
 class RunWriter(OneAtATime):
@@ -81,7 +93,7 @@ class RunWriter(OneAtATime):
             last = "" if self.step is None else f", the last at step {self.step}"
             announce(f"{self.run_dir} is resumed: it holds {self._file.rows} rows{last}.")
         self._version += 1
-        self._put(*self._snapshot(), refuse=True)
+        self._put(self._snapshot(), refuse=True)
         self._touch(self._beat)
         self._start_pulse()
 
@@ -121,7 +133,7 @@ class RunWriter(OneAtATime):
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: Any = None) -> None:
         """Take one row; without a step it gets the last one + 1."""
         now = time.time()
-        place = self._next_step(step)
+        place = step_of(step, self.step, tell=self.troubles.tell)
         if self._file.time_column in metrics_dict:
             self._rename_time_column(metrics_dict)
         names: list[str] = []
@@ -145,7 +157,7 @@ class RunWriter(OneAtATime):
         self.step = place
         self._buffer.append(Row(tuple(names), values, place, now))
         self._changed()
-        if len(self._buffer) >= self.settings.flush_every:
+        if len(self._buffer) >= self.settings.flush_every and time.monotonic() >= self._retry_at:
             self._flush()
 
     @whole
@@ -165,7 +177,7 @@ class RunWriter(OneAtATime):
     def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: str | None) -> None:
         """Store one item. One that cannot be encoded or stored is warned about and counted."""
         try:
-            place = (self.step or 0) if step is None else self._next_step(step)
+            place = (self.step or 0) if step is None else step_of(step, self.step, tell=self.troubles.tell)
             self.media.add(str(tag), place, kind, encode(), caption=caption, session=self.session)
         except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
             self.media.failed += 1
@@ -194,11 +206,15 @@ class RunWriter(OneAtATime):
 
     @whole
     def finalize(self, status: str) -> None:
-        """Bring everything to disk with `status` (completed, failed, interrupted). Rows may still follow."""
+        """Bring everything to disk with `status` (completed, failed, interrupted). Rows may still follow.
+
+        What the disk refuses is tried again by the thread, which ends when all is there.
+        """
         self.status, self.ended_at = status, now_iso()
         self._changed()
         self._write_json()
-        self._stop()
+        if self._version == self._written:
+            self._stop()
 
     @whole
     def release(self) -> None:
@@ -213,16 +229,25 @@ class RunWriter(OneAtATime):
         return not self.released and self.pid == os.getpid()
 
     def tick(self) -> None:
-        """What the thread does: a heartbeat while the run is running, and a state that nobody saved."""
+        """What the thread does: a heartbeat while the run is running, and a state that nobody saved.
+
+        The heartbeat waits for nobody: while a call of the training takes long (a large video), saving is left to a later tick.
+        """
         now = time.monotonic()
         if now - self._beat >= HEARTBEAT_S - 1.0:
             self._touch(now)
-        if self._version == self._written or now < self._retry_at:
+        if now < self._retry_at or not self._lock.acquire(timeout=_PATIENCE_S):
             return
-        with self._lock:
+        try:
+            if self._version == self._written:
+                if self.ended_at is not None:
+                    self._stop_pulse()  # a later log call starts another one
+                return
             self._flush()
             state = self._snapshot()
-        self._put(*state)  # without the lock: the training does not wait for the disk
+        finally:
+            self._lock.release()
+        self._put(state)  # without the lock: the training does not wait for the disk
 
     def _rename_time_column(self, metrics: Mapping[str, Any]) -> None:
         """The user logs a metric of the time column's name: the column of times gets another one.
@@ -234,21 +259,7 @@ class RunWriter(OneAtATime):
         self._time_before = old
         self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats}))
         self._version += 1
-        self._put(*self._snapshot())
-
-    def _next_step(self, step: Any) -> int:
-        if step is None:
-            return 0 if self.step is None else self.step + 1
-        if type(step) is int:
-            return step
-        value = number(step)
-        if value is None or not math.isfinite(value):
-            place = 0 if self.step is None else self.step + 1
-            self.troubles.tell("step", f"{step!r} is no step; {place} is written.")
-            return place
-        if value != int(value):
-            self.troubles.tell("step", f"The step {step!r} is not a whole number; {int(value)} is written.")
-        return int(value)
+        self._put(self._snapshot())
 
     def _changed(self) -> None:
         self._version += 1
@@ -278,10 +289,10 @@ class RunWriter(OneAtATime):
     def _write_json(self) -> None:
         """Rows, sidecar and summary to disk, now."""
         self._flush()
-        self._put(*self._snapshot())
+        self._put(self._snapshot())
 
-    def _snapshot(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """The present state as the two files hold it, and its version."""
+    def _snapshot(self) -> _State:
+        """The present state as the two files hold it."""
         now = now_iso()
         run = {
             "schema_version": SCHEMA_VERSION,
@@ -302,20 +313,22 @@ class RunWriter(OneAtATime):
         if self._time_before is not None:
             sidecar["time_column_before"] = self._time_before
         metrics = {name: stats.as_dict() for name, stats in self.stats.items()}
-        summary = {**run, "step": self.step, "epoch": self.epoch, "rows": self._file.rows, "metrics": metrics}
-        return self._version, sidecar, {**self._summary, **summary}
+        rows = None if self._buffer else self._file.rows  # statistics that are ahead of the rows are no use to a resume
+        summary = {**run, "step": self.step, "epoch": self.epoch, "rows": rows, "metrics": metrics}
+        return _State(self._version, rows is not None, sidecar, {**self._summary, **summary})
 
-    def _put(self, version: int, sidecar: dict[str, Any], summary: dict[str, Any], *, refuse: bool = False) -> None:
+    def _put(self, state: _State, *, refuse: bool = False) -> None:
         """Write the two files, if they do not hold a later state already."""
         began = time.monotonic()
         with self._json_lock:
-            if version <= self._written:
+            if state.version <= self._written:
                 return
             try:
                 self._file.sync()
-                self.sidecar.write(sidecar)
-                write_summary(self.run_dir, summary)
-                self._written = version
+                self.sidecar.write(state.sidecar)
+                write_summary(self.run_dir, state.summary)
+                if state.complete:
+                    self._written = state.version
             except OSError as error:
                 if refuse:
                     raise
@@ -330,7 +343,10 @@ class RunWriter(OneAtATime):
         _log.warning("Saving %s failed: %s: %s", self.run_dir, type(error).__name__, error)
 
     def _stop(self) -> None:
+        self._stop_pulse()
+        self._file.close()
+
+    def _stop_pulse(self) -> None:
         pulse, self._pulse = self._pulse, None
         if pulse is not None:
             pulse.stop()
-        self._file.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logger.opened import open_run
+from logger.pictures import Encoded
 from logger.pulse import Budget
 from logger.settings import Settings
 from logger.sidecar import heartbeat_path
@@ -23,7 +26,7 @@ from logger.troubles import RegistryLoggerWarning
 from tests.logger.rows import read_rows, sidecar, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from logger.run_writer import RunWriter
 
@@ -315,6 +318,107 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> Non
     writer.finalize("completed")
     assert [row["step"] for row in read_rows(run_dir)] == ["0", "1", "2"]
     assert summary(run_dir)["rows"] == 3
+
+
+@pytest.fixture
+def small_rows() -> Iterator[Callable[[], None]]:
+    """The disk takes no more than 4,000 bytes of a file: rows are refused, the two JSON files are not. Call it to lift that."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def refused_rows(run_dir: Path) -> RunWriter:
+    """A writer with 20 rows on disk and 300 that the disk refused, while the two JSON files were taken."""
+    writer = start(run_dir, flush_every=1000)
+    for step in range(320):
+        writer.log_metrics({"a": float(step)}, step)
+        if step == 19:
+            writer._write_json()
+    with pytest.warns(RegistryLoggerWarning, match="tried again"):
+        writer._write_json()
+    assert (len(read_rows(run_dir)), sidecar(run_dir)["summary"]["a"]) == (20, 319.0)
+    return writer
+
+
+@pytest.mark.parametrize("by", ["the thread", "save", "the end of the process", "the thread after finalize"])
+def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
+    tmp_path: Path, by: str, small_rows: Callable[[], None]
+) -> None:
+    """Also where the JSON files, which need less room, were taken: rows stay to be written, whoever comes next."""
+    writer = refused_rows(tmp_path)
+    if by == "the thread after finalize":
+        writer.finalize("completed")
+        assert len(read_rows(tmp_path)) == 20
+    small_rows()
+    writer._retry_at = 0.0
+    if by == "save":
+        writer.save()
+    elif by == "the end of the process":
+        writer.release()
+    else:
+        writer.tick()
+    assert [row["step"] for row in read_rows(tmp_path)] == [str(step) for step in range(320)]
+    writer.release()
+    assert summary(tmp_path)["rows"] == 320
+
+
+def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[[], None]) -> None:
+    """A finalize that the disk refused leaves the thread at work; it stops once the rows are on disk."""
+    writer = refused_rows(tmp_path)
+    writer.finalize("completed")
+    small_rows()
+    pulse = writer._pulse
+    assert pulse is not None
+    writer._retry_at = 0.0
+    writer.tick()
+    writer.tick()
+    assert writer._pulse is None
+    wait_for(lambda: not pulse.alive)
+    assert (summary(tmp_path)["rows"], sidecar(tmp_path)["status"]) == (320, "completed")
+
+
+@pytest.mark.parametrize("rows", [20, 0])
+def test_a_kill_while_the_disk_refuses_leaves_statistics_of_the_rows_on_disk(
+    tmp_path: Path, rows: int, small_rows: Callable[[], None]
+) -> None:
+    """What the summary says beyond the rows that got there counts for nothing at the next start."""
+    writer = refused_rows(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    small_rows()
+    writer.release()
+    if not rows:
+        (tmp_path / "killed" / "metrics.csv").unlink()
+    resumed = start(tmp_path / "killed", "second")
+    assert (resumed.stats["a"].count if rows else len(resumed.stats), resumed.rows) == (rows, rows)
+    resumed.release()
+
+
+def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path: Path) -> None:
+    """A large video, or a large file whose header grows, may take minutes: the run lives all the same."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    beats: list[bool] = []
+
+    def ticks() -> None:
+        for _ in range(2):
+            os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
+            writer._beat -= 60
+            writer.tick()
+            beats.append(heartbeat_path(tmp_path).stat().st_mtime > 1.0)
+
+    def encode() -> Encoded:
+        thread = threading.Thread(target=ticks, daemon=True)
+        thread.start()
+        thread.join(20)
+        return Encoded("png", b"\x89PNG")
+
+    writer.log_media("video", "video", encode, step=0, caption=None)
+    assert beats == [True, True]
+    writer.release()
 
 
 def test_a_directory_that_cannot_be_made_raises_at_once(tmp_path: Path) -> None:

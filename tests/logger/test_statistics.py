@@ -122,9 +122,21 @@ def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
     assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "10", "11", "12"]
 
 
-@pytest.mark.parametrize(("step", "written"), [("4", "0"), (2.5, "2"), (math.nan, "0"), (4.0, "4")])
+@pytest.mark.parametrize(
+    ("step", "written"),
+    [
+        ("4", "0"),
+        (2.5, "2"),
+        (math.nan, "0"),
+        (4.0, "4"),
+        (2**63, "0"),
+        (-(2**63) - 1, "0"),
+        (1e30, "0"),
+        pytest.param(10**5000, "0", id="a number that cannot even be printed"),
+    ],
+)
 def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, written: str) -> None:
-    """What is no whole number is written as the nearest thing that is one."""
+    """What is no whole number is written as the nearest thing that is one, what no reader takes for a step as the next one."""
     writer = start(tmp_path)
     if written == "4":
         writer.log_metrics({"a": 1.0}, step)
@@ -133,6 +145,15 @@ def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, writte
             writer.log_metrics({"a": 1.0}, step)
     writer.finalize("completed")
     assert [row["step"] for row in read_rows(tmp_path)] == [written]
+
+
+def test_steps_end_where_readers_end(tmp_path: Path) -> None:
+    """After the greatest step there is none greater: a row without one gets it again, and stays a row."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 2**63 - 1)
+    writer.log_metrics({"a": 2.0})
+    writer.finalize("completed")
+    assert [row["step"] for row in read_rows(tmp_path)] == [str(2**63 - 1)] * 2
 
 
 def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
