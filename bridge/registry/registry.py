@@ -179,11 +179,11 @@ def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartb
     scanned_at = store.scanned_at(root)
     if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
         from bridge.source.clock import Clock
-        from bridge.source.discover import discover
+        from bridge.source.discover import walk
         from bridge.source.run import read_run
 
         read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
-        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, discover=discover, read=read)
+        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, walk=walk, read=read)
     return Registry(store.records(root), root=Path(root), report=report)
 
 

@@ -68,7 +68,7 @@ def scan(
     *,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
-    discover: Callable[[list[Path]], Iterable[Path]],
+    walk: Callable[[list[str]], Iterable[str]],
     read: Callable[[Path], Run],
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`, in one transaction.
@@ -82,8 +82,7 @@ def scan(
     problems: list[tuple[str, str]] = []
     seen: set[str] = set()
     doubtful_since = time.time() - heartbeat_timeout - _CLOCKS_DIFFER
-    for path in discover([Path(root)]):
-        run_dir = str(path)
+    for run_dir in walk([root]):
         seen.add(run_dir)
         before = known.get(run_dir)
         sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
@@ -94,7 +93,7 @@ def scan(
             found = read_quickly(run_dir, sidecar, summary)
             if found is None:
                 stamp += _hparams_mark(run_dir)
-                found = Found.of(RunRecord.of(with_summary(read(path))))
+                found = Found.of(RunRecord.of(with_summary(read(Path(run_dir)))))
             rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))

@@ -15,7 +15,7 @@ from bridge.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["NEVER_ENTERED", "TARGET_MARK", "discover", "is_run"]
+__all__ = ["NEVER_ENTERED", "TARGET_MARK", "discover", "is_run", "walk"]
 
 NEVER_ENTERED = frozenset({"mlruns", "mlartifacts", "media", "checkpoints"})
 """Folders that hold no runs; hidden ones are not entered either."""
@@ -38,12 +38,13 @@ def discover(roots: Sequence[Path]) -> Iterator[Path]:
         if not os.path.isdir(root):
             what = "is not a folder" if os.path.lexists(root) else "does not exist"
             raise UsageError(f"{root} {what}.", hint="Give run directories, or folders that hold some.")
-    return _walk([os.path.realpath(root) for root in roots])
+    return map(Path, walk([os.path.realpath(root) for root in roots]))
 
 
-def _walk(roots: list[str]) -> Iterator[Path]:
+def walk(roots: Sequence[str]) -> Iterator[str]:
+    """The same as texts, for real paths of folders."""
     seen: set[str] = set()
-    waiting = roots[::-1]
+    waiting = [*reversed(roots)]
     while waiting:
         folder = waiting.pop()
         if folder in seen:
@@ -52,7 +53,7 @@ def _walk(roots: list[str]) -> Iterator[Path]:
         if os.path.lexists(f"{folder}{os.sep}{TARGET_MARK}"):
             continue
         if is_run(folder):
-            yield Path(folder)
+            yield folder
         else:
             waiting += reversed(_folders(folder))
 
