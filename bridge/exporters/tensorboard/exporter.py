@@ -94,8 +94,11 @@ class TensorBoardExporter:
         return losses + facts.fact_losses(delta.run, shape, metrics=metrics, session=session)
 
     def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
-        """The facts that are not as last sent, and whether a killed export left files behind."""
-        sent = facts.sent(run, shape)
+        """The facts that are not as last sent, whether the folder has another name, or a killed export left files."""
+        place = self._places.get(run.identity)
+        sent = facts.sent(run, shape, group="" if place is None else place.folder)
+        if place is None:
+            del sent["folder"]
         changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
         return tuple(changed + [key for key in (_LEFT_OVER,) if key in cursor.sent])
 

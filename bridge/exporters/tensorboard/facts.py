@@ -106,9 +106,10 @@ def lacking_params(run: Run, shape: Shape) -> frozenset[str]:
     return frozenset(f"params.{key}" for key in lacking)
 
 
-def sent(run: Run, shape: Shape) -> dict[str, str]:
-    """What stands in `Cursor.sent`: the run's own facts, the longer ones as digests."""
+def sent(run: Run, shape: Shape, *, group: str) -> dict[str, str]:
+    """What stands in `Cursor.sent`: the run's own facts and its folder, the longer ones as digests."""
     facts = {
+        "folder": group,
         "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, shape).items())),
         "notes": run.notes,
         "tags": repr(run.tags),

@@ -87,7 +87,7 @@ class Writing:
         told = self._write_facts()
         state = State(
             identity=self._before.identity,
-            cursor=delta.after.with_(sent=sent(self._run, self._shape)),
+            cursor=delta.after.with_(sent=sent(self._run, self._shape, group=self._group)),
             files=self.files,
             generations=self._generations,
             names=self._names,

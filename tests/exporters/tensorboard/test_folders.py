@@ -12,7 +12,10 @@ from bridge.cursor import Shape
 from bridge.errors import TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.folders import clean_folder, place_runs
+from bridge.verbs.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import events, file_of
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +108,39 @@ def test_a_renamed_folder_is_found_again(tmp_path: Path) -> None:
     exporter = TensorBoardExporter(tmp_path / "logs")
     assert exporter.cursors([run])[run.identity].cursor is not None
     assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "best" / "one")
+
+
+def test_the_session_of_a_renamed_folder_has_its_new_name(tmp_path: Path) -> None:
+    """HPARAMS shows the folder as the trial's name: after a rename the next export says it, and touches no points."""
+    path = make_run(tmp_path / "runs" / "abc", [{"step": 0, "loss": 1.0}], hparams={"lr": 0.1})
+    logdir, moved = tmp_path / "logs", tmp_path / "logs" / "best" / "one"
+
+    def exported() -> tuple[str, str]:
+        (line,) = export_runs([path], TensorBoardExporter(logdir)).runs
+        return str(line.action), line.reason
+
+    assert exported() == ("new", "")
+    assert group_of(logdir / "abc") == "abc"
+    moved.parent.mkdir()
+    (logdir / "abc").rename(moved)
+    scalars = file_of(moved, "scalars").stat()
+    assert exported() == ("changed", "changed: folder")
+    assert group_of(moved) == "best/one"
+    assert file_of(moved, "scalars").stat().st_mtime_ns == scalars.st_mtime_ns
+    assert exported() == ("unchanged", "")
+
+
+def group_of(folder: Path) -> str:
+    """The name of the session in the facts' file, as the HPARAMS page parses it."""
+    from tensorboard.plugins.hparams import metadata
+
+    (group,) = [
+        metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content).group_name
+        for event in events(file_of(folder, "facts"))
+        for value in event.summary.value
+        if value.tag == metadata.SESSION_START_INFO_TAG
+    ]
+    return str(group)
 
 
 def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
