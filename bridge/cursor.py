@@ -6,7 +6,7 @@ import json
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from bridge.errors import NewerFormatError
+from bridge.errors import NewerFormatError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,21 @@ class Shape:
         "*credential*",
     )
     volatile: tuple[str, ...] = ("*ckpt_path*", "*resume*", "*job_id*")
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a `best` that does not say which end is best, or says both."""
+        for text in self.best:
+            metric, _, direction = text.rpartition(":")
+            if not metric or direction not in ("max", "min"):
+                raise UsageError(f"--best: {text!r} does not say which end is best.", hint=f"--best {text}:max")
+        if len(self.bests) < len(set(self.best)):
+            raise UsageError("--best: the best of one metric is either its max or its min.")
+
+    @property
+    def bests(self) -> dict[str, int]:
+        """The metrics of `best`; 1 where the greatest value is the best, -1 where the least is."""
+        parts = (text.rpartition(":") for text in self.best)
+        return {metric: 1 if direction == "max" else -1 for metric, _, direction in parts}
 
     def differences(self) -> dict[str, Any]:
         """The options that are not at their default, as JSON values: what a cursor keeps."""

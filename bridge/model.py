@@ -258,6 +258,7 @@ class Delta:
     `after` is the cursor once this delta is in the target; exporters add their own `sent` and `extra`.
     `blocks` are the points to add, `texts` and `media` likewise; `removed` are points that the target holds and that
     no longer count (only for a target that can remove points, only with `kind` REWIND), `removed_media` likewise.
+    `bests` are all points that count up to `after`, in row order, of those metrics of the option `best` that lose some.
     `reason` says, for a person, why the kind is REWIND or CHANGED (with file and line where known).
     `more` is true where a limit cut the delta short: the next one starts at `after`.
     `metrics` are the names of all metrics seen up to `after`, in the order of their first appearance (row, then name).
@@ -273,6 +274,7 @@ class Delta:
     texts: tuple[Text, ...] = ()
     media: tuple[MediaEvent, ...] = ()
     removed: Points | None = None
+    bests: tuple[Block, ...] = ()
     removed_media: tuple[MediaEvent, ...] = ()
     reason: str = ""
     more: bool = False
@@ -302,11 +304,12 @@ class HeldMedia:
 class Held:
     """What a target holds of one run, read back in the source's words as far as the target can say them.
 
-    `series` have the names that the run logged (an exporter undoes its renames); series that the exporter made
-    itself (a running best) are not among them. None means that the target has no such thing at all (TensorBoard
-    has no tags of its own). `params` have the run's keys; a value is what the target has for it, typed or as
-    text, the whole text where the target keeps a cut value in full elsewhere, the mask where it is redacted (so in
-    `tags`, too).
+    `series` have the names that the run logged (an exporter undoes its renames); the running bests that the exporter made
+    itself are in `bests` instead, as `best/NAME` and `best_step/NAME`, None where it makes none. `last` is the value that
+    the target shows as the last one of a series or of a best, where it keeps that beside the points. None means that the
+    target has no such thing at all (TensorBoard has no tags of its own). `params` have the run's keys; a value is what the
+    target has for it, typed or as text, the whole text where the target keeps a cut value in full elsewhere, the mask
+    where it is redacted (so in `tags`, too).
     `status` is the target's own word for it (`Abilities.statuses`), "" where it says nothing.
     `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
     has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,
@@ -322,6 +325,8 @@ class Held:
     start: float | None = None
     end: float | None = None
     texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    bests: Mapping[str, Series] | None = None
+    last: Mapping[str, float] = field(default_factory=dict)
     media: tuple[HeldMedia, ...] = ()
     cursor: Cursor | None = None
     cut: frozenset[str] = frozenset()

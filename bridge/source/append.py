@@ -152,9 +152,11 @@ def _with_media(delta: Delta, settled: Settled, stat: tuple[int, int]) -> Delta:
     if settled.reason:
         thin = delta.after.bucket > 0
         kind = DeltaKind.CHANGED if settled.removed is None or thin else DeltaKind.REWIND
-        delta = replace(delta, kind=kind, reason=settled.reason, removed=None if thin else settled.removed)
+        delta = replace(
+            delta, kind=kind, reason=settled.reason, removed=None if thin else settled.removed, bests=settled.bests
+        )
         if kind is DeltaKind.CHANGED and delta.before is not None:
-            return replace(delta, blocks=(), texts=(), after=delta.before, more=False, remember=None)
+            return replace(delta, blocks=(), texts=(), bests=(), after=delta.before, more=False, remember=None)
     if delta.more:
         return delta
     return media_after(delta, stat)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.model import Block, Points
-from bridge.source.reading import Reading
+from bridge.source.reading import Reading, block_of
 from bridge.source.resolve import resolved
 from bridge.source.rows import TEXT
 
@@ -31,12 +31,14 @@ MOST_EARLIER = 4_000_000
 class Settled:
     """The new points in their order. `reason` is empty where they only add to what is there.
 
-    `removed` are earlier points that no longer count, None where there were too many to name them.
+    `removed` are earlier points that no longer count, None where there were too many to name them; `bests` is as in
+    a delta.
     """
 
     blocks: Sequence[Block]
     reason: str = ""
     removed: Points | None = None
+    bests: tuple[Block, ...] = ()
 
 
 def settle(
@@ -69,7 +71,11 @@ def settle(
     if not changed:
         return Settled(new)
     numbers = _numbers(removed)
-    return Settled(new, reason=_reason(table, reading, touched, portion, len(removed)), removed=numbers)
+    losing = {numbers.names[place] for place in np.unique(numbers.name).tolist()} & set(reading.shape.bests)
+    bests = () if ordered or not losing else _whole(table, reading, first, blocks, sorted(losing))
+    if bests is None:
+        return Settled((), reason=_reason(table, reading, touched, portion, 0))
+    return Settled(new, _reason(table, reading, touched, portion, len(removed)), numbers, bests)
 
 
 def _steps(blocks: Sequence[Block], name: str, last: int) -> NDArray[np.int64]:
@@ -79,8 +85,27 @@ def _steps(blocks: Sequence[Block], name: str, last: int) -> NDArray[np.int64]:
     return every[every <= last]
 
 
-def _earlier(table: Table, reading: Reading, rows: int, steps: Mapping[str, NDArray[np.int64]]) -> list[Block] | None:
-    """The points of some series at some steps, of the first `rows` rows; None where they are too many."""
+def _whole(
+    table: Table, reading: Reading, first: int, blocks: Sequence[Block], names: Sequence[str]
+) -> tuple[Block, ...] | None:
+    """All points that count of the series `names`, in row order; None where they are too many."""
+    earlier = _earlier(table, reading, first, dict.fromkeys(names))
+    if earlier is None:
+        return None
+    every = (*earlier, *(made for block in blocks if (made := _only(block, names)) is not None))
+    return tuple(resolved(lambda: iter(every), dict.fromkeys(names, np.iinfo(np.int64).min), ordered=False))
+
+
+def _only(block: Block, names: Sequence[str]) -> Block | None:
+    """The series `names` of `block`."""
+    chosen = np.isin(block.names, names)[:, None]
+    return block_of(block.names, block.row, block.step, block.time, block.values, block.present & chosen)
+
+
+def _earlier(
+    table: Table, reading: Reading, rows: int, steps: Mapping[str, NDArray[np.int64] | None]
+) -> list[Block] | None:
+    """The points of some series at some steps (None: at all), of the first `rows` rows; None where they are too many."""
     found: list[Block] = []
     points = 0
     again = Reading.begin(reading.run, reading.shape)
@@ -91,7 +116,10 @@ def _earlier(table: Table, reading: Reading, rows: int, steps: Mapping[str, NDAr
         taken = again.take(piece.head(min(len(piece), rows - piece.first)), drop=False)
         for line, name in enumerate(taken.names):
             wanted = steps.get(name)
-            taken.present[line] &= False if wanted is None else np.isin(taken.step, wanted)
+            if wanted is not None:
+                taken.present[line] &= np.isin(taken.step, wanted)
+            elif name not in steps:
+                taken.present[line] = False
         block = again.block(taken)
         if block is not None:
             found.append(block)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.model import HeldMedia, Series
     from bridge.verbs.truth import TruthMedia, TruthSeries
 
-__all__ = ["compare_kept", "compare_last", "compare_media", "compare_texts", "time_tolerance"]
+__all__ = ["compare_kept", "compare_last", "compare_media", "compare_shown", "compare_texts", "time_tolerance"]
 
 Columns: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]"
 """Step, time and stored value."""
@@ -63,6 +63,19 @@ def compare_kept(name: str, truth: TruthSeries, held: Series | None, abilities: 
             return
     _list(Verdict.SOURCE_ONLY, name, expected, _without_partner(expected, found, tolerance), out)
     _list(Verdict.TARGET_ONLY, name, found, _without_partner(found, expected, tolerance), out)
+
+
+def compare_shown(name: str, truth: TruthSeries, shown: float, abilities: Abilities, out: Findings) -> None:
+    """Compare what the target shows as the last value of a series: that at the greatest step, of several the latest."""
+    step, time, value = _truth_columns(truth, abilities)
+    last = step == step.max()
+    if not np.isnan(time[last]).any():
+        last &= time >= time[last].max() - time_tolerance(abilities)
+    if not _same_value(value[last], np.float64(_stored(np.array([shown]), abilities)[0])).any():
+        found = repr(float(shown))
+        out.add(
+            Difference(Verdict.DIFFERENT, CSV, f"{name} (last)", int(step.max()), repr(float(value[last][-1])), found)
+        )
 
 
 def compare_texts(
@@ -188,7 +201,7 @@ def _others(columns: Columns, places: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero(left)
 
 
-def _same_value(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _same_value(one: NDArray[np.float64], other: NDArray[np.float64] | np.float64) -> NDArray[np.bool_]:
     same: NDArray[np.bool_] = (one == other) | (np.isnan(one) & np.isnan(other))
     return same
 

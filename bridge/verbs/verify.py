@@ -14,9 +14,10 @@ from bridge.errors import BridgeError
 from bridge.secrets import hide_all, hide_in
 from bridge.source import read_run
 from bridge.verbs import truth as truth_of
-from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts
+from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_shown, compare_texts
 from bridge.verbs.compare_facts import FactsCheck, facts_behind
 from bridge.verbs.gather import gather
+from bridge.verbs.truth_best import running_bests
 from bridge.verbs.truth_thin import thinned
 from bridge.verbs.verdicts import Behind, Compared, Difference, Findings, RunCheck, Verdict, VerifyReport
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from bridge.source import Clock
     from bridge.verbs.gather import Gathered
     from bridge.verbs.select import Selection
-    from bridge.verbs.truth import Truth
+    from bridge.verbs.truth import Truth, TruthSeries
 
 __all__ = ["VerifyOptions", "check_run", "verify_runs"]
 
@@ -222,12 +223,24 @@ class _Check:
             expected = thinned(truth.series[name], bucket, ordered=abilities.ordered_steps)
             points += len(expected)
             compare(name, expected, held.series.get(name), abilities, self.out)
-        for name in sorted(held.series):
-            count = len(held.series[name].step)
-            if count and not (name in truth.series and _is_wanted(name, shape)):
+            if name in held.last:
+                compare_shown(name, expected, held.last[name], abilities, self.out)
+            if held.bests is not None and name in shape.bests:
+                self._bests(name, running_bests(expected, shape.bests[name]), held)
+        for name, series in sorted({**(held.bests or {}), **held.series}.items()):
+            count, logged = len(series.step), name if name in held.series else name.partition("/")[2]
+            if count and not (logged in truth.series and _is_wanted(logged, shape)):
                 found = f"{count:,} points"
                 self.out.add(Difference(Verdict.TARGET_ONLY, "metrics.csv", name, None, None, found), count=count)
         return points
+
+    def _bests(self, name: str, bests: tuple[TruthSeries, TruthSeries], held: Held) -> None:
+        """Compare what the target made of the series `name`."""
+        abilities, made = self.exporter.abilities, held.bests or {}
+        for made_name, expected in zip((f"best/{name}", f"best_step/{name}"), bests, strict=True):
+            compare_kept(made_name, expected, made.get(made_name), abilities, self.out)
+            if made_name in held.last and len(expected):
+                compare_shown(made_name, expected, held.last[made_name], abilities, self.out)
 
     def _texts(self, truth: Truth, held: Held, shape: Shape) -> int:
         expected = {name: texts for name, texts in truth.texts.items() if _is_wanted(name, shape)}

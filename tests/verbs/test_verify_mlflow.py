@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.cursor import Shape
 from bridge.exporters import find_exporter
-from bridge.verbs.export import export_runs
+from bridge.verbs.export import Options, export_runs
 from bridge.verbs.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import run_with_images
 from tests.run_dirs import CREATED_S, make_run
@@ -81,6 +82,42 @@ def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: Exporter
     """A value that differs in its seventh digit is named with both values."""
     execute(sqlite_uri, "UPDATE metrics SET value = 0.7000001 WHERE key = 'loss' AND step = 7")
     assert found(run, exporter) == [("*", "loss", 7, "0.7000000000000001", "0.7000001")]
+
+
+def test_a_wrong_last_value_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
+    """The table of runs shows a row of its own for the last value of a metric: one that is not the last is named."""
+    execute(sqlite_uri, "UPDATE latest_metrics SET value = -7 WHERE key = 'acc'")
+    assert found(run, exporter) == [("*", "acc (last)", 19, "19.0", "-7.0")]
+
+
+BEST = Options(shape=Shape(best=("acc:max", "loss:min")))
+
+
+def test_a_running_best_is_the_same(run: Path, exporter: Exporter) -> None:
+    """What `--best` made is found equal, and is no series that nobody logged."""
+    export_runs([run], exporter, BEST)
+    assert found(run, exporter) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DELETE FROM metrics WHERE key = 'best/acc' AND step = 3", ("+", "best/acc", 3, "3.0", None)),
+        ("DELETE FROM metrics WHERE key = 'best_step/loss'", ("+", "best_step/loss", 0, "0.0", None)),
+        ("UPDATE latest_metrics SET value = -7 WHERE key = 'best/acc'", ("*", "best/acc (last)", 19, "19.0", "-7.0")),
+        (
+            "UPDATE latest_metrics SET value = 1 WHERE key = 'best_step/loss'",
+            ("*", "best_step/loss (last)", 0, "0.0", "1.0"),
+        ),
+    ],
+)
+def test_a_running_best_that_is_another_is_found(
+    run: Path, exporter: Exporter, sqlite_uri: str, statement: str, expected: tuple[object, ...]
+) -> None:
+    """A point of it that is gone, and a last value that is not its own."""
+    export_runs([run], exporter, BEST)
+    execute(sqlite_uri, f"{statement} AND run_uuid IN (SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active')")
+    assert found(run, exporter) == [expected]
 
 
 def test_a_time_changed_by_a_second_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.errors import RebuildNeededError
 from bridge.model import Block, Points
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from bridge.cursor import Shape
     from bridge.model import Delta, Series
 
-__all__ = ["Best", "best_names", "running_best"]
+__all__ = ["Best", "best_names", "names_of", "running_best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,108 +32,96 @@ class Best:
 
 def best_names(shape: Shape) -> tuple[str, ...]:
     """The names of the metrics that are made here."""
-    return tuple(name for metric, _ in _wanted(shape) for name in (f"best/{metric}", f"best_step/{metric}"))
+    return tuple(name for metric in shape.bests for name in names_of(metric))
 
 
 def running_best(delta: Delta, shape: Shape, state: Mapping[str, Any], held: Callable[[str], Series | None]) -> Best:
-    """The running bests of `shape.best` after `delta`: a point each time a metric improves, in the order logged.
+    """The running bests of `shape.best` after `delta`: a point each time a metric improves, in the order of the rows.
 
-    `state` is what the delta before left: for each metric its best value, as float.hex. Where `delta` takes points of
-    a metric away its bests are made anew: `held` gives a series that the target holds, ours too.
+    The first number is the first best; NaN is none. A best stands at its own step, or at that of the best before it
+    where that is higher: so the last one is what MLflow calls the latest. `state` is what the delta before left: for each
+    metric its best value as float.hex, and the step that stands at. Where `delta` takes points of a metric away its
+    bests are made anew of `delta.bests`; `held` gives a series that was made here, as the target holds it. Raises
+    RebuildNeededError where `delta` lacks them.
     """
     blocks: list[Block] = []
     removed: list[Series] = []
     after = dict(state)
-    for metric, sign in _wanted(shape):
-        row, step, time, value = _new_points(delta.blocks, metric)
-        taken = None if delta.removed is None else _taken(delta.removed, metric)
-        best = float.fromhex(after[metric]) if metric in after else -sign * np.inf
-        if taken is not None and len(taken[0]):
-            step, time, value = _all_points(held(metric), taken, (step, time, value))
-            row = np.arange(len(step), dtype=np.int64)
-            best = -sign * np.inf
-            removed += [series for name in (f"best/{metric}", f"best_step/{metric}") if (series := held(name))]
+    losing = _losing(delta.removed)
+    for metric, sign in shape.bests.items():
+        points = _points_of(delta.bests if metric in losing else delta.blocks, metric)
+        if metric in losing:
+            if not len(points):
+                raise RebuildNeededError(f"the best of {metric} has to be found anew")
             after.pop(metric, None)
-        better = _improves(value, sign, best, first=metric not in after)
-        if better.any():
-            after[metric] = float(value[better][-1]).hex()
-            blocks.append(_block(metric, row[better], step[better], time[better], value[better]))
-    return Best(tuple(blocks), _points(removed), after)
+            removed += [series for name in names_of(metric) if (series := held(name))]
+        before = (float.fromhex(after[metric][0]), int(after[metric][1])) if metric in after else None
+        better = points.take(_improves(points.value, sign, before))
+        if len(better):
+            stands = np.maximum.accumulate(better.step)
+            if before is not None:
+                stands = np.maximum(stands, before[1])
+            after[metric] = [float(better.value[-1]).hex(), int(stands[-1])]
+            blocks.append(_block(metric, better, stands))
+    return Best(tuple(blocks), _together(removed), after)
 
 
-def _wanted(shape: Shape) -> Iterable[tuple[str, float]]:
-    for text in shape.best:
-        metric, _, direction = text.rpartition(":")
-        yield (metric, 1.0) if direction == "max" else (metric, -1.0)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """Points of one metric by row."""
+
+    row: NDArray[np.int64]
+    step: NDArray[np.int64]
+    time: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, which: NDArray[np.intp]) -> _Columns:
+        return _Columns(self.row[which], self.step[which], self.time[which], self.value[which])
 
 
-def _improves(value: NDArray[np.float64], sign: float, best: float, *, first: bool) -> NDArray[np.bool_]:
-    """Where a value is better than all before it and than `best`; NaN never is. The `first` number always is."""
-    signed = np.where(np.isnan(value), -np.inf, sign * value)
-    before = np.maximum.accumulate(np.concatenate([[sign * best], signed]))[:-1]
-    better: NDArray[np.bool_] = signed > before
-    if first and not better.any():
-        numbers = np.flatnonzero(~np.isnan(value))
-        better[numbers[:1]] = True
-    return better
+def names_of(metric: str) -> tuple[str, str]:
+    """The names of what is made of one metric: its best values, and the steps at which they were reached."""
+    return f"best/{metric}", f"best_step/{metric}"
 
 
-def _new_points(
-    blocks: Sequence[Block], metric: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    rows: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    steps: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    times: list[NDArray[np.float64]] = [np.zeros(0)]
-    values: list[NDArray[np.float64]] = [np.zeros(0)]
+def _losing(removed: Points | None) -> set[str]:
+    """The metrics that lose points."""
+    return set() if removed is None else {removed.names[place] for place in np.unique(removed.name).tolist()}
+
+
+def _points_of(blocks: Sequence[Block], metric: str) -> _Columns:
+    found = [_Columns(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))]
     for block in blocks:
         if metric in block.names:
             at = block.names.index(metric)
             there = block.present[at]
-            rows.append(block.row[there])
-            steps.append(block.step[there])
-            times.append(block.time[there])
-            values.append(block.values[at][there])
-    return np.concatenate(rows), np.concatenate(steps), np.concatenate(times), np.concatenate(values)
+            found.append(_Columns(block.row[there], block.step[there], block.time[there], block.values[at][there]))
+    row, step, time, value = (
+        np.concatenate([getattr(part, name) for part in found]) for name in ("row", "step", "time", "value")
+    )
+    return _Columns(row, step, time, value).take(np.argsort(row, kind="stable"))
 
 
-def _taken(points: Points, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    if metric not in points.names:
-        return np.zeros(0, np.int64), np.zeros(0)
-    which = points.name == points.names.index(metric)
-    return points.step[which], points.time[which]
+def _improves(value: NDArray[np.float64], sign: int, before: tuple[float, int] | None) -> NDArray[np.intp]:
+    """The places of the values that are better than all before them, and than the best `before` them, if there is one."""
+    places = np.flatnonzero(~np.isnan(value))
+    signed = sign * value[places]
+    start = -np.inf if before is None else sign * before[0]
+    better = signed > np.maximum.accumulate(np.concatenate([[start], signed]))[:-1]
+    if before is None:
+        better[:1] = True
+    return places[better]
 
 
-def _all_points(
-    held: Series | None,
-    taken: tuple[NDArray[np.int64], NDArray[np.float64]],
-    new: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """What the target will hold, in the order logged, which is that of the times."""
-    if held is None:
-        return new
-    gone = set(zip(taken[0].tolist(), np.rint(taken[1] * 1000.0).tolist(), strict=True))
-    places = zip(held.step.tolist(), np.rint(held.time * 1000.0).tolist(), strict=True)
-    stays = np.array([place not in gone for place in places], dtype=np.bool_)
-    step = np.concatenate([held.step[stays], new[0]])
-    time = np.concatenate([held.time[stays], new[1]])
-    value = np.concatenate([held.value[stays], new[2]])
-    order = np.lexsort((step, np.rint(time * 1000.0)))
-    return step[order], time[order], value[order]
+def _block(metric: str, best: _Columns, stands: NDArray[np.int64]) -> Block:
+    values = np.stack([best.value, best.step.astype(np.float64)])
+    return Block(names_of(metric), best.row, stands, best.time, values, np.ones(values.shape, dtype=np.bool_))
 
 
-def _block(
-    metric: str,
-    row: NDArray[np.int64],
-    step: NDArray[np.int64],
-    time: NDArray[np.float64],
-    value: NDArray[np.float64],
-) -> Block:
-    values = np.stack([value, step.astype(np.float64)])
-    names = (f"best/{metric}", f"best_step/{metric}")
-    return Block(names, row, step, time, values, np.ones(values.shape, dtype=np.bool_))
-
-
-def _points(series: Sequence[Series]) -> Points | None:
+def _together(series: Sequence[Series]) -> Points | None:
     if not series:
         return None
     return Points(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
-from bridge.exporters.mlflow.best import best_names
+from bridge.exporters.mlflow.best import best_names, names_of
 from bridge.exporters.mlflow.facts import MOST_TAGS, Facts, facts_of
 from bridge.exporters.mlflow.media import CAPTIONS_FILE, MEDIA_FILE, captions_of, parse_path
 from bridge.exporters.mlflow.names import KEY_LIMIT, keys_of
@@ -66,8 +66,12 @@ class _Reader:
             self.names["media"] = json.loads(self._artifact(MEDIA_FILE) or b"{}")
         times = {"start": self.record.start, "end": self.record.end}
         seconds = {name: None if value is None else value / 1000.0 for name, value in times.items()}
+        bests = self._bests(only)
+        series = self._series(only)
         return Held(
-            series=self._series(only),
+            series=series,
+            bests=bests,
+            last=self._last((*series, *bests)),
             params=self._params(has_more=has_more),
             tags=self._tags(),
             notes=self._notes(has_more=has_more),
@@ -107,8 +111,23 @@ class _Reader:
             data: Any = json.loads(text)
             self.names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
 
+    @property
+    def _made(self) -> dict[str, str]:
+        """The keys of the running bests by their names."""
+        return keys_of(best_names(self.shape), dict(self.shape.rename))
+
+    def _bests(self, only: Collection[str] | None) -> dict[str, Series]:
+        wanted = {name for metric in self.shape.bests if only is None or metric in only for name in names_of(metric)}
+        keys = {name: key for name, key in self._made.items() if name in wanted and key in self.found.data.metrics}
+        return {name: series_of(name, self.place.api.history(self.record.run_id, key)) for name, key in keys.items()}
+
+    def _last(self, names: Iterable[str]) -> dict[str, float]:
+        """What MLflow calls the latest value, by name: a row of a table of its own."""
+        own = {name: key for key, name in self.names.get("metrics", {}).items()} | self._made
+        return {name: float(self.found.data.metrics[own.get(name, name)]) for name in names}
+
     def _series(self, only: Collection[str] | None) -> dict[str, Series]:
-        made = set(keys_of(best_names(self.shape), dict(self.shape.rename)).values())
+        made = set(self._made.values())
         series = {}
         for key in self.found.data.metrics:
             name = self.names.get("metrics", {}).get(key, key)
