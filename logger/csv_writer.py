@@ -68,7 +68,7 @@ class MetricsFile:
         self.time_column = time_column
         self.columns: list[str] = []
         self.rows = 0
-        self._formerly = formerly
+        self.formerly = formerly
         self._complain = complain
         self._descriptor: int | None = None
         self._size = 0
@@ -92,9 +92,9 @@ class MetricsFile:
         unify = stepless or (found.headers and holds_headers(self.path, found))
         if unify:
             self._unify(found)
-        rename = self._formerly in self.columns and self.time_column not in (None, *self.columns)
+        rename = self.formerly in self.columns and self.time_column not in (None, *self.columns)
         if rename:
-            self.columns[self.columns.index(str(self._formerly))] = str(self.time_column)
+            self.columns[self.columns.index(str(self.formerly))] = str(self.time_column)
             self._rewrite(self._grown(0), [])
         return scan(self.path) if unify or rename else found
 
@@ -124,8 +124,10 @@ class MetricsFile:
             raise
 
     def rename_time_column(self, name: str) -> None:
-        """Call the time column `name` from now on; the header on disk follows before the next rows."""
-        self._formerly, self.time_column = self.time_column, name
+        """Call the time column `name` from now on; the header on disk, which has the name `formerly`, follows before the next rows."""
+        if self.time_column in self.columns or self.formerly not in self.columns:
+            self.formerly = self.time_column
+        self.time_column = name
         self.close()
 
     def sync(self) -> None:

@@ -41,7 +41,6 @@ class Opened:
     new: bool
     resumed: bool
     other: str | None
-    time_before: str | None
 
 
 def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) -> Opened:
@@ -56,7 +55,8 @@ def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) 
     resumed = _load(sidecar, settings, complain)
     data = sidecar.data
     path = run_dir / METRICS_NAME
-    before = data.get("time_column_before") or None
+    named = data.get("time_column_before")
+    before = named if isinstance(named, str) and named else None
     metrics = MetricsFile(
         path, time_column=_time_column(data, header(path), settings.time_column), formerly=before, complain=complain
     )
@@ -72,9 +72,7 @@ def open_directory(settings: Settings, *, complain: Callable[[str, str], None]) 
     # Where another process may be at work a young file may be one that it is just writing.
     remove_leftovers(run_dir, older_than=600 if other else 0)
     session, new = add_session(data, token=settings.token, rows=found.rows, tags=settings.tags, notes=settings.notes)
-    return Opened(
-        sidecar, metrics, media, hparams, summary, restored, session, new, resumed or found.rows > 0, other, before
-    )
+    return Opened(sidecar, metrics, media, hparams, summary, restored, session, new, resumed or found.rows > 0, other)
 
 
 def _load(sidecar: SidecarFile, settings: Settings, complain: Callable[[str, str], None]) -> bool:

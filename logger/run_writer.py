@@ -80,7 +80,7 @@ class RunWriter(OneAtATime):
             opened.metrics,
             opened.hparams,
         )
-        self._summary, self._time_before, self.session = opened.summary, opened.time_before, opened.session
+        self._summary, self.session = opened.summary, opened.session
         restored = opened.restored
         self.stats, self.step, self.epoch = restored.stats, restored.step, restored.epoch
         data = self.sidecar.data
@@ -252,12 +252,12 @@ class RunWriter(OneAtATime):
     def _rename_time_column(self, metrics: Mapping[str, Any]) -> None:
         """The user logs a metric of the time column's name: the column of times gets another one.
 
-        The sidecar says so before the file does: in between times are estimated, never mistaken.
+        The sidecar says so before the file does, and names both: in between readers find times under the old name.
         """
         old = self._file.time_column
         assert old is not None
-        self._time_before = old
-        self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats}))
+        waiting = {name for row in self._buffer for name in row.names}
+        self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats, *waiting}))
         self._version += 1
         self._put(self._snapshot())
 
@@ -310,8 +310,8 @@ class RunWriter(OneAtATime):
         }
         if self._file.time_column is not None:
             sidecar["time_column"] = self._file.time_column
-        if self._time_before is not None:
-            sidecar["time_column_before"] = self._time_before
+        if self._file.formerly is not None:
+            sidecar["time_column_before"] = self._file.formerly
         metrics = {name: stats.as_dict() for name, stats in self.stats.items()}
         rows = None if self._buffer else self._file.rows  # statistics that are ahead of the rows are no use to a resume
         summary = {**run, "step": self.step, "epoch": self.epoch, "rows": rows, "metrics": metrics}

@@ -80,7 +80,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         checkpoint=sidecar.text("checkpoint_path"),
         summary=summary,
         summary_stats=stats,
-        time_column=_time_column(sidecar.text("time_column"), files),
+        time_column=_time_column(sidecar.text("time_column"), sidecar.text("time_column_before"), files),
         files=files,
         losses=(*losses, *sidecar.uncounted()),
     )
@@ -250,8 +250,11 @@ def _oldest(files: Mapping[str, RunFile]) -> float:
     return min((file.mtime_ns / 1e9 for file in files.values()), default=0.0)
 
 
-def _time_column(name: str | None, files: Mapping[str, RunFile]) -> str | None:
-    """The time column's name where metrics.csv has that column, or has no header yet."""
+def _time_column(name: str | None, before: str | None, files: Mapping[str, RunFile]) -> str | None:
+    """The time column's name where metrics.csv has that column, or has no header yet; else the name `before`, likewise.
+
+    A writer that renames the column says so here first: until metrics.csv follows, times stand under the old name.
+    """
     if not name or "metrics.csv" not in files:
         return name or None
-    return name if has_column(files["metrics.csv"], name) else None
+    return next((column for column in (name, before) if column and has_column(files["metrics.csv"], column)), None)

@@ -91,7 +91,8 @@ def read(
     """
     facts = read_facts(path)
     wanted = None if only is None else frozenset(only)
-    table = _Table(limit=rows, time_column=facts.time_column, only=wanted, clock=_Clock(facts.start))
+    columns = facts.time_column, facts.time_column_before
+    table = _Table(limit=rows, time_columns=columns, only=wanted, clock=_Clock(facts.start))
     try:
         metrics = own_file(path, "metrics.csv")
         if metrics is not None:
@@ -195,12 +196,16 @@ class _Clock:
 
 @dataclass(slots=True)
 class _Table:
-    """metrics.csv, read in chunks of rows into one pair of arrays a metric."""
+    """metrics.csv, read in chunks of rows into one pair of arrays a metric.
+
+    `time_columns` are the names that the column of times may have: the second until the file follows the sidecar's first.
+    """
 
     limit: int | None
-    time_column: str | None
+    time_columns: tuple[str | None, str | None]
     only: frozenset[str] | None
     clock: _Clock
+    time_column: str | None = None
     rows: int = 0
     bad_rows: list[int] = field(default_factory=list)
     without_step: int = 0
@@ -221,6 +226,8 @@ class _Table:
     def _take(self, cells: list[str] | None, line: int) -> None:
         if self.layout is None:
             if cells:
+                name, before = self.time_columns
+                self.time_column = before if name is not None and name not in cells else name
                 self.layout = _Layout.of(cells, self.time_column)
                 self.clock.runs = self.layout.time is not None
             return

@@ -40,7 +40,8 @@ YEAR_10000 = 253402300800.0
 class Facts:
     """A run's own facts. Times are seconds since the epoch; `last_alive` is the newest of heartbeat and metrics.csv.
 
-    `status_word` is the sidecar's, None without a sidecar.
+    `status_word` is the sidecar's, None without a sidecar. `time_column_before` is the time column's name as long as metrics.csv
+    does not have the new one yet.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class Facts:
     ended_at: float | None = None
     last_alive: float = math.nan
     time_column: str | None = None
+    time_column_before: str | None = None
 
     def end(self, status: str) -> float | None:
         """When the run ended, given its status as it is shown: None while it is running."""
@@ -77,6 +79,7 @@ def read_facts(run_dir: Path) -> Facts:
         ended_at=_time(sidecar.get("ended_at")),
         last_alive=max((_mtime(run_dir / name) for name in ("heartbeat", "metrics.csv")), default=math.nan),
         time_column=_text(sidecar.get("time_column")) or None,
+        time_column_before=_text(sidecar.get("time_column_before")) or None,
     )
 
 

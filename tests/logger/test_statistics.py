@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge.source import read_run, read_series
+from bridge.verbs import truth
 from logger.opened import open_run
 from logger.settings import Settings
 from logger.stats import MetricStats
@@ -204,6 +206,29 @@ def test_a_kill_between_the_two_names_of_the_time_column_is_mended(tmp_path: Pat
         ["a", "step", "wall_time_2"],
         ["step", "wall_time", "wall_time_2"],
     ]
+
+
+def test_times_are_never_read_as_a_metric(tmp_path: Path) -> None:
+    """While rows wait that made the column of times get another name, once and again, readers find times and no metric of them."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.save()
+    then = float(read_rows(tmp_path)[0]["wall_time"])
+    for name in ("wall_time", "wall_time_2"):
+        writer.log_metrics({name: 5.0, "wall_time_2_2": "text"}, 1)
+        run, read = read_run(tmp_path), truth.read(tmp_path)
+        assert (sorted(read.series), read.series["a"].time.tolist()) == (["a"], [then])
+        assert read_series(run, "a").time.tolist() == [then]
+        assert read_series(run, "wall_time").value.tolist() == []
+    writer.release()
+    start(tmp_path, "second").release()
+    found = truth.read(tmp_path)
+    assert {name: series.value.tolist() for name, series in found.series.items()} == {
+        "a": [1.0],
+        "wall_time": [5.0],
+        "wall_time_2": [5.0],
+    }
+    assert found.series["a"].time.tolist() == read_series(read_run(tmp_path), "a").time.tolist() == [then]
 
 
 def test_times_can_be_switched_off(tmp_path: Path) -> None:

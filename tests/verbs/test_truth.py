@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import RunDirectoryError
+from bridge.source import read_run, read_series, read_summary
 from bridge.verbs import truth, truth_records
 from tests.run_dirs import CREATED_S, make_run, write_sidecar
 
@@ -170,6 +171,24 @@ def test_chunks_are_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert pieces.without_step == whole.without_step == 1
     assert {name: series.row.tolist() for name, series in pieces.series.items()} == {"a": [0, 1, 4, 5, 7], "b": [3]}
     assert pieces.series["a"].value.tolist() == whole.series["a"].value.tolist()
+
+
+@pytest.mark.parametrize(
+    ("header", "time", "metrics"),
+    [
+        ("a,step,wall_time", 5.5, ["a"]),
+        ("a,step,wall_time_2", 5.5, ["a"]),
+        ("wall_time,step,wall_time_2", 5.5, ["wall_time"]),
+    ],
+)
+def test_a_time_column_that_is_being_renamed(tmp_path: Path, header: str, time: float, metrics: list[str]) -> None:
+    """Until the file has the new name, which the sidecar has first, times stand under the old one; then that is a metric."""
+    names = {"time_column": "wall_time_2", "time_column_before": "wall_time"}
+    path = csv_run(tmp_path, f"{header}\n1,0,5.5\n", **names)
+    read, run = truth.read(path), read_run(path)
+    assert {name: series.time.tolist() for name, series in read.series.items()} == {name: [time] for name in metrics}
+    series = {name: read_series(run, name).time.tolist() for name in read_summary(run)}
+    assert series == {name: [time] for name in metrics}
 
 
 def test_time_column(tmp_path: Path) -> None:
