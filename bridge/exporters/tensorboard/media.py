@@ -1,19 +1,31 @@
 """Pictures, captions and text cells: the records of the media file, and its order.
 
 Each record holds one value, and per tag the steps increase strictly, as TensorBoard needs it. What comes late (a lower
-step, a step again, a metric that takes an image's name) makes the file anew in order, from its own records.
+step, a step again, a metric that takes an image's name, the first caption of a tag that has pictures without one) makes
+the file anew in order, from its own records.
+
+The IMAGES page shows one description a tag, that of the first record: it is the tag's first caption by step, whichever
+picture has it.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.pictures import picture_of
 from bridge.exporters.tensorboard.records import FOOTER, HEADER, frame
-from bridge.exporters.tensorboard.tags import beside_metrics, caption_tag, image_tag, plain, text_tag
+from bridge.exporters.tensorboard.tags import (
+    beside_metrics,
+    caption_of_tag,
+    caption_tag,
+    image_of_tag,
+    image_tag,
+    plain,
+    text_tag,
+)
 from bridge.model import Loss
 
 if TYPE_CHECKING:
@@ -39,15 +51,25 @@ def text_item(text: Text, metrics: Collection[str]) -> Item:
     return Item(tag, text.step, protos.text_record(tag, plain(text.text), step=text.step, time=text.time))
 
 
-def image_items(event: MediaEvent, metrics: Collection[str]) -> tuple[list[Item], tuple[Loss, ...]]:
-    """The picture of `event` and its caption; nothing, and why, where it cannot be shown."""
+def image_items(
+    event: MediaEvent, metrics: Collection[str], known: Collection[str]
+) -> tuple[list[Item], tuple[Loss, ...]]:
+    """The picture of `event`, then its caption if it has one; nothing, and why, where it cannot be shown.
+
+    `known` are the tags that have records already: the first record of a tag alone has a description.
+    """
     picture = picture_of(event)
     if isinstance(picture, Loss):
         return [], (picture,)
     caption = plain(event.caption or "")
     tag = beside_metrics(image_tag(event.tag, event.index), metrics, "image")
     record = protos.image_record(
-        tag, picture.data, size=picture.size, description=caption, step=event.step, time=event.time
+        tag,
+        picture.data,
+        size=picture.size,
+        description="" if tag in known else caption,
+        step=event.step,
+        time=event.time,
     )
     items = [Item(tag, event.step, record)]
     if caption:
@@ -57,30 +79,48 @@ def image_items(event: MediaEvent, metrics: Collection[str]) -> tuple[list[Item]
 
 
 def ordered(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[Item]:
-    """The records between two offsets of a media file by step, under tags that no metric has.
+    """The records between two offsets of a media file by step, under tags that no metric has, with their descriptions.
 
     Of several with one tag and step only the last. Raises ValueError where the file is not what was written.
     """
     places: dict[tuple[str, int], tuple[int, int]] = {}
+    captions: dict[tuple[str, int], tuple[int, str]] = {}
     for offset, data in _records(file, begin, end):
         event = protos.parse_event(data)
         key = (_free(event, metrics), event.step)
         places.pop(key, None)
         places[key] = (offset, len(data))
+        _learn_caption(event, captions)
+    described: set[str] = set()
     for (tag, step), (offset, length) in sorted(places.items(), key=lambda place: place[0][1]):
         file.seek(offset)
         record = file.read(HEADER + length + FOOTER)
         event = protos.parse_event(record[HEADER : HEADER + length])
-        if event.summary.value[0].tag != tag:
-            event.summary.value[0].tag = tag
+        value = event.summary.value[0]
+        place = image_of_tag(value.tag) if _is_image(value) and tag not in described else None
+        _, description = captions.get(place, (0, "")) if place else (0, "")
+        described.add(tag)
+        if (value.tag, value.metadata.summary_description) != (tag, description):
+            value.tag, value.metadata.summary_description = tag, description
             record = frame(event.SerializeToString(deterministic=True))
         yield Item(tag, step, record)
 
 
-def _free(event: object, metrics: Collection[str]) -> str:
-    value = event.summary.value[0]  # type: ignore[attr-defined]  # protocol buffers come without types
-    suffix = "image" if value.metadata.plugin_data.plugin_name == "images" else "text"
-    return beside_metrics(value.tag, metrics, suffix)
+def _learn_caption(event: Any, captions: dict[tuple[str, int], tuple[int, str]]) -> None:
+    """Keep the caption that `event` may be, as step and text by the image's tag and index, if it is the first by step."""
+    value = event.summary.value[0]
+    place = None if _is_image(value) else caption_of_tag(value.tag)
+    if place is not None and (place not in captions or event.step <= captions[place][0]):
+        captions[place] = (event.step, value.tensor.string_val[0].decode())
+
+
+def _free(event: Any, metrics: Collection[str]) -> str:
+    value = event.summary.value[0]
+    return beside_metrics(value.tag, metrics, "image" if _is_image(value) else "text")
+
+
+def _is_image(value: Any) -> bool:
+    return bool(value.metadata.plugin_data.plugin_name == "images")
 
 
 def _records(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:

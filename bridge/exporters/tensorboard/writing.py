@@ -127,11 +127,14 @@ class Writing:
             self._put(media.text_item(text, metrics))
         shown = 0
         for event in delta.media:
-            items, lost = media.image_items(event, metrics)
+            items, lost = media.image_items(event, metrics, self._steps)
             losses += lost
             shown += bool(items)
             if not items:
                 self._lacks.add(f"media.{event.tag}")
+            if len(items) > 1 and items[0].tag in self._steps and items[1].tag not in self._steps:
+                # The tag's first caption comes later than its first picture, which is to have it as the description.
+                self._disordered = True
             for item in items:
                 self._put(item)
         return shown

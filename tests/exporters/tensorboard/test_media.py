@@ -94,6 +94,55 @@ def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorB
     assert held == {(0, 0): "0-0", (0, 1): "0-1", (5, 0): "5-0", (5, 1): "5-1"}
 
 
+def descriptions(folder: Path) -> list[tuple[str, int, str]]:
+    """Tag, step and description of each picture's record, in the file's order."""
+    return [
+        (value.tag, event.step, value.metadata.summary_description)
+        for event in events(file_of(folder, "media"))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("captions", "description"),
+    [
+        ([(0, None), (1, "first"), (2, "second")], "first"),
+        ([(0, None), (1, None), (2, "only")], "only"),
+        ([(0, "own"), (1, None), (2, "second")], "own"),
+        ([(3, None), (5, "later"), (4, "earlier")], "earlier"),
+        ([(3, "later"), (1, None), (2, "earlier")], "earlier"),
+        ([(3, "later"), (1, None), (0, None)], "later"),
+        ([(0, None), (1, None), (2, None)], ""),
+    ],
+)
+@pytest.mark.parametrize("cuts", [(), (1,), (2,), (1, 2)])
+def test_the_first_caption_is_the_description(
+    tmp_path: Path,
+    target: TensorBoardTarget,
+    captions: list[tuple[int, str | None]],
+    description: str,
+    cuts: tuple[int, ...],
+) -> None:
+    """The first record of a tag has its first caption by step, whichever picture has it, however exports were cut."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    path = draw(tmp_path / "a.png")
+    media = [media_event(path, step=step, caption=caption) for step, caption in captions]
+    media = [one for event in media for one in (event, media_event(path, step=event.step, index=1))]
+    before = None
+    for begin, end in zip((0, *cuts), (*cuts, 3), strict=True):
+        delta = make_delta(run, media=media[2 * begin : 2 * end], before=before)
+        target.apply(delta)
+        before = delta.after
+    found = descriptions(tmp_path / "logs" / "abc")
+    first, *others = [item for item in found if item[0] == "val/samples/0"]
+    assert first == ("val/samples/0", min(step for step, _ in captions), description)
+    assert [text for _, _, text in others] == ["", ""]
+    assert {text for tag, _, text in found if tag == "val/samples/1"} == {""}
+    held = {(item.step, item.index): item.caption for item in target.read().media}
+    assert held == {(step, 0): caption for step, caption in captions} | {(step, 1): None for step, _ in captions}
+
+
 def test_text_cells(tmp_path: Path, target: TensorBoardTarget) -> None:
     """A text cell stands at its step; of several at one step the last counts."""
     texts = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.cursor import Shape
 from bridge.exporters.tensorboard import TensorBoardExporter
@@ -89,6 +89,31 @@ def test_pictures_appear_while_a_server_watches(
         deltas.append(make_delta(run, media=[media_event(picture, step=step)], before=deltas[-1].after))
         target.apply(deltas[-1])
         assert tensorboard_server.until(shown, expected) == expected
+
+
+def test_a_caption_that_comes_later_is_the_description_after_the_next_start(tmp_path: Path) -> None:
+    """Pictures that have captions only from their second export on: both loaders show the first one for the tag."""
+    run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
+    target = _target(run, tmp_path / "logs")
+    picture = draw(tmp_path / "a.png")
+    first = make_delta(run, media=[media_event(picture, step=0), media_event(picture, step=1)])
+    target.apply(first)
+    captioned = [media_event(picture, step=step, caption=f"epoch {step}") for step in (2, 3)]
+    target.apply(make_delta(run, media=captioned, before=first.after))
+    for fast in (True, False):
+        server = start_tensorboard(tmp_path / "logs", tmp_path, fast=fast)
+        try:
+            expected = {"displayName": "", "description": "<p>epoch 2</p>", "samples": 1}
+            assert server.until(lambda server=server: _image(server, "abc", "val/samples/0"), expected) == expected
+            images = server.get("plugin/images/images", run="abc", tag="val/samples/0", sample="0")
+            assert [image["step"] for image in images] == [0, 1, 2, 3]
+        finally:
+            server.stop()
+
+
+def _image(server: TensorBoardServer, run: str, tag: str) -> Any:
+    """What IMAGES shows above the pictures of a tag."""
+    return (server.get("plugin/images/tags") or {}).get(run, {}).get(tag)
 
 
 def test_times_steps_and_values_are_shown_as_they_are(
