@@ -1,0 +1,51 @@
+"""Runs and targets in one folder, as people have them: `bridge export .` finds the runs, and only them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from bridge.source import discover
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def export(folder: Path, target: str) -> dict[str, str]:
+    """What `bridge export .` did in `folder`, by run directory."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "BRIDGE_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "export", ".", "--to", target, "--json"],
+        cwd=folder,
+        env=bare | {"BRIDGE_CACHE_DIR": str(folder / ".cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {os.path.relpath(run["path"], folder): run["action"] for run in json.loads(done.stdout)["runs"]}
+
+
+def test_exporting_the_working_directory_twice_finds_the_runs_and_only_them(tmp_path: Path) -> None:
+    """Beside tb_logs, mlflow.db and mlruns with their copies of metrics.csv and sidecar.json, no run is found but the runs."""
+    ours = make_run(tmp_path / "ours", [{"step": 0, "acc": 0.5}])
+    (ours / "media" / "val").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(ours / "media" / "val" / "00000000_0.png")
+    event = {"step": 0, "tag": "val", "type": "image", "path": "media/val/00000000_0.png"}
+    (ours / "media.jsonl").write_text(f"{json.dumps(event)}\n")
+    stock = make_run(tmp_path / "lightning_logs" / "version_0", [{"step": 0, "acc": 0.7}])
+    (stock / "sidecar.json").unlink()
+    for name in ("heartbeat", "metrics.csv"):
+        os.utime(stock / name, (1775826000, 1775826000))
+    both = {"ours": "new", "lightning_logs/version_0": "new"}
+    assert (export(tmp_path, "tensorboard"), export(tmp_path, "mlflow")) == (both, both)
+    assert {"tb_logs", "mlflow.db", "mlruns"} <= {path.name for path in tmp_path.iterdir()}
+    assert list((tmp_path / "mlruns").rglob("sidecar.json")) != []
+    again = dict.fromkeys(both, "unchanged")
+    assert (export(tmp_path, "tensorboard"), export(tmp_path, "mlflow")) == (again, again)
+    assert sorted(discover([tmp_path])) == [stock, ours]
