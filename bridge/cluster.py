@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ CONNECT_TIMEOUT = 30.0
 class ClusterExecutor(Executor):
     """Tasks on the Dask cluster whose scheduler is at `address` (`tcp://host:8786`, or its scheduler file's path).
 
-    A task whose worker is lost is done again by another one. Raises MissingExtraError without the extra `dask`, and
+    A task whose worker is lost is done again by another one; where the scheduler is lost, it is cancelled. Raises MissingExtraError without the extra `dask`, and
     TargetUnavailableError where no scheduler answers.
     """
 
@@ -44,8 +44,13 @@ class ClusterExecutor(Executor):
         self._tasks: Executor = self._client.get_executor(pure=False)  # type: ignore[no-untyped-call]
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Put a task on the cluster."""
-        return self._tasks.submit(fn, *args, **kwargs)
+        """Put a task on the cluster. Raises BrokenExecutor where its scheduler was lost for good."""
+        from distributed.client import ClosedClientError
+
+        try:
+            return self._tasks.submit(fn, *args, **kwargs)
+        except ClosedClientError as error:
+            raise BrokenExecutor(str(error)) from error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on for others; without `wait` what was submitted is cancelled."""

@@ -43,6 +43,8 @@ class Crew(Generic[T, R]):
     _alone: bool = False
     _count: int = 0
     _executor: Executor | None = None
+    _broke: bool = False
+    _gone: BridgeError | None = None
 
     def submit(self, task: T, *, size: float = 0.0) -> None:
         """Queue `task`; of those that wait the largest is begun first. May be called while results are taken."""
@@ -54,7 +56,7 @@ class Crew(Generic[T, R]):
         while self._queue or self._flying or self._suspects:
             self._fill()
             done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
-            broken = [future for future in done if isinstance(future.exception(), BrokenExecutor)]
+            broken = [future for future in done if _is_lost(future)]
             for future in done:
                 if future not in broken:
                     outcome = _outcome(future)
@@ -76,27 +78,35 @@ class Crew(Generic[T, R]):
             self._fly(heapq.heappop(self._queue)[2])
 
     def _fly(self, task: T) -> None:
-        if self._executor is None:
-            self._executor = self.hire()
+        future: Future[R] = Future()
         try:
-            future = self._executor.submit(self.work, task)
+            future = self._hired().submit(self.work, task)
         except BrokenExecutor as error:
-            future = Future()
+            future.set_exception(error)
+        except BridgeError as error:
+            if not self._broke:
+                raise
+            self._gone = error
             future.set_exception(error)
         self._flying[future] = task
 
+    def _hired(self) -> Executor:
+        """The executor, a new one if need be. Raises what `hire` raises, once and for all."""
+        if self._gone is not None:
+            raise self._gone
+        if self._executor is None:
+            self._executor = self.hire()
+        return self._executor
+
     def _mend(self) -> Iterator[tuple[T, R | Exception]]:
         """Dismiss the broken executor. What was in flight becomes suspect; a suspect that flew alone is guilty."""
+        self._broke = True
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
         flying, self._flying = self._flying, {}
         wait(flying, timeout=10.0)
-        lost = [
-            task
-            for future, task in flying.items()
-            if not future.done() or isinstance(future.exception(), BrokenExecutor)
-        ]
+        lost = [task for future, task in flying.items() if not future.done() or _is_lost(future)]
         for future, task in flying.items():
             if task not in lost:
                 outcome = _outcome(future)
@@ -129,6 +139,11 @@ class Crew(Generic[T, R]):
             for worker in workers:
                 worker.terminate()
         self._executor = None
+
+
+def _is_lost(future: Future[R]) -> bool:
+    """Whether a future that is done says nothing of its task, only that nobody works on it any more."""
+    return future.cancelled() or isinstance(future.exception(), BrokenExecutor)
 
 
 def _outcome(future: Future[R]) -> R | Exception:

@@ -103,6 +103,27 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_c
     assert verdicts(root, exporter) == {"=": 30}
 
 
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+@pytest.mark.usefixtures("_small_work_is_shared_too", "sqlite_uri")
+def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
+    tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The report names them and says why; the others are done, and the next export does the rest."""
+    import bridge.cluster
+
+    monkeypatch.setattr(bridge.cluster, "CONNECT_TIMEOUT", 2.0)
+    root = tree(tmp_path / "runs", 40, 20)
+    exporter = exporter_of(kind, tmp_path)
+    progress = AtRun(lambda: os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL))
+    report = export_runs([root], exporter, Options(hands=Hands(dask=dask_cluster.address)), progress=progress)
+    assert (len(report.runs), report.exit_code) == (40, 3)
+    assert all(line.retry for line in report.failed)
+    reasons = {line.reason.partition(":")[0] for line in report.failed}
+    assert reasons == {f"No Dask scheduler answers at {dask_cluster.address.partition(':')[0]}"}
+    assert export_runs([root], exporter).exit_code == 0
+    assert verdicts(root, exporter) == {"=": 40}
+
+
 def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
