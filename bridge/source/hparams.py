@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.bounds import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, too_large_yaml
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["clean", "flat_params", "read_hparams"]
 
 _DEPTH = 64
+_MOST_NAMED = 20
 
 
 def read_hparams(file: RunFile) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
@@ -50,16 +51,51 @@ def read_hparams(file: RunFile) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
     if not isinstance(data, dict):
         return {}, (Loss(LossKind.BAD_LINE, "hparams.yaml", f"holds a {type(data).__name__}, not keys with values"),)
     try:
-        return flat_params(data), ()
+        return flat_params(data, "hparams.yaml")
     except (RecursionError, ValueError) as error:
         return {}, (Loss(LossKind.TOO_LARGE, "hparams.yaml", _short(error)),)
 
 
-def flat_params(tree: Mapping[Any, Any]) -> dict[str, Scalar]:
-    """`tree` with dotted keys; lists become JSON text, other things text. Raises ValueError for too large a tree."""
-    flat: dict[str, Scalar] = {}
+def flat_params(tree: Mapping[Any, Any], where: str) -> tuple[dict[str, Scalar], tuple[Loss, ...]]:
+    """`tree`, which stands in the file `where`, with dotted keys; lists become JSON text, other things text.
+
+    Of keys that become one (`a: {b: 1}` beside `a.b: 2`) the first keeps it, the next is `a.b_2`, as the logger names them:
+    a loss each. Raises ValueError for too large a tree.
+    """
+    flat = _Names()
     _flatten(tree, "", flat, 0, _Left())
-    return flat
+    renamed = list(flat.renamed.items())
+    losses = [
+        Loss(
+            LossKind.RENAMED,
+            f"{where}: {name}",
+            f"{count + 1} params have this name; the later ones are {name}_2, ...",
+            count,
+        )
+        for name, count in renamed[:_MOST_NAMED]
+    ]
+    if further := sum(count for _, count in renamed[_MOST_NAMED:]):
+        losses.append(Loss(LossKind.RENAMED, where, "further params that share a name", further))
+    return flat.values, tuple(losses)
+
+
+@dataclass(slots=True)
+class _Names:
+    """Values by their flat names; `renamed` says how many more there are of a name that several have."""
+
+    values: dict[str, Scalar] = field(default_factory=dict)
+    renamed: dict[str, int] = field(default_factory=dict)
+    _last: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, value: Scalar) -> None:
+        """Take one value, under the first of name, name_2, name_3, ... that is free."""
+        free = name
+        if name in self.values:
+            self.renamed[name] = self.renamed.get(name, 0) + 1
+            while free in self.values:
+                self._last[name] = self._last.get(name, 1) + 1
+                free = f"{name}_{self._last[name]}"
+        self.values[free] = value
 
 
 @dataclass(slots=True)
@@ -79,7 +115,7 @@ class _Left:
             raise ValueError(f"names and texts of more than {MOST_PARAM_LETTERS >> 20} million characters")
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str, flat: dict[str, Scalar], depth: int, left: _Left) -> None:
+def _flatten(tree: Mapping[Any, Any], prefix: str, flat: _Names, depth: int, left: _Left) -> None:
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH}")
     for key, value in tree.items():
@@ -88,7 +124,7 @@ def _flatten(tree: Mapping[Any, Any], prefix: str, flat: dict[str, Scalar], dept
         if isinstance(value, dict) and value:
             _flatten(value, f"{name}.", flat, depth + 1, left)
         else:
-            flat[name] = _scalar(value, depth + 1, left)
+            flat.add(name, _scalar(value, depth + 1, left))
 
 
 def _scalar(value: Any, depth: int, left: _Left) -> Scalar:

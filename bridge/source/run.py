@@ -131,13 +131,14 @@ def _params(sidecar: Fields, files: Mapping[str, RunFile], losses: list[Loss]) -
     hparams = sidecar.mapping("hparams")
     if hparams:
         try:
-            return flat_params(hparams)
+            params, lost = flat_params(hparams, "sidecar.json: hparams")
         except (RecursionError, ValueError) as error:
             losses.append(Loss(LossKind.TOO_LARGE, "sidecar.json: hparams", str(error)[:200]))
             return {}
-    if "hparams.yaml" not in files:
+    elif "hparams.yaml" in files:
+        params, lost = read_hparams(files["hparams.yaml"])
+    else:
         return {}
-    params, lost = read_hparams(files["hparams.yaml"])
     losses += lost
     return params
 

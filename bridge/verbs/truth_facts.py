@@ -115,9 +115,24 @@ def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
     try:
         if _is_too_much(hparams):
             return {}
-        return {_text(key): _scalar(value) for key, value in _flat(hparams, "")}
+        return _named(_flat(hparams, ""))
     except RecursionError:
         return {}
+
+
+def _named(leaves: Iterator[tuple[str, Any]]) -> dict[str, Scalar]:
+    """The leaves by name; keys that become one are all kept: the second of `a.b` is `a.b_2`, as the logger names them."""
+    params: dict[str, Scalar] = {}
+    times: dict[str, int] = {}
+    for key, value in leaves:
+        wanted = name = _text(key)
+        again = times.get(wanted, 1)
+        while name in params:
+            again += 1
+            name = f"{wanted}_{again}"
+        times[wanted] = again
+        params[name] = _scalar(value)
+    return params
 
 
 def _is_too_much(hparams: Mapping[Any, Any]) -> bool:

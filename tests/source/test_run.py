@@ -259,3 +259,32 @@ def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
     (run_dir / "summary.json").write_text(json.dumps({"metrics": metrics}))
     losses = read_run(run_dir).losses
     assert (len(losses), losses[-1].count, losses[-1].detail) == (101, 50, "further unreadable values")
+
+
+def test_params_that_share_a_name_are_all_kept_and_told(tmp_path: Path) -> None:
+    """A nested and a dotted key that become one: the first has the name, the later ones get numbers, as the logger gives them."""
+    run_dir = make_run(tmp_path / "run", hparams={"a": {"b": 1}, "a.b": 2, "c": {"d": 3}})
+    (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r"}))
+    (run_dir / "hparams.yaml").write_text("a: {b: 1}\na.b: 2\na.b_2: 3\n")
+    run = read_run(run_dir)
+    assert dict(run.params) == {"a.b": 1, "a.b_2": 2, "a.b_2_2": 3}
+    assert [(loss.kind, loss.what) for loss in run.losses] == [
+        (LossKind.RENAMED, "hparams.yaml: a.b"),
+        (LossKind.RENAMED, "hparams.yaml: a.b_2"),
+    ]
+    (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r", "hparams": {"a": {"b": 1}, "a.b": 2}}))
+    run = read_run(run_dir)
+    assert dict(run.params) == {"a.b": 1, "a.b_2": 2}
+    assert [loss.what for loss in run.losses] == ["sidecar.json: hparams: a.b"]
+
+
+def test_many_params_that_share_names_cost_little(tmp_path: Path) -> None:
+    """Thousands of keys that collide with numbered ones take no square of their number, and a bounded report."""
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
+    taken = "".join(f"a.b_{number}: 0\n" for number in range(2, 3_000))
+    few = "".join(f"n{number}: {{b: 0}}\nn{number}.b: 1\n" for number in range(40))
+    (run_dir / "hparams.yaml").write_text(f"{taken}{few}a: {{b: 0}}\na.b: 1\n")
+    run = read_run(run_dir)
+    assert run.params["a.b_3000"] == 1
+    assert [loss.count for loss in run.losses] == [1] * 20 + [21]

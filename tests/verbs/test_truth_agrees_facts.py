@@ -58,6 +58,8 @@ YAML = {
     "odd": "- a list\n",
     "torn": "a: [1, 2\n",
     "empty": "",
+    "two of a name": "a: {b: 1, c.d: 2}\na.b: 3\na.b_2: 4\na: {b: 5}\na.c: {d: 6}\n1: x\n'1': y\na.b_3: z\n",
+    "two of a nested name": "a: {b: {c: 1}, b.c: 2}\na.b: {c: 3}\na.b.c: 4\na.b.c_2: 5\n",
     "bomb": "a: &a [x, x, x, x, x, x, x, x, x]\n"
     + "".join(
         f"{key}: &{key} [{', '.join(['*' + before] * 9)}]\n" for before, key in zip("abcdefg", "bcdefgh", strict=True)
