@@ -6,14 +6,15 @@ server's answer, a traceback): they may repeat a password by itself, so the word
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["MASK", "bare", "hide", "hide_all", "hide_in", "hide_uri", "keep", "keep_uri"]
+__all__ = ["MASK", "bare", "hide", "hide_all", "hide_in", "hide_uri", "keep", "keep_pair", "keep_uri"]
 
 E = TypeVar("E", bound=BaseException)
 
@@ -35,18 +36,25 @@ def keep(secret: str | None) -> None:
         _kept[secret] = re.compile(rf"(?<!\w){re.escape(secret)}(?!\w)")
 
 
+def keep_pair(user: str, password: str) -> None:
+    """Hide what the header of a request says of them."""
+    for pair in {f"{user}:{password}".encode(code, "replace") for code in ("utf-8", "latin-1")}:
+        keep(base64.b64encode(pair).decode())
+
+
 def keep_uri(uri: str | None) -> None:
     """Hide the password of `uri` from now on, as it stands there and as it is meant.
 
     Not one that is also the name of the user, the host or the database: that is shown anyway.
     """
     uri = uri or ""
-    found = next(_credentials(_NO_WORD.sub("_", uri)), None)
+    found = _credentials_of(uri)
     words = [match[0][len(match[1]) :] for match in _QUERY.finditer(uri)]
     shown = _QUERY.sub(r"\1", bare(uri))
     if found:
         user, colon, password = uri[found[0] : found[1] - 1].partition(":")
         words.append(password if colon else user)
+        keep_pair(unquote(user), unquote(password))
         shown += f" {user}" if colon else ""
     for word in words:
         for form in (word, unquote(word)):
@@ -56,13 +64,13 @@ def keep_uri(uri: str | None) -> None:
 
 def bare(uri: str) -> str:
     """`uri`, which is nothing else, without the credentials before its host, whatever signs are in them."""
-    return _without(uri, "", _credentials(_NO_WORD.sub("_", uri)))
+    return _without(uri, "", [found] if (found := _credentials_of(uri)) else [])
 
 
 def hide_uri(uri: str) -> str:
     """The same with MASK in their place, and in the place of those in its query."""
-    found = _credentials(_NO_WORD.sub("_", uri))
-    return _QUERY.sub(rf"\1{MASK}", _without(uri, f"{MASK}@", found)) if "://" in uri else uri
+    found = _credentials_of(uri)
+    return _QUERY.sub(rf"\1{MASK}", _without(uri, f"{MASK}@", [found] if found else []))
 
 
 def hide(text: str) -> str:
@@ -96,7 +104,15 @@ def hide_in(error: E) -> E:
     return error
 
 
-def _without(text: str, instead: str, credentials: Iterator[tuple[int, int]]) -> str:
+def _credentials_of(uri: str) -> tuple[int, int] | None:
+    """Where the credentials of `uri` stand, whatever signs are in them, also where the scheme is missing."""
+    if "://" in uri:
+        return next(_credentials(_NO_WORD.sub("_", uri)), None)
+    end = uri.rfind("@") + 1
+    return (0, end) if end else None
+
+
+def _without(text: str, instead: str, credentials: Iterable[tuple[int, int]]) -> str:
     """`text` with `instead` in the place of all `credentials`."""
     parts, place = [], 0
     for start, end in credentials:

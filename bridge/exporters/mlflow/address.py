@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from bridge.errors import MissingExtraError, TargetRefusedError, UsageError
-from bridge.secrets import bare, keep, keep_uri
+from bridge.secrets import bare, keep, keep_pair, keep_uri
 
 __all__ = ["Address", "AddressKind", "keep_secrets", "without_credentials"]
 
@@ -44,6 +44,7 @@ class Address:
         Raises TargetRefusedError for an old file store and UsageError for what is no tracking URI.
         """
         text = (uri or os.environ.get("MLFLOW_TRACKING_URI") or _mlflows_own()).strip()
+        _check(text)
         scheme = re.match(r"([A-Za-z][\w+.-]*):", text)
         name = scheme[1].lower().partition("+")[0] if scheme else ""
         if name == "sqlite":
@@ -55,7 +56,7 @@ class Address:
         if name in ("http", "https", "databricks", "databricks-uc", "uc"):
             return cls(text.rstrip("/"), AddressKind.SERVER)
         if name in ("", "file"):
-            raise TargetRefusedError(f"{text} is an MLflow file store.", hint=_OLD_STORE_HINT)
+            raise TargetRefusedError(f"{without_credentials(text)} is an MLflow file store.", hint=_OLD_STORE_HINT)
         raise UsageError(
             f"{without_credentials(text)} is no tracking URI that MLflow knows.",
             hint="Give a server (http://host:5000) or a database (sqlite:///mlflow.db, postgresql://...).",
@@ -80,6 +81,16 @@ class Address:
         return Path(path) if path and path != ":memory:" else None
 
 
+def _check(uri: str) -> None:
+    """Raise UsageError for an address whose host and port nobody can read."""
+    try:
+        _ = urlsplit(bare(uri)).port
+    except ValueError as error:
+        raise UsageError(
+            f"{without_credentials(uri)} is no address: {error}.", hint="Check --tracking-uri: scheme, host and port."
+        ) from None
+
+
 def without_credentials(uri: str) -> str:
     """`uri` without user, password, query and fragment."""
     uri = bare(uri)
@@ -96,6 +107,7 @@ def keep_secrets(*uris: str | None) -> None:
         keep_uri(uri)
     for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         keep(os.environ.get(name))
+    keep_pair(os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
 
 
 def _mlflows_own() -> str:

@@ -84,6 +84,8 @@ class MlflowExporter:
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
         """What MLflow knows of each run: one select in a database, a page of search results for each 1,000 runs else."""
+        # First of all: MLflow's own client would try for minutes to reach a database that is away.
+        _ = self._place.database
         known: dict[str, Known] = {}
         homed: list[Run] = []
         for run in runs:

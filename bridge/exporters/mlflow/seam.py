@@ -26,6 +26,9 @@ PAUSES_S = (0.2, 1.0, 3.0)
 _STATUS = re.compile(r"failed with error code (\d{3})")
 _TWICE = re.compile(r"UNIQUE constraint failed: (?:latest_)?metrics|duplicate key value violates .*metric")
 """What MLflow says where the same points arrive while it is still storing them: later it takes them as known."""
+_NOT_LET_IN = re.compile(
+    r"authentication failed|access denied|no password supplied|(?:role|database) \S+ does not exist"
+)
 _NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
 _REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STORE_ERRORS = (
@@ -151,6 +154,8 @@ def _of_status(what: str, status: int, text: str) -> TargetError:
 def _of_database(what: str, error: Exception) -> TargetError:
     text = _brief(getattr(error, "orig", None) or error)
     low = text.lower()
+    if _NOT_LET_IN.search(low):
+        return TargetRefusedError(f"{what}: {text}", hint="Check user, password and database in the address.")
     if "locked" in low or "deadlock" in low or "connection" in low or "timeout" in low:
         return TargetUnavailableError(f"{what}: {text}")
     hint = "Is the disk full, or the file read-only?" if "disk" in low or "readonly" in low else None
