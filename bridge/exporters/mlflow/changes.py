@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.errors import RebuildNeededError
+from bridge.exporters.mlflow.pairing import PROBE_FAMILY
 from bridge.exporters.mlflow.records import edited_tags, edits, sent_tags
 from bridge.exporters.mlflow.run_rows import RunFacts
 from bridge.exporters.mlflow.tags import Tag
@@ -27,7 +28,7 @@ _OWNED = (
     "bridge.archived",
     Tag.TIME,
 )
-_OWNED_FAMILIES = ("bridge.checkpoint_", "bridge.slurm.", "bridge.newest.")
+_OWNED_FAMILIES = ("bridge.checkpoint_", "bridge.slurm.", "bridge.newest.", PROBE_FAMILY)
 
 
 @dataclass(frozen=True, slots=True)

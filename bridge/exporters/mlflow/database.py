@@ -183,6 +183,24 @@ class Database:
                 tags[run_uuid][row[7]] = row[8] or ""
         return list(found.values())
 
+    def experiment(self, experiment_id: str) -> tuple[str, int] | None:
+        """The name of an experiment and when it was made (ms); None where there is none of this id."""
+        import sqlalchemy as sa
+
+        sql = sa.text("SELECT name, creation_time FROM experiments WHERE experiment_id = :experiment")
+        with _translated(self._engine), self._engine.connect() as connection:
+            row = connection.execute(sql, {"experiment": int(experiment_id)}).first()
+        return None if row is None else (str(row[0]), int(row[1] or 0))
+
+    def unmake(self, run_uuid: str) -> None:
+        """Take back a run that was made by `write` a moment ago, and has tags at most."""
+        import sqlalchemy as sa
+
+        with _translated(self._engine), self._transaction() as connection:
+            for table in ("tags", "runs"):
+                sql = sa.text(f"DELETE FROM {table} WHERE run_uuid = :run")  # noqa: S608 - constants
+                connection.execute(sql, {"run": run_uuid})
+
     def write(self, run_uuid: str, change: Change) -> int:
         """Bring `change` into run `run_uuid`; how many metric rows were new.
 

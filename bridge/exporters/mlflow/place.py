@@ -10,6 +10,7 @@ from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow.address import Address, AddressKind, keep_secrets
 from bridge.exporters.mlflow.api import Api, Experiment, record_of
 from bridge.exporters.mlflow.experiments import artifact_folder
+from bridge.exporters.mlflow.pairing import Pairing, database_of
 from bridge.exporters.mlflow.records import Choice, Record, choose
 from bridge.exporters.mlflow.tags import Tag, people_tags
 from bridge.exporters.mlflow.writer import ApiWriter
@@ -54,6 +55,8 @@ class Place:
         self.address = Address.of(tracking_uri)
         self.naming = naming
         self._database_uri = database_uri
+        if database_uri:
+            database_of(database_uri)
         self._forget()
 
     def _forget(self) -> None:
@@ -61,6 +64,7 @@ class Place:
         self.api = Api(self.address)
         self.notes: list[str] = []
         self._database: Database | None = None
+        self._pairing: Pairing | None = None
         self._looked = False
         self._experiments: dict[str, Experiment] = {}
         self.parents: dict[tuple[str, str], str | None] = {}
@@ -90,7 +94,7 @@ class Place:
     @property
     def database_address(self) -> Address | None:
         """The database that points could go into directly."""
-        address = Address.of(self._database_uri) if self._database_uri else self.address
+        address = database_of(self._database_uri) if self._database_uri else self.address
         return address if address.kind in (AddressKind.SQLITE, AddressKind.POSTGRESQL) else None
 
     @property
@@ -108,6 +112,9 @@ class Place:
 
         address = self.database_address
         if address is None:
+            if self._database_uri:
+                kind = self._database_uri.partition(":")[0].partition("+")[0]
+                self.notes.append(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
             return None
         if address == self.address:
             reason = outdated(address.uri)
@@ -117,7 +124,28 @@ class Place:
                     hint=f"mlflow db upgrade {address.shown} (make a copy first), or use the MLflow that made it.",
                 )
             _ = self.api.client  # makes the tables of a new file
-        return Database.open(address.uri, note=self.notes.append)
+        database = Database.open(address.uri, note=self.notes.append)
+        if database is not None and address != self.address:
+            self._pairing = Pairing(self.api, database, address.shown)
+            try:
+                self._pairing.check_first()
+            except BaseException:
+                database.close()
+                raise
+        return database
+
+    def check_run(self, run_id: str, cursor: str | None, *, made: bool = False) -> None:
+        """Before data goes past a server into a run: see that the server and the database belong together.
+
+        Raises TargetRefusedError, with a run that was `made` for it taken away again.
+        """
+        if self._pairing is not None:
+            self._pairing.check_run(run_id, cursor, made=made)
+
+    def _checked(self, experiment: Experiment) -> Experiment:
+        if self._database_uri and self.database is not None and self._pairing is not None:
+            self._pairing.check_experiment(experiment)
+        return experiment
 
     @property
     def writer(self) -> Writer:
@@ -131,7 +159,7 @@ class Place:
             if found is None and make:
                 found = self.api.make_experiment(name, self._artifacts_of(name))
             if found is not None:
-                self._experiments[name] = found
+                self._experiments[name] = self._checked(found)
             return found
 
     def experiment_of(self, experiment_id: str) -> Experiment:
@@ -139,7 +167,7 @@ class Place:
         with self._lock:
             known = next((one for one in self._experiments.values() if one.id == experiment_id), None)
             if known is None:
-                known = self.api.experiment_of(experiment_id)
+                known = self._checked(self.api.experiment_of(experiment_id))
                 self._experiments[known.name] = known
             return known
 

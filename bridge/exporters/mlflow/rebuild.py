@@ -54,6 +54,7 @@ def make_beside(
         except ConflictError:
             before = run_id
             continue
+        place.check_run(run_id, None, made=True)
         return run_id
     raise ConflictError(f"{place.address.shown}: {_TRIES} rebuilds of {run.path} were stopped.", hint="mlflow gc")
 

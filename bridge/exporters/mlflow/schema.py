@@ -39,7 +39,15 @@ KNOWN = {
 }
 """The tables that are written, with all their columns: the same from MLflow 2.22 to 3.17."""
 
-_READ = {"experiments": {"experiment_id": _INT, "artifact_location": _TEXT, "lifecycle_stage": _TEXT}}
+_READ = {
+    "experiments": {
+        "experiment_id": _INT,
+        "name": _TEXT,
+        "artifact_location": _TEXT,
+        "lifecycle_stage": _TEXT,
+        "creation_time": _INT,
+    }
+}
 """The columns that are only read; the table may have others."""
 
 

@@ -93,6 +93,7 @@ class MlflowTarget:
         """The run to be filled: the one that is known, or a new one."""
         record = self._choice().record
         if record is not None:
+            self._place.check_run(record.run_id, record.tags.get(Tag.CURSOR))
             return self._filling_of(*self._place.whole(record.run_id))
         if self._place.database is not None:
             return self._filling_of(self._make_in_database(delta, self._place.database), {})
@@ -148,6 +149,7 @@ class MlflowTarget:
         run_id = new_run_id(experiment.unique, self._run.identity)
         new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
         database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
+        self._place.check_run(run_id, tags[Tag.CURSOR], made=True)
         tags[Tag.NAME] = facts.name
         record = Record(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
         self._memory[self._run.identity] = Choice(record=record)

@@ -1,0 +1,100 @@
+"""A database that does not belong to the tracking URI is found out before anything is written into it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.errors import TargetRefusedError, UsageError
+from bridge.exporters.mlflow import MlflowExporter
+from bridge.exporters.mlflow.experiments import ExperimentName
+from bridge.exporters.mlflow.place import Place
+from tests.exporters.mlflow.by_hand import run_of
+from tests.exporters.mlflow.conftest import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.mlflow_server import MlflowServer
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
+TABLES = ("experiments", "runs", "tags", "params", "metrics", "latest_metrics")
+
+
+def content(uri: str) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of the tables that an export writes."""
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        return {table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+
+@pytest.fixture
+def other(store: Store, tmp_path: Path) -> str:
+    """Another MLflow's database: made a millisecond later."""
+    file = shutil.copy(store.uri.removeprefix("sqlite:///"), tmp_path / "other.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE experiments SET creation_time = creation_time + 1")
+    return f"sqlite:///{file}"
+
+
+def test_another_mlflows_database_is_refused(store: Store, other: str) -> None:
+    """The error names both and what to do, and neither has a row more."""
+    store.options = {"database_uri": other}
+    before = content(store.uri), content(other)
+    with pytest.raises(TargetRefusedError) as raised:
+        store.export(run_of(), ROWS)
+    assert other in raised.value.message
+    assert store.uri in raised.value.message
+    assert "--backend-store-uri" in str(raised.value.hint)
+    assert (content(store.uri), content(other)) == before
+
+
+def test_a_database_without_the_servers_experiment_is_refused(
+    store: Store, mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    """Also where both began as copies of one file: what the server made since is not there."""
+    before = content(store.uri)
+    through = Store(mlflow_server.uri, experiment=str(tmp_path), options={"database_uri": store.uri})
+    with pytest.raises(TargetRefusedError, match="is not the database behind"):
+        through.export(run_of(), ROWS)
+    assert content(store.uri) == before
+
+
+def test_a_copy_of_the_database_is_refused(store: Store, tmp_path: Path) -> None:
+    """A backup has the same experiments and runs: a new run does not stay in it, and an old one does not grow there."""
+    first = run_of(tmp_path / "first")
+    store.export(first, ROWS)
+    copy = f"sqlite:///{shutil.copy(store.uri.removeprefix('sqlite:///'), tmp_path / 'backup.db')}"
+    before = content(store.uri), content(copy)
+    through = Store(store.uri, options={"database_uri": copy})
+    for run, rows in ((run_of(tmp_path / "second"), ROWS), (first, [{"step": 7, "loss": 0.1}])):
+        with pytest.raises(TargetRefusedError, match="does not show"):
+            through.export(run, rows)
+    assert (content(store.uri), content(copy)) == before
+
+
+def test_a_database_by_another_name_is_the_same(store: Store, tmp_path: Path) -> None:
+    """What counts is what stands in it, not how it is called; nothing of the look stays behind."""
+    link = tmp_path / "link.db"
+    link.symlink_to(store.uri.removeprefix("sqlite:///"))
+    store.options = {"database_uri": f"sqlite:///{link}"}
+    store.export(run_of(), ROWS)
+    assert [step for step, _, _ in store.points("loss")] == [0, 1, 2]
+    assert not [key for key in store.run().data.tags if "probe" in key]
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "nonsense", "./mlruns", "ftp://host/x"])
+def test_what_is_no_database_is_wrong_usage(uri: str) -> None:
+    """An address of another kind behind --database-uri is an error at once, not a slower road."""
+    with pytest.raises(UsageError, match="is no database"):
+        MlflowExporter("http://127.0.0.1:9", "trials", database_uri=uri)
+
+
+def test_a_database_that_cannot_be_written_to_directly_is_said() -> None:
+    """MySQL goes through the API, with a note."""
+    place = Place("http://127.0.0.1:9", ExperimentName.of("trials", None), "mysql+pymysql://me@host/db")
+    assert place.database is None
+    assert place.take_notes() == ("Points go through MLflow's API: a mysql database cannot be written to directly.",)
