@@ -1,24 +1,31 @@
 """A program that exports one run into a log directory, and can be killed on the way.
 
-    python -m tests.crash.tensorboard_steps every FOLDER N   kill an export at each N-th step it takes; see that the next heals
-    python -m tests.crash.tensorboard_steps export LOGDIR    export in small deltas; says `begin` before the first
+    python -m tests.crash.tensorboard_steps every FOLDER N      kill an export at each N-th step it takes; see that the next heals
+    python -m tests.crash.tensorboard_steps random FOLDER N S   kill N exports at random instants, by the seed S; the same
+    python -m tests.crash.tensorboard_steps export LOGDIR       export in small deltas
 
 Whole exports are compared byte for byte, but for the generation in a file's name.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import shutil
 import signal
 import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.cursor import Shape
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
+from bridge.exporters.tensorboard.state import read_state
 from bridge.model import Status, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.run_dirs import CREATED_S
@@ -29,7 +36,8 @@ if TYPE_CHECKING:
 SHAPE = Shape()
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
 BEFORE_DELTAS = 25_000
-"""Rows of `export`, in deltas of 2,500."""
+"""Rows of `export` and `random`, in deltas of `DELTA`."""
+DELTA = 2_500
 
 
 def run_of(status: Status) -> Run:
@@ -51,16 +59,19 @@ def export(logdir: Path, rows: int, *, size: int = 30, status: Status = Status.R
     target = exporter.open(run, SHAPE)
     begun = known.cursor is not None and factor == 1.0
     if known.exists and not begun:
-        target.rebuild(deltas(run, rows, size, factor))
+        target.rebuild(deltas(status, rows, size, factor))
         return
-    delta = None
-    for delta in deltas(run, rows, size, factor, skip=known.cursor.rows if known.cursor else 0):
-        target.apply(delta)
-    if known.cursor and delta is None and exporter.stale(run, known.cursor, SHAPE):
+    for delta in deltas(status, rows, size, factor):
+        if known.cursor is None or delta.after.rows > known.cursor.rows:
+            target.apply(delta)
+    if known.cursor and known.cursor.rows == rows and exporter.stale(run, known.cursor, SHAPE):
         target.apply(make_delta(run, before=known.cursor, metrics=("loss", "acc")))
 
 
-def deltas(run: Run, rows: int, size: int, factor: float, skip: int = 0) -> list[Delta]:
+@cache
+def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[Delta, ...]:
+    """The whole run; made once, so that the time of an export is that of its writing."""
+    run = run_of(status)
     made: list[Delta] = []
     for first in range(0, rows, size):
         last = min(first + size, rows)
@@ -68,7 +79,7 @@ def deltas(run: Run, rows: int, size: int, factor: float, skip: int = 0) -> list
         made.append(
             make_delta(run, [block(first, last, factor)], before=made[-1].after if made else None, texts=[text])
         )
-    return [delta for delta in made if delta.after.rows > skip]
+    return tuple(made)
 
 
 def content(logdir: Path) -> dict[str, bytes]:
@@ -133,10 +144,83 @@ def killed_at_every_step(folder: Path, stride: int) -> int:
     return kills
 
 
+@dataclass
+class Kills:
+    """What became of exports that were to be killed.
+
+    `landed` died before they had ended; of these `midway` had begun to write and had not acknowledged everything.
+    `places` are the numbers of rows that were acknowledged when one died.
+    """
+
+    landed: int = 0
+    midway: int = 0
+    places: tuple[int, ...] = ()
+
+
+def killed_at_random_instants(folder: Path, count: int, seed: int) -> Kills:
+    """Kill `count` exports of a new run, each somewhere within the time that one takes; the next must heal it.
+
+    Some end sooner than they should have died; these are not counted, and as many more are tried.
+    """
+    need_tensorboard()
+    whole_export(folder / "clean")
+    clean = content(folder / "clean")
+    usual = sorted(run_and_kill(folder / f"timed-{number}", None)[1] for number in range(5))[2]
+    instants = random.Random(seed)
+    kills = Kills()
+    for number in range(4 * count):
+        if kills.landed == count:
+            break
+        logdir = folder / str(number)
+        killed, _ = run_and_kill(logdir, instants.uniform(0.0, usual))
+        if killed:
+            count_kill(kills, logdir / "abc")
+        whole_export(logdir)
+        assert content(logdir) == clean, number
+        shutil.rmtree(logdir)
+    return kills
+
+
+def count_kill(kills: Kills, folder: Path) -> None:
+    state = read_state(folder)
+    rows = state.cursor.rows if state is not None and state.cursor is not None else 0
+    begun = folder.is_dir() and any("tfevents" in path.name or path.name.endswith(".new") for path in folder.iterdir())
+    kills.landed += 1
+    kills.midway += begun and rows < BEFORE_DELTAS
+    kills.places = tuple(sorted({*kills.places, rows}))
+
+
+def run_and_kill(logdir: Path, instant: float | None) -> tuple[bool, float]:
+    """Export in a process of its own, killed `instant` seconds after it began; whether it was, and how long it lived."""
+    here, there = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(there, b"!")
+        whole_export(logdir)
+        os._exit(0)
+    os.read(here, 1)
+    begin = time.perf_counter()
+    if instant is not None:
+        # The instant is the point, so it is waited for by the clock.
+        time.sleep(instant)
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    lived = time.perf_counter() - begin
+    os.close(here)
+    os.close(there)
+    assert code in (0, -signal.SIGKILL), code
+    return code != 0, lived
+
+
+def whole_export(logdir: Path) -> None:
+    export(logdir, BEFORE_DELTAS, size=DELTA)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "every":
         print(killed_at_every_step(Path(sys.argv[2]), int(sys.argv[3])))
+    elif sys.argv[1] == "random":
+        print(json.dumps(asdict(killed_at_random_instants(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))))
     else:
         need_tensorboard()
-        print("begin", flush=True)
-        export(Path(sys.argv[2]), BEFORE_DELTAS, size=2_500)
+        whole_export(Path(sys.argv[2]))
