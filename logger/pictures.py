@@ -20,7 +20,7 @@ __all__ = ["Encoded", "MediaError", "encode_image", "encode_video", "single_imag
 _CHANNELS = (1, 3, 4)
 _DEFAULT_FPS = 4.0
 _CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
-_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 """The modes of PIL that PNG can hold as they are."""
 
 _SIGNATURES = (
@@ -141,10 +141,13 @@ def _pil(image: Image) -> Encoded:
         drawn = io.BytesIO()
         image.save(drawn, format=image.format, save_all=True)
         return Encoded(image.format.lower(), drawn.getvalue())
-    if image.mode == "F" or (image.mode == "I" and int(np.max(np.asarray(image))) <= 255):
+    if image.mode in ("F", "I"):
         from PIL import Image as Images
 
-        return _png(Images.fromarray(_pixels(np.asarray(image))))
+        array = np.asarray(image)
+        if array.dtype.kind != "f" and 255 < array.max() <= 65535 and array.min() >= 0:
+            return _png(Images.fromarray(array.astype(np.uint16)))
+        return _png(Images.fromarray(_pixels(array)))
     return _png(image if image.mode in _MODES else image.convert("RGBA" if "A" in image.getbands() else "RGB"))
 
 
@@ -183,7 +186,9 @@ def _pixels(array: NDArray[Any]) -> NDArray[np.uint8]:
         scaled: NDArray[np.uint8] = np.rint(clean.clip(0.0, 1.0) * 255).astype(np.uint8)
         return scaled
     if int(array.min()) < 0 or int(array.max()) > 255:
-        raise MediaError(f"whole numbers must lie in 0 to 255; these go from {array.min()} to {array.max()}")
+        raise MediaError(
+            f"whole numbers must lie in 0 to 255 (0 to 65535 in a PIL image of mode I); these go from {array.min()} to {array.max()}"
+        )
     return array.astype(np.uint8)
 
 

@@ -62,11 +62,13 @@ GRAY = np.arange(10, dtype=np.uint8).reshape(2, 5)
         (np.array([[0.0, np.nan], [1.0, 0.2]]), np.array([[0, 0], [255, 51]], np.uint8)),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(GRAY).convert("I"), GRAY),
+        (Image.fromarray(GRAY.astype(np.int32) * 7000), GRAY.astype(np.uint16) * 7000),
+        (Image.fromarray(GRAY.astype(np.uint16)), GRAY.astype(np.uint16)),
         (Image.fromarray(RGB).convert("CMYK"), np.asarray(Image.fromarray(RGB).convert("CMYK").convert("RGB"))),
     ],
 )
 def test_pixels_stay_what_they_are(image: Any, expected: np.ndarray) -> None:
-    """HW, HWC and CHW, tensors, PIL and lists, of any number type, become a PNG of exactly these pixels."""
+    """HW, HWC and CHW, tensors, PIL (16 bits too) and lists, of any number type, become a PNG of exactly these pixels."""
     encoded = encode_image(image)
     assert encoded.ending == "png"
     np.testing.assert_array_equal(pixels(encoded.data), expected)
@@ -86,6 +88,8 @@ def test_floats_outside_of_one_are_clipped_with_a_warning() -> None:
         np.zeros((0, 3)),
         np.array([[300]]),
         np.array([["a"]]),
+        Image.new("I", (2, 2), 70_000),
+        Image.new("I", (2, 2), -1),
         object(),
         "nowhere.png",
         b"",
