@@ -18,7 +18,7 @@ def cache_dir() -> Path:
     """
     own = os.environ.get("BRIDGE_CACHE_DIR")
     if own:
-        return Path(own).expanduser()
+        return Path(own).expanduser()  # RuntimeError also for ~somebody who is not there
     shared = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG rules say that a relative path there is to be ignored.
     base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"

@@ -92,6 +92,8 @@ def load_config(path: Path) -> Config:
         raise UsageError(f"{path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is no YAML: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path} cannot be read: it is nested too deeply.") from error
     options: dict[str, Any] = {}
     if root is not None:
         _walk(root, "", path, options)
@@ -104,26 +106,44 @@ def _walk(node: yaml.Node, prefix: str, path: Path, options: dict[str, Any]) -> 
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{_at(path, node)}: {prefix.rstrip('.') or 'the file'} must hold keys and values.")
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UsageError(f"{_at(path, key_node)}: a key must be a text.")
         name = prefix + str(key_node.value)
         if name == "format":
-            _check_format(_plain(value_node), _at(path, value_node))
+            _check_format(_plain(value_node, path), _at(path, value_node))
         elif name in KEYS:
-            options[KEYS[name].option] = _value(name, _plain(value_node), path, value_node)
+            options[KEYS[name].option] = _value(name, _plain(value_node, path), path, value_node)
         elif any(known.startswith(f"{name}.") for known in KEYS):
             _walk(value_node, f"{name}.", path, options)
         else:
             raise UsageError(f"{_at(path, key_node)}: unknown key {name!r}.", hint=_suggestion(name))
 
 
-def _plain(node: yaml.Node) -> Any:
-    """The Python value of a node, safely: what SafeLoader has no constructor for is its text."""
+def _plain(node: yaml.Node, path: Path) -> Any:
+    """The Python value of a node, safely: what SafeLoader has no constructor for is its text.
+
+    Raises UsageError for what is not of its tag.
+    """
     import yaml
 
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError:
-        return str(node.value)
+    except yaml.constructor.ConstructorError as error:
+        if isinstance(node, yaml.ScalarNode):
+            return str(node.value)
+        raise UsageError(f"{_at(path, node)}: this value cannot be read.") from error
+    # PyYAML's constructors meet a value that is not of its tag with any of these.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise UsageError(f"{_at(path, node)}: this value cannot be read.", hint="Put a text into quotes.") from error
     finally:
         loader.dispose()
 
@@ -146,16 +166,24 @@ def _value(name: str, value: Any, path: Path, node: yaml.Node) -> Any:
     if key.choices and value not in key.choices:
         raise UsageError(f"{_at(path, node)}: {name} must be one of {', '.join(key.choices)}, not {value!r}.")
     if key.kind == "path":
-        return str(path.parent / Path(value).expanduser())
+        return _resolved(value, path, node)
     if key.kind == "uri":
         return _absolute(value, path.parent)
     if key.kind == "paths":
-        return tuple(str(path.parent / Path(item).expanduser()) for item in _listed(value))
+        return tuple(_resolved(item, path, node) for item in _listed(value))
     if key.kind == "texts":
         return _listed(value)
     if key.kind == "renames":
         return tuple(f"{old}={new}" for old, new in value.items())
     return value
+
+
+def _resolved(value: str, path: Path, node: yaml.Node) -> str:
+    """A path in the file, taken from the file's own folder."""
+    try:
+        return str(path.parent / Path(value).expanduser())
+    except RuntimeError as error:
+        raise UsageError(f"{_at(path, node)}: there is no home for {value!r}.", hint="Give the whole path.") from error
 
 
 def _absolute(uri: str, folder: Path) -> str:
@@ -170,8 +198,13 @@ def _listed(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def _is_text(value: Any) -> bool:
+    # No path and no address has a NUL in it; the operating system refuses it with an error of its own.
+    return isinstance(value, str) and "\0" not in value
+
+
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
 
 
 def _is_renames(value: Any) -> bool:
@@ -179,9 +212,9 @@ def _is_renames(value: Any) -> bool:
 
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "text": (lambda value: isinstance(value, str), "a text"),
-    "path": (lambda value: isinstance(value, str), "a path"),
-    "uri": (lambda value: isinstance(value, str), "a URI"),
+    "text": (_is_text, "a text"),
+    "path": (_is_text, "a path"),
+    "uri": (_is_text, "a URI"),
     "number": (
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
         "a number from 0",

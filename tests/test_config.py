@@ -58,6 +58,14 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
         ("workers: true\n", "1: workers must be a count from 1, not True.", None),
         ("metrics: loss\n", "1: metrics must hold keys and values.", None),
         ("- a\n", "1: the file must hold keys and values.", None),
+        ("workers: !!int ''\n", "1: this value cannot be read.", "Put a text into quotes."),
+        ("best: !!bool maybe\n", "1: this value cannot be read.", "Put a text into quotes."),
+        ("best: !!timestamp now\n", "1: this value cannot be read.", "Put a text into quotes."),
+        ("workers: 0b_\n", "1: this value cannot be read.", "Put a text into quotes."),
+        ("runs: &a [*a]\n", "1: this value cannot be read.", None),
+        ("? [a, b]\n: c\n", "1: a key must be a text.", None),
+        ('runs: "a\\0b"\n', "1: runs must be a path or a list of paths, not 'a\\x00b'.", None),
+        ("runs: ~nobody-here/x\n", "1: there is no home for '~nobody-here/x'.", "Give the whole path."),
         ("format: 2\n", "1: made for a newer bridge (format 2, this one knows 1).", "pip install --upgrade registry-bridge"),
     ],
 )  # fmt: skip
@@ -68,6 +76,13 @@ def test_what_is_wrong_is_named_with_file_and_line(tmp_path: Path, text: str, me
         load_config(path)
     assert str(error.value) == f"{path}:{message}"
     assert error.value.hint == hint
+
+
+def test_a_file_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    """A file that its parser cannot hold is an error, not a traceback."""
+    path = write(tmp_path, "[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read: it is nested too deeply"):
+        load_config(path)
 
 
 def test_tags_of_yaml_run_nothing(tmp_path: Path) -> None:

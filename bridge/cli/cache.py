@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Exit, Output, command, output_options
+from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,12 @@ def cache(clear: bool, out: Output) -> None:
     """Show the place and the size of all caches, or empty them. What else lies in their folder is left alone."""
     from bridge.caches import PARTS, cache_dir
 
-    place = cache_dir()
+    try:
+        place = cache_dir()
+    except RuntimeError as error:
+        raise BridgeError(
+            "There is no home directory, so there is no place for caches.", hint="Set BRIDGE_CACHE_DIR to a folder."
+        ) from error
     parts = {place / name: sorted((place / name).glob(pattern)) for name, pattern in PARTS.items()}
     rows = [
         {"name": part.name, "path": str(part), "bytes": sum(map(_size, held))} for part, held in parts.items() if held

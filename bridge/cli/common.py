@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Exit",
     "Output",
+    "Seconds",
     "coming_runs_argument",
     "command",
     "filter_options",
@@ -132,9 +134,20 @@ def _selecting(function: F, options: tuple[Callable[[F], F], ...], names: tuple[
     return collected  # type: ignore[return-value]
 
 
+class Seconds(click.FloatRange):
+    """A span of time: NaN, which compares with nothing, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number of seconds."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 heartbeat_option = click.option(
     "--heartbeat-timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=180.0,
     show_default=True,
     metavar="SECONDS",
@@ -147,7 +160,7 @@ def interval_option(meaning: str) -> Callable[[F], F]:
     """Adds `interval: float`, in seconds; `meaning` is its help."""
     return click.option(
         "--interval",
-        type=click.FloatRange(min=0.05),
+        type=Seconds(min=0.05),
         default=10.0,
         show_default=True,
         metavar="SECONDS",

@@ -11,6 +11,7 @@ import click
 from bridge.cli.common import (
     Exit,
     Output,
+    Seconds,
     coming_runs_argument,
     command,
     heartbeat_option,
@@ -52,7 +53,7 @@ _EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED)
 @click.option("--until-done", is_flag=True, help="With --follow: end when every run has completed or failed.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=3600.0,
     show_default=True,
     metavar="SECONDS",

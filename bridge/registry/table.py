@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,21 +40,36 @@ def columns(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 
 def write_csv(table: dict[str, list[Any]], path: Path) -> None:
-    """Write the table as CSV (UTF-8, one header line), replacing `path`; what is missing is an empty cell."""
+    """Write the table as CSV (UTF-8, one header line), replacing `path`; what is missing is an empty cell.
+
+    Raises BridgeError where that fails.
+    """
     import csv
 
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(table)
-        writer.writerows(zip(*table.values(), strict=True))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    _write(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
 
 
 def write_parquet(table: dict[str, list[Any]], path: Path) -> None:
-    """Write the table as Parquet, replacing `path`; a column of mixed kinds becomes text."""
+    """Write the table as Parquet, replacing `path`; a column of mixed kinds becomes text. Raises BridgeError as above."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.table({name: _array(pa, values) for name, values in table.items()}), path)
+    # Into memory: where it fails to write a file itself, it deletes it, whatever was there before.
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table({name: _array(pa, values) for name, values in table.items()}), sink)
+    _write(path, sink.getvalue())
+
+
+def _write(path: Path, data: Any) -> None:
+    """Raises BridgeError where the disk does not take it."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _array(pa: Any, values: list[Any]) -> Any:

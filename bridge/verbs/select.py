@@ -111,6 +111,8 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
 def since_of(text: str, *, now: float | None = None) -> float:
     """The time that `3d`, `12h`, `2026-04-10` or an ISO time means; dates are local. Raises UsageError."""
     age = duration_of(text)
+    if age is not None and age < 0:
+        raise UsageError(f"--since: {text!r} lies in the future.", hint=f"--since {text.removeprefix('-')}")
     if age is not None:
         return (time.time() if now is None else now) - age
     at = time_of(text)

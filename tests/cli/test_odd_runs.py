@@ -67,3 +67,26 @@ def test_numbers_that_no_float_holds_are_no_values(line: str, ids: list[str]) ->
 def test_every_command_does_the_other_runs(line: str) -> None:
     """No command ends in an error for all runs because of one."""
     assert CliRunner().invoke(bridge, line).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ls runs --heartbeat-timeout nan", "'nan' is not a number of seconds."),
+        ("export runs --to tensorboard --follow --interval nan", "'nan' is not a number of seconds."),
+        ("ls runs --since=-3d", "--since: '-3d' lies in the future."),
+    ],
+)
+def test_spans_of_time_that_are_none(line: str, said: str) -> None:
+    """NaN compares with nothing, so it would mean one thing here and another there; it is wrong usage."""
+    result = CliRunner().invoke(bridge, line)
+    assert (result.exit_code, said in result.stderr) == (2, True)
+
+
+def test_no_place_for_caches() -> None:
+    """Where there is no home, `cache` says what to set."""
+    result = CliRunner(env={"BRIDGE_CACHE_DIR": "~nobody-here/x"}).invoke(bridge, "cache")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: There is no home directory, so there is no place for caches.\nHint: Set BRIDGE_CACHE_DIR to a folder.\n",
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,9 @@ from bridge.model import Status
 from bridge.registry import Registry
 from bridge.registry.table import columns, write_csv, write_parquet
 from tests.registry.records import START, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 A = record("a", tags=("x", "y"), hparams={"lr": 0.1, "opt": "adam"}, summary={"acc": 0.5}, stats={"acc": {"max": 0.9}})
 B = record(
@@ -154,6 +159,19 @@ def test_parquet(tmp_path: Path) -> None:
     assert table["hparams.lr"].to_pylist() == ["0.1", "0.01", "auto", str(2**70)]
     assert table["hparams.opt"].to_pylist() == ["adam", None, None, "\\ud800"]
     assert (str(table.schema.field("sessions").type), str(table.schema.field("max.acc").type)) == ("int64", "double")
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet])
+def test_a_table_that_finds_no_room_is_said(tmp_path: Path, write: Callable[..., None]) -> None:
+    """A table that cannot be written is an error that names the file, which is not deleted for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(BridgeError, match=r"/t cannot be written: File too large\."):
+            write(columns([A]), tmp_path / "t")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "t").exists()
 
 
 def test_json_is_strict() -> None:

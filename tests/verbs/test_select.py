@@ -102,6 +102,7 @@ def test_top_comes_after_the_rest() -> None:
         ({"top": (3, ":max")}, "--top: ':max' does not say which end is best."),
         ({"last": True}, "--last says how to rank, so it needs --top."),
         ({"since": "yesterday"}, "--since: 'yesterday' is no age and no date."),
+        ({"since": "-3d"}, "--since: '-3d' lies in the future."),
         ({"statuses": ["done"]}, "There is no status 'done'."),
     ],
 )
