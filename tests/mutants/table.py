@@ -115,6 +115,27 @@ _TENSORBOARD = (
         "else True",
         ("tests/exporters/tensorboard/test_damage.py",),
     ),
+    Mutant(
+        "TensorBoard: an edited state is trusted",
+        "bridge/exporters/tensorboard/state.py",
+        'data.pop("digest") != _digest(data):',
+        'not data.pop("digest"):',
+        ("tests/exporters/tensorboard/test_edits.py",),
+    ),
+    Mutant(
+        "TensorBoard: what no state names is left over",
+        "bridge/exporters/tensorboard/state.py",
+        "if found_kind is not None and found_kind[0] not in files:",
+        "if found_kind is None and name in files:",
+        ("tests/exporters/tensorboard/test_edits.py",),
+    ),
+    Mutant(
+        "TensorBoard: a caption that comes late is no description",
+        "bridge/exporters/tensorboard/writing.py",
+        "items[0].tag in self._steps and items[1].tag not in self._steps",
+        "items[1].tag == items[0].tag",
+        ("tests/exporters/tensorboard/test_media.py",),
+    ),
 )
 
 _MLFLOW = (
@@ -225,8 +246,8 @@ _LOGGER = (
     Mutant(
         "logger: the header grows in place",
         "logger/csv_writer.py",
-        "        temporary.replace(self.path)\n",
-        "        self.path.write_bytes(temporary.read_bytes())\n",
+        "        temporary.replace(real)\n",
+        "        real.write_bytes(temporary.read_bytes())\n",
         ("tests/logger/test_csv_writer.py",),
     ),
     Mutant(
