@@ -14,7 +14,6 @@ import os
 import pickle
 import threading
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from bridge.errors import BridgeError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 from bridge.model import Applied, DeltaKind, Held, Loss, LossKind, Series, Status
+from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from bridge.cursor import Shape
-    from bridge.model import Delta, Run
+    from bridge.model import Delta, Run, Scalar
 
 __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
 
@@ -44,7 +44,6 @@ MEMORY = Abilities(
 )
 """What the exporter can do unless other abilities are chosen: everything, exactly."""
 
-MASK = "***"
 EDITABLE = ("name", "notes", "tags")
 
 _LOCK = threading.RLock()
@@ -275,8 +274,8 @@ class MemoryTarget:
         return {
             "name": run.name,
             "notes": run.notes,
-            "tags": run.tags,
-            "params": {key: MASK if _redacted(key, self._shape) else value for key, value in run.params.items()},
+            "tags": _shown_tags(run, self._shape),
+            "params": _shown_params(run, self._shape),
             "status": abilities.statuses.get(run.status, ""),
             "start": float(stored_time(np.float64(run.start), abilities)),
             "end": None if run.end is None else float(stored_time(np.float64(run.end), abilities)),
@@ -287,12 +286,21 @@ def _out_of_sight(box: Box, *, cursor: bool = False) -> None:
     """The write of a box that is not yet to be seen."""
 
 
-def _redacted(key: str, shape: Shape) -> bool:
-    return any(fnmatchcase(key.lower(), pattern.lower()) for pattern in shape.redact)
+def _shown_params(run: Run, shape: Shape) -> dict[str, Scalar]:
+    redaction = Redaction(shape.redact)
+    return {key: redaction.value(key, value) for key, value in run.params.items()}
+
+
+def _shown_tags(run: Run, shape: Shape) -> tuple[str, ...]:
+    redaction = Redaction(shape.redact)
+    return tuple(redaction.tag(tag) for tag in run.tags)
 
 
 def _losses(delta: Delta, shape: Shape, abilities: Abilities) -> list[Loss]:
-    found = [Loss(LossKind.REDACTED, key) for key in delta.run.params if _redacted(key, shape)]
+    run = delta.run
+    found = [
+        Loss(LossKind.REDACTED, key) for key, shown in _shown_params(run, shape).items() if shown is not run.params[key]
+    ]
     if not abilities.texts:
         found += [Loss(LossKind.TEXT_CELL, text.name, f"step {text.step}") for text in delta.texts]
     if not abilities.infinities:
@@ -307,8 +315,8 @@ def _losses(delta: Delta, shape: Shape, abilities: Abilities) -> list[Loss]:
 
 
 def _sent(run: Run, shape: Shape) -> dict[str, str]:
-    params = sorted((key, repr(value)) for key, value in run.params.items() if not _redacted(key, shape))
-    facts = {"name": run.name, "notes": run.notes, "tags": repr(run.tags), "params": repr(params)}
+    params = sorted((key, repr(value)) for key, value in _shown_params(run, shape).items())
+    facts = {"name": run.name, "notes": run.notes, "tags": repr(_shown_tags(run, shape)), "params": repr(params)}
     return sent_facts(run) | {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in facts.items()}
 
 

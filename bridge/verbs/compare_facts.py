@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridge.model import Status
 from bridge.verbs.compare import is_beginning, time_tolerance
+from bridge.verbs.truth_secrets import Secrets
 from bridge.verbs.verdicts import Difference, Findings, Verdict
 
 if TYPE_CHECKING:
@@ -93,17 +93,12 @@ class FactsCheck:
     def _tags(self) -> None:
         if self.held.tags is None or self._is_skipped("tags"):
             return
-        expected, found = ({self._open(tag) for tag in tags} for tags in (self.facts.tags, self.held.tags))
+        secrets = Secrets(self.shape.redact)
+        expected, found = ({secrets.tag(tag) for tag in tags} for tags in (self.facts.tags, self.held.tags))
         if expected != found:
             self._differs("tags", ", ".join(sorted(expected)), ", ".join(sorted(found)))
-        secrets = {tag for tag in self.facts.tags if tag not in expected} & {*self.held.tags}
-        if secrets:
+        if any(secrets.tag(tag) != tag for tag in self.held.tags):
             self._differs("tags", "(masked)", "a secret, in clear")
-
-    def _open(self, tag: str) -> str:
-        """A tag `key:value` without its value where its key says that it is a secret."""
-        key, colon, value = tag.partition(":")
-        return f"{key}:" if colon and value and _matches(key, self.shape.redact) else tag
 
     def _status(self, status: Status) -> None:
         if not self.abilities.statuses or self._is_skipped("status"):
@@ -140,17 +135,16 @@ class FactsCheck:
                 self._param(key, self.facts.params[key], held[key], is_cut=name in self.held.cut)
         return compared
 
-    def _param(self, key: str, expected: Scalar, found: Scalar, *, is_cut: bool) -> None:
-        if _matches(key, self.shape.redact):
-            if expected not in (None, "") and _is_same(expected, found):
-                self._differs(f"param {key}", "(masked)", "the secret, in clear")
+    def _param(self, key: str, said: Scalar, found: Scalar, *, is_cut: bool) -> None:
+        secrets = Secrets(self.shape.redact)
+        expected = secrets.value(key, said)
+        if _is_same(expected, found) or (is_cut and is_beginning(str(found), str(expected))):
             return
-        if _matches(key, self.shape.volatile) or _is_same(expected, found):
-            return
-        open_parts = _open_parts(expected, self.shape.redact)
-        if open_parts is not None and open_parts == _open_parts(found, self.shape.redact):
-            return
-        if not (is_cut and is_beginning(str(found), str(expected))):
+        if secrets.value(key, found) != found:  # what is held has a secret in it, which is not for anybody to see
+            self._differs(
+                f"param {key}", "(masked)", "the secret, in clear" if _is_same(said, found) else "something else"
+            )
+        elif not _matches(key, self.shape.volatile):
             self._differs(f"param {key}", expected, found)
 
 
@@ -162,24 +156,6 @@ def _is_same(expected: Scalar, found: Scalar) -> bool:
         one, other = float(expected), float(found)
         return one == other or (math.isnan(one) and math.isnan(other))
     return found == expected or found == str(expected)
-
-
-def _open_parts(value: Scalar, redact: tuple[str, ...]) -> Any:
-    """The list or mapping that `value` is the JSON of, without its secrets; None where it is no such text."""
-    if not isinstance(value, str) or not value.startswith(("[", "{")):
-        return None
-    try:
-        return _without_secrets(json.loads(value), redact)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _without_secrets(tree: Any, redact: tuple[str, ...]) -> Any:
-    if isinstance(tree, list):
-        return [_without_secrets(item, redact) for item in tree]
-    if isinstance(tree, dict):
-        return {key: None if _matches(key, redact) else _without_secrets(value, redact) for key, value in tree.items()}
-    return tree
 
 
 def _matches(key: str, globs: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from collections import Counter
@@ -396,12 +397,26 @@ def test_times_that_no_clock_gives(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_secrets_stay_here(bench: Bench, tmp_path: Path) -> None:
-    """A param whose name says that it is secret is not held in clear."""
-    path = make_run(tmp_path / "runs" / "a", ROWS, hparams={"db_password": "s3cret-value", "lr": 0.1})
+    """What stands under a key that says it is secret is nowhere in a target, and verify expects the mask there."""
+    nested = json.dumps([{"api_key": "s3cret-value", "n": 1}])
+    path = make_run(
+        tmp_path / "runs" / "a",
+        ROWS,
+        hparams={"db_password": "s3cret-value", "api-key": "s3cret-value", "nested": nested, "lr": 0.1},
+        tags=["password:s3cret-value", "project:x", f"opts:{nested}"],
+        env={"WANDB_API_KEY": "s3cret-value"},
+        sessions=[
+            {"command": "t.py --api-key s3cret-value --x-secret=s3cret-value", "slurm": {"secret": "s3cret-value"}}
+        ],
+    )
+    (path / "hparams.yaml").write_text(f"api-key: s3cret-value\nnested: '{nested}'\nlr: 0.1\n")
     bench.export(path)
-    assert "s3cret-value" not in repr(bench.read(path))
+    held = bench.read(path)
+    assert "s3cret-value" not in repr(held)
+    assert held.tags == ("password:***", "project:x", 'opts:[{"api_key": "***", "n": 1}]')
     files = [file for file in bench.folder.joinpath("target").rglob("*") if file.is_file()]
     assert [file for file in files if b"s3cret-value" in file.read_bytes()] == []
+    bench.assert_verified(path)
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,7 @@ def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected
         pytest.param({"lr": "0.10"}, ("param lr", "0.1", "0.10"), id="another text"),
         pytest.param({"flag": 1.0}, ("param flag", "True", "1.0"), id="a number for a bool"),
         pytest.param({"api_key": "s3cret"}, ("param api_key", "(masked)", "the secret, in clear"), id="a secret"),
+        pytest.param({"api_key": "other"}, ("param api_key", "(masked)", "something else"), id="no mask"),
         pytest.param({"extra": 1}, ("param extra", None, "1"), id="one too many"),
     ],
 )
@@ -313,17 +314,19 @@ def test_a_missing_param_is_found() -> None:
 
 
 def test_secrets_in_tags_and_in_nested_params() -> None:
-    """A secret within a tag or a nested param may be masked, and must not be held in clear as a tag."""
+    """A secret within a tag or a nested param must be masked, and is never shown."""
     clear = replace(FACTS, tags=("token", "api_key:s3cret"), params={"db": '{"password": "p", "host": "h"}'})
     for tags, param, expected in (
         (("token", "api_key:***"), '{"password": "***", "host": "h"}', []),
         (("token", "api_key:s3cret"), '{"password": "***", "host": "h"}', ["tags"]),
+        (("token", "api_key:***"), '{"password": "p", "host": "h"}', ["param db"]),
         (("token",), '{"password": "***", "host": "other"}', ["tags", "param db"]),
     ):
         out = Findings()
         there = Held(series={}, params={"db": param}, tags=tags, start=T0, end=T0 + 60)
         FactsCheck(clear, there, Shape(), EXACT, frozenset(), out).compare({}, Status.COMPLETED)
         assert [one.what for one in out.first] == expected
+        assert "s3cret" not in repr(out.first)
 
 
 def test_what_people_edited_is_equal() -> None:
@@ -341,7 +344,9 @@ def test_what_was_cut_must_begin_alike() -> None:
 def test_what_the_target_lacks_is_not_asked_for() -> None:
     """What the target noted as a loss is not compared."""
     lacks = frozenset({"status", "end", "params.lr"})
-    assert facts(status="", end=None, params={"n": 3, "flag": True, "api_key": "*", "ckpt_path": ""}, lacks=lacks) == []
+    assert (
+        facts(status="", end=None, params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": ""}, lacks=lacks) == []
+    )
 
 
 def test_a_running_run_with_an_old_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ from bridge.cursor import sent_facts
 from bridge.exporters.mlflow.names import KEY_LIMIT, storable
 from bridge.exporters.mlflow.notes import description
 from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
-from bridge.exporters.mlflow.redact import Redaction
 from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
-from bridge.exporters.mlflow.tags import Tag, cut_tag, own_tags, people_tags
+from bridge.exporters.mlflow.tags import Tag, cut_tag, own_tags, people_tags, tells_of_sessions
 from bridge.model import Loss, LossKind
+from bridge.redaction import MASK, Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,8 @@ def facts_of(run: Run, shape: Shape) -> Facts:
     people = _people(run, redaction, losses)
     newest = {volatile_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {key: _kept(key, value, losses) for key, value in (own_tags(run, redaction) | newest).items()}
+    masked = [key for key, value in own.items() if MASK in value and tells_of_sessions(key)]
+    losses += [Loss(LossKind.REDACTED, f"tag {key}") for key in masked]
     name = storable(run.name or run.run_id or "run")[:KEY_LIMIT]
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
@@ -93,7 +96,7 @@ def _people(run: Run, redaction: Redaction, losses: list[Loss]) -> dict[str, str
     """The tags that the sidecar's become; what of them is masked, cut or too much is added to `losses`."""
     masked = [redaction.tag(tag) for tag in run.tags]
     losses += [
-        Loss(LossKind.REDACTED, f"tag {tag.partition(':')[0]}")
+        Loss(LossKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
         for tag, shown in zip(run.tags, masked, strict=True)
         if tag != shown
     ]

@@ -7,15 +7,15 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bridge.exporters.mlflow.names import clean, keys_of, renamed, storable
-from bridge.exporters.mlflow.redact import MASK
 from bridge.model import Loss, LossKind
+from bridge.redaction import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bridge.cursor import Shape
-    from bridge.exporters.mlflow.redact import Redaction
     from bridge.model import Run
+    from bridge.redaction import Redaction
 
 __all__ = ["PARAM_LIMIT", "Params", "params_of", "volatile_tag"]
 
@@ -56,9 +56,9 @@ def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
         key, text = keys[name], storable(str(value))
         if text != str(value):
             losses.append(Loss(LossKind.CUT, f"param {name}", "NUL characters cannot be stored"))
-        shown = redaction.param(name, text)
+        shown = str(redaction.value(name, text))
         if shown != text:
-            losses.append(Loss(LossKind.REDACTED, f"param {name}", f"its value is {MASK}"))
+            losses.append(Loss(LossKind.REDACTED, f"param {name}", f"its value, or what of it is secret, is {MASK}"))
         if len(shown) > PARAM_LIMIT:
             whole[key] = shown
             losses.append(

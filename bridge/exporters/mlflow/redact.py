@@ -1,181 +1,145 @@
-"""Secrets masked by the key they stand under: in params, in tags, in command lines and in copies of files."""
+"""Copies of a run's files without their secrets: hparams.yaml byte for byte but for these, sidecar.json as JSON."""
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from bridge.bounds import MOST_PARAM_LETTERS, too_large_json, too_large_yaml
-from bridge.secrets import hide
+from bridge.bounds import too_large_json, too_large_yaml
+from bridge.redaction import MASK, Letters, TooMuchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MASK", "Redaction"]
+    from bridge.redaction import Redaction
 
-MASK = "***"
-"""What stands in the place of a secret."""
+__all__ = ["masked_json", "masked_yaml"]
 
-_VALUE = r"(?:\"[^\"]*\"|'[^']*'|\S+)"
-# A key begins where a word does: tried at each of its letters, a word of megabytes would take hours.
-_ASSIGNED = re.compile(rf"(?<![\w.\-])(?P<key>[\w.\-]++)(?P<between>=){_VALUE}")
-_FOLLOWING = re.compile(rf"(?<!\S)(?P<key>-[\w.\-]+)(?P<between>\s+)(?!-){_VALUE}")
+_PLAIN = frozenset(
+    {
+        *("schema_version", "run_id", "run_dir", "uid", "status", "display_name", "archived", "notes", "summary"),
+        *("created_at", "ended_at", "updated_at", "checkpoint_path", "time_column"),
+        *("step", "epoch", "metrics"),
+    }
+)
+"""Fields of sidecar.json and summary.json that say what they say under any name: metrics, times, people's own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Redaction:
-    """Masks values whose flat key matches one of `globs`, without regard to case."""
+def masked_json(data: bytes, redaction: Redaction) -> bytes:
+    """A sidecar's or a summary's JSON with its secrets masked, unknown fields included.
 
-    globs: tuple[str, ...]
-
-    def matches(self, key: str) -> bool:
-        """Whether what stands under `key` is a secret."""
-        low = key.lower()
-        return any(fnmatchcase(low, glob.lower()) for glob in self.globs)
-
-    def tag(self, tag: str) -> str:
-        """A sidecar's tag `key:value` with a secret value masked."""
-        key, colon, _ = tag.partition(":")
-        return f"{key}:{MASK}" if colon and self.matches(key) else tag
-
-    def command(self, text: str) -> str:
-        """A command line: `--key value`, `--key=value` and `a.b.key=value` with secret values masked, and credentials in URLs."""
-
-        def masked(found: re.Match[str]) -> str:
-            is_secret = self.matches(found["key"].lstrip("-"))
-            return f"{found['key']}{found['between']}{MASK}" if is_secret else found[0]
-
-        return hide(_FOLLOWING.sub(masked, _ASSIGNED.sub(masked, text)))
-
-    def param(self, key: str, value: str) -> str:
-        """A param's text, masked as a whole or, where it is a list or mapping in JSON, the secrets within."""
-        if self.matches(key):
-            return MASK
-        if not value.startswith(("[", "{")):
-            return value
-        try:
-            tree = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        try:
-            masked = self._tree(tree, "", _Letters())
-        except _TooLongError:
-            return MASK
-        return value if masked == tree else json.dumps(masked, ensure_ascii=False)
-
-    def is_open(self, key: str, value: object) -> bool:
-        """Whether nothing of a param is masked."""
-        return self.param(key, str(value)) == str(value)
-
-    def json(self, data: bytes) -> bytes:
-        """A sidecar's JSON: secrets in `hparams`, `tags` and the command of each session masked, the rest as it is.
-
-        Bytes without a secret come back unchanged. What is no JSON object becomes empty: nobody can tell what is in it.
-        """
-        if too_large_json(data):
-            return b""
-        try:
-            tree = json.loads(data)
-        except (ValueError, RecursionError):
-            return b""
+    Bytes without a secret come back unchanged. What is no JSON object, or too large to look through, becomes empty:
+    nobody can tell what is in it.
+    """
+    if too_large_json(data):
+        return b""
+    try:
+        tree = json.loads(data)
         if not isinstance(tree, dict):
             return b""
-        try:
-            masked = tree | {key: self._part(key, tree[key]) for key in ("hparams", "tags", "sessions") if key in tree}
-        except _TooLongError:
-            return b""
-        return data if masked == tree else json.dumps(masked, indent=2, ensure_ascii=False).encode()
+        letters = Letters()
+        masked = {key: _field(key, value, redaction, letters) for key, value in tree.items()}
+    except (ValueError, RecursionError, TooMuchError):
+        return b""
+    return data if masked == tree else json.dumps(masked, indent=2, ensure_ascii=False).encode("utf-8", "replace")
 
-    def yaml(self, data: bytes) -> bytes:
-        """hparams.yaml with secret values masked in place; every other byte stays. Unreadable or too large YAML becomes empty."""
-        if too_large_yaml(data):
-            return b""
-        text = data.decode("utf-8", "replace")
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError, ValueError):
-            return b""
-        spans: list[tuple[int, int]] = []
-        try:
-            if root is not None:
-                self._spans(root, "", spans, set(), _Letters())
-        except _TooLongError:
-            return b""
-        return _still_yaml(_masked(text, sorted(set(spans)))) if spans else data
 
-    def _part(self, key: str, value: Any) -> Any:
-        if key == "hparams":
-            return self._tree(value, "", _Letters())
-        if not isinstance(value, list):
-            return value
-        if key == "tags":
-            return [self.tag(tag) if isinstance(tag, str) else tag for tag in value]
-        return [self._session(session) for session in value]
-
-    def _session(self, session: Any) -> Any:
-        if not isinstance(session, dict) or not isinstance(session.get("command"), str):
-            return session
-        return session | {"command": self.command(session["command"])}
-
-    def _tree(self, value: Any, key: str, letters: _Letters) -> Any:
-        if key and self.matches(key):
-            return MASK
-        if isinstance(value, dict):
-            return {name: self._tree(item, letters.below(key, name), letters) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self._tree(item, "", letters) for item in value]
+def _field(key: str, value: Any, redaction: Redaction, letters: Letters) -> Any:
+    if key in _PLAIN:
         return value
-
-    def _spans(self, node: Node, key: str, spans: list[tuple[int, int]], seen: set[int], letters: _Letters) -> None:
-        """Collect where secret values stand; aliases lead to nodes that were seen already."""
-        if id(node) in seen and not self.matches(key):
-            return
-        seen.add(id(node))
-        if key and self.matches(key):
-            spans.append((node.start_mark.index, node.end_mark.index))
-            return
-        if isinstance(node, MappingNode):
-            for name, value in node.value:
-                if isinstance(name, ScalarNode):
-                    self._spans(value, letters.below(key, name.value), spans, seen, letters)
-        elif isinstance(node, SequenceNode):
-            for item in node.value:
-                self._spans(item, "", spans, seen, letters)
+    if key == "hparams":
+        return redaction.tree(value, "", letters)
+    if key == "tags" and isinstance(value, str | list):
+        tags = [value] if isinstance(value, str) else value
+        shown = [redaction.tag(tag) if isinstance(tag, str) else redaction.tree(tag, "", letters) for tag in tags]
+        return shown[0] if isinstance(value, str) else shown
+    return MASK if redaction.matches(key) else redaction.tree(value, key, letters, lines=True)
 
 
-class _TooLongError(Exception):
-    """Keys within keys are longer together than anybody reads."""
+def masked_yaml(data: bytes, redaction: Redaction) -> bytes:
+    """hparams.yaml with secret values masked in place; every other byte stays. Unreadable or too large YAML becomes empty."""
+    if too_large_yaml(data):
+        return b""
+    text = data.decode("utf-8", "replace")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        spans = _Spans(redaction)
+        if root is not None:
+            spans.add(root, "")
+    except (yaml.YAMLError, RecursionError, ValueError, TooMuchError):
+        return b""
+    return _still_yaml(_replaced(text, sorted(spans.found))) if spans.found else data
 
 
-class _Letters:
-    """How many letters of flat keys may still be made: nested ones repeat the keys above them."""
+@dataclass(slots=True)
+class _Spans:
+    """Where secret values stand in a YAML text, and what is to stand there."""
 
-    def __init__(self) -> None:
-        self.left = MOST_PARAM_LETTERS
+    redaction: Redaction
+    found: set[tuple[int, int, str]] = field(default_factory=set)
+    letters: Letters = field(default_factory=Letters)
+    seen: set[int] = field(default_factory=set)
 
-    def below(self, key: str, name: object) -> str:
-        """The flat key of `name` below `key`. Raises _TooLongError where that was the last straw."""
-        flat = f"{key}.{name}" if key else str(name)
-        self.left -= len(flat)
-        if self.left < 0:
-            raise _TooLongError
-        return flat
+    def add(self, node: Node, key: str) -> None:
+        """Look through `node`, which stands under `key`; aliases lead to nodes that were seen already."""
+        if key and self.redaction.matches(key):
+            self._mask(node)
+        elif id(node) not in self.seen:
+            self.seen.add(id(node))
+            if isinstance(node, MappingNode):
+                for name, value in node.value:
+                    if isinstance(name, ScalarNode):
+                        self.add(value, self.letters.below(key, name.value))
+                    else:  # a list or a mapping as a key
+                        self.add(name, key)
+                        self.add(value, key)
+            elif isinstance(node, SequenceNode):
+                self._items(node.value, key)
+            elif isinstance(node, ScalarNode):
+                self._scalar(node, self.redaction.text(node.value, key, self.letters))
+
+    def _items(self, items: Sequence[Node], key: str) -> None:
+        is_secret = False
+        for item in items:
+            if is_secret:
+                self._mask(item)
+            else:
+                self.add(item, key)
+                if isinstance(item, ScalarNode):
+                    self._scalar(item, self.redaction.tag(item.value))
+            is_secret = isinstance(item, ScalarNode) and self.redaction.announces(item.value)
+
+    def _scalar(self, node: ScalarNode, shown: str) -> None:
+        if shown != node.value:
+            self._mask(node, shown)
+
+    def _mask(self, node: Node, shown: str = MASK) -> None:
+        quoted = _one_line(shown).replace("'", "''")
+        self.found.add((node.start_mark.index, node.end_mark.index, f"'{quoted}'"))
 
 
-def _masked(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """`text` with the mask in the place of `spans`, which are in order; aliases put one into another, which it hides."""
+def _one_line(shown: str) -> str:
+    """What was masked in printable ASCII, which a quoted scalar can hold whatever was in it."""
+    if shown.isascii() and shown.isprintable():
+        return shown
+    try:
+        return json.dumps(json.loads(shown))
+    except ValueError:
+        return MASK
+
+
+def _replaced(text: str, spans: Sequence[tuple[int, int, str]]) -> str:
+    """`text` with other text in the place of `spans`, which are in order; aliases put one into another, which it hides."""
     parts, place = [], 0
-    for start, end in spans:
+    for start, end, shown in spans:
         if start < place:
             continue
         tail = "\n" if text[start:end].endswith("\n") else ""
-        parts.append(f"{text[place:start]}'{MASK}'{tail}")
+        parts.append(f"{text[place:start]}{shown}{tail}")
         place = end
     return "".join((*parts, text[place:]))
 

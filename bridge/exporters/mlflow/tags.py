@@ -14,10 +14,20 @@ from bridge.model import Loss, LossKind, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bridge.exporters.mlflow.redact import Redaction
     from bridge.model import Run, Session
+    from bridge.redaction import Redaction
 
-__all__ = ["TAG_LIMIT", "Tag", "cut_tag", "listed", "own_tags", "people_tags", "sweep_of", "tag_key"]
+__all__ = [
+    "TAG_LIMIT",
+    "Tag",
+    "cut_tag",
+    "listed",
+    "own_tags",
+    "people_tags",
+    "sweep_of",
+    "tag_key",
+    "tells_of_sessions",
+]
 
 TAG_LIMIT = 5000
 """Characters in a tag's value that every server takes whole (newer ones take 8000); longer ones are cut by us."""
@@ -103,6 +113,11 @@ def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
     return {key: storable(value) for key, value in tags.items() if value is not None}
 
 
+def tells_of_sessions(key: str) -> bool:
+    """Whether the tag `key` is made of what the sidecar's sessions say freely."""
+    return key == "mlflow.source.name" or key.startswith("bridge.slurm.")
+
+
 def sweep_of(run: Run) -> str | None:
     """The sweep that the run belongs to: its tag `sweep:<id>`."""
     return next((tag.partition(":")[2] for tag in run.tags if re.match(r"sweep:.", tag)), None)
@@ -146,5 +161,5 @@ def _natural(sessions: Sequence[Session], redaction: Redaction) -> dict[str, str
         "mlflow.source.type": None if command is None else "LOCAL",
         "mlflow.source.git.commit": newest("git_commit"),
         "bridge.host": newest("host"),
-        **{clean(f"bridge.slurm.{key}"): str(value) for key, value in slurm.items()},
+        **{clean(f"bridge.slurm.{key}"): str(redaction.value(key, value)) for key, value in slurm.items()},
     }

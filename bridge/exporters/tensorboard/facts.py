@@ -9,7 +9,6 @@ import hashlib
 import html
 import math
 import re
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bridge.cursor import sent_facts
@@ -17,6 +16,7 @@ from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
 from bridge.model import Loss, LossKind, Status
+from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -48,8 +48,6 @@ STATUSES: Mapping[Status, str] = {
 
 NOTES_TAG, HPARAMS_TAG, TAGS_TAG = "run/notes", "run/hparams", "run/tags"
 
-MASK = "***"
-
 _EXACT = 2**53
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
 
@@ -68,7 +66,7 @@ def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], 
     texts = {
         NOTES_TAG: run.notes,
         HPARAMS_TAG: _table(values),
-        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in run.tags),
+        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in _tags(run, shape)),
     }
     records += [
         protos.text_record(beside_metrics(tag, metrics, "text"), plain(text), step=0, time=run.start)
@@ -85,13 +83,22 @@ def fact_losses(run: Run, shape: Shape, *, metrics: Collection[str], session: bo
         for tag, fact in ((NOTES_TAG, run.notes), (HPARAMS_TAG, run.params), (TAGS_TAG, run.tags))
         if fact and tag in metrics
     ]
+    values = _masked(run, shape)
+    losses += [
+        Loss(LossKind.REDACTED, key, "masked by --redact")
+        for key, value in values.items()
+        if value is not run.params[key]
+    ]
+    losses += [
+        Loss(LossKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
+        for tag, shown in zip(run.tags, _tags(run, shape), strict=True)
+        if tag != shown
+    ]
     if not session:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
         return [*losses, Loss(LossKind.LEFT_OUT, "hparams", why)]
-    for key, value in _masked(run, shape).items():
-        if _redacted(key, shape):
-            losses.append(Loss(LossKind.REDACTED, key, "masked by --redact"))
-        elif not _held(value):
+    for key, value in values.items():
+        if not _held(value):
             losses.append(Loss(LossKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT"))
         elif _rounded(value):
             losses.append(Loss(LossKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
@@ -100,10 +107,10 @@ def fact_losses(run: Run, shape: Shape, *, metrics: Collection[str], session: bo
 
 def lacking_params(run: Run, shape: Shape) -> frozenset[str]:
     """The hyperparameters that HPARAMS does not hold, or not as they are, as `Held.lacks` names them."""
-    lacking = {key for key, value in run.params.items() if value is None or not _held(value) or _rounded(value)} | {
-        key for key in run.params if _redacted(key, shape)
-    }
-    return frozenset(f"params.{key}" for key in lacking)
+    values = _masked(run, shape)
+    return frozenset(
+        f"params.{key}" for key, value in values.items() if value is None or not _held(value) or _rounded(value)
+    )
 
 
 def sent(run: Run, shape: Shape, *, group: str) -> dict[str, str]:
@@ -112,18 +119,20 @@ def sent(run: Run, shape: Shape, *, group: str) -> dict[str, str]:
         "folder": group,
         "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, shape).items())),
         "notes": run.notes,
-        "tags": repr(run.tags),
+        "tags": repr(_tags(run, shape)),
     }
     digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in facts.items()}
     return sent_facts(run) | digests
 
 
 def _masked(run: Run, shape: Shape) -> dict[str, Scalar]:
-    return {key: MASK if _redacted(key, shape) else value for key, value in run.params.items()}
+    redaction = Redaction(shape.redact)
+    return {key: redaction.value(key, value) for key, value in run.params.items()}
 
 
-def _redacted(key: str, shape: Shape) -> bool:
-    return any(fnmatchcase(key.lower(), pattern.lower()) for pattern in shape.redact)
+def _tags(run: Run, shape: Shape) -> tuple[str, ...]:
+    redaction = Redaction(shape.redact)
+    return tuple(redaction.tag(tag) for tag in run.tags)
 
 
 def _held(value: Scalar) -> bool:

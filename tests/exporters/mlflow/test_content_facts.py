@@ -305,7 +305,12 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
     run = run_of(
         params={"db.password": "p1", "opts": '[{"api_key": "p2"}]', "lr": 0.1},
         tags=("api_key:p3", "project:x"),
-        sessions=(Session(command="train.py --secret-file=p4 --auth_token p5 model.private_key=p6 --lr 1"),),
+        sessions=(
+            Session(
+                command="train.py --secret-file=p4 --auth_token p5 model.private_key=p6 --lr 1",
+                slurm={"job_id": "7", "api-key": "p7"},
+            ),
+        ),
     )
     applied = store.export(run, ROWS)
     held = store.run()
@@ -320,7 +325,10 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
         "param db.password",
         "param opts",
         "tag api_key",
+        "tag mlflow.source.name",
+        "tag bridge.slurm.api-key",
     ]
+    assert (held.data.tags["bridge.slurm.api-key"], held.data.tags["bridge.slurm.job_id"]) == ("***", "7")
 
 
 def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:

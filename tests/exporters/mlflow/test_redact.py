@@ -1,4 +1,4 @@
-"""Secrets in copies of files and in command lines."""
+"""Copies of a run's files hold none of its secrets, wherever in them these stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from bridge.cursor import Shape
-from bridge.exporters.mlflow.redact import Redaction
+from bridge.exporters.mlflow.redact import masked_json, masked_yaml
+from bridge.redaction import Redaction
 
 REDACTION = Redaction(Shape().redact)
 
@@ -17,7 +18,7 @@ def test_hparams_yaml_keeps_every_byte_but_the_secret() -> None:
     """Comments, order and tags stay as they are."""
     text = b"# mine\nlr: 0.1   # rate\ndb:\n  Password: hunter2\n  user: ada\nt: !!python/tuple [1, 2]\n"
     expected = b"# mine\nlr: 0.1   # rate\ndb:\n  Password: '***'\n  user: ada\nt: !!python/tuple [1, 2]\n"
-    assert REDACTION.yaml(text) == expected
+    assert masked_yaml(text, REDACTION) == expected
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_hparams_yaml_keeps_every_byte_but_the_secret() -> None:
 )
 def test_a_masked_yaml_is_yaml_and_holds_no_secret(text: str) -> None:
     """Whatever form the secret has: a mapping, a block, a list, a flow."""
-    masked = REDACTION.yaml(text.encode())
+    masked = masked_yaml(text.encode(), REDACTION)
     tree = yaml.safe_load(masked)
     assert tree["lr"] == 1
     assert b"***" in masked
@@ -43,40 +44,77 @@ def test_a_masked_yaml_is_yaml_and_holds_no_secret(text: str) -> None:
 def test_a_yaml_without_secrets_is_left_alone() -> None:
     """The very same bytes."""
     text = b"lr: 0.1\r\nname: 'secretly'\r\n"
-    assert REDACTION.yaml(text) is text
+    assert masked_yaml(text, REDACTION) is text
 
 
 def test_what_cannot_be_read_is_not_sent() -> None:
     """Nobody can tell what is in it."""
-    assert (REDACTION.yaml(b"a: [1"), REDACTION.json(b"{"), REDACTION.json(b"[]")) == (b"", b"", b"")
+    assert (masked_yaml(b"a: [1", REDACTION), masked_json(b"{", REDACTION), masked_json(b"[]", REDACTION)) == (
+        b"",
+        b"",
+        b"",
+    )
 
 
-def test_a_sidecar_is_masked_in_hparams_tags_and_commands_only() -> None:
-    """Other fields are not looked at, whatever they are called."""
+def test_a_yaml_is_masked_wherever_a_secret_stands() -> None:
+    """Below a list or a mapping as a key, in JSON within a text, behind an option in a list; the rest is as it was."""
+    text = """? [a, b]
+: {password: S1, lr: 0.5}
+cb: '[{"api_key": "S2", "it''s": "gr\u00f6\u00dfe"}]'
+block: |
+  {"secret": "S3"}
+args: [--api-key, S4, --lr, '1', "x-api-key=S5"]
+odd: "[{'api_key': 'S6', 'lr': nan}]"
+api-key: S7
+lr: 0.1   # rate
+"""
+    expected = """? [a, b]
+: {password: '***', lr: 0.5}
+cb: '[{"api_key": "***", "it''s": "gr\\u00f6\\u00dfe"}]'
+block: '{"secret": "***"}'
+args: [--api-key, '***', --lr, '1', 'x-api-key=***']
+odd: '***'
+api-key: '***'
+lr: 0.1   # rate
+"""
+    assert masked_yaml(text.encode(), REDACTION).decode() == expected
+
+
+def test_a_sidecar_is_masked_in_every_field() -> None:
+    """Also in those that nobody knows: the environment, a list of words, a text with an address. What it is about stays."""
     sidecar = {
         "run_id": "secret-project",
-        "hparams": {"model.api_key": "s1", "nested": [{"password": "s2"}], "lr": 0.1},
-        "tags": ["passwd:s3", "project:x"],
-        "sessions": [{"command": "t.py --auth_token 's 4'", "host": "n"}, "odd"],
+        "notes": "the password: none",
+        "summary": {"secret_loss": 0.5},
+        "hparams": {"model.api_key": "s1", "nested": [{"password": "s2"}], "cb": '[{"api-key": "s3"}]', "lr": 0.1},
+        "tags": ["passwd:s4", "project:x", {"secret": "s5"}],
+        "password": "s6",
+        "env": {"WANDB_API_KEY": "s7", "HOME": "/root", "URL": "https://ada:s8@host/"},
+        "argv": ["t.py", "--api-key", "s9", "--lr", "1"],
+        "sessions": [
+            {"command": "t.py --auth_token 's 10' --lr 1", "host": "n", "env": {"API_KEY": "s11"}},
+            {"slurm": {"job_id": "7", "token_secret": "s12"}},
+            "odd --password=s13",
+        ],
     }
-    assert json.loads(REDACTION.json(json.dumps(sidecar).encode())) == {
+    assert json.loads(masked_json(json.dumps(sidecar).encode(), REDACTION)) == {
         "run_id": "secret-project",
-        "hparams": {"model.api_key": "***", "nested": [{"password": "***"}], "lr": 0.1},
-        "tags": ["passwd:***", "project:x"],
-        "sessions": [{"command": "t.py --auth_token ***", "host": "n"}, "odd"],
+        "notes": "the password: none",
+        "summary": {"secret_loss": 0.5},
+        "hparams": {"model.api_key": "***", "nested": [{"password": "***"}], "cb": '[{"api-key": "***"}]', "lr": 0.1},
+        "tags": ["passwd:***", "project:x", {"secret": "***"}],
+        "password": "***",
+        "env": {"WANDB_API_KEY": "***", "HOME": "/root", "URL": "https://***@host/"},
+        "argv": ["t.py", "--api-key", "***", "--lr", "1"],
+        "sessions": [
+            {"command": "t.py --auth_token *** --lr 1", "host": "n", "env": {"API_KEY": "***"}},
+            {"slurm": {"job_id": "7", "token_secret": "***"}},
+            "odd --password=***",
+        ],
     }
 
 
-@pytest.mark.parametrize(
-    ("command", "masked"),
-    [
-        ("t.py --password x --lr 1", "t.py --password *** --lr 1"),
-        ("t.py --password=x", "t.py --password=***"),
-        ("t.py model.secret='a b' lr=1", "t.py model.secret=*** lr=1"),
-        ("t.py --api_key --lr 1", "t.py --api_key --lr 1"),
-        ("t.py password notes", "t.py password notes"),
-    ],
-)
-def test_a_command_line_is_masked_by_its_options(command: str, masked: str) -> None:
-    """An option's value goes, a word that only looks like one stays."""
-    assert REDACTION.command(command) == masked
+def test_a_sidecar_without_secrets_is_left_alone() -> None:
+    """The very same bytes."""
+    data = b'{"hparams": {"lr":0.10}, "summary": {"secret_loss": 1}}'
+    assert masked_json(data, REDACTION) is data

@@ -146,10 +146,18 @@ def test_a_session_that_went_comes_back_only_with_a_rebuild(tmp_path: Path) -> N
 
 
 def test_secrets_are_masked(tmp_path: Path) -> None:
-    """A value whose key matches --redact is nowhere in the files, and is counted."""
-    done = export(tmp_path, params={"db.Password": "hunter2", "lr": 0.1})
-    assert [(loss.kind, loss.what) for loss in done.losses] == [(LossKind.REDACTED, "db.Password")]
-    assert held(tmp_path).params == {"db.Password": "***", "lr": 0.1}
+    """A value whose key matches --redact is nowhere in the files, in tags and nested in a text neither, and is counted."""
+    params = {"db.Password": "hunter2", "api-key": 1, "opts": '[{"secret": "hunter2"}]', "lr": 0.1}
+    done = export(tmp_path, params=params, tags=("password:hunter2", "a:b"))
+    assert [(loss.kind, loss.what) for loss in done.losses] == [
+        (LossKind.REDACTED, "db.Password"),
+        (LossKind.REDACTED, "api-key"),
+        (LossKind.REDACTED, "opts"),
+        (LossKind.REDACTED, "tag password"),
+    ]
+    found = held(tmp_path)
+    assert found.params == {"db.Password": "***", "api-key": "***", "opts": '[{"secret": "***"}]', "lr": 0.1}
+    assert (found.tags, found.lacks) == (("password:***", "a:b"), frozenset())
     folder = tmp_path / "logs" / "abc"
     assert all(b"hunter2" not in path.read_bytes() for path in folder.iterdir())
 
