@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from bridge.exporters.mlflow.checkpoints import checkpoint_files
+from bridge.exporters.mlflow.checkpoints import CHECKPOINTS_FILE, checkpoint_files, plain_path, refused_files
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.names import renamed
 from bridge.exporters.mlflow.notes import NOTES_FILE
-from bridge.exporters.mlflow.redact import masked_json, masked_yaml
+from bridge.exporters.mlflow.redact import Redaction
 from bridge.exporters.mlflow.stage import read_safely
 from bridge.model import Loss, LossKind
-from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +42,6 @@ PARAMS_FILE = "bridge/params.json"
 
 _ALWAYS = ("hparams.yaml", "sidecar.json")
 _AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
-_MASKED = (*_ALWAYS, "summary.json")
 _CHECKPOINTS_TOLD = 12
 """With more of them a cursor would grow too long."""
 
@@ -107,17 +105,30 @@ def names_map(keys: Mapping[str, str], facts: Facts) -> dict[str, dict[str, str]
     return {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
 
 
-def stage_checkpoints(stage: Stage, run: Run, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:
-    """Stage the checkpoints that are not as in `sent`; what is sent after that, and the losses."""
+def stage_checkpoints(
+    stage: Stage, run: Run, sent: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str], list[Loss]]:
+    """Stage the checkpoints that are not as in `sent`; what is sent after that, the names of which were made, losses.
+
+    The names are those of staged files that had to be renamed: from what they are called now to their own.
+    """
     now = checkpoint_signatures(run)
-    if now == sent:
-        return now, []
-    losses = []
-    for path, file in checkpoint_files(run).items():
+    names: dict[str, str] = {}
+    losses: list[Loss] = []
+    if now and now == sent:
+        return now, names, losses
+    files = checkpoint_files(run)
+    for path, file in files.items():
         if path not in now or sent.get(path) != now[path]:
-            loss = stage.add_file(path, file)
+            plain = plain_path(path)
+            loss = stage.add_file(plain, file)
+            if plain != path:
+                names[plain] = path
+                loss = loss or Loss(LossKind.RENAMED, path, f"as {plain}; the map is in {CHECKPOINTS_FILE}")
             losses += [loss] if loss is not None else []
-    return now, losses
+    detail = "not sent: no plain file inside the run directory"
+    losses += [Loss(LossKind.REFUSED_PATH, path, detail) for path in refused_files(run, files)]
+    return now, names, losses
 
 
 def checkpoint_signatures(run: Run) -> dict[str, str]:
@@ -127,12 +138,12 @@ def checkpoint_signatures(run: Run) -> dict[str, str]:
 
 
 def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Loss | None:
-    if name not in _MASKED:
+    if name not in _ALWAYS:
         return stage.add_file(name, file)
     data = read_safely(file, limit=_MASKED_LIMIT)
     if data is None:
         return Loss(LossKind.MISSING_FILE, name, "gone, too large or not a plain file")
-    masked = masked_yaml(data, redaction) if name.endswith(".yaml") else masked_json(data, redaction)
+    masked = redaction.yaml(data) if name.endswith(".yaml") else redaction.json(data)
     if not masked and data:
         return Loss(LossKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     stage.add(name, masked)

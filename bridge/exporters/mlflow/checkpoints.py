@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -11,12 +12,29 @@ from typing import TYPE_CHECKING
 from bridge.model import RunFile
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
     from bridge.model import Run
 
-__all__ = ["checkpoint_file", "checkpoint_files", "checkpoint_tags"]
+__all__ = [
+    "CHECKPOINTS_FILE",
+    "checkpoint_file",
+    "checkpoint_files",
+    "checkpoint_tags",
+    "plain_path",
+    "refused_files",
+]
+
+CHECKPOINTS_FILE = "bridge/checkpoints.json"
+"""The names of checkpoints that no server takes, by what they are called there."""
 
 _FOLDER = "checkpoints"
 _STEP = re.compile(r"step=(\d+)")
+_CUT_SHORT = re.compile(r"[#?%\x00-\x1f\x7f\ud800-\udfff]")
+"""Where a server takes a path for ended or for encoded: another name arrives, and two may become one."""
+
+_NAME_BYTES = 200
+"""Bytes of a name that had to be changed, below what file systems take."""
 
 
 def checkpoint_tags(run: Run) -> dict[str, str]:
@@ -49,18 +67,39 @@ def checkpoint_file(run: Run) -> RunFile | None:
 
 def checkpoint_files(run: Run) -> dict[str, RunFile]:
     """All checkpoints of the run directory by their path in it: plain files below `checkpoints`, links not followed."""
-    found: dict[str, RunFile] = {}
+    files = ((path, _plain_file(run.path, path)) for path in _paths(run))
+    return {path.as_posix(): file for path, file in files if file is not None}
+
+
+def refused_files(run: Run, files: Container[str]) -> list[str]:
+    """What else lies below `checkpoints`, beside `files`: links that lead out of the run directory, pipes."""
+    return [path.as_posix() for path in _paths(run) if path.as_posix() not in files]
+
+
+def plain_path(path: str) -> str:
+    """`path` as every artifact store takes it; each part that had to be changed has a digest, so that no two are the same."""
+    return "/".join(_plain_part(part) for part in path.split("/"))
+
+
+def _plain_part(part: str) -> str:
+    plain = _CUT_SHORT.sub("_", part)
+    if plain == part:
+        return part
+    stem, dot, ending = plain.rpartition(".")
+    mark = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    room = _NAME_BYTES - len(f"{dot}{ending}".encode())
+    return f"{(stem if dot else plain).encode()[: max(room, 0)].decode(errors='ignore')}-{mark}{dot}{ending if dot else ''}"
+
+
+def _paths(run: Run) -> Iterator[Path]:
+    """The paths of all that is no folder below `checkpoints`, relative to the run directory."""
     top = run.path / _FOLDER
     # Where that is a link itself, what it leads out to is not even listed: it may be the whole file system.
     inside = Path(os.path.realpath(top)).is_relative_to(run.path)
     for folder, folders, names in os.walk(top, followlinks=False) if inside else ():
         folders.sort()
         for name in sorted(names):
-            path = (Path(folder) / name).relative_to(run.path)
-            file = _plain_file(run.path, path)
-            if file is not None:
-                found[path.as_posix()] = file
-    return found
+            yield (Path(folder) / name).relative_to(run.path)
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -12,10 +12,11 @@ from bridge.errors import RebuildNeededError
 from bridge.exporters.mlflow.artifacts import names_map, stage_checkpoints, stage_files, stage_maps
 from bridge.exporters.mlflow.best import Best, best_names, running_best
 from bridge.exporters.mlflow.changes import Changes, changes_of
+from bridge.exporters.mlflow.checkpoints import CHECKPOINTS_FILE
 from bridge.exporters.mlflow.database import Change
 from bridge.exporters.mlflow.facts import Facts, facts_of
 from bridge.exporters.mlflow.foresight import point_losses
-from bridge.exporters.mlflow.media import stage_media
+from bridge.exporters.mlflow.media import MEDIA_FILE, stage_media
 from bridge.exporters.mlflow.names import keys_of
 from bridge.exporters.mlflow.points import series_of
 from bridge.exporters.mlflow.shelf import Shelf
@@ -148,7 +149,7 @@ class Filling:
         work.losses += media.losses
         shelf = Shelf(self.place, self.record)
         if media.names:
-            shelf.add_media_names(stage, media.names)
+            shelf.add_names(stage, MEDIA_FILE, media.names)
             extra["odd_media"] = True
         if media.shown:
             work.tags |= shelf.shows_images()
@@ -161,8 +162,10 @@ class Filling:
         maps = stage_maps(stage, work.keys, work.facts, extra.get("maps", ""))
         extra |= {key: value for key, value in (("files", files), ("maps", maps)) if value}
         if self.shape.checkpoints:
-            extra["checkpoints"], losses = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
+            extra["checkpoints"], names, losses = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
             work.losses += losses
+            if names:
+                shelf.add_names(stage, CHECKPOINTS_FILE, names)
 
     def _do_without_files(self, work: _Work) -> None:
         """Say what is left out where a database alone is written to and a server keeps the files."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.exporters.mlflow.media import CAPTIONS_FILE, MEDIA_FILE, caption_table
+from bridge.exporters.mlflow.media import CAPTIONS_FILE, caption_table
 from bridge.exporters.mlflow.tags import Tag
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class Shelf:
         entry = {"path": CAPTIONS_FILE, "type": "table"}
         return {} if entry in tables else {Tag.ARTIFACTS: json.dumps([*tables, entry])}
 
-    def add_media_names(self, stage: Stage, names: Mapping[str, str]) -> None:
-        """Stage the map from what stands in the names of files to the tags that it was made of, with `names` in it."""
-        held = self.fetch(MEDIA_FILE)
+    def add_names(self, stage: Stage, path: str, names: Mapping[str, str]) -> None:
+        """Stage the map `path` from what stands in the names of files to what it was made of, with `names` in it."""
+        held = self.fetch(path)
         known: dict[str, str] = json.loads(held) if held else {}
-        stage.add(MEDIA_FILE, json.dumps(known | dict(names), indent=1, ensure_ascii=False).encode())
+        stage.add(path, json.dumps(known | dict(names), indent=1, ensure_ascii=False).encode())
 
     def fetch(self, path: str) -> bytes | None:
         """An artifact's bytes; None where there is no such file."""

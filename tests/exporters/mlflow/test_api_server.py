@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
@@ -234,6 +235,30 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
     known = server.known(run)
     assert known.cursor is not None
     assert known.cursor.rows == 2
+
+
+def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
+    """What a URL takes for its end or for encoded is replaced, with a digest: no two become one, and the map is kept."""
+    folder = tmp_path / "first" / "checkpoints"
+    folder.mkdir(parents=True)
+    names = [
+        "epoch=1-val#50%+x?.ckpt", "epoch=1-val#60%.ckpt", "epoch=1-val", "a%41b.ckpt", "aAb.ckpt", "50%?", "ü &;'~.ckpt",
+    ]  # fmt: skip
+    for name in names:
+        (folder / name).write_text(name)
+    applied = server.export(run_of(folder.parent), ROWS[:1], shape=Shape(checkpoints=True))
+    own = json.loads(server.artifact("bridge/checkpoints.json"))
+    found = server.files("checkpoints")
+    assert len(found) == len(names)
+    assert {own.get(path, path): server.artifact(path).decode() for path in found} == {
+        f"checkpoints/{name}": name for name in names
+    }
+    renamed = [name for name in names if set(name) & set("#?%")]
+    assert sorted(loss.what for loss in applied.losses if loss.what.startswith("checkpoints/")) == sorted(
+        f"checkpoints/{name}" for name in renamed
+    )
+    assert all(path.endswith(".ckpt") for path in own if own[path].endswith(".ckpt"))
+    assert server.stale(run_of(folder.parent), Shape(checkpoints=True)) == []
 
 
 def test_many_points_arrive_in_parts(server: Store) -> None:

@@ -242,6 +242,18 @@ def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_pat
     assert store.stale(run, shape) == []
 
 
+def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:
+    """A link to another place is not sent, and that is said; one within the run directory is a file like others."""
+    folder = tmp_path / "r"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"best")
+    (folder / "checkpoints" / "last.ckpt").symlink_to("best.ckpt")
+    (folder / "checkpoints" / "out.ckpt").symlink_to("/etc/hostname")
+    applied = store.export(_run_with_files(folder), ROWS, shape=Shape(checkpoints=True))
+    assert store.files("checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    assert [(str(loss.kind), loss.what) for loss in applied.losses] == [("refused path", "checkpoints/out.ckpt")]
+
+
 def test_a_database_alone_cannot_take_files_that_a_server_keeps(store: Store, tmp_path: Path) -> None:
     """Points and facts arrive, the files are a loss that says how to send them too."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
