@@ -9,9 +9,10 @@ from bridge.exporters.mlflow.checkpoints import CHECKPOINTS_FILE, checkpoint_fil
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.names import renamed
 from bridge.exporters.mlflow.notes import NOTES_FILE
-from bridge.exporters.mlflow.redact import Redaction
+from bridge.exporters.mlflow.redact import masked_json, masked_yaml
 from bridge.exporters.mlflow.stage import read_safely
 from bridge.model import Loss, LossKind
+from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,7 @@ PARAMS_FILE = "bridge/params.json"
 
 _ALWAYS = ("hparams.yaml", "sidecar.json")
 _AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
+_MASKED = (*_ALWAYS, "summary.json")
 _CHECKPOINTS_TOLD = 12
 """With more of them a cursor would grow too long."""
 
@@ -138,12 +140,12 @@ def checkpoint_signatures(run: Run) -> dict[str, str]:
 
 
 def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Loss | None:
-    if name not in _ALWAYS:
+    if name not in _MASKED:
         return stage.add_file(name, file)
     data = read_safely(file, limit=_MASKED_LIMIT)
     if data is None:
         return Loss(LossKind.MISSING_FILE, name, "gone, too large or not a plain file")
-    masked = redaction.yaml(data) if name.endswith(".yaml") else redaction.json(data)
+    masked = masked_yaml(data, redaction) if name.endswith(".yaml") else masked_json(data, redaction)
     if not masked and data:
         return Loss(LossKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     stage.add(name, masked)

@@ -12,6 +12,7 @@ from bridge.exporters.mlflow.api import Api, Experiment, record_of
 from bridge.exporters.mlflow.experiments import artifact_folder
 from bridge.exporters.mlflow.pairing import Pairing, database_of
 from bridge.exporters.mlflow.records import Choice, Record, choose
+from bridge.exporters.mlflow.seam import translated
 from bridge.exporters.mlflow.tags import Tag, people_tags
 from bridge.exporters.mlflow.writer import ApiWriter
 
@@ -117,7 +118,8 @@ class Place:
                 self.notes.append(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
             return None
         if address == self.address:
-            reason = outdated(address.uri)
+            with translated(address.shown):
+                reason = outdated(address.uri)
             if reason is not None:
                 raise TargetRefusedError(
                     f"{address.shown} is not touched: {reason}.",
