@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,16 @@ def hex32(value: float) -> str:
     """The bytes of a value as float32, in hex."""
     with np.errstate(over="ignore"):
         return np.float64(value).astype("<f4").tobytes().hex()
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Every file's bytes, and the state without the files' times, which alone depend on when it was written."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    state = json.loads((folder / "bridge-state.json").read_bytes())
+    del state["digest"]
+    for kept in state["files"].values():
+        del kept["mtime"]
+    return found | {"bridge-state.json": state}
 
 
 def file_of(folder: Path, kind: str) -> Path:

@@ -19,6 +19,7 @@ from bridge.cursor import Shape
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter, lock
 from tests.deltas import make_block, make_delta, make_model_run
+from tests.exporters.tensorboard.event_files import content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,10 +119,6 @@ def test_a_full_disk(tmp_path: Path, room: int) -> None:
     clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
     clean.apply(make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})]))
     assert content(tmp_path / "logs" / "abc") == content(tmp_path / "clean" / "abc")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @contextlib.contextmanager
