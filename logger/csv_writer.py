@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from logger.csv_scan import CHUNK, Quotes, Scan, holds_headers, records, scan
 from logger.sidecar import keep_access
 from logger.state import free_beside
+from logger.values import cell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -249,7 +250,8 @@ class MetricsFile:
 
     def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
         """Put `content` and `rows` in the file's place, at one instant."""
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        real = self.path.resolve()  # a link stays a link
+        temporary = real.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         try:
             keep_access(self.path, descriptor)
@@ -260,7 +262,7 @@ class MetricsFile:
             inode = os.fstat(descriptor).st_ino
             if rows:
                 self._unsure = _Unsure(rows[0], len(rows), lambda: self.path.stat().st_ino == inode)
-            temporary.replace(self.path)
+            temporary.replace(real)
         except BaseException:
             os.close(descriptor)
             with contextlib.suppress(OSError):
@@ -317,10 +319,7 @@ def _cell(value: object) -> str:
         return ""
     if type(value) is int:
         return str(value)
-    try:
-        text = repr(value) if isinstance(value, float) else str(value)
-    except Exception:  # noqa: BLE001 - a value that cannot be printed must not end a training
-        text = f"<{type(value).__qualname__}>"
+    text = repr(value) if isinstance(value, float) else cell_text(value)
     return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 

@@ -149,6 +149,15 @@ class RegistryLogger(CSVLogger):
             self._writer.log_hparams(params)
 
     @_hook
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Store nothing. The Trainer calls this when it begins: where that is another `fit`, a run that had ended is running again.
+
+        `test`, `validate` and `predict` after a fit leave the status as it is.
+        """
+        if _is_fitting(model):
+            self._writer.go_on()
+
+    @_hook
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a row; without `step` it gets the last one + 1."""
         if self._prefix:
@@ -266,6 +275,14 @@ class RegistryLogger(CSVLogger):
             self._troubles.tell(
                 f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored."
             )
+
+
+def _is_fitting(model: Any) -> bool:
+    """Whether the Trainer that `model` (a LightningModule, or any module) belongs to is in `fit`."""
+    try:
+        return bool(model.trainer.state.fn == "fit")
+    except (AttributeError, RuntimeError):  # Lightning raises RuntimeError where no Trainer is attached
+        return False
 
 
 def _captions(caption: Sequence[str | None] | str | None, count: int) -> list[str | None]:

@@ -11,12 +11,13 @@ from logger.session import host_name, process_lives, session_entry
 from logger.sidecar import heartbeat_mtime, is_alive
 from logger.stats import MetricStats
 from logger.steps import FAR
+from logger.values import cell_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Restored", "add_session", "cell_number", "other_process", "restore"]
+__all__ = ["Restored", "add_session", "other_process", "restore"]
 
 
 @dataclass(slots=True)
@@ -73,18 +74,6 @@ def _add_row(restored: Restored, record: Record, *, number: int, time_column: st
             restored.epoch = value
 
 
-def cell_number(cell: str) -> float | int | None:
-    """The number in a cell of metrics.csv (`True` is 1, `False` is 0); None for text."""
-    if cell.isdecimal():
-        return int(cell) if len(cell) < 300 else None
-    if cell in ("True", "False"):
-        return int(cell == "True")
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
 def add_session(data: dict[str, Any], *, token: str, rows: int, tags: tuple[str, ...], notes: str) -> tuple[int, bool]:
     """Enter this start into the sidecar `data`; gives its number, and whether it is a new one.
 
@@ -100,6 +89,7 @@ def add_session(data: dict[str, Any], *, token: str, rows: int, tags: tuple[str,
     given = data.get("given")
     given = given if isinstance(given, dict) else {}
     present = data.get("tags")
+    present = [present] if isinstance(present, str) and present else present  # one tag, as readers have it
     present = [str(tag) for tag in present] if isinstance(present, list) else []
     before = given.get("tags")
     before = before if isinstance(before, list) else []

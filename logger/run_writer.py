@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logger.csv_writer import Row
 from logger.hparams import HPARAMS_NAME
+from logger.logged import taken
 from logger.one_at_a_time import OneAtATime, whole
 from logger.opening import METRICS_NAME, free_name, open_directory
 from logger.pulse import HEARTBEAT_S, Budget, Pulse
-from logger.sidecar import SCHEMA_VERSION, now_iso, touch_heartbeat
-from logger.state import write_summary
-from logger.stats import MetricStats
+from logger.sidecar import now_iso, touch_heartbeat
+from logger.state import format_number, write_summary
 from logger.steps import step_of
 from logger.troubles import Troubles
-from logger.values import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,13 +73,8 @@ class RunWriter(OneAtATime):
         self._pulse: Pulse | None = None
         self._buffer: list[Row] = []
         opened = open_directory(settings, complain=self.troubles.tell)
-        self.sidecar, self.media, self._file, self._hparams = (
-            opened.sidecar,
-            opened.media,
-            opened.metrics,
-            opened.hparams,
-        )
-        self._summary, self.session = opened.summary, opened.session
+        self.sidecar, self._summary, self.session = opened.sidecar, opened.summary, opened.session
+        self._file, self._hparams, self.media = opened.metrics, opened.hparams, opened.media
         restored = opened.restored
         self.stats, self.step, self.epoch = restored.stats, restored.step, restored.epoch
         data = self.sidecar.data
@@ -136,26 +130,11 @@ class RunWriter(OneAtATime):
         place = step_of(step, self.step, tell=self.troubles.tell)
         if self._file.time_column in metrics_dict:
             self._rename_time_column(metrics_dict)
-        names: list[str] = []
-        values: list[Any] = []
-        stats = self.stats
-        for key, value in metrics_dict.items():
-            name = key if type(key) is str else str(key)
-            scalar = value if type(value) is float else number(value)
-            if scalar is not None:
-                scalar = int(scalar) if type(scalar) is bool else scalar
-                known = stats.get(name)
-                if known is None:
-                    known = stats[name] = MetricStats()
-                known.add(scalar, place)
-            if name != "step":  # Lightning's column of that name is the row's own step
-                names.append(name)
-                values.append(value if scalar is None else scalar)
-                if name == "epoch" and scalar is not None:
-                    self.epoch = scalar
-        stats.pop("step", None)
+        logged = taken(metrics_dict, place, self.stats)
+        if logged.epoch is not None:
+            self.epoch = logged.epoch
         self.step = place
-        self._buffer.append(Row(tuple(names), values, place, now))
+        self._buffer.append(Row(logged.names, logged.cells, place, now))
         self._changed()
         if len(self._buffer) >= self.settings.flush_every and time.monotonic() >= self._retry_at:
             self._flush()
@@ -215,6 +194,15 @@ class RunWriter(OneAtATime):
         self._write_json()
         if self._version == self._written:
             self._stop()
+
+    @whole
+    def go_on(self) -> None:
+        """Call a run that was finalized running again, on disk at once: another training begins in it. Else nothing happens."""
+        if self.ended_at is not None or self.status != "running":
+            self.status, self.ended_at = "running", None
+            self._changed()
+            self._touch(time.monotonic())
+            self._write_json()
 
     @whole
     def release(self) -> None:
@@ -295,12 +283,12 @@ class RunWriter(OneAtATime):
         """The present state as the two files hold it."""
         now = now_iso()
         run = {
-            "schema_version": SCHEMA_VERSION,
             "run_id": self.sidecar.data.get("run_id", self.settings.run_id),
             "run_dir": str(self.run_dir),
             "updated_at": now,
         }
         sidecar = {
+            "schema_version": format_number(self.sidecar.data),
             **run,
             "status": self.status,
             "ended_at": self.ended_at,
@@ -314,7 +302,14 @@ class RunWriter(OneAtATime):
             sidecar["time_column_before"] = self._file.formerly
         metrics = {name: stats.as_dict() for name, stats in self.stats.items()}
         rows = None if self._buffer else self._file.rows  # statistics that are ahead of the rows are no use to a resume
-        summary = {**run, "step": self.step, "epoch": self.epoch, "rows": rows, "metrics": metrics}
+        summary = {
+            "schema_version": format_number(self._summary),
+            **run,
+            "step": self.step,
+            "epoch": self.epoch,
+            "rows": rows,
+            "metrics": metrics,
+        }
         return _State(self._version, rows is not None, sidecar, {**self._summary, **summary})
 
     def _put(self, state: _State, *, refuse: bool = False) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from logger.sidecar import (
+    SCHEMA_VERSION,
     SidecarError,
     atomic_text_write,
     json_text,
@@ -19,11 +20,13 @@ from logger.sidecar import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
     "SidecarFile",
     "first_change",
+    "format_number",
     "free_beside",
     "load_summary",
     "remove_leftovers",
@@ -53,6 +56,7 @@ _OURS = frozenset(
 """The sidecar's fields that the training writes; all others (tags, notes, display_name, archived, unknown ones) belong to people."""
 
 _TRIES = 3
+_LEFTOVER_MEDIA = re.compile(r"\.[0-9a-f]{8}\.tmp")
 _LEFTOVER = re.compile(r"\.(sidecar\.json|summary\.json|hparams\.yaml|metrics\.csv)\.[0-9a-f]{8}\.tmp")
 
 
@@ -123,6 +127,12 @@ class SidecarFile:
         return state.st_ino, state.st_mtime_ns, state.st_size
 
 
+def format_number(data: Mapping[str, Any]) -> int:
+    """The format of a file that held `data`: ours, or a later one that it had (what is unknown of it is kept)."""
+    held = data.get("schema_version")
+    return held if type(held) is int and held > SCHEMA_VERSION else SCHEMA_VERSION
+
+
 def load_summary(run_dir: Path) -> dict[str, Any]:
     """The summary of `run_dir` as it is; empty where there is none, or none that can be read (it can be made anew)."""
     try:
@@ -138,11 +148,12 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 
 def remove_leftovers(run_dir: Path, *, older_than: float) -> None:
     """Remove temporary files, of `older_than` seconds or more, that a process killed in the middle of a write left behind."""
-    for path in run_dir.glob(".*.tmp"):
-        if _LEFTOVER.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= older_than:
-                    path.unlink()
+    found = [path for path in run_dir.glob(".*.tmp") if _LEFTOVER.fullmatch(path.name)]
+    found += [path for path in run_dir.glob("media/*/.*.tmp") if _LEFTOVER_MEDIA.fullmatch(path.name)]
+    for path in found:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 def first_change(run_dir: Path) -> str:

@@ -16,7 +16,19 @@ from pathlib import PurePath
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
-__all__ = ["Flat", "Number", "Plain", "flatten", "number", "param_scalar", "plain", "restore_number", "strict"]
+__all__ = [
+    "Flat",
+    "Number",
+    "Plain",
+    "cell_number",
+    "cell_text",
+    "flatten",
+    "number",
+    "param_scalar",
+    "plain",
+    "restore_number",
+    "strict",
+]
 
 Plain: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 """What both YAML and (but for non-finite numbers) JSON can hold."""
@@ -94,9 +106,11 @@ def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind
     item = getattr(value, "item", None)
     if item is not None and callable(item):
         try:
-            return number(item()) if getattr(value, "size", 1) != 0 else None
+            held = item() if getattr(value, "size", 1) != 0 else None
         except (ValueError, RuntimeError, TypeError):
             return None  # more than one element
+        if type(held) is not kind:  # as of numpy's longdouble, which Python has no other number for
+            return number(held)
     try:
         if isinstance(value, numbers.Integral):
             whole = int(value)
@@ -106,6 +120,26 @@ def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind
         return float(value) if isinstance(value, numbers.Real) or type(value).__name__ == "Decimal" else None  # type: ignore[arg-type]
     except (ValueError, OverflowError, TypeError):
         return None
+
+
+def cell_number(cell: str) -> int | float | None:
+    """The number that readers find in a cell of metrics.csv (`True` is 1, `False` is 0); None for text."""
+    if cell.isdecimal() and len(cell) < 300:
+        return int(cell)
+    if cell in ("True", "False"):
+        return int(cell == "True")
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def cell_text(value: object) -> str:
+    """What Lightning writes for a value that is no scalar; never raises."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a value that cannot be printed must not end a training
+        return f"<{type(value).__qualname__}>"
 
 
 def strict(value: Any) -> Any:

@@ -211,6 +211,19 @@ def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
     assert (text(tmp_path), file.rows) == ("step,b\r\n3,8\r\n", 1)
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """Where metrics.csv is a link, the file that it points to grows; nothing is left beside either."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "metrics.csv").symlink_to(tmp_path / "disk" / "rows.csv")
+    file = metrics_file(tmp_path)
+    file.append(rows({"a": 1}))
+    file.append(rows({"b": 2}, start=1))
+    file.append(rows({"b": 3}, start=2))
+    assert (tmp_path / "metrics.csv").is_symlink()
+    assert (tmp_path / "disk" / "rows.csv").read_bytes() == b"step,a,b\r\n0,1,\r\n1,,2\r\n2,,3\r\n"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "metrics.csv", "rows.csv"]
+
+
 def test_growth_keeps_mode_and_group(tmp_path: Path) -> None:
     """The file that takes the old one's place is as readable as that was."""
     file = metrics_file(tmp_path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch
 import pytest
 import pytorch_lightning
+import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import logger as package
 from logger import RegistryLogger
+from logger.sidecar import heartbeat_path
 from logger.status import status_of
 from tests.logger.models import data, small_model, trainer
 from tests.logger.rows import media, read_rows, sidecar, summary, without_time
@@ -65,6 +67,33 @@ def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
     metrics = summary(logger.run_dir)["metrics"]
     assert {name: stats["count"] for name, stats in metrics.items()} == {"loss": 8, "epoch": 11, "val": 2, "test": 1}
     assert (sidecar(logger.run_dir)["status"], len(sidecar(logger.run_dir)["sessions"])) == ("completed", 1)
+
+
+@PACKAGES
+def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
+    """From the start of another fit the run is running, with a heartbeat, until that ends; test and validate keep the status."""
+    logger = RegistryLogger(tmp_path / "run", "r1")
+    seen: list[tuple[str, bool, bool]] = []
+
+    def look(_: Any, batch: int) -> None:
+        if batch == 0:
+            found, pulse = sidecar(logger.run_dir), logger.experiment._pulse
+            beat = heartbeat_path(logger.run_dir).stat().st_mtime > 1.0
+            seen.append((found["status"], found["ended_at"] is None, beat and pulse is not None))
+            os.utime(heartbeat_path(logger.run_dir), (1.0, 1.0))
+
+    model = small_model(lightning_, each_step=look)
+    for _ in range(2):
+        trainer(lightning_, logger, max_epochs=1, enable_checkpointing=False).fit(model, data())
+        ended = sidecar(logger.run_dir)
+        assert (ended["status"], ended["ended_at"] is not None) == ("completed", True)
+        trainer(lightning_, logger).test(model, data(), verbose=False)
+        trainer(lightning_, logger).validate(model, data(), verbose=False)
+        assert sidecar(logger.run_dir)["status"] == "completed"
+    assert seen == [("running", True, True)] * 2
+    logger.log_graph(torch.nn.Linear(1, 1))
+    logger.log_graph(small_model(lightning_))
+    assert sidecar(logger.run_dir)["status"] == "completed"
 
 
 def test_it_is_a_csvlogger_of_both_packages(tmp_path: Path) -> None:

@@ -296,3 +296,33 @@ def test_a_rename_of_the_time_column_with_a_summary_that_is_behind_counts_each_r
     assert (second.stats["a"].count, second.stats["a"].last, second.step) == (5, 4.0, 4)
     assert second.metrics_keys == ["step", "wall_time_20", "a"]
     second.release()
+
+
+def test_one_tag_as_a_text_stays(tmp_path: Path) -> None:
+    """A sidecar whose tags are one text has that tag, as readers have it."""
+    start(tmp_path, "first").release()
+    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": "base"}))
+    start(tmp_path, "second", tags=("more",)).release()
+    assert sidecar(tmp_path)["tags"] == ["base", "more"]
+
+
+def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
+    """A run that a newer writer began is not called older than it is; what has no number of a format gets ours."""
+    start(tmp_path, "first").release()
+    for name, held, kept in (("sidecar.json", 9, 9), ("summary.json", 8, 8), ("sidecar.json", "x", 1)):
+        found = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(found | {"schema_version": held}))
+        start(tmp_path, f"{name}{held}").finalize("completed")
+        assert json.loads((tmp_path / name).read_text())["schema_version"] == kept
+
+
+def test_what_a_kill_left_of_media_is_removed(tmp_path: Path) -> None:
+    """The next start removes the half of an item that no line names; files of others stay, whatever they are called."""
+    first = start(tmp_path, "first")
+    first.log_media("a/b", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
+    first.release()
+    folder = tmp_path / "media" / "a%2Fb"
+    (folder / ".0123abcd.tmp").write_bytes(b"half")
+    (folder / ".mine.tmp").write_bytes(b"mine")
+    start(tmp_path, "second").release()
+    assert sorted(path.name for path in folder.iterdir()) == [".mine.tmp", "00000003_0.png"]

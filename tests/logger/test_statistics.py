@@ -6,9 +6,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from bridge.source import read_run, read_series
+from bridge.source import read_run, read_series, read_summary
 from bridge.verbs import truth
 from logger.opened import open_run
 from logger.settings import Settings
@@ -172,6 +173,37 @@ def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
         {"step": "1", "text": "a,b", "list": "[1, 2]", "broken": f"<{Broken.__qualname__}>", "5": "1.0"}
     ]
     assert list(summary(tmp_path)["metrics"]) == ["5"]
+
+
+def test_a_text_that_readers_take_for_a_number_counts(tmp_path: Path) -> None:
+    """The statistics are those of the cells: as after a resume, and as the bridge reads them."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": "1.5", "b": "True", "c": "text", "d": "", "e": "9" * 400}, 0)
+    writer.finalize("completed")
+    cells = [f"{name}={cell[:4]}" for name, cell in without_time(read_rows(tmp_path))[0].items()]
+    assert cells == ["step=0", "a=1.5", "b=True", "c=text", "e=9999"]
+    assert {name: of["last"] for name, of in summary(tmp_path)["metrics"].items()} == {
+        "a": 1.5,
+        "b": 1,
+        "e": "Infinity",
+    }
+    (tmp_path / "summary.json").unlink()
+    assert {name: of["last"] for name, of in read_summary(read_run(tmp_path)).items()} == {
+        "a": 1.5,
+        "b": 1.0,
+        "e": math.inf,
+    }
+    assert {name: of.last for name, of in start(tmp_path, "second").stats.items()} == {"a": 1.5, "b": 1, "e": math.inf}
+
+
+def test_an_array_that_is_changed_later_is_written_as_it_was(tmp_path: Path) -> None:
+    """What is logged is what it was at the call, not when the row gets to disk."""
+    writer = start(tmp_path)
+    values = np.array([1.0, 2.0])
+    writer.log_metrics({"a": values}, 0)
+    values[:] = 9.0
+    writer.finalize("completed")
+    assert without_time(read_rows(tmp_path)) == [{"step": "0", "a": "[1. 2.]"}]
 
 
 def test_a_metric_called_wall_time_is_the_users(tmp_path: Path) -> None:
