@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from bridge.errors import MissingExtraError, TargetRefusedError, UsageError
 from bridge.secrets import bare, keep, keep_pair, keep_uri
 
-__all__ = ["Address", "AddressKind", "keep_secrets", "without_credentials"]
+__all__ = ["Address", "AddressKind", "keep_secrets", "sqlite_uri", "without_credentials"]
 
 _DATABASES = ("mysql", "mssql", "oracle", "mariadb")
 _OLD_STORE_HINT = (
@@ -77,7 +77,7 @@ class Address:
         """The file of a SQLite address; None for others and for a database in memory."""
         if self.kind is not AddressKind.SQLITE:
             return None
-        path = self.uri.partition(":///")[2].partition("?")[0]
+        path = _database_in(self.uri)
         return Path(path) if path and path != ":memory:" else None
 
 
@@ -129,8 +129,23 @@ def _mlflows_own() -> str:
 
 def _absolute_sqlite(uri: str) -> str:
     """A SQLite URI whose path does not depend on the working directory, which workers may not share."""
-    head, separator, rest = uri.partition(":///")
-    path, mark, query = rest.partition("?")
-    if not separator or not path or path == ":memory:":
+    path = _database_in(uri)
+    if not path or path == ":memory:" or Path(path).is_absolute():
         return uri
-    return f"{head}:///{Path(path).absolute()}{mark}{query}"
+    _, mark, query = uri.partition("?")
+    return f"{sqlite_uri(Path(path).absolute(), head=uri.partition(':///')[0])}{mark}{query}"
+
+
+def sqlite_uri(file: Path, *, head: str = "sqlite") -> str:
+    """The URI that SQLAlchemy takes for `file`: a `%` in its path means what follows, unless it is written as `%25`."""
+    plain = f"{head}:///{file}"
+    return plain if _database_in(plain) == str(file) else f"{head}:///{quote(str(file), safe=' +/:@')}"
+
+
+def _database_in(uri: str) -> str:
+    """The path in a SQLite URI, as SQLAlchemy reads it, which is what opens it."""
+    try:
+        from sqlalchemy.engine import make_url
+    except ImportError:  # as is MLflow then, without which nothing is opened
+        return unquote(uri.partition(":///")[2].partition("?")[0])
+    return make_url(uri).database or ""

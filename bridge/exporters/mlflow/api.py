@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from bridge.errors import MissingExtraError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.address import sqlite_uri
 from bridge.exporters.mlflow.locks import machine_lock
 from bridge.exporters.mlflow.points import body_of, entities_of
 from bridge.exporters.mlflow.records import Record
@@ -311,7 +312,7 @@ def _make_database(file: Path) -> None:
 
     beside = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
+        MlflowClient(sqlite_uri(beside)).search_experiments(max_results=1)
         try:
             os.link(beside, file)
         except FileExistsError:
