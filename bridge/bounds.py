@@ -7,6 +7,7 @@ its run; `docs/explanation/security.md` tells people.
 from __future__ import annotations
 
 import hashlib
+import json
 
 __all__ = [
     "LARGEST_JSON",
@@ -18,6 +19,7 @@ __all__ = [
     "MOST_COLUMNS",
     "MOST_DECODED_PIXELS",
     "MOST_HEADERS",
+    "MOST_IN_CURSOR",
     "MOST_JSON_VALUES",
     "MOST_MEDIA",
     "MOST_MEDIA_BYTES",
@@ -30,6 +32,7 @@ __all__ = [
     "MOST_TAGS",
     "MOST_TRIES",
     "MOST_YAML_VALUES",
+    "fitting",
     "shortened",
     "too_large_json",
     "too_large_yaml",
@@ -73,6 +76,9 @@ LONGEST_NAME = 500
 target repeats at every point; what is longer is cut and ends in a digest.
 """
 
+MOST_IN_CURSOR = 1000
+"""Characters of JSON that an identity, or the path of a run directory, may take in a cursor; an emoji takes twelve."""
+
 LONGEST_ROW = 8 << 20
 """Bytes of one row or header line of metrics.csv."""
 
@@ -103,10 +109,18 @@ MOST_TRIES = 64
 
 def shortened(name: str) -> str:
     """`name`, a longer one than LONGEST_NAME with a digest as its end."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{name[: LONGEST_NAME - 33]}-{digest}"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}-{_digest(name)}"
+
+
+def fitting(text: str) -> str:
+    """`text` as it stands in a cursor: cut, with a digest as its end, where it takes more than MOST_IN_CURSOR."""
+    if 12 * len(text) <= MOST_IN_CURSOR or len(json.dumps(text)) <= MOST_IN_CURSOR:
+        return text
+    return f"{text[: MOST_IN_CURSOR // 20]}-{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def too_large_json(data: bytes) -> str:

@@ -6,6 +6,7 @@ import json
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from bridge.bounds import fitting
 from bridge.errors import NewerFormatError, UsageError
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Cursor:
     sent: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
+
+    def __post_init__(self) -> None:
+        """Keep no more of a long path than fits."""
+        object.__setattr__(self, "path", fitting(self.path))
 
     def with_(self, **changes: Any) -> Self:
         """A copy with `changes`."""

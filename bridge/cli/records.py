@@ -46,6 +46,9 @@ RECORDS_VERSION = 1
 _DRAWN = 1000
 """The most runs that are drawn as a table; rich takes a millisecond for each."""
 
+_WIDEST = 1000
+"""Characters of the widest column: one long text must not make every line as long."""
+
 _STATUS_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
 
 
@@ -116,7 +119,7 @@ def describe(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
     for ref in shown:
         table.add_column(Text(_header(ref)), justify="right" if _is_number(ref) else "left", overflow="fold")
     for record in records:
-        table.add_row(*(cell(ref, record) for ref in shown))
+        table.add_row(*(Text(_short(ref, record), style=_style(ref, record)) for ref in shown))
     return table
 
 
@@ -128,7 +131,7 @@ def aligned(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Iterator[str]
     padded = []
     for ref, words in zip(shown, columns, strict=True):
         widths = [len(word) if word.isascii() else cell_len(word) for word in words]
-        widest = max(widths)
+        widest = min(max(widths), _WIDEST)
         before = _is_number(ref)
         fills = (" " * (widest - width) for width in widths)
         padded.append([fill + word if before else word + fill for word, fill in zip(words, fills, strict=True)])
@@ -139,8 +142,17 @@ def cell(ref: Ref, record: RunRecord) -> Text:
     """What the record holds there, for a person: local times, short numbers, control characters visible."""
     from rich.text import Text
 
+    return Text(_word(ref, record), style=_style(ref, record))
+
+
+def _style(ref: Ref, record: RunRecord) -> str:
+    return _STATUS_STYLES.get(record.status, "") if ref.name == "status" else ""
+
+
+def _short(ref: Ref, record: RunRecord) -> str:
+    """A cell on a terminal, which a text of megabytes would fill for minutes; a pipe gets it all."""
     word = _word(ref, record)
-    return Text(word, style=_STATUS_STYLES.get(word, "") if ref.name == "status" else "")
+    return word if len(word) <= _WIDEST else f"{word[: _WIDEST - 1]}…"
 
 
 def _header(ref: Ref) -> str:

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_SESSIONS, MOST_TAGS
+from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_SESSIONS, MOST_TAGS, fitting
 from bridge.model import Status
 from bridge.registry.lazy import Document, Lazy, Statistics
 from bridge.registry.record import RunRecord
@@ -58,7 +58,8 @@ def _found(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | None
     run_id = data.get("run_id")
     if status is None or start is None or type(run_id) is not str or not run_id or not run_dir.isascii():
         raise _Odd
-    if len(run_id) > LONGEST_NAME:
+    name = _optional(data, "display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id
+    if len(run_id) > LONGEST_NAME or len(name) > LONGEST_NAME:
         raise _Odd
     last_alive = _last_alive(run_dir, data, start)
     ended_at = parse_time(data.get("ended_at"))
@@ -66,14 +67,14 @@ def _found(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | None
     record = RunRecord(
         run_id=run_id,
         run_dir=run_dir,
-        identity=_identity(data) or run_id,
+        identity=_identity(data, run_id),
         status=status,
         status_word=word,
         start=start,
         end=last_alive if ended_at is None else ended_at,
         last_alive=last_alive,
         updated=sidecar.st_mtime_ns / 1e9,
-        name=_optional(data, "display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id,
+        name=name,
         parent=run_dir.rsplit("/", 2)[-2],
         tags=_tags(data.get("tags")),
         notes=_optional(data, "notes") or "",
@@ -126,11 +127,11 @@ def _optional(data: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def _identity(data: Mapping[str, Any]) -> str | None:
-    uid = _optional(data, "uid")
-    if uid and len(uid) > LONGEST_NAME:
+def _identity(data: Mapping[str, Any], run_id: str) -> str:
+    identity = _optional(data, "uid") or run_id
+    if len(identity) > LONGEST_NAME or fitting(identity) != identity:
         raise _Odd
-    return uid
+    return identity
 
 
 def _tags(value: object) -> tuple[str, ...]:

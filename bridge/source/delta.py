@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from bridge.bounds import fitting
 from bridge.errors import IdentityError
 from bridge.model import Delta, DeltaKind
 from bridge.source.append import append
@@ -37,7 +38,7 @@ def read_delta(run: Run, cursor: Cursor | None, shape: Shape, wanted: Wanted) ->
     """
     stat = look(run, shape)
     if cursor is not None:
-        if cursor.path != str(run.path):
+        if cursor.path != fitting(str(run.path)):
             _check_moved(run, cursor, shape)
         reason = _outdated(cursor, shape)
         if reason:

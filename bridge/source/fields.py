@@ -36,7 +36,7 @@ class Fields:
             return clean(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
-        self._wrong(name, value, "a text")
+        self.wrong(name, value, "a text")
         return None
 
     def time(self, name: str) -> float | None:
@@ -44,7 +44,7 @@ class Fields:
         value = self.data.get(name)
         then = parse_time(value)
         if then is None:
-            self._wrong(name, value, "a time")
+            self.wrong(name, value, "a time")
         return then
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -53,13 +53,20 @@ class Fields:
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, list):
-            self._wrong(name, value, "a list")
+            self.wrong(name, value, "a list")
             return ()
         for item in value:
             if not isinstance(item, str):
-                self._wrong(f"{name}: {_glimpse(item)}", item, "a text")
+                self.wrong(f"{name}: {_glimpse(item)}", item, "a text")
         found = dict.fromkeys(clean(item) for item in value if isinstance(item, str))
         return tuple(self._first(name, list(found), MOST_TAGS))
+
+    def flag(self, name: str) -> bool:
+        """True or false; false where it is neither."""
+        value = self.data.get(name)
+        if not isinstance(value, bool):
+            self.wrong(name, value, "true or false")
+        return value is True
 
     def bounded(self, name: str, text: str) -> str:
         """`text`, no longer than an identity."""
@@ -74,7 +81,7 @@ class Fields:
         value = self.data.get(name)
         if isinstance(value, dict):
             return value
-        self._wrong(name, value, "an object")
+        self.wrong(name, value, "an object")
         return {}
 
     def numbers(self, name: str) -> dict[str, float]:
@@ -83,7 +90,7 @@ class Fields:
         for key, value in self._first(name, list(self.mapping(name).items()), MOST_METRICS):
             held = number(value)
             if held is None:
-                self._wrong(f"{name}.{clean(key)}", value, "a number")
+                self.wrong(f"{name}.{clean(key)}", value, "a number")
             else:
                 found[clean(key)] = held
         return found
@@ -92,9 +99,13 @@ class Fields:
         """A list of JSON objects: the last ones, where it is too long."""
         value = self.data.get(name)
         if not isinstance(value, list):
-            self._wrong(name, value, "a list")
+            self.wrong(name, value, "a list")
             return []
-        return [item for item in self._first(name, value[::-1], most)[::-1] if isinstance(item, dict)]
+        last = self._first(name, value[::-1], most)[::-1]
+        for item in last:
+            if not isinstance(item, dict):
+                self.wrong(f"{name}: {_glimpse(item)}", item, "an object")
+        return [item for item in last if isinstance(item, dict)]
 
     def uncounted(self) -> list[Loss]:
         """The loss that stands for the fields of a wrong type that were not named one by one."""
@@ -107,7 +118,8 @@ class Fields:
             self.losses.append(Loss(LossKind.TOO_LARGE, f"sidecar.json: {name}", detail, len(items) - most))
         return items[:most]
 
-    def _wrong(self, name: str, value: object, wanted: str) -> None:
+    def wrong(self, name: str, value: object, wanted: str) -> None:
+        """Name a field that is not what it should be, unless it is missing or was named already."""
         if value is None or name in self.told:
             return
         if len(self.told) > _MOST_NAMED:

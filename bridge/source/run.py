@@ -7,9 +7,9 @@ import stat
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.bounds import LARGEST_JSON, MOST_METRICS, MOST_SESSIONS, MOST_SLURM, shortened, too_large_json
+from bridge.bounds import LARGEST_JSON, MOST_METRICS, MOST_SESSIONS, MOST_SLURM, fitting, shortened, too_large_json
 from bridge.errors import RunDirectoryError
 from bridge.model import Loss, LossKind, Run, RunFile, Session, Status
 from bridge.plain_files import read_plain
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bridge.model import Scalar
 
 __all__ = ["read_run"]
+
+Found = TypeVar("Found")
 
 _SHOWN = {
     "completed": Status.COMPLETED,
@@ -52,6 +54,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     status = _status(word, fresh=signs.age <= heartbeat_timeout)
     run_id = sidecar.text("run_id") or clean(real.name)
     identity = sidecar.text("uid") or sidecar.text("run_id") or clean(str(real))
+    run_id = sidecar.bounded("run_id", run_id)
     name = sidecar.text("display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id
     start = sidecar.time("created_at")
     last_alive = signs.last if signs.last is not None else sidecar.time("updated_at")
@@ -63,20 +66,20 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     }
     return Run(
         path=real,
-        identity=shortened(identity),
-        run_id=sidecar.bounded("run_id", run_id),
+        identity=fitting(shortened(identity)),
+        run_id=run_id,
         status=status,
         status_word=word,
         start=start,
         end=_end(status, sidecar.time("ended_at"), last_alive),
         last_alive=last_alive,
-        name=name,
+        name=sidecar.bounded("display_name", name),
         parent=clean(real.parent.name),
         params=_params(sidecar, files, losses),
         tags=sidecar.texts("tags"),
         notes=sidecar.text("notes") or "",
-        archived=sidecar.data.get("archived") is True,
-        sessions=tuple(_session(entry) for entry in sidecar.entries("sessions", MOST_SESSIONS)),
+        archived=sidecar.flag("archived"),
+        sessions=tuple(_session(entry, sidecar) for entry in sidecar.entries("sessions", MOST_SESSIONS)),
         checkpoint=sidecar.text("checkpoint_path"),
         summary=summary,
         summary_stats=stats,
@@ -173,19 +176,24 @@ def _last(stats: Mapping[str, Any]) -> float | None:
     return number(stats.get("last"))
 
 
-def _session(entry: Mapping[str, Any]) -> Session:
-    def text(*keys: str) -> str | None:
-        value = next((entry[key] for key in keys if entry.get(key) is not None), None)
-        return _word(value)
+def _session(entry: Mapping[str, Any], sidecar: Fields) -> Session:
+    def named(key: str, found: Found | None, wanted: str) -> Found | None:
+        if found is None:
+            sidecar.wrong(f"sessions: {key}", entry.get(key), wanted)
+        return found
+
+    def text(key: str) -> str | None:
+        return named(key, _word(entry.get(key)), "a text")
 
     def whole(key: str) -> int | None:
         value = finite(entry.get(key))
-        return None if value is None or value != int(value) else int(value)
+        return named(key, None if value is None or value != int(value) else int(value), "a whole number")
 
     slurm = entry.get("slurm")
     commit = entry.get("git")
+    named("slurm", slurm if isinstance(slurm, dict) else None, "an object")
     return Session(
-        started_at=parse_time(entry.get("started_at")),
+        started_at=named("started_at", parse_time(entry.get("started_at")), "a time"),
         host=text("host"),
         user=text("user"),
         pid=whole("pid"),

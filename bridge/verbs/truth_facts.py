@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ __all__ = ["Facts", "read_facts"]
 
 DEEPEST = 64
 YEAR_10000 = 253402300800.0
+_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def read_facts(run_dir: Path) -> Facts:
         notes=_text(sidecar.get("notes")),
         start=created if created is not None else _first_mtime(run_dir),
         ended_at=_time(sidecar.get("ended_at")),
-        last_alive=max((_mtime(run_dir / name) for name in ("heartbeat", "metrics.csv")), default=math.nan),
+        last_alive=max(_mtime(run_dir / name) for name in ("heartbeat", "metrics.csv")),
         time_column=_text(sidecar.get("time_column")) or None,
         time_column_before=_text(sidecar.get("time_column_before")) or None,
     )
@@ -249,15 +251,15 @@ def _time(value: object) -> float | None:
 
 
 def _mtime(path: Path) -> float:
+    """When a plain file was changed last; what a link leads to is no sign of anything."""
     try:
-        return path.stat().st_mtime
+        found = path.lstat()
     except OSError:
         return -math.inf
+    return found.st_mtime if stat.S_ISREG(found.st_mode) else -math.inf
 
 
 def _first_mtime(run_dir: Path) -> float:
-    """hparams.yaml's mtime, else the oldest of the directory's files; NaN where there is none."""
-    hparams = _mtime(run_dir / "hparams.yaml")
-    if math.isfinite(hparams):
-        return hparams
-    return min((_mtime(path) for path in run_dir.iterdir() if path.is_file()), default=math.nan)
+    """hparams.yaml's mtime, else the oldest of the run's own files; NaN where there is none."""
+    found = {name: path.stat().st_mtime for name in _FILES if (path := own_file(run_dir, name)) is not None}
+    return found.get("hparams.yaml", min(found.values(), default=math.nan))
