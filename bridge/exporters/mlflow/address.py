@@ -6,13 +6,14 @@ import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from bridge.errors import MissingExtraError, TargetRefusedError, UsageError
 from bridge.secrets import bare, keep, keep_pair, keep_uri
 
-__all__ = ["Address", "AddressKind", "keep_secrets", "sqlite_uri", "without_credentials"]
+__all__ = ["Address", "AddressKind", "keep_secrets", "require_mlflow", "sqlite_uri", "without_credentials"]
 
 _DATABASES = ("mysql", "mssql", "oracle", "mariadb")
 _OLD_STORE_HINT = (
@@ -110,13 +111,17 @@ def keep_secrets(*uris: str | None) -> None:
     keep_pair(os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
 
 
+def require_mlflow() -> None:
+    """Raise MissingExtraError where MLflow is not installed; it is not loaded yet."""
+    if find_spec("mlflow") is None:
+        raise MissingExtraError.of("mlflow", purpose="Exporting to MLflow")
+
+
 def _mlflows_own() -> str:
     """MLflow's default, which depends on what lies in the working directory."""
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import get_tracking_uri
-    except ImportError as error:
-        raise MissingExtraError.of("mlflow", purpose="Exporting to MLflow") from error
+    require_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import get_tracking_uri
 
     try:
         return str(get_tracking_uri())

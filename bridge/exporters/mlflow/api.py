@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from bridge.errors import MissingExtraError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.address import sqlite_uri
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.address import require_mlflow
 from bridge.exporters.mlflow.locks import machine_lock
 from bridge.exporters.mlflow.points import body_of, entities_of
 from bridge.exporters.mlflow.records import Record
 from bridge.exporters.mlflow.seam import RunGoneError, ask, storing
+from bridge.exporters.mlflow.sqlite_file import can_be_made, make_database
 from bridge.exporters.mlflow.tags import Tag
 
 if TYPE_CHECKING:
@@ -72,26 +73,32 @@ class Api:
                     self._client = self._open()
         return self._client
 
+    @property
+    def absent(self) -> bool:
+        """Whether it is a SQLite file that is not there yet: it holds nothing, and opening the client makes it.
+
+        Raises TargetRefusedError where it could not be made, for want of its folder.
+        """
+        file = self.address.sqlite_file
+        return self._client is None and file is not None and can_be_made(file)
+
     def _open(self) -> MlflowClient:
         for quiet in ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT=true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"):
             os.environ.setdefault(*quiet.split("="))
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise MissingExtraError.of("mlflow", purpose="Exporting to MLflow") from error
+        require_mlflow()
+        from mlflow import MlflowClient
+
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         if self.address.is_server:
             _check_reachable(self.address)
         file = self.address.sqlite_file
-        if file is None or file.exists():
+        if file is None or not self.absent:
             return ask(self.address.shown, lambda: MlflowClient(self.address.uri))
-        if not file.parent.is_dir():
-            raise TargetRefusedError(f"There is no folder {file.parent} for {file.name}.", hint="Make it first.")
         # Two exports at once would both make the tables of a new file.
         with machine_lock(str(file)):
             if not file.exists():
-                ask(self.address.shown, functools.partial(_make_database, file))
+                ask(self.address.shown, functools.partial(make_database, file))
             return ask(self.address.shown, lambda: MlflowClient(self.address.uri))
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -301,26 +308,6 @@ def _quoted(text: str) -> str | None:
     if "'" not in text:
         return f"'{text}'"
     return None if '"' in text else f'"{text}"'
-
-
-def _make_database(file: Path) -> None:
-    """Make a new SQLite file with MLflow's tables: whole or not at all, also when this process is killed meanwhile.
-
-    MLflow makes them in seconds and dozens of steps; a file left in between is one that nobody opens any more.
-    """
-    from mlflow import MlflowClient
-
-    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        MlflowClient(sqlite_uri(beside)).search_experiments(max_results=1)
-        try:
-            os.link(beside, file)
-        except FileExistsError:
-            return  # somebody else's, made without our lock
-        except OSError:  # a file system without hard links
-            beside.rename(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _check_reachable(address: Address) -> None:

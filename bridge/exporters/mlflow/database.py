@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.rows import KeyRows
     from bridge.model import Block, Points
 
-__all__ = ["Change", "ConflictError", "Database", "HeldRun", "NewRun", "RunFacts", "new_run_id"]
+__all__ = ["Change", "ConflictError", "Database", "HeldRun", "NewRun", "RunFacts", "new_run_id", "points_a_change"]
 
 _ATTEMPTS = 4
 _NAMESPACE = uuid.UUID("6f0b6a7e-0e0c-5d0e-9a53-4b1c7ac2d0b1")
@@ -80,6 +80,11 @@ class Bulk(Protocol):
     def lock_run(self) -> str: ...
     def insert(self, connection: Connection, run_uuid: str, rows: Sequence[KeyRows]) -> int: ...
     def delete(self, connection: Connection, run_uuid: str, rows: Sequence[KeyRows]) -> int: ...
+
+
+def points_a_change(limit: int | None) -> int:
+    """At most this many points go into one change where a transaction holds at most `limit` rows."""
+    return 1_000_000 if limit is None else limit - 10_000
 
 
 def new_run_id(experiment_id: str, identity: str, *, replaces: str | None = None) -> str:
@@ -137,7 +142,7 @@ class Database:
     @property
     def points_a_change(self) -> int:
         """At most this many points in one change are written in one transaction, and fast."""
-        return 1_000_000 if self._bulk.limit is None else self._bulk.limit - 10_000
+        return points_a_change(self._bulk.limit)
 
     def close(self) -> None:
         """Let go of all connections; the next call opens new ones."""

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 from bridge.errors import RunError
 from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.mlflow import ui
+from bridge.exporters.mlflow.address import require_mlflow
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.best import best_names
+from bridge.exporters.mlflow.database import points_a_change
+from bridge.exporters.mlflow.database_sqlite import SqliteBulk
 from bridge.exporters.mlflow.experiments import ExperimentName
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.exporters.mlflow.foresight import point_losses
@@ -73,19 +76,28 @@ class MlflowExporter:
     @property
     def abilities(self) -> Abilities:
         """What MLflow can hold: more where its database can be written to."""
+        if self._place.absent:
+            return replace(_DATABASE, single_writer=True, points_a_delta=points_a_change(SqliteBulk.limit))
         database = self._place.database
         if database is None:
             return _API
         return replace(_DATABASE, single_writer=database.is_sqlite, points_a_delta=database.points_a_change)
 
     def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
-        """Open MLflow, so that what is wrong with it is said once and not for each run."""
-        _ = self._place.database or self._place.api.client
+        """Open MLflow, so that what is wrong with it is said once and not for each run.
+
+        A SQLite file that is not there yet is made by the first write, so that a dry run makes none.
+        """
+        if self._place.absent:
+            require_mlflow()
+        else:
+            _ = self._place.database or self._place.api.client
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
         """What MLflow knows of each run: one select in a database, a page of search results for each 1,000 runs else."""
         # First of all: MLflow's own client would try for minutes to reach a database that is away.
-        _ = self._place.database
+        if not self._place.absent:
+            _ = self._place.database
         known: dict[str, Known] = {}
         homed: list[Run] = []
         for run in runs:

@@ -11,9 +11,10 @@ from bridge.exporters.mlflow.address import Address, AddressKind, keep_secrets
 from bridge.exporters.mlflow.api import Api, Experiment, record_of
 from bridge.exporters.mlflow.experiments import artifact_folder
 from bridge.exporters.mlflow.pairing import Pairing, database_of
+from bridge.exporters.mlflow.people import LIST_TAGS, people_tags
 from bridge.exporters.mlflow.records import Choice, Record, choose
 from bridge.exporters.mlflow.seam import translated
-from bridge.exporters.mlflow.tags import Tag, people_tags
+from bridge.exporters.mlflow.tags import Tag
 from bridge.exporters.mlflow.writer import ApiWriter
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _ASKED = (
     Tag.CURSOR,
     Tag.NAME,
     Tag.NOTES,
-    Tag.TAGS,
+    *LIST_TAGS,
     Tag.PENDING,
     Tag.BUILDING,
     Tag.REPLACES,
@@ -99,6 +100,11 @@ class Place:
         return address if address.kind in (AddressKind.SQLITE, AddressKind.POSTGRESQL) else None
 
     @property
+    def absent(self) -> bool:
+        """Whether it is a SQLite file that is not there yet. What only looks finds nothing and does not make it."""
+        return self.api.absent
+
+    @property
     def database(self) -> Database | None:
         """The database writer; None where everything goes through the API."""
         with self._lock:
@@ -126,6 +132,8 @@ class Place:
                     hint=f"mlflow db upgrade {address.shown} (make a copy first), or use the MLflow that made it.",
                 )
             _ = self.api.client  # makes the tables of a new file
+        if address.sqlite_file is not None and not address.sqlite_file.exists():
+            raise TargetRefusedError(f"There is no database {address.shown}.", hint="Check --database-uri.")
         database = Database.open(address.uri, note=self.notes.append)
         if database is not None and address != self.address:
             self._pairing = Pairing(self.api, database, address.shown)
@@ -157,6 +165,8 @@ class Place:
     def experiment(self, name: str, *, make: bool = False) -> Experiment | None:
         """The experiment of this name, deleted or not; with `make` it is made where there is none."""
         with self._lock:
+            if not make and self.absent:
+                return None
             found = self._experiments.get(name) or self.api.experiment(name)
             if found is None and make:
                 found = self.api.make_experiment(name, self._artifacts_of(name))
@@ -210,12 +220,12 @@ class Place:
 
     def _records(self, runs: Sequence[Run], homes: Sequence[str]) -> list[Record]:
         experiment_ids = None if self.naming.varies else sorted(set(homes))
-        if experiment_ids == []:
+        if experiment_ids == [] or self.absent:
             return []
         database = self.database
         if database is None:
             return self.api.runs_of([run.identity for run in runs], experiment_ids)
-        people = {key for run in runs for key in people_tags(run.tags)}
+        people = {key for run in runs for key in people_tags(run.tags).values}
         keys = frozenset(_ASKED) | people
         few = [run.identity for run in runs] if len(runs) <= _NAMED else None
         found = database.runs(

@@ -1,4 +1,4 @@
-"""SQLite addresses mean the file that SQLAlchemy opens for them."""
+"""SQLite addresses mean the file that SQLAlchemy opens for them, and only what writes makes it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy.engine import make_url
 
+from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.address import Address, sqlite_uri
+from bridge.exporters.mlflow.experiments import ExperimentName
+from bridge.exporters.mlflow.place import Place
+from bridge.verbs.export import Options, export_runs
+from bridge.verbs.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,3 +48,26 @@ def test_an_encoded_path_is_the_file_that_is_made(tmp_path: Path) -> None:
     store.export(run_of(), [{"step": 0, "loss": 1.0}])
     assert store.points("loss") == [(0, 1.0, 1775822400000)]
     assert [path.name for path in tmp_path.iterdir() if path.name != "mlartifacts"] == ["x y z.db"]
+
+
+@pytest.mark.parametrize("given", ["sqlite:///x%20y.db", None])
+def test_a_dry_run_and_a_verify_make_no_database(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow has no SQLite file yet, what only looks leaves none: neither a given one nor MLflow's own default."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], uid="a")
+    exporter = MlflowExporter(tracking_uri=given, experiment="{parent}")
+    plan = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
+    assert [(str(line.action), line.points) for line in plan.runs] == [("new", 1)]
+    assert [str(line.verdict) for line in verify_runs([tmp_path / "runs"], exporter).runs] == ["+"]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_database_behind_a_server_is_never_made(tmp_path: Path) -> None:
+    """A SQLite file that --database-uri misspells is named, and not made."""
+    uri = f"sqlite:///{tmp_path}/typo.db"
+    with pytest.raises(TargetRefusedError, match="There is no database"):
+        _ = Place("http://127.0.0.1:9", ExperimentName.of("trials", None), uri).database
+    assert list(tmp_path.iterdir()) == []
