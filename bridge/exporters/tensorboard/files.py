@@ -204,7 +204,7 @@ def _settled(path: Path) -> int:
     Its own would not tell an edit that follows within the clock's tick. It is a whole second, as copies keep it.
     """
     found = path.stat()
-    with contextlib.suppress(PermissionError):  # another user's file, in a folder that both may write to
+    with contextlib.suppress(OSError):  # another user's file in a shared folder, or a file system that takes no times
         os.utime(path, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
     return path.stat().st_mtime_ns
 
