@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -54,5 +55,9 @@ class ClusterExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on for others; without `wait` what was submitted is cancelled."""
-        self._tasks.shutdown(wait=wait and not cancel_futures)
+        from distributed.client import ClosedClientError
+
+        # A client that lost its scheduler for good has closed itself, and nothing is left that could be cancelled.
+        with contextlib.suppress(ClosedClientError):
+            self._tasks.shutdown(wait=wait and not cancel_futures)
         self._client.close()  # type: ignore[no-untyped-call]
