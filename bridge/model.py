@@ -264,6 +264,7 @@ class Delta:
     `metrics` are the names of all metrics seen up to `after`, in the order of their first appearance (row, then name).
     `remember`, where it is given, must be in the target before any point of this delta (estimated times).
     `lowers` counts points that come at or before the last step of their series.
+    `passed` says how many bytes of the run's files lie behind this delta, about, where `after` cannot (for progress).
     """
 
     run: Run
@@ -282,6 +283,7 @@ class Delta:
     remember: Cursor | None = None
     lowers: int = 0
     losses: tuple[Loss, ...] = ()
+    passed: int = 0
 
     @property
     def points(self) -> int:

@@ -24,11 +24,12 @@ class Processes(ProcessPoolExecutor):
     """`count` worker processes. Each ends at once when its parent has ended or was killed, whatever it is doing.
 
     A terminal sends Ctrl-C to every process of a command. Only the parent takes it, and decides what becomes of them.
+    `begin`, importable by name, is called first in each.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, begin: Callable[[], None] | None = None) -> None:
         # Not forked: forking a process that has threads (arrow, a database driver) can hang its child.
-        super().__init__(count, mp_context=get_context("spawn"), initializer=_begin)
+        super().__init__(count, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin,))
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Put a task in the queue; workers are started here, by the first tasks."""
@@ -46,8 +47,10 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin() -> None:
+def _begin(begin: Callable[[], None] | None) -> None:
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    if begin is not None:
+        begin()
 
 
 def _end_with_parent() -> None:

@@ -19,6 +19,9 @@ __all__ = ["Crew", "LostWorkerError"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+TICK = 0.25
+"""Seconds between two ticks."""
+
 
 class LostWorkerError(BridgeError):
     """The process that worked on a task died while it had that task alone."""
@@ -31,12 +34,16 @@ class Crew(Generic[T, R]):
     `work` must be importable by name and its argument and result picklable where processes are hired. At most `window`
     tasks are in flight, so that neither tasks nor results pile up. When an executor breaks because a worker died (a
     process pool breaks as a whole, and names nobody), it is made anew, and the tasks that were in flight are tried one
-    by one: the one that breaks it again is the culprit and ends as a LostWorkerError.
+    by one: the one that breaks it again is the culprit and ends as a LostWorkerError. A task that was cancelled (on a
+    cluster whose scheduler is gone) is lost in the same way. Where no executor can be had any more, all tasks that are
+    left end with the error that said so; where the first one cannot be had, `results` raises it. While results are
+    waited for, `tick` is called now and then, and always before one is handed out.
     """
 
     hire: Callable[[], Executor]
     work: Callable[[T], R]
     window: int
+    tick: Callable[[], None] = lambda: None
     _queue: list[tuple[float, int, T]] = field(default_factory=list)
     _suspects: list[T] = field(default_factory=list)
     _flying: dict[Future[R], T] = field(default_factory=dict)
@@ -55,7 +62,8 @@ class Crew(Generic[T, R]):
         """Each task with its result, or with the exception that it raised, until nothing is queued."""
         while self._queue or self._flying or self._suspects:
             self._fill()
-            done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(self._flying, timeout=TICK, return_when=FIRST_COMPLETED)
+            self.tick()
             broken = [future for future in done if _is_lost(future)]
             for future in done:
                 if future not in broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
     """Follow until done or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
     import json
 
+    from bridge.progress import progress_on
     from bridge.verbs.follow import Following, follow
 
     def told(report: Report) -> None:
@@ -117,7 +119,9 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
         else:
             _print(report, out)
 
-    return follow(runs, exporter, options, Following(**how), told=told, say=out.say)
+    # A pass that takes a moment shows no bars: they would flicker at each one.
+    progress = functools.partial(progress_on, sys.stderr, quiet=out.quiet, after=1.0)
+    return follow(runs, exporter, options, Following(**how), told=told, say=out.say, progress=progress)
 
 
 _REQUESTS_AT_ONCE = 4

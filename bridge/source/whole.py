@@ -240,6 +240,8 @@ class _Whole:
         self, blocks: Sequence[Block], texts: Sequence[Text], after: Cursor, *, first: bool, last: bool = False
     ) -> Delta:
         losses: tuple[Loss, ...] = ()
+        # A cursor that cannot be continued has no place: then it is that of the last row, as far as rows are alike.
+        passed = 0 if after.complete or not blocks else int(blocks[-1].row[-1] + 1) / self.reading.rows
         if last:
             losses = (*self.reading.losses(self.table), *thinning_loss(self.points, self.bits, self.shape))
         return Delta(
@@ -253,6 +255,7 @@ class _Whole:
             remember=self._remembered() if first and self.reading.estimate is not None else None,
             lowers=sum(flag.count for flag in self.reading.flagged.values()) if last else 0,
             losses=losses,
+            passed=int(self.reading.offset * passed),
         )
 
 

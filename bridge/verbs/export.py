@@ -14,7 +14,7 @@ from bridge.report import Report
 from bridge.source import read_run
 from bridge.verbs.gather import gather
 from bridge.verbs.replay import Job
-from bridge.verbs.together import Hands, replay_all
+from bridge.verbs.together import Hands, backlog, replay_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,9 +81,9 @@ def export_gathered(
     with progress or SilentProgress() as shown, exporter:
         exporter.prepare(runs, shape)
         known = exporter.cursors(runs)
-        shown.start(len(runs))
         lines: list[RunReport] = []
         jobs = [Job(run, known[run.identity], rebuild=options.rebuild, reshape=options.reshape) for run in runs]
+        shown.start(len(jobs), sum(map(backlog, jobs)))
         for line in replay_all(jobs, exporter, shape, dry_run=options.dry_run, progress=shown, hands=options.hands):
             lines.append(line)
             shown.run_done(line)

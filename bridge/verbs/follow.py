@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
+    from bridge.progress import Progress
     from bridge.report import Report, RunReport
     from bridge.source import Clock
     from bridge.source.stamp import Stamp
@@ -55,17 +56,18 @@ def follow(
     *,
     told: Callable[[Report], None],
     say: Callable[[str], None],
+    progress: Callable[[], Progress] | None = None,
     clock: Clock | None = None,
 ) -> int:
     """Export what moved at and below `roots`, then wait, again and again.
 
     `told` gets the report of every pass that did something, `say` a message when the target or the source goes away
-    and when it is back, once each; a root that is not there yet is waited for, while the others go on. Returns with
+    and when it is back, once each; `progress` makes one for each pass; a root that is not there yet is waited for, while the others go on. Returns with
     `until_done` only: the exit code that a plain export of all runs would end with then (0, 1 or 3). Otherwise a
     signal's exception ends it, and what was in flight is sent again by the next export. A target that refuses for good
     raises TargetRefusedError.
     """
-    follower = _Follower(roots, exporter, options, following, clock=clock)
+    follower = _Follower(roots, exporter, options, following, progress=progress, clock=clock)
     pause = following.interval
     source = _Trouble("The runs are there.", say)
     target = _Trouble("It works again.", say)
@@ -102,6 +104,7 @@ class _Follower:
     exporter: Exporter
     options: Options
     following: Following
+    progress: Callable[[], Progress] | None = None
     clock: Clock | None = None
     read: dict[Path, tuple[Stamp, Run]] = field(default_factory=dict)
     settled: dict[Path, Stamp] = field(default_factory=dict)
@@ -135,7 +138,9 @@ class _Follower:
         if not due and not news:
             return ""
         try:
-            report = export_gathered(replace(gathered, runs=due, failed=news), self.exporter, self.options)
+            shown = None if self.progress is None else self.progress()
+            asked = replace(gathered, runs=due, failed=news)
+            report = export_gathered(asked, self.exporter, self.options, progress=shown)
         except TargetUnavailableError as error:
             return error.message
         return self._settle(report, told)

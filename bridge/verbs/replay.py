@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bridge.cursor import Cursor, Shape
     from bridge.exporters.contract import Abilities, Exporter, Known, Target
     from bridge.model import Loss, Run
-    from bridge.progress import Progress
 
 __all__ = ["Job", "Reading", "Replay", "read", "replay"]
 
@@ -57,6 +56,9 @@ class Reading:
 Step: TypeAlias = "RunReport | Reading"
 """What a replay needs next: nothing more, it is done; or a delta."""
 
+Telling: TypeAlias = "Callable[[int, int], None]"
+"""Hears of one run how many bytes were read and how many points sent so far."""
+
 
 def read(reading: Reading) -> Delta:
     """The delta that `reading` asks for. Raises RunError."""
@@ -64,13 +66,13 @@ def read(reading: Reading) -> Delta:
 
 
 def replay(
-    job: Job, exporter: Exporter, shape: Shape, *, dry_run: bool = False, progress: Progress | None = None
+    job: Job, exporter: Exporter, shape: Shape, *, dry_run: bool = False, tell: Telling | None = None
 ) -> RunReport:
     """Bring the run of `job` into its target and say what was done; with `dry_run` only say what would be.
 
-    A failure is the run's report line; only KeyboardInterrupt and the like come out.
+    `tell` hears after each delta how many bytes of the run directory were read and points sent, all in all. A failure is the run's report line; only KeyboardInterrupt and the like come out.
     """
-    replaying = Replay(job, exporter, shape, dry_run=dry_run, progress=progress)
+    replaying = Replay(job, exporter, shape, dry_run=dry_run, tell=tell)
     step = replaying.begin()
     while isinstance(step, Reading):
         step = replaying.take(read, step)
@@ -89,13 +91,14 @@ class Replay:
     exporter: Exporter
     shape: Shape
     dry_run: bool = False
-    progress: Progress | None = None
+    tell: Telling | None = None
     _target: Target | _Rehearsal = field(init=False)
     _wanted: Wanted = field(init=False)
     _stale: tuple[str, ...] = ()
     _action: Action = Action.UNCHANGED
     _reason: str = ""
     _done: Applied = field(default_factory=Applied)
+    _sent: int = 0
     _conflicts: int = 0
     _started: float = field(default_factory=time.perf_counter)
 
@@ -217,12 +220,13 @@ class Replay:
         return self._report()
 
     def _watched(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
-        """Pass the deltas on; note what the source lost and tell the progress."""
+        """Pass the deltas on; note what the source lost and tell how far the run is."""
         for delta in deltas:
             self._done = self._done + Applied(losses=delta.losses)
             yield delta
-            if self.progress is not None:
-                self.progress.points(delta.points)
+            self._sent += delta.points
+            if self.tell is not None:
+                self.tell(delta.passed or _place(delta.after) - _place(self.job.known.cursor), self._sent)
 
     def _report(self) -> RunReport:
         known, done = self.job.known, self._done
@@ -275,6 +279,11 @@ def wanted_by(abilities: Abilities) -> Wanted:
         hold_back=abilities.holds_back,
         limit=abilities.points_a_delta,
     )
+
+
+def _place(cursor: Cursor | None) -> int:
+    """The bytes of the run directory that a cursor covers."""
+    return cursor.offset + cursor.media_offset if cursor is not None else 0
 
 
 def _needs_rebuild(delta: Delta, abilities: Abilities) -> bool:

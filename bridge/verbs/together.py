@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.verbs.replay import Job, Reading, Replay, read, replay
+from bridge.verbs.tally import Tally
+from bridge.wire import Wire, attach, tell
 from bridge.workers import Crew
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from bridge.cursor import Shape
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.report import RunReport
     from bridge.verbs.replay import Step
 
-__all__ = ["Hands", "replay_all"]
+__all__ = ["Hands", "backlog", "replay_all"]
 
 WORTH_A_CREW = 64 << 20
 """Bytes of run directories to read below which starting workers costs more than it saves."""
@@ -46,8 +48,8 @@ class Hands:
         """How many tasks may be in flight: enough that nobody waits, few enough that results do not pile up."""
         return 64 if self.dask is not None else 2 * self.count(threads=threads)
 
-    def hire(self, *, threads: bool) -> Executor:
-        """A fresh executor."""
+    def hire(self, *, threads: bool, begin: Callable[[], None] | None = None) -> Executor:
+        """A fresh executor; on this machine `begin` is called first in each of its threads or processes."""
         from concurrent.futures import ThreadPoolExecutor
 
         if self.dask is not None:
@@ -55,16 +57,20 @@ class Hands:
 
             return ClusterExecutor(self.dask)
         if threads:
-            return ThreadPoolExecutor(self.count(threads=True))
+            return ThreadPoolExecutor(self.count(threads=True), initializer=begin)
         from bridge.processes import Processes
 
-        return Processes(self.workers)
+        return Processes(self.workers, begin=begin)
 
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A whole replay as a task for another process; the exporter travels as bytes, made once per process."""
+    """A whole replay as a task for another process; the exporter travels as bytes, made once per process.
 
+    `number` is the place of its job among the jobs.
+    """
+
+    number: int
     job: Job
     exporter: bytes
     shape: Shape
@@ -92,45 +98,63 @@ def replay_all(
 
     A target with a single writer is written here, while workers read and encode; for others a worker does all.
     """
-    backlog = sum(_backlog(job) for job in jobs)
+    sizes = [backlog(job) for job in jobs]
+    tally = Tally(progress, sizes)
     threads = exporter.abilities.threads
     # Threads cost nothing to start, and what they wait for is the same for small runs as for large ones.
     worth = 1 if threads else WORTH_A_CREW
-    if hands.dask is None and (hands.count(threads=threads) < 2 or len(jobs) < 2 or backlog < worth):
-        for job in jobs:
-            yield replay(job, exporter, shape, dry_run=dry_run, progress=progress)
+    if hands.dask is None and (hands.count(threads=threads) < 2 or len(jobs) < 2 or sum(sizes) < worth):
+        lines = _replay_here(jobs, exporter, shape, dry_run=dry_run, tally=tally)
     elif exporter.abilities.single_writer:
-        yield from _read_elsewhere(jobs, exporter, shape, dry_run=dry_run, progress=progress, hands=hands)
+        lines = _read_elsewhere(jobs, exporter, shape, dry_run=dry_run, tally=tally, hands=hands)
     else:
-        yield from _replay_elsewhere(jobs, exporter, shape, dry_run=dry_run, progress=progress, hands=hands)
+        lines = _replay_elsewhere(jobs, exporter, shape, dry_run=dry_run, tally=tally, hands=hands)
+    for number, line in lines:
+        tally.done(number, line.points)
+        yield line
+
+
+def _replay_here(
+    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, tally: Tally
+) -> Iterator[tuple[int, RunReport]]:
+    for number, job in enumerate(jobs):
+        yield number, replay(job, exporter, shape, dry_run=dry_run, tell=functools.partial(tally.told, number))
 
 
 def _replay_elsewhere(
-    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
-) -> Iterator[RunReport]:
+    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, tally: Tally, hands: Hands
+) -> Iterator[tuple[int, RunReport]]:
     threads = exporter.abilities.threads
     frozen = pickle.dumps(exporter)
-    crew = Crew(functools.partial(hands.hire, threads=threads), _replay_whole, window=hands.window(threads=threads))
-    with crew:
-        for job in jobs:
-            crew.submit(_Whole(job, frozen, shape, dry_run), size=_backlog(job))
-        for task, outcome in crew.results():
-            line = Replay(task.job, exporter, shape).fail(outcome) if isinstance(outcome, Exception) else outcome
-            progress.points(line.points)
-            yield line
+    with Wire() as wire:
+
+        def listen() -> None:
+            for message in wire.messages():
+                tally.told(*message)
+
+        hire = functools.partial(hands.hire, threads=threads, begin=functools.partial(attach, wire.end))
+        with Crew(hire, _replay_whole, window=hands.window(threads=threads), tick=listen) as crew:
+            for number, job in enumerate(jobs):
+                crew.submit(_Whole(number, job, frozen, shape, dry_run), size=backlog(job))
+            for task, outcome in crew.results():
+                line = Replay(task.job, exporter, shape).fail(outcome) if isinstance(outcome, Exception) else outcome
+                yield task.number, line
 
 
 def _read_elsewhere(
-    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, progress: Progress, hands: Hands
-) -> Iterator[RunReport]:
-    replays = [Replay(job, exporter, shape, dry_run=dry_run, progress=progress) for job in jobs]
+    jobs: Sequence[Job], exporter: Exporter, shape: Shape, *, dry_run: bool, tally: Tally, hands: Hands
+) -> Iterator[tuple[int, RunReport]]:
+    replays = [
+        Replay(job, exporter, shape, dry_run=dry_run, tell=functools.partial(tally.told, number))
+        for number, job in enumerate(jobs)
+    ]
     crew = Crew(functools.partial(hands.hire, threads=False), _read_part, window=hands.window(threads=False))
 
-    def go_on(number: int, step: Step) -> Iterator[RunReport]:
+    def go_on(number: int, step: Step) -> Iterator[tuple[int, RunReport]]:
         if isinstance(step, Reading):
-            crew.submit(_Part(number, step), size=_backlog(jobs[number]))
+            crew.submit(_Part(number, step), size=backlog(jobs[number]))
         else:
-            yield step
+            yield number, step
 
     with crew:
         for number, replaying in enumerate(replays):
@@ -155,7 +179,8 @@ def _read_part(part: _Part) -> Delta:
 
 
 def _replay_whole(task: _Whole) -> RunReport:
-    return replay(task.job, _exporter(task.exporter), task.shape, dry_run=task.dry_run)
+    how_far = functools.partial(tell, task.number)
+    return replay(task.job, _exporter(task.exporter), task.shape, dry_run=task.dry_run, tell=how_far)
 
 
 @functools.lru_cache(maxsize=2)
@@ -164,7 +189,7 @@ def _exporter(frozen: bytes) -> Exporter:
     return exporter
 
 
-def _backlog(job: Job) -> int:
+def backlog(job: Job) -> int:
     """Bytes of the run directory that the target has not acknowledged, as far as sizes tell."""
     cursor = job.known.cursor
     sizes = {name: file.size for name, file in job.run.files.items()}
