@@ -153,7 +153,7 @@ class MlflowExporter:
             for run in members
             if (choice := now[run.identity]).record is not None and not self._is_as_found(run.identity, choice)
         }
-        settled = [Sweep(self._place, experiment, name).settle(shape.best) for experiment, name in sorted(changed)]
+        settled = [Sweep(self._place, experiment, name).settle() for experiment, name in sorted(changed)]
         return [loss for loss in settled if loss is not None]
 
     def _is_as_found(self, identity: str, now: Choice) -> bool:

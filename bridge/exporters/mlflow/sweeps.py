@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bridge.cursor import Shape
+from bridge.errors import NewerFormatError
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
 from bridge.exporters.mlflow.locks import machine_lock
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from bridge.exporters.mlflow.place import Place
+    from bridge.exporters.mlflow.records import Record
 
 __all__ = ["Sweep"]
 
@@ -81,8 +84,8 @@ class Sweep:
                 self.place.api.put_away(extra.run_id, {Tag.DUPLICATE_OF: choice.record.run_id})
         return choice
 
-    def settle(self, best: Sequence[str]) -> Loss | None:
-        """Nest all children below the one parent, and write what they came to. `best` are METRIC:max|min.
+    def settle(self) -> Loss | None:
+        """Nest all children below the one parent, and write what they came to.
 
         Looks again after writing, until nothing has changed: of several exports at once the last to look is right.
         """
@@ -95,7 +98,7 @@ class Sweep:
                 return Loss(LossKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
             parent = choice.record.run_id
             children = self._children(parent)
-            tags = aggregates(children, best)
+            tags = aggregates(children, bests_of(children))
             if tags == written:
                 return None
             self._write(parent, tags, children)
@@ -134,22 +137,44 @@ class Sweep:
         )
 
 
-def aggregates(children: Sequence[MlflowRun], best: Sequence[str]) -> dict[str, str]:
-    """What the children came to, as tags: how many in all and of each status, and what became of each `best` metric.
+def bests_of(children: Sequence[MlflowRun]) -> dict[str, int]:
+    """The metrics that any child was exported with a `--best` of, whoever exports now; 1 for max, -1 for min.
+
+    Where children say both, the one that more of them say.
+    """
+    said = Counter(text for child in children for text in _best_of(record_of(child)))
+    return Shape(
+        best=tuple({text.rpartition(":")[0]: text for text, _ in sorted(said.items(), key=_rarest_first)}.values())
+    ).bests
+
+
+def _rarest_first(said: tuple[str, int]) -> tuple[int, str]:
+    return said[1], said[0]
+
+
+def _best_of(child: Record) -> list[str]:
+    """The option `best` that shaped a child."""
+    try:
+        cursor = child.cursor(f"MLflow run {child.run_id}")
+    except NewerFormatError:
+        return []
+    return list(cursor.shape.get("best", ())) if cursor is not None else []
+
+
+def aggregates(children: Sequence[MlflowRun], bests: Mapping[str, int]) -> dict[str, str]:
+    """What the children came to, as tags: how many in all and of each status, and what became of each of `bests`.
 
     That is mean, standard deviation (of a sample), best value and best child, over the children with a number for it.
     """
     states = Counter(child.data.tags.get(Tag.STATUS, child.info.status.lower()) for child in children)
     tags = {f"{_FAMILY}runs": str(len(children))}
     tags |= {clean(f"{_FAMILY}{state}"): str(count) for state, count in states.items()}
-    for text in best:
-        metric, _, direction = text.rpartition(":")
+    for metric, sign in sorted(bests.items()):
         values = {child.info.run_id: _value(child, metric) for child in children}
         numbers = {run_id: value for run_id, value in values.items() if value is not None}
         if not numbers:
             continue
-        choose_best = max if direction == "max" else min
-        winner = choose_best(sorted(numbers), key=lambda run_id: numbers[run_id])
+        winner = max(sorted(numbers), key=lambda run_id: sign * numbers[run_id])
         family = f"{_FAMILY}{metric}."
         tags |= {
             clean(f"{family}mean"): repr(statistics.fmean(numbers.values())),

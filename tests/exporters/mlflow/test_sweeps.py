@@ -56,6 +56,26 @@ def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Stor
     }
 
 
+def test_what_the_children_came_to_does_not_depend_on_who_is_exported_last(store: Store) -> None:
+    """A child that is made anew without `--best` leaves the others theirs, and counts with its last value."""
+    for number, value in ((1, 0.6), (2, 0.9), (3, 0.7)):
+        store.export(_child(number), _rows(value), shape=BEST)
+    with store.exporter() as exporter:
+        exporter.prepare([_child(3)], Shape())
+        exporter.cursors([_child(3)])
+        exporter.open(_child(3), Shape()).rebuild([delta_of(_child(3), _rows(0.7))])
+        exporter.finish([_child(3)], Shape())
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    names = {run.info.run_id: run.info.run_name for run in store.runs()}
+    tags = {key.removeprefix("bridge.sweep."): value for key, value in parent.data.tags.items()}
+    assert names[tags["acc.best_run"]] == "trial-2"
+    assert (tags["runs"], tags["acc.best"], tags["acc.mean"]) == (
+        "3",
+        "0.9",
+        repr(statistics.fmean([0.6, 0.9, 0.7 - 0.5])),
+    )
+
+
 def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
     """And ends with its last one; a status that no child has any more is no tag any more."""
     store.export(_child(1), _rows(0.6))
