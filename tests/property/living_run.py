@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LivingRun:
-    """One run directory, written byte by byte. `clock` counts seconds since the start, one for each thing logged."""
+    """One run directory, written byte by byte. `clock` counts seconds since the start, at most one for each thing logged."""
 
     path: Path
     uid: str = "uid-0"
@@ -37,12 +37,15 @@ class LivingRun:
         self._write_all()
         self._write_sidecar()
 
-    def log(self, values: list[str], *, stride: int) -> None:
-        """Log `values` in the columns from the left ("" leaves a cell empty), at a step that is `stride` further on."""
+    def log(self, values: list[str], *, stride: int, seconds: int = 1) -> None:
+        """Log `values` in the columns from the left ("" leaves a cell empty), at a step that is `stride` further on.
+
+        `seconds` is the time since what was logged before: 0 or 1.
+        """
         self._mend()
         self.step += stride
         row = dict(zip(self.columns, values, strict=False))
-        row |= {"step": str(self.step), "wall_time": repr(CREATED_S + self._tick())}
+        row |= {"step": str(self.step), "wall_time": repr(CREATED_S + (self._tick() if seconds else self.clock))}
         self.rows.append(row)
         with (self.path / "metrics.csv").open("a", newline="") as file:
             file.write(self._line(row))

@@ -40,7 +40,7 @@ MODULES = (
     "mlflow.store.tracking.sqlalchemy_store",
     "tensorboard.compat.proto.event_pb2",
 )
-VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", ""])
+VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", "inf", "-inf", ""])
 METRICS = ("acc", "grad/norm", "val loss")
 SHAPES = {
     "plain": Shape(),
@@ -48,6 +48,8 @@ SHAPES = {
     "no media": Shape(media=False),
     "renamed": Shape(rename=(("loss", "train/loss"),)),
     "all points": Shape(overlap="keep"),
+    "running best": Shape(best=("loss:max", "acc:min")),
+    "running best of all points": Shape(overlap="keep", best=("loss:min",)),
 }
 EXAMPLES = {"memory": 10, "memory-ordered": 8, "memory-small-deltas": 8, "tensorboard": 8, "mlflow-sqlite": 3}
 """Histories in the ordinary suite; the slow one takes SLOW times as many."""
@@ -64,16 +66,17 @@ def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, s
     return [f"{line.action}: {line.reason}" for line in report.runs if line.failed]
 
 
-def plain(held: Held, *, edited: bool) -> dict[str, Any]:
+def plain(held: Held, edits: Mapping[str, str]) -> dict[str, Any]:
     """What is held, as values that can be compared; without what people edited, since that is theirs."""
     facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
-    if not edited:
-        facts |= {"tags": sorted(held.tags or ()), "notes": held.notes}
+    facts |= {"notes": held.notes} if "notes" not in edits else {}
+    facts |= {"tags": sorted(held.tags or ())} if "tag" not in edits else {}
     return facts | {
         "series": {
             name: [column.tobytes() for column in (series.step, series.time, np.nan_to_num(series.value, nan=12.5e300))]
-            for name, series in sorted(held.series.items())
+            for name, series in sorted({**(held.bests or {}), **held.series}.items())
         },
+        "last": {name: repr(value) for name, value in held.last.items()},
         "texts": {name: dict(texts) for name, texts in sorted(held.texts.items())},
         "media": sorted((one.tag, one.step, one.index, one.digest, one.caption or "") for one in held.media),
     }
@@ -93,7 +96,7 @@ class Histories(RuleBasedStateMachine):
         self.run = LivingRun(self.folder / "runs" / "a")
         self.uids = (f"uid-{number}" for number in itertools.count(1))
         self.shape = SHAPES["plain"]
-        self.edited = False
+        self.edits: dict[str, str] = {}
 
     @initialize(values=st.lists(VALUES, min_size=1, max_size=1), count=st.integers(0, 4))
     def begin(self, values: list[str], count: int) -> None:
@@ -103,10 +106,11 @@ class Histories(RuleBasedStateMachine):
     @rule(
         rows=st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=6),
         stride=st.sampled_from([0, 1, 1, 3, -1]),
+        seconds=st.sampled_from([1, 1, 0]),
     )
-    def rows_are_appended(self, rows: list[list[str]], stride: int) -> None:
+    def rows_are_appended(self, rows: list[list[str]], stride: int, seconds: int) -> None:
         for values in rows:
-            self.run.log(values, stride=stride)
+            self.run.log(values, stride=stride, seconds=seconds)
 
     @rule(name=st.sampled_from(METRICS))
     def a_metric_appears(self, name: str) -> None:
@@ -145,11 +149,11 @@ class Histories(RuleBasedStateMachine):
         """Another run takes the place: nobody knows it, and the old target stays as it was."""
         shutil.rmtree(self.run.path)
         self.run = LivingRun(self.run.path, uid=next(self.uids))
-        self.edited = False
+        self.edits = {}
 
     @rule(shape=st.sampled_from(sorted(SHAPES)))
     def options_change(self, shape: str) -> None:
-        if shape != "all points" or self.exporter().abilities.keeps_overlap:
+        if SHAPES[shape].overlap == "last" or self.exporter().abilities.keeps_overlap:
             self.shape = SHAPES[shape]
 
     @rule()
@@ -169,10 +173,10 @@ class Histories(RuleBasedStateMachine):
         self.exported(self.zygote.run(self.task(), self.task()))
 
     @precondition(lambda self: self.name != "tensorboard")
-    @rule(notes=st.sampled_from(["by hand", "changed by hand"]))
-    def a_person_edits_the_target(self, notes: str) -> None:
-        if edit_notes(self.name, self.folder, self.exporter(), self.run.uid, notes):
-            self.edited = True
+    @rule(what=st.sampled_from(["notes", "tag"]), text=st.sampled_from(["by hand", "changed by hand"]))
+    def a_person_edits_the_target(self, what: str, text: str) -> None:
+        if edit(self.name, self.folder, self.exporter(), self.run.uid, what, text):
+            self.edits[what] = text
 
     @rule()
     def verify_in_between(self) -> None:
@@ -198,7 +202,9 @@ class Histories(RuleBasedStateMachine):
         held, clean = (
             self.held(exporter) for exporter in (self.exporter(), subject(self.name).make(fresh, self.templates))
         )
-        assert plain(held, edited=self.edited) == plain(clean, edited=self.edited)
+        assert plain(held, self.edits) == plain(clean, self.edits)
+        for what, text in self.edits.items():
+            assert edited(self.name, self.folder, self.exporter(), self.run.uid, what) == [text]
         if self.name == "tensorboard":
             self.scalars_are_equal_byte_for_byte()
 
@@ -231,23 +237,41 @@ class Histories(RuleBasedStateMachine):
         assert all(outcome == [] or isinstance(outcome, KilledError) for outcome in outcomes), outcomes
 
 
-def edit_notes(name: str, folder: Path, exporter: Any, uid: str, notes: str) -> bool:
-    """Change the notes in the target as a person does in its UI; whether there was a target to change."""
+TAGS = {"notes": "mlflow.note.content", "tag": "project"}
+"""What a person edits, by MLflow's tag: one of ours or a new one, as the run has it or not."""
+
+
+def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str) -> bool:
+    """Change notes or a tag in the target as a person does in its UI; whether there was a target to change."""
     if name.startswith("memory"):
         if exporter.box(uid) is None:
             return False
-        exporter.edit(uid, notes=notes)
+        exporter.edit(uid, **({"notes": text} if what == "notes" else {"tags": (text,)}))
         return True
+    client, runs = mlflow_runs(folder, uid)
+    for run in runs:
+        client.set_tag(run.info.run_id, TAGS[what], text)
+    return bool(runs)
+
+
+def edited(name: str, folder: Path, exporter: Any, uid: str, what: str) -> list[str]:
+    """What the target holds where a person edited it, for each run there is."""
+    if name.startswith("memory"):
+        facts = exporter.box(uid).facts
+        return [facts["notes"]] if what == "notes" else list(facts["tags"])
+    return [run.data.tags.get(TAGS[what], "") for run in mlflow_runs(folder, uid)[1]]
+
+
+def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
+    """A client, and the runs of the identity `uid`."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder / 'target' / 'mlflow.db'}") if (folder / "target").exists() else None
-    experiment = client.get_experiment_by_name("contract") if client else None
-    if client is None or experiment is None:
-        return False
-    runs = client.search_runs([experiment.experiment_id], f"tags.`bridge.uid` = '{uid}'")
-    for run in runs:
-        client.set_tag(run.info.run_id, "mlflow.note.content", notes)
-    return bool(runs)
+    if not (folder / "target").exists():
+        return None, []
+    client = MlflowClient(f"sqlite:///{folder / 'target' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("contract")
+    found = [] if experiment is None else client.search_runs([experiment.experiment_id], f"tags.`bridge.uid` = '{uid}'")
+    return client, list(found)
 
 
 @pytest.fixture(scope="session")
