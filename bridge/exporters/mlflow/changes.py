@@ -28,7 +28,7 @@ _OWNED = (
     "bridge.archived",
     Tag.TIME,
 )
-_OWNED_FAMILIES = ("bridge.checkpoint_", "bridge.slurm.", "bridge.newest.", PROBE_FAMILY)
+_OWNED_FAMILIES = ("bridge.checkpoint_", "bridge.slurm.", "bridge.newest.", f"{Tag.TAGS}.", PROBE_FAMILY)
 
 
 @dataclass(frozen=True, slots=True)

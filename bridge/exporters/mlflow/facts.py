@@ -12,8 +12,9 @@ from bridge.cursor import sent_facts
 from bridge.exporters.mlflow.names import KEY_LIMIT, storable
 from bridge.exporters.mlflow.notes import description
 from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
+from bridge.exporters.mlflow.people import listed, people_losses, people_tags
 from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
-from bridge.exporters.mlflow.tags import Tag, cut_tag, own_tags, people_tags, tells_of_sessions
+from bridge.exporters.mlflow.tags import cut_tag, own_tags, slurm_keys, tells_of_sessions
 from bridge.model import Loss, LossKind
 from bridge.redaction import MASK, Redaction
 
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from bridge.cursor import Shape
     from bridge.model import Run
 
-__all__ = ["MOST_TAGS", "Facts", "digest", "facts_of"]
-
-MOST_TAGS = 1000
-"""Tags of one run that are sent; a run with more of them is a mistake that must not cost hours."""
+__all__ = ["Facts", "digest", "facts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Facts:
 
     `people` are the tags made of the sidecar's, `own` the bridge's and MLflow's natural ones. `start` and `end` are
     milliseconds since the epoch; `end` is None while the run is running. `sent` is what a cursor keeps of all this.
-    `whole_notes` are the notes where `notes` had to be cut.
+    `whole_notes` are the notes where `notes` had to be cut. `lists_all`: whether the list among `own` has all tags.
     """
 
     name: str
@@ -49,6 +47,7 @@ class Facts:
     sent: Mapping[str, str]
     losses: tuple[Loss, ...]
     whole_notes: str | None = None
+    lists_all: bool = True
 
 
 def facts_of(run: Run, shape: Shape) -> Facts:
@@ -58,24 +57,29 @@ def facts_of(run: Run, shape: Shape) -> Facts:
     losses = list(params.losses)
     notes, notes_loss = description(storable(run.notes))
     losses += [notes_loss] if notes_loss else []
-    people = _people(run, redaction, losses)
+    tags = _masked(run, redaction, losses)
+    kept, pages = listed(tags)
+    people = people_tags(kept)
+    losses += people_losses(tags, people, kept)
+    values = {key: _kept(key, value, losses) for key, value in people.values.items()}
     newest = {volatile_tag(key): params.values[key] for key in sorted(params.volatile)}
-    own = {key: _kept(key, value, losses) for key, value in (own_tags(run, redaction) | newest).items()}
+    own = pages | {key: _kept(key, value, losses) for key, value in (own_tags(run, redaction) | newest).items()}
     masked = [key for key, value in own.items() if MASK in value and tells_of_sessions(key)]
     losses += [Loss(LossKind.REDACTED, f"tag {key}") for key in masked]
+    losses += _odd_losses(run)
     name = storable(run.name or run.run_id or "run")[:KEY_LIMIT]
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
         "name": digest(name),
         "notes": digest(notes),
-        "tags": digest(json.dumps([sorted(people.items()), own[Tag.TAGS]])),
+        "tags": digest(json.dumps([sorted(values.items()), *pages.values()])),
         "own": digest(json.dumps([sorted(own.items()), run.notes if notes_loss else ""])),
         "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
     }
     return Facts(
         name=name,
         notes=notes,
-        people=people,
+        people=values,
         own=own,
         params=params,
         status=STATUSES[run.status],
@@ -84,6 +88,7 @@ def facts_of(run: Run, shape: Shape) -> Facts:
         sent=sent,
         losses=tuple(losses),
         whole_notes=run.notes if notes_loss else None,
+        lists_all=len(kept) == len(tags),
     )
 
 
@@ -92,20 +97,32 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _people(run: Run, redaction: Redaction, losses: list[Loss]) -> dict[str, str]:
-    """The tags that the sidecar's become; what of them is masked, cut or too much is added to `losses`."""
+def _masked(run: Run, redaction: Redaction, losses: list[Loss]) -> list[str]:
+    """The run's tags without what is secret in them, which is added to `losses`."""
     masked = [redaction.tag(tag) for tag in run.tags]
     losses += [
         Loss(LossKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
         for tag, shown in zip(run.tags, masked, strict=True)
         if tag != shown
     ]
-    people = people_tags(storable(tag) for tag in masked)
-    if len(people) > MOST_TAGS:
-        detail = f"of {len(people)} tags the first {MOST_TAGS} are kept; all are in sidecar.json"
-        losses.append(Loss(LossKind.LEFT_OUT, "tags", detail, count=len(people) - MOST_TAGS))
-        people = dict(list(people.items())[:MOST_TAGS])
-    return {key: _kept(key, value, losses) for key, value in people.items()}
+    return [storable(tag) for tag in masked]
+
+
+def _odd_losses(run: Run) -> list[Loss]:
+    """What of the other facts MLflow cannot hold as it is."""
+    nul = "NUL characters cannot be stored"
+    losses = [Loss(LossKind.CUT, "notes", nul)] if "\0" in run.notes else []
+    losses += [Loss(LossKind.CUT, "name", nul)] if "\0" in run.name else []
+    losses += [Loss(LossKind.CUT, "tags", nul)] if any("\0" in tag for tag in run.tags) else []
+    if len(run.name) > KEY_LIMIT:
+        detail = f"of {len(run.name)} characters the first {KEY_LIMIT} are kept; in full in sidecar.json"
+        losses.append(Loss(LossKind.CUT, "name", detail))
+    losses += [
+        Loss(LossKind.RENAMED, f"tag bridge.{name}", f"as {key}; in sidecar.json as it is")
+        for name, key in slurm_keys(run.sessions).items()
+        if key != f"bridge.{name}"
+    ]
+    return losses
 
 
 def _kept(key: str, value: str, losses: list[Loss]) -> str:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
 from bridge.exporters.mlflow.best import best_names, names_of
-from bridge.exporters.mlflow.facts import MOST_TAGS, Facts, facts_of
+from bridge.exporters.mlflow.facts import Facts, facts_of
 from bridge.exporters.mlflow.media import CAPTIONS_FILE, MEDIA_FILE, captions_of, parse_path
 from bridge.exporters.mlflow.names import KEY_LIMIT, keys_of
 from bridge.exporters.mlflow.notes import NOTES_FILE
 from bridge.exporters.mlflow.params import volatile_tag
+from bridge.exporters.mlflow.people import people_tags, read_list
 from bridge.exporters.mlflow.points import series_of
-from bridge.exporters.mlflow.records import listed_tags
-from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, people_tags, tag_key
+from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag
 from bridge.model import Held, HeldMedia
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _Reader:
         yield from (f"params.{name}" for name, value in run.params.items() if isinstance(value, str) and "\0" in value)
         texts = {"notes": run.notes, "name": run.name, "tags": "".join(run.tags)}
         yield from (name for name, text in texts.items() if "\0" in text)
-        if len(self.facts.people) == MOST_TAGS:
+        if not self.facts.lists_all:
             yield "tags"
 
     def _read_names(self, *, has_more: bool) -> None:
@@ -148,13 +148,11 @@ class _Reader:
         return params
 
     def _tags(self) -> tuple[str, ...]:
-        """The list in `bridge.tags`, without those of its tags that do not stand in MLflow as they were made of it."""
-        tags = [tag for tag in listed_tags(self.record) if isinstance(tag, str)]
+        """The list of all tags, without those of its tags that do not stand in MLflow as they were made of it."""
+        tags = read_list(self.record.tags)
         made = people_tags(tags)
-        missing = {key for key, value in made.items() if self.record.tags.get(key) != value[:TAG_LIMIT]}
-        if self.record.tags.get(Tag.TAGS) == self.facts.own[Tag.TAGS]:
-            tags += self.run.tags[len(tags) :]  # the list was too long to be held whole
-        return tuple(tag for tag in tags if not ({tag_key(tag)} & missing))
+        missing = {key for key, value in made.values.items() if self.record.tags.get(key) != value[:TAG_LIMIT]}
+        return tuple(tag for tag in tags if made.key(tag) not in missing)
 
     def _notes(self, *, has_more: bool) -> str:
         held = self.record.tags.get(Tag.NOTES, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError
 from bridge.exporters.contract import Known
 from bridge.exporters.mlflow.facts import digest
-from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, people_tags
+from bridge.exporters.mlflow.people import people_tags, read_list
+from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -123,15 +123,6 @@ def edited_tags(record: Record) -> tuple[str, ...]:
     )
 
 
-def sent_tags(record: Record) -> dict[str, str]:
+def sent_tags(record: Record) -> Mapping[str, str]:
     """People's tags as the bridge last sent them."""
-    return people_tags(tag for tag in listed_tags(record) if isinstance(tag, str))
-
-
-def listed_tags(record: Record) -> list[object]:
-    """The list in `bridge.tags`; empty where it cannot be read."""
-    try:
-        tags = json.loads(record.tags.get(Tag.TAGS, "[]"))
-    except ValueError:
-        return []
-    return tags if isinstance(tags, list) else []
+    return people_tags(read_list(record.tags)).values

@@ -1,18 +1,17 @@
-"""A run's tags as MLflow's: people's own by a rule that can be done backwards, the bridge's under `bridge.`."""
+"""The tags that the bridge makes of a run: its own under `bridge.`, and MLflow's about the code and its user."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.mlflow.checkpoints import checkpoint_tags
-from bridge.exporters.mlflow.names import clean, storable
+from bridge.exporters.mlflow.names import keys_of, storable
 from bridge.model import Loss, LossKind, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from bridge.model import Run, Session
     from bridge.redaction import Redaction
@@ -21,19 +20,14 @@ __all__ = [
     "TAG_LIMIT",
     "Tag",
     "cut_tag",
-    "listed",
     "own_tags",
-    "people_tags",
+    "slurm_keys",
     "sweep_of",
-    "tag_key",
     "tells_of_sessions",
 ]
 
 TAG_LIMIT = 5000
 """Characters in a tag's value that every server takes whole (newer ones take 8000); longer ones are cut by us."""
-
-_KEY_VALUE = re.compile(r"([A-Za-z0-9_.\-]+):(.*)", re.DOTALL)
-_OURS = ("mlflow.", "bridge.")
 
 
 class Tag:
@@ -51,6 +45,7 @@ class Tag:
     EXPERIMENT = "bridge.experiment"
     BUILDING = "bridge.building"
     PENDING = "bridge.pending"
+    PENDING_MEDIA = "bridge.pending_media"
     REPLACES = "bridge.replaces"
     REPLACED_BY = "bridge.replaced_by"
     DUPLICATE_OF = "bridge.duplicate_of"
@@ -61,47 +56,12 @@ class Tag:
     ARTIFACTS = "mlflow.loggedArtifacts"
 
 
-def people_tags(tags: Iterable[str]) -> dict[str, str]:
-    """The sidecar's tags as MLflow's.
-
-    `key:value` becomes key = value, several of one key are joined by `, `; any other text is a bare word, `word` =
-    `true` unless that key is taken. Keys that MLflow or the bridge uses get the prefix `tag.`.
-    """
-    values: dict[str, list[str]] = {}
-    words: list[str] = []
-    for tag in tags:
-        found = _KEY_VALUE.fullmatch(tag)
-        if found:
-            values.setdefault(_key(found[1]), []).append(found[2])
-        else:
-            words.append(tag)
-    joined = {key: ", ".join(parts) for key, parts in values.items()}
-    return joined | {key: "true" for key in map(_key, words) if key not in joined}
-
-
-def tag_key(tag: str) -> str:
-    """The key of the tag in MLflow that a sidecar's tag becomes, or becomes a part of."""
-    found = _KEY_VALUE.fullmatch(tag)
-    return _key(found[1] if found else tag)
-
-
-def listed(tags: Sequence[str]) -> str:
-    """All tags as they are, as a JSON list of at most TAG_LIMIT characters: as many of the first as fit."""
-    tags = tags[:TAG_LIMIT]
-    text = json.dumps(tags, ensure_ascii=False)
-    while len(text) > TAG_LIMIT:
-        tags = tags[: min(len(tags) - 1, len(tags) * TAG_LIMIT // len(text))]
-        text = json.dumps(tags, ensure_ascii=False)
-    return text
-
-
 def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
-    """What the run directory says beside people's tags: whose it is, where from, how it went."""
+    """What the run directory says beside people's tags and their list: whose it is, where from, how it went."""
     tags: dict[str, str | None] = {
         Tag.RUN_ID: run.run_id,
         Tag.SOURCE: os.fsencode(run.path).decode(errors="replace"),
         Tag.STATUS: run.status_word or run.status.value if run.status is Status.UNKNOWN else run.status.value,
-        Tag.TAGS: listed([storable(redaction.tag(tag)) for tag in run.tags]),
         **checkpoint_tags(run),
         "bridge.sessions": str(len(run.sessions)) if run.sessions else None,
         "bridge.restarts": _restarts(run.sessions),
@@ -111,6 +71,12 @@ def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
     }
     tags |= _natural(run.sessions, redaction)
     return {key: storable(value) for key, value in tags.items() if value is not None}
+
+
+def slurm_keys(sessions: Sequence[Session]) -> dict[str, str]:
+    """The tags' keys for what the newest session that knows of SLURM says of it, by `slurm.NAME`."""
+    names = [f"slurm.{name}" for name in _slurm(sessions)]
+    return keys_of(names, {name: f"bridge.{name}" for name in names})
 
 
 def tells_of_sessions(key: str) -> bool:
@@ -129,10 +95,6 @@ def cut_tag(key: str, value: str) -> tuple[str, Loss | None]:
         return value, None
     detail = f"tag of {len(value)} characters, the first {TAG_LIMIT} are kept; in full in sidecar.json"
     return value[:TAG_LIMIT], Loss(LossKind.CUT, f"tag {key}", detail)
-
-
-def _key(key: str) -> str:
-    return clean(f"tag.{key}" if key.startswith(_OURS) else key)
 
 
 def _restarts(sessions: Sequence[Session]) -> str | None:
@@ -154,12 +116,16 @@ def _natural(sessions: Sequence[Session], redaction: Redaction) -> dict[str, str
         return next((getattr(one, name) for one in reversed(sessions) if getattr(one, name) is not None), None)
 
     command = newest("command")
-    slurm = next((one.slurm for one in reversed(sessions) if one.slurm), {})
+    slurm, keys = _slurm(sessions), slurm_keys(sessions)
     return {
         "mlflow.user": newest("user"),
         "mlflow.source.name": None if command is None else redaction.command(command),
         "mlflow.source.type": None if command is None else "LOCAL",
         "mlflow.source.git.commit": newest("git_commit"),
         "bridge.host": newest("host"),
-        **{clean(f"bridge.slurm.{key}"): str(redaction.value(key, value)) for key, value in slurm.items()},
+        **{keys[f"slurm.{name}"]: str(redaction.value(name, value)) for name, value in slurm.items()},
     }
+
+
+def _slurm(sessions: Sequence[Session]) -> Mapping[str, str]:
+    return next((one.slurm for one in reversed(sessions) if one.slurm), {})

@@ -11,6 +11,7 @@ from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.locks import machine_lock
+from bridge.exporters.mlflow.people import LIST_TAGS
 from bridge.exporters.mlflow.readback import read_back
 from bridge.exporters.mlflow.rebuild import make_beside, take_place
 from bridge.exporters.mlflow.records import Choice, Record
@@ -264,4 +265,4 @@ def _own_tags(facts: Facts) -> dict[str, str]:
 
     The list from which is told what people took away is not among them, since their tags are not sent yet.
     """
-    return {key: value for key, value in facts.own.items() if key != Tag.TAGS}
+    return {key: value for key, value in facts.own.items() if key not in LIST_TAGS}

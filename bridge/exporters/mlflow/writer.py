@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bridge.errors import ConflictError, TargetRefusedError
 from bridge.exporters.mlflow.api import batches
+from bridge.exporters.mlflow.people import LIST_TAGS
 from bridge.exporters.mlflow.points import batches_of, without_held
 from bridge.exporters.mlflow.rows import rows_of_blocks
 from bridge.exporters.mlflow.tags import Tag
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.run_rows import RunFacts
 
 __all__ = ["ApiWriter", "Writer"]
+
+
+_A_REQUEST = 100
+"""Tags in one request."""
 
 
 class Writer(Protocol):
@@ -49,9 +54,14 @@ class ApiWriter:
         self._send_params(run_uuid, change.params)
         if change.facts is not None:
             self._set_facts(now, change.facts)
-        for key in sorted({key for key in change.deleted_tags if key in now.data.tags}):
-            self._delete_tag(run_uuid, key)
+        gone = sorted({key for key in change.deleted_tags if key in now.data.tags})
+        for key in gone:
+            if key not in LIST_TAGS:
+                self._delete_tag(run_uuid, key)
         self._send_tags(run_uuid, change.tags)
+        for key in gone:
+            if key in LIST_TAGS:  # behind the end of the list that was just sent; before that it was a part of it
+                self._delete_tag(run_uuid, key)
         if pending:  # only now: a stop before the cursor must find it
             self._delete_tag(run_uuid, Tag.PENDING)
         return sent
@@ -106,9 +116,12 @@ class ApiWriter:
             self.api.call("update_run", run_id, **changed)
 
     def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set the tags; the cursor travels with the last of them."""
-        ordered = {key: value for key, value in tags.items() if key != Tag.CURSOR}
-        if Tag.CURSOR in tags:
-            ordered[Tag.CURSOR] = tags[Tag.CURSOR]
-        for piece in batches(ordered):
-            self.api.set_tags(run_id, piece)
+        """Set the tags; the list of people's, which makes sense as a whole only, travels with the cursor, as the last."""
+        last = {key: tags[key] for key in (*LIST_TAGS, Tag.CURSOR) if key in tags}
+        for piece in batches({key: value for key, value in tags.items() if key not in last}, _A_REQUEST):
+            if len(piece) + len(last) <= _A_REQUEST:
+                last = piece | last
+            else:
+                self.api.set_tags(run_id, piece)
+        if last:
+            self.api.set_tags(run_id, last)

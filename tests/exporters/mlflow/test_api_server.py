@@ -211,7 +211,7 @@ def test_a_file_that_the_server_finds_too_large_is_a_loss(
     folder = tmp_path / "first"
     folder.mkdir()
     for name in ("metrics.csv", "summary.json"):
-        (folder / name).write_text("x")
+        (folder / name).write_text("{}")
     run = run_of(folder, files={name: file_of(folder / name) for name in ("metrics.csv", "summary.json")})
     faulty_proxy.plan(Fault.STATUS, path="metrics.csv", times=10, status=413)
     through = Store(faulty_proxy.uri, experiment=server.experiment)
