@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from bridge.progress import Progress
+
 __all__ = [
     "Exit",
     "Output",
@@ -205,6 +207,12 @@ class Output:
         click.echo(plain(message, lines=True), err=True)
 
     def console(self, *, err: bool = False) -> Console:
+    def progress(self, *, after: float = 0.0) -> Progress:
+        """What shows on stderr how far an export is, unless --quiet; on a terminal `after` so many seconds."""
+        from bridge.progress import progress_on
+
+        return progress_on(sys.stderr, quiet=self.quiet, after=after)
+
         """A rich console on stdout (`err`: on stderr). Text from users goes through `plain` and rich's `Text`.
 
         A pipe has no width: there lines stay whole, so that grep and cut find what they look for.

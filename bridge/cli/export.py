@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,7 +78,6 @@ def export(
     out: Output,
 ) -> int:
     """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
-    from bridge.progress import progress_on
     from bridge.verbs.export import Options, export_runs
     from bridge.verbs.together import Hands
 
@@ -97,8 +95,7 @@ def export(
             raise click.UsageError("--follow goes with none of --dry-run, --rebuild and --as.")
         how = {"interval": interval, "until_done": until_done, "grace": grace}
         return _follow(runs, make_exporter(target), options, how, out)
-    progress = progress_on(sys.stderr, quiet=out.quiet)
-    report = export_runs(runs, make_exporter(target), options, progress=progress)
+    report = export_runs(runs, make_exporter(target), options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
     else:
@@ -110,7 +107,6 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
     """Follow until done or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
     import json
 
-    from bridge.progress import progress_on
     from bridge.verbs.follow import Following, follow
 
     def told(report: Report) -> None:
@@ -120,7 +116,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
             _print(report, out)
 
     # A pass that takes a moment shows no bars: they would flicker at each one.
-    progress = functools.partial(progress_on, sys.stderr, quiet=out.quiet, after=1.0)
+    progress = functools.partial(out.progress, after=1.0)
     return follow(runs, exporter, options, Following(**how), told=told, say=out.say, progress=progress)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,16 +69,13 @@ def view(
     from bridge.exporters.contract import Viewable
     from bridge.verbs.export import Options, export_runs
 
-    # A closed terminal and a scheduler's SIGTERM end the page as Ctrl-C does: nothing stays behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     place, own = _place(runs, target, selection), not target.given & _PLACES
     exporter = make_exporter(_in_cache(target, place) if own else target)
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
     options = Options(shape=shape, selection=selection, heartbeat_timeout=heartbeat_timeout, reshape=own)
     try:
-        report = export_runs(runs, exporter, options)
+        report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
         for line in report.failed:
             out.warn(failure(line))
         if report.exit_code == Exit.NOTHING_DONE:
@@ -146,7 +143,8 @@ def _show(
         out.say("Ctrl-C ends it.")
         if opens:
             click.launch(interface.address)
-        follow(runs, exporter, options, Following(interval=interval), told=told, say=out.say)
+        progress = functools.partial(out.progress, after=1.0)
+        follow(runs, exporter, options, Following(interval=interval), told=told, say=out.say, progress=progress)
     return Exit.DONE
 
 
