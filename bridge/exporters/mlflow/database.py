@@ -265,7 +265,8 @@ class Database:
             run.set_latest(work.logged, again={rows.key for rows in work.delete})
             run.set_params(change.params)
             run.set_facts(change.facts)
-            run.delete_tags([*change.deleted_tags, PENDING_TAG])
+            # Tags alone, without a cursor, end nothing: rows past the cursor are so still.
+            run.delete_tags([*change.deleted_tags, *([PENDING_TAG] if CURSOR_TAG in change.tags else [])])
             run.set_tags(change.tags)
         else:
             # What others find the run by must be there from its first moment, the cursor only with all of its rows.

@@ -81,6 +81,8 @@ class Filling:
         """Bring `delta` in. Raises TargetError; RebuildNeededError with nothing changed."""
         if Tag.PENDING in self.record.tags and (delta.lowers or delta.kind is DeltaKind.REWIND):
             raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
+        if self._has_left_over_media(delta):
+            raise RebuildNeededError("media that no longer count were sent by an export that was stopped")
         work = self._work(delta)
         if delta.remember is not None:
             self._remember(delta.remember)
@@ -89,6 +91,8 @@ class Filling:
                 self._stage(stage, work)
             else:
                 self._do_without_files(work)
+            if self.files and delta.media:
+                self._set_tags({Tag.PENDING_MEDIA: str(delta.after.media_lines)})
             work.losses += stage.send(self.place.api, self.record.run_id)
             size = stage.bytes
         after = delta.after.with_(sent=work.sent, extra=work.extra)
@@ -131,15 +135,30 @@ class Filling:
         parent = Sweep(self.place, self.record.experiment_id, sweep).parent(start=facts_of(self.run, self.shape).start)
         return {Tag.PARENT: parent} if parent is not None else {}
 
+    def _has_left_over_media(self, delta: Delta) -> bool:
+        """Whether an export that was stopped has sent media of which some do not count any more.
+
+        It had marked the run with the lines that it was at; of those lines some now have nothing to show for.
+        """
+        cursor, until = self.cursor, self.record.tags.get(Tag.PENDING_MEDIA)
+        acknowledged = cursor.media_lines if cursor is not None else 0
+        if until is None or acknowledged >= int(until):
+            return False
+        return len(delta.media) < delta.after.media_lines - acknowledged
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags before the delta itself is written; nothing where they are so."""
+        if tags.items() <= self.record.tags.items():
+            return
+        change = Change(expected_cursor=self.record.tags.get(Tag.CURSOR), tags=tags)
+        self.place.writer.write(self.record.run_id, change)
+        self._now_has(tags, ())
+
     def _remember(self, cursor: Cursor) -> None:
         before = self.cursor
         if before is not None:
             cursor = cursor.with_(sent=before.sent, extra=before.extra)
-        text = cursor.to_json()
-        if text != self.record.tags.get(Tag.CURSOR):
-            change = Change(expected_cursor=self.record.tags.get(Tag.CURSOR), tags={Tag.CURSOR: text})
-            self.place.writer.write(self.record.run_id, change)
-            self._now_has({Tag.CURSOR: text}, ())
+        self._set_tags({Tag.CURSOR: cursor.to_json()})
 
     def _stage(self, stage: Stage, work: _Work) -> None:
         """Stage the files of the delta and, with the last one, those of the run."""
@@ -193,7 +212,7 @@ class Filling:
             names=work.keys,
             removed=_together(delta.removed, work.best.removed),
             tags=tags,
-            deleted_tags=changes.gone if changes else (),
+            deleted_tags=(*(changes.gone if changes else ()), Tag.PENDING_MEDIA),
             params=changes.params if changes else {},
             facts=changes.facts if changes else None,
         )

@@ -62,7 +62,7 @@ class ApiWriter:
         for key in gone:
             if key in LIST_TAGS:  # behind the end of the list that was just sent; before that it was a part of it
                 self._delete_tag(run_uuid, key)
-        if pending:  # only now: a stop before the cursor must find it
+        if pending and Tag.CURSOR in change.tags:  # only now: a stop before the cursor must find it
             self._delete_tag(run_uuid, Tag.PENDING)
         return sent
 

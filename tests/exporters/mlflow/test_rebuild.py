@@ -6,11 +6,16 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from bridge.cursor import Shape
 from bridge.errors import TargetUnavailableError
+from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.tags import Tag
+from bridge.verbs.export import export_runs
+from bridge.verbs.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,3 +152,53 @@ def test_names_of_the_artifacts_do_not_leak_into_a_rebuild(store: Store) -> None
     store.export(run, [{"step": 0, "a@b": 1.0}])
     store.rebuild(run, [delta_of(run, [{"step": 0, "c@d": 1.0}])])
     assert json.loads(store.artifact("bridge/names.json"))["metrics"] == {"c@d": "c_d"}
+
+
+def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two pictures and its cursor; a requeue logs one at that place: the other is not left over."""
+    run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
+    for _ in range(2):
+        log_picture(run, step=3, session=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(Filling, "_write", stop)
+        assert [line.failed for line in export_runs([run], store.exporter()).runs] == [True]
+    assert len(store.files("images")) == 4
+    log_picture(run, step=3, session=1)
+    (line,) = export_runs([run], store.exporter()).runs
+    told = "media that no longer count were sent by an export that was stopped"
+    assert (str(line.action), line.reason, line.media) == ("rebuild", told, 1)
+    assert len(store.files("images")) == 2
+    assert Tag.PENDING_MEDIA not in store.run().data.tags
+    assert [str(each.verdict) for each in verify_runs([run], store.exporter()).runs] == ["="]
+
+
+def test_pictures_of_an_export_that_was_stopped_are_built_upon(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all that was sent still counts, the next export goes on in the same run."""
+    run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
+    log_picture(run, step=3, session=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(Filling, "_write", stop)
+        export_runs([run], store.exporter())
+    begun = store.run().info.run_id
+    log_picture(run, step=4, session=0)
+    (line,) = export_runs([run], store.exporter()).runs
+    assert (str(line.action), line.media, store.run().info.run_id) == ("new", 2, begun)
+    assert Tag.PENDING_MEDIA not in store.run().data.tags
+    assert [str(each.verdict) for each in verify_runs([run], store.exporter()).runs] == ["="]
+
+
+def stop(*_: object) -> None:
+    raise RuntimeError("stopped")
+
+
+def log_picture(run: Path, *, step: int, session: int) -> None:
+    """A picture of its own at `step`, as the writer logs it."""
+    (run / "media").mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), (step, session, 9)).save(run / "media" / f"{session}-{step}.png")
+    event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}
+    with (run / "media.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
