@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from multiprocessing.context import ForkServerContext
 
 _PRELOADED = [
@@ -51,9 +51,15 @@ def kill_after(seconds: float, function: Callable[..., object], *arguments: Any)
 
 def all_at_once(count: int, function: Callable[..., object], *arguments: Any) -> None:
     """Run `function` in `count` processes that begin at the same moment; fails if one of them fails."""
+    each_at_once(function, [arguments] * count)
+
+
+def each_at_once(function: Callable[..., object], each: Sequence[tuple[Any, ...]]) -> None:
+    """The same with arguments of its own for each process."""
+    count = len(each)
     context = _context()
     together = context.Barrier(count)
-    processes = [context.Process(target=_waited, args=(together, function, arguments)) for _ in range(count)]
+    processes = [context.Process(target=_waited, args=(together, function, arguments)) for arguments in each]
     for process in processes:
         process.start()
     for process in processes:

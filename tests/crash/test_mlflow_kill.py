@@ -22,14 +22,16 @@ PICTURE = Path(__file__).parents[1] / "verbs" / "picture.png"
 ROWS = 700
 
 
-def export(uri: str, experiment: str, folder: Path) -> None:
+def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
     """What `bridge export FOLDER --to mlflow` does."""
+    from bridge.cursor import Shape
     from bridge.exporters import find_exporter
     from bridge.report import Action
-    from bridge.verbs.export import export_runs
+    from bridge.verbs.export import Options, export_runs
 
     logging.disable(logging.WARNING)
-    report = export_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment))
+    exporter = find_exporter("mlflow")(tracking_uri=uri, experiment=experiment)
+    report = export_runs([folder], exporter, Options(shape=Shape(best=best)))
     failed = [line.reason for line in report.runs if line.action in (Action.FAILED, Action.UNREADABLE)]
     if failed:
         raise AssertionError(failed)

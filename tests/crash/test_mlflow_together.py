@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.report import Action
-from tests.crash.killing import all_at_once
+from tests.crash.killing import all_at_once, each_at_once
 from tests.crash.test_mlflow_kill import Growing, content, export
 from tests.exporters.mlflow.conftest import Store
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RUNS = 2
 PART = 100
+PLACES = ("sqlite", "postgresql", "server")
+CHILDREN = 8
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if place == "sqlite" else "postgres_uri"))
 
 
-@pytest.mark.parametrize(("place", "count"), [("sqlite", 2), ("sqlite", 4), ("postgresql", 4), ("server", 2)])
+@pytest.mark.parametrize(("place", "count"), [(place, count) for place in PLACES for count in (2, 4)])
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """All of them begin at one moment, twice, the second time after every run has grown and gone back."""
     from bridge.exporters import find_exporter
@@ -48,3 +51,24 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
     assert len(together.runs()) == RUNS
     assert there == {run.info.run_name: content(clean, run) for run in clean.runs()}
     assert len(there["0"]["points"]["loss"]) == 4 * PART - PART // 2
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_eight_exports_of_eight_children_end_with_one_parent(uri: str, tmp_path: Path) -> None:
+    """As the tasks of an array job do it: each exports its own run, all at one moment. The parent counts them all."""
+    experiment = f"children-{tmp_path.name}"
+    paths = [tmp_path / "sweep" / str(number) for number in range(1, CHILDREN + 1)]
+    for number, path in enumerate(paths, start=1):
+        rows = [{"step": 0, "acc": number / 10}, {"step": 1, "acc": 0.0}]
+        make_run(path, rows, uid=f"child-{number}", run_id=str(number), tags=["sweep:lr-scan"])
+    each_at_once(export, [(uri, experiment, path, ("acc:max",)) for path in paths])
+    runs = Store(uri, experiment=experiment).runs()
+    (parent,) = [run for run in runs if "bridge.sweep" in run.data.tags]
+    children = {run.info.run_name: run for run in runs if "bridge.uid" in run.data.tags}
+    assert sorted(children) == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert len(runs) == CHILDREN + 1
+    tags = {key.removeprefix("bridge.sweep."): value for key, value in parent.data.tags.items()}
+    assert (tags["runs"], tags["completed"]) == ("8", "8")
+    assert (tags["acc.best"], tags["acc.best_run"]) == ("0.8", children["8"].info.run_id)
+    assert float(tags["acc.mean"]) == pytest.approx(0.45)

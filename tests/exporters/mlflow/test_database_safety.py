@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from tests.exporters.mlflow.database_help import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlflow import MlflowClient
 
 PARTS = 12
 ROWS_A_PART = 1500
@@ -150,35 +153,54 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
 
 
 def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
-    """While many points are written MLflow's own store writes too, again and again, and never fails."""
+    """While many points are written MLflow's own store writes too, again and again, and never waits for a second.
+
+    What else the machine does can only make it wait longer, so one round of several has to keep within the second.
+    """
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri)
-    other = client.create_run("0").info.run_id
-    done = threading.Event()
-    logged: list[int] = []
+    waits: list[float] = []
+    for number in range(_ROUNDS):
+        other = client.create_run("0").info.run_id
+        done = threading.Event()
+        waits = []
+        beside = threading.Thread(target=_log_until, args=(done, client, other, waits))
+        beside.start()
+        try:
+            ours = _write_quarter_of_a_million(sqlite_uri, f"uid-{number}")
+        finally:
+            done.set()
+            beside.join()
+        assert len(table(sqlite_uri, "metrics", ours)) == 250_000
+        assert len(table(sqlite_uri, "metrics", other)) == len(waits) >= 2
+        if max(waits) <= 1.0:
+            return
+    raise AssertionError(f"waited {max(waits):.1f} s")
 
-    def log() -> None:
-        while not done.is_set():
-            client.log_metric(other, "m", 1.0, timestamp=len(logged), step=len(logged))
-            logged.append(len(logged))
 
-    beside = threading.Thread(target=log)
-    beside.start()
-    try:
-        database = open_database(sqlite_uri)
-        ours = make_run(database, cursor="0")
-        for part in range(5):
-            points = wide_block(10, 5000, start=part * 5000)
-            tags = {"bridge.cursor": str(part + 1)}
-            change = Change(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
-            database.write(ours, change)
-        database.close()
-    finally:
-        done.set()
-        beside.join()
-    assert len(table(sqlite_uri, "metrics", ours)) == 250_000
-    assert len(table(sqlite_uri, "metrics", other)) == len(logged) >= 2
+_ROUNDS = 4
+
+
+def _log_until(done: threading.Event, client: MlflowClient, run_id: str, waits: list[float]) -> None:
+    """Log a point again and again, as a server does for its clients; `waits` are the seconds that each took."""
+    while not done.is_set():
+        begun = time.monotonic()
+        client.log_metric(run_id, "m", 1.0, timestamp=len(waits), step=len(waits))
+        waits.append(time.monotonic() - begun)
+
+
+def _write_quarter_of_a_million(uri: str, identity: str) -> str:
+    """A run with so many points, written in five changes; its id."""
+    database = open_database(uri)
+    ours = make_run(database, identity, cursor="0")
+    for part in range(5):
+        points = wide_block(10, 5000, start=part * 5000)
+        tags = {"bridge.cursor": str(part + 1)}
+        change = Change(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
+        database.write(ours, change)
+    database.close()
+    return ours
 
 
 def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from bridge.cursor import Shape
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import LossKind, Status
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
-from tests.exporters.mlflow.conftest import Store
 
 if TYPE_CHECKING:
     from bridge.model import Run
+    from tests.exporters.mlflow.conftest import Store
 
 BEST = Shape(best=("acc:max",))
 
@@ -120,23 +116,3 @@ def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
     applied = store.export(_child(2), _rows(0.7))
     assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.LEFT_OUT, "sweep lr-scan")]
     assert sorted(run.info.run_name for run in store.runs()) == ["trial-1", "trial-2"]
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "server"])
-def test_eight_exports_of_eight_children_at_once_end_with_one_parent(kind: str, request: pytest.FixtureRequest) -> None:
-    """All children hang below it, and it counts all of them."""
-    uri = request.getfixturevalue("sqlite_uri") if kind == "sqlite" else request.getfixturevalue("mlflow_server").uri
-    store = Store(uri, experiment="eight at once")
-    together = threading.Barrier(8)
-
-    def export(number: int) -> None:
-        together.wait()
-        store.export(_child(number), _rows(number / 10), shape=BEST)
-
-    with ThreadPoolExecutor(8) as exports:
-        list(exports.map(export, range(1, 9)))
-    runs = store.runs()
-    (parent,) = [run for run in runs if Tag.SWEEP in run.data.tags]
-    children = [run for run in runs if Tag.UID in run.data.tags]
-    assert [run.data.tags[Tag.PARENT] for run in children] == [parent.info.run_id] * 8
-    assert (parent.data.tags["bridge.sweep.runs"], parent.data.tags["bridge.sweep.acc.best"]) == ("8", "0.8")
