@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
-from bridge.model import Applied, Delta, DeltaKind
+from bridge.model import Applied, Delta, DeltaKind, LossKind
 from bridge.report import Action, RunReport
 from bridge.secrets import hide_all, hide_in
 from bridge.source import read_delta, read_whole
@@ -250,6 +250,10 @@ class Replay:
         )
 
 
+_LOST_MEDIA = (LossKind.NOT_SHOWABLE, LossKind.TOO_LARGE, LossKind.MISSING_FILE, LossKind.UNREADABLE_MEDIA)
+"""Foreseen losses of a whole picture or video, in a target that does not keep every file as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Rehearsal:
     """A target that takes everything and touches nothing: what a dry run carries its plan out on."""
@@ -259,7 +263,10 @@ class _Rehearsal:
 
     def apply(self, delta: Delta) -> Applied:
         losses: tuple[Loss, ...] = tuple(self.exporter.foresee(delta, self.shape))
-        return Applied(points=delta.points, media=len(delta.media), losses=losses)
+        lost = 0
+        if self.exporter.abilities.media_kept is not None:
+            lost = sum(loss.count for loss in losses if loss.kind in _LOST_MEDIA)
+        return Applied(points=delta.points, media=len(delta.media) - lost, losses=losses)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         done = Applied()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.exporters import find_exporter
 from bridge.exporters.memory import MemoryExporter
 from bridge.verbs.export import Options, export_runs
+from tests.exporters.tensorboard.pictures_by_hand import draw
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -48,3 +50,23 @@ def test_a_dry_run_tells_the_same(tmp_path: Path) -> None:
     exporter = MemoryExporter(tmp_path / "boxes")
     planned = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
     assert _told(planned) == _told(export_runs([tmp_path / "runs"], exporter))
+
+
+def test_a_plan_counts_the_pictures_that_the_export_will_show(tmp_path: Path) -> None:
+    """What TensorBoard cannot show, by its format or because it cannot be read, is no picture sent but a loss."""
+    run = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
+    (run / "media").mkdir()
+    draw(run / "media" / "good.png")
+    (run / "media" / "broken.png").write_bytes(b"no picture")
+    (run / "media" / "scan.tiff").write_bytes(b"II*\0")
+    (run / "media.jsonl").write_text(
+        "".join(
+            f'{{"step": {step}, "tag": "val", "type": "image", "path": "media/{name}"}}\n'
+            for step, name in enumerate(("good.png", "broken.png", "scan.tiff"))
+        )
+    )
+    exporter = find_exporter("tensorboard")(logdir=tmp_path / "tb")
+    planned = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
+    done = export_runs([tmp_path / "runs"], exporter)
+    assert [report.runs[0].media for report in (planned, done)] == [1, 1]
+    assert _told(planned) == _told(done)

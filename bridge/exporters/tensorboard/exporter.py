@@ -78,7 +78,7 @@ class TensorBoardExporter:
         return {run.identity: self._known(run.identity) for run in runs}
 
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
-        """The losses of `delta`, but for those that only opening pictures would tell."""
+        """The losses of `delta`, but for those that only opening videos would tell."""
         rename = dict(shape.rename)
         state = self._state(delta.run) if delta.before is not None else None
         held = {} if state is None else state.names
@@ -89,7 +89,7 @@ class TensorBoardExporter:
             losses += clipped(block)
         metrics = set(tags.values())
         losses += media_losses(delta, metrics, () if state is None else state.steps)
-        losses += [loss for loss in map(pictures.foreseen, delta.media) if loss is not None]
+        losses += [loss for loss in map(pictures.rehearsed, delta.media) if loss is not None]
         session = (state is None or state.session) and all(steps_fit(block) for block in delta.blocks)
         return losses + facts.fact_losses(delta.run, shape, metrics=metrics, session=session)
 

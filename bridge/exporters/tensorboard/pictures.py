@@ -14,7 +14,7 @@ from bridge.plain_files import BROKEN_PICTURE, read_plain
 if TYPE_CHECKING:
     from bridge.model import MediaEvent
 
-__all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "foreseen", "picture_of"]
+__all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "foreseen", "picture_of", "rehearsed"]
 
 KEPT = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
 """The formats whose files TensorBoard's page shows as they are."""
@@ -51,6 +51,14 @@ def foreseen(event: MediaEvent) -> Loss | None:
     if event.file.size > _LARGEST_FILE:
         return Loss(LossKind.TOO_LARGE, what, f"more than {_LARGEST_FILE // 2**20} MiB")
     return None
+
+
+def rehearsed(event: MediaEvent) -> Loss | None:
+    """What stops `event` from being shown; a video is not opened for that, which would take as long as converting it."""
+    if event.format in CONVERTED:
+        return foreseen(event)
+    picture = picture_of(event)
+    return picture if isinstance(picture, Loss) else None
 
 
 def picture_of(event: MediaEvent) -> Picture | Loss:
