@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import tempfile
 from contextlib import suppress
@@ -242,13 +243,17 @@ TAGS = {"notes": "mlflow.note.content", "tag": "project"}
 
 
 def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str) -> bool:
-    """Change notes or a tag in the target as a person does in its UI; whether there was a target to change."""
+    """Change notes or a tag in the target as a person does in its UI; whether there was a target to change.
+
+    A person finds a run once its first export has ended: before that nobody can tell an edit from what was sent.
+    """
     if name.startswith("memory"):
         if exporter.box(uid) is None:
             return False
         exporter.edit(uid, **({"notes": text} if what == "notes" else {"tags": (text,)}))
         return True
     client, runs = mlflow_runs(folder, uid)
+    runs = [run for run in runs if json.loads(run.data.tags["bridge.cursor"]).get("sent")]
     for run in runs:
         client.set_tag(run.info.run_id, TAGS[what], text)
     return bool(runs)
