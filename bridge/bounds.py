@@ -25,6 +25,7 @@ __all__ = [
     "MOST_MEDIA_BYTES",
     "MOST_METRICS",
     "MOST_NODES",
+    "MOST_PARAMS",
     "MOST_PARAM_LETTERS",
     "MOST_SERIES",
     "MOST_SESSIONS",
@@ -52,6 +53,9 @@ MOST_YAML_VALUES = 50_000
 
 MOST_NODES = 200_000
 """Values among hyperparameters, where an alias counts each time that it is used."""
+
+MOST_PARAMS = 20_000
+"""Hyperparameters of one run, by their flat names."""
 
 MOST_PARAM_LETTERS = 16 << 20
 """Characters of hyperparameters, flat names and texts together: a nested name repeats those above it, an alias its text."""

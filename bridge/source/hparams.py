@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, too_large_yaml
+from bridge.bounds import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, MOST_PARAMS, too_large_yaml
 from bridge.model import Loss, LossKind
 from bridge.plain_files import read_plain
 
@@ -96,6 +96,8 @@ class _Names:
                 self._last[name] = self._last.get(name, 1) + 1
                 free = f"{name}_{self._last[name]}"
         self.values[free] = value
+        if len(self.values) > MOST_PARAMS:
+            raise ValueError(f"more than {MOST_PARAMS:,} hyperparameters")
 
 
 @dataclass(slots=True)

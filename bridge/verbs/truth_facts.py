@@ -8,6 +8,7 @@ import math
 import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,6 +19,7 @@ from bridge.bounds import (
     LONGEST_NUMBER,
     MOST_NODES,
     MOST_PARAM_LETTERS,
+    MOST_PARAMS,
     MOST_TAGS,
     too_large_json,
     too_large_yaml,
@@ -117,7 +119,8 @@ def _params(run_dir: Path, sidecar: dict[str, Any]) -> dict[str, Scalar]:
     try:
         if _is_too_much(hparams):
             return {}
-        return _named(_flat(hparams, ""))
+        params = _named(islice(_flat(hparams, ""), MOST_PARAMS + 1))
+        return {} if len(params) > MOST_PARAMS else params
     except RecursionError:
         return {}
 
