@@ -277,8 +277,8 @@ _REGISTRY = (
     Mutant(
         "registry: a sidecar that became older is not read",
         "bridge/registry/scanner.py",
-        "if before and before.stamp == stamp and",
-        "if before and before.stamp >= stamp and",
+        "return before.stamp == stamp or (",
+        "return before.stamp >= stamp or (",
         ("tests/registry/test_scan.py",),
     ),
     Mutant(
@@ -291,8 +291,8 @@ _REGISTRY = (
     Mutant(
         "registry: somebody's file is overwritten",
         "bridge/registry/store.py",
-        "if head and not ours and not named_so:",
-        "if not named_so and not head:",
+        "return bool(head) and not own_place",
+        "return False",
         ("tests/registry/test_store.py",),
     ),
     Mutant(
