@@ -80,6 +80,10 @@ class LazyGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run a command; on its own (`standalone_mode`) the process ends with an exit code, chosen in `_run`."""
+        if "_BRIDGE_COMPLETE" in os.environ:
+            from bridge.cli.shells import register_shells
+
+            register_shells()
         run = functools.partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         return sys.exit(_run(run)) if standalone_mode else run()
 

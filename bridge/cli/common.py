@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.complete import complete_run_ids, complete_tags
+from bridge.cli.complete import complete_ranking, complete_run_ids, complete_tags
 from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
 from bridge.cli.text import plain, plain_json
@@ -107,6 +107,7 @@ _RANKING = (
         nargs=2,
         type=(click.IntRange(min=1), str),
         metavar="N METRIC:max|min",
+        shell_complete=complete_ranking,
         help="The N best completed runs by their best value ever.",
     ),
     click.option("--last", is_flag=True, help="With --top: rank by the last value instead."),
@@ -206,13 +207,13 @@ class Output:
         """Tell on stderr, even with --quiet, what a person must know."""
         click.echo(plain(message, lines=True), err=True)
 
-    def console(self, *, err: bool = False) -> Console:
     def progress(self, *, after: float = 0.0) -> Progress:
         """What shows on stderr how far an export is, unless --quiet; on a terminal `after` so many seconds."""
         from bridge.progress import progress_on
 
         return progress_on(sys.stderr, quiet=self.quiet, after=after)
 
+    def console(self, *, err: bool = False) -> Console:
         """A rich console on stdout (`err`: on stderr). Text from users goes through `plain` and rich's `Text`.
 
         A pipe has no width: there lines stay whole, so that grep and cut find what they look for.

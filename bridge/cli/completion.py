@@ -17,6 +17,9 @@ def completion(ctx: click.Context, shell: str, out: Output) -> None:
     """Print the completion script for a shell, to be put into its start-up file."""
     from click.shell_completion import get_completion_class
 
+    from bridge.cli.shells import register_shells
+
+    register_shells()
     kind = get_completion_class(shell)
     assert kind is not None
     group = ctx.find_root().command

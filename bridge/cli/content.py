@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from bridge.cli.complete import complete_metrics, complete_ranking
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,8 +20,20 @@ __all__ = ["content_options"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _CONTENT = (
-    click.option("--metrics", multiple=True, metavar="GLOB", help="Only metrics whose name matches; may repeat."),
-    click.option("--exclude-metrics", multiple=True, metavar="GLOB", help="No metrics whose name matches; may repeat."),
+    click.option(
+        "--metrics",
+        multiple=True,
+        metavar="GLOB",
+        shell_complete=complete_metrics,
+        help="Only metrics whose name matches; may repeat.",
+    ),
+    click.option(
+        "--exclude-metrics",
+        multiple=True,
+        metavar="GLOB",
+        shell_complete=complete_metrics,
+        help="No metrics whose name matches; may repeat.",
+    ),
     click.option("--media/--no-media", default=True, help="With or without images and videos."),
     click.option(
         "--artifacts",
@@ -31,7 +45,11 @@ _CONTENT = (
     click.option("--no-artifacts", is_flag=True, help="The same as --artifacts none."),
     click.option("--checkpoints", is_flag=True, help="MLflow: upload the checkpoint too."),
     click.option(
-        "--best", multiple=True, metavar="METRIC:max|min", help="MLflow: add best/METRIC, the running best; may repeat."
+        "--best",
+        multiple=True,
+        metavar="METRIC:max|min",
+        shell_complete=complete_ranking,
+        help="MLflow: add best/METRIC, the running best; may repeat.",
     ),
     click.option(
         "--overlap",

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.columns import default_columns, file_options, parse_columns, warn_of_unknown
 from bridge.cli.common import Exit, Output, command, output_options, runs_argument, selection_options
+from bridge.cli.complete import complete_metrics
 from bridge.cli.records import cache_options, deliver, open_all, records_of
 from bridge.registry.order import ordered
 from bridge.registry.refs import column
@@ -28,7 +29,12 @@ __all__ = ["ls"]
 @click.option("--alive", "liveness", flag_value="running", help="Runs that are running.")
 @click.option("--dead", "liveness", flag_value="killed", help="Runs that say they are running, without sign of life.")
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="At most N runs.")
-@click.option("--sort", metavar="NAME", help="Order by a field, metric or hparams.x; default: newest first.")
+@click.option(
+    "--sort",
+    metavar="NAME",
+    shell_complete=complete_metrics,
+    help="Order by a field, metric or hparams.x; default: newest first.",
+)
 @click.option("--reverse", is_flag=True, help="Turn the order round.")
 @file_options
 @cache_options

@@ -299,26 +299,6 @@ def test_terminals_get_what_fits() -> None:
     assert max(map(len, shown)) <= 60
 
 
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("bridge show ", ["dead", "good", "poor"]),
-        ("bridge show g", ["good"]),
-        ("bridge best v", ["val/acc"]),
-        ("bridge ls --tag s", ["sweep:1"]),
-        ("bridge ls --run-id p", ["poor"]),
-    ],
-)
-def test_the_shell_completes_from_the_runs(
-    here: Path, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
-) -> None:
-    """Run ids, metrics and tags are completed from the runs of the working directory."""
-    monkeypatch.chdir(here / "runs")
-    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_BRIDGE_COMPLETE": "bash_complete"}
-    result = CliRunner(env=words).invoke(bridge, [], prog_name="bridge")
-    assert result.stdout.split() == [f"plain,{word}" for word in offered]
-
-
 def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
     """What the command draws on a terminal of that width, without colours."""
     terminal, end = pty.openpty()

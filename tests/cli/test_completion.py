@@ -1,0 +1,167 @@
+"""What Tab completes: in the words that shells exchange with the command, and typed into real shells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.require import require
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two runs below the working directory, with a cache of their own."""
+    summary = {"summary": {"val/acc": 0.8, "val/loss": 0.2, "grad norm (l2)": 1.0}}
+    make_run(tmp_path / "there" / "runs" / "good", run_id="lr/0.1", tags=["sweep:lr-1", "team:a b"], **summary)
+    make_run(tmp_path / "there" / "runs" / "poor", run_id="poor", tags=["sweep:lr-1"], **summary)
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "there")
+    return tmp_path / "there" / "runs"
+
+
+def offered(line: str) -> list[str]:
+    """What zsh is told: three lines a word."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_BRIDGE_COMPLETE": "zsh_complete"}
+    told = CliRunner(env=words).invoke(bridge, [], prog_name="bridge").stdout.splitlines()
+    return told[1::3]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bridge show ", ["lr/0.1", "poor"]),
+        ("bridge show l", ["lr/0.1"]),
+        ("bridge ls --run-id p", ["poor"]),
+        ("bridge ls --tag s", ["sweep:lr-1"]),
+        ("bridge ls --tag=s", ["--tag=sweep:lr-1"]),
+        ("bridge best v", ["val/acc", "val/loss"]),
+        ("bridge ls --sort g", ["grad norm (l2)"]),
+        ("bridge export --to tensorboard --metrics val/a", ["val/acc"]),
+        ("bridge export --exclude-metrics val/l", ["val/loss"]),
+        ("bridge export --best val/a", ["val/acc:max", "val/acc:min"]),
+        ("bridge verify --top 3 val/acc:m", ["val/acc:max", "val/acc:min"]),
+        ("bridge verify --top ", []),
+        ("bridge ls --status comp", ["completed"]),
+        ("bridge view --to ten", ["tensorboard"]),
+        ("bridge sho", ["show"]),
+    ],
+)
+def test_words_come_from_the_runs(runs: Path, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]) -> None:
+    """Run ids, tags and metrics are completed from the runs of the working directory, each where it can stand."""
+    monkeypatch.chdir(runs)
+    assert offered(line) == words
+
+
+@pytest.mark.parametrize(
+    "line", ["bridge ls runs --tag s", "bridge export runs --to mlflow --top 1 s", "bridge show s"]
+)
+def test_words_come_from_the_runs_that_are_named(runs: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """RUNS on the line before, and else those of bridge.yaml, are where words come from."""
+    make_run(runs.parent / "other" / "run", run_id="some-run", tags=["sign"], summary={"speed": 1.0})
+    Path("bridge.yaml").write_text("runs: [other]\n")
+    words = {"--tag": ["sweep:lr-1"], "--top": [], "show": ["some-run"]}
+    assert offered(line) == next(expected for word, expected in words.items() if word in line)
+
+
+def test_a_wrong_bridge_yaml_ends_in_silence(runs: Path) -> None:
+    """What is wrong around the line is no matter of a Tab: nothing is offered from it, and nothing is said."""
+    Path("bridge.yaml").write_text("runz: [runs]\n")
+    assert offered("bridge ls runs --tag s") == ["sweep:lr-1"]
+
+
+TYPED = {
+    "bridge ls runs --tag swee": ["--tag", "sweep:lr-1"],
+    "bridge ls runs --tag sweep:": ["--tag", "sweep:lr-1"],
+    "bridge ls runs --tag=sweep:l": ["--tag=sweep:lr-1"],
+    "bridge ls runs --tag team:a": ["--tag", "team:a b"],
+    "bridge ls runs --tag 'team:a": ["--tag", "team:a b"],
+    "bridge ls runs --top 2 val/acc:ma": ["2", "val/acc:max"],
+    "bridge ls runs --sort gr": ["--sort", "grad norm (l2)"],
+    "bridge ls runs/good/si": ["runs/good/sidecar.json"],
+}
+"""What is typed before Tab, and the last words that the shell then passes."""
+
+
+@pytest.mark.parametrize(
+    ("shell", "start"),
+    [
+        ("bash --norc --noprofile -i", "bind 'set bell-style none'"),
+        ("zsh -f -i", "bindkey -e; autoload -U compinit && compinit -u -D"),
+    ],
+    ids=["bash", "zsh"],
+)
+def test_tab_in_a_real_shell(runs: Path, shell: str, start: str) -> None:
+    """Tab, typed after each of these lines, leaves words that the shell passes as they are meant."""
+    program, *options = shell.split()
+    require(shutil.which(program) is not None, program)
+    Path("completion").write_text(script(program))
+    with terminal([program, *options]) as answer:
+        answer(f"{start}; source ./completion; said() {{ printf '<%s>' \"$@\"; echo '|'; }}; said ready\n")
+        said = {line: answer(f"{line}\t\x01said \n") for line in TYPED}
+    assert {line: words[-len(TYPED[line]) :] for line, words in said.items()} == TYPED
+
+
+def test_completion_in_fish(runs: Path) -> None:
+    """fish, asked what it would complete, offers the same."""
+    require(shutil.which("fish") is not None, "fish")
+    Path("completion").write_text(script("fish"))
+    asked = "".join(f'complete -C "{line}" | string split -f1 \\t\n' for line in TYPED)
+    command = ["fish", "--no-config", "-c", f"source ./completion\n{asked}true"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [words[-1] for words in TYPED.values()]
+
+
+def script(shell: str) -> str:
+    """What the user puts into the start-up file."""
+    return CliRunner().invoke(bridge, ["completion", shell]).stdout
+
+
+def environment() -> Mapping[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+
+
+@contextlib.contextmanager
+def terminal(command: Sequence[str]) -> Iterator[Callable[[str], list[str]]]:
+    """A terminal with that shell; the function types a text and returns the words that `said` then says."""
+    mine, its = pty.openpty()
+    shown = ""
+
+    def answer(typed: str) -> list[str]:
+        nonlocal shown
+        os.write(mine, typed.encode())
+        deadline = time.monotonic() + 60
+        while not (said := re.search(r"^\r*((?:<[^<>]*>)+)\|", shown, flags=re.M)):
+            assert select.select([mine], [], [], max(0, deadline - time.monotonic()))[0], shown
+            shown += os.read(mine, 65536).decode(errors="replace")
+        shown = shown[said.end() :]
+        return re.findall("<([^<>]*)>", said[1])
+
+    process = subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, env=environment(), start_new_session=True, close_fds=True
+    )
+    os.close(its)
+    try:
+        yield answer
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
