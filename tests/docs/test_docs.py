@@ -12,17 +12,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
 
 from bridge.cli import bridge
 from bridge.config import load_config
-from tests.docs.blocks import blocks_of
-
-if TYPE_CHECKING:
-    from tests.docs.blocks import Block
+from tests.docs.blocks import Block, blocks_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "cli.md")
@@ -96,9 +92,39 @@ def check(block: Block, folder: Path) -> None:
         unit = configparser.ConfigParser(strict=False)
         unit.optionxform = str  # type: ignore[assignment,method-assign]  # a unit's keys are case-sensitive
         unit.read_string(block.text)
-        check_command(unit["Service"]["ExecStart"].rpartition("/")[2])
+        check_own_command(unit["Service"]["ExecStart"])
+    elif block.language == "crontab":
+        for line in block.text.splitlines():
+            check_own_command(line.split(None, 5)[5])
     else:
         assert block.language in {"text", ""}, f"no check for {block.language}"
+
+
+def check_own_command(line: str) -> None:
+    """A command for systemd or cron, which know no PATH to speak of: the whole path of a `bridge`, and good options."""
+    program, _, rest = line.partition(" ")
+    assert Path(program).is_absolute(), f"{program} is no whole path"
+    assert Path(program).name == "bridge", f"{program} is not the command"
+    check_command(f"bridge {rest}")
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("console", "$ bridge exprot runs"),
+        ("console", "$ bridge export runs --nonsense"),
+        ("bash", "bridge export runs --nonsense || true"),
+        ("ini", "[Service]\nExecStart=/opt/bin/bridge exprot /data --to mlflow"),
+        ("ini", "[Service]\nExecStart=/opt/bin/bridge export /data/runs --nonsense"),
+        ("ini", "[Service]\nExecStart=bridge export /data/runs"),
+        ("crontab", "*/5 * * * * /opt/bin/bridge exprot /data"),
+        ("crontab", "*/5 * * * * bridge export /data"),
+    ],
+)
+def test_the_checks_find_mistakes(tmp_path: Path, language: str, text: str) -> None:
+    """A command, an option or a path that is wrong is found in each kind of block."""
+    with pytest.raises((AssertionError, click.UsageError)):
+        check(Block(language=language, text=text, line=1, file=None, run=True), tmp_path)
 
 
 def check_command(line: str) -> None:
