@@ -20,7 +20,10 @@ from tests.run_dirs import make_run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bridge.cursor import Shape
     from bridge.exporters.contract import Exporter
+    from bridge.exporters.memory import MemoryTarget
+    from bridge.model import Run
     from bridge.report import RunReport
     from tests.fixtures.dask_cluster import DaskCluster
 
@@ -101,6 +104,35 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_c
     assert victim.wait(10) == -signal.SIGKILL
     assert [line.reason for line in report.failed] == []
     assert verdicts(root, exporter) == {"=": 30}
+
+
+class Deadly(MemoryExporter):
+    """Kills every process but the first that opens the target of run03, as the system does when memory is short."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.parent = os.getpid()
+
+    def open(self, run: Run, shape: Shape) -> MemoryTarget:
+        if run.run_id == "run03" and os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().open(run, shape)
+
+
+@pytest.mark.usefixtures("_small_work_is_shared_too")
+def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    """The report says which run it was and what to try; nothing else is lost with it."""
+    root = tree(tmp_path / "runs", 6, 50)
+    report = export_runs([root], Deadly(tmp_path / "boxes"), Options(hands=Hands(workers=2)))
+    assert [(line.run_id, line.reason, line.hint) for line in report.failed] == [
+        (
+            "run03",
+            "The worker process died while it had this run (out of memory?).",
+            "Try --workers 1, or give the job more memory.",
+        )
+    ]
+    assert (len(report.runs), report.exit_code) == (6, 3)
+    assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
