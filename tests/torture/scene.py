@@ -6,6 +6,7 @@ import contextlib
 import csv
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -26,13 +27,17 @@ END_WITHIN = 240.0
 
 @dataclass
 class Actor:
-    """A process that is started again whenever it is gone. Its output is appended to `log`."""
+    """A process that is started again whenever it is gone. Its output is appended to `log`.
+
+    `ended` are the exit codes with which it ended by itself, which it never should.
+    """
 
     name: str
     command: Sequence[str]
     folder: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    ended: list[int] = field(default_factory=list)
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -42,14 +47,19 @@ class Actor:
 
     def keep_alive(self) -> None:
         """Start it if it is not there."""
-        if self.process is None or self.process.poll() is not None:
+        code = None if self.process is None else self.process.poll()
+        if code is not None:
+            self.ended.append(code)
+        if self.process is None or code is not None:
             self.start()
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            code = self.process.wait()
+            self.ended += [] if code == -signal.SIGKILL else [code]
+            self.process = None
 
 
 @dataclass
@@ -88,6 +98,7 @@ class Scene:
             self._let_trainings_end()
             for follower in self.followers:
                 follower.kill()
+                assert follower.ended == [], f"{follower.name} ended by itself:\n{follower.log.read_text()[-3000:]}"
             self.counts["rows"] = self._rows()
             return {name: self._settle(name, options) for name, options in self.targets.items()}
         finally:
@@ -156,6 +167,7 @@ class Scene:
             trainer.keep_alive()
         for trainer in self.trainers:
             assert trainer.process is not None
+            assert trainer.ended == [], f"{trainer.name} ended by itself:\n{trainer.log.read_text()[-3000:]}"
             code = trainer.process.wait(max(deadline - time.monotonic(), 1))
             assert code == 0, f"{trainer.name} ended with {code}:\n{trainer.log.read_text()[-3000:]}"
 
