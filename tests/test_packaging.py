@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -46,20 +48,26 @@ for absent in ("mlflow", "tensorboard"):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the project, so that no build folder is left in it."""
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel made of it, built from a copy of the project: nothing is left in that one."""
+    folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     source.mkdir()
     for name in ("bridge", "logger"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = folder.glob("*.whl")
-    return built
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """The wheel."""
+    (found,) = built.glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +77,12 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def test_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
-    """Every module is in it, and both packages are marked as typed."""
+    """Every module is in it and the schema of bridge.yaml, and both packages are marked as typed."""
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for name in ("bridge", "logger") for path in (ROOT / name).rglob("*.py")}
     assert modules - held == set()
-    assert {"bridge/py.typed", "logger/py.typed"} <= held
+    assert {"bridge/py.typed", "logger/py.typed", "bridge/bridge.schema.json"} <= held
     assert {name for name in held if not name.startswith(("bridge/", "logger/"))} == set()
 
 
@@ -88,6 +96,18 @@ def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
     assert "bridge = bridge.__main__:main" in text
     assert "tensorboard = " in text
     assert "mlflow = " in text
+
+
+def test_sdist_holds_what_the_wheel_is_made_of(built: Path, wheel: Path) -> None:
+    """The source distribution holds all that stands in the wheel, the licence and the changelog, and no loose tests."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    with zipfile.ZipFile(wheel) as archive_of_wheel:
+        needed = {name for name in archive_of_wheel.namelist() if ".dist-info/" not in name}
+    assert needed - held == set()
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= held
+    assert [name for name in held if name.startswith("tests")] == []
 
 
 def test_base_alone_reads_runs(bare: Environment, tmp_path: Path) -> None:
@@ -118,10 +138,13 @@ def test_a_missing_extra_names_its_pip_line(
 
 @pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
 def test_exporting_needs_no_torch(wheel: Path, tmp_path: Path, extra: str) -> None:
-    """A machine with one target's extra exports; torch and lightning are not there."""
+    """A machine with one target's extra exports, again without a change, and verifies; torch and lightning are not there."""
     env = environment(tmp_path / "env", wheel, [extra])
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    env.run("-m", "bridge", "export", "runs", "--to", extra, cwd=tmp_path)
+    for action in ("new", "unchanged"):
+        told = env.run("-m", "bridge", "export", "runs", "--to", extra, "--json", cwd=tmp_path).stdout
+        assert [run["action"] for run in json.loads(told)["runs"]] == [action]
+    env.run("-m", "bridge", "verify", "runs", "--to", extra, cwd=tmp_path)
     env.run(
         "-c",
         "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('lightning')",
