@@ -9,6 +9,7 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from bridge.errors import UsageError
 
@@ -191,7 +192,7 @@ def _absolute(uri: str, folder: Path) -> str:
     scheme, separator, place = uri.partition(":///")
     if not (scheme.startswith("sqlite") and separator and place) or place.startswith(("/", ":memory:")):
         return uri
-    return f"{scheme}:///{folder.absolute() / place}"
+    return f"{scheme}:///{quote(str(folder.absolute()))}/{place}"
 
 
 def _listed(value: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
@@ -103,7 +104,7 @@ def _in_cache(target: TargetChoice, place: Path) -> TargetChoice:
     """The target in the cache: of what is configured only the experiment's name is kept."""
     place.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in target.options.items() if name not in _PLACES}
-    own = {"logdir": place / "logdir", "tracking_uri": f"sqlite:///{place / 'mlflow.db'}"}
+    own = {"logdir": place / "logdir", "tracking_uri": f"sqlite:///{quote(str(place / 'mlflow.db'))}"}
     return replace(target, options={"experiment": "runs", **kept, **own})
 
 
