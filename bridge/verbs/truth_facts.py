@@ -21,6 +21,7 @@ from bridge.bounds import (
     MOST_PARAM_LETTERS,
     MOST_PARAMS,
     MOST_TAGS,
+    shortened,
     too_large_json,
     too_large_yaml,
 )
@@ -70,11 +71,11 @@ class Facts:
 def read_facts(run_dir: Path) -> Facts:
     """What the files of `run_dir` say of the run; what is missing or of a wrong type is as if it were not there."""
     sidecar = _json(own_file(run_dir, "sidecar.json"))
-    run_id = _text(sidecar.get("run_id")) or run_dir.resolve().name
+    run_id = shortened(_text(sidecar.get("run_id")) or run_dir.resolve().name)
     created = _time(sidecar.get("created_at"))
     return Facts(
         run_id=run_id,
-        name=_text(sidecar.get("display_name")) or run_id.rstrip("/").rpartition("/")[2],
+        name=shortened(_text(sidecar.get("display_name")) or run_id.rstrip("/").rpartition("/")[2]),
         status_word=_text(sidecar.get("status")) or None,
         params=_params(run_dir, sidecar),
         tags=_tags(sidecar.get("tags")),
