@@ -11,6 +11,7 @@ import json
 
 __all__ = [
     "LARGEST_JSON",
+    "LARGEST_MEDIA",
     "LARGEST_YAML",
     "LONGEST_EVENT",
     "LONGEST_NAME",
@@ -103,6 +104,9 @@ MOST_MEDIA = 100_000
 
 MOST_MEDIA_BYTES = 64 << 20
 """Bytes of the lines that hold them."""
+
+LARGEST_MEDIA = 1 << 30
+"""Bytes of one picture or video; a file with holes costs nothing to make larger, and days to copy."""
 
 MOST_DECODED_PIXELS = 25_000_000
 """Pixels of a picture that is decoded, all frames together: up to three times four bytes are needed for each."""

@@ -103,6 +103,8 @@ def complete_rows(data: bytes) -> int:
 
 def first_row(data: bytes) -> int:
     """How many bytes the first complete row of `data` has, 0 where none is complete."""
+    if data.find(b'"') < 0:
+        return data.find(b"\n") + 1
     place = 0
     for match in _QUOTED.finditer(data):
         end = data.find(b"\n", place, match.start())

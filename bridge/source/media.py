@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bridge.bounds import LONGEST_EVENT
+from bridge.bounds import LARGEST_MEDIA, LONGEST_EVENT
 from bridge.errors import RunDirectoryError
 from bridge.model import Loss, LossKind, MediaEvent, MediaType, RunFile
 from bridge.plain_files import open_plain, read_head
@@ -131,6 +131,10 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], Line], losses: list[L
         except Refused as error:
             lost = LossKind.MISSING_FILE if error.missing else LossKind.REFUSED_PATH
             losses.append(Loss(lost, where, f"{event.tag}: {event.path} {error}"))
+            continue
+        if file.size > LARGEST_MEDIA:
+            why = f"{event.tag}: {event.path} is larger than {LARGEST_MEDIA >> 30} GiB"
+            losses.append(Loss(LossKind.TOO_LARGE, where, why))
             continue
         try:
             head = read_head(file.path, HEAD)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.bounds import LONGEST_EVENT, MOST_DECODED_PIXELS, MOST_MEDIA, MOST_MEDIA_BYTES, MOST_TRIES, shortened
+from bridge.bounds import (
+    LARGEST_MEDIA,
+    LONGEST_EVENT,
+    MOST_DECODED_PIXELS,
+    MOST_MEDIA,
+    MOST_MEDIA_BYTES,
+    MOST_TRIES,
+    shortened,
+)
 from bridge.plain_files import BROKEN_PICTURE, open_plain
 from bridge.verbs.truth_files import own_file
 
@@ -145,6 +154,9 @@ def _with_file(event: _Event, real: Path) -> TruthMedia | None:
         return None
     try:
         with open_plain(path) as file:
+            if file.seek(0, os.SEEK_END) > LARGEST_MEDIA:
+                return None
+            file.seek(0)
             form = _format(file.read(64))
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
