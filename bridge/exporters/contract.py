@@ -16,7 +16,71 @@ if TYPE_CHECKING:
 
     from bridge.cursor import Cursor, Shape
     from bridge.errors import BridgeError
-    from bridge.model import Applied, Delta, Held, Loss, Run, Status
+    from bridge.model import Delta, Loss, Run, Scalar, Series, Status
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldMedia:
+    """One picture, video or other file that a target holds; `digest` is the sha256 of its bytes, in hex."""
+
+    tag: str
+    step: int
+    index: int
+    digest: str
+    caption: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a target holds of one run, read back in the source's words as far as the target can say them.
+
+    `series` have the names that the run logged (an exporter undoes its renames); the running bests that the exporter made
+    itself are in `bests` instead, as `best/NAME` and `best_step/NAME`, None where it makes none. `last` is the value that
+    the target shows as the last one of a series or of a best, where it keeps that beside the points. None means that the
+    target has no such thing at all (TensorBoard has no tags of its own). `params` have the run's keys; a value is what the
+    target has for it, typed or as text, the whole text where the target keeps a cut value in full elsewhere, the mask
+    where it is redacted (so in `tags`, too).
+    `status` is the target's own word for it (`Abilities.statuses`), "" where it says nothing.
+    `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
+    has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,
+    `media.TAG`. Verify asks of the first for the beginning only, of the second for nothing.
+    """
+
+    series: Mapping[str, Series]
+    params: Mapping[str, Scalar] | None = None
+    tags: tuple[str, ...] | None = None
+    notes: str | None = None
+    name: str | None = None
+    status: str | None = None
+    start: float | None = None
+    end: float | None = None
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    bests: Mapping[str, Series] | None = None
+    last: Mapping[str, float] = field(default_factory=dict)
+    media: tuple[HeldMedia, ...] = ()
+    cursor: Cursor | None = None
+    cut: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a delta (or a rebuild) did: points and media items added, bytes written or sent."""
+
+    points: int = 0
+    media: int = 0
+    bytes: int = 0
+    losses: tuple[Loss, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(
+            points=self.points + other.points,
+            media=self.media + other.media,
+            bytes=self.bytes + other.bytes,
+            losses=self.losses + other.losses,
+            notes=self.notes + other.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

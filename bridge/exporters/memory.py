@@ -20,9 +20,9 @@ import numpy as np
 
 from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, TargetRefusedError
-from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.contract import Abilities, Applied, Held, Known
 from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
-from bridge.model import Applied, DeltaKind, Held, Loss, LossKind, Series, Status
+from bridge.model import DeltaKind, Loss, LossKind, Series, Status
 from bridge.redaction import Redaction
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.model import HeldMedia, Text
+from bridge.exporters.contract import HeldMedia
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bridge.cursor import Cursor
     from bridge.exporters.contract import Abilities
-    from bridge.model import Block, Delta, MediaEvent, Points
+    from bridge.model import Block, Delta, MediaEvent, Points, Text
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.exporters.contract import Abilities
-    from bridge.model import HeldMedia, Series
+    from bridge.exporters.contract import Abilities, HeldMedia
+    from bridge.model import Series
     from bridge.verbs.truth import TruthMedia, TruthSeries
 
 __all__ = ["compare_kept", "compare_last", "compare_media", "compare_shown", "compare_texts", "time_tolerance"]

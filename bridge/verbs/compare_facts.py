@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bridge.cursor import Shape
-    from bridge.exporters.contract import Abilities
-    from bridge.model import Held, Scalar
+    from bridge.exporters.contract import Abilities, Held
+    from bridge.model import Scalar
     from bridge.verbs.truth import Facts
 
 __all__ = ["FactsCheck", "facts_behind"]

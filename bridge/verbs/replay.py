@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
-from bridge.model import Applied, Delta, DeltaKind, LossKind
+from bridge.exporters.contract import Applied
+from bridge.model import Delta, DeltaKind, LossKind
 from bridge.report import Action, RunReport
 from bridge.secrets import hide_all, hide_in
 from bridge.source import read_delta, read_whole

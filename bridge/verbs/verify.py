@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bridge.cursor import Cursor
-    from bridge.exporters.contract import Exporter, Known
-    from bridge.model import Held, Run
+    from bridge.exporters.contract import Exporter, Held, Known
+    from bridge.model import Run
     from bridge.source import Clock
     from bridge.verbs.gather import Gathered
     from bridge.verbs.select import Selection

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.cursor import Cursor
-    from bridge.exporters.contract import Exporter, Known, Target
-    from bridge.model import Block, Delta, Held, Run
+    from bridge.exporters.contract import Exporter, Held, Known, Target
+    from bridge.model import Block, Delta, Run
     from bridge.report import RunReport
     from bridge.verbs.verdicts import RunCheck
 

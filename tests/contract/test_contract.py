@@ -22,7 +22,7 @@ from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.model import Held
+    from bridge.exporters.contract import Held
 
 ROWS = [
     {"step": 0, "loss": 0.5, "acc": 0.25},

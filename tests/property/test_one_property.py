@@ -27,8 +27,7 @@ from tests.property.zygote import Kill, KilledError, Task, Zygote
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bridge.exporters.contract import Exporter
-    from bridge.model import Held
+    from bridge.exporters.contract import Exporter, Held
 
 MODULES = (
     "bridge.verbs.export",

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bridge.cursor import Shape
-from bridge.exporters.contract import Abilities
-from bridge.model import Held, HeldMedia, Series, Status
+from bridge.exporters.contract import Abilities, Held, HeldMedia
+from bridge.model import Series, Status
 from bridge.verbs.compare import compare_kept, compare_last, compare_media, compare_texts
 from bridge.verbs.compare_facts import FactsCheck, facts_behind
 from bridge.verbs.truth import Facts, TruthMedia, TruthSeries

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bridge.cursor import Shape
+from bridge.exporters.contract import HeldMedia
 from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
-from bridge.model import HeldMedia
 from bridge.verbs.export import Options, export_runs
 from bridge.verbs.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import RebuildNeededError
+from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.artifacts import names_map, stage_checkpoints, stage_files, stage_maps
 from bridge.exporters.mlflow.best import Best, best_names, running_best
 from bridge.exporters.mlflow.changes import Changes, changes_of
@@ -23,7 +24,7 @@ from bridge.exporters.mlflow.shelf import Shelf
 from bridge.exporters.mlflow.stage import Stage
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, sweep_of
-from bridge.model import Applied, DeltaKind, Loss, LossKind, Points
+from bridge.model import DeltaKind, Loss, LossKind, Points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

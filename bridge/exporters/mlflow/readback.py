@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.exporters.contract import Held, HeldMedia
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
 from bridge.exporters.mlflow.best import best_names, names_of
@@ -20,7 +21,6 @@ from bridge.exporters.mlflow.params import volatile_tag
 from bridge.exporters.mlflow.people import people_tags, read_list
 from bridge.exporters.mlflow.points import series_of
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag
-from bridge.model import Held, HeldMedia
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

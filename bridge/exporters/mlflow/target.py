@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.cursor import Cursor
 from bridge.errors import BridgeError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
 from bridge.exporters.mlflow.facts import facts_of
 from bridge.exporters.mlflow.filling import Filling
@@ -17,17 +18,18 @@ from bridge.exporters.mlflow.rebuild import make_beside, take_place
 from bridge.exporters.mlflow.records import Choice, Record
 from bridge.exporters.mlflow.run_rows import ConflictError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Applied, Delta, DeltaKind
+from bridge.model import Delta, DeltaKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
 
     from bridge.cursor import Shape
+    from bridge.exporters.contract import Held
     from bridge.exporters.mlflow.api import Experiment
     from bridge.exporters.mlflow.database import Database
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.place import Place
-    from bridge.model import Held, Run
+    from bridge.model import Run
 
 __all__ = ["MlflowTarget"]
 

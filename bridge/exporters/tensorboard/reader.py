@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import TargetRefusedError
+from bridge.exporters.contract import Held, HeldMedia
 from bridge.exporters.tensorboard import facts, protos
 from bridge.exporters.tensorboard.records import FOOTER, HEADER
 from bridge.exporters.tensorboard.state import State, read_state
 from bridge.exporters.tensorboard.tags import caption_of_tag, image_of_tag, text_of_tag
-from bridge.model import Held, HeldMedia, Series
+from bridge.model import Series
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

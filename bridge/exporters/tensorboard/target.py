@@ -7,19 +7,21 @@ import os
 from typing import TYPE_CHECKING
 
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.contract import Applied
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.lock import locked
 from bridge.exporters.tensorboard.state import MARKER, State, checked, owner, read_state, write_marker, write_state
 from bridge.exporters.tensorboard.writing import Writing
-from bridge.model import Applied, DeltaKind
+from bridge.model import DeltaKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from bridge.cursor import Cursor, Shape
+    from bridge.exporters.contract import Held
     from bridge.exporters.tensorboard.files import Kept
-    from bridge.model import Delta, Held, Run
+    from bridge.model import Delta, Run
 
 __all__ = ["TensorBoardTarget"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.exporters.contract import Applied
 from bridge.exporters.tensorboard import media
 from bridge.exporters.tensorboard.encode import ScalarEncoder
 from bridge.exporters.tensorboard.facts import fact_losses, facts_file, lacking_params, sent
@@ -20,7 +21,7 @@ from bridge.exporters.tensorboard.files import (
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.state import State, left_over, write_state
 from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
-from bridge.model import Applied, Loss, LossKind
+from bridge.model import Loss, LossKind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.cursor import Shape
+from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.model import Applied
 from tests.exporters.mlflow.by_hand import delta_of
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from bridge.exporters.contract import Known
-    from bridge.model import Delta, Held, Run
+    from bridge.exporters.contract import Held, Known
+    from bridge.model import Delta, Run
 
 
 @dataclass

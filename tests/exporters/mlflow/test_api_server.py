@@ -22,7 +22,8 @@ from tests.fixtures.proxy import Fault
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.model import Held, Run
+    from bridge.exporters.contract import Held
+    from bridge.model import Run
     from tests.fixtures.mlflow_server import MlflowServer
     from tests.fixtures.proxy import FaultyProxy
 

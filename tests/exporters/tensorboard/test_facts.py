@@ -18,7 +18,7 @@ from tests.run_dirs import CREATED_S
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.model import Applied, Held
+    from bridge.exporters.contract import Applied, Held
 
 SHAPE = Shape()
 
