@@ -14,7 +14,7 @@ import click
 from bridge.cli.complete import complete_ranking, complete_run_ids, complete_tags
 from bridge.cli.configured import ConfiguredCommand
 from bridge.cli.exits import Exit
-from bridge.cli.text import plain, plain_json
+from bridge.cli.text import counted, plain, plain_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +29,7 @@ __all__ = [
     "Seconds",
     "coming_runs_argument",
     "command",
+    "counted",
     "filter_options",
     "heartbeat_option",
     "interval_option",

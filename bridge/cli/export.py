@@ -14,6 +14,7 @@ from bridge.cli.common import (
     Seconds,
     coming_runs_argument,
     command,
+    counted,
     heartbeat_option,
     interval_option,
     output_options,
@@ -146,11 +147,11 @@ def _print(report: Report, out: Output) -> None:
     if out.quiet:
         return
     totals = report.to_dict()["totals"]
-    counted = ", ".join(f"{totals[name]} {name}" for name in _ACTIONS if totals[name])
+    actions = ", ".join(f"{totals[name]} {name}" for name in _ACTIONS if totals[name])
     tense = "would send" if report.dry_run else "sent"
     out.result(
-        f"{totals['runs']} runs: {counted or 'none found'}; {tense} {totals['points']:,} points, "
-        f"{totals['media']:,} media; {totals['losses']:,} losses; {report.seconds:.1f} s"
+        f"{counted(totals['runs'], 'run')}: {actions or 'none found'}; {tense} {counted(totals['points'], 'point')}, "
+        f"{totals['media']:,} media; {counted(totals['losses'], 'loss')}; {report.seconds:.1f} s"
     )
 
 
@@ -161,7 +162,7 @@ def _line(run: RunReport) -> str:
     sign = {"new": "+", "changed": "*", "rebuild": "r", "deleted": "-"}.get(str(run.action), "=")
     reason = f" ({run.reason})" if run.reason else ""
     where = f" -> {run.where}" if run.where else ""
-    return plain(f"{sign} {run.run_id}: {run.action}{reason}, {run.points:,} points, {run.media} media{where}")
+    return plain(f"{sign} {run.run_id}: {run.action}{reason}, {counted(run.points, 'point')}, {run.media} media{where}")
 
 
 def failure(run: RunReport) -> str:

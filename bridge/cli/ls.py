@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.columns import default_columns, file_options, parse_columns, warn_of_unknown
-from bridge.cli.common import Exit, Output, command, output_options, runs_argument, selection_options
+from bridge.cli.common import Exit, Output, command, counted, output_options, runs_argument, selection_options
 from bridge.cli.complete import complete_metrics
 from bridge.cli.records import cache_options, deliver, open_all, records_of
 from bridge.registry.order import ordered
@@ -74,4 +74,4 @@ def ls(
 def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:
     if not found:
         return f"No runs in {', '.join(map(str, runs))}."
-    return f"{chosen} of {found} runs." if chosen != found else f"{found} runs."
+    return f"{chosen:,} of {counted(found, 'run')}." if chosen != found else f"{counted(found, 'run')}."

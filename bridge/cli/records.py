@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.common import heartbeat_option, plain
+from bridge.cli.common import counted, heartbeat_option, plain
 from bridge.registry.refs import Kind
 from bridge.registry.registry import open_registry
 from bridge.registry.table import columns, write_csv, write_parquet
@@ -102,7 +102,7 @@ def deliver(
     for path, write in ((csv, write_csv), (parquet, write_parquet)):
         if path is not None:
             write(columns(records), path)
-            out.say(f"{len(records)} runs written to {path}.")
+            out.say(f"{counted(len(records), 'run')} written to {path}.")
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
     elif csv is None and parquet is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options, plain, runs_argument
+from bridge.cli.common import Exit, Output, command, counted, output_options, plain, runs_argument
 from bridge.cli.records import RECORDS_VERSION, cache_options, open_all
 
 if TYPE_CHECKING:
@@ -40,6 +40,6 @@ def scan(runs: tuple[Path, ...], full: bool, opening: dict[str, Any], out: Outpu
 
 def _line(report: ScanReport) -> str:
     return (
-        f"{report.root}: {report.total} runs, {report.upserted} read, {report.unchanged} unchanged, "
+        f"{report.root}: {counted(report.total, 'run')}, {report.upserted} read, {report.unchanged} unchanged, "
         f"{report.invalid} invalid, {report.orphaned} orphaned, {report.seconds:.2f} s"
     )

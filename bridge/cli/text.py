@@ -1,4 +1,4 @@
-"""Text from users made harmless for a terminal."""
+"""Text from users made harmless for a terminal, and numbers in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from bridge.secrets import hide
 
-__all__ = ["plain", "plain_json"]
+__all__ = ["counted", "plain", "plain_json"]
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
 # lone surrogates (from file names that are not UTF-8) cannot be written at all.
@@ -26,6 +26,11 @@ def plain(text: object, *, lines: bool = False) -> str:
 def plain_json(text: str) -> str:
     r"""JSON `text` with what steers a terminal as JSON's own escapes (`\u009b`), and without credentials in addresses."""
     return _UNSAFE_BUT_LINES.sub(lambda found: f"\\u{ord(found.group()):04x}", hide(text))
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `12,000 runs`; the plural of `loss` is `losses`."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _escape(character: str) -> str:

@@ -10,6 +10,7 @@ from bridge.cli.common import (
     Exit,
     Output,
     command,
+    counted,
     heartbeat_option,
     output_options,
     plain,
@@ -82,11 +83,12 @@ def _show(check: RunCheck, out: Output, *, strict: bool) -> None:
     if is_same and out.quiet:
         return
     notes = [check.reason] if check.reason else []
-    notes += [f"{check.differences:,} differences"] if check.differences else []
+    notes += [counted(check.differences, "difference")] if check.differences else []
     notes += [f"behind: {check.behind}"] if check.behind else []
     notes += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
     compared = check.compared
-    looked_at = f"{compared.points:,} points, {compared.media:,} media" if compared.series or compared.media else ""
+    seen = compared.series or compared.media
+    looked_at = f"{counted(compared.points, 'point')}, {compared.media:,} media" if seen else ""
     text = "; ".join([looked_at, *notes] if looked_at else notes)
     out.result(plain(f"{check.verdict} {check.run_id}: {text}" if text else f"{check.verdict} {check.run_id}"))
     for difference in check.first:
@@ -114,9 +116,10 @@ def _short(text: str) -> str:
 def _totals(report: VerifyReport) -> str:
     totals = report.to_dict()["totals"]
     signs = (("=", "same"), ("+", "source_only"), ("-", "target_only"), ("*", "different"), ("!", "unreadable"))
-    counted = ", ".join(f"{totals[name]} {sign}" for sign, name in signs if totals[name])
+    verdicts = ", ".join(f"{totals[name]} {sign}" for sign, name in signs if totals[name])
     behind = f"; {totals['behind']} behind" if totals["behind"] else ""
     return (
-        f"{totals['runs']} runs: {counted or 'none found'}{behind}; compared {totals['series']:,} metrics, "
-        f"{totals['points']:,} points, {totals['media']:,} media; {report.seconds:.1f} s"
+        f"{counted(totals['runs'], 'run')}: {verdicts or 'none found'}{behind}; "
+        f"compared {counted(totals['series'], 'metric')}, {counted(totals['points'], 'point')}, "
+        f"{totals['media']:,} media; {report.seconds:.1f} s"
     )

@@ -14,6 +14,7 @@ from bridge.cli.common import (
     Exit,
     Output,
     command,
+    counted,
     heartbeat_option,
     interval_option,
     output_options,
@@ -135,7 +136,7 @@ def _show(
 
     def told(report: Report) -> None:
         for line in report.runs:
-            out.detail(f"{line.run_id}: {line.action}, {line.points:,} points")
+            out.detail(f"{line.run_id}: {line.action}, {counted(line.points, 'point')}")
 
     with serve(interface, place / "server.log"):
         out.result(interface.address)

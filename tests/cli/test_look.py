@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import bridge
+from bridge.cli.text import counted
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -70,6 +71,12 @@ def test_ls() -> None:
         "poor completed 2026-04-10 12:00 1h 00m 0.3 0.5 adam sweep:1",
         "good completed 2026-04-09 12:00 1d 1h 0.8 0.1 adam sweep:1",
     ]
+
+
+def test_one_run_is_no_plural() -> None:
+    """What is counted is worded as people count."""
+    assert call("ls", "runs/good")[2] == "1 run.\n"
+    assert [counted(0, "loss"), counted(1, "loss"), counted(12000, "point")] == ["0 losses", "1 loss", "12,000 points"]
 
 
 def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_differences_are_shown(logdir: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("3.5,7,", "3.25,7,"), newline="")
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--run-id", "a")
     assert result.exit_code == 4
-    assert "* a: 20 points, 0 media; 1 differences\n" in result.stdout
+    assert "* a: 20 points, 0 media; 1 difference\n" in result.stdout
     assert "    * metrics.csv: loss at step 7: expected 3.25, found 3.5\n" in result.stdout
 
 
