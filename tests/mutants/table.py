@@ -311,4 +311,35 @@ _REGISTRY = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER, *_REGISTRY)
+_SECURITY = (
+    Mutant(
+        "a pipe counts as a file",
+        "bridge/source/paths.py",
+        "    if not stat.S_ISREG(found.st_mode):\n        raise",
+        "    if stat.S_ISDIR(found.st_mode):\n        raise",
+        ("tests/security/test_paths.py",),
+    ),
+    Mutant(
+        "MLflow: a checkpoint may be a link to anybody's file",
+        "bridge/exporters/mlflow/checkpoints.py",
+        "or not real.is_relative_to(folder) or",
+        "or",
+        ("tests/security/test_paths.py",),
+    ),
+    Mutant(
+        "an alias costs nothing",
+        "bridge/source/hparams.py",
+        "self.letters -= len(name) + (len(value) if isinstance(value, str | bytes) else 0)",
+        "self.letters -= len(name)",
+        ("tests/security/test_costly.py",),
+    ),
+    Mutant(
+        "a server's answer is told as it is",
+        "bridge/exporters/mlflow/seam.py",
+        'hide_all(" ".join(str(text).split()))',
+        '" ".join(str(text).split())',
+        ("tests/security/test_credentials.py",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER, *_REGISTRY, *_SECURITY)

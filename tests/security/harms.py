@@ -1,0 +1,127 @@
+"""Makers of hostile files: each turns a plain run directory into one that is made to fill the memory or to never end."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from tests.security.scene import add_media, png
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = [
+    "GIB", "MB", "aliases", "content", "gif", "huge_png", "merges", "params_in_yaml", "picture", "sidecar",
+    "sparse", "sparse_picture", "tiff",
+]  # fmt: skip
+
+GIB = 1 << 30
+MB = 1_000_000
+
+
+def sparse(name: str, head: str = "") -> Callable[[Path], None]:
+    """A file of a gibibyte of NUL characters behind `head`."""
+
+    def harm(run: Path) -> None:
+        (run / name).write_text(head)
+        with (run / name).open("r+b") as file:
+            file.truncate(GIB)
+
+    return harm
+
+
+def content(name: str, *pieces: str, append: bool = False) -> Callable[[Path], None]:
+    """A file of these pieces."""
+
+    def harm(run: Path) -> None:
+        with (run / name).open("a" if append else "w", newline="") as file:
+            file.writelines(pieces)
+
+    return harm
+
+
+def sidecar(**fields: Any) -> Callable[[Path], None]:
+    """A sidecar with these fields; a text that begins with `json:` stands there as it is."""
+
+    def harm(run: Path) -> None:
+        facts = json.loads((run / "sidecar.json").read_text()) | fields
+        text = json.dumps(facts)
+        for value in fields.values():
+            if isinstance(value, str) and value.startswith("json:"):
+                text = text.replace(json.dumps(value), value.removeprefix("json:"))
+        (run / "sidecar.json").write_text(text)
+
+    return harm
+
+
+def params_in_yaml(text: str) -> Callable[[Path], None]:
+    """hparams.yaml, and a sidecar without any of its own, so that it is asked."""
+
+    def harm(run: Path) -> None:
+        sidecar(hparams={})(run)
+        (run / "hparams.yaml").write_text(text)
+
+    return harm
+
+
+def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
+    """A picture of these bytes, in the second line of media.jsonl."""
+
+    def harm(run: Path) -> None:
+        (run / "media" / "x.png").write_bytes(data())
+        add_media(run, "media/x.png")
+
+    return harm
+
+
+def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
+    """A square PNG with all its pixels, which are zeros and so take no room; `kind` 0 is grey, 6 has colours and alpha."""
+    line = bytes(1 + side * bits * (4 if kind == 6 else 1) // 8)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    hundred = packer.compress(line * 100) + packer.flush(zlib.Z_FULL_FLUSH)
+    # The checksum of so many zeros is known, and the packed lines can be repeated: nothing has to be packed at length.
+    checksum = struct.pack(">I", len(line) * side % 65521 << 16 | 1)
+    packed = b"\x78\x9c" + hundred * (side // 100) + packer.flush() + checksum
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+def sparse_picture(run: Path) -> None:
+    picture(png)(run)
+    with (run / "media" / "x.png").open("r+b") as file:
+        file.truncate(GIB + 1)
+
+
+def aliases() -> str:
+    """Nine levels of nine aliases each: a kilobyte that means 387 million values."""
+    levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)]
+    return "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(levels)
+
+
+def merges() -> str:
+    """The same by merge keys."""
+    levels = [f"b{n}: &b{n}\n" + f"  <<: [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 10)]
+    return "b0: &b0 {" + ", ".join(f"k{n}: {n}" for n in range(9)) + "}\n" + "".join(levels)
+
+
+def tiff(pages: int) -> bytes:
+    """A TIFF of so many pages of one pixel, each with its own directory."""
+    tags = ((256, 3, 1), (257, 3, 1), (258, 3, 8), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 1))
+    page = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags
+    )
+    size = len(page) + 4
+    return b"II*\0\x08\0\0\0" + b"".join(
+        page + struct.pack("<I", 8 + size * (number + 1) if number + 1 < pages else 0) for number in range(pages)
+    )
+
+
+def gif(frames: int) -> bytes:
+    """A GIF of so many frames of one pixel: fifteen bytes each."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + (b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0") * frames + b";"

@@ -1,0 +1,260 @@
+"""Files made to fill the memory or to never end: refused or cut within measured bounds, and the run beside them is whole."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.run_dirs import CREATED_S
+from tests.security.harms import (
+    MB,
+    aliases,
+    content,
+    huge_png,
+    merges,
+    params_in_yaml,
+    picture,
+    sidecar,
+    sparse,
+    sparse_picture,
+)
+from tests.security.measured import assert_bounded, measure
+from tests.security.scene import GOOD, Scene, plain_run, png, points_of, target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.property.zygote import Zygote
+
+
+@dataclass(frozen=True)
+class Costly:
+    """One hostile run directory: `harm` makes it of a plain one.
+
+    It is unreadable, for a `reason` that holds these words, or has these `losses`, (kind, what, count); `hint` is a
+    part of the remedy.
+    """
+
+    name: str
+    harm: Callable[[Path], None]
+    losses: tuple[tuple[str, str, int], ...] = ()
+    reason: str = ""
+    hint: str = ""
+    points: int = 3
+    media: int = 1
+
+
+HEADER = "loss,step,wall_time\r\n"
+ROW = f"1.0,0,{CREATED_S}\r\n"
+EVENT = '{"step": 0, "tag": "v", "type": "image", "path": "media/own.png"}\n'
+MEND, CUT_OUT = "Mend the file", "Cut that line out"
+
+ROWS = [
+    Costly(
+        "gigabyte-row", sparse("metrics.csv", HEADER + ROW), reason="metrics.csv:3 is longer than 8 MiB", hint="quote"
+    ),
+    Costly(
+        "gigabyte-header", sparse("metrics.csv"), reason="metrics.csv: the header line is longer than 8 MiB", hint=MEND
+    ),
+    Costly(
+        "long-row",
+        content("metrics.csv", HEADER, ROW, "1" * 40 * MB, f",1,{CREATED_S}\r\n"),
+        reason="metrics.csv:3 is longer than 8 MiB",
+        hint="quote",
+    ),
+    Costly(
+        "open-quote",
+        content("metrics.csv", HEADER, '"', "1.0,1,2.0\r\n" * 2 * MB),
+        reason="metrics.csv:2 is longer than 8 MiB",
+        hint="quote",
+    ),
+    Costly(
+        "columns",
+        content("metrics.csv", ",".join(f"m{n}" for n in range(60_000)), ",step\r\n"),
+        reason="has 60,001 columns, more than 50,000",
+        hint=MEND,
+    ),
+    Costly(
+        "headers",
+        content("metrics.csv", HEADER, *(f"m{n},step,wall_time\r\n1.0,{n},2.0\r\n" for n in range(10_001))),
+        reason="metrics.csv has more than 10,000 header lines",
+        hint=MEND,
+    ),
+    Costly(
+        "bad-rows",
+        content("metrics.csv", HEADER, ROW, "x\n" * 100_000),
+        (("bad row", "metrics.csv:3", 100_000),),
+        points=1,
+    ),
+]
+
+FACTS = [
+    Costly(
+        "gigabyte-sidecar", sparse("sidecar.json"), reason="sidecar.json is larger than 16 MiB", hint="some kilobytes"
+    ),
+    Costly(
+        "ten-million-tags",
+        sidecar(tags="json:[" + '"",' * 10 * MB + '""]'),
+        reason="sidecar.json is larger than 16 MiB",
+        hint="some kilobytes",
+    ),
+    Costly(
+        "million-tags",
+        sidecar(tags="json:[" + '"t",' * MB + '"t"]'),
+        reason="sidecar.json holds more than 500,000 values",
+        hint="some kilobytes",
+    ),
+    Costly(
+        "many-tags",
+        sidecar(tags=[f"t{n}" for n in range(100_000)]),
+        (("too large", "sidecar.json: tags", 90_000),),
+    ),
+    Costly("deep-sidecar", content("sidecar.json", "[" * 100_000), reason="sidecar.json", hint="Mend the file"),
+    Costly(
+        "deep-params",
+        sidecar(hparams="json:" + '{"a":' * 500 + "1" + "}" * 500),
+        (("too large", "sidecar.json: hparams", 1),),
+    ),
+    Costly("gigabyte-summary", sparse("summary.json"), (("too large", "summary.json", 1),)),
+    Costly("deep-summary", content("summary.json", "[" * 100_000), (("bad line", "summary.json", 1),)),
+    Costly(
+        "gigabyte-yaml",
+        lambda run: (params_in_yaml("")(run), sparse("hparams.yaml")(run)),
+        (("too large", "hparams.yaml", 1),),
+    ),
+    Costly("yaml-bomb", params_in_yaml(aliases()), (("too large", "hparams.yaml", 1),)),
+    Costly("yaml-merge-bomb", params_in_yaml(merges()), (("bad line", "hparams.yaml", 1),)),
+    Costly("deep-yaml", params_in_yaml("a: " + "[" * 1_500), (("bad line", "hparams.yaml", 1),)),
+    Costly("yaml-of-commas", params_in_yaml("a: [" + "," * 300_000 + "]"), (("too large", "hparams.yaml", 1),)),
+]
+
+TEXTS = [
+    Costly(
+        "names-within-names",
+        sidecar(hparams={"k" * MB: {str(n): 1 for n in range(10_000)}}),
+        (("too large", "sidecar.json: hparams", 1),),
+    ),
+    Costly(
+        "aliased-text",
+        params_in_yaml(f"a: &a {'x' * 500_000}\nb: [{', '.join(['*a'] * 5_000)}]\n"),
+        (("too large", "hparams.yaml", 1),),
+    ),
+    Costly(
+        "many-params",
+        sidecar(hparams={f"p{n}": n for n in range(20_001)}),
+        (("too large", "sidecar.json: hparams", 1),),
+    ),
+    Costly("notes-like-addresses", sidecar(notes="://a:" * 500_000)),
+    Costly("long-command", sidecar(sessions=[{"command": "a" * 2 * MB}])),
+    Costly(
+        "nested-yaml",
+        params_in_yaml("".join(f"{' ' * n}a:\n" for n in range(300))),
+        (("too large", "hparams.yaml", 1),),
+    ),
+]
+
+MEDIA = [
+    Costly(
+        "gigabyte-event", sparse("media.jsonl", EVENT), reason="media.jsonl: a line is longer than 16 MiB", hint=CUT_OUT
+    ),
+    Costly(
+        "long-event",
+        content("media.jsonl", EVENT.replace("own", "x" * 8 * MB), append=True),
+        (("bad line", "media.jsonl:2", 1),),
+    ),
+    Costly(
+        "deep-event", content("media.jsonl", "[" * 100_000 + "\n", append=True), (("bad line", "media.jsonl:2", 1),)
+    ),
+    Costly(
+        "many-events",
+        content("media.jsonl", *(EVENT.replace("media/own", "../x") for _ in range(100_500)), append=True),
+        (
+            ("too large", "media.jsonl", 501),
+            ("left out", "media.jsonl:2", 99_998),
+            ("refused path", "media.jsonl:100000", 1),
+        ),
+    ),
+    Costly("zip-bomb", picture(lambda: huge_png(60_000)), (("too large", "media.jsonl:2", 1),)),
+    Costly(
+        "zip-bomb-that-lies",
+        picture(lambda: png()[:16] + struct.pack(">II", 60_000, 60_000) + png()[24:]),
+        (("too large", "media.jsonl:2", 1),),
+    ),
+    Costly("gigabyte-picture", sparse_picture, (("too large", "media.jsonl:2", 1),)),
+]
+
+CASES = {case.name: case for case in (*ROWS, *FACTS, *TEXTS, *MEDIA)}
+
+
+def stage(root: Path, case: Costly) -> Scene:
+    scene = Scene(root)
+    plain_run(scene.runs / "good")
+    case.harm(plain_run(scene.runs / "bad"))
+    return scene
+
+
+def assert_refused_or_cut(case: Costly, report: Any) -> None:
+    """The report says of the hostile run what it should, and nothing is lost of the good one."""
+    bad, good = sorted(report["runs"], key=lambda line: line["path"])
+    assert (good["action"], good["points"], good["media"], good["losses"]) == ("new", 3, 1, [])
+    if case.reason:
+        assert (bad["action"], case.reason in bad["reason"], case.hint in bad["hint"]) == ("unreadable", True, True), (
+            bad
+        )
+        assert "runs/bad/" in bad["reason"]
+        return
+    losses = [(entry["kind"], entry["examples"][0]["what"], entry["count"]) for entry in bad["losses"]]
+    assert (bad["action"], bad["points"], bad["media"], tuple(losses)) == ("new", case.points, case.media, case.losses)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -> None:
+    """Export, verify, ls and show take no more than their bounds, say what is wrong and where, and the good run is whole."""
+    case, scene = CASES[name], stage(tmp_path, CASES[name])
+    to = target("tensorboard")
+    measured = measure(
+        light,
+        tmp_path,
+        ("export", "runs", "--workers", 1, *to, "--json"),
+        ("verify", "runs", *to, "--json"),
+        ("ls", "runs"),
+        ("show", "runs/bad"),
+    )
+    export, verify, ls, _ = measured.seen
+    assert_bounded(measured)
+    assert export.code == (3 if case.reason else 0)
+    assert_refused_or_cut(case, export.data)
+    verdicts = {line["run_id"]: line["verdict"] for line in verify.data["runs"]}
+    assert verdicts["good"] == "="
+    assert any(line.startswith("good ") for line in ls.out.splitlines())
+    assert points_of(scene, "tensorboard", "good") == GOOD
+
+
+def test_a_file_that_turned_bad_after_its_export(tmp_path: Path, light: Zygote) -> None:
+    """A quote that is opened and never closed behind rows that were exported: both readers stop at it, by name."""
+    scene, to = Scene(tmp_path), target("tensorboard")
+    for name in ("bad", "good"):
+        plain_run(scene.runs / name)
+    assert scene.export("tensorboard").code == 0
+    content("metrics.csv", '"', "1.0,1,2.0\r\n" * 3 * MB, append=True)(scene.runs / "bad")
+    measured = measure(
+        light,
+        tmp_path,
+        ("export", "runs", "--workers", 1, *to, "--json"),
+        ("verify", "runs", *to, "--json"),
+    )
+    export, verify = measured.seen
+    assert_bounded(measured)
+    assert [(line["action"], line["reason"]) for line in export.data["runs"]] == [
+        ("unreadable", f"{scene.runs}/bad/metrics.csv:5 is longer than 8 MiB."),
+        ("unchanged", ""),
+    ]
+    assert [(line["verdict"], line["reason"]) for line in verify.data["runs"]] == [
+        ("!", f"{scene.runs}/bad/metrics.csv:5 cannot be read: longer than 16 MiB."),
+        ("=", ""),
+    ]
+    assert (export.code, verify.code) == (3, 4)

@@ -1,0 +1,299 @@
+"""What leads out of a run directory, never ends, or is no file at all: refused by name, and the run beside it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.security.measured import measure
+from tests.security.scene import GOOD, TARGETS, Case, Outside, Scene, add_media, plain_run, points_of, target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.property.zygote import Zygote
+
+REFUSED, MISSING = "refused path", "missing file"
+OWN_FILES = ("metrics.csv", "hparams.yaml", "summary.json", "media.jsonl")
+
+
+def names(path: str) -> Callable[[Path, Outside], None]:
+    """media.jsonl names this picture; {} is where the private folder lies."""
+    return lambda run, outside: add_media(run, path.format(outside.folder))
+
+
+def links(name: str, to: str) -> Callable[[Path, Outside], None]:
+    """The file `name` is a link to the private file `to`, or to an absolute path."""
+
+    def harm(run: Path, outside: Outside) -> None:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(outside.folder / to)
+        if name.endswith(".png"):
+            add_media(run, name)
+
+    return harm
+
+
+def replaces(name: str, make: Callable[[Path], Any]) -> Callable[[Path, Outside], None]:
+    """`make` puts something else in the place of the file `name`."""
+
+    def harm(run: Path, outside: Outside) -> None:
+        (run / name).unlink(missing_ok=True)
+        make(run / name)
+        if name.endswith(".png"):
+            add_media(run, name)
+
+    return harm
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def media_folder_link(run: Path, outside: Outside) -> None:
+    (run / "media" / "theirs").symlink_to(outside.folder)
+    add_media(run, "media/theirs/key.png")
+
+
+def tree_loops(run: Path, outside: Outside) -> None:
+    """Links from a folder to itself, to the folder above and to each other, in the tree and in the run directory."""
+    tree = run.parent
+    (tree / "deep").mkdir()
+    for place in (tree / "deep", run):
+        (place / "self").symlink_to(".")
+        (place / "up").symlink_to("..")
+        (place / "one").symlink_to("two")
+        (place / "two").symlink_to("one")
+        (place / "gone").symlink_to("nowhere")
+
+
+def heartbeat_link(run: Path, outside: Outside) -> None:
+    """A run that claims to live by somebody else's fresh file."""
+    links("heartbeat", "id_ed25519")(run, outside)
+
+
+def checkpoint(path: str) -> Callable[[Path, Outside], None]:
+    """The sidecar names this checkpoint; {} is where the private folder lies."""
+
+    def harm(run: Path, outside: Outside) -> None:
+        shutil.rmtree(run)
+        plain_run(run, checkpoint_path=path.format(outside.folder))
+
+    return harm
+
+
+def checkpoint_folder_link(run: Path, outside: Outside) -> None:
+    (run / "checkpoints").symlink_to(outside.folder)
+
+
+def checkpoint_pipe(run: Path, outside: Outside) -> None:
+    (run / "checkpoints").mkdir()
+    os.mkfifo(run / "checkpoints" / "last.ckpt")
+    (run / "checkpoints" / "loop.ckpt").symlink_to("loop.ckpt")
+    (run / "checkpoints" / "zero.ckpt").symlink_to("/dev/zero")
+
+
+KINDS: dict[str, Callable[[Path], Any]] = {"pipe": os.mkfifo, "device": device, "loop": loop, "folder": folder}
+LINE = "media.jsonl:2"
+
+CASES = [
+    Case("media-dots", names("../../outside/media-dots/key.png"), ((REFUSED, LINE),)),
+    Case("media-inner-dots", names("media/../../../outside/media-inner-dots/key.png"), ((REFUSED, LINE),)),
+    Case("media-backslashes", names(r"..\..\outside\media-backslashes\key.png"), ((REFUSED, LINE),)),
+    Case("media-absolute", names("{}/key.png"), ((REFUSED, LINE),)),
+    Case("media-nul", names("media/own.png\0"), ((REFUSED, LINE),)),
+    Case("media-nothing", names(""), ((REFUSED, LINE),)),
+    Case("media-too-long", names("media/" + "x" * 5000), ((REFUSED, LINE),)),
+    Case("media-link", links("media/key.png", "key.png"), ((REFUSED, LINE),)),
+    Case("media-folder-link", media_folder_link, ((REFUSED, LINE),)),
+    *(Case(f"media-{kind}", replaces("media/x.png", make), ((REFUSED, LINE),)) for kind, make in KINDS.items()),
+    *(
+        Case(
+            f"{kind}-as-{name}",
+            links(name, name) if kind == "link" else replaces(name, KINDS[kind]),
+            ((REFUSED, name),),
+            points=0 if name == "metrics.csv" else 3,
+            media=0 if name == "media.jsonl" else 1,
+        )
+        for name in OWN_FILES
+        for kind in ("link", *KINDS)
+    ),
+    Case("link-as-sidecar.json", links("sidecar.json", "sidecar.json"), reason="leads out of the run directory"),
+    Case("pipe-as-sidecar.json", replaces("sidecar.json", os.mkfifo), reason="is no regular file"),
+    Case("device-as-sidecar.json", replaces("sidecar.json", device), reason="leads out of the run directory"),
+    Case("loop-as-sidecar.json", replaces("sidecar.json", loop), reason="is no regular file"),
+    Case("folder-as-sidecar.json", replaces("sidecar.json", folder), reason="is no regular file"),
+    Case("heartbeat-link", heartbeat_link),
+    Case("tree-loops", tree_loops),
+    Case("checkpoint-absolute", checkpoint("{}/id_ed25519")),
+    Case("checkpoint-dots", checkpoint("../../outside/checkpoint-dots/id_ed25519")),
+    Case(
+        "checkpoint-link", links("checkpoints/last.ckpt", "id_ed25519"), in_mlflow=((REFUSED, "checkpoints/last.ckpt"),)
+    ),
+    Case("checkpoint-folder-link", checkpoint_folder_link),
+    Case(
+        "checkpoint-pipe",
+        checkpoint_pipe,
+        in_mlflow=tuple((REFUSED, f"checkpoints/{name}.ckpt") for name in ("last", "loop", "zero")),
+    ),
+]
+BY_NAME = {case.name: case for case in CASES}
+IN_MLFLOW = [
+    "media-dots",
+    "media-absolute",
+    "media-link",
+    "media-folder-link",
+    "media-pipe",
+    *(f"link-as-{name}" for name in (*OWN_FILES, "sidecar.json")),
+    *(name for name in BY_NAME if name.startswith("checkpoint-")),
+]
+"""Those whose files MLflow would take as artifacts."""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
+    """All hostile run directories and a good one in one tree, exported to both targets, checkpoints and all."""
+    scene = Scene(tmp_path_factory.mktemp("paths"))
+    shutil.copy(sqlite_template, scene.root / "mlflow.db")
+    plain_run(scene.runs / "good", tags=["t:1"])
+    for case in CASES:
+        outside = Outside.make(scene.root / "outside" / case.name, f"MARK-{case.name}-b3BlbnNzaC1rZXk")
+        case.harm(plain_run(scene.runs / case.name), outside)
+    return scene
+
+
+@pytest.fixture(scope="module")
+def exported(scene: Scene) -> dict[str, Any]:
+    """The report of the export into each target, by target: all runs into TensorBoard, those that matter into MLflow."""
+    reports = {}
+    for to in TARGETS:
+        seen = scene.call("export", *where(to), *target(to), "--workers", 1, "--checkpoints", "--json")
+        assert seen.code == 3
+        reports[to] = seen.data
+    return reports
+
+
+def where(to: str) -> list[str]:
+    """The run directories that are exported there."""
+    return ["runs"] if to == "tensorboard" else [f"runs/{name}" for name in ("good", *IN_MLFLOW)]
+
+
+@pytest.fixture(scope="module")
+def shown(scene: Scene, exported: dict[str, Any]) -> bytes:
+    """All bytes of all files that the bridge left, and all that it printed, of looks at the runs too."""
+    scene.call("ls", "runs", "--json")
+    for name in BY_NAME:
+        scene.call("show", f"runs/{name}")
+    return "\n".join(scene.said).encode() + b"\n".join(path.read_bytes() for path in scene.left())
+
+
+def line_of(report: Any, run: str) -> Any:
+    """The line of a report on the run directory of that name."""
+    (line,) = (line for line in report["runs"] if Path(line["path"]).name == run)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "to"), [*((name, "tensorboard") for name in BY_NAME), *((name, "mlflow") for name in IN_MLFLOW)]
+)
+def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> None:
+    """The report names the file and its line, all else of the run is there; one without a sidecar is unreadable, with a remedy."""
+    case, line = BY_NAME[name], line_of(exported[to], name)
+    if case.reason:
+        assert (line["action"], case.reason in line["reason"]) == ("unreadable", True)
+        assert f"runs/{name}/sidecar.json" in line["reason"]
+        assert line["hint"] == "Put a plain file in its place, or move the run directory away."
+        return
+    losses = [(entry["kind"], one["what"]) for entry in line["losses"] for one in entry["examples"]]
+    assert (line["action"], line["points"], line["media"], tuple(losses)) == (
+        "new",
+        case.points,
+        case.media,
+        case.losses + (case.in_mlflow if to == "mlflow" else ()),
+    )
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_nothing_private_is_anywhere(scene: Scene, shown: bytes, name: str) -> None:
+    """What the links led to is in no event file, database, artifact or cache, and in nothing that was printed."""
+    mark = f"MARK-{name}-b3BlbnNzaC1rZXk"
+    assert mark in (scene.root / "outside" / name / "metrics.csv").read_text()
+    assert mark.encode() not in shown
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_the_good_run_is_whole(scene: Scene, exported: dict[str, Any], to: str) -> None:
+    """Points, picture, params and tags of the run between all these arrive, and nothing of it is lost."""
+    line = line_of(exported[to], "good")
+    assert (line["action"], line["points"], line["media"], line["losses"]) == ("new", 3, 1, [])
+    assert points_of(scene, to, "good") == GOOD
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_verify_tells_them_apart(scene: Scene, exported: dict[str, Any], to: str) -> None:
+    """Verify, which reads everything by another road, finds what could be read equal and refuses the same runs."""
+    seen = scene.call("verify", *where(to), *target(to), "--json")
+    verdicts = {Path(line["path"]).name: line["verdict"] for line in seen.data["runs"]}
+    expected = {"good": "="} | {case.name: "!" if case.reason else "=" for case in CASES}
+    assert verdicts == {Path(line["path"]).name: expected[Path(line["path"]).name] for line in exported[to]["runs"]}
+    assert seen.code == 4
+
+
+def test_scan_and_ls_tell_them_apart(scene: Scene) -> None:
+    """The unreadable ones are named with their reason, all others are listed."""
+    unreadable = {case.name: case.reason for case in CASES if case.reason}
+    scan = scene.call("scan", "runs", "--json")
+    problems = {Path(one["run_dir"]).name: one["reason"] for one in scan.data["scans"][0]["problems"]}
+    assert (scan.code, problems.keys()) == (3, unreadable.keys())
+    assert all(reason in problems[name] for name, reason in unreadable.items())
+    ls = scene.call("ls", "runs", "--json")
+    listed = {Path(run["run_dir"]).name for run in ls.data["runs"]}
+    assert (ls.code, listed) == (0, {"good"} | (BY_NAME.keys() - unreadable.keys()))
+    assert all(f"runs/{name}: " in ls.err for name in unreadable)
+
+
+def test_links_do_not_decide_whether_a_run_is_alive(scene: Scene) -> None:
+    """A run whose heartbeat is a link to somebody's fresh file ended when its sidecar says so."""
+    runs = {Path(run["run_dir"]).name: run for run in scene.call("ls", "runs", "--json").data["runs"]}
+    found = runs["heartbeat-link"]
+    assert (found["status"], found["ended_at"]) == ("completed", runs["good"]["ended_at"])
+
+
+def test_an_unreadable_run_alone_is_nothing_done(scene: Scene) -> None:
+    """Exit code 1 where no run could be read, and the error names the file on stderr."""
+    seen = scene.call("export", "runs/pipe-as-sidecar.json", "--to", "tensorboard", "--logdir", "other")
+    assert (seen.code, not (scene.root / "other").exists()) == (1, True)
+    assert "pipe-as-sidecar.json/sidecar.json is no regular file." in seen.err
+
+
+def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_template: Path) -> None:
+    """Neither a private file nor its folder is opened or listed: the place is known before anything is read."""
+    scene = Scene(tmp_path)
+    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
+    for case in CASES:
+        outside = Outside.make(tmp_path / "outside" / case.name, case.name)
+        case.harm(plain_run(scene.runs / case.name), outside)
+    measured = measure(
+        heavy,
+        tmp_path,
+        ("ls", "runs", "--json"),
+        ("export", "runs", *target("tensorboard"), "--workers", 1, "--json"),
+        ("verify", "runs", *target("tensorboard"), "--json"),
+        ("export", *where("mlflow")[1:], *target("mlflow"), "--workers", 1, "--checkpoints", "--json"),
+        ("verify", *where("mlflow")[1:], *target("mlflow"), "--json"),
+    )
+    assert [seen.code for seen in measured.seen] == [0, 3, 4, 3, 4]
+    assert measured.touched == ()
