@@ -42,7 +42,10 @@ def free_port(wanted: int | None, *, usual: int) -> int:
 
 def tunnel(port: int) -> str:
     """The line that makes `port` of this machine reachable from a person's own one."""
-    return f"ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.getfqdn()}"
+    named = socket.getfqdn()
+    # Where the machine's own list of names puts it under localhost, that is its name for nobody else.
+    host = socket.gethostname() if named.startswith("localhost") else named
+    return f"ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bridge.view import tunnel
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -70,6 +72,13 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
     assert {"preempted", "killed", "diverged", "lr-0.1"} <= names
     assert page.endswith("workflowType=machine_learning")
     assert is_gone(address)
+
+
+def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ssh line never says localhost, which is the other machine for whoever types it."""
+    monkeypatch.setattr(socket, "getfqdn", lambda: "localhost.localdomain")
+    monkeypatch.setattr(socket, "gethostname", lambda: "node07")
+    assert tunnel(6006).endswith("@node07")
 
 
 def test_a_second_view_sends_only_what_is_new(tmp_path: Path, demo_runs: Path) -> None:
