@@ -73,7 +73,7 @@ def facts_of(run: Run, shape: Shape) -> Facts:
         "name": digest(name),
         "notes": digest(notes),
         "tags": digest(json.dumps([sorted(values.items()), *pages.values()])),
-        "own": digest(json.dumps([sorted(own.items()), run.notes if notes_loss else ""])),
+        "bridge tags": digest(json.dumps([sorted(own.items()), run.notes if notes_loss else ""])),
         "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
     }
     return Facts(

@@ -111,7 +111,7 @@ def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
 def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: Store) -> None:
     """A new SLURM job id at each requeue is no other run."""
     store.export(run_of(params={"slurm.job_id": 17}), ROWS)
-    assert store.stale(run_of(params={"slurm.job_id": 18})) == ["own"]
+    assert store.stale(run_of(params={"slurm.job_id": 18})) == ["bridge tags"]
     store.export(run_of(params={"slurm.job_id": 18}))
     run = store.run()
     assert (run.data.params["slurm.job_id"], run.data.tags["bridge.newest.slurm.job_id"]) == ("17", "18")

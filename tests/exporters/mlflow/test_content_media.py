@@ -166,7 +166,7 @@ def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: St
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
     assert store.files() == [".bridge-target", "hparams.yaml", "sidecar.json"]
     run = _run_with_files(tmp_path / "r")
-    assert store.stale(run) == ["status", "end", "own", "metrics.csv", "media.jsonl", "summary.json"]
+    assert store.stale(run) == ["status", "end", "bridge tags", "metrics.csv", "media.jsonl", "summary.json"]
     store.export(run)
     assert store.files() == [
         ".bridge-target",
