@@ -128,7 +128,7 @@ FACTS = [
     ),
     Costly("yaml-bomb", params_in_yaml(aliases()), (("too large", "hparams.yaml", 1),)),
     Costly("yaml-merge-bomb", params_in_yaml(merges()), (("bad line", "hparams.yaml", 1),)),
-    Costly("deep-yaml", params_in_yaml("a: " + "[" * 1_500), (("bad line", "hparams.yaml", 1),)),
+    Costly("deep-yaml", params_in_yaml("a: " + "[" * 800), (("bad line", "hparams.yaml", 1),)),
     Costly("yaml-of-commas", params_in_yaml("a: [" + "," * 300_000 + "]"), (("too large", "hparams.yaml", 1),)),
 ]
 
@@ -222,9 +222,9 @@ def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -
         ("export", "runs", "--workers", 1, *to, "--json"),
         ("verify", "runs", *to, "--json"),
         ("ls", "runs"),
-        ("show", "runs/bad"),
+        *([("show", "runs/bad")] if case in TEXTS else []),
     )
-    export, verify, ls, _ = measured.seen
+    export, verify, ls = measured.seen[:3]
     assert_bounded(measured)
     assert export.code == (3 if case.reason else 0)
     assert_refused_or_cut(case, export.data)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge.exporters.mlflow.stage import Stage
+from bridge.model import RunFile
+from tests.require import require
 from tests.security.measured import measure
 from tests.security.scene import GOOD, TARGETS, Case, Outside, Scene, add_media, plain_run, points_of, target
 
@@ -297,3 +300,19 @@ def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_te
     )
     assert [seen.code for seen in measured.seen] == [0, 3, 4, 3, 4]
     assert measured.touched == ()
+
+
+def test_a_large_file_that_is_swapped_while_it_is_sent(tmp_path: Path) -> None:
+    """What is staged is the file that was looked at, also where it is too large to be copied and somebody puts a link there."""
+    outside = Outside.make(tmp_path / "outside", "MARK-swapped")
+    path = tmp_path / "last.ckpt"
+    with path.open("wb") as file:
+        file.write(b"ours")
+        file.truncate(64 << 20)
+    with Stage() as stage:
+        assert stage.add_file("checkpoints/last.ckpt", RunFile(path=path, size=64 << 20, mtime_ns=0)) is None
+        path.unlink()
+        path.symlink_to(outside.folder / "id_ed25519")
+        staged = stage.folder / "checkpoints" / "last.ckpt"
+        require(Path("/proc/self/fd").exists(), "/proc")
+        assert (staged.read_bytes()[:4], staged.stat().st_size) == (b"ours", 64 << 20)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bridge.errors import TargetRefusedError
 from bridge.model import Loss, LossKind
+from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,6 +33,7 @@ class Stage:
 
     def __init__(self) -> None:
         self._folder: Path | None = None
+        self._linked: list[BinaryIO] = []
         self.paths: list[str] = []
         self.bytes = 0
 
@@ -54,11 +54,9 @@ class Stage:
         place = self._place(path)
         try:
             if file.size >= _LINK_FROM_BYTES:
-                if not stat.S_ISREG(file.path.lstat().st_mode):
-                    raise OSError("not a plain file")
-                place.symlink_to(file.path)
+                self._link(place, file.path)
             else:
-                with _open_plain(file.path) as source, place.open("wb") as copy:
+                with open_plain(file.path) as source, place.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
         except OSError as error:
             self.paths.remove(path)
@@ -104,6 +102,15 @@ class Stage:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        while self._linked:
+            self._linked.pop().close()
+
+    def _link(self, place: Path, path: Path) -> None:
+        """Let `place` lead to the plain file that lies at `path` now: to itself, where the system can say that, and not to the path."""
+        source = open_plain(path)
+        self._linked.append(source)
+        itself = Path(f"/proc/self/fd/{source.fileno()}")
+        place.symlink_to(itself if itself.exists() else path)
 
     def _place(self, path: str) -> Path:
         place = self.folder / path
@@ -116,20 +123,11 @@ class Stage:
 def read_safely(file: RunFile, *, limit: int) -> bytes | None:
     """The bytes of a plain file of at most `limit` bytes; None where it is gone, larger or no longer plain."""
     try:
-        with _open_plain(file.path) as source:
+        with open_plain(file.path) as source:
             data = source.read(limit + 1)
     except OSError:
         return None
     return data if len(data) <= limit else None
-
-
-def _open_plain(path: Path) -> BinaryIO:
-    """Open a file that must not have become a link, a pipe or a device since it was looked at."""
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError(f"{path} is no plain file")
-    return os.fdopen(number, "rb")
 
 
 def _is_too_large(error: TargetRefusedError) -> bool:
