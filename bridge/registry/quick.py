@@ -59,7 +59,7 @@ def _found(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | None
     if status is None or start is None or type(run_id) is not str or not run_id or not run_dir.isascii():
         raise _Odd
     name = _optional(data, "display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id
-    if len(run_id) > LONGEST_NAME or len(name) > LONGEST_NAME:
+    if len(run_id) > LONGEST_NAME or len(name) > LONGEST_NAME or "\0" in run_id:
         raise _Odd
     last_alive = _last_alive(run_dir, data, start)
     ended_at = parse_time(data.get("ended_at"))
@@ -129,7 +129,7 @@ def _optional(data: Mapping[str, Any], name: str) -> str | None:
 
 def _identity(data: Mapping[str, Any], run_id: str) -> str:
     identity = _optional(data, "uid") or run_id
-    if len(identity) > LONGEST_NAME or fitting(identity) != identity:
+    if len(identity) > LONGEST_NAME or fitting(identity) != identity or "\0" in identity:
         raise _Odd
     return identity
 

@@ -52,8 +52,8 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     word = sidecar.text("status")
     signs = _Signs.of(real, clock or Clock())
     status = _status(word, fresh=signs.age <= heartbeat_timeout)
-    run_id = sidecar.text("run_id") or clean(real.name)
-    identity = sidecar.text("uid") or sidecar.text("run_id") or clean(str(real))
+    run_id = _named(sidecar.text("run_id") or clean(real.name))
+    identity = _named(sidecar.text("uid") or sidecar.text("run_id") or clean(str(real)))
     run_id = sidecar.bounded("run_id", run_id)
     name = sidecar.text("display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id
     start = sidecar.time("created_at")
@@ -87,6 +87,11 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         files=files,
         losses=(*losses, *sidecar.uncounted()),
     )
+
+
+def _named(text: str) -> str:
+    """`text` without NUL characters, with which no database looks anything up."""
+    return text.replace("\0", "\ufffd")
 
 
 def _files(real: Path, losses: list[Loss]) -> dict[str, RunFile]:

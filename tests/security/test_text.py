@@ -124,6 +124,16 @@ def test_all_that_can_be_read_arrives(scene: Scene, exported: dict[str, Any], to
     assert (verdicts.count("="), verdicts.count("!"), len(verdicts)) == (RUNS, 5, RUNS + 5)
 
 
+def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
+    """PostgreSQL holds no NUL and no text longer than its column: what has them arrives too, in experiments named by them."""
+    runs = [f"runs/{name}" for name in ("good", "nul", "long", "surrogate", "escape")]
+    to = ("--to", "mlflow", "--tracking-uri", postgres_uri, "--experiment", "{tags.k}", "--experiment-default", "other")
+    export = scene.call("export", *runs, *to, "--workers", 1, "--json")
+    verify = scene.call("verify", *runs, *to, "--json")
+    assert [line["action"] for line in export.data["runs"]] == ["new"] * len(runs)
+    assert [line["verdict"] for line in verify.data["runs"]] == ["="] * len(runs)
+
+
 def test_cursors_stay_short(scene: Scene, exported: dict[str, Any]) -> None:
     """An identity of 600 emojis, which JSON writes as twelve characters each, still fits into a cursor."""
     with contextlib.closing(sqlite3.connect(scene.root / "mlflow.db")) as connection:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.errors import RunError, UsageError
+from bridge.exporters.mlflow.names import storable
 from bridge.model import Loss, LossKind
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NAME_LIMIT", "ExperimentName", "artifact_folder"]
 
-NAME_LIMIT = 500
-"""Characters in an experiment's name."""
+NAME_LIMIT = 256
+"""Characters in an experiment's name: MLflow lets 500 through, and its tables hold no more than this."""
 
 _HOLE = re.compile(r"\{([^{}]*)\}")
 _KINDS = "{tags.NAME}, {hparams.NAME}, {parent}"
@@ -58,7 +59,7 @@ class ExperimentName:
                 missing.append(hole[0])
             return value or ""
 
-        name = _HOLE.sub(fill, self.template)
+        name = storable(_HOLE.sub(fill, self.template))
         if not missing:
             return _within_limit(name)
         if self.default is not None:

@@ -21,6 +21,8 @@ CURSOR_TAG = "bridge.cursor"
 PENDING_TAG = "bridge.pending"
 _NAME_TAG = "mlflow.runName"
 _KEYS_AT_ONCE = 500
+_LONGEST_USER = 256
+"""Characters in the column; the tag `mlflow.user`, which the UI shows, has more."""
 
 _NEW_RUN = """
 INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
@@ -166,7 +168,7 @@ class RunRows:
             [
                 {
                     "name": create.name,
-                    "user": create.user,
+                    "user": create.user[:_LONGEST_USER],
                     "start": create.start_ms,
                     "artifacts": append_to_uri_path(experiment[0].artifact_location, self._run, "artifacts"),
                     "experiment": int(create.experiment_id),

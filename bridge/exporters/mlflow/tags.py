@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from bridge.bounds import shortened
 from bridge.exporters.mlflow.checkpoints import checkpoint_tags
 from bridge.exporters.mlflow.names import keys_of, storable
 from bridge.model import Loss, LossKind, Status
@@ -85,8 +86,9 @@ def tells_of_sessions(key: str) -> bool:
 
 
 def sweep_of(run: Run) -> str | None:
-    """The sweep that the run belongs to: its tag `sweep:<id>`."""
-    return next((tag.partition(":")[2] for tag in run.tags if re.match(r"sweep:.", tag)), None)
+    """The sweep that the run belongs to: its tag `sweep:<id>`, as it can be looked for."""
+    found = next((tag.partition(":")[2] for tag in run.tags if re.match(r"sweep:.", tag)), None)
+    return None if found is None else shortened(storable(found))
 
 
 def cut_tag(key: str, value: str) -> tuple[str, Loss | None]:
