@@ -24,8 +24,8 @@ CONNECT_TIMEOUT = 30.0
 class ClusterExecutor(Executor):
     """Tasks on the Dask cluster whose scheduler is at `address` (`tcp://host:8786`, or its scheduler file's path).
 
-    A task whose worker is lost is done again by another one; where the scheduler is lost, it is cancelled. Raises MissingExtraError without the extra `dask`, and
-    TargetUnavailableError where no scheduler answers.
+    A task whose worker is lost is done again by another one; where the scheduler is lost, it is cancelled, or never ends
+    (`is_lost`). Raises MissingExtraError without the extra `dask`, and TargetUnavailableError where no scheduler answers.
     """
 
     def __init__(self, address: str) -> None:
@@ -52,6 +52,10 @@ class ClusterExecutor(Executor):
             return self._tasks.submit(fn, *args, **kwargs)
         except ClosedClientError as error:
             raise BrokenExecutor(str(error)) from error
+
+    def is_lost(self) -> bool:
+        """Whether the scheduler is gone for good: what was submitted may then wait for ever."""
+        return self._client.status in ("closing", "closed")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on for others; without `wait` what was submitted is cancelled."""

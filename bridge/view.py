@@ -8,15 +8,17 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from bridge.errors import TargetUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from bridge.exporters.contract import Interface
 
@@ -36,8 +38,32 @@ def free_port(wanted: int | None, *, usual: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+                found = int(probe.getsockname()[1])
+                _reserve(found)
+                return found
     raise UsageError(f"Port {wanted} is taken.", hint="Leave --port out to take a free one.")
+
+
+_RESERVED: list[IO[str]] = []
+"""The ports of this process, for as long as it lives."""
+
+
+def _reserve(port: int) -> None:
+    """Keep `port` from other views that start at this moment: each would take the other's page for its own.
+
+    Raises OSError where another one has it.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    file = (Path(tempfile.gettempdir()) / f"registry-bridge-{os.getuid()}-port-{port}").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    _RESERVED.append(file)
 
 
 def tunnel(port: int) -> str:

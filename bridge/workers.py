@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 from bridge.errors import BridgeError
 
@@ -21,6 +21,15 @@ R = TypeVar("R")
 
 TICK = 0.25
 """Seconds between two ticks."""
+
+
+@runtime_checkable
+class Losable(Protocol):
+    """An executor that can lose those who work for it without telling the tasks."""
+
+    def is_lost(self) -> bool:
+        """Whether what is in flight will never end."""
+        ...
 
 
 class LostWorkerError(BridgeError):
@@ -69,7 +78,7 @@ class Crew(Generic[T, R]):
                 if future not in broken:
                     outcome = _outcome(future)
                     yield self._flying.pop(future), outcome
-            if broken:
+            if broken or (not done and isinstance(self._executor, Losable) and self._executor.is_lost()):
                 yield from self._mend()
 
     def _fill(self) -> None:

@@ -89,6 +89,16 @@ def test_a_second_view_sends_only_what_is_new(tmp_path: Path, demo_runs: Path) -
     assert len(list((tmp_path / "cache" / "view").iterdir())) == 1
 
 
+def test_two_views_that_start_at_once_take_two_ports() -> None:
+    """A port that one process has chosen is no other's, also before anybody listens there."""
+    from bridge.view import free_port
+
+    usual = free_port(None, usual=0)
+    program = f"from bridge.view import free_port; print(free_port(None, usual={usual}))"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(other.stdout) != usual
+
+
 def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Path) -> None:
     """A port that was asked for and is not free stops before a server is started."""
     with socket.socket() as taken:

@@ -135,17 +135,16 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
 
 
-@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
-@pytest.mark.usefixtures("_small_work_is_shared_too", "sqlite_uri")
+@pytest.mark.usefixtures("_small_work_is_shared_too")
 def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
-    tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report names them and says why; the others are done, and the next export does the rest."""
     import bridge.cluster
 
     monkeypatch.setattr(bridge.cluster, "CONNECT_TIMEOUT", 2.0)
     root = tree(tmp_path / "runs", 40, 20)
-    exporter = exporter_of(kind, tmp_path)
+    exporter = exporter_of("tensorboard", tmp_path)
     progress = AtRun(lambda: os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL))
     report = export_runs([root], exporter, Options(hands=Hands(dask=dask_cluster.address)), progress=progress)
     assert (len(report.runs), report.exit_code) == (40, 3)
