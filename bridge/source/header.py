@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import re
 import sys
 import threading
@@ -141,8 +142,8 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
 
 
 def _cells(line: bytes, file: BinaryIO) -> list[str]:
-    text = line.decode("utf-8", errors="replace")
-    lines = [text.rstrip("\r\n")] if "\n" not in text[:-1] else text.splitlines(keepends=True)
+    # A newline ends a line, and nothing else that Python's own splitlines() would take for one.
+    lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(line.rstrip(b"\r\n")))
     try:
         with no_field_limit():
             cells = next(csv.reader(lines), [])

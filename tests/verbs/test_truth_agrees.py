@@ -71,7 +71,7 @@ def write(folder: Path, data: bytes) -> Path:
 
 def of_truth(read: truth.Truth) -> Points:
     return {
-        name: sorted(_rows(series.step.tolist(), series.value.tolist(), series.time.tolist()))
+        name: sorted(_rows(series.step.tolist(), series.value.tolist(), series.time.tolist()), key=_step_and_value)
         for name, series in read.series.items()
     }
 
@@ -84,7 +84,12 @@ def of_deltas(deltas: Iterable[Delta]) -> Points:
                 here = block.present[number]
                 columns = (block.step[here], block.values[number][here], block.time[here])
                 points.setdefault(name, []).extend(_rows(*(column.tolist() for column in columns)))
-    return {name: sorted(rows) for name, rows in points.items() if rows}
+    return {name: sorted(rows, key=_step_and_value) for name, rows in points.items() if rows}
+
+
+def _step_and_value(row: tuple[int, str, str]) -> tuple[int, str]:
+    """Equal points stay in the order of their rows: of their times some are estimated, which one reader does not do."""
+    return row[:2]
 
 
 def _rows(steps: list[int], values: list[float], times: list[float]) -> list[tuple[int, str, str]]:
