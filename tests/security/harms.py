@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GIB", "MB", "aliases", "content", "gif", "huge_png", "merges", "params_in_yaml", "picture", "sidecar",
-    "sparse", "sparse_picture", "tiff",
+    "sparse", "sparse_picture", "tiff", "video",
 ]  # fmt: skip
 
 GIB = 1 << 30
@@ -89,6 +90,25 @@ def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
+
+
+def video(side: int) -> bytes:
+    """A black MP4 of two square frames."""
+    import av
+
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        frames = [av.VideoFrame(side, side, "yuv420p") for _ in range(2)]
+        for number, frame in enumerate(frames):
+            frame.pts = number
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+        for packet in [packet for frame in [*frames, None] for packet in stream.encode(frame)]:
+            container.mux(packet)
+    return data.getvalue()
 
 
 def sparse_picture(run: Path) -> None:

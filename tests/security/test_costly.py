@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.require import require
 from tests.run_dirs import CREATED_S
 from tests.security.harms import (
     MB,
@@ -20,6 +22,7 @@ from tests.security.harms import (
     sidecar,
     sparse,
     sparse_picture,
+    video,
 )
 from tests.security.measured import assert_bounded, measure
 from tests.security.scene import GOOD, Scene, plain_run, png, points_of, target
@@ -184,6 +187,8 @@ MEDIA = [
         picture(lambda: png()[:16] + struct.pack(">II", 60_000, 60_000) + png()[24:]),
         (("too large", "media.jsonl:2", 1),),
     ),
+    Costly("video-of-large-frames", picture(lambda: video(3_200)), (("too large", "val: media/x.png", 1),)),
+    Costly("video", picture(lambda: video(200)), media=2),
     Costly("gigabyte-picture", sparse_picture, (("too large", "media.jsonl:2", 1),)),
 ]
 
@@ -214,6 +219,7 @@ def assert_refused_or_cut(case: Costly, report: Any) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -> None:
     """Export, verify, ls and show take no more than their bounds, say what is wrong and where, and the good run is whole."""
+    require("video" not in name or find_spec("av") is not None, "PyAV")
     case, scene = CASES[name], stage(tmp_path, CASES[name])
     to = target("tensorboard")
     measured = measure(

@@ -26,7 +26,15 @@ _DECODED = 20_000
 _PIXELS = 4_000_000_000
 """Pixels that are decoded at most: two thousand frames of a large screen."""
 
-_LARGEST_FRAME = 40_000_000
+_LARGEST_FRAME = 9_000_000
+"""Pixels of a frame: 4K. A decoder keeps up to sixteen of them, so that a file of kilobytes could fill gigabytes."""
+
+_LIMITS = {"max_pixels": str(_LARGEST_FRAME)}
+"""For FFmpeg itself, which finds out about the size, or about another one in the middle, while it decodes."""
+
+_MOST_STREAMS = 1000
+"""As many as FFmpeg looks at."""
+
 _SLOWEST = 0.1
 """Frames a second; a GIF's pauses are not long enough for fewer of them."""
 
@@ -39,8 +47,9 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
     import av
 
     what = f"{event.tag}: {event.path}"
+    limits: Any = [_LIMITS] * _MOST_STREAMS  # PyAV says that these were texts; they are options by name
     # An open file, not a path: nothing that the file says can make the decoder open another one.
-    with open_plain(event.file.path) as file, av.open(file, "r") as container:
+    with open_plain(event.file.path) as file, av.open(file, "r", stream_options=limits) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
@@ -53,6 +62,7 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
         chosen: list[Image] = []
         total = 0
         stream.thread_type = "NONE"
+        stream.codec_context.options = _LIMITS
         for frame in itertools.islice(container.decode(stream), bound):
             if total % stride == 0 and len(chosen) < _FRAMES:
                 chosen.append(_small(frame))
