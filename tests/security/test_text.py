@@ -124,6 +124,16 @@ def test_all_that_can_be_read_arrives(scene: Scene, exported: dict[str, Any], to
     assert (verdicts.count("="), verdicts.count("!"), len(verdicts)) == (RUNS, 5, RUNS + 5)
 
 
+def test_no_name_leads_out_of_a_target(scene: Scene, exported: dict[str, Any]) -> None:
+    """Whatever a run or its media are called, all that was written lies in the targets' own folders, and none is hidden."""
+    assert {path.name for path in scene.root.iterdir()} <= {"runs", "tb", "mlflow.db", "mlartifacts", "cache"}
+    for line in exported["tensorboard"]["runs"]:
+        if line["where"]:
+            parts = (scene.root / line["where"]).resolve().relative_to(scene.root / "tb").parts
+            assert parts
+            assert not any(part.startswith(".") for part in parts)
+
+
 def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
     """PostgreSQL holds no NUL and no text longer than its column: what has them arrives too, in experiments named by them."""
     runs = [f"runs/{name}" for name in ("good", "nul", "long", "surrogate", "escape")]
