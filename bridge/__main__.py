@@ -44,7 +44,11 @@ def main() -> None:
 
 
 def _leave_soon() -> None:
-    """See to it that this process ends within PATIENCE, although Python waits for threads for as long as they like."""
+    """See to it that this process ends within PATIENCE, although Python waits for threads for as long as they like.
+
+    What is abandoned complains no more: a pool whose workers were just ended may find its pipes closed at the exit.
+    """
+    sys.unraisablehook = lambda _: None
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

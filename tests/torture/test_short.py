@@ -9,7 +9,7 @@ from tests.torture.scene import Scene
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 15.0
+SECONDS = 10.0
 SEED = 3
 
 

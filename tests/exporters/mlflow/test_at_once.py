@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(300)]
 
 
-@pytest.mark.parametrize("exports", [2, 4])
+@pytest.mark.parametrize("exports", [4])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_every_run_directory_has_one_run_with_every_point_once(
     kind: str, exports: int, request: pytest.FixtureRequest, tmp_path: Path
