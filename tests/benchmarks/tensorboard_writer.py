@@ -66,7 +66,7 @@ def _inside(made: Path, here: Path, few: int) -> list[dict[str, Any]]:
         assert report.runs[0].points == points
 
     return [
-        row(INSIDE, "ours", best_of(3, ours), points, "points"),
+        row(INSIDE, "ours", best_of(5, ours), points, "points"),
         row(
             INSIDE,
             "torch SummaryWriter",
