@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from bridge.errors import TargetUnavailableError, UsageError
 
@@ -44,8 +44,8 @@ def free_port(wanted: int | None, *, usual: int) -> int:
     raise UsageError(f"Port {wanted} is taken.", hint="Leave --port out to take a free one.")
 
 
-_RESERVED: list[IO[str]] = []
-"""The ports of this process, for as long as it lives."""
+_RESERVED: list[int] = []
+"""The locks of this process's ports, held for as long as it lives."""
 
 
 def _reserve(port: int) -> None:
@@ -57,13 +57,15 @@ def _reserve(port: int) -> None:
         return
     import fcntl
 
-    file = (Path(tempfile.gettempdir()) / f"registry-bridge-{os.getuid()}-port-{port}").open("w")
+    lock = os.open(
+        Path(tempfile.gettempdir()) / f"registry-bridge-{os.getuid()}-port-{port}", os.O_RDWR | os.O_CREAT, 0o600
+    )
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.close()
+        os.close(lock)
         raise
-    _RESERVED.append(file)
+    _RESERVED.append(lock)
 
 
 def tunnel(port: int) -> str:
