@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bridge.cursor import Shape
-from bridge.errors import RebuildNeededError, UsageError
+from bridge.errors import RebuildNeededError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.best import best_names, running_best
 from bridge.model import Block, Delta, Points, Series
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.exporters.mlflow.best import Best
+    from tests.exporters.mlflow.conftest import Store
 
 MAX = Shape(best=("acc:max",))
 
@@ -171,3 +172,10 @@ def _rows(uri: str, experiment: str) -> list[tuple[Any, ...]]:
                 [experiment],
             )
         ]
+
+
+def test_a_metric_that_has_the_name_of_a_best_is_refused(store: Store) -> None:
+    """A run that logs `best/acc` itself fails by name with --best acc:max: two series are never made one."""
+    with pytest.raises(TargetRefusedError, match=r"logs a metric named best/acc itself"):
+        store.export(run_of(), [{"step": 0, "acc": 0.5, "best/acc": 0.1}], shape=MAX)
+    assert [key for run in store.runs() for key in run.data.metrics] == []
