@@ -22,6 +22,7 @@ from tests.exporters.mlflow.database_help import (
     make_run,
     open_database,
     same_names,
+    settle,
     table,
     wide_block,
 )
@@ -72,6 +73,7 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
     kills = 0
     while kills < 6 and kill_after(chance.uniform(0.05, 0.5), write_parts, uri):
         kills += 1
+        settle(uri)
         parts = int(tags_of(uri, ours).get("bridge.cursor", 0))
         latest = [row["step"] for row in table(uri, "latest_metrics", ours)]
         assert len(table(uri, "metrics", ours)) == parts * ROWS_A_PART * 4
