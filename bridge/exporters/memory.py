@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bridge.cursor import Cursor, sent_facts
-from bridge.errors import BridgeError, TargetRefusedError
+from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Abilities, Applied, Held, Known
 from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 from bridge.model import DeltaKind, Loss, LossKind, Series, Status
@@ -185,15 +185,23 @@ class MemoryTarget:
         self._exporter = exporter
         self._run = run
         self._shape = shape
+        self._last: str | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Cut off what no cursor covers, add the points, then the facts, then the cursor."""
+        """Cut off what no cursor covers, add the points, then the facts, then the cursor.
+
+        Raises ConflictError where another export has changed the box since this one last wrote to it.
+        """
         with self._exporter.lock():
             box = self._exporter.box(self._run.identity) or Box(self._run.identity)
+            if self._last is not None and box.cursor != self._last:
+                raise ConflictError(f"{self.where()} was changed by another export.", hint="Export again.")
             if delta.remember is not None:
                 box.cursor = delta.remember.with_(sent=_sent_before(box)).to_json()
                 self._exporter.write(box, cursor=True)
-            return self._add(box, delta, self._exporter.write)
+            done = self._add(box, delta, self._exporter.write)
+            self._last = box.cursor
+            return done
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Fill a new box, out of sight, and put it in the old one's place at the end."""

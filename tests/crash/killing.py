@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +39,7 @@ def kill_after(seconds: float, function: Callable[..., object], *arguments: Any)
     here.close()
     process.join(seconds)
     killed = process.is_alive()
-    if killed and process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # nothing happens to one that has ended by now
     process.join()
     assert killed or process.exitcode == 0, f"ended by itself with {process.exitcode}"
     killed = process.exitcode == -signal.SIGKILL
