@@ -29,7 +29,7 @@ help:
 	@echo "make bench        benchmarks against the peers, side by side (QUICK=1: under two minutes)"
 	@echo "make mutants      break the code in named places; each must turn a test red"
 	@echo "make torture      minutes of training, exporting and killing at random"
-	@echo "make compat       an older MLflow server and the oldest Lightning, each in an environment of its own"
+	@echo "make compat       older MLflow and Lightning, and a new user's first minutes, in environments of their own"
 	@echo "make screenshots  make the pictures of the docs anew"
 	@echo "make cli-reference  write docs/reference/cli.md from the commands' own help"
 	@echo "make constraints  take the newest versions that fit, and write them down"

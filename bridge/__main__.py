@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
+
+from bridge.interrupts import listen
 
 __all__ = ["main"]
 
@@ -20,12 +21,10 @@ PATIENCE = 0.5
 def main() -> None:
     """Run the command line of this process and exit with its code.
 
-    SIGTERM, and SIGHUP unless it is ignored (nohup), end it like Ctrl-C: with exit code 130, after everything that
+    SIGTERM and SIGHUP, unless they are ignored (nohup), end it like Ctrl-C: with exit code 130, after everything that
     was started has been ended or let go. What was in flight is abandoned, and sent again by the next export.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    listen()
     try:
         from bridge.cli import bridge
 

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.progress": {*WORDS, "bridge.report"},
     "bridge.workers": WORDS,
     "bridge.processes": set(),
+    "bridge.interrupts": set(),
     "bridge.wire": set(),
     "bridge.cluster": {*WORDS, "bridge.workers"},
     "bridge.source": {*WORDS, "bridge.caches", "logger.sidecar", "logger.values"},
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "bridge.api": {*WORDS, "bridge.verbs", "bridge.exporters", "bridge.report"},
     "bridge.cli": {"bridge"},
-    "bridge.__main__": {"bridge.cli"},
+    "bridge.__main__": {"bridge.cli", "bridge.interrupts"},
     # the public names, loaded when they are asked for
     "bridge": {"bridge.api", "bridge.registry", "logger"},
 }

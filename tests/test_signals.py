@@ -109,3 +109,31 @@ def test_a_server_that_says_nothing_holds_no_follower_back(tmp_path: Path, fault
             process.kill()
     assert (process.returncode, err) == (130, INTERRUPTED)
     assert time.monotonic() - began < 2
+
+
+DEAF = """
+import os, signal, sys
+from bridge.verbs import follow
+
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigpending()  # Python looks for signals between two calls
+
+
+look = follow._Follower.look
+follow._Follower.look = lambda *arguments: (Deaf(), look(*arguments))[1]
+from bridge.__main__ import main
+main()
+"""
+"""A follower that is told to stop while Python runs a destructor, which lets no exception out."""
+
+
+def test_a_signal_that_python_drops_ends_a_follow_too(tmp_path: Path) -> None:
+    """What a destructor swallows is heard before the next pause."""
+    make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
+    command = [sys.executable, "-c", DEAF, "export", "run", "--to", "tensorboard", "--logdir", "tb", "--follow"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert "Exception ignored in: <function Deaf.__del__" in done.stderr
+    assert (done.returncode, done.stderr[-len(INTERRUPTED) :]) == (130, INTERRUPTED)

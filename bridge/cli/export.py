@@ -23,6 +23,7 @@ from bridge.cli.common import (
 )
 from bridge.cli.content import content_options
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.interrupts import pause
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
 
     # A pass that takes a moment shows no bars: they would flicker at each one.
     progress = functools.partial(out.progress, after=1.0)
-    return follow(runs, exporter, options, Following(**how), told=told, say=out.say, progress=progress)
+    return follow(runs, exporter, options, Following(**how, pause=pause), told=told, say=out.say, progress=progress)
 
 
 _REQUESTS_AT_ONCE = 4

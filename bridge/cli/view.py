@@ -24,6 +24,7 @@ from bridge.cli.common import (
 from bridge.cli.content import content_options
 from bridge.cli.export import failure
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.interrupts import pause
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +147,15 @@ def _show(
         if opens:
             click.launch(interface.address)
         progress = functools.partial(out.progress, after=1.0)
-        follow(runs, exporter, options, Following(interval=interval), told=told, say=out.say, progress=progress)
+        follow(
+            runs,
+            exporter,
+            options,
+            Following(interval=interval, pause=pause),
+            told=told,
+            say=out.say,
+            progress=progress,
+        )
     return Exit.DONE
 
 

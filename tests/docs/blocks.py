@@ -18,21 +18,25 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One block: its `language`, the `line` it begins at, the `file` it is saved as, and whether it can be `run`."""
+    """One block: its `language`, the `line` it begins at, and the `file` it is saved as."""
 
     language: str
     text: str
     line: int
     file: str | None
-    run: bool
 
     def commands(self) -> list[str]:
-        """The commands of a console block."""
-        return [line.removeprefix("$ ") for line in self.text.splitlines() if line.startswith("$ ")]
+        """The commands that this block has a reader, systemd or cron type."""
+        lines = self.text.splitlines()
+        if self.language == "ini":
+            return [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
+        if self.language == "crontab":
+            return [line.split(None, 5)[5] for line in lines]
+        return [line.removeprefix("$ ") for line in lines if self.language == "console" and line.startswith("$ ")]
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All blocks of `page`, in order; an HTML comment before one says `not run`, or `file: NAME`."""
+    """All blocks of `page`, in order; an HTML comment before one says what it is saved as: `file: NAME`."""
     text = page.read_text()
     return [
         Block(
@@ -40,7 +44,6 @@ def blocks_of(page: Path) -> list[Block]:
             text=textwrap.dedent(found["text"]),
             line=text.count("\n", 0, found.start()) + 1,
             file=(found["note"] or "").removeprefix("file: ") if (found["note"] or "").startswith("file: ") else None,
-            run=found["note"] != "not run",
         )
         for found in _BLOCK.finditer(text)
     ]

@@ -1,15 +1,13 @@
-"""The documentation does what it says: every block is run, or, where it needs a cluster or a server, checked."""
+"""The documentation does what it says: every block is checked, and every command and script is run."""
 
 from __future__ import annotations
 
 import configparser
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from bridge.cli import bridge
 from bridge.config import load_config
 from tests.docs.blocks import Block, blocks_of
+from tests.docs.running import DATA, put_in, reader, run_command, run_python, stand_ins
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "cli.md")
@@ -29,34 +28,40 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def needs_running(block: Block) -> bool:
-    return block.run and (block.language == "console" or (block.language == "python" and block.file is None))
+def is_script(block: Block) -> bool:
+    return block.language == "python" and block.file is None
 
 
-RUN_PAGES = [page for page in PAGES if any(needs_running(block) for block in blocks_of(page))]
+RUN_PAGES = [page for page in ALL_PAGES if any(is_script(block) or block.commands() for block in blocks_of(page))]
 
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name)
-def test_every_command_of_a_page_runs(page: Path, tmp_path: Path, demo_runs: Path) -> None:
+def test_every_command_of_a_page_runs(
+    page: Path, tmp_path: Path, demo_runs: Path, request: pytest.FixtureRequest
+) -> None:
     """The blocks of a page, run in order in one folder that holds the demo's runs, all succeed."""
-    shutil.copytree(demo_runs, tmp_path / "demo-runs")
-    for block in blocks_of(page):
-        if block.file is not None:
-            (tmp_path / block.file).write_text(block.text)
-        if not needs_running(block):
-            continue
-        commands = [[sys.executable, "-c", block.text]] if block.language == "python" else []
-        commands += [["bash", "-c", command] for command in block.commands() if block.language == "console"]
-        for command in commands:
-            done = subprocess.run(
-                command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200, check=False
-            )
-            assert done.returncode == 0, f"{page}:{block.line}: {command[-1]}\n{done.stdout}\n{done.stderr}"
+    copy_runs(page, demo_runs, tmp_path)
+    with stand_ins(page.read_text(), tmp_path, request) as names:
+        for block in blocks_of(page):
+            if block.file is not None:
+                (tmp_path / block.file).write_text(block.text)
+            try:
+                if is_script(block):
+                    run_python(put_in(block.text, names), tmp_path)
+                for command in block.commands():
+                    run_command(put_in(command, names), tmp_path, reader())
+            except BaseException as error:
+                error.add_note(f"in the block at {page}:{block.line}")
+                raise
 
 
-def environment() -> dict[str, str]:
-    mine = {key: value for key, value in os.environ.items() if not key.startswith(("BRIDGE_", "SLURM_"))}
-    return mine | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{mine['PATH']}"}
+def copy_runs(page: Path, demo_runs: Path, folder: Path) -> None:
+    """The demo's runs, also under the name of `runs` that a page's reader has, but where they come of a training of its own."""
+    blocks = blocks_of(page)
+    words = {word for block in blocks for word in shlex.split(" ".join(block.commands()), comments=False)}
+    trains = any(block.file == "train.py" for block in blocks)
+    for name in ["demo-runs"] + ["runs"] * (bool(words & {"runs", f"{DATA}runs"}) and not trains):
+        shutil.copytree(demo_runs, folder / name)
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name)
@@ -94,8 +99,8 @@ def check(block: Block, folder: Path) -> None:
         unit.read_string(block.text)
         check_own_command(unit["Service"]["ExecStart"])
     elif block.language == "crontab":
-        for line in block.text.splitlines():
-            check_own_command(line.split(None, 5)[5])
+        for command in block.commands():
+            check_own_command(command)
     else:
         assert block.language in {"text", ""}, f"no check for {block.language}"
 
@@ -113,6 +118,8 @@ def check_own_command(line: str) -> None:
     [
         ("console", "$ bridge exprot runs"),
         ("console", "$ bridge export runs --nonsense"),
+        ("console", "$ make everything"),
+        ("console", "$ pip install registry-brigde[all]"),
         ("bash", "bridge export runs --nonsense || true"),
         ("ini", "[Service]\nExecStart=/opt/bin/bridge exprot /data --to mlflow"),
         ("ini", "[Service]\nExecStart=/opt/bin/bridge export /data/runs --nonsense"),
@@ -124,12 +131,16 @@ def check_own_command(line: str) -> None:
 def test_the_checks_find_mistakes(tmp_path: Path, language: str, text: str) -> None:
     """A command, an option or a path that is wrong is found in each kind of block."""
     with pytest.raises((AssertionError, click.UsageError)):
-        check(Block(language=language, text=text, line=1, file=None, run=True), tmp_path)
+        check(Block(language=language, text=text, line=1, file=None), tmp_path)
 
 
 def check_command(line: str) -> None:
     """A `bridge` command must have the command and the options that it names; others are taken as they are."""
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"\d?>.*", word)]
+    if words[:1] == ["make"]:
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), f"make knows no {words[1]}"
+    if words[:2] == ["pip", "install"]:
+        assert re.fullmatch(r"(\.|registry-bridge)\[all\]", words[2]), f"{words[2]} is not this project with all extras"
     if not words or words[0] != "bridge" or len(words) == 1 or words[1].startswith("-"):
         return
     # A command keeps the help option that the first context asks for, so this one asks for the usual names.

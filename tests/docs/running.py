@@ -1,0 +1,139 @@
+"""Runs what the documentation tells a reader to do, with real servers in the place of those that it speaks of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+
+OURS = Path(sys.executable).parent
+
+SERVER = "https://mlflow.example.org"
+DATABASE = "postgresql://mlflow@db/mlflow"
+SCHEDULER, SCHEDULER_FILE = "tcp://scheduler:8786", "/shared/scheduler.json"
+PROGRAM, DATA = "/opt/bridge/bin/bridge", "/data/"
+PORT = "--port 5001"
+
+MODEL = """
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+
+class Model(BoringModel):
+    def on_train_start(self):
+        self.trainer.should_stop = True
+
+
+model = Model()
+"""
+"""What a block that trains a `model` of the reader's own is given: it trains for one epoch."""
+
+
+@contextmanager
+def stand_ins(text: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """What stands, in `folder`, for each name that `text` uses of a machine elsewhere; only what is named is started.
+
+    A context: what was started is ended when the caller is done.
+    """
+    found = {PORT: f"--port {free_port()}", PROGRAM: str(OURS / "bridge"), DATA: f"{folder}/"}
+    if DATABASE in text:
+        found[DATABASE] = request.getfixturevalue("postgres_uri")
+    if SCHEDULER in text:
+        cluster = request.getfixturevalue("dask_cluster")
+        found |= {SCHEDULER: cluster.address, SCHEDULER_FILE: str(cluster.scheduler_file)}
+    server = start_mlflow_server(found[DATABASE], folder / "server") if SERVER in text else None
+    try:
+        yield found | ({SERVER: server.uri} if server else {})
+    finally:
+        if server:
+            server.stop()
+
+
+def put_in(text: str, names: dict[str, str]) -> str:
+    for name, real in names.items():
+        text = text.replace(name, real)
+    return text
+
+
+def reader(programs: Path = OURS) -> dict[str, str]:
+    """A reader's environment: `programs` are found, pages open in the browser `true`, and nothing of ours is set."""
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(("BRIDGE_", "SLURM_"))}
+    return mine | {"PATH": f"{programs}{os.pathsep}{mine['PATH']}", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
+
+
+def run_command(command: str, folder: Path, environment: dict[str, str]) -> None:
+    """Type `command` in `folder`; fails where it does. A command that stays until Ctrl-C must have got to work before.
+
+    Commands that set up or build the project, `pip install` and `make`, are not for here: see test_new_user.py.
+    """
+    words = shlex.split(command, comments=True)
+    if words[0] in ("pip", "make"):
+        return
+    if words[:2] == ["bridge", "view"]:
+        _stay(words, folder, environment, _page_answers)
+    elif "--follow" in words and "--until-done" not in words:
+        _stay(words, folder, environment, _all_is_there)
+    else:
+        _run(["bash", "-c", command], folder, environment)
+
+
+def run_python(text: str, folder: Path) -> None:
+    """Run a block of Python in `folder` as a script."""
+    model = MODEL if re.search(r"\bmodel\b", text) else ""
+    _run([sys.executable, "-c", model + text], folder, reader())
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+
+
+def _stay(words: list[str], folder: Path, environment: dict[str, str], at_work: Callable[[str], bool]) -> None:
+    """Start what stays, wait until its output shows it `at_work`, and press Ctrl-C."""
+    log = folder / "stays.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(words, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            end = time.monotonic() + 100
+            while not at_work(log.read_text()):
+                assert process.poll() is None, f"{shlex.join(words)} ended by itself\n{log.read_text()}"
+                assert time.monotonic() < end, f"{shlex.join(words)} does not get to work\n{log.read_text()}"
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            assert process.returncode == (0 if words[1] == "view" else 130), log.read_text()
+        finally:
+            process.kill()
+
+
+def _page_answers(printed: str) -> bool:
+    """The address that `bridge view` printed answers: it prints it when it does."""
+    found = re.search(r"^http://127\.0\.0\.1:\d+/", printed, re.M)
+    if found:
+        urllib.request.urlopen(found[0], timeout=30).close()
+    return found is not None
+
+
+def _all_is_there(printed: str) -> bool:
+    """A follower has sent the runs that it found."""
+    return "new" in printed
