@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from bridge.exporters import find_exporter
 from bridge.verbs.export import export_runs
 from bridge.verbs.verify import verify_runs
 from tests.contract.test_media import run_with_images
+from tests.exporters.tensorboard.event_files import events, file_of
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter
@@ -86,6 +95,94 @@ def test_a_missing_event_file_is_found(run: Path, exporter: Exporter, tmp_path: 
         aside = file.rename(tmp_path / "aside")
         assert signs(verify(run, exporter)) in (["!"], ["*"]), file.name
         aside.rename(file)
+
+
+def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
+    """Write an event file anew, each record with a right checksum, without the events for which `change` says no.
+
+    Its time stays, so that nothing but what it says can give it away.
+    """
+    before = file.stat()
+    kept = []
+    for raw in RawEventFileLoader(str(file)).Load():
+        event = Event.FromString(raw)
+        if change(event):
+            kept.append(raw if event == Event.FromString(raw) else event.SerializeToString())
+    with file.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for record in kept:
+            writer.write(record)
+        writer.flush()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def differences(report: VerifyReport) -> list[tuple[str, str, int | None]]:
+    return [(str(one.verdict), one.what, one.step) for line in report.runs for one in line.first]
+
+
+def test_a_deleted_point_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """One event less, with every checksum right: the file is shorter than what is remembered of it."""
+    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), lambda event: event.step != 7 or not event.HasField("summary"))
+    report = verify(run, exporter)
+    assert (report.exit_code, signs(report)) == (4, ["!"])
+
+
+def test_another_value_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A value that differs in the last bit of its 32 is found, with its step."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if event.step == 7 and value.tag == "acc":
+                value.simple_value = float(np.nextafter(np.float32(value.simple_value), np.float32(9)))
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, differences(report)) == (4, [("*", "acc", 7)])
+
+
+def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """One picture less, in a file that still holds others, with every checksum right."""
+    media = file_of(tmp_path / "tb" / "a", "media")
+    whole = len(events(media))
+    rewrite(media, lambda event: event.step != 5)
+    assert len(events(media)) == whole - 1
+    report = verify(run, exporter)
+    assert (report.exit_code, signs(report)) == (4, ["!"])
+
+
+def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A picture whose bytes differ, in an event of the same length, is another one, named with its step."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if value.tag == "val/samples/1":
+                data = value.tensor.string_val[2]
+                value.tensor.string_val[2] = data[:-1] + bytes([data[-1] ^ 1])
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "media"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, {(what, step) for _, what, step in differences(report)}) == (
+        4,
+        {("media val/samples (media/b.png)", 0)},
+    )
+
+
+def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """The end of the hparams session that another wrote is not the run's."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if value.tag == SESSION_END_INFO_TAG:
+                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                data.session_end_info.end_time_secs += 1
+                value.metadata.plugin_data.content = data.SerializeToString()
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "facts"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, differences(report)) == (4, [("*", "end", None)])
 
 
 def test_a_missing_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import RebuildNeededError
+from bridge.errors import RebuildNeededError, TargetRefusedError
 from bridge.model import Block, Points
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ class Best:
 def best_names(shape: Shape) -> tuple[str, ...]:
     """The names of the metrics that are made here."""
     return tuple(name for metric in shape.bests for name in names_of(metric))
+
+
+def check_bests(delta: Delta, shape: Shape) -> None:
+    """Raise TargetRefusedError where a metric of the run's own has the name of a running best: one key cannot be both."""
+    both = sorted(set(best_names(shape)) & set(delta.metrics))
+    if both:
+        raise TargetRefusedError(
+            f"The run logs a metric named {both[0]} itself, the name that --best gives.",
+            hint=f"Leave out --best {both[0].partition('/')[2]}:...",
+        )
 
 
 def running_best(delta: Delta, shape: Shape, state: Mapping[str, Any], held: Callable[[str], Series | None]) -> Best:

@@ -10,7 +10,7 @@ from bridge.exporters.contract import Abilities, Known
 from bridge.exporters.mlflow import ui
 from bridge.exporters.mlflow.address import require_mlflow
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
-from bridge.exporters.mlflow.best import best_names
+from bridge.exporters.mlflow.best import best_names, check_bests
 from bridge.exporters.mlflow.database import points_a_change
 from bridge.exporters.mlflow.database_sqlite import SqliteBulk
 from bridge.exporters.mlflow.experiments import ExperimentName
@@ -112,7 +112,11 @@ class MlflowExporter:
         return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
 
     def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
-        """What MLflow cannot hold of `delta` and, with its last part, of the run's facts."""
+        """What MLflow cannot hold of `delta` and, with its last part, of the run's facts.
+
+        Raises TargetRefusedError for a delta that would be refused.
+        """
+        check_bests(delta, shape)
         rename = dict(shape.rename)
         losses = point_losses(delta, keys_of([*best_names(shape), *delta.metrics], rename), rename)
         if delta.more:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import RebuildNeededError, TargetRefusedError
+from bridge.errors import RebuildNeededError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.artifacts import names_map, stage_checkpoints, stage_files, stage_maps
-from bridge.exporters.mlflow.best import Best, best_names, running_best
+from bridge.exporters.mlflow.best import Best, best_names, check_bests, running_best
 from bridge.exporters.mlflow.changes import Changes, changes_of
 from bridge.exporters.mlflow.checkpoints import CHECKPOINTS_FILE
 from bridge.exporters.mlflow.database import Change
@@ -84,7 +84,7 @@ class Filling:
             raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
         if self._has_left_over_media(delta):
             raise RebuildNeededError("media that no longer count were sent by an export that was stopped")
-        self._check_bests(delta)
+        check_bests(delta, self.shape)
         work = self._work(delta)
         if delta.remember is not None:
             self._remember(delta.remember)
@@ -136,15 +136,6 @@ class Filling:
             return {}
         parent = Sweep(self.place, self.record.experiment_id, sweep).parent(start=facts_of(self.run, self.shape).start)
         return {Tag.PARENT: parent} if parent is not None else {}
-
-    def _check_bests(self, delta: Delta) -> None:
-        """Raise TargetRefusedError where a metric of the run's own has the name of a running best: one key cannot be both."""
-        both = sorted(set(best_names(self.shape)) & set(delta.metrics))
-        if both:
-            raise TargetRefusedError(
-                f"The run logs a metric named {both[0]} itself, the name that --best gives.",
-                hint=f"Leave out --best {both[0].partition('/')[2]}:...",
-            )
 
     def _has_left_over_media(self, delta: Delta) -> bool:
         """Whether an export that was stopped has sent media of which some do not count any more.
