@@ -185,6 +185,13 @@ _MLFLOW = (
 
 _VERBS = (
     Mutant(
+        "a stop that Python dropped is forgotten",
+        "bridge/interrupts.py",
+        "    _asked = True\n",
+        "    _asked = False\n",
+        ("tests/test_signals.py::test_a_signal_that_python_drops_ends_a_follow_too",),
+    ),
+    Mutant(
         "verify takes any value for equal",
         "bridge/verbs/compare.py",
         "values = np.flatnonzero(~_same_value(expected[2], found[2]))",
