@@ -145,7 +145,7 @@ class MlflowExporter:
         """Put second targets away that an export left behind, and settle the sweeps that have changed."""
         for choice in self._found.values():
             if choice.record is not None:
-                for extra in choice.extras:
+                for extra in (*choice.extras, *choice.dead_ends):
                     why = {} if extra.superseded else {Tag.DUPLICATE_OF: choice.record.run_id}
                     self._place.api.put_away(extra.run_id, why)
         members = [] if shape.flat else [run for run in runs if sweep_of(run) and run.identity in self._found]

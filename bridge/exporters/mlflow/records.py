@@ -67,6 +67,13 @@ class Choice:
     building: tuple[Record, ...] = field(default=())
     deleted: Record | None = None
 
+    @property
+    def dead_ends(self) -> tuple[Record, ...]:
+        """Rebuilds that were to take the place of a run which is no longer the target: killed, or about to find out."""
+        if self.record is None:
+            return ()
+        return tuple(left for left in self.building if left.tags[Tag.BUILDING] != self.record.run_id)
+
     def known(self, where: str) -> Known:
         """What the contract asks for; `where` names the place in errors."""
         extras = tuple(f"{where} run {extra.run_id}" for extra in self.extras)

@@ -17,6 +17,7 @@ from bridge.exporters.mlflow.readback import read_back
 from bridge.exporters.mlflow.rebuild import make_beside, take_place
 from bridge.exporters.mlflow.records import Choice, Record
 from bridge.exporters.mlflow.run_rows import ConflictError
+from bridge.exporters.mlflow.seam import RunGoneError
 from bridge.exporters.mlflow.tags import Tag
 from bridge.model import Delta, DeltaKind
 
@@ -219,8 +220,17 @@ class MlflowTarget:
         made = make_beside(self._place, self._run, home, facts, own, old)
         filling = self._filling_of(*self._place.whole(made), partial(self._still_due, choice.record))
         done = Applied()
-        for delta in deltas:
-            done += filling.fill(delta)
+        try:
+            for delta in deltas:
+                done += filling.fill(delta)
+        except ConflictError:
+            # Another one took the old run's place first. In a database both have filled the same run; else nobody
+            # but us knows of this one.
+            if self._place.database is None:
+                self._place.api.put_away(made, {Tag.DUPLICATE_OF: old.run_id if old is not None else "nothing"})
+            raise
+        except RunGoneError as error:  # put away by the one that was first
+            raise ConflictError(error.message, hint="Export again.") from error
         others = [*choice.extras, *(left for left in choice.building if left.run_id != filling.record.run_id)]
         take_place(self._place, old, filling.record, others, files=filling.files)
         self._forget()

@@ -13,7 +13,7 @@ from bridge.exporters.mlflow import MlflowExporter
 from tests.exporters.mlflow.by_hand import delta_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
@@ -51,7 +51,7 @@ class Store:
             applied = exporter.open(run, shape).apply(delta)
             return applied + Applied(losses=tuple(exporter.finish([run], shape)))
 
-    def rebuild(self, run: Run, deltas: Sequence[Delta], shape: Shape | None = None) -> Applied:
+    def rebuild(self, run: Run, deltas: Iterable[Delta], shape: Shape | None = None) -> Applied:
         """Replace the target of `run`."""
         with self.exporter() as exporter:
             exporter.cursors([run])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from bridge.cursor import Shape
-from bridge.errors import TargetUnavailableError
+from bridge.errors import ConflictError, TargetUnavailableError
 from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.tags import Tag
 from bridge.verbs.export import export_runs
 from bridge.verbs.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
+from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -22,10 +24,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.model import Delta
-    from tests.exporters.mlflow.conftest import Store
 
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 NEWER = [{"step": 0, "loss": 9.0}]
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store by way of its database, or of a server."""
+    if request.param == "server":
+        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"rebuild-{tmp_path.name}")
+    return Store(request.getfixturevalue("sqlite_uri"))
 
 
 def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store: Store) -> None:
@@ -104,6 +113,64 @@ def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(stor
     store.rebuild(run, [delta_of(run, NEWER)])
     assert [found.info.run_id != old for found in store.runs()] == [True]
     assert store.points("loss") == [(0, 9.0, 1775822400000)]
+
+
+def test_of_two_rebuilds_at_once_the_second_leaves_nothing_behind(any_store: Store) -> None:
+    """Who finds that another was faster puts its own run away, which that one could not know of."""
+    store, run = any_store, run_of()
+    store.export(run, ROWS)
+    first_began, second_made_its_run = threading.Event(), threading.Event()
+
+    def of_the_first() -> Iterator[Delta]:
+        first_began.set()
+        assert second_made_its_run.wait(60)
+        yield delta_of(run, NEWER)
+
+    first = threading.Thread(target=store.rebuild, args=(run, of_the_first()))
+    first.start()
+    assert first_began.wait(60)
+
+    def of_the_second() -> Iterator[Delta]:
+        second_made_its_run.set()
+        first.join()
+        yield delta_of(run, NEWER)
+
+    with pytest.raises(ConflictError):
+        store.rebuild(run, of_the_second())
+    assert Tag.BUILDING not in store.run().data.tags
+    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+
+
+def test_a_rebuild_that_another_overtook_begins_again(any_store: Store) -> None:
+    """Its run was put away by the one that was faster: a conflict, after which an export looks anew, and no failure."""
+    store, run = any_store, run_of()
+    store.export(run, ROWS)
+
+    def overtaken() -> Iterator[Delta]:
+        store.rebuild(run, [delta_of(run, NEWER)])
+        yield delta_of(run, NEWER)
+
+    with pytest.raises(ConflictError):
+        store.rebuild(run, overtaken())
+    assert Tag.BUILDING not in store.run().data.tags
+    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+
+
+def test_a_rebuild_that_was_killed_is_put_away_once_another_took_the_place(store: Store, tmp_path: Path) -> None:
+    """By any export, also one with nothing to send; one that is to replace the target as it is may still be at work."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    assert not export_runs([path], store.exporter()).failed
+    target = store.run()
+    dead, at_work = (
+        store.client.create_run(
+            target.info.experiment_id, tags={Tag.UID: target.data.tags[Tag.UID], Tag.BUILDING: replaces}
+        ).info.run_id
+        for replaces in ("a run that is no longer there", target.info.run_id)
+    )
+    (line,) = export_runs([path], store.exporter()).runs
+    assert str(line.action) == "unchanged"
+    assert {run.info.run_id for run in store.runs()} == {target.info.run_id, at_work}
+    assert [run.info.run_id for run in store.runs(deleted=True)] == [dead]
 
 
 def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
