@@ -37,10 +37,10 @@ RUN_PAGES = [page for page in ALL_PAGES if any(is_script(block) or block.command
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name)
 def test_every_command_of_a_page_runs(
-    page: Path, tmp_path: Path, demo_runs: Path, request: pytest.FixtureRequest
+    page: Path, tmp_path: Path, demo_runs: Path, sqlite_template: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The blocks of a page, run in order in one folder that holds the demo's runs, all succeed."""
-    copy_runs(page, demo_runs, tmp_path)
+    """The blocks of a page, run in order in one folder, all succeed."""
+    fill(tmp_path, page, demo_runs, sqlite_template)
     with stand_ins(page.read_text(), tmp_path, request) as names:
         for block in blocks_of(page):
             if block.file is not None:
@@ -55,13 +55,21 @@ def test_every_command_of_a_page_runs(
                 raise
 
 
-def copy_runs(page: Path, demo_runs: Path, folder: Path) -> None:
-    """The demo's runs, also under the name of `runs` that a page's reader has, but where they come of a training of its own."""
+def fill(folder: Path, page: Path, demo_runs: Path, sqlite_template: Path) -> None:
+    """What a page's reader has already: the demo's runs, some `runs` of their own, and MLflow's database.
+
+    Where the page itself trains there is nothing yet.
+    """
     blocks = blocks_of(page)
-    words = {word for block in blocks for word in shlex.split(" ".join(block.commands()), comments=False)}
-    trains = any(block.file == "train.py" for block in blocks)
-    for name in ["demo-runs"] + ["runs"] * (bool(words & {"runs", f"{DATA}runs"}) and not trains):
-        shutil.copytree(demo_runs, folder / name)
+    if any(block.file == "train.py" for block in blocks):
+        return
+    words = {word for block in blocks for command in block.commands() for word in shlex.split(command, comments=True)}
+    if any("demo-runs" in block.text for block in blocks):
+        shutil.copytree(demo_runs, folder / "demo-runs")
+    if words & {"runs", f"{DATA}runs"}:
+        for own in ("diverged", "killed"):
+            shutil.copytree(demo_runs / own, folder / "runs" / own)
+    shutil.copy(sqlite_template, folder / "mlflow.db")
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name)
