@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.errors import BridgeError, TargetError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import BridgeError, ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.secrets import hide_all, hide_in
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ _STORE_ERRORS = (
 )
 
 
-class RunGoneError(TargetUnavailableError):
-    """A run is deleted, or no longer there, while it is written to."""
+class RunGoneError(ConflictError):
+    """A run is deleted, or no longer there, while it is written to: by another export, or by a person."""
 
 
 def ask(what: str, call: Callable[[], T]) -> T:

@@ -52,6 +52,9 @@ class MlflowTarget:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._fill(delta)
+            except RunGoneError:  # perhaps a person's doing: it is for the export to look at the run anew
+                self._forget()
+                raise
             except ConflictError:
                 self._forget()
                 if attempt == _ATTEMPTS:
@@ -95,7 +98,10 @@ class MlflowTarget:
 
     def _open(self, delta: Delta) -> Filling:
         """The run to be filled: the one that is known, or a new one."""
-        record = self._choice().record
+        choice = self._choice()
+        record = choice.record
+        if record is None and choice.deleted is not None:
+            raise RunGoneError(f"{self.where()}: the run was deleted in the meantime.", hint="Export again.")
         if record is not None:
             self._place.check_run(record.run_id, record.tags.get(Tag.CURSOR))
             return self._filling_of(*self._place.whole(record.run_id))
@@ -229,8 +235,6 @@ class MlflowTarget:
             if self._place.database is None:
                 self._place.api.put_away(made, {Tag.DUPLICATE_OF: old.run_id if old is not None else "nothing"})
             raise
-        except RunGoneError as error:  # put away by the one that was first
-            raise ConflictError(error.message, hint="Export again.") from error
         others = [*choice.extras, *(left for left in choice.building if left.run_id != filling.record.run_id)]
         take_place(self._place, old, filling.record, others, files=filling.files)
         self._forget()

@@ -13,11 +13,13 @@ from bridge.cursor import Shape
 from bridge.errors import ConflictError, TargetUnavailableError
 from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.tags import Tag
+from bridge.source import read_run
 from bridge.verbs.export import export_runs
+from bridge.verbs.replay import Job, Reading, Replay, read
 from bridge.verbs.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
-from tests.run_dirs import make_run
+from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +173,22 @@ def test_a_rebuild_that_was_killed_is_put_away_once_another_took_the_place(store
     assert str(line.action) == "unchanged"
     assert {run.info.run_id for run in store.runs()} == {target.info.run_id, at_work}
     assert [run.info.run_id for run in store.runs(deleted=True)] == [dead]
+
+
+def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Store, tmp_path: Path) -> None:
+    """Between the look at the target and the first write: no failure, and no second run."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    assert not export_runs([path], any_store.exporter()).failed
+    write_metrics(path, (), [[0.25, 2, 1775822402.0]], append=True)
+    run = read_run(path)
+    with any_store.exporter() as exporter:
+        exporter.prepare([run], Shape())
+        replaying = Replay(Job(run, exporter.cursors([run])[run.identity]), exporter, Shape())
+        step = replaying.begin()
+        any_store.client.delete_run(any_store.run().info.run_id)
+        while isinstance(step, Reading):
+            step = replaying.take(read, step)
+    assert (str(step.action), any_store.runs()) == ("deleted", [])
 
 
 def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
