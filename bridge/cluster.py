@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -19,6 +20,37 @@ R = TypeVar("R")
 
 CONNECT_TIMEOUT = 30.0
 """Seconds within which the scheduler must answer."""
+
+
+class DeliveredError(Exception):
+    """No error: a task's result on its way home from a worker (`deliver`)."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def deliver(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[None, DeliveredError, None]:
+    """Run a task on a worker; its result in the form in which Dask gives an error.
+
+    Where a worker dies just after its result was fetched, Dask's executor (distributed/cfexecutor.py) takes the result
+    for the error of a failed task, and raises the second of its three parts.
+    """
+    return None, DeliveredError(fn(*args, **kwargs)), None
+
+
+def hand_over(outcome: Future[R], task: Future[tuple[None, DeliveredError, None]]) -> None:
+    """Give `outcome` what became of `task`, which is done."""
+    if task.cancelled():
+        outcome.cancel()
+        outcome.set_running_or_notify_cancel()
+        return
+    error = task.exception()
+    delivered = task.result()[1] if error is None else error
+    if isinstance(delivered, DeliveredError):
+        outcome.set_result(delivered.value)  # type: ignore[arg-type]  # what `fn` gave
+    else:
+        outcome.set_exception(delivered)
 
 
 class ClusterExecutor(Executor):
@@ -49,9 +81,12 @@ class ClusterExecutor(Executor):
         from distributed.client import ClosedClientError
 
         try:
-            return self._tasks.submit(fn, *args, **kwargs)
+            task = self._tasks.submit(deliver, fn, *args, **kwargs)
         except ClosedClientError as error:
             raise BrokenExecutor(str(error)) from error
+        outcome: Future[R] = Future()
+        task.add_done_callback(functools.partial(hand_over, outcome))
+        return outcome
 
     def is_lost(self) -> bool:
         """Whether the scheduler is gone for good: what was submitted may then wait for ever."""
