@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.memory import launched, most_mib
 from tests.benchmarks.rows import OURS, row
 from tests.run_dirs import write_sidecar
 
@@ -21,7 +22,7 @@ METRICS = 10
 PROMISED_MIB = 600
 
 _PROGRAM = """
-import resource, sys
+import sys
 from pathlib import Path
 from bridge.cursor import Shape
 from bridge.source import read_run, read_whole
@@ -29,8 +30,7 @@ from bridge.source.wanted import Wanted
 points = 0
 for delta in read_whole(read_run(Path(sys.argv[1])), Shape(), Wanted(ordered=True)):
     points += delta.points
-scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
-print(points, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+print(points)
 """
 
 
@@ -66,8 +66,9 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 def _measure(work: str, path: Path) -> dict[str, Any]:
+    account = path.parent / "account"
+    command = launched([sys.executable, "-c", _PROGRAM, str(path)], account)
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", _PROGRAM, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - began
-    points, most = done.stdout.split()
-    return row(work, OURS, seconds, int(points), "points", mib=float(most), at_most_mib=PROMISED_MIB)
+    return row(work, OURS, seconds, int(done.stdout), "points", mib=most_mib(account), at_most_mib=PROMISED_MIB)

@@ -20,6 +20,7 @@ import psutil
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.verbs.export import Options
 from bridge.verbs.follow import Following, follow
+from tests.benchmarks.memory import launched, most_mib
 from tests.benchmarks.rows import OURS, row
 from tests.benchmarks.source_memory import write_rows
 from tests.benchmarks.tensorboard_writer import make_run
@@ -156,12 +157,10 @@ def _measured(command: list[str], folder: Path) -> tuple[float, float]:
     The operating system tells the command's own; its workers are looked at many times a second.
     """
     most = 0.0
+    account = folder / "account"
     began = time.perf_counter()
-    process = psutil.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
+    process = psutil.Popen(launched(command, account), cwd=folder, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
         if time.perf_counter() - began < 2:
             time.sleep(0.002)
             continue
@@ -169,6 +168,5 @@ def _measured(command: list[str], folder: Path) -> tuple[float, float]:
         with contextlib.suppress(psutil.Error):
             most = max([most, *(child.memory_info().rss for child in process.children(recursive=True))])
     seconds = time.perf_counter() - began
-    assert os.waitstatus_to_exitcode(status) == 0, command
-    scale = 1 if sys.platform == "darwin" else 1 << 10
-    return seconds, max(most, usage.ru_maxrss * scale) / (1 << 20)
+    assert process.returncode == 0, command
+    return seconds, max(most / (1 << 20), most_mib(account))
