@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -64,5 +64,6 @@ def handed_over(fetched: Fetched) -> Future[Any]:
     async def cascade() -> None:
         await _cascade_future(fetched, task)
 
-    asyncio.run(cascade())
+    with ThreadPoolExecutor(1) as thread:  # where no loop runs, which a browser's tests leave in ours
+        thread.submit(asyncio.run, cascade()).result()
     return outcome
