@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,12 @@ def _sqlite(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "mlflow.db"
     if not database.exists():
-        shutil.copy(fixtures["sqlite_template"], database)
+        # Whole or not at all: an export that makes it here may be killed, and two may do so at once.
+        beside = folder / f"{os.getpid()}.copy"
+        shutil.copy(fixtures["sqlite_template"], beside)
+        with suppress(FileExistsError):
+            os.link(beside, database)
+        beside.unlink()
     return find_exporter("mlflow")(tracking_uri=f"sqlite:///{database}", experiment="contract")
 
 
