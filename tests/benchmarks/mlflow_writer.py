@@ -1,7 +1,7 @@
 """Points into MLflow: straight into SQLite and PostgreSQL, and through a server, beside MLflow's own client.
 
-Both sides write the same points into copies of the same fresh database, in the same minute. MLflow's own client gets
-fewer of them where it would take minutes: its speed does not depend on how many there are.
+Both sides write the same points into copies of the same fresh database, in the same minute. MLflow's own client, and
+what sends row by row, get fewer of them where it would take minutes: their speed does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _database(kind: str, fresh: Callable[[], str], *, at_least: float, quick: bo
             len(again),
             "points",
         ),
-        row(work, LIMIT, best_of(1, lambda: _raw(client, run_id, points)), points, "points"),
+        row(work, LIMIT, best_of(1, lambda: _raw(client, run_id, 2 * theirs)), 2 * theirs, "points"),
     ]
 
 
