@@ -28,7 +28,10 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if place == "sqlite" else "postgres_uri"))
 
 
-@pytest.mark.parametrize(("place", "count"), [("sqlite", 2), *((place, 4) for place in PLACES), ("server", 2)])
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [("sqlite", 2), *((place, 4) for place in PLACES), pytest.param("server", 2, marks=pytest.mark.slow)],
+)
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """All of them begin at one moment, twice, the second time after every run has grown and gone back."""
     from bridge.exporters import find_exporter
