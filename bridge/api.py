@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter
-    from bridge.report import Report
-    from bridge.verbs.verdicts import VerifyReport
+    from bridge.sync.report import Report
+    from bridge.sync.verdicts import VerifyReport
 
 __all__ = ["Content", "Selecting", "export", "plan", "verify"]
 
@@ -34,7 +34,7 @@ class Selecting(TypedDict, total=False):
 
 
 class Content(TypedDict, total=False):
-    """What of a run: the fields of `bridge.cursor.Shape`, which shape what a target holds.
+    """What of a run: the fields of `bridge.cursor.ContentOptions`, which shape what a target holds.
 
     One text is a list of one; `rename` may be a dict.
     """
@@ -133,7 +133,7 @@ def verify(
     `sample` compares only so many metrics a run; `strict` makes what was not sent yet a difference. Other arguments and
     errors as in `export`.
     """
-    from bridge.verbs.verify import VerifyOptions, verify_runs
+    from bridge.sync.verify import VerifyOptions, verify_runs
 
     options = VerifyOptions(
         selection=_selection(select), sample=sample, strict=strict, heartbeat_timeout=heartbeat_timeout
@@ -149,17 +149,17 @@ def _run(
     settings: dict[str, Any],
     content: Content,
 ) -> Report:
-    from bridge.verbs.export import Options, export_runs
-    from bridge.verbs.together import Hands
+    from bridge.sync.export import Options, export_runs
+    from bridge.sync.together import Hands
 
     hands = Hands(workers=settings.pop("workers"))
-    options = Options(shape=_shape(content), selection=_selection(select), hands=hands, **settings)
+    options = Options(content=_shape(content), selection=_selection(select), hands=hands, **settings)
     return export_runs(_paths(runs), _exporter(to, target), options)
 
 
-def _shape(content: Content) -> Shape:
+def _shape(content: Content) -> ContentOptions:
     """The checked shape: what a target is made with must not depend on a slip. Raises UsageError."""
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.errors import UsageError
 
     given: dict[str, Any] = dict(content)
@@ -180,7 +180,7 @@ def _shape(content: Content) -> Shape:
     most = given.get("max_points")
     if most is not None and (not isinstance(most, int) or most < 2):
         raise UsageError(f"max_points must be a whole number from 2, not {most!r}.")
-    return Shape(**given)
+    return ContentOptions(**given)
 
 
 _LISTS = frozenset({"metrics", "exclude_metrics", "best", "rename", "redact", "volatile"})
@@ -196,7 +196,7 @@ def _paths(runs: Paths) -> tuple[Path, ...]:
 
 
 def _selection(select: Selecting | None) -> Any:
-    from bridge.verbs.select import Selection
+    from bridge.sync.select import Selection
 
     if select is None:
         return None

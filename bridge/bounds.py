@@ -1,6 +1,6 @@
 """How much of a run directory is read at most: whatever lies in it, memory and time stay bounded.
 
-One table for the source, for verify's own readers and for the exporters. What is beyond is named, as a loss or as the error of
+One table for the source, for verify's own readers and for the exporters. What is beyond is named, as a notice or as the error of
 its run; `docs/explanation/security.md` tells people.
 """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-__all__ = ["CURSOR_FORMAT", "CURSOR_LIMIT", "Cursor", "Shape", "Tails", "sent_facts"]
+__all__ = ["CURSOR_FORMAT", "CURSOR_LIMIT", "ContentOptions", "Cursor", "Tails", "sent_facts"]
 
 CURSOR_FORMAT = 1
 """The format number of a cursor; a newer one stops its run, an older one is read or leads to a rebuild."""
@@ -27,7 +27,7 @@ Tails: TypeAlias = "Mapping[str, tuple[int, float]]"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ContentOptions:
     """The options that shape what a target holds; a target made with others is rebuilt.
 
     `metrics` and `exclude_metrics` are globs; `best` are `METRIC:max|min`; `rename` maps a metric's name to
@@ -95,7 +95,7 @@ class Cursor:
     `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
     media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
     `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
-    `shape` is `Shape.differences()` of the options that shaped the target.
+    `shape` is `ContentOptions.differences()` of the options that shaped the target.
     `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
     keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them.
     `extra` is what else an exporter keeps (JSON values).
@@ -123,7 +123,7 @@ class Cursor:
     media_offset: int = 0
     media_digest: str = ""
     anchors: tuple[tuple[int, float], ...] = ()
-    shape: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
     sent: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True

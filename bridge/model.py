@@ -1,4 +1,4 @@
-"""The words of the bridge as frozen types: run, series, media event, delta, loss (`bridge.cursor` has the cursor).
+"""The words of the bridge as frozen types: run, series, media event, delta, notice (`bridge.cursor` has the cursor).
 
 Everything that crosses from the source to an exporter is one of these. All of them can be pickled, so that a
 delta read by one process can be applied by another.
@@ -39,8 +39,8 @@ class Status(StrEnum):
         return self is not Status.RUNNING
 
 
-class LossKind(StrEnum):
-    """The kinds of loss, as they stand in reports."""
+class NoticeKind(StrEnum):
+    """The kinds of notice, as they stand in reports."""
 
     BAD_ROW = "bad row"
     NO_STEP = "row without a step"
@@ -62,14 +62,14 @@ class LossKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class Notice:
     """Something that the target cannot hold as it is.
 
     `what` names the thing (a metric, a param, `metrics.csv:17`), `detail` says what happened to it and where
     it is kept in full. `count` is how many things this one entry stands for.
     """
 
-    kind: LossKind
+    kind: NoticeKind
     what: str
     detail: str = ""
     count: int = 1
@@ -113,7 +113,7 @@ class Run:
     `files` are the run directory's own plain files by name (`hparams.yaml`, `sidecar.json`, `metrics.csv`,
     `media.jsonl`, `summary.json`), as far as they exist and are safe to read.
     `time_column` names the column of metrics.csv that holds times; None means that times are estimated.
-    `losses` are those found while the sidecar and hparams were read.
+    `notices` are those found while the sidecar and hparams were read.
     """
 
     path: Path
@@ -136,7 +136,7 @@ class Run:
     summary_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     time_column: str | None = None
     files: Mapping[str, RunFile] = field(default_factory=dict)
-    losses: tuple[Loss, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -218,7 +218,7 @@ class MediaEvent:
 
     `line` counts from 0. `index` is its place among the events that count of the same tag and step, from 0.
     `file` is safe to read (a regular file inside the run directory, opened and recognised); events whose file
-    is not are losses and never get here. `format` is the file's true format in lower case, as its bytes say
+    is not are notices and never get here. `format` is the file's true format in lower case, as its bytes say
     (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is seconds since the epoch.
     """
 
@@ -282,7 +282,7 @@ class Delta:
     metrics: tuple[str, ...] = ()
     remember: Cursor | None = None
     lowers: int = 0
-    losses: tuple[Loss, ...] = ()
+    notices: tuple[Notice, ...] = ()
     passed: int = 0
 
     @property

@@ -1,6 +1,6 @@
 """Secrets masked by the key they stand under, wherever a run says them: params, tags, command lines, JSON within texts.
 
-One rule for all exporters. (`bridge verify` has its own, `bridge.verbs.truth_secrets`, which shares no code with this.)
+One rule for all exporters. (`bridge verify` has its own, `bridge.sync.truth_secrets`, which shares no code with this.)
 """
 
 from __future__ import annotations

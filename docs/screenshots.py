@@ -116,7 +116,7 @@ def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
 
 
 def shoot_mlflow_charts(page: Page, address: str) -> None:
-    """Accuracies and losses of all runs but the one that diverged: beside its 1e35 no other loss can be seen."""
+    """Accuracies and notices of all runs but the one that diverged: beside its 1e35 no other loss can be seen."""
     page.set_viewport_size({"width": 1500, "height": 1110})
     page.goto(f"{address}&compareRunsMode=CHART")
     page.get_by_role("searchbox", name="Search metric charts").fill("^(train|val)/(acc|loss)")

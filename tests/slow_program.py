@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bridge.exporters.memory import MemoryExporter
 
 if TYPE_CHECKING:
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.memory import MemoryTarget
     from bridge.model import Run
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class SlowExporter(MemoryExporter):
     """Takes a minute to open a target."""
 
-    def open(self, run: Run, shape: Shape) -> MemoryTarget:
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
         assert self.folder is not None
         (self.folder / str(os.getpid())).touch()
         time.sleep(60)
-        return super().open(run, shape)
+        return super().open(run, content)
 
 
 def main() -> None:
     from bridge.__main__ import main as command
     from bridge.cli import export
-    from bridge.verbs import together
+    from bridge.sync import together
 
     folder = Path(sys.argv.pop(1))
     export.make_exporter = lambda _target: SlowExporter(folder)  # type: ignore[attr-defined]

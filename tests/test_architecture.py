@@ -30,33 +30,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.redaction": {"bridge.model", "bridge.bounds", "bridge.secrets"},
     "bridge.caches": WORDS,
     "bridge.config": WORDS,
-    "bridge.report": WORDS,
-    "bridge.progress": {*WORDS, "bridge.report"},
-    "bridge.workers": WORDS,
-    "bridge.processes": set(),
+    "bridge.sync.report": WORDS,
+    "bridge.sync.progress": {*WORDS, "bridge.sync.report"},
+    "bridge.sync.workers": WORDS,
+    "bridge.sync.processes": set(),
     "bridge.interrupts": set(),
-    "bridge.wire": set(),
-    "bridge.cluster": {*WORDS, "bridge.workers"},
-    "bridge.source": {*WORDS, "bridge.caches", "logger.sidecar", "logger.values"},
-    "bridge.registry": {*WORDS, "bridge.caches", "bridge.source", "logger.sidecar", "logger.values"},
+    "bridge.sync.wire": set(),
+    "bridge.sync.cluster": {*WORDS, "bridge.sync.workers"},
+    "bridge.rundir": {*WORDS, "bridge.caches", "logger.sidecar", "logger.values"},
+    "bridge.registry": {*WORDS, "bridge.caches", "bridge.rundir", "logger.sidecar", "logger.values"},
     "bridge.exporters": {*WORDS, "bridge.redaction", "bridge.caches"},
     "bridge.exporters.mlflow": {*WORDS, "bridge.redaction", "bridge.caches", "bridge.exporters"},
     "bridge.exporters.tensorboard": {*WORDS, "bridge.redaction", "bridge.caches", "bridge.exporters"},
     "bridge.view": {*WORDS, "bridge.caches", "bridge.exporters.contract"},
     "bridge.demo": {*WORDS, "logger.sidecar", "logger.values"},
-    "bridge.verbs": {
+    "bridge.sync": {
         *WORDS,
-        "bridge.source",
+        "bridge.rundir",
         "bridge.registry",
         "bridge.exporters.contract",
-        "bridge.report",
-        "bridge.progress",
-        "bridge.workers",
-        "bridge.processes",
-        "bridge.wire",
-        "bridge.cluster",
+        "bridge.sync.report",
+        "bridge.sync.progress",
+        "bridge.sync.workers",
+        "bridge.sync.processes",
+        "bridge.sync.wire",
+        "bridge.sync.cluster",
     },
-    "bridge.api": {*WORDS, "bridge.verbs", "bridge.exporters", "bridge.report"},
+    "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.sync.report"},
     "bridge.cli": {"bridge"},
     "bridge.__main__": {"bridge.cli", "bridge.interrupts"},
     # the public names, loaded when they are asked for
@@ -71,11 +71,11 @@ ONLY_IN: dict[str, set[str]] = {
     "pytorch_lightning": {"logger"},
     "torch": {"logger"},
     "sklearn": {"logger"},
-    "pyarrow": {"bridge.source", "bridge.registry"},
+    "pyarrow": {"bridge.rundir", "bridge.registry"},
     "pandas": {"bridge.registry"},
     "click": {"bridge.cli"},
-    "rich": {"bridge.cli", "bridge.progress"},
-    "distributed": {"bridge.cluster"},
+    "rich": {"bridge.cli", "bridge.sync.progress"},
+    "distributed": {"bridge.sync.cluster"},
 }
 
 HEAVY = ("mlflow", "tensorboard", "torch", "lightning", "pytorch_lightning", "pyarrow", "numpy", "sqlalchemy", "pandas")
@@ -127,7 +127,7 @@ def test_each_exporter_is_alone() -> None:
         "import sys; sys.argv = ['bridge', '--help']; import bridge.__main__ as main; _run(main.main)",
         "import sys; sys.argv = ['bridge', 'export', '--help']; import bridge.__main__ as main; _run(main.main)",
         "import sys; sys.argv = ['bridge', 'scan', '.']; import bridge.__main__ as main; _run(main.main)",
-        "from bridge.verbs.select import Selection, select",
+        "from bridge.sync.select import Selection, select",
         "import logger, logger.sidecar, logger.values",
     ],
 )
@@ -170,7 +170,7 @@ def _look_up_imports() -> Iterator[tuple[str, str]]:
                 yield from ((module, alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}: imports are absolute"
-                # `from bridge import source` imports bridge.source, so what is taken out of a bare package counts.
+                # `from bridge import source` imports bridge.rundir, so what is taken out of a bare package counts.
                 assert node.module is not None
                 if node.module in ("bridge", "logger"):
                     yield from ((module, f"{node.module}.{alias.name}") for alias in node.names)

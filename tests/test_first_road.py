@@ -79,10 +79,10 @@ def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
 
 
 def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
-    """Its loss is a number at first and NaN at last."""
-    losses = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
-    assert math.isfinite(losses[0])
-    assert math.isnan(losses[-1])
+    """Its notice is a number at first and NaN at last."""
+    notices = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
+    assert math.isfinite(notices[0])
+    assert math.isnan(notices[-1])
 
 
 @pytest.mark.parametrize("run_id", RUN_IDS)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.redaction import Redaction
-from bridge.verbs.truth_secrets import Secrets
+from bridge.sync.truth_secrets import Secrets
 
-REDACTION = Redaction(Shape().redact)
-SECRETS = Secrets(Shape().redact)
+REDACTION = Redaction(ContentOptions().redact)
+SECRETS = Secrets(ContentOptions().redact)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ TREES = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_exporters_and_verify_agree(tree: object, key: str, text: str) -> None:
     """Two implementations of one rule: verify expects what an exporter masks, and masking twice is as once."""
-    own = Shape(redact=(*Shape().redact, "lr", "*token", "p[a-z]s*"))
-    for globs in (Shape().redact, own.redact):
+    own = ContentOptions(redact=(*ContentOptions().redact, "lr", "*token", "p[a-z]s*"))
+    for globs in (ContentOptions().redact, own.redact):
         one, other = Redaction(globs), Secrets(globs)
         for said in (json.dumps(tree), repr(tree), text):
             assert one.value(key, said) == other.value(key, said)

@@ -113,7 +113,7 @@ def test_a_server_that_says_nothing_holds_no_follower_back(tmp_path: Path, fault
 
 DEAF = """
 import os, signal, sys
-from bridge.verbs import follow
+from bridge.sync import follow
 
 
 class Deaf:

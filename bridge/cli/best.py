@@ -13,14 +13,14 @@ from bridge.cli.complete import complete_metrics
 from bridge.cli.records import cache_options, deliver, open_all, records_of
 from bridge.model import Status
 from bridge.registry.refs import Kind, Ref, column
-from bridge.verbs.select import Top, select
+from bridge.sync.select import Top, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from bridge.registry.record import RunRecord
-    from bridge.verbs.select import Selection
+    from bridge.sync.select import Selection
 
 __all__ = ["best"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bridge.cli.common import Output
     from bridge.registry.record import RunRecord
-    from bridge.verbs.select import Selection
+    from bridge.sync.select import Selection
 
 __all__ = ["default_columns", "file_options", "parse_columns", "varying", "warn_of_unknown"]
 

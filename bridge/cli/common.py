@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bridge.progress import Progress
+    from bridge.sync.progress import Progress
 
 __all__ = [
     "Exit",
@@ -116,19 +116,19 @@ _RANKING = (
 
 
 def filter_options(function: F) -> F:
-    """Add the options that select runs, but for --top; the function gets `selection: bridge.verbs.select.Selection`."""
+    """Add the options that select runs, but for --top; the function gets `selection: bridge.sync.select.Selection`."""
     return _selecting(function, _FILTERS, _FILTER_NAMES)
 
 
 def selection_options(function: F) -> F:
-    """Add the options that select runs; the function gets `selection: bridge.verbs.select.Selection`."""
+    """Add the options that select runs; the function gets `selection: bridge.sync.select.Selection`."""
     return _selecting(function, (*_FILTERS, *_RANKING), (*_FILTER_NAMES, "top", "last"))
 
 
 def _selecting(function: F, options: tuple[Callable[[F], F], ...], names: tuple[str, ...]) -> F:
     @functools.wraps(function)
     def collected(*args: Any, **values: Any) -> Any:
-        from bridge.verbs.select import Selection
+        from bridge.sync.select import Selection
 
         selection = Selection.of(**{name: values.pop(name) for name in names})
         return function(*args, selection=selection, **values)
@@ -210,7 +210,7 @@ class Output:
 
     def progress(self, *, after: float = 0.0) -> Progress:
         """What shows on stderr how far an export is, unless --quiet; on a terminal `after` so many seconds."""
-        from bridge.progress import progress_on
+        from bridge.sync.progress import progress_on
 
         return progress_on(sys.stderr, quiet=self.quiet, after=after)
 

@@ -13,7 +13,7 @@ from bridge.cli.complete import complete_metrics, complete_ranking
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
 
 __all__ = ["content_options"]
 
@@ -83,20 +83,20 @@ _CONTENT_NAMES = (
 
 
 def content_options(function: F) -> F:
-    """Add the options that shape what a target holds; the function gets `shape: bridge.cursor.Shape`."""
+    """Add the options that shape what a target holds; the function gets `shape: bridge.cursor.ContentOptions`."""
 
     @functools.wraps(function)
     def collected(*args: Any, **options: Any) -> Any:
         given = {name: options.pop(name) for name in _CONTENT_NAMES}
-        return function(*args, shape=_shape(given), **options)
+        return function(*args, content=_shape(given), **options)
 
     for option in reversed(_CONTENT):
         collected = option(collected)
     return collected  # type: ignore[return-value]
 
 
-def _shape(given: dict[str, Any]) -> Shape:
-    from bridge.cursor import Shape
+def _shape(given: dict[str, Any]) -> ContentOptions:
+    from bridge.cursor import ContentOptions
 
     if given.pop("no_artifacts"):
         given["artifacts"] = "none"
@@ -106,7 +106,7 @@ def _shape(given: dict[str, Any]) -> Shape:
         if source(listed) is ParameterSource.DEFAULT:
             del given[listed]
     given["rename"] = tuple(_pair(text) for text in given["rename"])
-    return Shape(**given)
+    return ContentOptions(**given)
 
 
 def _pair(text: str) -> tuple[str, str]:

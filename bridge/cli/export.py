@@ -28,11 +28,11 @@ from bridge.interrupts import pause
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter
-    from bridge.report import Report, RunReport
-    from bridge.verbs.export import Options
-    from bridge.verbs.select import Selection
+    from bridge.sync.export import Options
+    from bridge.sync.report import Report, RunReport
+    from bridge.sync.select import Selection
 
 __all__ = ["export"]
 
@@ -76,15 +76,15 @@ def export(
     interval: float,
     until_done: bool,
     grace: float,
-    shape: Shape,
+    content: ContentOptions,
     out: Output,
 ) -> int:
     """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
-    from bridge.verbs.export import Options, export_runs
-    from bridge.verbs.together import Hands
+    from bridge.sync.export import Options, export_runs
+    from bridge.sync.together import Hands
 
     options = Options(
-        shape=shape,
+        content=content,
         selection=selection,
         dry_run=dry_run,
         rebuild=rebuild,
@@ -109,7 +109,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
     """Follow until done or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
     import json
 
-    from bridge.verbs.follow import Following, follow
+    from bridge.sync.follow import Following, follow
 
     def told(report: Report) -> None:
         if out.json:
@@ -141,7 +141,7 @@ def _print(report: Report, out: Output) -> None:
             out.warn(failure(run))
         elif not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
             out.result(_line(run))
-            for entry in run.to_dict()["losses"]:
+            for entry in run.to_dict()["notices"]:
                 out.result(plain(f"    lost: {entry['count']} x {entry['kind']}{_examples(entry)}"))
             for note in run.notes:
                 out.result(plain(f"    note: {note}"))
@@ -152,7 +152,7 @@ def _print(report: Report, out: Output) -> None:
     tense = "would send" if report.dry_run else "sent"
     out.result(
         f"{counted(totals['runs'], 'run')}: {actions or 'none found'}; {tense} {counted(totals['points'], 'point')}, "
-        f"{totals['media']:,} media; {counted(totals['losses'], 'loss')}; {report.seconds:.1f} s"
+        f"{totals['media']:,} media; {counted(totals['notices'], 'notice')}; {report.seconds:.1f} s"
     )
 
 

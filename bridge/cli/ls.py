@@ -12,13 +12,13 @@ from bridge.cli.complete import complete_metrics
 from bridge.cli.records import cache_options, deliver, open_all, records_of
 from bridge.registry.order import ordered
 from bridge.registry.refs import column
-from bridge.verbs.select import select
+from bridge.sync.select import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bridge.verbs.select import Selection
+    from bridge.sync.select import Selection
 
 __all__ = ["ls"]
 

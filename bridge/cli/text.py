@@ -29,7 +29,7 @@ def plain_json(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 run`, `2 runs`, `12,000 runs`; the plural of `loss` is `losses`."""
+    """`1 run`, `2 runs`, `12,000 runs`; the plural of `notice` is `notices`."""
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 

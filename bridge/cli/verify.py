@@ -22,8 +22,8 @@ from bridge.cli.targets import TargetChoice, make_exporter, target_options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.verbs.select import Selection
-    from bridge.verbs.verdicts import Difference, RunCheck, VerifyReport
+    from bridge.sync.select import Selection
+    from bridge.sync.verdicts import Difference, RunCheck, VerifyReport
 
 __all__ = ["verify"]
 
@@ -58,7 +58,7 @@ def verify(
 
     Each run gets a sign: = same, + only in the source, - only in the target, * differs, ! unreadable.
     """
-    from bridge.verbs.verify import VerifyOptions, verify_runs
+    from bridge.sync.verify import VerifyOptions, verify_runs
 
     options = VerifyOptions(
         selection=selection,

@@ -29,11 +29,11 @@ from bridge.interrupts import pause
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter, Interface
-    from bridge.report import Report
-    from bridge.verbs.export import Options
-    from bridge.verbs.select import Selection
+    from bridge.sync.export import Options
+    from bridge.sync.report import Report
+    from bridge.sync.select import Selection
 
 __all__ = ["view"]
 
@@ -60,7 +60,7 @@ def view(
     opens: bool,
     heartbeat_timeout: float,
     interval: float,
-    shape: Shape,
+    content: ContentOptions,
     out: Output,
 ) -> int:
     """Export runs into a target of their own, open its page on them, and follow them until Ctrl-C.
@@ -70,13 +70,13 @@ def view(
     """
     from bridge.errors import UsageError
     from bridge.exporters.contract import Viewable
-    from bridge.verbs.export import Options, export_runs
+    from bridge.sync.export import Options, export_runs
 
     place, own = _place(runs, target, selection), not target.given & _PLACES
     exporter = make_exporter(_in_cache(target, place) if own else target)
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
-    options = Options(shape=shape, selection=selection, heartbeat_timeout=heartbeat_timeout, reshape=own)
+    options = Options(content=content, selection=selection, heartbeat_timeout=heartbeat_timeout, reshape=own)
     try:
         report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
         for line in report.failed:
@@ -132,7 +132,7 @@ def _show(
     interval: float,
     out: Output,
 ) -> int:
-    from bridge.verbs.follow import Following, follow
+    from bridge.sync.follow import Following, follow
     from bridge.view import serve, tunnel
 
     def told(report: Report) -> None:

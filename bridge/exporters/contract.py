@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from bridge.cursor import Cursor, Shape
+    from bridge.cursor import ContentOptions, Cursor
     from bridge.errors import BridgeError
-    from bridge.model import Delta, Loss, Run, Scalar, Series, Status
+    from bridge.model import Delta, Notice, Run, Scalar, Series, Status
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldMedia:
+class TargetMedia:
     """One picture, video or other file that a target holds; `digest` is the sha256 of its bytes, in hex."""
 
     tag: str
@@ -31,7 +31,7 @@ class HeldMedia:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class TargetContent:
     """What a target holds of one run, read back in the source's words as far as the target can say them.
 
     `series` have the names that the run logged (an exporter undoes its renames); the running bests that the exporter made
@@ -40,7 +40,7 @@ class Held:
     target has no such thing at all (TensorBoard has no tags of its own). `params` have the run's keys; a value is what the
     target has for it, typed or as text, the whole text where the target keeps a cut value in full elsewhere, the mask
     where it is redacted (so in `tags`, too).
-    `status` is the target's own word for it (`Abilities.statuses`), "" where it says nothing.
+    `status` is the target's own word for it (`Capabilities.statuses`), "" where it says nothing.
     `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
     has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,
     `media.TAG`. Verify asks of the first for the beginning only, of the second for nothing.
@@ -57,10 +57,10 @@ class Held:
     texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     bests: Mapping[str, Series] | None = None
     last: Mapping[str, float] = field(default_factory=dict)
-    media: tuple[HeldMedia, ...] = ()
+    media: tuple[TargetMedia, ...] = ()
     cursor: Cursor | None = None
     cut: frozenset[str] = frozenset()
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Applied:
     points: int = 0
     media: int = 0
     bytes: int = 0
-    losses: tuple[Loss, ...] = ()
+    notices: tuple[Notice, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __add__(self, other: Applied) -> Applied:
@@ -78,13 +78,13 @@ class Applied:
             points=self.points + other.points,
             media=self.media + other.media,
             bytes=self.bytes + other.bytes,
-            losses=self.losses + other.losses,
+            notices=self.notices + other.notices,
             notes=self.notes + other.notes,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
+class Capabilities:
     """What a kind of target can hold and do.
 
     `ordered_steps`: a series must have strictly increasing steps, so any rewind is a rebuild.
@@ -97,11 +97,11 @@ class Abilities:
     `threads`: waiting on a server dominates, so threads of one process serve as well as processes.
     `points_a_delta`: at most this many points are handed over in one delta.
     `value_bits`: 64 or 32, the precision of a stored value. `time_step`: the resolution of times in seconds.
-    `infinities`: whether infinite values are held as such (else they are clipped to the largest finite, a loss).
+    `infinities`: whether infinite values are held as such (else they are clipped to the largest finite, a notice).
     `statuses`: the target's word for each status, "" where it says nothing; empty where it holds no status.
     `clears_end`: a run that goes on after its end loses its old end time.
     `media_kept`: the formats (`MediaEvent.format`) whose files are held byte for byte, None for all;
-    `media_converted`: those that are held in another encoding. Media of any other format are a loss.
+    `media_converted`: those that are held in another encoding. Media of any other format are a notice.
     """
 
     ordered_steps: bool = False
@@ -123,7 +123,7 @@ class Abilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class TargetState:
     """What a target says of one run before anything is read or sent.
 
     `cursor` is None for a run that the target does not hold, or holds without a readable cursor (then `exists`).
@@ -163,7 +163,7 @@ class Target(Protocol):
         """
         ...
 
-    def read(self, *, only: Collection[str] | None = None) -> Held:
+    def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """What the target holds, by the reader that people use (TensorBoard's loader, MLflow's API).
 
         With `only` (names of metrics, as the run logged them) other series need not be read, for speed.
@@ -182,34 +182,34 @@ class Exporter(Protocol):
     name: str
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """What the target can hold and do (may ask the target once)."""
         ...
 
-    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+    def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Look at all runs of this export before the first is applied (folder names, parents of sweeps)."""
         ...
 
-    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
         """What the target knows of each run, by identity, in as few calls as possible."""
         ...
 
-    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
-        """The losses that applying `delta` would bring, without touching the target."""
+    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
+        """The notices that applying `delta` would bring, without touching the target."""
         ...
 
-    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+    def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """What of the run's own facts differs from what was last sent (`cursor.sent`), by name: `status`, `notes`, ...
 
         Asks nobody: a run with no new rows, no new media and nothing stale is left alone without a call.
         """
         ...
 
-    def open(self, run: Run, shape: Shape) -> Target:
+    def open(self, run: Run, content: ContentOptions) -> Target:
         """The target of `run`. Nothing is made before `apply` or `rebuild`."""
         ...
 
-    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """After all runs of this export: what concerns several at once (the parents of sweeps)."""
         ...
 

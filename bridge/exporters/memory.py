@@ -20,9 +20,9 @@ import numpy as np
 
 from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
-from bridge.exporters.contract import Abilities, Applied, Held, Known
+from bridge.exporters.contract import Applied, Capabilities, TargetContent, TargetState
 from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
-from bridge.model import DeltaKind, Loss, LossKind, Series, Status
+from bridge.model import DeltaKind, Notice, NoticeKind, Series, Status
 from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Delta, Run, Scalar
 
 __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
 
-MEMORY = Abilities(
+MEMORY = Capabilities(
     removes_points=True,
     removes_media=True,
     texts=True,
@@ -55,50 +55,52 @@ class MemoryExporter:
     name = "memory"
 
     def __init__(
-        self, folder: Path | None = None, *, abilities: Abilities = MEMORY, failure: Failure | None = None
+        self, folder: Path | None = None, *, capabilities: Capabilities = MEMORY, failure: Failure | None = None
     ) -> None:
         self.folder = folder
         self.failure = failure
-        self._abilities = abilities
+        self._abilities = capabilities
         self._boxes: dict[str, Box] = {}
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """As chosen."""
         return self._abilities
 
-    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+    def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Nothing to prepare."""
 
-    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
         """What the boxes say."""
         return {run.identity: self._known(run.identity) for run in runs}
 
-    def _known(self, identity: str) -> Known:
+    def _known(self, identity: str) -> TargetState:
         box = self.box(identity)
         if box is None:
-            return Known()
-        known = Known(exists=True, deleted=box.deleted, edited=tuple(sorted(box.edited)), extras=tuple(box.extras))
+            return TargetState()
+        known = TargetState(
+            exists=True, deleted=box.deleted, edited=tuple(sorted(box.edited)), extras=tuple(box.extras)
+        )
         try:
             cursor = None if box.cursor is None else Cursor.from_json(box.cursor, where=self.place(identity))
         except BridgeError as error:
             return replace(known, error=error)
         return replace(known, cursor=cursor)
 
-    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
+    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
         """The same as applying reports."""
-        return _losses(delta, shape, self.abilities)
+        return _losses(delta, content, self.capabilities)
 
-    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+    def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts that are not as last sent."""
-        sent = _sent(run, shape)
+        sent = _sent(run, content)
         return tuple(key for key in sent if cursor.sent.get(key) != sent[key])
 
-    def open(self, run: Run, shape: Shape) -> MemoryTarget:
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
         """The target; no box is made yet."""
-        return MemoryTarget(self, run, shape)
+        return MemoryTarget(self, run, content)
 
-    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Nothing concerns several runs here."""
         return ()
 
@@ -181,10 +183,10 @@ class MemoryExporter:
 class MemoryTarget:
     """The box of one run."""
 
-    def __init__(self, exporter: MemoryExporter, run: Run, shape: Shape) -> None:
+    def __init__(self, exporter: MemoryExporter, run: Run, content: ContentOptions) -> None:
         self._exporter = exporter
         self._run = run
-        self._shape = shape
+        self._content = content
         self._last: str | None = None
 
     def apply(self, delta: Delta) -> Applied:
@@ -217,7 +219,7 @@ class MemoryTarget:
             self._exporter.write(new, cursor=True)
             return done
 
-    def read(self, *, only: Collection[str] | None = None) -> Held:
+    def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """The box in the source's words."""
         box = self._exporter.box(self._run.identity)
         if box is None:
@@ -226,7 +228,7 @@ class MemoryTarget:
         for text in box.texts:
             texts.setdefault(text.name, {})[text.step] = text.text
         facts = box.facts
-        return Held(
+        return TargetContent(
             series={
                 name: Series(name, step, time, value)
                 for name, (_, step, time, value) in box.points.items()
@@ -249,23 +251,23 @@ class MemoryTarget:
         return self._exporter.place(self._run.identity)
 
     def _add(self, box: Box, delta: Delta, write: Any) -> Applied:
-        abilities = self._exporter.abilities
+        capabilities = self._exporter.capabilities
         if delta.kind is DeltaKind.NEW:
             cut(box, Cursor(identity=self._run.identity, path=str(self._run.path)))
         elif delta.before is not None:
             cut(box, delta.before)
-        remove(box, delta, abilities)
+        remove(box, delta, capabilities)
         for block in delta.blocks:
-            add_block(box, block, abilities)
+            add_block(box, block, capabilities)
             write(box)
-        if abilities.texts:
+        if capabilities.texts:
             box.texts += delta.texts
-        losses = list(_losses(delta, self._shape, abilities))
+        notices = list(_losses(delta, self._content, capabilities))
         media = 0
         for event in delta.media:
             picture = picture_of(event)
             if picture is None:
-                losses.append(Loss(LossKind.MISSING_FILE, event.path))
+                notices.append(Notice(NoticeKind.MISSING_FILE, event.path))
             else:
                 box.media.append(picture)
                 media += 1
@@ -273,20 +275,20 @@ class MemoryTarget:
         box.facts |= {key: value for key, value in self._facts(delta.run).items() if key not in box.edited}
         box.deleted = False
         write(box)
-        box.cursor = delta.after.with_(sent=_sent(delta.run, self._shape)).to_json()
+        box.cursor = delta.after.with_(sent=_sent(delta.run, self._content)).to_json()
         write(box, cursor=True)
-        return Applied(points=delta.points, media=media, losses=tuple(losses))
+        return Applied(points=delta.points, media=media, notices=tuple(notices))
 
     def _facts(self, run: Run) -> dict[str, Any]:
-        abilities = self._exporter.abilities
+        capabilities = self._exporter.capabilities
         return {
             "name": run.name,
             "notes": run.notes,
-            "tags": _shown_tags(run, self._shape),
-            "params": _shown_params(run, self._shape),
-            "status": abilities.statuses.get(run.status, ""),
-            "start": float(stored_time(np.float64(run.start), abilities)),
-            "end": None if run.end is None else float(stored_time(np.float64(run.end), abilities)),
+            "tags": _shown_tags(run, self._content),
+            "params": _shown_params(run, self._content),
+            "status": capabilities.statuses.get(run.status, ""),
+            "start": float(stored_time(np.float64(run.start), capabilities)),
+            "end": None if run.end is None else float(stored_time(np.float64(run.end), capabilities)),
         }
 
 
@@ -294,37 +296,39 @@ def _out_of_sight(box: Box, *, cursor: bool = False) -> None:
     """The write of a box that is not yet to be seen."""
 
 
-def _shown_params(run: Run, shape: Shape) -> dict[str, Scalar]:
-    redaction = Redaction(shape.redact)
+def _shown_params(run: Run, content: ContentOptions) -> dict[str, Scalar]:
+    redaction = Redaction(content.redact)
     return {key: redaction.value(key, value) for key, value in run.params.items()}
 
 
-def _shown_tags(run: Run, shape: Shape) -> tuple[str, ...]:
-    redaction = Redaction(shape.redact)
+def _shown_tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
+    redaction = Redaction(content.redact)
     return tuple(redaction.tag(tag) for tag in run.tags)
 
 
-def _losses(delta: Delta, shape: Shape, abilities: Abilities) -> list[Loss]:
+def _losses(delta: Delta, content: ContentOptions, capabilities: Capabilities) -> list[Notice]:
     run = delta.run
     found = [
-        Loss(LossKind.REDACTED, key) for key, shown in _shown_params(run, shape).items() if shown is not run.params[key]
+        Notice(NoticeKind.REDACTED, key)
+        for key, shown in _shown_params(run, content).items()
+        if shown is not run.params[key]
     ]
-    if not abilities.texts:
-        found += [Loss(LossKind.TEXT_CELL, text.name, f"step {text.step}") for text in delta.texts]
-    if not abilities.infinities:
+    if not capabilities.texts:
+        found += [Notice(NoticeKind.TEXT_CELL, text.name, f"step {text.step}") for text in delta.texts]
+    if not capabilities.infinities:
         for block in delta.blocks:
             infinite = (np.isinf(block.values) & block.present).sum(axis=1)
             found += [
-                Loss(LossKind.CLIPPED, name, count=int(count))
+                Notice(NoticeKind.CLIPPED, name, count=int(count))
                 for name, count in zip(block.names, infinite, strict=True)
                 if count
             ]
     return found
 
 
-def _sent(run: Run, shape: Shape) -> dict[str, str]:
-    params = sorted((key, repr(value)) for key, value in _shown_params(run, shape).items())
-    facts = {"name": run.name, "notes": run.notes, "tags": repr(_shown_tags(run, shape)), "params": repr(params)}
+def _sent(run: Run, content: ContentOptions) -> dict[str, str]:
+    params = sorted((key, repr(value)) for key, value in _shown_params(run, content).items())
+    facts = {"name": run.name, "notes": run.notes, "tags": repr(_shown_tags(run, content)), "params": repr(params)}
     return sent_facts(run) | {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in facts.items()}
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.exporters.contract import HeldMedia
+from bridge.exporters.contract import TargetMedia
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bridge.cursor import Cursor
-    from bridge.exporters.contract import Abilities
+    from bridge.exporters.contract import Capabilities
     from bridge.model import Block, Delta, MediaEvent, Points, Text
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
@@ -63,7 +63,7 @@ class Picture:
     """A media item as it is held; `line` is that of media.jsonl."""
 
     line: int
-    held: HeldMedia
+    held: TargetMedia
 
 
 @dataclass(slots=True)
@@ -95,14 +95,14 @@ def cut(box: Box, before: Cursor) -> None:
     box.media = [picture for picture in box.media if picture.line < before.media_lines]
 
 
-def remove(box: Box, delta: Delta, abilities: Abilities) -> None:
+def remove(box: Box, delta: Delta, capabilities: Capabilities) -> None:
     """Take out the points and media that a delta names; TargetRefusedError where that is no ability."""
     if delta.removed is not None and len(delta.removed):
-        if not abilities.removes_points:
+        if not capabilities.removes_points:
             raise TargetRefusedError("A delta asks for the removal of points, which this target cannot do.")
         _remove_points(box, delta.removed)
     if delta.removed_media:
-        if not abilities.removes_media:
+        if not capabilities.removes_media:
             raise TargetRefusedError("A delta asks for the removal of media, which this target cannot do.")
         lines = {event.line for event in delta.removed_media}
         box.media = [picture for picture in box.media if picture.line not in lines]
@@ -118,7 +118,7 @@ def _remove_points(box: Box, removed: Points) -> None:
         box.points[name] = tuple(column[kept] for column in columns)
 
 
-def add_block(box: Box, block: Block, abilities: Abilities) -> None:
+def add_block(box: Box, block: Block, capabilities: Capabilities) -> None:
     """Add the points of a block; TargetRefusedError for steps that do not increase where they must."""
     for number, name in enumerate(block.names):
         here = block.present[number]
@@ -127,12 +127,12 @@ def add_block(box: Box, block: Block, abilities: Abilities) -> None:
         new = (
             block.row[here],
             block.step[here],
-            stored_time(block.time[here], abilities),
-            _stored_value(block.values[number][here], abilities),
+            stored_time(block.time[here], capabilities),
+            _stored_value(block.values[number][here], capabilities),
         )
         old = _without(box.points.get(name), new[0], new[1])
         columns = new if old is None else tuple(np.concatenate(pair) for pair in zip(old, new, strict=True))
-        if abilities.ordered_steps and (np.diff(columns[1]) <= 0).any():
+        if capabilities.ordered_steps and (np.diff(columns[1]) <= 0).any():
             raise TargetRefusedError(f"The steps of {name} do not increase, which this target needs.")
         box.points[name] = columns
 
@@ -146,21 +146,21 @@ def _without(old: Columns | None, row: NDArray[np.int64], step: NDArray[np.int64
     return tuple(column[kept] for column in old)
 
 
-def _stored_value(value: NDArray[np.float64], abilities: Abilities) -> NDArray[np.float64]:
-    if abilities.value_bits == 32:
+def _stored_value(value: NDArray[np.float64], capabilities: Capabilities) -> NDArray[np.float64]:
+    if capabilities.value_bits == 32:
         with np.errstate(over="ignore"):
             value = value.astype(np.float32).astype(np.float64)
-    if not abilities.infinities:
+    if not capabilities.infinities:
         largest = np.finfo(np.float64).max
         value = np.clip(value, -largest, largest)
     return value.copy()
 
 
-def stored_time(time: Any, abilities: Abilities) -> Any:
+def stored_time(time: Any, capabilities: Capabilities) -> Any:
     """A time, or a column of them, at the resolution of the target."""
-    if not abilities.time_step:
+    if not capabilities.time_step:
         return np.array(time)
-    return np.round(time / abilities.time_step) * abilities.time_step
+    return np.round(time / capabilities.time_step) * capabilities.time_step
 
 
 def picture_of(event: MediaEvent) -> Picture | None:
@@ -169,4 +169,4 @@ def picture_of(event: MediaEvent) -> Picture | None:
         digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
     except OSError:
         return None
-    return Picture(event.line, HeldMedia(event.tag, event.step, event.index, digest, event.caption))
+    return Picture(event.line, TargetMedia(event.tag, event.step, event.index, digest, event.caption))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.bounds import MOST_METRICS
 from bridge.errors import BridgeError
-from bridge.source.statistics import readable
+from bridge.rundir.statistics import readable
 from logger.values import restore_number
 
 if TYPE_CHECKING:

@@ -178,9 +178,9 @@ def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartb
     report = None
     scanned_at = store.scanned_at(root)
     if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
-        from bridge.source.clock import Clock
-        from bridge.source.discover import walk
-        from bridge.source.run import read_run
+        from bridge.rundir.clock import Clock
+        from bridge.rundir.discover import walk
+        from bridge.rundir.run import read_run
 
         read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
         report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, walk=walk, read=read)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
     from bridge.registry.rows import Row
-    from bridge.registry.store import Known, Store
+    from bridge.registry.store import CachedDirectory, Store
 
 __all__ = ["ScanReport", "scan"]
 
@@ -131,7 +131,7 @@ def _hparams_mark(run_dir: str) -> str:
     return f"|{_mark(_lstat(f'{run_dir}/hparams.yaml'))}"
 
 
-def _is_unchanged(run_dir: str, before: Known, stamp: str) -> bool:
+def _is_unchanged(run_dir: str, before: CachedDirectory, stamp: str) -> bool:
     return before.stamp == stamp or (
         before.stamp.startswith(f"{stamp}|") and before.stamp == stamp + _hparams_mark(run_dir)
     )
@@ -155,7 +155,7 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def _may_have_moved(run_dir: str, before: Known, doubtful_since: float) -> bool:
+def _may_have_moved(run_dir: str, before: CachedDirectory, doubtful_since: float) -> bool:
     """Whether a sign of life, or its absence, may show another status though no sidecar was written."""
     if before.status_word in TERMINAL_STATUSES:
         return False

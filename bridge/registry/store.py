@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.registry.record import RunRecord
     from bridge.registry.rows import Row
 
-__all__ = ["FORMAT", "Known", "NewerStoreError", "Store", "damaged"]
+__all__ = ["FORMAT", "CachedDirectory", "NewerStoreError", "Store", "damaged"]
 
 FORMAT = 1
 """The format number of the cache; an older one is rebuilt, a newer one left alone."""
@@ -49,7 +49,7 @@ class NewerStoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedDirectory:
     """What a scan must know of a run that is in the cache, to see whether anything changed."""
 
     stamp: str
@@ -114,7 +114,7 @@ class Store:
         row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (to_text(root),)).fetchone()
         return None if row is None else float(row[0])
 
-    def known(self, root: str) -> dict[str, Known]:
+    def known(self, root: str) -> dict[str, CachedDirectory]:
         """What is known of each run below `root`, by its directory."""
         rows = self._connection.execute(
             "SELECT run_dir, stamp, status, status_word, last_alive, orphaned FROM runs WHERE root = ?",
@@ -122,7 +122,7 @@ class Store:
         )
         with _trust():
             return {
-                from_text(path): Known(stamp, STATUSES[status], word, alive, bool(orphaned))
+                from_text(path): CachedDirectory(stamp, STATUSES[status], word, alive, bool(orphaned))
                 for path, stamp, status, word, alive, orphaned in rows
             }
 

@@ -18,7 +18,7 @@ def with_summary(run: Run) -> Run:
     """
     if run.summary_stats or "sidecar.json" in run.files or "metrics.csv" not in run.files:
         return run
-    from bridge.source import read_summary
+    from bridge.rundir import read_summary
 
     stats = read_summary(run)
     return replace(run, summary_stats=stats, summary={name: entry["last"] for name, entry in stats.items()})

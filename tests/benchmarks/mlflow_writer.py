@@ -161,7 +161,7 @@ def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
 def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     """A whole export of many run directories that are all in MLflow already, beyond the start of MLflow's client."""
     from bridge.exporters import find_exporter
-    from bridge.verbs.export import export_runs
+    from bridge.sync.export import export_runs
 
     runs = 100 if quick else 1000
     for number in range(runs):
@@ -239,8 +239,8 @@ def _write_through(uri: str, points: int) -> None:
 def _export_through(uri: str, folder: Path) -> None:
     """A whole export, files and facts included, as `bridge export --workers 4` does it."""
     from bridge.exporters import find_exporter
-    from bridge.verbs.export import Options, export_runs
-    from bridge.verbs.together import Hands
+    from bridge.sync.export import Options, export_runs
+    from bridge.sync.together import Hands
 
     exporter = find_exporter("mlflow")(tracking_uri=uri, experiment=f"bench-{time.monotonic_ns()}")
     report = export_runs([folder], exporter, Options(hands=Hands(threads=AT_ONCE)))

@@ -13,8 +13,8 @@ from typing import Any
 
 from bridge.registry.scanner import scan
 from bridge.registry.store import Store
-from bridge.source.discover import walk
-from bridge.source.run import read_run
+from bridge.rundir.discover import walk
+from bridge.rundir.run import read_run
 from tests.benchmarks.rows import OURS, row
 from tests.run_dirs import write_metrics, write_sidecar
 

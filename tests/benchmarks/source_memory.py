@@ -24,11 +24,11 @@ PROMISED_MIB = 600
 _PROGRAM = """
 import sys
 from pathlib import Path
-from bridge.cursor import Shape
-from bridge.source import read_run, read_whole
-from bridge.source.wanted import Wanted
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
 points = 0
-for delta in read_whole(read_run(Path(sys.argv[1])), Shape(), Wanted(ordered=True)):
+for delta in read_whole(read_run(Path(sys.argv[1])), ContentOptions(), ReadOptions(ordered=True)):
     points += delta.points
 print(points)
 """

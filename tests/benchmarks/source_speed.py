@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.csv as pacsv
 
-from bridge.cursor import Shape
-from bridge.source import discover, read_delta, read_run
-from bridge.source.wanted import Wanted
+from bridge.cursor import ContentOptions
+from bridge.rundir import discover, read_delta, read_run
+from bridge.rundir.wanted import ReadOptions
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.benchmarks.source_memory import METRICS, write_rows
 from tests.run_dirs import write_sidecar
@@ -20,7 +20,7 @@ from tests.run_dirs import write_sidecar
 if TYPE_CHECKING:
     from bridge.model import Run
 
-WANTED = Wanted(ordered=True, limit=10_000_000)
+WANTED = ReadOptions(ordered=True, limit=10_000_000)
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def _parsing(here: Path) -> list[dict[str, Any]]:
                     float(value)
 
     return [
-        row(work, OURS, best_of(7, lambda: read_delta(run, None, Shape(), WANTED)), points, "points"),
+        row(work, OURS, best_of(7, lambda: read_delta(run, None, ContentOptions(), WANTED)), points, "points"),
         row(work, "csv.DictReader", best_of(1, dict_reader), points, "points", at_least=5),
         row(work, "pandas", best_of(3, lambda: pd.read_csv(file)), points, "points"),
         row(work, "pyarrow.csv, the file at once", best_of(7, lambda: pacsv.read_csv(file)), points, "points"),
@@ -55,10 +55,10 @@ def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
     """One row more in a file of a gigabyte."""
     path = write_sidecar(here / "appending")
     write_rows(path / "metrics.csv", rows)
-    cursor, wanted = None, Wanted(ordered=True)
+    cursor, wanted = None, ReadOptions(ordered=True)
     run = read_run(path)
     while True:
-        delta = read_delta(run, cursor, Shape(), wanted)
+        delta = read_delta(run, cursor, ContentOptions(), wanted)
         cursor = delta.after
         if not delta.more:
             break
@@ -66,7 +66,7 @@ def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
     with (path / "metrics.csv").open("a") as file:
         file.write("0.5," * METRICS + f"{rows},1775999999.0\n")
     grown: Run = read_run(path)
-    seconds = best_of(9, lambda: read_delta(grown, cursor, Shape(), wanted))
+    seconds = best_of(9, lambda: read_delta(grown, cursor, ContentOptions(), wanted))
     return [row(f"one row more in a file of {size >> 20} MiB", OURS, seconds, 1, "appends", at_most=0.05)]
 
 

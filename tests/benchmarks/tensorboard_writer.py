@@ -15,8 +15,8 @@ import numpy as np
 
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.encode import ScalarEncoder
-from bridge.source import read_run
-from bridge.verbs.export import export_runs
+from bridge.rundir import read_run
+from bridge.sync.export import export_runs
 from tests.benchmarks.rows import best_of, row
 from tests.run_dirs import CREATED_S, write_sidecar
 

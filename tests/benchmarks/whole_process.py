@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.verbs.export import Options
-from bridge.verbs.follow import Following, follow
+from bridge.sync.export import Options
+from bridge.sync.follow import Following, follow
 from tests.benchmarks.memory import launched, most_mib
 from tests.benchmarks.rows import OURS, row
 from tests.benchmarks.source_memory import write_rows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.model import MediaType, Session, Status
 from tests.exporters.mlflow.by_hand import START, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bridge.model import MediaEvent, Run
 
-BEST = Shape(best=("val/acc:max",))
+BEST = ContentOptions(best=("val/acc:max",))
 NOTES = "# Baseline\n\nThe **first** try, see `train.py`."
 
 
@@ -89,13 +89,13 @@ def site(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("mlflow-site")
     store = Store(f"sqlite:///{shutil.copy(sqlite_template, folder / 'mlflow.db')}", experiment="digits")
     rows = [{"step": step, "val/acc": 1 - 1 / (step + 1), "train/loss": 1 / (step + 1)} for step in range(20)]
-    store.export(_baseline(folder / "baseline"), rows, shape=BEST, media=_media(folder / "media"))
-    store.export(run_of(folder / "broken", status=Status.FAILED, start=START - 60), rows[:3], shape=BEST)
-    store.export(run_of(folder / "gone", status=Status.KILLED, start=START - 120), rows[:5], shape=BEST)
+    store.export(_baseline(folder / "baseline"), rows, content=BEST, media=_media(folder / "media"))
+    store.export(run_of(folder / "broken", status=Status.FAILED, start=START - 60), rows[:3], content=BEST)
+    store.export(run_of(folder / "gone", status=Status.KILLED, start=START - 120), rows[:5], content=BEST)
     for number in (1, 2):
         tags = ("sweep:lr-scan",)
         store.export(
-            run_of(folder / f"trial-{number}", tags=tags, start=START - 200 * number), rows[: 4 * number], shape=BEST
+            run_of(folder / f"trial-{number}", tags=tags, start=START - 200 * number), rows[: 4 * number], content=BEST
         )
     runs = {run.info.run_name: run.info.run_id for run in store.runs()}
     experiment = store.runs()[0].info.experiment_id

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status, Text
 from tests.deltas import make_block, make_delta, make_model_run
@@ -86,7 +86,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorBoardServe
         path = folder / "runs" / str(number)
         run = make_model_run(path, run_id=run_id, params=params, status=status)
         delta = make_delta(run, [curves(1.0 + number)]) if number else first_run(path, folder)
-        exporter.open(run, Shape()).apply(delta)
+        exporter.open(run, ContentOptions()).apply(delta)
     server = start_tensorboard(folder / "logs", folder)
     try:
         assert server.until(lambda: server.get("runs"), sorted(RUNS)) == sorted(RUNS)

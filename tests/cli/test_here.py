@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from bridge.source import discover
+from bridge.rundir import discover
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:

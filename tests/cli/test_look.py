@@ -76,7 +76,11 @@ def test_ls() -> None:
 def test_one_run_is_no_plural() -> None:
     """What is counted is worded as people count."""
     assert call("ls", "runs/good")[2] == "1 run.\n"
-    assert [counted(0, "loss"), counted(1, "loss"), counted(12000, "point")] == ["0 losses", "1 loss", "12,000 points"]
+    assert [counted(0, "notice"), counted(1, "notice"), counted(12000, "point")] == [
+        "0 notices",
+        "1 notice",
+        "12,000 points",
+    ]
 
 
 def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,23 +6,23 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import TargetUnavailableError
-from bridge.source import read_delta, read_run, read_whole
-from bridge.source.wanted import Wanted
-from bridge.verbs.replay import Job, replay
-from bridge.verbs.verdicts import Verdict
-from bridge.verbs.verify import check_run
+from bridge.rundir import read_delta, read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
+from bridge.sync.replay import Job, replay
+from bridge.sync.verdicts import Verdict
+from bridge.sync.verify import check_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bridge.cursor import Cursor
-    from bridge.exporters.contract import Exporter, Held, Known, Target
+    from bridge.exporters.contract import Exporter, Target, TargetContent, TargetState
     from bridge.model import Block, Delta, Run
-    from bridge.report import RunReport
-    from bridge.verbs.verdicts import RunCheck
+    from bridge.sync.report import RunReport
+    from bridge.sync.verdicts import RunCheck
 
 __all__ = ["Bench", "BrokenBlocks", "points_of"]
 
@@ -42,7 +42,7 @@ class Bench:
 
     folder: Path
     make: Callable[[Path], Exporter]
-    shape: Shape = field(default_factory=Shape)
+    content: ContentOptions = field(default_factory=ContentOptions)
     exporter: Exporter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,30 +50,30 @@ class Bench:
 
     def fresh(self) -> Bench:
         """The same exporter on another target, for a clean export to compare with."""
-        return Bench(folder=self.folder / "clean", make=self.make, shape=self.shape)
+        return Bench(folder=self.folder / "clean", make=self.make, content=self.content)
 
     @property
-    def wanted(self) -> Wanted:
-        abilities = self.exporter.abilities
-        return Wanted(
-            ordered=abilities.ordered_steps,
-            removals=abilities.removes_points,
-            hold_back=abilities.holds_back,
-            limit=abilities.points_a_delta,
+    def wanted(self) -> ReadOptions:
+        capabilities = self.exporter.capabilities
+        return ReadOptions(
+            ordered=capabilities.ordered_steps,
+            removals=capabilities.removes_points,
+            hold_back=capabilities.holds_back,
+            limit=capabilities.points_a_delta,
         )
 
     def open(self, run: Run) -> Target:
-        self.exporter.prepare([run], self.shape)
-        return self.exporter.open(run, self.shape)
+        self.exporter.prepare([run], self.content)
+        return self.exporter.open(run, self.content)
 
     def whole(self, run: Run) -> list[Delta]:
         """Everything that the run holds, as deltas for a fresh target."""
-        return list(read_whole(run, self.shape, self.wanted))
+        return list(read_whole(run, self.content, self.wanted))
 
     def delta(self, run: Run, cursor: Cursor) -> Delta:
-        return read_delta(run, cursor, self.shape, self.wanted)
+        return read_delta(run, cursor, self.content, self.wanted)
 
-    def known(self, run: Run) -> Known:
+    def known(self, run: Run) -> TargetState:
         return self.exporter.cursors([run])[run.identity]
 
     def cursor(self, run: Run) -> Cursor:
@@ -84,13 +84,13 @@ class Bench:
     def export(self, path: Path, **options: Any) -> RunReport:
         """One export of one run as `bridge export` does it; it must not fail."""
         run = read_run(path)
-        self.exporter.prepare([run], self.shape)
-        report = replay(Job(run=run, known=self.known(run), **options), self.exporter, self.shape)
+        self.exporter.prepare([run], self.content)
+        report = replay(Job(run=run, known=self.known(run), **options), self.exporter, self.content)
         assert not report.failed, report.reason
-        self.exporter.finish([run], self.shape)
+        self.exporter.finish([run], self.content)
         return report
 
-    def read(self, path: Path) -> Held:
+    def read(self, path: Path) -> TargetContent:
         return self.open(read_run(path)).read()
 
     def check(self, path: Path) -> RunCheck:
@@ -103,7 +103,7 @@ class Bench:
         assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.first)])
         run = read_run(path)
         assert tuple(self.known(run).extras) == ()
-        if not (run.running and self.exporter.abilities.holds_back):
+        if not (run.running and self.exporter.capabilities.holds_back):
             assert check.behind.rows == 0
 
     def interrupted(self, delta: Delta) -> Delta:
@@ -111,7 +111,7 @@ class Bench:
         return replace(delta, blocks=BrokenBlocks(delta.blocks))
 
 
-def points_of(held: Held, name: str) -> list[tuple[int, float | None]]:
+def points_of(held: TargetContent, name: str) -> list[tuple[int, float | None]]:
     """Step and value of a series that is held, by step; NaN as None."""
     series = held.series.get(name)
     if series is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from bridge.exporters.contract import Abilities, Exporter
+    from bridge.exporters.contract import Capabilities, Exporter
 
 __all__ = ["SUBJECTS", "Subject"]
 
@@ -35,9 +35,9 @@ class Subject:
     slow: bool = False
 
 
-def _memory(**abilities: object) -> Callable[[Path, Mapping[str, Any]], Exporter]:
-    chosen: Abilities = replace(MEMORY, **abilities)  # type: ignore[arg-type]
-    return lambda folder, fixtures: MemoryExporter(folder / "boxes", abilities=chosen)
+def _memory(**capabilities: object) -> Callable[[Path, Mapping[str, Any]], Exporter]:
+    chosen: Capabilities = replace(MEMORY, **capabilities)  # type: ignore[arg-type]
+    return lambda folder, fixtures: MemoryExporter(folder / "boxes", capabilities=chosen)
 
 
 def _tensorboard(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge import cursor as cursor_module
-from bridge.cursor import Shape, sent_facts
+from bridge.cursor import ContentOptions, sent_facts
 from bridge.errors import NewerFormatError, TargetError
-from bridge.model import DeltaKind, LossKind, Status
-from bridge.source import read_run
+from bridge.model import DeltaKind, NoticeKind, Status
+from bridge.rundir import read_run
 from tests.contract.bench import Bench, points_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.exporters.contract import Held
+    from bridge.exporters.contract import TargetContent
 
 ROWS = [
     {"step": 0, "loss": 0.5, "acc": 0.25},
@@ -42,7 +42,7 @@ def grow(path: Path, *rows: tuple[object, ...]) -> None:
     write_metrics(path, HEADER, timed, append=True)
 
 
-def comparable(held: Held) -> dict[str, Any]:
+def comparable(held: TargetContent) -> dict[str, Any]:
     """Everything that two targets of one run must have in common."""
     return {
         "series": {
@@ -75,7 +75,7 @@ def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "runs" / "a", ROWS))
     bench.open(run)
     for delta in bench.whole(run):
-        bench.exporter.foresee(delta, bench.shape)
+        bench.exporter.foresee(delta, bench.content)
     known = bench.known(run)
     assert (known.cursor, known.exists, known.deleted, known.error) == (None, False, False, None)
     assert (tuple(known.edited), tuple(known.extras)) == ((), ())
@@ -83,11 +83,11 @@ def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
 
 def test_abilities_are_whole(bench: Bench) -> None:
     """Statuses are declared for every status there is, or for none; limits are sensible."""
-    abilities = bench.exporter.abilities
-    assert set(abilities.statuses) in (set(), set(Status))
-    assert abilities.points_a_delta > 0
-    assert abilities.value_bits in (32, 64)
-    assert not (abilities.ordered_steps and abilities.keeps_overlap)
+    capabilities = bench.exporter.capabilities
+    assert set(capabilities.statuses) in (set(), set(Status))
+    assert capabilities.points_a_delta > 0
+    assert capabilities.value_bits in (32, 64)
+    assert not (capabilities.ordered_steps and capabilities.keeps_overlap)
 
 
 def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
     assert points_of(held, "acc") == ACC
     order = held.series["acc"].step.argsort()
     times = held.series["acc"].time[order].tolist()
-    assert times == pytest.approx([CREATED_S, CREATED_S + 2, CREATED_S + 3], abs=bench.exporter.abilities.time_step)
+    assert times == pytest.approx([CREATED_S, CREATED_S + 2, CREATED_S + 3], abs=bench.exporter.capabilities.time_step)
     bench.assert_verified(path)
 
 
@@ -134,8 +134,8 @@ def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
     assert held.tags in (None, ("sweep:7", "baseline"))
     assert held.notes in (None, "two\nlines")
     assert held.name in (None, "a")
-    if bench.exporter.abilities.statuses:
-        assert held.status == bench.exporter.abilities.statuses[Status.FAILED]
+    if bench.exporter.capabilities.statuses:
+        assert held.status == bench.exporter.capabilities.statuses[Status.FAILED]
     assert held.start in (None, CREATED_S)
     assert held.end in (None, CREATED_S + 3600)
     bench.assert_verified(path)
@@ -143,13 +143,13 @@ def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
 
 def test_the_cursor_is_what_was_applied(bench: Bench, tmp_path: Path) -> None:
     """After an export the cursor covers all rows and remembers shape, status and times as sent."""
-    bench.shape = Shape(exclude_metrics=("acc",))
+    bench.content = ContentOptions(exclude_metrics=("acc",))
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     run = read_run(path)
     cursor = bench.cursor(run)
     assert (cursor.rows, cursor.media_lines, cursor.identity, cursor.path) == (4, 0, "uid-a", str(path))
-    assert dict(cursor.shape) == {"exclude_metrics": ["acc"]}
+    assert dict(cursor.content) == {"exclude_metrics": ["acc"]}
     assert cursor.complete
     assert sent_facts(run).items() <= dict(cursor.sent).items()
     held = bench.read(path)
@@ -174,7 +174,7 @@ def test_a_second_export_does_nothing(bench: Bench, tmp_path: Path) -> None:
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     run = read_run(path)
-    assert tuple(bench.exporter.stale(run, bench.cursor(run), bench.shape)) == ()
+    assert tuple(bench.exporter.stale(run, bench.cursor(run), bench.content)) == ()
     assert bench.delta(run, bench.cursor(run)).kind is DeltaKind.SAME
     assert str(bench.export(path).action) == "unchanged"
 
@@ -284,9 +284,9 @@ def test_a_lower_step_that_is_new(bench: Bench, tmp_path: Path) -> None:
 
 def test_every_point_is_kept_if_asked_for(bench: Bench, tmp_path: Path) -> None:
     """With overlap keep all values of a step are held, where the target can."""
-    if not bench.exporter.abilities.keeps_overlap:
+    if not bench.exporter.capabilities.keeps_overlap:
         return
-    bench.shape = Shape(overlap="keep")
+    bench.content = ContentOptions(overlap="keep")
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}, {"step": 0, "loss": 2.0}])
     bench.export(path)
     grow_loss = [(3.0, 0, CREATED_S + 2)]
@@ -303,7 +303,7 @@ def test_the_same_delta_carries_facts(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     write_sidecar(path, status="completed", notes="new", tags=["one", "two"], display_name="better")
     run = read_run(path)
-    assert "notes" in set(bench.exporter.stale(run, bench.cursor(run), bench.shape))
+    assert "notes" in set(bench.exporter.stale(run, bench.cursor(run), bench.content))
     bench.export(path)
     held = bench.read(path)
     assert held.notes in (None, "new")
@@ -321,8 +321,8 @@ def test_a_run_that_goes_on_after_its_end(bench: Bench, tmp_path: Path) -> None:
     write_sidecar(path, status="running")
     grow(path, (0.5, 0.125, 2))
     bench.export(path)
-    if bench.exporter.abilities.statuses:
-        assert bench.read(path).status == bench.exporter.abilities.statuses[Status.RUNNING]
+    if bench.exporter.capabilities.statuses:
+        assert bench.read(path).status == bench.exporter.capabilities.statuses[Status.RUNNING]
     bench.assert_verified(path)
     write_sidecar(path, status="completed", ended_at="2026-04-10T15:00:00+00:00")
     bench.export(path)
@@ -377,8 +377,8 @@ def test_losses_are_foreseen(bench: Bench, tmp_path: Path) -> None:
     run = read_run(path)
     target = bench.open(run)
     for delta in bench.whole(run):
-        foreseen = Counter((loss.kind, loss.what) for loss in bench.exporter.foresee(delta, bench.shape))
-        applied = Counter((loss.kind, loss.what) for loss in target.apply(delta).losses)
+        foreseen = Counter((notice.kind, notice.what) for notice in bench.exporter.foresee(delta, bench.content))
+        applied = Counter((notice.kind, notice.what) for notice in target.apply(delta).notices)
         assert applied == foreseen
     bench.assert_verified(path)
 
@@ -388,8 +388,8 @@ def test_times_that_no_clock_gives(bench: Bench, tmp_path: Path) -> None:
     odd = [1e300, CREATED_S + 1, -0.5, "inf", CREATED_S + 2, 2e14]
     path = make_run(tmp_path / "runs" / "a", [{"step": step, "x": 1.0, "wall_time": at} for step, at in enumerate(odd)])
     report = bench.export(path)
-    named = [(loss.kind, loss.count) for loss in report.losses]
-    assert named == [(LossKind.BAD_TIME, 4)]
+    named = [(notice.kind, notice.count) for notice in report.notices]
+    assert named == [(NoticeKind.BAD_TIME, 4)]
     series = bench.read(path).series["x"]
     times = sorted(zip(series.step.tolist(), series.time.tolist(), strict=True))
     assert [time - CREATED_S for _, time in times] == [0, 1, 1, 1, 2, 2]
@@ -537,7 +537,7 @@ def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
     """A target made with other options is replaced by one with the new ones."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
-    bench.shape = Shape(metrics=("acc",))
+    bench.content = ContentOptions(metrics=("acc",))
     assert str(bench.export(path).action) == "rebuild"
     held = bench.read(path)
     assert (points_of(held, "loss"), points_of(held, "acc")) == ([], ACC)
@@ -567,8 +567,8 @@ def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path) -> N
     path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     with bench.make(tmp_path / "target") as other:
-        other.prepare([run], bench.shape)
-        mine, theirs = bench.open(run), other.open(run, bench.shape)
+        other.prepare([run], bench.content)
+        mine, theirs = bench.open(run), other.open(run, bench.content)
         assert other.cursors([run])[run.identity].cursor is None
         for delta in bench.whole(run):
             mine.apply(delta)

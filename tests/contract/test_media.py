@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from bridge.cursor import Shape
-from bridge.source import read_run
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_superseded_image_goes(bench: Bench, tmp_path: Path) -> None:
 
 def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
     """With --no-media no image is held, and that is no difference."""
-    bench.shape = Shape(media=False)
+    bench.content = ContentOptions(media=False)
     path = run_with_images(tmp_path / "runs" / "a")
     bench.export(path)
     assert held_media(bench, path) == []
@@ -117,10 +117,10 @@ def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_missing_image_stops_nothing(bench: Bench, tmp_path: Path) -> None:
-    """An image whose file has gone is a loss; the others are held."""
+    """An image whose file has gone is a notice; the others are held."""
     path = run_with_images(tmp_path / "runs" / "a")
     (path / "media" / "b.png").unlink()
     report = bench.export(path)
     assert held_media(bench, path) == [EXPECTED[0], EXPECTED[2]]
-    assert [str(loss.kind) for loss in report.losses if "b.png" in loss.what + loss.detail] == ["missing file"]
+    assert [str(notice.kind) for notice in report.notices if "b.png" in notice.what + notice.detail] == ["missing file"]
     bench.assert_verified(path)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.cursor import Shape
-from bridge.model import LossKind
-from bridge.source import read_run
+from bridge.cursor import ContentOptions
+from bridge.model import NoticeKind
+from bridge.rundir import read_run
 from tests.contract.bench import points_of
 from tests.contract.test_media import log_image, picture
 from tests.run_dirs import CREATED_S, make_run, write_metrics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def test_renamed_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
     """A metric that is given another name is read back under its own, and grows under it."""
-    bench.shape = Shape(rename=(("loss", "train/loss"), ("acc", "val/acc")))
+    bench.content = ContentOptions(rename=(("loss", "train/loss"), ("acc", "val/acc")))
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 2.0}])
     bench.export(path)
     write_metrics(path, ["acc", "loss", "step", "wall_time"], [(3.0, 4.0, 1, CREATED_S + 1)], append=True)
@@ -37,7 +37,7 @@ def test_renamed_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
 
 def test_names_that_were_swapped(bench: Bench, tmp_path: Path) -> None:
     """A metric may get the name that another one had."""
-    bench.shape = Shape(rename=(("a", "b"), ("b", "a")))
+    bench.content = ContentOptions(rename=(("a", "b"), ("b", "a")))
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "a": 1.0, "b": 2.0}])
     bench.export(path)
     assert points_of(bench.read(path), "a") == [(0, 1.0)]
@@ -47,7 +47,7 @@ def test_names_that_were_swapped(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize("most", [2, 10, 64])
 def test_thinned_metrics(bench: Bench, tmp_path: Path, most: int) -> None:
     """Of a long metric about so many points are held, its extremes among them, also while it grows."""
-    bench.shape = Shape(max_points=most)
+    bench.content = ContentOptions(max_points=most)
     rows = [
         {"step": step, "loss": float(step * 37 % 101), "rare": 1.0 if step % 9 == 0 else None} for step in range(200)
     ]
@@ -71,7 +71,7 @@ def test_text_cells(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     held = bench.read(path)
     assert points_of(held, "phase") == [(1, 2.5)]
-    if bench.exporter.abilities.texts:
+    if bench.exporter.capabilities.texts:
         assert dict(held.texts) == {"phase": {0: "warm-up", 2: "done, almost\nhere"}}
     bench.assert_verified(path)
 
@@ -112,10 +112,10 @@ def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (step * 9, 99, 0)).save(data, form)
         log_image(path, step, f"{step}.{form}", data.getvalue())
     bench.export(path)
-    abilities = bench.exporter.abilities
+    capabilities = bench.exporter.capabilities
     held = {item.step for item in bench.read(path).media}
     for step, form in enumerate(("jpeg", "gif", "webp", "bmp", "png")):
-        can = abilities.media_kept is None or form in abilities.media_kept or form in abilities.media_converted
+        can = capabilities.media_kept is None or form in capabilities.media_kept or form in capabilities.media_converted
         assert (step in held) == can, form
     bench.assert_verified(path)
 
@@ -130,7 +130,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 def test_a_broken_picture_is_a_loss(bench: Bench, tmp_path: Path, data: bytes) -> None:
-    """A file that only begins like a picture is held as it is or is a named loss; the others of its step are held."""
+    """A file that only begins like a picture is held as it is or is a named notice; the others of its step are held."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     log_image(path, 0, "good.png", picture(1))
     log_image(path, 0, "broken.png", data)
@@ -138,7 +138,9 @@ def test_a_broken_picture_is_a_loss(bench: Bench, tmp_path: Path, data: bytes) -
     report = bench.export(path)
     held = len(bench.read(path).media)
     assert held in (1, 3)
-    lost = [loss.kind for loss in report.losses if loss.kind in (LossKind.UNREADABLE_MEDIA, LossKind.TOO_LARGE)]
+    lost = [
+        notice.kind for notice in report.notices if notice.kind in (NoticeKind.UNREADABLE_MEDIA, NoticeKind.TOO_LARGE)
+    ]
     assert len(lost) == 3 - held
     bench.assert_verified(path)
 

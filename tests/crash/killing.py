@@ -14,7 +14,7 @@ _PRELOADED = [
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow",
     "bridge.exporters.mlflow.exporter",
-    "bridge.verbs.export",
+    "bridge.sync.export",
 ]
 
 

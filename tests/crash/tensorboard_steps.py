@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
 from bridge.exporters.tensorboard.state import read_state
@@ -33,7 +33,7 @@ from tests.run_dirs import CREATED_S
 if TYPE_CHECKING:
     from bridge.model import Block, Delta, Run
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
 BEFORE_DELTAS = 25_000
 """Rows of `export` and `random`, in deltas of `DELTA`."""

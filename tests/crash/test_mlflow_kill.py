@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 HEADER = ["loss", "val/acc", "step", "wall_time"]
-PICTURE = Path(__file__).parents[1] / "verbs" / "picture.png"
+PICTURE = Path(__file__).parents[1] / "sync" / "picture.png"
 ROWS = 700
 
 
 def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
     """What `bridge export FOLDER --to mlflow` does."""
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters import find_exporter
-    from bridge.report import Action
-    from bridge.verbs.export import Options, export_runs
+    from bridge.sync.export import Options, export_runs
+    from bridge.sync.report import Action
 
     logging.disable(logging.WARNING)
     exporter = find_exporter("mlflow")(tracking_uri=uri, experiment=experiment)
-    report = export_runs([folder], exporter, Options(shape=Shape(best=best)))
+    report = export_runs([folder], exporter, Options(content=ContentOptions(best=best)))
     failed = [line.reason for line in report.runs if line.action in (Action.FAILED, Action.UNREADABLE)]
     if failed:
         raise AssertionError(failed)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.report import Action
+from bridge.sync.report import Action
 from tests.crash.killing import all_at_once, each_at_once
 from tests.crash.test_mlflow_kill import Growing, content, export
 from tests.exporters.mlflow.conftest import Store
@@ -35,7 +35,7 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """All of them begin at one moment, twice, the second time after every run has grown and gone back."""
     from bridge.exporters import find_exporter
-    from bridge.verbs.export import export_runs
+    from bridge.sync.export import export_runs
 
     runs = [Growing(tmp_path / "runs" / str(number), PART) for number in range(RUNS)]
     experiment = f"together-{count}-{tmp_path.name}"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
-from bridge.source import read_run, read_whole
-from bridge.source.wanted import Wanted
-from bridge.verbs.export import export_runs
-from bridge.verbs.verify import verify_runs
+from bridge.rundir import read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
+from bridge.sync.export import export_runs
+from bridge.sync.verify import verify_runs
 from tests.run_dirs import make_run
 
 ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(6)]
@@ -27,7 +27,7 @@ DIE = """
 import sys
 from pathlib import Path
 from bridge.exporters.memory import Failure, MemoryExporter
-from bridge.verbs.export import export_runs
+from bridge.sync.export import export_runs
 at = sys.argv[3] if sys.argv[3] == "cursor" else int(sys.argv[3])
 exporter = MemoryExporter(Path(sys.argv[2]), failure=Failure(at=at, after=sys.argv[4] == "after", die=True))
 export_runs([Path(sys.argv[1])], exporter)
@@ -36,7 +36,7 @@ export_runs([Path(sys.argv[1])], exporter)
 
 def held(folder: Path) -> list[tuple[int, float]]:
     run = read_run(folder.parent / "runs" / "a")
-    series = MemoryExporter(folder).open(run, Shape()).read().series["loss"]
+    series = MemoryExporter(folder).open(run, ContentOptions()).read().series["loss"]
     return list(zip(series.step.tolist(), series.value.tolist(), strict=True))
 
 
@@ -95,7 +95,7 @@ def test_edits_stay(tmp_path: Path) -> None:
     exporter.edit("uid-a", notes="theirs")
     make_run(path, ROWS[:2], notes="changed")
     export_runs([path], exporter)
-    read = exporter.open(read_run(path), Shape()).read()
+    read = exporter.open(read_run(path), ContentOptions()).read()
     assert (read.notes, len(read.series["loss"].step)) == ("theirs", 2)
     (check,) = verify_runs([path], exporter).runs
     assert (str(check.verdict), check.edited) == ("=", ("notes",))
@@ -105,10 +105,10 @@ def test_steps_that_fall_are_refused_where_they_must_rise(tmp_path: Path) -> Non
     """A target of ordered steps takes no delta that was read for another kind of target."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 4, "loss": 1.0}, {"step": 2, "loss": 2.0}])
     run = read_run(path)
-    exporter = MemoryExporter(abilities=replace(MEMORY, ordered_steps=True))
-    (delta,) = read_whole(run, Shape(), Wanted())
+    exporter = MemoryExporter(capabilities=replace(MEMORY, ordered_steps=True))
+    (delta,) = read_whole(run, ContentOptions(), ReadOptions())
     with pytest.raises(TargetRefusedError, match="do not increase"):
-        exporter.open(run, Shape()).apply(delta)
+        exporter.open(run, ContentOptions()).apply(delta)
 
 
 def test_an_ordered_failure_happens_once() -> None:

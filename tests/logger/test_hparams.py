@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from bridge.source import read_run
+from bridge.rundir import read_run
 from logger.hparams import Hparams
 from logger.opened import open_run
 from logger.settings import Settings

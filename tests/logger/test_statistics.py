@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bridge.source import read_run, read_series, read_summary
-from bridge.verbs import truth
+from bridge.rundir import read_run, read_series, read_summary
+from bridge.sync import truth
 from logger.opened import open_run
 from logger.settings import Settings
 from logger.stats import MetricStats

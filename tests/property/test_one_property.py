@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from bridge.cursor import Shape
-from bridge.source import read_run
-from bridge.verbs.export import Options, export_runs
-from bridge.verbs.verify import verify_runs
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run
+from bridge.sync.export import Options, export_runs
+from bridge.sync.verify import verify_runs
 from tests.contract.subjects import SUBJECTS
 from tests.property.living_run import LivingRun
 from tests.property.zygote import Kill, KilledError, Task, Zygote
@@ -27,15 +27,15 @@ from tests.property.zygote import Kill, KilledError, Task, Zygote
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bridge.exporters.contract import Exporter, Held
+    from bridge.exporters.contract import Exporter, TargetContent
 
 MODULES = (
-    "bridge.verbs.export",
+    "bridge.sync.export",
     "bridge.exporters.memory",
     "bridge.exporters.tensorboard",
     "bridge.exporters.mlflow",
-    "bridge.source.delta",
-    "bridge.source.whole",
+    "bridge.rundir.delta",
+    "bridge.rundir.whole",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "tensorboard.compat.proto.event_pb2",
@@ -43,13 +43,13 @@ MODULES = (
 VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", "inf", "-inf", ""])
 METRICS = ("acc", "grad/norm", "val loss")
 SHAPES = {
-    "plain": Shape(),
-    "one metric": Shape(metrics=("loss",)),
-    "no media": Shape(media=False),
-    "renamed": Shape(rename=(("loss", "train/loss"),)),
-    "all points": Shape(overlap="keep"),
-    "running best": Shape(best=("loss:max", "acc:min")),
-    "running best of all points": Shape(overlap="keep", best=("loss:min",)),
+    "plain": ContentOptions(),
+    "one metric": ContentOptions(metrics=("loss",)),
+    "no media": ContentOptions(media=False),
+    "renamed": ContentOptions(rename=(("loss", "train/loss"),)),
+    "all points": ContentOptions(overlap="keep"),
+    "running best": ContentOptions(best=("loss:max", "acc:min")),
+    "running best of all points": ContentOptions(overlap="keep", best=("loss:min",)),
 }
 EXAMPLES = {"memory": 10, "memory-ordered": 8, "memory-small-deltas": 8, "tensorboard": 8, "mlflow-sqlite": 3}
 """Histories in the ordinary suite; the slow one takes SLOW times as many."""
@@ -60,13 +60,13 @@ def subject(name: str) -> Any:
     return next(one for one in SUBJECTS if one.name == name)
 
 
-def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, shape: Shape) -> list[str]:
+def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, content: ContentOptions) -> list[str]:
     """Export `root` with a fresh exporter; the reasons of the runs that failed. Runs in a child of the zygote."""
-    report = export_runs([root], subject(name).make(folder, templates), Options(shape=shape))
+    report = export_runs([root], subject(name).make(folder, templates), Options(content=content))
     return [f"{line.action}: {line.reason}" for line in report.runs if line.failed]
 
 
-def plain(held: Held, edits: Mapping[str, str]) -> dict[str, Any]:
+def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
     """What is held, as values that can be compared; without what people edited, since that is theirs."""
     facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
     facts |= {"notes": held.notes} if "notes" not in edits else {}
@@ -95,7 +95,7 @@ class Histories(RuleBasedStateMachine):
         self.places = (self.folder / "runs" / place for place in ("b", "deep/c", "d", "e"))
         self.run = LivingRun(self.folder / "runs" / "a")
         self.uids = (f"uid-{number}" for number in itertools.count(1))
-        self.shape = SHAPES["plain"]
+        self.content = SHAPES["plain"]
         self.edits: dict[str, str] = {}
 
     @initialize(values=st.lists(VALUES, min_size=1, max_size=1), count=st.integers(0, 4))
@@ -151,10 +151,10 @@ class Histories(RuleBasedStateMachine):
         self.run = LivingRun(self.run.path, uid=next(self.uids))
         self.edits = {}
 
-    @rule(shape=st.sampled_from(sorted(SHAPES)))
-    def options_change(self, shape: str) -> None:
-        if SHAPES[shape].overlap == "last" or self.exporter().abilities.keeps_overlap:
-            self.shape = SHAPES[shape]
+    @rule(content=st.sampled_from(sorted(SHAPES)))
+    def options_change(self, content: str) -> None:
+        if SHAPES[content].overlap == "last" or self.exporter().capabilities.keeps_overlap:
+            self.content = SHAPES[content]
 
     @rule()
     def export(self) -> None:
@@ -191,13 +191,13 @@ class Histories(RuleBasedStateMachine):
 
     def the_end_equals_one_clean_export(self) -> None:
         root, fresh = self.folder / "runs", self.folder / "fresh"
-        if self.exporter().abilities.holds_back:
+        if self.exporter().capabilities.holds_back:
             # Of a running run the last rows may still be held back, and when they are sent is no promise.
             self.run.edit(status="completed")
         assert self.zygote.run(self.task()) == [[]]
         report = verify_runs([root], self.exporter())
         assert [(str(line.verdict), line.reason, line.first) for line in report.runs] == [("=", "", ())]
-        arguments = (self.name, fresh, self.templates, root, self.shape)
+        arguments = (self.name, fresh, self.templates, root, self.content)
         assert self.zygote.run(Task(export, arguments)) == [[]]
         held, clean = (
             self.held(exporter) for exporter in (self.exporter(), subject(self.name).make(fresh, self.templates))
@@ -210,26 +210,28 @@ class Histories(RuleBasedStateMachine):
 
     def scalars_are_equal_byte_for_byte(self) -> None:
         wheres = [
-            Path(exporter.open(read_run(self.run.path), self.shape).where())
+            Path(exporter.open(read_run(self.run.path), self.content).where())
             for exporter in (self.exporter(), subject(self.name).make(self.folder / "fresh", self.templates))
         ]
         mine, clean = ([path.read_bytes() for path in sorted(where.glob("*tfevents*scalars*"))] for where in wheres)
         assert mine == clean
         assert len(mine) == (1 if sum(series.step.size for series in self.held(self.exporter()).series.values()) else 0)
 
-    def held(self, exporter: Exporter) -> Held:
+    def held(self, exporter: Exporter) -> TargetContent:
         run = read_run(self.run.path)
         with exporter:
-            exporter.prepare([run], self.shape)
+            exporter.prepare([run], self.content)
             exporter.cursors([run])
-            return exporter.open(run, self.shape).read()
+            return exporter.open(run, self.content).read()
 
     def exporter(self) -> Exporter:
         made: Exporter = subject(self.name).make(self.folder / "target", self.templates)
         return made
 
     def task(self, kill: Kill | None = None) -> Task:
-        return Task(export, (self.name, self.folder / "target", self.templates, self.folder / "runs", self.shape), kill)
+        return Task(
+            export, (self.name, self.folder / "target", self.templates, self.folder / "runs", self.content), kill
+        )
 
     @staticmethod
     def exported(outcomes: list[Any]) -> None:

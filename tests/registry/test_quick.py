@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.registry.quick import read_quickly
 from bridge.registry.record import RunRecord
-from bridge.source import read_run
+from bridge.rundir import read_run
 from tests.run_dirs import make_run
 
 ORDINARY: dict[str, Any] = {

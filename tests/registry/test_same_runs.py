@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.registry import open_registry
-from bridge.source import discover
-from bridge.verbs.gather import gather
+from bridge.rundir import discover
+from bridge.sync.gather import gather
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:

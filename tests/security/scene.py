@@ -101,13 +101,13 @@ class Outside:
 class Case:
     """One hostile run directory: what `harm` makes of a plain one, and what is said of it.
 
-    `losses` are (kind, what) in the report, and with these, `in_mlflow`, in MLflow's; `reason` is a part of why the run
+    `notices` are (kind, what) in the report, and with these, `in_mlflow`, in MLflow's; `reason` is a part of why the run
     cannot be read at all ("": it can).
     """
 
     name: str
     harm: Callable[[Path, Outside], None]
-    losses: tuple[tuple[str, str], ...] = ()
+    notices: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     points: int = 3
     media: int = 1

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 class Costly:
     """One hostile run directory: `harm` makes it of a plain one.
 
-    It is unreadable, for a `reason` that holds these words, or has these `losses`, (kind, what, count); `hint` is a
+    It is unreadable, for a `reason` that holds these words, or has these `notices`, (kind, what, count); `hint` is a
     part of the remedy.
     """
 
     name: str
     harm: Callable[[Path], None]
-    losses: tuple[tuple[str, str, int], ...] = ()
+    notices: tuple[tuple[str, str, int], ...] = ()
     reason: str = ""
     hint: str = ""
     points: int = 3
@@ -205,15 +205,20 @@ def stage(root: Path, case: Costly) -> Scene:
 def assert_refused_or_cut(case: Costly, report: Any) -> None:
     """The report says of the hostile run what it should, and nothing is lost of the good one."""
     bad, good = sorted(report["runs"], key=lambda line: line["path"])
-    assert (good["action"], good["points"], good["media"], good["losses"]) == ("new", 3, 1, [])
+    assert (good["action"], good["points"], good["media"], good["notices"]) == ("new", 3, 1, [])
     if case.reason:
         assert (bad["action"], case.reason in bad["reason"], case.hint in bad["hint"]) == ("unreadable", True, True), (
             bad
         )
         assert "runs/bad/" in bad["reason"]
         return
-    losses = [(entry["kind"], entry["examples"][0]["what"], entry["count"]) for entry in bad["losses"]]
-    assert (bad["action"], bad["points"], bad["media"], tuple(losses)) == ("new", case.points, case.media, case.losses)
+    notices = [(entry["kind"], entry["examples"][0]["what"], entry["count"]) for entry in bad["notices"]]
+    assert (bad["action"], bad["points"], bad["media"], tuple(notices)) == (
+        "new",
+        case.points,
+        case.media,
+        case.notices,
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

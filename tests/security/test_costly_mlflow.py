@@ -57,8 +57,8 @@ def test_memory_and_time_are_bounded_in_mlflow(tmp_path: Path, heavy: Zygote, sq
     export, verify = measured.seen
     assert_bounded(measured, megabytes=MEMORY_MB + MLFLOW_MB)
     bad, good = sorted(export.data["runs"], key=lambda line: line["path"])
-    assert (good["action"], good["points"], good["media"], good["losses"]) == ("new", 3, 1, [])
-    details = [one["detail"] for entry in bad["losses"] for one in entry["examples"]]
+    assert (good["action"], good["points"], good["media"], good["notices"]) == ("new", 3, 1, [])
+    details = [one["detail"] for entry in bad["notices"] for one in entry["examples"]]
     assert (bad["action"], bad["points"]) == ("new", 3)
     assert any(told in detail for detail in details) if told else details == []
     assert [line["verdict"] for line in verify.data["runs"]] == ["=", "="]

@@ -220,12 +220,12 @@ def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> 
         assert f"runs/{name}/sidecar.json" in line["reason"]
         assert line["hint"] == "Put a plain file in its place, or move the run directory away."
         return
-    losses = [(entry["kind"], one["what"]) for entry in line["losses"] for one in entry["examples"]]
-    assert (line["action"], line["points"], line["media"], tuple(losses)) == (
+    notices = [(entry["kind"], one["what"]) for entry in line["notices"] for one in entry["examples"]]
+    assert (line["action"], line["points"], line["media"], tuple(notices)) == (
         "new",
         case.points,
         case.media,
-        case.losses + (case.in_mlflow if to == "mlflow" else ()),
+        case.notices + (case.in_mlflow if to == "mlflow" else ()),
     )
 
 
@@ -241,7 +241,7 @@ def test_nothing_private_is_anywhere(scene: Scene, shown: bytes, name: str) -> N
 def test_the_good_run_is_whole(scene: Scene, exported: dict[str, Any], to: str) -> None:
     """Points, picture, params and tags of the run between all these arrive, and nothing of it is lost."""
     line = line_of(exported[to], "good")
-    assert (line["action"], line["points"], line["media"], line["losses"]) == ("new", 3, 1, [])
+    assert (line["action"], line["points"], line["media"], line["notices"]) == ("new", 3, 1, [])
     assert points_of(scene, to, "good") == GOOD
 
 

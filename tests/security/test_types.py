@@ -95,10 +95,10 @@ CUT = {"run_id-int", "display_name-int"}
 
 @pytest.mark.parametrize(("field", "kind", "within"), WRONG)
 def test_a_wrong_type_is_named_and_left_out(report: dict[str, Any], field: str, kind: str, within: str) -> None:
-    """The run arrives with all else; the loss says what the field is and what it should be."""
+    """The run arrives with all else; the notice says what the field is and what it should be."""
     line = report[run_of(field, kind, within)]
     wanted, taken = (SESSION if within else FIELDS)[field]
-    told = {one["what"]: one["detail"] for entry in line["losses"] for one in entry["examples"]}
+    told = {one["what"]: one["detail"] for entry in line["notices"] for one in entry["examples"]}
     name = f"sidecar.json: {within}{field}"
     assert line["action"] == "new", line["reason"]
     assert line["points"] == (3 if field != "time_column" else line["points"])
@@ -115,7 +115,7 @@ def test_a_wrong_type_is_named_and_left_out(report: dict[str, Any], field: str, 
 
 def test_the_good_run_is_whole(scene: Scene, report: dict[str, Any]) -> None:
     """Among all these nothing is lost of it."""
-    assert (report["good"]["action"], report["good"]["losses"]) == ("new", [])
+    assert (report["good"]["action"], report["good"]["notices"]) == ("new", [])
     assert points_of(scene, "tensorboard", "good") == GOOD
 
 

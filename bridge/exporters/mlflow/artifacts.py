@@ -11,13 +11,13 @@ from bridge.exporters.mlflow.names import renamed
 from bridge.exporters.mlflow.notes import NOTES_FILE
 from bridge.exporters.mlflow.redact import masked_json, masked_yaml
 from bridge.exporters.mlflow.stage import read_safely
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.mlflow.facts import Facts
     from bridge.exporters.mlflow.stage import Stage
     from bridge.model import Run, RunFile
@@ -51,11 +51,11 @@ _MASKED_LIMIT = 64 << 20
 """A file that may hold secrets is read whole; a larger one is not sent."""
 
 
-def due_files(run: Run, shape: Shape) -> dict[str, RunFile]:
+def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
     """The files of `run` that belong beside its target by now."""
-    if shape.artifacts == "none":
+    if content.artifacts == "none":
         return {}
-    names = (*_ALWAYS, *_AT_THE_END) if not run.running or shape.artifacts == "now" else _ALWAYS
+    names = (*_ALWAYS, *_AT_THE_END) if not run.running or content.artifacts == "now" else _ALWAYS
     return {name: run.files[name] for name in names if name in run.files}
 
 
@@ -64,20 +64,22 @@ def signature(file: RunFile) -> str:
     return f"{file.size}:{file.mtime_ns}"
 
 
-def stage_files(stage: Stage, run: Run, shape: Shape, sent: Mapping[str, str]) -> tuple[dict[str, str], list[Loss]]:
-    """Stage the files that are due and not as in `sent`; what is sent after that, and the losses."""
-    redaction = Redaction(shape.redact)
-    now, losses = dict(sent), []
-    for name, file in due_files(run, shape).items():
+def stage_files(
+    stage: Stage, run: Run, content: ContentOptions, sent: Mapping[str, str]
+) -> tuple[dict[str, str], list[Notice]]:
+    """Stage the files that are due and not as in `sent`; what is sent after that, and the notices."""
+    redaction = Redaction(content.redact)
+    now, notices = dict(sent), []
+    for name, file in due_files(run, content).items():
         if sent.get(name) == signature(file):
             continue
-        loss = _stage_one(stage, name, file, redaction)
-        if loss is not None:
-            losses.append(loss)
+        notice = _stage_one(stage, name, file, redaction)
+        if notice is not None:
+            notices.append(notice)
         now[name] = signature(file)
     if now and not sent:
         stage.add(MARK, b"")
-    return now, losses
+    return now, notices
 
 
 def stage_maps(stage: Stage, keys: Mapping[str, str], facts: Facts, sent: str) -> str:
@@ -109,28 +111,28 @@ def names_map(keys: Mapping[str, str], facts: Facts) -> dict[str, dict[str, str]
 
 def stage_checkpoints(
     stage: Stage, run: Run, sent: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, str], list[Loss]]:
-    """Stage the checkpoints that are not as in `sent`; what is sent after that, the names of which were made, losses.
+) -> tuple[dict[str, str], dict[str, str], list[Notice]]:
+    """Stage the checkpoints that are not as in `sent`; what is sent after that, the names of which were made, notices.
 
     The names are those of staged files that had to be renamed: from what they are called now to their own.
     """
     now = checkpoint_signatures(run)
     names: dict[str, str] = {}
-    losses: list[Loss] = []
+    notices: list[Notice] = []
     if now and now == sent:
-        return now, names, losses
+        return now, names, notices
     files = checkpoint_files(run)
     for path, file in files.items():
         if path not in now or sent.get(path) != now[path]:
             plain = plain_path(path)
-            loss = stage.add_file(plain, file)
+            notice = stage.add_file(plain, file)
             if plain != path:
                 names[plain] = path
-                loss = loss or Loss(LossKind.RENAMED, path, f"as {plain}; the map is in {CHECKPOINTS_FILE}")
-            losses += [loss] if loss is not None else []
+                notice = notice or Notice(NoticeKind.RENAMED, path, f"as {plain}; the map is in {CHECKPOINTS_FILE}")
+            notices += [notice] if notice is not None else []
     detail = "not sent: no plain file inside the run directory"
-    losses += [Loss(LossKind.REFUSED_PATH, path, detail) for path in refused_files(run, files)]
-    return now, names, losses
+    notices += [Notice(NoticeKind.REFUSED_PATH, path, detail) for path in refused_files(run, files)]
+    return now, names, notices
 
 
 def checkpoint_signatures(run: Run) -> dict[str, str]:
@@ -139,15 +141,15 @@ def checkpoint_signatures(run: Run) -> dict[str, str]:
     return each if len(each) <= _CHECKPOINTS_TOLD else {"*": digest(json.dumps(sorted(each.items())))}
 
 
-def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Loss | None:
+def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> Notice | None:
     if name not in _MASKED:
         return stage.add_file(name, file)
     data = read_safely(file, limit=_MASKED_LIMIT)
     if data is None:
-        return Loss(LossKind.MISSING_FILE, name, "gone, too large or not a plain file")
+        return Notice(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file")
     masked = masked_yaml(data, redaction) if name.endswith(".yaml") else masked_json(data, redaction)
     if not masked and data:
-        return Loss(LossKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
+        return Notice(NoticeKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     stage.add(name, masked)
     return None
 

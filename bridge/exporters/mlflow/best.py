@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Delta, Series
 
 __all__ = ["Best", "best_names", "names_of", "running_best"]
@@ -30,14 +30,14 @@ class Best:
     state: dict[str, Any]
 
 
-def best_names(shape: Shape) -> tuple[str, ...]:
+def best_names(content: ContentOptions) -> tuple[str, ...]:
     """The names of the metrics that are made here."""
-    return tuple(name for metric in shape.bests for name in names_of(metric))
+    return tuple(name for metric in content.bests for name in names_of(metric))
 
 
-def check_bests(delta: Delta, shape: Shape) -> None:
+def check_bests(delta: Delta, content: ContentOptions) -> None:
     """Raise TargetRefusedError where a metric of the run's own has the name of a running best: one key cannot be both."""
-    both = sorted(set(best_names(shape)) & set(delta.metrics))
+    both = sorted(set(best_names(content)) & set(delta.metrics))
     if both:
         raise TargetRefusedError(
             f"The run logs a metric named {both[0]} itself, the name that --best gives.",
@@ -45,7 +45,9 @@ def check_bests(delta: Delta, shape: Shape) -> None:
         )
 
 
-def running_best(delta: Delta, shape: Shape, state: Mapping[str, Any], held: Callable[[str], Series | None]) -> Best:
+def running_best(
+    delta: Delta, content: ContentOptions, state: Mapping[str, Any], held: Callable[[str], Series | None]
+) -> Best:
     """The running bests of `shape.best` after `delta`: a point each time a metric improves, in the order of the rows.
 
     The first number is the first best; NaN is none. A best stands at its own step, or at that of the best before it
@@ -58,7 +60,7 @@ def running_best(delta: Delta, shape: Shape, state: Mapping[str, Any], held: Cal
     removed: list[Series] = []
     after = dict(state)
     losing = _losing(delta.removed)
-    for metric, sign in shape.bests.items():
+    for metric, sign in content.bests.items():
         points = _points_of(delta.bests if metric in losing else delta.blocks, metric)
         if metric in losing:
             if not len(points):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import RunError, UsageError
 from bridge.exporters.mlflow.names import storable
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from bridge.model import Run
@@ -69,13 +69,13 @@ class ExperimentName:
             hint="Give such runs a place with --experiment-default NAME.",
         )
 
-    def losses(self, run: Run) -> list[Loss]:
-        """The loss where the name for `run` is longer than MLflow allows."""
+    def notices(self, run: Run) -> list[Notice]:
+        """The notice where the name for `run` is longer than MLflow allows."""
         name = _HOLE.sub(lambda hole: _value(run, hole[1]) or "", self.template)
         if len(name) <= NAME_LIMIT:
             return []
         detail = f"name of {len(name)} characters, the first {NAME_LIMIT - 9} and a digest are kept"
-        return [Loss(LossKind.CUT, f"experiment {name[:40]}...", detail)]
+        return [Notice(NoticeKind.CUT, f"experiment {name[:40]}...", detail)]
 
 
 def artifact_folder(name: str) -> str:

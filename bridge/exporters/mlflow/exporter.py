@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
-from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.contract import Capabilities, TargetState
 from bridge.exporters.mlflow import ui
 from bridge.exporters.mlflow.address import require_mlflow
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from bridge.cursor import Cursor, Shape
+    from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import Interface
     from bridge.exporters.mlflow.records import Choice
-    from bridge.model import Delta, Loss, Run
+    from bridge.model import Delta, Notice, Run
 
 __all__ = ["MlflowExporter"]
 
-_API = Abilities(
+_API = Capabilities(
     holds_back=True,
     threads=True,
     points_a_delta=20_000,
@@ -74,7 +74,7 @@ class MlflowExporter:
         return {"_place": self._place, "_memory": {}, "_found": {}}
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """What MLflow can hold: more where its database can be written to."""
         if self._place.absent:
             return replace(_DATABASE, single_writer=True, points_a_delta=points_a_change(SqliteBulk.limit))
@@ -83,7 +83,7 @@ class MlflowExporter:
             return _API
         return replace(_DATABASE, single_writer=database.is_sqlite, points_a_delta=database.points_a_change)
 
-    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+    def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Open MLflow, so that what is wrong with it is said once and not for each run.
 
         A SQLite file that is not there yet is made by the first write, so that a dry run makes none.
@@ -93,62 +93,62 @@ class MlflowExporter:
         else:
             _ = self._place.database or self._place.api.client
 
-    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
         """What MLflow knows of each run: one select in a database, a page of search results for each 1,000 runs else."""
         # First of all: MLflow's own client would try for minutes to reach a database that is away.
         if not self._place.absent:
             _ = self._place.database
-        known: dict[str, Known] = {}
+        known: dict[str, TargetState] = {}
         homed: list[Run] = []
         for run in runs:
             try:
                 self._place.naming.of_run(run)
                 homed.append(run)
             except RunError as error:
-                known[run.identity] = Known(error=error)
+                known[run.identity] = TargetState(error=error)
         found = self._place.find(homed)
         self._memory.update(found)
         self._found.update(found)
         return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
 
-    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
+    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
         """What MLflow cannot hold of `delta` and, with its last part, of the run's facts.
 
         Raises TargetRefusedError for a delta that would be refused.
         """
-        check_bests(delta, shape)
-        rename = dict(shape.rename)
-        losses = point_losses(delta, keys_of([*best_names(shape), *delta.metrics], rename), rename)
+        check_bests(delta, content)
+        rename = dict(content.rename)
+        notices = point_losses(delta, keys_of([*best_names(content), *delta.metrics], rename), rename)
         if delta.more:
-            return losses
-        return [*losses, *facts_of(delta.run, shape).losses, *self._place.naming.losses(delta.run)]
+            return notices
+        return [*notices, *facts_of(delta.run, content).notices, *self._place.naming.notices(delta.run)]
 
-    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+    def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts and files of `run` that are not as last sent."""
-        sent = facts_of(run, shape).sent
+        sent = facts_of(run, content).sent
         stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
         if "start" in stale and self._place.database is None and "start" in cursor.sent:
             stale.remove("start")  # MLflow's API cannot move it
         if cursor.extra.get("no_files") and not self._place.address.is_server:
             return stale
         files = cursor.extra.get("files", {})
-        stale += [name for name, file in due_files(run, shape).items() if files.get(name) != signature(file)]
-        if shape.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
+        stale += [name for name, file in due_files(run, content).items() if files.get(name) != signature(file)]
+        if content.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
             stale.append("checkpoints")
         return stale
 
-    def open(self, run: Run, shape: Shape) -> MlflowTarget:
+    def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
         """The target of `run`."""
-        return MlflowTarget(self._place, run, shape, self._memory)
+        return MlflowTarget(self._place, run, content, self._memory)
 
-    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Put second targets away that an export left behind, and settle the sweeps that have changed."""
         for choice in self._found.values():
             if choice.record is not None:
                 for extra in (*choice.extras, *choice.dead_ends):
                     why = {} if extra.superseded else {Tag.DUPLICATE_OF: choice.record.run_id}
                     self._place.api.put_away(extra.run_id, why)
-        members = [] if shape.flat else [run for run in runs if sweep_of(run) and run.identity in self._found]
+        members = [] if content.flat else [run for run in runs if sweep_of(run) and run.identity in self._found]
         if not members:
             return ()
         now = self._place.find(members)
@@ -158,7 +158,7 @@ class MlflowExporter:
             if (choice := now[run.identity]).record is not None and not self._is_as_found(run.identity, choice)
         }
         settled = [Sweep(self._place, experiment, name).settle() for experiment, name in sorted(changed)]
-        return [loss for loss in settled if loss is not None]
+        return [notice for notice in settled if notice is not None]
 
     def _is_as_found(self, identity: str, now: Choice) -> bool:
         before = self._found[identity].record

@@ -15,13 +15,13 @@ from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
 from bridge.exporters.mlflow.people import listed, people_losses, people_tags
 from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
 from bridge.exporters.mlflow.tags import cut_tag, own_tags, slurm_keys, tells_of_sessions
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 from bridge.redaction import MASK, Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Run
 
 __all__ = ["Facts", "digest", "facts_of"]
@@ -45,28 +45,28 @@ class Facts:
     start: int
     end: int | None
     sent: Mapping[str, str]
-    losses: tuple[Loss, ...]
+    notices: tuple[Notice, ...]
     whole_notes: str | None = None
     lists_all: bool = True
 
 
-def facts_of(run: Run, shape: Shape) -> Facts:
+def facts_of(run: Run, content: ContentOptions) -> Facts:
     """The facts of `run` for a target of `shape`."""
-    redaction = Redaction(shape.redact)
-    params = params_of(run, shape, redaction)
-    losses = list(params.losses)
+    redaction = Redaction(content.redact)
+    params = params_of(run, content, redaction)
+    notices = list(params.notices)
     notes, notes_loss = description(storable(run.notes))
-    losses += [notes_loss] if notes_loss else []
-    tags = _masked(run, redaction, losses)
+    notices += [notes_loss] if notes_loss else []
+    tags = _masked(run, redaction, notices)
     kept, pages = listed(tags)
     people = people_tags(kept)
-    losses += people_losses(tags, people, kept)
-    values = {key: _kept(key, value, losses) for key, value in people.values.items()}
+    notices += people_losses(tags, people, kept)
+    values = {key: _kept(key, value, notices) for key, value in people.values.items()}
     newest = {volatile_tag(key): params.values[key] for key in sorted(params.volatile)}
-    own = pages | {key: _kept(key, value, losses) for key, value in (own_tags(run, redaction) | newest).items()}
+    own = pages | {key: _kept(key, value, notices) for key, value in (own_tags(run, redaction) | newest).items()}
     masked = [key for key, value in own.items() if MASK in value and tells_of_sessions(key)]
-    losses += [Loss(LossKind.REDACTED, f"tag {key}") for key in masked]
-    losses += _odd_losses(run)
+    notices += [Notice(NoticeKind.REDACTED, f"tag {key}") for key in masked]
+    notices += _odd_losses(run)
     name = storable(run.name or run.run_id or "run")[:KEY_LIMIT]
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
@@ -86,7 +86,7 @@ def facts_of(run: Run, shape: Shape) -> Facts:
         start=start_of(run),
         end=end_of(run),
         sent=sent,
-        losses=tuple(losses),
+        notices=tuple(notices),
         whole_notes=run.notes if notes_loss else None,
         lists_all=len(kept) == len(tags),
     )
@@ -97,36 +97,36 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _masked(run: Run, redaction: Redaction, losses: list[Loss]) -> list[str]:
-    """The run's tags without what is secret in them, which is added to `losses`."""
+def _masked(run: Run, redaction: Redaction, notices: list[Notice]) -> list[str]:
+    """The run's tags without what is secret in them, which is added to `notices`."""
     masked = [redaction.tag(tag) for tag in run.tags]
-    losses += [
-        Loss(LossKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
+    notices += [
+        Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
         for tag, shown in zip(run.tags, masked, strict=True)
         if tag != shown
     ]
     return [storable(tag) for tag in masked]
 
 
-def _odd_losses(run: Run) -> list[Loss]:
+def _odd_losses(run: Run) -> list[Notice]:
     """What of the other facts MLflow cannot hold as it is."""
     nul = "NUL characters cannot be stored"
-    losses = [Loss(LossKind.CUT, "notes", nul)] if "\0" in run.notes else []
-    losses += [Loss(LossKind.CUT, "name", nul)] if "\0" in run.name else []
-    losses += [Loss(LossKind.CUT, "tags", nul)] if any("\0" in tag for tag in run.tags) else []
+    notices = [Notice(NoticeKind.CUT, "notes", nul)] if "\0" in run.notes else []
+    notices += [Notice(NoticeKind.CUT, "name", nul)] if "\0" in run.name else []
+    notices += [Notice(NoticeKind.CUT, "tags", nul)] if any("\0" in tag for tag in run.tags) else []
     if len(run.name) > KEY_LIMIT:
         detail = f"of {len(run.name)} characters the first {KEY_LIMIT} are kept; in full in sidecar.json"
-        losses.append(Loss(LossKind.CUT, "name", detail))
-    losses += [
-        Loss(LossKind.RENAMED, f"tag bridge.{name}", f"as {key}; in sidecar.json as it is")
+        notices.append(Notice(NoticeKind.CUT, "name", detail))
+    notices += [
+        Notice(NoticeKind.RENAMED, f"tag bridge.{name}", f"as {key}; in sidecar.json as it is")
         for name, key in slurm_keys(run.sessions).items()
         if key != f"bridge.{name}"
     ]
-    return losses
+    return notices
 
 
-def _kept(key: str, value: str, losses: list[Loss]) -> str:
-    value, loss = cut_tag(key, value)
-    if loss is not None:
-        losses.append(loss)
+def _kept(key: str, value: str, notices: list[Notice]) -> str:
+    value, notice = cut_tag(key, value)
+    if notice is not None:
+        notices.append(notice)
     return value

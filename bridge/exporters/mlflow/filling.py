@@ -24,12 +24,12 @@ from bridge.exporters.mlflow.shelf import Shelf
 from bridge.exporters.mlflow.stage import Stage
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag, sweep_of
-from bridge.model import DeltaKind, Loss, LossKind, Points
+from bridge.model import DeltaKind, Notice, NoticeKind, Points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from bridge.cursor import Cursor, Shape
+    from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
     from bridge.model import Delta, Run, Series
@@ -43,7 +43,7 @@ _ROOM = 800
 
 @dataclass(slots=True)
 class _Work:
-    """One delta on its way: what goes into the cursor's `sent` and `extra`, tags to set beside the facts, losses."""
+    """One delta on its way: what goes into the cursor's `sent` and `extra`, tags to set beside the facts, notices."""
 
     delta: Delta
     keys: Mapping[str, str]
@@ -53,7 +53,7 @@ class _Work:
     facts: Facts | None = None
     changes: Changes | None = None
     tags: dict[str, str] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class Filling:
 
     place: Place
     run: Run
-    shape: Shape
+    content: ContentOptions
     record: Record
     params: dict[str, str]
     files: bool
@@ -84,7 +84,7 @@ class Filling:
             raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
         if self._has_left_over_media(delta):
             raise RebuildNeededError("media that no longer count were sent by an export that was stopped")
-        check_bests(delta, self.shape)
+        check_bests(delta, self.content)
         work = self._work(delta)
         if delta.remember is not None:
             self._remember(delta.remember)
@@ -95,27 +95,27 @@ class Filling:
                 self._do_without_files(work)
             if self.files and delta.media:
                 self._set_tags({Tag.PENDING_MEDIA: str(delta.after.media_lines)})
-            work.losses += stage.send(self.place.api, self.record.run_id)
+            work.notices += stage.send(self.place.api, self.record.run_id)
             size = stage.bytes
         after = delta.after.with_(sent=work.sent, extra=work.extra)
         if not delta.more:
             self.before_last()
         self._write(work, after)
-        return Applied(points=delta.points, media=len(delta.media), bytes=size, losses=tuple(work.losses))
+        return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
 
     def _work(self, delta: Delta) -> _Work:
         before = self.cursor
         extra = dict(before.extra) if before else {}
-        rename = dict(self.shape.rename)
-        keys = keys_of([*best_names(self.shape), *delta.metrics], rename)
-        best = running_best(delta, self.shape, extra.get("best", {}), lambda name: self._held(keys.get(name, name)))
+        rename = dict(self.content.rename)
+        keys = keys_of([*best_names(self.content), *delta.metrics], rename)
+        best = running_best(delta, self.content, extra.get("best", {}), lambda name: self._held(keys.get(name, name)))
         work = _Work(delta, keys, dict(before.sent) if before else {}, extra, best)
         if best.state:
             extra["best"] = best.state
-        work.losses += point_losses(delta, keys, rename)
+        work.notices += point_losses(delta, keys, rename)
         if not delta.more:
-            facts = work.facts = facts_of(self.run, self.shape)
-            work.losses += [*facts.losses, *self.place.naming.losses(self.run)]
+            facts = work.facts = facts_of(self.run, self.content)
+            work.notices += [*facts.notices, *self.place.naming.notices(self.run)]
             in_place = self.place.database is not None
             work.changes = changes_of(self.record, self.params, facts, before, in_place=in_place)
             start = work.sent.get("start")
@@ -132,9 +132,11 @@ class Filling:
     def _parent(self) -> dict[str, str]:
         """The tag that nests the run below its sweep's parent."""
         sweep = sweep_of(self.run)
-        if sweep is None or self.shape.flat or Tag.PARENT in self.record.tags:
+        if sweep is None or self.content.flat or Tag.PARENT in self.record.tags:
             return {}
-        parent = Sweep(self.place, self.record.experiment_id, sweep).parent(start=facts_of(self.run, self.shape).start)
+        parent = Sweep(self.place, self.record.experiment_id, sweep).parent(
+            start=facts_of(self.run, self.content).start
+        )
         return {Tag.PARENT: parent} if parent is not None else {}
 
     def _has_left_over_media(self, delta: Delta) -> bool:
@@ -167,7 +169,7 @@ class Filling:
         extra = work.extra
         extra.pop("no_files", None)
         media = stage_media(stage, self.run.identity, work.delta.media)
-        work.losses += media.losses
+        work.notices += media.notices
         shelf = Shelf(self.place, self.record)
         if media.names:
             shelf.add_names(stage, MEDIA_FILE, media.names)
@@ -178,13 +180,13 @@ class Filling:
             work.tags |= shelf.add_captions(stage, media.captions)
         if work.facts is None:
             return
-        files, losses = stage_files(stage, self.run, self.shape, extra.get("files", {}))
-        work.losses += losses
+        files, notices = stage_files(stage, self.run, self.content, extra.get("files", {}))
+        work.notices += notices
         maps = stage_maps(stage, work.keys, work.facts, extra.get("maps", ""))
         extra |= {key: value for key, value in (("files", files), ("maps", maps)) if value}
-        if self.shape.checkpoints:
-            extra["checkpoints"], names, losses = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
-            work.losses += losses
+        if self.content.checkpoints:
+            extra["checkpoints"], names, notices = stage_checkpoints(stage, self.run, extra.get("checkpoints", {}))
+            work.notices += notices
             if names:
                 shelf.add_names(stage, CHECKPOINTS_FILE, names)
 
@@ -193,12 +195,12 @@ class Filling:
         hint = "the server keeps the files: export with --tracking-uri SERVER --database-uri DATABASE to send them too"
         lost = _lost(work.extra, (event.tag for event in work.delta.media))
         if work.delta.media:
-            work.losses.append(Loss(LossKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
+            work.notices.append(Notice(NoticeKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
         if lost:
             work.extra["lost_media"] = lost
         if work.facts is not None:
             work.extra["no_files"] = True
-            work.losses.append(Loss(LossKind.LEFT_OUT, "artifacts", hint))
+            work.notices.append(Notice(NoticeKind.LEFT_OUT, "artifacts", hint))
             names = names_map(work.keys, work.facts)
             text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
             if any(names.values()) and len(text) <= TAG_LIMIT:

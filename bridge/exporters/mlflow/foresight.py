@@ -1,4 +1,4 @@
-"""The losses that a delta brings, known before anything is sent."""
+"""The notices that a delta brings, known before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge.exporters.mlflow.media import plain_tag
 from bridge.exporters.mlflow.names import renamed
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["point_losses"]
 
 
-def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str]) -> list[Loss]:
+def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str]) -> list[Notice]:
     """What MLflow cannot hold of the points and media: names that it refuses, infinite values, text cells.
 
-    A name that became what `rename` asks for is no loss.
+    A name that became what `rename` asks for is no notice.
     """
     fresh = {name for block in delta.blocks for name in block.names}
-    losses = [
-        Loss(LossKind.RENAMED, name, f"as {key}; the map is in bridge/names.json")
+    notices = [
+        Notice(NoticeKind.RENAMED, name, f"as {key}; the map is in bridge/names.json")
         for name, key in renamed(keys).items()
         if name in fresh and key != rename.get(name)
     ]
-    losses += [
-        Loss(LossKind.RENAMED, f"media {tag}", f"as {plain}; the map is in bridge/media.json")
+    notices += [
+        Notice(NoticeKind.RENAMED, f"media {tag}", f"as {plain}; the map is in bridge/media.json")
         for tag in dict.fromkeys(event.tag for event in delta.media)
         if (plain := plain_tag(tag)) != tag
     ]
@@ -40,15 +40,15 @@ def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str
         for name, count in zip(block.names, counts.tolist(), strict=True):
             if count:
                 infinite[name] = infinite.get(name, 0) + count
-    losses += [
-        Loss(LossKind.CLIPPED, name, "infinite values are stored as the greatest finite ones", count=count)
+    notices += [
+        Notice(NoticeKind.CLIPPED, name, "infinite values are stored as the greatest finite ones", count=count)
         for name, count in infinite.items()
     ]
     texts: dict[str, int] = {}
     for text in delta.texts:
         texts[text.name] = texts.get(text.name, 0) + 1
-    losses += [
-        Loss(LossKind.TEXT_CELL, name, "MLflow has no place for text at a step; in metrics.csv", count=count)
+    notices += [
+        Notice(NoticeKind.TEXT_CELL, name, "MLflow has no place for text at a step; in metrics.csv", count=count)
         for name, count in texts.items()
     ]
-    return losses
+    return notices

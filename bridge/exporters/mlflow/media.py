@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.exporters.mlflow.images import Unreadable, full_and_small
 from bridge.exporters.mlflow.stage import read_safely
 from bridge.exporters.mlflow.status import millis
-from bridge.model import Loss, LossKind, MediaType
+from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ class StagedMedia:
     shown: bool = False
     captions: list[list[Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
-    losses: list[Loss] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 def stage_media(stage: Stage, identity: str, events: Sequence[MediaEvent]) -> StagedMedia:
@@ -111,7 +111,9 @@ def _picture(stage: Stage, identity: str, event: MediaEvent, plain: str, staged:
     try:
         extension, full, small = full_and_small(data, event.format)
     except Unreadable as error:
-        staged.losses.append(Loss(LossKind.NOT_SHOWABLE, event.path, f"{error}; kept as {_file_path(event, plain)}"))
+        staged.notices.append(
+            Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {_file_path(event, plain)}")
+        )
         return None
     name = uuid.uuid5(_NAMESPACE, f"{identity}\n{event.tag}\n{event.step}\n{event.index}").hex[:16]
     key = f"{plain}/{event.index}".replace("/", "~")
@@ -123,10 +125,10 @@ def _picture(stage: Stage, identity: str, event: MediaEvent, plain: str, staged:
 
 
 def _file(stage: Stage, event: MediaEvent, plain: str, staged: StagedMedia) -> bool:
-    loss = stage.add_file(_file_path(event, plain), event.file)
-    if loss is not None:
-        staged.losses.append(Loss(LossKind.MISSING_FILE, event.path, loss.detail))
-    return loss is None
+    notice = stage.add_file(_file_path(event, plain), event.file)
+    if notice is not None:
+        staged.notices.append(Notice(NoticeKind.MISSING_FILE, event.path, notice.detail))
+    return notice is None
 
 
 def _file_path(event: MediaEvent, plain: str) -> str:

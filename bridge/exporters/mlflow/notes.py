@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 __all__ = ["NOTES_FILE", "NOTES_LIMIT", "description"]
 
@@ -15,9 +15,9 @@ NOTES_FILE = "bridge/notes.md"
 _ENDING = f"\n\n*The notes go on in the artifact {NOTES_FILE}.*"
 
 
-def description(notes: str) -> tuple[str, Loss | None]:
-    """The description of a run, and the loss where the notes are longer than it can be."""
+def description(notes: str) -> tuple[str, Notice | None]:
+    """The description of a run, and the notice where the notes are longer than it can be."""
     if len(notes) <= NOTES_LIMIT:
         return notes, None
     detail = f"{len(notes)} characters; in full in {NOTES_FILE}"
-    return notes[: NOTES_LIMIT - len(_ENDING)] + _ENDING, Loss(LossKind.CUT, "notes", detail)
+    return notes[: NOTES_LIMIT - len(_ENDING)] + _ENDING, Notice(NoticeKind.CUT, "notes", detail)

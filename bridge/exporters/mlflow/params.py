@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bridge.exporters.mlflow.names import clean, keys_of, renamed, storable
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 from bridge.redaction import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Run
     from bridge.redaction import Redaction
 
@@ -36,37 +36,39 @@ class Params:
     keys: Mapping[str, str]
     volatile: frozenset[str]
     globs: tuple[str, ...] = ()
-    losses: tuple[Loss, ...] = field(default=())
+    notices: tuple[Notice, ...] = field(default=())
 
     def stays(self, key: str) -> bool:
         """Whether what MLflow holds under `key` stays whatever becomes of the param: another value, or none."""
         return key in self.volatile or (key not in self.values and _matches(key, self.globs))
 
 
-def params_of(run: Run, shape: Shape, redaction: Redaction) -> Params:
+def params_of(run: Run, content: ContentOptions, redaction: Redaction) -> Params:
     """The params of `run`: renamed, masked and cut where MLflow's rules or `shape` ask for it."""
     keys = keys_of(run.params)
     values: dict[str, str] = {}
     whole: dict[str, str] = {}
-    losses = [
-        Loss(LossKind.RENAMED, f"param {name}", f"as {key}; the map is in bridge/names.json")
+    notices = [
+        Notice(NoticeKind.RENAMED, f"param {name}", f"as {key}; the map is in bridge/names.json")
         for name, key in renamed(keys).items()
     ]
     for name, value in run.params.items():
         key, text = keys[name], storable(str(value))
         if text != str(value):
-            losses.append(Loss(LossKind.CUT, f"param {name}", "NUL characters cannot be stored"))
+            notices.append(Notice(NoticeKind.CUT, f"param {name}", "NUL characters cannot be stored"))
         shown = str(redaction.value(name, text))
         if shown != text:
-            losses.append(Loss(LossKind.REDACTED, f"param {name}", f"its value, or what of it is secret, is {MASK}"))
+            notices.append(
+                Notice(NoticeKind.REDACTED, f"param {name}", f"its value, or what of it is secret, is {MASK}")
+            )
         if len(shown) > PARAM_LIMIT:
             whole[key] = shown
-            losses.append(
-                Loss(LossKind.CUT, f"param {name}", f"of {len(shown)} characters; in full in bridge/params.json")
+            notices.append(
+                Notice(NoticeKind.CUT, f"param {name}", f"of {len(shown)} characters; in full in bridge/params.json")
             )
         values[key] = shown[:PARAM_LIMIT]
-    volatile = frozenset(keys[name] for name in run.params if _matches(name, shape.volatile))
-    return Params(values, whole, keys, volatile, shape.volatile, tuple(losses))
+    volatile = frozenset(keys[name] for name in run.params if _matches(name, content.volatile))
+    return Params(values, whole, keys, volatile, content.volatile, tuple(notices))
 
 
 def volatile_tag(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bridge.exporters.mlflow.names import keys_of, renamed
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,25 +59,25 @@ def people_tags(tags: Iterable[str]) -> PeopleTags:
     return PeopleTags(values, keys)
 
 
-def people_losses(tags: Sequence[str], people: PeopleTags, listed: Sequence[str]) -> list[Loss]:
+def people_losses(tags: Sequence[str], people: PeopleTags, listed: Sequence[str]) -> list[Notice]:
     """What of `tags` does not stand in MLflow as it is, where `listed` are those in the list."""
     where = "all tags stand as they are in bridge.tags"
-    losses = [
-        Loss(LossKind.RENAMED, f"tag {_short(name)}", f"as {key}; {where}")
+    notices = [
+        Notice(NoticeKind.RENAMED, f"tag {_short(name)}", f"as {key}; {where}")
         for name, key in renamed(people.keys).items()
         if key in people.values
     ]
     named = {_name(tag) for tag in tags if _KEY_VALUE.fullmatch(tag)}
-    losses += [
-        Loss(LossKind.LEFT_OUT, f"tag {_short(tag)}", f"there is a value of that name; {where}")
+    notices += [
+        Notice(NoticeKind.LEFT_OUT, f"tag {_short(tag)}", f"there is a value of that name; {where}")
         for tag in dict.fromkeys(tags)
         if tag in named
     ]
     told = sum(people.key(tag) in people.values for tag in listed)
     if told < len(tags):
         detail = f"of {len(tags)} tags {told} are sent, and {len(listed)} stand in bridge.tags; all are in sidecar.json"
-        losses.append(Loss(LossKind.LEFT_OUT, "tags", detail, count=len(tags) - told))
-    return losses
+        notices.append(Notice(NoticeKind.LEFT_OUT, "tags", detail, count=len(tags) - told))
+    return notices
 
 
 def listed(tags: Sequence[str]) -> tuple[Sequence[str], dict[str, str]]:

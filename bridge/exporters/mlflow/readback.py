@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.exporters.contract import Held, HeldMedia
+from bridge.exporters.contract import TargetContent, TargetMedia
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.artifacts import NAMES_FILE, PARAMS_FILE
 from bridge.exporters.mlflow.best import best_names, names_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Run as MlflowRun
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.exporters.mlflow.place import Place
     from bridge.exporters.mlflow.records import Record
     from bridge.model import Run, Scalar, Series
@@ -35,14 +35,16 @@ if TYPE_CHECKING:
 __all__ = ["read_back"]
 
 
-def read_back(place: Place, run_id: str, run: Run, shape: Shape, *, only: Collection[str] | None = None) -> Held:
+def read_back(
+    place: Place, run_id: str, run: Run, content: ContentOptions, *, only: Collection[str] | None = None
+) -> TargetContent:
     """The MLflow run `run_id`, the target of `run`. `only` names metrics, as the run logged them.
 
     What was renamed or cut is put back together from the artifacts that keep it in full.
     """
     found = place.api.get(run_id)
     with tempfile.TemporaryDirectory(prefix="bridge-read-") as folder:
-        return _Reader(place, found, record_of(found), run, facts_of(run, shape), shape, Path(folder)).held(only)
+        return _Reader(place, found, record_of(found), run, facts_of(run, content), content, Path(folder)).held(only)
 
 
 @dataclass(slots=True)
@@ -52,12 +54,12 @@ class _Reader:
     record: Record
     run: Run
     facts: Facts
-    shape: Shape
+    content: ContentOptions
     folder: Path
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     """For metrics, params and media: from what stands in MLflow to the name it was made of."""
 
-    def held(self, only: Collection[str] | None) -> Held:
+    def held(self, only: Collection[str] | None) -> TargetContent:
         cursor = self.record.cursor(f"MLflow run {self.record.run_id}")
         extra = cursor.extra if cursor is not None else {}
         has_more = bool(extra.get("maps"))
@@ -68,7 +70,7 @@ class _Reader:
         seconds = {name: None if value is None else value / 1000.0 for name, value in times.items()}
         bests = self._bests(only)
         series = self._series(only)
-        return Held(
+        return TargetContent(
             series=series,
             bests=bests,
             last=self._last((*series, *bests)),
@@ -79,10 +81,10 @@ class _Reader:
             status=self.record.status,
             start=seconds["start"],
             end=seconds["end"],
-            media=tuple(self._media()) if self.shape.media and not extra.get("no_files") else (),
+            media=tuple(self._media()) if self.content.media and not extra.get("no_files") else (),
             cursor=cursor,
             cut=frozenset(self._cut(has_more=has_more)),
-            lacks=frozenset(self._lacks(extra.get("lost_media", ()))),
+            unsupported=frozenset(self._lacks(extra.get("lost_media", ()))),
         )
 
     def _cut(self, *, has_more: bool) -> Iterator[str]:
@@ -114,10 +116,10 @@ class _Reader:
     @property
     def _made(self) -> dict[str, str]:
         """The keys of the running bests by their names."""
-        return keys_of(best_names(self.shape), dict(self.shape.rename))
+        return keys_of(best_names(self.content), dict(self.content.rename))
 
     def _bests(self, only: Collection[str] | None) -> dict[str, Series]:
-        wanted = {name for metric in self.shape.bests if only is None or metric in only for name in names_of(metric)}
+        wanted = {name for metric in self.content.bests if only is None or metric in only for name in names_of(metric)}
         keys = {name: key for name, key in self._made.items() if name in wanted and key in self.found.data.metrics}
         return {name: series_of(name, self.place.api.history(self.record.run_id, key)) for name, key in keys.items()}
 
@@ -161,7 +163,7 @@ class _Reader:
         whole = self._artifact(NOTES_FILE)
         return held if whole is None else whole.decode()
 
-    def _media(self) -> Iterator[HeldMedia]:
+    def _media(self) -> Iterator[TargetMedia]:
         table = self._artifact(CAPTIONS_FILE)
         captions = captions_of(table) if table is not None else {}
         there = {file.path for file in self.place.api.files(self.record.run_id)}
@@ -174,7 +176,7 @@ class _Reader:
                 plain, step, index = place
                 tag = self.names.get("media", {}).get(plain, plain)
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                yield HeldMedia(tag, step, index, digest, captions.get((tag, step, index)))
+                yield TargetMedia(tag, step, index, digest, captions.get((tag, step, index)))
 
     def _artifact(self, path: str) -> bytes | None:
         folder = path.rpartition("/")[0]

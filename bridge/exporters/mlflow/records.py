@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError
-from bridge.exporters.contract import Known
+from bridge.exporters.contract import TargetState
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.people import people_tags, read_list
 from bridge.exporters.mlflow.tags import TAG_LIMIT, Tag
@@ -74,20 +74,20 @@ class Choice:
             return ()
         return tuple(left for left in self.building if left.tags[Tag.BUILDING] != self.record.run_id)
 
-    def known(self, where: str) -> Known:
+    def known(self, where: str) -> TargetState:
         """What the contract asks for; `where` names the place in errors."""
         extras = tuple(f"{where} run {extra.run_id}" for extra in self.extras)
         if self.record is None:
-            return Known(deleted=self.deleted is not None, extras=extras)
+            return TargetState(deleted=self.deleted is not None, extras=extras)
         try:
             cursor = self.record.cursor(f"{where} run {self.record.run_id}")
         except NewerFormatError as error:
-            return Known(exists=True, error=error, extras=extras)
+            return TargetState(exists=True, error=error, extras=extras)
         if cursor is not None and not cursor.rows and not cursor.media_lines and not cursor.digest:
             # A run that was made and not filled; points that it may have already are the same points again, unless
             # their times were estimated from other anchors.
-            return Known(exists=bool(cursor.anchors), extras=extras)
-        return Known(cursor=cursor, exists=True, edited=edits(self.record, cursor), extras=extras)
+            return TargetState(exists=bool(cursor.anchors), extras=extras)
+        return TargetState(cursor=cursor, exists=True, edited=edits(self.record, cursor), extras=extras)
 
 
 def choose(records: Iterable[Record]) -> Choice:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bridge.errors import TargetRefusedError
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Stage:
         self._place(path).write_bytes(data)
         self.bytes += len(data)
 
-    def add_file(self, path: str, file: RunFile) -> Loss | None:
-        """Put a file of the run directory at `path`; the loss where it is gone or no longer a plain file."""
+    def add_file(self, path: str, file: RunFile) -> Notice | None:
+        """Put a file of the run directory at `path`; the notice where it is gone or no longer a plain file."""
         place = self._place(path)
         try:
             if file.size >= _LINK_FROM_BYTES:
@@ -60,12 +60,12 @@ class Stage:
                     shutil.copyfileobj(source, copy)
         except OSError as error:
             self.paths.remove(path)
-            return Loss(LossKind.MISSING_FILE, path, str(error.strerror or error))
+            return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
         self.bytes += file.size
         return None
 
-    def send(self, api: Api, run_id: str) -> list[Loss]:
-        """Upload everything; what the store does not take, for its size or its name, is a loss each."""
+    def send(self, api: Api, run_id: str) -> list[Notice]:
+        """Upload everything; what the store does not take, for its size or its name, is a notice each."""
         if not self.paths:
             return []
         try:
@@ -74,7 +74,7 @@ class Stage:
             return self._send_one_by_one(api, run_id)
         return []
 
-    def _send_one_by_one(self, api: Api, run_id: str) -> list[Loss]:
+    def _send_one_by_one(self, api: Api, run_id: str) -> list[Notice]:
         """A folder is refused for one of its files: the others are sent all the same."""
         refused: list[tuple[str, TargetRefusedError]] = []
         others: list[TargetRefusedError] = []
@@ -89,7 +89,7 @@ class Stage:
         if others and len(refused) == len(self.paths):
             raise others[0]
         return [
-            Loss(LossKind.TOO_LARGE if _is_too_large(error) else LossKind.REFUSED, path, error.message)
+            Notice(NoticeKind.TOO_LARGE if _is_too_large(error) else NoticeKind.REFUSED, path, error.message)
             for path, error in refused
         ]
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import NewerFormatError
 from bridge.exporters.mlflow.api import record_of
 from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
@@ -17,7 +17,7 @@ from bridge.exporters.mlflow.names import KEY_LIMIT, clean
 from bridge.exporters.mlflow.records import Choice, choose
 from bridge.exporters.mlflow.run_rows import ConflictError, RunFacts
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ class Sweep:
                 self.place.api.put_away(extra.run_id, {Tag.DUPLICATE_OF: choice.record.run_id})
         return choice
 
-    def settle(self) -> Loss | None:
+    def settle(self) -> Notice | None:
         """Nest all children below the one parent, and write what they came to.
 
         Looks again after writing, until nothing has changed: of several exports at once the last to look is right.
@@ -95,7 +95,7 @@ class Sweep:
             if choice.record is None:
                 if choice.deleted is None:
                     return None
-                return Loss(LossKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
+                return Notice(NoticeKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
             parent = choice.record.run_id
             children = self._children(parent)
             tags = aggregates(children, bests_of(children))
@@ -143,7 +143,7 @@ def bests_of(children: Sequence[MlflowRun]) -> dict[str, int]:
     Where children say both, the one that more of them say.
     """
     said = Counter(text for child in children for text in _best_of(record_of(child)))
-    return Shape(
+    return ContentOptions(
         best=tuple({text.rpartition(":")[0]: text for text, _ in sorted(said.items(), key=_rarest_first)}.values())
     ).bests
 
@@ -158,7 +158,7 @@ def _best_of(child: Record) -> list[str]:
         cursor = child.cursor(f"MLflow run {child.run_id}")
     except NewerFormatError:
         return []
-    return list(cursor.shape.get("best", ())) if cursor is not None else []
+    return list(cursor.content.get("best", ())) if cursor is not None else []
 
 
 def aggregates(children: Sequence[MlflowRun], bests: Mapping[str, int]) -> dict[str, str]:

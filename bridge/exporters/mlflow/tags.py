@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.bounds import shortened
 from bridge.exporters.mlflow.checkpoints import checkpoint_tags
 from bridge.exporters.mlflow.names import keys_of, storable
-from bridge.model import Loss, LossKind, Status
+from bridge.model import Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Tag:
 
     UID = "bridge.uid"
     RUN_ID = "bridge.run_id"
-    SOURCE = "bridge.source"
+    SOURCE = "bridge.rundir"
     CURSOR = "bridge.cursor"
     TAGS = "bridge.tags"
     STATUS = "bridge.status"
@@ -91,12 +91,12 @@ def sweep_of(run: Run) -> str | None:
     return None if found is None else shortened(storable(found))
 
 
-def cut_tag(key: str, value: str) -> tuple[str, Loss | None]:
-    """A tag's value within the limit, and the loss where it was cut."""
+def cut_tag(key: str, value: str) -> tuple[str, Notice | None]:
+    """A tag's value within the limit, and the notice where it was cut."""
     if len(value) <= TAG_LIMIT:
         return value, None
     detail = f"tag of {len(value)} characters, the first {TAG_LIMIT} are kept; in full in sidecar.json"
-    return value[:TAG_LIMIT], Loss(LossKind.CUT, f"tag {key}", detail)
+    return value[:TAG_LIMIT], Notice(NoticeKind.CUT, f"tag {key}", detail)
 
 
 def _restarts(sessions: Sequence[Session]) -> str | None:

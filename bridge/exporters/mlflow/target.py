@@ -24,8 +24,8 @@ from bridge.model import Delta, DeltaKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
 
-    from bridge.cursor import Shape
-    from bridge.exporters.contract import Held
+    from bridge.cursor import ContentOptions
+    from bridge.exporters.contract import TargetContent
     from bridge.exporters.mlflow.api import Experiment
     from bridge.exporters.mlflow.database import Database
     from bridge.exporters.mlflow.facts import Facts
@@ -40,10 +40,10 @@ _ATTEMPTS = 5
 class MlflowTarget:
     """Where one run directory goes; `memory` is what the exporter found for each identity."""
 
-    def __init__(self, place: Place, run: Run, shape: Shape, memory: MutableMapping[str, Choice]) -> None:
+    def __init__(self, place: Place, run: Run, content: ContentOptions, memory: MutableMapping[str, Choice]) -> None:
         self._place = place
         self._run = run
-        self._shape = shape
+        self._content = content
         self._memory = memory
         self._filling: Filling | None = None
 
@@ -88,7 +88,7 @@ class MlflowTarget:
             return Delta(delta.run, DeltaKind.SAME, after=cursor, before=cursor, metrics=delta.metrics)
         may_repeat = delta.kind in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME)
         behind = delta.before.rows if delta.before is not None else 0
-        same_ground = cursor.anchors == after.anchors and cursor.shape == after.shape
+        same_ground = cursor.anchors == after.anchors and cursor.content == after.content
         if may_repeat and same_ground and cursor.rows >= behind:
             return delta  # points that are there already are the same points
         raise TargetUnavailableError(
@@ -116,7 +116,7 @@ class MlflowTarget:
         return Filling(
             place=self._place,
             run=self._run,
-            shape=self._shape,
+            content=self._content,
             record=record,
             params=params,
             files=self._place.takes_files(experiment),
@@ -146,11 +146,11 @@ class MlflowTarget:
                 f"The MLflow experiment {experiment.name!r} was deleted.",
                 hint=f"mlflow experiments restore --experiment-id {experiment.id}, or another --experiment.",
             )
-        nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), shape=delta.after.shape)
+        nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), content=delta.after.content)
         return {**_own_tags(self._facts()), **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
 
     def _facts(self) -> Facts:
-        return facts_of(self._run, self._shape)
+        return facts_of(self._run, self._content)
 
     def _make_in_database(self, delta: Delta, database: Database) -> Record:
         """A new run, whose id follows from the run directory, so that no two exports can make two."""
@@ -246,12 +246,12 @@ class MlflowTarget:
         if old is not None and self._place.whole(old.run_id)[0].superseded:
             raise ConflictError(f"MLflow run {old.run_id} was rebuilt by another export.", hint="Export again.")
 
-    def read(self, *, only: Collection[str] | None = None) -> Held:
+    def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """The run as MLflow's API gives it back."""
         choice = self._choice()
         if choice.record is None:
             raise TargetRefusedError(f"{self._place.address.shown} does not hold {self._run.path}.")
-        return read_back(self._place, choice.record.run_id, self._run, self._shape, only=only)
+        return read_back(self._place, choice.record.run_id, self._run, self._content, only=only)
 
     def where(self) -> str:
         """The run's page on a server, else the database and the run's id."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
-from bridge.exporters.contract import Abilities, Known
+from bridge.exporters.contract import Capabilities, TargetState
 from bridge.exporters.tensorboard import facts, pictures, ui
 from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.folders import Place, place_runs
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from bridge.cursor import Cursor, Shape
+    from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import Interface
     from bridge.exporters.tensorboard.state import State
-    from bridge.model import Delta, Loss, Run
+    from bridge.model import Delta, Notice, Run
 
 __all__ = ["TensorBoardExporter"]
 
@@ -48,9 +48,9 @@ class TensorBoardExporter:
         self._touched: set[str] = set()
 
     @property
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         """Series with increasing steps, values of 32 bits, texts; what is superseded is a rebuild."""
-        return Abilities(
+        return Capabilities(
             ordered_steps=True,
             keeps_overlap=False,
             texts=True,
@@ -61,7 +61,7 @@ class TensorBoardExporter:
             media_converted=pictures.CONVERTED if pictures.can_convert() else frozenset(),
         )
 
-    def prepare(self, runs: Sequence[Run], shape: Shape) -> None:
+    def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Find or choose the folder of each run.
 
         Raises MissingExtraError where tensorboard is not installed, TargetRefusedError where `logdir` is no folder.
@@ -71,50 +71,50 @@ class TensorBoardExporter:
             raise TargetRefusedError(f"{self._logdir} is no folder.", hint="Choose another --logdir.")
         self._find_places(runs)
 
-    def cursors(self, runs: Sequence[Run]) -> Mapping[str, Known]:
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
         """What the state files say, where the event files bear them out."""
         if any(run.identity not in self._places for run in runs):
             self._find_places(runs)
         return {run.identity: self._known(run.identity) for run in runs}
 
-    def foresee(self, delta: Delta, shape: Shape) -> Sequence[Loss]:
-        """The losses of `delta`, but for those that only opening videos would tell."""
-        rename = dict(shape.rename)
+    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
+        """The notices of `delta`, but for those that only opening videos would tell."""
+        rename = dict(content.rename)
         state = self._state(delta.run) if delta.before is not None else None
         held = {} if state is None else state.names
         told = set(held.values())
         tags = metric_tags(delta.metrics, rename, held)
-        losses = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
+        notices = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
         for block in delta.blocks:
-            losses += clipped(block)
+            notices += clipped(block)
         metrics = set(tags.values())
-        losses += media_losses(delta, metrics, () if state is None else state.steps)
-        losses += [loss for loss in map(pictures.rehearsed, delta.media) if loss is not None]
+        notices += media_losses(delta, metrics, () if state is None else state.steps)
+        notices += [notice for notice in map(pictures.rehearsed, delta.media) if notice is not None]
         session = (state is None or state.session) and all(steps_fit(block) for block in delta.blocks)
-        return losses + facts.fact_losses(delta.run, shape, metrics=metrics, session=session)
+        return notices + facts.fact_losses(delta.run, content, metrics=metrics, session=session)
 
-    def stale(self, run: Run, cursor: Cursor, shape: Shape) -> Sequence[str]:
+    def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts that are not as last sent, whether the folder has another name, or a killed export left files."""
         place = self._places.get(run.identity)
-        sent = facts.sent(run, shape, group="" if place is None else place.folder)
+        sent = facts.sent(run, content, group="" if place is None else place.folder)
         if place is None:
             del sent["folder"]
         changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
         return tuple(changed + [key for key in (_LEFT_OVER,) if key in cursor.sent])
 
-    def open(self, run: Run, shape: Shape) -> TensorBoardTarget:
+    def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
         """The folder of `run`, which need not be there."""
         if run.identity not in self._places:
             self._find_places([run])
-        return self._target(run, shape, lock_wait=self._lock_wait)
+        return self._target(run, content, lock_wait=self._lock_wait)
 
-    def finish(self, runs: Sequence[Run], shape: Shape) -> Sequence[Loss]:
+    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Remember the times of files that were copied or touched, so that the next export need not read them."""
         for run in runs:
             if run.identity in self._touched:
                 # It only spares the next export some reading: another time will do.
                 with contextlib.suppress(TargetError):
-                    self._target(run, shape, lock_wait=0.0).remember_times()
+                    self._target(run, content, lock_wait=0.0).remember_times()
         self._touched.clear()
         return ()
 
@@ -143,31 +143,31 @@ class TensorBoardExporter:
         place = self._places.get(run.identity)
         return None if place is None else read_state(self._logdir / place.folder)
 
-    def _target(self, run: Run, shape: Shape, *, lock_wait: float) -> TensorBoardTarget:
+    def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
         group = self._places[run.identity].folder
-        return TensorBoardTarget(self._logdir / group, run, shape, group=group, lock_wait=lock_wait)
+        return TensorBoardTarget(self._logdir / group, run, content, group=group, lock_wait=lock_wait)
 
-    def _known(self, identity: str) -> Known:
+    def _known(self, identity: str) -> TargetState:
         place = self._places[identity]
         folder = self._logdir / place.folder
         extras = tuple(str(self._logdir / extra) for extra in place.extras)
         try:
             names = os.listdir(folder)  # noqa: PTH208 - asked of thousands of folders
         except (FileNotFoundError, NotADirectoryError):
-            return Known(extras=extras)
+            return TargetState(extras=extras)
         try:
             state = read_state(folder)
         except NewerFormatError as error:
-            return Known(exists=True, error=error, extras=extras)
+            return TargetState(exists=True, error=error, extras=extras)
         if state is None and not (MARKER in names and any(map(generation_of, names))):
-            return Known(extras=extras)
+            return TargetState(extras=extras)
         found, damage = checked(folder, state, names)
         if state is None or state.cursor is None or damage:
-            return Known(exists=True, extras=extras)
+            return TargetState(exists=True, extras=extras)
         if found is not state:
             self._touched.add(identity)
         cursor = state.cursor
         if left_over(folder, state, names):
             # It makes the run stale, so that the next export cleans up even where nothing else is new.
             cursor = cursor.with_(sent={**cursor.sent, _LEFT_OVER: ""})
-        return Known(cursor=cursor, exists=True, extras=extras)
+        return TargetState(cursor=cursor, exists=True, extras=extras)

@@ -15,13 +15,13 @@ from bridge.cursor import sent_facts
 from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
-from bridge.model import Loss, LossKind, Status
+from bridge.model import Notice, NoticeKind, Status
 from bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Run, Scalar
 
 __all__ = [
@@ -52,9 +52,9 @@ _EXACT = 2**53
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
 
 
-def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], session: bool) -> bytes:
+def facts_file(run: Run, content: ContentOptions, *, group: str, metrics: Collection[str], session: bool) -> bytes:
     """The whole file. `group` is the run's folder under the log directory; `metrics` are the tags of its metrics."""
-    values = _masked(run, shape)
+    values = _masked(run, content)
     records = [version_record(run.start)]
     if session:
         typed = {plain(key): value for key, value in values.items() if _held(value) and value is not None}
@@ -66,7 +66,7 @@ def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], 
     texts = {
         NOTES_TAG: run.notes,
         HPARAMS_TAG: _table(values),
-        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in _tags(run, shape)),
+        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in _tags(run, content)),
     }
     records += [
         protos.text_record(beside_metrics(tag, metrics, "text"), plain(text), step=0, time=run.start)
@@ -76,62 +76,64 @@ def facts_file(run: Run, shape: Shape, *, group: str, metrics: Collection[str], 
     return b"".join(records)
 
 
-def fact_losses(run: Run, shape: Shape, *, metrics: Collection[str], session: bool) -> list[Loss]:
+def fact_losses(run: Run, content: ContentOptions, *, metrics: Collection[str], session: bool) -> list[Notice]:
     """What of the run's own facts is not as the run has it, or not where it should be."""
-    losses = [
+    notices = [
         renamed(tag, tag, metrics, "text")
         for tag, fact in ((NOTES_TAG, run.notes), (HPARAMS_TAG, run.params), (TAGS_TAG, run.tags))
         if fact and tag in metrics
     ]
-    values = _masked(run, shape)
-    losses += [
-        Loss(LossKind.REDACTED, key, "masked by --redact")
+    values = _masked(run, content)
+    notices += [
+        Notice(NoticeKind.REDACTED, key, "masked by --redact")
         for key, value in values.items()
         if value is not run.params[key]
     ]
-    losses += [
-        Loss(LossKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
-        for tag, shown in zip(run.tags, _tags(run, shape), strict=True)
+    notices += [
+        Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
+        for tag, shown in zip(run.tags, _tags(run, content), strict=True)
         if tag != shown
     ]
     if not session:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
-        return [*losses, Loss(LossKind.LEFT_OUT, "hparams", why)]
+        return [*notices, Notice(NoticeKind.LEFT_OUT, "hparams", why)]
     for key, value in values.items():
         if not _held(value):
-            losses.append(Loss(LossKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT"))
+            notices.append(
+                Notice(NoticeKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT")
+            )
         elif _rounded(value):
-            losses.append(Loss(LossKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
-    return losses
+            notices.append(Notice(NoticeKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
+    return notices
 
 
-def lacking_params(run: Run, shape: Shape) -> frozenset[str]:
-    """The hyperparameters that HPARAMS does not hold, or not as they are, as `Held.lacks` names them."""
-    values = _masked(run, shape)
+def lacking_params(run: Run, content: ContentOptions) -> frozenset[str]:
+    """The hyperparameters that HPARAMS does not hold, or not as they are, as `TargetContent.lacks` names them."""
+    values = _masked(run, content)
     return frozenset(
         f"params.{key}" for key, value in values.items() if value is None or not _held(value) or _rounded(value)
     )
 
 
-def sent(run: Run, shape: Shape, *, group: str) -> dict[str, str]:
+def sent(run: Run, content: ContentOptions, *, group: str) -> dict[str, str]:
     """What stands in `Cursor.sent`: the run's own facts and its folder, the longer ones as digests."""
     facts = {
         "folder": group,
-        "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, shape).items())),
+        "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, content).items())),
         "notes": run.notes,
-        "tags": repr(_tags(run, shape)),
+        "tags": repr(_tags(run, content)),
     }
     digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in facts.items()}
     return sent_facts(run) | digests
 
 
-def _masked(run: Run, shape: Shape) -> dict[str, Scalar]:
-    redaction = Redaction(shape.redact)
+def _masked(run: Run, content: ContentOptions) -> dict[str, Scalar]:
+    redaction = Redaction(content.redact)
     return {key: redaction.value(key, value) for key, value in run.params.items()}
 
 
-def _tags(run: Run, shape: Shape) -> tuple[str, ...]:
-    redaction = Redaction(shape.redact)
+def _tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
+    redaction = Redaction(content.redact)
     return tuple(redaction.tag(tag) for tag in run.tags)
 
 

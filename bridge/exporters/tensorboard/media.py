@@ -26,7 +26,7 @@ from bridge.exporters.tensorboard.tags import (
     plain,
     text_tag,
 )
-from bridge.model import Loss
+from bridge.model import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -53,13 +53,13 @@ def text_item(text: Text, metrics: Collection[str]) -> Item:
 
 def image_items(
     event: MediaEvent, metrics: Collection[str], known: Collection[str]
-) -> tuple[list[Item], tuple[Loss, ...]]:
+) -> tuple[list[Item], tuple[Notice, ...]]:
     """The picture of `event`, then its caption if it has one; nothing, and why, where it cannot be shown.
 
     `known` are the tags that have records already: the first record of a tag alone has a description.
     """
     picture = picture_of(event)
-    if isinstance(picture, Loss):
+    if isinstance(picture, Notice):
         return [], (picture,)
     caption = plain(event.caption or "")
     tag = beside_metrics(image_tag(event.tag, event.index), metrics, "image")
@@ -75,7 +75,7 @@ def image_items(
     if caption:
         tag = beside_metrics(caption_tag(event.tag, event.index), metrics, "text")
         items.append(Item(tag, event.step, protos.text_record(tag, caption, step=event.step, time=event.time)))
-    return items, picture.losses
+    return items, picture.notices
 
 
 def ordered(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bridge.model import Loss, LossKind, MediaType
+from bridge.model import MediaType, Notice, NoticeKind
 from bridge.plain_files import BROKEN_PICTURE, read_plain
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Picture:
 
     data: bytes
     size: tuple[int, int]
-    losses: tuple[Loss, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def can_convert() -> bool:
@@ -40,32 +40,32 @@ def can_convert() -> bool:
     return find_spec("av") is not None
 
 
-def foreseen(event: MediaEvent) -> Loss | None:
+def foreseen(event: MediaEvent) -> Notice | None:
     """What would stop `event` from being shown, as far as it is known without opening its file."""
     what = f"{event.tag}: {event.path}"
     if event.format not in KEPT | CONVERTED:
-        return Loss(LossKind.NOT_SHOWABLE, what, f"TensorBoard shows no {event.format}; the file stays where it is")
+        return Notice(NoticeKind.NOT_SHOWABLE, what, f"TensorBoard shows no {event.format}; the file stays where it is")
     if event.format in CONVERTED and not can_convert():
         why = f'{event.format} becomes a GIF with: pip install "registry-bridge[video]"'
-        return Loss(LossKind.NOT_SHOWABLE, what, why)
+        return Notice(NoticeKind.NOT_SHOWABLE, what, why)
     if event.file.size > _LARGEST_FILE:
-        return Loss(LossKind.TOO_LARGE, what, f"more than {_LARGEST_FILE // 2**20} MiB")
+        return Notice(NoticeKind.TOO_LARGE, what, f"more than {_LARGEST_FILE // 2**20} MiB")
     return None
 
 
-def rehearsed(event: MediaEvent) -> Loss | None:
+def rehearsed(event: MediaEvent) -> Notice | None:
     """What stops `event` from being shown; a video is not opened for that, which would take as long as converting it."""
     if event.format in CONVERTED:
         return foreseen(event)
     picture = picture_of(event)
-    return picture if isinstance(picture, Loss) else None
+    return picture if isinstance(picture, Notice) else None
 
 
-def picture_of(event: MediaEvent) -> Picture | Loss:
+def picture_of(event: MediaEvent) -> Picture | Notice:
     """The picture to show for `event`, or why there is none. Only headers are read of what is shown as it is."""
-    loss = foreseen(event)
-    if loss is not None:
-        return loss
+    notice = foreseen(event)
+    if notice is not None:
+        return notice
     what = f"{event.tag}: {event.path}"
     try:
         if event.format in CONVERTED:
@@ -76,12 +76,12 @@ def picture_of(event: MediaEvent) -> Picture | Loss:
         size = _size_of(data)
         if size[0] * size[1] <= _LARGEST_PICTURE and len(data) <= _LARGEST_FILE:
             return Picture(data, size)
-        return Loss(LossKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
+        return Notice(NoticeKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
     except FileNotFoundError:
-        return Loss(LossKind.MISSING_FILE, what)
+        return Notice(NoticeKind.MISSING_FILE, what)
     except BROKEN_PICTURE as error:
         kind = "video" if event.type is MediaType.VIDEO else "picture"
-        return Loss(LossKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
+        return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
 
 
 def _size_of(data: bytes) -> tuple[int, int]:

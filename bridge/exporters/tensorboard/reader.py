@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters.contract import Held, HeldMedia
+from bridge.exporters.contract import TargetContent, TargetMedia
 from bridge.exporters.tensorboard import facts, protos
 from bridge.exporters.tensorboard.records import FOOTER, HEADER
 from bridge.exporters.tensorboard.state import State, read_state
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["read_held"]
 
 
-def read_held(folder: Path, run: Run, *, only: Collection[str] | None = None) -> Held:
+def read_held(folder: Path, run: Run, *, only: Collection[str] | None = None) -> TargetContent:
     """What `folder` holds of `run`. Raises TargetRefusedError, which names the file, where it is damaged."""
     state = read_state(folder)
     if state is None:
@@ -121,14 +121,14 @@ class _Found:
         if data.HasField("session_end_info") and self._end is None:
             self._end = data.session_end_info
 
-    def held(self, run: Run) -> Held:
-        lacks = set(self._state.lacks)
+    def held(self, run: Run) -> TargetContent:
+        unsupported = set(self._state.unsupported)
         if self._session is None:
-            lacks |= {"params", "status"}
+            unsupported |= {"params", "status"}
         if self._end is None:
             # A status that TensorBoard has no word for has no end either.
-            lacks.add("end")
-        return Held(
+            unsupported.add("end")
+        return TargetContent(
             series={
                 name: Series(
                     name,
@@ -146,11 +146,11 @@ class _Found:
             end=None if self._end is None else self._end.end_time_secs,
             texts=self._texts,
             media=tuple(
-                HeldMedia(tag, step, index, digest, self._captions.get((tag, step, index)))
+                TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)))
                 for (tag, step, index), digest in sorted(self._images.items())
             ),
             cursor=self._state.cursor,
-            lacks=frozenset(lacks),
+            unsupported=frozenset(unsupported),
         )
 
 

@@ -47,7 +47,7 @@ class State:
 
     `files` are the event files by kind; `generations` the highest generation of each kind ever used. `names` are the
     metrics whose tag is not their own name, by tag. `steps` are the last steps in the media file, by tag.
-    `lacks` is as in `Held`. `session` is false where the run's steps are beyond what HPARAMS can take.
+    `lacks` is as in `TargetContent`. `session` is false where the run's steps are beyond what HPARAMS can take.
     """
 
     identity: str
@@ -56,7 +56,7 @@ class State:
     generations: Mapping[str, int] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, int] = field(default_factory=dict)
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
     session: bool = True
 
     def with_(self, **changes: Any) -> State:
@@ -85,7 +85,7 @@ def read_state(folder: Path) -> State | None:
             generations={kind: int(number) for kind, number in data["generations"].items()},
             names=data["names"],
             steps=data["steps"],
-            lacks=frozenset(data["lacks"]),
+            unsupported=frozenset(data["unsupported"]),
             session=bool(data["session"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -117,7 +117,7 @@ def write_state(folder: Path, state: State) -> None:
         "generations": dict(state.generations),
         "names": dict(state.names),
         "steps": dict(state.steps),
-        "lacks": sorted(state.lacks),
+        "unsupported": sorted(state.unsupported),
         "session": state.session,
     }
     data["digest"] = _digest(data)

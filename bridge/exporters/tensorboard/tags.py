@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -67,10 +67,10 @@ def metric_tags(
     return tags
 
 
-def metric_losses(tags: Mapping[str, str], rename: Mapping[str, str]) -> list[Loss]:
-    """A loss for each metric that got another tag than it was to have."""
+def metric_losses(tags: Mapping[str, str], rename: Mapping[str, str]) -> list[Notice]:
+    """A notice for each metric that got another tag than it was to have."""
     return [
-        Loss(LossKind.RENAMED, name, f"stands as {tag!r}")
+        Notice(NoticeKind.RENAMED, name, f"stands as {tag!r}")
         for name, tag in tags.items()
         if tag != rename.get(name, name)
     ]
@@ -98,14 +98,14 @@ def beside_metrics(tag: str, metrics: Collection[str], suffix: str) -> str:
     return tag
 
 
-def renamed(what: str, tag: str, metrics: Collection[str], suffix: str) -> Loss:
-    """The loss of `what`, which cannot stand under `tag`."""
+def renamed(what: str, tag: str, metrics: Collection[str], suffix: str) -> Notice:
+    """The notice of `what`, which cannot stand under `tag`."""
     free = beside_metrics(tag, metrics, suffix)
-    return Loss(LossKind.RENAMED, what, f"stands as {free!r}, since a metric has that name")
+    return Notice(NoticeKind.RENAMED, what, f"stands as {free!r}, since a metric has that name")
 
 
-def media_losses(delta: Delta, metrics: Collection[str], known: Collection[str]) -> list[Loss]:
-    """A loss for each tag that a metric takes from an image, a caption or a text cell.
+def media_losses(delta: Delta, metrics: Collection[str], known: Collection[str]) -> list[Notice]:
+    """A notice for each tag that a metric takes from an image, a caption or a text cell.
 
     `known` are the tags that are in use already: for these it was said before, unless a new metric takes them now.
     """

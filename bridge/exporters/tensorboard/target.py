@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from bridge.cursor import Cursor, Shape
-    from bridge.exporters.contract import Held
+    from bridge.cursor import ContentOptions, Cursor
+    from bridge.exporters.contract import TargetContent
     from bridge.exporters.tensorboard.files import Kept
     from bridge.model import Delta, Run
 
@@ -33,10 +33,10 @@ class TensorBoardTarget:
     would write. `lock_wait` is how long to wait for another export of this run, in seconds.
     """
 
-    def __init__(self, folder: Path, run: Run, shape: Shape, *, group: str, lock_wait: float) -> None:
+    def __init__(self, folder: Path, run: Run, content: ContentOptions, *, group: str, lock_wait: float) -> None:
         self._folder = folder
         self._run = run
-        self._shape = shape
+        self._content = content
         self._group = group
         self._lock_wait = lock_wait
         self._last: Delta | None = None
@@ -75,7 +75,7 @@ class TensorBoardTarget:
             if state is not None and not reason:
                 write_state(self._folder, state)
 
-    def read(self, *, only: Collection[str] | None = None) -> Held:
+    def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """What TensorBoard's own reader finds, checksums included. Raises TargetError for a file that is damaged."""
         from bridge.exporters.tensorboard.reader import read_held
 
@@ -103,7 +103,7 @@ class TensorBoardTarget:
         return self._write(deltas, state or State(self._run.identity), fresh=True) + Applied(notes=notes)
 
     def _write(self, deltas: Iterable[Delta], state: State, *, fresh: bool) -> Applied:
-        writing = Writing(self._folder, state, self._run, self._shape, group=self._group, fresh=fresh)
+        writing = Writing(self._folder, state, self._run, self._content, group=self._group, fresh=fresh)
         try:
             done, last = Applied(), None
             for delta in deltas:
@@ -158,7 +158,7 @@ def _covers(state: State | None, delta: Delta) -> bool:
         held.rows >= after.rows
         and held.media_lines >= after.media_lines
         and (held.early_rows, held.early) == (after.early_rows, after.early)
-        and dict(held.shape) == dict(after.shape)
+        and dict(held.content) == dict(after.content)
     )
 
 
@@ -166,4 +166,4 @@ def _place(cursor: Cursor | None) -> object:
     """How far a cursor is: equal for two that cover the same rows and media lines."""
     if cursor is None:
         return None
-    return (cursor.complete, cursor.rows, cursor.digest, cursor.media_lines, cursor.media_digest, dict(cursor.shape))
+    return (cursor.complete, cursor.rows, cursor.digest, cursor.media_lines, cursor.media_digest, dict(cursor.content))

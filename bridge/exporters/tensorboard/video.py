@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.tensorboard.pictures import Picture
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ _SLOWEST = 0.1
 """Frames a second; a GIF's pauses are not long enough for fewer of them."""
 
 
-def gif_of(event: MediaEvent) -> Picture | Loss:
-    """The video as a GIF of at most 480 pixels an edge and 240 frames; frames that are left out are a loss.
+def gif_of(event: MediaEvent) -> Picture | Notice:
+    """The video as a GIF of at most 480 pixels an edge and 240 frames; frames that are left out are a notice.
 
     Raises OSError or ValueError for a file that PyAV cannot read.
     """
@@ -55,7 +55,7 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
         stream = container.streams.video[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > _LARGEST_FRAME:
-            return Loss(LossKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
+            return Notice(NoticeKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
         rate = Fraction(min(max(event.fps, _SLOWEST), 1000)) if event.fps else stream.average_rate or Fraction(10)
         bound = max(1, min(_DECODED, _PIXELS // max(width * height, 1)))
         stride = max(1, -(-min(_frame_count(container, stream), bound) // _FRAMES))
@@ -74,7 +74,7 @@ def gif_of(event: MediaEvent) -> Picture | Loss:
     pause = max(20, round(1000 * stride / rate / 10) * 10)
     chosen[0].save(buffer, format="GIF", save_all=True, append_images=chosen[1:], duration=pause, loop=0)
     whole = f"its {total}" if total < bound else f"its first {total}"
-    cut = Loss(LossKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames")
+    cut = Notice(NoticeKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames")
     return Picture(buffer.getvalue(), chosen[0].size, (cut,) if total > len(chosen) or total == bound else ())
 
 

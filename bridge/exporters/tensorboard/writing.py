@@ -21,12 +21,12 @@ from bridge.exporters.tensorboard.files import (
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.state import State, left_over, write_state
 from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
-from bridge.model import Loss, LossKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.cursor import Shape
+    from bridge.cursor import ContentOptions
     from bridge.model import Block, Delta, Run
 
 __all__ = ["Writing", "clipped", "steps_fit"]
@@ -42,16 +42,18 @@ class Writing:
     After `finish`, `files` are the event files as the state has them.
     """
 
-    def __init__(self, folder: Path, state: State, run: Run, shape: Shape, *, group: str, fresh: bool) -> None:
+    def __init__(
+        self, folder: Path, state: State, run: Run, content: ContentOptions, *, group: str, fresh: bool
+    ) -> None:
         self._folder = folder
         self._group = group
-        self._shape = shape
+        self._content = content
         self._run = run
         self._before = state
         self.files = {} if fresh else dict(state.files)
         self._steps = {} if fresh else dict(state.steps)
         self._names = {} if fresh else dict(state.names)
-        self._lacks = set() if fresh else {lack for lack in state.lacks if not lack.startswith("params")}
+        self._lacks = set() if fresh else {lack for lack in state.unsupported if not lack.startswith("params")}
         self._session = True if fresh else state.session
         self._generations = _newest_generations(folder, state)
         self._sinks: dict[str, Growing | Draft] = {}
@@ -63,15 +65,15 @@ class Writing:
     def add(self, delta: Delta) -> Applied:
         """Write the points, pictures and texts of `delta`, not yet for good."""
         self._run = delta.run
-        losses = self._learn_tags(delta)
+        notices = self._learn_tags(delta)
         for block in delta.blocks:
-            losses += clipped(block)
+            notices += clipped(block)
             self._session = self._session and steps_fit(block)
             tags = [self._tags[name].encode() for name in block.names]
             for records in self._encoder.encode(block, tags):
                 self._write("scalars", records.data)
-        shown = self._add_media(delta, losses)
-        return Applied(points=delta.points, media=shown, losses=tuple(losses))
+        shown = self._add_media(delta, notices)
+        return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
     def finish(self, delta: Delta) -> Applied:
         """Make all that was added durable, with the run's facts, and then the cursor after `delta`, the last one."""
@@ -88,12 +90,12 @@ class Writing:
         told = self._write_facts()
         state = State(
             identity=self._before.identity,
-            cursor=delta.after.with_(sent=sent(self._run, self._shape, group=self._group)),
+            cursor=delta.after.with_(sent=sent(self._run, self._content, group=self._group)),
             files=self.files,
             generations=self._generations,
             names=self._names,
             steps=self._steps,
-            lacks=frozenset(self._lacks) | lacking_params(self._run, self._shape),
+            unsupported=frozenset(self._lacks) | lacking_params(self._run, self._content),
             session=self._session,
         )
         write_state(self._folder, state)
@@ -101,16 +103,16 @@ class Writing:
         # Renames become durable in their order. Where a file system does not keep it, the next export notices.
         sync_folder(self._folder)
         self._clean(state)
-        return Applied(bytes=self._bytes, losses=told)
+        return Applied(bytes=self._bytes, notices=told)
 
     def abandon(self) -> None:
         """Leave the folder as it was, as far as the disk lets us."""
         for sink in self._sinks.values():
             sink.abandon()
 
-    def _learn_tags(self, delta: Delta) -> list[Loss]:
-        """Give the metrics of `delta` their tags; a loss for each new one that does not get the name it was to have."""
-        rename = dict(self._shape.rename)
+    def _learn_tags(self, delta: Delta) -> list[Notice]:
+        """Give the metrics of `delta` their tags; a notice for each new one that does not get the name it was to have."""
+        rename = dict(self._content.rename)
         names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
         tags = metric_tags(names, rename, self._names)
         # A metric may take the tag of an image or a text that is already in the media file.
@@ -122,14 +124,14 @@ class Writing:
         self._names |= {tag: name for name, tag in tags.items() if tag != name}
         return metric_losses(new, rename) + taken
 
-    def _add_media(self, delta: Delta, losses: list[Loss]) -> int:
+    def _add_media(self, delta: Delta, notices: list[Notice]) -> int:
         metrics = set(self._tags.values()) if delta.texts or delta.media else set()
         for text in delta.texts:
             self._put(media.text_item(text, metrics))
         shown = 0
         for event in delta.media:
             items, lost = media.image_items(event, metrics, self._steps)
-            losses += lost
+            notices += lost
             shown += bool(items)
             if not items:
                 self._lacks.add(f"media.{event.tag}")
@@ -197,10 +199,10 @@ class Writing:
         old.abandon()
         self._sinks["media"] = draft
 
-    def _write_facts(self) -> tuple[Loss, ...]:
+    def _write_facts(self) -> tuple[Notice, ...]:
         """Replace the facts' file where they changed; what was lost on the way."""
         metrics = set(self._tags.values())
-        data = facts_file(self._run, self._shape, group=self._group, metrics=metrics, session=self._session)
+        data = facts_file(self._run, self._content, group=self._group, metrics=metrics, session=self._session)
         kept = self.files.get("facts")
         if kept is not None and (self._folder / kept.name).read_bytes() == data:
             return ()
@@ -208,7 +210,7 @@ class Writing:
         draft.write(data)
         self.files["facts"] = draft.finish()
         self._bytes += len(data)
-        return tuple(fact_losses(self._run, self._shape, metrics=metrics, session=self._session))
+        return tuple(fact_losses(self._run, self._content, metrics=metrics, session=self._session))
 
     def _clean(self, state: State) -> None:
         """Remove what the state does not speak of: old generations, and what a killed export left behind."""
@@ -218,13 +220,13 @@ class Writing:
             (self._folder / name).unlink()
 
 
-def clipped(block: Block) -> list[Loss]:
-    """A loss for each metric with finite values that float32 cannot hold."""
+def clipped(block: Block) -> list[Notice]:
+    """A notice for each metric with finite values that float32 cannot hold."""
     with np.errstate(over="ignore", invalid="ignore"):
         beyond = np.isinf(block.values.astype(np.float32)) & np.isfinite(block.values) & block.present
     counts = beyond.sum(axis=1)
     return [
-        Loss(LossKind.CLIPPED, block.names[index], "beyond 32 bits, stands as infinite", int(counts[index]))
+        Notice(NoticeKind.CLIPPED, block.names[index], "beyond 32 bits, stands as infinite", int(counts[index]))
         for index in np.flatnonzero(counts)
     ]
 

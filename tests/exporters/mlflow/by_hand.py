@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import Cursor, Shape
+from bridge.cursor import ContentOptions, Cursor
 from bridge.model import Block, Delta, DeltaKind, Run, RunFile, Status
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def delta_of(
     rows: Sequence[Mapping[str, float]] = (),
     *,
     before: Cursor | None = None,
-    shape: Shape | None = None,
+    content: ContentOptions | None = None,
     **fields: Any,
 ) -> Delta:
     """A delta that brings `rows` after `before`; SAME where there are none and a cursor is given."""
     first = before.rows if before is not None else 0
     block = block_of(rows, first=first)
-    base = before or Cursor(run.identity, str(run.path), shape=(shape or Shape()).differences())
+    base = before or Cursor(run.identity, str(run.path), content=(content or ContentOptions()).differences())
     after = base.with_(rows=first + len(rows), offset=10 * (first + len(rows)), digest=f"digest-{first + len(rows)}")
     kind = DeltaKind.NEW if before is None else DeltaKind.APPEND if rows else DeltaKind.SAME
     defaults: dict[str, Any] = {
@@ -88,4 +88,4 @@ def file_of(path: Path) -> RunFile:
 
 def shape_differences(**options: Any) -> dict[str, Any]:
     """What a cursor keeps of a shape."""
-    return Shape(**options).differences()
+    return ContentOptions(**options).differences()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow import MlflowExporter
 from tests.exporters.mlflow.by_hand import delta_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from bridge.exporters.contract import Held, Known
+    from bridge.exporters.contract import TargetContent, TargetState
     from bridge.model import Delta, Run
 
 
@@ -40,39 +40,44 @@ class Store:
         return MlflowExporter(**{"tracking_uri": self.uri, "experiment": self.experiment} | self.options)
 
     def export(
-        self, run: Run, rows: Sequence[Mapping[str, float]] = (), *, shape: Shape | None = None, **fields: Any
+        self,
+        run: Run,
+        rows: Sequence[Mapping[str, float]] = (),
+        *,
+        content: ContentOptions | None = None,
+        **fields: Any,
     ) -> Applied:
         """One whole export of `run`: look, bring in what is new, finish."""
-        shape = shape or Shape()
+        content = content or ContentOptions()
         with self.exporter() as exporter:
-            exporter.prepare([run], shape)
+            exporter.prepare([run], content)
             known = exporter.cursors([run])[run.identity]
-            delta = delta_of(run, rows, before=known.cursor, shape=shape, **fields)
-            applied = exporter.open(run, shape).apply(delta)
-            return applied + Applied(losses=tuple(exporter.finish([run], shape)))
+            delta = delta_of(run, rows, before=known.cursor, content=content, **fields)
+            applied = exporter.open(run, content).apply(delta)
+            return applied + Applied(notices=tuple(exporter.finish([run], content)))
 
-    def rebuild(self, run: Run, deltas: Iterable[Delta], shape: Shape | None = None) -> Applied:
+    def rebuild(self, run: Run, deltas: Iterable[Delta], content: ContentOptions | None = None) -> Applied:
         """Replace the target of `run`."""
         with self.exporter() as exporter:
             exporter.cursors([run])
-            return exporter.open(run, shape or Shape()).rebuild(deltas)
+            return exporter.open(run, content or ContentOptions()).rebuild(deltas)
 
-    def known(self, run: Run) -> Known:
+    def known(self, run: Run) -> TargetState:
         """What an exporter finds of `run`."""
         with self.exporter() as exporter:
             return exporter.cursors([run])[run.identity]
 
-    def stale(self, run: Run, shape: Shape | None = None) -> list[str]:
+    def stale(self, run: Run, content: ContentOptions | None = None) -> list[str]:
         """What an exporter would send of the run's facts and files."""
         with self.exporter() as exporter:
             cursor = exporter.cursors([run])[run.identity].cursor
             assert cursor is not None
-            return list(exporter.stale(run, cursor, shape or Shape()))
+            return list(exporter.stale(run, cursor, content or ContentOptions()))
 
-    def read(self, run: Run, shape: Shape | None = None) -> Held:
+    def read(self, run: Run, content: ContentOptions | None = None) -> TargetContent:
         """What an exporter reads back of `run`."""
         with self.exporter() as exporter:
-            return exporter.open(run, shape or Shape()).read()
+            return exporter.open(run, content or ContentOptions()).read()
 
     def runs(self, *, deleted: bool = False, experiment: str | None = None) -> list[MlflowRun]:
         """The runs of the experiment, by id; with `deleted` the deleted ones instead."""

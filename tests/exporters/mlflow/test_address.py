@@ -12,8 +12,8 @@ from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.address import Address, sqlite_uri
 from bridge.exporters.mlflow.experiments import ExperimentName
 from bridge.exporters.mlflow.place import Place
-from bridge.verbs.export import Options, export_runs
-from bridge.verbs.verify import verify_runs
+from bridge.sync.export import Options, export_runs
+from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run

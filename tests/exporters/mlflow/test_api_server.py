@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import DeltaKind, LossKind, MediaType, Session, Status
+from bridge.model import DeltaKind, MediaType, NoticeKind, Session, Status
 from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of
@@ -22,7 +22,7 @@ from tests.fixtures.proxy import Fault
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.exporters.contract import Held
+    from bridge.exporters.contract import TargetContent
     from bridge.model import Run
     from tests.fixtures.mlflow_server import MlflowServer
     from tests.fixtures.proxy import FaultyProxy
@@ -54,10 +54,10 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
         event_of(tmp_path, encoded("png"), "png", caption="a cat"),
         event_of(tmp_path, b"\0\0\0\x18ftypmp42", "mp4", tag="v", step=3, type=MediaType.VIDEO),
     )
-    shape = Shape(best=("acc@5:max",))
+    content = ContentOptions(best=("acc@5:max",))
     for one in (server, store):
-        one.export(run, ROWS, media=media, shape=shape)
-    ours, theirs = server.read(run, shape), store.read(run, shape)
+        one.export(run, ROWS, media=media, content=content)
+    ours, theirs = server.read(run, content), store.read(run, content)
     points = [
         {
             name: [series.step.tolist(), series.time.tolist(), repr(series.value.tolist())]
@@ -77,7 +77,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
     assert server.run().data.metrics.keys() == store.run().data.metrics.keys()
 
 
-def vars_of(held: Held) -> dict[str, object]:
+def vars_of(held: TargetContent) -> dict[str, object]:
     """What is read back beside points and media."""
     names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "lacks")
     return {name: getattr(held, name) for name in names}
@@ -181,9 +181,9 @@ def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, m
     """Where no lock reaches: found before the last cursor, the smaller id stays and the other says why it is gone."""
     run = run_of()
     with server.exporter() as exporter:
-        exporter.prepare([run], Shape())
+        exporter.prepare([run], ContentOptions())
         exporter.cursors([run])
-        target = exporter.open(run, Shape())
+        target = exporter.open(run, ContentOptions())
         first = delta_of(run, MANY[:10], more=True)
         target.apply(first)
         mine = server.run()
@@ -196,7 +196,7 @@ def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, m
             with pytest.raises(TargetUnavailableError):
                 target.apply(rest)
         exporter.cursors([run])
-        exporter.finish([run], Shape())
+        exporter.finish([run], ContentOptions())
     assert [found.info.run_id for found in server.runs()] == [smallest]
     assert {gone.data.tags[Tag.DUPLICATE_OF] for gone in server.runs(deleted=True)} == {smallest}
 
@@ -217,8 +217,8 @@ def test_a_file_that_the_server_finds_too_large_is_a_loss(
     faulty_proxy.plan(Fault.STATUS, path="metrics.csv", times=10, status=413)
     through = Store(faulty_proxy.uri, experiment=server.experiment)
     applied = through.export(run, ROWS[:1])
-    assert [(loss.kind, loss.what) for loss in applied.losses if loss.kind is not LossKind.RENAMED] == [
-        (LossKind.TOO_LARGE, "metrics.csv")
+    assert [(notice.kind, notice.what) for notice in applied.notices if notice.kind is not NoticeKind.RENAMED] == [
+        (NoticeKind.TOO_LARGE, "metrics.csv")
     ]
     assert server.files() == [".bridge-target", "bridge/names.json", "summary.json"]
     assert through.stale(run) == []
@@ -228,7 +228,7 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
     """With --database-uri points and tags take the short way, files the server's; points can then be taken back."""
     server.options = {"database_uri": mlflow_server.backend}
     with server.exporter() as exporter:
-        assert exporter.abilities.removes_points
+        assert exporter.capabilities.removes_points
     run = run_of(tags=("a:b",))
     server.export(run, ROWS, media=(event_of(tmp_path, encoded("png"), "png"),))
     held = server.read(run)
@@ -247,7 +247,7 @@ def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
     ]  # fmt: skip
     for name in names:
         (folder / name).write_text(name)
-    applied = server.export(run_of(folder.parent), ROWS[:1], shape=Shape(checkpoints=True))
+    applied = server.export(run_of(folder.parent), ROWS[:1], content=ContentOptions(checkpoints=True))
     own = json.loads(server.artifact("bridge/checkpoints.json"))
     found = server.files("checkpoints")
     assert len(found) == len(names)
@@ -255,11 +255,11 @@ def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
         f"checkpoints/{name}": name for name in names
     }
     renamed = [name for name in names if set(name) & set("#?%")]
-    assert sorted(loss.what for loss in applied.losses if loss.what.startswith("checkpoints/")) == sorted(
+    assert sorted(notice.what for notice in applied.notices if notice.what.startswith("checkpoints/")) == sorted(
         f"checkpoints/{name}" for name in renamed
     )
     assert all(path.endswith(".ckpt") for path in own if own[path].endswith(".ckpt"))
-    assert server.stale(run_of(folder.parent), Shape(checkpoints=True)) == []
+    assert server.stale(run_of(folder.parent), ContentOptions(checkpoints=True)) == []
 
 
 def test_many_points_arrive_in_parts(server: Store) -> None:
@@ -267,7 +267,7 @@ def test_many_points_arrive_in_parts(server: Store) -> None:
     run = run_of()
     with server.exporter() as exporter:
         exporter.cursors([run])
-        target = exporter.open(run, Shape())
+        target = exporter.open(run, ContentOptions())
         first = delta_of(run, MANY[:1500], more=True)
         target.apply(first)
         cursor = server.run().data.tags[Tag.CURSOR]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.mlflow.tags import Tag
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
@@ -49,7 +49,7 @@ def _export_what_is_left(store: Store, run: Run) -> None:
     with store.exporter() as exporter:
         cursor = exporter.cursors([run])[run.identity].cursor
         rest = ROWS[cursor.rows if cursor is not None else 0 :]
-        exporter.open(run, Shape()).apply(delta_of(run, rest, before=cursor))
+        exporter.open(run, ContentOptions()).apply(delta_of(run, rest, before=cursor))
 
 
 def test_who_comes_second_goes_on_from_what_the_first_has_done(store: Store) -> None:
@@ -58,12 +58,12 @@ def test_who_comes_second_goes_on_from_what_the_first_has_done(store: Store) -> 
     store.export(run, ROWS[:100])
     with store.exporter() as one, store.exporter() as other:
         before = [exporter.cursors([run])[run.identity].cursor for exporter in (one, other)]
-        one.open(run, Shape()).apply(delta_of(run, ROWS[100:200], before=before[0]))
-        applied = other.open(run, Shape()).apply(delta_of(run, ROWS[100:200], before=before[1]))
+        one.open(run, ContentOptions()).apply(delta_of(run, ROWS[100:200], before=before[0]))
+        applied = other.open(run, ContentOptions()).apply(delta_of(run, ROWS[100:200], before=before[1]))
         assert applied.notes == ("another export brought this run up to date meanwhile",)
         other.close()
         late = delta_of(run, ROWS[100:300], before=before[1])
-        other.open(run, Shape()).apply(late)
+        other.open(run, ContentOptions()).apply(late)
     assert [point[0] for point in store.points("loss")] == list(range(300))
     cursor = store.known(run).cursor
     assert cursor is not None

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.best import best_names, running_best
 from bridge.model import Block, Delta, Points, Series
-from bridge.verbs.export import Options, export_runs
-from bridge.verbs.verify import verify_runs
+from bridge.sync.export import Options, export_runs
+from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import START, block_of, delta_of, run_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.best import Best
     from tests.exporters.mlflow.conftest import Store
 
-MAX = Shape(best=("acc:max",))
+MAX = ContentOptions(best=("acc:max",))
 
 
-def _best(rows: Sequence[Mapping[str, float]], shape: Shape = MAX, state: Mapping[str, Any] | None = None) -> Best:
-    return running_best(delta_of(run_of(), rows), shape, state or {}, lambda name: None)
+def _best(
+    rows: Sequence[Mapping[str, float]], content: ContentOptions = MAX, state: Mapping[str, Any] | None = None
+) -> Best:
+    return running_best(delta_of(run_of(), rows), content, state or {}, lambda name: None)
 
 
 def _points(blocks: Sequence[Block]) -> list[tuple[int, float, float]]:
@@ -56,10 +58,10 @@ def test_it_goes_on_from_what_the_delta_before_left() -> None:
     """In parts it is the same as in one."""
     values = [0.5, 0.9, 0.4, 0.95, 0.3, 0.2, 0.1]
     rows = [{"step": step, "loss": value} for step, value in enumerate(values)]
-    shape = Shape(best=("loss:min",))
-    first = _best(rows[:3], shape)
-    second = _best(rows[3:], shape, first.state)
-    assert _points([*first.blocks, *second.blocks]) == _points(_best(rows, shape).blocks)
+    content = ContentOptions(best=("loss:min",))
+    first = _best(rows[:3], content)
+    second = _best(rows[3:], content, first.state)
+    assert _points([*first.blocks, *second.blocks]) == _points(_best(rows, content).blocks)
     assert _points(second.blocks) == [(4, 0.3, 4.0), (5, 0.2, 5.0), (6, 0.1, 6.0)]
 
 
@@ -128,9 +130,9 @@ def _rewound(**fields: Any) -> Delta:
 def test_a_best_says_which_end_is_best(text: str) -> None:
     """`--best acc` could mean either."""
     with pytest.raises(UsageError, match="does not say which end is best"):
-        Shape(best=(text,))
+        ContentOptions(best=(text,))
     with pytest.raises(UsageError, match="either its max or its min"):
-        Shape(best=("acc:max", "acc:min"))
+        ContentOptions(best=("acc:max", "acc:min"))
 
 
 WORDS = ("nan", "inf", "-inf", "-0.0", "0.0", "0.5", "1", "2.25", "")
@@ -141,7 +143,7 @@ WORDS = ("nan", "inf", "-inf", "-0.0", "0.0", "0.5", "1", "2.25", "")
 def test_any_growth_ends_with_the_bests_of_one_clean_export(seed: int, tmp_path: Path, sqlite_uri: str) -> None:
     """Rows of one millisecond, infinities, NaN and rewinds, exported in parts: the same rows of both of MLflow's tables."""
     random = Random(seed)
-    path, options = tmp_path / "run", Options(shape=Shape(best=("x:max", "y:min")))
+    path, options = tmp_path / "run", Options(content=ContentOptions(best=("x:max", "y:min")))
     make_run(path, [{"x": "", "y": "", "step": 0, "wall_time": CREATED_S}], uid="one", status="running")
     grown = MlflowExporter(tracking_uri=sqlite_uri, experiment="grown")
     step, time = 0, float(CREATED_S)
@@ -177,7 +179,7 @@ def _rows(uri: str, experiment: str) -> list[tuple[Any, ...]]:
 def test_a_metric_that_has_the_name_of_a_best_is_refused(store: Store) -> None:
     """A run that logs `best/acc` itself fails by name with --best acc:max: two series are never made one."""
     with pytest.raises(TargetRefusedError, match=r"logs a metric named best/acc itself"):
-        store.export(run_of(), [{"step": 0, "acc": 0.5, "best/acc": 0.1}], shape=MAX)
+        store.export(run_of(), [{"step": 0, "acc": 0.5, "best/acc": 0.1}], content=MAX)
     assert [key for run in store.runs() for key in run.data.metrics] == []
 
 
@@ -185,5 +187,5 @@ def test_a_plan_foresees_that_refusal(tmp_path: Path, sqlite_uri: str) -> None:
     """A dry run names the run that would fail, and why."""
     make_run(tmp_path / "run", [{"step": 0, "acc": 0.5, "best/acc": 0.1}])
     exporter = MlflowExporter(tracking_uri=sqlite_uri, experiment="plan")
-    (line,) = export_runs([tmp_path], exporter, Options(shape=MAX, dry_run=True)).failed
+    (line,) = export_runs([tmp_path], exporter, Options(content=MAX, dry_run=True)).failed
     assert line.reason.startswith("The run logs a metric named best/acc itself")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.model import LossKind, Session, Status
+from bridge.model import NoticeKind, Session, Status
 from tests.exporters.mlflow.by_hand import START, run_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> N
     store.export(one, ROWS)
     store.export(other, ROWS)
     store.export(one)
-    tags = [(run.info.run_name, run.data.tags["bridge.uid"], run.data.tags["bridge.source"]) for run in store.runs()]
+    tags = [(run.info.run_name, run.data.tags["bridge.uid"], run.data.tags["bridge.rundir"]) for run in store.runs()]
     assert sorted(tags) == [("first", "another", "/b/first"), ("first", "uid-first", "/a/first")]
 
 
@@ -73,7 +73,7 @@ def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: 
         "f[x]": "f_x__2",
         "f_x_": "f_x__3",
     }
-    assert [loss.what for loss in applied.losses if loss.kind is LossKind.RENAMED] == [
+    assert [notice.what for notice in applied.notices if notice.kind is NoticeKind.RENAMED] == [
         "param f(x)",
         "param f[x]",
         "param f_x_",
@@ -87,7 +87,7 @@ def test_a_long_param_is_cut_and_kept_in_full(store: Store) -> None:
     run = run_of(params={"prompt": "x" * 7000})
     applied = store.export(run, ROWS)
     assert len(store.run().data.params["prompt"]) == 6000
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.CUT, "param prompt")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "param prompt")]
     held = store.read(run).params
     assert held is not None
     assert len(str(held["prompt"])) == 7000
@@ -164,7 +164,7 @@ def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -
     description = store.run().data.tags["mlflow.note.content"]
     assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "bridge/notes.md.*")
     assert store.artifact("bridge/notes.md").decode() == notes
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.CUT, "notes")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "notes")]
     assert store.read(run).notes == notes
 
 
@@ -296,7 +296,7 @@ def test_a_long_experiment_name_is_cut_to_what_mlflow_takes(store: Store) -> Non
     """256 characters, which is said, and it is found again."""
     store.experiment = "e" * 300
     applied = store.export(run_of(), ROWS)
-    assert [(loss.kind, loss.what[:12]) for loss in applied.losses] == [(LossKind.CUT, "experiment e")]
+    assert [(notice.kind, notice.what[:12]) for notice in applied.notices] == [(NoticeKind.CUT, "experiment e")]
     assert store.known(run_of()).exists
 
 
@@ -321,7 +321,7 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
         held.data.tags["mlflow.source.name"]
         == "train.py --secret-file=*** --auth_token *** model.private_key=*** --lr 1"
     )
-    assert [loss.what for loss in applied.losses if loss.kind is LossKind.REDACTED] == [
+    assert [notice.what for notice in applied.notices if notice.kind is NoticeKind.REDACTED] == [
         "param db.password",
         "param opts",
         "tag api_key",
@@ -350,5 +350,5 @@ def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
 
 def test_a_shape_without_redaction_shows_everything(store: Store) -> None:
     """What is masked is the shape's choice."""
-    store.export(run_of(params={"password": "p"}), ROWS, shape=Shape(redact=()))
+    store.export(run_of(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
     assert store.run().data.params == {"password": "p"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import TargetRefusedError
-from bridge.model import LossKind
+from bridge.model import NoticeKind
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of
@@ -27,10 +27,10 @@ def test_nul_characters_are_replaced(kind: str, request: pytest.FixtureRequest, 
     store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
     run = run_of(params={"p": "a\0b"}, tags=("k:a\0b",), notes="a\0b", name="a\0b")
     applied = store.export(run, ROWS)
-    assert (LossKind.CUT, "param p") in [(loss.kind, loss.what) for loss in applied.losses]
+    assert (NoticeKind.CUT, "param p") in [(notice.kind, notice.what) for notice in applied.notices]
     held = store.run()
     assert (held.data.params["p"], held.data.tags["k"], held.info.run_name) == ("a\ufffdb", "a\ufffdb", "a\ufffdb")
-    assert {"params.p", "notes", "name", "tags"} <= store.read(run).lacks
+    assert {"params.p", "notes", "name", "tags"} <= store.read(run).unsupported
     assert store.stale(run) == []
 
 
@@ -40,9 +40,9 @@ def test_thousands_of_tags_are_cut_to_what_can_be_looked_at(store: Store) -> Non
     applied = store.export(run, ROWS)
     people = [key for key in store.run().data.tags if key.startswith("t")]
     assert len(people) == 1000
-    assert [(loss.kind, loss.what, loss.count) for loss in applied.losses if loss.kind is LossKind.LEFT_OUT] == [
-        (LossKind.LEFT_OUT, "tags", 19_000)
-    ]
+    assert [
+        (notice.kind, notice.what, notice.count) for notice in applied.notices if notice.kind is NoticeKind.LEFT_OUT
+    ] == [(NoticeKind.LEFT_OUT, "tags", 19_000)]
     assert (store.stale(run), store.known(run).edited) == ([], ())
 
 

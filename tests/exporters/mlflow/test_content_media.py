@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.cursor import Shape
-from bridge.model import LossKind, MediaType, Status
+from bridge.cursor import ContentOptions
+from bridge.model import MediaType, NoticeKind, Status
 from tests.exporters.mlflow.by_hand import file_of, run_of
 from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
 
@@ -86,7 +86,7 @@ def test_a_picture_that_cannot_be_decoded_is_kept_as_a_file(store: Store, tmp_pa
     """It is said, and nothing in the grid is broken by it."""
     broken = encoded("png")[:40]
     applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, broken, "png"),))
-    assert [loss.kind for loss in applied.losses] == [LossKind.NOT_SHOWABLE]
+    assert [notice.kind for notice in applied.notices] == [NoticeKind.NOT_SHOWABLE]
     assert [store.artifact(path) for path in store.files("media")] == [broken]
     assert "images" not in {path.partition("/")[0] for path in store.files()}
 
@@ -112,7 +112,7 @@ def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store
     )
     run = run_of()
     applied = store.export(run, ROWS, media=events)
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.RENAMED, "media odd ~tag#1+é")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.RENAMED, "media odd ~tag#1+é")]
     held = sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in store.read(run).media)
     digest = hashlib.sha256(png).hexdigest()
     assert held == [
@@ -204,7 +204,7 @@ def test_artifacts_can_be_had_at_once_or_not_at_all(
     store: Store, tmp_path: Path, artifacts: str, files: list[str]
 ) -> None:
     """By the shape's choice."""
-    store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, shape=Shape(artifacts=artifacts))
+    store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
     known = {".bridge-target", "hparams.yaml", "sidecar.json"}
     assert [file for file in store.files() if file not in known] == files
 
@@ -217,7 +217,7 @@ def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path)
     (tmp_path / "r" / "metrics.csv").symlink_to(tmp_path / "key")
     applied = store.export(run, ROWS)
     assert "metrics.csv" not in store.files()
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.MISSING_FILE, "metrics.csv")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.MISSING_FILE, "metrics.csv")]
 
 
 def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_pat
         "bridge.checkpoint_step": "40",
     }
     assert store.files("checkpoints") == []
-    shape = Shape(checkpoints=True)
-    store.export(run, [{"step": 1, "loss": 1.0}], shape=shape)
+    content = ContentOptions(checkpoints=True)
+    store.export(run, [{"step": 1, "loss": 1.0}], content=content)
     assert store.files("checkpoints") == ["checkpoints/epoch=1-step=40.ckpt"]
-    assert store.stale(run, shape) == []
+    assert store.stale(run, content) == []
 
 
 def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:
@@ -249,18 +249,18 @@ def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> No
     (folder / "checkpoints" / "best.ckpt").write_bytes(b"best")
     (folder / "checkpoints" / "last.ckpt").symlink_to("best.ckpt")
     (folder / "checkpoints" / "out.ckpt").symlink_to("/etc/hostname")
-    applied = store.export(_run_with_files(folder), ROWS, shape=Shape(checkpoints=True))
+    applied = store.export(_run_with_files(folder), ROWS, content=ContentOptions(checkpoints=True))
     assert store.files("checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
-    assert [(str(loss.kind), loss.what) for loss in applied.losses] == [("refused path", "checkpoints/out.ckpt")]
+    assert [(str(notice.kind), notice.what) for notice in applied.notices] == [("refused path", "checkpoints/out.ckpt")]
 
 
 def test_a_database_alone_cannot_take_files_that_a_server_keeps(store: Store, tmp_path: Path) -> None:
-    """Points and facts arrive, the files are a loss that says how to send them too."""
+    """Points and facts arrive, the files are a notice that says how to send them too."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     event = event_of(tmp_path, encoded("png"), "png")
     run = _run_with_files(tmp_path / "r")
     applied = store.export(run, ROWS, media=(event,))
-    lost = [(loss.kind, loss.what, "--database-uri" in loss.detail) for loss in applied.losses]
-    assert lost == [(LossKind.LEFT_OUT, "media", True), (LossKind.LEFT_OUT, "artifacts", True)]
+    lost = [(notice.kind, notice.what, "--database-uri" in notice.detail) for notice in applied.notices]
+    assert lost == [(NoticeKind.LEFT_OUT, "media", True), (NoticeKind.LEFT_OUT, "artifacts", True)]
     assert (store.points("loss"), store.stale(run)) == ([(0, 1.0, 1775822400000)], [])
-    assert store.read(run).lacks == {"media.val/samples"}
+    assert store.read(run).unsupported == {"media.val/samples"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.exporters.mlflow.people import LIST_TAGS, listed, people_tags, read_list
-from bridge.model import LossKind, Session
+from bridge.model import NoticeKind, Session
 from tests.exporters.mlflow.by_hand import run_of
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def test_no_two_tags_become_one(store: Store) -> None:
         "tag.mlflow.x_2": "2",
         "team": "a",
     }
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [
-        (LossKind.RENAMED, "tag mlflow.x"),
-        (LossKind.RENAMED, "tag tag.mlflow.x"),
-        (LossKind.RENAMED, "tag a@b"),
-        (LossKind.RENAMED, "tag a#b"),
-        (LossKind.RENAMED, f"tag {'w' * 100}..."),
-        (LossKind.LEFT_OUT, "tag team"),
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [
+        (NoticeKind.RENAMED, "tag mlflow.x"),
+        (NoticeKind.RENAMED, "tag tag.mlflow.x"),
+        (NoticeKind.RENAMED, "tag a@b"),
+        (NoticeKind.RENAMED, "tag a#b"),
+        (NoticeKind.RENAMED, f"tag {'w' * 100}..."),
+        (NoticeKind.LEFT_OUT, "tag team"),
     ]
     assert (json.loads(held["bridge.tags"]), store.read(run).tags) == (list(tags), tags)
 
@@ -58,7 +58,7 @@ def test_a_long_name_is_cut_and_that_is_said(store: Store) -> None:
     """250 characters, as MLflow's tables have it."""
     applied = store.export(run_of(name="n" * 300), ROWS)
     assert store.run().info.run_name == "n" * 250
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.CUT, "name")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "name")]
 
 
 def test_two_of_slurms_names_do_not_become_one(store: Store) -> None:
@@ -66,9 +66,9 @@ def test_two_of_slurms_names_do_not_become_one(store: Store) -> None:
     applied = store.export(run_of(sessions=(Session(slurm={"a+b": "1", "a*b": "2"}),)), ROWS)
     tags = store.run().data.tags
     assert (tags["bridge.slurm.a_b"], tags["bridge.slurm.a_b_2"]) == ("1", "2")
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [
-        (LossKind.RENAMED, "tag bridge.slurm.a+b"),
-        (LossKind.RENAMED, "tag bridge.slurm.a*b"),
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [
+        (NoticeKind.RENAMED, "tag bridge.slurm.a+b"),
+        (NoticeKind.RENAMED, "tag bridge.slurm.a*b"),
     ]
 
 
@@ -80,7 +80,7 @@ def test_a_list_of_tags_goes_on_in_further_tags(store: Store) -> None:
     pages = [held[key] for key in ("bridge.tags", "bridge.tags.2")]
     assert [len(page) for page in pages] == [5000, 4600]
     assert (json.loads("".join(pages)), "bridge.tags.3" in held) == (list(MANY), False)
-    assert (applied.losses, store.read(run).tags, store.known(run).edited) == ((), MANY, ())
+    assert (applied.notices, store.read(run).tags, store.known(run).edited) == ((), MANY, ())
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "server"])
@@ -132,8 +132,8 @@ def test_a_list_that_is_too_long_keeps_its_first_tags(store: Store) -> None:
     applied = store.export(run, ROWS)
     held = store.run().data.tags
     assert (len(read_list(held)), held["k"][:5], store.known(run).edited) == (24, "0vvvv", ())
-    assert [(loss.kind, loss.what, loss.count) for loss in applied.losses] == [
-        (LossKind.LEFT_OUT, "tags", 16),
-        (LossKind.CUT, "tag k", 1),
+    assert [(notice.kind, notice.what, notice.count) for notice in applied.notices] == [
+        (NoticeKind.LEFT_OUT, "tags", 16),
+        (NoticeKind.CUT, "tag k", 1),
     ]
-    assert "tags" in store.read(run).lacks
+    assert "tags" in store.read(run).unsupported

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import ConflictError, TargetUnavailableError
 from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.tags import Tag
-from bridge.source import read_run
-from bridge.verbs.export import export_runs
-from bridge.verbs.replay import Job, Reading, Replay, read
-from bridge.verbs.verify import verify_runs
+from bridge.rundir import read_run
+from bridge.sync.export import export_runs
+from bridge.sync.replay import Job, Reading, Replay, read
+from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run, write_metrics
@@ -107,10 +107,10 @@ def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(stor
         raise TargetUnavailableError("the source went away")
 
     with pytest.raises(TargetUnavailableError), store.exporter() as exporter:
-        exporter.open(run, Shape()).rebuild(stopping())
+        exporter.open(run, ContentOptions()).rebuild(stopping())
     with store.exporter() as exporter:
         assert exporter.cursors([run])[run.identity].extras == ()
-        assert exporter.open(run, Shape()).read().series["loss"].value.tolist() == [1.0, 0.5]
+        assert exporter.open(run, ContentOptions()).read().series["loss"].value.tolist() == [1.0, 0.5]
     assert len(store.runs()) == 2
     store.rebuild(run, [delta_of(run, NEWER)])
     assert [found.info.run_id != old for found in store.runs()] == [True]
@@ -182,8 +182,8 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
     write_metrics(path, (), [[0.25, 2, 1775822402.0]], append=True)
     run = read_run(path)
     with any_store.exporter() as exporter:
-        exporter.prepare([run], Shape())
-        replaying = Replay(Job(run, exporter.cursors([run])[run.identity]), exporter, Shape())
+        exporter.prepare([run], ContentOptions())
+        replaying = Replay(Job(run, exporter.cursors([run])[run.identity]), exporter, ContentOptions())
         step = replaying.begin()
         any_store.client.delete_run(any_store.run().info.run_id)
         while isinstance(step, Reading):
@@ -225,7 +225,7 @@ def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store)
     assert extra.endswith(larger)
     with store.exporter() as exporter:
         exporter.cursors([run])
-        exporter.finish([run], Shape())
+        exporter.finish([run], ContentOptions())
     assert store.run().info.run_id == smaller
     (gone,) = store.runs(deleted=True)
     assert gone.data.tags[Tag.DUPLICATE_OF] == smaller

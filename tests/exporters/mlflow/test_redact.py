@@ -7,11 +7,11 @@ import json
 import pytest
 import yaml
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.mlflow.redact import masked_json, masked_yaml
 from bridge.redaction import Redaction
 
-REDACTION = Redaction(Shape().redact)
+REDACTION = Redaction(ContentOptions().redact)
 
 
 def test_hparams_yaml_keeps_every_byte_but_the_secret() -> None:

@@ -17,9 +17,9 @@ from bridge.exporters.mlflow.points import batches_of, body_of, entities_of
 from bridge.exporters.mlflow.rows import rows_of_blocks
 from bridge.exporters.mlflow.writer import ApiWriter
 from bridge.model import Status
-from bridge.verbs.export import Options, export_runs
-from bridge.verbs.together import Hands
-from bridge.verbs.verify import verify_runs
+from bridge.sync.export import Options, export_runs
+from bridge.sync.together import Hands
+from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import START_MS, block, same_names, table, wide_block

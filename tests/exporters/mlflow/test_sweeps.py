@@ -6,16 +6,16 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import LossKind, Status
+from bridge.model import NoticeKind, Status
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 
 if TYPE_CHECKING:
     from bridge.model import Run
     from tests.exporters.mlflow.conftest import Store
 
-BEST = Shape(best=("acc:max",))
+BEST = ContentOptions(best=("acc:max",))
 
 
 def _child(number: int, **fields: object) -> Run:
@@ -28,9 +28,9 @@ def _rows(value: float) -> list[dict[str, float]]:
 
 def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Store) -> None:
     """The parent has neither params nor metrics; its tags count by status and tell mean, std and the best child."""
-    store.export(_child(1), _rows(0.6), shape=BEST)
-    store.export(_child(2, status=Status.FAILED), _rows(0.9), shape=BEST)
-    store.export(_child(3), [], shape=BEST)
+    store.export(_child(1), _rows(0.6), content=BEST)
+    store.export(_child(2, status=Status.FAILED), _rows(0.9), content=BEST)
+    store.export(_child(3), [], content=BEST)
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
     children = {run.info.run_name: run for run in store.runs() if run is not parent and Tag.UID in run.data.tags}
     assert {run.data.tags[Tag.PARENT] for run in children.values()} == {parent.info.run_id}
@@ -55,12 +55,12 @@ def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Stor
 def test_what_the_children_came_to_does_not_depend_on_who_is_exported_last(store: Store) -> None:
     """A child that is made anew without `--best` leaves the others theirs, and counts with its last value."""
     for number, value in ((1, 0.6), (2, 0.9), (3, 0.7)):
-        store.export(_child(number), _rows(value), shape=BEST)
+        store.export(_child(number), _rows(value), content=BEST)
     with store.exporter() as exporter:
-        exporter.prepare([_child(3)], Shape())
+        exporter.prepare([_child(3)], ContentOptions())
         exporter.cursors([_child(3)])
-        exporter.open(_child(3), Shape()).rebuild([delta_of(_child(3), _rows(0.7))])
-        exporter.finish([_child(3)], Shape())
+        exporter.open(_child(3), ContentOptions()).rebuild([delta_of(_child(3), _rows(0.7))])
+        exporter.finish([_child(3)], ContentOptions())
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
     names = {run.info.run_id: run.info.run_name for run in store.runs()}
     tags = {key.removeprefix("bridge.sweep."): value for key, value in parent.data.tags.items()}
@@ -89,7 +89,7 @@ def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
 
 def test_flat_leaves_sweeps_out(store: Store) -> None:
     """No parent is made, nothing is nested; the tag stays a tag."""
-    store.export(_child(1), _rows(0.6), shape=Shape(flat=True))
+    store.export(_child(1), _rows(0.6), content=ContentOptions(flat=True))
     tags = store.run().data.tags
     assert (Tag.PARENT in tags, tags["sweep"]) == (False, "lr-scan")
 
@@ -103,7 +103,7 @@ def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
     nested = next(run for run in store.runs() if run.info.run_name == "other")
     store.client.set_tag(nested.info.run_id, Tag.PARENT, mine.info.run_id)
     for run in (_child(1), other):
-        store.rebuild(run, [delta_of(run, _rows(0.6))], Shape(flat=True))
+        store.rebuild(run, [delta_of(run, _rows(0.6))], ContentOptions(flat=True))
     parents = {run.info.run_name: run.data.tags.get(Tag.PARENT) for run in store.runs() if Tag.UID in run.data.tags}
     assert parents == {"trial-1": None, "other": mine.info.run_id}
 
@@ -114,5 +114,5 @@ def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
     store.client.delete_run(parent.info.run_id)
     applied = store.export(_child(2), _rows(0.7))
-    assert [(loss.kind, loss.what) for loss in applied.losses] == [(LossKind.LEFT_OUT, "sweep lr-scan")]
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.LEFT_OUT, "sweep lr-scan")]
     assert sorted(run.info.run_name for run in store.runs()) == ["trial-1", "trial-2"]

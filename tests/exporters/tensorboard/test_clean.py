@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.verbs.export import export_runs
+from bridge.sync.export import export_runs
 from tests.exporters.tensorboard.event_files import file_of, rows
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.exporters.contract import Abilities
+    from bridge.exporters.contract import Capabilities
 
 HEADER = ["acc", "epoch", "loss", "step", "wall_time"]
 
@@ -25,8 +25,8 @@ class InSmallPortions(TensorBoardExporter):
     """The exporter, but that it is handed few points at a time."""
 
     @property
-    def abilities(self) -> Abilities:
-        return replace(super().abilities, points_a_delta=7)
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, points_a_delta=7)
 
 
 def random_rows(chance: random.Random, count: int) -> list[list[object]]:
@@ -37,9 +37,9 @@ def random_rows(chance: random.Random, count: int) -> list[list[object]]:
         if chance.random() < 0.06:
             step = max(0, step - chance.randrange(1, 9))
         validated = chance.random() < 0.2
-        loss = None if validated else round(chance.random(), 3)
+        notice = None if validated else round(chance.random(), 3)
         acc = chance.choice(["nan", "inf", "0.5", "1e300"]) if validated else None
-        made.append([acc, step // 5, loss, step, CREATED_S + number])
+        made.append([acc, step // 5, notice, step, CREATED_S + number])
         step += not validated
     return made
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from tests.deltas import make_block, make_delta, make_model_run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Delta, Run
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.records import FOOTER, HEADER, frame
-from bridge.report import Action
-from bridge.verbs.export import Options, export_runs
+from bridge.sync.export import Options, export_runs
+from bridge.sync.report import Action
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import file_of, rows
 from tests.run_dirs import CREATED_S, make_run, write_metrics
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bridge.report import RunReport
+    from bridge.sync.report import RunReport
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 ROWS = 3_000
 SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 UNTRUSTED = "what the target remembers of this run cannot be trusted"

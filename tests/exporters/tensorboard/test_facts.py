@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.tags import metric_tags
-from bridge.model import LossKind, Status
+from bridge.model import NoticeKind, Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of
 from tests.run_dirs import CREATED_S
@@ -18,18 +18,20 @@ from tests.run_dirs import CREATED_S
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.exporters.contract import Applied, Held
+    from bridge.exporters.contract import Applied, TargetContent
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 
 
-def export(tmp_path: Path, *, steps: list[int] | None = None, shape: Shape = SHAPE, **fields: Any) -> Applied:
+def export(
+    tmp_path: Path, *, steps: list[int] | None = None, content: ContentOptions = SHAPE, **fields: Any
+) -> Applied:
     run = make_model_run(tmp_path / "runs" / "abc", **fields)
     block = make_block(steps or [0], {"loss": [1.0] * len(steps or [0])})
-    return TensorBoardExporter(tmp_path / "logs").open(run, shape).apply(make_delta(run, [block]))
+    return TensorBoardExporter(tmp_path / "logs").open(run, content).apply(make_delta(run, [block]))
 
 
-def held(tmp_path: Path) -> Held:
+def held(tmp_path: Path) -> TargetContent:
     run = make_model_run(tmp_path / "runs" / "abc")
     return TensorBoardExporter(tmp_path / "logs").open(run, SHAPE).read()
 
@@ -103,14 +105,14 @@ def test_the_end_of_a_session(tmp_path: Path, status: Status, word: str) -> None
 def test_numbers_that_would_break_the_page(tmp_path: Path) -> None:
     """What is no number in JSON is left out of the session, and stands in TEXT; both are said."""
     done = export(tmp_path, params={"nan": math.nan, "inf": math.inf, "big": 2**60 + 1, "huge": 10**400, "lr": 0.1})
-    assert {(loss.kind, loss.what) for loss in done.losses} == {
-        (LossKind.LEFT_OUT, "nan"),
-        (LossKind.LEFT_OUT, "inf"),
-        (LossKind.CUT, "big"),
-        (LossKind.LEFT_OUT, "huge"),
+    assert {(notice.kind, notice.what) for notice in done.notices} == {
+        (NoticeKind.LEFT_OUT, "nan"),
+        (NoticeKind.LEFT_OUT, "inf"),
+        (NoticeKind.CUT, "big"),
+        (NoticeKind.LEFT_OUT, "huge"),
     }
     assert held(tmp_path).params == {"big": float(2**60), "lr": 0.1}
-    assert held(tmp_path).lacks == {"params.nan", "params.inf", "params.big", "params.huge"}
+    assert held(tmp_path).unsupported == {"params.nan", "params.inf", "params.big", "params.huge"}
     assert f"| big | {2**60 + 1} |" in texts(tmp_path)["run/hparams"]
 
 
@@ -119,9 +121,9 @@ def test_steps_beyond_32_bits_leave_no_session(tmp_path: Path, step: int) -> Non
     """The HPARAMS page cannot take such a step and would fail for all runs: the run gets no session, which is said."""
     done = export(tmp_path, steps=[0, step], params={"lr": 0.1}, notes="n")
     assert sessions(tmp_path) == ([], [])
-    assert [(loss.kind, loss.what) for loss in done.losses] == [(LossKind.LEFT_OUT, "hparams")]
+    assert [(notice.kind, notice.what) for notice in done.notices] == [(NoticeKind.LEFT_OUT, "hparams")]
     assert set(texts(tmp_path)) == {"run/notes", "run/hparams"}
-    assert {"params", "status", "end"} <= held(tmp_path).lacks
+    assert {"params", "status", "end"} <= held(tmp_path).unsupported
 
 
 def test_the_largest_steps_have_a_session(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_session_that_went_comes_back_only_with_a_rebuild(tmp_path: Path) -> N
     first = make_delta(run, [make_block([2**31], {"loss": [1.0]})])
     target.apply(first)
     second = make_delta(run, [make_block([2**31 + 1], {"acc": [1.0]}, first_row=1)], before=first.after)
-    assert [loss.what for loss in exporter.foresee(second, SHAPE)] == ["hparams"]
+    assert [notice.what for notice in exporter.foresee(second, SHAPE)] == ["hparams"]
     target.apply(second)
     assert sessions(tmp_path) == ([], [])
     target.rebuild([make_delta(run, [make_block([1], {"loss": [1.0]})])])
@@ -149,15 +151,15 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
     """A value whose key matches --redact is nowhere in the files, in tags and nested in a text neither, and is counted."""
     params = {"db.Password": "hunter2", "api-key": 1, "opts": '[{"secret": "hunter2"}]', "lr": 0.1}
     done = export(tmp_path, params=params, tags=("password:hunter2", "a:b"))
-    assert [(loss.kind, loss.what) for loss in done.losses] == [
-        (LossKind.REDACTED, "db.Password"),
-        (LossKind.REDACTED, "api-key"),
-        (LossKind.REDACTED, "opts"),
-        (LossKind.REDACTED, "tag password"),
+    assert [(notice.kind, notice.what) for notice in done.notices] == [
+        (NoticeKind.REDACTED, "db.Password"),
+        (NoticeKind.REDACTED, "api-key"),
+        (NoticeKind.REDACTED, "opts"),
+        (NoticeKind.REDACTED, "tag password"),
     ]
     found = held(tmp_path)
     assert found.params == {"db.Password": "***", "api-key": "***", "opts": '[{"secret": "***"}]', "lr": 0.1}
-    assert (found.tags, found.lacks) == (("password:***", "a:b"), frozenset())
+    assert (found.tags, found.unsupported) == (("password:***", "a:b"), frozenset())
     folder = tmp_path / "logs" / "abc"
     assert all(b"hunter2" not in path.read_bytes() for path in folder.iterdir())
 

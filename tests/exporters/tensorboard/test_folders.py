@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.folders import clean_folder, place_runs
-from bridge.verbs.export import export_runs
+from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of
 from tests.run_dirs import make_run
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 
 
 def suffix(identity: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter, lock
 from tests.deltas import make_block, make_delta, make_model_run
@@ -24,7 +24,7 @@ from tests.exporters.tensorboard.event_files import content
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 PROJECT = Path(__file__).parents[3]
 
 HOLDER = """
@@ -93,10 +93,10 @@ from pathlib import Path
 from bridge.errors import BridgeError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 run = make_model_run(Path("/runs/abc"))
-target = TensorBoardExporter(Path(sys.argv[1])).open(run, Shape())
+target = TensorBoardExporter(Path(sys.argv[1])).open(run, ContentOptions())
 first = make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})])
 target.apply(first)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

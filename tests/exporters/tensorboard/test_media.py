@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter, pictures, video
-from bridge.model import LossKind, Text
+from bridge.model import NoticeKind, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.exporters.tensorboard.target import TensorBoardTarget
-    from bridge.model import Loss, MediaEvent
+    from bridge.model import MediaEvent, Notice
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def target(tmp_path: Path) -> TensorBoardTarget:
     return TensorBoardExporter(tmp_path / "logs").open(run, SHAPE)
 
 
-def losses_of(target: TensorBoardTarget, *media: MediaEvent, **fields: Any) -> list[Loss]:
-    """Apply the events as a new run; the losses."""
+def losses_of(target: TensorBoardTarget, *media: MediaEvent, **fields: Any) -> list[Notice]:
+    """Apply the events as a new run; the notices."""
     run = make_model_run(target._run.path)
-    return list(target.apply(make_delta(run, media=media, **fields)).losses)
+    return list(target.apply(make_delta(run, media=media, **fields)).notices)
 
 
 def shown(tmp_path: Path) -> list[tuple[str, int]]:
@@ -205,15 +205,15 @@ def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> 
         media=[event, media_event(draw(tmp_path / "b.png"), tag="loss", step=1)],
     )
     done = target.apply(delta)
-    assert [(loss.kind, loss.what, loss.detail) for loss in done.losses] == [
-        (LossKind.RENAMED, "loss", "stands as 'loss/0 (image)', since a metric has that name")
+    assert [(notice.kind, notice.what, notice.detail) for notice in done.notices] == [
+        (NoticeKind.RENAMED, "loss", "stands as 'loss/0 (image)', since a metric has that name")
     ]
     foreseen = TensorBoardExporter(tmp_path / "logs").foresee(delta, SHAPE)
-    assert [(loss.kind, loss.what) for loss in foreseen] == [(LossKind.RENAMED, "loss")]
+    assert [(notice.kind, notice.what) for notice in foreseen] == [(NoticeKind.RENAMED, "loss")]
 
 
 def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A format that no browser shows, a broken picture, a file that has gone: each a named loss, the others are shown."""
+    """A format that no browser shows, a broken picture, a file that has gone: each a named notice, the others are shown."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     gone = media_event(draw(tmp_path / "gone.png"), tag="gone")
@@ -225,13 +225,13 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None
         gone,
         media_event(draw(tmp_path / "ok.png"), tag="ok"),
     )
-    assert [(loss.kind, loss.what) for loss in found] == [
-        (LossKind.NOT_SHOWABLE, "tiff: media/a.tiff"),
-        (LossKind.UNREADABLE_MEDIA, "broken: media/broken.png"),
-        (LossKind.MISSING_FILE, "gone: media/gone.png"),
+    assert [(notice.kind, notice.what) for notice in found] == [
+        (NoticeKind.NOT_SHOWABLE, "tiff: media/a.tiff"),
+        (NoticeKind.UNREADABLE_MEDIA, "broken: media/broken.png"),
+        (NoticeKind.MISSING_FILE, "gone: media/gone.png"),
     ]
     assert shown(tmp_path) == [("ok/0", 0)]
-    assert {"media.tiff", "media.broken", "media.gone"} <= target.read().lacks
+    assert {"media.tiff", "media.broken", "media.gone"} <= target.read().unsupported
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
@@ -251,8 +251,8 @@ def bomb(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000)])
 def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[int, int]) -> None:
     """A picture that would stall the browser is left out by its header; nothing is decoded."""
-    (loss,) = losses_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
-    assert (loss.kind, loss.what) == (LossKind.TOO_LARGE, "val/samples: media/bomb.png")
+    (notice,) = losses_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
+    assert (notice.kind, notice.what) == (NoticeKind.TOO_LARGE, "val/samples: media/bomb.png")
 
 
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
@@ -266,12 +266,12 @@ def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> Non
 
 
 def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has too many or too large frames is made smaller, and that is a named loss."""
+    """What has too many or too large frames is made smaller, and that is a named notice."""
     require(pictures.can_convert(), "PyAV")
     monkeypatch.setattr(video, "_FRAMES", 4)
     monkeypatch.setattr(video, "_EDGE", 48)
-    (loss,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
-    assert (loss.kind, loss.detail) == (LossKind.CUT, "a GIF of 4 of its 12 frames")
+    (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 4 of its 12 frames")
     with Image.open(io.BytesIO(tensors(tmp_path)["val/samples/0", 0][2])) as gif:
         assert (gif.size, gif.n_frames, gif.info["duration"]) == ((48, 32), 4, 300)
 
@@ -280,33 +280,33 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
     """Decoding stops at a bound, whatever the file promises; that the rest is missing is said."""
     require(pictures.can_convert(), "PyAV")
     monkeypatch.setattr(video, "_PIXELS", 5 * 96 * 64)
-    (loss,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
-    assert (loss.kind, loss.detail) == (LossKind.CUT, "a GIF of 5 of its first 5 frames")
+    (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra `video` it is a loss that names the pip line, in the plan too."""
+    """Without the extra `video` it is a notice that names the pip line, in the plan too."""
     monkeypatch.setattr(pictures, "can_convert", lambda: False)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no matter what")
     delta = make_delta(make_model_run(tmp_path / "runs" / "abc"), media=[media_event(path)])
     exporter = TensorBoardExporter(tmp_path / "logs")
-    (loss,) = exporter.foresee(delta, SHAPE)
-    assert (loss.kind, loss.detail) == (
-        LossKind.NOT_SHOWABLE,
+    (notice,) = exporter.foresee(delta, SHAPE)
+    assert (notice.kind, notice.detail) == (
+        NoticeKind.NOT_SHOWABLE,
         'mp4 becomes a GIF with: pip install "registry-bridge[video]"',
     )
-    assert target.apply(delta).losses == (loss,)
-    assert exporter.abilities.media_converted == frozenset()
+    assert target.apply(delta).notices == (notice,)
+    assert exporter.capabilities.media_converted == frozenset()
 
 
 def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A file that is no video is a named loss."""
+    """A file that is no video is a named notice."""
     require(pictures.can_convert(), "PyAV")
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video" * 100)
-    (loss,) = losses_of(target, media_event(path))
-    assert loss.kind is LossKind.UNREADABLE_MEDIA
+    (notice,) = losses_of(target, media_event(path))
+    assert notice.kind is NoticeKind.UNREADABLE_MEDIA
 
 
 def test_pictures_do_not_touch_the_scalars(tmp_path: Path, target: TensorBoardTarget) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.encode import ScalarEncoder
-from bridge.model import LossKind, Status, Text
+from bridge.model import NoticeKind, Status, Text
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
 from tests.run_dirs import CREATED_S
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Block, Delta, Run
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 FACTS = "events.out.tfevents.0000000001.bridge.facts.g000"
 ALWAYS = [".bridge-lock", ".bridge-target", "bridge-state.json"]
@@ -249,18 +249,18 @@ def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, 
 
 def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None:
     """Of two metrics that would share a tag the first keeps it; what float32 cannot hold is counted."""
-    shape = Shape(rename=(("a", "b"),))
+    content = ContentOptions(rename=(("a", "b"),))
     exporter = TensorBoardExporter(tmp_path / "logs")
-    target = exporter.open(run, shape)
+    target = exporter.open(run, content)
     delta = make_delta(run, [make_block([0, 1], {"a": [1.0, 1e39], "b": [2.0, -1e39]})])
-    foreseen = exporter.foresee(delta, shape)
+    foreseen = exporter.foresee(delta, content)
     done = target.apply(delta)
-    assert [(loss.kind, loss.what, loss.detail, loss.count) for loss in done.losses] == [
-        (LossKind.RENAMED, "b", "stands as 'b (2)'", 1),
-        (LossKind.CLIPPED, "a", "beyond 32 bits, stands as infinite", 1),
-        (LossKind.CLIPPED, "b", "beyond 32 bits, stands as infinite", 1),
+    assert [(notice.kind, notice.what, notice.detail, notice.count) for notice in done.notices] == [
+        (NoticeKind.RENAMED, "b", "stands as 'b (2)'", 1),
+        (NoticeKind.CLIPPED, "a", "beyond 32 bits, stands as infinite", 1),
+        (NoticeKind.CLIPPED, "b", "beyond 32 bits, stands as infinite", 1),
     ]
-    assert tuple(foreseen) == done.losses
+    assert tuple(foreseen) == done.notices
     assert {name: series.value.tolist() for name, series in target.read().series.items()} == {
         "a": [1.0, float("inf")],
         "b": [2.0, float("-inf")],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.cursor import Shape
+from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
-from bridge.verbs.export import export_runs
+from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.model import Run
     from tests.fixtures.tensorboard_server import TensorBoardServer
 
-SHAPE = Shape()
+SHAPE = ContentOptions()
 HEADER = ["loss", "step", "wall_time"]
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters import find_exporter
-from bridge.report import Action
-from bridge.verbs.export import export_runs
+from bridge.sync.export import export_runs
+from bridge.sync.report import Action
 from tests.crash.test_mlflow_kill import Growing, content
 from tests.exporters.mlflow.conftest import Store
 

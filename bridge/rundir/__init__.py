@@ -1,0 +1,31 @@
+"""Reading run directories: discover a tree, read one run, its metrics, media and params.
+
+What reads metrics is loaded when it is first asked for: numpy and pyarrow take a while.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.rundir.clock import Clock
+from bridge.rundir.discover import discover
+from bridge.rundir.run import read_run
+
+if TYPE_CHECKING:
+    from bridge.rundir.delta import read_delta
+    from bridge.rundir.single import read_series, read_summary
+    from bridge.rundir.whole import read_whole
+
+__all__ = ["Clock", "discover", "read_delta", "read_run", "read_series", "read_summary", "read_whole"]
+
+_LATER = {"read_delta": "delta", "read_series": "single", "read_summary": "single", "read_whole": "whole"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,95 @@
+"""The plainest targets there can be: they do with deltas what the contract says, and can be compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.cursor import ContentOptions, Cursor
+from bridge.model import Delta, DeltaKind
+from bridge.rundir import read_delta, read_run, read_whole
+from tests.rundir.oracle import Event, events_of, shown, texts_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.rundir.wanted import ReadOptions
+
+BUDGET = 1 << 20
+
+
+class Target:
+    """Takes deltas, is made anew where it must be, and remembers its cursor as text."""
+
+    def __init__(
+        self, wanted: ReadOptions, content: ContentOptions | None = None, *, tails: bool = True, budget: int = BUDGET
+    ) -> None:
+        self.wanted = wanted
+        self.content = content or ContentOptions()
+        self.tails = tails
+        self.budget = budget
+        self.text: str | None = None
+        self.events: list[Event] = []
+        self.texts: list[tuple[int, int, float, str, str]] = []
+        self.points: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self.metrics: tuple[str, ...] = ()
+        self.rebuilds = 0
+        self.kinds: list[DeltaKind] = []
+        self.deltas: list[Delta] = []
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """What is remembered, read back from its text."""
+        return None if self.text is None else Cursor.from_json(self.text, where="here")
+
+    def export(self, path: Path) -> None:
+        """Bring the run directory `path` in."""
+        run = read_run(path)
+        while True:
+            delta = read_delta(run, self.cursor, self.content, self.wanted)
+            self.kinds.append(delta.kind)
+            changed = delta.kind is DeltaKind.CHANGED
+            if changed or (delta.kind is DeltaKind.REWIND and not self.wanted.removals):
+                self.rebuild(path)
+                return
+            self.apply(delta)
+            if not delta.more:
+                return
+
+    def rebuild(self, path: Path) -> None:
+        """Start over with everything."""
+        self.rebuilds += 1
+        anchors = self.cursor.anchors if self.cursor else ()
+        self.events, self.texts, self.points = [], [], {}
+        whole = read_whole(read_run(path), self.content, self.wanted, anchors=anchors, budget=self.budget)
+        for delta in whole:
+            self.apply(delta)
+
+    def apply(self, delta: Delta) -> None:
+        """Remove, add, remember."""
+        self.deltas.append(delta)
+        if delta.removed is not None:
+            gone = delta.removed
+            for name, step, time, value in zip(gone.name, gone.step, gone.time, gone.value, strict=True):
+                self.points[gone.names[name], int(step)].remove((float(time), shown(float(value))))
+        new = events_of([delta])
+        self.events += new
+        self.texts += texts_of([delta])
+        for _, step, time, values in new:
+            for name, value in values:
+                self.points.setdefault((name, step), []).append((time, value))
+        after = delta.after if self.tails else delta.after.with_(tails=None)
+        self.text = after.to_json()
+        self.metrics = delta.metrics
+
+    def held(self) -> dict[tuple[str, int], list[tuple[float, str]]]:
+        """The points by metric and step."""
+        return {key: held for key, held in self.points.items() if held}
+
+
+def points_of(events: list[Event]) -> dict[tuple[str, int], list[tuple[float, str]]]:
+    """The points of `events` by metric and step."""
+    found: dict[tuple[str, int], list[tuple[float, str]]] = {}
+    for _, step, time, values in events:
+        for name, value in values:
+            found.setdefault((name, step), []).append((time, value))
+    return found

@@ -1,0 +1,158 @@
+"""The tables of the format: each case is a small run directory in tests/golden with what is to be read of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run, read_series, read_whole
+from bridge.rundir.wanted import ReadOptions
+from tests.rundir.oracle import events_of
+
+if TYPE_CHECKING:
+    from bridge.model import Delta, Run
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+EXPECTED: dict[str, dict[str, Any]] = {
+    path.parent.name: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*/expected.json"))
+}
+
+
+def cases_with(*fields: str) -> pytest.MarkDecorator:
+    """The cases that say something of one of `fields`."""
+    chosen = [name for name, expected in EXPECTED.items() if any(field in expected for field in fields)]
+    assert chosen
+    return pytest.mark.parametrize("case", chosen, indirect=True)
+
+
+class Case:
+    """A copy of one case with the ages that it asks for."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.expected = EXPECTED[name]
+        self.path = folder / "parent" / "case"
+        shutil.copytree(GOLDEN / name / "run", self.path)
+        self.now = time.time()
+        for file in self.path.rglob("*"):
+            # An hour before the run began, so that nothing is fresh by accident of the checkout.
+            age = self.expected.get("ages", {}).get(file.relative_to(self.path).as_posix(), None)
+            then = 1775818800.0 if age is None else self.now - age
+            os.utime(file, (then, then))
+
+    def run(self) -> Run:
+        """The run; the minute's allowance for unknown clocks is taken from the time-out."""
+        return read_run(self.path, heartbeat_timeout=120.0)
+
+    def whole(self, *, ordered: bool = False, limit: int = 1_000_000) -> list[Delta]:
+        """Everything as deltas."""
+        return list(read_whole(self.run(), ContentOptions(), ReadOptions(ordered=ordered, limit=limit)))
+
+    def about(self, value: Any) -> Any:
+        """A time that the case gives as an age of a file."""
+        return (
+            pytest.approx(self.now - value["age"], abs=0.001) if isinstance(value, dict) and "age" in value else value
+        )
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    """Each case in turn."""
+    return Case(request.param, tmp_path)
+
+
+def value_of(text: float | str) -> str:
+    """A value of a case so that it can be compared bit for bit, but for the signs of NaN."""
+    if isinstance(text, str):
+        return "nan" if text == "nan" else float.fromhex(text).hex()
+    return float(text).hex()
+
+
+@cases_with("series")
+def test_series(case: Case) -> None:
+    """The points that count, by metric and step, with their times, bit for bit."""
+    expected = {
+        name: [(step, then, value_of(value)) for step, then, value in points]
+        for name, points in case.expected["series"].items()
+    }
+    for limit in (1, 2, 1_000_000):
+        found: dict[str, list[tuple[int, float, str]]] = {}
+        for _, step, then, values in events_of(case.whole(limit=limit)):
+            for name, value in values:
+                found.setdefault(name, []).append((step, then, value))
+        assert {name: sorted(points) for name, points in found.items()} == expected
+
+
+@cases_with("series")
+def test_one_series(case: Case) -> None:
+    """One series read by itself is the same series."""
+    run = case.run()
+    for name, points in case.expected["series"].items():
+        series = read_series(run, name)
+        found = zip(series.step.tolist(), series.time.tolist(), map(value_of, series.value.tolist()), strict=True)
+        assert list(found) == [(step, then, value_of(value)) for step, then, value in points]
+
+
+@cases_with("events")
+def test_order(case: Case) -> None:
+    """Where the case says it: the events of an ordered target, in their order."""
+    found = [(row, step, [name for name, _ in values]) for row, step, _, values in events_of(case.whole(ordered=True))]
+    assert found == [(row, step, names) for row, step, names in case.expected["events"]]
+
+
+@cases_with("series", "notices")
+def test_texts_and_losses(case: Case) -> None:
+    """Texts stand at their steps; what is lost is named."""
+    deltas = case.whole()
+    if "series" in case.expected:
+        texts = [[text.step, text.time, text.name, text.text] for delta in deltas for text in delta.texts]
+        assert texts == case.expected.get("texts", [])
+    if "notices" in case.expected:
+        lost = [
+            [notice.kind.value, notice.what, notice.detail, notice.count]
+            for delta in deltas
+            for notice in delta.notices
+        ]
+        assert [
+            found[: len(wanted)] for found, wanted in zip(lost, case.expected["notices"], strict=True)
+        ] == case.expected["notices"]
+
+
+@cases_with("rows")
+def test_rows(case: Case) -> None:
+    """Rows are counted as the file has them, bad ones included."""
+    assert case.whole()[-1].after.rows == case.expected["rows"]
+
+
+@cases_with("media")
+def test_media(case: Case) -> None:
+    """The media events that count, and what their files truly are."""
+    found = [
+        [event.line, event.tag, event.step, event.index, event.type.value, event.format, event.time, event.caption]
+        for delta in case.whole()
+        for event in delta.media
+    ]
+    expected = [[case.about(item) for item in event] for event in case.expected["media"]]
+    assert found == expected
+
+
+@cases_with("run")
+def test_run(case: Case) -> None:
+    """Status, times, names and params as the case has them."""
+    run = case.run()
+    for name, wanted in case.expected["run"].items():
+        found = getattr(run, name)
+        if name == "tags":
+            found = list(found)
+        elif name == "sessions":
+            found = len(found)
+        assert found == case.about(wanted), name
+    if "run_losses" in case.expected:
+        assert [[notice.kind.value, notice.what] for notice in run.notices] == case.expected["run_losses"]
+    assert run.parent == "parent"

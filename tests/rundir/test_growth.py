@@ -1,0 +1,310 @@
+"""A run directory that grows piece by piece: what each look says, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.cursor import ContentOptions, Cursor
+from bridge.errors import IdentityError
+from bridge.model import Delta, DeltaKind
+from bridge.rundir import delta as delta_module
+from bridge.rundir import read_delta, read_run
+from bridge.rundir.wanted import ReadOptions
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.rundir.oracle import events_of, texts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ORDERED = ReadOptions(ordered=True)
+HEADER = ("loss", "step", "wall_time")
+
+
+def look(
+    path: Path, cursor: Cursor | None, wanted: ReadOptions = ORDERED, content: ContentOptions | None = None
+) -> Delta:
+    """One look at the run directory, from a cursor as a target gives it back."""
+    kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
+    return read_delta(read_run(path), kept, content or ContentOptions(), wanted)
+
+
+def points(delta: Delta) -> list[tuple[int, float]]:
+    """(step, value) of the metric `loss`."""
+    return [
+        (step, float.fromhex(value))
+        for _, step, _, values in events_of([delta])
+        for name, value in values
+        if name == "loss"
+    ]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run with two rows."""
+    path = write_sidecar(tmp_path / "run")
+    write_metrics(path, HEADER, [[1.0, 0, CREATED_S], [2.0, 1, CREATED_S + 1]])
+    return path
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens while a look waits for the next: each wait takes one entry, and no time."""
+    happenings: list[Callable[[], object]] = []
+
+    def sleep(_seconds: float) -> None:
+        if happenings:
+            happenings.pop(0)()
+
+    monkeypatch.setattr(delta_module.time, "sleep", sleep)
+    return happenings
+
+
+def test_every_byte(tmp_path: Path) -> None:
+    """A file that grows by single bytes gives each row once, as soon as its newline is there."""
+    path = write_sidecar(tmp_path / "run")
+    lines = [b"loss,note,step\r\n", b"1,,0\r\n", b',"a\r\nb",1\r\n', b"x,,2\r\n", b"3,,2,9\r\n", b"4,,\r\n"]
+    lines += [b"note,step,loss\n", b",5,6\n", b"7,,4\n"]
+    counts = [0, 1, 2, 3, 4, 5, 5, 6, 7]
+    data = b"".join(lines)
+    rows_at = {len(b"".join(lines[: place + 1])): count for place, count in enumerate(counts)}
+    cursor = None
+    values: list[tuple[int, float]] = []
+    texts: list[tuple[int, str]] = []
+    rows = 0
+    for size in range(len(data) + 1):
+        (path / "metrics.csv").write_bytes(data[:size])
+        delta = look(path, cursor)
+        assert delta.kind is not DeltaKind.CHANGED
+        cursor = delta.after
+        values += points(delta)
+        texts += [(step, text) for _, step, _, _, text in texts_of([delta])]
+        rows = rows_at.get(size, rows)
+        assert cursor.rows == rows
+    assert values == [(0, 1.0), (5, 6.0)]
+    assert texts == [(1, "a\r\nb"), (2, "x")]
+
+
+def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
+    """Size and mtime as the cursor has them mean that no file is opened."""
+    cursor = look(run_dir, None).after
+    run = read_run(run_dir)
+    opened: list[str] = []
+    watching = True
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if watching and event == "open" and str(run_dir) in str(args[0]):
+            opened.append(str(args[0]))
+
+    sys.addaudithook(hook)
+    delta = read_delta(run, cursor, ContentOptions(), ORDERED)
+    watching = False
+    assert (delta.kind, delta.after, opened) == (DeltaKind.SAME, cursor, [])
+
+
+def test_an_append_reads_only_the_new_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large file that grew, the first line, the 64 KiB before the cursor and the new rows are read."""
+    path = write_sidecar(tmp_path / "run")
+    write_metrics(path, HEADER, [[step / 7, step, CREATED_S + step] for step in range(50_000)])
+    cursor = look(path, None).after
+    write_metrics(path, (), [[9.0, 50_000, CREATED_S + 50_000]], append=True)
+    before = _read_so_far()
+    delta = look(path, cursor)
+    assert points(delta) == [(50_000, 9.0)]
+    assert _read_so_far() - before < 200_000 < (path / "metrics.csv").stat().st_size / 6
+
+
+def _read_so_far() -> int:
+    """Bytes that this process has read by system calls (Linux); elsewhere 0."""
+    try:
+        with open("/proc/self/io") as file:  # noqa: PTH123 - no real file
+            return int(file.readline().split()[1])
+    except OSError:
+        return 0
+
+
+def test_a_grown_header_changes_nothing_but_the_columns(run_dir: Path) -> None:
+    """Lightning rewrites the file when a metric is new: the rows are the same, so it is an append."""
+    cursor = look(run_dir, None).after
+    write_metrics(
+        run_dir,
+        ["acc", *HEADER],
+        [[None, 1.0, 0, CREATED_S], [None, 2.0, 1, CREATED_S + 1], [0.5, 3.0, 2, CREATED_S + 2]],
+    )
+    delta = look(run_dir, cursor)
+    assert (delta.kind, points(delta), delta.metrics) == (DeltaKind.APPEND, [(2, 3.0)], ("loss", "acc"))
+    assert look(run_dir, delta.after).kind is DeltaKind.SAME
+
+
+def test_a_copied_run_is_the_same_run(run_dir: Path, tmp_path: Path) -> None:
+    """Copied with other mtimes, or moved, a run is known by its rows: nothing is sent again."""
+    cursor = look(run_dir, None).after
+    shutil.copytree(run_dir, tmp_path / "elsewhere")
+    os.utime(tmp_path / "elsewhere" / "metrics.csv", (0, 0))
+    delta = look(tmp_path / "elsewhere", cursor)
+    assert (delta.kind, delta.after.path, delta.points) == (DeltaKind.SAME, str(tmp_path / "elsewhere"), 0)
+    run_dir.rename(tmp_path / "moved")
+    delta = look(tmp_path / "moved", cursor)
+    assert (delta.kind, delta.after.path) == (DeltaKind.SAME, str(tmp_path / "moved"))
+
+
+def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: Path) -> None:
+    """The same identity at another path with other first rows is an error that says what to do."""
+    cursor = look(run_dir, None).after
+    other = write_sidecar(tmp_path / "other", uid="uid-run")
+    write_metrics(other, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1]])
+    with pytest.raises(IdentityError, match="its first rows are others") as caught:
+        look(other, cursor)
+    assert caught.value.hint is not None
+    assert "--as" in caught.value.hint
+    write_metrics(other, HEADER, [])
+    with pytest.raises(IdentityError):
+        look(other, cursor)
+
+
+def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: list[Callable[[], object]]) -> None:
+    """A row that the target has and that is another now is a change, if a second look sees the same."""
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1], [3.0, 2, CREATED_S + 2]])
+    delta = look(run_dir, cursor)
+    assert delta.kind is DeltaKind.CHANGED
+    assert delta.reason == "metrics.csv: what its first 2 rows hold has changed"
+    assert delta.points == 0
+    assert delta.after == cursor
+
+
+def test_a_shorter_file_may_be_in_the_middle_of_a_rewrite(run_dir: Path, waits: list[Callable[[], object]]) -> None:
+    """A file that is short for a moment, while its header is rewritten in place, is no change."""
+    cursor = look(run_dir, None).after
+    whole = (run_dir / "metrics.csv").read_bytes()
+    (run_dir / "metrics.csv").write_bytes(b"acc,loss,step,wall_time\r\n")
+    waits.append(lambda: (run_dir / "metrics.csv").write_bytes(whole + b"3.0,2,1775822402.0\r\n"))
+    delta = look(run_dir, cursor)
+    assert (delta.kind, points(delta)) == (DeltaKind.APPEND, [(2, 3.0)])
+
+
+def test_a_file_that_keeps_changing_is_left_for_later(run_dir: Path, waits: list[Callable[[], object]]) -> None:
+    """While every look sees something else nothing is done, and that is said."""
+    cursor = look(run_dir, None).after
+    path = run_dir / "metrics.csv"
+    path.write_bytes(b"loss,step,wall_time\r\n")
+    header = path.read_bytes()
+    waits += [partial(path.write_bytes, header + b"9,9,9\r\n" * (number % 2) + b" " * number) for number in range(9)]
+    delta = look(run_dir, cursor)
+    assert (delta.kind, delta.after, delta.points) == (DeltaKind.SAME, cursor, 0)
+    assert delta.reason == "metrics.csv is being rewritten just now"
+
+
+def test_a_file_that_is_gone(run_dir: Path, waits: list[Callable[[], object]]) -> None:
+    """A metrics.csv that vanished for good is a change, not an error."""
+    cursor = look(run_dir, None).after
+    (run_dir / "metrics.csv").unlink()
+    delta = look(run_dir, cursor)
+    assert (delta.kind, delta.reason) == (DeltaKind.CHANGED, "metrics.csv is gone or empty")
+
+
+def test_options_that_differ_are_named(run_dir: Path) -> None:
+    """A target made with other options is made anew, and the reason says which."""
+    cursor = look(run_dir, None, content=ContentOptions(max_points=100)).after
+    delta = look(run_dir, cursor, content=ContentOptions(exclude_metrics=("a*", "b")))
+    assert delta.kind is DeltaKind.CHANGED
+    assert delta.reason == (
+        "made with other options: exclude-metrics (was the default, is a* b), max-points (was 100, is the default)"
+    )
+
+
+def test_a_target_that_was_never_finished_is_made_anew(run_dir: Path) -> None:
+    """A cursor that is not complete cannot be continued."""
+    cursor = look(run_dir, None).after.with_(complete=False)
+    assert look(run_dir, cursor).kind is DeltaKind.CHANGED
+
+
+def test_portions_are_continued_where_they_ended(tmp_path: Path) -> None:
+    """With a limit, portions follow one another, each from its cursor, until there is no more."""
+    path = make_run(tmp_path / "run", [{"loss": float(step), "step": step} for step in range(10)])
+    cursor, found, more = None, [], True
+    while more:
+        delta = look(path, cursor, ReadOptions(ordered=True, limit=4))
+        assert delta.points <= 6
+        assert delta.more == (delta.after.stat is None)
+        found += points(delta)
+        cursor, more = delta.after, delta.more
+    assert found == [(step, float(step)) for step in range(10)]
+
+
+def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
+    """An ordered target hears of a rewind with file, line, metric and steps; nothing of it can be applied in place."""
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [1.5, 0, CREATED_S + 3]], append=True)
+    delta = look(run_dir, cursor)
+    assert delta.kind is DeltaKind.REWIND
+    assert delta.reason == "metrics.csv:5: loss goes back from step 1 to step 0; 1 point no longer counts"
+
+
+def test_a_repeated_stretch_is_no_rewind(run_dir: Path) -> None:
+    """A run that went back and logged the same values again has nothing new for any target."""
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, (), [[1.0, 0, CREATED_S + 7], [2.0, 1, CREATED_S + 8], [3.0, 2, CREATED_S + 9]], append=True)
+    for wanted in (ORDERED, ReadOptions(), ReadOptions(removals=True)):
+        delta = look(run_dir, cursor, wanted)
+        assert (delta.kind, points(delta), delta.removed) == (DeltaKind.APPEND, [(2, 3.0)], None)
+
+
+def test_superseded_points_are_named_for_a_target_that_removes(run_dir: Path) -> None:
+    """With removals the superseded points come with their times, beside those that take their place."""
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, (), [[1.5, 0, CREATED_S + 2], [2.0, 1, CREATED_S + 3]], append=True)
+    delta = look(run_dir, cursor, ReadOptions(removals=True))
+    assert (delta.kind, points(delta), delta.lowers) == (DeltaKind.REWIND, [(0, 1.5)], 2)
+    assert delta.removed is not None
+    gone = delta.removed
+    assert (gone.names, gone.step.tolist(), gone.time.tolist(), gone.value.tolist()) == (
+        ("loss",),
+        [0],
+        [CREATED_S],
+        [1.0],
+    )
+
+
+def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> None:
+    """A step that was never seen before is just a point there, wherever it stands."""
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, (), [[9.0, -5, CREATED_S + 2]], append=True)
+    delta = look(run_dir, cursor, ReadOptions(removals=True))
+    assert (delta.kind, points(delta), delta.lowers) == (DeltaKind.APPEND, [(-5, 9.0)], 1)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A run with more metrics than a cursor has room for."""
+    path = write_sidecar(tmp_path / "many")
+    names = [f"metric/{number:03d}" for number in range(200)]
+    write_metrics(path, [*names, "step", "wall_time"], [[*range(200), step, CREATED_S + step] for step in range(3)])
+    return path
+
+
+def test_tails_that_do_not_fit_are_found_in_the_last_rows(many: Path) -> None:
+    """A second row of the last step is judged by the rows just before the cursor, whose tails had no room."""
+    cursor = look(many, None).after
+    assert Cursor.from_json(cursor.to_json(), where="here").tails is None  # type: ignore[union-attr]
+    again = [*range(199), 5]
+    write_metrics(many, (), [[*again, 2, CREATED_S + 3]], append=True)
+    delta = look(many, cursor)
+    assert delta.kind is DeltaKind.REWIND
+    assert delta.reason.startswith("metrics.csv:5: metric/199 goes back from step 2 to step 2")
+    assert len(delta.metrics) == 200
+
+
+def test_tails_that_do_not_fit_cost_nothing_for_later_steps(many: Path) -> None:
+    """Rows with later steps need no tails at all."""
+    cursor = look(many, None).after
+    write_metrics(many, (), [[*range(200), 3, CREATED_S + 3]], append=True)
+    delta = look(many, cursor)
+    assert (delta.kind, delta.points, delta.after.seen) == (DeltaKind.APPEND, 200, 200)
+    assert delta.metrics == tuple(f"metric/{number:03d}" for number in range(200))

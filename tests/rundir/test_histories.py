@@ -1,0 +1,167 @@
+"""Any history of rows, cut anywhere into exports, ends as one clean read: the plain oracle says what that is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.cursor import ContentOptions
+from bridge.rundir import delta as delta_module
+from bridge.rundir.wanted import ReadOptions
+from tests.run_dirs import CREATED_S, write_sidecar
+from tests.rundir.oracle import Row, events, texts_in, without_texts
+from tests.rundir.targets import Target, points_of
+
+VALUES = (0.0, -0.0, 1.0, 2.5, math.nan, math.inf, -math.inf)
+NAMES = ("a", "b", "c/d")
+
+cells = st.dictionaries(st.sampled_from(NAMES), st.sampled_from((*VALUES, "text", "other")), max_size=3)
+kinds = st.sampled_from(["row"] * 12 + ["bad", "stepless"])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Row], list[int], int]:
+    """Rows, the cuts between exports (as numbers of rows), and a seed for what does not matter."""
+    rows: list[Row] = []
+    step = draw(st.integers(-2, 2))
+    for number in range(draw(st.integers(0, 14))):
+        step = max(-3, step + draw(st.sampled_from([0, 0, 1, 1, 1, 2, -1, -3])))
+        kind = draw(kinds)
+        rows.append(
+            Row(
+                step=None if kind == "stepless" else step,
+                time=CREATED_S + number,
+                cells=draw(cells),
+                bad=kind == "bad",
+            )
+        )
+    cuts = draw(st.lists(st.integers(0, len(rows)), max_size=4))
+    return rows, [*sorted(cuts), len(rows)], draw(st.integers(0, 2**32))
+
+
+def write(path: Path, rows: list[Row], columns: list[str], torn: str = "") -> None:
+    """Write metrics.csv whole; `columns` are the header."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        if row.bad:
+            text.write(",".join(["x"] * (len(columns) + 1)) + "\r\n")
+            continue
+        known: dict[str, object] = {"step": "" if row.step is None else row.step, "wall_time": repr(row.time)}
+        writer.writerow([known.get(name, row.cells.get(name, "")) for name in columns])
+    (path / "metrics.csv").write_text(text.getvalue() + torn, newline="")
+
+
+def columns_of(rows: list[Row], chance: random.Random, before: list[str]) -> list[str]:
+    """A header for `rows`: as it was where it still fits, sometimes with its columns moved."""
+    used = {name for row in rows for name in row.cells} | {"step", "wall_time"}
+    if used <= set(before) and chance.random() < 0.8:
+        return before
+    columns = sorted(used | set(before))
+    chance.shuffle(columns)
+    return columns
+
+
+def grow(path: Path, rows: list[Row], cuts: list[int], seed: int, *targets: Target) -> None:
+    """Export to all `targets` at each cut; in between the file is torn somewhere, or has another header."""
+    chance = random.Random(seed)
+    columns = ["step", "wall_time"]
+    for cut in cuts:
+        # A bad row's cells are counted by the header, so its digest would change with it.
+        fixed = any(row.bad for row in rows)
+        columns = (
+            columns_of(rows if fixed else rows[:cut], chance, columns) if columns[2:] == [] or not fixed else columns
+        )
+        write(path, rows[:cut], columns, torn=chance.choice(["", "", "1,", '"torn', "7"]))
+        for target in targets:
+            target.export(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
+
+
+quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@quick
+@given(histories(), st.sampled_from([1, 2, 1000]), st.booleans(), st.sampled_from([1, 1 << 20]))
+def test_an_ordered_target_ends_as_one_clean_read(
+    history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
+) -> None:
+    """Points, order and grouping of an ordered target do not depend on its history of exports."""
+    rows, cuts, seed = history
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        target = Target(ReadOptions(ordered=True, limit=limit), tails=tails, budget=budget)
+        grow(path, rows, cuts, seed, target)
+    clean = events(rows)
+    assert target.events == without_texts(clean, rows)
+    assert target.texts == texts_in(clean, rows)
+
+
+@quick
+@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.booleans())
+def test_an_unordered_target_ends_as_one_clean_read(
+    history: tuple[list[Row], list[int], int], limit: int, tails: bool, removals: bool
+) -> None:
+    """A target that takes lower steps ends with the points of one clean read, with and without removing any."""
+    rows, cuts, seed = history
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        target = Target(ReadOptions(removals=removals, limit=limit), tails=tails)
+        grow(path, rows, cuts, seed, target)
+    clean = without_texts(events(rows, ordered=False), rows)
+    assert target.held() == points_of(clean)
+    if not target.rebuilds and not any(delta.removed for delta in target.deltas):
+        assert target.events == clean
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(histories(), st.sampled_from([1, 3, 1000]))
+def test_keep_has_every_point_as_logged(history: tuple[list[Row], list[int], int], limit: int) -> None:
+    """With overlap `keep` nothing is dropped, nothing moves and nothing is a rewind."""
+    rows, cuts, seed = history
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        target = Target(ReadOptions(limit=limit), ContentOptions(overlap="keep"))
+        grow(path, rows, cuts, seed, target)
+    assert target.events == without_texts(events(rows, ordered=False, overlap="keep"), rows)
+    assert target.rebuilds == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(quick, max_examples=2000)
+@given(histories(), st.sampled_from([1, 2, 3, 1000]), st.booleans(), st.sampled_from([1, 500, 1 << 20]))
+def test_thousands_of_histories(
+    history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
+) -> None:
+    """Ordered, unordered and removing targets that share a history all end as one clean read, cursors included."""
+    rows, cuts, seed = history
+    wanted = [ReadOptions(ordered=True, limit=limit), ReadOptions(limit=limit), ReadOptions(removals=True, limit=limit)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        targets = [Target(each, tails=tails, budget=budget) for each in wanted]
+        grow(path, rows, cuts, seed, *targets)
+        for target in targets:
+            clean = Target(target.wanted, tails=tails, budget=budget)
+            clean.rebuild(path)
+            assert clean.cursor is not None
+            assert target.cursor is not None
+            assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
+            assert target.metrics == clean.metrics
+    ordered, *others = targets
+    assert ordered.events == without_texts(events(rows), rows)
+    for target in others:
+        assert target.held() == points_of(without_texts(events(rows, ordered=False), rows))

@@ -1,0 +1,72 @@
+"""What our logger writes is read back exactly, also where it was cut, continued and given new columns."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.rundir import delta as delta_module
+from bridge.rundir.wanted import ReadOptions
+from logger.csv_writer import MetricsFile
+from logger.csv_writer import Row as LoggedRow
+from tests.run_dirs import CREATED_S, write_sidecar
+from tests.rundir.oracle import Row, events
+from tests.rundir.targets import Target
+
+NAMES = ("loss", "val/acc", 'odd "name", with\nmore', "损失", "epoch")
+
+values = st.one_of(
+    st.floats(),
+    st.integers(-(2**70), 2**70),
+    st.booleans(),
+    st.sampled_from([1e-320, 2.0**53 + 2, math.nan, math.inf, -0.0]),
+)
+rows = st.lists(
+    st.tuples(
+        st.dictionaries(st.sampled_from(NAMES), values, min_size=1, max_size=3), st.integers(-(2**63), 2**63 - 1)
+    ),
+    max_size=6,
+)
+sessions = st.lists(st.tuples(rows, st.integers(1, 40)), min_size=1, max_size=4)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sessions, st.booleans())
+def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float], int]], int]], exports: bool) -> None:
+    """Sessions that each end torn somewhere, and go on: all rows that were whole are read, bit for bit."""
+    expected: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_sidecar(Path(folder) / "run")
+        target = Target(ReadOptions(ordered=True))
+        for logged, torn in history:
+            file = MetricsFile(path / "metrics.csv", time_column="wall_time")
+            if (path / "metrics.csv").exists():
+                file.resume()
+                del expected[file.rows :]
+            for cells, step in logged:
+                then = CREATED_S + len(expected)
+                file.append([LoggedRow(tuple(cells), tuple(cells.values()), step, then)])
+                expected.append(Row(step, then, {name: float(value) for name, value in cells.items()}))
+                if exports:
+                    target.export(path)
+            file.close()
+            if logged:
+                data = (path / "metrics.csv").read_bytes()
+                (path / "metrics.csv").write_bytes(data[: max(data.index(b"step"), len(data) - torn)])
+        file = MetricsFile(path / "metrics.csv", time_column="wall_time")
+        if (path / "metrics.csv").exists():
+            file.resume()
+            del expected[file.rows :]
+        file.close()
+        target.export(path)
+    assert target.events == events(expected)

@@ -1,0 +1,192 @@
+"""Media of a run that grows: what is new, what is superseded, what a file truly is."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.cursor import ContentOptions, Cursor
+from bridge.model import Delta, DeltaKind, MediaType
+from bridge.rundir import delta as delta_module
+from bridge.rundir import read_delta, read_run, read_whole
+from bridge.rundir.sniff import sniff
+from bridge.rundir.wanted import ReadOptions
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 2, 3) + b"\x08\2\0\0\0"
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run with one row."""
+    return make_run(tmp_path / "run", [{"a": 1.0, "step": 0}])
+
+
+def log(path: Path, tag: str, step: int, name: str, **fields: Any) -> None:
+    """Log a picture as a logger does: the file, then its line."""
+    (path / "media").mkdir(exist_ok=True)
+    (path / "media" / name).write_bytes(PNG)
+    line = json.dumps({"step": step, "tag": tag, "type": "image", "path": f"media/{name}", "time": 5.0, **fields})
+    with (path / "media.jsonl").open("a") as file:
+        file.write(line + "\n")
+
+
+def look(path: Path, cursor: Cursor | None, content: ContentOptions | None = None) -> Delta:
+    """One look at the run directory, from a cursor as a target gives it back."""
+    kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
+    return read_delta(read_run(path), kept, content or ContentOptions(), ReadOptions())
+
+
+def names(delta: Delta) -> list[tuple[str, int, int]]:
+    """(path, step, index) of the new events."""
+    return [(event.path, event.step, event.index) for event in delta.media]
+
+
+def test_new_lines_are_new_events(run_dir: Path) -> None:
+    """Lines that were added give their events alone; a torn one is not there yet."""
+    log(run_dir, "v", 0, "a.png")
+    first = look(run_dir, None)
+    assert names(first) == [("media/a.png", 0, 0)]
+    assert look(run_dir, first.after).kind is DeltaKind.SAME
+    log(run_dir, "v", 0, "b.png")
+    with (run_dir / "media.jsonl").open("a") as file:
+        file.write('{"step": 1, "tag"')
+    second = look(run_dir, first.after)
+    assert (second.kind, names(second), second.notices) == (DeltaKind.APPEND, [("media/b.png", 0, 1)], ())
+    assert (second.after.media_lines, look(run_dir, second.after).kind) == (2, DeltaKind.SAME)
+
+
+def test_a_later_session_supersedes_a_picture(run_dir: Path) -> None:
+    """A requeued run that logs a step again takes the place of the old pictures: a rewind that names them."""
+    log(run_dir, "v", 0, "a.png", session=0)
+    log(run_dir, "v", 0, "b.png", session=0)
+    log(run_dir, "v", 1, "c.png", session=0)
+    first = look(run_dir, None)
+    log(run_dir, "v", 0, "d.png", session=1)
+    second = look(run_dir, first.after)
+    assert (second.kind, names(second)) == (DeltaKind.REWIND, [("media/d.png", 0, 0)])
+    assert [(event.path, event.index) for event in second.removed_media] == [("media/a.png", 0), ("media/b.png", 1)]
+    assert second.reason == "media.jsonl:1: v at step 0 is superseded by a later line (2 media no longer count)"
+    log(run_dir, "v", 0, "e.png", session=1)
+    third = look(run_dir, second.after)
+    assert (third.kind, names(third)) == (DeltaKind.APPEND, [("media/e.png", 0, 1)])
+    *_, last = read_whole(read_run(run_dir), ContentOptions(), ReadOptions())
+    assert names(last) == [("media/c.png", 1, 0), ("media/d.png", 0, 0), ("media/e.png", 0, 1)]
+    assert last.after == third.after.with_(anchors=last.after.anchors)
+
+
+def test_media_come_with_the_last_portion(tmp_path: Path) -> None:
+    """Where points come in portions, media come once, at the end."""
+    path = make_run(tmp_path / "run", [{"a": 1.0, "step": step} for step in range(9)])
+    log(path, "v", 0, "a.png")
+    cursor, found = None, []
+    for _ in range(10):
+        delta = read_delta(read_run(path), cursor, ContentOptions(), ReadOptions(limit=3))
+        found.append(names(delta))
+        cursor = delta.after
+        if not delta.more:
+            break
+    assert found == [[]] * (len(found) - 1) + [[("media/a.png", 0, 0)]]
+    assert len(found) > 1
+
+
+def test_no_media_means_that_nothing_is_read(run_dir: Path) -> None:
+    """With media left out their lines are no news, whatever is in them."""
+    (run_dir / "media.jsonl").write_text("nonsense\n")
+    first = look(run_dir, None, ContentOptions(media=False))
+    assert (first.media, first.notices, first.after.media_lines) == ((), (), 0)
+    log(run_dir, "v", 0, "a.png")
+    assert look(run_dir, first.after, ContentOptions(media=False)).kind is DeltaKind.SAME
+
+
+def test_lines_that_changed_are_a_change(run_dir: Path) -> None:
+    """Lines that the target was made of and that are others now, or gone, make it anew."""
+    log(run_dir, "v", 0, "a.png")
+    cursor = look(run_dir, None).after
+    content = (run_dir / "media.jsonl").read_bytes()
+    (run_dir / "media.jsonl").write_bytes(content.replace(b'"v"', b'"w"'))
+    os.utime(run_dir / "media.jsonl", (1, 1))
+    delta = look(run_dir, cursor)
+    assert (delta.kind, delta.reason) == (
+        DeltaKind.CHANGED,
+        "media.jsonl: lines that are in the target have changed",
+    )
+    (run_dir / "media.jsonl").write_bytes(b"")
+    assert look(run_dir, cursor).reason == "media.jsonl has 0 lines, the target was made of 1"
+    (run_dir / "media.jsonl").unlink()
+    assert look(run_dir, cursor).reason == "media.jsonl is gone"
+
+
+def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    """A link to a file outside the run directory is never followed; one inside is."""
+    (tmp_path / "secret.png").write_bytes(PNG)
+    (run_dir / "media").mkdir()
+    (run_dir / "media" / "out.png").symlink_to(tmp_path / "secret.png")
+    (run_dir / "media" / "in.png").symlink_to("real.png")
+    log(run_dir, "v", 0, "real.png")
+    lines = [{"step": 1, "tag": "v", "type": "image", "path": f"media/{name}.png", "time": 1} for name in ("out", "in")]
+    os.mkfifo(run_dir / "media" / "pipe.png")
+    lines.append({"step": 2, "tag": "v", "type": "image", "path": "media/pipe.png", "time": 1})
+    with (run_dir / "media.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    delta = look(run_dir, None)
+    assert names(delta) == [("media/real.png", 0, 0), ("media/in.png", 1, 1)]
+    assert [(notice.kind.value, notice.detail) for notice in delta.notices] == [
+        ("refused path", "v: media/out.png is a link that leads out of the run directory"),
+        ("refused path", "v: media/pipe.png is no regular file"),
+    ]
+
+
+def test_many_bad_lines_are_counted(run_dir: Path) -> None:
+    """Twenty bad lines are named, the rest is one notice with their number."""
+    (run_dir / "media.jsonl").write_text("x\n" * 50)
+    notices = look(run_dir, None).notices
+    assert [notice.count for notice in notices] == [1] * 20 + [30]
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (PNG, ("png", False, 6)),
+        (b"GIF89a" + struct.pack("<HH", 4, 5), ("gif", False, 20)),
+        (b"\xff\xd8\xff\xe0\0\4\0\0\xff\xc2\0\x11\x08" + struct.pack(">HH", 6, 7), ("jpeg", False, 42)),
+        (b"BM" + b"\0" * 16 + struct.pack("<ii", 3, -4), ("bmp", False, 12)),
+        (b"RIFF\0\0\0\0WEBPVP8X" + b"\0" * 8 + b"\1\0\0\2\0\0", ("webp", False, 6)),
+        (b"RIFF\0\0\0\0WEBPVP8 " + b"\0" * 10 + struct.pack("<HH", 8, 2), ("webp", False, 16)),
+        (b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f" + struct.pack("<I", 4 | 5 << 14), ("webp", False, 30)),
+        (b"II*\0", ("tiff", False, None)),
+        (b"\0\0\0\x1cftypisom", ("mp4", True, None)),
+        (b"\0\0\0\x1cftypqt  ", ("mov", True, None)),
+        (b"\0\0\0\x1cftypavif", ("avif", False, None)),
+        (b"\x1aE\xdf\xa3\x9fB\x82\x84webm", ("webm", True, None)),
+        (b"\x1aE\xdf\xa3\x9fB\x82\x88matroska", ("mkv", True, None)),
+        (b"RIFF\0\0\0\0AVI LIST", ("avi", True, None)),
+        (b"OggS", ("ogv", True, None)),
+        (b"<svg xmlns=", None),
+        (b"", None),
+    ],
+)
+def test_the_true_format(head: bytes, expected: tuple[str, bool, int | None] | None) -> None:
+    """The first bytes say what a file is, whether it is a video, and how many pixels it claims."""
+    found = sniff(head)
+    assert (None if found is None else tuple(found)) == expected
+
+
+def test_a_video_is_a_video_whatever_its_line_says(run_dir: Path) -> None:
+    """The type of an event follows its bytes where those are always a video."""
+    log(run_dir, "v", 0, "a.png")
+    (run_dir / "media" / "a.png").write_bytes(b"\0\0\0\x1cftypisom")
+    (event,) = look(run_dir, None).media
+    assert (event.type, event.format) == (MediaType.VIDEO, "mp4")

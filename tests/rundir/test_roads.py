@@ -1,0 +1,278 @@
+"""The fast parser and the exact road read the same rows: values, texts, row numbers, offsets and digests."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from bridge.errors import RunDirectoryError
+from bridge.rundir import csv_rows
+from bridge.rundir.csv_rows import Table
+from bridge.rundir.header import complete_rows
+from bridge.rundir.rows import Rows, digest_of
+from bridge.rundir.slow_rows import parse_slowly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(path: Path, data: bytes, *, block: int = 1 << 22) -> list[Rows]:
+    """The rows of a metrics.csv with the content `data`."""
+    path.write_bytes(data)
+    with path.open("rb", buffering=0) as file:
+        table = Table(file, "wall_time")
+        found = table.layout()
+        return [] if found is None else list(table.rows(found[0], found[0].end, 0, block=block))
+
+
+def slowly(data: bytes) -> list[Rows]:
+    """The same by the exact road only; the header is the first line."""
+    start = data.index(b"\n") + 1
+    cut = complete_rows(data[start:])
+    from bridge.rundir.header import read_layout
+
+    found = read_layout(io.BytesIO(data), "wall_time")
+    assert found is not None
+    return list(parse_slowly(data[start : start + cut], layout=found[0], start=start, first=0, time_column="wall_time"))
+
+
+def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
+    """Rows as plain values, one entry a row: number, end, step, time, points."""
+    found = []
+    for part in rows:
+        for place in range(len(part)):
+            points = {
+                name: part.values[line, place].tobytes()
+                for line, name in enumerate(part.names)
+                if part.present[line, place]
+            }
+            valid = part.valid is None or bool(part.valid[place])
+            found.append(
+                (
+                    part.first + place,
+                    part.offset(place + 1),
+                    int(part.step[place]) if valid else None,
+                    part.time[place].tobytes(),
+                    points,
+                )
+            )
+    return found
+
+
+def digest(rows: list[Rows]) -> int:
+    """The digest of all rows."""
+    return sum(digest_of(part.digests()) for part in rows) % 2**64
+
+
+numbers = st.one_of(
+    st.floats().map(repr),
+    st.integers(-(10**25), 10**25).map(str),
+    st.sampled_from(["", "", "nan", "inf", "-inf", "1e-320", "-0.0", "1e999", " 7 ", "+3", ".5", "5.", "1E5"]),
+    st.decimals(allow_nan=False, allow_infinity=False).map(str),
+)
+anything = st.one_of(
+    numbers, st.sampled_from(["True", "False", "1_000", "x", 'say "hi"', "two\r\nlines", "a,b", "٣", "0x1f"])
+)
+steps = st.one_of(
+    st.integers(-(2**63), 2**63 - 1).map(str), st.sampled_from(["", "3.5", "9223372036854775808", "0x10", " 4"])
+)
+
+
+def written(cells: list[list[str]], end: str) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=end)
+    writer.writerow(["b", "step", "a", "wall_time"])
+    writer.writerows(cells)
+    return text.getvalue().encode()
+
+
+@quick
+@given(
+    st.lists(st.tuples(numbers, st.integers(-(2**63), 2**63 - 1).map(str), numbers, numbers), max_size=8),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_the_fast_road_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str) -> None:
+    """Numbers that pyarrow parses are bit for bit those of Python's float(), but for the payload of NaN."""
+    rows = read(tmp_path / "metrics.csv", written(cells, end))
+    for place, row in enumerate(cells):
+        for name, cell in zip(("b", "a"), (row[0], row[2]), strict=True):
+            line = rows[0].names.index(name)
+            assert bool(rows[0].present[line, place]) == (cell != "")
+            if cell:
+                assert rows[0].values[line, place].tobytes() == np.float64(float(cell)).tobytes()
+        assert rows[0].step[place] == int(row[1])
+
+
+@quick
+@given(
+    st.lists(st.tuples(anything, steps, anything, numbers), max_size=8),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(1, 60),
+)
+@example([("1", "1", "", ""), ("two\r\nlines", "2", "", "")], "\r\n", 7)
+def test_all_roads_and_blocks_agree(tmp_path: Path, cells: list[list[str]], end: str, block: int) -> None:
+    """Rows, offsets and digest do not depend on the road, nor on where the blocks are cut."""
+    data = written(cells, end)
+    exact = slowly(data)
+    whole = read(tmp_path / "metrics.csv", data)
+    pieces = read(tmp_path / "metrics.csv", data, block=block)
+    assert plain(whole) == plain(exact) == plain(pieces)
+    assert digest(whole) == digest(exact) == digest(pieces)
+
+
+def test_blank_lines_are_bad_rows_on_both_roads(tmp_path: Path) -> None:
+    """A blank line is taken by pyarrow for a row of empty cells: what it makes of one must not count."""
+    for end in ("\n", "\r\n"):
+        data = f"b,step,a,wall_time{end}1,0,2,3{end}{end}1,1,2,3{end}".encode()
+        whole, exact = read(tmp_path / "metrics.csv", data), slowly(data)
+        assert [len(rows.bad_at) for rows in whole] == [len(rows.bad_at) for rows in exact] == [1]
+        assert digest(whole) == digest(exact)
+
+
+def test_large_blocks_agree(tmp_path: Path) -> None:
+    """The same for blocks that several threads parse, in which a column turns from numbers to texts and back."""
+    chance = random.Random(3)
+    odd = ["", "x", "True", "nan", "two\nlines", "1_0", "warm-up (1)"]
+    cells = [
+        [
+            repr(chance.random()),
+            str(place),
+            chance.choice(odd) if 7000 < place < 9000 else repr(chance.random()),
+            repr(float(place)),
+        ]
+        for place in range(15_000)
+    ]
+    data = written(cells, "\r\n")
+    exact, whole, halves = slowly(data), read(tmp_path / "a", data), read(tmp_path / "b", data, block=len(data) // 2)
+    assert plain(exact) == plain(whole) == plain(halves)
+    assert digest(exact) == digest(whole) == digest(halves)
+    texts = [{key: text for part in rows for key, text in part.texts.items()} for rows in (exact, whole, halves)]
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) > 500
+
+
+@quick
+@given(st.lists(st.tuples(anything, steps, anything, numbers), min_size=1, max_size=6), st.data())
+def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[str]], data: st.DataObject) -> None:
+    """Rows cut in two are the two parts of the file, and their digests add up."""
+    whole = read(tmp_path / "metrics.csv", written(cells, "\n"))
+    for rows in whole:
+        cut = data.draw(st.integers(0, len(rows)))
+        parts = [rows.head(cut), rows.tail(cut)]
+        assert plain(parts) == plain([rows])
+        assert digest(parts) == digest([rows])
+        assert b"".join(bytes(part.data) for part in parts) == bytes(rows.data)
+
+
+def test_the_digest_does_not_know_columns_apart_by_place(tmp_path: Path) -> None:
+    """Columns that moved, empty columns, another way to write a number or a line end leave the digest alone."""
+    one = read(tmp_path / "a.csv", b"a,b,step,wall_time\r\n1,2.50,0,5\r\n,x,1,6\r\n,,3.5,\r\n")
+    other = read(tmp_path / "b.csv", b"new,step,b,wall_time,a\n,0,2.5,5.0,1e0\n,1,x,6,\n,3.5,,,\n")
+    assert digest(one) == digest(other)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        b"a,b,step,wall_time\n2,1,0,5\n3,4,1,6\n",
+        b"a,b,step,wall_time\n3,4,1,6\n1,2,0,5\n",
+        b"a,b,step,wall_time\n1,2,0,5\n3,-4,1,6\n",
+        b"a,b,step,wall_time\n-1,-2,0,5\n3,4,1,6\n",
+        b"a,b,step,wall_time\n1,2,1,5\n3,4,0,6\n",
+        b"a,b,step,wall_time\n1,2,0,6\n3,4,1,5\n",
+        b"a,b,step,wall_time\n1,,0,5\n3,4,1,6\n",
+        b"a,c,step,wall_time\n1,2,0,5\n3,4,1,6\n",
+        b"a,b,step,wall_time\n1,2,,5\n3,4,1,6\n",
+    ],
+)
+def test_the_digest_knows_what_changed(tmp_path: Path, changed: bytes) -> None:
+    """Values swapped between columns or rows, signs, steps, times, names: each gives another digest."""
+    rows = read(tmp_path / "a.csv", b"a,b,step,wall_time\n1,2,0,5\n3,4,1,6\n")
+    assert digest(read(tmp_path / "b.csv", changed)) != digest(rows)
+
+
+def test_ten_thousand_columns(tmp_path: Path) -> None:
+    """A row that is longer than a block, with ten thousand columns, is a row like any other."""
+    names = [f"m{number:05d}" for number in range(10_000)]
+    header = ",".join([*names, "step"])
+    lines = [
+        ",".join([*(str(number + place) if number % 3 else "" for number in range(10_000)), str(place)])
+        for place in range(3)
+    ]
+    rows = read(tmp_path / "metrics.csv", "\r\n".join([header, *lines, ""]).encode(), block=4096)
+    assert [len(part) for part in rows] == [1, 1, 1]
+    last = rows[2]
+    assert last.names == tuple(names)
+    assert last.points() == 6666
+    assert last.values[4, 0] == 6.0
+
+
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line longer than the bound stops the run with an error that names it, whatever the file's size."""
+    monkeypatch.setattr(csv_rows, "LONGEST_ROW", 1 << 16)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"a,step\r\n1,0\r\n")
+    with path.open("r+b") as file:
+        file.truncate(1 << 30)
+    with path.open("rb", buffering=0) as file:
+        table = Table(file, None)
+        found = table.layout()
+        assert found is not None
+        with pytest.raises(RunDirectoryError, match=r"metrics\.csv:3 is longer than"):
+            list(table.rows(found[0], found[0].end, 0))
+
+
+def test_complete_rows_end_outside_of_quotes() -> None:
+    """A newline in a quoted cell ends no row; a quote within an unquoted cell is an ordinary character."""
+    assert complete_rows(b"") == 0
+    assert complete_rows(b"1,2") == 0
+    assert complete_rows(b"1,2\n3") == 4
+    assert complete_rows(b'1,"a\nb"\n3') == 8
+    assert complete_rows(b'1,"a\nb') == 0
+    assert complete_rows(b'x\n1,"a ""b""\n') == 2
+    assert complete_rows(b'5" pipe\n3') == 8
+    assert complete_rows(b'"a\n""b\n",c\n"d\n') == 11
+
+
+@quick
+@given(st.lists(st.lists(st.text('a",\n\r ', max_size=5), min_size=2, max_size=3), max_size=6), st.data())
+def test_complete_rows_agree_with_csv(cells: list[list[str]], data: st.DataObject) -> None:
+    """Wherever a file is cut, what counts as complete are whole rows of the csv module, and all of them."""
+    text = io.StringIO(newline="")
+    ends = [0]
+    writer = csv.writer(text)
+    for row in cells:
+        writer.writerow(row)
+        ends.append(len(text.getvalue()))
+    cut = data.draw(st.integers(0, ends[-1]))
+    assert complete_rows(text.getvalue()[:cut].encode()) == max(end for end in ends if end <= cut)
+
+
+def _numbers(count: int) -> Iterator[str]:
+    chance = random.Random(7)
+    for _ in range(count):
+        bits = chance.getrandbits(64)
+        value = np.uint64(bits).view(np.float64)
+        if math.isfinite(value):
+            yield chance.choice(
+                [repr(float(value)), f"{float(value):.40e}", f"{bits}.{bits}e{chance.randint(-340, 300)}"]
+            )
+
+
+def test_a_hundred_thousand_decimals(tmp_path: Path) -> None:
+    """Decimals of any length and size are rounded as Python rounds them."""
+    cells = list(_numbers(100_000))
+    data = "a,step\n" + "".join(f"{cell},{place}\n" for place, cell in enumerate(cells))
+    values = np.concatenate([rows.values[0] for rows in read(tmp_path / "metrics.csv", data.encode())])
+    np.testing.assert_array_equal(values.view(np.int64), np.array([float(cell) for cell in cells]).view(np.int64))

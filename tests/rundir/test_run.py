@@ -1,0 +1,290 @@
+"""What is read of a run directory beside its metrics, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bridge.errors import RunDirectoryError
+from bridge.model import NoticeKind, Run, Status
+from bridge.rundir import Clock, read_run, read_series, read_summary
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    "schema_version",
+    "run_id",
+    "status",
+    "created_at",
+    "ended_at",
+    "updated_at",
+    "tags",
+    "notes",
+    "hparams",
+    "summary",
+    "checkpoint_path",
+    "uid",
+    "display_name",
+    "archived",
+    "sessions",
+    "time_column",
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_no_sidecar_crashes_the_reader(tmp_path: Path, fields: dict[str, object]) -> None:
+    """Whatever JSON object the sidecar is, it is read, and what is read can be encoded."""
+    tmp_path.joinpath("sidecar.json").write_text(json.dumps(fields))
+    run = read_run(tmp_path)
+    assert isinstance(run, Run)
+    json.dumps([run.name, run.notes, run.tags, dict(run.params), run.run_id, run.identity], ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"{", "it is not JSON"),
+        (b"[]", "a JSON list, not an object"),
+        (b"\xff\xfe{}", "it is not JSON"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
+    """A sidecar that is no JSON object is an error that says why, with the file."""
+    (tmp_path / "sidecar.json").write_bytes(content)
+    with pytest.raises(RunDirectoryError, match=message) as caught:
+        read_run(tmp_path)
+    assert "sidecar.json" in str(caught.value)
+
+
+def test_no_run_directory(tmp_path: Path) -> None:
+    """A folder without a sidecar and without Lightning's files is refused."""
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
+        read_run(tmp_path)
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_files_that_lead_out_are_refused(tmp_path: Path) -> None:
+    """A sidecar, metrics.csv or hparams.yaml that is a link out of the directory, or no file, is not read."""
+    run_dir = make_run(tmp_path / "run")
+    (tmp_path / "secret.yaml").write_text("password: 1\n")
+    (run_dir / "hparams.yaml").unlink()
+    (run_dir / "hparams.yaml").symlink_to(tmp_path / "secret.yaml")
+    (run_dir / "metrics.csv").unlink()
+    os.mkfifo(run_dir / "metrics.csv")
+    run = read_run(run_dir)
+    assert (run.params, sorted(run.files)) == ({}, ["sidecar.json"])
+    assert [(notice.kind, notice.what) for notice in run.notices] == [
+        (NoticeKind.REFUSED_PATH, "hparams.yaml"),
+        (NoticeKind.REFUSED_PATH, "metrics.csv"),
+    ]
+    (tmp_path / "secret.json").write_text("{}")
+    (run_dir / "sidecar.json").unlink()
+    (run_dir / "sidecar.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(RunDirectoryError):
+        read_run(run_dir)
+
+
+def test_where_it_lies_now_wins(tmp_path: Path) -> None:
+    """The path is the real one, whatever `run_dir` says and whatever link led there."""
+    run_dir = make_run(tmp_path / "real", run_dir="/somewhere/else")
+    (tmp_path / "link").symlink_to(run_dir)
+    assert read_run(tmp_path / "link").path == run_dir
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)),
+        "a: &a {x: 1, y: 2}\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} {{<<: [{', '.join(['*' + chr(97 + n)] * 9)}]}}\n" for n in range(9)),
+        "[" * 5000 + "]" * 5000,
+        "a: " + "{b: " * 3000 + "1" + "}" * 3000,
+        "&a [*a]",
+        "a: &a\n  b: *a\n",
+        "? [1, 2]\n: x\n? {a: 1}\n: y\n",
+        "a: 1\n\0\n",
+        "- 1\n",
+        "a: 2026-99-99\n",
+        "a: 0b2\n1: 2\ntrue: 3\nnull: 4\n1.5: 5\n",
+        "a: !!int x\n",
+        "a: !!binary '*'\n",
+    ],
+)
+def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
+    """Bombs, loops, depth and nonsense in hparams.yaml cost a notice at most, and little time."""
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "hparams.yaml").write_text(bomb)
+    began = time.perf_counter()
+    run = read_run(run_dir)
+    assert len(json.dumps(dict(run.params), default=str)) < 10_000_000
+    assert time.perf_counter() - began < 20
+
+
+def test_a_large_yaml_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hparams.yaml beyond its bound is a notice."""
+    monkeypatch.setattr("bridge.bounds.LARGEST_YAML", 10)
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "hparams.yaml").write_text("abcdef: 12345\n")
+    assert [notice.kind for notice in read_run(run_dir).notices] == [NoticeKind.TOO_LARGE]
+
+
+def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the file system of a cache of ours, ages are the file server's; elsewhere a minute is allowed."""
+    run_dir = make_run(tmp_path / "run", status="running", heartbeat_age=200)
+    os.utime(run_dir / "metrics.csv", (0, 0))
+    assert read_run(run_dir, clock=Clock(tmp_path / "cache")).status is Status.KILLED
+    assert read_run(run_dir, clock=Clock()).status is Status.RUNNING
+    assert read_run(run_dir, clock=Clock(), heartbeat_timeout=100).status is Status.KILLED
+    # This machine's clock is an hour ahead: the server's still says what is what.
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert read_run(run_dir, clock=Clock(tmp_path / "cache"), heartbeat_timeout=250).status is Status.RUNNING
+    assert read_run(run_dir, clock=Clock(), heartbeat_timeout=250).status is Status.KILLED
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_clock_without_a_place_to_write(tmp_path: Path) -> None:
+    """A cache that cannot be written leaves this machine's clock."""
+    (tmp_path / "file").touch()
+    clock = Clock(tmp_path / "file")
+    assert clock.age((tmp_path / "file").stat()) == 0.0
+
+
+def test_the_directory_is_never_written(tmp_path: Path) -> None:
+    """Reading leaves the run directory as it was."""
+    run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
+    before = sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(run_dir))
+    run_dir.chmod(0o555)
+    try:
+        run = read_run(run_dir)
+        read_series(run, "a")
+        read_summary(run)
+    finally:
+        run_dir.chmod(0o755)
+    assert sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(run_dir)) == before
+
+
+def test_the_summary(tmp_path: Path) -> None:
+    """Without summary.json it is computed from all values that were logged; with one it is taken as it is."""
+    run_dir = write_sidecar(tmp_path / "run")
+    cells = [["nan", 5], [3, 6], [-1, 7], ["inf", 8], ["text", 9], [3, ""], [2, 7]]
+    write_metrics(run_dir, ("a", "step"), cells)
+    assert read_summary(read_run(run_dir)) == {
+        "a": {
+            "last": 2.0,
+            "min": -1.0,
+            "max": float("inf"),
+            "count": 5,
+            "min_step": 7,
+            "max_step": 8,
+            "nan_count": 1,
+            "first_nan_step": 5,
+        }
+    }
+    stats = {"last": "NaN", "min": 1, "max": 2, "count": 3}
+    (run_dir / "summary.json").write_text(json.dumps({"schema_version": 1, "metrics": {"a": stats, "b": 5}}))
+    run = read_run(run_dir)
+    found = read_summary(run)
+    assert list(found) == ["a"]
+    assert (found["a"]["min"], str(found["a"]["last"]), str(run.summary["a"])) == (1, "nan", "nan")
+
+
+def test_one_series(tmp_path: Path) -> None:
+    """One series has the points that count, by step; with keep all of them in row order."""
+    run_dir = make_run(
+        tmp_path / "run",
+        [
+            {"a": 1.0, "step": 5},
+            {"b": 7.0, "step": 6},
+            {"a": 2.0, "step": 3},
+            {"a": 1.0, "step": 5},
+            {"a": 4.0, "step": 3},
+        ],
+    )
+    run = read_run(run_dir)
+    last, keep, none = read_series(run, "a"), read_series(run, "a", overlap="keep"), read_series(run, "c")
+    assert (last.step.tolist(), last.value.tolist()) == ([3, 5], [4.0, 1.0])
+    assert (last.time - CREATED_S).tolist() == [4, 0]
+    assert (keep.step.tolist(), keep.value.tolist()) == ([5, 3, 5, 3], [1.0, 2.0, 1.0, 4.0])
+    assert len(none.step) == 0
+
+
+def test_what_is_imported() -> None:
+    """Importing the reader loads neither numpy nor pyarrow; reading a run without metrics neither."""
+    program = (
+        "import sys, bridge.rundir; from pathlib import Path; bridge.rundir.discover; bridge.rundir.read_run;"
+        "print([name for name in ('numpy', 'pyarrow', 'yaml', 'torch', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_statistics_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    """What summary.json has in the place of a number, or a number that no float holds, is left out and named."""
+    run_dir = write_sidecar(tmp_path / "run")
+    stats = {"max": 10**400, "min": "NaN", "last": "fast", "max_step": 3, "count": [1], "first_nan_step": None}
+    (run_dir / "summary.json").write_text(json.dumps({"metrics": {"a": stats}}))
+    run = read_run(run_dir)
+    assert repr(run.summary_stats["a"]) == "{'min': nan, 'max_step': 3, 'first_nan_step': None}"
+    assert [(notice.what, notice.detail) for notice in run.notices] == [
+        ("summary.json: a.max", "is too large for a number"),
+        ("summary.json: a.last", "is a str, not a number"),
+        ("summary.json: a.count", "is a list, not a number"),
+    ]
+
+
+def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
+    """Beyond a hundred they are one notice."""
+    run_dir = write_sidecar(tmp_path / "run")
+    metrics = {f"m{number}": {"max": "x"} for number in range(150)}
+    (run_dir / "summary.json").write_text(json.dumps({"metrics": metrics}))
+    notices = read_run(run_dir).notices
+    assert (len(notices), notices[-1].count, notices[-1].detail) == (101, 50, "further unreadable values")
+
+
+def test_params_that_share_a_name_are_all_kept_and_told(tmp_path: Path) -> None:
+    """A nested and a dotted key that become one: the first has the name, the later ones get numbers, as the logger gives them."""
+    run_dir = make_run(tmp_path / "run", hparams={"a": {"b": 1}, "a.b": 2, "c": {"d": 3}})
+    (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r"}))
+    (run_dir / "hparams.yaml").write_text("a: {b: 1}\na.b: 2\na.b_2: 3\n")
+    run = read_run(run_dir)
+    assert dict(run.params) == {"a.b": 1, "a.b_2": 2, "a.b_2_2": 3}
+    assert [(notice.kind, notice.what) for notice in run.notices] == [
+        (NoticeKind.RENAMED, "hparams.yaml: a.b"),
+        (NoticeKind.RENAMED, "hparams.yaml: a.b_2"),
+    ]
+    (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r", "hparams": {"a": {"b": 1}, "a.b": 2}}))
+    run = read_run(run_dir)
+    assert dict(run.params) == {"a.b": 1, "a.b_2": 2}
+    assert [notice.what for notice in run.notices] == ["sidecar.json: hparams: a.b"]
+
+
+def test_many_params_that_share_names_cost_little(tmp_path: Path) -> None:
+    """Thousands of keys that collide with numbered ones take no square of their number, and a bounded report."""
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
+    taken = "".join(f"a.b_{number}: 0\n" for number in range(2, 3_000))
+    few = "".join(f"n{number}: {{b: 0}}\nn{number}.b: 1\n" for number in range(40))
+    (run_dir / "hparams.yaml").write_text(f"{taken}{few}a: {{b: 0}}\na.b: 1\n")
+    run = read_run(run_dir)
+    assert run.params["a.b_3000"] == 1
+    assert [notice.count for notice in run.notices] == [1] * 20 + [21]

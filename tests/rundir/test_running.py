@@ -1,0 +1,116 @@
+"""Times where there is no time column, and the last rows of a running run that may still be superseded."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from bridge.cursor import ContentOptions
+from bridge.model import DeltaKind, Run
+from bridge.rundir import read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
+from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
+from tests.rundir.oracle import events_of
+from tests.rundir.test_growth import HEADER, ORDERED, look, points
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Delta
+
+
+def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) -> Run:
+    """A running run with these (value, step)."""
+    write_sidecar(path, status="running")
+    write_metrics(path, HEADER, [[value, step, CREATED_S + number] for number, (value, step) in enumerate(rows)])
+    (path / "heartbeat").touch()
+    then = time.time() - quiet
+    os.utime(path / "metrics.csv", (then, then))
+    return read_run(path)
+
+
+def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
+    """Rows that share the last row's step wait for a later step, a minute's quiet, or the end of the run."""
+    path = tmp_path / "run"
+    wanted = ReadOptions(hold_back=True)
+    running(path, [(1, 0), (2, 1), (3, 1)])
+    first = look(path, None, wanted)
+    assert (points(first), first.after.rows, first.after.stat) == ([(0, 1.0)], 1, None)
+    assert look(path, first.after, wanted).kind is DeltaKind.SAME
+    running(path, [(1, 0), (2, 1), (3, 1), (4, 2)])
+    second = look(path, first.after, wanted)
+    assert (points(second), second.after.rows) == ([(1, 3.0)], 3)
+    running(path, [(1, 0), (2, 1), (3, 1), (4, 2)], quiet=100)
+    third = look(path, second.after, wanted)
+    assert (points(third), third.after.rows) == ([(2, 4.0)], 4)
+    running(path, [(1, 0), (2, 1)])
+    write_sidecar(path)
+    assert points(look(path, None, wanted)) == [(0, 1.0), (1, 2.0)]
+    for limit in (1, 100):
+        running(path, [(1, 0), (2, 1), (3, 1)])
+        whole = list(read_whole(read_run(path), ContentOptions(), ReadOptions(hold_back=True, limit=limit)))
+        assert [point for delta in whole for point in points(delta)] == [(0, 1.0)]
+        assert whole[-1].after.rows == 1
+
+
+def times(delta: Delta) -> list[float]:
+    """The times of the events, from the start of the run."""
+    return [then - CREATED_S for _, _, then, _ in events_of([delta])]
+
+
+def test_estimated_times_never_move(tmp_path: Path) -> None:
+    """While a run without times grows, each export adds an anchor; what was sent keeps its times."""
+    path = write_sidecar(tmp_path / "run", status="running", time_column=None)
+    (path / "heartbeat").touch()
+
+    def grow(rows: int, mtime: float) -> None:
+        write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(rows)])
+        os.utime(path / "metrics.csv", (CREATED_S + mtime, CREATED_S + mtime))
+
+    grow(4, 40)
+    first = look(path, None)
+    assert times(first) == [10, 20, 30, 40]
+    assert first.after.anchors == ((0, CREATED_S), (4, CREATED_S + 40))
+    assert first.remember is not None
+    assert (first.remember.anchors, first.remember.rows) == (first.after.anchors, 0)
+    # Killed between the anchor and the points: the same times come again, though the file has grown.
+    grow(6, 100)
+    again = look(path, first.remember)
+    assert times(again) == [10, 20, 30, 40, 70, 100]
+    second = look(path, first.after)
+    assert times(second) == [70, 100]
+    assert second.remember is not None
+    assert second.remember.anchors == ((0, CREATED_S), (4, CREATED_S + 40), (6, CREATED_S + 100))
+    whole = list(read_whole(read_run(path), ContentOptions(), ORDERED, anchors=second.after.anchors))
+    assert [then for delta in whole for then in times(delta)] == [10, 20, 30, 40, 70, 100]
+    portions = list(read_whole(read_run(path), ContentOptions(), ReadOptions(limit=1), anchors=first.after.anchors))
+    assert [then for delta in portions for then in times(delta)] == [10, 20, 30, 40, 70, 100]
+
+
+def test_estimated_times_of_portions_are_those_of_the_whole(tmp_path: Path) -> None:
+    """The anchor of the first portion already knows of all rows there are."""
+    path = write_sidecar(tmp_path / "run", time_column=None)
+    write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(6)])
+    cursor, found, more = None, [], True
+    while more:
+        delta = look(path, cursor, ReadOptions(limit=2))
+        found += times(delta)
+        assert (delta.remember is None) == (cursor is not None)
+        cursor, more = delta.after, delta.more
+    assert found == [600.0 * count for count in range(1, 7)]
+
+
+def test_anchors_stay_few(tmp_path: Path) -> None:
+    """However often a run is exported, the anchors stay few enough for a cursor, the first and last among them."""
+    path = write_sidecar(tmp_path / "run", status="running", time_column=None)
+    (path / "heartbeat").touch()
+    cursor = None
+    for rows in range(1, 60):
+        write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(rows)])
+        os.utime(path / "metrics.csv", (CREATED_S + rows**2, CREATED_S + rows**2))
+        cursor = look(path, cursor).after
+    assert cursor is not None
+    assert len(cursor.anchors) == 32
+    assert (cursor.anchors[0], cursor.anchors[-1]) == ((0, CREATED_S), (59, CREATED_S + 59**2))
+    assert len(cursor.to_json()) < 4000

@@ -1,0 +1,146 @@
+"""Rewinds in files that do not fit into memory: sorted on disk, in the same order as in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run, read_whole
+from bridge.rundir.external_sort import Run, Store, merge, sort_by
+from bridge.rundir.wanted import ReadOptions
+from tests.run_dirs import write_sidecar
+from tests.rundir.oracle import events_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.model import Block
+
+
+def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
+    """A metrics.csv with these columns, written quickly; values are small integers."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    names = [*(f"m{line}" for line in range(len(values))), "step", "wall_time"]
+    times = 1775822400.0 + np.arange(len(step))
+    table = pa.table([*values, step, times], names=names)
+    pacsv.write_csv(table, path / "metrics.csv", pacsv.WriteOptions(quoting_header="none"))
+
+
+def fingerprint(blocks: list[Block]) -> list[tuple[str, bytes]]:
+    """Points in order: by metric the rows, steps and values as bytes."""
+    names = sorted({name for block in blocks for name in block.names})
+    found = []
+    for name in names:
+        parts = [
+            np.stack([block.row, block.step, block.values[line].view(np.int64)])[:, block.present[line]]
+            for block in blocks
+            for line in [block.names.index(name) if name in block.names else -1]
+            if line >= 0
+        ]
+        found.append((name, np.concatenate(parts, axis=1).tobytes()))
+    order = np.concatenate([np.stack([block.row, block.step]) for block in blocks], axis=1)
+    return [*found, ("order", order.tobytes())]
+
+
+@pytest.mark.parametrize("ways", [1, 3, 200])
+@pytest.mark.parametrize("budget", [1, 2000, 1 << 20])
+def test_merging(ways: int, budget: int) -> None:
+    """Sorted runs merged by blocks are what sorting all of them gives, with equal keys in one piece."""
+    chance = np.random.default_rng(ways)
+    store = Store(budget)
+    runs, every = [], []
+    for way in range(ways):
+        keys = np.unique(chance.integers(0, 300, size=chance.integers(1, 120)))
+        records = np.stack([keys // 7, keys % 7, np.full(len(keys), way)], axis=1)
+        run = Run(store)
+        for part in np.array_split(records, 3):
+            run.append(part)
+        runs.append(run)
+        every.append(records)
+    pieces = list(merge(runs, (0, 1), budget=budget))
+    found, expected = np.concatenate(pieces), np.concatenate(every)
+    assert np.array_equal(found[:, :2], sort_by(expected, (0, 1))[:, :2])
+    assert np.array_equal(sort_by(found, (0, 1, 2)), sort_by(expected, (0, 1, 2)))
+    for piece, after in pairwise(pieces):
+        assert tuple(piece[-1, :2]) < tuple(after[0, :2])
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["late", "zero", "all", "same"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool) -> None:
+    """With hardly any memory for sorting the result is the same, point by point and row by row."""
+    count = 4000
+    chance = np.random.default_rng(0)
+    step = np.arange(count)
+    if kind == "late":  # back to a step near the end
+        step[3500:] -= 700
+    elif kind == "zero":  # the last row goes back to the very first step: all others come behind it
+        step[-1] = 0
+    elif kind == "all":
+        step = chance.integers(0, 1500, size=count)
+    else:  # a counter that never moved
+        step[:] = 5
+    path = write_sidecar(tmp_path / "run")
+    write_rows(path, step, chance.integers(0, 3, size=(3, count)).astype(float))
+    run = read_run(path)
+    wanted = ReadOptions(ordered=ordered, limit=1000)
+    plenty = [block for delta in read_whole(run, ContentOptions(), wanted) for block in delta.blocks]
+    for budget in (1, 30_000):
+        scarce = list(read_whole(run, ContentOptions(), wanted, budget=budget))
+        assert fingerprint([block for delta in scarce for block in delta.blocks]) == fingerprint(plenty)
+        assert [delta.after.complete for delta in scarce] == [False] * (len(scarce) - 1) + [True]
+        assert max(delta.points for delta in scarce) <= 1500 + 3
+
+
+def test_a_clean_file_streams_with_cursors_that_can_be_continued(tmp_path: Path) -> None:
+    """Without rewinds each portion's cursor is complete, whether the file fits into memory or not."""
+    path = write_sidecar(tmp_path / "run")
+    write_rows(path, np.arange(4000), np.zeros((3, 4000)))
+    run = read_run(path)
+    cursors = []
+    for budget in (1, 1 << 27):
+        deltas = list(read_whole(run, ContentOptions(), ReadOptions(ordered=True, limit=1000), budget=budget))
+        assert all(delta.after.complete for delta in deltas)
+        assert len(events_of(deltas)) == 4000
+        cursors.append([delta.after for delta in deltas])
+    assert cursors[0] == cursors[1]
+
+
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
+run = read_run(Path(sys.argv[1]))
+points = sum(delta.points for delta in read_whole(run, ContentOptions(), ReadOptions(ordered=True), budget=8 << 20))
+status = Path("/proc/self/status")
+if status.exists():  # ru_maxrss there begins at what the process that started this one had
+    most = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+else:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(points, most)
+"""
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """Three million points of which nearly all have to be sorted take no more memory than the budget asks for."""
+    count = 300_000
+    step = np.arange(count)
+    step[-2:] = [10, 20]
+    path = write_sidecar(tmp_path / "run")
+    write_rows(path, step, np.arange(10.0 * count).reshape(10, count) % 1000)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=True)
+    points, most = map(int, done.stdout.split())
+    assert points == 10 * (count - 2)
+    # What numpy and pyarrow take by themselves, a block of rows, and a few times the budget.
+    assert most < 300 << 20

@@ -1,0 +1,149 @@
+"""Export many runs: what one run's trouble does to the others, and what the report says."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.cursor import ContentOptions
+from bridge.errors import UsageError
+from bridge.exporters.memory import MEMORY, MemoryExporter
+from bridge.sync.export import Options, export_runs
+from bridge.sync.report import Action
+from bridge.sync.select import Selection
+from tests.run_dirs import make_run, write_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.sync.report import Report
+
+
+def steps(first: int, last: int, *, metric: str = "loss") -> list[dict[str, object]]:
+    return [{"step": step, metric: step / 8} for step in range(first, last)]
+
+
+def actions(report: Report) -> dict[str, str]:
+    return {line.run_id: str(line.action) for line in report.runs}
+
+
+def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
+    """A second export sends nothing, one after new rows sends those alone."""
+    run = make_run(tmp_path / "runs" / "a", steps(0, 10))
+    exporter = MemoryExporter(tmp_path / "boxes")
+    first = export_runs([tmp_path / "runs"], exporter)
+    again = export_runs([tmp_path / "runs"], exporter)
+    write_metrics(run, (), [[1.25, 10, 1775822500.0], [1.375, 11, 1775822501.0]], append=True)
+    grown = export_runs([tmp_path / "runs"], exporter)
+    assert [(line.action, line.points) for report in (first, again, grown) for line in report.runs] == [
+        (Action.NEW, 10),
+        (Action.UNCHANGED, 0),
+        (Action.CHANGED, 2),
+    ]
+
+
+def test_an_unreadable_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    """It is named with its reason, and the exit code says that some failed."""
+    make_run(tmp_path / "good", steps(0, 3))
+    (make_run(tmp_path / "bad", steps(0, 3)) / "sidecar.json").write_text("[1, 2")
+    report = export_runs([tmp_path], MemoryExporter())
+    assert actions(report) == {"good": "new", "bad": "unreadable"}
+    assert report.exit_code == 3
+    assert "sidecar.json" in report.failed[0].reason
+
+
+def test_two_directories_with_one_identity_are_both_refused_and_named(tmp_path: Path) -> None:
+    """A copy of a run would be the same run twice; neither is exported, the third one is."""
+    first = make_run(tmp_path / "a", steps(0, 3))
+    shutil.copytree(first, tmp_path / "b")
+    make_run(tmp_path / "c", steps(0, 3))
+    report = export_runs([tmp_path], MemoryExporter())
+    assert [(line.path, str(line.action)) for line in report.runs] == [
+        (str(tmp_path / "c"), "new"),
+        (str(tmp_path / "a"), "failed"),
+        (str(tmp_path / "b"), "failed"),
+    ]
+    assert all(str(tmp_path / "a") in line.reason and str(tmp_path / "b") in line.reason for line in report.failed)
+    assert "--as" in report.failed[0].hint
+
+
+def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
+    """`--as` makes a run of its own from one directory."""
+    first = make_run(tmp_path / "runs" / "a", steps(0, 3))
+    exporter = MemoryExporter(tmp_path / "boxes")
+    export_runs([first], exporter)
+    copy = shutil.copytree(first, tmp_path / "copies" / "a")
+    report = export_runs([copy], exporter, Options(new_identity="other"))
+    assert [(line.identity, str(line.action)) for line in report.runs] == [("other", "new")]
+    assert exporter.box("uid-a") is not None
+    assert exporter.box("other") is not None
+
+
+def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
+    """The plan says what the export then does: the same actions, points and notices."""
+    make_run(tmp_path / "runs" / "a", steps(0, 5))
+    run = make_run(tmp_path / "runs" / "b", steps(0, 5))
+    exporter = MemoryExporter(tmp_path / "boxes")
+    export_runs([run], exporter)
+    write_metrics(run, (), [["x", 5, 1775822500.0], [0.5, 6, 1775822501.0]], append=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()}
+    plan = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
+    assert {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()} == before
+    done = export_runs([tmp_path / "runs"], exporter)
+    keys = ("run_id", "action", "points", "media", "notices")
+    said = [[{key: line.to_dict()[key] for key in keys} for line in report.runs] for report in (plan, done)]
+    assert said[0] == said[1]
+    assert plan.dry_run
+
+
+def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Path) -> None:
+    """A target made with other content options is replaced by one with the new ones."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    export_runs([tmp_path / "runs"], exporter)
+    report = export_runs([tmp_path / "runs"], exporter, Options(content=ContentOptions(metrics=("loss",))))
+    assert actions(report) == {"a": "rebuild"}
+    assert "metrics" in report.runs[0].reason
+    box = exporter.box("uid-a")
+    assert box is not None
+    assert set(box.points) == {"loss"}
+
+
+def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: Path) -> None:
+    """What a person deleted is left alone, and that is said."""
+    make_run(tmp_path / "runs" / "a", steps(0, 3))
+    exporter = MemoryExporter(tmp_path / "boxes")
+    export_runs([tmp_path / "runs"], exporter)
+    box = exporter.box("uid-a")
+    assert box is not None
+    box.deleted = True
+    exporter.put(box)
+    report = export_runs([tmp_path / "runs"], exporter)
+    assert actions(report) == {"a": "deleted"}
+    assert report.exit_code == 0
+    assert actions(export_runs([tmp_path / "runs"], exporter, Options(rebuild=True))) == {"a": "rebuild"}
+
+
+def test_keeping_all_points_is_refused_where_steps_must_increase(tmp_path: Path) -> None:
+    """`--overlap keep` needs a target whose reader shows several values at one step."""
+    make_run(tmp_path / "a", steps(0, 3))
+    ordered = MemoryExporter(capabilities=replace(MEMORY, ordered_steps=True, keeps_overlap=False))
+    with pytest.raises(UsageError, match="--overlap keep is not possible"):
+        export_runs([tmp_path], ordered, Options(content=ContentOptions(overlap="keep")))
+
+
+def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
+    """The selection of the command line is applied before anything is sent."""
+    make_run(tmp_path / "a", steps(0, 3), tags=["keep"])
+    make_run(tmp_path / "b", steps(0, 3))
+    report = export_runs([tmp_path], MemoryExporter(), Options(selection=Selection(tags=("keep",))))
+    assert actions(report) == {"a": "new"}
+
+
+def test_no_runs_is_done_and_says_so(tmp_path: Path) -> None:
+    """An empty tree is no failure."""
+    report = export_runs([tmp_path], MemoryExporter())
+    assert (report.runs, report.exit_code) == ((), 0)

@@ -1,0 +1,245 @@
+"""Follow: passes over a growing tree, with a target and a source that come and go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.errors import TargetUnavailableError
+from bridge.exporters.memory import MemoryExporter
+from bridge.sync.export import Options
+from bridge.sync.follow import Following, follow
+from tests.run_dirs import make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from bridge.exporters.contract import TargetState
+    from bridge.model import Run
+    from bridge.sync.report import Report
+
+
+class Over(BaseException):
+    """The end of a scripted follow, as a signal's exception would end a real one."""
+
+
+@dataclass
+class Script:
+    """What happens between the passes of a follow, in place of waiting; and what was told."""
+
+    events: list[Callable[[], object]]
+    waits: list[float] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def pause(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        if not self.events:
+            raise Over
+        self.events.pop(0)()
+
+    def lines(self) -> list[list[tuple[str, str, int]]]:
+        return [[(line.run_id, str(line.action), line.points) for line in report.runs] for report in self.reports]
+
+
+def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> int | None:
+    """The exit code of a follow that ended by itself."""
+    how = Following(pause=script.pause, **following)
+    try:
+        return follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
+    except Over:
+        return None
+
+
+class Flaky(MemoryExporter):
+    """An exporter whose target can be taken away."""
+
+    away = False
+    asked = 0
+
+    def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
+        self.asked += 1
+        if self.away:
+            raise TargetUnavailableError("The server does not answer.")
+        return super().cursors(runs)
+
+
+def rows(first: int, last: int) -> list[dict[str, object]]:
+    return [{"step": step, "loss": step / 8} for step in range(first, last)]
+
+
+def append(run: Path, first: int, last: int) -> None:
+    write_metrics(run, (), [[step / 8, step, 1775822400.0 + step] for step in range(first, last)], append=True)
+
+
+def nothing() -> None:
+    """Nothing happens."""
+
+
+def test_new_rows_and_new_runs_are_found_and_only_they_are_sent(tmp_path: Path) -> None:
+    """Each pass sends what moved since the last one."""
+    root = tmp_path / "runs"
+    first = make_run(root / "a", rows(0, 4), status="running")
+    script = Script([lambda: append(first, 4, 6), nothing, lambda: make_run(root / "b", rows(0, 2))])
+    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 2)], [("b", "new", 2)]]
+
+
+def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> None:
+    """What is settled and did not move costs stats alone."""
+    make_run(tmp_path / "runs" / "a", rows(0, 4))
+    exporter = Flaky(tmp_path / "boxes")
+    run_script([tmp_path / "runs"], exporter, Script([nothing, nothing, nothing]))
+    assert exporter.asked == 1
+
+
+def test_an_outage_of_the_target_is_said_once_and_outlived(tmp_path: Path) -> None:
+    """Tries are spaced out while it lasts; afterwards all is sent."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+    exporter = Flaky(tmp_path / "boxes")
+
+    def leave() -> None:
+        exporter.away = True
+        append(run, 4, 8)
+
+    def come_back() -> None:
+        exporter.away = False
+
+    script = Script([leave, nothing, nothing, come_back])
+    run_script([tmp_path / "runs"], exporter, script, interval=10)
+    assert script.said == ["The server does not answer. Trying again until it works.", "It works again."]
+    assert script.waits == [10, 20, 40, 80, 10]
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 4)]]
+
+
+def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> None:
+    """A file system that is away for a while ends nothing."""
+    root, away = tmp_path / "runs", tmp_path / "away"
+    run = make_run(root / "a", rows(0, 4), status="running")
+
+    def come_back() -> None:
+        shutil.move(away, root)
+        append(run, 4, 5)
+
+    script = Script([lambda: shutil.move(root, away), nothing, come_back])
+    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    assert [said.split(":")[0] for said in script.said] == ["The runs cannot be found", "The runs are there."]
+    assert script.lines() == [[("a", "new", 4)], [("a", "changed", 1)]]
+
+
+def test_a_run_that_fails_is_told_once_and_tried_when_it_moves(tmp_path: Path) -> None:
+    """A broken run does not fill the log, and is taken up when it is mended."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    whole = (run / "sidecar.json").read_text()
+    (run / "sidecar.json").write_text("[")
+    script = Script([nothing, nothing, lambda: (run / "sidecar.json").write_text(whole)])
+    run_script([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"), script)
+    assert script.lines() == [[("a", "unreadable", 0)], [("a", "new", 4)]]
+
+
+def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
+    """Completed runs are done at once; a killed one only after the grace, since it may be requeued."""
+    root = tmp_path / "runs"
+    make_run(root / "a", rows(0, 4))
+    killed = make_run(root / "b", rows(0, 2), status="running", heartbeat_age=1000)
+    then = time.time() - 1000
+    os.utime(killed / "metrics.csv", (then, then))
+    waiting = Script([nothing, nothing])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([root], exporter, waiting, until_done=True, grace=3600) is None
+    assert run_script([root], exporter, Script([]), until_done=True, grace=500) == 0
+
+
+def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
+    """A run that goes on is not done before it has completed."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+
+    def end() -> None:
+        append(run, 4, 6)
+        write_sidecar(run, status="completed")
+
+    script = Script([nothing, end])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, script, until_done=True) == 0
+    box = exporter.box("uid-a")
+    assert box is not None
+    assert box.facts["status"] == "completed"
+
+
+@pytest.mark.parametrize(("names", "code"), [("good bad", 3), ("bad", 1), ("good", 0)])
+def test_until_done_ends_with_the_code_of_an_export(tmp_path: Path, names: str, code: int) -> None:
+    """A run that cannot be read is a failure of the whole follow, however long ago it was told."""
+    for name in names.split():
+        make_run(tmp_path / "runs" / name, rows(0, 4))
+    (tmp_path / "runs" / "bad").mkdir(exist_ok=True)
+    if "bad" in names:
+        (tmp_path / "runs" / "bad" / "sidecar.json").write_text("[")
+    script = Script([nothing, nothing])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, script, until_done=True, grace=0) == code
+
+
+def test_a_run_that_cannot_be_read_is_waited_for_during_the_grace(tmp_path: Path) -> None:
+    """It may be mended: it counts as done once nothing in it has changed for so long."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    (run / "sidecar.json").write_text("[")
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([tmp_path / "runs"], exporter, Script([nothing]), until_done=True, grace=500) is None
+    for file in run.iterdir():
+        os.utime(file, (time.time() - 1000, time.time() - 1000))
+    assert run_script([tmp_path / "runs"], exporter, Script([]), until_done=True, grace=500) == 1
+
+
+def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
+    """It is said once, without growing pauses; the other paths are followed meanwhile, and it is not done before."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_run(second / "b", rows(0, 2))
+    script = Script([nothing, lambda: make_run(first / "a", rows(0, 4))])
+    exporter = MemoryExporter(tmp_path / "boxes")
+    assert run_script([first, second], exporter, script, until_done=True, interval=10) == 0
+    assert script.said == [
+        f"The runs cannot be found: {first} does not exist. Waiting for them.",
+        "The runs are there.",
+    ]
+    assert script.waits == [10, 10]
+    assert script.lines() == [[("b", "new", 2)], [("a", "new", 4)]]
+
+
+def test_the_command_waits_for_its_runs_when_it_follows(tmp_path: Path) -> None:
+    """`bridge export --follow` takes a path that is not there yet; without --follow that is wrong usage."""
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
+    once = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (once.returncode, "runs does not exist" in once.stderr) == (2, True)
+    following = [*command, "--follow", "--until-done", "--interval", "0.1"]
+    with subprocess.Popen(
+        following, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        make_run(tmp_path / "made", rows(0, 4)).parent.joinpath("runs").symlink_to(tmp_path / "made")
+        out, _ = process.communicate(timeout=60)
+    assert said == "The runs cannot be found: runs does not exist. Waiting for them.\n"
+    assert (process.returncode, out.splitlines()[0][:23]) == (0, "+ made: new, 4 points, ")
+
+
+def test_a_signal_ends_a_real_follow_within_two_seconds(tmp_path: Path) -> None:
+    """SIGTERM ends `bridge export --follow` with exit code 130."""
+    make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard", "--follow", "--interval", "0.2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        code = process.wait(timeout=20)
+    assert first.startswith("+ a: new, 4 points")
+    assert (code, time.monotonic() - began < 2) == (130, True)

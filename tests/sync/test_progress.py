@@ -1,0 +1,180 @@
+"""Progress: what a terminal, a log file and a callback are told of an export, also of one in other processes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters.memory import MEMORY, MemoryExporter
+from bridge.sync import progress, together
+from bridge.sync.export import Options, export_runs
+from bridge.sync.follow import Following, follow
+from bridge.sync.progress import BarProgress, LineProgress, SilentProgress, progress_on
+from bridge.sync.report import Action, RunReport
+from bridge.sync.together import Hands
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.exporters.contract import Capabilities
+
+
+@dataclass
+class Recorded(SilentProgress):
+    """All that a progress is told, as words."""
+
+    told: list[str] = field(default_factory=list)
+    size: int = 0
+    read: int = 0
+    points: int = 0
+
+    def start(self, runs: int, size: int) -> None:
+        self.told.append(f"{runs} runs")
+        self.size = size
+
+    def moved(self, size: int, points: int) -> None:
+        self.told.append("moved")
+        self.read += size
+        self.points += points
+
+    def run_done(self, report: RunReport) -> None:
+        self.told.append(f"{report.run_id} done")
+
+
+SMALL = replace(MEMORY, points_a_delta=100)
+"""Targets that take a hundred points at a time: a run of a thousand is many deltas."""
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    return [{"step": step, "loss": step / 8} for step in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "hands"),
+    [
+        (SMALL, Hands()),
+        (SMALL, Hands(workers=2)),
+        (replace(SMALL, single_writer=True), Hands(workers=2)),
+        (replace(SMALL, threads=True), Hands(workers=2)),
+    ],
+    ids=["here", "processes", "one writer", "threads"],
+)
+def test_a_run_is_told_of_while_it_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, hands: Hands
+) -> None:
+    """Whoever works: each delta is told before its run is done, and in the end all bytes and all points."""
+    monkeypatch.setattr(together, "WORTH_A_CREW", 0)
+    size = sum(
+        (make_run(tmp_path / "runs" / name, rows(count)) / "metrics.csv").stat().st_size
+        for name, count in (("large", 1000), ("small", 10))
+    )
+    told = Recorded()
+    exporter = MemoryExporter(tmp_path / "boxes", capabilities=capabilities)
+    export_runs([tmp_path / "runs"], exporter, Options(hands=hands), progress=told)
+    assert (told.told[0], told.size, told.read, told.points) == ("2 runs", size, size, 1010)
+    assert told.told[: told.told.index("large done")].count("moved") >= 10
+
+
+def test_a_run_whose_points_have_to_be_sorted_is_told_of_too(tmp_path: Path) -> None:
+    """The portions of a requeued run have no place in the file of their own; the bar moves all the same."""
+    make_run(tmp_path / "runs" / "a", [*rows(1000), *rows(1000)])
+    told = Recorded()
+    seen: list[int] = []
+    told.moved = lambda size, points: seen.append(size)  # type: ignore[method-assign]
+    exporter = MemoryExporter(tmp_path / "boxes", capabilities=replace(SMALL, ordered_steps=True, removes_points=False))
+    export_runs([tmp_path / "runs"], exporter, progress=told)
+    assert len([size for size in seen if size > 0]) > 5
+    assert sum(seen) == told.size
+
+
+def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
+    """What is sent while following is told like any export."""
+    make_run(tmp_path / "runs" / "a", rows(10))
+    told = Recorded()
+    follow(
+        [tmp_path / "runs"],
+        MemoryExporter(tmp_path / "boxes"),
+        Options(),
+        Following(until_done=True),
+        told=lambda _report: None,
+        say=lambda _message: None,
+        progress=lambda: told,
+    )
+    assert told.told == ["1 runs", "moved", "a done"]
+
+
+def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log file gets runs, points, their rate, the part that was read, and the time that remains."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = StringIO()
+    lines = LineProgress(stream)
+    lines.start(3, 4000)
+    for second in (4, 10, 15, 20):
+        now[0] = 1000.0 + second
+        lines.moved(500, 2500)
+    lines.run_done(RunReport(path="/runs/a", run_id="a", action=Action.NEW))
+    assert stream.getvalue() == (
+        "0/3 runs, 5,000 points, 500 points/s, 25%, about 30 s left\n"
+        "0/3 runs, 10,000 points, 500 points/s, 50%, about 20 s left\n"
+    )
+
+
+class Terminal(StringIO):
+    """A stream that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_bars_a_log_lines_and_quiet_nothing() -> None:
+    """The stream decides, unless --quiet was given."""
+    kinds = [progress_on(Terminal()), progress_on(StringIO()), progress_on(Terminal(), quiet=True)]
+    assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, SilentProgress]
+
+
+def test_bars_for_a_moment_are_not_drawn() -> None:
+    """What is over within `after` seconds leaves the terminal alone."""
+    stream = Terminal()
+    with BarProgress(stream, after=60) as bars:
+        bars.start(1, 10)
+        bars.moved(10, 10)
+    assert stream.getvalue() == ""
+
+
+def test_a_real_terminal_shows_two_bars(tmp_path: Path) -> None:
+    """Runs and points, each with its rate and the time that remains; when all is done they are wiped away."""
+    make_run(tmp_path / "runs" / "a", rows(20_000))
+    here, there = pty.openpty()
+    command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=there) as process:
+        os.close(there)
+        seen = read_all(here)
+    os.close(here)
+    assert process.returncode == 0, seen
+    frame = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    assert re.search(r"runs +━+ +1/1 +0:00:00 +[\d.]+/s", frame), frame
+    assert re.search(r"points +━+ +20,000 +0:00:00 +[\d,]+/s", frame), frame
+    assert seen.endswith("\x1b[2K")
+
+
+def read_all(terminal: int) -> str:
+    parts = []
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # Linux, when the other end is closed
+            part = b""
+        if not part:
+            return b"".join(parts).decode()
+        parts.append(part)

@@ -1,0 +1,18 @@
+"""Tests that share something costly run in one process."""
+
+from __future__ import annotations
+
+from tests.together import group_of
+
+
+def test_groups() -> None:
+    """The demo's runs are trained in one process alone; a file of the browser's keeps its server; others are free."""
+    assert [
+        group_of(test)
+        for test in (
+            "tests/test_first_road.py::test_a[x]",
+            "tests/cli/test_view.py::test_b",
+            "tests/browser/test_mlflow.py::test_c",
+            "tests/rundir/test_run.py::test_d",
+        )
+    ] == ["demo", "demo", "tests/browser/test_mlflow.py", "tests/rundir/test_run.py::test_d"]

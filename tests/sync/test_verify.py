@@ -1,0 +1,303 @@
+"""Verify over the reference exporter: every kind of damage is found and named, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from bridge.cursor import ContentOptions
+from bridge.exporters.contract import TargetMedia
+from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
+from bridge.sync.export import Options, export_runs
+from bridge.sync.verify import VerifyOptions, verify_runs
+from tests.contract.test_media import log_image, picture, run_with_images
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.exporters.memory import Box
+    from bridge.sync.verdicts import RunCheck, VerifyReport
+
+ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(8)]
+
+
+@pytest.fixture
+def exporter() -> MemoryExporter:
+    return MemoryExporter()
+
+
+@pytest.fixture
+def run(tmp_path: Path, exporter: MemoryExporter) -> Path:
+    """A run with points, text, params and images, exported."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    rows = [*ROWS, {"step": 8, "phase": "done"}]
+    make_run(path, rows, hparams={"lr": 0.1}, tags=["t"], notes="n")
+    export_runs([path], exporter)
+    return path
+
+
+def check(path: Path, exporter: MemoryExporter, **options: object) -> RunCheck:
+    (line,) = verify_runs([path], exporter, VerifyOptions(**options)).runs  # type: ignore[arg-type]
+    return line
+
+
+def differences(line: RunCheck) -> list[tuple[str, str, int | None, str | None, str | None]]:
+    return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in line.first]
+
+
+def tamper(exporter: MemoryExporter) -> Box:
+    box = exporter.box("uid-a")
+    assert box is not None
+    return box
+
+
+def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> None:
+    """After an export the verdict is =, and the counts say how much was looked at."""
+    line = check(run, exporter)
+    assert (str(line.verdict), line.differences, line.where) == ("=", 0, "memory:uid-a")
+    compared = line.compared
+    assert (compared.series, compared.points, compared.texts, compared.media, compared.params) == (2, 16, 1, 3, 1)
+    assert not line.behind
+
+
+def test_a_deleted_point_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A point that is gone is named with metric, step and value."""
+    box = tamper(exporter)
+    box.points["acc"] = tuple(np.delete(column, 3) for column in box.points["acc"])
+    exporter.put(box)
+    assert differences(check(run, exporter)) == [("+", "acc", 3, "3.0", None)]
+
+
+def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """The smallest change of a value is a difference."""
+    box = tamper(exporter)
+    box.points["loss"][3][7] = 0.7000001
+    exporter.put(box)
+    assert differences(check(run, exporter)) == [("*", "loss", 7, "0.7000000000000001", "0.7000001")]
+
+
+def test_a_missing_image_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """An image that is not held is named with its file."""
+    box = tamper(exporter)
+    del box.media[1]
+    exporter.put(box)
+    ((verdict, what, step, _, found),) = differences(check(run, exporter))
+    assert (verdict, what, step, found) == ("+", "media val/samples (media/b.png)", 0, None)
+
+
+def test_another_image_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """An image with other bytes is a difference."""
+    box = tamper(exporter)
+    box.media[0] = replace(box.media[0], held=TargetMedia("val/samples", 0, 0, "0" * 64))
+    exporter.put(box)
+    assert [one[0:2] for one in differences(check(run, exporter))] == [("*", "media val/samples (media/a.png)")]
+
+
+def test_a_wrong_end_time_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """An end that is not the one that was sent is a difference."""
+    box = tamper(exporter)
+    box.facts["end"] += 1.0
+    exporter.put(box)
+    expected = ("*", "end", None, str(CREATED_S + 3600), str(CREATED_S + 3601))
+    assert differences(check(run, exporter)) == [expected]
+
+
+def test_a_wrong_status_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A status that is not the one that was sent is a difference."""
+    box = tamper(exporter)
+    box.facts["status"] = "failed"
+    exporter.put(box)
+    assert differences(check(run, exporter)) == [("*", "status", None, "completed (completed)", "failed")]
+
+
+def test_another_text_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A text cell that is held otherwise is a difference."""
+    box = tamper(exporter)
+    box.texts[0] = replace(box.texts[0], text="undone")
+    exporter.put(box)
+    assert differences(check(run, exporter)) == [("*", "text phase", 8, "done", "undone")]
+
+
+def test_a_series_that_the_run_never_logged_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A metric that only the target has is named."""
+    box = tamper(exporter)
+    box.points["mine"] = box.points["acc"]
+    exporter.put(box)
+    assert differences(check(run, exporter)) == [("-", "mine", None, None, "8 points")]
+
+
+def test_a_missing_run_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A run that the target does not hold is + and exit code 4."""
+    exporter.remove("uid-a")
+    report = verify_runs([run], exporter)
+    assert [(str(line.verdict), line.reason) for line in report.runs] == [("+", "the target does not hold this run")]
+    assert report.exit_code == 4
+
+
+def test_a_deleted_run_is_said_to_be_so(run: Path, exporter: MemoryExporter) -> None:
+    """A run that a person deleted is missing, with the reason and the remedy."""
+    box = tamper(exporter)
+    box.deleted = True
+    exporter.put(box)
+    line = check(run, exporter)
+    assert (str(line.verdict), line.hint) == ("+", "bridge export --rebuild makes it anew")
+    assert "deleted" in line.reason
+
+
+def test_a_second_target_of_one_run_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A second target of one directory is a line of its own, -."""
+    box = tamper(exporter)
+    box.extras = ["memory:other"]
+    exporter.put(box)
+    report = verify_runs([run], exporter)
+    assert [(str(line.verdict), line.where) for line in report.runs] == [("=", "memory:uid-a"), ("-", "memory:other")]
+    assert report.exit_code == 4
+
+
+def test_a_cursor_that_cannot_be_read_is_said(run: Path, exporter: MemoryExporter) -> None:
+    """A target whose cursor is damaged cannot be compared."""
+    box = tamper(exporter)
+    box.cursor = "{"
+    exporter.put(box)
+    assert str(check(run, exporter).verdict) == "!"
+
+
+def test_a_cursor_of_a_newer_bridge_is_said(run: Path, exporter: MemoryExporter) -> None:
+    """A target of a newer bridge cannot be compared, and the reason says why."""
+    box = tamper(exporter)
+    assert box.cursor is not None
+    box.cursor = json.dumps(json.loads(box.cursor) | {"format": 99})
+    exporter.put(box)
+    line = check(run, exporter)
+    assert str(line.verdict) == "!"
+    assert "newer bridge" in line.reason
+
+
+def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) -> None:
+    """Rows, images and facts that came after the export are behind: no difference, but with strict."""
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    write_metrics(run, header, [[1, 2, None, 9, CREATED_S + 9]], append=True)
+    log_image(run, 9, "d.png", picture(9))
+    write_sidecar(run, status="failed", hparams={"lr": 0.1}, tags=["t", "u"], notes="n")
+    line = check(run, exporter)
+    assert (str(line.verdict), line.differences) == ("=", 0)
+    assert (line.behind.rows, line.behind.media_lines, line.behind.facts) == (1, 1, ("status", "tags"))
+    assert verify_runs([run], exporter).exit_code == 0
+    assert verify_runs([run], exporter, VerifyOptions(strict=True)).exit_code == 4
+
+
+def test_an_edit_far_back_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A value that was changed in the source long after its export is found."""
+    file = run / "metrics.csv"
+    file.write_text(file.read_text().replace("0.30000000000000004", "0.3"), newline="")
+    assert differences(check(run, exporter)) == [("*", "loss", 3, "0.3", "0.30000000000000004")]
+
+
+def test_a_source_that_became_shorter_is_found(run: Path, exporter: MemoryExporter) -> None:
+    """A source that has lost rows which the target holds is a difference."""
+    make_run(run, ROWS[:5], hparams={"lr": 0.1}, tags=["t"], notes="n")
+    line = check(run, exporter)
+    assert str(line.verdict) == "*"
+    assert differences(line)[0] == ("-", "rows", None, "5", "9")
+
+
+def test_a_half_filled_target_is_no_difference_before_its_cursor(run: Path, exporter: MemoryExporter) -> None:
+    """What a broken export left past the cursor is found, and the next export heals it."""
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    write_metrics(run, header, [[1, 2, None, 9, CREATED_S + 9]], append=True)
+    exporter.failure = Failure(at="cursor")
+    export_runs([run], exporter)
+    assert str(check(run, exporter).verdict) == "*"
+    export_runs([run], exporter)
+    assert str(check(run, exporter).verdict) == "="
+
+
+def test_a_directory_that_cannot_be_read(run: Path, exporter: MemoryExporter) -> None:
+    """A run directory with a broken sidecar is !, and the others are compared."""
+    (make_run(run.parent / "b") / "sidecar.json").write_text("{")
+    report = verify_runs([run.parent], exporter)
+    assert sorted((str(line.verdict), line.run_id) for line in report.runs) == [("!", "b"), ("=", "a")]
+
+
+def test_people_s_edits_are_equal(run: Path, exporter: MemoryExporter) -> None:
+    """What people changed in the target is named and is no difference."""
+    exporter.edit("uid-a", name="my name", notes="my notes")
+    line = check(run, exporter)
+    assert (str(line.verdict), line.edited) == ("=", ("name", "notes"))
+
+
+def test_the_shape_is_the_cursor_s(tmp_path: Path) -> None:
+    """What was exported with options is compared with the same options, without naming them again."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter()
+    export_runs([path], exporter, Options(content=ContentOptions(exclude_metrics=("a*",), overlap="keep")))
+    line = check(path, exporter)
+    assert (str(line.verdict), line.compared.series, line.compared.points) == ("=", 1, 8)
+
+
+def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
+    """With sample so many metrics are compared: the first, the last, and evenly between."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0} | {f"m{number:02}": number for number in range(11)}])
+    exporter = MemoryExporter()
+    export_runs([path], exporter)
+    box = tamper(exporter)
+    for columns in box.points.values():
+        columns[3][0] += 1
+    exporter.put(box)
+    line = check(path, exporter, sample=3)
+    assert line.compared.series == 3
+    assert [one.what for one in line.first] == ["m00", "m05", "m10"]
+    assert check(path, exporter, sample=1).compared.points == 1
+
+
+def test_a_target_of_32_bits(tmp_path: Path) -> None:
+    """Where the target declares 32 bits, the nearest value that it can hold is equal."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter(capabilities=replace(MEMORY, value_bits=32, infinities=False, time_step=1.0))
+    export_runs([path], exporter)
+    assert str(check(path, exporter).verdict) == "="
+
+
+def test_nothing_to_compare(tmp_path: Path, exporter: MemoryExporter) -> None:
+    """Where there is no run, nothing was verified, and the exit code says so."""
+    (tmp_path / "empty").mkdir()
+    assert verify_runs([tmp_path / "empty"], exporter).exit_code == 1
+
+
+def test_the_json_of_a_report(run: Path, exporter: MemoryExporter) -> None:
+    """The JSON has the documented fields, in version 1."""
+    box = tamper(exporter)
+    box.points["acc"][3][2] = float("nan")
+    exporter.put(box)
+    told: list[RunCheck] = []
+    report: VerifyReport = verify_runs([run], exporter, told=told.append)
+    assert tuple(told) == report.runs
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["version"] == 1
+    assert (data["exporter"], data["strict"], data["sample"], data["exit_code"]) == ("memory", False, None, 4)
+    assert data["totals"] == {
+        "runs": 1,
+        "same": 0,
+        "source_only": 0,
+        "target_only": 0,
+        "different": 1,
+        "unreadable": 0,
+        "behind": 0,
+        "differences": 1,
+        "series": 2,
+        "points": 16,
+        "texts": 1,
+        "media": 3,
+        "params": 1,
+    }
+    (line,) = data["runs"]
+    assert line["differences"] == {
+        "count": 1,
+        "first": [{"verdict": "*", "file": "metrics.csv", "what": "acc", "step": 2, "expected": "2.0", "found": "nan"}],
+    }
+    assert line["behind"] == {"rows": 0, "media_lines": 0, "facts": []}

@@ -1,0 +1,207 @@
+"""Verify over real event files: damage on disk is found, and an undamaged export is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from bridge.exporters import find_exporter
+from bridge.sync.export import export_runs
+from bridge.sync.verify import verify_runs
+from tests.contract.test_media import run_with_images
+from tests.exporters.tensorboard.event_files import events, file_of
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bridge.exporters.contract import Exporter
+    from bridge.sync.verdicts import VerifyReport
+
+ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(50)]
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Exporter:
+    return find_exporter("tensorboard")(logdir=tmp_path / "tb")
+
+
+@pytest.fixture
+def run(tmp_path: Path, exporter: Exporter) -> Path:
+    """A run with points, text, params and images, exported."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    make_run(path, [*ROWS, {"step": 50, "phase": "done"}], hparams={"lr": 0.1, "n": 3}, tags=["t"], notes="n")
+    export_runs([path], exporter)
+    return path
+
+
+def verify(path: Path, exporter: Exporter) -> VerifyReport:
+    return verify_runs([path], exporter)
+
+
+def signs(report: VerifyReport) -> list[str]:
+    return [str(line.verdict) for line in report.runs]
+
+
+def event_files(logdir: Path) -> list[Path]:
+    return sorted(file for file in logdir.rglob("*tfevents*") if file.is_file())
+
+
+def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
+    """After an export every point, text and image is found equal."""
+    (line,) = verify(run, exporter).runs
+    assert (str(line.verdict), line.reason, line.first) == ("=", "", ())
+    assert (line.compared.series, line.compared.points, line.compared.texts, line.compared.media) == (2, 100, 1, 3)
+    assert not line.behind
+
+
+def test_a_flipped_bit_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A bit that changed anywhere in an event file is found: its checksum, or what it says, is wrong."""
+    for file in event_files(tmp_path / "tb"):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 12)):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << (place % 8)
+            file.write_bytes(damaged)
+            report = verify(run, exporter)
+            assert report.exit_code == 4, f"byte {place} of {file.name}"
+            assert signs(report) in (["!"], ["*"])
+        file.write_bytes(whole)
+    assert signs(verify(run, exporter)) == ["="]
+
+
+def test_a_cut_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """An event file that has lost its end is found."""
+    for file in event_files(tmp_path / "tb"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert signs(verify(run, exporter)) in (["!"], ["*"])
+        file.write_bytes(whole)
+
+
+def test_a_missing_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """An event file that is gone (scalars, or images) is found."""
+    for file in event_files(tmp_path / "tb"):
+        aside = file.rename(tmp_path / "aside")
+        assert signs(verify(run, exporter)) in (["!"], ["*"]), file.name
+        aside.rename(file)
+
+
+def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
+    """Write an event file anew, each record with a right checksum, without the events for which `change` says no.
+
+    Its time stays, so that nothing but what it says can give it away.
+    """
+    before = file.stat()
+    kept = []
+    for raw in RawEventFileLoader(str(file)).Load():
+        event = Event.FromString(raw)
+        if change(event):
+            kept.append(raw if event == Event.FromString(raw) else event.SerializeToString())
+    with file.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for record in kept:
+            writer.write(record)
+        writer.flush()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def differences(report: VerifyReport) -> list[tuple[str, str, int | None]]:
+    return [(str(one.verdict), one.what, one.step) for line in report.runs for one in line.first]
+
+
+def test_a_deleted_point_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """One event less, with every checksum right: the file is shorter than what is remembered of it."""
+    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), lambda event: event.step != 7 or not event.HasField("summary"))
+    report = verify(run, exporter)
+    assert (report.exit_code, signs(report)) == (4, ["!"])
+
+
+def test_another_value_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A value that differs in the last bit of its 32 is found, with its step."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if event.step == 7 and value.tag == "acc":
+                value.simple_value = float(np.nextafter(np.float32(value.simple_value), np.float32(9)))
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, differences(report)) == (4, [("*", "acc", 7)])
+
+
+def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """One picture less, in a file that still holds others, with every checksum right."""
+    media = file_of(tmp_path / "tb" / "a", "media")
+    whole = len(events(media))
+    rewrite(media, lambda event: event.step != 5)
+    assert len(events(media)) == whole - 1
+    report = verify(run, exporter)
+    assert (report.exit_code, signs(report)) == (4, ["!"])
+
+
+def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A picture whose bytes differ, in an event of the same length, is another one, named with its step."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if value.tag == "val/samples/1":
+                data = value.tensor.string_val[2]
+                value.tensor.string_val[2] = data[:-1] + bytes([data[-1] ^ 1])
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "media"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, {(what, step) for _, what, step in differences(report)}) == (
+        4,
+        {("media val/samples (media/b.png)", 0)},
+    )
+
+
+def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """The end of the hparams session that another wrote is not the run's."""
+
+    def change(event: Any) -> bool:
+        for value in event.summary.value:
+            if value.tag == SESSION_END_INFO_TAG:
+                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                data.session_end_info.end_time_secs += 1
+                value.metadata.plugin_data.content = data.SerializeToString()
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "facts"), change)
+    report = verify(run, exporter)
+    assert (report.exit_code, differences(report)) == (4, [("*", "end", None)])
+
+
+def test_a_missing_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A run whose folder is gone is only in the source."""
+    shutil.rmtree(tmp_path / "tb" / "a")
+    assert signs(verify(run, exporter)) == ["+"]
+
+
+def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A copy of a run's folder within the logdir is a second target."""
+    shutil.copytree(tmp_path / "tb" / "a", tmp_path / "tb" / "b")
+    report = verify(run, exporter)
+    assert sorted(signs(report)) == ["-", "="]
+    assert report.exit_code == 4
+
+
+def test_other_people_s_files_are_never_looked_at(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """Event files that are not ours do not matter, whatever they hold."""
+    other = tmp_path / "tb" / "theirs" / "events.out.tfevents.1.host"
+    other.parent.mkdir()
+    other.write_bytes(b"nonsense")
+    assert signs(verify(run, exporter)) == ["="]
