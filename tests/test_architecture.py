@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent.parent
 
-WORDS = {"bridge.model", "bridge.cursor", "bridge.errors", "bridge.bounds", "bridge.plain_files", "bridge.secrets"}
+WORDS = {
+    "bridge.model",
+    "bridge.cursor",
+    "bridge.errors",
+    "bridge.bounds",
+    "bridge.plain_files",
+    "bridge.secrets",
+    "bridge.locks",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     # the package or module on the left imports itself, and these; the longest name that fits a file counts
@@ -27,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.bounds": set(),
     "bridge.plain_files": set(),
     "bridge.secrets": set(),
+    "bridge.locks": set(),
     "bridge.redaction": {"bridge.model", "bridge.bounds", "bridge.secrets"},
     "bridge.caches": WORDS,
     "bridge.config": WORDS,

@@ -1,0 +1,71 @@
+"""Locks between processes: one holder, freed by its death, and work that goes on where there are no locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.locks import file_lock, machine_lock
+
+PROJECT = Path(__file__).parents[1]
+
+HOLDER = """
+import sys
+from pathlib import Path
+from bridge.locks import file_lock
+with file_lock(Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    """A lock that another process holds is waited for; it is free as soon as that process is killed."""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        with pytest.raises(TimeoutError), file_lock(path, wait=0.0):
+            pytest.fail("two processes hold one lock")
+        process.kill()
+        with file_lock(path, wait=60.0) as held:
+            assert held
+
+
+def test_an_error_in_the_block_is_the_callers(tmp_path: Path) -> None:
+    """What the block raises comes out as it is, and the lock is free."""
+    with pytest.raises(OSError, match="mine"), file_lock(tmp_path / "lock"):
+        raise OSError(errno.ENOLCK, "mine")
+    with file_lock(tmp_path / "lock", wait=0.0) as held:
+        assert held
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without locks the block runs, and is told so."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with file_lock(tmp_path / "lock") as held:
+        assert not held
+
+
+def test_a_named_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is one lock for all of this user's processes; without a temporary folder the block runs without it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with machine_lock("a") as held:
+        assert held
+        with pytest.raises(TimeoutError), machine_lock("a", wait=0.0):
+            pytest.fail("one name was locked twice")
+        with machine_lock("b", wait=0.0) as other:
+            assert other
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with machine_lock("a") as held:
+        assert not held
