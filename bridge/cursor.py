@@ -1,4 +1,4 @@
-"""The cursor, which says what a target has acknowledged of its run directory, and the options that shape a target."""
+"""The cursor, which says what a target has acknowledged of its run directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from bridge.bounds import fitting
-from bridge.errors import NewerFormatError, UsageError
+from bridge.errors import NewerFormatError
+from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,61 +25,6 @@ CURSOR_LIMIT = 4000
 
 Tails: TypeAlias = "Mapping[str, tuple[int, float]]"
 """For each metric its greatest step so far and the value that counts there."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContentOptions:
-    """The options that shape what a target holds; a target made with others is rebuilt.
-
-    `metrics` and `exclude_metrics` are globs; `best` are `METRIC:max|min`; `rename` maps a metric's name to
-    the name it gets; `volatile` are globs on flat hparam keys, matched without case, `redact` globs on any key
-    (`bridge.redaction` has the rule).
-    `artifacts` is `ended`, `now` or `none`; `overlap` is `last` or `keep`.
-    """
-
-    metrics: tuple[str, ...] = ()
-    exclude_metrics: tuple[str, ...] = ()
-    media: bool = True
-    artifacts: str = "ended"
-    checkpoints: bool = False
-    best: tuple[str, ...] = ()
-    overlap: str = "last"
-    max_points: int | None = None
-    flat: bool = False
-    rename: tuple[tuple[str, str], ...] = ()
-    redact: tuple[str, ...] = (
-        "*password*",
-        "*passwd*",
-        "*secret*",
-        "*api_key*",
-        "*apikey*",
-        "*access_token*",
-        "*auth_token*",
-        "*private_key*",
-        "*credential*",
-    )
-    volatile: tuple[str, ...] = ("*ckpt_path*", "*resume*", "*job_id*")
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for a `best` that does not say which end is best, or says both."""
-        for text in self.best:
-            metric, _, direction = text.rpartition(":")
-            if not metric or direction not in ("max", "min"):
-                raise UsageError(f"--best: {text!r} does not say which end is best.", hint=f"--best {text}:max")
-        if len(self.bests) < len(set(self.best)):
-            raise UsageError("--best: the best of one metric is either its max or its min.")
-
-    @property
-    def bests(self) -> dict[str, int]:
-        """The metrics of `best`; 1 where the greatest value is the best, -1 where the least is."""
-        parts = (text.rpartition(":") for text in self.best)
-        return {metric: 1 if direction == "max" else -1 for metric, _, direction in parts}
-
-    def differences(self) -> dict[str, Any]:
-        """The options that are not at their default, as JSON values: what a cursor keeps."""
-        # Each export asks this for every run, so no deep copies.
-        mine = ((item, getattr(self, item.name)) for item in fields(self))
-        return {item.name: _plain(value) for item, value in mine if value != item.default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +138,3 @@ _CURSOR_DEFAULTS = {
     for item in fields(Cursor)
     if item.default is not MISSING or item.default_factory is not MISSING
 }
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what is compared is what JSON gives back."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -19,6 +19,7 @@ HOME = Path(__file__).resolve().parent.parent
 WORDS = {
     "bridge.model",
     "bridge.cursor",
+    "bridge.options",
     "bridge.errors",
     "bridge.bounds",
     "bridge.plain_files",
@@ -30,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the package or module on the left imports itself, and these; the longest name that fits a file counts
     "logger": set(),
     "bridge.errors": set(),
+    "bridge.options": {"bridge.errors"},
     "bridge.model": WORDS,
     "bridge.cursor": WORDS,
     "bridge.bounds": set(),

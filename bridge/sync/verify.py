@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
@@ -261,7 +261,7 @@ class _Check:
 
 def shape_of(cursor: Cursor) -> ContentOptions:
     """The options that shaped the target, as its cursor remembers them."""
-    known = {field.name for field in fields(ContentOptions)}
+    known = set(ContentOptions.__struct_fields__)
     return ContentOptions(**{key: _tuples(value) for key, value in cursor.content.items() if key in known})
 
 
