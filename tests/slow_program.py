@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.exporters.memory import MemoryExporter
+from tests.memory_exporter import MemoryExporter
 
 if TYPE_CHECKING:
     from bridge.cursor import ContentOptions
-    from bridge.exporters.memory import MemoryTarget
     from bridge.model import Run
+    from tests.memory_exporter import MemoryTarget
 
 
 class SlowExporter(MemoryExporter):

@@ -49,7 +49,7 @@ _EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED)
 @heartbeat_option
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes at work. Default: the cores.")
 @click.option("--dask", metavar="ADDRESS", help="Work on this Dask cluster: tcp://host:8786, or a scheduler file.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done and lost; touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; touch nothing.")
 @click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
 @interval_option("With --follow: the time between two looks.")
 @click.option("--until-done", is_flag=True, help="With --follow: end when every run has completed or failed.")

@@ -194,10 +194,6 @@ class Exporter(Protocol):
         """What the target knows of each run, by identity, in as few calls as possible."""
         ...
 
-    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
-        """The notices that applying `delta` would bring, without touching the target."""
-        ...
-
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """What of the run's own facts differs from what was last sent (`cursor.sent`), by name: `status`, `notes`, ...
 

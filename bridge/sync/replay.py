@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
 from bridge.exporters.contract import Applied
-from bridge.model import Delta, DeltaKind, NoticeKind
+from bridge.model import Delta, DeltaKind
 from bridge.rundir import read_delta, read_whole
 from bridge.rundir.wanted import ReadOptions
 from bridge.secrets import hide_all, hide_in
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
-    from bridge.model import Notice, Run
+    from bridge.model import Run
 
 __all__ = ["Job", "Reading", "Replay", "read", "replay"]
 
@@ -164,7 +164,7 @@ class Replay:
         ):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if self.dry_run:
-            self._target = _Rehearsal(self.exporter, self.content)
+            self._target = _Rehearsal()
         else:
             self._target = self.exporter.open(run, self.content)
         reason = self._reason_to_rebuild()
@@ -244,7 +244,7 @@ class Replay:
             points=done.points,
             media=done.media,
             bytes=done.bytes,
-            notices=() if self._action is Action.UNCHANGED else self.job.run.notices + done.notices,
+            notices=() if self.dry_run or self._action is Action.UNCHANGED else self.job.run.notices + done.notices,
             notes=notes,
         )
 
@@ -255,23 +255,12 @@ class Replay:
         )
 
 
-_LOST_MEDIA = (NoticeKind.NOT_SHOWABLE, NoticeKind.TOO_LARGE, NoticeKind.MISSING_FILE, NoticeKind.UNREADABLE_MEDIA)
-"""Foreseen notices of a whole picture or video, in a target that does not keep every file as it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Rehearsal:
-    """A target that takes everything and touches nothing: what a dry run carries its plan out on."""
-
-    exporter: Exporter
-    content: ContentOptions
+    """A target that takes everything and touches nothing: a dry run counts with it."""
 
     def apply(self, delta: Delta) -> Applied:
-        notices: tuple[Notice, ...] = tuple(self.exporter.foresee(delta, self.content))
-        lost = 0
-        if self.exporter.capabilities.media_kept is not None:
-            lost = sum(notice.count for notice in notices if notice.kind in _LOST_MEDIA)
-        return Applied(points=delta.points, media=len(delta.media) - lost, notices=notices)
+        return Applied(points=delta.points, media=len(delta.media))
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         done = Applied()

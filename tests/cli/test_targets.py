@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from bridge.cli.targets import TargetChoice, make_exporter, target_options
 from bridge.errors import UsageError
 from bridge.exporters import exporter_names, find_exporter
-from bridge.exporters.memory import MemoryExporter
 from bridge.exporters.tensorboard import TensorBoardExporter
+from tests.memory_exporter import MemoryExporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ def test_the_built_in_exporters_are_found() -> None:
 
 def test_an_exporter_that_is_not_installed_is_found_by_its_place() -> None:
     """An exporter in the making is named by module and factory."""
-    assert find_exporter("bridge.exporters.memory:MemoryExporter") is MemoryExporter
+    assert find_exporter("tests.memory_exporter:MemoryExporter") is MemoryExporter
 
 
 def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,13 +51,13 @@ def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[bridge.exporters]\ntheirs = bridge.exporters.memory:MemoryExporter\n")
+    (info / "entry_points.txt").write_text("[bridge.exporters]\ntheirs = tests.memory_exporter:MemoryExporter\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert "theirs" in exporter_names()
     assert find_exporter("theirs") is MemoryExporter
 
 
-@pytest.mark.parametrize("name", ["nowhere", "no.such.module:X", "bridge.exporters.memory:Nothing", ":", "x:"])
+@pytest.mark.parametrize("name", ["nowhere", "no.such.module:X", "tests.memory_exporter:Nothing", ":", "x:"])
 def test_an_exporter_that_does_not_exist_is_wrong_usage(name: str) -> None:
     """Any name that leads nowhere is a usage error that repeats it."""
     with pytest.raises(UsageError, match="There is no exporter"):

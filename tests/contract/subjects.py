@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters import find_exporter
-from bridge.exporters.memory import MEMORY, MemoryExporter
+from tests.memory_exporter import MEMORY, MemoryExporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

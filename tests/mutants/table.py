@@ -231,7 +231,7 @@ _VERBS = (
         "bridge/sync/replay.py",
         "self._done = self._done + Applied(notices=delta.notices)",
         "self._done = self._done + Applied()",
-        ("tests/sync/test_losses_told.py",),
+        ("tests/sync/test_notices.py",),
     ),
     Mutant(
         "a run that was deleted comes back",

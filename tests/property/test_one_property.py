@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     "bridge.sync.export",
-    "bridge.exporters.memory",
+    "tests.memory_exporter",
     "bridge.exporters.tensorboard",
     "bridge.exporters.mlflow",
     "bridge.rundir.delta",

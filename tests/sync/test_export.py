@@ -10,10 +10,10 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.errors import UsageError
-from bridge.exporters.memory import MEMORY, MemoryExporter
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from bridge.sync.select import Selection
+from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
-    """The plan says what the export then does: the same actions, points and notices."""
+    """The plan says what the export then does: the same actions and points."""
     make_run(tmp_path / "runs" / "a", steps(0, 5))
     run = make_run(tmp_path / "runs" / "b", steps(0, 5))
     exporter = MemoryExporter(tmp_path / "boxes")
@@ -93,7 +93,7 @@ def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
     plan = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
     assert {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()} == before
     done = export_runs([tmp_path / "runs"], exporter)
-    keys = ("run_id", "action", "points", "media", "notices")
+    keys = ("run_id", "action", "points", "media")
     said = [[{key: line.to_dict()[key] for key in keys} for line in report.runs] for report in (plan, done)]
     assert said[0] == said[1]
     assert plan.dry_run

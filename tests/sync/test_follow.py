@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import TargetUnavailableError
-from bridge.exporters.memory import MemoryExporter
 from bridge.sync.export import Options
 from bridge.sync.follow import Following, follow
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters.memory import MEMORY, MemoryExporter
 from bridge.sync import progress, together
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.progress import BarProgress, LineProgress, SilentProgress, progress_on
 from bridge.sync.report import Action, RunReport
 from bridge.sync.together import Hands
+from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:

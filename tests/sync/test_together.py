@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.exporters import find_exporter
-from bridge.exporters.memory import MemoryExporter
 from bridge.sync import together
 from bridge.sync.export import Options, export_runs
 from bridge.sync.progress import SilentProgress
 from bridge.sync.together import Hands
 from bridge.sync.verify import verify_runs
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter
-    from bridge.exporters.memory import MemoryTarget
     from bridge.model import Run
     from bridge.sync.report import RunReport
     from tests.fixtures.dask_cluster import DaskCluster
+    from tests.memory_exporter import MemoryTarget
 
 
 class AtRun(SilentProgress):

@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.cursor import ContentOptions
-from bridge.exporters.memory import MEMORY, MemoryExporter
 from bridge.rundir import read_run, read_whole
 from bridge.rundir.wanted import ReadOptions
 from bridge.sync import truth
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
+from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import write_sidecar
 
 if TYPE_CHECKING:

@@ -11,17 +11,17 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.contract import TargetMedia
-from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images
+from tests.memory_exporter import MEMORY, Failure, MemoryExporter
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.exporters.memory import Box
     from bridge.sync.verdicts import RunCheck, VerifyReport
+    from tests.memory_exporter import Box
 
 ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(8)]
 

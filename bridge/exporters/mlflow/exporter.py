@@ -10,13 +10,10 @@ from bridge.exporters.contract import Capabilities, TargetState
 from bridge.exporters.mlflow import ui
 from bridge.exporters.mlflow.address import require_mlflow
 from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
-from bridge.exporters.mlflow.best import best_names, check_bests
 from bridge.exporters.mlflow.database import points_a_change
 from bridge.exporters.mlflow.database_sqlite import SqliteBulk
 from bridge.exporters.mlflow.experiments import ExperimentName
 from bridge.exporters.mlflow.facts import facts_of
-from bridge.exporters.mlflow.foresight import point_losses
-from bridge.exporters.mlflow.names import keys_of
 from bridge.exporters.mlflow.place import Place
 from bridge.exporters.mlflow.status import STATUSES
 from bridge.exporters.mlflow.sweeps import Sweep
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import Interface
     from bridge.exporters.mlflow.records import Choice
-    from bridge.model import Delta, Notice, Run
+    from bridge.model import Notice, Run
 
 __all__ = ["MlflowExporter"]
 
@@ -110,18 +107,6 @@ class MlflowExporter:
         self._memory.update(found)
         self._found.update(found)
         return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
-
-    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
-        """What MLflow cannot hold of `delta` and, with its last part, of the run's facts.
-
-        Raises TargetRefusedError for a delta that would be refused.
-        """
-        check_bests(delta, content)
-        rename = dict(content.rename)
-        notices = point_losses(delta, keys_of([*best_names(content), *delta.metrics], rename), rename)
-        if delta.more:
-            return notices
-        return [*notices, *facts_of(delta.run, content).notices, *self._place.naming.notices(delta.run)]
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts and files of `run` that are not as last sent."""

@@ -14,9 +14,7 @@ from bridge.exporters.tensorboard.files import generation_of, translated
 from bridge.exporters.tensorboard.folders import Place, place_runs
 from bridge.exporters.tensorboard.protos import need_tensorboard
 from bridge.exporters.tensorboard.state import MARKER, checked, left_over, read_state
-from bridge.exporters.tensorboard.tags import media_losses, metric_losses, metric_tags
 from bridge.exporters.tensorboard.target import TensorBoardTarget
-from bridge.exporters.tensorboard.writing import clipped, steps_fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import Interface
-    from bridge.exporters.tensorboard.state import State
-    from bridge.model import Delta, Notice, Run
+    from bridge.model import Notice, Run
 
 __all__ = ["TensorBoardExporter"]
 
@@ -77,22 +74,6 @@ class TensorBoardExporter:
             self._find_places(runs)
         return {run.identity: self._known(run.identity) for run in runs}
 
-    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
-        """The notices of `delta`, but for those that only opening videos would tell."""
-        rename = dict(content.rename)
-        state = self._state(delta.run) if delta.before is not None else None
-        held = {} if state is None else state.names
-        told = set(held.values())
-        tags = metric_tags(delta.metrics, rename, held)
-        notices = list(metric_losses({name: tag for name, tag in tags.items() if name not in told}, rename))
-        for block in delta.blocks:
-            notices += clipped(block)
-        metrics = set(tags.values())
-        notices += media_losses(delta, metrics, () if state is None else state.steps)
-        notices += [notice for notice in map(pictures.rehearsed, delta.media) if notice is not None]
-        session = (state is None or state.session) and all(steps_fit(block) for block in delta.blocks)
-        return notices + facts.fact_losses(delta.run, content, metrics=metrics, session=session)
-
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts that are not as last sent, whether the folder has another name, or a killed export left files."""
         place = self._places.get(run.identity)
@@ -138,10 +119,6 @@ class TensorBoardExporter:
     def _find_places(self, runs: Sequence[Run]) -> None:
         with translated(self._logdir):
             self._places.update(place_runs(self._logdir, runs))
-
-    def _state(self, run: Run) -> State | None:
-        place = self._places.get(run.identity)
-        return None if place is None else read_state(self._logdir / place.folder)
 
     def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
         group = self._places[run.identity].folder

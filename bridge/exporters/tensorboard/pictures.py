@@ -14,7 +14,7 @@ from bridge.plain_files import BROKEN_PICTURE, read_plain
 if TYPE_CHECKING:
     from bridge.model import MediaEvent
 
-__all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "foreseen", "picture_of", "rehearsed"]
+__all__ = ["CONVERTED", "KEPT", "Picture", "can_convert", "picture_of"]
 
 KEPT = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
 """The formats whose files TensorBoard's page shows as they are."""
@@ -40,8 +40,8 @@ def can_convert() -> bool:
     return find_spec("av") is not None
 
 
-def foreseen(event: MediaEvent) -> Notice | None:
-    """What would stop `event` from being shown, as far as it is known without opening its file."""
+def _unsupported(event: MediaEvent) -> Notice | None:
+    """Return why `event` cannot be shown, as far as that is known without opening its file."""
     what = f"{event.tag}: {event.path}"
     if event.format not in KEPT | CONVERTED:
         return Notice(NoticeKind.NOT_SHOWABLE, what, f"TensorBoard shows no {event.format}; the file stays where it is")
@@ -53,17 +53,9 @@ def foreseen(event: MediaEvent) -> Notice | None:
     return None
 
 
-def rehearsed(event: MediaEvent) -> Notice | None:
-    """What stops `event` from being shown; a video is not opened for that, which would take as long as converting it."""
-    if event.format in CONVERTED:
-        return foreseen(event)
-    picture = picture_of(event)
-    return picture if isinstance(picture, Notice) else None
-
-
 def picture_of(event: MediaEvent) -> Picture | Notice:
     """The picture to show for `event`, or why there is none. Only headers are read of what is shown as it is."""
-    notice = foreseen(event)
+    notice = _unsupported(event)
     if notice is not None:
         return notice
     what = f"{event.tag}: {event.path}"

@@ -181,11 +181,3 @@ def test_a_metric_that_has_the_name_of_a_best_is_refused(store: Store) -> None:
     with pytest.raises(TargetRefusedError, match=r"logs a metric named best/acc itself"):
         store.export(run_of(), [{"step": 0, "acc": 0.5, "best/acc": 0.1}], content=MAX)
     assert [key for run in store.runs() for key in run.data.metrics] == []
-
-
-def test_a_plan_foresees_that_refusal(tmp_path: Path, sqlite_uri: str) -> None:
-    """A dry run names the run that would fail, and why."""
-    make_run(tmp_path / "run", [{"step": 0, "acc": 0.5, "best/acc": 0.1}])
-    exporter = MlflowExporter(tracking_uri=sqlite_uri, experiment="plan")
-    (line,) = export_runs([tmp_path], exporter, Options(content=MAX, dry_run=True)).failed
-    assert line.reason.startswith("The run logs a metric named best/acc itself")

@@ -208,8 +208,6 @@ def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> 
     assert [(notice.kind, notice.what, notice.detail) for notice in done.notices] == [
         (NoticeKind.RENAMED, "loss", "stands as 'loss/0 (image)', since a metric has that name")
     ]
-    foreseen = TensorBoardExporter(tmp_path / "logs").foresee(delta, SHAPE)
-    assert [(notice.kind, notice.what) for notice in foreseen] == [(NoticeKind.RENAMED, "loss")]
 
 
 def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None:
@@ -285,19 +283,17 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra `video` it is a notice that names the pip line, in the plan too."""
+    """Without the extra `video` it is a notice that names the pip line."""
     monkeypatch.setattr(pictures, "can_convert", lambda: False)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no matter what")
     delta = make_delta(make_model_run(tmp_path / "runs" / "abc"), media=[media_event(path)])
-    exporter = TensorBoardExporter(tmp_path / "logs")
-    (notice,) = exporter.foresee(delta, SHAPE)
+    (notice,) = target.apply(delta).notices
     assert (notice.kind, notice.detail) == (
         NoticeKind.NOT_SHOWABLE,
         'mp4 becomes a GIF with: pip install "registry-bridge[video]"',
     )
-    assert target.apply(delta).notices == (notice,)
-    assert exporter.capabilities.media_converted == frozenset()
+    assert TensorBoardExporter(tmp_path / "logs").capabilities.media_converted == frozenset()
 
 
 def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:

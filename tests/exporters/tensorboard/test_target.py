@@ -253,14 +253,12 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
     exporter = TensorBoardExporter(tmp_path / "logs")
     target = exporter.open(run, content)
     delta = make_delta(run, [make_block([0, 1], {"a": [1.0, 1e39], "b": [2.0, -1e39]})])
-    foreseen = exporter.foresee(delta, content)
     done = target.apply(delta)
     assert [(notice.kind, notice.what, notice.detail, notice.count) for notice in done.notices] == [
         (NoticeKind.RENAMED, "b", "stands as 'b (2)'", 1),
         (NoticeKind.CLIPPED, "a", "beyond 32 bits, stands as infinite", 1),
         (NoticeKind.CLIPPED, "b", "beyond 32 bits, stands as infinite", 1),
     ]
-    assert tuple(foreseen) == done.notices
     assert {name: series.value.tolist() for name, series in target.read().series.items()} == {
         "a": [1.0, float("inf")],
         "b": [2.0, float("-inf")],

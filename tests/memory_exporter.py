@@ -21,9 +21,9 @@ import numpy as np
 from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Applied, Capabilities, TargetContent, TargetState
-from bridge.exporters.memory_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 from bridge.model import DeltaKind, Notice, NoticeKind, Series, Status
 from bridge.redaction import Redaction
+from tests.memory_exporter_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -87,10 +87,6 @@ class MemoryExporter:
             return replace(known, error=error)
         return replace(known, cursor=cursor)
 
-    def foresee(self, delta: Delta, content: ContentOptions) -> Sequence[Notice]:
-        """The same as applying reports."""
-        return _losses(delta, content, self.capabilities)
-
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """The facts that are not as last sent."""
         sent = _sent(run, content)
@@ -120,7 +116,7 @@ class MemoryExporter:
         if self.folder is None:
             return copy.deepcopy(self._boxes.get(identity))
         try:
-            box: Box = pickle.loads(self._file(identity).read_bytes())  # noqa: S301 - our own files, in tests
+            box: Box = pickle.loads(self._file(identity).read_bytes())
         except FileNotFoundError:
             return None
         return box
@@ -311,7 +307,7 @@ def _losses(delta: Delta, content: ContentOptions, capabilities: Capabilities) -
     found = [
         Notice(NoticeKind.REDACTED, key)
         for key, shown in _shown_params(run, content).items()
-        if shown is not run.params[key]
+        if shown is not run.params[key] and not delta.more
     ]
     if not capabilities.texts:
         found += [Notice(NoticeKind.TEXT_CELL, text.name, f"step {text.step}") for text in delta.texts]

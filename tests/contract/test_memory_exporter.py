@@ -14,11 +14,11 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.exporters.memory import MEMORY, Failure, MemoryExporter
 from bridge.rundir import read_run, read_whole
 from bridge.rundir.wanted import ReadOptions
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
+from tests.memory_exporter import MEMORY, Failure, MemoryExporter
 from tests.run_dirs import make_run
 
 ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(6)]
@@ -26,7 +26,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(
 DIE = """
 import sys
 from pathlib import Path
-from bridge.exporters.memory import Failure, MemoryExporter
+from tests.memory_exporter import Failure, MemoryExporter
 from bridge.sync.export import export_runs
 at = sys.argv[3] if sys.argv[3] == "cursor" else int(sys.argv[3])
 exporter = MemoryExporter(Path(sys.argv[2]), failure=Failure(at=at, after=sys.argv[4] == "after", die=True))

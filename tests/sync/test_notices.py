@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.exporters import find_exporter
-from bridge.exporters.memory import MemoryExporter
 from bridge.sync.export import Options, export_runs
-from tests.exporters.tensorboard.pictures_by_hand import draw
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -44,29 +42,11 @@ def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dry_run_tells_the_same(tmp_path: Path) -> None:
-    """The plan names every notice that the export will have."""
+def test_a_dry_run_tells_none(tmp_path: Path) -> None:
+    """A plan counts points and media; the export tells what could not be carried over."""
     _lossy(tmp_path)
     exporter = MemoryExporter(tmp_path / "boxes")
-    planned = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
-    assert _told(planned) == _told(export_runs([tmp_path / "runs"], exporter))
-
-
-def test_a_plan_counts_the_pictures_that_the_export_will_show(tmp_path: Path) -> None:
-    """What TensorBoard cannot show, by its format or because it cannot be read, is no picture sent but a notice."""
-    run = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
-    (run / "media").mkdir()
-    draw(run / "media" / "good.png")
-    (run / "media" / "broken.png").write_bytes(b"no picture")
-    (run / "media" / "scan.tiff").write_bytes(b"II*\0")
-    (run / "media.jsonl").write_text(
-        "".join(
-            f'{{"step": {step}, "tag": "val", "type": "image", "path": "media/{name}"}}\n'
-            for step, name in enumerate(("good.png", "broken.png", "scan.tiff"))
-        )
-    )
-    exporter = find_exporter("tensorboard")(logdir=tmp_path / "tb")
-    planned = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
-    done = export_runs([tmp_path / "runs"], exporter)
-    assert [report.runs[0].media for report in (planned, done)] == [1, 1]
-    assert _told(planned) == _told(done)
+    (planned,) = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True)).runs
+    (done,) = export_runs([tmp_path / "runs"], exporter).runs
+    assert (str(planned.action), planned.points, planned.media) == (str(done.action), done.points, done.media)
+    assert planned.notices == ()
