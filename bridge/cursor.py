@@ -6,8 +6,8 @@ import json
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from bridge.bounds import fitting
 from bridge.errors import NewerFormatError
+from bridge.files import fitting
 from bridge.options import ContentOptions
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import MOST_PARAM_LETTERS
+from bridge.files import MOST_PARAM_LETTERS
 from bridge.secrets import MASK, hide
 
 if TYPE_CHECKING:

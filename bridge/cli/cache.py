@@ -22,7 +22,7 @@ __all__ = ["cache"]
 @output_options
 def cache(clear: bool, out: Output) -> None:
     """Show the place and the size of all caches, or empty them. What else lies in their folder is left alone."""
-    from bridge.caches import PARTS, cache_dir
+    from bridge.files import PARTS, cache_dir
 
     try:
         place = cache_dir()

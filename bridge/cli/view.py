@@ -95,7 +95,7 @@ _PLACES = frozenset({"logdir", "tracking_uri", "database_uri"})
 
 def _place(runs: tuple[Path, ...], target: TargetChoice, selection: Selection) -> Path:
     """The folder in the cache that belongs to these runs and this selection, which is taken by its words: days pass."""
-    from bridge.caches import cache_dir
+    from bridge.files import cache_dir
 
     words = click.get_current_context().params
     asked = repr((sorted(str(path.resolve()) for path in runs), replace(selection, since=None), words["since"]))

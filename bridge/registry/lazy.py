@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import MOST_METRICS
 from bridge.errors import BridgeError
+from bridge.files import MOST_METRICS
 from bridge.rundir.statistics import readable
 from logger.values import restore_number
 

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_SESSIONS, MOST_TAGS, fitting
+from bridge.files import LONGEST_NAME, MOST_METRICS, MOST_SESSIONS, MOST_TAGS, fitting
 from bridge.model import Status
 from bridge.registry.lazy import Document, Lazy, Statistics
 from bridge.registry.record import RunRecord

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.caches import cache_dir as default_cache_dir
 from bridge.errors import BridgeError, UsageError
+from bridge.files import cache_dir as default_cache_dir
 from bridge.registry.order import ordered
 from bridge.registry.refs import named, status_of
 from bridge.registry.scanner import scan as scan_into
@@ -178,9 +178,9 @@ def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartb
     report = None
     scanned_at = store.scanned_at(root)
     if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
-        from bridge.rundir.clock import Clock
         from bridge.rundir.discover import walk
         from bridge.rundir.run import read_run
+        from bridge.rundir.times import Clock
 
         read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
         report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, walk=walk, read=read)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.rundir.clock import Clock
 from bridge.rundir.discover import discover
 from bridge.rundir.run import read_run
+from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
     from bridge.rundir.delta import read_delta

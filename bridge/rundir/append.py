@@ -9,7 +9,7 @@ from bridge.cursor import Cursor
 from bridge.model import Delta, DeltaKind, Notice, NoticeKind
 from bridge.rundir.conflicts import Settled, settle
 from bridge.rundir.csv_rows import opened
-from bridge.rundir.media import Media, read_media
+from bridge.rundir.media import MediaDelta, read_media
 from bridge.rundir.place import Changed, begin
 from bridge.rundir.portion import Portion, block_size, hold_back, next_portion
 from bridge.rundir.series_state import metrics_of
@@ -168,7 +168,7 @@ def media_after(delta: Delta, stat: tuple[int, int]) -> Delta:
     Raises Changed where media lines that `before` covers are others now.
     """
     run, before, after = delta.run, delta.before, delta.after
-    media = Media()
+    media = MediaDelta()
     if "media" not in after.content:
         media = read_media(run, before)
     whole = stat != (0, 0) or "metrics.csv" not in run.files

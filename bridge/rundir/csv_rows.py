@@ -7,9 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from bridge.bounds import LONGEST_ROW, MOST_HEADERS
 from bridge.errors import RunDirectoryError
-from bridge.plain_files import open_raw
+from bridge.files import LONGEST_ROW, MOST_HEADERS, open_raw
 from bridge.rundir.fast_rows import FEW_BYTES, Parser
 from bridge.rundir.header import complete_rows, read_layout
 from bridge.rundir.slow_rows import parse_slowly

@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from bridge.bounds import fitting
 from bridge.errors import IdentityError
+from bridge.files import fitting
 from bridge.model import Delta, DeltaKind
 from bridge.rundir.append import append
 from bridge.rundir.csv_rows import opened

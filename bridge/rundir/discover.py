@@ -1,48 +1,82 @@
-"""Find run directories below some folders, by listing no more than it takes."""
+"""Find run directories below folders, and name the folders that only look like one."""
 
-# ruff: noqa: PTH112, PTH113 - a walk over a hundred thousand folders: objects for paths would cost more than the walk
+# ruff: noqa: PTH112, PTH116 - a walk over a hundred thousand folders: a Path for each would cost more than the walk
 
 from __future__ import annotations
 
 import csv
-import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.errors import UsageError
+from bridge.files import Refused, inside, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["NEVER_ENTERED", "TARGET_MARK", "discover", "is_run", "walk"]
-
-NEVER_ENTERED = frozenset({"mlruns", "mlartifacts", "media", "checkpoints"})
-"""Folders that hold no runs; hidden ones are not entered either."""
+__all__ = ["FILES", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "discover", "stamp", "walk", "why_no_run"]
 
 TARGET_MARK = ".bridge-target"
-"""The file that exporters leave in folders of theirs, so that a walk never finds the bridge's own output."""
+"""The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
+
+FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl", "heartbeat")
+"""The files of a run directory that change while its run goes on."""
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""(inode, size, mtime in nanoseconds) of each of FILES, or None for a missing file."""
+
+_NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
+_OF_A_RUN = ("checkpoints", "media")
+"""Folders of a run that hold its own files. Runs in there are not read, but named."""
 
 _HEADER_BYTES = 1 << 20
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A folder that is passed over although it looks like a run directory, with the reason."""
+
+    path: Path
+    reason: str
 
 
-def discover(roots: Sequence[Path]) -> Iterator[Path]:
-    """The real paths of all run directories at and below `roots`, each once, in the order of names below each root.
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Run directories as real paths, each once, in the order of names below each root; and the skipped folders."""
 
-    The walk stops at a run directory, follows links, and survives loops of them. A folder that cannot be listed is
-    logged and passed over. Raises UsageError, before anything is walked, for a root that is not a folder.
+    runs: list[Path] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Path]:
+        """Iterate over the run directories."""
+        return iter(self.runs)
+
+
+def discover(roots: Sequence[Path]) -> Discovery:
+    """Find all run directories at and below `roots`.
+
+    Raises UsageError, before anything is walked, for a root that is not a folder.
     """
     for root in roots:
         if not os.path.isdir(root):
-            what = "is not a folder" if os.path.lexists(root) else "does not exist"
-            raise UsageError(f"{root} {what}.", hint="Give run directories, or folders that hold some.")
-    return map(Path, walk([os.path.realpath(root) for root in roots]))
+            problem = "is not a folder" if os.path.lexists(root) else "does not exist"
+            raise UsageError(f"{root} {problem}.", hint="Give run directories, or folders that hold some.")
+    skipped: list[Skipped] = []
+    runs = [Path(run) for run in walk([os.path.realpath(root) for root in roots], skipped)]
+    return Discovery(runs, skipped)
 
 
-def walk(roots: Sequence[str]) -> Iterator[str]:
-    """The same as texts, for real paths of folders."""
+def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator[str]:
+    """Yield the run directories at and below `roots` (real paths of folders), and add to `skipped`.
+
+    The walk goes on below a run directory, follows links to folders, and enters each real folder once, so loops of
+    links end. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor a run's checkpoints and
+    media.
+    """
+    skipped = [] if skipped is None else skipped
     seen: set[str] = set()
     waiting = [*reversed(roots)]
     while waiting:
@@ -50,57 +84,107 @@ def walk(roots: Sequence[str]) -> Iterator[str]:
         if folder in seen:
             continue
         seen.add(folder)
-        if os.path.lexists(f"{folder}{os.sep}{TARGET_MARK}"):
+        try:
+            files, folders = _listing(folder)
+        except OSError as error:
+            skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
             continue
-        if is_run(folder):
+        if TARGET_MARK in files:
+            continue
+        reason = _why_no_run(folder, files)
+        if not reason:
             yield folder
-        else:
-            waiting += reversed(_folders(folder))
+            for name in _OF_A_RUN:
+                if name in folders:
+                    skipped += _runs_within(folder, name, folders.pop(name))
+        elif "metrics.csv" in files:
+            skipped.append(Skipped(Path(folder), reason))
+        waiting += reversed(folders.values())
 
 
-def is_run(folder: str) -> bool:
-    """Whether `folder` is a run directory: a sidecar, or metrics.csv with a column `step` beside hparams.yaml.
+def why_no_run(folder: str) -> str:
+    """Return the reason why `folder` is not a run directory, or "" if it is one.
 
-    Whatever is called sidecar.json makes it one: where it is no plain file, reading the run says so.
+    Anything called sidecar.json makes a run directory. If it cannot be read, reading the run says so.
     """
-    if os.path.lexists(f"{folder}{os.sep}sidecar.json"):
-        return True
-    metrics = f"{folder}{os.sep}metrics.csv"
-    return os.path.isfile(f"{folder}{os.sep}hparams.yaml") and os.path.isfile(metrics) and _has_step(metrics)
-
-
-def _has_step(metrics: str) -> bool:
     try:
-        with open(metrics, "rb", opener=_opened) as file:
-            line = file.readline(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
-        return "step" in next(csv.reader([line]), [])
-    except (OSError, csv.Error):
-        return False
-
-
-def _opened(path: str, flags: int) -> int:
-    # A pipe in the place of the file must not block.
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _folders(folder: str) -> list[str]:
-    """The real paths of the folders in `folder` that may hold runs, by name."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name[0] == "." or name in NEVER_ENTERED or not _is_folder(entry):
-                    continue
-                found.append((name, os.path.realpath(entry.path) if entry.is_symlink() else entry.path))
+        return _why_no_run(folder, _listing(folder)[0])
     except OSError as error:
-        log.warning("%s cannot be listed: %s", folder, error.strerror)
-    found.sort()
-    return [path for _, path in found]
+        return f"cannot be listed: {error.strerror}"
+
+
+def stamp(run_dir: Path) -> Stamp:
+    """Return what stat says of the FILES of `run_dir`: if it is unchanged, so are they."""
+    return tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _listing(folder: str) -> tuple[set[str], dict[str, str]]:
+    """Return the names of the files in `folder`, and the real paths of its folders that may be entered, by name."""
+    files: set[str] = set()
+    folders: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if not _is_folder(entry):
+                files.add(name)
+            elif name[0] != "." and name not in _NEVER_ENTERED:
+                folders[name] = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+    for name in ("sidecar.json", "metrics.csv"):  # a folder of this name is no file, and reading the run says so
+        if name in folders:
+            files.add(name)
+    return files, dict(sorted(folders.items()))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or to what may not be looked at
+    except OSError:  # a link that leads to itself, or to something that must not be looked at
         return False
+
+
+def _why_no_run(folder: str, files: set[str]) -> str:
+    if "sidecar.json" in files:
+        return ""
+    if "metrics.csv" not in files:
+        return "there is neither a sidecar.json nor a metrics.csv"
+    try:
+        with open_plain(inside(Path(folder), "metrics.csv").path) as file:
+            line = file.readline(_HEADER_BYTES)
+        columns = next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
+    except Refused as error:
+        return f"metrics.csv {error}"
+    except OSError as error:
+        return f"metrics.csv cannot be read: {error.strerror}"
+    except csv.Error as error:
+        return f"metrics.csv has no header: {error}"
+    if line.startswith(_LFS_POINTER):
+        return "metrics.csv is a Git LFS pointer; `git lfs pull` fetches the file"
+    if not line.strip():
+        return "metrics.csv is empty"
+    if "step" in columns or ("created_at" in columns and "epoch" in columns):
+        return ""
+    return "metrics.csv has no column step, and so is not a logger's"
+
+
+def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
+    """Yield the run directories in the folder `name` of a run, which the walk does not enter, and up to two levels below."""
+    level = [folder]
+    for _ in range(3):
+        below: list[str] = []
+        for path in level:
+            try:
+                files, folders = _listing(path)
+            except OSError:
+                continue
+            if not _why_no_run(path, files):
+                yield Skipped(Path(path), f"lies in {name} of the run {run}; to read it, give its own path")
+            below += folders.values()
+        level = below

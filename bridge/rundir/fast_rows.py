@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.bounds import LONGEST_ROW
+from bridge.files import LONGEST_ROW
 from bridge.rundir.rows import TEXT, Rows
 from bridge.rundir.slow_rows import number, text_value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.bounds import LONGEST_NAME, MOST_METRICS, MOST_TAGS, shortened
+from bridge.files import LONGEST_NAME, MOST_METRICS, MOST_TAGS, shortened
 from bridge.model import Notice, NoticeKind
 from bridge.rundir.hparams import clean
 from logger.sidecar import parse_time

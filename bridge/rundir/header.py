@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
-from bridge.bounds import LONGEST_ROW, MOST_COLUMNS, shortened
 from bridge.errors import RunDirectoryError
-from bridge.plain_files import open_plain
+from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_plain, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

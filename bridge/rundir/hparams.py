@@ -7,9 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, MOST_PARAMS, too_large_yaml
+from bridge.files import LARGEST_YAML, MOST_NODES, MOST_PARAM_LETTERS, MOST_PARAMS, read_plain, too_large_yaml
 from bridge.model import Notice, NoticeKind
-from bridge.plain_files import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,40 +1,52 @@
-"""Media events past a cursor: which lines are new, which no longer count, and what their files are."""
+"""Read media.jsonl: the events past a cursor, which of them count, and what their files are.
+
+The file is read whole, up to its size limit. A cursor holds the number of lines that a target has and a digest of
+those lines, so a change to them is noticed.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import LARGEST_MEDIA, LONGEST_EVENT
 from bridge.errors import RunDirectoryError
+from bridge.files import (
+    LARGEST_MEDIA,
+    LARGEST_MEDIA_LIST,
+    LONGEST_EVENT,
+    Refused,
+    clean,
+    inside,
+    open_plain,
+    read_head,
+    shortened,
+)
 from bridge.model import MediaEvent, MediaType, Notice, NoticeKind, RunFile
-from bridge.plain_files import open_plain, read_head
-from bridge.rundir.media_lines import Line, Lines, counting_lines
-from bridge.rundir.paths import Refused, inside
 from bridge.rundir.place import Changed
-from bridge.rundir.sniff import HEAD, MOST_PIXELS, sniff
+from bridge.rundir.run import first_named
+from logger.files import SNIFFED_BYTES, VIDEO_FORMATS, sniff
+from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import BinaryIO
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bridge.cursor import Cursor
     from bridge.model import Run
 
-__all__ = ["Media", "read_media"]
-
-_MOST_NAMED = 20
-_PIECES = 16
-"""A line of more pieces than this ends its run: its bytes belong to the digest of the lines."""
+__all__ = ["MediaDelta", "read_media"]
 
 
 @dataclass(slots=True)
-class Media:
-    """What media.jsonl holds past a cursor; `lines`, `offset` and `digest` are the cursor's after it.
+class MediaDelta:
+    """The media events past a cursor, and those that the cursor covers and that no longer count (`removed`).
 
-    `stat` is (size, mtime in nanoseconds) from before the first byte was read, zeros where there is no file.
+    `lines`, `offset` and `digest` are the cursor's after this delta: complete lines, their bytes, a digest of them.
+    `stat` is (size, mtime in nanoseconds) from before the first byte was read, zeros without a file. `reason` says
+    why events were removed.
     """
 
     events: tuple[MediaEvent, ...] = ()
@@ -47,35 +59,51 @@ class Media:
     stat: tuple[int, int] = (0, 0)
 
 
-def read_media(run: Run, cursor: Cursor | None) -> Media:
-    """The media events of `run` past `cursor` (None: all). A line without its newline is not there yet.
+@dataclass(frozen=True, slots=True)
+class MediaLine:
+    """A well-formed line of media.jsonl; `number` counts from 0."""
 
-    Raises Changed where the lines that the cursor covers are others now, RunDirectoryError where media.jsonl cannot be
-    read.
+    number: int
+    tag: str
+    step: int
+    type: MediaType
+    path: str
+    time: float | None = None
+    caption: str | None = None
+    fps: float | None = None
+    session: int | None = None
+
+
+def read_media(run: Run, cursor: Cursor | None) -> MediaDelta:
+    """Return the media events of `run` past `cursor`, or all of them without one.
+
+    A last line without its newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
+    and RunDirectoryError if media.jsonl cannot be read.
     """
     covered = cursor.media_lines if cursor is not None else 0
-    file = run.files.get("media.jsonl")
-    try:
-        stream = open_plain(file.path) if file is not None else None
-    except FileNotFoundError:
-        stream = None
-    except OSError as error:
-        assert file is not None
-        raise RunDirectoryError(f"{file.path} cannot be read: {error.strerror}.") from error
-    if stream is None:
-        if covered:
-            raise Changed("media.jsonl is gone", ("gone",))
-        return Media()
-    with stream:
-        found, lines = _lines(stream, cursor)
-    found.notices = lines.notices()
-    now, repeated = counting_lines(lines.events)
-    then, _ = counting_lines(event for event in lines.events if event.number < covered)
-    new = {key: event for key, event in now.items() if key not in then}
-    gone = {key: event for key, event in then.items() if key not in now}
+    lines, found = _complete_lines(run)
+    if found.stat == (0, 0) and covered:
+        raise Changed("media.jsonl is gone", ("gone",))
+    if len(lines) < covered:
+        reason = f"media.jsonl has {len(lines)} lines, the target was made of {covered}"
+        raise Changed(reason, (found.stat, len(lines)))
+    if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
+        raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))
+    parsed = [parse_line(number, line) for number, line in enumerate(lines)]
+    events = [line for line, _ in parsed if line is not None]
+    bad = [
+        Notice(NoticeKind.BAD_LINE, f"media.jsonl:{number + 1}", problem)
+        for number, (_, problem) in enumerate(parsed)
+        if problem and number >= covered
+    ]
+    found.notices += first_named(bad, "media.jsonl", "further bad lines")
+    now, repeated = counting_lines(events)
+    then, _ = counting_lines(event for event in events if event.number < covered)
     found.notices += _repeated(repeated, covered)
     found.notices += _shared(now.values(), covered)
+    new = {key: event for key, event in now.items() if key not in then}
     found.events = tuple(_with_files(run, new, found.notices))
+    gone = {key: event for key, event in then.items() if key not in now}
     if gone:
         found.removed = tuple(_superseded(run, key, event) for key, event in gone.items())
         first = min(gone.values(), key=lambda event: event.number)
@@ -86,81 +114,146 @@ def read_media(run: Run, cursor: Cursor | None) -> Media:
     return found
 
 
-def _lines(stream: BinaryIO, cursor: Cursor | None) -> tuple[Media, Lines]:
-    status = os.fstat(stream.fileno())
-    found = Media(stat=(status.st_size, status.st_mtime_ns))
-    lines = Lines(first=cursor.media_lines if cursor is not None else 0)
-    digest = hashlib.blake2b(digest_size=10)
-    for line in _complete(stream):
-        lines.add(found.lines, line)
-        digest.update(line)
-        found.lines += 1
-        found.offset += len(line)
-        if cursor is None or found.lines != cursor.media_lines:
-            continue
-        if digest.hexdigest() != cursor.media_digest:
-            raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest.digest()))
-    if cursor is not None and found.lines < cursor.media_lines:
-        reason = f"media.jsonl has {found.lines} lines, the target was made of {cursor.media_lines}"
-        raise Changed(reason, (found.stat, found.lines))
-    found.digest = digest.hexdigest() if found.lines else ""
-    return found, lines
+def _complete_lines(run: Run) -> tuple[list[bytes], MediaDelta]:
+    """Return the complete lines without their newlines, and a delta that holds nothing but what describes them."""
+    found = MediaDelta()
+    file = run.files.get("media.jsonl")
+    if file is None:
+        return [], found
+    try:
+        with open_plain(file.path) as stream:
+            status = os.fstat(stream.fileno())
+            data = stream.read(min(status.st_size, LARGEST_MEDIA_LIST))
+    except FileNotFoundError:
+        return [], found
+    except OSError as error:
+        raise RunDirectoryError(f"{file.path} cannot be read: {error.strerror}.") from error
+    found.stat = (status.st_size, status.st_mtime_ns)
+    if status.st_size > LARGEST_MEDIA_LIST:
+        detail = f"larger than {LARGEST_MEDIA_LIST >> 20} MiB; lines beyond are not read"
+        found.notices.append(Notice(NoticeKind.TOO_LARGE, "media.jsonl", detail))
+    lines = data.split(b"\n")[:-1]
+    found.lines, found.offset, found.digest = len(lines), data.rfind(b"\n") + 1, _digest(lines)
+    return lines, found
 
 
-def _complete(stream: BinaryIO) -> Iterable[bytes]:
-    """The complete lines, none of them longer in memory than a line may be by more than one piece."""
-    while line := stream.readline(LONGEST_EVENT + 2):
-        while not line.endswith(b"\n"):
-            more = stream.readline(LONGEST_EVENT)
-            if not more:
-                return
-            if len(line) > LONGEST_EVENT * _PIECES:
-                raise RunDirectoryError(
-                    f"{stream.name}: a line is longer than {LONGEST_EVENT * _PIECES >> 20} MiB.",
-                    hint="Cut that line out, or export without media: --no-media",
-                )
-            line += more
-        yield line
+def _digest(lines: Sequence[bytes]) -> str:
+    return hashlib.blake2b(b"\n".join([*lines, b""]), digest_size=10).hexdigest() if lines else ""
 
 
-def _with_files(run: Run, events: Mapping[tuple[int, int], Line], notices: list[Notice]) -> Iterable[MediaEvent]:
+def parse_line(number: int, line: bytes) -> tuple[MediaLine | None, str]:
+    """Return the event in `line`, and what is wrong with the line ("" if nothing is).
+
+    A writer that was killed in the middle of a line leaves a torn one, and the next event may follow on the same line.
+    That event counts.
+    """
+    if len(line) > LONGEST_EVENT:
+        return None, f"is longer than {LONGEST_EVENT >> 20} MiB"
+    if not line or line.isspace():
+        return None, "is blank"
+    try:
+        return _event(number, json.loads(line))
+    except RecursionError:
+        return None, "is nested too deeply"
+    except ValueError as error:
+        problem = f"is not JSON ({error})"
+    try:
+        event, _ = _event(number, json.loads(line[max(0, line.rfind(b'{"')) :]))
+    except (ValueError, RecursionError):
+        event = None
+    if event is None:
+        return None, problem
+    return event, "begins with a torn line, which is lost; the event after it is taken"
+
+
+def _event(number: int, data: Any) -> tuple[MediaLine | None, str]:
+    if not isinstance(data, dict):
+        return None, f"holds a JSON {type(data).__name__}, not an object"
+    tag, step, path, kind = (data.get(key) for key in ("tag", "step", "path", "type"))
+    if not isinstance(tag, str):
+        return None, "has no tag that is a text"
+    if not isinstance(step, int) or isinstance(step, bool) or not -(2**63) <= step < 2**63:
+        return None, f"has the step {step!r:.40}, no 64-bit integer"
+    if not isinstance(path, str):
+        return None, "has no path that is a text"
+    if kind not in ("image", "video"):
+        return None, f"has the type {kind!r:.40}, neither image nor video"
+    caption, session, time = data.get("caption"), data.get("session"), data.get("time")
+    problem = "" if shortened(tag) == tag else f"has a tag of {len(tag)} characters, of which the first are kept"
+    return MediaLine(
+        number=number,
+        tag=shortened(clean(tag)),
+        step=step,
+        type=MediaType(kind),
+        path=clean(path),
+        time=parse_time(time) if isinstance(time, int | float) else None,
+        caption=clean(caption) if isinstance(caption, str) else None,
+        fps=_positive(data.get("fps")),
+        session=session if isinstance(session, int) and not isinstance(session, bool) else None,
+    ), problem
+
+
+def _positive(value: object) -> float | None:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def counting_lines(events: Iterable[MediaLine]) -> tuple[dict[tuple[int, int], MediaLine], dict[int, MediaLine]]:
+    """Return the events that count, and the later line for each line number that was written over.
+
+    The key of an event is (line number, index among the events of its tag and step). Per tag and step the events of the
+    last session count. Where lines say nothing of sessions, the last line with each path counts.
+    """
+    groups: dict[tuple[str, int], list[MediaLine]] = {}
+    for event in events:
+        groups.setdefault((event.tag, event.step), []).append(event)
+    found: dict[tuple[int, int], MediaLine] = {}
+    written_over: dict[int, MediaLine] = {}
+    for group in groups.values():
+        last = [event for event in group if event.session == group[-1].session]
+        if group[-1].session is None:
+            by_path = {event.path: event for event in last}
+            written_over.update({event.number: by_path[event.path] for event in last})
+            last = sorted(by_path.values(), key=lambda event: event.number)
+        found.update({(event.number, index): event for index, event in enumerate(last)})
+    return dict(sorted(found.items())), {
+        number: event for number, event in written_over.items() if event.number != number
+    }
+
+
+def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: list[Notice]) -> Iterator[MediaEvent]:
+    """Yield the events whose files are pictures or videos, and add a notice for each of the others."""
     for (_, index), event in events.items():
-        where = f"media.jsonl:{event.number + 1}"
         try:
             file = inside(run.path, event.path)
+            head = read_head(file.path, SNIFFED_BYTES)
         except Refused as error:
-            lost = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH
-            notices.append(Notice(lost, where, f"{event.tag}: {event.path} {error}"))
-            continue
-        if file.size > LARGEST_MEDIA:
-            why = f"{event.tag}: {event.path} is larger than {LARGEST_MEDIA >> 30} GiB"
-            notices.append(Notice(NoticeKind.TOO_LARGE, where, why))
-            continue
-        try:
-            head = read_head(file.path, HEAD)
+            kind, problem = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH, str(error)
         except OSError as error:
-            why = f"{event.tag}: {event.path} cannot be read: {error.strerror}"
-            notices.append(Notice(NoticeKind.UNREADABLE_MEDIA, where, why))
-            continue
-        found = sniff(head)
-        if found is None:
-            what = "is empty" if not head else "is neither a picture nor a video"
-            notices.append(Notice(NoticeKind.UNREADABLE_MEDIA, where, f"{event.tag}: {event.path} {what}"))
-        elif found.pixels is not None and found.pixels > MOST_PIXELS:
-            why = f"{event.tag}: {event.path} says it has {found.pixels} pixels"
-            notices.append(Notice(NoticeKind.TOO_LARGE, where, why))
+            kind, problem = NoticeKind.UNREADABLE_MEDIA, f"cannot be read: {error.strerror}"
         else:
-            kind = MediaType.VIDEO if found.video else event.type
-            yield _made(event, index, file, found.format, kind)
+            form = sniff(head)
+            if file.size > LARGEST_MEDIA:
+                kind, problem = NoticeKind.TOO_LARGE, f"is larger than {LARGEST_MEDIA >> 30} GiB"
+            elif form is None:
+                problem = "is neither a picture nor a video" if head else "is empty"
+                kind = NoticeKind.UNREADABLE_MEDIA
+            else:
+                yield _media_event(event, index, file, form)
+                continue
+        notices.append(Notice(kind, f"media.jsonl:{event.number + 1}", f"{event.tag}: {event.path} {problem}"))
 
 
-def _made(event: Line, index: int, file: RunFile, form: str, kind: MediaType) -> MediaEvent:
+def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> MediaEvent:
     return MediaEvent(
         line=event.number,
         tag=event.tag,
         step=event.step,
         index=index,
-        type=kind,
+        type=MediaType.VIDEO if form in VIDEO_FORMATS else event.type,
         path=event.path,
         file=file,
         format=form,
@@ -171,41 +264,32 @@ def _made(event: Line, index: int, file: RunFile, form: str, kind: MediaType) ->
     )
 
 
-def _superseded(run: Run, key: tuple[int, int], event: Line) -> MediaEvent:
-    """An event that no longer counts; its file may be another by now, or gone."""
+def _superseded(run: Run, key: tuple[int, int], event: MediaLine) -> MediaEvent:
+    """Return an event that no longer counts; its file may have changed since, or be gone."""
     try:
         file = inside(run.path, event.path)
-        found = sniff(read_head(file.path, HEAD))
+        form = sniff(read_head(file.path, SNIFFED_BYTES)) or ""
     except (Refused, OSError):
-        file, found = RunFile(path=run.path / "media.jsonl", size=0, mtime_ns=0), None
-    return _made(event, key[1], file, found.format if found else "", event.type)
+        file, form = RunFile(path=run.path / "media.jsonl", size=0, mtime_ns=0), ""
+    return _media_event(event, key[1], file, form)
 
 
-def _repeated(superseded: Mapping[int, Line], covered: int) -> list[Notice]:
-    """Lines that name the file of a later line: they were written over."""
-    new = [(number, by) for number, by in superseded.items() if by.number >= covered]
-    notices = [
+def _repeated(written_over: Mapping[int, MediaLine], covered: int) -> list[Notice]:
+    """Return a notice for each line past the cursor that names the same file as an earlier line."""
+    found = [
         Notice(
             NoticeKind.LEFT_OUT,
             f"media.jsonl:{number + 1}",
             f"{by.tag}: {by.path} was written again by line {by.number + 1}",
         )
-        for number, by in new[:_MOST_NAMED]
+        for number, by in written_over.items()
+        if by.number >= covered
     ]
-    if len(new) > _MOST_NAMED:
-        notices.append(
-            Notice(
-                NoticeKind.LEFT_OUT,
-                "media.jsonl",
-                "further lines whose files were written again",
-                len(new) - _MOST_NAMED,
-            )
-        )
-    return notices
+    return first_named(found, "media.jsonl", "further lines whose files were written again")
 
 
-def _shared(events: Iterable[Line], covered: int) -> list[Notice]:
-    """Tags that share files, such as `a/b` and `a__b`: both show what was written last."""
+def _shared(events: Iterable[MediaLine], covered: int) -> list[Notice]:
+    """Return a notice for tags that share files, such as `a/b` and `a__b`: both show what was written last."""
     tags: dict[str, dict[str, bool]] = {}
     for event in events:
         of_path = tags.setdefault(event.path, {})

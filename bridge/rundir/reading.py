@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.bounds import MOST_SERIES
 from bridge.cursor import Cursor
 from bridge.errors import RunDirectoryError
+from bridge.files import MOST_SERIES
 from bridge.model import Block, Notice, NoticeKind
 from bridge.rundir.digest import bytes_digest, to_hex
 from bridge.rundir.header import metric_name

@@ -9,17 +9,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.bounds import LARGEST_JSON, MOST_METRICS, MOST_SESSIONS, MOST_SLURM, fitting, shortened, too_large_json
 from bridge.errors import RunDirectoryError
+from bridge.files import (
+    LARGEST_JSON,
+    MOST_METRICS,
+    MOST_SESSIONS,
+    MOST_SLURM,
+    Refused,
+    fitting,
+    own_file,
+    read_plain,
+    shortened,
+    too_large_json,
+)
 from bridge.model import Notice, NoticeKind, Run, RunFile, Session, Status
-from bridge.plain_files import read_plain
-from bridge.rundir.clock import Clock
-from bridge.rundir.discover import is_run
+from bridge.rundir.discover import why_no_run
 from bridge.rundir.fields import Fields, number
 from bridge.rundir.header import has_column
 from bridge.rundir.hparams import clean, finite, flat_params, read_hparams
-from bridge.rundir.paths import RUN_FILES, Refused, own_file
 from bridge.rundir.statistics import readable, unreadable
+from bridge.rundir.times import Clock
 from logger.sidecar import SidecarError, parse_sidecar, parse_summary, parse_time
 
 if TYPE_CHECKING:
@@ -27,9 +36,14 @@ if TYPE_CHECKING:
 
     from bridge.model import Scalar
 
-__all__ = ["read_run"]
+__all__ = ["first_named", "read_run"]
+
+_MOST_NAMED = 20
 
 Found = TypeVar("Found")
+
+RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
+"""The files of a run directory that are read."""
 
 _SHOWN = {
     "completed": Status.COMPLETED,
@@ -89,6 +103,14 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     )
 
 
+def first_named(notices: list[Notice], what: str, detail: str) -> list[Notice]:
+    """Return the first of `notices`, and one notice with `what` and `detail` that stands for the others."""
+    first, rest = notices[:_MOST_NAMED], notices[_MOST_NAMED:]
+    if rest:
+        first.append(Notice(rest[0].kind, what, detail, sum(notice.count for notice in rest)))
+    return first
+
+
 def _named(text: str) -> str:
     """`text` without NUL characters, with which no database looks anything up."""
     return text.replace("\0", "\ufffd")
@@ -117,10 +139,11 @@ def _sidecar(real: Path, files: Mapping[str, RunFile], notices: Sequence[Notice]
             raise RunDirectoryError(
                 f"{path} {refused}.", hint="Put a plain file in its place, or move the run directory away."
             )
-        if is_run(str(real)):
+        reason = why_no_run(str(real))
+        if not reason:
             return {}
         raise RunDirectoryError(
-            f"{real} is no run directory: no sidecar.json, and no metrics.csv with a step column beside hparams.yaml.",
+            f"{real} is no run directory: {reason}.",
             hint="Give the folder that a RegistryLogger or a CSVLogger wrote, or one above it.",
         )
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from bridge.bounds import LONGEST_NUMBER, MOST_NODES
+from bridge.files import LONGEST_NUMBER, MOST_NODES
 
 __all__ = ["Loader"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bridge.errors import TargetUnavailableError, UsageError
 from bridge.model import Status
 from bridge.rundir import discover, read_run
-from bridge.rundir.stamp import stamp
+from bridge.rundir.discover import stamp
 from bridge.sync.export import export_gathered
 from bridge.sync.gather import gather
 from bridge.sync.report import Action, exit_code
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
     from bridge.rundir import Clock
-    from bridge.rundir.stamp import Stamp
+    from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
     from bridge.sync.gather import Gathered
     from bridge.sync.progress import Progress

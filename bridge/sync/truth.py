@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.bounds import MOST_COLUMNS, shortened
 from bridge.errors import RunDirectoryError
+from bridge.files import MOST_COLUMNS, shortened
 from bridge.sync.truth_facts import YEAR_10000, Facts, read_facts
 from bridge.sync.truth_files import own_file
 from bridge.sync.truth_media import TruthMedia, read_media

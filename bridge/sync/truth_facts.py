@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bridge.bounds import (
+from bridge.files import (
     LARGEST_JSON,
     LARGEST_YAML,
     LONGEST_NUMBER,
@@ -21,11 +21,11 @@ from bridge.bounds import (
     MOST_PARAM_LETTERS,
     MOST_PARAMS,
     MOST_TAGS,
+    read_plain,
     shortened,
     too_large_json,
     too_large_yaml,
 )
-from bridge.plain_files import read_plain
 from bridge.sync.truth_files import own_file
 
 if TYPE_CHECKING:

@@ -10,16 +10,17 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.bounds import (
+from bridge.files import (
+    BROKEN_PICTURE,
     LARGEST_MEDIA,
     LONGEST_EVENT,
     MOST_DECODED_PIXELS,
     MOST_MEDIA,
     MOST_MEDIA_BYTES,
     MOST_TRIES,
+    open_plain,
     shortened,
 )
-from bridge.plain_files import BROKEN_PICTURE, open_plain
 from bridge.sync.truth_files import own_file
 
 if TYPE_CHECKING:

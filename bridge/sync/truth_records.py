@@ -8,9 +8,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from bridge.bounds import LONGEST_ROW
 from bridge.errors import RunDirectoryError
-from bridge.plain_files import open_plain
+from bridge.files import LONGEST_ROW, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import MOST_PARAM_LETTERS
+from bridge.files import MOST_PARAM_LETTERS
 from bridge.secrets import MASK
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bridge.rundir.sniff import sniff
 
 from bridge.cursor import ContentOptions, Cursor
 from bridge.model import Delta, DeltaKind, MediaType
 from bridge.rundir import delta as delta_module
 from bridge.rundir import read_delta, read_run, read_whole
-from bridge.rundir.sniff import sniff
 from bridge.rundir.wanted import ReadOptions
 from tests.run_dirs import make_run
 
@@ -145,7 +145,7 @@ def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
     assert names(delta) == [("media/real.png", 0, 0), ("media/in.png", 1, 1)]
     assert [(notice.kind.value, notice.detail) for notice in delta.notices] == [
         ("refused path", "v: media/out.png is a link that leads out of the run directory"),
-        ("refused path", "v: media/pipe.png is no regular file"),
+        ("refused path", "v: media/pipe.png is not a regular file"),
     ]
 
 

@@ -141,7 +141,7 @@ def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
 
 def test_a_large_yaml_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hparams.yaml beyond its bound is a notice."""
-    monkeypatch.setattr("bridge.bounds.LARGEST_YAML", 10)
+    monkeypatch.setattr("bridge.files.LARGEST_YAML", 10)
     run_dir = make_run(tmp_path / "run")
     (run_dir / "hparams.yaml").write_text("abcdef: 12345\n")
     assert [notice.kind for notice in read_run(run_dir).notices] == [NoticeKind.TOO_LARGE]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import bounds
+from bridge import files as bounds
 from bridge.exporters.tensorboard import pictures, video
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def figure(value: int) -> set[str]:
     return shown | {f"{value // unit} million" for unit in (10**6, 1 << 20) if value % unit == 0}
 
 
-@pytest.mark.parametrize("name", [name for name in bounds.__all__ if name.isupper()])
+@pytest.mark.parametrize("name", STATED)
 def test_the_page_states_every_bound(name: str) -> None:
     """Its words stand on the page, and the figure in them is the constant's."""
     assert STATED[name] in PAGE

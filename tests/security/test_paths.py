@@ -135,10 +135,10 @@ CASES = [
         for kind in ("link", *KINDS)
     ),
     Case("link-as-sidecar.json", links("sidecar.json", "sidecar.json"), reason="leads out of the run directory"),
-    Case("pipe-as-sidecar.json", replaces("sidecar.json", os.mkfifo), reason="is no regular file"),
+    Case("pipe-as-sidecar.json", replaces("sidecar.json", os.mkfifo), reason="is not a regular file"),
     Case("device-as-sidecar.json", replaces("sidecar.json", device), reason="leads out of the run directory"),
-    Case("loop-as-sidecar.json", replaces("sidecar.json", loop), reason="is no regular file"),
-    Case("folder-as-sidecar.json", replaces("sidecar.json", folder), reason="is no regular file"),
+    Case("loop-as-sidecar.json", replaces("sidecar.json", loop), reason="is not a regular file"),
+    Case("folder-as-sidecar.json", replaces("sidecar.json", folder), reason="is not a regular file"),
     Case("heartbeat-link", heartbeat_link),
     Case("tree-loops", tree_loops),
     Case("checkpoint-absolute", checkpoint("{}/id_ed25519")),
@@ -279,7 +279,7 @@ def test_an_unreadable_run_alone_is_nothing_done(scene: Scene) -> None:
     """Exit code 1 where no run could be read, and the error names the file on stderr."""
     seen = scene.call("export", "runs/pipe-as-sidecar.json", "--to", "tensorboard", "--logdir", "other")
     assert (seen.code, not (scene.root / "other").exists()) == (1, True)
-    assert "pipe-as-sidecar.json/sidecar.json is no regular file." in seen.err
+    assert "pipe-as-sidecar.json/sidecar.json is not a regular file." in seen.err
 
 
 def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_template: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
-from bridge.bounds import MOST_DECODED_PIXELS
+from bridge.files import MOST_DECODED_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

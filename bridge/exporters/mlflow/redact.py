@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from bridge.bounds import too_large_json, too_large_yaml
+from bridge.files import too_large_json, too_large_yaml
 from bridge.redaction import MASK, Letters, TooMuchError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bridge.errors import TargetRefusedError
+from bridge.files import open_plain
 from bridge.model import Notice, NoticeKind
-from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
     from types import TracebackType

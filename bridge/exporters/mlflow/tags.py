@@ -6,9 +6,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from bridge.bounds import shortened
 from bridge.exporters.mlflow.checkpoints import checkpoint_tags
 from bridge.exporters.mlflow.names import keys_of, storable
+from bridge.files import shortened
 from bridge.model import Notice, NoticeKind, Status
 
 if TYPE_CHECKING:

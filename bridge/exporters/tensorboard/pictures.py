@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from bridge.files import BROKEN_PICTURE, read_plain
 from bridge.model import MediaType, Notice, NoticeKind
-from bridge.plain_files import BROKEN_PICTURE, read_plain
 
 if TYPE_CHECKING:
     from bridge.model import MediaEvent

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from bridge.exporters.tensorboard.pictures import Picture
+from bridge.files import open_plain
 from bridge.model import Notice, NoticeKind
-from bridge.plain_files import open_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image

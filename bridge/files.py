@@ -1,0 +1,251 @@
+"""Read files of run directories safely: what may be opened, how much of it is read, and how names are shortened.
+
+Nothing in a run directory is trusted. Only regular files whose real path lies inside the directory are opened, and one
+size limit for each file bounds memory and time. `docs/explanation/security.md` states the limits for users.
+"""
+
+# ruff: noqa: PTH116, PTH117, PTH118 - os.path keeps the dots of a path, which Path would swallow
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import stat
+import struct
+from pathlib import Path
+
+from bridge.model import RunFile
+
+__all__ = [
+    "BROKEN_PICTURE",
+    "LARGEST_JSON",
+    "LARGEST_MEDIA",
+    "LARGEST_MEDIA_LIST",
+    "LARGEST_PARAMS",
+    "LARGEST_YAML",
+    "LONGEST_EVENT",
+    "LONGEST_NAME",
+    "LONGEST_ROW",
+    "MOST_COLUMNS",
+    "MOST_DECODED_PIXELS",
+    "MOST_IN_CURSOR",
+    "Refused",
+    "cache_dir",
+    "clean",
+    "fitting",
+    "inside",
+    "open_plain",
+    "open_raw",
+    "own_file",
+    "read_head",
+    "read_plain",
+    "shortened",
+]
+
+LARGEST_JSON = 16 << 20
+"""Bytes of sidecar.json and of summary.json. Python needs up to 30 times as much memory for what they hold."""
+
+LARGEST_YAML = 1 << 20
+"""Bytes of hparams.yaml, which takes seconds to parse."""
+
+LARGEST_PARAMS = 16 << 20
+"""Characters of flat hyperparameters, names and values together. A nested name repeats the names above it, and a YAML
+alias repeats what it stands for, so a small file can hold a lot.
+"""
+
+LONGEST_ROW = 8 << 20
+"""Bytes of one row or header line of metrics.csv."""
+
+MOST_COLUMNS = 50_000
+"""Columns of metrics.csv."""
+
+LARGEST_MEDIA_LIST = 16 << 20
+"""Bytes of media.jsonl; the lines before this limit are read."""
+
+LONGEST_EVENT = 1 << 20
+"""Bytes of one line of media.jsonl."""
+
+LARGEST_MEDIA = 1 << 30
+"""Bytes of one picture or video."""
+
+MOST_DECODED_PIXELS = 25_000_000
+"""Pixels of a picture that is decoded, all frames together: up to three times four bytes are needed for each."""
+
+LONGEST_NAME = 500
+"""Characters of a run's id and identity, and of the name of a metric or of media; longer ones end in a digest."""
+
+MOST_IN_CURSOR = 1000
+"""Characters of JSON that an identity, or the path of a run directory, may take in a cursor; an emoji takes twelve."""
+
+BROKEN_PICTURE: tuple[type[Exception], ...] = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError,
+    MemoryError, struct.error,
+)  # fmt: skip
+"""What Pillow and PyAV raise for pictures and videos that are broken: each of these was seen."""
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Refused(Exception):  # noqa: N818 - an answer for the caller to word, never shown
+    """A path that must not be read; `str()` says why. `missing` is set where there is no such file."""
+
+    def __init__(self, why: str, *, missing: bool = False) -> None:
+        super().__init__(why)
+        self.missing = missing
+
+
+def own_file(directory: Path, name: str) -> RunFile | None:
+    """Return the regular file `name` of the real path `directory`, or None if there is nothing of that name.
+
+    Raises Refused for anything but a regular file, and for a link that leads out of the directory.
+    """
+    try:
+        found = os.lstat(f"{directory}{os.sep}{name}")
+    except OSError:
+        return None
+    if stat.S_ISREG(found.st_mode):
+        return RunFile(path=directory / name, size=found.st_size, mtime_ns=found.st_mtime_ns)
+    return inside(directory, name)
+
+
+def inside(directory: Path, relative: str) -> RunFile:
+    """Return the regular file at `relative` below the real path `directory`.
+
+    Raises Refused for an absolute path, for a path that leads out of the directory (by `..` or a link), for anything
+    but a regular file (a folder, a pipe, a device), and for a missing file.
+    """
+    if not relative or "\0" in relative:
+        raise Refused("is not a path")
+    if os.path.isabs(relative) or ".." in relative.replace("\\", "/").split("/"):
+        raise Refused("leads out of the run directory")
+    try:
+        real = os.path.realpath(os.path.join(directory, relative))
+        if not real.startswith(f"{str(directory).rstrip(os.sep)}{os.sep}"):
+            raise Refused("is a link that leads out of the run directory")
+        found = os.stat(real, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused("is missing", missing=True) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Refused(f"cannot be looked at: {reason}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("is not a regular file")
+    return RunFile(path=Path(real), size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open the regular file at the real path `path` for reading.
+
+    A real path holds no links. If the file, or a folder above it, has become a link since, opening fails. A pipe does
+    not block. Raises OSError.
+    """
+    return io.BufferedReader(open_raw(path))
+
+
+def open_raw(path: Path) -> io.FileIO:
+    """Open the file as `open_plain` does, without a buffer."""
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if os.path.realpath(path) != os.path.abspath(path):  # noqa: PTH100 - normalises nothing in a real path
+            raise OSError(errno.ELOOP, "a folder above it has become a link", str(path))
+        file = io.FileIO(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    file.name = str(path)
+    return file
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of the regular file at the real path `path`. Raises OSError."""
+    with open_raw(path) as file:
+        return file.read(size)
+
+
+def read_plain(path: Path, *, limit: int) -> bytes:
+    """Return the bytes of the regular file at the real path `path`; of a larger file the first `limit` + 1.
+
+    Raises OSError.
+    """
+    with open_plain(path) as file:
+        return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+
+
+def clean(text: str) -> str:
+    """Return `text` with lone surrogates replaced, since no target can encode them."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", errors="surrogatepass").decode("utf-16", errors="replace")
+
+
+def shortened(name: str) -> str:
+    """Return `name`; one that is longer than LONGEST_NAME is cut and ends in a digest of the whole."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}-{_digest(name)}"
+
+
+def fitting(text: str) -> str:
+    """Return `text` as a cursor holds it: one that takes more than MOST_IN_CURSOR is cut and ends in a digest."""
+    if 12 * len(text) <= MOST_IN_CURSOR or len(json.dumps(text)) <= MOST_IN_CURSOR:
+        return text
+    return f"{text[: MOST_IN_CURSOR // 20]}-{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def cache_dir() -> Path:
+    """Return the folder for caches: BRIDGE_CACHE_DIR, else `registry-bridge` in XDG_CACHE_HOME or ~/.cache.
+
+    Everything in it can be deleted at any time. It may not exist yet. Raises RuntimeError if there is no home folder.
+    """
+    own = os.environ.get("BRIDGE_CACHE_DIR")
+    if own:
+        return Path(own).expanduser()  # RuntimeError also for ~somebody who does not exist
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG rules say that a relative path is to be ignored.
+    base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
+    return base / "registry-bridge"
+
+
+# The following limits and checks go with the modules that still use them.
+
+PARTS = {"registry": "runs-*.sqlite*", "view": "*-????????????????"}
+MOST_JSON_VALUES = 500_000
+MOST_YAML_VALUES = 50_000
+MOST_NODES = 200_000
+MOST_PARAMS = 20_000
+MOST_PARAM_LETTERS = 16 << 20
+LONGEST_NUMBER = 400
+MOST_TAGS = 10_000
+MOST_SESSIONS = 10_000
+MOST_METRICS = 50_000
+MOST_SLURM = 50
+MOST_SERIES = 100_000
+MOST_HEADERS = 10_000
+MOST_MEDIA = 100_000
+MOST_MEDIA_BYTES = 64 << 20
+MOST_TRIES = 64
+
+
+def too_large_json(data: bytes) -> str:
+    """Return why `data` must not be parsed as JSON, or "" if it may be."""
+    if len(data) > LARGEST_JSON:
+        return f"is larger than {LARGEST_JSON >> 20} MiB"
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_JSON_VALUES:
+        return f"holds more than {MOST_JSON_VALUES:,} values"
+    return ""
+
+
+def too_large_yaml(data: bytes) -> str:
+    """Return why `data` must not be parsed as YAML, or "" if it may be."""
+    if len(data) > LARGEST_YAML:
+        return f"larger than {LARGEST_YAML >> 20} MiB, not read"
+    if data.count(b",") + data.count(b"\n") + data.count(b"\r") > MOST_YAML_VALUES:
+        return f"more than {MOST_YAML_VALUES:,} lines and entries, not read"
+    return ""
