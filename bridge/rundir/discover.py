@@ -72,20 +72,20 @@ def discover(roots: Sequence[Path]) -> Discovery:
 def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator[str]:
     """Yield the run directories at and below `roots` (real paths of folders), and add to `skipped`.
 
-    The walk goes on below a run directory, follows links to folders, and enters each real folder once, so loops of
-    links end. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor a run's checkpoints and
-    media.
+    The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
+    directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
+    a run's checkpoints and media.
     """
     skipped = [] if skipped is None else skipped
     seen: set[str] = set()
-    waiting = [*reversed(roots)]
+    waiting = [(root, True) for root in reversed(roots)]
     while waiting:
-        folder = waiting.pop()
+        folder, follow = waiting.pop()
         if folder in seen:
             continue
         seen.add(folder)
         try:
-            files, folders = _listing(folder)
+            files, folders, links = _listing(folder)
         except OSError as error:
             skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
             continue
@@ -94,12 +94,14 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
         reason = _why_no_run(folder, files)
         if not reason:
             yield folder
+            follow = False
             for name in _OF_A_RUN:
                 if name in folders:
                     skipped += _runs_within(folder, name, folders.pop(name))
         elif "metrics.csv" in files:
             skipped.append(Skipped(Path(folder), reason))
-        waiting += reversed(folders.values())
+        below = {**folders, **links} if follow else folders
+        waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
 
 
 def why_no_run(folder: str) -> str:
@@ -126,21 +128,26 @@ def _identity(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _listing(folder: str) -> tuple[set[str], dict[str, str]]:
-    """Return the names of the files in `folder`, and the real paths of its folders that may be entered, by name."""
+def _listing(folder: str) -> tuple[set[str], dict[str, str], dict[str, str]]:
+    """Return the names of the files in `folder`, and the real paths of its folders that may be entered, by name.
+
+    Links to folders are in a mapping of their own.
+    """
     files: set[str] = set()
     folders: dict[str, str] = {}
+    links: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if not _is_folder(entry):
+            if name in ("sidecar.json", "metrics.csv") or not _is_folder(entry):
                 files.add(name)
-            elif name[0] != "." and name not in _NEVER_ENTERED:
-                folders[name] = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-    for name in ("sidecar.json", "metrics.csv"):  # a folder of this name is no file, and reading the run says so
-        if name in folders:
-            files.add(name)
-    return files, dict(sorted(folders.items()))
+            elif name[0] == "." or name in _NEVER_ENTERED:
+                continue
+            elif entry.is_symlink():
+                links[name] = os.path.realpath(entry.path)
+            else:
+                folders[name] = entry.path
+    return files, folders, links
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -158,20 +165,23 @@ def _why_no_run(folder: str, files: set[str]) -> str:
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
             line = file.readline(_HEADER_BYTES)
-        columns = next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
-    except Refused as error:
-        return f"metrics.csv {error}"
+        problem = _header_problem(line)
+    except (Refused, csv.Error) as error:
+        problem = str(error)
     except OSError as error:
-        return f"metrics.csv cannot be read: {error.strerror}"
-    except csv.Error as error:
-        return f"metrics.csv has no header: {error}"
+        problem = f"cannot be read: {error.strerror}"
+    return f"metrics.csv {problem}" if problem else ""
+
+
+def _header_problem(line: bytes) -> str:
+    """Return why a metrics.csv that begins with `line` is not a logger's, or "" if it is. Raises csv.Error."""
     if line.startswith(_LFS_POINTER):
-        return "metrics.csv is a Git LFS pointer; `git lfs pull` fetches the file"
+        return "is a Git LFS pointer; `git lfs pull` fetches the file"
     if not line.strip():
-        return "metrics.csv is empty"
-    if "step" in columns or ("created_at" in columns and "epoch" in columns):
-        return ""
-    return "metrics.csv has no column step, and so is not a logger's"
+        return "is empty"
+    columns = next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
+    is_known = "step" in columns or ("created_at" in columns and "epoch" in columns)
+    return "" if is_known else "has no column step, and so is not a logger's"
 
 
 def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
@@ -181,10 +191,10 @@ def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
         below: list[str] = []
         for path in level:
             try:
-                files, folders = _listing(path)
+                files, folders, _ = _listing(path)
             except OSError:
                 continue
             if not _why_no_run(path, files):
                 yield Skipped(Path(path), f"lies in {name} of the run {run}; to read it, give its own path")
-            below += folders.values()
+            below += sorted(folders.values())
         level = below

@@ -37,16 +37,16 @@ def _write(name: str, text: str = "") -> Callable[[Path], object]:
 
 CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "nothing": (lambda runs: None, ["ours", "stock"]),
-    "a stock run loses its hparams": (lambda runs: (runs / "stocks/stock/hparams.yaml").unlink(), ["ours"]),
+    "a stock run loses its hparams": (lambda runs: (runs / "stocks/stock/hparams.yaml").unlink(), ["ours", "stock"]),
     "a stock run loses its step column": (_write("stocks/stock/metrics.csv", "acc\n1\n"), ["ours"]),
     "a run becomes a target": (_write("group/ours/.bridge-target"), ["stock"]),
     "a folder of runs becomes a target": (_write("group/.bridge-target"), ["stock"]),
-    "a folder of runs becomes a run": (lambda runs: make_run(runs / "group"), ["group", "stock"]),
+    "a folder of runs becomes a run": (lambda runs: make_run(runs / "group"), ["group", "ours", "stock"]),
     "a run loses its sidecar": (lambda runs: (runs / "group/ours/sidecar.json").unlink(), ["ours", "stock"]),
     "a run gets a sidecar": (lambda runs: make_run(runs / "stocks/stock"), ["ours", "stock"]),
     "a folder is renamed": (_move("group", "other"), ["ours", "stock"]),
     "a folder is hidden": (_move("group", ".group"), ["stock"]),
-    "a folder gets a name that is never entered": (_move("group", "checkpoints"), ["stock"]),
+    "a folder gets a name that is never entered": (_move("group", "mlruns"), ["stock"]),
     "a folder is gone": (lambda runs: shutil.rmtree(runs / "group"), ["stock"]),
     "a file takes a run's place": (
         lambda runs: (shutil.rmtree(runs / "group/ours"), (runs / "group/ours").touch()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,41 +21,89 @@ def found(*roots: Path) -> list[str]:
     return [str(path.relative_to(roots[0])) for path in discover(roots)]
 
 
+def skipped(*roots: Path) -> list[tuple[str, str]]:
+    """(path relative to the first root, reason) of what is passed over."""
+    return [(str(one.path.relative_to(roots[0])), one.reason) for one in discover(roots).skipped]
+
+
 def test_order_and_depth(tmp_path: Path) -> None:
-    """Run directories come in the order of their names; what lies within one is its own."""
+    """Run directories come in the order of their names; a run above others hides none of them."""
     for name in ("b/2", "b/10", "a", "c/d/e", "a/inner"):
         write_sidecar(tmp_path / name)
-    assert found(tmp_path) == ["a", "b/10", "b/2", "c/d/e"]
+    assert found(tmp_path) == ["a", "a/inner", "b/10", "b/2", "c/d/e"]
 
 
-def test_a_run_directory_is_its_own_root(tmp_path: Path) -> None:
-    """A root that is a run directory is found, also one whose name a walk would not enter."""
-    write_sidecar(tmp_path / "media")
-    assert list(discover([tmp_path / "media"])) == [tmp_path / "media"]
-    assert found(tmp_path) == []
+def test_media_and_checkpoints_hide_runs_only_inside_a_run(tmp_path: Path) -> None:
+    """A folder called media or checkpoints is entered, except in a run directory; there, what it hides is named."""
+    for name in ("media/a", "checkpoints", "run", "run/media/x", "run/checkpoints/y/z", "run/checkpoints/1/2/3"):
+        write_sidecar(tmp_path / name)
+    assert found(tmp_path) == ["checkpoints", "media/a", "run"]
+    reason = f"of the run {tmp_path}/run; to read it, give its own path"
+    assert skipped(tmp_path) == [
+        ("run/checkpoints/y/z", f"lies in checkpoints {reason}"),
+        ("run/media/x", f"lies in media {reason}"),
+    ]
+    assert found(tmp_path / "run" / "media") == ["x"]
 
 
 def test_what_is_never_entered(tmp_path: Path) -> None:
-    """Targets, media, checkpoints and hidden folders are not entered, nor what an exporter marked as its own."""
-    for name in ("mlruns/a", "mlartifacts/a", "media/a", "checkpoints/a", ".hidden/a", "tb_logs/copy", "good"):
+    """MLflow's own folders and hidden ones are not entered, nor what an exporter marked as its own."""
+    for name in ("mlruns/a", "mlartifacts/a", ".hidden/a", "tb_logs/copy", "good"):
         write_sidecar(tmp_path / name)
     (tmp_path / "tb_logs" / "copy" / ".bridge-target").touch()
-    assert found(tmp_path) == ["good"]
+    assert (found(tmp_path), skipped(tmp_path)) == (["good"], [])
 
 
-def test_lightnings_own_logs(tmp_path: Path) -> None:
-    """metrics.csv with a column `step` beside hparams.yaml is a run directory; without either it is none."""
-    for name, header, hparams in (
-        ("yes", "loss,step", True),
-        ("no-step", "loss,steps", True),
-        ("no-yaml", "step", False),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "metrics.csv").write_text(f"{header}\n")
-        if hparams:
-            (folder / "hparams.yaml").touch()
-    assert found(tmp_path) == ["yes"]
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("loss,step", None),
+        ("step", None),
+        ("\ufeffstep,loss", None),
+        ("created_at,epoch,loss", None),
+        ("created_at,loss", "metrics.csv has no column step, and so is not a logger's"),
+        ("loss,steps", "metrics.csv has no column step, and so is not a logger's"),
+        ("", "metrics.csv is empty"),
+        (
+            "version https://git-lfs.github.com/spec/v1",
+            "metrics.csv is a Git LFS pointer; `git lfs pull` fetches the file",
+        ),
+    ],
+)
+def test_lightnings_own_logs(tmp_path: Path, header: str, reason: str | None) -> None:
+    """A metrics.csv with a logger's columns makes a run directory, also without hparams.yaml; another one is named."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "metrics.csv").write_text(f"{header}\n", encoding="utf-8")
+    assert found(tmp_path) == ["logs"] * (reason is None)
+    assert skipped(tmp_path) == [("logs", reason)] * (reason is not None)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    """A metrics.csv that is a folder, a pipe, or a link that leads out makes no run directory, and is named."""
+    for name in ("folder", "pipe", "link"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    (tmp_path / "metrics.csv").write_text("step\n")
+    (tmp_path / "root" / "folder" / "metrics.csv").mkdir()
+    os.mkfifo(tmp_path / "root" / "pipe" / "metrics.csv")
+    (tmp_path / "root" / "link" / "metrics.csv").symlink_to(tmp_path / "metrics.csv")
+    assert skipped(tmp_path / "root") == [
+        ("folder", "metrics.csv is not a regular file"),
+        ("link", "metrics.csv is a link that leads out of the run directory"),
+        ("pipe", "metrics.csv is not a regular file"),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    """A folder that cannot be listed, and a metrics.csv that cannot be opened, are named with the reason."""
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "metrics.csv").touch(mode=0)
+    assert skipped(tmp_path) == [
+        ("closed", "cannot be listed: Permission denied"),
+        ("file", "metrics.csv cannot be read: Permission denied"),
+    ]
+    (tmp_path / "closed").chmod(0o755)
 
 
 def test_links(tmp_path: Path) -> None:
@@ -66,7 +115,7 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "root" / "to-one").symlink_to(tmp_path / "outside" / "one")
     (tmp_path / "root" / "broken").symlink_to(tmp_path / "nowhere")
     roots = [tmp_path / "root", tmp_path / "root" / "two", tmp_path / "outside"]
-    assert list(discover(roots)) == [tmp_path / "outside" / "one", tmp_path / "root" / "two"]
+    assert discover(roots).runs == [tmp_path / "outside" / "one", tmp_path / "root" / "two"]
 
 
 def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
@@ -78,8 +127,8 @@ def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
         discover([tmp_path / "file"])
 
 
-def test_nothing_is_listed_below_a_run_directory(tmp_path: Path) -> None:
-    """Of two thousand run directories none is listed, only the folders above them."""
+def test_each_folder_is_listed_once(tmp_path: Path) -> None:
+    """Two thousand run directories cost one listing each, and one for each folder above them."""
     for number in range(2000):
         folder = tmp_path / f"{number // 100:02d}" / f"{number:04d}"
         folder.mkdir(parents=True)
@@ -91,5 +140,5 @@ def test_nothing_is_listed_below_a_run_directory(tmp_path: Path) -> None:
         listed += event == "os.scandir" and str(tmp_path) in str(args[0])
 
     sys.addaudithook(hook)
-    assert len(list(discover([tmp_path]))) == 2000
-    assert listed == 21
+    assert len(discover([tmp_path]).runs) == 2000
+    assert listed == 2021
