@@ -8,7 +8,6 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bridge.rundir.sniff import sniff
 
 from bridge.cursor import ContentOptions, Cursor
 from bridge.model import Delta, DeltaKind, MediaType
