@@ -45,8 +45,6 @@ class Content(TypedDict, total=False):
     artifacts: str
     checkpoints: bool
     best: tuple[str, ...]
-    overlap: str
-    max_points: int | None
     flat: bool
     rename: tuple[tuple[str, str], ...] | Mapping[str, str]
     redact: tuple[str, ...]
@@ -177,16 +175,12 @@ def _shape(content: Content) -> ContentOptions:
     for name in _LISTS & given.keys():
         if not all(isinstance(item, parts.get(name, str)) for item in given[name]):
             raise UsageError(f"{name} must be a list of {'pairs' if name in parts else 'texts'}, not {given[name]!r}.")
-    most = given.get("max_points")
-    if most is not None and (not isinstance(most, int) or most < 2):
-        raise UsageError(f"max_points must be a whole number from 2, not {most!r}.")
     return ContentOptions(**given)
 
 
 _LISTS = frozenset({"metrics", "exclude_metrics", "best", "rename", "redact", "volatile"})
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "artifacts": ("ended", "now", "none"),
-    "overlap": ("last", "keep"),
     **dict.fromkeys(("media", "checkpoints", "flat"), (True, False)),
 }
 

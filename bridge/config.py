@@ -30,7 +30,7 @@ FORMAT = 1
 class Key:
     """One key of bridge.yaml: the option it is a default for, and what it may hold.
 
-    `kind` is `text`, `path`, `uri`, `number`, `count`, `points`, `switch`, `texts`, `paths` or `renames`;
+    `kind` is `text`, `path`, `uri`, `number`, `count`, `switch`, `texts`, `paths` or `renames`;
     `choices` limit a text.
     """
 
@@ -58,8 +58,6 @@ KEYS: Mapping[str, Key] = {
     "metrics.rename": Key("rename", "renames", "The name that a metric gets in the target, by its own name."),
     "best": Key("best", "texts", "METRIC:max or METRIC:min, each adds a running best in MLflow."),
     "redact": Key("redact", "texts", "Globs of hparams whose values are masked; replaces the built-in list."),
-    "overlap": Key("overlap", "text", "Of several values at one step.", choices=("last", "keep")),
-    "max_points": Key("max_points", "points", "Thin each metric to about so many points."),
     "media": Key("media", "switch", "With or without images and videos."),
     "heartbeat_timeout": Key("heartbeat_timeout", "number", "Seconds after which a silent run counts as killed."),
     "workers": Key("workers", "count", "Processes at work."),
@@ -226,7 +224,6 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a number from 0",
     ),
     "count": (lambda value: _is_count(value, 1), "a count from 1"),
-    "points": (lambda value: _is_count(value, 2), "a count from 2"),
     "switch": (lambda value: isinstance(value, bool), "true or false"),
     "texts": (_is_texts, "a text or a list of texts"),
     "paths": (_is_texts, "a path or a list of paths"),
@@ -251,7 +248,6 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "uri": {"type": "string"},
     "number": {"type": "number", "minimum": 0},
     "count": {"type": "integer", "minimum": 1},
-    "points": {"type": "integer", "minimum": 2},
     "switch": {"type": "boolean"},
     "texts": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     "paths": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},

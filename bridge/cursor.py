@@ -35,9 +35,9 @@ class Cursor:
     `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
     `digest` is that of the rows' content, the same for any column order and layout; `early_rows` and `early` the
     same for the first rows alone. `last_step` is the greatest step of any row; `tails` the tail of each series, left
-    out where it would not fit; `seen` counts the series (texts of a column are one of their own); `rising`: no row had
+    out where it would not fit; `seen` counts the series; `rising`: no row had
     a lower step than the one before it. `last_time` is the time column's at the last row. The header line in force
-    stands at byte `columns_at`. `bucket` is the k of `--max-points`: buckets of 2^k rows.
+    stands at byte `columns_at`.
     `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
     media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
     `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
@@ -63,7 +63,6 @@ class Cursor:
     rising: bool = True
     last_time: float | None = None
     columns_at: int = 0
-    bucket: int = 0
     stat: tuple[int, int, int, int] | None = None
     media_lines: int = 0
     media_offset: int = 0

@@ -164,7 +164,7 @@ class Block:
     `row` int64 (n,), the row's number in metrics.csv from 0, in a sorted block not monotone;
     `step` int64 (n,); `time` float64 (n,), seconds since the epoch;
     `values` float64 (k, n), C order, one metric a line; `present` bool (k, n): where a value counts as a point.
-    What is not present holds anything; no row and no metric is without a point. `names` are sorted. The overlap rule has been applied, unless the delta says `keep`.
+    What is not present holds anything; no row and no metric is without a point. `names` are sorted. The overlap rule has been applied.
     """
 
     names: tuple[str, ...]
@@ -192,17 +192,6 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text cell of metrics.csv."""
-
-    row: int
-    step: int
-    time: float
-    name: str
-    text: str
 
 
 class MediaType(StrEnum):
@@ -256,7 +245,7 @@ class Delta:
     """What the run directory holds past a cursor, up to a limit.
 
     `after` is the cursor once this delta is in the target; exporters add their own `sent` and `extra`.
-    `blocks` are the points to add, `texts` and `media` likewise; `removed` are points that the target holds and that
+    `blocks` are the points to add, `media` likewise; `removed` are points that the target holds and that
     no longer count (only for a target that can remove points, only with `kind` REWIND), `removed_media` likewise.
     `bests` are all points that count up to `after`, in row order, of those metrics of the option `best` that lose some.
     `reason` says, for a person, why the kind is REWIND or CHANGED (with file and line where known).
@@ -272,7 +261,6 @@ class Delta:
     after: Cursor
     before: Cursor | None = None
     blocks: tuple[Block, ...] = ()
-    texts: tuple[Text, ...] = ()
     media: tuple[MediaEvent, ...] = ()
     removed: Points | None = None
     bests: tuple[Block, ...] = ()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bridge.model import MediaEvent, Text
+    from bridge.model import MediaEvent
 
 
 def make_model_run(path: Path, **fields: Any) -> Run:
@@ -57,7 +57,6 @@ def make_delta(
     blocks: Sequence[Block] = (),
     *,
     before: Cursor | None = None,
-    texts: Sequence[Text] = (),
     media: Sequence[MediaEvent] = (),
     **fields: Any,
 ) -> Delta:
@@ -75,14 +74,13 @@ def make_delta(
         media_lines=lines,
         media_digest=str(lines),
     )
-    kind = DeltaKind.APPEND if blocks or texts or media else DeltaKind.SAME
+    kind = DeltaKind.APPEND if blocks or media else DeltaKind.SAME
     names = dict.fromkeys(name for block in blocks for name in block.names)
     usual: dict[str, Any] = {
         "kind": DeltaKind.NEW if before is None else kind,
         "after": after,
         "before": before,
         "blocks": tuple(blocks),
-        "texts": tuple(texts),
         "media": tuple(media),
         "metrics": tuple(names),
     }

@@ -38,7 +38,6 @@ __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Pictur
 MEMORY = Capabilities(
     removes_points=True,
     removes_media=True,
-    texts=True,
     time_step=0.0,
     statuses={status: status.value for status in Status},
 )
@@ -220,9 +219,6 @@ class MemoryTarget:
         box = self._exporter.box(self._run.identity)
         if box is None:
             raise TargetRefusedError(f"{self.where()} does not exist.")
-        texts: dict[str, dict[int, str]] = {}
-        for text in box.texts:
-            texts.setdefault(text.name, {})[text.step] = text.text
         facts = box.facts
         return TargetContent(
             series={
@@ -237,7 +233,6 @@ class MemoryTarget:
             status=facts.get("status", ""),
             start=facts.get("start"),
             end=facts.get("end"),
-            texts=texts,
             media=tuple(picture.held for picture in sorted(box.media, key=lambda picture: picture.line)),
             cursor=self._exporter.cursors([self._run])[self._run.identity].cursor,
         )
@@ -256,8 +251,6 @@ class MemoryTarget:
         for block in delta.blocks:
             add_block(box, block, capabilities)
             write(box)
-        if capabilities.texts:
-            box.texts += delta.texts
         notices = list(_losses(delta, self._content, capabilities))
         media = 0
         for event in delta.media:
@@ -309,8 +302,6 @@ def _losses(delta: Delta, content: ContentOptions, capabilities: Capabilities) -
         for key, shown in _shown_params(run, content).items()
         if shown is not run.params[key] and not delta.more
     ]
-    if not capabilities.texts:
-        found += [Notice(NoticeKind.TEXT_CELL, text.name, f"step {text.step}") for text in delta.texts]
     if not capabilities.infinities:
         for block in delta.blocks:
             infinite = (np.isinf(block.values) & block.present).sum(axis=1)

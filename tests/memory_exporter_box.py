@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities
-    from bridge.model import Block, Delta, MediaEvent, Points, Text
+    from bridge.model import Block, Delta, MediaEvent, Points
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
 
@@ -79,7 +79,6 @@ class Box:
     cursor: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     points: dict[str, Columns] = field(default_factory=dict)
-    texts: list[Text] = field(default_factory=list)
     media: list[Picture] = field(default_factory=list)
     edited: set[str] = field(default_factory=set)
     extras: list[str] = field(default_factory=list)
@@ -91,7 +90,6 @@ def cut(box: Box, before: Cursor) -> None:
     for name, columns in list(box.points.items()):
         kept = columns[0] < before.rows
         box.points[name] = tuple(column[kept] for column in columns)
-    box.texts = [text for text in box.texts if text.row < before.rows]
     box.media = [picture for picture in box.media if picture.line < before.media_lines]
 
 

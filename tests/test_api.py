@@ -26,9 +26,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"overlap": "fisrt"}, "overlap must be one of 'last', 'keep', not 'fisrt'."),
         ({"artifacts": "nwo"}, "artifacts must be one of 'ended', 'now', 'none', not 'nwo'."),
-        ({"max_points": -5}, "max_points must be a whole number from 2, not -5."),
         ({"media": "no"}, "media must be one of True, False, not 'no'."),
         ({"best": ("acc",)}, "'acc' does not say which end is best."),
         ({"metrics": (1,)}, "metrics must be a list of texts, not (1,)."),

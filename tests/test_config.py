@@ -56,7 +56,6 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
         ("best: 3\n", "1: best must be a text or a list of texts, not 3.", None),
         ("overlap: first\n", "1: overlap must be one of last, keep, not 'first'.", None),
         ("workers: true\n", "1: workers must be a count from 1, not True.", None),
-        ("max_points: 1\n", "1: max_points must be a count from 2, not 1.", None),
         ("metrics: loss\n", "1: metrics must hold keys and values.", None),
         ("- a\n", "1: the file must hold keys and values.", None),
         ("workers: !!int ''\n", "1: this value cannot be read.", "Put a text into quotes."),

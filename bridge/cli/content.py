@@ -51,19 +51,6 @@ _CONTENT = (
         shell_complete=complete_ranking,
         help="MLflow: add best/METRIC, the running best; may repeat.",
     ),
-    click.option(
-        "--overlap",
-        type=click.Choice(["last", "keep"]),
-        default="last",
-        show_default=True,
-        help="Of several values at one step: the last counts, or all are kept (MLflow only).",
-    ),
-    click.option(
-        "--max-points",
-        type=click.IntRange(min=2),
-        metavar="N",
-        help="Thin each metric to about N points, extremes stay.",
-    ),
     click.option("--rename", multiple=True, metavar="OLD=NEW", help="Another name for a metric; may repeat."),
     click.option(
         "--redact",
@@ -78,7 +65,7 @@ _CONTENT = (
 )
 _CONTENT_NAMES = (
     "metrics", "exclude_metrics", "media", "artifacts", "no_artifacts",
-    "checkpoints", "best", "overlap", "max_points", "flat", "rename", "redact", "volatile",
+    "checkpoints", "best", "flat", "rename", "redact", "volatile",
 )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class TargetContent:
     where it is redacted (so in `tags`, too).
     `status` is the target's own word for it (`Capabilities.statuses`), "" where it says nothing.
     `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
-    has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`, `texts.NAME`,
+    has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`,
     `media.TAG`. Verify asks of the first for the beginning only, of the second for nothing.
     """
 
@@ -54,7 +54,6 @@ class TargetContent:
     status: str | None = None
     start: float | None = None
     end: float | None = None
-    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     bests: Mapping[str, Series] | None = None
     last: Mapping[str, float] = field(default_factory=dict)
     media: tuple[TargetMedia, ...] = ()
@@ -90,8 +89,6 @@ class Capabilities:
     `ordered_steps`: a series must have strictly increasing steps, so any rewind is a rebuild.
     `removes_points`: superseded points can be removed, so a rewind is no rebuild.
     `removes_media`: the same for pictures.
-    `keeps_overlap`: `--overlap keep` is possible.
-    `texts`: text cells of metrics.csv have a place.
     `holds_back`: rows that may still be superseded are better not sent yet (points cannot be taken back).
     `single_writer`: one process at a time may apply; reading and encoding go on in others.
     `threads`: waiting on a server dominates, so threads of one process serve as well as processes.
@@ -107,8 +104,6 @@ class Capabilities:
     ordered_steps: bool = False
     removes_points: bool = False
     removes_media: bool = False
-    keeps_overlap: bool = True
-    texts: bool = False
     holds_back: bool = False
     single_writer: bool = False
     threads: bool = False

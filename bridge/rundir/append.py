@@ -14,8 +14,7 @@ from bridge.rundir.place import Changed, begin
 from bridge.rundir.portion import Portion, block_size, hold_back, next_portion
 from bridge.rundir.series_state import metrics_of
 from bridge.rundir.tails import make_known
-from bridge.rundir.texts import split_texts
-from bridge.rundir.thin import bucket_bits, thinned
+from bridge.rundir.texts import without_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from bridge.rundir.rows import Rows
     from bridge.rundir.wanted import ReadOptions
 
-__all__ = ["append", "count_rows", "media_after", "nothing", "thinning_loss"]
+__all__ = ["append", "media_after", "nothing"]
 
 
 def append(run: Run, cursor: Cursor | None, content: ContentOptions, wanted: ReadOptions) -> Delta:
@@ -41,32 +40,25 @@ def append(run: Run, cursor: Cursor | None, content: ContentOptions, wanted: Rea
         if table is None or not begun.first_line:
             return _with_media(nothing(run, cursor, content), Settled(()), (0, 0))
         reading, first = begun.reading, begun.reading.rows
-        bits = _bits(table, begun, cursor)
-        portion = next_portion(table, begun.source, begin=first, offset=reading.offset, limit=wanted.limit, bucket=bits)
+        portion = next_portion(table, begun.source, begin=first, offset=reading.offset, limit=wanted.limit)
         remember = _estimate(table, reading, portion, cursor)
         if wanted.hold_back:
             hold_back(portion, run, first)
-        if run.running and not portion.more:
-            portion.align(first, bits)
         settled = _take(table, reading, portion.rows, cursor, ordered=wanted.ordered)
         after = reading.cursor(table, first_line=begun.first_line, before=cursor)
         notices = reading.notices(table)
         stat = (0, 0) if portion.held or portion.more else table.stat
-    blocks, left_out = _thin(settled, bits, content)
-    texts = {key: text for rows in portion.rows for key, text in rows.texts.items()}
-    numbers, found = split_texts(blocks, texts)
     delta = Delta(
         run=run,
         kind=DeltaKind.NEW if cursor is None else DeltaKind.APPEND if reading.rows > first else DeltaKind.SAME,
-        after=after.with_(stat=None, bucket=bits),
+        after=after.with_(stat=None),
         before=cursor,
-        blocks=numbers,
-        texts=found,
+        blocks=without_texts(settled.blocks),
         more=portion.more,
         metrics=metrics_of(reading.series.names),
         remember=remember,
         lowers=sum(flag.count for flag in reading.flagged.values()),
-        notices=(*notices, *left_out),
+        notices=tuple(notices),
     )
     return _with_media(delta, settled, stat)
 
@@ -76,34 +68,6 @@ def nothing(run: Run, cursor: Cursor | None, content: ContentOptions) -> Delta:
     after = cursor or Cursor(identity=run.identity, path="")
     after = after.with_(path=str(run.path), content=content.differences(), stat=None)
     return Delta(run=run, kind=DeltaKind.NEW if cursor is None else DeltaKind.SAME, after=after, before=cursor)
-
-
-def _bits(table: Table, begun: Begun, cursor: Cursor | None) -> int:
-    """The k of `--max-points` for all rows there are by now. Raises Changed where what was sent does not fit it."""
-    most = begun.reading.content.max_points
-    if most is None or begun.reading.layout is None:
-        return 0
-    reading = begun.reading
-    rows = count_rows(table, reading)
-    bits = bucket_bits(rows, most)
-    if cursor is None or not cursor.rows or rows == cursor.rows:
-        return bits
-    evidence = (table.stat, rows)
-    if bits != cursor.bucket:
-        was, now = 1 << cursor.bucket, 1 << bits
-        raise Changed(f"{rows} rows need buckets of {now} for --max-points {most}, not of {was}", evidence)
-    if cursor.rows % (1 << bits):
-        raise Changed(f"the run went on within a bucket of --max-points {most} that was sent at its end", evidence)
-    return bits
-
-
-def count_rows(table: Table, reading: Reading) -> int:
-    """How many complete rows `table` has, of which `reading` has taken some."""
-    assert reading.layout is not None
-    rows = reading.rows
-    for piece in table.rows(reading.layout, reading.offset, reading.rows):
-        rows = piece.first + len(piece)
-    return rows
 
 
 def _estimate(table: Table, reading: Reading, portion: Portion, cursor: Cursor | None) -> Cursor | None:
@@ -131,32 +95,15 @@ def _take(table: Table, reading: Reading, portion: Sequence[Rows], cursor: Curso
     return settle(table, reading, before, portion, blocks, ordered=ordered)
 
 
-def _thin(settled: Settled, bits: int, content: ContentOptions) -> tuple[Sequence[Block], list[Notice]]:
-    if not bits or settled.reason:
-        return settled.blocks, []
-    blocks = list(thinned(lambda: iter(settled.blocks), bits))
-    lost = sum(block.points for block in settled.blocks) - sum(block.points for block in blocks)
-    return blocks, thinning_loss(lost, bits, content)
-
-
-def thinning_loss(points: int, bits: int, content: ContentOptions) -> list[Notice]:
-    """What is said of `points` that were left out for `--max-points`."""
-    if not points:
-        return []
-    detail = f"left out by --max-points {content.max_points}, which keeps the extremes of each {1 << bits} rows"
-    return [Notice(NoticeKind.LEFT_OUT, "points", detail, points)]
-
-
 def _with_media(delta: Delta, settled: Settled, stat: tuple[int, int]) -> Delta:
     """`delta` with its kind settled and, where it is the last one, with the media."""
     if settled.reason:
-        thin = delta.after.bucket > 0
-        kind = DeltaKind.CHANGED if settled.removed is None or thin else DeltaKind.REWIND
+        kind = DeltaKind.CHANGED if settled.removed is None else DeltaKind.REWIND
         delta = replace(
-            delta, kind=kind, reason=settled.reason, removed=None if thin else settled.removed, bests=settled.bests
+            delta, kind=kind, reason=settled.reason, removed=settled.removed, bests=settled.bests
         )
         if kind is DeltaKind.CHANGED and delta.before is not None:
-            return replace(delta, blocks=(), texts=(), bests=(), after=delta.before, more=False, remember=None)
+            return replace(delta, blocks=(), bests=(), after=delta.before, more=False, remember=None)
     if delta.more:
         return delta
     return media_after(delta, stat)

@@ -46,14 +46,6 @@ class Portion:
         """The number of the row after the last; `begin` where there is none."""
         return self.rows[-1].first + len(self.rows[-1]) if self.rows else begin
 
-    def align(self, begin: int, bucket: int) -> None:
-        """Leave out the rows after the last multiple of 2^`bucket`."""
-        end = self.end(begin)
-        full = max(begin, end >> bucket << bucket)
-        if full < end:
-            self.cut(full)
-            self.held = True
-
     def cut(self, end: int) -> None:
         """Leave the rows before number `end`."""
         kept = []
@@ -69,16 +61,11 @@ def block_size(limit: int) -> int:
     return min(BLOCK, max(1 << 12, limit * _BYTES_A_POINT))
 
 
-def next_portion(
-    table: Table, source: Iterator[Rows], *, begin: int, offset: int, limit: int, bucket: int = 0
-) -> Portion:
-    """About `limit` points from `source`, whose rows begin with number `begin` at byte `offset` of `table`.
-
-    Where more follow, the portion ends at a multiple of 2^`bucket` rows.
-    """
+def next_portion(table: Table, source: Iterator[Rows], *, begin: int, offset: int, limit: int) -> Portion:
+    """About `limit` points from `source`, whose rows begin with number `begin` at byte `offset` of `table`."""
     portion = Portion([])
     points = 0
-    least = (begin >> bucket) + 1 << bucket
+    least = begin + 1
     for rows in source:
         beside = empty_weight(rows.present) + text_weight(rows.texts.values())
         more = max(rows.points() + beside, limit // _ROWS_AT_MOST)
@@ -89,12 +76,12 @@ def next_portion(
         if points + more > limit + limit // 2 and end > least:
             weights = np.count_nonzero(rows.present, axis=0) + beside // max(1, len(rows))
             fitting = np.searchsorted(np.cumsum(weights), limit - points, side="right")
-            portion.cut(max(rows.first + int(fitting) >> bucket << bucket, least))
+            portion.cut(max(rows.first + int(fitting), least))
             portion.more = portion.end(begin) < end or has_rows(table, rows.end)
             return portion
         points += more
         if points >= limit - limit // 4 and end >= least and has_rows(table, rows.end):
-            portion.cut(end >> bucket << bucket)
+            portion.cut(end)
             portion.more = True
             return portion
     return portion

@@ -60,6 +60,7 @@ class Reading:
     bad_count: int = 0
     stepless: list[int] = field(default_factory=list)
     stepless_count: int = 0
+    texts: dict[str, int] = field(default_factory=dict)
     odd_times: list[int] = field(default_factory=list)
     odd_times_count: int = 0
     _chosen: dict[tuple[str, ...], NDArray[np.intp] | None] = field(default_factory=dict)
@@ -91,18 +92,18 @@ class Reading:
         """
         self._count(rows)
         self._choose(rows)
+        for _, name in rows.texts:
+            if is_wanted(name, self.content):
+                self.texts[name] = self.texts.get(name, 0) + 1
         if rows.valid is not None:
             rows.present &= rows.valid
-        keep = self.content.overlap == "keep"
         if len(self.series) > MOST_SERIES:
             raise RunDirectoryError(
                 f"{self.run.path}/metrics.csv has more than {MOST_SERIES:,} series.",
                 hint="Was each value logged under a name of its own? Log it under one, with a step.",
             )
-        found = self.series.take(
-            rows.names, rows.step, rows.values, rows.present, first=rows.first, drop=drop and not keep
-        )
-        for name, flag in {} if keep else found.items():
+        found = self.series.take(rows.names, rows.step, rows.values, rows.present, first=rows.first, drop=drop)
+        for name, flag in found.items():
             before = self.flagged.get(name)
             self.flagged[name] = flag if before is None else before.merged(flag)
         return rows
@@ -146,6 +147,7 @@ class Reading:
         self.bad.clear()
         self.stepless.clear()
         self.odd_times.clear()
+        self.texts.clear()
         self.bad_count = self.stepless_count = self.odd_times_count = 0
 
     def notices(self, table: Table) -> list[Notice]:
@@ -163,6 +165,10 @@ class Reading:
         if self.stepless_count:
             said = f"rows without a step, from 0: {_first(self.stepless, self.stepless_count)}"
             found.append(Notice(NoticeKind.NO_STEP, "metrics.csv", said, self.stepless_count))
+        found += [
+            Notice(NoticeKind.TEXT_CELL, name, "text is not exported; metrics.csv keeps it", count)
+            for name, count in sorted(self.texts.items())
+        ]
         if self.odd_times_count:
             rows = _first(self.odd_times, self.odd_times_count)
             said = f"times that no clock gives, rows from 0: {rows}; they have the time of the row before"

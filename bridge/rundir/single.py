@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["read_series", "read_summary"]
 
 
-def read_series(run: Run, name: str, *, overlap: str = "last") -> Series:
-    """The points of the metric `name`: those that count, by step; with overlap `keep` all, in row order.
+def read_series(run: Run, name: str) -> Series:
+    """The points of the metric `name`: those that count, by step.
 
     Only its own column is turned into numbers. A metric that the run does not have has no points. Raises
     RunDirectoryError where metrics.csv cannot be read.
@@ -52,10 +52,8 @@ def read_series(run: Run, name: str, *, overlap: str = "last") -> Series:
     time = np.concatenate(times) if times else np.empty(0)
     if reading.estimate is not None:
         time = reading.estimate.reaching(reading.rows, run).of(row)
-    if overlap == "last":
-        kept = counting_rows(step, value)
-        step, time, value = step[kept], time[kept], value[kept]
-    return Series(name=name, step=step, time=time, value=value)
+    kept = counting_rows(step, value)
+    return Series(name=name, step=step[kept], time=time[kept], value=value[kept])
 
 
 def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bridge.cursor import Cursor
 from bridge.errors import RunDirectoryError
-from bridge.model import Block, Delta, DeltaKind, Text
-from bridge.rundir.append import count_rows, media_after, nothing, thinning_loss
+from bridge.model import Block, Delta, DeltaKind
+from bridge.rundir.append import media_after, nothing
 from bridge.rundir.csv_rows import opened
 from bridge.rundir.digest import to_hex
 from bridge.rundir.external_sort import BUDGET
@@ -19,10 +18,8 @@ from bridge.rundir.place import begin
 from bridge.rundir.portion import block_size, empty_weight, held_back, pieces, text_weight
 from bridge.rundir.reading import Reading
 from bridge.rundir.resolve import resolved
-from bridge.rundir.rows import TEXT
 from bridge.rundir.series_state import metrics_of
-from bridge.rundir.texts import split_texts
-from bridge.rundir.thin import bucket_bits, thinned, whole_buckets
+from bridge.rundir.texts import without_texts
 from bridge.rundir.times import Estimate
 
 if TYPE_CHECKING:
@@ -70,7 +67,6 @@ class _Whole:
     """All rows of metrics.csv: `survey` goes through them once, `deltas` makes portions of what it found.
 
     `kept` are the rows as long as they fit into `budget` bytes, `marks` the cursors at which portions of them can end.
-    `points` are those that count, and in the end those that were left out.
     """
 
     run: Run
@@ -80,24 +76,17 @@ class _Whole:
     first_line: bytes
     budget: int
     held: bool = False
-    bits: int = 0
     total: int = 0
     reading: Reading = field(init=False)
     kept: list[Rows] | None = field(default_factory=list)
     marks: dict[int, Cursor] = field(default_factory=dict)
-    texts: dict[tuple[int, str], str] = field(default_factory=dict)
-    points: int = 0
 
     def survey(self, anchors: Anchors) -> None:
         """Find out what overlaps, where the rows end that may be sent, and what time it was at the last one."""
         reading = self.reading = self._begin()
-        if self.content.max_points is not None:
-            self.bits = bucket_bits(count_rows(self.table, reading), self.content.max_points)
         source = self._counted(reading)
         if self.wanted.hold_back:
             source = held_back(source, self.run)
-        if self.run.running and self.bits:
-            source = whole_buckets(source, self.bits)
         size = points = 0
         for rows in source:
             reading.take(rows)
@@ -120,18 +109,9 @@ class _Whole:
     def deltas(self) -> Iterator[Delta]:
         """The portions, without media."""
         lows = {name: flag.low for name, flag in self.reading.flagged.items()}
-        if not lows and not self.bits:
+        if not lows:
             return self._streamed()
-        blocks = partial(self._blocks, frozenset(name for name in lows if name.endswith(TEXT)))
-        counting = partial(resolved, blocks, lows, ordered=self.wanted.ordered, budget=self.budget)
-        return self._arranged(thinned(lambda: self._count(counting()), self.bits))
-
-    def _count(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """`blocks`, whose `points` are counted anew each time."""
-        self.points = 0
-        for block in blocks:
-            self.points += block.points
-            yield block
+        return self._arranged(resolved(self._blocks, lows, ordered=self.wanted.ordered, budget=self.budget))
 
     def _begin(self) -> Reading:
         reading = Reading.begin(self.run, self.content)
@@ -165,15 +145,9 @@ class _Whole:
                 f"{self.table.file.name} changed while it was read.", hint="Try again: each export reads it anew."
             )
 
-    def _blocks(self, lasting: frozenset[str]) -> Iterator[Block]:
-        """The points of all rows, overlapping ones included, in row order; the same each time.
-
-        `texts` has those of the last block's rows, and of all rows for the series `lasting`.
-        """
-        kept: dict[tuple[int, str], str] = {}
+    def _blocks(self) -> Iterator[Block]:
+        """The points of all rows, overlapping ones included, in row order; the same each time."""
         for rows in self._again(self._begin()):
-            kept.update((key, text) for key, text in rows.texts.items() if key[1] + TEXT in lasting)
-            self.texts = {**kept, **rows.texts} if rows.texts else kept
             block = self.reading.block(rows)
             if block is not None:
                 yield block
@@ -183,45 +157,35 @@ class _Whole:
         again = self._begin()
         again.estimate = self.reading.estimate
         blocks: list[Block] = []
-        texts: list[Text] = []
         points, first, end = 0, True, self.reading.rows
         for rows in self._again(again):
             block = self.reading.block(rows)
             if block is not None:
-                found, said = split_texts([block], rows.texts)
-                blocks += found
-                texts += said
+                blocks += without_texts([block])
                 points += block.points + empty_weight(block.present) + text_weight(rows.texts.values())
             here = rows.first + len(rows)
             after = self.marks.get(here) if self.kept is not None else None
             if self.kept is None and self._fills(points):
                 after = self._cursor(again)
             if after is not None and here < end:
-                yield self._delta(blocks, texts, self._anchored(after), first=first)
-                blocks, texts, points, first = [], [], 0, False
-        yield self._delta(blocks, texts, self._cursor(self.reading), first=first, last=True)
+                yield self._delta(blocks, self._anchored(after), first=first)
+                blocks, points, first = [], 0, False
+        yield self._delta(blocks, self._cursor(self.reading), first=first, last=True)
 
     def _arranged(self, source: Iterator[Block]) -> Iterator[Delta]:
         """The portions where order or choice concern all rows: a half-filled target can only be made anew."""
         unfinished = self._remembered().with_(complete=False)
         blocks: list[Block] = []
-        texts: list[Text] = []
-        points, sent, first = 0, 0, True
+        points, first = 0, True
         for block in source:
-            found, said = split_texts([block], self.texts)
-            texts += said
-            sent += len(said)
-            points += text_weight(text.text for text in said)
-            for part in _cut(found, self.wanted.limit):
+            for part in _cut(without_texts([block]), self.wanted.limit):
                 weight = part.points + empty_weight(part.present)
                 if blocks and points + weight > self.wanted.limit + self.wanted.limit // 2:
-                    yield self._delta(blocks, texts, unfinished, first=first)
-                    blocks, texts, points, first = [], [], 0, False
+                    yield self._delta(blocks, unfinished, first=first)
+                    blocks, points, first = [], 0, False
                 blocks.append(part)
                 points += weight
-                sent += part.points
-        self.points -= sent
-        yield self._delta(blocks, texts, self._cursor(self.reading), first=first, last=True)
+        yield self._delta(blocks, self._cursor(self.reading), first=first, last=True)
 
     def _remembered(self) -> Cursor:
         return self._anchored(
@@ -233,23 +197,19 @@ class _Whole:
         return cursor.with_(anchors=() if estimate is None else estimate.anchors)
 
     def _cursor(self, reading: Reading) -> Cursor:
-        cursor = reading.cursor(self.table, first_line=self.first_line, before=None)
-        return cursor.with_(bucket=self.bits)
+        return reading.cursor(self.table, first_line=self.first_line, before=None)
 
-    def _delta(
-        self, blocks: Sequence[Block], texts: Sequence[Text], after: Cursor, *, first: bool, last: bool = False
-    ) -> Delta:
+    def _delta(self, blocks: Sequence[Block], after: Cursor, *, first: bool, last: bool = False) -> Delta:
         notices: tuple[Notice, ...] = ()
         # A cursor that cannot be continued has no place: then it is that of the last row, as far as rows are alike.
         passed = 0 if after.complete or not blocks else int(blocks[-1].row[-1] + 1) / self.reading.rows
         if last:
-            notices = (*self.reading.notices(self.table), *thinning_loss(self.points, self.bits, self.content))
+            notices = tuple(self.reading.notices(self.table))
         return Delta(
             run=self.run,
             kind=DeltaKind.NEW if first else DeltaKind.APPEND,
             after=after,
             blocks=tuple(blocks),
-            texts=tuple(texts),
             more=not last,
             metrics=metrics_of(self.reading.series.names),
             remember=self._remembered() if first and self.reading.estimate is not None else None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.model import Series
     from bridge.sync.truth import TruthMedia, TruthSeries
 
-__all__ = ["compare_kept", "compare_last", "compare_media", "compare_shown", "compare_texts", "time_tolerance"]
+__all__ = ["compare_kept", "compare_last", "compare_media", "compare_shown", "time_tolerance"]
 
 Columns: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]"
 """Step, time and stored value."""
@@ -76,19 +76,6 @@ def compare_shown(name: str, truth: TruthSeries, shown: float, capabilities: Cap
         out.add(
             Difference(Verdict.DIFFERENT, CSV, f"{name} (last)", int(step.max()), repr(float(value[last][-1])), found)
         )
-
-
-def compare_texts(
-    name: str, expected: Mapping[int, str], found: Mapping[int, str], *, cut: bool, out: Findings
-) -> None:
-    """Compare the texts of one column by step; with `cut` the target may hold only the beginnings."""
-    for step in sorted({*expected, *found}):
-        wanted, held = expected.get(step), found.get(step)
-        if wanted is None or held is None:
-            verdict = Verdict.TARGET_ONLY if wanted is None else Verdict.SOURCE_ONLY
-            out.add(Difference(verdict, CSV, f"text {name}", step, wanted, held))
-        elif wanted != held and not (cut and is_beginning(held, wanted)):
-            out.add(Difference(Verdict.DIFFERENT, CSV, f"text {name}", step, wanted, held))
 
 
 def is_beginning(held: str, wanted: str) -> bool:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
-from bridge.errors import UsageError
 from bridge.rundir import read_run
 from bridge.sync.gather import gather
 from bridge.sync.progress import SilentProgress
@@ -62,7 +61,6 @@ def export_runs(
     TargetError where the target cannot be reached at all.
     """
     options = options or Options()
-    _check(exporter, options.content)
     gathered = gather(
         roots,
         selection=options.selection,
@@ -95,12 +93,3 @@ def export_gathered(
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
     )
-
-
-def _check(exporter: Exporter, content: ContentOptions) -> None:
-    if content.overlap == "keep" and not exporter.capabilities.keeps_overlap:
-        raise UsageError(
-            f"--overlap keep is not possible with --to {exporter.name}: its reader drops points at or after a step "
-            "that comes again.",
-            hint="Leave --overlap out: of the points of one step the last counts.",
-        )

@@ -55,7 +55,7 @@ class TruthSeries:
 class Truth:
     """What a run directory says, as far as it was asked for (`rows`, `media_lines`).
 
-    `series` by name; `texts` by name and step, the last text at a step. `rows` and `media_lines` count all
+    `series` by name; `rows` and `media_lines` count all
     complete lines there are, whatever was asked for. `bad_rows` are lines of metrics.csv (from 1, the header's)
     that are no row, `without_step` counts rows that have values and no step.
     """
@@ -63,7 +63,6 @@ class Truth:
     path: Path
     facts: Facts
     series: dict[str, TruthSeries] = field(default_factory=dict)
-    texts: dict[str, dict[int, str]] = field(default_factory=dict)
     media: tuple[TruthMedia, ...] = ()
     rows: int = 0
     media_lines: int = 0
@@ -79,15 +78,13 @@ class Truth:
 def read(
     path: Path,
     rows: int | None = None,
-    overlap: str = "last",
     *,
     media_lines: int | None = None,
     only: Collection[str] | None = None,
 ) -> Truth:
     """Read the run directory `path`: the first `rows` rows of metrics.csv and `media_lines` of media.jsonl (None: all).
 
-    `overlap` is `last` or `keep` as in the design's section 4, `only` limits the metrics that are kept. Takes 16 bytes of
-    memory a point. Raises RunDirectoryError for files that cannot be read at all.
+    `only` limits the metrics that are kept. Takes 16 bytes of memory a point. Raises RunDirectoryError for files that cannot be read at all.
     """
     facts = read_facts(path)
     wanted = None if only is None else frozenset(only)
@@ -103,8 +100,7 @@ def read(
     return Truth(
         path=path,
         facts=facts,
-        series=table.series(overlap),
-        texts=table.texts,
+        series=table.series(),
         media=media,
         rows=table.rows,
         media_lines=lines,
@@ -114,7 +110,7 @@ def read(
 
 
 def count(rows: NDArray[np.int64], step: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The indices of the points that count under `--overlap last`, by step; the input is in the order of `rows`.
+    """The indices of the points that count, by step; the input is in the order of `rows`.
 
     Of the values at one step the last unbroken run of equal ones counts, with its first point.
     """
@@ -209,7 +205,6 @@ class _Table:
     rows: int = 0
     bad_rows: list[int] = field(default_factory=list)
     without_step: int = 0
-    texts: dict[str, dict[int, str]] = field(default_factory=dict)
     steps: array[int] = field(default_factory=lambda: array("q"))
     times: array[float] = field(default_factory=lambda: array("d"))
     found: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
@@ -285,9 +280,6 @@ class _Table:
             values = list(map(float, cells))
         except ValueError:
             numbers = [_number(cell) for cell in cells]
-            for row, cell, number in zip(rows, cells, numbers, strict=True):
-                if number is None:
-                    self.texts.setdefault(name, {})[self.steps[row]] = cell
             rows = [row for row, number in zip(rows, numbers, strict=True) if number is not None]
             values = [number for number in numbers if number is not None]
         if values:
@@ -295,7 +287,7 @@ class _Table:
             row_array.extend(rows)
             value_array.extend(values)
 
-    def series(self, overlap: str) -> dict[str, TruthSeries]:
+    def series(self) -> dict[str, TruthSeries]:
         """The points that count of every metric; lets go of what was read."""
         steps, times = np.array(self.steps, dtype=np.int64), np.array(self.times, dtype=np.float64)
         result = {}
@@ -303,7 +295,7 @@ class _Table:
             row_array, value_array = self.found.pop(name)
             row, value = np.array(row_array, dtype=np.int64), np.array(value_array, dtype=np.float64)
             step = steps[row]
-            order = count(row, step, value) if overlap == "last" else np.argsort(step, kind="stable")
+            order = count(row, step, value)
             row = row[order]
             result[name] = TruthSeries(step=steps[row], time=times[row], value=value[order], row=row)
         return result

@@ -106,7 +106,6 @@ class Compared:
 
     series: int = 0
     points: int = 0
-    texts: int = 0
     media: int = 0
     params: int = 0
 
@@ -114,7 +113,6 @@ class Compared:
         return Compared(
             series=self.series + other.series,
             points=self.points + other.points,
-            texts=self.texts + other.texts,
             media=self.media + other.media,
             params=self.params + other.params,
         )

@@ -14,11 +14,10 @@ from bridge.errors import BridgeError
 from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync import truth as truth_of
-from bridge.sync.compare import compare_kept, compare_last, compare_media, compare_shown, compare_texts
+from bridge.sync.compare import compare_kept, compare_last, compare_media, compare_shown
 from bridge.sync.compare_facts import FactsCheck, facts_behind
 from bridge.sync.gather import gather
 from bridge.sync.truth_best import running_bests
-from bridge.sync.truth_thin import thinned
 from bridge.sync.verdicts import Behind, Compared, Difference, Findings, RunCheck, Verdict, VerifyReport
 
 if TYPE_CHECKING:
@@ -201,11 +200,10 @@ class _Check:
         self._counts(truth, cursor)
         check = FactsCheck(truth.facts, held, content, capabilities, skip, self.out)
         params = check.compare(cursor.sent, self.run.status)
-        points = self._series(truth, held, content, names, cursor.bucket)
-        texts = self._texts(truth, held, content) if capabilities.texts else 0
+        points = self._series(truth, held, content, names)
         events = truth.media if content.media else ()
         media = compare_media(events, held.media, held.unsupported, capabilities, self.out)
-        return Compared(series=len(names), points=points, texts=texts, media=media, params=params)
+        return Compared(series=len(names), points=points, media=media, params=params)
 
     def _counts(self, truth: Truth, cursor: Cursor) -> None:
         """A source that has become shorter than what was exported, and a target that was never completed."""
@@ -219,18 +217,17 @@ class _Check:
             self.out.add(Difference(Verdict.DIFFERENT, "", "the whole target", None, "complete", "half-filled"))
 
     def _series(
-        self, truth: Truth, held: TargetContent, content: ContentOptions, names: Sequence[str], bucket: int
+        self, truth: Truth, held: TargetContent, content: ContentOptions, names: Sequence[str]
     ) -> int:
         """Compare the series of these names, and see that there is no other; returns how many points were expected."""
         capabilities = self.exporter.capabilities
-        compare = compare_kept if content.overlap == "keep" else compare_last
         points = 0
         for name in names:
             if f"series.{name}" in held.unsupported:
                 continue
-            expected = thinned(truth.series[name], bucket, ordered=capabilities.ordered_steps)
+            expected = truth.series[name]
             points += len(expected)
-            compare(name, expected, held.series.get(name), capabilities, self.out)
+            compare_last(name, expected, held.series.get(name), capabilities, self.out)
             if name in held.last:
                 compare_shown(name, expected, held.last[name], capabilities, self.out)
             if held.bests is not None and name in content.bests:
@@ -250,13 +247,6 @@ class _Check:
             if made_name in held.last and len(expected):
                 compare_shown(made_name, expected, held.last[made_name], capabilities, self.out)
 
-    def _texts(self, truth: Truth, held: TargetContent, content: ContentOptions) -> int:
-        expected = {name: texts for name, texts in truth.texts.items() if _is_wanted(name, content)}
-        for name in sorted({*expected, *held.texts}):
-            if f"texts.{name}" not in held.unsupported:
-                is_cut = f"texts.{name}" in held.cut
-                compare_texts(name, expected.get(name, {}), held.texts.get(name, {}), cut=is_cut, out=self.out)
-        return sum(len(texts) for texts in expected.values())
 
 
 def shape_of(cursor: Cursor) -> ContentOptions:
@@ -270,7 +260,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _read(run: Run, cursor: Cursor, content: ContentOptions) -> Truth:
-    return truth_of.read(run.path, cursor.rows, content.overlap, media_lines=cursor.media_lines)
+    return truth_of.read(run.path, cursor.rows, media_lines=cursor.media_lines)
 
 
 def _covers(cursor: Cursor) -> tuple[int, int]:

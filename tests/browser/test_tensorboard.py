@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.model import Status, Text
+from bridge.model import Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard
@@ -40,7 +40,7 @@ RUNS = {
 
 
 def first_run(path: Path, files: Path) -> Delta:
-    """A run with all there is: scalars, pictures at three steps, formats, a film, texts, and names that clash."""
+    """A run with all there is: scalars, pictures at three steps, formats, a film, and names that clash."""
     run = make_model_run(
         path,
         run_id="20260410/120000/abc",
@@ -64,7 +64,7 @@ def first_run(path: Path, files: Path) -> Delta:
         media_event(film(files / "a.mp4", 12), tag="film", step=7),
         media_event(draw(files / "clash.png"), tag="loss", step=3),
     ]
-    return make_delta(run, [curves(1.0)], media=media, texts=[Text(3, 3, CREATED_S + 3, "phase", "warm-up")])
+    return make_delta(run, [curves(1.0)], media=media)
 
 
 def curves(factor: float) -> Block:
@@ -244,17 +244,16 @@ def test_hparams_status(board: TensorBoardServer) -> None:
 
 
 def test_text(show: Callable[[str], Page]) -> None:
-    """TEXT: notes as Markdown, hyperparameters as a table, tags, captions, and text cells at their steps."""
+    """TEXT: notes as Markdown, hyperparameters as a table, tags and captions."""
     page = show("text")
     dashboard = page.locator("tf-text-dashboard")
-    dashboard.locator("tf-tag-filterer input").fill("^(run/.*|val/.*|phase/.*)$")
+    dashboard.locator("tf-tag-filterer input").fill("^(run/.*|val/.*)$")
     cards = dashboard.locator("tf-category-paginated-view").first.locator("tf-text-loader")
-    expect(cards.nth(8)).to_be_attached()
+    expect(cards.nth(7)).to_be_attached()
     # Each card fetches its texts by itself, so the last to come says nothing of the others.
-    for part in ("Baseline", "v_1_2", "warm-up", "model.layers", "a|b", "step 19, no. 1"):
+    for part in ("Baseline", "v_1_2", "model.layers", "a|b", "step 19, no. 1"):
         expect(cards.get_by_text(part).first).to_be_attached()
     found = texts(cards)
-    assert "phase/text 20260410/120000/abc tag: phase/text step 3 warm-up" in found
     (table,) = [text for text in found if "run/hparams 20260410/120000/abc" in text]
     assert table.endswith("hparam value lr 0.1 opt adam model.layers 3 none None")
     (solo,) = [text for text in found if "run/hparams solo" in text]

@@ -56,7 +56,6 @@ def comparable(held: TargetContent) -> dict[str, Any]:
         "name": held.name,
         "status": held.status,
         "times": (held.start, held.end),
-        "texts": held.texts,
         "media": sorted((item.tag, item.step, item.index, item.digest, item.caption) for item in held.media),
     }
 
@@ -86,7 +85,6 @@ def test_abilities_are_whole(bench: Bench) -> None:
     assert set(capabilities.statuses) in (set(), set(Status))
     assert capabilities.points_a_delta > 0
     assert capabilities.value_bits in (32, 64)
-    assert not (capabilities.ordered_steps and capabilities.keeps_overlap)
 
 
 def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
@@ -279,21 +277,6 @@ def test_a_lower_step_that_is_new(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     assert points_of(bench.read(path), "loss") == [(0, 1.0), (2, 3.0), (4, 2.0)]
     assert_as_clean(bench, path)
-
-
-def test_every_point_is_kept_if_asked_for(bench: Bench, tmp_path: Path) -> None:
-    """With overlap keep all values of a step are held, where the target can."""
-    if not bench.exporter.capabilities.keeps_overlap:
-        return
-    bench.content = ContentOptions(overlap="keep")
-    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}, {"step": 0, "loss": 2.0}])
-    bench.export(path)
-    grow_loss = [(3.0, 0, CREATED_S + 2)]
-    write_metrics(path, ["loss", "step", "wall_time"], grow_loss, append=True)
-    bench.export(path)
-    series = bench.read(path).series["loss"]
-    assert sorted(zip(series.step.tolist(), series.value.tolist(), strict=True)) == [(0, 1.0), (0, 2.0), (0, 3.0)]
-    bench.assert_verified(path)
 
 
 def test_the_same_delta_carries_facts(bench: Bench, tmp_path: Path) -> None:

@@ -26,14 +26,15 @@ from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.protos import need_tensorboard
 from bridge.exporters.tensorboard.state import read_state
-from bridge.model import Status, Text
+from bridge.model import Status
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.run_dirs import CREATED_S
+from tests.exporters.tensorboard.pictures_by_hand import media_event
 
 if TYPE_CHECKING:
     from bridge.model import Block, Delta, Run
 
 SHAPE = ContentOptions()
+PICTURE = Path(__file__).parent.parent / "sync" / "picture.png"
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
 BEFORE_DELTAS = 25_000
 """Rows of `export` and `random`, in deltas of `DELTA`."""
@@ -75,10 +76,9 @@ def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[D
     made: list[Delta] = []
     for first in range(0, rows, size):
         last = min(first + size, rows)
-        text = Text(first, first, CREATED_S + first, "note", f"from {first}")
-        made.append(
-            make_delta(run, [block(first, last, factor)], before=made[-1].after if made else None, texts=[text])
-        )
+        before = made[-1].after if made else None
+        picture = media_event(PICTURE, step=first, caption=f"from {first}")
+        made.append(make_delta(run, [block(first, last, factor)], media=[picture], before=before))
     return tuple(made)
 
 

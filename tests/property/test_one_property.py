@@ -47,9 +47,7 @@ SHAPES = {
     "one metric": ContentOptions(metrics=("loss",)),
     "no media": ContentOptions(media=False),
     "renamed": ContentOptions(rename=(("loss", "train/loss"),)),
-    "all points": ContentOptions(overlap="keep"),
     "running best": ContentOptions(best=("loss:max", "acc:min")),
-    "running best of all points": ContentOptions(overlap="keep", best=("loss:min",)),
 }
 EXAMPLES = {"memory": 10, "memory-ordered": 8, "memory-small-deltas": 8, "tensorboard": 8, "mlflow-sqlite": 3}
 """Histories in the ordinary suite; the slow one takes SLOW times as many."""
@@ -77,7 +75,6 @@ def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
             for name, series in sorted({**(held.bests or {}), **held.series}.items())
         },
         "last": {name: repr(value) for name, value in held.last.items()},
-        "texts": {name: dict(texts) for name, texts in sorted(held.texts.items())},
         "media": sorted((one.tag, one.step, one.index, one.digest, one.caption or "") for one in held.media),
     }
 
@@ -153,8 +150,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(content=st.sampled_from(sorted(SHAPES)))
     def options_change(self, content: str) -> None:
-        if SHAPES[content].overlap == "last" or self.exporter().capabilities.keeps_overlap:
-            self.content = SHAPES[content]
+        self.content = SHAPES[content]
 
     @rule()
     def export(self) -> None:

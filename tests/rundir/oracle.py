@@ -58,12 +58,12 @@ def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, 
     return result
 
 
-def events(rows: Sequence[Row], *, ordered: bool = True, overlap: str = "last") -> list[Event]:
+def events(rows: Sequence[Row], *, ordered: bool = True) -> list[Event]:
     """What a clean export gives, in its order and grouping."""
     placed: dict[tuple[int, int, int], dict[str, float | str]] = defaultdict(dict)
     for (name, _), series in points(rows).items():
         position = -1
-        for row, step, value in counting(series) if overlap == "last" else series:
+        for row, step, value in counting(series):
             position = max(position, row) if ordered else row
             placed[position, step, row][name] = value
     return [
@@ -78,12 +78,9 @@ def shown(value: float | str) -> str:
 
 
 def events_of(deltas: Iterable[Delta]) -> list[Event]:
-    """The events in `deltas`, each row of a block one event; texts are put to the event of their row."""
+    """The events in `deltas`, each row of a block one event."""
     found: list[Event] = []
     for delta in deltas:
-        texts: dict[int, list[tuple[str, str]]] = defaultdict(list)
-        for text in delta.texts:
-            texts[text.row].append((text.name, text.text))
         for block in delta.blocks:
             for column in range(len(block.row)):
                 values = tuple(
@@ -98,11 +95,6 @@ def events_of(deltas: Iterable[Delta]) -> list[Event]:
     return found
 
 
-def texts_of(deltas: Iterable[Delta]) -> list[tuple[int, int, float, str, str]]:
-    """The texts in `deltas`."""
-    return [(text.row, text.step, text.time, text.name, text.text) for delta in deltas for text in delta.texts]
-
-
 def without_texts(found: Iterable[Event], rows: Sequence[Row]) -> list[Event]:
     """`found` without the text cells of `rows`."""
     result = []
@@ -111,13 +103,3 @@ def without_texts(found: Iterable[Event], rows: Sequence[Row]) -> list[Event]:
         if numbers:
             result.append((row, step, time, numbers))
     return result
-
-
-def texts_in(found: Iterable[Event], rows: Sequence[Row]) -> list[tuple[int, int, float, str, str]]:
-    """The text cells among `found`, in its order."""
-    return [
-        (row, step, time, name, value)
-        for row, step, time, values in found
-        for name, value in values
-        if isinstance(rows[row].cells[name], str)
-    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bridge.cursor import ContentOptions, Cursor
 from bridge.model import Delta, DeltaKind
 from bridge.rundir import read_delta, read_run, read_whole
-from tests.rundir.oracle import Event, events_of, shown, texts_of
+from tests.rundir.oracle import Event, events_of, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,6 @@ class Target:
         self.budget = budget
         self.text: str | None = None
         self.events: list[Event] = []
-        self.texts: list[tuple[int, int, float, str, str]] = []
         self.points: dict[tuple[str, int], list[tuple[float, str]]] = {}
         self.metrics: tuple[str, ...] = ()
         self.rebuilds = 0
@@ -59,7 +58,7 @@ class Target:
         """Start over with everything."""
         self.rebuilds += 1
         anchors = self.cursor.anchors if self.cursor else ()
-        self.events, self.texts, self.points = [], [], {}
+        self.events, self.points = [], {}
         whole = read_whole(read_run(path), self.content, self.wanted, anchors=anchors, budget=self.budget)
         for delta in whole:
             self.apply(delta)
@@ -73,7 +72,6 @@ class Target:
                 self.points[gone.names[name], int(step)].remove((float(time), shown(float(value))))
         new = events_of([delta])
         self.events += new
-        self.texts += texts_of([delta])
         for _, step, time, values in new:
             for name, value in values:
                 self.points.setdefault((name, step), []).append((time, value))

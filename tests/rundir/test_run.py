@@ -221,10 +221,9 @@ def test_one_series(tmp_path: Path) -> None:
         ],
     )
     run = read_run(run_dir)
-    last, keep, none = read_series(run, "a"), read_series(run, "a", overlap="keep"), read_series(run, "c")
+    last, none = read_series(run, "a"), read_series(run, "c")
     assert (last.step.tolist(), last.value.tolist()) == ([3, 5], [4.0, 1.0])
     assert (last.time - CREATED_S).tolist() == [4, 0]
-    assert (keep.step.tolist(), keep.value.tolist()) == ([5, 3, 5, 3], [1.0, 2.0, 1.0, 4.0])
     assert len(none.step) == 0
 
 

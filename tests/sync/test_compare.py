@@ -13,10 +13,9 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import Series, Status
-from bridge.sync.compare import compare_kept, compare_last, compare_media, compare_texts
+from bridge.sync.compare import compare_kept, compare_last, compare_media
 from bridge.sync.compare_facts import FactsCheck, facts_behind
 from bridge.sync.truth import Facts, TruthMedia, TruthSeries
-from bridge.sync.truth_thin import thinned
 from bridge.sync.verdicts import FIRST, Difference, Findings, Verdict
 
 if TYPE_CHECKING:
@@ -140,29 +139,6 @@ def test_kept_points_of_one_instant_may_be_one() -> None:
     points = [(0, 1.0, T0), (0, 1.0, T0 + 0.0001), (0, 1.0, T0 + 1)]
     assert found(compare_kept, points, [(0, 1.0, T0), (0, 1.0, T0 + 1)], MILLI) == []
     assert found(compare_kept, points, [(0, 1.0, T0)], MILLI) == [("+", "m", 0, "1.0", None)]
-
-
-@pytest.mark.parametrize(
-    ("values", "kept"),
-    [
-        pytest.param([0.0, 9.0, 5.0, -4.0, 1.0, 1.0, 1.0, 2.0], [1, 3, 4, 7], id="extremes and last of each bucket"),
-        pytest.param([5.0, 5.0, 5.0, 5.0, 1.0], [0, 3, 4], id="of equal ones the first"),
-        pytest.param([1.0, math.nan, math.nan, 2.0], [0, 1, 3], id="the first NaN"),
-    ],
-)
-def test_what_thinning_leaves(values: list[float], kept: list[int]) -> None:
-    """Of each bucket of four rows the least, the greatest, the last and the first NaN stay."""
-    whole = truth(list(enumerate(values)))
-    assert thinned(whole, 2, ordered=False).step.tolist() == kept
-    assert thinned(whole, 0, ordered=False) is whole
-
-
-def test_texts_by_step() -> None:
-    """Texts are compared by step; where the target says that it cut them, their beginnings."""
-    out = Findings()
-    compare_texts("t", {0: "same", 1: "gone", 2: "long text"}, {0: "same", 2: "long"}, cut=True, out=out)
-    compare_texts("t", {2: "long text"}, {2: "long"}, cut=False, out=out)
-    assert [(str(one.verdict), one.step, one.found) for one in out.first] == [("+", 1, None), ("*", 2, "long")]
 
 
 def event(line: int, digest: str, *, form: str = "png", step: int = 0, caption: str | None = None) -> TruthMedia:

@@ -127,14 +127,6 @@ def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: P
     assert actions(export_runs([tmp_path / "runs"], exporter, Options(rebuild=True))) == {"a": "rebuild"}
 
 
-def test_keeping_all_points_is_refused_where_steps_must_increase(tmp_path: Path) -> None:
-    """`--overlap keep` needs a target whose reader shows several values at one step."""
-    make_run(tmp_path / "a", steps(0, 3))
-    ordered = MemoryExporter(capabilities=replace(MEMORY, ordered_steps=True, keeps_overlap=False))
-    with pytest.raises(UsageError, match="--overlap keep is not possible"):
-        export_runs([tmp_path], ordered, Options(content=ContentOptions(overlap="keep")))
-
-
 def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
     """The selection of the command line is applied before anything is sent."""
     make_run(tmp_path / "a", steps(0, 3), tags=["keep"])

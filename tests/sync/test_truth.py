@@ -144,12 +144,6 @@ def test_overlap_over_a_requeue(tmp_path: Path) -> None:
     assert series.row.tolist() == [0, 3, 1, 5]
 
 
-def test_keep(tmp_path: Path) -> None:
-    """With keep every point stays, by step and then in the order of the rows."""
-    run = make_run(tmp_path / "a", [{"step": 1, "a": 1}, {"step": 0, "a": 2}, {"step": 1, "a": 1}])
-    assert points(run, "a", overlap="keep") == [(0, 2.0), (1, 1.0), (1, 1.0)]
-
-
 def test_rows_limit(tmp_path: Path) -> None:
     """Only the rows that a cursor covers are taken, bad ones counted and headers not; all rows are counted."""
     run = csv_run(tmp_path / "a", "a,step\n1,0\nbad\na,step\n2,1\n3,2\n")
@@ -166,7 +160,6 @@ def test_chunks_are_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     whole = truth.read(run)
     monkeypatch.setattr(truth, "CHUNK", 2)
     pieces = truth.read(run)
-    assert pieces.texts == whole.texts == {"b": {1: "x"}}
     assert pieces.bad_rows == whole.bad_rows == (4,)
     assert pieces.without_step == whole.without_step == 1
     assert {name: series.row.tolist() for name, series in pieces.series.items()} == {"a": [0, 1, 4, 5, 7], "b": [3]}

@@ -112,7 +112,7 @@ def assert_same(found: Points, expected: Points) -> None:
 @example(lines=["1,,0,", "1,,0,", "2,,0,", "1,,0,"], newline="\r\n", cut=0)
 @settings(max_examples=60, deadline=None)
 def test_both_readers_leave_the_same_points(lines: list[str], newline: str, cut: int, wanted: ReadOptions) -> None:
-    """Of any file, torn anywhere near its end, both readers leave the same points, texts and number of rows."""
+    """Of any file, torn anywhere near its end, both readers leave the same points and number of rows."""
     data = csv_of(lines, newline)
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), data[: len(data) - cut])
@@ -120,26 +120,11 @@ def test_both_readers_leave_the_same_points(lines: list[str], newline: str, cut:
         read = truth.read(path)
         assert_same(of_deltas(deltas), of_truth(read))
         assert deltas[-1].after.rows == read.rows
-        texts: dict[str, dict[int, str]] = {}
-        for delta in deltas:
-            for text in delta.texts:
-                texts.setdefault(text.name, {})[text.step] = text.text
-        assert texts == read.texts
-
-
-@given(lines=LINES, newline=NEWLINES)
-@settings(max_examples=60, deadline=None)
-def test_both_readers_keep_the_same_points(lines: list[str], newline: str) -> None:
-    """With every point kept, both readers keep the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder), csv_of(lines, newline))
-        deltas = list(read_whole(read_run(path), ContentOptions(overlap="keep"), ReadOptions()))
-        assert_same(of_deltas(deltas), of_truth(truth.read(path, overlap="keep")))
 
 
 KINDS: dict[str, dict[str, object]] = {
     "replaces": {},
-    "ordered": {"ordered_steps": True, "removes_points": False, "keeps_overlap": False},
+    "ordered": {"ordered_steps": True, "removes_points": False},
     "rebuilds": {"removes_points": False, "removes_media": False},
     "holds back": {"removes_points": False, "holds_back": True, "points_a_delta": 4},
 }
@@ -152,18 +137,17 @@ def capabilities(kind: str) -> Capabilities:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(lines=LINES, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=4), overlap=st.sampled_from(["last", "keep"]))
+@given(lines=LINES, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], overlap: str, kind: str) -> None:
+def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], kind: str) -> None:
     """However a file grows between exports, torn in the middle or not, after each export verify finds it equal."""
     chosen = capabilities(kind)
-    content = ContentOptions(overlap=overlap if chosen.keeps_overlap else "last")
     data = csv_of(lines, "\r\n")
     exporter = MemoryExporter(capabilities=chosen)
     with tempfile.TemporaryDirectory() as folder:
         for part in [*sorted(cuts), 1.0]:
             path = write(Path(folder), data[: round(part * len(data))])
-            report = export_runs([path], exporter, Options(content=content))
+            report = export_runs([path], exporter)
             assert [run.reason for run in report.runs if run.failed] == []
             checks = verify_runs([path], exporter, None).runs
             assert [(str(check.verdict), check.reason, check.first) for check in checks] == [("=", "", ())]

@@ -61,7 +61,7 @@ def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> Non
     line = check(run, exporter)
     assert (str(line.verdict), line.differences, line.where) == ("=", 0, "memory:uid-a")
     compared = line.compared
-    assert (compared.series, compared.points, compared.texts, compared.media, compared.params) == (2, 16, 1, 3, 1)
+    assert (compared.series, compared.points, compared.media, compared.params) == (2, 16, 3, 1)
     assert not line.behind
 
 
@@ -113,14 +113,6 @@ def test_a_wrong_status_is_found(run: Path, exporter: MemoryExporter) -> None:
     box.facts["status"] = "failed"
     exporter.put(box)
     assert differences(check(run, exporter)) == [("*", "status", None, "completed (completed)", "failed")]
-
-
-def test_another_text_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A text cell that is held otherwise is a difference."""
-    box = tamper(exporter)
-    box.texts[0] = replace(box.texts[0], text="undone")
-    exporter.put(box)
-    assert differences(check(run, exporter)) == [("*", "text phase", 8, "done", "undone")]
 
 
 def test_a_series_that_the_run_never_logged_is_found(run: Path, exporter: MemoryExporter) -> None:
@@ -235,7 +227,7 @@ def test_the_shape_is_the_cursor_s(tmp_path: Path) -> None:
     """What was exported with options is compared with the same options, without naming them again."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter()
-    export_runs([path], exporter, Options(content=ContentOptions(exclude_metrics=("a*",), overlap="keep")))
+    export_runs([path], exporter, Options(content=ContentOptions(exclude_metrics=("a*",))))
     line = check(path, exporter)
     assert (str(line.verdict), line.compared.series, line.compared.points) == ("=", 1, 8)
 
@@ -291,7 +283,6 @@ def test_the_json_of_a_report(run: Path, exporter: MemoryExporter) -> None:
         "differences": 1,
         "series": 2,
         "points": 16,
-        "texts": 1,
         "media": 3,
         "params": 1,
     }

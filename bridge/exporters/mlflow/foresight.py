@@ -19,7 +19,7 @@ __all__ = ["point_losses"]
 
 
 def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str]) -> list[Notice]:
-    """What MLflow cannot hold of the points and media: names that it refuses, infinite values, text cells.
+    """What MLflow cannot hold of the points and media: names that it refuses, infinite values.
 
     A name that became what `rename` asks for is no notice.
     """
@@ -43,12 +43,5 @@ def point_losses(delta: Delta, keys: Mapping[str, str], rename: Mapping[str, str
     notices += [
         Notice(NoticeKind.CLIPPED, name, "infinite values are stored as the greatest finite ones", count=count)
         for name, count in infinite.items()
-    ]
-    texts: dict[str, int] = {}
-    for text in delta.texts:
-        texts[text.name] = texts.get(text.name, 0) + 1
-    notices += [
-        Notice(NoticeKind.TEXT_CELL, name, "MLflow has no place for text at a step; in metrics.csv", count=count)
-        for name, count in texts.items()
     ]
     return notices

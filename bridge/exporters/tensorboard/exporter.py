@@ -46,11 +46,9 @@ class TensorBoardExporter:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Series with increasing steps, values of 32 bits, texts; what is superseded is a rebuild."""
+        """Series with increasing steps, values of 32 bits; what is superseded is a rebuild."""
         return Capabilities(
             ordered_steps=True,
-            keeps_overlap=False,
-            texts=True,
             value_bits=32,
             time_step=1e-6,
             statuses=facts.STATUSES,

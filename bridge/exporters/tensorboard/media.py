@@ -1,4 +1,4 @@
-"""Pictures, captions and text cells: the records of the media file, and its order.
+"""Pictures and captions: the records of the media file, and its order.
 
 Each record holds one value, and per tag the steps increase strictly, as TensorBoard needs it. What comes late (a lower
 step, a step again, a metric that takes an image's name, the first caption of a tag that has pictures without one) makes
@@ -24,16 +24,15 @@ from bridge.exporters.tensorboard.tags import (
     image_of_tag,
     image_tag,
     plain,
-    text_tag,
 )
 from bridge.model import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from bridge.model import MediaEvent, Text
+    from bridge.model import MediaEvent
 
-__all__ = ["Item", "image_items", "ordered", "text_item"]
+__all__ = ["Item", "image_items", "ordered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,6 @@ class Item:
     tag: str
     step: int
     record: bytes
-
-
-def text_item(text: Text, metrics: Collection[str]) -> Item:
-    """A text cell at its step."""
-    tag = beside_metrics(text_tag(text.name), metrics, "text")
-    return Item(tag, text.step, protos.text_record(tag, plain(text.text), step=text.step, time=text.time))
 
 
 def image_items(

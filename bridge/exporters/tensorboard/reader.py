@@ -12,7 +12,7 @@ from bridge.exporters.contract import TargetContent, TargetMedia
 from bridge.exporters.tensorboard import facts, protos
 from bridge.exporters.tensorboard.records import FOOTER, HEADER
 from bridge.exporters.tensorboard.state import State, read_state
-from bridge.exporters.tensorboard.tags import caption_of_tag, image_of_tag, text_of_tag
+from bridge.exporters.tensorboard.tags import caption_of_tag, image_of_tag
 from bridge.model import Series
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ class _Found:
         self._state = state
         self._only = only
         self._points: dict[str, tuple[list[int], list[float], list[float]]] = {}
-        self._texts: dict[str, dict[int, str]] = {}
         self._captions: dict[tuple[str, int, int], str] = {}
         self._images: dict[tuple[str, int, int], str] = {}
         self._own: dict[str, str] = {}
@@ -106,10 +105,6 @@ class _Found:
         caption = caption_of_tag(tag)
         if caption is not None:
             self._captions[caption[0], event.step, caption[1]] = text
-            return
-        name = text_of_tag(tag)
-        if name is not None:
-            self._texts.setdefault(name, {})[event.step] = text
 
     def _take_session(self, content: bytes) -> None:
         from tensorboard.plugins.hparams import plugin_data_pb2
@@ -144,7 +139,6 @@ class _Found:
             status=_status(self._end),
             start=None if self._session is None else self._session.start_time_secs,
             end=None if self._end is None else self._end.end_time_secs,
-            texts=self._texts,
             media=tuple(
                 TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)))
                 for (tag, step, index), digest in sorted(self._images.items())

@@ -1,8 +1,8 @@
-"""The tags that metrics, images and texts get.
+"""The tags that metrics and images get.
 
 In TensorBoard a tag belongs to one plugin: a metric and an image of one name would both vanish. So metrics keep their
-names, whatever else there is; images stand as `<tag>/<index>`, their captions as `<tag>/caption`, text cells as
-`<name>/text`, the run's own texts as `run/...`; and where such a tag is also a metric's, it gets a suffix. What a thing
+names, whatever else there is; images stand as `<tag>/<index>`, their captions as `<tag>/caption`,
+the run's own texts as `run/...`; and where such a tag is also a metric's, it gets a suffix. What a thing
 is called depends on the metrics alone, not on what came first.
 """
 
@@ -29,14 +29,11 @@ __all__ = [
     "metric_tags",
     "plain",
     "renamed",
-    "text_of_tag",
-    "text_tag",
 ]
 
 _RESERVED = "_hparams_/"
 _IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
 _CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
-_TEXT = re.compile(r"(.*)/text(?: \(text\))*", re.DOTALL)
 
 
 def plain(text: str) -> str:
@@ -86,11 +83,6 @@ def caption_tag(tag: str, index: int) -> str:
     return f"{plain(tag)}/caption" if index == 0 else f"{plain(tag)}/caption ({index})"
 
 
-def text_tag(name: str) -> str:
-    """The tag of the text cells of one column."""
-    return f"{plain(name)}/text"
-
-
 def beside_metrics(tag: str, metrics: Collection[str], suffix: str) -> str:
     """`tag`, with as many suffixes as it takes to be no metric's tag. `suffix` is `image` or `text`."""
     while tag in metrics:
@@ -105,13 +97,11 @@ def renamed(what: str, tag: str, metrics: Collection[str], suffix: str) -> Notic
 
 
 def media_losses(delta: Delta, metrics: Collection[str], known: Collection[str]) -> list[Notice]:
-    """A notice for each tag that a metric takes from an image, a caption or a text cell.
+    """A notice for each tag that a metric takes from an image or a caption.
 
     `known` are the tags that are in use already: for these it was said before, unless a new metric takes them now.
     """
     wanted: dict[str, tuple[str, str]] = {}
-    for text in delta.texts:
-        wanted[text_tag(text.name)] = (text.name, "text")
     for event in delta.media:
         wanted[image_tag(event.tag, event.index)] = (event.tag, "image")
         if event.caption:
@@ -135,9 +125,3 @@ def caption_of_tag(tag: str) -> tuple[str, int] | None:
     """The image's tag and index of a caption's tag."""
     match = _CAPTION.fullmatch(tag)
     return (match[1], int(match[2] or 0)) if match else None
-
-
-def text_of_tag(tag: str) -> str | None:
-    """The column of a text cell's tag."""
-    match = _TEXT.fullmatch(tag)
-    return match[1] if match else None

@@ -63,7 +63,7 @@ class Writing:
         self._bytes = 0
 
     def add(self, delta: Delta) -> Applied:
-        """Write the points, pictures and texts of `delta`, not yet for good."""
+        """Write the points, and pictures of `delta`, not yet for good."""
         self._run = delta.run
         notices = self._learn_tags(delta)
         for block in delta.blocks:
@@ -125,9 +125,7 @@ class Writing:
         return metric_losses(new, rename) + taken
 
     def _add_media(self, delta: Delta, notices: list[Notice]) -> int:
-        metrics = set(self._tags.values()) if delta.texts or delta.media else set()
-        for text in delta.texts:
-            self._put(media.text_item(text, metrics))
+        metrics = set(self._tags.values()) if delta.media else set()
         shown = 0
         for event in delta.media:
             items, lost = media.image_items(event, metrics, self._steps)

@@ -1,4 +1,4 @@
-"""Pictures, videos, captions and text cells."""
+"""Pictures, videos and captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter, pictures, video
-from bridge.model import NoticeKind, Text
+from bridge.model import NoticeKind
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
@@ -143,18 +143,6 @@ def test_the_first_caption_is_the_description(
     assert held == {(step, 0): caption for step, caption in captions} | {(step, 1): None for step, _ in captions}
 
 
-def test_text_cells(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A text cell stands at its step; of several at one step the last counts."""
-    texts = [
-        Text(0, 1, CREATED_S, "phase", "warm-up"),
-        Text(1, 2, CREATED_S, "phase", "a"),
-        Text(2, 2, CREATED_S, "phase", "b"),
-    ]
-    assert losses_of(target, texts=texts) == []
-    assert shown(tmp_path) == [("phase/text", 1), ("phase/text", 2)]
-    assert target.read().texts == {"phase": {1: "warm-up", 2: "b"}}
-
-
 def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: TensorBoardTarget) -> None:
     """Steps increase strictly per tag: a picture for an earlier step goes where it belongs, in a new file."""
     run = make_model_run(tmp_path / "runs" / "abc")
@@ -175,22 +163,20 @@ def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget)
     """A metric of an image's tag keeps its name, though it comes later; the image gets a suffix, as in a clean export."""
     run = make_model_run(tmp_path / "runs" / "abc")
     event = media_event(draw(tmp_path / "a.png"), tag="loss", caption="c")
-    first = make_delta(run, media=[event], texts=[Text(0, 0, CREATED_S, "loss", "t")])
+    first = make_delta(run, media=[event])
     target.apply(first)
-    columns = {"loss/0": [1.0], "loss/caption": [2.0], "loss/text": [3.0]}
+    columns = {"loss/0": [1.0], "loss/caption": [2.0]}
     second = make_delta(run, [make_block([0], columns)], before=first.after)
     target.apply(second)
-    assert set(shown(tmp_path)) == {("loss/0 (image)", 0), ("loss/caption (text)", 0), ("loss/text (text)", 0)}
+    assert set(shown(tmp_path)) == {("loss/0 (image)", 0), ("loss/caption (text)", 0)}
     held = target.read()
     assert {name: series.value.tolist() for name, series in held.series.items()} == {
         "loss/0": [1.0],
         "loss/caption": [2.0],
-        "loss/text": [3.0],
     }
     assert [(item.tag, item.index, item.caption) for item in held.media] == [("loss", 0, "c")]
-    assert held.texts == {"loss": {0: "t"}}
     clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
-    clean.apply(make_delta(run, second.blocks, media=first.media, texts=first.texts))
+    clean.apply(make_delta(run, second.blocks, media=first.media))
     ours, theirs = (file_of(tmp_path / name / "abc", "media").read_bytes() for name in ("logs", "clean"))
     assert sorted(ours) == sorted(theirs)
 

@@ -12,7 +12,7 @@ from bridge.cursor import ContentOptions
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.encode import ScalarEncoder
-from bridge.model import NoticeKind, Status, Text
+from bridge.model import NoticeKind, Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
 from tests.run_dirs import CREATED_S
@@ -66,9 +66,11 @@ def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Pa
     assert (folder / ".bridge-lock").read_bytes() == b""
 
 
-def test_every_event_file_begins_at_the_start_of_the_run(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+def test_every_event_file_begins_at_the_start_of_the_run(
+    exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
+) -> None:
     """The file_version record carries created_at: TensorBoard takes a run's start from it."""
-    delta = make_delta(run, first_of(run).blocks, texts=[Text(0, 0, CREATED_S, "note", "hi")])
+    delta = make_delta(run, first_of(run).blocks, media=[media_event(draw(tmp_path / "a.png"))])
     exporter.open(run, SHAPE).apply(delta)
     firsts = [events(file_of(folder, kind))[0] for kind in ("facts", "media", "scalars")]
     assert [(event.wall_time, event.file_version) for event in firsts] == [(CREATED_S - 10, "brain.Event:2")] * 3
