@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge.cursor import Cursor
-from bridge.model import Delta, DeltaKind, Notice, NoticeKind
+from bridge.model import Delta, DeltaKind
 from bridge.rundir.conflicts import Settled, settle
 from bridge.rundir.csv_rows import opened
 from bridge.rundir.media import MediaDelta, read_media
-from bridge.rundir.place import Changed, begin
+from bridge.rundir.place import begin
 from bridge.rundir.portion import Portion, block_size, hold_back, next_portion
 from bridge.rundir.series_state import metrics_of
 from bridge.rundir.tails import make_known
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.cursor import ContentOptions
-    from bridge.model import Block, Run
+    from bridge.model import Run
     from bridge.rundir.csv_rows import Table
-    from bridge.rundir.place import Begun
     from bridge.rundir.reading import Reading
     from bridge.rundir.rows import Rows
     from bridge.rundir.wanted import ReadOptions
@@ -99,9 +98,7 @@ def _with_media(delta: Delta, settled: Settled, stat: tuple[int, int]) -> Delta:
     """`delta` with its kind settled and, where it is the last one, with the media."""
     if settled.reason:
         kind = DeltaKind.CHANGED if settled.removed is None else DeltaKind.REWIND
-        delta = replace(
-            delta, kind=kind, reason=settled.reason, removed=settled.removed, bests=settled.bests
-        )
+        delta = replace(delta, kind=kind, reason=settled.reason, removed=settled.removed, bests=settled.bests)
         if kind is DeltaKind.CHANGED and delta.before is not None:
             return replace(delta, blocks=(), bests=(), after=delta.before, more=False, remember=None)
     if delta.more:

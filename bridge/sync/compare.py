@@ -12,7 +12,7 @@ from bridge.sync.truth_media import is_broken
 from bridge.sync.verdicts import Difference, Findings, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 

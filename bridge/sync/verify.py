@@ -216,9 +216,7 @@ class _Check:
         if not cursor.complete:
             self.out.add(Difference(Verdict.DIFFERENT, "", "the whole target", None, "complete", "half-filled"))
 
-    def _series(
-        self, truth: Truth, held: TargetContent, content: ContentOptions, names: Sequence[str]
-    ) -> int:
+    def _series(self, truth: Truth, held: TargetContent, content: ContentOptions, names: Sequence[str]) -> int:
         """Compare the series of these names, and see that there is no other; returns how many points were expected."""
         capabilities = self.exporter.capabilities
         points = 0
@@ -246,7 +244,6 @@ class _Check:
             compare_kept(made_name, expected, made.get(made_name), capabilities, self.out)
             if made_name in held.last and len(expected):
                 compare_shown(made_name, expected, held.last[made_name], capabilities, self.out)
-
 
 
 def shape_of(cursor: Cursor) -> ContentOptions:

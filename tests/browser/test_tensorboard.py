@@ -19,7 +19,6 @@ from bridge.model import Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard
-from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

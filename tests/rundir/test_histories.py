@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.cursor import ContentOptions
 from bridge.rundir import delta as delta_module
 from bridge.rundir.wanted import ReadOptions
 from tests.run_dirs import CREATED_S, write_sidecar

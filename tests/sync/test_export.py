@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.errors import UsageError

@@ -15,7 +15,7 @@ from bridge.cursor import ContentOptions
 from bridge.rundir import read_run, read_whole
 from bridge.rundir.wanted import ReadOptions
 from bridge.sync import truth
-from bridge.sync.export import Options, export_runs
+from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import write_sidecar

@@ -18,7 +18,6 @@ from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.require import require
-from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from bridge.exporters.tensorboard.encode import ScalarEncoder
 from bridge.model import NoticeKind, Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
+from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
