@@ -54,7 +54,7 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
         ("mlflow:\n  experimant: x\n", "2: unknown key 'mlflow.experimant'.", "Did you mean 'mlflow.experiment'?"),
         ("logdir: x\n", "1: unknown key 'logdir'.", "Did you mean 'tensorboard.logdir'?"),
         ("best: 3\n", "1: best must be a text or a list of texts, not 3.", None),
-        ("overlap: first\n", "1: overlap must be one of last, keep, not 'first'.", None),
+        ("mlflow: {artifacts: first}\n", "1: mlflow.artifacts must be one of ended, now, none, not 'first'.", None),
         ("workers: true\n", "1: workers must be a count from 1, not True.", None),
         ("metrics: loss\n", "1: metrics must hold keys and values.", None),
         ("- a\n", "1: the file must hold keys and values.", None),
