@@ -166,10 +166,6 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option("MLflow: keep the best value so far as a metric of its own; may repeat.", "METRIC:max|min", key="best"),
     ] = ()
-    overlap: Annotated[Literal["last", "keep"], Option("Of several values at one step.", key="overlap")] = "last"
-    max_points: Annotated[int | None, Option("Thin each metric to about N points.", "N", key="max_points", least=2)] = (
-        None
-    )
     rename: Annotated[
         tuple[tuple[str, str], ...],
         Option("Another name for a metric; may repeat.", "OLD=NEW", key="metrics.rename"),

@@ -6,11 +6,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
-from bridge.errors import UsageError
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from bridge.sync.select import Selection
-from tests.memory_exporter import MEMORY, MemoryExporter
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
