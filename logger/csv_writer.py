@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from logger.csv_scan import CHUNK, Quotes, Scan, holds_headers, records, scan
-from logger.sidecar import keep_access
+from logger.files import keep_access
 from logger.state import free_beside
 from logger.values import cell_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from logger.stats import MetricStats
+from logger.sidecar import MetricStats
 from logger.values import cell_number, cell_text, number
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from logger.csv_scan import Record, Scan, records, whole_number
 from logger.session import host_name, process_lives, session_entry
-from logger.sidecar import heartbeat_mtime, is_alive
-from logger.stats import MetricStats
+from logger.sidecar import MetricStats, Summary, convert_document, heartbeat_mtime, is_alive
 from logger.steps import FAR
 from logger.values import cell_number
 
@@ -42,7 +41,7 @@ def restore(path: Path, found: Scan, summary: Mapping[str, Any], *, time_column:
     restored = Restored()
     refused = "rows" in summary and covered is None
     if isinstance(metrics, dict) and (known or not (found.rows or refused)):
-        restored.stats = {name: MetricStats.from_dict(stats) for name, stats in metrics.items()}
+        restored.stats = convert_document({"metrics": metrics}, Summary)[0].metrics
         step = summary.get("step")
         restored.step = step if isinstance(step, int) and -FAR <= step < FAR else None
         restored.epoch = summary["epoch"] if isinstance(summary.get("epoch"), int | float) else None

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from logger.csv_writer import Row
 from logger.hparams import HPARAMS_NAME
 from logger.logged import taken
@@ -300,7 +302,7 @@ class RunWriter(OneAtATime):
             sidecar["time_column"] = self._file.time_column
         if self._file.formerly is not None:
             sidecar["time_column_before"] = self._file.formerly
-        metrics = {name: stats.as_dict() for name, stats in self.stats.items()}
+        metrics = {name: msgspec.structs.asdict(stats) for name, stats in self.stats.items()}
         rows = None if self._buffer else self._file.rows  # statistics that are ahead of the rows are no use to a resume
         summary = {
             "schema_version": format_number(self._summary),

@@ -1,7 +1,7 @@
-"""The format of a run directory: sidecar, summary and heartbeat. Free of torch and lightning.
+"""The format of a run directory: sidecar.json, summary.json and heartbeat. Free of torch and lightning.
 
-Written atomically (a temporary file beside the real one, flushed to disk, renamed), read tolerantly: unknown fields are kept.
-JSON is strict: a non-finite number is the string "NaN", "Infinity" or "-Infinity".
+Files are replaced whole and read tolerantly: one wrong field costs only itself, and unknown fields survive a rewrite. Times are
+seconds since the epoch (ISO text is read too). JSON is strict: a non-finite number is the string "NaN", "Infinity" or "-Infinity".
 """
 
 from __future__ import annotations
@@ -10,47 +10,40 @@ import contextlib
 import json
 import math
 import os
-import secrets
-import stat
 import time
+import types
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
+import msgspec
+
+from logger.files import replace_file
 from logger.values import flatten, restore_number, strict
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "HEARTBEAT_NAME",
+    "HEARTBEAT_TIMEOUT",
     "SCHEMA_VERSION",
     "SIDECAR_NAME",
     "SUMMARY_NAME",
     "TERMINAL_STATUSES",
-    "TIMEOUT_S",
+    "MetricStats",
+    "Problem",
+    "SessionEntry",
+    "Sidecar",
     "SidecarError",
-    "atomic_json_write",
-    "atomic_text_write",
-    "heartbeat_mtime",
-    "heartbeat_path",
-    "is_alive",
+    "Summary",
+    "convert_document",
+    "decode_sidecar",
+    "decode_summary",
+    "encode_document",
     "json_text",
-    "keep_access",
-    "make_sidecar",
-    "now_iso",
+    "parse_heartbeat",
     "parse_json",
-    "parse_sidecar",
-    "parse_summary",
     "parse_time",
-    "read_json",
-    "read_sidecar",
-    "read_summary",
-    "sidecar_path",
-    "summary_path",
     "touch_heartbeat",
-    "write_sidecar",
 ]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -60,14 +53,298 @@ SIDECAR_NAME = "sidecar.json"
 SUMMARY_NAME = "summary.json"
 HEARTBEAT_NAME = "heartbeat"
 TERMINAL_STATUSES = frozenset({"completed", "failed", "interrupted"})
-TIMEOUT_S = 180.0
-"""A running run whose heartbeat is older than this many seconds is taken for dead."""
+HEARTBEAT_TIMEOUT = 180.0
+"""A running run whose heartbeat is older than this many seconds counts as dead."""
 
 _YEAR_10000 = 253402300800.0
 
+Time = Annotated[float, msgspec.Meta(ge=0, lt=_YEAR_10000)]
+"""Seconds since the epoch."""
+
+Problem: TypeAlias = tuple[str, str]
+"""A field (`sessions.pid`) and the statement about it (`is a text, not a whole number`)."""
+
 
 class SidecarError(ValueError):
-    """A JSON file of a run directory cannot be read; says which file and why."""
+    """A JSON file of a run directory cannot be read; the message names the file and the reason."""
+
+
+class SessionEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One start of a run: its process, machine, job and code. `rows` counts the rows that were there before."""
+
+    id: str | None = None
+    started_at: Time | None = None
+    host: str | None = None
+    user: str | None = None
+    pid: int | None = None
+    command: str | None = None
+    git_commit: str | None = None
+    slurm: dict[str, str] = {}
+    restart_count: int | None = None
+    rows: int | None = None
+
+
+class Sidecar(msgspec.Struct, kw_only=True):
+    """The content of sidecar.json.
+
+    `summary` holds each metric's last value, `given` the tags and notes that earlier starts brought along.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    uid: str | None = None
+    run_id: str | None = None
+    run_dir: str | None = None
+    status: str | None = None
+    created_at: Time | None = None
+    ended_at: Time | None = None
+    updated_at: Time | None = None
+    tags: list[str] = []
+    notes: str = ""
+    display_name: str | None = None
+    archived: bool = False
+    forked_from: str | None = None
+    hparams: dict[str, Any] = {}
+    summary: dict[str, float] = {}
+    checkpoint_path: str | None = None
+    sessions: list[SessionEntry] = []
+    time_column: str | None = None
+    given: dict[str, Any] = {}
+
+
+class MetricStats(msgspec.Struct, kw_only=True):
+    """The statistics of one metric, over the values of all starts of a run.
+
+    `last` may be NaN; `min` and `max` ignore NaN. `min_step` and `max_step` are the steps at which they were first
+    reached. `count` counts all values, `nan_count` those that are NaN.
+    """
+
+    last: float | None = None
+    min: float | None = None
+    max: float | None = None
+    count: int = 0
+    min_step: int | None = None
+    max_step: int | None = None
+    nan_count: int = 0
+    first_nan_step: int | None = None
+
+    def add(self, value: float, step: int) -> None:
+        """Add one value."""
+        self.last = value
+        self.count += 1
+        if value != value:  # noqa: PLR0124 - NaN; this runs for every point, and math.isnan takes twice as long
+            self.nan_count += 1
+            if self.first_nan_step is None:
+                self.first_nan_step = step
+            return
+        if self.min is None or value < self.min:
+            self.min, self.min_step = value, step
+        if self.max is None or value > self.max:
+            self.max, self.max_step = value, step
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """The content of summary.json; `rows` counts the rows that the statistics cover, and is None if that is unknown."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str | None = None
+    run_dir: str | None = None
+    updated_at: Time | None = None
+    step: int | None = None
+    epoch: float | None = None
+    rows: int | None = None
+    metrics: dict[str, MetricStats] = {}
+
+
+Document = TypeVar("Document", Sidecar, Summary)
+
+_OPTIONAL = frozenset({"uid", "display_name", "archived", "forked_from", "time_column", "given"})
+"""Fields of the sidecar that are not written without a value."""
+
+
+def decode_sidecar(data: bytes, path: AnyPath) -> tuple[Sidecar, list[Problem]]:
+    """Return the sidecar in `data`, the bytes of the file `path`, and the fields that were left out as wrong.
+
+    All times are seconds since the epoch, also those that the file holds as ISO text. Raises SidecarError if `data` is no JSON object.
+    """
+    return convert_document(parse_json(data, path), Sidecar)
+
+
+def decode_summary(data: bytes, path: AnyPath) -> tuple[Summary, list[Problem]]:
+    """Return the summary in `data`, the bytes of the file `path`, and the fields that were left out as wrong.
+
+    Raises SidecarError if `data` is no JSON object.
+    """
+    return convert_document(parse_json(data, path), Summary)
+
+
+def convert_document(data: dict[str, Any], kind: type[Document]) -> tuple[Document, list[Problem]]:
+    """Return the JSON object `data` as a Sidecar or Summary, and the fields that were left out as wrong."""
+    problems: list[Problem] = []
+    document: Document = _convert(data, kind, "", problems)
+    if isinstance(document, Summary):
+        for stats in document.metrics.values():
+            if stats.min is not None and math.isnan(stats.min):  # a NaN of the original logger, which spoils both
+                stats.min = stats.max = None
+    return document, problems
+
+
+def encode_document(document: Sidecar | Summary, over: dict[str, Any] | None = None) -> str:
+    """Return `document` as JSON text, laid over `over`, the JSON object that the file held before: unknown fields stay."""
+    ours = msgspec.to_builtins(document, enc_hook=str)
+    unset = {name for name in _OPTIONAL.intersection(ours) if not ours[name]}
+    held = over or {}
+    if isinstance(held.get("sessions"), list) and "sessions" in ours:
+        entries = {entry.get("id"): entry for entry in held["sessions"] if isinstance(entry, dict)}
+        ours["sessions"] = [{**entries.get(entry.get("id"), {}), **entry} for entry in ours["sessions"]]
+    return json_text({name: value for name, value in {**held, **ours}.items() if name not in unset})
+
+
+def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
+    """Return `value` as the type `kind`; UNSET if it does not fit, which `problems` then names.
+
+    msgspec converts values that fit as a whole. Otherwise a container is converted item by item, without the items that do not fit.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        pass
+    if types.NoneType in get_args(kind):
+        kind = next(each for each in get_args(kind) if each is not types.NoneType)
+    container, inner = get_origin(kind), get_args(kind)
+    found: Any = msgspec.UNSET
+    if container is list and isinstance(value, list | str):
+        items = [value] if isinstance(value, str) else value  # one tag, as text
+        converted = [_convert(item, inner[0], where, problems) for item in items]
+        return [item for item in converted if item is not msgspec.UNSET]
+    if isinstance(value, dict):
+        parts = {name: item for name, item in value.items() if item is not None}
+        if container is dict:
+            fields = dict.fromkeys(parts, inner[1])
+        elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            fields = {field.name: field.type for field in msgspec.structs.fields(kind) if field.name in parts}
+        else:
+            fields = None
+        if fields is not None:
+            prefix = f"{where}." if where else ""
+            made = {name: _convert(parts[name], of, f"{prefix}{name}", problems) for name, of in fields.items()}
+            found = {name: item for name, item in made.items() if item is not msgspec.UNSET}
+            return found if container is dict else kind(**found)
+    elif container is None or kind is Time:
+        found = _scalar(value, kind)
+    if found is msgspec.UNSET:
+        wanted = _WANTED.get(container or kind, "a time")
+        too_large = wanted == _in_words(value) or (kind is int and isinstance(value, int))
+        problems.append((where, f"is too large for {wanted}" if too_large else f"is {_in_words(value)}, not {wanted}"))
+    return found
+
+
+def _scalar(value: Any, kind: Any) -> Any:
+    """Return a JSON value as the scalar type `kind` if it only looks different; else UNSET."""
+    if kind is Time:
+        then = parse_time(value)
+        return msgspec.UNSET if then is None else then
+    if kind is float:
+        value = restore_number(value)
+        with contextlib.suppress(OverflowError):
+            return float(value) if isinstance(value, bool | int | float) else msgspec.UNSET
+    if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        return int(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a run id of digits
+    return msgspec.UNSET
+
+
+_WANTED: dict[Any, str] = {
+    str: "a text",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    SessionEntry: "an object",
+    MetricStats: "an object",
+}
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "a number" if isinstance(value, int | float) else _WANTED.get(type(value), type(value).__name__)
+
+
+def parse_json(data: bytes, path: AnyPath) -> dict[str, Any]:
+    """Return the JSON object in `data`, the bytes of the file `path`; bare NaN and Infinity are taken as numbers.
+
+    Raises SidecarError if it is no JSON object.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if not data.strip() else f"it is not JSON ({error})"
+        raise SidecarError(f"{path} cannot be read: {reason}.") from error
+    if not isinstance(value, dict):
+        raise SidecarError(f"{path} cannot be read: it holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """Return `data` as strict JSON that people can read: one line for each entry of the two outer levels."""
+    entries = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            inner = ",\n".join([f"    {_dumps(str(name))}: {_dumps(item)}" for name, item in value.items()])
+            entries.append(f"  {_dumps(str(key))}: {{\n{inner}\n  }}")
+        else:
+            entries.append(f"  {_dumps(str(key))}: {_dumps(value)}")
+    return "{\n" + ",\n".join(entries) + "\n}\n" if entries else "{}\n"
+
+
+def _dumps(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps(strict(value), allow_nan=False, default=str)
+
+
+def parse_time(value: object) -> float | None:
+    """Return a time (a number of seconds since the epoch, or ISO 8601 text) in seconds since the epoch; None if it is none.
+
+    ISO text without a zone is UTC, as every writer of this format means it.
+    """
+    seconds: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) < _YEAR_10000 else None
+    elif isinstance(value, str):
+        try:
+            then = datetime.fromisoformat(value.strip())
+            seconds = (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            with contextlib.suppress(ValueError):
+                seconds = float(value)
+    return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < _YEAR_10000 else None
+
+
+def touch_heartbeat(run_dir: AnyPath, now: float | None = None) -> None:
+    """Write the present time into the heartbeat of `run_dir`, which also moves its mtime.
+
+    Raises OSError if the directory is gone or read-only.
+    """
+    # One write of always the same length into the open file: a reader never finds a part of it.
+    descriptor = os.open(Path(run_dir) / HEARTBEAT_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, f"{time.time() if now is None else now:017.6f}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def parse_heartbeat(data: bytes) -> float | None:
+    """Return the time that a heartbeat file with the content `data` holds; None for an empty one, as the original writes it."""
+    return parse_time(data.decode("ascii", errors="replace").strip())
+
+
+# To be removed, as soon as their callers have moved.
 
 
 def sidecar_path(run_dir: AnyPath) -> Path:
@@ -88,26 +365,6 @@ def heartbeat_path(run_dir: AnyPath) -> Path:
 def now_iso() -> str:
     """The present in UTC, as sidecars write times."""
     return datetime.now(UTC).isoformat()
-
-
-def parse_time(value: object) -> float | None:
-    """A time of a sidecar (ISO 8601, or seconds since the epoch) in seconds since the epoch; None if it is none.
-
-    A time without a zone is UTC, as every writer of this format means it.
-    """
-    if isinstance(value, bool) or value is None:
-        return None
-    seconds: float | None = None
-    if isinstance(value, int | float):
-        seconds = float(value) if abs(value) < _YEAR_10000 else None
-    elif isinstance(value, str):
-        try:
-            then = datetime.fromisoformat(value.strip())
-            seconds = (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            with contextlib.suppress(ValueError):
-                seconds = float(value)
-    return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < _YEAR_10000 else None
 
 
 def make_sidecar(
@@ -188,18 +445,6 @@ def read_json(path: AnyPath) -> dict[str, Any]:
     return parse_json(Path(path).read_bytes(), path)
 
 
-def parse_json(data: bytes, path: AnyPath) -> dict[str, Any]:
-    """The JSON object in `data`, which `path` held. Raises SidecarError."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = "it is empty" if not data.strip() else f"it is not JSON ({error})"
-        raise SidecarError(f"{path} cannot be read: {reason}.") from error
-    if not isinstance(value, dict):
-        raise SidecarError(f"{path} cannot be read: it holds a JSON {type(value).__name__}, not an object.")
-    return value
-
-
 def atomic_json_write(path: AnyPath, data: Any) -> None:
     """Replace the file `path` by `data` as strict JSON, whole, at one instant, flushed to disk.
 
@@ -208,80 +453,9 @@ def atomic_json_write(path: AnyPath, data: Any) -> None:
     atomic_text_write(path, json_text(data))
 
 
-def json_text(data: Any) -> str:
-    """`data` as strict JSON for people and programs: one line for each entry of the two outer levels."""
-    if not isinstance(data, dict) or not data:
-        return _dumps(data) + "\n"
-    entries = []
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            inner = ",\n".join([f"    {_dumps(str(name))}: {_dumps(item)}" for name, item in value.items()])
-            entries.append(f"  {_dumps(str(key))}: {{\n{inner}\n  }}")
-        else:
-            entries.append(f"  {_dumps(str(key))}: {_dumps(value)}")
-    return "{\n" + ",\n".join(entries) + "\n}\n"
-
-
-def _dumps(value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError):
-        return json.dumps(strict(value), allow_nan=False, default=str)
-
-
-def atomic_text_write(
-    path: AnyPath, text: str, *, unless: Callable[[], bool] | None = None
-) -> tuple[int, int, int] | None:
-    """Replace the file `path` by `text` as UTF-8, as `atomic_json_write` does.
-
-    `unless` is asked at the last moment: if it says true nothing is replaced, and None comes back. Otherwise the
-    new file's (inode, mtime in nanoseconds, size) comes back.
-    """
-    real = Path(path).resolve()  # a link stays a link
-    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
-    # The umask makes the mode of a new file; tempfile.mkstemp would leave it readable by its owner only.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            keep_access(real, descriptor)
-            file.write(text.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(descriptor)
-            state = os.fstat(descriptor)
-        if unless is not None and unless():
-            temporary.unlink()
-            return None
-        temporary.replace(real)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return state.st_ino, state.st_mtime_ns, state.st_size
-
-
-def keep_access(old: Path, descriptor: int) -> None:
-    """Give the open file `descriptor` the group and mode of the file `old`, if there is one, as far as permitted."""
-    try:
-        before = old.stat()
-    except OSError:
-        return
-    if os.fstat(descriptor).st_gid != before.st_gid:
-        with contextlib.suppress(OSError):
-            os.fchown(descriptor, -1, before.st_gid)
-    with contextlib.suppress(OSError):
-        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-
-
-def touch_heartbeat(run_dir: AnyPath) -> None:
-    """Make the heartbeat of `run_dir` as young as the present; it is made where it is missing.
-
-    Raises OSError where the directory is gone or read-only.
-    """
-    path = heartbeat_path(run_dir)
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        path.touch()
+def atomic_text_write(path: AnyPath, text: str) -> None:
+    """Replace the file `path` by `text`."""
+    replace_file(path, text)
 
 
 def heartbeat_mtime(run_dir: AnyPath) -> float | None:
@@ -292,7 +466,7 @@ def heartbeat_mtime(run_dir: AnyPath) -> float | None:
         return None
 
 
-def is_alive(run_dir: AnyPath, timeout_s: float = TIMEOUT_S, *, now: float | None = None) -> bool:
+def is_alive(run_dir: AnyPath, timeout_s: float = HEARTBEAT_TIMEOUT, *, now: float | None = None) -> bool:
     """Whether a process is (as far as anyone can tell) at work on `run_dir`.
 
     A terminal status wins over any heartbeat; else the heartbeat must be at most `timeout_s` old at `now`. A sidecar

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from logger.files import replace_file
 from logger.sidecar import (
     SCHEMA_VERSION,
     SidecarError,
@@ -90,9 +91,10 @@ class SidecarFile:
             self._take_over()
             self.data.update(ours)
             last = attempt == _TRIES - 1
-            state = atomic_text_write(self.path, json_text(self.data), unless=None if last else self._edited)
+            confirm = None if last else lambda _: self._state() == self._seen
+            state = replace_file(self.path, json_text(self.data), confirm=confirm)
             if state is not None:
-                self._seen = state
+                self._seen = state.st_ino, state.st_mtime_ns, state.st_size
                 return
 
     def _take_over(self) -> None:
@@ -115,9 +117,6 @@ class SidecarFile:
         for session in others if isinstance(others, list) else ():
             if isinstance(session, dict) and session.get("id") not in known:
                 self.data.setdefault("sessions", []).append(session)
-
-    def _edited(self) -> bool:
-        return self._state() != self._seen
 
     def _state(self) -> tuple[int, int, int] | None:
         try:

@@ -1,6 +1,6 @@
-"""What goes into a run directory as plain values: hyperparameters flattened, metrics as numbers.
+"""Turn whatever a training logs into plain values: hyperparameters into flat keys, metrics into numbers.
 
-Free of torch and lightning, and of numpy: their values are known by what they can do (`item`, `tolist`).
+Free of torch, lightning and numpy: their values are recognized by what they offer (`item`, `tolist`, `ndim`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
 __all__ = [
+    "ClassName",
     "Flat",
     "Number",
     "Plain",
@@ -31,23 +32,29 @@ __all__ = [
 ]
 
 Plain: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
-"""What both YAML and (but for non-finite numbers) JSON can hold."""
+"""A value that both YAML and JSON can hold (JSON with non-finite numbers as texts)."""
 
 Number: TypeAlias = bool | int | float
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_DEPTH = 32
-_HUGE = 1 << 1023
-"""Whole numbers beyond this are infinite to every reader, as no float holds them."""
+_MAX_DEPTH = 32
+_FLOAT_RANGE = 1 << 1023
+"""Whole numbers beyond this magnitude are infinite, because no float holds them."""
+
+
+class ClassName(str):
+    """The name of a Python class, in place of an object of that class that cannot be read from a YAML file."""
+
+    __slots__ = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flat:
     """Hyperparameters with dotted keys, in their order.
 
-    Values are scalars, lists, or empty dicts. `renamed` are the keys that were taken already, with the key
-    they got instead: `{"a": {"b": 1}, "a.b": 2}` gives `a.b` and `a.b_2`.
+    Values are scalars, lists, or empty dicts. `renamed` lists keys that were taken already, with the key used instead:
+    `{"a": {"b": 1}, "a.b": 2}` gives `a.b` and `a.b_2`.
     """
 
     values: dict[str, Plain]
@@ -55,22 +62,21 @@ class Flat:
 
 
 def plain(value: object) -> Plain:
-    """`value` as bools, ints, floats, strings, None, lists and dicts, whatever it was.
+    """Return `value` as bools, ints, floats, strings, None, lists and dicts.
 
-    Mappings, namespaces, dataclasses, OmegaConf containers, named tuples, attrs and pydantic objects become dicts;
-    sequences and sets become lists; enums their name (those that are strings or numbers their value); zero-dimensional arrays and tensors
-    Python numbers. Anything else becomes its string, without memory addresses, so that a second start
-    writes the same. What contains itself is cut off with the string `...`.
+    Mappings, namespaces, dataclasses, OmegaConf containers, named tuples, attrs and pydantic objects become dicts. Sequences and
+    sets become lists, enums their name (an enum of strings or numbers its value), zero-dimensional arrays and tensors
+    Python numbers. Anything else becomes its string without memory addresses, so that a second start
+    writes the same. A container within itself becomes the string `...`.
     """
     return _plain(value, ())
 
 
 def flatten(params: object) -> Flat:
-    """Hyperparameters of any kind with flat, dotted keys.
+    """Return hyperparameters of any kind with flat, dotted keys.
 
-    Empty dicts and lists are kept as values, and so are lists. Two keys that become one are both kept: the
-    later gets `_2` (`_3`, ...) and stands in `renamed`. An object that is neither a mapping nor anything like one
-    contributes its attributes.
+    Lists, empty lists and empty dicts stay values. If two keys become one, the later gets `_2` (`_3`, ...) and is listed in
+    `renamed`. An object that is neither a mapping nor similar to one contributes its attributes.
     """
     tree = plain(params)
     if not isinstance(tree, dict):
@@ -80,7 +86,7 @@ def flatten(params: object) -> Flat:
     values: dict[str, Plain] = {}
     renamed: list[tuple[str, str]] = []
     for key, value in _leaves(tree, ""):
-        free = _free(key, values)
+        free = _free_key(key, values)
         if free != key:
             renamed.append((key, free))
         values[free] = value
@@ -88,33 +94,33 @@ def flatten(params: object) -> Flat:
 
 
 def param_scalar(value: Plain) -> bool | int | float | str | None:
-    """A flat hyperparameter as one scalar: lists and empty dicts become their JSON text."""
+    """Return a flat hyperparameter as one scalar: lists and empty dicts become JSON text."""
     return json.dumps(strict(value), ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind of value
-    """The Python number that a metric's value is, or None if it is not a scalar (text, arrays, None, complex).
+def number(value: object) -> Number | None:  # noqa: PLR0911 - one return per kind of value
+    """Return a metric's value as a Python number, or None if it is no scalar (text, None, complex, larger arrays).
 
-    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction. Whole numbers that no
-    float holds are infinite.
+    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction. Whole numbers too large for
+    a float become infinite.
     """
     kind = type(value)
-    if kind is float or kind is bool or (kind is int and -_HUGE < value < _HUGE):  # type: ignore[operator]
+    if kind is float or kind is bool or (kind is int and -_FLOAT_RANGE < value < _FLOAT_RANGE):  # type: ignore[operator]
         return value  # type: ignore[return-value]
     if isinstance(value, str | bytes) or value is None:
         return None
     item = getattr(value, "item", None)
     if item is not None and callable(item):
         try:
-            held = item() if getattr(value, "size", 1) != 0 else None
+            scalar = item() if getattr(value, "size", 1) != 0 else None
         except (ValueError, RuntimeError, TypeError):
             return None  # more than one element
-        if type(held) is not kind:  # as of numpy's longdouble, which Python has no other number for
-            return number(held)
+        if type(scalar) is not kind:  # numpy's longdouble gives itself: Python has no such number
+            return number(scalar)
     try:
         if isinstance(value, numbers.Integral):
             whole = int(value)
-            if -_HUGE < whole < _HUGE:
+            if -_FLOAT_RANGE < whole < _FLOAT_RANGE:
                 return whole
             return math.inf if whole > 0 else -math.inf
         return float(value) if isinstance(value, numbers.Real) or type(value).__name__ == "Decimal" else None  # type: ignore[arg-type]
@@ -123,7 +129,7 @@ def number(value: object) -> Number | None:  # noqa: PLR0911 - one return a kind
 
 
 def cell_number(cell: str) -> int | float | None:
-    """The number that readers find in a cell of metrics.csv (`True` is 1, `False` is 0); None for text."""
+    """Return the number that readers find in a cell of metrics.csv (`True` is 1, `False` is 0), or None for text."""
     if cell.isdecimal() and len(cell) < 300:
         return int(cell)
     if cell in ("True", "False"):
@@ -135,7 +141,7 @@ def cell_number(cell: str) -> int | float | None:
 
 
 def cell_text(value: object) -> str:
-    """What Lightning writes for a value that is no scalar; never raises."""
+    """Return the text of a value that is no scalar, as Lightning writes it; never raises."""
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - a value that cannot be printed must not end a training
@@ -143,7 +149,7 @@ def cell_text(value: object) -> str:
 
 
 def strict(value: Any) -> Any:
-    """`value` (plain) with non-finite floats as the strings NaN, Infinity and -Infinity, which strict JSON can hold."""
+    """Return a plain value with non-finite floats as the strings NaN, Infinity and -Infinity, as strict JSON needs."""
     if isinstance(value, float):
         if math.isfinite(value):
             return value
@@ -156,14 +162,14 @@ def strict(value: Any) -> Any:
 
 
 def restore_number(value: Any) -> Any:
-    """The number that `strict` wrote as a string; anything else as it is."""
+    """Return the number that `strict` wrote as a string, and any other value as it is."""
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _plain(value: object, seen: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one return a kind of value
-    if value is None or type(value) in (bool, int, float, str):
+def _plain(value: object, seen: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one return per kind of value
+    if value is None or type(value) in (bool, int, float, str, ClassName):
         return value  # type: ignore[return-value]
-    if id(value) in seen or len(seen) > _DEPTH:
+    if id(value) in seen or len(seen) > _MAX_DEPTH:
         return "..."
     inner = (*seen, id(value))
     if type(value).__module__.startswith("omegaconf."):
@@ -189,12 +195,12 @@ def _plain(value: object, seen: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - on
 def _plain_dict(mapping: Mapping[Any, Any], seen: tuple[int, ...]) -> dict[str, Plain]:
     result: dict[str, Plain] = {}
     for key, value in mapping.items():
-        result[_free(_key(key), result)] = _plain(value, seen)
+        result[_free_key(_key(key), result)] = _plain(value, seen)
     return result
 
 
-def _as_mapping(value: object) -> Mapping[Any, Any] | None:  # noqa: PLR0911 - one return a kind of value
-    """`value` as a mapping, if it is one or is made like one."""
+def _as_mapping(value: object) -> Mapping[Any, Any] | None:  # noqa: PLR0911 - one return per kind of value
+    """Return `value` as a mapping if it is one or resembles one, else None."""
     kind = type(value)
     if isinstance(value, Mapping):
         return value
@@ -214,7 +220,7 @@ def _as_mapping(value: object) -> Mapping[Any, Any] | None:  # noqa: PLR0911 - o
 
 
 def _omegaconf(value: object) -> object:
-    """An OmegaConf container as dict or list, its interpolations resolved; unresolved where one cannot be."""
+    """Return an OmegaConf container as dict or list, with its interpolations resolved if all of them can be."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -233,7 +239,7 @@ def _key(key: object) -> str:
 
 
 def _text(value: object) -> str:
-    """The string of what has no plain form; functions and classes by their full name."""
+    """Return the string of an object that has no plain form; of functions and classes their full name."""
     if isinstance(value, type | FunctionType | MethodType):
         return f"{value.__module__}.{value.__qualname__}"
     try:
@@ -243,7 +249,7 @@ def _text(value: object) -> str:
 
 
 def _order(value: Plain) -> tuple[str, Any]:
-    """Sets in an order that is the same in every process: numbers by value, the rest by their text."""
+    """Return a sort key that orders a set alike in every process: numbers by value, the rest by their text."""
     return (
         ("", value) if isinstance(value, int | float) and not math.isnan(value) else (type(value).__name__, str(value))
     )
@@ -259,8 +265,8 @@ def _leaves(tree: Mapping[str, Plain], prefix: str) -> list[tuple[str, Plain]]:
     return found
 
 
-def _free(key: str, taken: Mapping[str, object]) -> str:
-    """`key`, or the first of key_2, key_3, ... that is not taken."""
+def _free_key(key: str, taken: Mapping[str, object]) -> str:
+    """Return `key`, or the first of key_2, key_3, ... that is not taken."""
     free, count = key, 1
     while free in taken:
         count += 1

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent.parent
 
+FORMAT = {"logger.files", "logger.hparams", "logger.sidecar", "logger.values"}
+
 WORDS = {
     "bridge.model",
     "bridge.cursor",
@@ -45,13 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.interrupts": set(),
     "bridge.sync.wire": set(),
     "bridge.sync.cluster": {*WORDS, "bridge.sync.workers"},
-    "bridge.rundir": {*WORDS, "logger.files", "logger.sidecar", "logger.values"},
-    "bridge.registry": {*WORDS, "bridge.rundir", "logger.sidecar", "logger.values"},
+    "bridge.rundir": {*WORDS, *FORMAT},
+    "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
     "bridge.exporters": {*WORDS, "bridge.redaction"},
     "bridge.exporters.mlflow": {*WORDS, "bridge.redaction", "bridge.exporters"},
     "bridge.exporters.tensorboard": {*WORDS, "bridge.redaction", "bridge.exporters"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
-    "bridge.demo": {*WORDS, "logger.sidecar", "logger.values"},
+    "bridge.demo": {*WORDS, *FORMAT},
     "bridge.sync": {
         *WORDS,
         "bridge.rundir",

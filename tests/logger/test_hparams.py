@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from lightning.fabric.utilities.data import AttributeDict
 
 from bridge.rundir import read_run
-from logger.hparams import Hparams
+from logger.hparams import Hparams, load_yaml
 from logger.opened import open_run
 from logger.settings import Settings
 from logger.troubles import RegistryLoggerWarning
+from logger.values import ClassName
 from tests.logger.rows import sidecar
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from logger.run_writer import RunWriter
 
 
@@ -83,7 +90,83 @@ def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
     assert sidecar(tmp_path)["hparams"] == {"lr": 0.1, "net.depth": 4, "inf": "Infinity", "mine": 1, "z": 0}
 
 
-@pytest.mark.parametrize("text", ["a: !!timestamp foo\n", "a: !!bool maybe\n", 'a: !!int ""\n', "? [a]\n: 1\n"])
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("a: !!timestamp foo\nb: 1\n", {"a": "foo", "b": 1}),
+        ("a: !!bool maybe\nb: !!int ''\n", {"a": "maybe", "b": ""}),
+        (f"a: {'9' * 5000}\nb: 1\n", {"a": "9" * 5000, "b": 1}),
+    ],
+)
+def test_a_value_that_does_not_fit_its_tag_is_its_text(text: str, params: dict[str, Any]) -> None:
+    """One odd value costs nothing, neither itself nor the values beside it."""
+    assert load_yaml(text) == params
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Options:
+    lr: float = 0.1
+
+
+class AttrDict(dict):  # type: ignore[type-arg]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.__dict__ = self
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Namespace(a=1, b=Namespace(c=2)), {"a": 1, "b": {"c": 2}}),
+        (AttrDict({"a": AttrDict({"b": 1})}), {"a": {"b": 1}}),
+        (AttributeDict(a=1), {"a": 1}),
+        (OrderedDict(a=1, b=2), {"a": 1, "b": 2}),
+        (defaultdict(int, {"a": 1}), {"a": 1}),
+        (Options(lr=0.2), {"lr": 0.2}),
+        (Color.RED, "red"),
+        (Path("/data/x"), "/data/x"),
+        (Path("a/b"), "a/b"),
+        (torch.device("cuda:0"), "cuda:0"),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.5), 0.5),
+        (np.int64(-7), -7),
+        (np.bool_(True), True),
+        ((1, (2, 3)), [1, [2, 3]]),
+        ({2, 1}, [1, 2]),
+        (torch.nn.functional.relu, "torch.nn.functional.relu"),
+        (torch.nn.ReLU, "torch.nn.modules.activation.ReLU"),
+        ([Path("x"), Namespace(q=1)], ["x", {"q": 1}]),
+        (torch.nn.Linear(2, 2), ClassName("torch.nn.modules.linear.Linear")),
+        (np.arange(3), ClassName("numpy.ndarray")),
+    ],
+)
+def test_python_objects_are_read_as_their_content(value: Any, expected: Any) -> None:
+    """Lightning's CSVLogger writes Python objects; what has no plain content is the name of its class."""
+    found = load_yaml(yaml.dump({"value": value, "beside": 1}))
+    assert isinstance(found, dict)
+    assert found == {"value": expected, "beside": 1}
+    assert type(found["value"]) is type(expected)
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    """A file that asks for a call gets none."""
+    load_yaml(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    load_yaml(f"a: !!python/object/new:os.mkdir {{args: ['{tmp_path}/made']}}\n")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_short_file_cannot_fill_the_memory() -> None:
+    """An alias counts as often as it is used."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    with pytest.raises(ValueError, match="more than 1,000,000 values"):
+        load_yaml("\n".join(lines))
+
+
+@pytest.mark.parametrize("text", ["a: [", "? [a]\n: 1\n", "a: \0\n"])
 def test_a_yaml_that_no_loader_takes_is_kept_aside(tmp_path: Path, text: str) -> None:
     """Whatever an earlier hparams.yaml holds, a start goes on, says so, and keeps the file."""
     (tmp_path / "hparams.yaml").write_text(text)

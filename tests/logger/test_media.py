@@ -123,9 +123,9 @@ def test_a_figure_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 6), (4, 8, 6, 3), (1, 4, 3, 8, 6), (4, 8, 6)])
-def test_arrays_become_moving_pictures(content: tuple[int, ...]) -> None:
+def test_arrays_become_moving_pictures(shape: tuple[int, ...]) -> None:
     """Frames, channels, height and width become an animated GIF with as many frames and the asked speed."""
-    video = np.zeros(content, np.uint8)
+    video = np.zeros(shape, np.uint8)
     frames = video[0] if video.ndim == 5 else video
     frames[...] = np.arange(4).reshape(4, *[1] * (frames.ndim - 1)) * 60
     encoded = encode_video(video, fps=10, format=None)

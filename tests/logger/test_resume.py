@@ -174,7 +174,7 @@ def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
     writer = start(tmp_path, "first")
     writer.log_metrics({"a": 2.0}, None)
     writer.finalize("completed")
-    assert sidecar(tmp_path)["hparams"] == {"lr": 0.1, "kind": [[["a", 1]]]}
+    assert sidecar(tmp_path)["hparams"] == {"lr": 0.1, "kind.a": 1}
     assert [row["step"] for row in read_rows(tmp_path)] == ["4", "5"]
 
 

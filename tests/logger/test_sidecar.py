@@ -125,7 +125,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "a.json"
     atomic_json_write(path, {"a": 1})
     with pytest.raises(RecursionError):
-        atomic_json_write(path, _endless())
+        atomic_json_write(path, {"a": _endless()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 

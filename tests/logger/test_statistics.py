@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from bridge.rundir import read_run, read_series, read_summary
 from bridge.sync import truth
 from logger.opened import open_run
 from logger.settings import Settings
-from logger.stats import MetricStats
+from logger.sidecar import MetricStats
 from tests.logger.rows import read_rows, sidecar, summary, without_time
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...
     for step, value in enumerate(values):
         stats.add(value, step)
     names = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
-    assert repr(stats.as_dict()) == repr(dict(zip(names, expected, strict=True)))
+    assert repr(msgspec.structs.asdict(stats)) == repr(dict(zip(names, expected, strict=True)))
 
 
 def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
