@@ -45,6 +45,7 @@ class Cursor:
     `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
     keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them.
     `extra` is what else an exporter keeps (JSON values).
+    `replacing` is the step at and after which the target's points are not complete: it holds some of them or none.
     `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
     """
 
@@ -71,6 +72,7 @@ class Cursor:
     content: Mapping[str, Any] = field(default_factory=dict)
     sent: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    replacing: int | None = None
     complete: bool = True
 
     def __post_init__(self) -> None:

@@ -248,6 +248,9 @@ class Delta:
     `blocks` are the points to add, `media` likewise; `removed` are points that the target holds and that
     no longer count (only for a target that can remove points, only with `kind` REWIND), `removed_media` likewise.
     `bests` are all points that count up to `after`, in row order, of those metrics of the option `best` that lose some.
+    `replace_from`, in a REWIND for a target that replaces points: the target deletes all its points at or after this step
+    and inserts `blocks`, which then hold every point at or after this step that counts up to `after`. With `more` they hold
+    only those of the lowest steps, and `after.replacing` is the step from which the next delta goes on.
     `reason` says, for a person, why the kind is REWIND or CHANGED (with file and line where known).
     `more` is true where a limit cut the delta short: the next one starts at `after`.
     `metrics` are the names of all metrics seen up to `after`, in the order of their first appearance (row, then name).
@@ -263,6 +266,7 @@ class Delta:
     blocks: tuple[Block, ...] = ()
     media: tuple[MediaEvent, ...] = ()
     removed: Points | None = None
+    replace_from: int | None = None
     bests: tuple[Block, ...] = ()
     removed_media: tuple[MediaEvent, ...] = ()
     reason: str = ""

@@ -95,6 +95,12 @@ def cut(box: Box, before: Cursor) -> None:
 
 def remove(box: Box, delta: Delta, capabilities: Capabilities) -> None:
     """Take out the points and media that a delta names; TargetRefusedError where that is no ability."""
+    if delta.replace_from is not None:
+        if not capabilities.replaces_points:
+            raise TargetRefusedError("A delta asks to replace points, which this target cannot do.")
+        for name, columns in list(box.points.items()):
+            kept = columns[1] < delta.replace_from
+            box.points[name] = tuple(column[kept] for column in columns)
     if delta.removed is not None and len(delta.removed):
         if not capabilities.removes_points:
             raise TargetRefusedError("A delta asks for the removal of points, which this target cannot do.")

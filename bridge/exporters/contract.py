@@ -88,6 +88,7 @@ class Capabilities:
 
     `ordered_steps`: a series must have strictly increasing steps, so any rewind is a rebuild.
     `removes_points`: superseded points can be removed, so a rewind is no rebuild.
+    `replaces_points`: all points from a step on can be replaced, so a rewind is no rebuild (`Delta.replace_from`).
     `removes_media`: the same for pictures.
     `holds_back`: rows that may still be superseded are better not sent yet (points cannot be taken back).
     `single_writer`: one process at a time may apply; reading and encoding go on in others.
@@ -104,6 +105,7 @@ class Capabilities:
     ordered_steps: bool = False
     removes_points: bool = False
     removes_media: bool = False
+    replaces_points: bool = False
     holds_back: bool = False
     single_writer: bool = False
     threads: bool = False

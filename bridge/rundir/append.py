@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.cursor import Cursor
 from bridge.model import Delta, DeltaKind
-from bridge.rundir.conflicts import Settled, settle
+from bridge.rundir.conflicts import Settled, replacement, settle
 from bridge.rundir.csv_rows import opened
 from bridge.rundir.media import MediaDelta, read_media
 from bridge.rundir.place import begin
@@ -44,13 +44,15 @@ def append(run: Run, cursor: Cursor | None, content: ContentOptions, wanted: Rea
         if wanted.hold_back:
             hold_back(portion, run, first)
         settled = _take(table, reading, portion.rows, cursor, ordered=wanted.ordered)
+        if wanted.replaces:
+            settled = _replaced(table, reading, settled, cursor)
         after = reading.cursor(table, first_line=begun.first_line, before=cursor)
         notices = reading.notices(table)
         stat = (0, 0) if portion.held or portion.more else table.stat
     delta = Delta(
         run=run,
         kind=DeltaKind.NEW if cursor is None else DeltaKind.APPEND if reading.rows > first else DeltaKind.SAME,
-        after=after.with_(stat=None),
+        after=after.with_(stat=None, replacing=None),
         before=cursor,
         blocks=without_texts(settled.blocks),
         more=portion.more,
@@ -94,11 +96,23 @@ def _take(table: Table, reading: Reading, portion: Sequence[Rows], cursor: Curso
     return settle(table, reading, before, portion, blocks, ordered=ordered)
 
 
+def _replaced(table: Table, reading: Reading, settled: Settled, cursor: Cursor | None) -> Settled:
+    """Return `settled` as a target takes it that replaces points from a step on."""
+    steps = [] if not settled.reason or settled.low is None else [settled.low]
+    if cursor is not None and cursor.replacing is not None:
+        steps.append(cursor.replacing)
+    if not steps or (settled.reason and settled.low is None):
+        return settled
+    reason = settled.reason or "an earlier export was stopped while it replaced points"
+    return Settled(replacement(table, reading, min(steps)), reason, low=min(steps))
+
+
 def _with_media(delta: Delta, settled: Settled, stat: tuple[int, int]) -> Delta:
     """`delta` with its kind settled and, where it is the last one, with the media."""
     if settled.reason:
-        kind = DeltaKind.CHANGED if settled.removed is None else DeltaKind.REWIND
+        kind = DeltaKind.CHANGED if settled.removed is None and settled.low is None else DeltaKind.REWIND
         delta = replace(delta, kind=kind, reason=settled.reason, removed=settled.removed, bests=settled.bests)
+        delta = replace(delta, replace_from=settled.low if settled.removed is None else None)
         if kind is DeltaKind.CHANGED and delta.before is not None:
             return replace(delta, blocks=(), bests=(), after=delta.before, more=False, remember=None)
     if delta.more:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.rundir.rows import Rows
     from bridge.rundir.series_state import SeriesState
 
-__all__ = ["Settled", "settle"]
+__all__ = ["Settled", "replacement", "settle"]
 
 MOST_EARLIER = 4_000_000
 """Earlier points at the steps in question that are held in memory; where there are more the target is made anew."""
@@ -32,13 +32,14 @@ class Settled:
     """The new points in their order. `reason` is empty where they only add to what is there.
 
     `removed` are earlier points that no longer count, None where there were too many to name them; `bests` is as in
-    a delta.
+    a delta. `low` is the least step whose points changed.
     """
 
     blocks: Sequence[Block]
     reason: str = ""
     removed: Points | None = None
     bests: tuple[Block, ...] = ()
+    low: int | None = None
 
 
 def settle(
@@ -75,7 +76,33 @@ def settle(
     bests = () if ordered or not losing else _whole(table, reading, first, blocks, sorted(losing))
     if bests is None:
         return Settled((), reason=_reason(table, reading, touched, portion, 0))
-    return Settled(new, _reason(table, reading, touched, portion, len(removed)), numbers, bests)
+    steps_new = [
+        block.step[block.present[line] & (block.step <= touched[name])]
+        for block in new
+        for line, name in enumerate(block.names)
+        if name in touched
+    ]
+    low = int(np.concatenate([numbers.step, *steps_new]).min()) if len(numbers) or steps_new else None
+    return Settled(new, _reason(table, reading, touched, portion, len(removed)), numbers, bests, low)
+
+
+def replacement(table: Table, reading: Reading, low: int) -> list[Block]:
+    """Return all points of the rows that `reading` has taken which count at step `low` or later."""
+    found: list[Block] = []
+    again = Reading.begin(reading.run, reading.content)
+    again.estimate = reading.estimate
+    layout = table.layout()
+    assert layout is not None
+    for piece in table.rows(layout[0], layout[0].end, 0):
+        taken = again.take(piece.head(min(len(piece), reading.rows - piece.first)), drop=False)
+        taken.present &= taken.step >= low
+        block = again.block(taken)
+        if block is not None:
+            found.append(block)
+        if again.rows >= reading.rows:
+            break
+    lows = dict.fromkeys((name for block in found for name in block.names), low)
+    return list(resolved(lambda: iter(found), lows, ordered=False))
 
 
 def _steps(blocks: Sequence[Block], name: str, last: int) -> NDArray[np.int64]:

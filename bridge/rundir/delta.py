@@ -43,7 +43,7 @@ def read_delta(run: Run, cursor: Cursor | None, content: ContentOptions, wanted:
         reason = _outdated(cursor, content)
         if reason:
             return Delta(run=run, kind=DeltaKind.CHANGED, after=cursor, before=cursor, reason=reason)
-        if cursor.stat == stat:
+        if cursor.stat == stat and cursor.replacing is None:
             after = cursor.with_(path=str(run.path))
             return Delta(run=run, kind=DeltaKind.SAME, after=after, before=cursor)
     seen: Changed | None = None

@@ -187,7 +187,7 @@ class Replay:
 
     def _begin_new(self) -> Step:
         self._action = Action.NEW
-        if self.exporter.capabilities.removes_points:
+        if self.exporter.capabilities.removes_points or self.exporter.capabilities.replaces_points:
             return self._reading(None)
         # A rewind would make this target anew, so the whole file is looked at before the first point is sent.
         try:
@@ -277,6 +277,7 @@ def wanted_by(capabilities: Capabilities) -> ReadOptions:
     return ReadOptions(
         ordered=capabilities.ordered_steps,
         removals=capabilities.removes_points,
+        replaces=capabilities.replaces_points,
         hold_back=capabilities.holds_back,
         limit=capabilities.points_a_delta,
     )
@@ -294,4 +295,4 @@ def _needs_rebuild(delta: Delta, capabilities: Capabilities) -> bool:
         return False
     if delta.removed_media and not capabilities.removes_media:
         return True
-    return not capabilities.removes_points
+    return not (capabilities.removes_points or capabilities.replaces_points)

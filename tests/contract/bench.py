@@ -58,6 +58,7 @@ class Bench:
         return ReadOptions(
             ordered=capabilities.ordered_steps,
             removals=capabilities.removes_points,
+            replaces=capabilities.replaces_points,
             hold_back=capabilities.holds_back,
             limit=capabilities.points_a_delta,
         )

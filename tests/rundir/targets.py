@@ -47,7 +47,7 @@ class Target:
             delta = read_delta(run, self.cursor, self.content, self.wanted)
             self.kinds.append(delta.kind)
             changed = delta.kind is DeltaKind.CHANGED
-            if changed or (delta.kind is DeltaKind.REWIND and not self.wanted.removals):
+            if changed or (delta.kind is DeltaKind.REWIND and not (self.wanted.removals or self.wanted.replaces)):
                 self.rebuild(path)
                 return
             self.apply(delta)
@@ -70,6 +70,8 @@ class Target:
             gone = delta.removed
             for name, step, time, value in zip(gone.name, gone.step, gone.time, gone.value, strict=True):
                 self.points[gone.names[name], int(step)].remove((float(time), shown(float(value))))
+        if delta.replace_from is not None:
+            self.points = {key: held for key, held in self.points.items() if key[1] < delta.replace_from}
         new = events_of([delta])
         self.events += new
         for _, step, time, values in new:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.model import DeltaKind
 from bridge.rundir import delta as delta_module
 from bridge.rundir.wanted import ReadOptions
 from tests.run_dirs import CREATED_S, write_sidecar
@@ -109,19 +110,20 @@ def test_an_ordered_target_ends_as_one_clean_read(
 
 
 @quick
-@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.booleans())
+@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.sampled_from(["rebuilds", "removals", "replaces"]))
 def test_an_unordered_target_ends_as_one_clean_read(
-    history: tuple[list[Row], list[int], int], limit: int, tails: bool, removals: bool
+    history: tuple[list[Row], list[int], int], limit: int, tails: bool, how: str
 ) -> None:
-    """A target that takes lower steps ends with the points of one clean read, with and without removing any."""
+    """A target that takes lower steps ends with the points of one clean read, whether it is rebuilt, removes or replaces."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
-        target = Target(ReadOptions(removals=removals, limit=limit), tails=tails)
+        wanted = ReadOptions(removals=how == "removals", replaces=how == "replaces", limit=limit)
+        target = Target(wanted, tails=tails)
         grow(path, rows, cuts, seed, target)
     clean = without_texts(events(rows, ordered=False), rows)
     assert target.held() == points_of(clean)
-    if not target.rebuilds and not any(delta.removed for delta in target.deltas):
+    if not target.rebuilds and not any(delta.kind is DeltaKind.REWIND for delta in target.deltas):
         assert target.events == clean
 
 
@@ -134,7 +136,12 @@ def test_thousands_of_histories(
 ) -> None:
     """Ordered, unordered and removing targets that share a history all end as one clean read, cursors included."""
     rows, cuts, seed = history
-    wanted = [ReadOptions(ordered=True, limit=limit), ReadOptions(limit=limit), ReadOptions(removals=True, limit=limit)]
+    wanted = [
+        ReadOptions(ordered=True, limit=limit),
+        ReadOptions(limit=limit),
+        ReadOptions(removals=True, limit=limit),
+        ReadOptions(replaces=True, limit=limit),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
         targets = [Target(each, tails=tails, budget=budget) for each in wanted]
