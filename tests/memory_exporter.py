@@ -22,7 +22,7 @@ from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Applied, Capabilities, TargetContent, TargetState
 from bridge.model import DeltaKind, Notice, NoticeKind, Series, Status
-from bridge.redaction import Redaction
+from bridge.secrets import Redaction
 from tests.memory_exporter_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bridge.model import Status
+from bridge.secrets import Redaction
 from bridge.sync.compare import is_beginning, time_tolerance
-from bridge.sync.truth_secrets import Secrets
 from bridge.sync.verdicts import Difference, Findings, Verdict
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class FactsCheck:
     def _tags(self) -> None:
         if self.held.tags is None or self._is_skipped("tags"):
             return
-        secrets = Secrets(self.content.redact)
+        secrets = Redaction(self.content.redact)
         expected, found = ({secrets.tag(tag) for tag in tags} for tags in (self.facts.tags, self.held.tags))
         if expected != found:
             self._differs("tags", ", ".join(sorted(expected)), ", ".join(sorted(found)))
@@ -138,7 +138,7 @@ class FactsCheck:
         return compared
 
     def _param(self, key: str, said: Scalar, found: Scalar, *, is_cut: bool) -> None:
-        secrets = Secrets(self.content.redact)
+        secrets = Redaction(self.content.redact)
         expected = secrets.value(key, said)
         if _is_same(expected, found) or (is_cut and is_beginning(str(found), str(expected))):
             return

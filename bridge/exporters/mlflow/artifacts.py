@@ -9,10 +9,9 @@ from bridge.exporters.mlflow.checkpoints import CHECKPOINTS_FILE, checkpoint_fil
 from bridge.exporters.mlflow.facts import digest
 from bridge.exporters.mlflow.names import renamed
 from bridge.exporters.mlflow.notes import NOTES_FILE
-from bridge.exporters.mlflow.redact import masked_json, masked_yaml
 from bridge.exporters.mlflow.stage import read_safely
 from bridge.model import Notice, NoticeKind
-from bridge.redaction import Redaction
+from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +146,7 @@ def _stage_one(stage: Stage, name: str, file: RunFile, redaction: Redaction) -> 
     data = read_safely(file, limit=_MASKED_LIMIT)
     if data is None:
         return Notice(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file")
-    masked = masked_yaml(data, redaction) if name.endswith(".yaml") else masked_json(data, redaction)
+    masked = redaction.yaml_file(data) if name.endswith(".yaml") else redaction.json_file(data)
     if not masked and data:
         return Notice(NoticeKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     stage.add(name, masked)

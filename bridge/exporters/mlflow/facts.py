@@ -16,7 +16,7 @@ from bridge.exporters.mlflow.people import listed, people_losses, people_tags
 from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
 from bridge.exporters.mlflow.tags import cut_tag, own_tags, slurm_keys, tells_of_sessions
 from bridge.model import Notice, NoticeKind
-from bridge.redaction import MASK, Redaction
+from bridge.secrets import MASK, Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from bridge.exporters.mlflow.names import clean, keys_of, renamed, storable
 from bridge.model import Notice, NoticeKind
-from bridge.redaction import MASK
+from bridge.secrets import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bridge.cursor import ContentOptions
     from bridge.model import Run
-    from bridge.redaction import Redaction
+    from bridge.secrets import Redaction
 
 __all__ = ["PARAM_LIMIT", "Params", "params_of", "volatile_tag"]
 

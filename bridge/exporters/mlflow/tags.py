@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bridge.model import Run, Session
-    from bridge.redaction import Redaction
+    from bridge.secrets import Redaction
 
 __all__ = [
     "TAG_LIMIT",

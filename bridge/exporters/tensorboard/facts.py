@@ -16,7 +16,7 @@ from bridge.exporters.tensorboard import protos
 from bridge.exporters.tensorboard.records import version_record
 from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
 from bridge.model import Notice, NoticeKind, Status
-from bridge.redaction import Redaction
+from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -1,0 +1,273 @@
+"""Secrets are masked by their keys in every form that a run has them in, and in addresses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.options import ContentOptions
+from bridge.secrets import Redaction, hide, hide_uri
+
+REDACTION = Redaction(ContentOptions().redact)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see postgresql://ada:x@host/d", "see postgresql://***@host/d"),
+        ("http://token@host/a http://host/b@c", "http://***@host/a http://host/b@c"),
+        ("'http://ada:p@ss/w0rd@host'", "'http://***@host'"),
+        ("http://host/x,postgresql://ada:x@h/d", "http://host/x,postgresql://***@h/d"),
+        ("http://host/?a=1&api_key=x&b=2", "http://host/?a=1&api_key=***&b=2"),
+        ("mail ada@host", "mail ada@host"),
+    ],
+)
+def test_credentials_in_addresses_are_masked(text: str, shown: str) -> None:
+    """The user, the password and a secret in the query are masked; the host and other text stay."""
+    assert hide(text) == shown
+
+
+@pytest.mark.parametrize("uri", ["postgresql://ada:it's my \"word@host/d", "ada:word@host/d", "://ada:word@host/d"])
+def test_a_single_address_is_masked_whatever_is_in_it(uri: str) -> None:
+    """Blanks, quotes and a missing scheme do not let a password through."""
+    assert hide_uri(uri).endswith("***@host/d")
+    assert "word" not in hide_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "DB_PASSWORD", "api-key", "x-Api_Key", "model.apikey", "credentials.user", "auth-token"]
+)
+def test_a_key_matches_in_any_case_with_any_dash(key: str) -> None:
+    """A built-in glob matches anywhere in a dotted name."""
+    assert REDACTION.matches(key)
+
+
+@pytest.mark.parametrize(
+    ("glob", "key", "is_secret"),
+    [
+        ("pin", "door.pin", True),
+        ("pin", "door.pin.old", True),
+        ("pin", "spinning", False),
+        ("my-key", "MY_key", True),
+        ("key[a-c]", "keyb", True),
+        ("key[a-c]", "key_", False),
+        ("*token", "a.token.b", True),
+        ("db.key", "db.key", True),
+        ("*", "", False),
+    ],
+)
+def test_a_glob_matches_the_whole_key_or_a_part(glob: str, key: str, is_secret: bool) -> None:
+    """A range of characters stays a range."""
+    assert Redaction((glob,)).matches(key) == is_secret
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ('[{"api_key": "X", "lr": 1}]', '[{"api_key": "***", "lr": 1}]'),
+        (' {"a": {"b": [{"db-password": ["X"]}]}}', '{"a": {"b": [{"db-password": "***"}]}}'),
+        ('{"inner": "{\\"secret\\": \\"X\\"}"}', '{"inner": "{\\"secret\\": \\"***\\"}"}'),
+        ('["--password", "X", "--lr", "1"]', '["--password", "***", "--lr", "1"]'),
+        ('["--password=X", "api_key:X", "lr=1"]', '["--password=***", "api_key:***", "lr=1"]'),
+        ("[{'api_key': 'X', 'lr': nan}]", "***"),
+        ("Namespace(lr=1, api_key='X')", "***"),
+        ("({'password': 'X'},)", "***"),
+        ("[1, 2, 3]", "[1, 2, 3]"),
+        ("{'lr': nan}", "{'lr': nan}"),
+        ("a plain text about passwords", "a plain text about passwords"),
+        ("[" * 100 + "]" * 100, "***"),
+    ],
+)
+def test_secrets_inside_a_value_are_masked(value: str, masked: str) -> None:
+    """JSON keeps all but its secrets. Another notation, or too deep a tree, is masked whole if it may hold one."""
+    assert REDACTION.value("opts", value) == masked
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 0.5, "X", ""])
+def test_a_secret_is_masked_whatever_its_type(value: str | float | None) -> None:
+    """Numbers, None and empty texts are masked too; the value of another key is returned as it is."""
+    assert REDACTION.value("x.secret", value) == "***"
+    assert REDACTION.value("lr", value) is value
+
+
+@pytest.mark.parametrize(
+    ("tag", "masked"),
+    [
+        ("password:X", "password:***"),
+        ("my API-Key : X:Y", "my API-Key :***"),
+        ("secret=X", "secret=***"),
+        ('opts:{"secret": "X"}', 'opts:{"secret": "***"}'),
+        ('{"secret": "X"}', '{"secret": "***"}'),
+        ("project:secret", "project:secret"),
+        ("secret", "secret"),
+    ],
+)
+def test_a_tag_is_masked_behind_its_key(tag: str, masked: str) -> None:
+    """A bare word and a value of another key stay."""
+    assert REDACTION.tag(tag) == masked
+
+
+@pytest.mark.parametrize(
+    ("command", "masked"),
+    [
+        ("t.py --password x --lr 1", "t.py --password *** --lr 1"),
+        ("t.py --password=x", "t.py --password=***"),
+        ("t.py --api-key x --x-api-key=y", "t.py --api-key *** --x-api-key=***"),
+        ("t.py model.secret='a b' lr=1", "t.py model.secret=*** lr=1"),
+        ("t.py +db.password=x ++a.secret=y", "t.py +db.password=*** ++a.secret=***"),
+        ("t.py --secret -x --lr 1", "t.py --secret *** --lr 1"),
+        ("t.py --use-secret --password x", "t.py --use-secret *** ***"),
+        ("API_KEY=x python t.py", "API_KEY=*** python t.py"),
+        ("t.py --password 'it'\"'\"'s x' --lr 1", "t.py --password *** --lr 1"),
+        ("t.py --password it\\ is\\ x --lr 1", "t.py --password *** --lr 1"),
+        ('t.py --password "a \\" x" --lr 1', "t.py --password *** --lr 1"),
+        ("t.py --password 'not closed x", "***"),
+        ("t.py it's not closed", "t.py it's not closed"),
+        ("t.py --password x " + "y" * 10_000, "***"),
+        ('t.py --cfg=\'{"api_key": "x", "lr": 1}\'', 't.py \'--cfg={"api_key": "***", "lr": 1}\''),
+        ("t.py -H 'X-Api-Key: x'", "t.py -H X-Api-Key:***"),
+        ("t.py --url 'https://h/?a=1&api_key=x'", "t.py --url 'https://h/?a=1&api_key=***'"),
+        ("t.py --db postgresql://u:x@host/d", "t.py --db postgresql://***@host/d"),
+        ("t.py password notes  'two  blanks'", "t.py password notes  'two  blanks'"),
+    ],
+)
+def test_a_command_line_is_masked_by_its_options(command: str, masked: str) -> None:
+    """A secret option's value goes, whatever it looks like and however it is quoted; a line without one stays."""
+    assert REDACTION.command(command) == masked
+
+
+@given(words=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_no_quoting_lets_a_secret_through(words: list[str]) -> None:
+    """A password of any characters, given as one word of a shell, is masked."""
+    secret = "SECRET".join(words) + "SECRET"
+    for options in (["--password", secret], [f"--password={secret}"], [f"db.password={secret}"]):
+        assert "SECRET" not in REDACTION.command(shlex.join(["t.py", *options]))
+
+
+def test_a_yaml_copy_is_masked_wherever_a_secret_stands() -> None:
+    """Below a list or a mapping as a key, in JSON within a text, behind an option in a list, through an alias."""
+    text = """# mine
+? [a, b]
+: {password: S1, lr: 0.5}
+cb: '[{"api_key": "S2", "it''s": "gr\u00f6\u00dfe"}]'
+block: |
+  {"secret": "S3"}
+args: [--api-key, S4, --lr, '1', "x-api-key=S5"]
+odd: "[{'api_key': 'S6', 'lr': nan}]"
+api-key: S7
+credentials:
+  user: S8
+a.b.password: >-
+  folded
+  S9
+base: &base {secret: S10, n: 1e-3}
+other: {<<: *base, t: !!python/tuple [1, 2]}
+"""
+    copy = REDACTION.yaml_file(text.encode()).decode()
+    assert "S" not in copy
+    assert "!!python/tuple" in copy
+    assert "n: 1e-3" in copy
+    tree = yaml.load(copy.replace("!!python/tuple", "").replace("? [a, b]\n:", "ab:"), Loader=yaml.SafeLoader)
+    assert tree == {
+        "ab": {"password": "***", "lr": 0.5},
+        "cb": '[{"api_key": "***", "it\'s": "größe"}]',
+        "block": '{"secret": "***"}',
+        "args": ["--api-key", "***", "--lr", "1", "x-api-key=***"],
+        "odd": "***",
+        "api-key": "***",
+        "credentials": "***",
+        "a.b.password": "***",
+        "base": {"secret": "***", "n": "1e-3"},
+        "other": {"secret": "***", "n": "1e-3", "t": [1, 2]},
+    }
+
+
+def test_a_json_copy_is_masked_in_every_field() -> None:
+    """Secrets are masked in unknown fields too; names of metrics and people's own words stay."""
+    sidecar = {
+        "run_id": "secret-project",
+        "notes": "the password: none",
+        "summary": {"secret_loss": 0.5},
+        "hparams": {"model.api_key": "s1", "nested": [{"password": "s2"}], "cb": '[{"api-key": "s3"}]', "lr": 0.1},
+        "tags": ["passwd:s4", "project:x", {"secret": "s5"}],
+        "password": "s6",
+        "env": {"WANDB_API_KEY": "s7", "HOME": "/root", "URL": "https://ada:s8@host/"},
+        "argv": ["t.py", "--api-key", "s9", "--lr", "1"],
+        "sessions": [
+            {"command": "t.py --auth_token 's 10' --lr 1", "host": "n", "env": {"API_KEY": "s11"}},
+            {"slurm": {"job_id": "7", "token_secret": "s12"}},
+            "odd --password=s13",
+        ],
+    }
+    assert json.loads(REDACTION.json_file(json.dumps(sidecar).encode())) == {
+        "run_id": "secret-project",
+        "notes": "the password: none",
+        "summary": {"secret_loss": 0.5},
+        "hparams": {"model.api_key": "***", "nested": [{"password": "***"}], "cb": '[{"api-key": "***"}]', "lr": 0.1},
+        "tags": ["passwd:***", "project:x", {"secret": "***"}],
+        "password": "***",
+        "env": {"WANDB_API_KEY": "***", "HOME": "/root", "URL": "https://***@host/"},
+        "argv": ["t.py", "--api-key", "***", "--lr", "1"],
+        "sessions": [
+            {"command": "t.py --auth_token *** --lr 1", "host": "n", "env": {"API_KEY": "***"}},
+            {"slurm": {"job_id": "7", "token_secret": "***"}},
+            "odd --password=***",
+        ],
+    }
+
+
+def test_a_file_without_secrets_is_copied_byte_for_byte() -> None:
+    """Comments and spelling stay where there is nothing to mask."""
+    text, data = b"lr: 0.1\r\nname: 'secretly'  # mine\r\n", b'{"hparams": {"lr":0.10}, "summary": {"secret_loss": 1}}'
+    assert REDACTION.yaml_file(text) is text
+    assert REDACTION.json_file(data) is data
+
+
+@pytest.mark.parametrize("data", [b"a: [1", b"a: &a [*a]", b"[" * 10_000, b"{", b'"\xff'])
+def test_a_file_that_cannot_be_looked_through_is_not_copied(data: bytes) -> None:
+    """Nobody can tell what is in it."""
+    assert REDACTION.yaml_file(data) == b""
+    assert REDACTION.json_file(data) == b""
+
+
+def test_aliases_cannot_multiply_the_work() -> None:
+    """A few lines that stand for a billion values are given up at once."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    before = time.process_time()
+    assert REDACTION.yaml_file("\n".join(lines).encode()) == b""
+    assert time.process_time() - before < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 500_000,
+        "-" * 500_000,
+        "a " * 250_000,
+        "a" + " " * 500_000 + "b",
+        "'" * 500_001,
+        "\\" * 500_001,
+        '"' + "\\" * 500_000,
+        "a.b." * 125_000 + "=1",
+        "[" + "a' " * 150_000,
+        "=" * 250_000,
+        "(" * 250_000,
+        "a://b/" * 80_000,
+        "a://b:" * 80_000,
+    ],
+    ids=lambda text: repr(text[:6]),
+)
+def test_any_text_takes_time_by_its_length(text: str) -> None:
+    """Megabytes made to be looked at again and again are looked at once."""
+    before = time.process_time()
+    for mask in (REDACTION.command, REDACTION.tag, lambda text: REDACTION.value("a", text), hide):
+        mask(text)
+    assert time.process_time() - before < 10
