@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
     "bridge.exporters": {*WORDS},
     "bridge.exporters.mlflow": {*WORDS, "bridge.exporters"},
-    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters"},
+    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters", "logger.files"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
     "bridge.demo": {*WORDS, *FORMAT},
     "bridge.sync": {

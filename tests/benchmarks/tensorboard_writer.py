@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.encode import ScalarEncoder
+from bridge.exporters.tensorboard.events import encode_block
 from bridge.rundir import read_run
 from bridge.sync.export import export_runs
 from tests.benchmarks.rows import best_of, row
@@ -195,7 +195,7 @@ def _encoding(rows: int) -> list[dict[str, Any]]:
             present=rng.random((names, rows)) < density,
         )
         tags = [name.encode() for name in block.names]
-        seconds = best_of(3, lambda block=block, tags=tags: [None for _ in ScalarEncoder().encode(block, tags)])
+        seconds = best_of(3, lambda block=block, tags=tags: [None for _ in encode_block(block, tags)])
         made.append(row(work, "ours", seconds, block.points, "points"))
     return made
 

@@ -243,7 +243,7 @@ def test_hparams_status(board: TensorBoardServer) -> None:
 
 
 def test_text(show: Callable[[str], Page]) -> None:
-    """TEXT: notes as Markdown, hyperparameters as a table, tags and captions."""
+    """TEXT: notes as Markdown, hyperparameters as a table, tags, and captions at their steps."""
     page = show("text")
     dashboard = page.locator("tf-text-dashboard")
     dashboard.locator("tf-tag-filterer input").fill("^(run/.*|val/.*)$")

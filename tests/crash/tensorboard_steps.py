@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.protos import need_tensorboard
+from bridge.exporters.tensorboard.events import need_tensorboard
 from bridge.exporters.tensorboard.state import read_state
 from bridge.model import Status
 from tests.deltas import make_block, make_delta, make_model_run

@@ -20,7 +20,7 @@ _LIGHT = (
     "bridge.sync.export",
     "bridge.sync.verify",
     "bridge.exporters.tensorboard.exporter",
-    "bridge.exporters.tensorboard.reader",
+    "bridge.exporters.tensorboard.readback",
     "tests.security.measured",
     "pyarrow.csv",
     "yaml",

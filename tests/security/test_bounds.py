@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge import files as bounds
-from bridge.exporters.tensorboard import pictures, video
+from bridge.exporters.tensorboard import media
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
 STATED = {
@@ -54,6 +54,6 @@ def test_the_page_states_every_bound(name: str) -> None:
 
 def test_the_page_states_what_tensorboard_gets() -> None:
     """The figures for pictures and videos that are shown as they are."""
-    largest = f"up to {pictures._LARGEST_FILE >> 20} MiB and {pictures._LARGEST_PICTURE // 10**6} million"
+    largest = f"up to {media.MAX_FILE_BYTES >> 20} MiB and {media.MAX_PICTURE_PIXELS // 10**6} million"
     assert largest in PAGE
-    assert f"frames of up to {video._LARGEST_FRAME // 10**6} million pixels" in PAGE
+    assert f"frames of up to {media.MAX_FRAME_PIXELS // 10**6} million pixels" in PAGE

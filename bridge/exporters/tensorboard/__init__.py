@@ -1,4 +1,4 @@
-"""Replay runs into TensorBoard: event files, written by columns at the speed of the disk."""
+"""Export runs to TensorBoard: event files, written straight from columns."""
 
 from bridge.exporters.tensorboard.exporter import TensorBoardExporter
 

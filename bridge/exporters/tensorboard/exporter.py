@@ -1,109 +1,135 @@
-"""The TensorBoard exporter: one folder of event files per run, below a log directory."""
+"""The TensorBoard exporter: one folder of event files per run below a log directory, named by the run.
+
+A folder stays its run's: its marker and state say whose it is, so a folder that a person renames is found again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import sys
+import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
-from bridge.exporters.contract import Capabilities, TargetState
-from bridge.exporters.tensorboard import facts, pictures, ui
-from bridge.exporters.tensorboard.files import generation_of, translated
-from bridge.exporters.tensorboard.folders import Place, place_runs
-from bridge.exporters.tensorboard.protos import need_tensorboard
-from bridge.exporters.tensorboard.state import MARKER, checked, left_over, read_state
+from bridge.exporters.contract import Capabilities, Interface, TargetState
+from bridge.exporters.tensorboard import media
+from bridge.exporters.tensorboard.events import need_tensorboard
+from bridge.exporters.tensorboard.facts import STATUSES, sent_digests
+from bridge.exporters.tensorboard.state import (
+    MARKER_NAME,
+    STATE_NAME,
+    check_files,
+    folder_owner,
+    leftover_files,
+    os_errors,
+    parse_event_file_name,
+    read_state,
+)
 from bridge.exporters.tensorboard.target import TensorBoardTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from bridge.cursor import ContentOptions, Cursor
-    from bridge.exporters.contract import Interface
     from bridge.model import Notice, Run
 
-__all__ = ["TensorBoardExporter"]
+SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
+"""For --samples_per_plugin. By default TensorBoard shows ten images and a thousand scalars per tag."""
 
-_LEFT_OVER = "left-over files"
+_LEFTOVERS = "left-over files"
+_MAX_PART_BYTES = 200
+_MAX_FOLDERS = 2_000
+"""Folders searched for copies of targets if every run was found in its own folder."""
 
 
 class TensorBoardExporter:
-    """Replays runs into event files below `logdir`.
+    """Exports runs into event files below `logdir`.
 
     `lock_wait` is how long to wait for another export of the same run, in seconds.
     """
 
     name = "tensorboard"
-    default_port = ui.DEFAULT_PORT
+    default_port = 6006
 
     def __init__(self, logdir: Path, *, lock_wait: float = 30.0) -> None:
         self._logdir = Path(logdir).absolute()
         self._lock_wait = lock_wait
-        self._places: dict[str, Place] = {}
+        self._folders: dict[str, RunFolder] = {}
         self._touched: set[str] = set()
 
     @property
     def capabilities(self) -> Capabilities:
-        """Series with increasing steps, values of 32 bits; what is superseded is a rebuild."""
+        """Return what event files can hold: series with increasing steps, values of 32 bits."""
         return Capabilities(
             ordered_steps=True,
             value_bits=32,
             time_step=1e-6,
-            statuses=facts.STATUSES,
-            media_kept=pictures.KEPT,
-            media_converted=pictures.CONVERTED if pictures.can_convert() else frozenset(),
+            statuses=STATUSES,
+            media_kept=media.KEPT_FORMATS,
+            media_converted=media.VIDEO_FORMATS if media.can_convert() else frozenset(),
         )
 
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Find or choose the folder of each run.
 
-        Raises MissingExtraError where tensorboard is not installed, TargetRefusedError where `logdir` is no folder.
+        Raise MissingExtraError if tensorboard is not installed, TargetRefusedError if `logdir` is a file.
         """
         need_tensorboard()
         if self._logdir.exists() and not self._logdir.is_dir():
             raise TargetRefusedError(f"{self._logdir} is no folder.", hint="Choose another --logdir.")
-        self._find_places(runs)
+        self._find_folders(runs)
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
-        """What the state files say, where the event files bear them out."""
-        if any(run.identity not in self._places for run in runs):
-            self._find_places(runs)
-        return {run.identity: self._known(run.identity) for run in runs}
+        """Return what the state files say, if the event files agree with them."""
+        if any(run.identity not in self._folders for run in runs):
+            self._find_folders(runs)
+        return {run.identity: self._target_state(run.identity) for run in runs}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
-        """The facts that are not as last sent, whether the folder has another name, or a killed export left files."""
-        place = self._places.get(run.identity)
-        sent = facts.sent(run, content, group="" if place is None else place.folder)
-        if place is None:
+        """Return which facts differ from those last sent, and whether a killed export left files."""
+        folder = self._folders.get(run.identity)
+        sent = sent_digests(run, content, group="" if folder is None else folder.path)
+        if folder is None:
             del sent["folder"]
         changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
-        return tuple(changed + [key for key in (_LEFT_OVER,) if key in cursor.sent])
+        return tuple(changed + [key for key in (_LEFTOVERS,) if key in cursor.sent])
 
     def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
-        """The folder of `run`, which need not be there."""
-        if run.identity not in self._places:
-            self._find_places([run])
+        """Return the target of `run`, whose folder need not exist."""
+        if run.identity not in self._folders:
+            self._find_folders([run])
         return self._target(run, content, lock_wait=self._lock_wait)
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """Remember the times of files that were copied or touched, so that the next export need not read them."""
+        """Remember the mtimes of files that were copied or touched, so that the next export need not read them."""
         for run in runs:
             if run.identity in self._touched:
-                # It only spares the next export some reading: another time will do.
+                # It only saves the next export some reading.
                 with contextlib.suppress(TargetError):
-                    self._target(run, content, lock_wait=0.0).remember_times()
+                    self._target(run, content, lock_wait=0.0).remember_mtimes()
         self._touched.clear()
         return ()
 
     def interface(self, port: int) -> Interface:
-        """TensorBoard on the log directory."""
-        return ui.interface(self._logdir, port)
+        """Return how to start TensorBoard on the log directory. Raise MissingExtraError if it is not installed."""
+        need_tensorboard("To show runs in TensorBoard")
+        address = f"http://127.0.0.1:{port}/"
+        options = {"--logdir": str(self._logdir), "--host": "127.0.0.1", "--port": str(port)}
+        options["--samples_per_plugin"] = SAMPLES
+        return Interface(
+            address=address,
+            probe=f"{address}data/environment",
+            argv=(sys.executable, "-m", "tensorboard.main", *(word for pair in options.items() for word in pair)),
+        )
 
     def close(self) -> None:
-        """Nothing is kept open; which folder is whose is looked up again next time."""
-        self._places.clear()
+        """Forget which folder is whose."""
+        self._folders.clear()
         self._touched.clear()
 
     def __enter__(self) -> Self:
@@ -114,35 +140,142 @@ class TensorBoardExporter:
     ) -> None:
         self.close()
 
-    def _find_places(self, runs: Sequence[Run]) -> None:
-        with translated(self._logdir):
-            self._places.update(place_runs(self._logdir, runs))
+    def _find_folders(self, runs: Sequence[Run]) -> None:
+        with os_errors(self._logdir):
+            self._folders.update(assign_folders(self._logdir, runs))
 
     def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
-        group = self._places[run.identity].folder
+        group = self._folders[run.identity].path
         return TensorBoardTarget(self._logdir / group, run, content, group=group, lock_wait=lock_wait)
 
-    def _known(self, identity: str) -> TargetState:
-        place = self._places[identity]
-        folder = self._logdir / place.folder
-        extras = tuple(str(self._logdir / extra) for extra in place.extras)
+    def _target_state(self, identity: str) -> TargetState:
+        folder = self._logdir / self._folders[identity].path
+        extras = tuple(str(self._logdir / copy) for copy in self._folders[identity].copies)
         try:
-            names = os.listdir(folder)  # noqa: PTH208 - asked of thousands of folders
+            names = os.listdir(folder)  # noqa: PTH208 - called for thousands of folders
         except (FileNotFoundError, NotADirectoryError):
             return TargetState(extras=extras)
         try:
             state = read_state(folder)
         except NewerFormatError as error:
             return TargetState(exists=True, error=error, extras=extras)
-        if state is None and not (MARKER in names and any(map(generation_of, names))):
+        if state is None and not (MARKER_NAME in names and any(map(parse_event_file_name, names))):
             return TargetState(extras=extras)
-        found, damage = checked(folder, state, names)
+        found, damage = check_files(folder, state, names)
         if state is None or state.cursor is None or damage:
             return TargetState(exists=True, extras=extras)
         if found is not state:
             self._touched.add(identity)
         cursor = state.cursor
-        if left_over(folder, state, names):
-            # It makes the run stale, so that the next export cleans up even where nothing else is new.
-            cursor = cursor.with_(sent={**cursor.sent, _LEFT_OVER: ""})
+        if leftover_files(folder, state, names):
+            # This makes the run stale, so the next export cleans up even if nothing else is new.
+            cursor = cursor.with_(sent={**cursor.sent, _LEFTOVERS: ""})
         return TargetState(cursor=cursor, exists=True, extras=extras)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run's folder, relative to the log directory, with `/`; `copies` are other folders that name the same run."""
+
+    path: str
+    copies: tuple[str, ...] = ()
+
+
+def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]:
+    """Return the folder of each run by identity, without creating any.
+
+    A run without a folder gets the one that its run id names. If that is taken, also by a name that differs only in
+    case, it gets a suffix made from the run's identity.
+    """
+    wanted = {run.identity: clean_folder(run.run_id) for run in runs}
+    folders = {
+        identity: RunFolder(path) for identity, path in wanted.items() if folder_owner(logdir / path) == identity
+    }
+    missing = [run for run in runs if run.identity not in folders]
+    found: dict[str, list[str]] = {}
+    expected = {folder.path: identity for identity, folder in folders.items()}
+    for path in _find_marked(logdir, limit=None if missing else _MAX_FOLDERS):
+        identity = expected.get(path) or folder_owner(logdir / path)
+        if identity is not None:
+            found.setdefault(identity, []).append(path)
+    for identity in wanted:
+        own = found.get(identity, [])
+        if identity in folders:
+            copies = tuple(path for path in own if path != folders[identity].path)
+            folders[identity] = RunFolder(folders[identity].path, copies)
+        elif own:
+            folders[identity] = RunFolder(own[0], tuple(own[1:]))
+    taken = {_fold_case(path) for paths in found.values() for path in paths}
+    taken |= {_fold_case(folder.path) for folder in folders.values()}
+    # The order must depend as little as possible on which runs are exported together.
+    for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
+        if run.identity not in folders:
+            folders[run.identity] = RunFolder(_free_folder(logdir, wanted[run.identity], run.identity, taken))
+            taken.add(_fold_case(folders[run.identity].path))
+    return folders
+
+
+def clean_folder(run_id: str) -> str:
+    """Return `run_id` as a relative path that can neither leave the log directory nor be hidden in it."""
+    parts = [_clean_part(part) for part in run_id.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "/".join(parts) or "run"
+
+
+def _clean_part(part: str) -> str:
+    text = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
+    text = unicodedata.normalize("NFC", text)
+    if text.startswith(".") or text == STATE_NAME or "tfevents" in text:
+        text = "_" + text.lstrip(".").replace("tfevents", "tf_events")
+    if len(text.encode()) > _MAX_PART_BYTES:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = text.encode()[: _MAX_PART_BYTES - 9].decode(errors="ignore") + "-" + digest
+    return text
+
+
+def _free_folder(logdir: Path, path: str, identity: str, taken: set[str]) -> str:
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+    for candidate in (path, *(f"{path}-{digest[:length]}" for length in (6, 12, 24))):
+        if _fold_case(candidate) not in taken and not _is_foreign(logdir / candidate):
+            return candidate
+    return f"{path}-{digest}"
+
+
+def _fold_case(path: str) -> str:
+    return unicodedata.normalize("NFC", path.casefold())
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Return whether `folder` is a file, a run directory, or holds other people's event files."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - only names are needed
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return True
+    return any(
+        name in ("sidecar.json", "metrics.csv") or ("tfevents" in name and parse_event_file_name(name) is None)
+        for name in names
+    )
+
+
+def _find_marked(logdir: Path, *, limit: int | None) -> Iterator[str]:
+    """Yield the folders below `logdir` with a marker or a state, sorted; look at no more than `limit` folders."""
+    waiting = [""]
+    seen = 0
+    while waiting and (limit is None or seen < limit):
+        path = waiting.pop()
+        seen += 1
+        below = []
+        marked = False
+        try:
+            with os.scandir(logdir / path) as entries:
+                for entry in entries:
+                    if entry.name in (MARKER_NAME, STATE_NAME):
+                        marked = True
+                    elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                        below.append(f"{path}/{entry.name}" if path else entry.name)
+        except OSError:
+            continue
+        waiting += sorted(below, reverse=True)
+        if marked:
+            yield path

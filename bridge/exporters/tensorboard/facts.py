@@ -1,6 +1,12 @@
-"""What changes while a run goes on: hyperparameters, status, notes, tags. They have a small file of their own.
+"""Name the tags of a run, and write its facts: hyperparameters, status, notes and tags.
 
-It is replaced whole, under a new name, since TensorBoard takes the first session start and end that it reads.
+In TensorBoard a tag belongs to one plugin: if a metric and an image share a name, both vanish. So metrics keep their
+names whatever else there is. Images stand under `<tag>/<index>`, their captions under `<tag>/caption`, the run's own
+texts under `run/...`. Where such a tag is also a metric's, it gets a suffix. A tag depends on the metrics alone, not on
+what came first.
+
+Facts change while a run goes on, and TensorBoard keeps the first session start and end that it reads. So they have a
+small event file, which is replaced under a new name when they change.
 """
 
 from __future__ import annotations
@@ -12,29 +18,15 @@ import re
 from typing import TYPE_CHECKING
 
 from bridge.cursor import sent_facts
-from bridge.exporters.tensorboard import protos
-from bridge.exporters.tensorboard.records import version_record
-from bridge.exporters.tensorboard.tags import beside_metrics, plain, renamed
+from bridge.exporters.tensorboard import events
 from bridge.model import Notice, NoticeKind, Status
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from bridge.cursor import ContentOptions
     from bridge.model import Run, Scalar
-
-__all__ = [
-    "HPARAMS_TAG",
-    "NOTES_TAG",
-    "STATUSES",
-    "TAGS_TAG",
-    "fact_losses",
-    "facts_file",
-    "lacking_params",
-    "list_of_markdown",
-    "sent",
-]
 
 STATUSES: Mapping[Status, str] = {
     Status.RUNNING: "",
@@ -44,126 +36,225 @@ STATUSES: Mapping[Status, str] = {
     Status.KILLED: "FAILURE",
     Status.UNKNOWN: "",
 }
-"""TensorBoard's word for each status; where it is empty no session end is written."""
+"""TensorBoard's word for each status. With an empty word no session end is written."""
 
 NOTES_TAG, HPARAMS_TAG, TAGS_TAG = "run/notes", "run/hparams", "run/tags"
 
-_EXACT = 2**53
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
+_EXACT_INTEGERS = 2**53
+"""Up to this number every integer is a float64."""
+
+_RESERVED = "_hparams_/"
+_IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
+_CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
+
+
+# Tags
+
+
+def plain(text: str) -> str:
+    """Return `text` with lone surrogates, which UTF-8 cannot encode, as question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def metric_tags(
+    names: Iterable[str], rename: Mapping[str, str], held: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the tag of each metric. If two metrics would share one, the first keeps it and the other gets a number.
+
+    `held` maps tags to metrics that the target already has under another tag than their name.
+    """
+    tags: dict[str, str] = {name: tag for tag, name in (held or {}).items()}
+    taken = set(tags.values())
+    for name in names:
+        if name in tags:
+            continue
+        wanted = plain(rename.get(name, name)) or "(no name)"
+        if wanted.startswith(_RESERVED):
+            wanted = f"metric {wanted}"
+        tag, number = wanted, 2
+        while tag in taken:
+            tag, number = f"{wanted} ({number})", number + 1
+        tags[name] = tag
+        taken.add(tag)
+    return tags
+
+
+def metric_notices(tags: Mapping[str, str], rename: Mapping[str, str]) -> list[Notice]:
+    """Return a notice for each metric that got another tag than its own or the one in `rename`."""
+    return [
+        Notice(NoticeKind.RENAMED, name, f"stands as {tag!r}")
+        for name, tag in tags.items()
+        if tag != rename.get(name, name)
+    ]
+
+
+def image_tag(tag: str, index: int) -> str:
+    """Return the tag of all images with one index, so that the same index of several runs stands side by side."""
+    return f"{plain(tag)}/{index}"
+
+
+def caption_tag(tag: str, index: int) -> str:
+    """Return the tag of the captions of one index. A tag holds one text per step, so each index has its own."""
+    return f"{plain(tag)}/caption" if index == 0 else f"{plain(tag)}/caption ({index})"
+
+
+def free_tag(tag: str, metrics: Collection[str], suffix: str) -> str:
+    """Return `tag`, with ` (suffix)` added until it is none of the tags in `metrics`."""
+    while tag in metrics:
+        tag += f" ({suffix})"
+    return tag
+
+
+def suffix_notice(what: str, tag: str, metrics: Collection[str], suffix: str) -> Notice:
+    """Return the notice that `what` cannot stand under `tag`, because a metric has that tag."""
+    return Notice(
+        NoticeKind.RENAMED, what, f"stands as {free_tag(tag, metrics, suffix)!r}, since a metric has that name"
+    )
+
+
+def parse_image_tag(tag: str) -> tuple[str, int] | None:
+    """Return the logged tag and index of an image's tag, the reverse of `image_tag` with suffixes."""
+    match = _IMAGE.fullmatch(tag)
+    return (match[1], int(match[2])) if match else None
+
+
+def parse_caption_tag(tag: str) -> tuple[str, int] | None:
+    """Return the logged tag and index of a caption's tag, the reverse of `caption_tag` with suffixes."""
+    match = _CAPTION.fullmatch(tag)
+    return (match[1], int(match[2] or 0)) if match else None
+
+
+# Facts
 
 
 def facts_file(run: Run, content: ContentOptions, *, group: str, metrics: Collection[str], session: bool) -> bytes:
-    """The whole file. `group` is the run's folder under the log directory; `metrics` are the tags of its metrics."""
-    values = _masked(run, content)
-    records = [version_record(run.start)]
+    """Return the whole event file of a run's facts.
+
+    `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without `session`
+    the run is left out of the HPARAMS page.
+    """
+    records = [events.version_record(run.start)]
     if session:
-        typed = {plain(key): value for key, value in values.items() if _held(value) and value is not None}
-        records.append(protos.session_start_record(typed, group=group, time=run.start))
-        word = STATUSES[run.status]
-        if word:
-            end = run.last_alive if run.end is None else run.end
-            records.append(protos.session_end_record(success=word == "SUCCESS", end=end, time=run.start))
-    texts = {
-        NOTES_TAG: run.notes,
-        HPARAMS_TAG: _table(values),
-        TAGS_TAG: "\n".join(f"- {_escaped(tag)}" for tag in _tags(run, content)),
-    }
+        values = session_values(masked_params(run, content))
+        records.append(events.session_start_record(values, group=group, time=run.start))
+        status = STATUSES[run.status]
+        if status:
+            records.append(events.session_end_record(status, end=session_end_time(run), time=run.start))
     records += [
-        protos.text_record(beside_metrics(tag, metrics, "text"), plain(text), step=0, time=run.start)
-        for tag, text in texts.items()
-        if text
+        events.text_record(free_tag(tag, metrics, "text"), text, step=0, time=run.start)
+        for tag, text in fact_texts(run, content).items()
     ]
     return b"".join(records)
 
 
-def fact_losses(run: Run, content: ContentOptions, *, metrics: Collection[str], session: bool) -> list[Notice]:
-    """What of the run's own facts is not as the run has it, or not where it should be."""
-    notices = [
-        renamed(tag, tag, metrics, "text")
-        for tag, fact in ((NOTES_TAG, run.notes), (HPARAMS_TAG, run.params), (TAGS_TAG, run.tags))
-        if fact and tag in metrics
-    ]
-    values = _masked(run, content)
+def fact_texts(run: Run, content: ContentOptions) -> dict[str, str]:
+    """Return the Markdown texts of a run by tag, without the empty ones: notes, hyperparameters, tags."""
+    texts = {
+        NOTES_TAG: plain(run.notes),
+        HPARAMS_TAG: plain(_markdown_table(masked_params(run, content))),
+        TAGS_TAG: plain("\n".join(f"- {_escape(tag)}" for tag in masked_tags(run, content))),
+    }
+    return {tag: text for tag, text in texts.items() if text}
+
+
+def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str]:
+    """Return those of `params` that the HPARAMS page can take. It fails for all runs if a number is not finite."""
+    return {plain(key): value for key, value in params.items() if value is not None and _is_showable(value)}
+
+
+def session_end_time(run: Run) -> float:
+    """Return when the session of `run` ended, in seconds since the epoch."""
+    return run.last_alive if run.end is None else run.end
+
+
+def fact_notices(run: Run, content: ContentOptions, *, metrics: Collection[str], session: bool) -> list[Notice]:
+    """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
+    notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(run, content) if tag in metrics]
+    params = masked_params(run, content)
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
-        for key, value in values.items()
+        for key, value in params.items()
         if value is not run.params[key]
     ]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
-        for tag, shown in zip(run.tags, _tags(run, content), strict=True)
+        for tag, shown in zip(run.tags, masked_tags(run, content), strict=True)
         if tag != shown
     ]
     if not session:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
         return [*notices, Notice(NoticeKind.LEFT_OUT, "hparams", why)]
-    for key, value in values.items():
-        if not _held(value):
+    for key, value in params.items():
+        if not _is_showable(value):
             notices.append(
                 Notice(NoticeKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT")
             )
-        elif _rounded(value):
+        elif _is_rounded(value):
             notices.append(Notice(NoticeKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))
     return notices
 
 
-def lacking_params(run: Run, content: ContentOptions) -> frozenset[str]:
-    """The hyperparameters that HPARAMS does not hold, or not as they are, as `TargetContent.lacks` names them."""
-    values = _masked(run, content)
+def unsupported_params(run: Run, content: ContentOptions) -> frozenset[str]:
+    """Return the params that HPARAMS does not hold exactly, as `TargetContent.unsupported` names them."""
+    params = masked_params(run, content)
     return frozenset(
-        f"params.{key}" for key, value in values.items() if value is None or not _held(value) or _rounded(value)
+        f"params.{key}"
+        for key, value in params.items()
+        if value is None or not _is_showable(value) or _is_rounded(value)
     )
 
 
-def sent(run: Run, content: ContentOptions, *, group: str) -> dict[str, str]:
-    """What stands in `Cursor.sent`: the run's own facts and its folder, the longer ones as digests."""
+def sent_digests(run: Run, content: ContentOptions, *, group: str) -> dict[str, str]:
+    """Return what a cursor remembers of the facts last sent: the run's folder and facts, the long ones as digests."""
     facts = {
         "folder": group,
-        "hparams": repr(sorted((key, repr(value)) for key, value in _masked(run, content).items())),
+        "hparams": repr(sorted((key, repr(value)) for key, value in masked_params(run, content).items())),
         "notes": run.notes,
-        "tags": repr(_tags(run, content)),
+        "tags": repr(masked_tags(run, content)),
     }
     digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in facts.items()}
     return sent_facts(run) | digests
 
 
-def _masked(run: Run, content: ContentOptions) -> dict[str, Scalar]:
+def masked_params(run: Run, content: ContentOptions) -> dict[str, Scalar]:
+    """Return the hyperparameters of `run`, with secrets masked."""
     redaction = Redaction(content.redact)
     return {key: redaction.value(key, value) for key, value in run.params.items()}
 
 
-def _tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
+def masked_tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
+    """Return the tags of `run`, with secrets masked."""
     redaction = Redaction(content.redact)
     return tuple(redaction.tag(tag) for tag in run.tags)
 
 
-def _held(value: Scalar) -> bool:
-    """Whether HPARAMS can take the value: a number that is none would break the page."""
+def parse_tags(text: str) -> tuple[str, ...]:
+    """Return the tags in the Markdown list that `fact_texts` made."""
+    return tuple(
+        html.unescape(re.sub(r"\\(.)", r"\1", line[2:].replace("<br>", "\n"))) for line in text.split("\n") if line
+    )
+
+
+def _is_showable(value: Scalar) -> bool:
     try:
         return not isinstance(value, int | float) or math.isfinite(value)
     except OverflowError:  # an int beyond float64
         return False
 
 
-def _rounded(value: Scalar) -> bool:
-    return type(value) is int and abs(value) > _EXACT and _held(value) and float(value) != value
+def _is_rounded(value: Scalar) -> bool:
+    return type(value) is int and abs(value) > _EXACT_INTEGERS and _is_showable(value) and float(value) != value
 
 
-def _table(values: Mapping[str, Scalar]) -> str:
-    if not values:
+def _markdown_table(params: Mapping[str, Scalar]) -> str:
+    if not params:
         return ""
-    lines = [f"| {_escaped(key)} | {_escaped(str(value))} |" for key, value in values.items()]
+    lines = [f"| {_escape(key)} | {_escape(str(value))} |" for key, value in params.items()]
     return "\n".join(["| hparam | value |", "| --- | --- |", *lines])
 
 
-def _escaped(text: str) -> str:
-    """`text` as it must stand in one cell of a Markdown table to be seen as it is."""
-    safe = _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
+def _escape(text: str) -> str:
+    """Return `text` such that Markdown shows it unchanged in one cell of a table."""
+    safe = _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False))
     return safe.replace("\r", "&#13;").replace("\n", "<br>")
-
-
-def list_of_markdown(text: str) -> tuple[str, ...]:
-    """The tags in a list that `facts_file` wrote."""
-    return tuple(
-        html.unescape(re.sub(r"\\(.)", r"\1", line[2:].replace("<br>", "\n"))) for line in text.split("\n") if line
-    )

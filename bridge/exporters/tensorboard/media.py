@@ -1,129 +1,275 @@
-"""Pictures and captions: the records of the media file, and its order.
+"""Write pictures, videos and captions: what TensorBoard can show, and the order of their records.
 
-Each record holds one value, and per tag the steps increase strictly, as TensorBoard needs it. What comes late (a lower
-step, a step again, a metric that takes an image's name, the first caption of a tag that has pictures without one) makes
-the file anew in order, from its own records.
+A picture goes into the media file as it is. A video becomes a GIF, which is all that moves in TensorBoard, if PyAV (the
+extra `video`) is installed. Each record holds one value.
 
-The IMAGES page shows one description a tag, that of the first record: it is the tag's first caption by step, whichever
-picture has it.
+Per tag the steps must increase strictly. If a picture comes late (a lower step, a step again), or a metric takes an
+image's tag, or a tag gets its first caption after its first picture, the media file is written again in order, from its
+own records. The IMAGES page shows one description per tag, that of the first record: the tag's first caption by step,
+whichever picture has it.
 """
 
 from __future__ import annotations
 
-import struct
+import io
+import itertools
+import warnings
 from dataclasses import dataclass
+from fractions import Fraction
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.exporters.tensorboard import protos
-from bridge.exporters.tensorboard.pictures import picture_of
-from bridge.exporters.tensorboard.records import FOOTER, HEADER, frame
-from bridge.exporters.tensorboard.tags import (
-    beside_metrics,
-    caption_of_tag,
+from bridge.exporters.tensorboard import events
+from bridge.exporters.tensorboard.facts import (
     caption_tag,
-    image_of_tag,
+    free_tag,
     image_tag,
+    parse_caption_tag,
+    parse_image_tag,
     plain,
+    suffix_notice,
 )
-from bridge.model import Notice
+from bridge.files import BROKEN_PICTURE, open_plain, read_plain
+from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
+
+    from PIL.Image import Image
 
     from bridge.model import MediaEvent
 
-__all__ = ["Item", "image_items", "ordered"]
+KEPT_FORMATS = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
+"""The formats that TensorBoard's page shows as they are."""
+
+VIDEO_FORMATS = frozenset({"mp4", "webm", "mov", "mkv", "avi", "ogv", "mpeg", "m4v"})
+"""The formats that become a GIF."""
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PICTURE_PIXELS = 100_000_000
+
+GIF_EDGE = 480
+GIF_FRAMES = 240
+MAX_DECODED_FRAMES = 20_000
+"""A file of a few bytes can promise any number of frames."""
+
+MAX_DECODED_PIXELS = 4_000_000_000
+"""As many as two thousand frames of a large screen have."""
+
+MAX_FRAME_PIXELS = 9_000_000
+"""4K. A decoder keeps up to sixteen frames, so a file of kilobytes could fill gigabytes."""
+
+MAX_STREAMS = 1000
+"""As many as FFmpeg looks at."""
+
+MIN_FRAME_RATE = 0.1
+"""Frames per second; a GIF's pauses are not long enough for fewer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One record of the media file."""
+class EncodedImage:
+    """The bytes of a picture, its width and height in pixels, and what could not be carried over."""
+
+    data: bytes
+    size: tuple[int, int]
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRecord:
+    """One record of the media file with its tag and step."""
 
     tag: str
     step: int
     record: bytes
 
 
-def image_items(
+def can_convert() -> bool:
+    """Return whether PyAV is installed."""
+    return find_spec("av") is not None
+
+
+def encode_media(
     event: MediaEvent, metrics: Collection[str], known: Collection[str]
-) -> tuple[list[Item], tuple[Notice, ...]]:
-    """The picture of `event`, then its caption if it has one; nothing, and why, where it cannot be shown.
+) -> tuple[list[MediaRecord], tuple[Notice, ...]]:
+    """Return the record of the picture of `event`, then that of its caption; or none, and why it cannot be shown.
 
-    `known` are the tags that have records already: the first record of a tag alone has a description.
+    `metrics` are the tags of metrics. `known` are the tags that have records already: only the first record of a
+    tag carries a description.
     """
-    picture = picture_of(event)
-    if isinstance(picture, Notice):
-        return [], (picture,)
+    image = load_image(event)
+    if isinstance(image, Notice):
+        return [], (image,)
     caption = plain(event.caption or "")
-    tag = beside_metrics(image_tag(event.tag, event.index), metrics, "image")
-    record = protos.image_record(
-        tag,
-        picture.data,
-        size=picture.size,
-        description="" if tag in known else caption,
-        step=event.step,
-        time=event.time,
+    tag = free_tag(image_tag(event.tag, event.index), metrics, "image")
+    description = "" if tag in known else caption
+    record = events.image_record(
+        tag, image.data, size=image.size, description=description, step=event.step, time=event.time
     )
-    items = [Item(tag, event.step, record)]
+    records = [MediaRecord(tag, event.step, record)]
     if caption:
-        tag = beside_metrics(caption_tag(event.tag, event.index), metrics, "text")
-        items.append(Item(tag, event.step, protos.text_record(tag, caption, step=event.step, time=event.time)))
-    return items, picture.notices
+        tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
+        record = events.text_record(tag, caption, step=event.step, time=event.time)
+        records.append(MediaRecord(tag, event.step, record))
+    return records, image.notices
 
 
-def ordered(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[Item]:
-    """The records between two offsets of a media file by step, under tags that no metric has, with their descriptions.
+def media_notices(media: Sequence[MediaEvent], metrics: Collection[str], known: Collection[str]) -> list[Notice]:
+    """Return a notice for each tag that a metric takes from an image or a caption.
 
-    Of several with one tag and step only the last. Raises ValueError where the file is not what was written.
+    `known` are the tags in use already. Their notices were given before, unless a new metric takes them now.
+    """
+    wanted: dict[str, tuple[str, str]] = {}
+    for event in media:
+        wanted[image_tag(event.tag, event.index)] = (event.tag, "image")
+        if event.caption:
+            wanted[caption_tag(event.tag, event.index)] = (event.tag, "text")
+    for tag in known:
+        wanted.setdefault(tag, (tag, "image" if parse_image_tag(tag) else "text"))
+    return [
+        suffix_notice(what, tag, metrics, suffix)
+        for tag, (what, suffix) in wanted.items()
+        if tag in metrics and free_tag(tag, metrics, suffix) not in known
+    ]
+
+
+def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[MediaRecord]:
+    """Yield the records between two offsets of a media file by step, with tags that no metric has.
+
+    Of several records with one tag and step only the last is yielded. Raise ValueError if `file` is damaged.
     """
     places: dict[tuple[str, int], tuple[int, int]] = {}
-    captions: dict[tuple[str, int], tuple[int, str]] = {}
-    for offset, data in _records(file, begin, end):
-        event = protos.parse_event(data)
-        key = (_free(event, metrics), event.step)
+    captions: dict[tuple[str, int], tuple[int, str]] = {}  # by logged tag and index: step, text
+    for offset, data in events.read_records(file, begin, end):
+        event = events.parse_event(data)
+        value = event.summary.value[0]
+        key = (free_tag(value.tag, metrics, "image" if _is_image(value) else "text"), event.step)
         places.pop(key, None)
         places[key] = (offset, len(data))
-        _learn_caption(event, captions)
+        captioned = None if _is_image(value) else parse_caption_tag(value.tag)
+        if captioned is not None and (captioned not in captions or event.step <= captions[captioned][0]):
+            captions[captioned] = (event.step, value.tensor.string_val[0].decode())
     described: set[str] = set()
     for (tag, step), (offset, length) in sorted(places.items(), key=lambda place: place[0][1]):
         file.seek(offset)
-        record = file.read(HEADER + length + FOOTER)
-        event = protos.parse_event(record[HEADER : HEADER + length])
+        record = file.read(events.HEADER + length + events.FOOTER)
+        event = events.parse_event(record[events.HEADER : events.HEADER + length])
         value = event.summary.value[0]
-        place = image_of_tag(value.tag) if _is_image(value) and tag not in described else None
-        _, description = captions.get(place, (0, "")) if place else (0, "")
+        logged = parse_image_tag(value.tag) if _is_image(value) and tag not in described else None
+        description = captions[logged][1] if logged in captions else ""
         described.add(tag)
         if (value.tag, value.metadata.summary_description) != (tag, description):
             value.tag, value.metadata.summary_description = tag, description
-            record = frame(event.SerializeToString(deterministic=True))
-        yield Item(tag, step, record)
-
-
-def _learn_caption(event: Any, captions: dict[tuple[str, int], tuple[int, str]]) -> None:
-    """Keep the caption that `event` may be, as step and text by the image's tag and index, if it is the first by step."""
-    value = event.summary.value[0]
-    place = None if _is_image(value) else caption_of_tag(value.tag)
-    if place is not None and (place not in captions or event.step <= captions[place][0]):
-        captions[place] = (event.step, value.tensor.string_val[0].decode())
-
-
-def _free(event: Any, metrics: Collection[str]) -> str:
-    value = event.summary.value[0]
-    return beside_metrics(value.tag, metrics, "image" if _is_image(value) else "text")
+            record = events.frame(event.SerializeToString(deterministic=True))
+        yield MediaRecord(tag, step, record)
 
 
 def _is_image(value: Any) -> bool:
     return bool(value.metadata.plugin_data.plugin_name == "images")
 
 
-def _records(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Where each record begins, and its data."""
-    offset = begin
-    while offset < end:
-        file.seek(offset)
-        (length,) = struct.unpack("<Q", file.read(8))
-        if offset + HEADER + length + FOOTER > end:
-            raise ValueError(f"a record at byte {offset} goes beyond the end")
-        file.seek(offset + HEADER)
-        yield offset, file.read(length)
-        offset += HEADER + length + FOOTER
+def load_image(event: MediaEvent) -> EncodedImage | Notice:
+    """Return the picture that TensorBoard shows for `event`, or the notice that says why there is none.
+
+    Nothing of a picture is decoded but its header.
+    """
+    refusal = _refuse(event)
+    if refusal is not None:
+        return refusal
+    what = f"{event.tag}: {event.path}"
+    try:
+        if event.format in VIDEO_FORMATS:
+            return _convert_video(event)
+        data = read_plain(event.file.path, limit=MAX_FILE_BYTES)
+        size = _picture_size(data)
+        if size[0] * size[1] <= MAX_PICTURE_PIXELS and len(data) <= MAX_FILE_BYTES:
+            return EncodedImage(data, size)
+        return Notice(NoticeKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
+    except FileNotFoundError:
+        return Notice(NoticeKind.MISSING_FILE, what)
+    except BROKEN_PICTURE as error:
+        kind = "video" if event.type is MediaType.VIDEO else "picture"
+        return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
+
+
+def _refuse(event: MediaEvent) -> Notice | None:
+    """Return why `event` cannot be shown, as far as that is known without opening its file."""
+    what = f"{event.tag}: {event.path}"
+    if event.format not in KEPT_FORMATS | VIDEO_FORMATS:
+        return Notice(NoticeKind.NOT_SHOWABLE, what, f"TensorBoard shows no {event.format}; the file stays where it is")
+    if event.format in VIDEO_FORMATS and not can_convert():
+        why = f'{event.format} becomes a GIF with: pip install "registry-bridge[video]"'
+        return Notice(NoticeKind.NOT_SHOWABLE, what, why)
+    if event.file.size > MAX_FILE_BYTES:
+        return Notice(NoticeKind.TOO_LARGE, what, f"more than {MAX_FILE_BYTES // 2**20} MiB")
+    return None
+
+
+def _picture_size(data: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.size
+        except Image.DecompressionBombError:
+            return (2**31, 2**31)
+
+
+def _convert_video(event: MediaEvent) -> EncodedImage | Notice:
+    """Return the video as a GIF of at most GIF_EDGE pixels an edge and GIF_FRAMES frames.
+
+    Raise OSError or ValueError for a file that PyAV cannot read.
+    """
+    import av
+
+    what = f"{event.tag}: {event.path}"
+    # FFmpeg learns the size of a frame, or another size in mid-stream, only while it decodes. So it gets the limit too.
+    limits = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    stream_limits: Any = [limits] * MAX_STREAMS  # typed by PyAV as texts, but read as options by name
+    # FFmpeg gets an open file, not a path: nothing in the file can make it open another one.
+    with open_plain(event.file.path) as file, av.open(file, "r", stream_options=stream_limits) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_FRAME_PIXELS:
+            return Notice(NoticeKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
+        rate = Fraction(min(max(event.fps, MIN_FRAME_RATE), 1000)) if event.fps else stream.average_rate or Fraction(10)
+        bound = max(1, min(MAX_DECODED_FRAMES, MAX_DECODED_PIXELS // max(width * height, 1)))
+        stride = max(1, -(-min(_count_frames(container, stream), bound) // GIF_FRAMES))
+        chosen: list[Image] = []
+        total = 0
+        stream.thread_type = "NONE"
+        stream.codec_context.options = limits
+        for frame in itertools.islice(container.decode(stream), bound):
+            if total % stride == 0 and len(chosen) < GIF_FRAMES:
+                chosen.append(_shrink(frame))
+            total += 1
+    if not chosen:
+        raise ValueError("it has no frames")
+    buffer = io.BytesIO()
+    # GIFs count in hundredths of a second. Browsers slow down a GIF whose pauses are shorter than two of them.
+    pause = max(20, round(1000 * stride / rate / 10) * 10)
+    chosen[0].save(buffer, format="GIF", save_all=True, append_images=chosen[1:], duration=pause, loop=0)
+    whole = f"its {total}" if total < bound else f"its first {total}"
+    thinned = Notice(NoticeKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames")
+    notices = (thinned,) if total > len(chosen) or total == bound else ()
+    return EncodedImage(buffer.getvalue(), chosen[0].size, notices)
+
+
+def _count_frames(container: Any, stream: Any) -> int:
+    """Return the number of frames as far as the file says it."""
+    if stream.frames:
+        return int(stream.frames)
+    if container.duration and stream.average_rate:
+        return int(container.duration / 1_000_000 * stream.average_rate)
+    return 0
+
+
+def _shrink(frame: Any) -> Image:
+    scale = min(1.0, GIF_EDGE / max(frame.width, frame.height))
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    image: Image = frame.reformat(width=width, height=height, format="rgb24").to_image()
+    return image

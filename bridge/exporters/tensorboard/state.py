@@ -1,71 +1,94 @@
-"""The small file beside the event files: whose folder it is, the cursor, and how long each event file is.
+"""Keep the files of a run's folder: event files, and the state file that says which of their bytes are acknowledged.
 
-It is written after the data it speaks of are on the disk. So whatever lies past the lengths in it was never
-acknowledged, and is cut off before anything is added.
+    events.out.tfevents.*.bridge.{facts,media,scalars}.gNNN   the event files, each with its generation
+    bridge-state.json   identity, cursor, and of each event file its name, length, checksum and mtime
+    .bridge-target      the identity alone, in case the state is lost; keeps searches for run directories out
+    .bridge-lock        held by the export that writes
+
+The state is written after the data that it describes are on the disk. So bytes past the lengths in the state were never
+acknowledged, and a file that does not begin as the state says was changed by somebody else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import zlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bridge.cursor import Cursor
-from bridge.errors import NewerFormatError
-from bridge.exporters.tensorboard.files import Draft, Kept, generation_of, looked_at
+from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
+from logger.files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-__all__ = [
-    "MARKER",
-    "STATE_NAME",
-    "State",
-    "checked",
-    "left_over",
-    "owner",
-    "read_state",
-    "write_marker",
-    "write_state",
-]
+    from _typeshed import ReadableBuffer
+
+EVENT_KINDS = ("facts", "media", "scalars")
+"""The event files of a run, in the order in which TensorBoard reads them.
+
+Its Python loader reads one file after the other and then follows only the last, which is the one that grows.
+"""
 
 STATE_NAME = "bridge-state.json"
-MARKER = ".bridge-target"
-"""Its presence keeps every walk for run directories out of the folder."""
+MARKER_NAME = ".bridge-target"
+LOCK_NAME = ".bridge-lock"
 
-STATE_FORMAT = 2
-_TAILS_FORMAT = 1
-"""States of this format hold no digest of their own, and of each file that of its last bytes."""
+STATE_FORMAT = 3
+
+_EVENT_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.bridge\.(facts|media|scalars)\.g(\d{3,})")
+_CHUNK_BYTES = 2**20
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What a run's folder says of itself.
+class FileRecord:
+    """What the state remembers of an event file: its name, length in bytes, and the CRC-32 of all its bytes.
 
-    `files` are the event files by kind; `generations` the highest generation of each kind ever used. `names` are the
-    metrics whose tag is not their own name, by tag. `steps` are the last steps in the media file, by tag.
-    `lacks` is as in `TargetContent`. `session` is false where the run's steps are beyond what HPARAMS can take.
+    The CRC-32 goes on where a file grows, so an append need not read the file. It is another checksum than that of
+    the records, so an edit that mends theirs does not mend this one. `mtime` is in nanoseconds. It is no part of the
+    file's content: a copy has another one.
+    """
+
+    name: str
+    length: int
+    checksum: int = 0
+    mtime: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderState:
+    """The content of a run's state file.
+
+    `files` are the event files by kind, `generations` the highest generation of each kind ever used. `names` maps
+    tags to metrics whose tag is not their own name. `steps` are the last steps in the media file, by tag.
+    `unsupported` is as in `TargetContent`. `session` is false if a step is too large for the HPARAMS page.
     """
 
     identity: str
     cursor: Cursor | None = None
-    files: Mapping[str, Kept] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
     generations: Mapping[str, int] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, int] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
     session: bool = True
 
-    def with_(self, **changes: Any) -> State:
-        """A copy with `changes`."""
+    def with_(self, **changes: Any) -> FolderState:
+        """Return a copy with `changes`."""
         return replace(self, **changes)
 
 
-def read_state(folder: Path) -> State | None:
-    """The state in `folder`; None where there is none that can be read. Raises NewerFormatError."""
+def read_state(folder: Path) -> FolderState | None:
+    """Return the state of `folder`, or None if it has none that can be trusted. Raise NewerFormatError."""
     path = folder / STATE_NAME
     try:
         data = json.loads(path.read_bytes())
@@ -75,14 +98,14 @@ def read_state(folder: Path) -> State | None:
                 f"{path} was made by a newer bridge (state format {version}, this one knows {STATE_FORMAT}).",
                 hint="pip install --upgrade registry-bridge",
             )
-        if version > _TAILS_FORMAT and data.pop("digest") != _digest(data):
+        if version != STATE_FORMAT or data.pop("digest") != _digest(data):
             return None
         cursor = data["cursor"]
-        return State(
+        return FolderState(
             identity=str(data["identity"]),
             cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=str(path)),
-            files={kind: _kept(kept, version) for kind, kept in data["files"].items()},
-            generations={kind: int(number) for kind, number in data["generations"].items()},
+            files={kind: FileRecord(**record) for kind, record in data["files"].items()},
+            generations=data["generations"],
             names=data["names"],
             steps=data["steps"],
             unsupported=frozenset(data["unsupported"]),
@@ -92,27 +115,15 @@ def read_state(folder: Path) -> State | None:
         return None
 
 
-def _kept(data: Mapping[str, Any], version: int) -> Kept:
-    name, length = str(data["name"]), int(data["length"])
-    if version == _TAILS_FORMAT:
-        return Kept(name, length, tail=str(data["tail"]))
-    return Kept(name, length, int(data["checksum"]), int(data["mtime"]))
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    """The digest of what a state says, whatever its layout."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def write_state(folder: Path, state: State) -> None:
-    """Put `state` on the disk in the place of the old one."""
+def write_state(folder: Path, state: FolderState) -> None:
+    """Replace the state file of `folder` durably."""
     data = {
         "format": STATE_FORMAT,
         "identity": state.identity,
         "cursor": None if state.cursor is None else json.loads(state.cursor.to_json()),
         "files": {
-            kind: {"name": kept.name, "length": kept.length, "checksum": kept.checksum, "mtime": kept.mtime}
-            for kind, kept in state.files.items()
+            kind: {"name": record.name, "length": record.length, "checksum": record.checksum, "mtime": record.mtime}
+            for kind, record in state.files.items()
         },
         "generations": dict(state.generations),
         "names": dict(state.names),
@@ -121,72 +132,207 @@ def write_state(folder: Path, state: State) -> None:
         "session": state.session,
     }
     data["digest"] = _digest(data)
-    draft = Draft(folder, STATE_NAME)
-    try:
-        draft.write(json.dumps(data, sort_keys=True, allow_nan=False).encode())
-        draft.finish()
-    except BaseException:
-        draft.abandon()
-        raise
+    replace_file(folder / STATE_NAME, json.dumps(data, sort_keys=True, allow_nan=False))
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Return a digest of the content of a state, by which an edited state is noticed."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_marker(folder: Path, identity: str) -> None:
-    """Leave in `folder` whose it is: the state says so too, but may be lost."""
+    """Write into `folder` which run it belongs to."""
     text = json.dumps({"made by": "bridge export --to tensorboard", "identity": identity})
-    (folder / MARKER).write_text(text)
+    (folder / MARKER_NAME).write_text(text)
 
 
-def owner(folder: Path) -> str | None:
-    """The identity of the run that `folder` belongs to; None where it is nobody's.
+def folder_owner(folder: Path) -> str | None:
+    """Return the identity of the run that `folder` belongs to, or None if it belongs to none.
 
-    The marker says it, which is small; where that cannot be read the state does, of whatever format.
+    The marker says it. If the marker cannot be read, the state does, whatever its format.
     """
-    for name in (MARKER, STATE_NAME):
+    for name in (MARKER_NAME, STATE_NAME):
         try:
-            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - asked of thousands of folders
+            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - called for thousands of folders
                 return str(json.loads(file.read())["identity"])
         except (OSError, ValueError, TypeError, KeyError):
             continue
     return None
 
 
-def checked(folder: Path, state: State | None, names: Collection[str]) -> tuple[State | None, str]:
-    """`state` with the event files' times as they are by now, and why what lies in `folder` is not what it says.
+# Event files
 
-    `names` are the files in `folder`. The reason is in words for a person, empty where all is as the state says; where
-    nothing is to be remembered anew, the very `state` comes back.
+
+def event_file_name(kind: str, generation: int) -> str:
+    """Return the name of an event file, without clock, pid or host. TensorBoard reads names with `tfevents`."""
+    return f"events.out.tfevents.{EVENT_KINDS.index(kind) + 1:010d}.bridge.{kind}.g{generation:03d}"
+
+
+def parse_event_file_name(name: str) -> tuple[str, int] | None:
+    """Return kind and generation of an event file of ours, or None for any other name."""
+    match = _EVENT_NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+class EventFile:
+    """An event file being written: the end of the file `after`, or a new one with its own generation.
+
+    A new file gets its name when it is complete. Until then it lies under a name that TensorBoard does not read.
+    The caller calls `finish` or `abandon`.
+    """
+
+    def __init__(self, folder: Path, kind: str, generation: int, *, after: FileRecord | None = None) -> None:
+        self._path = folder / (after.name if after else event_file_name(kind, generation))
+        # Not even a temporary name may have `tfevents` in it.
+        self._open_path = self._path if after else folder / f".bridge-{kind}-{generation}.new"
+        self._begin = after.length if after else 0
+        self._checksum = after.checksum if after else 0
+        self._file: BinaryIO = self._open_path.open("r+b" if after else "w+b")
+        self._file.seek(self._begin)
+
+    def write(self, data: ReadableBuffer) -> None:
+        """Write bytes at the end."""
+        self._file.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
+
+    def copy(self, path: Path, length: int) -> None:
+        """Write the first `length` bytes of the file `path` at the end."""
+        with path.open("rb") as source:
+            for chunk in _read_chunks(source, length):
+                self.write(chunk)
+
+    def content(self) -> tuple[BinaryIO, int]:
+        """Return the file, for reading what it holds so far, and the number of its bytes."""
+        self._file.flush()
+        return self._file, self._file.seek(0, os.SEEK_END)
+
+    def finish(self) -> FileRecord:
+        """Flush the file to the disk, give it its name, and return what to remember of it."""
+        length = self._file.seek(0, os.SEEK_END)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        mtime = _backdate_mtime(self._open_path)
+        if self._open_path != self._path:
+            self._open_path.replace(self._path)
+        return FileRecord(self._path.name, length, self._checksum, mtime)
+
+    def abandon(self) -> None:
+        """Take back what was written, so that a full disk does not stay fuller than before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            if self._open_path == self._path:
+                os.truncate(self._path, self._begin)
+            else:
+                self._open_path.unlink()
+
+
+def _read_chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
+    while length and (chunk := file.read(min(length, _CHUNK_BYTES))):
+        length -= len(chunk)
+        yield chunk
+
+
+def _backdate_mtime(path: Path) -> int:
+    """Set the mtime of `path` back by a second, so that any later write changes it. Return the new mtime.
+
+    Otherwise an edit within the same tick of the clock would leave no trace. Whole seconds survive copying.
+    """
+    found = path.stat()
+    with contextlib.suppress(OSError):  # another user's file in a shared folder, or a file system without mtimes
+        os.utime(path, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
+    return path.stat().st_mtime_ns
+
+
+def check_files(folder: Path, state: FolderState | None, names: Collection[str]) -> tuple[FolderState | None, str]:
+    """Compare the event files in `folder` with `state`. Return the state with their present mtimes, and the damage.
+
+    `names` are the files in `folder`. The damage is a clause for a person, and empty if there is none. If no mtime
+    changed, the returned state is `state` itself.
     """
     if state is None:
         return None, "its state file is missing or damaged"
     if state.cursor is None:
         return state, "its first export was never completed"
-    files: dict[str, Kept] = {}
-    for kind, kept in state.files.items():
+    files: dict[str, FileRecord] = {}
+    for kind, record in state.files.items():
         try:
-            found = looked_at(folder, kept)
+            found = _unchanged_since(folder, record)
             if found is None:
-                short = os.stat(f"{folder}/{kept.name}").st_size < kept.length  # noqa: PTH116
-                return state, f"{kept.name} was {'cut short' if short else 'edited'}"
+                short = os.stat(f"{folder}/{record.name}").st_size < record.length  # noqa: PTH116
+                return state, f"{record.name} was {'cut short' if short else 'edited'}"
             files[kind] = found
         except OSError:
-            return state, f"{kept.name} is missing or cannot be read"
+            return state, f"{record.name} is missing or cannot be read"
     for name in sorted(names):
-        # It may be all that there is of this kind: only where a complete one stands may it go as a left-over.
-        found_kind = generation_of(name)
-        if found_kind is not None and found_kind[0] not in files:
+        # It may be all that there is of its kind, so it must not be removed as a left-over.
+        parsed = parse_event_file_name(name)
+        if parsed is not None and parsed[0] not in files:
             return state, f"its state file does not name {name}"
-    same = all(files[kind] is kept for kind, kept in state.files.items())
+    same = all(files[kind] is record for kind, record in state.files.items())
     return (state if same else state.with_(files=files)), ""
 
 
-def left_over(folder: Path, state: State, names: Sequence[str]) -> tuple[str, ...]:
-    """Of `names`, the files in `folder`, those that an export made and was killed before it could acknowledge."""
-    known = {kept.name: kept.length for kept in state.files.values()}
-    drafts = [name for name in names if name.startswith(".bridge-") and name.endswith(".new")]
-    events = [name for name in names if generation_of(name) is not None]
-    longer = [
+def _unchanged_since(folder: Path, record: FileRecord) -> FileRecord | None:
+    """Return `record` with the file's present mtime, or None if the file does not begin with the recorded bytes.
+
+    A file of the recorded length and mtime is not read. So a copy counts as unchanged, and an edit is noticed unless
+    it also restores the mtime. Raise OSError.
+    """
+    path = f"{folder}/{record.name}"
+    found = os.stat(path)  # noqa: PTH116 - called for thousands of folders
+    if (found.st_size, found.st_mtime_ns) == (record.length, record.mtime):
+        return record
+    if found.st_size < record.length:
+        return None
+    checksum = 0
+    with open(path, "rb") as file:  # noqa: PTH123
+        for chunk in _read_chunks(file, record.length):
+            checksum = zlib.crc32(chunk, checksum)
+    return replace(record, mtime=found.st_mtime_ns) if checksum == record.checksum else None
+
+
+def leftover_files(folder: Path, state: FolderState, names: Collection[str]) -> list[str]:
+    """Return those of `names`, the files in `folder`, that hold bytes of a killed export beyond `state`."""
+    lengths = {record.name: record.length for record in state.files.values()}
+    found = [name for name in names if name.startswith(".bridge-") and name.endswith((".new", ".tmp"))]
+    found += [
         name
-        for name in events
-        if name not in known or os.stat(f"{folder}/{name}").st_size > known[name]  # noqa: PTH116 - of thousands
+        for name in names
+        if parse_event_file_name(name) is not None
+        and (name not in lengths or os.stat(f"{folder}/{name}").st_size > lengths[name])  # noqa: PTH116
     ]
-    return tuple(sorted(drafts + longer))
+    return sorted(found)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def os_errors(folder: Path) -> Iterator[None]:
+    """Raise a TargetError instead of an OSError in the block."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else str(folder)
+        what = f"{where}: {error.strerror or error}"
+        if error.errno in _DISK_FULL:
+            raise TargetRefusedError(
+                f"No space left to write the event files: {what}.",
+                hint="Free some space, or choose another --logdir. What was exported before is whole.",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise TargetRefusedError(
+                f"The log directory cannot be written: {what}.", hint="Choose a --logdir that you may write to."
+            ) from error
+        raise TargetUnavailableError(f"The event files cannot be written: {what}.") from error

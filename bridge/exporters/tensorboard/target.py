@@ -1,18 +1,51 @@
-"""The folder of one run under the log directory."""
+"""Write one run's folder: append to it, or replace it by a complete new one.
+
+Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. A process killed
+in between leaves files that the next export finishes or removes. The scalars' file is a function of the run directory
+alone: whatever exports there were, it holds the bytes that one clean export would write.
+
+A watching TensorBoard follows a growing file, but does not notice one that is replaced under its old name. So appends are
+appends, and everything else gets a new generation in its name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import Applied
-from bridge.exporters.tensorboard.files import generation_of, translated
-from bridge.exporters.tensorboard.lock import locked
-from bridge.exporters.tensorboard.state import MARKER, State, checked, owner, read_state, write_marker, write_state
-from bridge.exporters.tensorboard.writing import Writing
-from bridge.model import DeltaKind
+from bridge.exporters.tensorboard.events import encode_block, version_record
+from bridge.exporters.tensorboard.facts import (
+    fact_notices,
+    facts_file,
+    metric_notices,
+    metric_tags,
+    sent_digests,
+    unsupported_params,
+)
+from bridge.exporters.tensorboard.media import MediaRecord, encode_media, media_notices, ordered_records
+from bridge.exporters.tensorboard.state import (
+    LOCK_NAME,
+    MARKER_NAME,
+    EventFile,
+    FolderState,
+    check_files,
+    folder_owner,
+    leftover_files,
+    os_errors,
+    parse_event_file_name,
+    read_state,
+    sync_folder,
+    write_marker,
+    write_state,
+)
+from bridge.locks import file_lock
+from bridge.model import DeltaKind, Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -20,17 +53,17 @@ if TYPE_CHECKING:
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import TargetContent
-    from bridge.exporters.tensorboard.files import Kept
-    from bridge.model import Delta, Run
+    from bridge.exporters.tensorboard.state import FileRecord
+    from bridge.model import Block, Delta, Run
 
-__all__ = ["TensorBoardTarget"]
+_STEP_LIMIT = 2**31
+"""The HPARAMS page fails for all runs if a step does not fit into 32 bits."""
 
 
 class TensorBoardTarget:
-    """Where one run goes: `folder`, which lies at `group` below the log directory.
+    """The folder of one run. `group` is its path below the log directory, `lock_wait` in seconds.
 
-    The scalars' file is a function of the run directory alone: it grows byte for byte into what one clean export
-    would write. `lock_wait` is how long to wait for another export of this run, in seconds.
+    The folder is created by `apply` or `rebuild`.
     """
 
     def __init__(self, folder: Path, run: Run, content: ContentOptions, *, group: str, lock_wait: float) -> None:
@@ -40,21 +73,22 @@ class TensorBoardTarget:
         self._group = group
         self._lock_wait = lock_wait
         self._last: Delta | None = None
-        self._files: Mapping[str, Kept] | None = None
+        self._files: Mapping[str, FileRecord] | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Cut off what no state speaks of, append, flush, then the state. A delta of kind NEW makes all anew.
+        """Append `delta` durably, then write the state. A delta of kind NEW replaces whatever there was.
 
-        What is there already, by this delta or by another export of the run, is not written again.
+        Do nothing if the folder already covers `delta`. Raise RebuildNeededError if the folder is damaged,
+        TargetUnavailableError if another export moved its cursor.
         """
-        with self._held() as (state, reason, notes):
+        with self._locked() as (state, damage, notes):
             last, self._last = self._last, delta
-            if not reason and _covers(state, delta):
+            if not damage and _covers(state, delta):
                 return Applied(notes=notes)
             if delta.kind is DeltaKind.NEW:
-                return self._make((delta,), state, reason) + Applied(notes=notes)
-            if state is None or reason:
-                raise RebuildNeededError(f"{self._folder}: {reason}")
+                return self._replace((delta,), state, damage) + Applied(notes=notes)
+            if state is None or damage:
+                raise RebuildNeededError(f"{self._folder}: {damage}")
             if not self._follows(delta, last, state):
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
@@ -63,66 +97,63 @@ class TensorBoardTarget:
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
-        with self._held() as (state, reason, notes):
-            return self._make(deltas, state, reason) + Applied(notes=notes)
+        with self._locked() as (state, damage, notes):
+            return self._replace(deltas, state, damage) + Applied(notes=notes)
 
-    def remember_times(self) -> None:
-        """Bring what the state says of the event files' times up to date, where the files are what it says.
-
-        Raises TargetError.
-        """
-        with self._held() as (state, reason, _):
-            if state is not None and not reason:
+    def remember_mtimes(self) -> None:
+        """Write the event files' present mtimes into the state, if their content is unchanged. Raise TargetError."""
+        with self._locked() as (state, damage, _):
+            if state is not None and not damage:
                 write_state(self._folder, state)
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """What TensorBoard's own reader finds, checksums included. Raises TargetError for a file that is damaged."""
-        from bridge.exporters.tensorboard.reader import read_held
+        """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
+        from bridge.exporters.tensorboard.readback import read_content
 
-        return read_held(self._folder, self._run, only=only)
+        return read_content(self._folder, self._run, only=only)
 
     def where(self) -> str:
-        """The folder."""
+        """Return the folder's path."""
         return str(self._folder)
 
-    def _follows(self, delta: Delta, last: Delta | None, state: State) -> bool:
-        """Whether `delta` goes on where `state` ends.
+    def _follows(self, delta: Delta, last: Delta | None, state: FolderState) -> bool:
+        """Return whether `delta` continues where `state` ends.
 
-        The portions of a whole run do not say what they follow: it is what this target was given `last`.
+        The parts of a full read have no `before`: each follows the one that this target was given `last`.
         """
         if delta.before is not None:
-            return _place(state.cursor) == _place(delta.before)
+            return _position(state.cursor) == _position(delta.before)
         if last is None:
             return False
-        return state.files == self._files or (last.after.complete and _place(state.cursor) == _place(last.after))
+        return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
 
-    def _make(self, deltas: Iterable[Delta], state: State | None, reason: str) -> Applied:
-        """Make all anew; the notes say why, where what there was could not be trusted."""
-        said = reason and (state is not None or any(generation_of(path.name) for path in self._folder.iterdir()))
-        notes = (f"{self._folder}: made anew, since {reason}",) if said else ()
-        return self._write(deltas, state or State(self._run.identity), fresh=True) + Applied(notes=notes)
+    def _replace(self, deltas: Iterable[Delta], state: FolderState | None, damage: str) -> Applied:
+        """Write everything again. If the old files are damaged, a note says how."""
+        had_files = state is not None or any(parse_event_file_name(path.name) for path in self._folder.iterdir())
+        notes = (f"{self._folder}: rebuilt, because {damage}",) if damage and had_files else ()
+        return self._write(deltas, state or FolderState(self._run.identity), fresh=True) + Applied(notes=notes)
 
-    def _write(self, deltas: Iterable[Delta], state: State, *, fresh: bool) -> Applied:
-        writing = Writing(self._folder, state, self._run, self._content, group=self._group, fresh=fresh)
+    def _write(self, deltas: Iterable[Delta], state: FolderState, *, fresh: bool) -> Applied:
+        writer = FolderWriter(self._folder, state, self._run, self._content, group=self._group, fresh=fresh)
         try:
             done, last = Applied(), None
             for delta in deltas:
-                done += writing.add(delta)
+                done += writer.add(delta)
                 last = delta
             if last is None:
                 raise TargetRefusedError(f"{self._run.path}: there is nothing to write.")
-            done += writing.finish(last)
-            self._files = writing.files
+            done += writer.finish(last)
+            self._files = writer.files
             return done
         except BaseException:
-            writing.abandon()
+            writer.abandon()
             raise
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[tuple[State | None, str, tuple[str, ...]]]:
-        """Make the folder if it is not there, lock it, make sure that it is this run's.
+    def _locked(self) -> Iterator[tuple[FolderState | None, str, tuple[str, ...]]]:
+        """Create and lock the folder, and make sure that it belongs to this run.
 
-        Gives its state, why that cannot be trusted, and notes.
+        Yield its state, its damage as in `check_files`, and notes for the report.
         """
         resolved = self._folder.resolve()
         if resolved.is_relative_to(self._run.path):
@@ -130,16 +161,24 @@ class TensorBoardTarget:
                 f"The event files would go into the run directory itself: {resolved}.",
                 hint="Choose a --logdir outside the run directories.",
             )
-        with translated(self._folder):
+        with os_errors(self._folder), contextlib.ExitStack() as stack:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with locked(self._folder, wait=self._lock_wait) as notes:
-                state = read_state(self._folder)
-                holder = owner(self._folder) if state is None else state.identity
-                if holder not in (None, self._run.identity):
-                    raise self._overtaken()
-                if state is None or not (self._folder / MARKER).exists():
-                    write_marker(self._folder, self._run.identity)
-                yield *checked(self._folder, state, os.listdir(self._folder)), notes  # noqa: PTH208 - names only
+            try:
+                held = stack.enter_context(file_lock(self._folder / LOCK_NAME, wait=self._lock_wait))
+            except TimeoutError:
+                raise TargetUnavailableError(
+                    f"{self._folder} is being written by another export.",
+                    hint="Wait until it is done and run this one again.",
+                ) from None
+            no_locks = f"{self._folder}: this file system has no locks; two exports at once would not notice each other"
+            state = read_state(self._folder)
+            owner = folder_owner(self._folder) if state is None else state.identity
+            if owner not in (None, self._run.identity):
+                raise self._overtaken()
+            if state is None or not (self._folder / MARKER_NAME).exists():
+                write_marker(self._folder, self._run.identity)
+            names = os.listdir(self._folder)  # noqa: PTH208 - names only
+            yield *check_files(self._folder, state, names), () if held else (no_locks,)
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
@@ -147,12 +186,12 @@ class TensorBoardTarget:
         )
 
 
-def _covers(state: State | None, delta: Delta) -> bool:
-    """Whether what `delta` brings is in the target already, by another export or by the same delta before."""
+def _covers(state: FolderState | None, delta: Delta) -> bool:
+    """Return whether the target holds what `delta` brings, from an earlier call or from another export."""
     held, after = None if state is None else state.cursor, delta.after
     if held is None or not held.complete or not after.complete:
         return False
-    if _place(held) == _place(after):
+    if _position(held) == _position(after):
         return delta.kind is not DeltaKind.SAME
     return (
         held.rows >= after.rows
@@ -162,8 +201,205 @@ def _covers(state: State | None, delta: Delta) -> bool:
     )
 
 
-def _place(cursor: Cursor | None) -> object:
-    """How far a cursor is: equal for two that cover the same rows and media lines."""
+def _position(cursor: Cursor | None) -> object:
+    """Return what is equal for cursors that cover the same rows and media lines."""
     if cursor is None:
         return None
     return (cursor.complete, cursor.rows, cursor.digest, cursor.media_lines, cursor.media_digest, dict(cursor.content))
+
+
+class FolderWriter:
+    """One write into a run's folder: `add` deltas, then `finish`, or `abandon` after an error.
+
+    `state` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
+    `finish`. The caller holds the folder's lock. After `finish`, `files` are the event files as in the new state.
+    """
+
+    def __init__(
+        self, folder: Path, state: FolderState, run: Run, content: ContentOptions, *, group: str, fresh: bool
+    ) -> None:
+        self._folder = folder
+        self._group = group
+        self._content = content
+        self._run = run
+        self._identity = state.identity
+        self.files = {} if fresh else dict(state.files)
+        self._steps = {} if fresh else dict(state.steps)
+        self._names = {} if fresh else dict(state.names)
+        self._unsupported = set() if fresh else {item for item in state.unsupported if not item.startswith("params")}
+        self._session = True if fresh else state.session
+        self._generations = _newest_generations(folder, state)
+        self._open_files: dict[str, EventFile] = {}
+        self._tags: dict[str, str] = {}
+        self._unordered = False
+        self._bytes = 0
+
+    def add(self, delta: Delta) -> Applied:
+        """Write the points and pictures of `delta`, without acknowledging them."""
+        self._run = delta.run
+        notices = self._choose_tags(delta)
+        for block in delta.blocks:
+            notices += _overflow_notices(block)
+            self._session = self._session and _fits_hparams(block)
+            tags = [self._tags[name].encode() for name in block.names]
+            for records in encode_block(block, tags):
+                self._write("scalars", records.data)
+        shown = 0
+        metrics = set(self._tags.values()) if delta.media else set()
+        for event in delta.media:
+            items, lost = encode_media(event, metrics, self._steps)
+            notices += lost
+            shown += bool(items)
+            if not items:
+                self._unsupported.add(f"media.{event.tag}")
+            if len(items) > 1 and items[0].tag in self._steps and items[1].tag not in self._steps:
+                # The tag's first caption comes after its first picture, which must carry it as its description.
+                self._unordered = True
+            for item in items:
+                self._add_media(item)
+        return Applied(points=delta.points, media=shown, notices=tuple(notices))
+
+    def finish(self, last: Delta) -> Applied:
+        """Make what was added durable together with the run's facts, then acknowledge it up to the cursor of `last`."""
+        if self._unordered:
+            self._order_media()
+        for kind in set(self.files) - set(self._open_files) - {"facts"}:
+            if self._has_leftovers(kind):
+                self._open_files[kind] = self._open(kind)
+        for kind, file in self._open_files.items():
+            self.files[kind] = file.finish()
+        notices = self._write_facts()
+        state = FolderState(
+            identity=self._identity,
+            cursor=last.after.with_(sent=sent_digests(self._run, self._content, group=self._group)),
+            files=self.files,
+            generations=self._generations,
+            names=self._names,
+            steps=self._steps,
+            unsupported=frozenset(self._unsupported) | unsupported_params(self._run, self._content),
+            session=self._session,
+        )
+        write_state(self._folder, state)
+        self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
+        # The renames become durable in their order. If a file system does not keep it, the next export notices.
+        sync_folder(self._folder)
+        kept = {record.name for record in state.files.values()}
+        names = [path.name for path in self._folder.iterdir() if path.name not in kept]
+        for name in leftover_files(self._folder, state, names):
+            (self._folder / name).unlink()
+        return Applied(bytes=self._bytes, notices=notices)
+
+    def abandon(self) -> None:
+        """Restore the folder as far as the disk allows."""
+        for file in self._open_files.values():
+            file.abandon()
+
+    def _choose_tags(self, delta: Delta) -> list[Notice]:
+        """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
+        rename = dict(self._content.rename)
+        names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
+        tags = metric_tags(names, rename, self._names)
+        # A metric may take a tag that an image or a caption in the media file has.
+        taken = media_notices(delta.media, set(tags.values()), self._steps)
+        self._unordered = self._unordered or any(tag in self._steps for tag in tags.values())
+        seen = set(self._tags) | set(self._names.values())
+        new = {name: tag for name, tag in tags.items() if name not in seen}
+        self._tags |= tags
+        self._names |= {tag: name for name, tag in tags.items() if tag != name}
+        return metric_notices(new, rename) + taken
+
+    def _add_media(self, record: MediaRecord) -> None:
+        last = self._steps.get(record.tag)
+        if last is not None and record.step <= last:
+            self._unordered = True
+        self._steps[record.tag] = record.step if last is None else max(last, record.step)
+        self._write("media", record.record)
+
+    def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
+        if kind not in self._open_files:
+            self._open_files[kind] = self._open(kind)
+        self._open_files[kind].write(data)
+        self._bytes += len(data)
+
+    def _open(self, kind: str) -> EventFile:
+        """Open the event file of `kind` for appending, or a new one if there is none that can be continued."""
+        record = self.files.get(kind)
+        if record is not None and not self._has_leftovers(kind):
+            return EventFile(self._folder, kind, self._generations[kind], after=record)
+        file = self._create(kind)
+        try:
+            if record is None:
+                file.write(version_record(self._run.start))
+            else:
+                # A watching TensorBoard may have read what a killed export wrote beyond the record.
+                file.copy(self._folder / record.name, record.length)
+        except BaseException:
+            file.abandon()
+            raise
+        return file
+
+    def _create(self, kind: str) -> EventFile:
+        self._generations[kind] = self._generations.get(kind, -1) + 1
+        return EventFile(self._folder, kind, self._generations[kind])
+
+    def _has_leftovers(self, kind: str) -> bool:
+        record = self.files[kind]
+        return (self._folder / record.name).stat().st_size > record.length
+
+    def _order_media(self) -> None:
+        """Replace the media file by a new one with its records in order."""
+        old = self._open_files.get("media") or self._open("media")
+        new = self._create("media")
+        try:
+            first = version_record(self._run.start)
+            new.write(first)
+            self._steps = {}
+            content, end = old.content()
+            for record in ordered_records(content, len(first), end, set(self._tags.values())):
+                self._steps[record.tag] = record.step
+                new.write(record.record)
+                self._bytes += len(record.record)
+        except BaseException:
+            new.abandon()
+            raise
+        old.abandon()
+        self._open_files["media"] = new
+
+    def _write_facts(self) -> tuple[Notice, ...]:
+        """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
+        metrics = set(self._tags.values())
+        data = facts_file(self._run, self._content, group=self._group, metrics=metrics, session=self._session)
+        old = self.files.get("facts")
+        same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
+        if same and not self._has_leftovers("facts"):
+            return ()
+        file = self._open_files["facts"] = self._create("facts")
+        file.write(data)
+        self.files["facts"] = file.finish()
+        self._bytes += len(data)
+        return tuple(fact_notices(self._run, self._content, metrics=metrics, session=self._session))
+
+
+def _newest_generations(folder: Path, state: FolderState) -> dict[str, int]:
+    """Return the highest generation of each kind ever seen, so that no name is used twice."""
+    newest = dict(state.generations)
+    for path in folder.iterdir():
+        parsed = parse_event_file_name(path.name)
+        if parsed is not None:
+            newest[parsed[0]] = max(parsed[1], newest.get(parsed[0], -1))
+    return newest
+
+
+def _overflow_notices(block: Block) -> list[Notice]:
+    """Return a notice for each metric of `block` with finite values beyond float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        beyond = np.isinf(block.values.astype(np.float32)) & np.isfinite(block.values) & block.present
+    counts = beyond.sum(axis=1)
+    return [
+        Notice(NoticeKind.CLIPPED, block.names[index], "beyond 32 bits, stands as infinite", int(counts[index]))
+        for index in np.flatnonzero(counts)
+    ]
+
+
+def _fits_hparams(block: Block) -> bool:
+    return not len(block.step) or bool(block.step.min() >= -_STEP_LIMIT and block.step.max() < _STEP_LIMIT)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.exporters.tensorboard.records import FOOTER, HEADER
+from bridge.exporters.tensorboard.events import FOOTER, HEADER
 
 if TYPE_CHECKING:
     from pathlib import Path

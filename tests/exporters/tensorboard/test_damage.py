@@ -92,7 +92,7 @@ def test_damage_is_noticed_and_mended(
     with pytest.raises(RebuildNeededError, match=said):
         target.apply(second_of(run, first))
     done = target.rebuild([first])
-    assert done.notes == (f"{folder}: made anew, since {said}",)
+    assert done.notes == (f"{folder}: rebuilt, because {said}",)
     assert rows(file_of(folder, "scalars")) == [
         (0, CREATED_S, {"loss": hex32(4.0)}),
         (1, CREATED_S + 1, {"loss": hex32(3.0)}),

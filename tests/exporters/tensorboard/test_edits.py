@@ -14,7 +14,7 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.records import FOOTER, HEADER, frame
+from bridge.exporters.tensorboard.events import FOOTER, HEADER, frame
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from tests.deltas import make_block, make_delta, make_model_run
@@ -82,7 +82,7 @@ def test_a_bit_that_flipped_far_from_the_end_is_noticed(tmp_path: Path, source: 
     flip(folder / SCALARS, place)
     line = export(source, tmp_path / "logs")
     assert (line.action, line.reason, line.points) == (Action.REBUILD, UNTRUSTED, ROWS)
-    assert line.notes == (f"{folder}: made anew, since {SCALARS} was edited",)
+    assert line.notes == (f"{folder}: rebuilt, because {SCALARS} was edited",)
     assert file_of(folder, "scalars").read_bytes() == whole
     assert export(source, tmp_path / "logs").action is Action.UNCHANGED
 
@@ -93,7 +93,7 @@ def test_an_edit_that_keeps_the_checksums_right_is_noticed(tmp_path: Path, sourc
     change_first_value(folder / SCALARS)
     assert rows(folder / SCALARS)[0][2] == {"loss": struct.pack("<f", 77.0).hex()}
     line = export(source, tmp_path / "logs")
-    assert line.notes == (f"{folder}: made anew, since {SCALARS} was edited",)
+    assert line.notes == (f"{folder}: rebuilt, because {SCALARS} was edited",)
     assert file_of(folder, "scalars").read_bytes() == whole
 
 
@@ -137,41 +137,34 @@ def test_a_state_that_was_edited_is_noticed(
     (folder / "bridge-state.json").write_text(json.dumps(state))
     line = export(source, tmp_path / "logs")
     assert (line.action, line.reason, line.points) == (Action.REBUILD, UNTRUSTED, ROWS)
-    assert line.notes == (f"{folder}: made anew, since its state file is missing or damaged",)
+    assert line.notes == (f"{folder}: rebuilt, because its state file is missing or damaged",)
     assert file_of(folder, "scalars").read_bytes() == whole
 
 
-def as_an_older_bridge(folder: Path, *, leave_out: str = "") -> None:
-    """The state in its first format: of each file a digest of its last bytes, of itself none."""
-    state = state_of(folder)
+def save_edited(folder: Path, state: dict[str, Any]) -> None:
+    """Write a state with the digest of its content, as the bridge does."""
     del state["digest"]
-    state["format"] = 1
-    for kept in state["files"].values():
-        tail = (folder / kept["name"]).read_bytes()[-16 * 1024 :]
-        kept["tail"] = hashlib.sha256(tail).hexdigest()[:32]
-        del kept["checksum"], kept["mtime"]
-    state["files"].pop(leave_out, None)
+    state["digest"] = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
     (folder / "bridge-state.json").write_text(json.dumps(state))
 
 
-def test_a_state_of_an_older_bridge_is_read(tmp_path: Path, source: Path, folder: Path) -> None:
-    """It is checked as far as it goes, and afterwards knows as much as any."""
-    as_an_older_bridge(folder)
-    assert export(source, tmp_path / "logs").action is Action.UNCHANGED
+def test_a_state_of_an_older_format_is_not_believed(tmp_path: Path, source: Path, folder: Path) -> None:
+    """The run is exported again."""
     state = state_of(folder)
-    assert state["format"] == 2
-    assert state["files"]["scalars"]["checksum"] == zlib.crc32((folder / SCALARS).read_bytes())
-    as_an_older_bridge(folder)
-    flip(folder / SCALARS, -7 + (folder / SCALARS).stat().st_size)
-    assert export(source, tmp_path / "logs").action is Action.REBUILD
+    state["format"] -= 1
+    save_edited(folder, state)
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.points) == (Action.REBUILD, ROWS)
 
 
 def test_an_event_file_that_no_state_names_is_not_left_over(tmp_path: Path, source: Path, folder: Path) -> None:
     """It goes only when there is a complete new one in its place."""
-    as_an_older_bridge(folder, leave_out="scalars")
+    state = state_of(folder)
+    del state["files"]["scalars"]
+    save_edited(folder, state)
     line = export(source, tmp_path / "logs")
     assert (line.action, line.points) == (Action.REBUILD, ROWS)
-    assert line.notes == (f"{folder}: made anew, since its state file does not name {SCALARS}",)
+    assert line.notes == (f"{folder}: rebuilt, because its state file does not name {SCALARS}",)
     assert [row[0] for row in rows(file_of(folder, "scalars"))] == list(range(ROWS))
 
 

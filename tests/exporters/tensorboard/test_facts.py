@@ -9,7 +9,7 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.tags import metric_tags
+from bridge.exporters.tensorboard.facts import metric_tags
 from bridge.model import NoticeKind, Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of

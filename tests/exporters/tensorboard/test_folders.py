@@ -11,7 +11,7 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.folders import clean_folder, place_runs
+from bridge.exporters.tensorboard.exporter import assign_folders, clean_folder
 from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of
@@ -149,7 +149,7 @@ def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
     export(tmp_path / "logs", one, two)
     folder = f"abc-{suffix('uid-2')}"
     (tmp_path / "logs" / folder / "bridge-state.json").unlink()
-    assert place_runs(tmp_path / "logs", [two])["uid-2"].folder == folder
+    assert assign_folders(tmp_path / "logs", [two])["uid-2"].path == folder
 
 
 def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:

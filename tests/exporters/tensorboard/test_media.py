@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bridge.cursor import ContentOptions
-from bridge.exporters.tensorboard import TensorBoardExporter, pictures, video
+from bridge.exporters.tensorboard import TensorBoardExporter, media
 from bridge.model import NoticeKind
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
@@ -240,7 +240,7 @@ def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[
 
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
     """All its frames, at its speed."""
-    require(pictures.can_convert(), "PyAV")
+    require(media.can_convert(), "PyAV")
     assert losses_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
     width, height, data = tensors(tmp_path)["val/samples/0", 0]
     assert (width, height) == (b"96", b"64")
@@ -250,9 +250,9 @@ def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> Non
 
 def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has too many or too large frames is made smaller, and that is a named notice."""
-    require(pictures.can_convert(), "PyAV")
-    monkeypatch.setattr(video, "_FRAMES", 4)
-    monkeypatch.setattr(video, "_EDGE", 48)
+    require(media.can_convert(), "PyAV")
+    monkeypatch.setattr(media, "GIF_FRAMES", 4)
+    monkeypatch.setattr(media, "GIF_EDGE", 48)
     (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 4 of its 12 frames")
     with Image.open(io.BytesIO(tensors(tmp_path)["val/samples/0", 0][2])) as gif:
@@ -261,15 +261,15 @@ def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monk
 
 def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding stops at a bound, whatever the file promises; that the rest is missing is said."""
-    require(pictures.can_convert(), "PyAV")
-    monkeypatch.setattr(video, "_PIXELS", 5 * 96 * 64)
+    require(media.can_convert(), "PyAV")
+    monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 5 * 96 * 64)
     (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra `video` it is a notice that names the pip line."""
-    monkeypatch.setattr(pictures, "can_convert", lambda: False)
+    monkeypatch.setattr(media, "can_convert", lambda: False)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no matter what")
     delta = make_delta(make_model_run(tmp_path / "runs" / "abc"), media=[media_event(path)])
@@ -283,7 +283,7 @@ def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeyp
 
 def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
     """A file that is no video is a named notice."""
-    require(pictures.can_convert(), "PyAV")
+    require(media.can_convert(), "PyAV")
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video" * 100)
     (notice,) = losses_of(target, media_event(path))

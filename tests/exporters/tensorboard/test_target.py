@@ -11,7 +11,7 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.exporters.tensorboard.encode import ScalarEncoder
+from bridge.exporters.tensorboard.events import encode_block
 from bridge.model import NoticeKind, Status
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
@@ -62,7 +62,7 @@ def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Pa
     exporter.open(run, SHAPE).apply(first_of(run))
     assert names(folder) == [*ALWAYS, FACTS, SCALARS]
     state = json.loads((folder / "bridge-state.json").read_text())
-    assert (state["format"], state["identity"], state["cursor"]["rows"]) == (2, "uid-abc", 2)
+    assert (state["format"], state["identity"], state["cursor"]["rows"]) == (3, "uid-abc", 2)
     assert json.loads((folder / ".bridge-target").read_text())["identity"] == "uid-abc"
     assert (folder / ".bridge-lock").read_bytes() == b""
 
@@ -193,27 +193,19 @@ def test_a_rebuild_that_fails_changes_nothing(exporter: TensorBoardExporter, run
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_what_was_never_acknowledged_is_cut_off(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Bytes past the length in the state are what a killed export left: the next writes over them."""
+@pytest.mark.parametrize("same", [True, False])
+def test_what_was_never_acknowledged_is_left_behind(
+    exporter: TensorBoardExporter, run: Run, folder: Path, same: bool
+) -> None:
+    """Bytes past the length in the state are what a killed export left: a watching TensorBoard needs a new file."""
     first = first_of(run)
     target = exporter.open(run, SHAPE)
     target.apply(first)
     second = second_of(run, first)
     with (folder / SCALARS).open("ab") as file:
-        (records,) = ScalarEncoder().encode(second.blocks[0], [b"loss"])
-        file.write(records.tobytes() + b"half a record")
+        (records,) = encode_block(second.blocks[0], [b"loss"])
+        file.write(records.tobytes() + b"half a record" if same else bytes(100))
     target.apply(second)
-    assert [row[0] for row in rows(folder / SCALARS)] == [0, 1, 2, 3]
-
-
-def test_other_bytes_than_were_seen_get_a_new_name(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """If what comes is not what a killed export had begun to write, a watching TensorBoard needs a new file."""
-    first = first_of(run)
-    target = exporter.open(run, SHAPE)
-    target.apply(first)
-    with (folder / SCALARS).open("ab") as file:
-        file.write(bytes(100))
-    target.apply(second_of(run, first))
     assert names(folder) == [*ALWAYS, FACTS, SCALARS.replace("g000", "g001")]
     assert [row[0] for row in rows(file_of(folder, "scalars"))] == [0, 1, 2, 3]
 
@@ -225,6 +217,7 @@ def test_what_a_killed_export_left_makes_the_run_stale(exporter: TensorBoardExpo
     target.apply(first)
     (folder / SCALARS.replace("g000", "g007")).write_bytes(b"old")
     (folder / ".bridge-media-3.new").write_bytes(b"half")
+    (folder / ".bridge-state.json.0123abcd.tmp").write_bytes(b"half")
     known = exporter.cursors([run])["uid-abc"].cursor
     assert known is not None
     assert exporter.stale(run, known, SHAPE) == ("left-over files",)
@@ -241,7 +234,7 @@ def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, 
     first = first_of(run)
     target.apply(first)
     path = folder / "bridge-state.json"
-    text = path.read_text().replace('"format": 2, "gen', '"format": 3, "gen')
+    text = path.read_text().replace('"format": 3, "gen', '"format": 4, "gen')
     path.write_text(text)
     known = exporter.cursors([run])["uid-abc"]
     assert isinstance(known.error, NewerFormatError)

@@ -1,0 +1,169 @@
+"""Read a run's folder back with TensorBoard's Python loader, which checks every checksum."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import TargetRefusedError
+from bridge.exporters.contract import TargetContent, TargetMedia
+from bridge.exporters.tensorboard.events import FOOTER, HEADER, parse_event
+from bridge.exporters.tensorboard.facts import (
+    HPARAMS_TAG,
+    NOTES_TAG,
+    TAGS_TAG,
+    parse_caption_tag,
+    parse_image_tag,
+    parse_tags,
+)
+from bridge.exporters.tensorboard.state import FolderState, read_state
+from bridge.model import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from bridge.model import Run, Scalar
+
+
+def read_content(folder: Path, run: Run, *, only: Collection[str] | None = None) -> TargetContent:
+    """Return what `folder` holds of `run`, with `only` the series of these metrics.
+
+    Raise TargetRefusedError, which names the file, if one is missing or damaged.
+    """
+    state = read_state(folder)
+    if state is None:
+        raise TargetRefusedError(
+            f"{folder} has no state file that can be read.", hint="The next export of this run writes it again."
+        )
+    reader = ContentReader(state, only)
+    for record in state.files.values():
+        for event in _read_events(folder / record.name):
+            reader.add(event)
+    return reader.content(run)
+
+
+def _read_events(path: Path) -> Iterator[Any]:
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+    if not path.is_file():
+        raise TargetRefusedError(f"{path} is missing.", hint="The next export of this run writes it again.")
+    read = 0
+    try:
+        for data in RawEventFileLoader(str(path)).Load():
+            read += HEADER + len(data) + FOOTER
+            yield parse_event(data)
+    except ValueError as error:
+        raise _damaged(path, read) from error
+    # The loader takes a wrong checksum for a record that is still being written, and stops without an error.
+    if read != path.stat().st_size:
+        raise _damaged(path, read)
+
+
+def _damaged(path: Path, offset: int) -> TargetRefusedError:
+    return TargetRefusedError(
+        f"{path} is damaged at byte {offset}: TensorBoard's reader stops there.",
+        hint="bridge export with --rebuild writes it again.",
+    )
+
+
+class ContentReader:
+    """Collects the events of one run's files; `content` returns them as a TargetContent."""
+
+    def __init__(self, state: FolderState, only: Collection[str] | None) -> None:
+        self._state = state
+        self._only = only
+        self._points: dict[str, tuple[list[int], list[float], list[float]]] = {}
+        self._captions: dict[tuple[str, int, int], str] = {}
+        self._images: dict[tuple[str, int, int], str] = {}
+        self._texts: dict[str, str] = {}
+        self._start: Any = None
+        self._end: Any = None
+
+    def add(self, event: Any) -> None:
+        """Add the values of one Event."""
+        for value in event.summary.value:
+            plugin = value.metadata.plugin_data.plugin_name
+            if value.HasField("simple_value"):
+                self._add_point(event, value)
+            elif plugin == "images":
+                parsed = parse_image_tag(value.tag)
+                if parsed is not None:
+                    digest = hashlib.sha256(value.tensor.string_val[2]).hexdigest()
+                    self._images[parsed[0], event.step, parsed[1]] = digest
+            elif plugin == "text":
+                self._add_text(event, value.tag, value.tensor.string_val[0].decode())
+            else:
+                self._add_session(value.metadata.plugin_data.content)
+
+    def _add_point(self, event: Any, value: Any) -> None:
+        name = self._state.names.get(value.tag, value.tag)
+        if self._only is None or name in self._only:
+            steps, times, values = self._points.setdefault(name, ([], [], []))
+            steps.append(event.step)
+            times.append(event.wall_time)
+            values.append(value.simple_value)
+
+    def _add_text(self, event: Any, tag: str, text: str) -> None:
+        own = tag.split(" (text)", maxsplit=1)[0]
+        caption = parse_caption_tag(tag)
+        if own in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG):
+            self._texts[own] = text
+        elif caption is not None:
+            self._captions[caption[0], event.step, caption[1]] = text
+
+    def _add_session(self, data: bytes) -> None:
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        plugin_data = plugin_data_pb2.HParamsPluginData.FromString(data)
+        # TensorBoard, too, takes the first of each.
+        if plugin_data.HasField("session_start_info") and self._start is None:
+            self._start = plugin_data.session_start_info
+        if plugin_data.HasField("session_end_info") and self._end is None:
+            self._end = plugin_data.session_end_info
+
+    def content(self, run: Run) -> TargetContent:
+        """Return what was added."""
+        unsupported = set(self._state.unsupported)
+        if self._start is None:
+            unsupported |= {"params", "status"}
+        if self._end is None:
+            # A status that TensorBoard has no word for has no end either.
+            unsupported.add("end")
+        return TargetContent(
+            series={
+                name: Series(
+                    name,
+                    np.array(steps, dtype=np.int64),
+                    np.array(times, dtype=np.float64),
+                    np.array(values, dtype=np.float64),
+                )
+                for name, (steps, times, values) in self._points.items()
+            },
+            params=None if self._start is None else _params(self._start),
+            tags=parse_tags(self._texts.get(TAGS_TAG, "")),
+            notes=self._texts.get(NOTES_TAG, ""),
+            status=_status(self._end),
+            start=None if self._start is None else self._start.start_time_secs,
+            end=None if self._end is None else self._end.end_time_secs,
+            media=tuple(
+                TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)))
+                for (tag, step, index), digest in sorted(self._images.items())
+            ),
+            cursor=self._state.cursor,
+            unsupported=frozenset(unsupported),
+        )
+
+
+def _params(start: Any) -> dict[str, Scalar]:
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}
+
+
+def _status(end: Any) -> str:
+    from tensorboard.plugins.hparams import api_pb2
+
+    if end is None:
+        return ""
+    return {api_pb2.STATUS_SUCCESS: "SUCCESS", api_pb2.STATUS_FAILURE: "FAILURE"}.get(end.status, "")
