@@ -1,4 +1,4 @@
-"""Replay run directories into MLflow and TensorBoard, exactly, as often as wanted."""
+"""Sync training run directories to MLflow and TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """The public name, imported now."""
+    """Import and return a public name."""
     if name == "__version__":
         from importlib.metadata import version
 

@@ -10,26 +10,24 @@ import time
 
 from bridge.interrupts import listen
 
-__all__ = ["main"]
-
 INTERRUPTED = 130
 
 PATIENCE = 0.5
-"""Seconds that threads get, after an interrupt, to end by themselves: one may wait for a server that says nothing."""
+"""Seconds that threads get to end after an interrupt; one may wait for a server that does not answer."""
 
 
 def main() -> None:
-    """Run the command line of this process and exit with its code.
+    """Run the command line and exit with its code.
 
-    SIGTERM and SIGHUP, unless they are ignored (nohup), end it like Ctrl-C: with exit code 130, after everything that
-    was started has been ended or let go. What was in flight is abandoned, and sent again by the next export.
+    SIGTERM and SIGHUP, unless they are ignored (nohup), end the command like Ctrl-C: with exit code 130, after every
+    process that was started has been ended. What was being sent is sent again by the next export.
     """
     listen()
     try:
         from bridge.cli import bridge
 
         for stream in (sys.stdout, sys.stderr):
-            # A letter that the terminal's encoding lacks shows as its escape and ends nothing.
+            # A letter that the terminal's encoding lacks is shown as its escape.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         bridge(prog_name="bridge")
@@ -37,15 +35,15 @@ def main() -> None:
         if end.code == INTERRUPTED:
             _leave_soon()
         raise
-    except KeyboardInterrupt:  # before the command line was there, or once more while it ended
+    except KeyboardInterrupt:  # before the command line was ready, or once more while it ended
         _leave_soon()
         sys.exit(INTERRUPTED)
 
 
 def _leave_soon() -> None:
-    """See to it that this process ends within PATIENCE, although Python waits for threads for as long as they like.
+    """End this process within PATIENCE. Python itself would wait for its threads without limit.
 
-    What is abandoned complains no more: a pool whose workers were just ended may find its pipes closed at the exit.
+    Silence errors at the exit: a pool whose workers were ended may find its pipes closed.
     """
     sys.unraisablehook = lambda _: None
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
-"""Being told to stop: SIGINT, SIGTERM and SIGHUP all are KeyboardInterrupt, and none is lost.
+"""Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt, and lose none of them.
 
-Python drops what a signal's handler raises while a destructor or a weak reference's callback runs, with a line on
-stderr at most. A command that goes on for ever would then have heard nothing, so what was asked is also remembered.
+Python drops what a signal handler raises while a destructor or a weak reference's callback runs. A command that runs for
+ever would then never end, so the handler also remembers the signal for the next `pause`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["listen", "pause"]
-
 _asked = False
 
 
 def listen() -> None:
-    """Take the signals of this process; those that it was started to ignore (nohup, a shell's `&`) stay ignored."""
+    """Handle the signals of this process, except those that it was started to ignore (nohup, a shell's `&`)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
 
 
 def pause(seconds: float) -> None:
-    """Sleep for so many seconds. Raises KeyboardInterrupt as soon as this process is told to stop, or was before."""
+    """Sleep. Raises KeyboardInterrupt at a signal, and at once if one came before."""
     if _asked:
         raise KeyboardInterrupt
     time.sleep(seconds)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    global _asked  # noqa: PLW0603 - signals are the process's
+    global _asked  # noqa: PLW0603 - signals belong to the process
     _asked = True
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A target's own user interface as a child process: started, waited for, ended."""
+"""A target's own user interface as a child process: choose a port, start it, wait for it, end it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.errors import TargetUnavailableError, UsageError
+from bridge.locks import machine_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bridge.exporters.contract import Interface
-
-__all__ = ["free_port", "serve", "tunnel"]
 
 START_TIMEOUT = 120.0
 """Seconds within which a user interface must answer; a first start on a slow shared file system takes long."""
@@ -30,64 +27,43 @@ START_TIMEOUT = 120.0
 END_TIMEOUT = 10.0
 """Seconds that a user interface gets to end by itself before it is killed."""
 
+_PORT_LOCKS = contextlib.ExitStack()
+"""The locks of the ports that this process chose. They are held until it ends, so that no other view that starts at
+the same moment chooses the same port and takes this one's page for its own."""
+
 
 def free_port(wanted: int | None, *, usual: int) -> int:
-    """`wanted`, which must be free (else a UsageError); without it `usual`, or any free port where that is taken."""
+    """Return a free port: `wanted` (else UsageError), or without it `usual`, or any if that one is taken."""
     for port in (wanted,) if wanted is not None else (usual, 0):
-        with socket.socket() as probe:
+        with socket.socket() as probe, contextlib.suppress(OSError):  # TimeoutError, from the lock, is one too
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found = int(probe.getsockname()[1])
-                _reserve(found)
-                return found
-    raise UsageError(f"Port {wanted} is taken.", hint="Leave --port out to take a free one.")
-
-
-_RESERVED: list[int] = []
-"""The locks of this process's ports, held for as long as it lives."""
-
-
-def _reserve(port: int) -> None:
-    """Keep `port` from other views that start at this moment: each would take the other's page for its own.
-
-    Raises OSError where another one has it.
-    """
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    lock = os.open(
-        Path(tempfile.gettempdir()) / f"registry-bridge-{os.getuid()}-port-{port}", os.O_RDWR | os.O_CREAT, 0o600
-    )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    _RESERVED.append(lock)
+            probe.bind(("127.0.0.1", port))
+            found = int(probe.getsockname()[1])
+            _PORT_LOCKS.enter_context(machine_lock(f"port {found}", wait=0))
+            return found
+    raise UsageError(f"Port {wanted} is taken.", hint="Leave out --port to use a free one.")
 
 
 def tunnel(port: int) -> str:
-    """The line that makes `port` of this machine reachable from a person's own one."""
+    """Return the ssh command that makes `port` of this machine reachable from the user's own."""
     named = socket.getfqdn()
-    # Where the machine's own list of names puts it under localhost, that is its name for nobody else.
+    # A machine that lists its own name under localhost has that name for nobody else.
     host = socket.gethostname() if named.startswith("localhost") else named
     return f"ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{host}"
 
 
 @contextlib.contextmanager
 def serve(interface: Interface, log: Path) -> Iterator[None]:
-    """Start the server of `interface`, wait until it answers, and end it with all its children afterwards.
+    """Run the server of `interface`, if it has one, while the block runs. Its output goes to the file `log`.
 
-    What it prints goes to the file `log`. Raises TargetUnavailableError, with its last words, where it does not come up.
+    Raises TargetUnavailableError if the server does not answer within START_TIMEOUT.
     """
     if not interface.argv:
         yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches us alone, and we can end it with everything that it started.
+        # A session of its own: Ctrl-C reaches only us, and one signal ends the server with everything that it started.
         process = subprocess.Popen(  # noqa: S603 - the command line is the exporter's own
             interface.argv,
             stdin=subprocess.DEVNULL,
@@ -97,32 +73,24 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        _await(interface, process, log)
+        _wait_for_answer(interface, process, log)
         yield
     finally:
         _end(process)
 
 
-def _await(interface: Interface, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        if _answers(interface.probe):
-            return
+    while time.monotonic() < deadline and process.poll() is None:
+        # An address of ours; a URLError is an OSError too.
+        with contextlib.suppress(OSError), urllib.request.urlopen(interface.probe, timeout=5) as answer:  # noqa: S310
+            if answer.status == 200:
+                return
         time.sleep(0.1)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
     raise TargetUnavailableError(
-        f"{interface.argv[0]} did not come up at {interface.probe}.", hint=f"Its last words (all in {log}):\n{last}"
+        f"{interface.argv[0]} did not come up at {interface.probe}.", hint=f"Its last output (all in {log}):\n{last}"
     )
-
-
-def _answers(probe: str) -> bool:
-    try:
-        with urllib.request.urlopen(probe, timeout=5) as answer:  # noqa: S310 - an http address of ours
-            return bool(answer.status == 200)
-    except OSError:  # a URLError is one too
-        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -132,6 +100,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_TIMEOUT)
             break
-    # The server itself is gone; what it had started and left behind goes with it.
+    # What the server started and left behind ends with it.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import find_config, json_schema, load_config
 from bridge.errors import UsageError
+from bridge.options import find_config, json_schema, load_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -51,31 +51,40 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("mlflow:\n  experimant: x\n", "2: unknown key 'mlflow.experimant'.", "Did you mean 'mlflow.experiment'?"),
-        ("logdir: x\n", "1: unknown key 'logdir'.", "Did you mean 'tensorboard.logdir'?"),
-        ("best: 3\n", "1: best must be a text or a list of texts, not 3.", None),
-        ("mlflow: {artifacts: first}\n", "1: mlflow.artifacts must be one of ended, now, none, not 'first'.", None),
-        ("workers: true\n", "1: workers must be a count from 1, not True.", None),
-        ("metrics: loss\n", "1: metrics must hold keys and values.", None),
-        ("- a\n", "1: the file must hold keys and values.", None),
-        ("workers: !!int ''\n", "1: this value cannot be read.", "Put a text into quotes."),
-        ("best: !!bool maybe\n", "1: this value cannot be read.", "Put a text into quotes."),
-        ("best: !!timestamp now\n", "1: this value cannot be read.", "Put a text into quotes."),
-        ("workers: 0b_\n", "1: this value cannot be read.", "Put a text into quotes."),
-        ("runs: &a [*a]\n", "1: this value cannot be read.", None),
-        ("? [a, b]\n: c\n", "1: a key must be a text.", None),
-        ('runs: "a\\0b"\n', "1: runs must be a path or a list of paths, not 'a\\x00b'.", None),
-        ("runs: ~nobody-here/x\n", "1: there is no home for '~nobody-here/x'.", "Give the whole path."),
-        ("format: 2\n", "1: made for a newer bridge (format 2, this one knows 1).", "pip install --upgrade registry-bridge"),
+        ("mlflow:\n  experimant: x\n", ": unknown key 'mlflow.experimant'.", "Did you mean 'mlflow.experiment'?"),
+        ("logdir: x\n", ": unknown key 'logdir'.", "Did you mean 'tensorboard.logdir'?"),
+        ("best: 3\n", ": best: expected a text or a list of texts, got a whole number.", None),
+        ("mlflow: {artifacts: first}\n", ": mlflow.artifacts: invalid enum value 'first', expected ended, now or none.", None),
+        ("workers: true\n", ": workers: expected a whole number, got true or false.", None),
+        ("workers: 0\n", ": workers: expected a whole number >= 1.", None),
+        ("workers:\n", ": workers: expected a whole number, got nothing.", None),
+        ("metrics: loss\n", ": metrics must hold keys and values.", None),
+        ("metrics: {rename: [a]}\n", ": metrics.rename: expected keys and values, got a list.", None),
+        ("- a\n", ": the file must hold keys and values.", None),
+        ("runs: &a [*a]\n", ": runs[0]: expected a text, got a list.", None),
+        ('runs: "a\\0b"\n', ": 'a\\x00b' is not a path.", None),
+        ("runs: ~nobody-here/x\n", ": there is no home directory for '~nobody-here/x'.", "Give the whole path."),
+        ("format: 2\n", ": made for a newer bridge (format 2, this one reads 1).", "pip install --upgrade registry-bridge"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_file_and_line(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
-    """An unknown key or a wrong type stops at once and says where, and what was probably meant."""
+def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
+    """An unknown key or a wrong type stops at once; the error names the file, the key and the nearest known one."""
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as error:
         load_config(path)
-    assert str(error.value) == f"{path}:{message}"
+    assert str(error.value) == f"{path}{message}"
     assert error.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["workers: !!int ''\n", "best: !!bool maybe\n", "best: !!timestamp now\n", "workers: 0b_\n", "? [a, b]\n: c\n", "a: ["],
+)
+def test_what_is_no_yaml_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    """A file that PyYAML cannot read is an error, not a traceback."""
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError, match=f"^{path} cannot be read: "):
+        load_config(path)
 
 
 def test_a_file_nested_too_deeply_is_named(tmp_path: Path) -> None:
@@ -86,9 +95,10 @@ def test_a_file_nested_too_deeply_is_named(tmp_path: Path) -> None:
 
 
 def test_tags_of_yaml_run_nothing(tmp_path: Path) -> None:
-    """A tag that names Python code is read as its text."""
+    """A tag that names Python code is an error, and the code is not run."""
     path = write(tmp_path, "redact: !!python/name:os.system x\n")
-    assert load_config(path).options == {"redact": ("x",)}
+    with pytest.raises(UsageError, match="could not determine a constructor for the tag"):
+        load_config(path)
 
 
 def test_the_schema_that_ships_is_the_one_of_the_code() -> None:

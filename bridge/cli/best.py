@@ -1,64 +1,56 @@
-"""`bridge best`: the runs that reached the best value of a metric."""
+"""`bridge best`: the runs with the best values of a metric."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
-from bridge.cli.columns import file_options, parse_columns, varying, warn_of_unknown
-from bridge.cli.common import Exit, Output, command, filter_options, output_options, runs_argument
-from bridge.cli.complete import complete_metrics
-from bridge.cli.records import cache_options, deliver, open_all, records_of
+from bridge.cli.command import command, complete_metrics
+from bridge.cli.output import Exit, Output
+from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
 from bridge.model import Status
+from bridge.options import CacheOptions, FilterOptions, TableOptions
 from bridge.registry.refs import Kind, Ref, column
-from bridge.sync.select import Top, select
+from bridge.sync.select import Selection, Top, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from bridge.registry.record import RunRecord
-    from bridge.sync.select import Selection
-
-__all__ = ["best"]
+    from bridge.registry import RunRecord
 
 
 @command("best", example="bridge best val/acc . -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 @click.argument("metric", shell_complete=complete_metrics)
-@runs_argument
 @click.option("--min", "smallest", is_flag=True, help="The smallest value is the best.")
 @click.option("--last", is_flag=True, help="Rank by the last value, not by the best one ever.")
 @click.option("-n", "limit", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="N runs.")
-@filter_options
-@file_options
-@cache_options
-@output_options
 def best(
     metric: str,
     runs: tuple[Path, ...],
+    selection: FilterOptions,
+    table: TableOptions,
+    cache: CacheOptions,
     smallest: bool,
     last: bool,
     limit: int,
-    selection: Selection,
-    columns: str | None,
-    csv: Path | None,
-    parquet: Path | None,
-    opening: dict[str, Any],
     out: Output,
 ) -> int:
-    """List the runs that reached the best value of a metric; completed ones, unless --status asks for others."""
+    """List the runs with the best values of a metric: completed ones, unless --status asks for others."""
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
-    shown = parse_columns(columns) if columns else None
-    records = records_of(open_all(runs, out=out, **opening), out=out)
-    chosen = select(records, replace(selection, top=top))
+    shown = parse_columns(table.columns)
+    filters = Selection.of(**asdict(selection))
+    records = records_of(open_registries(runs, cache, out), out)
+    chosen = select(records, replace(filters, top=top))
     if not chosen:
-        _tell_why_not(top, selection, records, out)
+        _explain(top, filters, records, out)
         if not out.json:
             return Exit.NOTHING_DONE
-    least = len(shown) if shown else 2
-    deliver(chosen, shown or [*_columns(top), *varying(chosen, most=4)], least=least, out=out, csv=csv, parquet=parquet)
+    columns = shown or [*_columns(top), *differing_hparams(chosen, most=4)]
+    deliver(chosen, columns, least=len(shown) or 2, table=table, out=out)
     return Exit.DONE if chosen else Exit.NOTHING_DONE
 
 
@@ -68,7 +60,8 @@ def _columns(top: Top) -> list[Ref]:
     return [column("run_id"), ranked, *beside, column("status"), column("created_at"), column("duration")]
 
 
-def _tell_why_not(top: Top, selection: Selection, records: Sequence[RunRecord], out: Output) -> None:
+def _explain(top: Top, selection: Selection, records: Sequence[RunRecord], out: Output) -> None:
+    """Print why no run was chosen."""
     warn_of_unknown([Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)], records, out)
     any_status = replace(selection, statuses=tuple(Status), top=replace(top, count=max(1, len(records))))
     others = len(select(records, any_status))

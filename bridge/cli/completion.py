@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options
-
-__all__ = ["completion"]
+from bridge.cli.command import command
+from bridge.cli.output import Exit, Output
 
 
 @command("completion", example="bridge completion bash >> ~/.bashrc", exits=(Exit.DONE, Exit.USAGE))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@output_options
-@click.pass_context
-def completion(ctx: click.Context, shell: str, out: Output) -> None:
-    """Print the completion script for a shell, to be put into its start-up file."""
+def completion(shell: str, out: Output) -> None:
+    """Print the completion script for a shell; put it into the shell's start-up file."""
     from click.shell_completion import get_completion_class
 
-    from bridge.cli.shells import register_shells
-
-    register_shells()
     kind = get_completion_class(shell)
     assert kind is not None
-    group = ctx.find_root().command
-    out.result(kind(group, {}, "bridge", "_BRIDGE_COMPLETE").source())
+    out.result(kind(click.get_current_context().find_root().command, {}, "bridge", "_BRIDGE_COMPLETE").source())

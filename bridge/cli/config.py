@@ -1,40 +1,43 @@
-"""`bridge config`: the options in effect and where each comes from."""
+"""`bridge config`: the options in effect, where each comes from, and the caches."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from bridge.cli.common import Exit, Output, command, output_options, plain
+from bridge.cli.command import command
+from bridge.cli.output import Exit, Output, plain
 from bridge.secrets import hide_uri
 
 if TYPE_CHECKING:
-    from bridge.config import Config
-
-__all__ = ["config"]
+    from bridge.options import Config
 
 
 @command("config", example="bridge config --json", exits=(Exit.DONE, Exit.USAGE))
-@output_options
-@click.pass_context
-def config(ctx: click.Context, out: Output) -> None:
-    """Show the options in effect for `bridge export`, and where each comes from."""
+def config(out: Output) -> None:
+    """Show the options in effect for `bridge export` and where each comes from, then the caches and their sizes."""
     from bridge.cli.export import export
 
-    found: Config = ctx.meta["bridge.config"]
+    context = click.get_current_context()
+    found: Config = context.meta["bridge.config"]
     arguments = ["--config", str(found.path)] if found.path else []
-    asked = export.make_context("export", ["--to", "tensorboard", *arguments], parent=ctx.parent)
+    asked = export.make_context("export", ["--to", "tensorboard", *arguments], parent=context.parent)
     rows = [_row(param, asked, found) for param in export.params if param.name in asked.params and param.name != "to"]
+    caches = _caches()
     if out.json:
-        out.result_json({"version": 1, "file": str(found.path) if found.path else None, "options": rows})
+        file = str(found.path) if found.path else None
+        out.result_json({"version": 1, "file": file, "options": rows, "caches": caches})
         return
     out.result(f"file: {found.path or 'none (no bridge.yaml here or above)'}")
     width = max(len(row["option"]) for row in rows)
     for row in rows:
         out.result(plain(f"{row['option']:<{width}}  {_shown(row['value'])}  ({row['source']})"))
+    for cache in caches:
+        out.result(plain(f"cache: {cache['path']}  {cache['bytes']:,} bytes (can be deleted at any time)"))
 
 
 def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[str, Any]:
@@ -45,10 +48,10 @@ def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[st
         where = f"environment: {_variable(param)}"
     elif source is ParameterSource.DEFAULT_MAP:
         where = str(found.path)
-    written = param.opts[0] if isinstance(param, click.Option) else name.upper()
-    value = _plain(asked.params[name])
+    value = _as_json(asked.params[name])
     if name.endswith("_uri") and isinstance(value, str):
         value = hide_uri(value)
+    written = param.opts[0] if isinstance(param, click.Option) else name.upper()
     return {"option": written, "value": value, "source": where}
 
 
@@ -57,9 +60,9 @@ def _variable(param: click.Parameter) -> str:
     return next((name for name in names if os.environ.get(name)), names[0])
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -67,3 +70,20 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value) or "-"
     return "-" if value is None else str(value)
+
+
+def _caches() -> list[dict[str, Any]]:
+    """Return the folders of the cache with their sizes; none where there is no home directory."""
+    from bridge.files import cache_dir
+
+    try:
+        place = cache_dir()
+    except RuntimeError:
+        return []
+    folders = [place / name for name in ("registry", "view")]
+    return [{"path": str(folder), "bytes": _size(folder)} for folder in folders if folder.is_dir()]
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder; links are not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

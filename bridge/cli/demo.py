@@ -7,16 +7,14 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.common import Exit, Output, command, output_options
-
-__all__ = ["demo"]
+from bridge.cli.command import command
+from bridge.cli.output import Exit, Output
 
 
 @command("demo", example="bridge demo demo-runs", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 @click.argument("folder", metavar="[DIR]", default="demo-runs", type=click.Path(file_okay=False, path_type=Path))
-@output_options
 def demo(folder: Path, out: Output) -> None:
-    """Train small real runs (DIR, by default demo-runs), so that there is something to look at."""
+    """Train small real runs into DIR (default: demo-runs), so that there is something to look at."""
     from bridge.demo import DEMO_RUNS, train_demo
 
     began = time.monotonic()
@@ -29,5 +27,5 @@ def demo(folder: Path, out: Output) -> None:
     if trained:
         out.result(f"{len(DEMO_RUNS)} runs in {folder}, trained in {seconds:.0f} s.")
     else:
-        out.result(f"{folder} holds the demo's {len(DEMO_RUNS)} runs already.")
+        out.result(f"{folder} already holds the demo's {len(DEMO_RUNS)} runs.")
     out.say(f"Next: bridge ls {folder}, or bridge export {folder} --to tensorboard, or --to mlflow.")

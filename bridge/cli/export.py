@@ -1,112 +1,80 @@
-"""`bridge export`: bring runs into a target."""
+"""`bridge export`: copy runs to a target, once or again and again."""
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
-from bridge.cli.common import (
-    Exit,
-    Output,
-    Seconds,
-    coming_runs_argument,
-    command,
-    counted,
-    heartbeat_option,
-    interval_option,
-    output_options,
-    plain,
-    selection_options,
-)
-from bridge.cli.content import content_options
-from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.cli.command import command, make_exporter
+from bridge.cli.output import Exit, Output, counted, plain
 from bridge.interrupts import pause
+from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
     from bridge.sync.report import Report, RunReport
-    from bridge.sync.select import Selection
 
-__all__ = ["export"]
-
-_EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED)
+REQUESTS_AT_ONCE = 4
+"""Runs that are sent to a server at once, unless --workers is given; they wait more than they work."""
 
 
-@command("export", example="bridge export demo-runs --to tensorboard --logdir tb_logs", exits=_EXITS)
-@coming_runs_argument
-@target_options
-@selection_options
-@content_options
-@click.option("--rebuild", is_flag=True, help="Replace every target by a fresh one.")
-@click.option("--as", "new_identity", metavar="NEW_ID", help="Export the one run under another identity.")
-@heartbeat_option
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes at work. Default: the cores.")
-@click.option("--dask", metavar="ADDRESS", help="Work on this Dask cluster: tcp://host:8786, or a scheduler file.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done; touch nothing.")
-@click.option("--follow", "following", is_flag=True, help="Go on: export what moved, again and again.")
-@interval_option("With --follow: the time between two looks.")
-@click.option("--until-done", is_flag=True, help="With --follow: end when every run has completed or failed.")
-@click.option(
-    "--grace",
-    type=Seconds(min=0),
-    default=3600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --until-done: a killed or interrupted run counts as done after so long, since it may be requeued.",
+@command(
+    "export",
+    example="bridge export demo-runs --to tensorboard --logdir tb_logs",
+    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED),
 )
-@output_options
 def export(
     runs: tuple[Path, ...],
-    target: TargetChoice,
-    selection: Selection,
-    rebuild: bool,
-    new_identity: str | None,
-    heartbeat_timeout: float,
-    workers: int | None,
-    dask: str | None,
-    dry_run: bool,
-    following: bool,
-    interval: float,
-    until_done: bool,
-    grace: float,
+    target: TargetOptions,
+    selection: SelectionOptions,
     content: ContentOptions,
+    how: ExportOptions,
     out: Output,
 ) -> int:
-    """Bring runs into MLflow or TensorBoard; again at any time, only what is new is sent."""
+    """Copy runs to MLflow or TensorBoard; run it again at any time. Only what is new is sent.
+
+    Each run gets a sign: + new, * changed or rebuilt, = unchanged, ! failed.
+    """
     from bridge.sync.export import Options, export_runs
+    from bridge.sync.select import Selection
     from bridge.sync.together import Hands
 
+    cores = _cores()
     options = Options(
         content=content,
-        selection=selection,
-        dry_run=dry_run,
-        rebuild=rebuild,
-        new_identity=new_identity,
-        heartbeat_timeout=heartbeat_timeout,
-        hands=Hands(workers=workers or _cores(), dask=dask, threads=workers or max(_REQUESTS_AT_ONCE, _cores())),
+        selection=Selection.of(**asdict(selection)),
+        dry_run=how.dry_run,
+        rebuild=how.rebuild,
+        new_identity=how.new_identity,
+        heartbeat_timeout=how.heartbeat_timeout,
+        hands=Hands(
+            workers=how.workers or cores, dask=how.dask, threads=how.workers or max(REQUESTS_AT_ONCE, cores)
+        ),
     )
-    if following:
-        if dry_run or new_identity is not None or rebuild:
-            raise click.UsageError("--follow goes with none of --dry-run, --rebuild and --as.")
-        how = {"interval": interval, "until_done": until_done, "grace": grace}
-        return _follow(runs, make_exporter(target), options, how, out)
-    report = export_runs(runs, make_exporter(target), options, progress=out.progress())
+    exporter = make_exporter(target)
+    if how.follow:
+        if how.dry_run or how.rebuild or how.new_identity is not None:
+            raise click.UsageError("--follow cannot be combined with --dry-run, --rebuild or --as.")
+        return _follow(runs, exporter, options, how, out)
+    report = export_runs(runs, exporter, options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
-    else:
-        _print(report, out)
+        return report.exit_code
+    print_report(report, out)
+    if not out.quiet and not how.dry_run and report.exit_code != Exit.NOTHING_DONE:
+        out.result(f"Open: {_how_to_look(runs, target, exporter)}")
     return report.exit_code
 
 
-def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: dict[str, Any], out: Output) -> int:
-    """Follow until done or until SIGINT or SIGTERM, which end whatever is going on at once (130)."""
+def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: ExportOptions, out: Output) -> int:
+    """Export again and again until all runs are done, or until SIGINT or SIGTERM ends the command (130)."""
     import json
 
     from bridge.sync.follow import Following, follow
@@ -115,62 +83,90 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: d
         if out.json:
             out.result(json.dumps(report.to_dict(), allow_nan=False))
         else:
-            _print(report, out)
+            print_report(report, out)
 
-    # A pass that takes a moment shows no bars: they would flicker at each one.
+    following = Following(interval=how.interval, until_done=how.until_done, grace=how.grace, pause=pause)
+    # A pass that takes a moment shows no bars: they would flicker every time.
     progress = functools.partial(out.progress, after=1.0)
-    return follow(runs, exporter, options, Following(**how, pause=pause), told=told, say=out.say, progress=progress)
-
-
-_REQUESTS_AT_ONCE = 4
-"""Runs on their way to a server at once, unless --workers says otherwise: they wait more than they work."""
+    return follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
 
 
 def _cores() -> int:
-    """The cores that this process may use: on a cluster fewer than the machine has."""
+    """Return the number of cores that this process may use, which on a cluster is less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _print(report: Report, out: Output) -> None:
-    """The runs that something happened to (in a plan all), then a line of totals; with --quiet failures alone.
+def _how_to_look(runs: tuple[Path, ...], target: TargetOptions, exporter: Exporter) -> str:
+    """Return the address of the runs on a server, or the command that opens the target."""
+    from bridge.exporters.contract import Viewable
 
-    Failures go to stderr, with their remedy.
+    if (target.tracking_uri or "").startswith("http") and isinstance(exporter, Viewable):
+        return exporter.interface(exporter.default_port).address
+    words = ["bridge", "view", *map(str, runs), "--to", target.to]
+    for item in fields_of(TargetOptions):
+        value = getattr(target, item.name)
+        if item.name != "to" and value != item.default:
+            words += [f"--{item.name.replace('_', '-')}", str(value)]
+    if target.to == "tensorboard" and "--logdir" not in words:
+        words += ["--logdir", str(target.logdir)]
+    return shlex.join(words)
+
+
+def print_report(report: Report, out: Output) -> None:
+    """Print a line for each run that something happened to (in a plan for all runs), then the totals.
+
+    Failures go to stderr, also with --quiet.
     """
     for run in report.runs:
         if run.failed:
             out.warn(failure(run))
         elif not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
-            out.result(_line(run))
+            out.result(plain(_line(run, report.exporter)))
             for entry in run.to_dict()["notices"]:
-                out.result(plain(f"    lost: {entry['count']} x {entry['kind']}{_examples(entry)}"))
+                examples = "; ".join(": ".join(filter(None, one.values())) for one in entry["examples"])
+                out.result(plain(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}"))
             for note in run.notes:
-                out.result(plain(f"    note: {note}"))
-    if out.quiet:
-        return
-    totals = report.to_dict()["totals"]
-    actions = ", ".join(f"{totals[name]} {name}" for name in _ACTIONS if totals[name])
-    tense = "would send" if report.dry_run else "sent"
-    out.result(
-        f"{counted(totals['runs'], 'run')}: {actions or 'none found'}; {tense} {counted(totals['points'], 'point')}, "
-        f"{totals['media']:,} media; {counted(totals['notices'], 'notice')}; {report.seconds:.1f} s"
-    )
+                out.result(plain(f"    {note}"))
+    if not out.quiet:
+        out.result(_totals(report))
 
 
-_ACTIONS = ("new", "changed", "unchanged", "rebuild", "deleted", "unreadable", "failed")
-
-
-def _line(run: RunReport) -> str:
-    sign = {"new": "+", "changed": "*", "rebuild": "r", "deleted": "-"}.get(str(run.action), "=")
+def _line(run: RunReport, exporter: str) -> str:
+    action = str(run.action)
+    if action == "deleted":
+        name = {"mlflow": "MLflow", "tensorboard": "TensorBoard"}.get(exporter, exporter)
+        return f"{run.run_id}: skipped, because it was deleted in {name}. Use --rebuild to export it again."
+    if action == "unchanged":
+        return f"= {run.run_id}: unchanged" + (f", {run.reason}" if run.reason else "")
+    sign, word = ("+", "new") if action == "new" else ("*", "rebuilt" if action == "rebuild" else action)
     reason = f" ({run.reason})" if run.reason else ""
-    where = f" -> {run.where}" if run.where else ""
-    return plain(f"{sign} {run.run_id}: {run.action}{reason}, {counted(run.points, 'point')}, {run.media} media{where}")
+    return f"{sign} {run.run_id}: {word}{reason}, {sizes(run.points, run.media)}"
+
+
+def sizes(points: int, media: int) -> str:
+    """Return `20 points, 3 images and videos`."""
+    pictures = f", {media:,} images and videos" if media > 1 else ", 1 image or video" if media else ""
+    return f"{counted(points, 'point')}{pictures}"
+
+
+def _totals(report: Report) -> str:
+    totals = report.to_dict()["totals"]
+    exported = [(totals[name], word) for name, word in (("new", "new"), ("changed", "changed"), ("rebuild", "rebuilt"))]
+    count = sum(number for number, _ in exported)
+    failed = totals["failed"] + totals["unreadable"]
+    verb = "would be exported" if report.dry_run else "exported"
+    kinds = ", ".join(f"{number:,} {word}" for number, word in exported if number)
+    parts = [(count, f"{verb} ({kinds})"), (totals["unchanged"], "unchanged"), (totals["deleted"], "skipped")]
+    said = [f"{number:,} {words}" for number, words in [*parts, (failed, "failed")] if number]
+    if not said:
+        return f"No runs found, {report.seconds:.1f} s"
+    first, _, rest = said[0].partition(" ")
+    said[0] = f"{first} {'run' if first == '1' else 'runs'} {rest}"
+    sent = f": {sizes(totals['points'], totals['media'])}" if count else ""
+    notices = f"; {counted(totals['notices'], 'notice')}" if totals["notices"] else ""
+    return f"{', '.join(said)}{sent}, {report.seconds:.1f} s{notices}"
 
 
 def failure(run: RunReport) -> str:
-    """A run that was not brought into its target, in words: why not, and what to try."""
+    """Return why a run was not exported, and what to try."""
     return plain(f"! {run.run_id}: {run.reason}") + (f"\n  {plain(run.hint)}" if run.hint else "")
-
-
-def _examples(entry: dict[str, Any]) -> str:
-    shown = "; ".join(f"{one['what']}: {one['detail']}" if one["detail"] else one["what"] for one in entry["examples"])
-    return f" ({shown})" if shown else ""

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
-from bridge.cli.columns import default_columns, file_options, parse_columns, warn_of_unknown
-from bridge.cli.common import Exit, Output, command, counted, output_options, runs_argument, selection_options
-from bridge.cli.complete import complete_metrics
-from bridge.cli.records import cache_options, deliver, open_all, records_of
+from bridge.cli.command import command, complete_metrics
+from bridge.cli.output import Exit, Output, counted
+from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
+from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.order import ordered
-from bridge.registry.refs import column
-from bridge.sync.select import select
+from bridge.registry.refs import Kind, Ref, column
+from bridge.sync.select import Selection, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from bridge.sync.select import Selection
-
-__all__ = ["ls"]
+    from bridge.registry import RunRecord
 
 
 @command("ls", example="bridge ls . --where 'hparams.lr < 0.1' -n 10", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
-@runs_argument
-@selection_options
-@click.option("--alive", "liveness", flag_value="running", help="Runs that are running.")
-@click.option("--dead", "liveness", flag_value="killed", help="Runs that say they are running, without sign of life.")
+@click.option("--alive", "liveness", flag_value="running", help="Only runs that are running.")
+@click.option("--dead", "liveness", flag_value="killed", help="Only runs that say they run and give no sign of life.")
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="At most N runs.")
 @click.option(
     "--sort",
@@ -35,29 +32,25 @@ __all__ = ["ls"]
     shell_complete=complete_metrics,
     help="Order by a field, metric or hparams.x; default: newest first.",
 )
-@click.option("--reverse", is_flag=True, help="Turn the order round.")
-@file_options
-@cache_options
-@output_options
+@click.option("--reverse", is_flag=True, help="Reverse the order.")
 def ls(
     runs: tuple[Path, ...],
-    selection: Selection,
+    selection: SelectionOptions,
+    table: TableOptions,
+    cache: CacheOptions,
     liveness: str | None,
     limit: int | None,
     sort: str | None,
     reverse: bool,
-    columns: str | None,
-    csv: Path | None,
-    parquet: Path | None,
-    opening: dict[str, Any],
     out: Output,
 ) -> None:
     """List runs."""
     by = column(sort) if sort else None
-    shown = parse_columns(columns) if columns else None
-    records = records_of(open_all(runs, out=out, **opening), out=out)
+    shown = parse_columns(table.columns)
+    chosen_by = Selection.of(**asdict(selection))
+    records = records_of(open_registries(runs, cache, out), out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
-    chosen = [record for record in select(records, selection) if liveness in (None, str(record.status))]
+    chosen = [record for record in select(records, chosen_by) if liveness in (None, str(record.status))]
     if by:
         warn_of_unknown([by], records, out)
         chosen = ordered(chosen, by, descending=reverse)
@@ -66,8 +59,7 @@ def ls(
     chosen = chosen[:limit]
     if shown:
         warn_of_unknown(shown, records, out)
-    least = len(shown) if shown else 4
-    deliver(chosen, shown or default_columns(chosen, selection), least=least, out=out, csv=csv, parquet=parquet)
+    deliver(chosen, shown or _columns(chosen, chosen_by), least=len(shown) or 4, table=table, out=out)
     out.say(_count(len(chosen), len(records), runs))
 
 
@@ -75,3 +67,22 @@ def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:
     if not found:
         return f"No runs in {', '.join(map(str, runs))}."
     return f"{chosen:,} of {counted(found, 'run')}." if chosen != found else f"{counted(found, 'run')}."
+
+
+def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Ref]:
+    """Return the columns shown where none are asked for, the most telling first."""
+    top = selection.top
+    metrics = [Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)] if top else _telling(records, most=3)
+    fields = [column(name) for name in ("run_id", "status", "created_at", "duration")]
+    tags = [column("tags")] if any(record.tags for record in records) else []
+    return [*fields, *metrics, *differing_hparams(records, most=3), *tags]
+
+
+def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
+    """Return the most telling metrics: validation before training, those of many runs before those of few."""
+    from collections import Counter
+
+    counts = Counter(name for record in records for name in record.summary)
+    names = [name for name in counts if name not in ("epoch", "step", "lr") and not name.startswith("lr-")]
+    names.sort(key=lambda name: (not name.startswith("val"), -counts[name], name))
+    return [Ref(Kind.METRIC, name) for name in names[:most]]

@@ -1,158 +1,141 @@
-"""What scan, ls, show and best share: the registries of RUNS, tables of records, and how their cells read."""
+"""The runs of ls, show, best and scan: read through the registry, drawn as tables, written to files."""
 
 from __future__ import annotations
 
-import functools
 import os
+from collections import Counter
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import counted, heartbeat_option, plain
-from bridge.registry.refs import Kind
-from bridge.registry.registry import open_registry
+from bridge.cli.output import Output, counted, new_table, plain
+from bridge.registry import open_registry
+from bridge.registry.refs import FIELDS, Kind, Ref, column
 from bridge.registry.table import columns, write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.table import Table
     from rich.text import Text
 
-    from bridge.cli.common import Output
-    from bridge.registry.record import RunRecord
-    from bridge.registry.refs import Ref
-    from bridge.registry.registry import Registry
-
-__all__ = [
-    "RECORDS_VERSION",
-    "aligned",
-    "cache_options",
-    "cell",
-    "deliver",
-    "describe",
-    "duration",
-    "open_all",
-    "records_of",
-]
-
-F = TypeVar("F", bound="Callable[..., Any]")
+    from bridge.options import CacheOptions, TableOptions
+    from bridge.registry import Registry, RunRecord
 
 RECORDS_VERSION = 1
 """The version of what --json prints of records."""
 
-_DRAWN = 1000
-"""The most runs that are drawn as a table; rich takes a millisecond for each."""
-
 _WIDEST = 1000
-"""Characters of the widest column: one long text must not make every line as long."""
+"""The widest column in characters. A terminal shows no more of a text, a pipe gets the whole of it."""
 
 _STATUS_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
 
 
-def cache_options(function: F) -> F:
-    """Add --db and --heartbeat-timeout; the function gets `opening`, the keyword arguments for `open_all`."""
-
-    @functools.wraps(function)
-    def collected(*args: Any, db: Path | None, heartbeat_timeout: float, **options: Any) -> Any:
-        return function(*args, opening={"db_path": db, "heartbeat_timeout": heartbeat_timeout}, **options)
-
-    for option in (
-        heartbeat_option,
-        click.option(
-            "--db",
-            type=click.Path(dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="The SQLite cache. Default: one for each RUNS in the user's cache directory.",
-        ),
-    ):
-        collected = option(collected)
-    return collected  # type: ignore[return-value]
-
-
-def open_all(runs: Sequence[Path], *, out: Output, **opening: Any) -> list[Registry]:
-    """The registries of all RUNS, scanned; each directory once. Messages about a cache go to stderr."""
+def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, full: bool = False) -> list[Registry]:
+    """Scan RUNS and return a registry for each, each directory once. Messages about a cache go to stderr."""
     roots = {os.path.realpath(path): path for path in runs}
-    return [open_registry(root, say=out.warn, **opening) for root in roots]
+    return [
+        open_registry(root, say=out.warn, db_path=cache.db, heartbeat_timeout=cache.heartbeat_timeout, full=full)
+        for root in roots
+    ]
 
 
-def records_of(registries: Sequence[Registry], *, out: Output) -> list[RunRecord]:
-    """The records of several registries, each run directory once; runs that cannot be read are named on stderr."""
+def records_of(registries: Sequence[Registry], out: Output) -> list[RunRecord]:
+    """Return the records of several registries, each run directory once; print which runs cannot be read."""
     for registry in registries:
         for run_dir, reason in registry.report.problems if registry.report else ():
             out.say(plain(f"! {run_dir}: {reason}"))
     return list({record.run_dir: record for registry in registries for record in registry}.values())
 
 
-def deliver(
-    records: Sequence[RunRecord],
-    shown: Sequence[Ref],
-    *,
-    least: int | None = None,
-    out: Output,
-    csv: Path | None,
-    parquet: Path | None,
-) -> None:
-    """Hand records over as was asked for: all columns into files, as JSON, or as a table of the columns in `shown`.
+def parse_columns(text: str | None) -> list[Ref]:
+    """Return the columns of a list with commas. Raises UsageError for one that names nothing."""
+    return [column(name.strip()) for name in (text or "").split(",") if name.strip()]
 
-    On a terminal too narrow for the table its last columns go, but for the first `least` (all, unless given).
+
+def warn_of_unknown(refs: Sequence[Ref], records: Sequence[RunRecord], out: Output) -> None:
+    """Print which of these metrics and hyperparameters no run has, with the nearest name that exists."""
+    for ref in refs:
+        if ref.kind not in (Kind.METRIC, Kind.HPARAM) or not records or any(ref.of(run) is not ... for run in records):
+            continue
+        if ref.kind is Kind.METRIC:
+            names = {name for run in records for name in (*run.stats, *run.summary)} | set(FIELDS)
+        else:
+            names = {name for run in records for name in run.hparams}
+        near = get_close_matches(ref.name, names, n=1)
+        out.say(f"No run has {ref}" + (f"; did you mean {near[0]}?" if near else "."))
+
+
+def differing_hparams(records: Sequence[RunRecord], most: int) -> list[Ref]:
+    """Return at most `most` hyperparameters in which the records differ; those of the most records come first."""
+    counts = Counter(key for record in records for key in record.hparams)
+    differing = [key for key in counts if len({repr(record.hparams.get(key)) for record in records}) > 1]
+    differing.sort(key=lambda key: (-counts[key], key.count("."), key))
+    return [Ref(Kind.HPARAM, key) for key in differing[:most]]
+
+
+def deliver(
+    records: Sequence[RunRecord], shown: Sequence[Ref], *, least: int, table: TableOptions, out: Output
+) -> None:
+    """Write records to the files that were asked for, else print them as JSON or as a table of the columns `shown`.
+
+    On a terminal too narrow for the table the last columns are left out, but never the first `least`.
     """
-    for path, write in ((csv, write_csv), (parquet, write_parquet)):
+    for path, write in ((table.csv, write_csv), (table.parquet, write_parquet)):
         if path is not None:
             write(columns(records), path)
             out.say(f"{counted(len(records), 'run')} written to {path}.")
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
-    elif csv is None and parquet is None:
-        _print(records, shown, len(shown) if least is None else least, out)
+    elif table.csv is None and table.parquet is None:
+        _print(records, shown, least, out)
 
 
-def describe(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
-    """A table with a line for each record."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, out: Output) -> None:
+    console = out.console()
+    if not console.is_terminal:
+        click.echo("\n".join(_aligned(records, shown)))
+        return
+    table = _draw(records, shown)
+    unbounded = console.options.update(max_width=1_000_000)
+    while len(shown) > least and console.measure(table, options=unbounded).maximum > console.width:
+        shown = shown[:-1]
+        table = _draw(records, shown)
+    console.print(table)
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for ref in shown:
-        table.add_column(Text(_header(ref)), justify="right" if _is_number(ref) else "left", overflow="fold")
+
+def _draw(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
+    table = new_table(*(_header(ref) for ref in shown), numbers=[_is_number(ref) for ref in shown])
     for record in records:
-        table.add_row(*(Text(_short(ref, record), style=_style(ref, record)) for ref in shown))
+        table.add_row(*(cell(ref, record) for ref in shown))
     return table
 
 
-def aligned(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Iterator[str]:
-    """The same as lines of text: for pipes, and for so many runs that drawing would take long."""
+def _aligned(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Iterator[str]:
+    """Yield the table as lines for a pipe: rich would take seconds for thousands of runs."""
     from rich.cells import cell_len
 
-    columns = [[_header(ref), *(_word(ref, record) for record in records)] for ref in shown]
     padded = []
-    for ref, words in zip(shown, columns, strict=True):
-        widths = [len(word) if word.isascii() else cell_len(word) for word in words]
+    for ref in shown:
+        words = [_header(ref), *(_word(ref, record) for record in records)]
+        widths = [cell_len(word) for word in words]
         widest = min(max(widths), _WIDEST)
-        before = _is_number(ref)
         fills = (" " * (widest - width) for width in widths)
-        padded.append([fill + word if before else word + fill for word, fill in zip(words, fills, strict=True)])
+        pairs = zip(words, fills, strict=True)
+        padded.append([fill + word if _is_number(ref) else word + fill for word, fill in pairs])
     return ("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def cell(ref: Ref, record: RunRecord) -> Text:
-    """What the record holds there, for a person: local times, short numbers, control characters visible."""
+    """Return what a record holds, for a person: local times, short numbers, control characters visible."""
     from rich.text import Text
 
-    return Text(_word(ref, record), style=_style(ref, record))
-
-
-def _style(ref: Ref, record: RunRecord) -> str:
-    return _STATUS_STYLES.get(record.status, "") if ref.name == "status" else ""
-
-
-def _short(ref: Ref, record: RunRecord) -> str:
-    """A cell on a terminal, which a text of megabytes would fill for minutes; a pipe gets it all."""
     word = _word(ref, record)
-    return word if len(word) <= _WIDEST else f"{word[: _WIDEST - 1]}…"
+    word = word if len(word) <= _WIDEST else f"{word[: _WIDEST - 1]}…"
+    return Text(word, style=_STATUS_STYLES.get(record.status, "") if ref.name == "status" else "")
 
 
 def _header(ref: Ref) -> str:
@@ -169,12 +152,14 @@ def _word(ref: Ref, record: RunRecord) -> str:
         return ""
     write = _WRITERS.get(ref.kind)
     if write is not None:
-        return plain(write(value))
-    return f"{value:.4g}" if isinstance(value, float) else plain(value)
+        word = write(value)
+    else:
+        word = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return plain(word)
 
 
 def duration(seconds: float) -> str:
-    """A span of time in its two greatest units: `45s`, `12m 05s`, `3h 20m`, `2d 4h`."""
+    """Return a span of time in its two greatest units: `45s`, `12m 05s`, `3h 20m`, `2d 4h`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -185,7 +170,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
-def _local(seconds: float) -> str:
+def _local_time(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
     except (OverflowError, ValueError, OSError):
@@ -193,20 +178,7 @@ def _local(seconds: float) -> str:
 
 
 _WRITERS: Mapping[Kind, Callable[[Any], str]] = {
-    Kind.TIME: _local,
+    Kind.TIME: _local_time,
     Kind.DURATION: duration,
     Kind.TAGS: ", ".join,
 }
-
-
-def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, out: Output) -> None:
-    console = out.console()
-    if not console.is_terminal or len(records) > _DRAWN:
-        out.lines(aligned(records, shown))
-        return
-    table = describe(records, shown)
-    unbounded = console.options.update(max_width=1_000_000)
-    while len(shown) > least and console.measure(table, options=unbounded).maximum > console.width:
-        shown = shown[:-1]
-        table = describe(records, shown)
-    console.print(table)

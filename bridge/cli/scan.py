@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Exit, Output, command, counted, output_options, plain, runs_argument
-from bridge.cli.records import RECORDS_VERSION, cache_options, open_all
+from bridge.cli.command import command
+from bridge.cli.output import Exit, Output, counted, plain
+from bridge.cli.records import RECORDS_VERSION, open_registries
+from bridge.options import CacheOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bridge.registry.scanner import ScanReport
-
-__all__ = ["scan"]
+    from bridge.registry import ScanReport
 
 
 @command("scan", example="bridge scan .", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED))
-@runs_argument
 @click.option("--full", is_flag=True, help="Read every run again and forget what is gone.")
-@cache_options
-@output_options
-def scan(runs: tuple[Path, ...], full: bool, opening: dict[str, Any], out: Output) -> int:
+def scan(runs: tuple[Path, ...], cache: CacheOptions, full: bool, out: Output) -> int:
     """Bring the cache of runs up to date."""
-    reports = [registry.report for registry in open_all(runs, out=out, full=full, **opening) if registry.report]
+    registries = open_registries(runs, cache, out, full=full)
+    reports = [registry.report for registry in registries if registry.report]
     for report in reports:
         for run_dir, reason in report.problems:
             out.warn(plain(f"! {run_dir}: {reason}"))

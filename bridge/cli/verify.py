@@ -2,98 +2,76 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+from msgspec.structs import asdict
 
-from bridge.cli.common import (
-    Exit,
-    Output,
-    command,
-    counted,
-    heartbeat_option,
-    output_options,
-    plain,
-    runs_argument,
-    selection_options,
-)
-from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.cli.command import command, make_exporter
+from bridge.cli.export import sizes
+from bridge.cli.output import Exit, Output, counted, plain
+from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bridge.sync.select import Selection
     from bridge.sync.verdicts import Difference, RunCheck, VerifyReport
 
-__all__ = ["verify"]
+SIGNS = {
+    "=": ("same", "same"),
+    "+": ("source_only", "not in the target"),
+    "-": ("target_only", "only in the target"),
+    "*": ("different", "different"),
+    "!": ("unreadable", "unreadable"),
+}
+"""What each sign stands for: the name in the JSON report, and the words."""
 
-_EXITS = (Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.DIFFERENCES)
 
-
-@command("verify", example="bridge verify demo-runs --to tensorboard --logdir tb_logs", exits=_EXITS)
-@runs_argument
-@target_options
-@selection_options
-@click.option(
-    "--sample",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Compare only N metrics a run, evenly over their sorted names (for large targets).",
+@command(
+    "verify",
+    example="bridge verify demo-runs --to tensorboard --logdir tb_logs",
+    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.DIFFERENCES),
 )
-@click.option("--strict", is_flag=True, help="What the target has not been sent yet is a difference too.")
-@click.option("--as", "new_identity", metavar="NEW_ID", help="The one run was exported under another identity.")
-@heartbeat_option
-@output_options
 def verify(
-    runs: tuple[Path, ...],
-    target: TargetChoice,
-    selection: Selection,
-    sample: int | None,
-    strict: bool,
-    new_identity: str | None,
-    heartbeat_timeout: float,
-    out: Output,
+    runs: tuple[Path, ...], target: TargetOptions, selection: SelectionOptions, how: CompareOptions, out: Output
 ) -> int:
     """Read a target back and compare it, point by point, with the run directories.
 
-    Each run gets a sign: = same, + only in the source, - only in the target, * differs, ! unreadable.
+    Each run gets a sign: = same, + not in the target, - only in the target, * different, ! unreadable.
     """
+    from bridge.sync.select import Selection
     from bridge.sync.verify import VerifyOptions, verify_runs
 
     options = VerifyOptions(
-        selection=selection,
-        sample=sample,
-        strict=strict,
-        new_identity=new_identity,
-        heartbeat_timeout=heartbeat_timeout,
+        selection=Selection.of(**asdict(selection)),
+        sample=how.sample,
+        strict=how.strict,
+        new_identity=how.new_identity,
+        heartbeat_timeout=how.heartbeat_timeout,
     )
     exporter = make_exporter(target)
     if out.json:
         report = verify_runs(runs, exporter, options)
         out.result_json(report.to_dict())
-        return report.exit_code
-    report = verify_runs(runs, exporter, options, told=lambda check: _show(check, out, strict=strict))
-    out.result(_totals(report))
+    else:
+        report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
+        out.result(_totals(report))
     return report.exit_code
 
 
-def _show(check: RunCheck, out: Output, *, strict: bool) -> None:
-    """One run: a line with its sign, then the first differences. Runs that are the same are shown unless --quiet."""
+def _print(check: RunCheck, out: Output, *, strict: bool) -> None:
+    """Print a line with the sign of one run, then its first differences. --quiet leaves out runs that are the same."""
     is_same = str(check.verdict) == "=" and not (strict and check.behind)
     if is_same and out.quiet:
         return
-    notes = [check.reason] if check.reason else []
-    notes += [counted(check.differences, "difference")] if check.differences else []
-    notes += [f"behind: {check.behind}"] if check.behind else []
-    notes += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
     compared = check.compared
-    seen = compared.series or compared.media
-    looked_at = f"{counted(compared.points, 'point')}, {compared.media:,} media" if seen else ""
-    text = "; ".join([looked_at, *notes] if looked_at else notes)
-    out.result(plain(f"{check.verdict} {check.run_id}: {text}" if text else f"{check.verdict} {check.run_id}"))
+    parts = [sizes(compared.points, compared.media)] if compared.series or compared.media else []
+    parts += [check.reason] if check.reason else []
+    parts += [counted(check.differences, "difference")] if check.differences else []
+    parts += [f"not exported yet: {check.behind}"] if check.behind else []
+    parts += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
+    out.result(plain(f"{check.verdict} {check.run_id}: {'; '.join(parts)}".removesuffix(": ")))
     for difference in check.first:
         out.result(plain(f"    {_in_words(difference)}"))
-    if len(check.first) and check.differences > len(check.first):
+    if check.first and check.differences > len(check.first):
         out.result(f"    and {check.differences - len(check.first):,} more")
     if check.where and (out.verbose or not is_same):
         out.result(plain(f"    target: {check.where}"))
@@ -104,22 +82,22 @@ def _show(check: RunCheck, out: Output, *, strict: bool) -> None:
 def _in_words(difference: Difference) -> str:
     place = f" at step {difference.step}" if difference.step is not None else ""
     file = f"{difference.file}: " if difference.file else ""
-    expected = "nothing" if difference.expected is None else _short(difference.expected)
-    found = "nothing" if difference.found is None else _short(difference.found)
+    expected, found = (_short(value) for value in (difference.expected, difference.found))
     return f"{difference.verdict} {file}{difference.what}{place}: expected {expected}, found {found}"
 
 
-def _short(text: str) -> str:
+def _short(text: str | None) -> str:
+    if text is None:
+        return "nothing"
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _totals(report: VerifyReport) -> str:
+    """Return the totals, which explain each sign that occurred."""
     totals = report.to_dict()["totals"]
-    signs = (("=", "same"), ("+", "source_only"), ("-", "target_only"), ("*", "different"), ("!", "unreadable"))
-    verdicts = ", ".join(f"{totals[name]} {sign}" for sign, name in signs if totals[name])
-    behind = f"; {totals['behind']} behind" if totals["behind"] else ""
+    verdicts = [f"{totals[name]:,} {sign} {words}" for sign, (name, words) in SIGNS.items() if totals[name]]
+    behind = f"; {totals['behind']:,} not exported in full yet" if totals["behind"] else ""
     return (
-        f"{counted(totals['runs'], 'run')}: {verdicts or 'none found'}{behind}; "
-        f"compared {counted(totals['series'], 'metric')}, {counted(totals['points'], 'point')}, "
-        f"{totals['media']:,} media; {report.seconds:.1f} s"
+        f"{counted(totals['runs'], 'run')}: {', '.join(verdicts) or 'none found'}{behind}; compared "
+        f"{counted(totals['series'], 'metric')}, {sizes(totals['points'], totals['media'])}; {report.seconds:.1f} s"
     )

@@ -1,165 +1,114 @@
-"""`bridge view`: export, then open the target's own page on it."""
+"""`bridge view`: export, then open the target's own page."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import click
+import msgspec
+from msgspec.structs import asdict
 
-from bridge.cli.common import (
-    Exit,
-    Output,
-    command,
-    counted,
-    heartbeat_option,
-    interval_option,
-    output_options,
-    runs_argument,
-    selection_options,
-)
-from bridge.cli.content import content_options
-from bridge.cli.export import failure
-from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.cli.command import command, make_exporter, was_typed
+from bridge.cli.export import failure, sizes
+from bridge.cli.output import Exit, Output
+from bridge.errors import UsageError
 from bridge.interrupts import pause
+from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter, Interface
-    from bridge.sync.export import Options
     from bridge.sync.report import Report
-    from bridge.sync.select import Selection
-
-__all__ = ["view"]
 
 
 @command(
-    "view",
-    example="bridge view demo-runs --to tensorboard",
-    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE),
+    "view", example="bridge view demo-runs --to tensorboard", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE)
 )
-@runs_argument
-@target_options
-@selection_options
-@content_options
-@click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="Default: the usual one, or a free one.")
-@click.option("--open/--no-open", "opens", default=True, help="Open a browser, or only print the address.")
-@heartbeat_option
-@interval_option("The time between two looks for new rows.")
-@output_options
 def view(
     runs: tuple[Path, ...],
-    target: TargetChoice,
-    selection: Selection,
-    port: int | None,
-    opens: bool,
-    heartbeat_timeout: float,
-    interval: float,
+    target: TargetOptions,
+    selection: SelectionOptions,
     content: ContentOptions,
+    how: ViewOptions,
     out: Output,
 ) -> int:
-    """Export runs into a target of their own, open its page on them, and follow them until Ctrl-C.
+    """Export runs to a target of their own, open its page, and keep it up to date until Ctrl-C.
 
-    The target is kept in the cache, so the next view sends only what is new; or give --logdir or --tracking-uri. A
-    target that you give is never made anew because it was made with other options.
+    The target is kept in the cache, so the next view sends only what is new. To view a target of yours, give --logdir or
+    --tracking-uri; it is never rebuilt for the sake of other options.
     """
-    from bridge.errors import UsageError
     from bridge.exporters.contract import Viewable
     from bridge.sync.export import Options, export_runs
+    from bridge.sync.follow import Following, follow
+    from bridge.sync.select import Selection
+    from bridge.view import serve, tunnel
 
-    place, own = _place(runs, target, selection), not target.given & _PLACES
-    exporter = make_exporter(_in_cache(target, place) if own else target)
+    place = _cached_target(runs, target, selection)
+    is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
+    exporter = make_exporter(_in_cache(target, place) if is_own else target)
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
-    options = Options(content=content, selection=selection, heartbeat_timeout=heartbeat_timeout, reshape=own)
+    options = Options(
+        content=content,
+        selection=Selection.of(**asdict(selection)),
+        heartbeat_timeout=how.heartbeat_timeout,
+        reshape=is_own,
+    )
+
+    def told(report: Report) -> None:
+        for line in report.runs:
+            out.detail(f"{line.run_id}: {line.action}, {sizes(line.points, line.media)}")
+
     try:
         report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
         for line in report.failed:
             out.warn(failure(line))
         if report.exit_code == Exit.NOTHING_DONE:
             return Exit.NOTHING_DONE
-        interface = _interface(exporter, port)
-        return _show(interface, place, runs, exporter, options, opens=opens, interval=interval, out=out)
+        interface = _interface(exporter, how.port)
+        with serve(interface, place / "server.log"):
+            out.result(interface.address)
+            if interface.argv:
+                out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
+            out.say("Press Ctrl-C to stop.")
+            if how.open:
+                click.launch(interface.address)
+            following = Following(interval=how.interval, pause=pause)
+            progress = functools.partial(out.progress, after=1.0)
+            follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
     except KeyboardInterrupt:
-        return Exit.DONE
+        pass
+    return Exit.DONE
 
 
-_PLACES = frozenset({"logdir", "tracking_uri", "database_uri"})
-"""The options that name a target of the user's own."""
-
-
-def _place(runs: tuple[Path, ...], target: TargetChoice, selection: Selection) -> Path:
-    """The folder in the cache that belongs to these runs and this selection, which is taken by its words: days pass."""
+def _cached_target(runs: tuple[Path, ...], target: TargetOptions, selection: SelectionOptions) -> Path:
+    """Return the folder in the cache for these runs and this selection."""
     from bridge.files import cache_dir
 
-    words = click.get_current_context().params
-    asked = repr((sorted(str(path.resolve()) for path in runs), replace(selection, since=None), words["since"]))
+    asked = repr((sorted(str(path.resolve()) for path in runs), selection))
     return cache_dir() / "view" / f"{target.to}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
-def _in_cache(target: TargetChoice, place: Path) -> TargetChoice:
-    """The target in the cache: of what is configured only the experiment's name is kept."""
+def _in_cache(target: TargetOptions, place: Path) -> TargetOptions:
+    """Return the target in the cache folder `place`; of what is configured it keeps the experiment alone."""
     place.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in target.options.items() if name not in _PLACES}
-    own = {"logdir": place / "logdir", "tracking_uri": f"sqlite:///{quote(str(place / 'mlflow.db'))}"}
-    return replace(target, options={"experiment": "runs", **kept, **own})
+    return msgspec.structs.replace(
+        target,
+        logdir=place / "logdir",
+        tracking_uri=f"sqlite:///{quote(str(place / 'mlflow.db'))}",
+        database_uri=None,
+        experiment=target.experiment or "runs",
+    )
 
 
 def _interface(exporter: Exporter, port: int | None) -> Interface:
-    """The exporter's page at `port`. Raises UsageError for a port that is taken, or of no use."""
-    from bridge.errors import UsageError
+    """Return the exporter's page at `port`. Raises UsageError for a port that is taken, or not needed."""
     from bridge.view import free_port
 
     interface: Interface = exporter.interface(free_port(port, usual=exporter.default_port))  # type: ignore[attr-defined]
     if port is not None and not interface.argv:
-        raise UsageError(f"--port says where to start a server, and there is one already: {interface.address}")
+        raise UsageError(f"--port cannot be used here: the server at {interface.address} runs already.")
     return interface
-
-
-def _show(
-    interface: Interface,
-    place: Path,
-    runs: tuple[Path, ...],
-    exporter: Exporter,
-    options: Options,
-    *,
-    opens: bool,
-    interval: float,
-    out: Output,
-) -> int:
-    from bridge.sync.follow import Following, follow
-    from bridge.view import serve, tunnel
-
-    def told(report: Report) -> None:
-        for line in report.runs:
-            out.detail(f"{line.run_id}: {line.action}, {counted(line.points, 'point')}")
-
-    with serve(interface, place / "server.log"):
-        out.result(interface.address)
-        if interface.argv:
-            out.result(f"From another machine first: {tunnel(_port(interface.address))}")
-        out.say("Ctrl-C ends it.")
-        if opens:
-            click.launch(interface.address)
-        progress = functools.partial(out.progress, after=1.0)
-        follow(
-            runs,
-            exporter,
-            options,
-            Following(interval=interval, pause=pause),
-            told=told,
-            say=out.say,
-            progress=progress,
-        )
-    return Exit.DONE
-
-
-def _port(address: str) -> int:
-    from urllib.parse import urlsplit
-
-    return urlsplit(address).port or 80

@@ -11,8 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import COMMANDS, LazyGroup, bridge
-from bridge.cli.exits import Exit
-from bridge.cli.text import plain
+from bridge.cli.output import Exit, plain
 from bridge.errors import (
     BridgeError,
     MissingExtraError,
@@ -50,17 +49,8 @@ def test_the_group_says_what_each_command_says(name: str) -> None:
     """The sentence in `bridge --help` is how the command's own help begins."""
     command = bridge.get_command(click.Context(bridge), name)
     assert command is not None
-    sentence = COMMANDS[name].sentence.removesuffix(".")
-    assert (command.help or "").startswith(sentence)
-
-
-def test_a_command_whose_module_is_missing_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not installed is neither listed nor a crash."""
-    lazy = COMMANDS["ls"]._replace(target="bridge.cli.nothing:nothing")
-    monkeypatch.setitem(COMMANDS, "ls", lazy)  # type: ignore[arg-type]
-    code, out, _ = call("--help")
-    assert (code, "\n  ls " in out) == (0, False)
-    assert call("ls")[0] == 2
+    sentence = COMMANDS[name].removesuffix(".")
+    assert " ".join((command.help or "").split()).startswith(sentence)
 
 
 def test_version() -> None:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import bridge
-from bridge.cli.text import counted
+from bridge.cli.output import counted
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:

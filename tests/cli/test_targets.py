@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from bridge.cli.targets import TargetChoice, make_exporter, target_options
+from bridge.cli.command import command, make_exporter
+from bridge.cli.output import Exit
 from bridge.errors import UsageError
 from bridge.exporters import exporter_names, find_exporter
 from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.options import TargetOptions
 from tests.memory_exporter import MemoryExporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from click.testing import Result
 
 
-@click.command()
-@target_options
-def show(target: TargetChoice) -> None:
-    """Print what was chosen."""
-    options = ", ".join(f"{name}={value}" for name, value in sorted(target.options.items()))
-    click.echo(f"{target.to}: {options}; given {', '.join(sorted(target.given))}")
+@command("make", example="bridge make", exits=(Exit.DONE,))
+def make(target: TargetOptions) -> None:
+    """Make an exporter and print its type and the target's options."""
+    exporter = make_exporter(target)
+    click.echo(f"{type(exporter).__name__} {target.tracking_uri} {target.experiment} {target.logdir}")
 
 
-def chosen(*words: str, env: Mapping[str, str] | None = None) -> str:
+def made(*words: str, env: Mapping[str, str] | None = None) -> Result:
     bare: dict[str, str | None] = {"MLFLOW_TRACKING_URI": None, "MLFLOW_EXPERIMENT_NAME": None}
-    result = CliRunner(env=bare | dict(env or {})).invoke(show, list(words))
-    assert result.exit_code == 0, result.output
-    return result.stdout.strip()
+    return CliRunner(env=bare | dict(env or {})).invoke(make, list(words))
 
 
 def test_the_built_in_exporters_are_found() -> None:
@@ -65,23 +65,15 @@ def test_an_exporter_that_does_not_exist_is_wrong_usage(name: str) -> None:
 
 
 def test_options_come_from_the_command_line_and_the_environment() -> None:
-    """MLflow's own variables count, what is typed wins, and only that is marked as given."""
-    assert chosen("--to", "mlflow") == "mlflow: logdir=tb_logs; given"
+    """MLflow's own variables count, and what is typed wins."""
+    assert made("--to", "mlflow").stdout == "MlflowExporter None None tb_logs\n"
     env = {"MLFLOW_TRACKING_URI": "http://a", "MLFLOW_EXPERIMENT_NAME": "e"}
-    words = ("--to", "mlflow", "--experiment", "f")
-    assert chosen(*words, env=env) == "mlflow: experiment=f, logdir=tb_logs, tracking_uri=http://a; given experiment"
+    assert made("--to", "mlflow", "--experiment", "f", env=env).stdout == "MlflowExporter http://a f tb_logs\n"
 
 
-def test_an_exporter_gets_the_options_that_it_takes() -> None:
-    """Options of other targets are left out unless they were typed."""
-    options = {"logdir": Path("logs"), "tracking_uri": "http://a"}
-    exporter = make_exporter(TargetChoice("tensorboard", options))
-    assert isinstance(exporter, TensorBoardExporter)
-    assert isinstance(pickle.loads(pickle.dumps(exporter)), TensorBoardExporter)
-
-
-def test_a_typed_option_of_another_target_is_wrong_usage() -> None:
-    """An option that would be ignored is refused."""
-    choice = TargetChoice("tensorboard", {"tracking_uri": "http://a"}, frozenset({"tracking_uri"}))
-    with pytest.raises(UsageError, match="--tracking-uri is no option of --to tensorboard"):
-        make_exporter(choice)
+def test_an_option_of_another_target_is_wrong_usage_where_it_is_typed() -> None:
+    """An option that would be ignored is refused on the command line, and left out elsewhere."""
+    assert made("--to", "tensorboard", env={"MLFLOW_TRACKING_URI": "http://a"}).exit_code == 0
+    result = made("--to", "tensorboard", "--tracking-uri", "http://a")
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception) == "--tracking-uri is not an option of --to tensorboard."

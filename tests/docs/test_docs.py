@@ -15,7 +15,7 @@ import click
 import pytest
 
 from bridge.cli import bridge
-from bridge.config import load_config
+from bridge.options import load_config
 from tests.docs.blocks import Block, blocks_of
 from tests.docs.running import DATA, put_in, reader, run_command, run_python, stand_ins
 

@@ -1,7 +1,7 @@
 """`bridge demo`: small real trainings, so that there is something to look at.
 
 A sweep over learning rates, a learning rate that grows until the loss is NaN, a run that is preempted and requeued,
-and one that is killed. The trainings themselves stand in `logger.demo_training`; here they are started, two processes at once.
+and one that is killed. `bridge.demo.training` trains; this module starts its processes, two at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KILLED_AGO = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """One training of one process, as `logger.demo_training.Training` has it, but for its run directory."""
+    """One training of a process: the fields of `bridge.demo.training.Training` without the run directory."""
 
     run_id: str
     lr: float
@@ -184,8 +184,8 @@ class _Children:
 
     def started(self, log: Any) -> subprocess.Popen[str]:
         """A new process that does the trainings it reads from its stdin, its messages in the file `log`."""
-        # -P: a `logger.py` in the working directory does not stand in for the package.
-        command = [sys.executable, "-P", "-m", "logger.demo_training"]
+        # -P: a `bridge` in the working directory is not imported.
+        command = [sys.executable, "-P", "-m", "bridge.demo.training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         with self._lock:

@@ -1,6 +1,6 @@
 """The trainings of `bridge demo`: a small network that learns scikit-learn's handwritten digits, logged by RegistryLogger.
 
-`python -m logger.demo_training` reads a JSON list from stdin, each item the fields of `Training`, and does one training
+`python -m bridge.demo.training` reads a JSON list from stdin, each item the fields of `Training`, and does one training
 after another. Nothing here is feigned: a training that is to be preempted or killed gets the real signal.
 """
 

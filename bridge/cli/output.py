@@ -1,0 +1,151 @@
+"""What commands print: exit codes, harmless text, results on stdout, messages on stderr, and tables."""
+
+from __future__ import annotations
+
+import re
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.errors import BridgeError, RunError, UsageError
+from bridge.options import OutputOptions
+from bridge.secrets import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from bridge.sync.progress import Progress
+
+
+class Exit(IntEnum):
+    """An exit code; a command returns one of these (None is DONE)."""
+
+    DONE = 0
+    NOTHING_DONE = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    DIFFERENCES = 4
+    INTERRUPTED = 130
+
+    @property
+    def meaning(self) -> str:
+        """The code in the words of the help pages."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Exit.DONE: "done",
+    Exit.NOTHING_DONE: "nothing could be done",
+    Exit.USAGE: "wrong usage",
+    Exit.SOME_FAILED: "some runs failed, the others are done",
+    Exit.DIFFERENCES: "verify found differences",
+    Exit.INTERRUPTED: "interrupted",
+}
+
+
+def exit_of(error: BridgeError) -> Exit:
+    """Return the exit code for an error that ended a command."""
+    if isinstance(error, UsageError):
+        return Exit.USAGE
+    return Exit.SOME_FAILED if isinstance(error, RunError) else Exit.NOTHING_DONE
+
+
+# C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
+# lone surrogates (from file names that are not UTF-8) cannot be written at all.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_BUT_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def plain(text: object, *, lines: bool = False) -> str:
+    r"""Return `text` with control characters as escapes (`\x1b`) and without the credentials in addresses.
+
+    `lines` keeps newlines and tabs.
+    """
+    pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
+    return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 run`, `2 runs`, `12,000 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _escape(character: str) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
+    code = ord(character)
+    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+class Output(OutputOptions, frozen=True, kw_only=True):
+    """Print results to stdout and messages to stderr, as much as --json, -q and -v ask for."""
+
+    def result(self, text: str) -> None:
+        """Print a result; its control characters become visible, its newlines stay."""
+        click.echo(plain(text, lines=True))
+
+    def result_json(self, value: object) -> None:
+        """Print a result as strict JSON, indented; control characters are escaped as in JSON (`\\u009b`)."""
+        import json
+
+        text = json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)
+        click.echo(_UNSAFE_BUT_LINES.sub(lambda found: f"\\u{ord(found.group()):04x}", hide(text)))
+
+    def say(self, message: str) -> None:
+        """Print a message to stderr unless --quiet is given."""
+        if not self.quiet:
+            self.warn(message)
+
+    def detail(self, message: str) -> None:
+        """Print a message to stderr if --verbose is given."""
+        if self.verbose:
+            self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Print a message to stderr, also with --quiet."""
+        click.echo(plain(message, lines=True), err=True)
+
+    def progress(self, *, after: float = 0.0) -> Progress:
+        """Return the progress of an export on stderr; on a terminal its bars appear after `after` seconds."""
+        from bridge.sync.progress import progress_on
+
+        return progress_on(sys.stderr, quiet=self.quiet, after=after)
+
+    def console(self) -> Console:
+        """Return rich's console on stdout. A pipe has no width, so that lines stay whole for grep and cut."""
+        from rich.console import Console
+
+        console = Console(highlight=False, markup=False, emoji=False)
+        if not console.is_terminal:
+            console.width = 100_000
+        return console
+
+    def tables(self, tables: Iterable[Table]) -> None:
+        """Draw tables, without blanks at the ends of lines."""
+        console = self.console()
+        if console.is_terminal:
+            console.print(*tables, sep="")
+            return
+        with console.capture() as drawn:
+            console.print(*tables, sep="")
+        click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+
+def new_table(*headers: str, numbers: Sequence[bool] = ()) -> Table:
+    """Return a table without lines except below its header; `numbers` says which columns are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(headers))
+    for header, is_number in zip(headers, numbers or (False,) * len(headers), strict=True):
+        table.add_column(Text(plain(header)), justify="right" if is_number else "left", overflow="fold")
+    return table
+
+
+def _writes_unicode() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
