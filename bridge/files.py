@@ -215,7 +215,6 @@ def cache_dir() -> Path:
 
 # The following limits and checks go with the modules that still use them.
 
-PARTS = {"registry": "runs-*.sqlite*", "view": "*-????????????????"}
 MOST_JSON_VALUES = 500_000
 MOST_YAML_VALUES = 50_000
 MOST_NODES = 200_000

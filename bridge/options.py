@@ -38,6 +38,7 @@ class Option(NamedTuple):
     key: str = ""
     """The dotted key in bridge.yaml; empty for an option that the file cannot set."""
     least: float | None = None
+    most: float | None = None
     variable: str = ""
     """An environment variable that is read besides BRIDGE_NAME."""
     completes: str = ""
@@ -258,7 +259,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
 class ViewOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How view shows a target."""
 
-    port: Annotated[int | None, Option("Default: the usual one, or any free one.", "P", least=1)] = None
+    port: Annotated[int | None, Option("Default: the usual one, or any free one.", "P", least=1, most=65535)] = None
     open: Annotated[bool, Option("Open a browser, or only print the address.")] = True
     heartbeat_timeout: HeartbeatTimeout = 180.0
     interval: Annotated[float, Option("Seconds between two looks for new rows.", "SECONDS", least=0.05)] = 10.0
@@ -420,15 +421,13 @@ def load_config(path: Path) -> Config:
     Raises UsageError, with the file and the key, for what is no YAML, an unknown key (with the nearest known one) and a
     value of the wrong type.
     """
-    import yaml
+    from logger.hparams import load_yaml
 
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) or {}
-    # PyYAML's constructors raise any of these for a value that does not fit its tag.
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path} cannot be read: it is nested too deeply.") from error
+        data: Any = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    data = {} if data is None else data
     _check_keys(data, "", path)
     try:
         msgspec.convert(data, config_model())

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the package or module on the left imports itself, and these; the longest name that fits a file counts
     "logger": set(),
     "bridge.errors": set(),
-    "bridge.options": {"bridge.errors"},
+    "bridge.options": {"bridge.errors", "logger.hparams"},
     "bridge.model": WORDS,
     "bridge.cursor": WORDS,
     "bridge.files": {"bridge.model"},

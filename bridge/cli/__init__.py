@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "Show one run in full.",
     "best": "List the runs with the best values of a metric.",
     "scan": "Bring the cache of runs up to date.",
-    "config": "Show the options in effect, and the caches.",
+    "config": "Show the options in effect for `bridge export` and where each comes from.",
     "demo": "Train small real runs.",
     "completion": "Print the completion script for a shell.",
 }
@@ -53,9 +53,9 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = get_close_matches(args[0], COMMANDS, n=1)
-            if near and near[0] not in error.message:
-                error.message += f" Did you mean {near[0]!r}?"
-            raise
+            if not near or "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""

@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.output import Exit, Output
 from bridge.errors import BridgeError, UsageError
-from bridge.options import Config, RunsArgument, fields_of, find_config, load_config
+from bridge.options import Config, fields_of, find_config, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,13 +53,13 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
 
         @functools.wraps(function)
         def run(**values: Any) -> Any:
-            for name, group in groups.items():
-                values[name] = _collect(group, values)
+            for argument, group in groups.items():
+                values[argument] = _collect(group, values)
             if "runs" in values:
                 values["runs"] = values["runs"] or (Path(),)
             return function(**values)
 
-        params = [param for param in own if isinstance(param, click.Argument)]
+        params: list[click.Parameter] = [param for param in own if isinstance(param, click.Argument)]
         if "runs" in hints:
             params.append(click.Argument(["runs"], nargs=-1, type=click.Path(path_type=Path)))
         for group in groups.values():
@@ -102,7 +102,9 @@ def _options_of(group: type[msgspec.Struct]) -> Iterator[click.Option]:
         yield _click_option(item)
         flag, meaning = item.option.shorthand
         if flag:
-            yield click.Option([flag, _shorthand_name(flag)], is_flag=True, help=f"The same as --{item.name} {meaning}.")
+            yield click.Option(
+                [flag, _shorthand_name(flag)], is_flag=True, help=f"The same as --{item.name} {meaning}."
+            )
 
 
 def _shorthand_name(flag: str) -> str:
@@ -135,20 +137,18 @@ def _click_option(item: Field) -> click.Option:
 
 def _click_type(item: Field) -> Any:
     """Return click's type for the values of a field."""
-    kind, least = item.item, item.option.least
     if item.name == "to":
         return ExporterName()
     if item.choices:
         return click.Choice(item.choices, case_sensitive=False)
-    if kind is Path:
-        return click.Path(file_okay=item.name != "logdir", dir_okay=item.name == "logdir", path_type=Path)
-    if kind is int:
-        return click.IntRange(min=None if least is None else int(least))
-    if kind is float:
-        return Seconds(min=least)
-    if get_origin(kind) is tuple:  # --rename OLD=NEW, and --top N METRIC
+    if get_origin(item.item) is tuple:  # --rename OLD=NEW, and --top N METRIC
         return Rename() if item.is_list else (click.IntRange(min=1), str)
-    return str
+    types = {
+        int: click.IntRange(min=item.option.least, max=item.option.most),  # type: ignore[arg-type]  # whole numbers
+        float: Seconds(min=item.option.least),
+        Path: click.Path(file_okay=item.name != "logdir", dir_okay=item.name == "logdir", path_type=Path),
+    }
+    return types.get(item.item, str)
 
 
 class Seconds(click.FloatRange):
@@ -287,7 +287,8 @@ def _records(ctx: click.Context) -> Iterator[RunRecord]:
 
     # Click does not get to the arguments where an option still lacks its value, but the line names them.
     named = [word for word in os.environ.get("COMP_WORDS", "").split()[2:] if os.path.isdir(word)]  # noqa: PTH112
-    for root in ctx.params.get("runs") or named or ctx.lookup_default("runs") or (".",):
+    is_typed = ctx.get_parameter_source("runs") is ParameterSource.COMMANDLINE
+    for root in (is_typed and ctx.params["runs"]) or named or ctx.params.get("runs") or (".",):
         try:
             yield from open_registry(root, scan_ttl_s=RECENT_S, say=lambda _message: None)
         except (BridgeError, OSError):

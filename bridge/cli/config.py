@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,8 @@ from bridge.cli.output import Exit, Output, plain
 from bridge.secrets import hide_uri
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bridge.options import Config
 
 

@@ -54,9 +54,7 @@ def export(
         rebuild=how.rebuild,
         new_identity=how.new_identity,
         heartbeat_timeout=how.heartbeat_timeout,
-        hands=Hands(
-            workers=how.workers or cores, dask=how.dask, threads=how.workers or max(REQUESTS_AT_ONCE, cores)
-        ),
+        hands=Hands(workers=how.workers or cores, dask=how.dask, threads=how.workers or max(REQUESTS_AT_ONCE, cores)),
     )
     exporter = make_exporter(target)
     if how.follow:

@@ -89,7 +89,7 @@ class Output(OutputOptions, frozen=True, kw_only=True):
         click.echo(plain(text, lines=True))
 
     def result_json(self, value: object) -> None:
-        """Print a result as strict JSON, indented; control characters are escaped as in JSON (`\\u009b`)."""
+        r"""Print a result as strict JSON, indented; control characters are escaped as in JSON (`\u009b`)."""
         import json
 
         text = json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)

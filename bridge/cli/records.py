@@ -152,10 +152,8 @@ def _word(ref: Ref, record: RunRecord) -> str:
         return ""
     write = _WRITERS.get(ref.kind)
     if write is not None:
-        word = write(value)
-    else:
-        word = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return plain(word)
+        return plain(write(value))
+    return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
 def duration(seconds: float) -> str:

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from bridge.sync.report import Report
 
 
-@command(
-    "view", example="bridge view demo-runs --to tensorboard", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE)
-)
+@command("view", example="bridge view demo-runs --to tensorboard", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 def view(
     runs: tuple[Path, ...],
     target: TargetOptions,

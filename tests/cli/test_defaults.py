@@ -83,17 +83,12 @@ def test_a_plan_names_the_runs_that_are_unchanged_too(here: Path) -> None:
     assert "= a: " not in CliRunner().invoke(bridge, words).stdout
 
 
-def test_caches_are_shown_and_emptied_and_nothing_else(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`bridge cache --clear` deletes what the bridge made, also where other things lie in the same folder."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(here))
-    (here / "precious.txt").write_text("mine")
-    (here / "view").mkdir()
-    (here / "view" / "notes").write_text("mine")
+def test_config_says_where_caches_lie_and_how_large_they_are(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bridge config` names each cache with its size."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(here / "cache"))
     call = CliRunner().invoke
+    assert json.loads(call(bridge, ["config", "--json"]).stdout)["caches"] == []
     assert call(bridge, ["ls", "runs"]).exit_code == 0
-    (cached,) = json.loads(call(bridge, ["cache", "--json"]).stdout)["caches"]
-    assert (cached["name"], cached["bytes"] > 0) == ("registry", True)
-    assert call(bridge, ["cache", "--clear"]).exit_code == 0
-    assert sorted(path.name for path in here.iterdir()) == ["precious.txt", "runs", "view"]
-    assert (here / "view" / "notes").read_text() == "mine"
-    assert json.loads(call(bridge, ["cache", "--json"]).stdout)["caches"] == []
+    (cached,) = json.loads(call(bridge, ["config", "--json"]).stdout)["caches"]
+    assert cached == {"path": str(here / "cache" / "registry"), "bytes": cached["bytes"]}
+    assert f"cache: {cached['path']}  {cached['bytes']:,} bytes" in call(bridge, ["config"]).stdout

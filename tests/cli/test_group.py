@@ -111,6 +111,13 @@ def test_wrong_usage_is_2() -> None:
     assert (call("ls", "--nothing")[0], call("nothing")[0], call()[0]) == (2, 2, 2)
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("exprot", "export"), ("lss", "ls"), ("veiw", "view")])
+def test_a_misspelt_command_is_wrong_usage_that_names_the_nearest(typed: str, meant: str) -> None:
+    """An unknown command is wrong usage, and the error says which one was probably meant."""
+    code, _, err = call(typed)
+    assert (code, f"No such command '{typed}'. Did you mean '{meant}'?" in err) == (2, True)
+
+
 def test_as_a_module(tmp_path: Path) -> None:
     """`python -m bridge` is the same command."""
     done = subprocess.run(

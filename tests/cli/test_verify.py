@@ -39,8 +39,8 @@ def test_equal_runs(logdir: Path, tmp_path: Path) -> None:
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
-    assert sorted(lines[:2]) == ["= a: 20 points, 0 media", "= b: 20 points, 0 media"]
-    assert lines[2].startswith("2 runs: 2 =; compared 2 metrics, 40 points, 0 media; ")
+    assert sorted(lines[:2]) == ["= a: 20 points", "= b: 20 points"]
+    assert lines[2].startswith("2 runs: 2 = same; compared 2 metrics, 40 points; ")
 
 
 def test_quiet(logdir: Path, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_missing_run(logdir: Path, tmp_path: Path) -> None:
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     assert result.exit_code == 4
     assert "+ b: the target does not hold this run\n    hint: bridge export" in result.stdout
-    assert "2 runs: 1 =, 1 +; " in result.stdout
+    assert "2 runs: 1 = same, 1 + not in the target; " in result.stdout
 
 
 def test_differences_are_shown(logdir: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_differences_are_shown(logdir: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("3.5,7,", "3.25,7,"), newline="")
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--run-id", "a")
     assert result.exit_code == 4
-    assert "* a: 20 points, 0 media; 1 difference\n" in result.stdout
+    assert "* a: 20 points; 1 difference\n" in result.stdout
     assert "    * metrics.csv: loss at step 7: expected 3.25, found 3.5\n" in result.stdout
 
 
@@ -74,7 +74,7 @@ def test_behind(logdir: Path, tmp_path: Path) -> None:
     words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     result = call(*words)
     assert result.exit_code == 0
-    assert "= a: 20 points, 0 media; behind: 1 rows\n" in result.stdout
+    assert "= a: 20 points; not exported yet: 1 rows\n" in result.stdout
     assert call(*words, "--strict").exit_code == 4
 
 
@@ -96,7 +96,7 @@ def test_nothing_to_verify(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--to", "nowhere"), "There is no exporter 'nowhere'"),
-        (("--to", "tensorboard", "--experiment", "e"), "--experiment is no option of --to tensorboard"),
+        (("--to", "tensorboard", "--experiment", "e"), "--experiment is not an option of --to tensorboard"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], message: str) -> None:

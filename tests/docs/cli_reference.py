@@ -1,18 +1,40 @@
-"""Write docs/reference/cli.md from the commands themselves: `python -m tests.docs.cli_reference`."""
+"""Write what is made from the options: `python -m tests.docs.cli_reference`.
+
+docs/reference/cli.md is the help of every command, the table in docs/reference/config.md lists the keys of bridge.yaml,
+and bridge/bridge.schema.json is the JSON schema of that file.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.cli import bridge
+from bridge.options import config_keys, json_schema
 
 if TYPE_CHECKING:
     import click
 
+ROOT = Path(__file__).parents[2]
+CLI, CONFIG, SCHEMA = (
+    ROOT / path for path in ("docs/reference/cli.md", "docs/reference/config.md", "bridge/bridge.schema.json")
+)
+_TABLE = re.compile(r"^\| key \|.*?\n(?=\n)", re.M | re.S)
 
-def reference() -> str:
-    """The page: the help of every command, as it is printed 100 columns wide."""
+
+def made() -> dict[Path, str]:
+    """The text of each file that is made."""
+    return {
+        CLI: _reference(),
+        CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
+        SCHEMA: json.dumps(json_schema(), indent=2) + "\n",
+    }
+
+
+def _reference() -> str:
+    """The help of every command, as it is printed 100 columns wide."""
     parts = [
         "# The command line\n",
         "Written from the commands' own `--help`. Every option is also an environment variable: `--logdir` is `BRIDGE_LOGDIR`.\n",
@@ -31,5 +53,16 @@ def _page(title: str, context: click.Context) -> str:
     return f"## {title}\n\n```text\n{context.get_help().rstrip()}\n```\n"
 
 
+def _table() -> str:
+    lines = ["| key | option | what it sets |", "| --- | --- | --- |"]
+    lines.append("| `format` | | 1, the version of this format; may be left out |")
+    for key, item in config_keys().items():
+        flag = item.option.flag.split()[-1] if item.option.flag else f"--{item.name.replace('_', '-')}"
+        written = "RUNS" if item.name == "runs" else f"`{flag}`"
+        lines.append(f"| `{key}` | {written} | {item.option.help.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").write_text(reference())
+    for path, text in made().items():
+        path.write_text(text)

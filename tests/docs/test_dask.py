@@ -54,5 +54,5 @@ def test_the_cluster_lives_as_long_as_the_export(tmp_path: Path, dask_cluster: D
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *_, totals, last = done.stdout.splitlines()
-    assert (totals[:29], last) == ("2 runs: 2 new; sent 20 points", "the cluster has ended")
+    *_, totals, _open, last = done.stdout.splitlines()
+    assert (totals[:34], last) == ("2 runs exported (2 new): 20 points", "the cluster has ended")
