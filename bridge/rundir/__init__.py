@@ -13,12 +13,30 @@ from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
     from bridge.rundir.delta import read_delta
-    from bridge.rundir.single import read_series, read_summary
+    from bridge.rundir.media import read_media
+    from bridge.rundir.single import read_points, read_series, read_summary
     from bridge.rundir.whole import read_whole
 
-__all__ = ["Clock", "discover", "read_delta", "read_run", "read_series", "read_summary", "read_whole"]
+__all__ = [
+    "Clock",
+    "discover",
+    "read_delta",
+    "read_media",
+    "read_points",
+    "read_run",
+    "read_series",
+    "read_summary",
+    "read_whole",
+]
 
-_LATER = {"read_delta": "delta", "read_series": "single", "read_summary": "single", "read_whole": "whole"}
+_LATER = {
+    "read_delta": "delta",
+    "read_media": "media",
+    "read_points": "single",
+    "read_series": "single",
+    "read_summary": "single",
+    "read_whole": "whole",
+}
 
 
 def __getattr__(name: str) -> object:

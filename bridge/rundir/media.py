@@ -74,8 +74,10 @@ class MediaLine:
     session: int | None = None
 
 
-def read_media(run: Run, cursor: Cursor | None) -> MediaDelta:
+def read_media(run: Run, cursor: Cursor | None, *, first: int | None = None) -> MediaDelta:
     """Return the media events of `run` past `cursor`, or all of them without one.
+
+    With `first` only so many lines are looked at; `lines` counts all the same.
 
     A last line without its newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
     and RunDirectoryError if media.jsonl cannot be read.
@@ -89,7 +91,7 @@ def read_media(run: Run, cursor: Cursor | None) -> MediaDelta:
         raise Changed(reason, (found.stat, len(lines)))
     if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
         raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))
-    parsed = [parse_line(number, line) for number, line in enumerate(lines)]
+    parsed = [parse_line(number, line) for number, line in enumerate(lines[:first])]
     events = [line for line, _ in parsed if line is not None]
     bad = [
         Notice(NoticeKind.BAD_LINE, f"media.jsonl:{number + 1}", problem)

@@ -9,7 +9,7 @@ import numpy as np
 from bridge.cursor import ContentOptions
 from bridge.model import Series
 from bridge.rundir.csv_rows import opened
-from bridge.rundir.reading import Reading
+from bridge.rundir.reading import Reading, is_wanted
 from bridge.rundir.resolve import counting_rows
 from bridge.rundir.rows import TEXT
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.model import Run
     from bridge.rundir.rows import Rows
 
-__all__ = ["read_series", "read_summary"]
+__all__ = ["read_points", "read_series", "read_summary"]
 
 
 def read_series(run: Run, name: str) -> Series:
@@ -54,6 +54,38 @@ def read_series(run: Run, name: str) -> Series:
         time = reading.estimate.reaching(reading.rows, run).of(row)
     kept = counting_rows(step, value)
     return Series(name=name, step=step[kept], time=time[kept], value=value[kept])
+
+
+def read_points(run: Run, content: ContentOptions, *, rows: int | None = None) -> tuple[dict[str, Series], int]:
+    """Return the points that count among the first `rows` rows (None: all rows), and how many rows there are.
+
+    The series are by name: those that `content` asks for and that have points. Steps are sorted, with one point each.
+    Times that could only be estimated are NaN. Raises RunDirectoryError if metrics.csv cannot be read.
+    """
+    found: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]] = {}
+    reading = Reading.begin(run, content)
+    total = 0
+    with opened(run) as table:
+        header = table.layout() if table is not None else None
+        if table is not None and header is not None:
+            for piece in table.rows(header[0], header[0].end, 0):
+                total = piece.first + len(piece)
+                if rows is not None and total > rows:
+                    if piece.first >= rows:
+                        continue
+                    piece = piece.head(rows - piece.first)
+                reading.pass_by(piece)
+                for line, name in enumerate(piece.names):
+                    at = np.flatnonzero(_points(piece, line)) if is_wanted(name, content) and not name.endswith(TEXT) else ()
+                    if len(at):
+                        time = piece.time[at] if reading.estimate is None else np.full(len(at), np.nan)
+                        found.setdefault(name, []).append((piece.step[at], time, piece.values[line, at]))
+    series = {}
+    for name, pieces in found.items():
+        step, time, value = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+        kept = counting_rows(step, value)
+        series[name] = Series(name=name, step=step[kept], time=time[kept], value=value[kept])
+    return series, total
 
 
 def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:

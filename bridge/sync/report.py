@@ -1,21 +1,27 @@
-"""What an export did, run by run, and the JSON of it (docs/reference/json-export.md is its contract)."""
+"""The reports of an export and of a verify, run by run, and their JSON.
+
+The structs that end in `Json` are the documents that `--json` prints; docs/reference/json-export.md and json-verify.md
+describe them, and `json_schema` gives their JSON schemas.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridge.model import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bridge.model import Notice
-
-__all__ = ["REPORT_VERSION", "Action", "Report", "RunReport", "exit_code", "summarise_notices"]
-
 REPORT_VERSION = 1
-"""The `version` of the JSON report; it grows when a field changes its meaning or goes away."""
+"""The `version` of an export's JSON; it grows when a field changes its meaning or goes away."""
+
+VERIFY_VERSION = 1
+"""The `version` of a verify's JSON; it grows when a field changes its meaning or goes away."""
 
 EXAMPLES = 5
 """How many notices of one kind are shown by name; all of them are counted."""
@@ -34,12 +40,27 @@ class Action(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """What happened to one run.
+class NoticeExample(msgspec.Struct, frozen=True):
+    """One notice by name."""
 
-    `path` is its run directory, `where` its target's address ("" before there is one). `points`, `media`, `bytes`
-    count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to try.
+    what: str
+    detail: str
+
+
+class NoticeSummary(msgspec.Struct, frozen=True):
+    """All notices of one kind: how many there are, and the first EXAMPLES by name."""
+
+    kind: str
+    count: int
+    examples: list[NoticeExample]
+
+
+class _RunFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of one run's report but for its notices.
+
+    `path` is its run directory, `where` its target's address ("" before there is one). `points`, `media` and `bytes`
+    count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to try. `retry` says that
+    the target was in the way, so that a later export may succeed.
     """
 
     path: str
@@ -54,41 +75,68 @@ class RunReport:
     media: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    notices: tuple[Notice, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class RunReport(_RunFields, frozen=True, kw_only=True):
+    """What happened to one run."""
+
+    notices: tuple[Notice, ...] = ()
 
     @property
     def failed(self) -> bool:
         """Whether this run was not brought into the target."""
         return self.action in (Action.UNREADABLE, Action.FAILED)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The run as plain JSON values."""
-        return {
-            "path": self.path,
-            "run_id": self.run_id,
-            "identity": self.identity,
-            "action": str(self.action),
-            "reason": self.reason,
-            "hint": self.hint,
-            "retry": self.retry,
-            "where": self.where,
-            "points": self.points,
-            "media": self.media,
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 6),
-            "notices": summarise_notices(self.notices),
-            "notes": list(self.notes),
-        }
+    def to_json(self) -> RunReportJson:
+        """Return the run's part of the JSON report."""
+        fields = {name: getattr(self, name) for name in _RunFields.__struct_fields__}
+        fields["seconds"] = round(self.seconds, 6)
+        return RunReportJson(**fields, notices=summarise_notices(self.notices))
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an export did, or would do (`dry_run`)."""
+class RunReportJson(_RunFields, frozen=True, kw_only=True):
+    """One run in the JSON of an export."""
+
+    notices: list[NoticeSummary]
+
+
+class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs had each action, and the sums over all runs."""
+
+    new: int
+    changed: int
+    unchanged: int
+    rebuild: int
+    deleted: int
+    unreadable: int
+    failed: int
+    runs: int
+    points: int
+    media: int
+    bytes: int
+    notices: int
+
+
+class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of an export, or of a plan (`dry_run`)."""
+
+    version: int
+    exporter: str
+    dry_run: bool
+    exit_code: int
+    seconds: float
+    totals: ExportTotals
+    notices: list[NoticeSummary]
+    runs: list[RunReportJson]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export did, or would do (`dry_run`). `notices` concern the export as a whole."""
 
     exporter: str
     runs: tuple[RunReport, ...] = ()
-    notices: tuple[Notice, ...] = field(default=())
+    notices: tuple[Notice, ...] = ()
     seconds: float = 0.0
     dry_run: bool = False
 
@@ -99,49 +147,227 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 none could be done, 3 some failed."""
+        """0 if all runs are done, 1 if none could be done, 3 if some failed."""
         return exit_code(failed=len(self.failed), of=len(self.runs))
 
     def count(self, action: Action) -> int:
-        """How many runs had this action."""
+        """Return how many runs had `action`."""
         return sum(run.action is action for run in self.runs)
 
+    @property
+    def totals(self) -> ExportTotals:
+        """The sums over all runs."""
+        everywhere = [*self.notices, *(notice for run in self.runs for notice in run.notices)]
+        return ExportTotals(
+            **{action.value: self.count(action) for action in Action},
+            runs=len(self.runs),
+            points=sum(run.points for run in self.runs),
+            media=sum(run.media for run in self.runs),
+            bytes=sum(run.bytes for run in self.runs),
+            notices=sum(notice.count for notice in everywhere),
+        )
+
+    def to_json(self) -> ExportJson:
+        """Return the JSON report."""
+        return ExportJson(
+            version=REPORT_VERSION,
+            exporter=self.exporter,
+            dry_run=self.dry_run,
+            exit_code=self.exit_code,
+            seconds=round(self.seconds, 6),
+            totals=self.totals,
+            notices=summarise_notices(self.notices),
+            runs=[run.to_json() for run in self.runs],
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
-        return {
-            "version": REPORT_VERSION,
-            "exporter": self.exporter,
-            "dry_run": self.dry_run,
-            "exit_code": self.exit_code,
-            "seconds": round(self.seconds, 6),
-            "totals": {
-                **{str(action): self.count(action) for action in Action},
-                "runs": len(self.runs),
-                "points": sum(run.points for run in self.runs),
-                "media": sum(run.media for run in self.runs),
-                "bytes": sum(run.bytes for run in self.runs),
-                "notices": sum(notice.count for run in self.runs for notice in run.notices)
-                + sum(notice.count for notice in self.notices),
-            },
-            "notices": summarise_notices(self.notices),
-            "runs": [run.to_dict() for run in self.runs],
-        }
+        """Return the JSON report as plain values."""
+        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
+        return data
 
 
 def exit_code(*, failed: int, of: int) -> int:
-    """0 where none of so many runs failed, 1 where all did, 3 where some did."""
+    """Return 0 if none of `of` runs failed, 1 if all did, 3 if some did."""
     if not failed:
         return 0
     return 1 if failed == of else 3
 
 
-def summarise_notices(notices: Iterable[Notice]) -> list[dict[str, Any]]:
-    """One entry per kind: its count and the first EXAMPLES by name, in order of appearance."""
+def summarise_notices(notices: Iterable[Notice]) -> list[NoticeSummary]:
+    """Return one entry per kind in order of appearance: its count and the first EXAMPLES by name."""
     counts: Counter[str] = Counter()
-    examples: dict[str, list[dict[str, str]]] = {}
+    examples: dict[str, list[NoticeExample]] = {}
     for notice in notices:
         counts[str(notice.kind)] += notice.count
         shown = examples.setdefault(str(notice.kind), [])
         if len(shown) < EXAMPLES:
-            shown.append({"what": notice.what, "detail": notice.detail})
-    return [{"kind": kind, "count": count, "examples": examples[kind]} for kind, count in counts.items()]
+            shown.append(NoticeExample(notice.what, notice.detail))
+    return [NoticeSummary(kind, count, examples[kind]) for kind, count in counts.items()]
+
+
+class Verdict(StrEnum):
+    """How source and target compare: for a run, and for one thing in it."""
+
+    SAME = "="
+    SOURCE_ONLY = "+"
+    TARGET_ONLY = "-"
+    DIFFERENT = "*"
+    UNREADABLE = "!"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One difference: in which file of the run directory, of what (`val/acc`, `param lr`, `status`), at which step.
+
+    `expected` is the source's value and `found` the target's, both as text; None means that there is nothing.
+    """
+
+    verdict: Verdict
+    file: str
+    what: str
+    step: int | None = None
+    expected: str | None = None
+    found: str | None = None
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """All differences of one run, counted, and the first of them."""
+
+    count: int = 0
+    first: tuple[Difference, ...] = ()
+
+
+class Behind(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run directory holds that the target's cursor does not cover yet; a difference only with --strict."""
+
+    rows: int = 0
+    media_lines: int = 0
+    facts: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.media_lines or self.facts)
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows:,} rows"] * bool(self.rows) + [f"{self.media_lines:,} media"] * bool(self.media_lines)
+        return ", ".join([*parts, *self.facts])
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """How much was compared."""
+
+    series: int = 0
+    points: int = 0
+    media: int = 0
+    params: int = 0
+
+
+class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What verify found of one run, or of a second target of one run (verdict `-`).
+
+    `path` is the run directory, `where` the target's address. `reason` explains a verdict that has no differences.
+    `edited` names what people changed in the target.
+    """
+
+    path: str
+    run_id: str
+    verdict: Verdict
+    identity: str = ""
+    where: str = ""
+    reason: str = ""
+    hint: str = ""
+    behind: Behind = Behind()
+    compared: Compared = Compared()
+    differences: Differences = Differences()
+    edited: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class VerifyTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs had each verdict, and the sums over all runs."""
+
+    runs: int
+    same: int
+    source_only: int
+    target_only: int
+    different: int
+    unreadable: int
+    behind: int
+    differences: int
+    series: int
+    points: int
+    media: int
+    params: int
+
+
+class VerifyJson(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a verify."""
+
+    version: int
+    exporter: str
+    strict: bool
+    sample: int | None
+    exit_code: int
+    seconds: float
+    totals: VerifyTotals
+    runs: list[RunCheck]
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run."""
+
+    exporter: str
+    runs: tuple[RunCheck, ...] = ()
+    strict: bool = False
+    sample: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def equal(self) -> bool:
+        """Whether every run is the same in source and target (with `strict`, also up to date)."""
+        return all(run.verdict is Verdict.SAME and not (self.strict and run.behind) for run in self.runs)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all runs are equal, 4 if not, 1 if there was nothing to compare."""
+        if not self.runs:
+            return 1
+        return 0 if self.equal else 4
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many runs have `verdict`."""
+        return sum(run.verdict is verdict for run in self.runs)
+
+    @property
+    def totals(self) -> VerifyTotals:
+        """The sums over all runs."""
+        compared = {name: sum(getattr(run.compared, name) for run in self.runs) for name in Compared.__struct_fields__}
+        return VerifyTotals(
+            runs=len(self.runs),
+            **{verdict.name.lower(): self.count(verdict) for verdict in Verdict},
+            behind=sum(bool(run.behind) for run in self.runs),
+            differences=sum(run.differences.count for run in self.runs),
+            **compared,
+        )
+
+    def to_json(self) -> VerifyJson:
+        """Return the JSON report."""
+        return VerifyJson(
+            version=VERIFY_VERSION,
+            exporter=self.exporter,
+            strict=self.strict,
+            sample=self.sample,
+            exit_code=self.exit_code,
+            seconds=round(self.seconds, 6),
+            totals=self.totals,
+            runs=[msgspec.structs.replace(run, seconds=round(run.seconds, 6)) for run in self.runs],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON report as plain values."""
+        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
+        return data
+
+
+def json_schema(document: type[ExportJson] | type[VerifyJson]) -> dict[str, Any]:
+    """Return the JSON schema of what `--json` prints."""
+    schema: dict[str, Any] = msgspec.json.schema(document)
+    return schema
