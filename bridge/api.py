@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bridge.exporters.contract import Exporter
-    from bridge.sync.report import Report
+    from bridge.sync.report import Report, VerifyReport
     from bridge.sync.select import Selection
-    from bridge.sync.verdicts import VerifyReport
 
 Paths: TypeAlias = "str | PathLike[str] | Iterable[str | PathLike[str]]"
 

@@ -66,11 +66,11 @@ class OracleRun:
     status_word: str = ""
 
 
-def read(run_dir: Path) -> OracleRun:
-    """Read all of `run_dir`."""
+def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
+    """Read `run_dir`, of metrics.csv the first `rows` rows (None: all)."""
     found = OracleRun()
     sidecar = _json(run_dir)
-    read_metrics(run_dir, sidecar, found)
+    read_metrics(run_dir, sidecar, found, rows)
     read_media(run_dir, found)
     found.run_id = text_of(sidecar.get("run_id")) or run_dir.resolve().name
     tags = sidecar.get("tags")
@@ -98,7 +98,7 @@ def own_file(run_dir: Path, name: str) -> Path | None:
 # metrics.csv
 
 
-def read_metrics(run_dir: Path, sidecar: Mapping[str, Any], found: OracleRun) -> None:
+def read_metrics(run_dir: Path, sidecar: Mapping[str, Any], found: OracleRun, rows: int | None) -> None:
     """Add the points that count, and the number of rows."""
     path = own_file(run_dir, "metrics.csv")
     records = [] if path is None else list(complete_records(path.read_bytes()))
@@ -113,6 +113,8 @@ def read_metrics(run_dir: Path, sidecar: Mapping[str, Any], found: OracleRun) ->
         if cells is not None and is_header(cells, names):
             names = cells
             continue
+        if found.rows == rows:
+            break
         row = found.rows
         found.rows += 1
         good = cells if cells is not None and len(cells) == len(names) else None
@@ -181,10 +183,7 @@ def step_of(cells: Sequence[str] | None, names: Sequence[str], row: int) -> int 
 
 def values_of(cells: Sequence[str], names: Sequence[str], without: set[str]) -> dict[str, float]:
     """Return the numbers in a row by metric. Of two columns of one name the last cell that is not empty counts."""
-    last: dict[str, str] = {}
-    for name, cell in zip(names, cells, strict=True):
-        if name not in without and cell:
-            last[name] = cell
+    last = {name: cell for name, cell in zip(names, cells, strict=True) if name not in without and cell}
     values = {name: number(cell) for name, cell in last.items()}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -227,7 +226,8 @@ def start_of(sidecar: Mapping[str, Any]) -> float:
     """Return the time in `created_at`, NaN without one."""
     value = sidecar.get("created_at")
     if isinstance(value, str):
-        return datetime.fromisoformat(value).timestamp()
+        with suppress(ValueError):
+            return datetime.fromisoformat(value).timestamp()
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
@@ -317,7 +317,7 @@ def params_of(run_dir: Path, sidecar: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         path = own_file(run_dir, "hparams.yaml")
         try:
-            tree = None if path is None else yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 - a SafeLoader
+            tree = None if path is None else yaml.load(path.read_bytes(), Loader=_Loader)
         except (yaml.YAMLError, ValueError):
             tree = None
     params: dict[str, Any] = {}

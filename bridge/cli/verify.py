@@ -13,7 +13,7 @@ from bridge.cli.output import Exit, Output, counted, plain
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
 if TYPE_CHECKING:
-    from bridge.sync.verdicts import Difference, RunCheck, VerifyReport
+    from bridge.sync.report import Difference, RunCheck, VerifyReport
 
 SIGNS = {
     "=": ("same", "same"),
@@ -65,14 +65,14 @@ def _print(check: RunCheck, out: Output, *, strict: bool) -> None:
     compared = check.compared
     parts = [sizes(compared.points, compared.media)] if compared.series or compared.media else []
     parts += [check.reason] if check.reason else []
-    parts += [counted(check.differences, "difference")] if check.differences else []
+    parts += [counted(check.differences.count, "difference")] if check.differences.count else []
     parts += [f"not exported yet: {check.behind}"] if check.behind else []
     parts += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
     out.result(plain(f"{check.verdict} {check.run_id}: {'; '.join(parts)}".removesuffix(": ")))
-    for difference in check.first:
+    for difference in check.differences.first:
         out.result(plain(f"    {_in_words(difference)}"))
-    if check.first and check.differences > len(check.first):
-        out.result(f"    and {check.differences - len(check.first):,} more")
+    if check.differences.first and check.differences.count > len(check.differences.first):
+        out.result(f"    and {check.differences.count - len(check.differences.first):,} more")
     if check.where and (out.verbose or not is_same):
         out.result(plain(f"    target: {check.where}"))
     if check.hint and not is_same:

@@ -74,10 +74,10 @@ class MediaLine:
     session: int | None = None
 
 
-def read_media(run: Run, cursor: Cursor | None, *, first: int | None = None) -> MediaDelta:
+def read_media(run: Run, cursor: Cursor | None, *, most_lines: int | None = None) -> MediaDelta:
     """Return the media events of `run` past `cursor`, or all of them without one.
 
-    With `first` only so many lines are looked at; `lines` counts all the same.
+    With `most_lines` only so many lines are looked at; `lines` counts them all.
 
     A last line without its newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
     and RunDirectoryError if media.jsonl cannot be read.
@@ -91,7 +91,7 @@ def read_media(run: Run, cursor: Cursor | None, *, first: int | None = None) -> 
         raise Changed(reason, (found.stat, len(lines)))
     if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
         raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))
-    parsed = [parse_line(number, line) for number, line in enumerate(lines[:first])]
+    parsed = [parse_line(number, line) for number, line in enumerate(lines[:most_lines])]
     events = [line for line, _ in parsed if line is not None]
     bad = [
         Notice(NoticeKind.BAD_LINE, f"media.jsonl:{number + 1}", problem)

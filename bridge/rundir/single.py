@@ -68,15 +68,18 @@ def read_points(run: Run, content: ContentOptions, *, rows: int | None = None) -
     with opened(run) as table:
         header = table.layout() if table is not None else None
         if table is not None and header is not None:
-            for piece in table.rows(header[0], header[0].end, 0):
-                total = piece.first + len(piece)
-                if rows is not None and total > rows:
-                    if piece.first >= rows:
-                        continue
-                    piece = piece.head(rows - piece.first)
+            for whole in table.rows(header[0], header[0].end, 0):
+                total = whole.first + len(whole)
+                if rows is not None and whole.first >= rows:
+                    continue
+                piece = whole if rows is None else whole.head(min(len(whole), rows - whole.first))
                 reading.pass_by(piece)
                 for line, name in enumerate(piece.names):
-                    at = np.flatnonzero(_points(piece, line)) if is_wanted(name, content) and not name.endswith(TEXT) else ()
+                    at = (
+                        np.flatnonzero(_points(piece, line))
+                        if is_wanted(name, content) and not name.endswith(TEXT)
+                        else ()
+                    )
                     if len(at):
                         time = piece.time[at] if reading.estimate is None else np.full(len(at), np.nan)
                         found.setdefault(name, []).append((piece.step[at], time, piece.values[line, at]))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace as with_fields
+
 from bridge.errors import TargetUnavailableError, UsageError
 from bridge.model import Status
 from bridge.rundir import discover, read_run
@@ -164,7 +166,7 @@ class _Follower:
             if line.action is not Action.UNCHANGED:
                 shown.append(line)
         if shown:
-            told(replace(report, runs=tuple(shown)))
+            told(with_fields(report, runs=tuple(shown)))
         return trouble
 
     def _read(self, path: Path) -> Run:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace as with_fields
+
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.rundir import discover, read_run
 from bridge.secrets import hide_all, hide_in
@@ -88,7 +90,7 @@ def _tell_apart(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
                 f"{run.path} and {others} have one identity ({run.identity}), so none of them is exported.",
                 hint="Remove the copy, or give one of them an identity of its own: bridge export RUN_DIR --as NEW_ID",
             )
-            twins.append(replace(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
+            twins.append(with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
     return unique, twins
 
 

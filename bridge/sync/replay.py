@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace as with_fields
+
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
 from bridge.exporters.contract import Applied
 from bridge.model import Delta, DeltaKind
@@ -133,13 +135,13 @@ class Replay:
             log.debug("run %s failed", self.job.run.path, exc_info=hide_in(error))
             step = self._line(Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
         if isinstance(step, RunReport):
-            step = replace(step, seconds=time.perf_counter() - self._started)
+            step = with_fields(step, seconds=time.perf_counter() - self._started)
         return step
 
     def _failed(self, error: BridgeError) -> RunReport:
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
         line = self._line(action, reason=error.message, hint=error.hint or "")
-        return replace(line, retry=isinstance(error, TargetError))
+        return with_fields(line, retry=isinstance(error, TargetError))
 
     def _begin_again(self) -> Step:
         """After another export was at this run too: go on from what the target holds now."""
@@ -238,7 +240,7 @@ class Replay:
         notes = done.notes
         if known.edited:
             notes += (f"edited by people in the target, left as it is: {', '.join(known.edited)}",)
-        return replace(
+        return with_fields(
             self._line(self._action, reason=self._reason),
             where=self._target.where(),
             points=done.points,

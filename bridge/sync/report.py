@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge.model import Notice
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from bridge.model import Notice
 
 REPORT_VERSION = 1
 """The `version` of an export's JSON; it grows when a field changes its meaning or goes away."""
@@ -93,6 +93,11 @@ class RunReport(_RunFields, frozen=True, kw_only=True):
         fields = {name: getattr(self, name) for name in _RunFields.__struct_fields__}
         fields["seconds"] = round(self.seconds, 6)
         return RunReportJson(**fields, notices=summarise_notices(self.notices))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run's part of the JSON report as plain values."""
+        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
+        return data
 
 
 class RunReportJson(_RunFields, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from msgspec.structs import replace as with_fields
 
-from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_plain
-from bridge.cursor import ContentOptions
 from bridge.errors import BridgeError
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_plain
 from bridge.model import Status
+from bridge.options import ContentOptions
 from bridge.rundir import read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
 from bridge.sync.gather import gather
@@ -204,9 +204,10 @@ class _Comparison:
             # Somebody exported in between: what was read back belongs to the newer cursor.
             cursor = held.cursor
             series, rows = read_points(self.run, content, rows=cursor.rows)
-        events, lines = (), 0
+        events: tuple[MediaEvent, ...] = ()
+        lines = 0
         if content.media:
-            media = read_media(self.run, None, first=cursor.media_lines)
+            media = read_media(self.run, None, most_lines=cursor.media_lines)
             events, lines = media.events, media.lines
         behind = Behind(
             rows=max(0, rows - cursor.rows),
@@ -267,17 +268,17 @@ class _Comparison:
         value = sign * expected.value
         if np.isnan(value).all():
             return
-        best = _stored(expected.value[[int(np.nanargmax(value))]], self.exporter.capabilities)
+        place = int(np.nanargmax(value))
+        best = _stored(expected.value[[place]], self.exporter.capabilities)
         found = held.last.get(f"best/{name}")
         if found is None or not _same_value(best, np.float64(found)).all():
-            what = f"best/{name} (last)"
-            shown = None if found is None else repr(float(found))
-            self.out.add(Difference(Verdict.DIFFERENT, CSV, what, None, repr(float(best[0])), shown))
+            both = repr(float(best[0])), None if found is None else repr(float(found))
+            self.out.add(Difference(Verdict.DIFFERENT, CSV, f"best/{name} (last)", int(expected.step[place]), *both))
 
 
 def content_of(cursor: Cursor) -> ContentOptions:
     """Return the options that shaped the target, as its cursor remembers them."""
-    known = {field.name for field in fields(ContentOptions)}
+    known = set(ContentOptions.__struct_fields__)
     return ContentOptions(**{key: _tuples(value) for key, value in cursor.content.items() if key in known})
 
 
@@ -310,9 +311,7 @@ def time_tolerance(capabilities: Capabilities) -> float:
     return capabilities.time_step + ROUNDING if capabilities.time_step else 0.0
 
 
-def compare_series(
-    name: str, expected: Series, held: Series | None, capabilities: Capabilities, out: Findings
-) -> None:
+def compare_series(name: str, expected: Series, held: Series | None, capabilities: Capabilities, out: Findings) -> None:
     """Compare a series point by point: each step is there once, with its value and its time.
 
     `expected` has one point per step, sorted by step. A time that is NaN there was estimated and is not compared.
@@ -503,13 +502,14 @@ def _is_broken(event: MediaEvent) -> bool:
         return False
     from PIL import Image
 
+    broken: tuple[type[Exception], ...] = (Image.DecompressionBombError, *BROKEN_PICTURE)
     try:
         with warnings.catch_warnings(), open_plain(event.file.path) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as picture:
                 if picture.width * picture.height <= MOST_DECODED_PIXELS:
                     picture.load()
-    except (Image.DecompressionBombError, *BROKEN_PICTURE):
+    except broken:
         return True
     return False
 

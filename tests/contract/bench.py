@@ -11,7 +11,7 @@ from bridge.errors import TargetUnavailableError
 from bridge.rundir import read_delta, read_run, read_whole
 from bridge.rundir.wanted import ReadOptions
 from bridge.sync.replay import Job, replay
-from bridge.sync.verdicts import Verdict
+from bridge.sync.report import Verdict
 from bridge.sync.verify import check_run
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from bridge.cursor import Cursor
     from bridge.exporters.contract import Exporter, Target, TargetContent, TargetState
     from bridge.model import Block, Delta, Run
-    from bridge.sync.report import RunReport
-    from bridge.sync.verdicts import RunCheck
+    from bridge.sync.report import RunCheck, RunReport
 
 __all__ = ["Bench", "BrokenBlocks", "points_of"]
 
@@ -101,7 +100,7 @@ class Bench:
     def assert_verified(self, path: Path) -> None:
         """Verify finds the run equal, up to date and once."""
         check = self.check(path)
-        assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.first)])
+        assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.differences.first)])
         run = read_run(path)
         assert tuple(self.known(run).extras) == ()
         if not (run.running and self.exporter.capabilities.holds_back):

@@ -192,7 +192,7 @@ class Histories(RuleBasedStateMachine):
             self.run.edit(status="completed")
         assert self.zygote.run(self.task()) == [[]]
         report = verify_runs([root], self.exporter())
-        assert [(str(line.verdict), line.reason, line.first) for line in report.runs] == [("=", "", ())]
+        assert [(str(line.verdict), line.reason, line.differences.first) for line in report.runs] == [("=", "", ())]
         arguments = (self.name, fresh, self.templates, root, self.content)
         assert self.zygote.run(Task(export, arguments)) == [[]]
         held, clean = (

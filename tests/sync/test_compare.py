@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
-from bridge.model import Series, Status
-from bridge.sync.compare import compare_kept, compare_last, compare_media
-from bridge.sync.compare_facts import FactsCheck, facts_behind
-from bridge.sync.truth import Facts, TruthMedia, TruthSeries
-from bridge.sync.verdicts import FIRST, Difference, Findings, Verdict
+from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
+from bridge.sync.report import Difference, Verdict
+from bridge.sync.verify import (
+    FIRST,
+    FactsComparison,
+    Findings,
+    compare_media,
+    compare_series,
+    facts_behind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,10 +46,6 @@ def columns(points: Sequence[Any]) -> tuple[Any, Any, Any]:
     return step, time, np.array([point[1] for point in points], dtype=np.float64)
 
 
-def truth(points: Sequence[Any]) -> TruthSeries:
-    return TruthSeries(*columns(points), row=np.arange(len(points)))
-
-
 def held(points: Sequence[Any]) -> Series:
     return Series("m", *columns(points))
 
@@ -52,7 +55,7 @@ def found(
 ) -> list[tuple[Any, ...]]:
     """The differences as (sign, what, step, expected, found)."""
     out = Findings()
-    compare("m", truth(expected), held(there), capabilities, out)
+    compare("m", held(expected), held(there), capabilities, out)
     assert sum(out.counts.values()) >= len(out.first)
     return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in out.first]
 
@@ -60,7 +63,7 @@ def found(
 def test_equal_series_have_no_difference() -> None:
     """Points that are equal are equal, NaN and infinities among them, in whatever order they are held."""
     points = [(0, 0.1), (1, math.nan), (2, math.inf), (3, -0.0)]
-    assert found(compare_last, points, points[::-1]) == []
+    assert found(compare_series, points, points[::-1]) == []
 
 
 @pytest.mark.parametrize(
@@ -81,73 +84,70 @@ def test_equal_series_have_no_difference() -> None:
 )
 def test_each_difference_of_a_series_is_found(there: list[Any], expected: list[Any]) -> None:
     """A point that is missing, too much, or has another value or time is named with its step."""
-    assert found(compare_last, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
+    assert found(compare_series, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
 
 
 def test_the_last_bit_counts_where_values_are_exact() -> None:
     """A target of 64 bits must hold the very value; one of 32 bits the nearest that it can."""
     near = math.nextafter(0.1, 1)
-    assert found(compare_last, [(0, 0.1)], [(0, near)]) == [("*", "m", 0, "0.1", repr(near))]
-    assert found(compare_last, [(0, 0.1)], [(0, near)], SINGLE) == []
-    assert found(compare_last, [(0, 0.1)], [(0, float(np.float32(0.1)))], SINGLE) == []
+    assert found(compare_series, [(0, 0.1)], [(0, near)]) == [("*", "m", 0, "0.1", repr(near))]
+    assert found(compare_series, [(0, 0.1)], [(0, near)], SINGLE) == []
+    assert found(compare_series, [(0, 0.1)], [(0, float(np.float32(0.1)))], SINGLE) == []
     above = float(np.nextafter(np.float32(0.1), np.float32(1)))
-    assert len(found(compare_last, [(0, 0.1)], [(0, above)], SINGLE)) == 1
+    assert len(found(compare_series, [(0, 0.1)], [(0, above)], SINGLE)) == 1
 
 
 def test_a_value_beyond_32_bits_is_infinite_there() -> None:
     """What float32 cannot hold is infinite in a target of 32 bits, and that is no difference."""
-    assert found(compare_last, [(0, 1e300)], [(0, math.inf)], SINGLE) == []
+    assert found(compare_series, [(0, 1e300)], [(0, math.inf)], SINGLE) == []
 
 
 def test_clipped_infinities() -> None:
     """Where infinities are declared as clipped, the largest finite number stands for them, and nothing else does."""
     clips = Capabilities(infinities=False)
     largest = 1.7976931348623157e308
-    assert found(compare_last, [(0, math.inf), (1, -math.inf)], [(0, largest), (1, -largest)], clips) == []
-    assert len(found(compare_last, [(0, math.inf)], [(0, 1e308)], clips)) == 1
-    assert len(found(compare_last, [(0, math.inf)], [(0, largest)])) == 1
+    assert found(compare_series, [(0, math.inf), (1, -math.inf)], [(0, largest), (1, -largest)], clips) == []
+    assert len(found(compare_series, [(0, math.inf)], [(0, 1e308)], clips)) == 1
+    assert len(found(compare_series, [(0, math.inf)], [(0, largest)])) == 1
 
 
 def test_times_are_as_fine_as_declared() -> None:
     """A time may be off by the target's resolution and no more; an estimated one by anything."""
-    assert found(compare_last, [(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI) == []
-    assert found(compare_last, [(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI) == []
-    assert len(found(compare_last, [(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI)) == 1
-    assert len(found(compare_last, [(0, 1, T0)], [(0, 1, T0 + 0.0006)], EXACT)) == 1
-    assert found(compare_last, [(0, 1, math.nan)], [(0, 1, T0)], EXACT) == []
+    assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI) == []
+    assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI) == []
+    assert len(found(compare_series, [(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI)) == 1
+    assert len(found(compare_series, [(0, 1, T0)], [(0, 1, T0 + 0.0006)], EXACT)) == 1
+    assert found(compare_series, [(0, 1, math.nan)], [(0, 1, T0)], EXACT) == []
 
 
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
     """However many differences there are, their number is right and only the first are kept."""
     out = Findings()
     points = [(step, float(step)) for step in range(1000)]
-    compare_last("m", truth(points), held([(step, value + 1) for step, value in points]), EXACT, out)
+    compare_series("m", held(points), held([(step, value + 1) for step, value in points]), EXACT, out)
     assert out.counts == {Verdict.DIFFERENT: 1000}
     assert [one.step for one in out.first] == list(range(FIRST))
 
 
-def test_kept_points_are_compared_as_they_are() -> None:
-    """With every point kept, several at one step are each looked for, and none may be too much."""
-    points = [(0, 1.0, T0), (0, 2.0, T0 + 5), (1, 1.0, T0 + 6)]
-    assert found(compare_kept, points, points[::-1]) == []
-    assert found(compare_kept, points, points[1:]) == [("+", "m", 0, "1.0", None)]
-    assert found(compare_kept, points, [*points, (1, 3.0)]) == [("-", "m", 1, None, "3.0")]
+def data(name: str) -> bytes:
+    """A real picture that is different for each name."""
+    return PICTURE.read_bytes() + name.encode()
 
 
-def test_kept_points_of_one_instant_may_be_one() -> None:
-    """A store that keeps one of several equal points of one instant keeps all that there is to tell."""
-    points = [(0, 1.0, T0), (0, 1.0, T0 + 0.0001), (0, 1.0, T0 + 1)]
-    assert found(compare_kept, points, [(0, 1.0, T0), (0, 1.0, T0 + 1)], MILLI) == []
-    assert found(compare_kept, points, [(0, 1.0, T0)], MILLI) == [("+", "m", 0, "1.0", None)]
+def digest(name: str) -> str:
+    return hashlib.sha256(data(name)).hexdigest()
 
 
-def event(line: int, digest: str, *, form: str = "png", step: int = 0, caption: str | None = None) -> TruthMedia:
-    """An event whose file is a video, or a real picture."""
-    return TruthMedia(line, "s", step, f"media/{line}.png", PICTURE, form, digest, caption)
+def event(folder: Path, line: int, name: str, *, form: str = "png", caption: str | None = None) -> MediaEvent:
+    """An event whose file is a real picture, whatever format it is said to have."""
+    path = folder / f"{line}.png"
+    path.write_bytes(data(name))
+    file = RunFile(path=path, size=path.stat().st_size, mtime_ns=0)
+    return MediaEvent(line, "s", 0, line, MediaType.IMAGE, f"media/{line}.png", file, form, T0, caption)
 
 
-def item(index: int, digest: str, *, step: int = 0, caption: str | None = None) -> TargetMedia:
-    return TargetMedia("s", step, index, digest, caption)
+def item(index: int, name: str, *, step: int = 0, caption: str | None = None) -> TargetMedia:
+    return TargetMedia("s", step, index, digest(name), caption)
 
 
 @pytest.mark.parametrize(
@@ -167,53 +167,63 @@ def item(index: int, digest: str, *, step: int = 0, caption: str | None = None) 
         ),
     ],
 )
-def test_media_by_digest(there: list[TargetMedia], expected: list[Any]) -> None:
-    """Media are compared by tag, step and place, by the digests of their files."""
+def test_media_by_digest(tmp_path: Path, there: list[TargetMedia], expected: list[Any]) -> None:
+    """Media are compared by tag, step and index, by the digests of their files."""
     out = Findings()
-    events = [event(0, "a", caption="c"), event(1, "b")]
+    events = [event(tmp_path, 0, "a", caption="c"), event(tmp_path, 1, "b")]
     assert compare_media(events, there, frozenset(), EXACT, out) == 2
-    assert [(str(one.verdict), one.file, one.expected, one.found) for one in out.first] == expected
+    names = {digest(name): name for name in "abcx"}
+    assert [
+        (str(one.verdict), one.file, names.get(one.expected or "", one.expected), names.get(one.found or "", one.found))
+        for one in out.first
+    ] == expected
 
 
-def test_media_that_the_target_converts_are_counted() -> None:
+def test_media_that_the_target_converts_are_counted(tmp_path: Path) -> None:
     """A format that is held in another encoding must be there; one that cannot be held is not asked for."""
     capabilities = Capabilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
-    events = [event(0, "a"), event(1, "video", form="mp4"), event(2, "b", form="webm")]
+    video = event(tmp_path, 1, "video", form="mp4")
+    events = [event(tmp_path, 0, "a"), video, event(tmp_path, 2, "b", form="webm")]
     out = Findings()
     assert compare_media(events, [item(0, "a"), item(1, "a gif")], frozenset(), capabilities, out) == 2
     assert out.first == []
     compare_media(events, [item(0, "a")], frozenset(), capabilities, out)
-    assert [one.expected for one in out.first] == ["video"]
+    assert [one.expected for one in out.first] == [digest("video")]
 
 
-def test_media_that_the_target_says_it_lacks() -> None:
+def test_media_that_the_target_says_it_lacks(tmp_path: Path) -> None:
     """Of a tag of which the target noted a notice less may be held, but nothing else."""
     out = Findings()
-    compare_media([event(0, "a"), event(1, "b")], [item(0, "b")], frozenset({"media.s"}), EXACT, out)
+    events = [event(tmp_path, 0, "a"), event(tmp_path, 1, "b")]
+    compare_media(events, [item(0, "b")], frozenset({"media.s"}), EXACT, out)
     assert out.first == []
-    compare_media([event(0, "a"), event(1, "b")], [item(0, "x")], frozenset({"media.s"}), EXACT, out)
-    assert [(str(one.verdict), one.found) for one in out.first] == [("-", "x")]
+    compare_media(events, [item(0, "x")], frozenset({"media.s"}), EXACT, out)
+    assert [(str(one.verdict), one.found) for one in out.first] == [("-", digest("x"))]
 
 
 def test_a_picture_that_nobody_can_decode_need_not_be_held(tmp_path: Path) -> None:
     """A file that only begins like a picture may be missing in the target; a good one may not."""
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(PICTURE.read_bytes()[:40])
+    broken = event(tmp_path, 0, "a")
+    broken.file.path.write_bytes(PICTURE.read_bytes()[:40])
     out = Findings()
-    compare_media([replace(event(0, "a"), file=broken), event(1, "b")], [], frozenset(), EXACT, out)
-    assert [one.expected for one in out.first] == ["b"]
+    compare_media([broken, event(tmp_path, 1, "b")], [], frozenset(), EXACT, out)
+    assert [one.expected for one in out.first] == [digest("b")]
 
 
-FACTS = Facts(
+RUN = Run(
+    path=Path("/runs/one"),
+    identity="uid-one",
     run_id="r/one",
     name="one",
+    status=Status.COMPLETED,
     status_word="completed",
     params={"lr": 0.1, "n": 3, "flag": True, "none": None, "api_key": "s3cret", "ckpt_path": "/a"},
     tags=("t", "k:v"),
     notes="some notes",
     start=T0,
-    ended_at=T0 + 60,
+    end=T0 + 60,
     last_alive=T0 + 61,
+    parent="r",
 )
 GOOD = TargetContent(
     series={},
@@ -233,9 +243,7 @@ def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
     capabilities = changes.pop("abilities", Capabilities(statuses=STATUSES))
     fields = {name: getattr(GOOD, name) for name in GOOD.__slots__}
     out = Findings()
-    FactsCheck(FACTS, TargetContent(**(fields | changes)), ContentOptions(), capabilities, skip, out).compare(
-        {}, Status.COMPLETED
-    )
+    FactsComparison(RUN, TargetContent(**(fields | changes)), ContentOptions(), capabilities, skip, out).compare({})
     return [(one.what, one.expected, one.found) for one in out.first]
 
 
@@ -293,7 +301,7 @@ def test_a_missing_param_is_found() -> None:
 
 def test_secrets_in_tags_and_in_nested_params() -> None:
     """A secret within a tag or a nested param must be masked, and is never shown."""
-    clear = replace(FACTS, tags=("token", "api_key:s3cret"), params={"db": '{"password": "p", "host": "h"}'})
+    clear = replace(RUN, tags=("token", "api_key:s3cret"), params={"db": '{"password": "p", "host": "h"}'})
     for tags, param, expected in (
         (("token", "api_key:***"), '{"password": "***", "host": "h"}', []),
         (("token", "api_key:s3cret"), '{"password": "***", "host": "h"}', ["tags"]),
@@ -302,7 +310,7 @@ def test_secrets_in_tags_and_in_nested_params() -> None:
     ):
         out = Findings()
         there = TargetContent(series={}, params={"db": param}, tags=tags, start=T0, end=T0 + 60)
-        FactsCheck(clear, there, ContentOptions(), EXACT, frozenset(), out).compare({}, Status.COMPLETED)
+        FactsComparison(clear, there, ContentOptions(), EXACT, frozenset(), out).compare({})
         assert [one.what for one in out.first] == expected
         assert "s3cret" not in repr(out.first)
 
@@ -338,25 +346,25 @@ def test_a_running_run_with_an_old_end() -> None:
     for clears, expected in ((True, [("end", None, str(T0))]), (False, [])):
         out = Findings()
         there = TargetContent(series={}, status="", end=T0, start=T0)
-        check = FactsCheck(
-            FACTS, there, ContentOptions(), Capabilities(statuses=STATUSES, clears_end=clears), frozenset(), out
+        check = FactsComparison(
+            RUN, there, ContentOptions(), Capabilities(statuses=STATUSES, clears_end=clears), frozenset(), out
         )
-        check.compare({"status": "running", "start": repr(T0), "end": ""}, Status.COMPLETED)
+        check.compare({"status": "running", "start": repr(T0), "end": ""})
         assert [(one.what, one.expected, one.found) for one in out.first] == expected
 
 
 def test_facts_that_changed_since_the_export() -> None:
     """Status and times are compared as of the last export: a change since is behind, not a difference."""
     as_sent = {"status": "completed", "start": repr(T0), "end": repr(T0 + 60)}
-    assert facts_behind((), FACTS, as_sent, EXACT) == ()
+    assert facts_behind(RUN, (), as_sent) == ()
     then = {"status": "running", "start": repr(T0), "end": ""}
-    assert facts_behind(("tags.x", "notes"), FACTS, then, EXACT) == ("end", "notes", "status", "tags")
+    assert facts_behind(RUN, ("tags.x", "notes"), then) == ("end", "notes", "status", "tags")
 
 
 def test_a_difference_in_json() -> None:
     """The JSON of a difference is what the reference says."""
     difference = Difference(Verdict.DIFFERENT, "metrics.csv", "loss", 3, "0.1", "0.2")
-    assert difference.to_dict() == {
+    assert msgspec.to_builtins(difference) == {
         "verdict": "*",
         "file": "metrics.csv",
         "what": "loss",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter
-    from bridge.sync.verdicts import VerifyReport
+    from bridge.sync.report import VerifyReport
 
 ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(50)]
 
@@ -60,7 +60,7 @@ def event_files(logdir: Path) -> list[Path]:
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
     """After an export every point and image is found equal."""
     (line,) = verify(run, exporter).runs
-    assert (str(line.verdict), line.reason, line.first) == ("=", "", ())
+    assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
     assert (line.compared.series, line.compared.points, line.compared.media) == (2, 100, 3)
     assert not line.behind
 
@@ -117,7 +117,7 @@ def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
 
 
 def differences(report: VerifyReport) -> list[tuple[str, str, int | None]]:
-    return [(str(one.verdict), one.what, one.step) for line in report.runs for one in line.first]
+    return [(str(one.verdict), one.what, one.step) for line in report.runs for one in line.differences.first]
 
 
 def test_a_deleted_point_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:

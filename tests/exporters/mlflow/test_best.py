@@ -160,7 +160,9 @@ def test_any_growth_ends_with_the_bests_of_one_clean_export(seed: int, tmp_path:
     export_runs([path], clean, options)
     assert _rows(sqlite_uri, "grown") == _rows(sqlite_uri, "clean")
     for exporter in (grown, clean):
-        assert [(str(line.verdict), line.first) for line in verify_runs([path], exporter).runs] == [("=", ())]
+        assert [(str(line.verdict), line.differences.first) for line in verify_runs([path], exporter).runs] == [
+            ("=", ())
+        ]
 
 
 def _rows(uri: str, experiment: str) -> list[tuple[Any, ...]]:

@@ -1,0 +1,278 @@
+"""The reader and the tests' oracle, which share no code, must agree on whatever stands in a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bridge.cursor import ContentOptions
+from bridge.rundir import read_media, read_points, read_run, read_whole
+from bridge.rundir.wanted import ReadOptions
+from tests import oracle
+from tests.contract.test_media import picture
+from tests.run_dirs import CREATED_S, make_run, write_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bridge.model import Delta
+
+Points: TypeAlias = "dict[str, list[tuple[int, str, str]]]"
+"""By metric: step, value and time as text (so that NaN equals NaN and -0.0 is not 0.0), sorted."""
+
+NUMBERS = st.sampled_from(
+    ["0.1", "1", "1", "2", "nan", "inf", "-inf", "-0.0", "0.0", "1e-320", "9007199254740993", "True"]
+)
+CELLS = st.one_of(NUMBERS, st.just(""), st.sampled_from(["False", "text", '"te,xt"', '"two\nlines"', " 3", "1_000"]))
+STEPS = st.one_of(
+    st.integers(0, 6).map(str),
+    st.sampled_from(["", "-1", "3.5", "x", "9223372036854775807", "9223372036854775808", " 2", "1_0"]),
+)
+TIMES = st.one_of(
+    st.integers(1_775_822_400, 1_775_822_500).map(str),
+    st.sampled_from(["", "later", "1775822400.25", "1e300", "-0.5", "inf", "nan"]),
+)
+ROWS = st.builds(lambda *cells: ",".join(cells), CELLS, CELLS, STEPS, TIMES)
+GOOD_ROWS = st.builds(
+    lambda *cells: ",".join(cells), NUMBERS, NUMBERS, st.integers(0, 6).map(str), st.just("1775822400.25")
+)
+ODD_LINES = st.sampled_from(
+    ["1", "1,2,3,4,5", "b,a,step,wall_time", "a,step,wall_time", "a,b,step,wall_time", '"1","2","3","4"']
+)
+LINES = st.lists(st.one_of(GOOD_ROWS, GOOD_ROWS, ROWS, ODD_LINES), max_size=25)
+NEWLINES = st.sampled_from(["\r\n", "\n"])
+
+ALL_WANTED = {
+    "anything": ReadOptions(),
+    "ordered": ReadOptions(ordered=True),
+    "removals": ReadOptions(removals=True),
+    "small deltas": ReadOptions(limit=3),
+}
+
+
+def csv_of(lines: list[str], newline: str) -> bytes:
+    return newline.join(["a,b,step,wall_time", *lines, ""]).encode()
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = write_sidecar(folder / "run")
+    (path / "metrics.csv").write_bytes(data)
+    return path
+
+
+def of_oracle(found: oracle.OracleRun) -> Points:
+    return {
+        name: sorted(((point.step, str(point.value), str(point.time)) for point in points), key=_step_and_value)
+        for name, points in found.series.items()
+    }
+
+
+def of_deltas(deltas: Iterable[Delta]) -> Points:
+    points: Points = {}
+    for delta in deltas:
+        for block in delta.blocks:
+            for number, name in enumerate(block.names):
+                here = block.present[number]
+                columns = (block.step[here], block.values[number][here], block.time[here])
+                points.setdefault(name, []).extend(_rows(*(column.tolist() for column in columns)))
+    return {name: sorted(rows, key=_step_and_value) for name, rows in points.items() if rows}
+
+
+def _step_and_value(row: tuple[int, str, str]) -> tuple[int, str]:
+    """Equal points stay in the order of their rows: of their times some are estimated, which one reader does not do."""
+    return row[:2]
+
+
+def _rows(steps: list[int], values: list[float], times: list[float]) -> list[tuple[int, str, str]]:
+    return [(step, str(value), str(time)) for step, value, time in zip(steps, values, times, strict=True)]
+
+
+def assert_same(found: Points, expected: Points) -> None:
+    """Equal, but that a time which the source does not say may have been estimated."""
+    assert {name: [row[:2] for row in rows] for name, rows in found.items()} == {
+        name: [row[:2] for row in rows] for name, rows in expected.items()
+    }
+    for name, rows in expected.items():
+        for mine, theirs in zip(rows, found[name], strict=True):
+            if not math.isnan(float(mine[2])):
+                assert mine == theirs
+
+
+@pytest.mark.parametrize("wanted", ALL_WANTED.values(), ids=ALL_WANTED)
+@given(lines=LINES, newline=NEWLINES, cut=st.integers(0, 40))
+@example(lines=["1,,0,", "1,,0,", "2,,0,", "1,,0,"], newline="\r\n", cut=0)
+@settings(max_examples=60, deadline=None)
+def test_both_readers_leave_the_same_points(lines: list[str], newline: str, cut: int, wanted: ReadOptions) -> None:
+    """Of any file, torn anywhere near its end, both readers leave the same points and number of rows."""
+    data = csv_of(lines, newline)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), data[: len(data) - cut])
+        deltas = list(read_whole(read_run(path), ContentOptions(), wanted))
+        expected = oracle.read(path)
+        assert_same(of_deltas(deltas), of_oracle(expected))
+        assert deltas[-1].after.rows == expected.rows
+
+
+@given(lines=LINES, newline=NEWLINES, rows=st.integers(0, 30))
+@settings(max_examples=60, deadline=None)
+def test_the_first_rows_alone(lines: list[str], newline: str, rows: int) -> None:
+    """What counts among the first rows, which verify compares with, is what counts in a file of these rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), csv_of(lines, newline))
+        series, total = read_points(read_run(path), ContentOptions(), rows=rows)
+        found = {
+            name: sorted(_rows(one.step.tolist(), one.value.tolist(), one.time.tolist()), key=_step_and_value)
+            for name, one in series.items()
+        }
+        assert_same(found, of_oracle(oracle.read(path, rows=rows)))
+        assert total == oracle.read(path).rows
+
+
+TEXTS = st.sampled_from(["", "a", "x/y", "a b", "größe", "\ud800", "1", "[1]"])
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(), TEXTS)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+TIMES = st.one_of(
+    st.sampled_from(
+        ["2026-04-10T12:00:00+00:00", "2026-04-10T12:00:00", "2026-04-10", "1775822400.5", "later", "", -1, 0]
+    ),
+    st.sampled_from([1775822400, 1e300, True, None, [], 253402300800.0]),
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "run_id": st.one_of(TEXTS, st.integers(0, 3), st.none()),
+        "display_name": TREES,
+        "status": st.one_of(st.sampled_from(["running", "completed", "failed", "interrupted", "odd"]), TREES),
+        "created_at": TIMES,
+        "ended_at": TIMES,
+        "tags": st.one_of(st.lists(SCALARS, max_size=4), TREES),
+        "notes": TREES,
+        "hparams": st.one_of(st.dictionaries(TEXTS, TREES, max_size=4), TREES),
+        "time_column": st.one_of(st.just("wall_time"), st.just("other"), TREES),
+    },
+)
+
+YAML = {
+    "plain": "lr: 0.1\nmodel:\n  name: big\n  sizes: [1, 2]\n",
+    "tags": "a: !!python/object/apply:os.system [echo]\nb: !mine 3\nc: !!set {x, y}\nd: 2026-01-01\n",
+    "types": "a: .nan\nb: .inf\nc: 0o17\nd: yes\ne: null\n1: int\n2.5: float\ntrue: bool\n",
+    "odd": "- a list\n",
+    "torn": "a: [1, 2\n",
+    "empty": "",
+    "two of a name": "a: {b: 1, c.d: 2}\na.b: 3\na.b_2: 4\na: {b: 5}\na.c: {d: 6}\n1: x\n'1': y\na.b_3: z\n",
+    "two of a nested name": "a: {b: {c: 1}, b.c: 2}\na.b: {c: 3}\na.b.c: 4\na.b.c_2: 5\n",
+}
+
+
+def assert_facts_agree(path: Path) -> None:
+    run, expected = read_run(path), oracle.read(path)
+    mine = (run.run_id, run.tags, run.notes, repr(dict(run.params)), run.status_word or "")
+    assert mine == (expected.run_id, expected.tags, expected.notes, repr(expected.params), expected.status_word)
+
+
+@given(fields=FIELDS)
+@settings(max_examples=150, deadline=None)
+def test_any_sidecar(fields: dict[str, Any]) -> None:
+    """Whatever a sidecar says, in whatever types, both readers say the same of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_run(Path(folder) / "run", [{"step": 0, "loss": 1.0}], heartbeat_age=30.0)
+        sidecar = json.loads((path / "sidecar.json").read_text()) | fields
+        (path / "sidecar.json").write_text(json.dumps(sidecar))
+        assert_facts_agree(path)
+
+
+@pytest.mark.parametrize("text", YAML.values(), ids=YAML)
+def test_any_hparams_yaml(tmp_path: Path, text: str) -> None:
+    """Whatever hparams.yaml holds, both readers make the same params of it, safely and within bounds."""
+    path = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
+    (path / "hparams.yaml").write_text(text)
+    os.utime(path / "hparams.yaml", (CREATED_S, CREATED_S))
+    assert_facts_agree(path)
+
+
+MEDIA_LINES = st.lists(
+    st.one_of(
+        st.builds(
+            lambda **fields: json.dumps({key: value for key, value in fields.items() if value is not None}),
+            step=st.sampled_from([0, 0, 1, 2.5, 2**63, None]),
+            tag=st.sampled_from(["s", "s", "t", 3]),
+            type=st.sampled_from(["image", "image", "video", "sound"]),
+            path=st.sampled_from(["media/a.png", "media/b.gif", "media/c.mp4", "media/none.png", "../out.png", "media", "/etc/passwd"]),
+            session=st.sampled_from([None, 0, 1, "x"]),
+            caption=st.sampled_from([None, "c", 5]),
+        ),
+        st.sampled_from(["", "nonsense", "[1]", '{"step": 1, "tag', '{"step": 1, {"step": 0, "tag": "s", "type": "image", "path": "media/a.png"}']),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(lines=MEDIA_LINES, torn=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_media_lines(lines: list[str], torn: bool) -> None:
+    """Whatever media.jsonl holds, both readers find the same events, in the same order, with the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_run(Path(folder) / "run")
+        (path / "media").mkdir()
+        (path.parent / "out.png").write_bytes(picture(9))
+        (path / "media" / "a.png").write_bytes(picture(1))
+        (path / "media" / "b.gif").write_bytes(b"GIF89a" + bytes(20))
+        (path / "media" / "c.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(20))
+        text = "".join(f"{line}\n" for line in lines)
+        (path / "media.jsonl").write_text(text + '{"step"' * torn)
+        deltas = list(read_whole(read_run(path), ContentOptions(), ReadOptions()))
+        events = [event for delta in deltas for event in delta.media]
+        expected = oracle.read(path)
+        assert expected.media_lines == deltas[-1].after.media_lines == len(lines)
+        assert expected.media == [
+            oracle.OracleMedia(one.line, one.tag, one.step, one.path, one.format, one.caption, _digest(one.file.path))
+            for one in sorted(events, key=lambda event: event.line)
+        ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link_out(path: Path) -> None:
+    outside = path.parent.parent / "outside"
+    outside.write_text("a,step\n1,0\n")
+    path.symlink_to(outside)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "media.jsonl", "hparams.yaml"])
+@pytest.mark.parametrize("make", [_fifo, _link_out, _folder, _loop])
+def test_what_is_no_file_of_the_run_is_not_read(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """A pipe, a link that leaves the directory, a folder and a link to itself are as if they were not there."""
+    path = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
+    (path / name).unlink(missing_ok=True)
+    make(path / name)
+    run = read_run(path)
+    series, rows = read_points(run, ContentOptions())
+    assert (rows == 0, series == {}) == (name == "metrics.csv",) * 2
+    assert read_media(run, None).events == ()
