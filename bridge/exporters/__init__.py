@@ -1,4 +1,4 @@
-"""Exporters, found by name: built in, installed by others, or named as `MODULE:FACTORY`."""
+"""Find exporters by name: built in, installed by other packages, or given as `MODULE:FACTORY`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["ENTRY_POINTS", "ExporterFactory", "exporter_names", "find_exporter"]
 
 ExporterFactory: TypeAlias = "Callable[..., Exporter]"
-"""Makes an exporter of keyword options; the names in its signature are the options that it takes."""
+"""Creates an exporter from keyword options. The names in its signature are the options that it takes."""
 
 ENTRY_POINTS = "bridge.exporters"
 """The entry point group in which other packages register their exporters."""
 
-# The built-in ones are entry points of this package too, but must be found in a plain checkout, and without the
-# cost of reading the metadata of every installed package.
+# They are entry points of this package too. This table finds them in a plain checkout, and without reading the metadata
+# of every installed package.
 _BUILT_IN = {
     "mlflow": "bridge.exporters.mlflow:MlflowExporter",
     "tensorboard": "bridge.exporters.tensorboard:TensorBoardExporter",
@@ -30,14 +30,14 @@ _BUILT_IN = {
 
 
 def exporter_names() -> tuple[str, ...]:
-    """The names of all exporters there are, sorted."""
+    """Return the names of all exporters, sorted."""
     return tuple(sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
 
 
 def find_exporter(name: str) -> ExporterFactory:
-    """The factory of the exporter `name`: a built-in name, an entry point's, or `MODULE:FACTORY`.
+    """Return the factory of the exporter `name`: a built-in name, an entry point's, or `MODULE:FACTORY`.
 
-    Raises UsageError, which lists the names there are.
+    Raise UsageError, which lists the names, if there is none.
     """
     if name in _BUILT_IN:
         return _load(_BUILT_IN[name])
@@ -49,10 +49,10 @@ def find_exporter(name: str) -> ExporterFactory:
             return _load(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"There is no exporter {name!r}: {error}.") from error
-    raise UsageError(f"There is no exporter {name!r}.", hint="There are: " + ", ".join(exporter_names()))
+    raise UsageError(f"There is no exporter {name!r}.", hint="Known exporters: " + ", ".join(exporter_names()))
 
 
-def _load(place: str) -> ExporterFactory:
-    module, _, attribute = place.partition(":")
+def _load(reference: str) -> ExporterFactory:
+    module, _, attribute = reference.partition(":")
     factory: ExporterFactory = getattr(import_module(module), attribute)
     return factory

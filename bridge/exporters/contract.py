@@ -1,7 +1,8 @@
-"""The contract of an exporter: small, with declared abilities; `tests/contract` holds every exporter to it.
+"""The contract of exporters: what they declare, and what they must do. `tests/contract` holds every exporter to it.
 
-The verbs never ask which target they talk to, only what it can hold. Exporters are found by name through the
-entry point group `bridge.exporters` (`find_exporter`); the built-in ones are `mlflow` and `tensorboard`.
+Nothing outside an exporter asks which target it has, only what the target can hold (`Capabilities`). Exporters are
+found by name through the entry point group `bridge.exporters` (`find_exporter`). Built in are `mlflow` and
+`tensorboard`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetMedia:
-    """One picture, video or other file that a target holds; `digest` is the sha256 of its bytes, in hex."""
+    """A picture, video or other file in a target; `digest` is the hexadecimal sha256 of its bytes."""
 
     tag: str
     step: int
@@ -32,18 +33,19 @@ class TargetMedia:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetContent:
-    """What a target holds of one run, read back in the source's words as far as the target can say them.
+    """The content of a target for one run, in the run's own words. None means that the target has no such thing.
 
-    `series` have the names that the run logged (an exporter undoes its renames); the running bests that the exporter made
-    itself are in `bests` instead, as `best/NAME` and `best_step/NAME`, None where it makes none. `last` is the value that
-    the target shows as the last one of a series or of a best, where it keeps that beside the points. None means that the
-    target has no such thing at all (TensorBoard has no tags of its own). `params` have the run's keys; a value is what the
-    target has for it, typed or as text, the whole text where the target keeps a cut value in full elsewhere, the mask
-    where it is redacted (so in `tags`, too).
-    `status` is the target's own word for it (`Capabilities.statuses`), "" where it says nothing.
-    `cut` names that of which only the beginning is held, `lacks` what this target cannot hold of this run and
-    has noted as a loss: `notes`, `name`, `status`, `end`, `params`, `params.KEY`, `series.NAME`,
-    `media.TAG`. Verify asks of the first for the beginning only, of the second for nothing.
+    `series` are by the names that the run logged, so an exporter undoes its renames. `bests` are the metrics that the
+    exporter itself added for `--best`, by their name. `last` is the value that the target shows as the
+    last one of a metric, if it stores that beside the points.
+
+    `params` have the run's keys. A value is typed or text, as the target has it: the whole text if the target keeps a
+    truncated value in full elsewhere, the mask if it is masked (so in `tags`). `status` is the target's own word
+    (`Capabilities.statuses`), or "". `start` and `end` are seconds since the epoch.
+
+    `cut` names what is held only from its beginning; `verify` compares no more. `unsupported` names what this target
+    cannot hold of this run, after a notice; `verify` skips it. Both use `notes`, `name`, `status`, `end`, `params`,
+    `params.KEY`, `series.NAME` and `media.TAG`.
     """
 
     series: Mapping[str, Series]
@@ -64,7 +66,10 @@ class TargetContent:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying a delta (or a rebuild) did: points and media items added, bytes written or sent."""
+    """What a call of `apply` or `rebuild` did: points and media added, bytes written or sent.
+
+    `notices` tell what could not be carried over, `notes` anything else that the report should say.
+    """
 
     points: int = 0
     media: int = 0
@@ -86,20 +91,20 @@ class Applied:
 class Capabilities:
     """What a kind of target can hold and do.
 
-    `ordered_steps`: a series must have strictly increasing steps, so any rewind is a rebuild.
-    `removes_points`: superseded points can be removed, so a rewind is no rebuild.
-    `replaces_points`: all points from a step on can be replaced, so a rewind is no rebuild (`Delta.replace_from`).
-    `removes_media`: the same for pictures.
-    `holds_back`: rows that may still be superseded are better not sent yet (points cannot be taken back).
-    `single_writer`: one process at a time may apply; reading and encoding go on in others.
-    `threads`: waiting on a server dominates, so threads of one process serve as well as processes.
-    `points_a_delta`: at most this many points are handed over in one delta.
-    `value_bits`: 64 or 32, the precision of a stored value. `time_step`: the resolution of times in seconds.
-    `infinities`: whether infinite values are held as such (else they are clipped to the largest finite, a notice).
-    `statuses`: the target's word for each status, "" where it says nothing; empty where it holds no status.
-    `clears_end`: a run that goes on after its end loses its old end time.
-    `media_kept`: the formats (`MediaEvent.format`) whose files are held byte for byte, None for all;
-    `media_converted`: those that are held in another encoding. Media of any other format are a notice.
+    `ordered_steps`: a series must have strictly increasing steps.
+    `replaces_points`: all points from a step on can be replaced (`Delta.replace_from`). Without it, a rewind makes a
+    rebuild.
+    `removes_points`, `removes_media`: superseded points, or pictures, can be removed.
+    `holds_back`: points cannot be taken back, so rows that may still be superseded wait.
+    `single_writer`: only one process at a time may apply.
+    `threads`: the work waits for a server, so threads of one process serve as well as processes.
+    `points_a_delta`: the most points in one delta.
+    `value_bits`: 64 or 32, the precision of a value. `time_step`: the resolution of times, in seconds.
+    `infinities`: infinite values are stored as such; otherwise they are clipped to the largest finite ones.
+    `statuses`: the target's word for each status, "" if it has none; empty if the target holds no status at all.
+    `clears_end`: a run that continues after its end loses its old end time.
+    `media_kept`: the formats (`MediaEvent.format`) stored byte for byte, None for all. `media_converted`: those stored
+    in another encoding. Media of any other format are a notice.
     """
 
     ordered_steps: bool = False
@@ -123,10 +128,10 @@ class Capabilities:
 class TargetState:
     """What a target says of one run before anything is read or sent.
 
-    `cursor` is None for a run that the target does not hold, or holds without a readable cursor (then `exists`).
-    `deleted`: a person deleted the target, it stays deleted. `error` stops this run (a newer format, ...).
-    `edited` names what people changed in the target since the last export, which stays: `name`, `notes`, `tags`,
-    or with a part of it behind a dot (`tags.project`).
+    `exists` without a `cursor` means a target whose cursor cannot be read or trusted.
+    `deleted`: a person deleted the target. `error` stops this run, for example a newer format.
+    `edited` names what people changed since the last export: `name`, `notes`, `tags`, or a part of it (`tags.project`).
+    `extras` are the addresses of further targets of the same run.
     """
 
     cursor: Cursor | None = None
@@ -135,93 +140,97 @@ class TargetState:
     error: BridgeError | None = None
     edited: tuple[str, ...] = ()
     extras: Sequence[str] = field(default=())
-    """Where second targets of the same run directory lie (verify calls them extra)."""
 
 
 class Target(Protocol):
-    """Where one run goes: one MLflow run, one TensorBoard run folder."""
+    """The target of one run: one MLflow run, one TensorBoard run folder."""
 
     def apply(self, delta: Delta) -> Applied:
-        """Bring `delta` and the run's own facts (name, status, times, params, tags, notes) into the target.
+        """Add `delta` and the run's facts (name, status, times, params, tags, notes) to the target, durably.
 
-        Durable on return; data first and the cursor `delta.after` after it or in the same transaction. Applying
-        the same delta twice is the same as once. A target that does not exist is made. `sent` and `extra` of a cursor
-        are the exporter's own: the target remembers them between calls and writes them beside the rest of `after`.
-        A delta of kind SAME carries facts only. Raises TargetError; then what was remembered is forgotten. Raises
-        RebuildNeededError, with nothing changed, where only a fresh target can hold what is new (a param that changed
-        and cannot be replaced).
+        Create the target if it does not exist. Write data first and the cursor `delta.after` second, or both in one
+        transaction. Applying a delta twice has the same result as applying it once. A delta of kind SAME carries
+        facts only. The fields `sent` and `extra` of a cursor belong to the exporter: it fills them in here.
+
+        Raise TargetError, after which nothing is remembered of this call. Raise RebuildNeededError, with the target
+        unchanged, if only a new target can hold what is new, for example a changed param in MLflow.
         """
         ...
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
-        """Replace the target by a fresh, complete one, made of `deltas` (the first of kind NEW).
+        """Replace the target by a complete new one, made from `deltas`, the first of which is of kind NEW.
 
         The old target stays whole until the new one is complete. What people edited is carried over.
         """
         ...
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """What the target holds, by the reader that people use (TensorBoard's loader, MLflow's API).
+        """Return what the target holds, found by the reader that people use (TensorBoard's loader, MLflow's API).
 
-        With `only` (names of metrics, as the run logged them) other series need not be read, for speed.
-        Raises TargetError where what is held cannot be read, or is not what was written (a wrong checksum).
+        With `only`, names of metrics as the run logged them, other series may be left out. Raise TargetError if the
+        content cannot be read, or is not what was written (a wrong checksum).
         """
         ...
 
     def where(self) -> str:
-        """The target's address for a person: a folder, a run's URL or id."""
+        """Return the target's address for a person: a folder, a run's URL or id."""
         ...
 
 
 class Exporter(Protocol):
-    """A module that replays runs into one kind of target. Can be pickled: connections are opened when needed."""
+    """A module that exports runs into one kind of target.
+
+    It can be pickled, so it opens connections only when it needs them. An exporter that inherits from this class
+    gets the methods that do nothing.
+    """
 
     name: str
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the target can hold and do (may ask the target once)."""
+        """Return what the target can hold and do. This may ask the target once."""
         ...
 
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Look at all runs of this export before the first is applied (folder names, parents of sweeps)."""
-        ...
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
-        """What the target knows of each run, by identity, in as few calls as possible."""
+        """Return what the target says of each run, by identity, in as few calls as possible."""
         ...
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
-        """What of the run's own facts differs from what was last sent (`cursor.sent`), by name: `status`, `notes`, ...
+        """Return the names of the run's facts that differ from those last sent (`cursor.sent`): `status`, `notes`, ...
 
-        Asks nobody: a run with no new rows, no new media and nothing stale is left alone without a call.
+        Make no call to the target: a run with no new rows, no new media and nothing stale is left alone.
         """
         ...
 
     def open(self, run: Run, content: ContentOptions) -> Target:
-        """The target of `run`. Nothing is made before `apply` or `rebuild`."""
+        """Return the target of `run`. Nothing is created before `apply` or `rebuild`."""
         ...
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """After all runs of this export: what concerns several at once (the parents of sweeps)."""
-        ...
+        """Do what concerns several runs at once, after all runs of this export (the parents of sweeps)."""
+        return ()
 
     def close(self) -> None:
-        """Let go of connections and locks; the exporter can be used again."""
-        ...
+        """Close connections and locks. The exporter can be used again."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """How to show a target. `argv` starts its server, empty where one runs already; `environment` is added to ours.
+    """How to show a target in its own user interface.
 
-    `address` is for a person's browser, `probe` answers with 200 once the server is ready.
+    `argv` starts its server; it is empty if one runs already. `environment` is added to ours. `address` is for a
+    person's browser. `probe` is an address that answers 200 once the server is ready.
     """
 
     address: str
@@ -232,10 +241,10 @@ class Interface:
 
 @runtime_checkable
 class Viewable(Protocol):
-    """An exporter, besides, whose targets have a user interface that `bridge view` can start here."""
+    """An exporter whose targets have a user interface that `bridge view` can start on this machine."""
 
     default_port: int
 
     def interface(self, port: int) -> Interface:
-        """The interface on 127.0.0.1 and `port`, after an export."""
+        """Return the interface on 127.0.0.1 and `port`, after an export."""
         ...

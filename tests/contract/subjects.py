@@ -40,6 +40,10 @@ def _memory(**capabilities: object) -> Callable[[Path, Mapping[str, Any]], Expor
     return lambda folder, fixtures: MemoryExporter(folder / "boxes", capabilities=chosen)
 
 
+def _example(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
+    return find_exporter("tests.example_exporter:JsonExporter")(logdir=folder / "json")
+
+
 def _tensorboard(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
     return find_exporter("tensorboard")(logdir=folder / "tb")
 
@@ -78,6 +82,7 @@ SUBJECTS = (
     Subject("memory-replaces", _memory(removes_points=False, replaces_points=True, removes_media=False)),
     Subject("memory-plain", _memory(removes_points=False, removes_media=False, value_bits=32, infinities=False)),
     Subject("memory-small-deltas", _memory(points_a_delta=3, holds_back=True, time_step=0.001, removes_points=False)),
+    Subject("example", _example),
     Subject("tensorboard", _tensorboard, needs="tensorboard"),
     Subject("mlflow-sqlite", _sqlite, needs="mlflow", fixtures=("sqlite_template",)),
     Subject("mlflow-postgresql", _postgres, needs="mlflow", fixtures=("contract_database",), slow=True),

@@ -12,10 +12,10 @@ import sys
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
-from bridge.exporters.contract import Capabilities, Interface, TargetState
+from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.tensorboard import media
 from bridge.exporters.tensorboard.events import need_tensorboard
 from bridge.exporters.tensorboard.facts import STATUSES, sent_digests
@@ -33,7 +33,6 @@ from bridge.exporters.tensorboard.target import TensorBoardTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.model import Notice, Run
@@ -47,7 +46,7 @@ _MAX_FOLDERS = 2_000
 """Folders searched for copies of targets if every run was found in its own folder."""
 
 
-class TensorBoardExporter:
+class TensorBoardExporter(Exporter):
     """Exports runs into event files below `logdir`.
 
     `lock_wait` is how long to wait for another export of the same run, in seconds.
@@ -131,14 +130,6 @@ class TensorBoardExporter:
         """Forget which folder is whose."""
         self._folders.clear()
         self._touched.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _find_folders(self, runs: Sequence[Run]) -> None:
         with os_errors(self._logdir):
