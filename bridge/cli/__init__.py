@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "ls": "List runs.",
     "show": "Show one run in full.",
     "best": "List the runs with the best values of a metric.",
+    "set": "Change a run's name, notes and tags, or archive it.",
     "scan": "Bring the cache of runs up to date.",
     "config": "Show the options in effect for `bridge export` and where each comes from.",
     "demo": "Train small real runs.",

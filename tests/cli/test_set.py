@@ -1,0 +1,96 @@
+"""`bridge set`: the name, notes and tags of a run, edited in its sidecar."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with two tags and a field that the format does not know."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return make_run(Path("runs/a"), [{"step": 0, "loss": 1.0}], tags=["old", "kept"], theirs=[1])
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(bridge, ["set", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def sidecar(run: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((run / "sidecar.json").read_text())
+    return data
+
+
+def test_name_notes_tags_and_archived_change_and_all_else_stays(run: Path) -> None:
+    """Each option changes its field; other fields stay as they are, also unknown ones."""
+    before = sidecar(run)
+    words = ["--name", "best of all", "--notes", "# seen", "--tag", "+new", "--tag=-old", "--tag", "+kept", "--archive"]
+    code, out, err = call("a", "runs", *words)
+    assert (code, out, err) == (0, "a: changed name, notes, archived, tags. The next export sends it.\n", "")
+    changed = {"display_name": "best of all", "notes": "# seen", "tags": ["kept", "new"], "archived": True}
+    assert sidecar(run) == {**before, **changed}
+    assert call("runs/a", "--name", "", "--unarchive", "--tag=-kept", "--tag=-new")[0] == 0
+    assert sidecar(run) == {**before, "notes": "# seen", "tags": [], "archived": False}
+
+
+def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
+    """A sidecar would give the run another identity, so none is made; one sentence says why."""
+    (run / "sidecar.json").unlink()
+    code, out, err = call("runs/a", "--notes", "x")
+    assert (code, out) == (3, "")
+    assert err.endswith("has no sidecar.json, so its name, notes and tags cannot be changed: its logger keeps none.\n")
+    assert not (run / "sidecar.json").exists()
+
+
+def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a training writes its sidecar between our reading and our writing, the edit is made on what it wrote."""
+    from bridge.rundir import edit
+
+    wrote = edit.replace_file
+
+    def meddle(path: Path, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(edit, "replace_file", wrote)
+        path.write_text(json.dumps(sidecar(run) | {"status": "failed"}))
+        return wrote(path, *arguments, **options)
+
+    monkeypatch.setattr(edit, "replace_file", meddle)
+    edit.edit_run(run, notes="mine")
+    assert (sidecar(run)["status"], sidecar(run)["notes"]) == ("failed", "mine")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "runs"], "Nothing to change: give --name, --notes, --tag, --archive or --unarchive."),
+        (["a", "runs", "--tag", "new"], "--tag takes +TAG or -TAG, not 'new'."),
+        (["nobody", "runs", "--notes", "x"], "No run 'nobody' in runs."),
+    ],
+)
+def test_wrong_usage(run: Path, words: list[str], said: str) -> None:
+    """An edit that changes nothing, a tag without a sign and an unknown run are wrong usage."""
+    code, out, err = call(*words)
+    assert (code, out, said in err) == (2, "", True)
+
+
+def test_a_read_only_share_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the directory cannot be written to, the error names the file."""
+    from bridge.rundir import edit
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(edit, "replace_file", refuse)
+    code, _, err = call("runs/a", "--notes", "x")
+    assert (code, "sidecar.json cannot be changed: Read-only file system." in err) == (1, True)
