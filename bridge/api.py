@@ -99,10 +99,10 @@ def _run(
     workers: int,
 ) -> Report:
     from bridge.sync.export import Options, export_runs
-    from bridge.sync.together import Hands
+    from bridge.sync.parallel import Workers
 
     shape = checked(ContentOptions, content, what="export")
-    options = Options(content=shape, selection=_selection(select), hands=Hands(workers=workers), **settings)
+    options = Options(content=shape, selection=_selection(select), workers=Workers(processes=workers), **settings)
     return export_runs(_paths(runs), _exporter(to, target), options)
 
 

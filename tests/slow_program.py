@@ -32,11 +32,11 @@ class SlowExporter(MemoryExporter):
 def main() -> None:
     from bridge.__main__ import main as command
     from bridge.cli import export
-    from bridge.sync import together
+    from bridge.sync import parallel
 
     folder = Path(sys.argv.pop(1))
     export.make_exporter = lambda _target: SlowExporter(folder)  # type: ignore[attr-defined]
-    together.WORTH_A_CREW = 0
+    parallel.WORTH_WORKERS = 0
     command()
 
 

@@ -40,11 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.locks": set(),
     "bridge.sync.report": WORDS,
     "bridge.sync.progress": {*WORDS, "bridge.sync.report"},
-    "bridge.sync.workers": WORDS,
-    "bridge.sync.processes": set(),
     "bridge.interrupts": set(),
-    "bridge.sync.wire": set(),
-    "bridge.sync.cluster": {*WORDS, "bridge.sync.workers"},
     "bridge.rundir": {*WORDS, *FORMAT},
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
     "bridge.exporters": {*WORDS},
@@ -59,10 +55,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bridge.exporters.contract",
         "bridge.sync.report",
         "bridge.sync.progress",
-        "bridge.sync.workers",
-        "bridge.sync.processes",
-        "bridge.sync.wire",
-        "bridge.sync.cluster",
     },
     "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.sync.report"},
     "bridge.cli": {"bridge"},
@@ -83,7 +75,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pandas": {"bridge.registry"},
     "click": {"bridge.cli"},
     "rich": {"bridge.cli", "bridge.sync.progress"},
-    "distributed": {"bridge.sync.cluster"},
+    "distributed": {"bridge.sync.parallel"},
 }
 
 HEAVY = ("mlflow", "tensorboard", "torch", "lightning", "pytorch_lightning", "pyarrow", "numpy", "sqlalchemy", "pandas")

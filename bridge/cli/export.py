@@ -43,8 +43,8 @@ def export(
     Each run gets a sign: + new, * changed or rebuilt, = unchanged, ! failed.
     """
     from bridge.sync.export import Options, export_runs
+    from bridge.sync.parallel import Workers
     from bridge.sync.select import Selection
-    from bridge.sync.together import Hands
 
     cores = _cores()
     options = Options(
@@ -54,7 +54,9 @@ def export(
         rebuild=how.rebuild,
         new_identity=how.new_identity,
         heartbeat_timeout=how.heartbeat_timeout,
-        hands=Hands(workers=how.workers or cores, dask=how.dask, threads=how.workers or max(REQUESTS_AT_ONCE, cores)),
+        workers=Workers(
+            processes=how.workers or cores, threads=how.workers or max(REQUESTS_AT_ONCE, cores), dask=how.dask
+        ),
     )
     exporter = make_exporter(target)
     if how.follow:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from bridge.rundir.delta import read_delta
     from bridge.rundir.media import read_media
     from bridge.rundir.single import read_points, read_series, read_summary
+    from bridge.rundir.wanted import ReadOptions
     from bridge.rundir.whole import read_whole
 
 __all__ = [
     "Clock",
+    "ReadOptions",
     "discover",
     "read_delta",
     "read_media",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "ReadOptions": "wanted",
     "read_delta": "delta",
     "read_media": "media",
     "read_points": "single",

@@ -1,32 +1,47 @@
-"""Export: bring runs into a target, as a plan that is carried out or only rehearsed."""
+"""Export: bring runs into a target, and each time only what is new.
+
+`export_runs` gathers the runs, asks the target for the state of each, and lets `bridge.sync.parallel` bring them in.
+`export_run` does one run: it reads what lies past the target's cursor, delta by delta, and hands each to the target. A
+dry run takes the same way with a target that touches nothing.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
-from bridge.rundir import read_run
-from bridge.sync.gather import gather
+from msgspec.structs import replace as with_fields
+
+from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
+from bridge.exporters.contract import Applied
+from bridge.model import DeltaKind
+from bridge.options import ContentOptions
+from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
+from bridge.secrets import hide_all, hide_in
+from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
-from bridge.sync.replay import Job
-from bridge.sync.report import Report
-from bridge.sync.together import Hands, backlog, replay_all
+from bridge.sync.report import Action, Report, RunReport
+from bridge.sync.select import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from bridge.exporters.contract import Exporter
+    from bridge.cursor import Cursor
+    from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
+    from bridge.model import Delta, Run
     from bridge.rundir import Clock
-    from bridge.sync.gather import Gathered
     from bridge.sync.progress import Progress
-    from bridge.sync.report import RunReport
-    from bridge.sync.select import Selection
+    from bridge.sync.select import Gathered, Selection
 
-__all__ = ["Options", "export_gathered", "export_runs"]
+log = logging.getLogger(__name__)
+
+MOST_CONFLICTS = 50
+"""How often one run is begun again because another export changed its target. Each time that export has got further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +49,7 @@ class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
     `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a target that was made with
-    other options is left as it is, and its run fails; `new_identity` is `--as`; `hands` are those who work.
+    other options is left as it is, and its run fails; `new_identity` is `--as`.
     """
 
     content: ContentOptions = field(default_factory=ContentOptions)
@@ -44,7 +59,7 @@ class Options:
     reshape: bool = True
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
-    hands: Hands = field(default_factory=Hands)
+    workers: Workers = field(default_factory=Workers)
 
 
 def export_runs(
@@ -55,10 +70,10 @@ def export_runs(
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> Report:
-    """Bring the runs at and below `roots` into the target of `exporter`; the report has a line for each.
+    """Bring the runs at and below `roots` into the target of `exporter`. The report has a line for each run.
 
-    A run that fails does not stop the others. Raises UsageError for roots or options that make no sense, and
-    TargetError where the target cannot be reached at all.
+    A run that fails does not stop the others. Raises UsageError for roots or options that make no sense, and TargetError
+    if the target cannot be reached at all.
     """
     options = options or Options()
     gathered = gather(
@@ -76,15 +91,19 @@ def export_gathered(
     """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does."""
     started = time.perf_counter()
     content, runs = options.content, gathered.runs
+    lines: list[RunReport] = []
     with progress or SilentProgress() as shown, exporter:
         exporter.prepare(runs, content)
-        known = exporter.cursors(runs)
-        lines: list[RunReport] = []
-        jobs = [Job(run, known[run.identity], rebuild=options.rebuild, reshape=options.reshape) for run in runs]
-        shown.start(len(jobs), sum(map(backlog, jobs)))
-        for line in replay_all(jobs, exporter, content, dry_run=options.dry_run, progress=shown, hands=options.hands):
-            lines.append(line)
-            shown.run_done(line)
+        states = exporter.cursors(runs)
+        tasks = [
+            ExportTask(run, states[run.identity], rebuild=options.rebuild, reshape=options.reshape) for run in runs
+        ]
+        shown.start(len(tasks))
+        work = partial(export_run, content=content, dry_run=options.dry_run)
+        with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
+            for line in reports:
+                lines.append(line)
+                shown.run_done(line)
         notices = () if options.dry_run else tuple(exporter.finish(runs, content))
     return Report(
         exporter=exporter.name,
@@ -93,3 +112,235 @@ def export_gathered(
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportTask:
+    """One run to bring into its target, with the state of the target.
+
+    `rebuild` asks for a fresh target; without `reshape` one that was made with other options is not replaced.
+    """
+
+    run: Run
+    state: TargetState
+    rebuild: bool = False
+    reshape: bool = True
+
+    @property
+    def backlog(self) -> int:
+        """About how many bytes of the run directory the target does not have."""
+        files, cursor = self.run.files, self.state.cursor
+        size = sum(files[name].size for name in ("metrics.csv", "media.jsonl") if name in files)
+        return max(0, size - (cursor.offset + cursor.media_offset if cursor is not None else 0))
+
+    def failed(self, error: Exception) -> RunReport:
+        """Return the report of this run, which `error` ended."""
+        if not isinstance(error, BridgeError):
+            log.debug("run %s failed", self.run.path, exc_info=hide_in(error))
+            return self.report(Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
+        action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
+        report = self.report(action, reason=error.message, hint=error.hint or "")
+        return with_fields(report, retry=isinstance(error, TargetError))
+
+    def report(self, action: Action, *, reason: str = "", hint: str = "") -> RunReport:
+        """Return a report of this run without anything sent."""
+        run = self.run
+        return RunReport(
+            path=str(run.path), run_id=run.run_id, identity=run.identity, action=action, reason=reason, hint=hint
+        )
+
+
+def export_run(
+    task: ExportTask,
+    exporter: Exporter,
+    content: ContentOptions,
+    *,
+    dry_run: bool = False,
+    sent: Callable[[int], None] = lambda points: None,
+) -> RunReport:
+    """Bring one run into its target and report what was done, or with `dry_run` what would be done.
+
+    `sent` is called with the number of points of each delta that the target has. A failure of any kind is the run's
+    report; only KeyboardInterrupt and the like come out.
+    """
+    started = time.perf_counter()
+    try:
+        report = _export_despite_conflicts(_RunExport(task, exporter, content, dry_run, sent))
+    except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
+        report = task.failed(error)
+    return with_fields(report, seconds=time.perf_counter() - started)
+
+
+def _export_despite_conflicts(export: _RunExport) -> RunReport:
+    """Export the run; if another export changes its target meanwhile, go on from what the target holds then."""
+    conflicts = 0
+    while True:
+        try:
+            if conflicts:
+                export.refresh()
+            return export.carry_out()
+        except ConflictError:
+            conflicts += 1
+            if conflicts > MOST_CONFLICTS:
+                raise
+
+
+@dataclass(slots=True)
+class _RunExport:
+    """One run on its way into its target. `done` sums up what was sent so far."""
+
+    task: ExportTask
+    exporter: Exporter
+    content: ContentOptions
+    dry_run: bool
+    sent: Callable[[int], None]
+    target: Target | _DryRunTarget = field(init=False)
+    done: Applied = field(default_factory=Applied)
+    action: Action = Action.UNCHANGED
+    reason: str = ""
+
+    def refresh(self) -> None:
+        """Ask the target for its state again."""
+        run = self.task.run
+        self.task = replace(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
+        if not self.done.points:
+            self.action, self.reason = Action.UNCHANGED, ""
+
+    def carry_out(self) -> RunReport:
+        """Send what is new, or rebuild the target, and return the report. Raises BridgeError."""
+        run, state = self.task.run, self.task.state
+        if state.error is not None:
+            raise state.error
+        if state.deleted and not self.task.rebuild:
+            why = "a person deleted this run in the target, so it stays deleted"
+            return self.task.report(Action.DELETED, reason=why, hint="--rebuild makes it anew")
+        if self._keeps_options() and dict(state.cursor.content) != self.content.differences():  # type: ignore[union-attr]
+            raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
+        self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.content)
+        try:
+            reason = self._reason_to_rebuild() or (
+                self._send_new() if state.cursor is None else self._send_changes(state.cursor)
+            )
+        except RebuildNeededError as error:
+            reason = error.message
+        if reason:
+            self._rebuild(reason)
+        return self._report()
+
+    def _keeps_options(self) -> bool:
+        return not self.task.reshape and self.task.state.cursor is not None
+
+    def _reason_to_rebuild(self) -> str:
+        """Return why the target must be rebuilt whatever the run directory holds, "" if it need not be."""
+        state = self.task.state
+        if self.task.rebuild and (state.exists or state.deleted):
+            return "asked for by --rebuild"
+        if state.exists and state.cursor is None:
+            return "what the target remembers of this run cannot be trusted"
+        if state.cursor is not None and not state.cursor.complete:
+            return "an earlier export was stopped before the target was complete"
+        return ""
+
+    def _send_new(self) -> str:
+        """Fill a new target. Return why it must be rebuilt all the same, "" if it is complete."""
+        self.action = Action.NEW
+        if _takes_rewinds(self.exporter.capabilities):
+            return self._send_deltas(None)
+        # This target can only be rebuilt when a rewind comes, so all rows are looked at before the first point is sent.
+        for delta in self._watch(read_whole(self.task.run, self.content, self._read_options())):
+            self.done += self.target.apply(delta)
+        return ""
+
+    def _send_changes(self, cursor: Cursor) -> str:
+        """Send what lies past `cursor`, and facts that changed. Return why the target must be rebuilt, or ""."""
+        return self._send_deltas(cursor, tuple(self.exporter.stale(self.task.run, cursor, self.content)))
+
+    def _send_deltas(self, cursor: Cursor | None, stale: tuple[str, ...] = ()) -> str:
+        capabilities, options = self.exporter.capabilities, self._read_options()
+        while True:
+            delta = read_delta(self.task.run, cursor, self.content, options)
+            if _needs_rebuild(delta, capabilities):
+                return delta.reason
+            if delta.kind is not DeltaKind.SAME or stale:
+                for one in self._watch((delta,)):
+                    self.done += self.target.apply(one)
+                if self.action is Action.UNCHANGED:
+                    self.action = Action.CHANGED
+                    self.reason = delta.reason or (f"changed: {', '.join(stale)}" if stale else "")
+            if not delta.more:
+                return ""
+            cursor, stale = delta.after, ()
+
+    def _rebuild(self, reason: str) -> None:
+        """Replace the target by a fresh one."""
+        cursor = self.task.state.cursor
+        anchors = cursor.anchors if cursor is not None else ()
+        deltas = read_whole(self.task.run, self.content, self._read_options(), anchors=anchors)
+        self.done = Applied()
+        # First `rebuild`, which reads the deltas, and so adds to `done` through `_watch`.
+        applied = self.target.rebuild(self._watch(deltas))
+        self.done += applied
+        self.action, self.reason = Action.REBUILD, reason
+
+    def _watch(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
+        """Pass deltas on; add their notices to the report, and tell how many points were sent."""
+        for delta in deltas:
+            self.done += Applied(notices=delta.notices)
+            yield delta
+            self.sent(delta.points)
+
+    def _read_options(self) -> ReadOptions:
+        capabilities = self.exporter.capabilities
+        return ReadOptions(
+            ordered=capabilities.ordered_steps,
+            removals=capabilities.removes_points,
+            replaces=capabilities.replaces_points,
+            hold_back=capabilities.holds_back,
+            limit=capabilities.points_a_delta,
+        )
+
+    def _report(self) -> RunReport:
+        done, edited = self.done, self.task.state.edited
+        notes = done.notes
+        if edited:
+            notes += (f"edited by people in the target, left as it is: {', '.join(edited)}",)
+        says_nothing = self.dry_run or self.action is Action.UNCHANGED
+        return with_fields(
+            self.task.report(self.action, reason=self.reason),
+            where=self.target.where(),
+            points=done.points,
+            media=done.media,
+            bytes=done.bytes,
+            notices=() if says_nothing else self.task.run.notices + done.notices,
+            notes=notes,
+        )
+
+
+def _takes_rewinds(capabilities: Capabilities) -> bool:
+    return capabilities.replaces_points or capabilities.removes_points
+
+
+def _needs_rebuild(delta: Delta, capabilities: Capabilities) -> bool:
+    if delta.kind is DeltaKind.CHANGED:
+        return True
+    if delta.kind is not DeltaKind.REWIND:
+        return False
+    if delta.removed_media and not (capabilities.removes_media or capabilities.replaces_points):
+        return True
+    return not _takes_rewinds(capabilities)
+
+
+class _DryRunTarget:
+    """A target that takes everything and touches nothing."""
+
+    def apply(self, delta: Delta) -> Applied:
+        """Count the points and media of `delta`."""
+        return Applied(points=delta.points, media=len(delta.media))
+
+    def rebuild(self, deltas: Iterable[Delta]) -> Applied:
+        """Count the points and media of `deltas`."""
+        return sum(map(self.apply, deltas), Applied())
+
+    def where(self) -> str:
+        """Return no address: nothing is made."""
+        return ""

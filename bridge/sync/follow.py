@@ -1,4 +1,4 @@
-"""Follow: export again and again, only what moved, until told to stop or until every run is done."""
+"""Follow: export again and again, each time only what moved, until told to stop or until every run is done."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bridge.model import Status
 from bridge.rundir import discover, read_run
 from bridge.rundir.discover import stamp
 from bridge.sync.export import export_gathered
-from bridge.sync.gather import gather
 from bridge.sync.report import Action, exit_code
+from bridge.sync.select import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from bridge.rundir import Clock
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
-    from bridge.sync.gather import Gathered
     from bridge.sync.progress import Progress
     from bridge.sync.report import Report, RunReport
-
-__all__ = ["Following", "follow"]
+    from bridge.sync.select import Gathered
 
 LONGEST_PAUSE = 300.0
 """The longest wait, in seconds, between two tries at a target that cannot be reached."""
@@ -39,9 +37,9 @@ LONGEST_PAUSE = 300.0
 class Following:
     """How to follow. `interval` and `grace` are in seconds.
 
-    `until_done` ends when every run found has completed or failed; a killed or interrupted run counts as done once its
-    last sign of life is older than `grace`, since it may be requeued, and so does one that cannot be read. `pause` waits so many seconds (a seam for those
-    who need to be woken: it may raise).
+    `until_done` ends when every run found has completed or failed. A killed or interrupted run counts as done once its
+    last sign of life is older than `grace`, since it may be requeued, and so does a run that cannot be read. `pause`
+    waits for so many seconds; it may raise to end the follow.
     """
 
     interval: float = 10.0
@@ -63,11 +61,11 @@ def follow(
 ) -> int:
     """Export what moved at and below `roots`, then wait, again and again.
 
-    `told` gets the report of every pass that did something, `say` a message when the target or the source goes away
-    and when it is back, once each; `progress` makes one for each pass; a root that is not there yet is waited for, while the others go on. Returns with
-    `until_done` only: the exit code that a plain export of all runs would end with then (0, 1 or 3). Otherwise a
-    signal's exception ends it, and what was in flight is sent again by the next export. A target that refuses for good
-    raises TargetRefusedError.
+    `told` gets the report of every pass that did something, `say` a message when the target or the source goes away and
+    when it is back, once each; `progress` makes one for each pass. A root that does not exist yet is waited for, while
+    the others go on. Returns with `until_done` only, the exit code of a plain export of all runs (0, 1 or 3). Otherwise
+    a signal's exception ends it, and what was in flight is sent again by the next export. Raises TargetRefusedError if
+    the target refuses for good.
     """
     follower = _Follower(roots, exporter, options, following, progress=progress, clock=clock)
     pause = following.interval
@@ -85,14 +83,14 @@ def follow(
 
 @dataclass(slots=True)
 class _Trouble:
-    """Something that comes and goes, said when it comes (with the words of that moment) and when it is `over`."""
+    """Something that comes and goes. It is said once when it comes, and `over` when it is gone."""
 
     over: str
     say: Callable[[str], None]
     lasting: bool = False
 
     def note(self, trouble: str) -> None:
-        """What there is now; "" for none."""
+        """Say the trouble if it is new, or that it is over; "" stands for none."""
         if bool(trouble) != self.lasting:
             self.say(trouble or self.over)
         self.lasting = bool(trouble)
@@ -100,7 +98,11 @@ class _Trouble:
 
 @dataclass(slots=True)
 class _Follower:
-    """What one follow remembers between two looks; the truth about a target stays in the target."""
+    """What a follow remembers between two looks. The state of a target stays in the target.
+
+    `read` holds each run with the stamp that its directory had, `settled` the stamp of each run that needs no attention
+    until it moves, `failures` the reason of each run that failed when it was last due.
+    """
 
     roots: Sequence[Path]
     exporter: Exporter
@@ -110,19 +112,19 @@ class _Follower:
     clock: Clock | None = None
     read: dict[Path, tuple[Stamp, Run]] = field(default_factory=dict)
     settled: dict[Path, Stamp] = field(default_factory=dict)
-    told: dict[Path, str] = field(default_factory=dict)
+    failures: dict[Path, str] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
     unreadable: tuple[Path, ...] = ()
 
     def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
-        """One pass. What is missing of the source, and why the target could not be reached; "" where all is well."""
-        present, absent = self._present()
-        gathered = gather(present, selection=self.options.selection, read=self._read)
+        """Export what moved. Return what is missing of the source, and why the target cannot be reached, "" for nothing."""
+        present, absent = self._present_roots()
+        gathered = gather(present, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
         return absent, self._export(gathered, told)
 
-    def _present(self) -> tuple[list[Path], str]:
-        """The roots that are there, and why the first of the others is not."""
+    def _present_roots(self) -> tuple[list[Path], str]:
+        """Return the roots that exist, and why the first of the others does not."""
         present: list[Path] = []
         absent = ""
         for root in self.roots:
@@ -135,20 +137,21 @@ class _Follower:
         return present, absent
 
     def _export(self, gathered: Gathered, told: Callable[[Report], None]) -> str:
+        """Export the runs that are due. Return why the target cannot be reached, "" if it can."""
         due = tuple(run for run in gathered.runs if self._is_due(run))
-        news = tuple(line for line in gathered.failed if self.told.get(Path(line.path)) != line.reason)
+        news = tuple(line for line in gathered.failed if self.failures.get(Path(line.path)) != line.reason)
         if not due and not news:
             return ""
+        progress = None if self.progress is None else self.progress()
+        asked = replace(gathered, runs=due, failed=news)
         try:
-            shown = None if self.progress is None else self.progress()
-            asked = replace(gathered, runs=due, failed=news)
-            report = export_gathered(asked, self.exporter, self.options, progress=shown)
+            report = export_gathered(asked, self.exporter, self.options, progress=progress)
         except TargetUnavailableError as error:
             return error.message
         return self._settle(report, told)
 
     def _settle(self, report: Report, told: Callable[[Report], None]) -> str:
-        """Remember which runs need no more attention until they move; tell what is new; the first trouble, if any."""
+        """Remember what became of each run, and tell what is new. Return the first trouble with the target, or ""."""
         trouble = ""
         shown: list[RunReport] = []
         for line in report.runs:
@@ -157,20 +160,20 @@ class _Follower:
                 trouble = trouble or f"{line.run_id}: {line.reason}"
             elif path in self.read:
                 self.settled[path] = self.read[path][0]
-            if line.failed and self.told.get(path) == line.reason:
+            if line.failed and self.failures.get(path) == line.reason:
                 continue
             if line.failed:
-                self.told[path] = line.reason
+                self.failures[path] = line.reason
             else:
-                self.told.pop(path, None)
+                self.failures.pop(path, None)
             if line.action is not Action.UNCHANGED:
                 shown.append(line)
         if shown:
             told(with_fields(report, runs=tuple(shown)))
         return trouble
 
-    def _read(self, path: Path) -> Run:
-        """The run at `path`, read again only where stat says that something moved, or where its liveness may have."""
+    def _read_if_moved(self, path: Path) -> Run:
+        """Return the run at `path`, read again if stat says that something moved, or if its liveness may have changed."""
         now = stamp(path)
         known = self.read.get(path)
         if known is not None and known[0] == now and not known[1].running:
@@ -184,7 +187,7 @@ class _Follower:
         return run.running or self.settled.get(run.path) != self.read[run.path][0]
 
     def all_done(self) -> bool:
-        """Whether there are runs and each of them is over for good (the design's `--until-done`)."""
+        """Return whether there are runs, and each is over for good."""
         now = time.time()
         return (
             bool(self.runs or self.unreadable)
@@ -193,9 +196,9 @@ class _Follower:
         )
 
     def exit_code(self) -> int:
-        """As of a report on all runs that there are now, with what became of each the last time that it was due."""
+        """Return the exit code of a report on all runs, with what became of each when it was last due."""
         there = {*self.unreadable, *(run.path for run in self.runs)}
-        return exit_code(failed=len(there & self.told.keys()), of=len(there))
+        return exit_code(failed=len(there & self.failures.keys()), of=len(there))
 
     def _is_over(self, run: Run, now: float) -> bool:
         if run.status in (Status.KILLED, Status.INTERRUPTED, Status.UNKNOWN):
@@ -204,5 +207,5 @@ class _Follower:
 
 
 def _last_change(path: Path) -> float:
-    """When a run directory that cannot be read was last written to, in seconds since the epoch."""
+    """Return when the files of a run directory that cannot be read last changed, in seconds since the epoch."""
     return max((found[2] for found in stamp(path) if found is not None), default=0) / 1e9

@@ -1,4 +1,4 @@
-"""Progress of an export: bars on a terminal, a line now and then elsewhere, or nothing."""
+"""Progress of an export: a bar on a terminal, a line now and then elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
     from bridge.sync.report import RunReport
 
-__all__ = ["BarProgress", "LineProgress", "Progress", "SilentProgress", "progress_on"]
-
 LINE_EVERY = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+"""Seconds between two progress lines without a terminal."""
 
 
 class Progress(Protocol):
-    """Told what an export does, from one thread at a time. A context manager."""
+    """Hears how an export goes on, from one thread. A context manager."""
 
-    def start(self, runs: int, size: int) -> None:
-        """`runs` runs are about to be done, and about `size` bytes of them to be read."""
+    def start(self, runs: int) -> None:
+        """Hear that so many runs are about to be exported."""
         ...
 
-    def moved(self, size: int, points: int) -> None:
-        """So many more of these bytes were read, and so many more points are in their target."""
+    def moved(self, points: int) -> None:
+        """Hear that so many more points are in their target."""
         ...
 
     def run_done(self, report: RunReport) -> None:
-        """One more run is done."""
+        """Hear that one more run is done."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -42,16 +40,16 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """Says nothing."""
+    """Show nothing."""
 
-    def start(self, runs: int, size: int) -> None:
-        """Take no notice."""
+    def start(self, runs: int) -> None:
+        """Ignore the number of runs."""
 
-    def moved(self, size: int, points: int) -> None:
-        """Take no notice."""
+    def moved(self, points: int) -> None:
+        """Ignore the points."""
 
     def run_done(self, report: RunReport) -> None:
-        """Take no notice."""
+        """Ignore the run."""
 
     def __enter__(self) -> Self:
         return self
@@ -62,110 +60,105 @@ class SilentProgress:
         return None
 
 
-class LineProgress(SilentProgress):
-    """A line every LINE_EVERY seconds: for log files."""
+class _CountedProgress(SilentProgress):
+    """Count runs and points, and call `show` after each change."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._runs = self._done = self._size = self._read = self._points = 0
-        self._began = self._last = time.monotonic()
+    def __init__(self) -> None:
+        self.runs = self.done = self.points = 0
+        self.began = time.monotonic()
 
-    def start(self, runs: int, size: int) -> None:
-        """Begin counting."""
-        self._runs, self._size = runs, size
-        self._began = self._last = time.monotonic()
+    def start(self, runs: int) -> None:
+        """Begin to count."""
+        self.runs, self.began = runs, time.monotonic()
+        self.show()
 
-    def moved(self, size: int, points: int) -> None:
-        """Count the bytes and the points."""
-        self._read += size
-        self._points += points
-        self._line()
+    def moved(self, points: int) -> None:
+        """Count points."""
+        self.points += points
+        self.show()
 
     def run_done(self, report: RunReport) -> None:
-        """Count the run."""
-        self._done += 1
-        self._line()
+        """Count a run."""
+        self.done += 1
+        self.show()
 
-    def _line(self) -> None:
+    @property
+    def rate(self) -> str:
+        """The points a second so far."""
+        return f"{self.points:,} points, {self.points / max(time.monotonic() - self.began, 1e-9):,.0f} points/s"
+
+    def show(self) -> None:
+        """Show the counts."""
+
+
+class LineProgress(_CountedProgress):
+    """Write a line every LINE_EVERY seconds: for log files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._last = self.began
+
+    def show(self) -> None:
+        """Write a line if the last one was long enough ago."""
         now = time.monotonic()
         if now - self._last < LINE_EVERY:
             return
         self._last = now
-        seconds = max(now - self._began, 1e-9)
-        part = self._read / self._size if self._size else self._done / self._runs
-        remaining = f", about {seconds / part - seconds:.0f} s left" if part else ""
-        rate = self._points / seconds
-        self._stream.write(
-            f"{self._done}/{self._runs} runs, {self._points:,} points, {rate:,.0f} points/s, {part:.0%}{remaining}\n"
-        )
+        remaining = (now - self.began) / self.done * (self.runs - self.done) if self.done else 0.0
+        left = f", about {remaining:.0f} s left" if remaining else ""
+        self._stream.write(f"{self.done}/{self.runs} runs, {self.rate}{left}\n")
         self._stream.flush()
 
 
-class BarProgress(SilentProgress):
-    """Two bars on a terminal, both with the time that remains: runs, and points, which are measured in bytes read.
+class BarProgress(_CountedProgress):
+    """Draw a bar of runs on a terminal, with the points and the time that remains.
 
-    They appear `after` so many seconds, and go when all is done.
+    The bar appears `after` so many seconds, and goes when all is done.
     """
 
     def __init__(self, stream: TextIO, *, after: float = 0.0) -> None:
+        super().__init__()
         self._stream = stream
         self._after = after
-        self._bars: Bars | None = None
-        self._runs: TaskID | None = None
-        self._read: TaskID | None = None
-        self._total = self._done = self._points = 0
-        self._began = time.monotonic()
+        self._rich: RichProgress | None = None
+        self._task: TaskID | None = None
 
-    def start(self, runs: int, size: int) -> None:
-        """Draw the bars."""
+    def start(self, runs: int) -> None:
+        """Make the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bars = Progress(
-            TextColumn("{task.description}"),
+        self._rich = Progress(
+            TextColumn("runs"),
             BarColumn(),
-            TextColumn("{task.fields[count]}", justify="right"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[rate]}"),
             console=Console(file=self._stream),
             transient=True,
         )
-        self._began, self._total = time.monotonic(), runs
-        self._runs = self._bars.add_task("runs", total=runs, count=f"0/{runs}", rate="")
-        self._read = self._bars.add_task("points", total=size, count="0", rate="", visible=size > 0)
-        self._draw()
+        self._task = self._rich.add_task("", total=runs, rate="")
+        super().start(runs)
 
-    def moved(self, size: int, points: int) -> None:
-        """Move the bar of points on."""
-        self._points += points
-        if self._bars is not None and self._read is not None:
-            rate = f"{self._points / max(time.monotonic() - self._began, 1e-9):,.0f}/s"
-            self._bars.update(self._read, advance=size, count=f"{self._points:,}", rate=rate)
-            self._draw()
-
-    def run_done(self, report: RunReport) -> None:
-        """Move the bar of runs on."""
-        self._done += 1
-        if self._bars is not None and self._runs is not None:
-            rate = f"{self._done / max(time.monotonic() - self._began, 1e-9):,.1f}/s"
-            self._bars.update(self._runs, advance=1, count=f"{self._done}/{self._total}", rate=rate)
-            self._draw()
-
-    def _draw(self) -> None:
-        if self._bars is not None and time.monotonic() - self._began >= self._after:
-            self._bars.start()
+    def show(self) -> None:
+        """Draw the bar as it is now."""
+        if self._rich is None or self._task is None or time.monotonic() - self.began < self._after:
+            return
+        self._rich.start()
+        self._rich.update(self._task, completed=self.done, rate=self.rate if self.points else "")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        if self._rich is not None:
+            self._rich.stop()
 
 
 def progress_on(stream: TextIO, *, quiet: bool = False, after: float = 0.0) -> Progress:
-    """The progress that suits `stream`: bars on a terminal, lines elsewhere, nothing where `quiet`.
+    """Return the progress that suits `stream`: a bar on a terminal, lines elsewhere, nothing if `quiet`.
 
-    Bars appear `after` so many seconds: what is over by then needs none.
+    The bar appears `after` so many seconds: what is over by then needs none.
     """
     if quiet:
         return SilentProgress()

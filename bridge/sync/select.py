@@ -1,33 +1,44 @@
-"""Selection: which runs are meant; the one module that ls, export, verify and view ask."""
+"""Which runs are meant: find and read run directories, tell copies apart, and select.
+
+All commands select runs here: ls, best, export, verify and view.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from bridge.errors import RunDirectoryError, UsageError
+from msgspec.structs import replace as with_fields
+
+from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
 from bridge.registry.refs import status_of
 from bridge.registry.summary import with_summary
 from bridge.registry.tokens import duration_of, time_of
 from bridge.registry.where import Where, parse
+from bridge.rundir import discover, read_run
+from bridge.secrets import hide_all, hide_in
+from bridge.sync.report import Action, RunReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-__all__ = ["Selection", "Top", "select", "since_of"]
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", Run, RunRecord)
 
 
 @dataclass(frozen=True, slots=True)
 class Top:
-    """The `count` best runs by a metric: `mode` is `max` or `min`, `last` takes the last value, not the best ever."""
+    """The `count` best runs by a metric. `mode` is `max` or `min`; `last` ranks by the last value, not by the best."""
 
     count: int
     metric: str
@@ -35,14 +46,14 @@ class Top:
     last: bool = False
 
     def of(self, record: RunRecord) -> float | None:
-        """The value that ranks the run; None where it has none, or NaN."""
+        """Return the value that ranks the run, None for a run without one or with NaN."""
         value = record.metric(self.metric, "last" if self.last else self.mode)
         return None if value is None or math.isnan(value) else value
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs are meant; what is empty or None selects all. All that is given must hold.
+    """Which runs are meant. A field that is empty or None selects all runs; a run must match every field.
 
     `run_ids` are ids or globs, one of which must match; `tags` tags or globs, all of which must; `since` is a time in
     seconds since the epoch, compared with the last sign of life. `top` ranks what the rest leaves: completed runs
@@ -68,7 +79,7 @@ class Selection:
         top: tuple[int, str] | None = None,
         last: bool = False,
     ) -> Self:
-        """The selection in words, as on the command line. Raises UsageError for words that it does not know."""
+        """Return the selection for words as on the command line. Raises UsageError for unknown words."""
         if last and not top:
             raise UsageError("--last says how to rank, so it needs --top.", hint="--top 5 val/acc:max --last")
         return cls(
@@ -82,11 +93,11 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether all runs are selected."""
         return self == Selection()
 
     def wants(self, record: RunRecord) -> bool:
-        """Whether the run is meant, as far as one run alone can say (without `top`)."""
+        """Return whether the run is selected, as far as it can be judged by itself (without `top`)."""
         statuses = self.statuses or ((Status.COMPLETED,) if self.top else ())
         return (
             (not statuses or record.status in statuses)
@@ -98,7 +109,7 @@ class Selection:
 
 
 def select(runs: Iterable[T], selection: Selection) -> list[T]:
-    """The runs that are meant, in the order given; with `top` the best first, of equal ones the earlier started."""
+    """Return the selected runs in the order given; with `top` the best first, of equal runs the one that started first."""
     if selection.everything:
         return list(runs)
     pairs = [(run, _record(run, selection)) for run in runs]
@@ -109,7 +120,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
 
 
 def since_of(text: str, *, now: float | None = None) -> float:
-    """The time that `3d`, `12h`, `2026-04-10` or an ISO time means; dates are local. Raises UsageError."""
+    """Return the time that `3d`, `12h`, `2026-04-10` or an ISO time means; dates are local. Raises UsageError."""
     age = duration_of(text)
     if age is not None and age < 0:
         raise UsageError(f"--since: {text!r} lies in the future.", hint=f"--since {text.removeprefix('-')}")
@@ -126,7 +137,7 @@ def _record(run: Run | RunRecord, selection: Selection) -> RunRecord:
         return run
     asks_metrics = selection.top is not None or (selection.where is not None and selection.where.metrics)
     if asks_metrics:
-        # A run whose metrics cannot be read has none here; it must not keep the others from being chosen.
+        # A run whose metrics cannot be read has none here, so that it does not keep others from being selected.
         with contextlib.suppress(RunDirectoryError):
             run = with_summary(run)
     return RunRecord.of(run)
@@ -149,3 +160,74 @@ def _top(count: int, text: str, *, last: bool) -> Top:
     if not metric or mode not in ("max", "min"):
         raise UsageError(f"--top: {text!r} does not say which end is best.", hint=f"--top {count} {text}:max")
     return Top(count=count, metric=metric, mode=mode, last=last)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The runs found below some paths: `runs` are selected and readable, `failed` says why others are not.
+
+    `found` counts the run directories before anything was selected.
+    """
+
+    runs: tuple[Run, ...]
+    failed: tuple[RunReport, ...]
+    found: int
+
+
+def gather(
+    roots: Sequence[Path],
+    *,
+    selection: Selection | None = None,
+    new_identity: str | None = None,
+    read: Callable[[Path], Run] = read_run,
+) -> Gathered:
+    """Read the runs at and below `roots`, and select from them.
+
+    `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
+    replaces the identity of the only run; with several runs it is a UsageError. Two directories with one identity are
+    both refused, selected or not, and each names the other.
+    """
+    runs: list[Run] = []
+    failed: list[RunReport] = []
+    found = 0
+    for path in discover(roots):
+        found += 1
+        try:
+            runs.append(read(path))
+        except RunDirectoryError as error:
+            failed.append(_refused(path, path.name, error, Action.UNREADABLE))
+        except Exception as error:  # one run's failure is its line in the report; the other runs go on
+            log.debug("run %s cannot be read", path, exc_info=hide_in(error))
+            unexpected = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
+            failed.append(_refused(path, path.name, unexpected, Action.UNREADABLE))
+    unique, twins = _tell_apart(runs)
+    chosen = list(unique) if selection is None else list(select(unique, selection))
+    if new_identity is not None:
+        if len(chosen) != 1:
+            raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
+        chosen = [replace(chosen[0], identity=new_identity)]
+    return Gathered(runs=tuple(chosen), failed=(*failed, *twins), found=found)
+
+
+def _tell_apart(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
+    """Return the runs whose identity no other run has, and report lines for all others."""
+    by_identity: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_identity[run.identity].append(run)
+    unique = [same[0] for same in by_identity.values() if len(same) == 1]
+    twins = []
+    for same in by_identity.values():
+        if len(same) == 1:
+            continue
+        for run in same:
+            others = ", ".join(str(other.path) for other in same if other is not run)
+            error = RunDirectoryError(
+                f"{run.path} and {others} have one identity ({run.identity}), so none of them is exported.",
+                hint="Remove the copy, or give one of them an identity of its own: bridge export RUN_DIR --as NEW_ID",
+            )
+            twins.append(with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
+    return unique, twins
+
+
+def _refused(path: Path, run_id: str, error: BridgeError, action: Action) -> RunReport:
+    return RunReport(path=str(path), run_id=run_id, action=action, reason=error.message, hint=error.hint or "")

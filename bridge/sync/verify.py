@@ -27,8 +27,8 @@ from bridge.model import Status
 from bridge.options import ContentOptions
 from bridge.rundir import read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
-from bridge.sync.gather import gather
 from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport
+from bridge.sync.select import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from bridge.exporters.contract import Capabilities, Exporter, TargetContent, TargetMedia, TargetState
     from bridge.model import MediaEvent, Run, Scalar, Series
     from bridge.rundir import Clock
-    from bridge.sync.gather import Gathered
-    from bridge.sync.select import Selection
+    from bridge.sync.select import Gathered, Selection
 
 log = logging.getLogger(__name__)
 

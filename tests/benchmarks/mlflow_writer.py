@@ -240,10 +240,10 @@ def _export_through(uri: str, folder: Path) -> None:
     """A whole export, files and facts included, as `bridge export --workers 4` does it."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import Options, export_runs
-    from bridge.sync.together import Hands
+    from bridge.sync.parallel import Workers
 
     exporter = find_exporter("mlflow")(tracking_uri=uri, experiment=f"bench-{time.monotonic_ns()}")
-    report = export_runs([folder], exporter, Options(hands=Hands(threads=AT_ONCE)))
+    report = export_runs([folder], exporter, Options(workers=Workers(threads=AT_ONCE)))
     assert len(report.runs) == SERVER_RUNS
     assert not [line for line in report.runs if line.failed]
 

@@ -10,7 +10,7 @@ from bridge.cursor import ContentOptions
 from bridge.errors import TargetUnavailableError
 from bridge.rundir import read_delta, read_run, read_whole
 from bridge.rundir.wanted import ReadOptions
-from bridge.sync.replay import Job, replay
+from bridge.sync.export import ExportTask, export_run
 from bridge.sync.report import Verdict
 from bridge.sync.verify import check_run
 
@@ -85,7 +85,7 @@ class Bench:
         """One export of one run as `bridge export` does it; it must not fail."""
         run = read_run(path)
         self.exporter.prepare([run], self.content)
-        report = replay(Job(run=run, known=self.known(run), **options), self.exporter, self.content)
+        report = export_run(ExportTask(run=run, state=self.known(run), **options), self.exporter, self.content)
         assert not report.failed, report.reason
         self.exporter.finish([run], self.content)
         return report

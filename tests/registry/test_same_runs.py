@@ -9,7 +9,7 @@ import pytest
 
 from bridge.registry import open_registry
 from bridge.rundir import discover
-from bridge.sync.gather import gather
+from bridge.sync.select import gather
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:

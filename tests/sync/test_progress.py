@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.sync import progress, together
+from bridge.sync import parallel, progress
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
+from bridge.sync.parallel import Workers
 from bridge.sync.progress import BarProgress, LineProgress, SilentProgress, progress_on
 from bridge.sync.report import Action, RunReport
-from bridge.sync.together import Hands
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
 
@@ -33,17 +33,13 @@ class Recorded(SilentProgress):
     """All that a progress is told, as words."""
 
     told: list[str] = field(default_factory=list)
-    size: int = 0
-    read: int = 0
     points: int = 0
 
-    def start(self, runs: int, size: int) -> None:
+    def start(self, runs: int) -> None:
         self.told.append(f"{runs} runs")
-        self.size = size
 
-    def moved(self, size: int, points: int) -> None:
+    def moved(self, points: int) -> None:
         self.told.append("moved")
-        self.read += size
         self.points += points
 
     def run_done(self, report: RunReport) -> None:
@@ -59,41 +55,27 @@ def rows(count: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "hands"),
+    ("capabilities", "workers", "moves"),
     [
-        (SMALL, Hands()),
-        (SMALL, Hands(workers=2)),
-        (replace(SMALL, single_writer=True), Hands(workers=2)),
-        (replace(SMALL, threads=True), Hands(workers=2)),
+        (SMALL, Workers(), 10),
+        (replace(SMALL, single_writer=True), Workers(processes=2), 10),
+        (SMALL, Workers(processes=2), 1),
+        (replace(SMALL, threads=True), Workers(processes=2), 1),
     ],
-    ids=["here", "processes", "one writer", "threads"],
+    ids=["here", "one writer", "processes", "threads"],
 )
 def test_a_run_is_told_of_while_it_is_on_its_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, hands: Hands
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, workers: Workers, moves: int
 ) -> None:
-    """Whoever works: each delta is told before its run is done, and in the end all bytes and all points."""
-    monkeypatch.setattr(together, "WORTH_A_CREW", 0)
-    size = sum(
-        (make_run(tmp_path / "runs" / name, rows(count)) / "metrics.csv").stat().st_size
-        for name, count in (("large", 1000), ("small", 10))
-    )
+    """Here each delta is told before its run is done; elsewhere all points of a run with its end."""
+    monkeypatch.setattr(parallel, "WORTH_WORKERS", 0)
+    for name, count in (("large", 1000), ("small", 10)):
+        make_run(tmp_path / "runs" / name, rows(count))
     told = Recorded()
     exporter = MemoryExporter(tmp_path / "boxes", capabilities=capabilities)
-    export_runs([tmp_path / "runs"], exporter, Options(hands=hands), progress=told)
-    assert (told.told[0], told.size, told.read, told.points) == ("2 runs", size, size, 1010)
-    assert told.told[: told.told.index("large done")].count("moved") >= 10
-
-
-def test_a_run_whose_points_have_to_be_sorted_is_told_of_too(tmp_path: Path) -> None:
-    """The portions of a requeued run have no place in the file of their own; the bar moves all the same."""
-    make_run(tmp_path / "runs" / "a", [*rows(1000), *rows(1000)])
-    told = Recorded()
-    seen: list[int] = []
-    told.moved = lambda size, points: seen.append(size)  # type: ignore[method-assign]
-    exporter = MemoryExporter(tmp_path / "boxes", capabilities=replace(SMALL, ordered_steps=True, removes_points=False))
-    export_runs([tmp_path / "runs"], exporter, progress=told)
-    assert len([size for size in seen if size > 0]) > 5
-    assert sum(seen) == told.size
+    export_runs([tmp_path / "runs"], exporter, Options(workers=workers), progress=told)
+    assert (told.told[0], told.points) == ("2 runs", 1010)
+    assert told.told[: told.told.index("large done")].count("moved") >= moves
 
 
 def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
@@ -113,19 +95,19 @@ def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
 
 
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log file gets runs, points, their rate, the part that was read, and the time that remains."""
+    """A log file gets the runs, the points with their rate, and the time that remains once a run is done."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = StringIO()
     lines = LineProgress(stream)
-    lines.start(3, 4000)
-    for second in (4, 10, 15, 20):
+    lines.start(3)
+    for second in (4, 10, 15):
         now[0] = 1000.0 + second
-        lines.moved(500, 2500)
+        lines.moved(2500)
+    now[0] = 1020.0
     lines.run_done(RunReport(path="/runs/a", run_id="a", action=Action.NEW))
     assert stream.getvalue() == (
-        "0/3 runs, 5,000 points, 500 points/s, 25%, about 30 s left\n"
-        "0/3 runs, 10,000 points, 500 points/s, 50%, about 20 s left\n"
+        "0/3 runs, 5,000 points, 500 points/s\n1/3 runs, 7,500 points, 375 points/s, about 40 s left\n"
     )
 
 
@@ -136,23 +118,23 @@ class Terminal(StringIO):
         return True
 
 
-def test_a_terminal_gets_bars_a_log_lines_and_quiet_nothing() -> None:
+def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing() -> None:
     """The stream decides, unless --quiet was given."""
     kinds = [progress_on(Terminal()), progress_on(StringIO()), progress_on(Terminal(), quiet=True)]
     assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, SilentProgress]
 
 
-def test_bars_for_a_moment_are_not_drawn() -> None:
+def test_a_bar_for_a_moment_is_not_drawn() -> None:
     """What is over within `after` seconds leaves the terminal alone."""
     stream = Terminal()
     with BarProgress(stream, after=60) as bars:
-        bars.start(1, 10)
-        bars.moved(10, 10)
+        bars.start(1)
+        bars.moved(10)
     assert stream.getvalue() == ""
 
 
-def test_a_real_terminal_shows_two_bars(tmp_path: Path) -> None:
-    """Runs and points, each with its rate and the time that remains; when all is done they are wiped away."""
+def test_a_real_terminal_shows_a_bar(tmp_path: Path) -> None:
+    """Runs, points and the time that remains; when all is done the bar is wiped away."""
     make_run(tmp_path / "runs" / "a", rows(20_000))
     here, there = pty.openpty()
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
@@ -163,8 +145,7 @@ def test_a_real_terminal_shows_two_bars(tmp_path: Path) -> None:
     os.close(here)
     assert process.returncode == 0, seen
     frame = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-    assert re.search(r"runs +━+ +1/1 +0:00:00 +[\d.]+/s", frame), frame
-    assert re.search(r"points +━+ +20,000 +0:00:00 +[\d,]+/s", frame), frame
+    assert re.search(r"runs +━+ +1/1 +0:00:00 +20,000 points, [\d,]+ points/s", frame), frame
     assert seen.endswith("\x1b[2K")
 
 

@@ -14,8 +14,7 @@ from bridge.errors import ConflictError, TargetUnavailableError
 from bridge.exporters.mlflow.filling import Filling
 from bridge.exporters.mlflow.tags import Tag
 from bridge.rundir import read_run
-from bridge.sync.export import export_runs
-from bridge.sync.replay import Job, Reading, Replay, read
+from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
@@ -183,12 +182,10 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
     run = read_run(path)
     with any_store.exporter() as exporter:
         exporter.prepare([run], ContentOptions())
-        replaying = Replay(Job(run, exporter.cursors([run])[run.identity]), exporter, ContentOptions())
-        step = replaying.begin()
+        task = ExportTask(run, exporter.cursors([run])[run.identity])
         any_store.client.delete_run(any_store.run().info.run_id)
-        while isinstance(step, Reading):
-            step = replaying.take(read, step)
-    assert (str(step.action), any_store.runs()) == ("deleted", [])
+        report = export_run(task, exporter, ContentOptions())
+    assert (str(report.action), any_store.runs()) == ("deleted", [])
 
 
 def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:

@@ -18,7 +18,7 @@ from bridge.exporters.mlflow.rows import rows_of_blocks
 from bridge.exporters.mlflow.writer import ApiWriter
 from bridge.model import Status
 from bridge.sync.export import Options, export_runs
-from bridge.sync.together import Hands
+from bridge.sync.parallel import Workers
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
@@ -194,7 +194,7 @@ def test_several_runs_at_once_over_a_faulty_network(
     for at, fault in enumerate([Fault.STATUS, Fault.RESET_AFTER, Fault.CUT, Fault.STATUS_AFTER, Fault.RESET] * 3):
         faulty_proxy.plan(fault, path="runs/", skip=5 * at)
     exporter = find_exporter("mlflow")(tracking_uri=faulty_proxy.uri, experiment="several")
-    report = export_runs([tmp_path / "runs"], exporter, Options(hands=Hands(threads=4)))
+    report = export_runs([tmp_path / "runs"], exporter, Options(workers=Workers(threads=4)))
     assert sorted(str(line.action) for line in report.runs) == ["new"] * 6
     assert len(faulty_proxy.failed) >= 5
     faulty_proxy.heal()

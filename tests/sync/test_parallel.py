@@ -1,18 +1,22 @@
-"""Many runs at once: the same result whoever works, and a worker that dies costs nothing."""
+"""Many runs at once: the same result whoever works, and a worker that dies costs its own run at most."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.exporters import find_exporter
-from bridge.sync import together
+from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
+from bridge.sync.parallel import WorkerProcesses, Workers, run_tasks
 from bridge.sync.progress import SilentProgress
-from bridge.sync.together import Hands
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
@@ -44,7 +48,7 @@ class AtRun(SilentProgress):
 
 @pytest.fixture
 def _small_work_is_shared_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "WORTH_A_CREW", 0)
+    monkeypatch.setattr(parallel, "WORTH_WORKERS", 0)
 
 
 def tree(root: Path, runs: int, rows: int) -> Path:
@@ -72,7 +76,7 @@ def test_processes_end_with_the_same_target(tmp_path: Path, kind: str) -> None:
     """Two workers export all runs, and verify finds them all the same."""
     root = tree(tmp_path / "runs", 6, 50)
     exporter = exporter_of(kind, tmp_path)
-    report = export_runs([root], exporter, Options(hands=Hands(workers=2)))
+    report = export_runs([root], exporter, Options(workers=Workers(processes=2)))
     assert sorted((line.run_id, str(line.action), line.points) for line in report.runs) == [
         (f"run{number:02}", "new", 100) for number in range(6)
     ]
@@ -80,12 +84,12 @@ def test_processes_end_with_the_same_target(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("_small_work_is_shared_too", "sqlite_uri")
-def test_a_target_with_one_writer_is_written_here_while_others_read(tmp_path: Path) -> None:
+def test_a_target_with_one_writer_is_written_here(tmp_path: Path) -> None:
     """A SQLite file has one writer however many workers there are."""
     root = tree(tmp_path / "runs", 4, 50)
     exporter = exporter_of("mlflow", tmp_path)
     assert exporter.capabilities.single_writer
-    report = export_runs([root], exporter, Options(hands=Hands(workers=2)))
+    report = export_runs([root], exporter, Options(workers=Workers(processes=2, dask="tcp://127.0.0.1:9")))
     assert [line.reason for line in report.failed] == []
     assert verdicts(root, exporter) == {"=": 4}
 
@@ -99,7 +103,7 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_c
     victim = dask_cluster.workers[0]
     progress = AtRun(lambda: os.killpg(victim.pid, signal.SIGKILL))
     report = export_runs(
-        [root], exporter, Options(hands=Hands(dask=str(dask_cluster.scheduler_file))), progress=progress
+        [root], exporter, Options(workers=Workers(dask=str(dask_cluster.scheduler_file))), progress=progress
     )
     assert victim.wait(10) == -signal.SIGKILL
     assert [line.reason for line in report.failed] == []
@@ -123,7 +127,7 @@ class Deadly(MemoryExporter):
 def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     """The report says which run it was and what to try; nothing else is lost with it."""
     root = tree(tmp_path / "runs", 6, 50)
-    report = export_runs([root], Deadly(tmp_path / "boxes"), Options(hands=Hands(workers=2)))
+    report = export_runs([root], Deadly(tmp_path / "boxes"), Options(workers=Workers(processes=2)))
     assert [(line.run_id, line.reason, line.hint) for line in report.failed] == [
         (
             "run03",
@@ -140,13 +144,11 @@ def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
     tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report names them and says why; the others are done, and the next export does the rest."""
-    import bridge.sync.cluster
-
-    monkeypatch.setattr(bridge.sync.cluster, "CONNECT_TIMEOUT", 2.0)
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 2.0)
     root = tree(tmp_path / "runs", 40, 20)
     exporter = exporter_of("tensorboard", tmp_path)
     progress = AtRun(lambda: os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL))
-    report = export_runs([root], exporter, Options(hands=Hands(dask=dask_cluster.address)), progress=progress)
+    report = export_runs([root], exporter, Options(workers=Workers(dask=dask_cluster.address)), progress=progress)
     assert (len(report.runs), report.exit_code) == (40, 3)
     assert all(line.retry for line in report.failed)
     reasons = {line.reason.partition(":")[0] for line in report.failed}
@@ -159,10 +161,92 @@ def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong address stops the export before anything is sent."""
-    import bridge.sync.cluster
     from bridge.errors import TargetUnavailableError
 
-    monkeypatch.setattr(bridge.sync.cluster, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.5)
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        export_runs([root], MemoryExporter(), Options(hands=Hands(dask="tcp://127.0.0.1:9")))
+        export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def die_at_seven(number: int) -> int:
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def die_once(marker: Path) -> str:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return marker.name
+
+
+def sleep_long(started: Path) -> None:
+    started.touch()
+    time.sleep(60)
+
+
+processes = functools.partial(WorkerProcesses, 2)
+
+
+def test_every_task_comes_back_with_its_result() -> None:
+    """Each task is done once."""
+    assert sorted(run_tasks(range(20), double, processes, 4)) == [(number, 2 * number) for number in range(20)]
+
+
+def test_a_worker_that_dies_costs_its_own_task_alone() -> None:
+    """A killed worker breaks the pool; only the task that kills again when it is alone is lost, and by name."""
+    outcomes = dict(run_tasks(range(12), die_at_seven, processes, 4))
+    assert "worker process died" in str(outcomes.pop(7))
+    assert outcomes == {number: 2 * number for number in range(12) if number != 7}
+
+
+def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: Path) -> None:
+    """A kill from outside, among others in flight, loses nothing."""
+    tasks = [tmp_path / "a", tmp_path / "b"]
+    tasks[1].touch()
+    assert sorted(run_tasks(tasks, die_once, processes, 2)) == [(task, task.name) for task in tasks]
+
+
+class FailingOnce(ThreadPoolExecutor):
+    """Raises an error of its own instead of the first result of each task, as Dask does when a worker was just lost."""
+
+    seen: set[int] = set()  # noqa: RUF012 - shared by all executors of a test
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def, override]
+        future = super().submit(fn, *args, **kwargs)
+        if args[-1] in self.seen:
+            return future
+        self.seen.add(args[-1])
+        failed: Future[int] = Future()
+        failed.set_exception(TypeError("cannot unpack"))
+        return failed
+
+
+def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that is none of the task's is no failure of it until it comes again."""
+    monkeypatch.setattr(FailingOnce, "seen", set())
+    assert sorted(run_tasks([1, 2, 3], double, functools.partial(FailingOnce, 2), 2)) == [(1, 2), (2, 4), (3, 6)]
+
+
+def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
+    """Ctrl-C ends what is in flight at once."""
+    started = tmp_path / "started"
+
+    def interrupt() -> None:
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    began = time.monotonic()
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_tasks([started], sleep_long, processes, 2))
+    thread.join()
+    assert time.monotonic() - began < 20

@@ -1,0 +1,282 @@
+"""Bring many runs into their targets at once: each run is one task, done here or by a `concurrent.futures` executor.
+
+Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with a
+single writer is written by this process alone. Tasks never raise: a run's failure is its report. So whatever a future
+raises comes from its executor (a killed worker, a lost scheduler). The runs that were in flight then are tried once
+more, one by one in fresh executors, so that the one that kills its worker again is known by name. A run that was exported
+after all is unchanged the second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from bridge.exporters.contract import Exporter
+    from bridge.sync.export import ExportTask
+    from bridge.sync.progress import Progress
+    from bridge.sync.report import RunReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+WORTH_WORKERS = 64 << 20
+"""Bytes of run directories to read, below which starting worker processes costs more than it saves."""
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds within which a Dask scheduler must answer."""
+
+DASK_TASKS = 64
+"""Tasks that may be in flight on a Dask cluster."""
+
+TICK = 0.25
+"""Seconds between two looks at whether an executor is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """Who exports: so many `processes`, or `threads` where waiting dominates (by default as many), or a Dask cluster.
+
+    `dask` is a scheduler's address (`tcp://host:8786`) or the path of its scheduler file.
+    """
+
+    processes: int = 1
+    threads: int | None = None
+    dask: str | None = None
+
+
+def export_all(
+    tasks: Sequence[ExportTask],
+    exporter: Exporter,
+    work: Callable[..., RunReport],
+    *,
+    workers: Workers,
+    progress: Progress,
+) -> Generator[RunReport, None, None]:
+    """Do `work(task, exporter)` for each task, and yield the reports in the order in which the runs are done.
+
+    `work` takes a callable `sent` as well, which it calls with the points of each delta. Raises MissingExtraError and
+    TargetUnavailableError if the Dask cluster cannot be reached at first.
+    """
+    pool = _pool(tasks, exporter, workers)
+    if pool is None:
+        for task in tasks:
+            yield work(task, exporter, sent=progress.moved)
+        return
+    make_executor, in_flight = pool
+    elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
+    largest_first = sorted(tasks, key=lambda task: task.backlog, reverse=True)
+    with contextlib.closing(run_tasks(largest_first, elsewhere, make_executor, in_flight)) as outcomes:
+        for task, outcome in outcomes:
+            report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
+            progress.moved(report.points)
+            yield report
+
+
+def _pool(
+    tasks: Sequence[ExportTask], exporter: Exporter, workers: Workers
+) -> tuple[Callable[[], Executor], int] | None:
+    """Return a maker of executors and how many tasks each may have in flight, None if this process does the work."""
+    capabilities = exporter.capabilities
+    if capabilities.single_writer:
+        return None
+    if workers.dask is not None:
+        return functools.partial(DaskExecutor, workers.dask), DASK_TASKS
+    if len(tasks) < 2:
+        return None
+    if capabilities.threads:
+        # Threads cost nothing to start, and each run waits for the server, however small it is.
+        from concurrent.futures import ThreadPoolExecutor
+
+        threads = workers.threads or workers.processes
+        return (functools.partial(ThreadPoolExecutor, threads), 2 * threads) if threads > 1 else None
+    if workers.processes < 2 or sum(task.backlog for task in tasks) < WORTH_WORKERS:
+        return None
+    return functools.partial(WorkerProcesses, workers.processes), 2 * workers.processes
+
+
+def _work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
+    return work(task, _unpickled(exporter))
+
+
+@functools.lru_cache(maxsize=2)
+def _unpickled(exporter: bytes) -> Exporter:
+    """Return the exporter, the same one for all tasks of a process."""
+    made: Exporter = pickle.loads(exporter)  # noqa: S301 - pickled by this program for its own workers
+    return made
+
+
+def run_tasks(
+    tasks: Sequence[T], work: Callable[[T], R], make_executor: Callable[[], Executor], in_flight: int
+) -> Generator[tuple[T, R | Exception], None, None]:
+    """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
+
+    At most `in_flight` tasks are submitted at once. A task that an executor loses is tried once more, alone. Raises what
+    `make_executor` raises the first time; later that is the outcome of all tasks that are left.
+    """
+    waiting, lost, is_first = deque(tasks), deque[T](), True
+    while waiting or lost:
+        try:
+            executor = make_executor()
+        except BridgeError as error:
+            if is_first:
+                raise
+            yield from ((task, error) for task in (*lost, *waiting))
+            return
+        is_first, is_alone = False, bool(lost)
+        batch = deque([lost.popleft()]) if is_alone else waiting
+        with _ended(executor):
+            for task, outcome in _until_broken(executor, batch, work, in_flight):
+                if not isinstance(outcome, Exception):
+                    yield task, outcome
+                elif not is_alone:
+                    lost.append(task)
+                else:
+                    yield task, _explained(outcome)
+
+
+def _until_broken(
+    executor: Executor, batch: deque[T], work: Callable[[T], R], in_flight: int
+) -> Iterator[tuple[T, R | Exception]]:
+    """Take tasks from `batch` until it is empty or the executor is broken. Yield each with its result or error."""
+    submitted: dict[Future[R], T] = {}
+    broken = False
+    while submitted or (batch and not broken):
+        while batch and not broken and len(submitted) < in_flight:
+            task = batch.popleft()
+            try:
+                submitted[executor.submit(work, task)] = task
+            except Exception as error:  # noqa: BLE001 - whatever the executor raises, the task is tried once more
+                broken = True
+                yield task, error
+        done, _ = wait(submitted, timeout=TICK, return_when=FIRST_COMPLETED)
+        for future in done:
+            outcome = _outcome(future)
+            broken = broken or isinstance(outcome, BrokenExecutor)
+            yield submitted.pop(future), outcome
+        if not done and isinstance(executor, DaskExecutor) and executor.is_lost():
+            # What was submitted may never end.
+            yield from ((task, BrokenExecutor("the Dask scheduler is gone")) for task in submitted.values())
+            return
+
+
+def _outcome(future: Future[R]) -> R | Exception:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - tasks raise nothing, so this is the executor's
+        return error
+
+
+def _explained(error: Exception) -> Exception:
+    """Return an error for people; `error` was raised by the executor of a task that it had alone."""
+    if isinstance(error, BrokenExecutor):
+        return BridgeError(
+            "The worker process died while it had this run (out of memory?).",
+            hint="Try --workers 1, or give the job more memory.",
+        )
+    return error
+
+
+@contextlib.contextmanager
+def _ended(executor: Executor) -> Iterator[None]:
+    """End the executor; after an exception (Ctrl-C) do not wait for what is in flight, but end the workers."""
+    try:
+        yield
+    except BaseException:
+        # A process pool has no public way to end its workers before Python 3.14, and forgets them at its shutdown.
+        workers = list((getattr(executor, "_processes", None) or {}).values())
+        executor.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        raise
+    executor.shutdown(wait=True, cancel_futures=True)
+
+
+class WorkerProcesses(ProcessPoolExecutor):
+    """So many worker processes, which end with their parent and leave Ctrl-C to it.
+
+    A terminal sends Ctrl-C to every process of a command; only the parent acts on it. When the parent has ended or was
+    killed, each worker ends at once, whatever it is doing.
+    """
+
+    def __init__(self, count: int) -> None:
+        # Not forked: forking a process that has threads (arrow, a database driver) can hang the child.
+        super().__init__(count, mp_context=get_context("spawn"), initializer=_start_watching_parent)
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit a task. The first ones start the workers."""
+        # A process inherits the blocked signals, so a worker never gets SIGINT. Ours is delivered when unblocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_watching_parent() -> None:
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    # Targets survive this like a kill.
+    os._exit(1)
+
+
+class DaskExecutor(Executor):
+    """The Dask cluster whose scheduler is at `address` (`tcp://host:8786`, or the path of its scheduler file).
+
+    Dask does a task whose worker is lost again on another worker. If the scheduler is lost, tasks are cancelled or never
+    end (`is_lost`). Raises MissingExtraError without the extra `dask`, TargetUnavailableError if no scheduler answers.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingExtraError.of("dask", purpose="--dask") from error
+        where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+        try:
+            self._client = Client(**where, timeout=CONNECT_TIMEOUT)  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError, ValueError) as error:
+            raise TargetUnavailableError(
+                f"No Dask scheduler answers at {address}: {error}",
+                hint="Give the address that dask-scheduler printed, or the path of its scheduler file.",
+            ) from error
+        # Not pure: two tasks with equal arguments are two tasks, also when one is tried again.
+        self._executor: Executor = self._client.get_executor(pure=False)  # type: ignore[no-untyped-call]
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit a task to the cluster. Raises distributed's ClosedClientError if its scheduler was lost for good."""
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def is_lost(self) -> bool:
+        """Return whether the scheduler is gone for good."""
+        return self._client.status in ("closing", "closed")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the cluster, which goes on for others. Without `wait`, what was submitted is cancelled."""
+        from distributed.client import ClosedClientError
+
+        # A client that lost its scheduler for good has closed itself, and there is nothing left to cancel.
+        with contextlib.suppress(ClosedClientError):
+            self._executor.shutdown(wait=wait)
+        self._client.close()  # type: ignore[no-untyped-call]
