@@ -26,13 +26,13 @@ class Block:
     file: str | None
 
     def commands(self) -> list[str]:
-        """The commands that this block has a reader, systemd or cron type."""
+        """The commands that this block has a reader, systemd or cron type: each line of a block of `sh`."""
         lines = self.text.splitlines()
         if self.language == "ini":
             return [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
         if self.language == "crontab":
             return [line.split(None, 5)[5] for line in lines]
-        return [line.removeprefix("$ ") for line in lines if self.language == "console" and line.startswith("$ ")]
+        return [line for line in lines if self.language == "sh" and line and not line.startswith("#")]
 
 
 def blocks_of(page: Path) -> list[Block]:

@@ -84,7 +84,7 @@ def test_every_block_of_a_page_is_well_formed(page: Path, tmp_path: Path) -> Non
 
 
 def check(block: Block, folder: Path) -> None:
-    if block.language == "console":
+    if block.language == "sh":
         for command in block.commands():
             check_command(command)
     elif block.language == "python":
@@ -124,10 +124,10 @@ def check_own_command(line: str) -> None:
 @pytest.mark.parametrize(
     ("language", "text"),
     [
-        ("console", "$ bridge exprot runs"),
-        ("console", "$ bridge export runs --nonsense"),
-        ("console", "$ make everything"),
-        ("console", "$ pip install registry-brigde[all]"),
+        ("sh", "bridge exprot runs"),
+        ("sh", "bridge export runs --nonsense"),
+        ("sh", "make everything"),
+        ("sh", "pip install registry-brigde[all]"),
         ("bash", "bridge export runs --nonsense || true"),
         ("ini", "[Service]\nExecStart=/opt/bin/bridge exprot /data --to mlflow"),
         ("ini", "[Service]\nExecStart=/opt/bin/bridge export /data/runs --nonsense"),
@@ -144,6 +144,7 @@ def test_the_checks_find_mistakes(tmp_path: Path, language: str, text: str) -> N
 
 def check_command(line: str) -> None:
     """A `bridge` command must have the command and the options that it names; others are taken as they are."""
+    assert not line.startswith("$"), "what is copied is typed as it is"
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"\d?>.*", word)]
     if words[:1] == ["make"]:
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), f"make knows no {words[1]}"
