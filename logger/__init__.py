@@ -1,4 +1,4 @@
-"""The writer: a Lightning logger that writes each run to a plain directory and touches no network."""
+"""Write each training run to a plain directory, without a network: RegistryLogger for Lightning, RunWriter for other loops."""
 
 from __future__ import annotations
 
@@ -6,14 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from logger.registry_logger import RegistryLogger
+    from logger.run_writer import RegistryLoggerWarning, RunWriter
 
-__all__ = ["RegistryLogger"]
+__all__ = ["RegistryLogger", "RegistryLoggerWarning", "RunWriter"]
 
 
 def __getattr__(name: str) -> Any:
-    """RegistryLogger is loaded when it is asked for: readers of run directories need neither lightning nor torch."""
-    if name == "RegistryLogger":
-        from logger.registry_logger import RegistryLogger
+    """Load a public class at its first use: readers of run directories need neither lightning nor torch.
 
+    Raises ImportError with the command to install it if lightning is missing.
+    """
+    if name == "RegistryLogger":
+        try:
+            from logger.registry_logger import RegistryLogger
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("lightning", "lightning_utilities", "torch"):
+                raise
+            raise ImportError(
+                f'RegistryLogger needs the package {error.name}: pip install "registry-bridge[logger]"', name=error.name
+            ) from error
         return RegistryLogger
+    if name in ("RegistryLoggerWarning", "RunWriter"):
+        from logger import run_writer
+
+        return getattr(run_writer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

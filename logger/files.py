@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["SNIFFED_BYTES", "VIDEO_FORMATS", "keep_access", "replace_file", "sniff", "temporary_name"]
+__all__ = [
+    "SNIFFED_BYTES",
+    "VIDEO_FORMATS",
+    "free_beside",
+    "keep_access",
+    "replace_file",
+    "set_aside",
+    "sniff",
+    "temporary_name",
+]
 
 SNIFFED_BYTES = 64
 """As many first bytes of a file are enough for `sniff`."""
@@ -114,3 +123,19 @@ def sniff(head: bytes) -> str | None:
         if head.startswith(signature, offset) and (name not in _IN_RIFF or head.startswith(b"RIFF")):
             return name
     return None
+
+
+def free_beside(path: Path) -> Path:
+    """Return a name beside `path` that is free: `name.1`, `name.2`, ..."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return aside
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to a free name beside it, and return that."""
+    aside = free_beside(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+    return aside

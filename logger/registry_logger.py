@@ -1,4 +1,4 @@
-"""RegistryLogger: Lightning's hooks over a run directory, on rank zero only."""
+"""RegistryLogger: Lightning's logger hooks over a RunWriter, on rank zero only."""
 
 from __future__ import annotations
 
@@ -8,36 +8,33 @@ import multiprocessing
 import os
 import sys
 import uuid
+import weakref
 from collections.abc import Sequence  # noqa: TC003 - LightningCLI evaluates the signature
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-from logger.opened import open_run
-from logger.opening import METRICS_NAME
-from logger.pictures import encode_image, encode_video, single_images
-from logger.session import host_name
-from logger.settings import TIME_COLUMN, Settings
-from logger.sidecar import SIDECAR_NAME, SidecarError, read_sidecar
-from logger.status import status_of
-from logger.troubles import RegistryLoggerWarning, Troubles
+from logger.open_run import OnExisting, Settings, holds_run, open_run
+from logger.other_loggers import Unsupported, is_method_of_other_logger
+from logger.run_writer import RegistryLoggerWarning, WarnOnce
+from logger.session import host_name, stage_of, was_pruned
+from logger.sidecar import SIDECAR_NAME, Sidecar, SidecarError, decode_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from logger.run_writer import RunWriter
 
 __all__ = ["RegistryLogger", "RegistryLoggerWarning"]
 
-OnExisting = Literal["resume", "new", "error"]
 _Hook = TypeVar("_Hook", bound="Callable[..., None]")
 
 
 def _hook(method: _Hook) -> _Hook:
-    """A hook of the training: on rank zero only, and no failure in it ends the training.
+    """Make `method` a hook that runs on rank zero only and never ends the training.
 
     Only a directory that cannot be opened at all raises: better at once than after a night without a log.
     """
@@ -49,68 +46,64 @@ def _hook(method: _Hook) -> _Hook:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a hook must not end a training
-            self._troubles.tell(
-                method.__name__, f"{method.__name__} of RegistryLogger failed: {type(error).__name__}: {error}"
-            )
+            self._warn(method.__name__, f"{method.__name__} of RegistryLogger failed: {type(error).__name__}: {error}")
 
     return cast("_Hook", call)
 
 
 class RegistryLogger(CSVLogger):
-    """Writes a run to the directory `run_dir`: metrics, hyperparameters, media, status, a heartbeat.
+    """A Lightning logger that writes a run to the directory `run_dir`: metrics, hyperparameters, media, status, a heartbeat.
 
-    A directory that holds a run is resumed by default: its rows, its statistics and what people edited stay. `on_existing="new"`
-    renames it aside, `"error"` raises FileExistsError; both when the logger is made. `run_id` names the run; `tags` and
-    `notes` are those it begins with. Rows are on disk after every `flush_logs_every_n_steps` of them, and whenever the Trainer saves.
-    `time_column` is the column with each row's time (None: no times); `prefix` stands before every metric's name.
+    A directory that holds a run is resumed by default: its rows, its statistics and people's edits stay. `on_existing="new"`
+    renames the old run aside when the new one is first written, `"error"` raises FileExistsError at once. `run_id` identifies the run;
+    `tags`, `notes` and `display_name` are those it begins with. Rows are on disk after every `flush_logs_every_n_steps` of
+    them, and whenever the Trainer saves. `time_column` is the column with each row's time (None: no times); `prefix` stands
+    before every metric's name.
 
-    Nothing is touched before the first use (but for `on_existing="new"`), nothing at all on other ranks than zero.
+    Nothing is written before the first use, and nothing at all on ranks other than zero.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every option of a run
         self,
         run_dir: str | os.PathLike[str],
         run_id: str,
         *,
         tags: Sequence[str] | None = None,
         notes: str | None = None,
+        display_name: str | None = None,
         flush_logs_every_n_steps: int = 50,
         on_existing: OnExisting = "resume",
-        time_column: str | None = TIME_COLUMN,
+        time_column: str | None = "wall_time",
         prefix: str = "",
     ) -> None:
-        if "://" in str(run_dir):
-            raise ValueError(f"run_dir must be a directory of this machine's file system, not {run_dir}.")
-        if on_existing not in ("resume", "new", "error"):
-            raise ValueError(f'on_existing must be "resume", "new" or "error", not {on_existing!r}.')
-        self._run_dir = Path(os.path.abspath(Path(run_dir).expanduser()))  # noqa: PTH100 - links stay as people wrote them
+        settings = Settings.make(
+            run_dir,
+            run_id,
+            tags=tags,
+            notes=notes or "",
+            display_name=display_name or "",
+            flush_every=flush_logs_every_n_steps,
+            on_existing=on_existing,
+            time_column=time_column or None,
+        )
         super().__init__(
-            save_dir=self._run_dir,
+            save_dir=settings.run_dir,
             name="",
             version="",
             prefix=prefix,
             flush_logs_every_n_steps=flush_logs_every_n_steps,
         )
-        sweep = os.environ.get("SLURM_ARRAY_JOB_ID")
-        given = [tags] if isinstance(tags, str) else [*(tags or ())]
-        self._settings = Settings(
-            run_dir=self._run_dir,
-            run_id=str(run_id),
-            token=uuid.uuid4().hex,
-            tags=tuple(dict.fromkeys([*map(str, given), *([f"sweep:{sweep}"] if sweep else [])])),
-            notes=notes or "",
-            flush_every=max(1, flush_logs_every_n_steps),
-            time_column=time_column or None,
-        )
+        self._settings = settings
         self._made_by = (host_name(), os.getpid())
-        self._troubles = Troubles()
-        _be_known_to_pytorch_lightning()
-        self._meet_existing(on_existing)
+        self._warn = WarnOnce().warn
+        self._fit: tuple[weakref.ref[Any], int | None] | None = None
+        _register_with_pytorch_lightning()
+        self._check_existing()
 
     @property
     def run_dir(self) -> Path:
         """The run directory, absolute."""
-        return self._run_dir
+        return self._settings.run_dir
 
     @property
     def run_id(self) -> str:
@@ -119,28 +112,64 @@ class RegistryLogger(CSVLogger):
 
     @property
     def log_dir(self) -> str:
-        """The run directory itself."""
-        return str(self._run_dir)
+        """The run directory."""
+        return str(self.run_dir)
 
     @property
     def root_dir(self) -> str:
-        """The run directory itself: there are no versions below it."""
-        return str(self._run_dir)
+        """The run directory: there are no versions below it."""
+        return str(self.run_dir)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The RunWriter of the directory, opened at the first use; on other ranks than zero one that does nothing."""
+        """The RunWriter of the directory, opened at the first use; on ranks other than zero an object that does nothing."""
         writer: RunWriter | None = self._experiment  # type: ignore[assignment]
         if writer is None or not writer.usable():
-            writer = open_run(self._settings, announce=rank_zero_info)
+            writer = open_run(self._settings, log_info=rank_zero_info)
             self._experiment = writer  # type: ignore[assignment]
         return writer
 
     @property
     def _writer(self) -> RunWriter:
-        """The writer, in a hook, where it is open."""
+        """The open writer, within a hook."""
         return self._experiment  # type: ignore[return-value]
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of the run; setting them writes them to the sidecar at once."""
+        held = self._held()
+        return list(self._settings.tags) if held is None else held.tags
+
+    @tags.setter
+    def tags(self, tags: Iterable[str]) -> None:
+        self._edit(tags=list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags))))
+
+    @property
+    def _tags(self) -> list[str]:
+        """The tags under the name that stable-pretraining's Manager reads."""
+        return self.tags
+
+    @property
+    def notes(self) -> str:
+        """The notes of the run; setting them writes them to the sidecar at once."""
+        held = self._held()
+        return self._settings.notes if held is None else held.notes
+
+    @notes.setter
+    def notes(self, notes: str) -> None:
+        self._edit(notes=str(notes))
+
+    @_hook
+    def _edit(self, **fields: Any) -> None:
+        self._writer.edit(**fields)
+
+    if not TYPE_CHECKING:  # a type checker would take every misspelling for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            if is_method_of_other_logger(name):
+                return Unsupported(name, self._warn)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @_hook
     def log_hyperparams(self, params: object = None, *args: Any, **kwargs: Any) -> None:
@@ -150,12 +179,11 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def log_graph(self, model: Any, input_array: Any = None) -> None:
-        """Store nothing. The Trainer calls this when it begins: where that is another `fit`, a run that had ended is running again.
-
-        `test`, `validate` and `predict` after a fit leave the status as it is.
-        """
-        if _is_fitting(model):
-            self._writer.go_on()
+        """Store nothing. The Trainer calls this hook when it begins: in `fit` the run is running from now on."""
+        trainer = _trainer_of(model)
+        if stage_of(trainer) == "fit":
+            self._fit = (weakref.ref(trainer), _first_step(trainer))
+            self._writer.begin_fit()
 
     @_hook
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -178,9 +206,7 @@ class RegistryLogger(CSVLogger):
         Without `step` they belong to the last row's. `caption` is one for each image. Other options are ignored.
         """
         self._ignored("log_image", kwargs)
-        items = single_images(images)
-        for item, text in zip(items, _captions(caption, len(items)), strict=True):
-            self._writer.log_media(key, "image", functools.partial(encode_image, item), step=step, caption=text)
+        self._writer.log_image(key, images, step, caption)
 
     @_hook
     def log_video(
@@ -198,17 +224,11 @@ class RegistryLogger(CSVLogger):
         `caption`, `fps` and `format` are one for each video, or one for all. Other options are ignored.
         """
         self._ignored("log_video", kwargs)
-        items = list(videos) if isinstance(videos, list | tuple) else [videos]
-        count = len(items)
-        for item, text, rate, kind in zip(
-            items, _captions(caption, count), _each(fps, count), _each(format, count), strict=True
-        ):
-            encode = functools.partial(encode_video, item, fps=rate, format=kind)
-            self._writer.log_media(key, "video", encode, step=step, caption=text)
+        self._writer.log_video(key, videos, step, caption, fps, format)
 
     @_hook
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Name the best checkpoint, else the last one, in the sidecar."""
+        """Name the best checkpoint, or else the last one, in the sidecar."""
         path = getattr(checkpoint_callback, "best_model_path", "") or getattr(
             checkpoint_callback, "last_model_path", ""
         )
@@ -217,26 +237,33 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def save(self) -> None:
-        """Bring the rows to disk; the sidecar and the summary too, as far as that costs at most 2 % of the time."""
+        """Bring the rows to disk, and the sidecar and the summary too, as far as that costs at most 2 % of the time."""
         self._writer.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Bring everything to disk, with the status that Lightning's word and the exception in flight tell.
+        """Bring everything to disk and, in a fit, end the run as Lightning's word and the exception in flight say.
 
-        Does nothing where nothing was logged, in this process or (and left running) in a child that it started. Rows may follow; they
-        keep the status.
+        A fit that ends before its first training step leaves the run as it was before. Does nothing if nothing was logged,
+        in this process or in a child that left the run running.
         """
         if self._experiment is not None or self._left_running():
-            self._finalize(status_of(status))
+            self._finalize(status)
 
     @_hook
     def _finalize(self, status: str) -> None:
-        self._writer.finalize(status)
+        writer, fit, self._fit = self._writer, self._fit, None
+        if was_pruned(sys.exc_info()[1]) and writer.is_fit:
+            writer.tags = [*writer.tags, "pruned"]
+        trainer = fit[0]() if fit is not None else None
+        if fit is not None and trainer is not None and trainer.global_step == fit[1] and writer.fit_can_be_abandoned:
+            writer.abandon_fit()
+        else:
+            writer.finalize(status)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, in whatever process, opens the directory for itself; in this process all copies share one writer."""
-        return {**self.__dict__, "_experiment": None}
+        """Return the state of a copy. In another process it opens the directory anew; in this one all copies share a writer."""
+        return {**self.__dict__, "_experiment": None, "_fit": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -244,64 +271,57 @@ class RegistryLogger(CSVLogger):
         parent = multiprocessing.parent_process()
         family = {os.getpid(), os.getppid(), parent.pid if parent else None}
         if host != host_name() or pid not in family:
-            # Loaded by a process that has nothing to do with the one that made it: a start of its own.
-            self._settings = _with_new_token(self._settings)
-        _be_known_to_pytorch_lightning()
+            # Loaded by a process that the logger's own did not start: this is another start of the run.
+            self._settings = dataclasses.replace(self._settings, token=uuid.uuid4().hex)
+        _register_with_pytorch_lightning()
+
+    def _held(self) -> Sidecar | None:
+        """Return the sidecar of the run as it is now, or None before the first use."""
+        if self._experiment is not None:
+            return self._writer.document
+        try:
+            return decode_sidecar((self.run_dir / SIDECAR_NAME).read_bytes(), self.run_dir)[0]
+        except (OSError, SidecarError):
+            return None
 
     def _left_running(self) -> bool:
-        """Whether a spawned child of this start wrote the run and ended without an end of it: it failed."""
-        try:
-            sidecar = read_sidecar(self._run_dir)
-            return bool(sidecar["status"] == "running" and sidecar["sessions"][-1]["id"] == self._settings.token)
-        except (OSError, SidecarError, LookupError, TypeError):
+        """Return whether a child of this start wrote the run and ended without finalizing it: then it failed."""
+        held = self._held()
+        if held is None or not held.sessions or held.status != "running":
             return False
+        last = held.sessions[-1]
+        return last.id == self._settings.token and last.fit is True
 
     @rank_zero_only
-    def _meet_existing(self, on_existing: OnExisting) -> None:
-        if on_existing == "resume" or not any((self._run_dir / name).exists() for name in (SIDECAR_NAME, METRICS_NAME)):
-            return
-        if on_existing == "error":
+    def _check_existing(self) -> None:
+        if self._settings.on_existing == "error" and holds_run(self.run_dir):
             raise FileExistsError(
-                f'{self._run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".'
+                f'{self.run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".'
             )
-        number = 1
-        while (aside := self._run_dir.with_name(f"{self._run_dir.name}.old-{number}")).exists():
-            number += 1
-        self._run_dir.rename(aside)
-        rank_zero_info(f"{self._run_dir} held a run, which is now {aside}.")
 
     def _ignored(self, method: str, options: Mapping[str, Any]) -> None:
         for name in options:
-            self._troubles.tell(
-                f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored."
-            )
+            self._warn(f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored.")
 
 
-def _is_fitting(model: Any) -> bool:
-    """Whether the Trainer that `model` (a LightningModule, or any module) belongs to is in `fit`."""
+def _trainer_of(model: Any) -> Any | None:
+    """Return the Trainer that `model` (a LightningModule, or any module) is attached to, or None."""
     try:
-        return bool(model.trainer.state.fn == "fit")
-    except (AttributeError, RuntimeError):  # Lightning raises RuntimeError where no Trainer is attached
-        return False
+        return model.trainer
+    except (AttributeError, RuntimeError):  # Lightning raises RuntimeError if no Trainer is attached
+        return None
 
 
-def _captions(caption: Sequence[str | None] | str | None, count: int) -> list[str | None]:
-    return [None if text is None else str(text) for text in _each(caption, count)]
+def _first_step(trainer: Any) -> int | None:
+    """Return the `global_step` with which a fit begins: that of the checkpoint about to be restored, else the Trainer's own."""
+    connector = getattr(trainer, "_checkpoint_connector", None)
+    checkpoint = getattr(connector, "_loaded_checkpoint", None)
+    step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
+    return trainer.global_step if step is None else step  # type: ignore[no-any-return]
 
 
-def _each(option: Any, count: int) -> list[Any]:
-    """One value for each of `count` items: a list as far as it goes, one value for all."""
-    if isinstance(option, list | tuple):
-        return [*option[:count], *[None] * (count - len(option))]
-    return [option] * count
-
-
-def _with_new_token(settings: Settings) -> Settings:
-    return dataclasses.replace(settings, token=uuid.uuid4().hex)
-
-
-def _be_known_to_pytorch_lightning() -> None:
-    """Let the separate package pytorch_lightning, where it is in use, take RegistryLogger for a CSVLogger of its own."""
+def _register_with_pytorch_lightning() -> None:
+    """Let the separate package pytorch_lightning, if it is in use, accept RegistryLogger as one of its own CSVLoggers."""
     loggers = sys.modules.get("pytorch_lightning.loggers")
     if loggers is not None and not issubclass(RegistryLogger, loggers.CSVLogger):
         loggers.CSVLogger.register(RegistryLogger)

@@ -1,99 +1,197 @@
-"""One run directory that is being written: what `logger.experiment` is. Free of torch and lightning."""
+"""RunWriter: write one run directory from one process. It is what `logger.experiment` returns, free of torch and lightning."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
-import msgspec
-
-from logger.csv_writer import Row
+from logger.files import replace_file
+from logger.heartbeat import (
+    HEARTBEAT_INTERVAL,
+    BackgroundTimer,
+    Beat,
+    read_beat,
+    restore_beat,
+    touch_heartbeat,
+)
 from logger.hparams import HPARAMS_NAME
-from logger.logged import taken
-from logger.one_at_a_time import OneAtATime, whole
-from logger.opening import METRICS_NAME, free_name, open_directory
-from logger.pulse import HEARTBEAT_S, Budget, Pulse
-from logger.sidecar import now_iso, touch_heartbeat
-from logger.state import format_number, write_summary
-from logger.steps import step_of
-from logger.troubles import Troubles
+from logger.media import encode_image, encode_video, single_images
+from logger.open_run import METRICS_NAME, Settings, open_run
+from logger.other_loggers import SummaryWriterMethods
+from logger.row import Row, step_of, to_row
+from logger.session import running_trainer, stage_of, status_of
+from logger.sidecar import SCHEMA_VERSION, SUMMARY_NAME, Summary, encode_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from logger.pictures import Encoded
-    from logger.settings import Settings
+    from logger.media import Encoded
+    from logger.open_run import OpenedRun
+    from logger.sidecar import Sidecar
 
-__all__ = ["RunWriter"]
+__all__ = ["RegistryLoggerWarning", "RunWriter", "WarnOnce"]
 
-_BEAT_AT_LOG_S = 1.0
-_RETRY_S = 5.0
-"""After the disk refused something, saving waits this long before it tries again."""
+_BEAT_AT_CALLS = 1.0
+"""A log call beats if the last beat is this many seconds old."""
 
-_PATIENCE_S = 0.5
-"""The thread waits this long for a call of the training to end."""
+_JSON_SHARE = 0.02
+"""The share of a training's time that the two JSON files may cost."""
+
+_RETRY_AFTER = 5.0
+"""After the disk refused something, saving waits this many seconds before it tries again."""
+
+_LOCK_TIMEOUT = 0.5
+"""The thread waits this many seconds for a call of the training to end."""
+
+_MAX_WAITING_VALUES = 1_000_000
+"""Values kept in memory while the disk refuses them, some 100 MB; further rows are dropped and counted."""
 
 _log = logging.getLogger(__name__)
+_Method = TypeVar("_Method", bound="Callable[..., None]")
+
+
+class RegistryLoggerWarning(UserWarning):
+    """Something could not be logged as it was, or needs attention; the training goes on."""
+
+
+class WarnOnce:
+    """Warns once for each key, and counts: `counts`."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def warn(self, key: str, message: str) -> None:
+        """Warn with `message` if it is the first time for `key`."""
+        count = self.counts[key] = self.counts.get(key, 0) + 1
+        if count == 1:
+            try:
+                warnings.warn(message, RegistryLoggerWarning, stacklevel=4)
+            except RegistryLoggerWarning:
+                _log.warning("%s", message)  # where warnings are errors this would end the training
+
+
+def _one_at_a_time(method: _Method) -> _Method:
+    """Let the calls of a RunWriter's methods run one after another, whatever threads and signal handlers do.
+
+    Threads wait for each other. A signal handler interrupts a call of its own thread and cannot wait for it: its call is put off
+    until that one is done.
+    """
+
+    @functools.wraps(method)
+    def call(self: RunWriter, *args: Any, **kwargs: Any) -> None:
+        # Only the lock knows for sure whether this thread holds it: a Ctrl-C could leave a flag of ours set.
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._put_off.append(functools.partial(method, self, *args, **kwargs))
+            return
+        with self._lock:
+            try:
+                method(self, *args, **kwargs)
+            finally:
+                while self._put_off:
+                    self._put_off.pop(0)()
+
+    return cast("_Method", call)
+
+
+class _BeforeFit(NamedTuple):
+    """The status, end and heartbeat of the run before a fit began, and whether this start was one already."""
+
+    status: str | None
+    ended_at: float | None
+    fit: bool | None
+    beat: Beat | None
 
 
 class _State(NamedTuple):
-    """What the two JSON files are to hold; not `complete` while the disk has not taken all rows of it."""
+    """The content of the two JSON files; not `complete` while the disk has not taken all rows that it covers."""
 
     version: int
     complete: bool
     sidecar: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Summary
 
 
-class RunWriter(OneAtATime):
-    """Writes one run directory from one process; made by `open_run`.
+class RunWriter(SummaryWriterMethods):
+    """Writes one run directory: rows, hyperparameters, media, status, a heartbeat. `RunWriter.open` makes one.
 
-    Rows are appended when `save` is called, or after `flush_every` of them, or by the thread within seconds. The two JSON files
-    follow at a rate that costs at most 2 % of the time. Once the directory is open, a disk that refuses is warned about and
-    tried again: no method raises OSError.
+    Rows are on disk after `save`, after every `flush_every` of them, and within seconds in any case. sidecar.json and summary.json
+    follow, at most so often that they cost 2 % of the time. Once the directory is open no method raises OSError: a disk that
+    refuses is warned about and tried again.
+
+    A start changes the run's status, end and heartbeat only if it is a *fit*: the first start of a directory is one, another becomes
+    one with `begin_fit`, or with its first row outside of a Trainer's validate, test and predict.
     """
 
     NAME_METRICS_FILE = METRICS_NAME
     NAME_HPARAMS_FILE = HPARAMS_NAME
 
-    def __init__(self, settings: Settings, *, announce: Callable[[str], None]) -> None:
-        """Make or resume the directory. Raises OSError where it cannot be written."""
-        super().__init__()
+    def __init__(self, settings: Settings, opened: OpenedRun, warn_once: WarnOnce) -> None:
+        """Write the sidecar of the directory that was opened. Raises OSError if the disk refuses."""
         self.settings = settings
         self.run_dir = settings.run_dir
         self.pid = os.getpid()
         self.released = False
-        self.troubles = Troubles()
+        self.dropped_rows = 0
+        self.media = opened.media
+        self.session = opened.session
+        self.stats, self.step = opened.restored.stats, opened.restored.step
+        self._lock = threading.RLock()
+        self._put_off: list[Callable[[], None]] = []
+        self.warn = warn_once.warn
         self._json_lock = threading.Lock()
-        self._version = self._written = 0  # counts changes of the state; which of them the JSON files hold
-        self._retry_at = 0.0
-        self._beat = time.monotonic()
-        self._budget = Budget(self._beat)
-        self._pulse: Pulse | None = None
+        self._version = self._written = 0  # counts changes of the state, and which of them the JSON files hold
+        self._retry_at = self._json_at = 0.0
+        self._beat_at = time.monotonic()
+        self._timer: BackgroundTimer | None = None
         self._buffer: list[Row] = []
-        opened = open_directory(settings, complain=self.troubles.tell)
-        self.sidecar, self._summary, self.session = opened.sidecar, opened.summary, opened.session
-        self._file, self._hparams, self.media = opened.metrics, opened.hparams, opened.media
-        restored = opened.restored
-        self.stats, self.step, self.epoch = restored.stats, restored.step, restored.epoch
-        data = self.sidecar.data
-        self.checkpoint: str | None = data.get("checkpoint_path")
-        self.status: str = "running" if opened.new else data.get("status", "running")
-        self.ended_at: str | None = None if opened.new else data.get("ended_at")
-        if opened.new and opened.resumed:
-            if opened.other is not None:
-                self.troubles.tell("another process", opened.other)
-            last = "" if self.step is None else f", the last at step {self.step}"
-            announce(f"{self.run_dir} is resumed: it holds {self._file.rows} rows{last}.")
+        self._waiting_values = 0
+        self._error: OSError | None = None
+        self._sidecar, self._metrics_file, self._hparams = opened.sidecar, opened.metrics, opened.hparams
+        self._summary = opened.summary
+        document = self._sidecar.document
+        self._entry = document.sessions[self.session]
+        if opened.first:
+            self._entry.fit, document.status, document.ended_at = True, "running", None
+        self.status, self.ended_at, self.checkpoint = document.status, document.ended_at, document.checkpoint_path
+        self._before_fit: _BeforeFit | None = None
         self._version += 1
-        self._put(self._snapshot(), refuse=True)
-        self._touch(self._beat)
-        self._start_pulse()
+        self._write_state(self._snapshot(), refuse=True)
+        self._beat(self._beat_at)
+        self._start_timer()
 
-    # What Lightning's own ExperimentWriter offers, under its names.
+    @classmethod
+    def open(
+        cls,
+        run_dir: str | os.PathLike[str],
+        run_id: str,
+        *,
+        tags: Iterable[str] | str | None = None,
+        notes: str = "",
+        display_name: str = "",
+        **options: Any,
+    ) -> RunWriter:
+        """Open `run_dir` for a run called `run_id`, as RegistryLogger does, and return its writer.
+
+        `options` are those of RegistryLogger too: `on_existing`, `time_column`, and `flush_every`. Raises OSError if the
+        directory cannot be written, and FileExistsError if it holds a run and `on_existing` is "error".
+        """
+        settings = Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options)
+        return open_run(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.finalize("success" if error is None else "failed")
+        self.release()
+
+    # The names of Lightning's own ExperimentWriter.
 
     @property
     def log_dir(self) -> str:
@@ -102,8 +200,8 @@ class RunWriter(OneAtATime):
 
     @property
     def metrics_file_path(self) -> str:
-        """Where metrics.csv lies."""
-        return str(self._file.path)
+        """The path of metrics.csv."""
+        return str(self._metrics_file.path)
 
     @property
     def metrics(self) -> list[dict[str, object]]:
@@ -113,237 +211,347 @@ class RunWriter(OneAtATime):
     @property
     def metrics_keys(self) -> list[str]:
         """The columns of metrics.csv, in their order."""
-        return list(self._file.columns)
+        return list(self._metrics_file.columns)
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """The hyperparameters logged so far, in this start and in those before."""
+        """The hyperparameters that this start and earlier ones logged."""
         return dict(self._hparams.nested)
 
     @property
     def rows(self) -> int:
-        """How many rows were logged, in this start and in those before."""
-        return self._file.rows + len(self._buffer)
+        """The number of rows that this start and earlier ones logged."""
+        return self._metrics_file.rows + len(self._buffer)
 
-    @whole
+    @property
+    def document(self) -> Sidecar:
+        """The sidecar as this process last wrote or read it."""
+        return self._sidecar.document
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether this start trains, so that status, end and heartbeat are its own."""
+        return self._entry.fit is True
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of the run, with what people edited on disk up to the last write."""
+        return list(self._sidecar.document.tags)
+
+    @tags.setter
+    def tags(self, tags: Iterable[str]) -> None:
+        self.edit(tags=list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags))))
+
+    @property
+    def notes(self) -> str:
+        """The notes of the run, with what people edited on disk up to the last write."""
+        return self._sidecar.document.notes
+
+    @notes.setter
+    def notes(self, notes: str) -> None:
+        self.edit(notes=str(notes))
+
+    @_one_at_a_time
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: Any = None) -> None:
-        """Take one row; without a step it gets the last one + 1."""
+        """Add a row; without `step` it gets the last one + 1."""
         now = time.time()
-        place = step_of(step, self.step, tell=self.troubles.tell)
-        if self._file.time_column in metrics_dict:
-            self._rename_time_column(metrics_dict)
-        logged = taken(metrics_dict, place, self.stats)
-        if logged.epoch is not None:
-            self.epoch = logged.epoch
+        if not self.is_fit and stage_of(running_trainer()) in (None, "fit"):
+            self._begin_fit()
+        if self._waiting_values >= _MAX_WAITING_VALUES:
+            if time.monotonic() >= self._retry_at:
+                self._flush()
+            if self._buffer:
+                self.dropped_rows += 1
+                self._changed()
+                return
+        place = step_of(step, self.step, warn=self.warn)
+        row = to_row(
+            metrics_dict,
+            place,
+            now,
+            stats=self.stats,
+            time_column=self._metrics_file.time_column,
+            warn=self.warn,
+        )
         self.step = place
-        self._buffer.append(Row(logged.names, logged.cells, place, now))
+        self._buffer.append(row)
+        self._waiting_values += len(row.names)
         self._changed()
         if len(self._buffer) >= self.settings.flush_every and time.monotonic() >= self._retry_at:
             self._flush()
 
-    @whole
+    @_one_at_a_time
     def log_hparams(self, params: object) -> None:
-        """Add hyperparameters of any kind to those of the run, on disk at once."""
+        """Add hyperparameters of any kind, on disk at once."""
         try:
             for key, name in self._hparams.update(params):
-                self.troubles.tell(
-                    f"hparam {key}", f"Two hyperparameters are called {key!r}; one of them is kept as {name!r}."
-                )
+                self.warn(f"hparam {key}", f"Two hyperparameters are called {key!r}; one is kept as {name!r}.")
         except OSError as error:
             self._refused(error)
         self._changed()
         self._write_json()
 
-    @whole
-    def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: str | None) -> None:
-        """Store one item. One that cannot be encoded or stored is warned about and counted."""
+    log_hyperparams = log_hparams
+
+    def log_image(
+        self, key: str, images: Any, step: Any = None, caption: Sequence[str | None] | str | None = None
+    ) -> None:
+        """Store images of any kind under `key`; without `step` they belong to the last row's."""
+        items = single_images(images)
+        for item, text in zip(items, _for_each(caption, len(items)), strict=True):
+            self.log_media(key, "image", functools.partial(encode_image, item), step=step, caption=text)
+
+    def log_video(
+        self,
+        key: str,
+        videos: Any,
+        step: Any = None,
+        caption: Sequence[str | None] | str | None = None,
+        fps: Sequence[float] | float | None = None,
+        format: Sequence[str] | str | None = None,  # noqa: A002 - WandbLogger's name
+    ) -> None:
+        """Store videos of any kind under `key`; without `step` they belong to the last row's."""
+        items = list(videos) if isinstance(videos, list | tuple) else [videos]
+        options = [_for_each(option, len(items)) for option in (caption, fps, format)]
+        for item, text, rate, ending in zip(items, *options, strict=True):
+            encode = functools.partial(encode_video, item, fps=rate, format=ending)
+            self.log_media(key, "video", encode, step=step, caption=text)
+
+    @_one_at_a_time
+    def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: Any) -> None:
+        """Store one item. If it cannot be encoded or stored, that is warned about and counted."""
         try:
-            place = (self.step or 0) if step is None else step_of(step, self.step, tell=self.troubles.tell)
-            self.media.add(str(tag), place, kind, encode(), caption=caption, session=self.session)
+            place = (self.step or 0) if step is None else step_of(step, self.step, warn=self.warn)
+            text = None if caption is None else str(caption)
+            self.media.add(str(tag), place, kind, encode(), caption=text, session=self.session)
         except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
             self.media.failed += 1
-            self.troubles.tell(
+            self.warn(
                 f"media {tag}",
                 f"{kind.capitalize()} {tag!r} at step {step} could not be stored: {type(error).__name__}: {error}",
             )
         self._changed()
 
-    @whole
+    @_one_at_a_time
     def set_checkpoint(self, path: str) -> None:
-        """Name the checkpoint that stands for the run, on disk at once."""
-        self.checkpoint = path
+        """Name the checkpoint that stands for the run, by its absolute path, on disk at once."""
+        self.checkpoint = path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - links stay as they are
         self._changed()
         self._write_json()
 
-    @whole
+    @_one_at_a_time
+    def edit(self, **fields: Any) -> None:
+        """Set tags, notes, display_name or archived, on disk at once."""
+        with self._json_lock:
+            try:
+                self._sidecar.write(fields)
+            except OSError as error:
+                self._refused(error)
+        self._changed()
+
+    @_one_at_a_time
     def save(self) -> None:
         """Bring the rows to disk, and the JSON files as far as they may cost time now."""
         now = time.monotonic()
         if self._version == self._written or now < self._retry_at:
             return
         self._flush()
-        if self._budget.allows(now):
+        if now >= self._json_at:
             self._write_json()
 
-    @whole
     def finalize(self, status: str) -> None:
-        """Bring everything to disk with `status` (completed, failed, interrupted). Rows may still follow.
+        """Bring everything to disk and, in a fit, end the run with `status`: Lightning's word, or completed, failed, interrupted.
 
-        What the disk refuses is tried again by the thread, which ends when all is there.
+        Rows may still follow; they do not change the status. What the disk refuses is tried again by the thread.
         """
-        self.status, self.ended_at = status, now_iso()
+        # Here, and not under the lock: the exception in flight and the Trainer on the stack are those of the caller.
+        evaluates = stage_of(running_trainer()) not in (None, "fit")
+        self._finalize(status_of(status), evaluates=evaluates)
+
+    @_one_at_a_time
+    def _finalize(self, status: str, *, evaluates: bool) -> None:
+        if self.is_fit and (self.status == "running" or not evaluates):
+            self.status, self.ended_at, self._before_fit = status, _now(), None
         self._changed()
         self._write_json()
+        self._warn_of_unwritten_rows()
         if self._version == self._written:
             self._stop()
 
-    @whole
-    def go_on(self) -> None:
-        """Call a run that was finalized running again, on disk at once: another training begins in it. Else nothing happens."""
-        if self.ended_at is not None or self.status != "running":
-            self.status, self.ended_at = "running", None
-            self._changed()
-            self._touch(time.monotonic())
-            self._write_json()
+    @_one_at_a_time
+    def begin_fit(self) -> None:
+        """Show the run as running from now on, on disk at once: a training begins in it."""
+        if not self.is_fit or self.status != "running":
+            self._begin_fit()
 
-    @whole
+    def _begin_fit(self) -> None:
+        self._before_fit = _BeforeFit(self.status, self.ended_at, self._entry.fit, read_beat(self.run_dir))
+        self._entry.fit = True
+        self.status, self.ended_at = "running", None
+        self._changed()
+        self._beat(time.monotonic())
+        self._write_json()
+
+    @_one_at_a_time
+    def abandon_fit(self) -> None:
+        """Put status, end and heartbeat back to what they were before `begin_fit`: the training ended before its first step."""
+        before, self._before_fit = self._before_fit, None
+        if before is None:
+            return
+        self.status, self.ended_at, self._entry.fit = before.status, before.ended_at, before.fit
+        self._changed()
+        self._write_json()
+        try:
+            restore_beat(self.run_dir, before.beat)
+        except OSError as error:
+            self._refused(error)
+
+    @property
+    def fit_can_be_abandoned(self) -> bool:
+        """Whether `abandon_fit` has a state to go back to."""
+        return self._before_fit is not None
+
+    @_one_at_a_time
     def release(self) -> None:
-        """Bring everything to disk and let go of the directory: another start goes on with it, or the process ends."""
+        """Bring everything to disk and let go of the directory: another start continues it, or the process ends."""
         if self._version != self._written:
             self._write_json()
+        self._warn_of_unwritten_rows()
         self._stop()
         self.released = True
 
     def usable(self) -> bool:
-        """Whether this object still writes the directory (not after a release, and not in a forked child)."""
+        """Return whether this object still writes the directory: not after `release`, and not in a forked child."""
         return not self.released and self.pid == os.getpid()
 
-    def tick(self) -> None:
-        """What the thread does: a heartbeat while the run is running, and a state that nobody saved.
+    def on_timer(self) -> None:
+        """Beat while the run is running, and save a state that nobody saved.
 
-        The heartbeat waits for nobody: while a call of the training takes long (a large video), saving is left to a later tick.
+        The heartbeat waits for nobody. While a call of the training takes long (a large video), saving is left for later.
         """
         now = time.monotonic()
-        if now - self._beat >= HEARTBEAT_S - 1.0:
-            self._touch(now)
-        if now < self._retry_at or not self._lock.acquire(timeout=_PATIENCE_S):
+        if now - self._beat_at >= HEARTBEAT_INTERVAL - 1.0:
+            self._beat(now)
+        if now < self._retry_at or not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             return
         try:
             if self._version == self._written:
-                if self.ended_at is not None:
-                    self._stop_pulse()  # a later log call starts another one
+                if self.status != "running" or not self.is_fit:
+                    self._stop_timer()  # a later log call starts another one
                 return
             self._flush()
             state = self._snapshot()
         finally:
             self._lock.release()
-        self._put(state)  # without the lock: the training does not wait for the disk
-
-    def _rename_time_column(self, metrics: Mapping[str, Any]) -> None:
-        """The user logs a metric of the time column's name: the column of times gets another one.
-
-        The sidecar says so before the file does, and names both: in between readers find times under the old name.
-        """
-        old = self._file.time_column
-        assert old is not None
-        waiting = {name for row in self._buffer for name in row.names}
-        self._file.rename_time_column(free_name(old, {*self._file.columns, *map(str, metrics), *self.stats, *waiting}))
-        self._version += 1
-        self._put(self._snapshot())
+        self._write_state(state)  # without the lock: the training does not wait for the disk
 
     def _changed(self) -> None:
         self._version += 1
         now = time.monotonic()
-        if now - self._beat >= _BEAT_AT_LOG_S:
-            self._touch(now)
-        if self._pulse is None:
-            self._start_pulse()
+        if now - self._beat_at >= _BEAT_AT_CALLS:
+            self._beat(now)
+        if self._timer is None:
+            self._start_timer()
 
-    def _start_pulse(self) -> None:
-        self._pulse = Pulse(self, failed=self._thread_failed)
+    def _start_timer(self) -> None:
+        self._timer = BackgroundTimer(self, on_error=self._timer_failed)
 
-    def _touch(self, now: float) -> None:
-        self._beat = now
-        if self.status == "running":
+    def _beat(self, now: float) -> None:
+        self._beat_at = now
+        if self.is_fit and self.status == "running":
             try:
                 touch_heartbeat(self.run_dir)
             except OSError as error:
-                self.troubles.tell("heartbeat", f"The heartbeat of {self.run_dir} cannot be touched: {error}")
+                self.warn("heartbeat", f"The heartbeat of {self.run_dir} cannot be written: {error}")
 
     def _flush(self) -> None:
         try:
-            self._file.append(self._buffer)
+            self._metrics_file.append(self._buffer)
         except OSError as error:
             self._refused(error)
+        if not self._buffer:
+            self._waiting_values = 0
 
     def _write_json(self) -> None:
-        """Rows, sidecar and summary to disk, now."""
+        """Bring rows, sidecar and summary to disk now."""
         self._flush()
-        self._put(self._snapshot())
+        self._write_state(self._snapshot())
 
     def _snapshot(self) -> _State:
-        """The present state as the two files hold it."""
-        now = now_iso()
-        run = {
-            "run_id": self.sidecar.data.get("run_id", self.settings.run_id),
-            "run_dir": str(self.run_dir),
-            "updated_at": now,
-        }
+        """Return the present state as the two files are to hold it."""
+        now = _now()
+        rows = None if self._buffer else self._metrics_file.rows  # statistics ahead of the rows are no use to a resume
+        epoch = self.stats.get("epoch")
         sidecar = {
-            "schema_version": format_number(self.sidecar.data),
-            **run,
+            "run_dir": str(self.run_dir),
             "status": self.status,
             "ended_at": self.ended_at,
+            "updated_at": now,
             "hparams": self._hparams.flat,
             "summary": {name: stats.last for name, stats in self.stats.items()},
             "checkpoint_path": self.checkpoint,
         }
-        if self._file.time_column is not None:
-            sidecar["time_column"] = self._file.time_column
-        if self._file.formerly is not None:
-            sidecar["time_column_before"] = self._file.formerly
-        metrics = {name: msgspec.structs.asdict(stats) for name, stats in self.stats.items()}
-        rows = None if self._buffer else self._file.rows  # statistics that are ahead of the rows are no use to a resume
-        summary = {
-            "schema_version": format_number(self._summary),
-            **run,
-            "step": self.step,
-            "epoch": self.epoch,
-            "rows": rows,
-            "metrics": metrics,
-        }
-        return _State(self._version, rows is not None, sidecar, {**self._summary, **summary})
+        held = self._summary.get("schema_version")
+        summary = Summary(
+            schema_version=held if type(held) is int and held > SCHEMA_VERSION else SCHEMA_VERSION,
+            run_id=self._sidecar.document.run_id,
+            run_dir=str(self.run_dir),
+            updated_at=now,
+            step=self.step,
+            epoch=None if epoch is None else epoch.last,
+            rows=rows,
+            metrics={name: copy.copy(stats) for name, stats in self.stats.items()},
+        )
+        return _State(self._version, rows is not None, sidecar, summary)
 
-    def _put(self, state: _State, *, refuse: bool = False) -> None:
-        """Write the two files, if they do not hold a later state already."""
+    def _write_state(self, state: _State, *, refuse: bool = False) -> None:
+        """Write the two files, unless they hold a later state already."""
         began = time.monotonic()
         with self._json_lock:
             if state.version <= self._written:
                 return
             try:
-                self._file.sync()
-                self.sidecar.write(state.sidecar)
-                write_summary(self.run_dir, state.summary)
+                self._metrics_file.sync()
+                self._sidecar.write(state.sidecar)
+                replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary, self._summary))
                 if state.complete:
                     self._written = state.version
             except OSError as error:
                 if refuse:
                     raise
                 self._refused(error)
-        self._budget.spend(time.monotonic() - began)
+        now = time.monotonic()
+        self._json_at = now + (now - began) / _JSON_SHARE
 
     def _refused(self, error: OSError) -> None:
-        self._retry_at = time.monotonic() + _RETRY_S
-        self.troubles.tell("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
+        self._error = error
+        self._retry_at = time.monotonic() + _RETRY_AFTER
+        self.warn("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
 
-    def _thread_failed(self, error: BaseException) -> None:
+    def _warn_of_unwritten_rows(self) -> None:
+        missing = len(self._buffer) + self.dropped_rows
+        if missing:
+            self.warn("unwritten rows", f"{missing:,} rows of {self.run_dir} are not on disk: {self._error}")
+
+    def _timer_failed(self, error: BaseException) -> None:
         _log.warning("Saving %s failed: %s: %s", self.run_dir, type(error).__name__, error)
 
     def _stop(self) -> None:
-        self._stop_pulse()
-        self._file.close()
+        self._stop_timer()
+        self._metrics_file.close()
 
-    def _stop_pulse(self) -> None:
-        pulse, self._pulse = self._pulse, None
-        if pulse is not None:
-            pulse.stop()
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+
+
+def _now() -> float:
+    return round(time.time(), 6)
+
+
+def _for_each(option: Any, count: int) -> list[Any]:
+    """Return one value for each of `count` items: the entries of a list as far as it goes, or one value for all."""
+    if isinstance(option, list | tuple):
+        return [*option[:count], *[None] * (count - len(option))]
+    return [option] * count

@@ -1,4 +1,4 @@
-"""One entry of the sidecar's `sessions`: which process on which machine started the run this time, from which code."""
+"""Describe one start of a run: its process, machine, job and code, the Trainer in charge, and how it ended."""
 
 from __future__ import annotations
 
@@ -8,14 +8,31 @@ import re
 import shlex
 import socket
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from logger.sidecar import now_iso
+from logger.heartbeat import heartbeat_age
+from logger.sidecar import TERMINAL_STATUSES, SessionEntry
 
-__all__ = ["git_commit", "host_name", "process_lives", "session_entry"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
-_LONGEST_COMMAND = 4000
+    from logger.sidecar import Sidecar
+
+__all__ = [
+    "git_commit",
+    "host_name",
+    "other_process",
+    "running_trainer",
+    "session_entry",
+    "stage_of",
+    "status_of",
+    "was_pruned",
+]
+
+_MAX_COMMAND = 4000
 _SECRET = re.compile(r"passw(or)?d|secret|api_?key|access_?token|auth_?token|private_?key|credential", re.IGNORECASE)
 _SLURM = {
     "SLURM_JOB_ID": "job_id",
@@ -26,35 +43,113 @@ _SLURM = {
     "SLURM_CLUSTER_NAME": "cluster_name",
     "SLURM_JOB_PARTITION": "partition",
 }
+_WORDS = {
+    "success": "completed",
+    "completed": "completed",
+    "finished": "completed",
+    "interrupted": "interrupted",
+    "preempted": "interrupted",
+    "killed": "interrupted",
+}
+_REQUEUE_HANDLER = "_slurm_sigusr_handler_fn"
+"""Lightning's handler of SLURM's requeue signal, which finalizes loggers with "finished" in the middle of a training."""
+
+_TRAINER_MODULES = frozenset({"lightning.pytorch.trainer.trainer", "pytorch_lightning.trainer.trainer"})
 
 
-def session_entry(token: str, *, rows: int) -> dict[str, Any]:
-    """What is known of this start. `token` tells it from other starts; `rows` is how many rows were there before it.
+def session_entry(token: str, *, rows: int) -> SessionEntry:
+    """Return the entry of this start in the sidecar; what cannot be found out is left out.
 
-    What cannot be found out is left out.
+    `token` distinguishes this start from others, `rows` is the number of rows that were there before.
     """
-    entry: dict[str, Any] = {
-        "id": token,
-        "started_at": now_iso(),
-        "host": host_name(),
-        "user": _user(),
-        "pid": os.getpid(),
-        "command": _command(),
-        "git_commit": git_commit(_script_folder()),
-        "slurm": {name: os.environ[key] for key, name in _SLURM.items() if os.environ.get(key)},
-        "restart_count": _restart_count(),
-        "rows": rows,
-    }
-    return {key: value for key, value in entry.items() if value not in (None, "", {})}
+    return SessionEntry(
+        id=token,
+        started_at=round(time.time(), 6),
+        host=host_name(),
+        user=_user(),
+        pid=os.getpid(),
+        command=_command() or None,
+        git_commit=git_commit(_script_folder()),
+        slurm={name: os.environ[key] for key, name in _SLURM.items() if os.environ.get(key)},
+        restart_count=_restart_count(),
+        rows=rows,
+    )
 
 
 def host_name() -> str:
-    """The name of the machine."""
+    """Return the name of the machine."""
     return socket.gethostname()
 
 
-def process_lives(pid: int) -> bool:
-    """Whether a process `pid` other than this one runs on this machine."""
+def other_process(run_dir: Path, sidecar: Sidecar) -> str | None:
+    """Return a sentence about the process that seems to be writing `run_dir` at present, or None if there is none but this."""
+    age = heartbeat_age(run_dir)
+    if age is None or sidecar.status in TERMINAL_STATUSES:
+        return None
+    last = sidecar.sessions[-1] if sidecar.sessions else SessionEntry()
+    if last.host == host_name() and last.pid is not None and not _process_lives(last.pid):
+        return None
+    who = f"process {last.pid} on {last.host}" if last.host else "another process"
+    return (
+        f"The last heartbeat in {run_dir} is {age:.0f} s old: {who} may still be writing there. "
+        "Two processes in one run directory mix their rows; stop one of them, or give each its own directory."
+    )
+
+
+def running_trainer() -> Any | None:
+    """Return the Lightning Trainer that is running this call, found on the call stack; None without one."""
+    for frame in _frames():
+        if frame.f_globals.get("__name__") in _TRAINER_MODULES and "self" in frame.f_locals:
+            trainer = frame.f_locals["self"]
+            if hasattr(trainer, "state"):
+                return trainer
+    return None
+
+
+def stage_of(trainer: Any | None) -> str | None:
+    """Return the function of the Trainer that is running: fit, validate, test or predict; None without a Trainer."""
+    name = getattr(getattr(trainer, "state", None), "fn", None)
+    return None if name is None else str(getattr(name, "value", name))
+
+
+def status_of(word: str) -> str:
+    """Return the sidecar's status (completed, failed, interrupted) for the word that Lightning finalizes a logger with.
+
+    Lightning says "failed" for a preemption and for Ctrl-C too; the exception in flight tells them apart. An unknown word is a
+    failure if there is an exception in flight, and a completion otherwise.
+    """
+    if word in ("finished", "success") and any(frame.f_code.co_name == _REQUEUE_HANDLER for frame in _frames()):
+        return "interrupted"
+    if word in _WORDS:
+        return _WORDS[word]
+    error = sys.exc_info()[1]
+    if error is not None and (_interrupts(error) or was_pruned(error)):
+        return "interrupted"
+    return "failed" if word in ("failed", "aborted") or error is not None else "completed"
+
+
+def was_pruned(error: BaseException | None) -> bool:
+    """Return whether `error` ends a trial of a hyperparameter search early, as Optuna's TrialPruned does."""
+    return any("Pruned" in kind.__name__ for kind in type(error).__mro__)
+
+
+def _interrupts(error: BaseException) -> bool:
+    # Each of Lightning's two packages has a SIGTERMException.
+    if isinstance(error, KeyboardInterrupt) or any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _frames() -> Iterator[FrameType]:
+    """Yield the frames of the call stack, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _process_lives(pid: int) -> bool:
+    """Return whether a process `pid` other than this one runs on this machine."""
     if pid == os.getpid():
         return False
     try:
@@ -67,7 +162,7 @@ def process_lives(pid: int) -> bool:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out in the repository around `folder`, read from its files; None outside of one."""
+    """Return the commit that is checked out in the repository around `folder`, read from its files; None outside of one."""
     try:
         folder = folder.resolve()
         for place in (folder, *folder.parents):
@@ -79,7 +174,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _git_folder(place: Path) -> Path:
-    """The folder with HEAD: `.git` itself or, in a work tree or submodule, where the file `.git` points."""
+    """Return the folder with HEAD: `.git` itself or, in a work tree or submodule, the folder that the file `.git` names."""
     if place.is_file():
         return (place.parent / place.read_text().removeprefix("gitdir:").strip()).resolve()
     return place
@@ -105,22 +200,22 @@ def _head(git: Path) -> str | None:
 
 
 def _script_folder() -> Path:
-    """Where the program's code lies: beside the main script, else the working directory."""
+    """Return the folder of the main script, else the working directory."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     return Path(script).resolve().parent if script else Path.cwd()
 
 
 def _command() -> str:
-    """The command line, without what follows options that name a secret: sidecars are read by others."""
+    """Return the command line with the values of options that name a secret masked: others can read sidecars."""
     words: list[str] = []
     for word in sys.orig_argv:
         option, equals, _ = word.partition("=")
         if words and _names_secret(words[-1]) and "=" not in words[-1]:
             words.append("...")
         else:
-            words.append(f"{option}=..." if equals and _names_secret(option) else word[:_LONGEST_COMMAND])
+            words.append(f"{option}=..." if equals and _names_secret(option) else word[:_MAX_COMMAND])
     command = shlex.join(words)
-    return command if len(command) <= _LONGEST_COMMAND else command[:_LONGEST_COMMAND] + "..."
+    return command if len(command) <= _MAX_COMMAND else command[:_MAX_COMMAND] + "..."
 
 
 def _names_secret(word: str) -> bool:

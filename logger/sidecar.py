@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import time
 import types
-import uuid
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 import msgspec
 
-from logger.files import replace_file
-from logger.values import flatten, restore_number, strict
+from logger.files import replace_file, set_aside
+from logger.values import restore_number, strict
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
 
 __all__ = [
     "HEARTBEAT_NAME",
@@ -34,6 +34,7 @@ __all__ = [
     "SessionEntry",
     "Sidecar",
     "SidecarError",
+    "SidecarFile",
     "Summary",
     "convert_document",
     "decode_sidecar",
@@ -43,7 +44,6 @@ __all__ = [
     "parse_heartbeat",
     "parse_json",
     "parse_time",
-    "touch_heartbeat",
 ]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -70,7 +70,10 @@ class SidecarError(ValueError):
 
 
 class SessionEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One start of a run: its process, machine, job and code. `rows` counts the rows that were there before."""
+    """One start of a run: its process, machine, job and code.
+
+    `rows` counts the rows that were there before, `fit` says that the start trained (and not only validated, or died early).
+    """
 
     id: str | None = None
     started_at: Time | None = None
@@ -82,6 +85,7 @@ class SessionEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     slurm: dict[str, str] = {}
     restart_count: int | None = None
     rows: int | None = None
+    fit: bool | None = None
 
 
 class Sidecar(msgspec.Struct, kw_only=True):
@@ -197,6 +201,73 @@ def encode_document(document: Sidecar | Summary, over: dict[str, Any] | None = N
         entries = {entry.get("id"): entry for entry in held["sessions"] if isinstance(entry, dict)}
         ours["sessions"] = [{**entries.get(entry.get("id"), {}), **entry} for entry in ours["sessions"]]
     return json_text({name: value for name, value in {**held, **ours}.items() if name not in unset})
+
+
+class SidecarFile:
+    """The sidecar of a run that is being written, while people and other programs may edit it.
+
+    `document` is what this process holds to be true. Edits on disk of notes, tags, display_name, archived and unknown fields win, as
+    do the sessions of other processes; every other field belongs to the training.
+    """
+
+    _TRIES = 3
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / SIDECAR_NAME
+        self.document = Sidecar()
+        self._on_disk: dict[str, Any] = {}
+        self._seen: tuple[int, int, int] | None = None
+
+    def load(self) -> bool:
+        """Read the file, and return whether there was one. Raises SidecarError if it cannot be read; it is set aside then."""
+        self._seen = self._state()
+        try:
+            self._on_disk = parse_json(self.path.read_bytes(), self.path)
+        except FileNotFoundError:
+            return False
+        except SidecarError:
+            set_aside(self.path)
+            raise
+        self.document, _ = convert_document(self._on_disk, Sidecar)
+        return True
+
+    def write(self, fields: dict[str, Any]) -> None:
+        """Replace the file by `document` with new values of `fields`, after edits on disk are taken over. Raises OSError."""
+        for attempt in range(self._TRIES):
+            self._take_over_edits()
+            for name, value in fields.items():
+                setattr(self.document, name, value)
+            last = attempt == self._TRIES - 1
+            confirm = None if last else lambda _: self._state() == self._seen
+            state = replace_file(self.path, encode_document(self.document, self._on_disk), confirm=confirm)
+            if state is not None:
+                self._seen = state.st_ino, state.st_mtime_ns, state.st_size
+                return
+
+    def _take_over_edits(self) -> None:
+        state = self._state()
+        if state is None or state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._on_disk = parse_json(self.path.read_bytes(), self.path)
+        except FileNotFoundError:
+            return
+        except SidecarError:
+            set_aside(self.path)  # an editor may be in the middle of its work: it keeps its file
+            return
+        edited, _ = convert_document(self._on_disk, Sidecar)
+        for name in ("tags", "notes", "display_name", "archived"):
+            setattr(self.document, name, getattr(edited, name))
+        known = {session.id for session in self.document.sessions}
+        self.document.sessions += [session for session in edited.sessions if session.id not in known]
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            state = self.path.stat()
+        except OSError:
+            return None
+        return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
@@ -326,92 +397,16 @@ def parse_time(value: object) -> float | None:
     return seconds if seconds is not None and math.isfinite(seconds) and 0 <= seconds < _YEAR_10000 else None
 
 
-def touch_heartbeat(run_dir: AnyPath, now: float | None = None) -> None:
-    """Write the present time into the heartbeat of `run_dir`, which also moves its mtime.
-
-    Raises OSError if the directory is gone or read-only.
-    """
-    # One write of always the same length into the open file: a reader never finds a part of it.
-    descriptor = os.open(Path(run_dir) / HEARTBEAT_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        os.write(descriptor, f"{time.time() if now is None else now:017.6f}\n".encode())
-    finally:
-        os.close(descriptor)
-
-
 def parse_heartbeat(data: bytes) -> float | None:
     """Return the time that a heartbeat file with the content `data` holds; None for an empty one, as the original writes it."""
     return parse_time(data.decode("ascii", errors="replace").strip())
 
 
-# To be removed, as soon as their callers have moved.
-
-
-def sidecar_path(run_dir: AnyPath) -> Path:
-    """Where the sidecar of `run_dir` lies."""
-    return Path(run_dir) / SIDECAR_NAME
-
-
-def summary_path(run_dir: AnyPath) -> Path:
-    """Where the summary of `run_dir` lies."""
-    return Path(run_dir) / SUMMARY_NAME
-
-
-def heartbeat_path(run_dir: AnyPath) -> Path:
-    """Where the heartbeat of `run_dir` lies."""
-    return Path(run_dir) / HEARTBEAT_NAME
-
-
-def now_iso() -> str:
-    """The present in UTC, as sidecars write times."""
-    return datetime.now(UTC).isoformat()
-
-
-def make_sidecar(
-    run_dir: AnyPath,
-    run_id: str,
-    *,
-    status: str = "running",
-    tags: list[str] | tuple[str, ...] | None = None,
-    notes: str | None = None,
-    hparams: object = None,
-    created_at: str | None = None,
-) -> dict[str, Any]:
-    """A new sidecar with a new random `uid`; `hparams` of any kind are flattened."""
-    now = now_iso()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "uid": uuid.uuid4().hex,
-        "run_id": run_id,
-        "run_dir": str(Path(run_dir).absolute()),
-        "status": status,
-        "created_at": created_at or now,
-        "ended_at": None,
-        "updated_at": now,
-        "tags": list(dict.fromkeys(tags or ())),
-        "notes": notes or "",
-        "hparams": flatten(hparams).values if hparams is not None else {},
-        "summary": {},
-        "checkpoint_path": None,
-        "sessions": [],
-    }
-
-
-def write_sidecar(run_dir: AnyPath, sidecar: dict[str, Any]) -> None:
-    """Replace the sidecar of `run_dir` by `sidecar`, whole, at one instant."""
-    atomic_json_write(sidecar_path(run_dir), sidecar)
-
-
-def read_sidecar(run_dir: AnyPath) -> dict[str, Any]:
-    """The sidecar of `run_dir`, with all its fields, also unknown ones; only the numbers in `summary` are restored.
-
-    Raises FileNotFoundError (and other OSErrors) where there is none to read, SidecarError where it is not a JSON object.
-    """
-    return parse_sidecar(sidecar_path(run_dir).read_bytes(), sidecar_path(run_dir))
+# To be removed as soon as bridge.rundir.run reads structs.
 
 
 def parse_sidecar(data: bytes, path: AnyPath) -> dict[str, Any]:
-    """What the bytes of the sidecar at `path` say, as `read_sidecar` gives it. Raises SidecarError."""
+    """Return the JSON object of a sidecar with the numbers in its summary restored."""
     sidecar = parse_json(data, path)
     summary = sidecar.get("summary")
     if isinstance(summary, dict):
@@ -419,13 +414,8 @@ def parse_sidecar(data: bytes, path: AnyPath) -> dict[str, Any]:
     return sidecar
 
 
-def read_summary(run_dir: AnyPath) -> dict[str, Any]:
-    """The summary of `run_dir`, its numbers restored; raises as `read_sidecar` does."""
-    return parse_summary(summary_path(run_dir).read_bytes(), summary_path(run_dir))
-
-
 def parse_summary(data: bytes, path: AnyPath) -> dict[str, Any]:
-    """What the bytes of the summary at `path` say, as `read_summary` gives it. Raises SidecarError."""
+    """Return the JSON object of a summary with the numbers in its metrics restored."""
     summary = parse_json(data, path)
     metrics = summary.get("metrics")
     if isinstance(metrics, dict):
@@ -435,47 +425,3 @@ def parse_summary(data: bytes, path: AnyPath) -> dict[str, Any]:
             if isinstance(stats, dict)
         }
     return summary
-
-
-def read_json(path: AnyPath) -> dict[str, Any]:
-    """The JSON object in the file `path`; bare NaN and Infinity, which are not strict JSON, are taken as numbers.
-
-    Raises OSError where the file cannot be opened, SidecarError where it holds no JSON object.
-    """
-    return parse_json(Path(path).read_bytes(), path)
-
-
-def atomic_json_write(path: AnyPath, data: Any) -> None:
-    """Replace the file `path` by `data` as strict JSON, whole, at one instant, flushed to disk.
-
-    A file that is replaced keeps its mode and (where permitted) its group; a new one follows the umask.
-    """
-    atomic_text_write(path, json_text(data))
-
-
-def atomic_text_write(path: AnyPath, text: str) -> None:
-    """Replace the file `path` by `text`."""
-    replace_file(path, text)
-
-
-def heartbeat_mtime(run_dir: AnyPath) -> float | None:
-    """When the run gave its last sign of life, in seconds since the epoch; None without a heartbeat."""
-    try:
-        return heartbeat_path(run_dir).stat().st_mtime
-    except OSError:
-        return None
-
-
-def is_alive(run_dir: AnyPath, timeout_s: float = HEARTBEAT_TIMEOUT, *, now: float | None = None) -> bool:
-    """Whether a process is (as far as anyone can tell) at work on `run_dir`.
-
-    A terminal status wins over any heartbeat; else the heartbeat must be at most `timeout_s` old at `now`. A sidecar
-    that cannot be read decides nothing.
-    """
-    try:
-        if read_sidecar(run_dir).get("status") in TERMINAL_STATUSES:
-            return False
-    except (OSError, SidecarError):
-        pass
-    beat = heartbeat_mtime(run_dir)
-    return beat is not None and (time.time() if now is None else now) - beat <= timeout_s

@@ -17,19 +17,12 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, MissingExtraError, UsageError
-from logger.sidecar import (
-    SidecarError,
-    atomic_json_write,
-    atomic_text_write,
-    parse_time,
-    read_json,
-    sidecar_path,
-)
+from logger.files import replace_file
+from logger.sidecar import HEARTBEAT_NAME, SIDECAR_NAME, SidecarError, json_text, parse_heartbeat, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +127,7 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
 
 def _complete(folder: Path) -> bool:
     try:
-        found = {run_id: read_json(sidecar_path(folder / run_id)).get("status") for run_id in DEMO_RUNS}
+        found = {run_id: _sidecar(folder / run_id).get("status") for run_id in DEMO_RUNS}
     except (OSError, SidecarError):
         return False
     return found == DEMO_RUNS
@@ -209,18 +202,26 @@ class _Children:
 
 def _set_back(run_dir: Path, seconds: float) -> None:
     """Make the run in `run_dir` have happened `seconds` earlier: every time in its files, and the files' own."""
-    sidecar = read_json(sidecar_path(run_dir))
+    sidecar = _sidecar(run_dir)
     for entry in (sidecar, *sidecar.get("sessions", ())):
         for key in ("created_at", "updated_at", "started_at"):
-            then = parse_time(entry.get(key))
-            if then is not None:
-                entry[key] = datetime.fromtimestamp(then - seconds, UTC).isoformat()
+            if entry.get(key) is not None:
+                entry[key] -= seconds
     mtimes = {path: path.stat().st_mtime for path in run_dir.rglob("*") if path.is_file()}
-    atomic_json_write(sidecar_path(run_dir), sidecar)
+    replace_file(run_dir / SIDECAR_NAME, json_text(sidecar))
+    heartbeat = run_dir / HEARTBEAT_NAME
+    beat = parse_heartbeat(heartbeat.read_bytes())
+    if beat is not None:
+        replace_file(heartbeat, f"{beat - seconds:017.6f}\n")
     _set_back_rows(run_dir / "metrics.csv", sidecar.get("time_column"), seconds)
     _set_back_lines(run_dir / "media.jsonl", seconds)
     for path, mtime in mtimes.items():
         os.utime(path, (mtime - seconds, mtime - seconds))
+
+
+def _sidecar(run_dir: Path) -> dict[str, Any]:
+    """Return the JSON object in the sidecar of `run_dir`."""
+    return parse_json((run_dir / SIDECAR_NAME).read_bytes(), run_dir / SIDECAR_NAME)
 
 
 def _set_back_rows(path: Path, column: str | None, seconds: float) -> None:
@@ -230,7 +231,7 @@ def _set_back_rows(path: Path, column: str | None, seconds: float) -> None:
         place = header.index(column)
         for row in rows:
             row[place] = repr(float(row[place]) - seconds)
-    atomic_text_write(path, "".join(",".join(row) + "\r\n" for row in (header, *rows)))
+    replace_file(path, "".join(",".join(row) + "\r\n" for row in (header, *rows)))
 
 
 def _set_back_lines(path: Path, seconds: float) -> None:
@@ -241,4 +242,4 @@ def _set_back_lines(path: Path, seconds: float) -> None:
                 event["time"] -= seconds
             yield json.dumps(event) + "\n"
 
-    atomic_text_write(path, "".join(lines()))
+    replace_file(path, "".join(lines()))

@@ -10,13 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-from logger.opened import open_run
-from logger.pictures import Encoded
-from logger.settings import Settings
+from logger.media import Encoded
+from logger.open_run import Settings, open_run
 
 
 def main(run_dir: Path) -> None:
-    writer = open_run(Settings(run_dir=run_dir, run_id="killed", token=str(os.getpid())), announce=lambda _: None)
+    writer = open_run(Settings(run_dir=run_dir, run_id="killed", token=str(os.getpid())))
     number = writer.rows
     while True:
         row: dict[str, object] = {"number": number, "text": f'line\r\nbreak, "{number}"' if number % 3 == 0 else None}

@@ -18,9 +18,8 @@ from lightning.fabric.utilities.data import AttributeDict
 
 from bridge.rundir import read_run
 from logger.hparams import Hparams, load_yaml
-from logger.opened import open_run
-from logger.settings import Settings
-from logger.troubles import RegistryLoggerWarning
+from logger.open_run import Settings, open_run
+from logger.run_writer import RegistryLoggerWarning
 from logger.values import ClassName
 from tests.logger.rows import sidecar
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def start(run_dir: Path, token: str = "first") -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token), announce=lambda _: None)
+    return open_run(Settings(run_dir=run_dir, run_id="r", token=token))
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import logger as package
 from logger import RegistryLogger
-from logger.sidecar import heartbeat_path
-from logger.status import status_of
+from logger.session import status_of
 from tests.logger.models import data, small_model, trainer
 from tests.logger.rows import media, read_rows, sidecar, summary, without_time
 
@@ -77,10 +76,10 @@ def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
 
     def look(_: Any, batch: int) -> None:
         if batch == 0:
-            found, pulse = sidecar(logger.run_dir), logger.experiment._pulse
-            beat = heartbeat_path(logger.run_dir).stat().st_mtime > 1.0
-            seen.append((found["status"], found["ended_at"] is None, beat and pulse is not None))
-            os.utime(heartbeat_path(logger.run_dir), (1.0, 1.0))
+            found, timer = sidecar(logger.run_dir), logger.experiment._timer
+            beat = (logger.run_dir / "heartbeat").stat().st_mtime > 1.0
+            seen.append((found["status"], found["ended_at"] is None, beat and timer is not None))
+            os.utime((logger.run_dir / "heartbeat"), (1.0, 1.0))
 
     model = small_model(lightning_, each_step=look)
     for _ in range(2):
@@ -201,6 +200,7 @@ def test_a_new_end_decides_anew(tmp_path: Path) -> None:
     logger.finalize("success")
     first = sidecar(logger.run_dir)
     logger.log_metrics({"a": 2.0})
+    logger.experiment._json_at = 0.0
     logger.save()
     between = sidecar(logger.run_dir)
     logger.finalize("failed")

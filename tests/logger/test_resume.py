@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from logger.opened import open_run
-from logger.pictures import Encoded
+from logger.media import Encoded
+from logger.open_run import Settings, open_run
+from logger.run_writer import RegistryLoggerWarning
 from logger.session import git_commit
-from logger.settings import Settings
-from logger.troubles import RegistryLoggerWarning
 from tests.logger.rows import media, read_rows, sidecar, summary, without_time
-from tests.run_dirs import CREATED, make_run
+from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def start(run_dir: Path, token: str, said: list[str] | None = None, **settings: Any) -> RunWriter:
     announce = (lambda _: None) if said is None else said.append
-    return open_run(Settings(run_dir=run_dir, **{"run_id": "r"} | settings, token=token), announce=announce)
+    return open_run(Settings(run_dir=run_dir, **{"run_id": "r"} | settings, token=token), log_info=announce)
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
@@ -150,8 +149,9 @@ def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str,
 
 
 def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
-    """A sidecar without `uid`, `sessions` and `time_column` is resumed: no uid is made up, times come in a column of their own."""
+    """A sidecar without `uid`, `sessions` and `time_column` is resumed: no uid is made up, times come, and ISO times become floats."""
     run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
+    (run_dir / "metrics.csv").write_bytes(b"step,a\r\n0,1.0\r\n")
     found = sidecar(run_dir)
     for name in ("uid", "sessions", "time_column"):
         del found[name]
@@ -161,8 +161,10 @@ def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Pa
     writer.finalize("completed")
     after = sidecar(run_dir)
     assert "uid" not in after
-    assert (after["created_at"], after["time_column"], after["sessions"][0]["rows"]) == (CREATED, "wall_time_2", 1)
+    assert (after["created_at"], after["time_column"], after["sessions"][0]["rows"]) == (CREATED_S, "wall_time", 1)
     assert [row["a"] for row in read_rows(run_dir)] == ["1.0", "2.0"]
+    times = [after["created_at"], after["updated_at"], after["ended_at"], after["sessions"][0]["started_at"]]
+    assert [type(then) for then in times] == [float] * 4
 
 
 def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
@@ -278,24 +280,6 @@ def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
     }
     assert (writer.step, writer.rows) == (9, 9)
     writer.release()
-
-
-def test_a_rename_of_the_time_column_with_a_summary_that_is_behind_counts_each_row_once(tmp_path: Path) -> None:
-    """Where a kill left rows that the summary does not cover, and the header's new name, both are made up for."""
-    first = start(tmp_path, "first")
-    for step in range(5):
-        first.log_metrics({"a": float(step)}, step)
-        if step == 2:
-            first._write_json()
-            behind = (tmp_path / "summary.json").read_text()
-    first.release()
-    (tmp_path / "summary.json").write_text(behind)
-    found = sidecar(tmp_path) | {"time_column": "wall_time_20", "time_column_before": "wall_time"}
-    (tmp_path / "sidecar.json").write_text(json.dumps(found))
-    second = start(tmp_path, "second")
-    assert (second.stats["a"].count, second.stats["a"].last, second.step) == (5, 4.0, 4)
-    assert second.metrics_keys == ["step", "wall_time_20", "a"]
-    second.release()
 
 
 def test_one_tag_as_a_text_stays(tmp_path: Path) -> None:

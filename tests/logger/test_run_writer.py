@@ -17,12 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logger.opened import open_run
-from logger.pictures import Encoded
-from logger.pulse import Budget
-from logger.settings import Settings
-from logger.sidecar import heartbeat_path
-from logger.troubles import RegistryLoggerWarning
+from logger.media import Encoded
+from logger.open_run import Settings, open_run
+from logger.run_writer import RegistryLoggerWarning
 from tests.logger.rows import read_rows, sidecar, summary
 
 if TYPE_CHECKING:
@@ -34,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings), announce=lambda _: None)
+    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings))
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
@@ -46,10 +43,11 @@ def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
     return time.monotonic() - began
 
 
-def test_a_burst_of_saves_is_written_at_once(tmp_path: Path) -> None:
-    """The first saves after a pause are in both JSON files when save returns."""
+def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path) -> None:
+    """Both JSON files hold it when save returns."""
     writer = start(tmp_path)
-    for step in range(5):
+    for step in range(3):
+        writer._json_at = 0.0
         writer.log_metrics({"a": float(step)}, step)
         writer.save()
         assert (summary(tmp_path)["step"], sidecar(tmp_path)["summary"]["a"], len(read_rows(tmp_path))) == (
@@ -60,36 +58,21 @@ def test_a_burst_of_saves_is_written_at_once(tmp_path: Path) -> None:
     writer.release()
 
 
-def test_a_steady_stream_of_saves_costs_two_percent() -> None:
-    """Writes of 3 ms that are wished for every millisecond take at most 2 % of five minutes, and a burst of 10 ms or five writes."""
-    budget, now, spent = Budget(0.0), 0.0, 0.0
-    while now < 300:
-        if budget.allows(now):
-            budget.spend(0.003)
-            spent += 0.003
-            now += 0.003
-        now += 0.001
-    assert 0.9 * 0.02 * 300 <= spent <= 0.02 * 300 + 0.03
-
-
-def test_a_slow_disk_is_written_to_rarely() -> None:
-    """Five writes of half a second are taken at once; then the next waits until they are 2 % of the time."""
-    budget = Budget(0.0)
-    for _ in range(5):
-        assert budget.allows(0.0)
-        budget.spend(0.5)
-    assert [budget.allows(0.0), budget.allows(124.0), budget.allows(126.0)] == [False, False, True]
-
-
-def test_one_slow_write_is_paid_back() -> None:
-    """After a hiccup of 10 s what is left of the burst is taken, and then nothing until the ten seconds are 2 % of the time."""
-    budget = Budget(0.0)
-    taken = []
-    for cost in (10.0, 0.001, 0.001, 0.001, 0.001, 0.001):
-        taken.append(budget.allows(0.0))
-        budget.spend(cost if taken[-1] else 0.0)
-    assert taken == [True] * 5 + [False]
-    assert [budget.allows(now) for now in (1.0, 400.0, 501.0)] == [False, False, True]
+def test_the_json_files_cost_two_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a write that took so long, the next one waits for fifty times that."""
+    writer = start(tmp_path)
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.02), real(descriptor))[1])
+    writer._json_at = 0.0
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.save()
+    pause = writer._json_at - time.monotonic()
+    assert pause > 50 * 0.04 - 0.1
+    monkeypatch.undo()
+    writer.log_metrics({"a": 2.0}, 1)
+    writer.save()
+    assert (summary(tmp_path)["step"], len(read_rows(tmp_path))) == (0, 2)
+    writer.release()
 
 
 def test_a_stream_of_saves_brings_rows_to_disk_and_json_rarely(tmp_path: Path) -> None:
@@ -126,15 +109,15 @@ def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
         writer.log_metrics({"a": 1.0}, step)
         writer.save()
     writer.log_metrics({"a": 2.0}, 200)
-    os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
-    writer._beat -= 31
+    os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
+    writer._beat_at -= 31
     assert wait_for(lambda: summary(tmp_path)["step"] == 200) < 10
     assert len(read_rows(tmp_path)) == 201
-    assert time.time() - heartbeat_path(tmp_path).stat().st_mtime < 60
-    pulse = writer._pulse
-    assert pulse is not None
+    assert time.time() - (tmp_path / "heartbeat").stat().st_mtime < 60
+    timer = writer._timer
+    assert timer is not None
     writer.finalize("completed")
-    wait_for(lambda: not pulse.alive)
+    wait_for(lambda: not timer.alive)
 
 
 def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path) -> None:
@@ -142,16 +125,16 @@ def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: P
     writer = start(tmp_path)
 
     def beats() -> bool:
-        os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
+        os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
         writer.log_metrics({"a": 1.0}, None)
-        return heartbeat_path(tmp_path).stat().st_mtime > 1.0
+        return (tmp_path / "heartbeat").stat().st_mtime > 1.0
 
-    writer._beat = time.monotonic()
+    writer._beat_at = time.monotonic()
     assert not beats()
-    writer._beat -= 1.1
+    writer._beat_at -= 1.1
     assert beats()
     writer.finalize("completed")
-    writer._beat -= 60
+    writer._beat_at -= 60
     assert not beats()
     writer.release()
 
@@ -159,7 +142,7 @@ def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: P
 def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path) -> None:
     """What must not be lost does not wait for the budget."""
     writer = start(tmp_path)
-    writer._budget.spend(1000.0)
+    writer._json_at = time.monotonic() + 1000.0
     writer.set_checkpoint("/c/best.ckpt")
     assert sidecar(tmp_path)["checkpoint_path"] == "/c/best.ckpt"
     writer.log_hparams({"a": {"b": 1}})
@@ -170,9 +153,8 @@ def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from logger.opened import open_run
-from logger.settings import Settings
-writer = open_run(Settings(run_dir=Path(sys.argv[1]), run_id="r", token="t"), announce=print)
+from logger.open_run import Settings, open_run
+writer = open_run(Settings(run_dir=Path(sys.argv[1]), run_id="r", token="t"))
 for step in range(60):
     writer.log_metrics({"a": 1.0}, step)
 """
@@ -196,8 +178,8 @@ def _child(writer_dir: Path, rows: int) -> None:
     writer = start(writer_dir)
     for _ in range(rows):
         writer.log_metrics({"child": 1.0}, None)
-    assert writer._pulse is not None
-    assert writer._pulse.alive
+    assert writer._timer is not None
+    assert writer._timer.alive
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -360,7 +342,7 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
     elif by == "the end of the process":
         writer.release()
     else:
-        writer.tick()
+        writer.on_timer()
     assert [row["step"] for row in read_rows(tmp_path)] == [str(step) for step in range(320)]
     writer.release()
     assert summary(tmp_path)["rows"] == 320
@@ -371,13 +353,13 @@ def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[
     writer = refused_rows(tmp_path)
     writer.finalize("completed")
     small_rows()
-    pulse = writer._pulse
-    assert pulse is not None
+    timer = writer._timer
+    assert timer is not None
     writer._retry_at = 0.0
-    writer.tick()
-    writer.tick()
-    assert writer._pulse is None
-    wait_for(lambda: not pulse.alive)
+    writer.on_timer()
+    writer.on_timer()
+    assert writer._timer is None
+    wait_for(lambda: not timer.alive)
     assert (summary(tmp_path)["rows"], sidecar(tmp_path)["status"]) == (320, "completed")
 
 
@@ -405,10 +387,10 @@ def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path:
 
     def ticks() -> None:
         for _ in range(2):
-            os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
-            writer._beat -= 60
-            writer.tick()
-            beats.append(heartbeat_path(tmp_path).stat().st_mtime > 1.0)
+            os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
+            writer._beat_at -= 60
+            writer.on_timer()
+            beats.append((tmp_path / "heartbeat").stat().st_mtime > 1.0)
 
     def encode() -> Encoded:
         thread = threading.Thread(target=ticks, daemon=True)

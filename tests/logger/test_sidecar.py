@@ -8,42 +8,83 @@ import os
 import stat
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
+from logger.files import replace_file
+from logger.heartbeat import heartbeat_age, read_beat, restore_beat, touch_heartbeat
 from logger.sidecar import (
+    SessionEntry,
+    Sidecar,
     SidecarError,
-    atomic_json_write,
-    heartbeat_mtime,
-    heartbeat_path,
-    is_alive,
-    make_sidecar,
+    SidecarFile,
+    decode_sidecar,
+    decode_summary,
+    encode_document,
+    json_text,
+    parse_heartbeat,
     parse_time,
-    read_sidecar,
-    read_summary,
-    sidecar_path,
-    touch_heartbeat,
-    write_sidecar,
 )
 from tests.require import require
 
 
 def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    """What is written is read back, unknown fields and non-finite numbers included, and the file is strict JSON."""
-    sidecar = make_sidecar(tmp_path, "r1", tags=["a", "a"], notes="n", hparams={"net": {"depth": 3}})
-    sidecar["summary"] = {"loss": math.inf, "acc": 0.5}
-    sidecar["unknown"] = {"by": ["someone", "else"]}
-    write_sidecar(tmp_path, sidecar)
-    assert read_sidecar(tmp_path) == sidecar
-    assert json.loads(sidecar_path(tmp_path).read_text())["summary"] == {"loss": "Infinity", "acc": 0.5}
-    assert (sidecar["tags"], sidecar["hparams"], sidecar["status"]) == (["a"], {"net.depth": 3}, "running")
+    """What is written is read back, non-finite numbers included; the file is strict JSON, and its times are floats."""
+    session = SessionEntry(id="s", started_at=5.5, pid=7, slurm={"job_id": "1"})
+    held = Sidecar(
+        uid="u",
+        run_id="r",
+        created_at=1.0,
+        tags=["a"],
+        hparams={"net.depth": 3},
+        summary={"loss": math.inf, "acc": 0.5},
+        sessions=[session],
+    )
+    text = encode_document(held)
+    assert decode_sidecar(text.encode(), tmp_path) == (held, [])
+    found = json.loads(text)
+    assert (found["summary"], found["created_at"], found["ended_at"]) == ({"loss": "Infinity", "acc": 0.5}, 1.0, None)
+    assert not {"display_name", "archived", "forked_from", "time_column"} & found.keys()
 
 
-def test_two_runs_never_share_a_uid(tmp_path: Path) -> None:
-    """Each new sidecar has a random uid of its own."""
-    assert make_sidecar(tmp_path, "r")["uid"] != make_sidecar(tmp_path, "r")["uid"]
+def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
+    """What other programs wrote stays, in the sidecar and in the entries of sessions; what the struct holds wins."""
+    over = {"unknown": [1], "sessions": [{"id": "s", "cpu": "fast", "pid": 1}], "status": "odd", "archived": True}
+    held = Sidecar(status="running", sessions=[SessionEntry(id="s", pid=2)])
+    found = json.loads(encode_document(held, over))
+    assert (found["unknown"], found["status"]) == ([1], "running")
+    assert found["sessions"] == [{"id": "s", "cpu": "fast", "pid": 2}]
+    assert "archived" not in found
+
+
+def test_a_wrong_field_costs_itself_and_is_named(tmp_path: Path) -> None:
+    """Times in any form, numbers as text and one tag as text are taken; all else is left out and named."""
+    text = json.dumps(
+        {
+            "run_id": 12,
+            "created_at": "2026-04-10T12:00:00Z",
+            "ended_at": -4,
+            "tags": "base",
+            "notes": ["x"],
+            "archived": "yes",
+            "summary": {"l": "NaN", "m": True, "n": "x", "o": 10**400, "p": None},
+            "sessions": [{"pid": "x", "started_at": "2026-04-10T12:00:00", "rows": 3.0, "slurm": {"a": 7}}, 5],
+        }
+    )
+    found, problems = decode_sidecar(text.encode(), tmp_path)
+    assert (found.run_id, found.created_at, found.ended_at, found.tags) == ("12", 1775822400.0, None, ["base"])
+    assert repr(found.summary) == "{'l': nan, 'm': 1.0}"
+    assert found.sessions == [SessionEntry(started_at=1775822400.0, rows=3, slurm={"a": "7"})]
+    assert problems == [
+        ("ended_at", "is a number, not a time"),
+        ("notes", "is a list, not a text"),
+        ("archived", "is a text, not true or false"),
+        ("summary.n", "is a text, not a number"),
+        ("summary.o", "is too large for a number"),
+        ("sessions.pid", "is a text, not a whole number"),
+        ("sessions", "is a number, not an object"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,19 +99,19 @@ def test_two_runs_never_share_a_uid(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_sidecar_says_so(tmp_path: Path, text: str, reason: str) -> None:
     """What cannot be read raises a ValueError that names the file and the reason."""
-    sidecar_path(tmp_path).write_text(text, encoding="latin-1")
     with pytest.raises(SidecarError, match=reason) as caught:
-        read_sidecar(tmp_path)
-    assert str(sidecar_path(tmp_path)) in str(caught.value)
+        decode_sidecar(text.encode("latin-1"), tmp_path / "sidecar.json")
+    assert str(tmp_path / "sidecar.json") in str(caught.value)
 
 
 def test_numbers_of_other_writers_are_read(tmp_path: Path) -> None:
-    """A bare NaN, which the original wrote, is read as the number that it means."""
-    (tmp_path / "summary.json").write_text('{"metrics": {"a": {"last": NaN, "min": "-Infinity"}, "b": 3}}')
-    metrics = read_summary(tmp_path)["metrics"]
-    assert math.isnan(metrics["a"]["last"])
-    assert metrics["a"]["min"] == -math.inf
-    assert list(metrics) == ["a"]
+    """A bare NaN, which the original wrote, is read; where it stands in min and max, both are unknown."""
+    text = '{"metrics": {"a": {"last": NaN, "min": "-Infinity"}, "b": 3, "c": {"min": NaN, "max": 0.9, "count": 2}}}'
+    found, problems = decode_summary(text.encode(), tmp_path)
+    assert math.isnan(found.metrics["a"].last or 0.0)
+    assert found.metrics["a"].min == -math.inf
+    assert (found.metrics["c"].min, found.metrics["c"].max, found.metrics["c"].count) == (None, None, 2)
+    assert problems == [("metrics.b", "is a number, not an object")]
 
 
 @pytest.mark.parametrize(
@@ -100,12 +141,12 @@ def test_times_are_read_in_any_form(value: object, expected: float | None) -> No
 def test_a_replaced_file_keeps_mode_and_group(tmp_path: Path) -> None:
     """People who gave a file to their group find it so after the next write."""
     path = tmp_path / "a.json"
-    atomic_json_write(path, {})
+    replace_file(path, "{}")
     path.chmod(0o640)
     if os.getuid() == 0:
         os.chown(path, -1, 4321)
     before = path.stat()
-    atomic_json_write(path, {"a": 1})
+    replace_file(path, json_text({"a": 1}))
     after = path.stat()
     assert (after.st_gid, stat.S_IMODE(after.st_mode)) == (before.st_gid, 0o640)
     assert after.st_ino != before.st_ino
@@ -115,7 +156,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     """A sidecar that is a link is written where it points."""
     (tmp_path / "real.json").write_text("{}")
     (tmp_path / "link.json").symlink_to("real.json")
-    atomic_json_write(tmp_path / "link.json", {"a": 1})
+    replace_file(tmp_path / "link.json", json_text({"a": 1}))
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text()) == {"a": 1}
 
@@ -123,17 +164,11 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     """When the data cannot be written the old file stays, and no temporary file is left."""
     path = tmp_path / "a.json"
-    atomic_json_write(path, {"a": 1})
-    with pytest.raises(RecursionError):
-        atomic_json_write(path, {"a": _endless()})
+    replace_file(path, json_text({"a": 1}))
+    with pytest.raises(ZeroDivisionError):
+        replace_file(path, (b"%d" % (1 // number) for number in (1, 0)))
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-
-
-def _endless() -> list[object]:
-    endless: list[object] = [math.nan]
-    endless.append(endless)
-    return endless
 
 
 def test_another_user_can_read_what_the_umask_allows() -> None:
@@ -147,41 +182,38 @@ def test_another_user_can_read_what_the_umask_allows() -> None:
             run_dir.mkdir(mode=0o755)
             before = os.umask(mask)
             try:
-                write_sidecar(run_dir, {})
+                SidecarFile(run_dir).write({})
                 touch_heartbeat(run_dir)
             finally:
                 os.umask(before)
-            command = ["cat", sidecar_path(run_dir), heartbeat_path(run_dir)]
+            command = ["cat", run_dir / "sidecar.json", run_dir / "heartbeat"]
             codes.append(subprocess.run(command, user=65534, group=65534, capture_output=True, check=False).returncode)
     assert codes == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("status", "age", "alive"),
-    [
-        ("running", 0, True),
-        ("running", 181, False),
-        ("completed", 0, False),
-        ("failed", 0, False),
-        ("interrupted", 0, False),
-    ],
-)
-def test_terminal_statuses_win_over_the_heartbeat(tmp_path: Path, status: str, age: float, alive: bool) -> None:
-    """A run is alive while it is running and its heartbeat is at most 180 s old."""
-    write_sidecar(tmp_path, {"status": status})
+def test_a_heartbeat_holds_its_time(tmp_path: Path) -> None:
+    """A beat makes the file, writes the time into it and moves its mtime; a reader never finds half a time."""
+    assert (heartbeat_age(tmp_path), read_beat(tmp_path)) == (None, None)
+    for now in (1775822400.25, 1775822401.5):
+        touch_heartbeat(tmp_path, now)
+        assert parse_heartbeat((tmp_path / "heartbeat").read_bytes()) == now
+    os.utime(tmp_path / "heartbeat", (1.0, 1.0))
+    assert heartbeat_age(tmp_path) is None
     touch_heartbeat(tmp_path)
-    now = heartbeat_mtime(tmp_path)
-    assert now is not None
-    assert is_alive(tmp_path, now=now + age) is alive
+    age = heartbeat_age(tmp_path)
+    assert age is not None
+    assert age < 60
+    assert (parse_heartbeat(b""), parse_heartbeat(b"odd\xff")) == (None, None)
 
 
-def test_a_heartbeat_is_made_and_touched(tmp_path: Path) -> None:
-    """Without a heartbeat a run is not alive; touching makes it, and moves its time to the present."""
-    assert (heartbeat_mtime(tmp_path), is_alive(tmp_path)) == (None, False)
+@pytest.mark.parametrize("content", [None, b"", b"1775822400.250000\n"])
+def test_a_heartbeat_can_be_put_back(tmp_path: Path, content: bytes | None) -> None:
+    """Its time, its mtime, and that there was none."""
+    if content is not None:
+        (tmp_path / "heartbeat").write_bytes(content)
+        os.utime(tmp_path / "heartbeat", (5.0, 5.0))
+    before = read_beat(tmp_path)
     touch_heartbeat(tmp_path)
-    os.utime(heartbeat_path(tmp_path), (1.0, 1.0))
-    touch_heartbeat(tmp_path)
-    beat = heartbeat_mtime(tmp_path)
-    assert beat is not None
-    assert abs(beat - time.time()) < 60
-    assert is_alive(tmp_path)
+    restore_beat(tmp_path, before)
+    assert read_beat(tmp_path) == before
+    assert (tmp_path / "heartbeat").exists() == (content is not None)

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from bridge.cursor import ContentOptions
-from bridge.rundir import read_points, read_run, read_series, read_summary
-from logger.opened import open_run
-from logger.settings import Settings
+from bridge.rundir import read_run, read_summary
+from logger.open_run import Settings, open_run
+from logger.run_writer import RegistryLoggerWarning
 from logger.sidecar import MetricStats
 from tests.logger.rows import read_rows, sidecar, summary, without_time
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings), announce=lambda _: None)
+    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,6 @@ def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
         ([math.nan], (math.nan, None, None, 1, None, None, 1, 0)),
         ([1, math.inf, -math.inf], (-math.inf, -math.inf, math.inf, 3, 2, 1, 0, None)),
         ([5, 5], (5, 5, 5, 2, 0, 0, 0, None)),
-        ([10**400, 1.0], (1.0, 1.0, 10**400, 2, 1, 0, 0, None)),
     ],
 )
 def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...]) -> None:
@@ -207,60 +205,20 @@ def test_an_array_that_is_changed_later_is_written_as_it_was(tmp_path: Path) -> 
     assert without_time(read_rows(tmp_path)) == [{"step": "0", "a": "[1. 2.]"}]
 
 
-def test_a_metric_called_wall_time_is_the_users(tmp_path: Path) -> None:
-    """From the row on that logs `wall_time`, times stand in a column of another name, which the sidecar names; earlier times too."""
+def test_a_metric_called_like_the_time_column_gets_another_name(tmp_path: Path) -> None:
+    """The column of times stays what it is; the metric is stored as `wall_time_`, with one warning."""
     writer = start(tmp_path)
     writer.log_metrics({"a": 1.0}, 0)
     writer.save()
-    time = float(read_rows(tmp_path)[0]["wall_time"])
-    writer.log_metrics({"wall_time": 5.0}, 1)
-    writer.save()
-    assert sidecar(tmp_path)["time_column"] == "wall_time_2"
-    writer.release()
-    start(tmp_path, "second").log_metrics({"wall_time": 6.0}, 2)
-    start(tmp_path, "second").finalize("completed")
+    with pytest.warns(RegistryLoggerWarning, match="'wall_time_'"):
+        writer.log_metrics({"wall_time": 5.0}, 1)
+    writer.log_metrics({"wall_time": 6.0}, 2)  # a second warning would be an error
+    writer.finalize("completed")
     found = read_rows(tmp_path)
-    assert [row.get("wall_time") for row in found] == [None, "5.0", "6.0"]
-    assert float(found[0]["wall_time_2"]) == time
-    assert all(time <= float(row["wall_time_2"]) <= time + 600 for row in found)
-    assert summary(tmp_path)["metrics"]["wall_time"]["count"] == 2
-
-
-def test_a_kill_between_the_two_names_of_the_time_column_is_mended(tmp_path: Path) -> None:
-    """The sidecar names the new column first; where a kill came before the file followed, the next start renames it."""
-    writer = start(tmp_path)
-    writer.log_metrics({"a": 1.0}, 0)
-    writer.release()
-    found = sidecar(tmp_path) | {"time_column": "wall_time_2", "time_column_before": "wall_time"}
-    (tmp_path / "sidecar.json").write_text(json.dumps(found))
-    start(tmp_path, "second").log_metrics({"wall_time": 5.0}, 1)
-    start(tmp_path, "second").finalize("completed")
-    assert [sorted(row) for row in read_rows(tmp_path)] == [
-        ["a", "step", "wall_time_2"],
-        ["step", "wall_time", "wall_time_2"],
-    ]
-
-
-def test_times_are_never_read_as_a_metric(tmp_path: Path) -> None:
-    """While rows wait that made the column of times get another name, once and again, readers find times and no metric of them."""
-    writer = start(tmp_path)
-    writer.log_metrics({"a": 1.0}, 0)
-    writer.save()
-    then = float(read_rows(tmp_path)[0]["wall_time"])
-    for name in ("wall_time", "wall_time_2"):
-        writer.log_metrics({name: 5.0, "wall_time_2_2": "text"}, 1)
-        run = read_run(tmp_path)
-        assert read_series(run, "a").time.tolist() == [then]
-        assert read_series(run, "wall_time").value.tolist() == []
-    writer.release()
-    start(tmp_path, "second").release()
-    found, _ = read_points(read_run(tmp_path), ContentOptions())
-    assert {name: series.value.tolist() for name, series in found.items()} == {
-        "a": [1.0],
-        "wall_time": [5.0],
-        "wall_time_2": [5.0],
-    }
-    assert found["a"].time.tolist() == read_series(read_run(tmp_path), "a").time.tolist() == [then]
+    assert [row.get("wall_time_") for row in found] == [None, "5.0", "6.0"]
+    assert all(float(row["wall_time"]) > 1e9 for row in found)
+    assert sidecar(tmp_path)["time_column"] == "wall_time"
+    assert summary(tmp_path)["metrics"]["wall_time_"]["count"] == 2
 
 
 def test_times_can_be_switched_off(tmp_path: Path) -> None:
@@ -272,11 +230,16 @@ def test_times_can_be_switched_off(tmp_path: Path) -> None:
     assert "time_column" not in sidecar(tmp_path)
 
 
-def test_wall_time_in_a_file_of_another_writer_is_a_metric(tmp_path: Path) -> None:
-    """Only the sidecar makes `wall_time` a column of times: where it does not, that stays a metric and times go elsewhere."""
+def test_no_times_are_written_where_their_column_is_a_metric(tmp_path: Path) -> None:
+    """Only the sidecar makes `wall_time` a column of times: in a file of another writer it is a metric, and stays one."""
     (tmp_path / "metrics.csv").write_bytes(b"step,wall_time\r\n0,5.0\r\n")
-    writer = start(tmp_path)
-    writer.log_metrics({"a": 1.0}, 1)
+    with pytest.warns(RegistryLoggerWarning, match="no times of rows") as caught:
+        writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0, "wall_time": 6.0}, 1)
     writer.finalize("completed")
-    assert [sorted(row) for row in read_rows(tmp_path)] == [["step", "wall_time"], ["a", "step", "wall_time_2"]]
-    assert summary(tmp_path)["metrics"]["wall_time"]["last"] == 5.0
+    assert read_rows(tmp_path) == [
+        {"step": "0", "wall_time": "5.0"},
+        {"step": "1", "wall_time": "6.0", "a": "1.0"},
+    ]
+    assert ("time_column" in sidecar(tmp_path), len(caught)) == (False, 1)
+    assert summary(tmp_path)["metrics"]["wall_time"]["count"] == 2

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bridge.rundir import delta as delta_module
 from bridge.rundir.wanted import ReadOptions
-from logger.csv_writer import MetricsFile
-from logger.csv_writer import Row as LoggedRow
+from logger.csv_file import MetricsFile
+from logger.row import Row as LoggedRow
 from tests.run_dirs import CREATED_S, write_sidecar
 from tests.rundir.oracle import Row, events
 from tests.rundir.targets import Target

@@ -1,0 +1,534 @@
+"""Append to metrics.csv, extend its header, and repair what a kill left of it.
+
+The file has Lightning's form: a header, one row per log call, CRLF line ends, empty cells. A row that was on disk stays there,
+once, whenever the process is killed. The functions below decide what a row is exactly as readers of run directories do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import os
+import re
+import shutil
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from logger.files import free_beside, keep_access, replace_file
+from logger.values import cell_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from logger.row import Row
+
+__all__ = ["MetricsFile", "Record", "Scan", "header", "records", "scan", "whole_number"]
+
+_CHUNK = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_REMEMBERED_LAYOUTS = 256
+"""Sets of metric names whose columns are remembered; a training has a handful."""
+
+_SPECIAL = re.compile(r'[",\r\n]')
+_LINE_END = re.compile(rb"\r?\n")
+_FIELD_LIMIT = threading.Lock()
+
+
+class MetricsFile:
+    """The metrics.csv of one run, open for appending.
+
+    `columns` is the header that new rows follow, `time_column` the column of times (None: rows have none), `rows` the number of
+    rows on disk. `warn` is called with a key and a sentence.
+    """
+
+    def __init__(self, path: Path, *, time_column: str | None, warn: Callable[[str, str], None] | None = None) -> None:
+        self.path = path
+        self.time_column = time_column
+        self.columns: list[str] = []
+        self.rows = 0
+        self._warn = warn or (lambda _key, _sentence: None)
+        self._descriptor: int | None = None
+        self._size = 0
+        self._several_headers = False
+        self._layouts: dict[tuple[str, ...], list[int]] = {}
+        self._pending: _PendingWrite | None = None
+
+    def resume(self) -> Scan:
+        """Continue the file that is there and return what it holds, after a torn tail is cut off.
+
+        A tail of more than one line is kept beside the file, with a warning. Raises FileNotFoundError if there is no file, and
+        other OSErrors if it cannot be written.
+        """
+        self.close()
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        found = scan(self.path)
+        if found.end < found.size:
+            self._keep_tail(found)
+            os.ftruncate(self._descriptor, found.end)
+        if found.rows and "step" not in found.columns:
+            self._number_rows(found)
+            found = scan(self.path)
+        self.columns, self.rows, self._size = list(found.last_columns), found.rows, found.end
+        self._several_headers = found.several_headers
+        self._layouts.clear()
+        return found
+
+    def append(self, rows: list[Row]) -> None:
+        """Move `rows` (the list is emptied) to the end of the file as one write of whole lines; new columns go to the right.
+
+        Raises OSError if the disk refuses. After any exception, even one that a signal raises in the middle, a row is
+        either in the file or still in the list.
+        """
+        try:
+            self._settle(rows)
+            if not rows:
+                return
+            present = self._reopen()
+            new = self._new_columns(rows)
+            if new:
+                self.columns += new
+                self._layouts.clear()
+            if new and present and not self._several_headers:
+                self._rewrite(self._with_more_cells(len(new)), rows)
+                return
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                self._size = os.fstat(self._descriptor).st_size
+            # Rows under several headers cannot all be padded: in such a file a further header line names the new columns.
+            self._write((_join(self.columns) if new or not present else "") + self._lines(rows), rows)
+        except BaseException:
+            self.close()  # the next append looks at the file afresh
+            raise
+
+    def sync(self) -> None:
+        """Flush to the disk what was appended. Another thread than that of `append` may call this."""
+        descriptor = self._descriptor
+        if descriptor is not None:
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # closed meanwhile
+                    raise
+
+    def close(self) -> None:
+        """Close the file; the next append opens and scans it again."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _reopen(self) -> bool:
+        """Return whether there is a file with a header to append to; scan it if it is not the one that is open."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                state = os.fstat(self._descriptor)
+                if state.st_nlink > 0:
+                    self._size = state.st_size
+                    return bool(self.columns)
+        try:
+            self.resume()
+        except FileNotFoundError:
+            self.columns, self.rows = [], 0
+            self._layouts.clear()
+        return bool(self.columns)
+
+    def _new_columns(self, rows: Sequence[Row]) -> list[str]:
+        if all(row.names in self._layouts for row in rows):
+            return []
+        wanted = dict.fromkeys(["step"] if self.time_column is None else ["step", self.time_column])
+        for row in rows:
+            wanted.update(dict.fromkeys(row.names))
+        known = set(self.columns)
+        return [name for name in wanted if name not in known]
+
+    def _write(self, text: str, rows: list[Row]) -> None:
+        """Append `text`, the lines of `rows`; if the disk takes only a part of it, cut that off again."""
+        descriptor, before = self._descriptor, self._size
+        assert descriptor is not None
+        data = text.encode("utf-8", errors="backslashreplace")
+        path, after = self.path, before + len(data)
+        self._pending = _PendingWrite(rows[0], len(rows), lambda: path.stat().st_size >= after)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except BaseException:
+            if os.fstat(descriptor).st_size < after:
+                os.ftruncate(descriptor, before)
+            raise
+        self._confirm(rows)
+
+    def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
+        """Replace the file by `content` and `rows` at one instant, and go on appending to the new one."""
+
+        def confirm(new: os.stat_result) -> bool:
+            if rows:
+                self._pending = _PendingWrite(rows[0], len(rows), lambda: self.path.stat().st_ino == new.st_ino)
+            return True
+
+        tail = self._lines(rows).encode("utf-8", errors="backslashreplace")
+        state = replace_file(self.path, _chain(content, tail), confirm=confirm)
+        self.close()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        if state is not None and os.fstat(descriptor).st_ino == state.st_ino:
+            self._descriptor, self._size = descriptor, state.st_size
+        else:  # another process replaced it at once
+            os.close(descriptor)
+        if rows:
+            self._confirm(rows)
+
+    def _settle(self, rows: list[Row]) -> None:
+        """Take the rows out of the list that reached the disk although an exception interrupted their write."""
+        pending = self._pending
+        if pending is not None and rows and rows[0] is pending.first and pending.reached_disk():
+            self._confirm(rows)
+        self._pending = None
+
+    def _confirm(self, rows: list[Row]) -> None:
+        pending = self._pending
+        assert pending is not None
+        self.rows += pending.number
+        del rows[: pending.number]
+        self._pending = None
+
+    def _with_more_cells(self, more: int) -> Iterator[bytes]:
+        """Yield the file with the present header and `more` empty cells at the end of every row."""
+        found = scan(self.path)
+        yield _join(self.columns).encode("utf-8", errors="backslashreplace")
+        quotes, carry = Quotes(), b""
+        with self.path.open("rb") as file:
+            file.seek(found.start)
+            left = found.end - found.start
+            while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+                left -= len(chunk)
+                # A \r at the end of a chunk waits for the \n that may follow it.
+                chunk = carry + chunk
+                carry = b"\r" if chunk.endswith(b"\r") else b""
+                for piece, inside in quotes.pieces(chunk[: len(chunk) - len(carry)]):
+                    yield piece if inside else _pad_lines(piece, b"," * more)
+        yield carry
+
+    def _number_rows(self, found: Scan) -> None:
+        """Give a file without a `step` column one: each row gets the step that readers gave it, its number.
+
+        A row that readers ignore stays one, with all of its cells.
+        """
+        self.columns = [*found.columns, "step"]
+
+        def lines() -> Iterator[bytes]:
+            yield _join(self.columns).encode("utf-8", errors="backslashreplace")
+            for number, record in enumerate(records(self.path, found)):
+                cells = [*record.cells, str(number) if record.good else ""]
+                if not record.good and len(cells) == len(self.columns):
+                    cells.append("")  # its number of cells stays wrong
+                yield _join(cells).encode("utf-8", errors="backslashreplace")
+
+        self._rewrite(lines(), [])
+
+    def _keep_tail(self, found: Scan) -> None:
+        """Copy the part to be cut off if it is more than one torn line: an unclosed quote swallows all that follows."""
+        with self.path.open("rb") as file:
+            file.seek(found.end)
+            if not any(b"\n" in chunk for chunk in iter(lambda: file.read(_CHUNK), b"")):
+                return
+            file.seek(found.end)
+            aside = free_beside(self.path)
+            with aside.open("xb") as copy:
+                keep_access(self.path, copy.fileno())
+                shutil.copyfileobj(file, copy, _CHUNK)
+                copy.flush()
+                os.fsync(copy.fileno())
+        where = "its header" if not found.columns else f"row {found.rows}"
+        self._warn(
+            "metrics.csv",
+            f"{self.path} cannot be read after {where}, because a quote is never closed; the rest is kept as {aside.name}.",
+        )
+
+    def _lines(self, rows: Sequence[Row]) -> str:
+        return "".join([self._line(row) for row in rows])
+
+    def _line(self, row: Row) -> str:
+        # The layout of a set of names is the column of each name, then those of the step and the time.
+        layout = self._layouts.get(row.names)
+        if layout is None:
+            if len(self._layouts) >= _REMEMBERED_LAYOUTS:
+                self._layouts.clear()
+            own = [*row.names, "step"] if self.time_column is None else [*row.names, "step", self.time_column]
+            layout = self._layouts[row.names] = [self.columns.index(name) for name in own]
+        line = [""] * len(self.columns)
+        for position, value in zip(layout, row.values, strict=False):
+            line[position] = repr(value) if type(value) is float else _cell(value)
+        line[layout[len(row.names)]] = str(row.step)
+        if self.time_column is not None:
+            line[layout[-1]] = f"{row.time:.6f}"
+        return ",".join(line) + "\r\n"
+
+
+class _PendingWrite(NamedTuple):
+    """A write that has begun: its first row, its number of rows, and a check whether it reached the disk."""
+
+    first: Row
+    number: int
+    reached_disk: Callable[[], bool]
+
+
+def _cell(value: object) -> str:
+    """Return `value` as the csv module would write it."""
+    if value is None:
+        return ""
+    if type(value) is int:
+        return str(value)
+    text = repr(value) if isinstance(value, float) else cell_text(value)
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
+
+
+def _join(cells: Iterable[str]) -> str:
+    return ",".join([_cell(cell) for cell in cells]) + "\r\n"
+
+
+def _pad_lines(part: bytes, commas: bytes) -> bytes:
+    if part.count(b"\n") == part.count(b"\r\n"):
+        return part.replace(b"\r\n", commas + b"\r\n")
+    return _LINE_END.sub(lambda end: commas + end.group(), part)
+
+
+def _chain(content: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
+    yield from content
+    yield tail
+
+
+# Reading what is there
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scan:
+    """The result of a look through metrics.csv.
+
+    `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte `end` of `size`.
+    `last_columns` is the last header line, another one if files were concatenated. If `quoted`, a row may be more than one
+    line; if `may_hold_headers`, header lines were looked for among the rows.
+    """
+
+    columns: tuple[str, ...] = ()
+    last_columns: tuple[str, ...] = ()
+    start: int = 0
+    rows: int = 0
+    end: int = 0
+    size: int = 0
+    quoted: bool = False
+    may_hold_headers: bool = False
+    several_headers: bool = False
+
+
+class Record(NamedTuple):
+    """The cells of one row below the header `columns`; not `good` if readers ignore it (a wrong number of cells, no CSV)."""
+
+    columns: tuple[str, ...]
+    cells: list[str]
+    good: bool
+
+    def filled(self) -> dict[str, str]:
+        """Return the cells that are not empty, by column; of several columns of one name the last, for steps the last column's."""
+        found = {name: cell for name, cell in zip(self.columns, self.cells, strict=False) if cell}
+        if self.good and self.columns.count("step") > 1:
+            found["step"] = self.cells[_last_index(self.columns, "step")]
+        return found
+
+
+def scan(path: Path) -> Scan:
+    """Look through the file `path` once, at the speed of the disk. Without a complete header nothing counts as complete."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        columns, start = _first_record(file)
+        if not columns:
+            return Scan(size=size)
+        file.seek(start)
+        quotes, rows, at, end = Quotes(), 0, start, start
+        may_hold_headers, tail = False, b"\n"
+        while chunk := file.read(_CHUNK):
+            for piece, inside in quotes.pieces(chunk):
+                ends = 0 if inside else piece.count(b"\n")
+                if ends:
+                    rows, end = rows + ends, at + piece.rfind(b"\n") + 1
+                at += len(piece)
+            may_hold_headers = may_hold_headers or _may_hold_header(tail + chunk)
+            tail = chunk[-8:]
+    may_hold_headers = may_hold_headers or "step" not in columns
+    found = Scan(columns, columns, start, rows, end, size, quoted=quotes.any, may_hold_headers=may_hold_headers)
+    if not may_hold_headers:
+        return found
+    rows, headers, last = 0, 1, columns
+    for cells, good in _cells(path, found):
+        if good and _is_header(cells, last):
+            headers, last = headers + 1, tuple(cells)
+        else:
+            rows += 1
+    return dataclasses.replace(found, last_columns=last, rows=rows, several_headers=headers > 1)
+
+
+def header(path: Path) -> tuple[str, ...]:
+    """Return the columns of the file `path`, or none if there is no file, or no complete header in it."""
+    try:
+        with path.open("rb") as file:
+            return _first_record(file)[0]
+    except FileNotFoundError:
+        return ()
+
+
+def records(path: Path, found: Scan, *, skip: int = 0) -> Iterator[Record]:
+    """Yield the complete rows of `path` from row `skip` on. A header line among them is no row, and names the columns below it."""
+    columns = found.columns
+    by_lines = not found.quoted and not found.may_hold_headers
+    number = skip if by_lines else 0
+    for cells, good in _cells(path, found, skip_lines=number):
+        if found.may_hold_headers and good and _is_header(cells, columns):
+            columns = tuple(cells)
+            continue
+        number += 1
+        if number > skip:
+            yield Record(columns, cells, good and len(cells) == len(columns))
+
+
+def whole_number(cell: str) -> int | None:
+    """Return the int64 that `cell` holds as a step, or None if it holds none."""
+    try:
+        number = int(cell)
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
+
+
+class Quotes:
+    """Follows a CSV file through its bytes from the start of a row, and says which of them are inside quoted cells.
+
+    A quote opens a cell only at the cell's beginning; elsewhere outside of a quoted cell it is an ordinary letter. `inside`: a quoted
+    cell is open at present; `any`: there was one.
+    """
+
+    def __init__(self) -> None:
+        self.inside = self.any = False
+        self._closed = False  # by the last byte: a quote that follows at once stands for a quote in the cell
+        self._before = b"\n"
+
+    def pieces(self, chunk: bytes) -> list[tuple[bytes, bool]]:
+        """Return the next bytes of the file in pieces, each with whether its line ends are inside a quoted cell."""
+        first, *others = chunk.split(b'"')
+        found = [(first, self.inside)] if first else []
+        self._advance(first)
+        for other in others:
+            if self.inside:
+                self.inside, self._closed = False, True
+            elif self._closed or self._before in b",\r\n":
+                self.inside, self._closed, self.any = True, False, True
+            self._before = b'"'
+            found.append((b'"' + other, self.inside))
+            self._advance(other)
+        return found
+
+    def _advance(self, text: bytes) -> None:
+        if text:
+            self._closed, self._before = False, text[-1:]
+
+
+def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
+    """Return the header at the start of `file`, behind blank lines, and the offset after it; no columns if it is not complete."""
+    lines: list[str] = []
+    quotes, end = Quotes(), 0
+    for line in file:
+        text = line if end else line.removeprefix(_BOM)
+        end += len(line)
+        if not lines and not text.strip(b"\r\n"):
+            continue
+        quotes.pieces(text)
+        lines.append(text.decode("utf-8", errors="replace"))
+        if not quotes.inside and text.endswith(b"\n"):
+            try:
+                with _no_field_limit():
+                    return tuple(next(csv.reader(lines), ())), end
+            except csv.Error:
+                break
+    return (), 0
+
+
+def _cells(path: Path, found: Scan, *, skip_lines: int = 0) -> Iterator[tuple[list[str], bool]]:
+    """Yield the cells of each complete record and true, or its text as one cell and false if it is no CSV."""
+    lines: list[str] = []
+    with path.open("rb") as file, _no_field_limit():
+        file.seek(found.start)
+        part = io.BufferedReader(_Part(file, found.end), _CHUNK)
+        for _ in range(skip_lines):
+            part.readline()
+
+        def read() -> Iterator[str]:
+            for line in part:  # lines end at a newline only; csv takes care of those within quotes
+                lines.append(line.decode("utf-8", errors="replace"))
+                yield lines[-1]
+
+        reader = csv.reader(read())
+        while True:
+            try:
+                yield next(reader), True
+            except StopIteration:
+                return
+            except csv.Error:
+                yield ["".join(lines).rstrip("\r\n")], False
+            lines.clear()
+
+
+def _is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
+    """Return whether `cells` name columns: all are filled, one is `step`, and the cell of the step holds no number."""
+    if "step" not in columns:
+        return tuple(cells) == columns
+    if "step" not in cells or not all(cells):
+        return False
+    place = _last_index(columns, "step")
+    return place >= len(cells) or whole_number(cells[place]) is None
+
+
+def _last_index(columns: tuple[str, ...], name: str) -> int:
+    return len(columns) - 1 - columns[::-1].index(name)
+
+
+class _Part(io.RawIOBase):
+    """A binary file up to byte `end`."""
+
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file = file
+        self._left = end - file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(min(len(buffer), self._left))
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _may_hold_header(chunk: bytes) -> bool:
+    """Return whether a cell of `chunk` is the word `step`, as in a header line (it may also be a cell of text)."""
+    at = chunk.find(b"step")
+    while at >= 0:
+        if chunk[at - 1 : at] in (b",", b"\n", b'"') and chunk[at + 4 : at + 5] in (b",", b"\r", b"\n", b'"'):
+            return True
+        at = chunk.find(b"step", at + 4)
+    return False
+
+
+@contextlib.contextmanager
+def _no_field_limit() -> Iterator[None]:
+    """Let csv read cells of any length, as readers of run directories do; restore the process's setting afterwards."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)

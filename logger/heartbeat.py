@@ -1,0 +1,115 @@
+"""Keep the heartbeat of a run, and the thread that beats and saves while the training does something else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from logger.sidecar import HEARTBEAT_NAME, HEARTBEAT_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = [
+    "HEARTBEAT_INTERVAL",
+    "TIMER_INTERVAL",
+    "BackgroundTimer",
+    "Beat",
+    "heartbeat_age",
+    "read_beat",
+    "restore_beat",
+    "touch_heartbeat",
+]
+
+HEARTBEAT_INTERVAL = 30.0
+"""The thread beats this often."""
+
+TIMER_INTERVAL = 4.0
+"""The thread looks this often for a state that is not on disk, which therefore gets there within ten seconds."""
+
+
+class Beat(NamedTuple):
+    """The heartbeat file at one moment: its content and its mtime in nanoseconds."""
+
+    content: bytes
+    mtime_ns: int
+
+
+def touch_heartbeat(run_dir: Path, now: float | None = None) -> None:
+    """Write the present time into the heartbeat of `run_dir`, which also moves its mtime.
+
+    Raises OSError if the directory is gone or read-only.
+    """
+    # One write of always the same length into the open file: a reader never finds a part of it.
+    descriptor = os.open(run_dir / HEARTBEAT_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, f"{time.time() if now is None else now:017.6f}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_beat(run_dir: Path) -> Beat | None:
+    """Return the heartbeat of `run_dir`, or None without one."""
+    path = run_dir / HEARTBEAT_NAME
+    try:
+        return Beat(path.read_bytes(), path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+def restore_beat(run_dir: Path, beat: Beat | None) -> None:
+    """Put the heartbeat of `run_dir` back to what `read_beat` returned. Raises OSError."""
+    path = run_dir / HEARTBEAT_NAME
+    if beat is None:
+        path.unlink(missing_ok=True)
+        return
+    path.write_bytes(beat.content)
+    os.utime(path, ns=(beat.mtime_ns, beat.mtime_ns))
+
+
+def heartbeat_age(run_dir: Path) -> float | None:
+    """Return how many seconds ago another process beat in `run_dir`; None if that is so long ago that it must be dead."""
+    with contextlib.suppress(OSError):
+        age = time.time() - (run_dir / HEARTBEAT_NAME).stat().st_mtime
+        return max(0.0, age) if age <= HEARTBEAT_TIMEOUT else None
+    return None
+
+
+class _TimerOwner(Protocol):
+    def on_timer(self) -> None: ...
+
+
+class BackgroundTimer:
+    """A daemon thread that calls its owner's `on_timer` every TIMER_INTERVAL seconds until it is stopped or the owner is gone."""
+
+    def __init__(self, owner: _TimerOwner, *, on_error: Callable[[BaseException], None]) -> None:
+        self._owner = weakref.ref(owner)
+        self._on_error = on_error
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; in a forked child it does not."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Let the thread end, without waiting for it."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(TIMER_INTERVAL):
+            owner = self._owner()
+            if owner is None:
+                return
+            try:
+                owner.on_timer()
+            except Exception as error:  # noqa: BLE001 - one failure must not stop the heartbeat
+                self._on_error(error)
+            del owner

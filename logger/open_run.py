@@ -1,0 +1,399 @@
+"""Open a run directory for writing: make it, or continue what is there. A process has one writer for each directory."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from multiprocessing import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from logger.csv_file import MetricsFile, Record, Scan, header, records, whole_number
+from logger.files import set_aside
+from logger.hparams import HPARAMS_NAME, Hparams
+from logger.media import MediaFile
+from logger.row import STEP_LIMIT
+from logger.session import other_process, session_entry
+from logger.sidecar import (
+    SCHEMA_VERSION,
+    SIDECAR_NAME,
+    SUMMARY_NAME,
+    MetricStats,
+    SidecarError,
+    SidecarFile,
+    Summary,
+    convert_document,
+    decode_sidecar,
+    parse_json,
+)
+from logger.values import cell_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from logger.run_writer import RunWriter
+    from logger.sidecar import Sidecar
+
+    Warn = Callable[[str, str], None]
+
+__all__ = ["METRICS_NAME", "OnExisting", "OpenedRun", "Settings", "holds_run", "open_directory", "open_run"]
+
+METRICS_NAME = "metrics.csv"
+OnExisting = Literal["resume", "new", "error"]
+
+_LEFTOVER = re.compile(r"\.(sidecar\.json|summary\.json|hparams\.yaml|metrics\.csv)\.[0-9a-f]{8}\.tmp")
+_LEFTOVER_MEDIA = re.compile(r"\.[0-9a-f]{8}\.tmp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of a run. `token` names this start of it, in whatever process the start goes on."""
+
+    run_dir: Path
+    run_id: str
+    token: str
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    display_name: str = ""
+    flush_every: int = 50
+    time_column: str | None = "wall_time"
+    on_existing: OnExisting = "resume"
+
+    @classmethod
+    def make(
+        cls,
+        run_dir: str | os.PathLike[str],
+        run_id: str,
+        *,
+        tags: Iterable[str] | str | None = None,
+        on_existing: OnExisting = "resume",
+        flush_every: int = 50,
+        **options: Any,
+    ) -> Settings:
+        """Return the settings of a new start. A SLURM array job gets the tag `sweep:ID`.
+
+        Raises ValueError if an option cannot be what it is.
+        """
+        if "://" in str(run_dir):
+            raise ValueError(f"run_dir must be a directory in this machine's file system, not {run_dir}.")
+        if on_existing not in ("resume", "new", "error"):
+            raise ValueError(f'on_existing must be "resume", "new" or "error", not {on_existing!r}.')
+        sweep = os.environ.get("SLURM_ARRAY_JOB_ID")
+        given = [tags] if isinstance(tags, str) else [*(tags or ())]
+        return cls(
+            run_dir=Path(os.path.abspath(Path(run_dir).expanduser())),  # noqa: PTH100 - resolve() would follow links
+            run_id=str(run_id),
+            token=uuid.uuid4().hex,
+            tags=tuple(dict.fromkeys([*map(str, given), *([f"sweep:{sweep}"] if sweep else [])])),
+            on_existing=on_existing,
+            flush_every=max(1, flush_every),
+            **options,
+        )
+
+
+@dataclass(slots=True)
+class Restored:
+    """The state that the rows on disk give: statistics of each metric, and the last row's step (None without rows)."""
+
+    stats: dict[str, MetricStats] = field(default_factory=dict)
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run directory that is open for writing.
+
+    `session` is the number of this start, and `new_session` says that it was entered just now. `first` says that no start was
+    entered before it, `resumed` that the directory held a run. `other` is a sentence about another process that seems to write there.
+    """
+
+    sidecar: SidecarFile
+    metrics: MetricsFile
+    media: MediaFile
+    hparams: Hparams
+    summary: dict[str, Any]
+    restored: Restored
+    session: int
+    new_session: bool
+    first: bool
+    resumed: bool
+    other: str | None
+
+
+class _Writers:
+    """The writers of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.by_directory: dict[Path, RunWriter] = {}
+        self.release_at_exit = False
+
+
+_writers = _Writers()
+
+
+def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: None) -> RunWriter:
+    """Return this process's writer of `settings.run_dir`. Raises OSError if the directory cannot be written.
+
+    One start of a run has one writer, however many copies of its logger there are. Another start takes the directory
+    over, after the rows of the earlier one are on disk. `log_info` is called with a sentence if a run is resumed.
+    """
+    from logger.run_writer import RunWriter, WarnOnce
+
+    with _writers.lock:
+        writer = _writers.by_directory.get(settings.run_dir)
+        if writer is not None and writer.usable():
+            if writer.settings.token == settings.token:
+                return writer
+            writer.release()
+        warn_once = WarnOnce()
+        opened = open_directory(settings, warn=warn_once.warn, log_info=log_info)
+        writer = _writers.by_directory[settings.run_dir] = RunWriter(settings, opened, warn_once)
+        if not _writers.release_at_exit:
+            _writers.release_at_exit = True
+            atexit.register(_release_all)
+            # The children of multiprocessing end without atexit.
+            util.Finalize(None, _release_all, exitpriority=100)
+        return writer
+
+
+def _release_all() -> None:
+    with _writers.lock:
+        for writer in list(_writers.by_directory.values()):
+            if writer.usable():
+                with contextlib.suppress(OSError):
+                    writer.release()
+
+
+def _forget_writers() -> None:
+    """Forget the writers in a forked child: they, their threads and their rows belong to the parent."""
+    _writers.__init__()  # type: ignore[misc]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Return whether `run_dir` holds a run already."""
+    return any((run_dir / name).exists() for name in (SIDECAR_NAME, METRICS_NAME))
+
+
+def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], None]) -> OpenedRun:
+    """Make `settings.run_dir`, or read what it holds: torn tails are cut off, and files that cannot be read are set aside.
+
+    The session is entered into the sidecar's document, which the caller writes. Raises OSError if the directory cannot be
+    written, and FileExistsError if it holds a run that this start must not touch.
+    """
+    run_dir = settings.run_dir
+    if settings.on_existing != "resume" and holds_run(run_dir):
+        _meet_existing(settings, log_info)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    sidecar = SidecarFile(run_dir)
+    existed = _load_sidecar(sidecar, settings, warn)
+    document = sidecar.document
+    path = run_dir / METRICS_NAME
+    metrics = MetricsFile(path, time_column=_time_column(document, settings, path, warn), warn=warn)
+    document.time_column = metrics.time_column
+    found = metrics.resume() if path.exists() else Scan()
+    media = MediaFile(run_dir)
+    media.resume()
+    hparams = Hparams(run_dir / HPARAMS_NAME)
+    if not hparams.resume(document.hparams):
+        warn("hparams", f"{hparams.path} cannot be read; it is kept as {set_aside(hparams.path).name}.")
+    summary = _load_summary(run_dir)
+    restored = _restore(path, found, summary, time_column=metrics.time_column)
+    other = other_process(run_dir, document)
+    # Where another process may be at work a young file may be one that it is just writing.
+    _remove_leftovers(run_dir, older_than=600 if other else 0)
+    session, new = _add_session(document, settings, rows=found.rows)
+    resumed = existed or found.rows > 0
+    if new and resumed:
+        last = "" if restored.step is None else f", the last at step {restored.step}"
+        log_info(f"{run_dir} is resumed: it holds {found.rows} rows{last}.")
+        if other is not None:
+            warn("another process", other)
+    return OpenedRun(
+        sidecar=sidecar,
+        metrics=metrics,
+        media=media,
+        hparams=hparams,
+        summary=summary,
+        restored=restored,
+        session=session,
+        new_session=new,
+        first=not existed,
+        resumed=resumed,
+        other=other,
+    )
+
+
+def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
+    """Rename the run in `settings.run_dir` aside or raise FileExistsError, as `on_existing` says; not if this start wrote it."""
+    run_dir = settings.run_dir
+    with contextlib.suppress(OSError, SidecarError):
+        held, _ = decode_sidecar((run_dir / SIDECAR_NAME).read_bytes(), run_dir)
+        if any(session.id == settings.token for session in held.sessions):
+            return
+    if settings.on_existing == "error":
+        raise FileExistsError(f'{run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".')
+    number = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
+        number += 1
+    run_dir.rename(aside)
+    log_info(f"{run_dir} held a run, which is now {aside}.")
+
+
+def _load_sidecar(sidecar: SidecarFile, settings: Settings, warn: Warn) -> bool:
+    """Fill `sidecar` from the disk, or as that of a new run, and return whether there was one."""
+    existed = False
+    try:
+        existed = sidecar.load()
+    except SidecarError as error:
+        warn("sidecar", f"{error} It is kept beside the new one.")
+    document = sidecar.document
+    document.schema_version = max(document.schema_version, SCHEMA_VERSION)
+    if existed:
+        _check_identity(document, settings, warn)
+    else:
+        document.uid = uuid.uuid4().hex  # an older run without one is known by its run_id, and stays so
+    document.run_id = document.run_id or settings.run_id
+    if document.created_at is None:
+        rows_first = not existed and (settings.run_dir / METRICS_NAME).exists()
+        document.created_at = _oldest_change(settings.run_dir) if rows_first else round(time.time(), 6)
+    return existed
+
+
+def _check_identity(document: Sidecar, settings: Settings, warn: Warn) -> None:
+    """Give a copy of a run under another run_id its own identity; warn about a copy under the same one."""
+    original = _original_of(document, settings.run_dir)
+    if original is None:
+        if document.run_id and document.run_id != settings.run_id:
+            warn("run_id", f"{settings.run_dir} holds the run {document.run_id!r}; it continues under that id.")
+    elif document.run_id == settings.run_id:
+        warn(
+            "copy",
+            f"{settings.run_dir} and {original} hold the same run, {settings.run_id!r}: an export takes only one of them. "
+            "Give the copy a run_id of its own to make it a run of its own.",
+        )
+    else:
+        document.forked_from = document.uid or document.run_id
+        document.uid = uuid.uuid4().hex
+        document.run_id = settings.run_id
+
+
+def _original_of(document: Sidecar, run_dir: Path) -> Path | None:
+    """Return the directory that the sidecar in `run_dir` was copied from, if it still holds the same run; else None."""
+    if not document.run_dir:
+        return None
+    original = Path(document.run_dir)
+    try:
+        if original.samefile(run_dir):
+            return None
+        held, _ = decode_sidecar((original / SIDECAR_NAME).read_bytes(), original)
+    except (OSError, SidecarError):
+        return None  # the run was moved
+    same = held.uid == document.uid if document.uid else held.run_id == document.run_id
+    return original if same else None
+
+
+def _time_column(document: Sidecar, settings: Settings, path: Path, warn: Warn) -> str | None:
+    """Return the column for the times of rows: that of the run so far, else the one wished for; None for no times."""
+    if document.time_column:
+        return document.time_column
+    wished = settings.time_column
+    if wished is not None and wished in header(path):
+        warn("time column", f"{path} has a metric called {wished!r}, so no times of rows are written to this run.")
+        return None
+    return wished
+
+
+def _load_summary(run_dir: Path) -> dict[str, Any]:
+    """Return the JSON object in the summary of `run_dir`; an empty one if it cannot be read, because rows can replace it."""
+    path = run_dir / SUMMARY_NAME
+    try:
+        return parse_json(path.read_bytes(), path)
+    except (OSError, SidecarError):
+        return {}
+
+
+def _restore(path: Path, found: Scan, summary: dict[str, Any], *, time_column: str | None) -> Restored:
+    """Return the statistics of the `found` rows in the metrics.csv at `path`.
+
+    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. A summary that does
+    not say how many it covers counts only if there are no rows. If it says null, the disk refused rows, and it does not count at all.
+    """
+    held, _ = convert_document(summary, Summary)
+    covers = held.rows is not None and 0 <= held.rows <= found.rows
+    refused = "rows" in summary and summary["rows"] is None
+    restored = Restored()
+    if covers or not (found.rows or refused):
+        restored.stats = held.metrics
+        restored.step = held.step if held.step is not None and -STEP_LIMIT <= held.step < STEP_LIMIT else None
+    skip = held.rows if covers and held.rows is not None else 0
+    if skip < found.rows:
+        for number, record in enumerate(records(path, found, skip=skip), start=skip):
+            _add_row(restored, record, number=number, time_column=time_column)
+    return restored
+
+
+def _add_row(restored: Restored, record: Record, *, number: int, time_column: str | None) -> None:
+    """Add the values that readers find in a row; a row that they ignore has none."""
+    row = record.filled()
+    step = whole_number(row.get("step", "")) if "step" in record.columns else number
+    if not record.good or step is None:
+        return
+    restored.step = step
+    for name, cell in row.items():
+        value = None if name in ("step", time_column) else cell_number(cell)
+        if value is not None:
+            restored.stats.setdefault(name, MetricStats()).add(value, step)
+
+
+def _add_session(document: Sidecar, settings: Settings, *, rows: int) -> tuple[int, bool]:
+    """Enter this start into the sidecar; return its number, and whether it is a new one.
+
+    A child process or an unpickled copy continues the entry that its token names. Tags, notes and the name that a start brings are
+    added once: what people removed or rewrote since an earlier start brought it stays as they left it.
+    """
+    for number, session in enumerate(document.sessions):
+        if session.id == settings.token:
+            return number, False
+    document.sessions = [*document.sessions, session_entry(settings.token, rows=rows)]
+    given = document.given
+    before = [tag for tag in _texts(given.get("tags")) if tag]
+    present = list(dict.fromkeys(document.tags))
+    document.tags = present + [tag for tag in settings.tags if tag not in present and tag not in before]
+    document.given = {"tags": list(dict.fromkeys([*before, *settings.tags]))}
+    for name in ("notes", "display_name"):
+        new, held, earlier = getattr(settings, name), getattr(document, name), given.get(name)
+        if new and new != earlier and (not held or held == earlier):
+            setattr(document, name, new)
+        document.given[name] = new or earlier or ""
+    return len(document.sessions) - 1, True
+
+
+def _texts(value: object) -> Collection[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else ()
+
+
+def _oldest_change(run_dir: Path) -> float:
+    """Return the oldest mtime of the files that another writer left."""
+    times = [path.stat().st_mtime for name in (HPARAMS_NAME, METRICS_NAME) if (path := run_dir / name).exists()]
+    return round(min(times, default=time.time()), 6)
+
+
+def _remove_leftovers(run_dir: Path, *, older_than: float) -> None:
+    """Remove temporary files, at least `older_than` seconds old, of a process that was killed in the middle of a write."""
+    found = [path for path in run_dir.glob(".*.tmp") if _LEFTOVER.fullmatch(path.name)]
+    found += [path for path in run_dir.glob("media/*/.*.tmp") if _LEFTOVER_MEDIA.fullmatch(path.name)]
+    for path in found:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
