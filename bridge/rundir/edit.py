@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, RunDirectoryError
 from logger.files import replace_file
-from logger.sidecar import SidecarError, json_text, parse_json, sidecar_path
+from logger.sidecar import SIDECAR_NAME, SidecarError, json_text, parse_json
 
 if TYPE_CHECKING:
     import os
@@ -31,7 +31,7 @@ def edit_run(
     The file is replaced whole, and only if nobody changed it meanwhile. A training that is running takes the edit over.
     Raises RunDirectoryError for a directory without a readable sidecar and BridgeError where it cannot be written.
     """
-    path = sidecar_path(run_dir)
+    path = run_dir / SIDECAR_NAME
     changes: dict[str, Any] = {"display_name": name, "notes": notes, "archived": archived}
     removed = set(remove_tags)
     try:
