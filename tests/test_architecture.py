@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.interrupts": set(),
     "bridge.rundir": {*WORDS, *FORMAT},
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
+    "bridge.live": {*WORDS, "bridge.rundir", "bridge.registry"},
     "bridge.exporters": {*WORDS},
     "bridge.exporters.mlflow": {*WORDS, "bridge.exporters"},
     "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters", "logger.files"},

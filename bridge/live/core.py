@@ -1,0 +1,267 @@
+"""Hold the runs below some folders in memory as they are now, for user interfaces that ask again and again.
+
+Three things are kept, and each is read again when its file has changed:
+
+    records   one per run, from the registry; a scan runs beside the requests, which get the old records meanwhile
+    series    the points of the runs that were looked at; a run that grows costs only its new rows
+    media     the media events of the runs that were looked at
+
+Nothing is written but the registry's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import RunDirectoryError, UsageError
+from bridge.model import DeltaKind, Series
+from bridge.options import ContentOptions
+from bridge.registry import open_registry
+from bridge.rundir import Clock, ReadOptions, read_delta, read_media, read_run, read_whole
+from bridge.rundir.reading import is_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from bridge.cursor import Cursor
+    from bridge.model import Delta, MediaEvent, Run
+    from bridge.registry import RunRecord
+
+SERIES_BYTES = 256 * 2**20
+"""How much the series in memory may take together. The runs that were looked at longest ago go first."""
+
+SCAN_PERIOD = 2.0
+"""Seconds between two scans, at least. A scan that takes long is followed by a pause ten times as long."""
+
+STALE_AFTER = 5.0
+"""A request that finds the records older than this, in seconds, waits for the scan; but not longer than SCAN_WAIT."""
+
+SCAN_WAIT = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class LiveRun:
+    """One run: its `record` as of the last scan.
+
+    `id` is 32 hexadecimal digits that follow from the run's identity, so links stay valid. `kept` is for what a user
+    interface makes from the record; it is empty again as soon as the record changes.
+    """
+
+    id: str
+    record: RunRecord
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
+class LiveRuns:
+    """The runs at and below `roots`. All methods may be called from several threads.
+
+    `choose` selects among the records; without it all runs are shown. `content` says which metrics and media are
+    shown, what is renamed and what is masked. Raises UsageError if a root is no directory.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        *,
+        content: ContentOptions | None = None,
+        choose: Callable[[Sequence[RunRecord]], Iterable[RunRecord]] | None = None,
+        heartbeat_timeout: float = 180.0,
+        series_bytes: int = SERIES_BYTES,
+    ) -> None:
+        self.roots = tuple(Path(os.path.realpath(root)) for root in roots)
+        for root in self.roots:
+            if not root.is_dir():
+                raise UsageError(f"{root} is no directory.")
+        self.content = content or ContentOptions()
+        self._choose = choose
+        self._heartbeat_timeout = heartbeat_timeout
+        self._series_bytes = series_bytes
+        self._clock = Clock(None)
+        self._runs: dict[str, LiveRun] = {}
+        self._scanned_at: float | None = None
+        self._pause = SCAN_PERIOD
+        self._scan_lock = threading.Lock()
+        self._scan: threading.Event | None = None
+        self._lock = threading.Lock()
+        self._series: OrderedDict[str, SeriesCache] = OrderedDict()
+        self._media: dict[str, tuple[object, tuple[MediaEvent, ...]]] = {}
+
+    # Records
+
+    def runs(self) -> Mapping[str, LiveRun]:
+        """Return the runs by id, in the order of their start.
+
+        The first call scans. Later ones start a scan beside the request if the last one is some seconds old.
+        """
+        with self._scan_lock:
+            if self._scanned_at is None:
+                self._rescan()
+                return self._runs
+            age = time.monotonic() - self._scanned_at
+            if age > self._pause and self._scan is None:
+                self._scan = threading.Event()
+                threading.Thread(target=self._rescan_aside, args=(self._scan,), daemon=True).start()
+            scan = self._scan
+        if scan is not None and age > STALE_AFTER:
+            scan.wait(SCAN_WAIT)
+        return self._runs
+
+    def _rescan_aside(self, done: threading.Event) -> None:
+        try:
+            self._rescan()
+        finally:
+            self._scan = None
+            done.set()
+
+    def _rescan(self) -> None:
+        began = time.monotonic()
+        records = [
+            record for root in self.roots for record in open_registry(root, heartbeat_timeout=self._heartbeat_timeout)
+        ]
+        unique = list({record.run_dir: record for record in records}.values())
+        unique.sort(key=lambda record: (record.start, record.run_id, record.run_dir))
+        found: dict[str, LiveRun] = {}
+        for record in unique if self._choose is None else self._choose(unique):
+            run_id = hashlib.md5(record.identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+            if run_id in found:  # a copy of a run directory
+                text = f"{record.identity}\n{record.run_dir}"
+                run_id = hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+            before = self._runs.get(run_id)
+            same = before is not None and _version(before.record) == _version(record)
+            found[run_id] = before if before is not None and same else LiveRun(run_id, record)
+        self._runs = found
+        self._scanned_at = time.monotonic()
+        self._pause = max(SCAN_PERIOD, 10 * (self._scanned_at - began))
+
+    # One run
+
+    def run(self, live: LiveRun) -> Run:
+        """Return the run as an export reads it, kept until its record changes. Raise RunDirectoryError."""
+        run: Run | None = live.kept.get("run")
+        if run is None:
+            run = live.kept["run"] = read_run(
+                Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self._heartbeat_timeout
+            )
+        return run
+
+    def metrics(self, live: LiveRun) -> list[str]:
+        """Return the names of the run's metrics that are shown. Open metrics.csv only if the record names none."""
+        names = dict.fromkeys((*live.record.stats, *live.record.summary))
+        cache = self._series.get(live.id)
+        if cache is not None:
+            names |= dict.fromkeys(cache.names())
+        elif not names:
+            names = dict.fromkeys(self.series(live))
+        return [name for name in names if is_wanted(name, self.content)]
+
+    def series(self, live: LiveRun) -> Mapping[str, Series]:
+        """Return the run's points by metric as its files hold them now: the overlap rule applied, steps increasing.
+
+        Return nothing if the run directory cannot be read any more.
+        """
+        with self._lock:
+            cache = self._series.pop(live.id, None) or SeriesCache(self.content)
+            self._series[live.id] = cache
+        try:
+            found = cache.look(self.run(live))
+        except RunDirectoryError:
+            return {}
+        with self._lock:
+            kept = sum(each.bytes for each in self._series.values())
+            while kept > self._series_bytes and len(self._series) > 1:
+                _, oldest = self._series.popitem(last=False)
+                kept -= oldest.bytes
+        return found
+
+    def media(self, live: LiveRun) -> Sequence[MediaEvent]:
+        """Return the run's media events that count, as its files are now."""
+        if not self.content.media:
+            return ()
+        path = Path(live.record.run_dir) / "media.jsonl"
+        try:
+            found = os.stat(path)  # noqa: PTH116 - called for thousands of runs
+        except OSError:
+            return ()
+        version = (found.st_size, found.st_mtime_ns)
+        kept = self._media.get(live.id)
+        if kept is None or kept[0] != version:
+            try:
+                fresh = read_run(Path(live.record.run_dir), clock=self._clock)
+                kept = self._media[live.id] = (version, tuple(read_media(fresh, None).events))
+            except RunDirectoryError:
+                return ()
+        return kept[1]
+
+
+def _version(record: RunRecord) -> object:
+    """Return what differs as soon as a run directory has changed. Comparing whole records would take much longer."""
+    return (record.run_dir, record.updated, record.last_alive, record.status, record.end)
+
+
+class SeriesCache:
+    """The series of one run. `look` returns them up to date; `bytes` is their size in memory."""
+
+    def __init__(self, content: ContentOptions) -> None:
+        self._content = content
+        self._options = ReadOptions(ordered=True)
+        self._lock = threading.Lock()
+        self._stat: object = None
+        self._cursor: Cursor | None = None
+        # The parts of each series in order, as arrays of step, time and value. They are joined when they are asked for.
+        self._parts: dict[str, list[Series]] = {}
+        self.bytes = 0
+
+    def names(self) -> list[str]:
+        """Return the names of the series read so far."""
+        return list(self._parts)
+
+    def look(self, run: Run) -> Mapping[str, Series]:
+        """Return the series as metrics.csv holds them now. Raise RunDirectoryError."""
+        with self._lock:
+            try:
+                found = os.stat(run.path / "metrics.csv")  # noqa: PTH116 - called at every request
+            except OSError:
+                return self._joined()
+            stat = (found.st_size, found.st_mtime_ns)
+            if stat != self._stat:
+                if not self._grow(run):
+                    self._parts, self.bytes, self._cursor = {}, 0, None
+                    for delta in read_whole(run, self._content, self._options):
+                        self._add(delta)
+                self._stat = stat
+            return self._joined()
+
+    def _grow(self, run: Run) -> bool:
+        """Add the rows behind the cursor. Return False if everything must be read again."""
+        while self._cursor is not None and self._cursor.complete:
+            delta = read_delta(run, self._cursor, self._content, self._options)
+            if delta.kind not in (DeltaKind.APPEND, DeltaKind.SAME):
+                return False
+            self._add(delta)
+            if not delta.more:
+                return True
+        return False
+
+    def _add(self, delta: Delta) -> None:
+        self._cursor = delta.after
+        for block in delta.blocks:
+            for name, present, values in zip(block.names, block.present, block.values, strict=True):
+                part = Series(name, block.step[present], block.time[present], values[present])
+                self._parts.setdefault(name, []).append(part)
+                self.bytes += 24 * len(part.step)
+
+    def _joined(self) -> Mapping[str, Series]:
+        for name, parts in self._parts.items():
+            if len(parts) > 1:
+                columns = ([getattr(part, column) for part in parts] for column in ("step", "time", "value"))
+                parts[:] = [Series(name, *map(np.concatenate, columns))]
+        return {name: parts[0] for name, parts in self._parts.items()}

@@ -1,0 +1,168 @@
+"""What a live view holds of run directories: always what the files say at that moment."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import UsageError
+from bridge.live import LiveRuns
+from bridge.live import core as live_core
+from bridge.options import ContentOptions
+from tests.contract.test_media import log_image, picture
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.live import LiveRun
+
+HEADER = ["loss", "step", "wall_time"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a cache of the test's own."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def only(live: LiveRuns) -> LiveRun:
+    (run,) = live.runs().values()
+    return run
+
+
+def points(live: LiveRuns, name: str = "loss") -> list[tuple[int, float]]:
+    series = live.series(only(live))[name]
+    return list(zip(series.step.tolist(), series.value.tolist(), strict=True))
+
+
+def test_a_run_that_grows_and_is_requeued(tmp_path: Path) -> None:
+    """Each look gives the points that count by now, with strictly increasing steps and their own times."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}, {"step": 1, "loss": 3.0}], status="running")
+    live = LiveRuns([tmp_path / "runs"])
+    assert points(live) == [(0, 4.0), (1, 3.0)]
+    write_metrics(path, HEADER, [(2.0, 2, CREATED_S + 2)], append=True)
+    assert points(live) == [(0, 4.0), (1, 3.0), (2, 2.0)]
+    write_metrics(path, HEADER, [(2.5, 1, CREATED_S + 9), (1.5, 2, CREATED_S + 10)], append=True)
+    assert points(live) == [(0, 4.0), (1, 2.5), (2, 1.5)]
+    assert live.series(only(live))["loss"].time.tolist() == [CREATED_S, CREATED_S + 9, CREATED_S + 10]
+
+
+def test_the_newest_row_of_a_running_run_is_shown(tmp_path: Path) -> None:
+    """An export waits with rows that a later one may supersede; a view need not, since it writes nothing."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], status="running")
+    (path / "heartbeat").touch()
+    live = LiveRuns([tmp_path / "runs"])
+    assert points(live) == [(0, 4.0)]
+    write_metrics(path, HEADER, [(3.0, 0, CREATED_S + 1)], append=True)
+    assert points(live) == [(0, 3.0)]
+
+
+def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request scans. Later ones get the old list while a scan runs, and the new one soon after."""
+    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}])
+    live = LiveRuns([tmp_path / "runs"])
+    before = only(live)
+    make_run(tmp_path / "runs" / "b", [{"step": 0, "loss": 4.0}])
+    deadline = time.monotonic() + 30
+    while len(live.runs()) < 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    names = {run.record.run_id: run for run in live.runs().values()}
+    assert set(names) == {"a", "b"}
+    assert names["a"] is before
+    shutil.rmtree(path)
+    assert live.series(before) == {} or list(live.series(before)) == ["loss"]
+    while len(live.runs()) > 1 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert [run.record.run_id for run in live.runs().values()] == ["b"]
+
+
+def test_an_old_list_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks again after a pause sees a new run at once, not one request late."""
+    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
+    monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}])
+    live = LiveRuns([tmp_path / "runs"])
+    live.runs()
+    live._pause = 0.0
+    make_run(tmp_path / "runs" / "b", [{"step": 0, "loss": 4.0}])
+    assert [run.record.run_id for run in live.runs().values()] == ["a", "b"]
+
+
+def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed sidecar is read again; an unchanged one is not."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], notes="old")
+    live = LiveRuns([tmp_path / "runs"])
+    first = only(live)
+    assert live.run(first).notes == "old"
+    live._rescan()
+    assert only(live) is first
+    write_sidecar(path, notes="newer")
+    live._rescan()
+    assert only(live) is not first
+    assert (only(live).id, live.run(only(live)).notes) == (first.id, "newer")
+
+
+def test_ids_follow_from_the_identity_alone(tmp_path: Path) -> None:
+    """A moved run keeps its id, so links keep working; a copy beside it gets one of its own."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], uid="uid-a")
+    first = only(LiveRuns([tmp_path / "runs"])).id
+    moved = path.rename(tmp_path / "runs" / "elsewhere")
+    assert only(LiveRuns([tmp_path / "runs"])).id == first
+    shutil.copytree(moved, tmp_path / "runs" / "z-copy")
+    ids = list(LiveRuns([tmp_path / "runs"]).runs())
+    assert len(ids) == 2
+    assert ids[0] == first
+
+
+def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path) -> None:
+    """Beyond the limit the runs that were looked at longest ago go, and are read again when they are asked for."""
+    for name in "abc":
+        make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
+    live = LiveRuns([tmp_path / "runs"], series_bytes=500)
+    for run in live.runs().values():
+        assert len(live.series(run)["loss"].step) == 10
+    assert len(live._series) == 2
+    for run in live.runs().values():
+        assert len(live.series(run)["loss"].step) == 10
+
+
+def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand in the registry; content options choose among them."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0, "acc": 1.0}], summary={"loss": 4.0, "acc": 1.0})
+    live = LiveRuns([tmp_path / "runs"], content=ContentOptions(exclude_metrics=("acc",)))
+    monkeypatch.setattr(live_core, "read_whole", None)
+    assert live.metrics(only(live)) == ["loss"]
+    assert path.exists()
+
+
+def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at unchanged media reads nothing."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}])
+    live = LiveRuns([tmp_path / "runs"])
+    assert live.media(only(live)) == ()
+    log_image(path, 0, "a.png", picture(1), caption="first")
+    assert [event.caption for event in live.media(only(live))] == ["first"]
+    log_image(path, 1, "b.png", picture(2))
+    assert [event.step for event in live.media(only(live))] == [0, 1]
+    monkeypatch.setattr(live_core, "read_media", None)
+    assert [event.step for event in live.media(only(live))] == [0, 1]
+    assert LiveRuns([tmp_path / "runs"], content=ContentOptions(media=False)).media(only(live)) == ()
+
+
+def test_several_roots_and_a_choice(tmp_path: Path) -> None:
+    """Roots may overlap; `choose` selects among the records."""
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 4.0}])
+    roots = [tmp_path / "runs" / "b", tmp_path / "runs"]
+    assert sorted(run.record.run_id for run in LiveRuns(roots).runs().values()) == ["a", "b"]
+    chosen = LiveRuns(roots, choose=lambda records: [one for one in records if one.run_id == "b"])
+    assert only(chosen).record.run_id == "b"
+    with pytest.raises(UsageError, match="no directory"):
+        LiveRuns([tmp_path / "nowhere"])
