@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bridge.cursor import Cursor
+    from logger.sidecar import SessionEntry
 
 Scalar: TypeAlias = bool | int | float | str | None
 """What a hyperparameter can be after flattening."""
@@ -88,32 +89,17 @@ class RunFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """One start of the run's process, as the sidecar's `sessions` tells it; None where it does not say."""
-
-    started_at: float | None = None
-    host: str | None = None
-    user: str | None = None
-    pid: int | None = None
-    command: str | None = None
-    git_commit: str | None = None
-    slurm: Mapping[str, str] = field(default_factory=dict)
-    restart_count: int | None = None
-    rows: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """What a run directory says, checked and typed. Times are seconds since the epoch.
+    """The facts of a run directory, checked and typed. Times are seconds since the epoch.
 
     `path` is the real absolute path. `identity` is the sidecar's `uid`, else its `run_id`, else the path.
-    `status` is what is shown (the design's table: liveness included), `status_word` what the sidecar says.
-    `start` is created_at, else hparams.yaml's mtime, else the oldest mtime of its files. `end` is None while
-    the run is running, else ended_at or the last sign of life (the newest of heartbeat, metrics.csv).
-    `files` are the run directory's own plain files by name (`hparams.yaml`, `sidecar.json`, `metrics.csv`,
-    `media.jsonl`, `summary.json`), as far as they exist and are safe to read.
-    `time_column` names the column of metrics.csv that holds times; None means that times are estimated.
-    `notices` are those found while the sidecar and hparams were read.
+    `status` is the status that is shown, liveness included; `status_word` is the sidecar's.
+    `start` is created_at, else an estimate from names and file times, else the last sign of life. `end` is None while
+    the run is running, else ended_at or the last sign of life, never before `start`. A time is *estimated* unless a
+    writer stated it.
+    `files` are the run directory's own files by name, as far as they exist and are safe to read.
+    `time_column` names the column of metrics.csv that holds times; without one, times of rows are estimated.
+    `notices` are those found while the sidecar and the hyperparameters were read.
     """
 
     path: Path
@@ -130,17 +116,19 @@ class Run:
     tags: tuple[str, ...] = ()
     notes: str = ""
     archived: bool = False
-    sessions: tuple[Session, ...] = ()
+    sessions: tuple[SessionEntry, ...] = ()
     checkpoint: str | None = None
     summary: Mapping[str, float] = field(default_factory=dict)
     summary_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     time_column: str | None = None
     files: Mapping[str, RunFile] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
+    start_estimated: bool = False
+    end_estimated: bool = False
 
     @property
     def running(self) -> bool:
-        """Whether the run is shown as running."""
+        """Return if the run is shown as running."""
         return self.status is Status.RUNNING
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def write_sidecar(path: Path, *, status: str = "completed", **fields: Any) -> Pa
         "status": status,
         "created_at": CREATED,
         "ended_at": "2026-04-10T13:00:00+00:00" if status in ("completed", "failed") else None,
-        "updated_at": "2026-04-10T13:00:00+00:00",
+        # A run that goes on wrote its sidecar just now; an older time would mean that the directory is a copy.
+        "updated_at": time.time() if status == "running" else "2026-04-10T13:00:00+00:00",
         "tags": [],
         "notes": "",
         "hparams": {},

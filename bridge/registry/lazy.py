@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError
 from bridge.files import MOST_METRICS
-from bridge.rundir.statistics import readable
 from logger.values import restore_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Document", "Lazy", "Statistics"]
+
+
+def readable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statistics in `entry` that a float holds."""
+    return {key: value for key, value in entry.items() if value is None or isinstance(value, bool | int | float)}
 
 
 class Lazy(Mapping[str, Any]):

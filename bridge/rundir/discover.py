@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,12 @@ from bridge.files import Refused, inside, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
 
-__all__ = ["FILES", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "discover", "stamp", "walk", "why_no_run"]
+__all__ = [
+    "FILES", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover", "read_header", "stamp", "walk",
+    "why_no_run",
+]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
 """The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
@@ -164,13 +170,27 @@ def _why_no_run(folder: str, files: set[str]) -> str:
         return "there is neither a sidecar.json nor a metrics.csv"
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
-            line = file.readline(_HEADER_BYTES)
-        problem = _header_problem(line)
+            problem = _header_problem(read_header(file))
     except (Refused, csv.Error) as error:
         problem = str(error)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     return f"metrics.csv {problem}" if problem else ""
+
+
+def read_header(file: BinaryIO) -> bytes:
+    """Return the header of the metrics.csv `file`, which takes several lines if a quoted name holds a newline."""
+    header = file.readline(_HEADER_BYTES)
+    while header.count(b'"') % 2 and len(header) < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
+        header += line
+    return header
+
+
+def columns_of(header: bytes) -> list[str]:
+    """Return the names in a header line. Raises csv.Error."""
+    # BytesIO ends lines at newlines alone, unlike str.splitlines.
+    lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(header.removeprefix(codecs.BOM_UTF8)))
+    return next(csv.reader(lines), [])
 
 
 def _header_problem(line: bytes) -> str:
@@ -179,7 +199,7 @@ def _header_problem(line: bytes) -> str:
         return "is a Git LFS pointer; `git lfs pull` fetches the file"
     if not line.strip():
         return "is empty"
-    columns = next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
+    columns = columns_of(line)
     is_known = "step" in columns or ("created_at" in columns and "epoch" in columns)
     return "" if is_known else "has no column step, and so is not a logger's"
 

@@ -1,106 +1,132 @@
-"""Read what a run directory says of its run: identity, status, times, params, notes; metrics and media elsewhere."""
+"""Read the facts of a run directory: identity, name, status, times, hyperparameters, notes. Metrics and media are read elsewhere.
+
+Two kinds of run directory are known. RegistryLogger's has a sidecar.json that states these facts. CSVLogger's has
+none, so its facts come from hparams.yaml, from names, and from the times of its files.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import stat
 from dataclasses import dataclass
-from itertools import islice
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
 from bridge.files import (
     LARGEST_JSON,
-    MOST_METRICS,
-    MOST_SESSIONS,
-    MOST_SLURM,
+    LARGEST_PARAMS,
+    LARGEST_YAML,
+    LONGEST_NAME,
     Refused,
+    clean,
     fitting,
+    open_plain,
     own_file,
     read_plain,
     shortened,
-    too_large_json,
 )
-from bridge.model import Notice, NoticeKind, Run, RunFile, Session, Status
-from bridge.rundir.discover import why_no_run
-from bridge.rundir.fields import Fields, number
+from bridge.model import Notice, NoticeKind, Run, RunFile, Status
+from bridge.rundir.discover import columns_of, read_header, why_no_run
 from bridge.rundir.header import has_column
-from bridge.rundir.hparams import clean, finite, flat_params, read_hparams
-from bridge.rundir.statistics import readable, unreadable
 from bridge.rundir.times import Clock
-from logger.sidecar import SidecarError, parse_sidecar, parse_summary, parse_time
+from logger.sidecar import Sidecar, SidecarError, Summary, decode_sidecar, decode_summary, parse_heartbeat
+from logger.values import ClassName, flatten, param_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bridge.model import Scalar
 
-__all__ = ["first_named", "read_run"]
-
-_MOST_NAMED = 20
-
-Found = TypeVar("Found")
+__all__ = ["first_named", "read_run", "run_name"]
 
 RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
 """The files of a run directory that are read."""
 
-_SHOWN = {
-    "completed": Status.COMPLETED,
-    "failed": Status.FAILED,
-    "interrupted": Status.INTERRUPTED,
-}
+_MOST_NAMED = 20
+_ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
+_HOUR = 3600.0
+_WELL_BEFORE = 60.0
+"""Seconds by which a file must be older than the end of its run to tell of the start."""
+
+_TAIL_BYTES = 1 << 16
+_SAYS_LITTLE = re.compile(r"0*\d{1,4}|(version|seed|fold|run|trial)[-_=0-9]*")
+_NAMELESS = frozenset({"lightning_logs", "logs", "log", "csv_logs", "runs"})
+_STAMP = re.compile(r"(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_T/ ]?(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?!\d)")
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
 def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float = 180.0) -> Run:
-    """What the run directory `path` says, checked and typed.
+    """Return what the run directory `path` says, checked and typed.
 
-    `clock` tells how old the heartbeat is; a run that calls itself running and gave no sign of life for
-    `heartbeat_timeout` seconds is shown as killed. What has a wrong type is left out and named in `notices`. Raises
-    RunDirectoryError for what is no run directory, or whose sidecar cannot be read.
+    `clock` tells how old the heartbeat is. A run that calls itself running, but gave no sign of life for
+    `heartbeat_timeout` seconds, is killed. Fields of a wrong type are left out, and named in `notices`. Raises
+    RunDirectoryError if `path` is no run directory, or if its sidecar cannot be read.
     """
     real = Path(os.path.realpath(path))
     notices: list[Notice] = []
-    files = _files(real, notices)
-    sidecar = Fields(_sidecar(real, files, notices), notices)
-    word = sidecar.text("status")
-    signs = _Signs.of(real, clock or Clock())
-    status = _status(word, fresh=signs.age <= heartbeat_timeout)
-    run_id = _named(sidecar.text("run_id") or clean(real.name))
-    identity = _named(sidecar.text("uid") or sidecar.text("run_id") or clean(str(real)))
-    run_id = sidecar.bounded("run_id", run_id)
-    name = sidecar.text("display_name") or run_id.rstrip("/").rpartition("/")[2] or run_id
-    start = sidecar.time("created_at")
-    last_alive = signs.last if signs.last is not None else sidecar.time("updated_at")
-    start = _oldest(files) if start is None else start
-    last_alive = start if last_alive is None else last_alive
-    stats = _summary_stats(real, files, notices)
-    summary = sidecar.numbers("summary") or {
-        metric: last for metric, of in stats.items() if (last := _last(of)) is not None
-    }
+    files = _own_files(real, notices)
+    sidecar = _read_sidecar(real, files, notices)
+    stats = _read_statistics(real, files, notices)
+    time_column = _time_column(sidecar, files)
+    life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
+    status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
+    start, start_estimated = _start(real, sidecar, files, life)
+    last_alive = start if life.last is None else life.last
+    end, end_estimated = _end(status, sidecar, life, start)
+    run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
+    identity = (sidecar.uid or sidecar.run_id or str(real)).replace("\0", "\ufffd")
+    name = sidecar.display_name or run_name(run_id if sidecar.run_id else "", real)
+    summary = sidecar.summary or {metric: of["last"] for metric, of in stats.items() if of["last"] is not None}
     return Run(
         path=real,
-        identity=fitting(shortened(identity)),
-        run_id=run_id,
+        identity=fitting(shortened(clean(identity))),
+        run_id=clean(run_id),
         status=status,
-        status_word=word,
+        status_word=sidecar.status,
         start=start,
-        end=_end(status, sidecar.time("ended_at"), last_alive),
+        start_estimated=start_estimated,
+        end=end,
+        end_estimated=end_estimated,
         last_alive=last_alive,
-        name=sidecar.bounded("display_name", name),
+        name=_bounded("display_name", clean(name), notices),
         parent=clean(real.parent.name),
         params=_params(sidecar, files, notices),
-        tags=sidecar.texts("tags"),
-        notes=sidecar.text("notes") or "",
-        archived=sidecar.flag("archived"),
-        sessions=tuple(_session(entry, sidecar) for entry in sidecar.entries("sessions", MOST_SESSIONS)),
-        checkpoint=sidecar.text("checkpoint_path"),
+        tags=tuple(dict.fromkeys(sidecar.tags)),
+        notes=sidecar.notes,
+        archived=sidecar.archived,
+        sessions=tuple(sidecar.sessions),
+        checkpoint=sidecar.checkpoint_path,
         summary=summary,
         summary_stats=stats,
-        time_column=_time_column(sidecar.text("time_column"), sidecar.text("time_column_before"), files),
+        time_column=time_column,
         files=files,
-        notices=(*notices, *sidecar.uncounted()),
+        notices=tuple(notices),
     )
+
+
+def run_name(run_id: str, path: Path) -> str:
+    """Return the name of a run without a display name, from its id ("" if it has none) and its real path.
+
+    It is the last part of the id, or the folder's name. While the first part of a name says little (`0`, `version_0`),
+    the part above it is put in front: first the other parts of the id, then the folders above the run directory.
+    """
+    parts = [part for part in run_id.split("/") if part] or [path.name]
+    folders = list(path.parts[1:])
+    above = folders[: -len(parts)] if folders[-len(parts) :] == parts else folders[:-1]
+    above = [part for part in above if part not in _NAMELESS] + parts[:-1]
+    name = [parts[-1]]
+    while above and _says_little(name[0]):
+        name.insert(0, above.pop())
+    return "/".join(name)
+
+
+def _says_little(part: str) -> bool:
+    return _SAYS_LITTLE.fullmatch(part) is not None
 
 
 def first_named(notices: list[Notice], what: str, detail: str) -> list[Notice]:
@@ -111,27 +137,31 @@ def first_named(notices: list[Notice], what: str, detail: str) -> list[Notice]:
     return first
 
 
-def _named(text: str) -> str:
-    """`text` without NUL characters, with which no database looks anything up."""
-    return text.replace("\0", "\ufffd")
+def _bounded(field: str, text: str, notices: list[Notice]) -> str:
+    """Return `text` as `shortened` does, with a notice if it was too long."""
+    short = shortened(text)
+    if short != text:
+        detail = f"of {len(text)} characters the first {LONGEST_NAME} are kept, with a digest as their end"
+        notices.append(Notice(NoticeKind.CUT, f"sidecar.json: {field}", detail))
+    return short
 
 
-def _files(real: Path, notices: list[Notice]) -> dict[str, RunFile]:
+def _own_files(real: Path, notices: list[Notice]) -> dict[str, RunFile]:
     files = {}
     for name in RUN_FILES:
         try:
             found = own_file(real, name)
         except Refused as error:
-            notices.append(
-                Notice(NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH, name, str(error))
-            )
+            kind = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH
+            notices.append(Notice(kind, name, str(error)))
             continue
         if found is not None:
             files[name] = found
     return files
 
 
-def _sidecar(real: Path, files: Mapping[str, RunFile], notices: Sequence[Notice]) -> dict[str, Any]:
+def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice]) -> Sidecar:
+    """Return the sidecar; an empty one for a CSVLogger's directory. Raises RunDirectoryError."""
     path = real / "sidecar.json"
     if "sidecar.json" not in files:
         refused = next((notice.detail for notice in notices if notice.what == "sidecar.json"), None)
@@ -140,125 +170,116 @@ def _sidecar(real: Path, files: Mapping[str, RunFile], notices: Sequence[Notice]
                 f"{path} {refused}.", hint="Put a plain file in its place, or move the run directory away."
             )
         reason = why_no_run(str(real))
-        if not reason:
-            return {}
-        raise RunDirectoryError(
-            f"{real} is no run directory: {reason}.",
-            hint="Give the folder that a RegistryLogger or a CSVLogger wrote, or one above it.",
-        )
-    try:
-        data = read_plain(files["sidecar.json"].path, limit=LARGEST_JSON)
-        reason = too_large_json(data)
         if reason:
             raise RunDirectoryError(
-                f"{path} {reason}.", hint="A sidecar is some kilobytes: mend it, or move the run directory away."
+                f"{real} is no run directory: {reason}.",
+                hint="Give the folder that a RegistryLogger or a CSVLogger wrote, or one above it.",
             )
-        return parse_sidecar(data, path)
+        return Sidecar()
+    try:
+        data = read_plain(files["sidecar.json"].path, limit=LARGEST_JSON)
+        if len(data) > LARGEST_JSON:
+            raise RunDirectoryError(
+                f"{path} is larger than {LARGEST_JSON >> 20} MiB.",
+                hint="A sidecar is some kilobytes: repair it, or move the run directory away.",
+            )
+        sidecar, problems = decode_sidecar(_encodable(data), path)
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}.") from error
     except SidecarError as error:
-        raise RunDirectoryError(str(error), hint="Mend the file, or move the run directory away.") from error
+        raise RunDirectoryError(str(error), hint="Repair the file, or move the run directory away.") from error
+    notices += _left_out("sidecar.json", problems)
+    return sidecar
 
 
-def _params(sidecar: Fields, files: Mapping[str, RunFile], notices: list[Notice]) -> dict[str, Scalar]:
-    hparams = sidecar.mapping("hparams")
-    if hparams:
-        try:
-            params, lost = flat_params(hparams, "sidecar.json: hparams")
-        except (RecursionError, ValueError) as error:
-            notices.append(Notice(NoticeKind.TOO_LARGE, "sidecar.json: hparams", str(error)[:200]))
-            return {}
-    elif "hparams.yaml" in files:
-        params, lost = read_hparams(files["hparams.yaml"])
-    else:
-        return {}
-    notices += lost
-    return params
-
-
-def _summary_stats(real: Path, files: Mapping[str, RunFile], notices: list[Notice]) -> dict[str, Mapping[str, Any]]:
+def _read_statistics(
+    real: Path, files: Mapping[str, RunFile], notices: list[Notice]
+) -> dict[str, Mapping[str, float | int | None]]:
+    """Return the statistics in summary.json by metric; none if it cannot be read."""
     if "summary.json" not in files:
         return {}
     try:
         data = read_plain(files["summary.json"].path, limit=LARGEST_JSON)
-        reason = too_large_json(data)
-        if reason:
-            notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", f"{reason}, not read"))
+        if len(data) > LARGEST_JSON:
+            detail = f"larger than {LARGEST_JSON >> 20} MiB, not read"
+            notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", detail))
             return {}
-        metrics = parse_summary(data, real / "summary.json").get("metrics")
+        summary, problems = decode_summary(_encodable(data), real / "summary.json")
     except OSError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", f"cannot be read: {error.strerror}"))
         return {}
     except SidecarError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", str(error)))
         return {}
-    if not isinstance(metrics, dict):
-        return {}
-    if len(metrics) > MOST_METRICS:
-        detail = f"{MOST_METRICS:,} of its {len(metrics):,} metrics are kept"
-        notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", detail, len(metrics) - MOST_METRICS))
-    kept = {clean(name): stats for name, stats in islice(metrics.items(), MOST_METRICS)}
-    notices += unreadable(kept)
-    return {name: readable(stats) for name, stats in kept.items()}
+    notices += _left_out("summary.json", problems)
+    return _statistics(summary)
 
 
-def _last(stats: Mapping[str, Any]) -> float | None:
-    return number(stats.get("last"))
+def _statistics(summary: Summary) -> dict[str, Mapping[str, float | int | None]]:
+    fields = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
+    return {name: {field: getattr(of, field) for field in fields} for name, of in summary.metrics.items()}
 
 
-def _session(entry: Mapping[str, Any], sidecar: Fields) -> Session:
-    def named(key: str, found: Found | None, wanted: str) -> Found | None:
-        if found is None:
-            sidecar.wrong(f"sessions: {key}", entry.get(key), wanted)
-        return found
-
-    def text(key: str) -> str | None:
-        return named(key, _word(entry.get(key)), "a text")
-
-    def whole(key: str) -> int | None:
-        value = finite(entry.get(key))
-        return named(key, None if value is None or value != int(value) else int(value), "a whole number")
-
-    slurm = entry.get("slurm")
-    commit = entry.get("git")
-    named("slurm", slurm if isinstance(slurm, dict) else None, "an object")
-    return Session(
-        started_at=named("started_at", parse_time(entry.get("started_at")), "a time"),
-        host=text("host"),
-        user=text("user"),
-        pid=whole("pid"),
-        command=text("command"),
-        git_commit=text("git_commit") or (clean(commit) if isinstance(commit, str) else None),
-        slurm=_words(slurm) if isinstance(slurm, dict) else {},
-        restart_count=whole("restart_count"),
-        rows=whole("rows"),
-    )
+def _left_out(file: str, problems: Sequence[tuple[str, str]]) -> list[Notice]:
+    notices = [Notice(NoticeKind.LEFT_OUT, f"{file}: {field}", problem) for field, problem in problems]
+    return first_named(notices, file, "further values of a wrong type")
 
 
-def _word(value: object) -> str | None:
-    """A text, or a number as one."""
-    return clean(str(value)) if isinstance(value, str | int | float) else None
+def _encodable(data: bytes) -> bytes:
+    r"""Return JSON text without lone surrogates (`"\ud800"`), which no target can encode."""
+    if rb"\ud" not in data and rb"\uD" not in data:
+        return data
+    try:
+        return clean(json.dumps(json.loads(data), ensure_ascii=False)).encode()
+    except (ValueError, RecursionError):
+        return data  # whoever parses it next says what is wrong
 
 
-def _words(entries: Mapping[str, object]) -> dict[str, str]:
-    found = ((clean(key), _word(value)) for key, value in islice(entries.items(), MOST_SLURM))
-    return {key: word for key, word in found if word is not None}
+def _status(word: str | None, *, alive: bool) -> Status:
+    """Return the status that is shown, by the table in docs/reference/run-directory.md."""
+    if word in _ENDED:
+        return _ENDED[word]
+    if alive:
+        return Status.RUNNING
+    return Status.KILLED if word == "running" else Status.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
-class _Signs:
-    """The last sign of life: when (None: never), and how many seconds ago."""
+class _SignOfLife:
+    """The last sign of life: the time (None if there never was one), its age in seconds, and if a writer stated it."""
 
     last: float | None
     age: float
+    stated: bool = False
 
-    @classmethod
-    def of(cls, real: Path, clock: Clock) -> _Signs:
-        found = [status for name in ("heartbeat", "metrics.csv") if (status := _stat(real / name)) is not None]
-        if not found:
-            return cls(last=None, age=float("inf"))
-        newest = max(found, key=lambda status: status.st_mtime_ns)
-        return cls(last=newest.st_mtime, age=clock.age(newest))
+
+def _sign_of_life(
+    real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], time_column: str | None, clock: Clock
+) -> _SignOfLife:
+    """Return the last sign of life.
+
+    Copying a directory without its times makes its files look new. The times that stand inside the files then decide.
+    """
+    beat, metrics, own = (_stat(real / name) for name in ("heartbeat", "metrics.csv", "sidecar.json"))
+    sign = beat or metrics or own
+    if sign is None:
+        return _SignOfLife(None, float("inf"))
+    if sidecar.status in _ENDED:
+        return _SignOfLife(sign.st_mtime, clock.age(sign))
+    written = _written_heartbeat(real) if beat is not None and sidecar.sessions else None
+    if written is not None:
+        copied = sign.st_mtime > written + _HOUR
+        return _SignOfLife(written, clock.age(sign, written if copied else None), stated=True)
+    oldest = min(found.st_mtime for found in (beat, metrics, own) if found is not None)
+    claims = [sidecar.updated_at]
+    if sidecar.updated_at is None or oldest > sidecar.updated_at + _HOUR:
+        claims.append(_last_row_time(files, time_column))
+    known = [claim for claim in claims if claim is not None]
+    if known and oldest > max(known) + _HOUR:
+        return _SignOfLife(max(known), clock.age(sign, max(known)), stated=True)
+    if beat is None and metrics is None and sidecar.updated_at is not None:
+        return _SignOfLife(sidecar.updated_at, clock.age(sign))
+    return _SignOfLife(sign.st_mtime, clock.age(sign))
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -269,31 +290,141 @@ def _stat(path: Path) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _status(word: str | None, *, fresh: bool) -> Status:
-    if word in _SHOWN:
-        return _SHOWN[word]
-    if word == "running":
-        return Status.RUNNING if fresh else Status.KILLED
-    return Status.RUNNING if fresh else Status.UNKNOWN
-
-
-def _end(status: Status, ended_at: float | None, last_alive: float) -> float | None:
-    if status is Status.RUNNING:
+def _written_heartbeat(real: Path) -> float | None:
+    try:
+        return parse_heartbeat(read_plain(real / "heartbeat", limit=64))
+    except OSError:
         return None
-    return last_alive if ended_at is None or status is Status.KILLED else ended_at
 
 
-def _oldest(files: Mapping[str, RunFile]) -> float:
-    if "hparams.yaml" in files:
-        return files["hparams.yaml"].mtime_ns / 1e9
-    return min((file.mtime_ns / 1e9 for file in files.values()), default=0.0)
+def _start(real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], life: _SignOfLife) -> tuple[float, bool]:
+    """Return the start of the run, and if it is an estimate. An unknown start is the last sign of life.
 
-
-def _time_column(name: str | None, before: str | None, files: Mapping[str, RunFile]) -> str | None:
-    """The time column's name where metrics.csv has that column, or has no header yet; else the name `before`, likewise.
-
-    A writer that renames the column says so here first: until metrics.csv follows, times stand under the old name.
+    Lightning rewrites hparams.yaml at each save up to version 2.4, so a file's mtime tells of the start only if it is
+    well before the end.
     """
-    if not name or "metrics.csv" not in files:
-        return name or None
-    return next((column for column in (name, before) if column and has_column(files["metrics.csv"], column)), None)
+    if sidecar.created_at is not None:
+        return sidecar.created_at, False
+    mtimes = [file.mtime_ns / 1e9 for file in files.values()]
+    last = life.last if life.last is not None else max(mtimes, default=0.0)
+    stamps = [stamp for stamp in _stamps(real) if stamp <= last]
+    if stamps:
+        return max(stamps), True
+    oldest = min(mtimes, default=last)
+    return (oldest if oldest < last - _WELL_BEFORE else last), True
+
+
+def _stamps(real: Path) -> list[float]:
+    """Return the times in the names of the run's event files, or else of its folder and the folder above."""
+    try:
+        names = [entry.name for entry in os.scandir(real)]
+    except OSError:
+        names = []
+    found = [float(match[1]) for name in names if (match := _EVENT_FILE.match(name))]
+    if found:
+        return [min(found)]
+    match = _STAMP.search("/".join(real.parts[-2:]))
+    try:
+        return [datetime(*map(int, match.groups())).timestamp()] if match else []  # type: ignore[arg-type]
+    except ValueError:
+        return []
+
+
+def _end(status: Status, sidecar: Sidecar, life: _SignOfLife, start: float) -> tuple[float | None, bool]:
+    """Return the end of the run (None while it runs), and if it is an estimate. It is never before the start."""
+    if status is Status.RUNNING:
+        return None, False
+    if sidecar.ended_at is not None and status is not Status.KILLED:
+        return max(sidecar.ended_at, start), False
+    return max(life.last if life.last is not None else start, start), not life.stated
+
+
+def _time_column(sidecar: Sidecar, files: Mapping[str, RunFile]) -> str | None:
+    """Return the name of the time column, if metrics.csv has it or has no header yet."""
+    if sidecar.time_column is None or "metrics.csv" not in files:
+        return sidecar.time_column
+    return sidecar.time_column if has_column(files["metrics.csv"], sidecar.time_column) else None
+
+
+def _last_row_time(files: Mapping[str, RunFile], time_column: str | None) -> float | None:
+    """Return the time of the last complete row of metrics.csv; None if it has no time column."""
+    if time_column is None or "metrics.csv" not in files:
+        return None
+    try:
+        with open_plain(files["metrics.csv"].path) as stream:
+            columns = columns_of(read_header(stream))
+            stream.seek(-min(_TAIL_BYTES, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+            lines = stream.read(_TAIL_BYTES).split(b"\n")[:-1]
+        last = next((line for line in reversed(lines) if line.strip()), b"")
+        cells = columns_of(last)
+        return float(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
+    except (OSError, csv.Error, ValueError):
+        return None
+
+
+def _params(sidecar: Sidecar, files: Mapping[str, RunFile], notices: list[Notice]) -> dict[str, Scalar]:
+    """Return the hyperparameters with flat, dotted keys, from the sidecar or else from hparams.yaml."""
+    if sidecar.hparams:
+        return _flat_params(sidecar.hparams, "sidecar.json: hparams", notices)
+    if "hparams.yaml" not in files:
+        return {}
+    from logger.hparams import load_yaml
+
+    kind, problem = NoticeKind.BAD_LINE, ""
+    tree: object = None
+    try:
+        text = read_plain(files["hparams.yaml"].path, limit=LARGEST_YAML)
+        if len(text) > LARGEST_YAML:
+            kind, problem = NoticeKind.TOO_LARGE, f"larger than {LARGEST_YAML >> 20} MiB, not read"
+        else:
+            tree = load_yaml(text)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except ValueError as error:
+        problem = f"cannot be read: {error}"
+    if tree is not None and not isinstance(tree, dict):
+        problem = f"holds a {type(tree).__name__}, not keys with values"
+    if problem:
+        notices.append(Notice(kind, "hparams.yaml", problem))
+    return _flat_params(tree, "hparams.yaml", notices) if isinstance(tree, dict) else {}
+
+
+def _flat_params(tree: Mapping[str, Any], where: str, notices: list[Notice]) -> dict[str, Scalar]:
+    """Return `tree` with dotted keys; lists become JSON text.
+
+    Two keys that become one are both kept, the later with a number, as the logger does.
+    """
+    if not _fits(tree):
+        detail = f"names and values of more than {LARGEST_PARAMS >> 20} million characters"
+        notices.append(Notice(NoticeKind.TOO_LARGE, where, detail))
+        return {}
+    flat = flatten(tree)
+    renamed = [
+        Notice(NoticeKind.RENAMED, f"{where}: {key}", f"the name is taken; now {new}") for key, new in flat.renamed
+    ]
+    notices += first_named(renamed, where, "further params that share a name")
+    classes = [
+        Notice(NoticeKind.LEFT_OUT, f"{where}: {key}", f"an object that cannot be read; its class is {value}")
+        for key, value in flat.values.items()
+        if isinstance(value, ClassName)
+    ]
+    notices += first_named(classes, where, "further objects that cannot be read")
+    params = {clean(key): param_scalar(value) for key, value in flat.values.items()}
+    return {key: clean(str(value)) if isinstance(value, str) else value for key, value in params.items()}
+
+
+def _fits(tree: Mapping[str, Any]) -> bool:
+    """Return if the flat form of `tree` stays within LARGEST_PARAMS.
+
+    A nested name repeats the names above it, and an alias of YAML repeats what it stands for: both multiply.
+    """
+    left = LARGEST_PARAMS
+    waiting: list[tuple[int, Any]] = [(0, tree)]
+    while waiting and left >= 0:
+        length, value = waiting.pop()
+        left -= length + (len(value) if isinstance(value, str) else 16)
+        if isinstance(value, dict):
+            waiting += [(length + len(str(key)) + 1, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(0, item) for item in value]
+    return left >= 0

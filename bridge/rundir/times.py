@@ -45,13 +45,16 @@ class Clock:
         self._ahead = 0.0
         self._asked = -_REFRESH_S
 
-    def age(self, found: os.stat_result) -> float:
-        """Return the age in seconds, never negative, of the file with the stat result `found`."""
+    def age(self, found: os.stat_result, then: float | None = None) -> float:
+        """Return the age in seconds, never negative, of the file with the stat result `found`.
+
+        `then`, a time that the file's writer stated, replaces its mtime.
+        """
         self._compare()
-        now = time.time()
+        now = time.time() - (found.st_mtime if then is None else then)
         if self._device is not None and found.st_dev == self._device:
-            return max(0.0, now + self._ahead - found.st_mtime)
-        return max(0.0, now - found.st_mtime - ALLOWANCE)
+            return max(0.0, now + self._ahead)
+        return max(0.0, now - ALLOWANCE)
 
     def _compare(self) -> None:
         """Compare the two clocks, again every few minutes, since a long `--follow` sees them drift."""

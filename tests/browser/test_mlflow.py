@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import expect
 
 from bridge.cursor import ContentOptions
-from bridge.model import MediaType, Session, Status
+from bridge.model import MediaType, Status
+from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of, film, moving_gif
@@ -61,7 +62,7 @@ def _baseline(folder: Path) -> Run:
         params={"lr": 0.1, "optimizer.name": "adam", "password": "hunter2"},
         tags=("project:digits", "keeper"),
         notes=NOTES,
-        sessions=(Session(user="ada", command="train.py --lr 0.1", git_commit="0123456789abcdef"),),
+        sessions=(SessionEntry(user="ada", command="train.py --lr 0.1", git_commit="0123456789abcdef"),),
         files={"hparams.yaml": file_of(folder / "hparams.yaml")},
     )
 

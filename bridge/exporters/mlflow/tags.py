@@ -14,8 +14,9 @@ from bridge.model import Notice, NoticeKind, Status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bridge.model import Run, Session
+    from bridge.model import Run
     from bridge.secrets import Redaction
+    from logger.sidecar import SessionEntry
 
 __all__ = [
     "TAG_LIMIT",
@@ -74,7 +75,7 @@ def own_tags(run: Run, redaction: Redaction) -> dict[str, str]:
     return {key: storable(value) for key, value in tags.items() if value is not None}
 
 
-def slurm_keys(sessions: Sequence[Session]) -> dict[str, str]:
+def slurm_keys(sessions: Sequence[SessionEntry]) -> dict[str, str]:
     """The tags' keys for what the newest session that knows of SLURM says of it, by `slurm.NAME`."""
     names = [f"slurm.{name}" for name in _slurm(sessions)]
     return keys_of(names, {name: f"bridge.{name}" for name in names})
@@ -99,7 +100,7 @@ def cut_tag(key: str, value: str) -> tuple[str, Notice | None]:
     return value[:TAG_LIMIT], Notice(NoticeKind.CUT, f"tag {key}", detail)
 
 
-def _restarts(sessions: Sequence[Session]) -> str | None:
+def _restarts(sessions: Sequence[SessionEntry]) -> str | None:
     """How often the run was started again, if ever: what SLURM counted, else the sessions after the first."""
     counted = [session.restart_count for session in sessions if session.restart_count is not None]
     restarts = max([len(sessions) - 1, *counted])
@@ -111,7 +112,7 @@ def _first_nan(stats: Mapping[str, Mapping[str, Any]]) -> str | None:
     return str(min(steps)) if steps else None
 
 
-def _natural(sessions: Sequence[Session], redaction: Redaction) -> dict[str, str | None]:
+def _natural(sessions: Sequence[SessionEntry], redaction: Redaction) -> dict[str, str | None]:
     """MLflow's own tags about the code and its user, of the newest session that knows each."""
 
     def newest(name: str) -> Any:
@@ -129,5 +130,5 @@ def _natural(sessions: Sequence[Session], redaction: Redaction) -> dict[str, str
     }
 
 
-def _slurm(sessions: Sequence[Session]) -> Mapping[str, str]:
+def _slurm(sessions: Sequence[SessionEntry]) -> Mapping[str, str]:
     return next((one.slurm for one in reversed(sessions) if one.slurm), {})

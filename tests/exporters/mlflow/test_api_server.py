@@ -13,7 +13,8 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.tags import Tag
-from bridge.model import DeltaKind, MediaType, NoticeKind, Session, Status
+from bridge.model import DeltaKind, MediaType, NoticeKind, Status
+from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.pictures import encoded, event_of
@@ -47,7 +48,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
         params={"lr": 0.1, "f(x)": "y" * 7000, "password": "p"},
         tags=("project:x", "word"),
         notes="# Notes\n" + "n" * 9000,
-        sessions=(Session(user="ada", host="n1", command="t.py", git_commit="abc"),),
+        sessions=(SessionEntry(user="ada", host="n1", command="t.py", git_commit="abc"),),
         files={"hparams.yaml": file_of(folder / "hparams.yaml")},
     )
     media = (

@@ -11,7 +11,8 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.model import NoticeKind, Session, Status
+from bridge.model import NoticeKind, Status
+from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, run_of
 
 if TYPE_CHECKING:
@@ -171,8 +172,8 @@ def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -
 def test_user_host_command_and_commit_are_those_of_the_training(store: Store) -> None:
     """Never this process's: what the sidecar's newest session that knows says."""
     sessions = (
-        Session(user="ada", host="node1", command="train.py --lr 0.1", git_commit="abc123", slurm={"job_id": "7"}),
-        Session(host="node2", slurm={"job_id": "8"}, restart_count=3),
+        SessionEntry(user="ada", host="node1", command="train.py --lr 0.1", git_commit="abc123", slurm={"job_id": "7"}),
+        SessionEntry(host="node2", slurm={"job_id": "8"}, restart_count=3),
     )
     store.export(run_of(sessions=sessions), ROWS)
     tags = store.run().data.tags
@@ -306,7 +307,7 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
         params={"db.password": "p1", "opts": '[{"api_key": "p2"}]', "lr": 0.1},
         tags=("api_key:p3", "project:x"),
         sessions=(
-            Session(
+            SessionEntry(
                 command="train.py --secret-file=p4 --auth_token p5 model.private_key=p6 --lr 1",
                 slurm={"job_id": "7", "api-key": "p7"},
             ),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.exporters.mlflow.people import LIST_TAGS, listed, people_tags, read_list
-from bridge.model import NoticeKind, Session
+from bridge.model import NoticeKind
+from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import run_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def test_a_long_name_is_cut_and_that_is_said(store: Store) -> None:
 
 def test_two_of_slurms_names_do_not_become_one(store: Store) -> None:
     """As with all names: the first to appear keeps the clean one."""
-    applied = store.export(run_of(sessions=(Session(slurm={"a+b": "1", "a*b": "2"}),)), ROWS)
+    applied = store.export(run_of(sessions=(SessionEntry(slurm={"a+b": "1", "a*b": "2"}),)), ROWS)
     tags = store.run().data.tags
     assert (tags["bridge.slurm.a_b"], tags["bridge.slurm.a_b_2"]) == ("1", "2")
     assert [(notice.kind, notice.what) for notice in applied.notices] == [
