@@ -1,4 +1,4 @@
-"""Every field of a sidecar with values of every wrong type: the run arrives without that field, and the report names it."""
+"""Values of every wrong type in every field of a sidecar, and files that are something else: named and left out."""
 
 from __future__ import annotations
 
@@ -8,126 +8,92 @@ from typing import Any
 
 import pytest
 
+from bridge.rundir import read_run
 from tests.security.scene import GOOD, TARGETS, Scene, plain_run, points_of, target
 
 VALUES: dict[str, Any] = {
-    "bool": True,
-    "int": 10**4000,
-    "float": float("nan"),
-    "str": "text",
-    "list": [1, "a", None, [], {"a": []}],
-    "dict": {"a": {"b": [1]}, "c": None},
+    "true": True,
+    "a number": 10**4000,
+    "a text": "text",
+    "a list": [[]],
+    "an object": {"a": {"b": [1]}, "c": None},
 }
-"""A value of each JSON type, by its name in Python; the number is huge, and the NaN and the list of all sorts are no JSON."""
+"""A value of each JSON type; the number is huge."""
 
-TEXT, NUMBER = ("str",), ("int", "float")
 FIELDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "run_id": ("a text", TEXT + NUMBER),
-    "uid": ("a text", TEXT + NUMBER),
-    "display_name": ("a text", TEXT + NUMBER),
-    "status": ("a text", TEXT + NUMBER),
-    "notes": ("a text", TEXT + NUMBER),
-    "checkpoint_path": ("a text", TEXT + NUMBER),
-    "time_column": ("a text", TEXT + NUMBER),
+    "run_id": ("a text", ("a text", "a number")),
+    "uid": ("a text", ("a text", "a number")),
+    "display_name": ("a text", ("a text", "a number")),
+    "status": ("a text", ("a text", "a number")),
+    "notes": ("a text", ("a text", "a number")),
+    "checkpoint_path": ("a text", ("a text", "a number")),
+    "time_column": ("a text", ("a text", "a number")),
     "created_at": ("a time", ()),
     "ended_at": ("a time", ()),
-    "tags": ("a list", ("str", "list")),
-    "hparams": ("an object", ("dict",)),
-    "summary": ("an object", ("dict",)),
-    "archived": ("true or false", ("bool",)),
-    "sessions": ("a list", ("list",)),
+    "tags": ("a list", ("a text", "a list")),
+    "hparams": ("an object", ("an object",)),
+    "summary": ("an object", ("an object",)),
+    "archived": ("true or false", ("true",)),
+    "sessions": ("a list", ("a text", "a list")),
 }
 """What each field must be, and the types that are taken for it; a text may look like a number."""
 
 SESSION: dict[str, tuple[str, tuple[str, ...]]] = {
     "started_at": ("a time", ()),
-    "host": ("a text", ("bool", *TEXT, *NUMBER)),
-    "command": ("a text", ("bool", *TEXT, *NUMBER)),
-    "pid": ("a whole number", ()),
-    "rows": ("a whole number", ()),
-    "restart_count": ("a whole number", ()),
-    "slurm": ("an object", ("dict",)),
+    "host": ("a text", ("a text", "a number")),
+    "pid": ("a whole number", ("a number",)),
+    "restart_count": ("a whole number", ("a number",)),
+    "slurm": ("an object", ("an object",)),
 }
-WITHIN = {
-    "tags": ["sidecar.json: tags: 1", "sidecar.json: tags: []", "sidecar.json: tags: {'a': []}"],
-    "sessions": ["sidecar.json: sessions: 1", "sidecar.json: sessions: 'a'", "sidecar.json: sessions: []"],
-    "summary": ["sidecar.json: summary.a"],
-}
-"""What is named of the list, or the object, that such a field may be."""
-
-WRONG = [
-    *((field, kind, "") for field in FIELDS for kind in VALUES),
-    *((field, kind, "sessions: ") for field in SESSION for kind in VALUES),
-]
 
 
-def run_of(field: str, kind: str, within: str) -> str:
-    return f"{within.strip(': ')}{field}-{kind}"
+def notices_of(path: Path, **sidecar: Any) -> dict[str, str]:
+    """What is said of each field of a plain run with this sidecar; its size apart."""
+    run = read_run(plain_run(path, **sidecar))
+    assert [run.files["metrics.csv"].size > 0, run.summary_stats["loss"]["last"]] == [True, 0.25]
+    return {notice.what: notice.detail for notice in run.notices if notice.kind.value == "left out"}
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """A good run, one for each wrong field, and for each type one in which every field is of it."""
-    scene = Scene(tmp_path_factory.mktemp("types"))
-    shutil.copy(sqlite_template, scene.root / "mlflow.db")
-    plain_run(scene.runs / "good")
-    for field, kind, within in WRONG:
-        fields = {"sessions": [{field: VALUES[kind]}]} if within else {field: VALUES[kind]}
-        plain_run(scene.runs / run_of(field, kind, within), **fields)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
+    """The notice says what the field is and what it should be; the run is read without it."""
+    wanted, taken = FIELDS[field]
     for kind, value in VALUES.items():
-        session = dict.fromkeys(SESSION, value)
-        own = {"uid": f"all-{kind}", "run_id": f"all-{kind}", "sessions": [session, value]}
-        plain_run(scene.root / "mixed" / f"all-{kind}", **dict.fromkeys(FIELDS, value) | own)
-    plain_run(scene.root / "mixed" / "fine")
-    return scene
+        found = notices_of(tmp_path / kind, **{field: value})
+        if kind in taken:
+            assert f"is {kind}, not {wanted}" not in found.values()
+        else:
+            assert found == {f"sidecar.json: {field}": f"is {kind}, not {wanted}"}
 
 
-@pytest.fixture(scope="module")
-def report(scene: Scene) -> dict[str, Any]:
-    """The lines of an export into TensorBoard, by the run's directory."""
-    seen = scene.export("tensorboard", "--json")
-    assert seen.code == 0
-    return {Path(line["path"]).name: line for line in seen.data["runs"]}
-
-
-CUT = {"run_id-int", "display_name-int"}
-
-
-@pytest.mark.parametrize(("field", "kind", "within"), WRONG)
-def test_a_wrong_type_is_named_and_left_out(report: dict[str, Any], field: str, kind: str, within: str) -> None:
-    """The run arrives with all else; the notice says what the field is and what it should be."""
-    line = report[run_of(field, kind, within)]
-    wanted, taken = (SESSION if within else FIELDS)[field]
-    told = {one["what"]: one["detail"] for entry in line["notices"] for one in entry["examples"]}
-    name = f"sidecar.json: {within}{field}"
-    assert line["action"] == "new", line["reason"]
-    assert line["points"] == (3 if field != "time_column" else line["points"])
-    if run_of(field, kind, within) in CUT:
-        assert told[name] == "of 4001 characters the first 500 are kept, with a digest as their end"
-    elif kind in taken:
-        assert name not in told
-        assert [what for what in told if what.startswith(f"{name}:")] == (
-            WITHIN.get(field, []) if kind == "list" else []
-        )
-    else:
-        assert told[name] == f"is a {kind}, not {wanted}"
-
-
-def test_the_good_run_is_whole(scene: Scene, report: dict[str, Any]) -> None:
-    """Among all these nothing is lost of it."""
-    assert (report["good"]["action"], report["good"]["notices"]) == ("new", [])
-    assert points_of(scene, "tensorboard", "good") == GOOD
+@pytest.mark.parametrize("field", SESSION)
+def test_a_wrong_type_in_a_session_is_named(tmp_path: Path, field: str) -> None:
+    """The rest of the session stays."""
+    wanted, taken = SESSION[field]
+    for kind, value in VALUES.items():
+        found = notices_of(tmp_path / kind, sessions=[{field: value, "user": "ada"}])
+        if kind not in taken:
+            assert found == {f"sidecar.json: sessions.{field}": f"is {kind}, not {wanted}"}
+        assert [session.user for session in read_run(tmp_path / kind).sessions] == ["ada"]
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_runs_in_which_all_is_wrong(scene: Scene, to: str) -> None:
-    """They arrive in both targets, verify's own reader has them as export had them, and ls lists them."""
-    export = scene.call("export", "mixed", *target(to), "--json")
-    verify = scene.call("verify", "mixed", *target(to), "--json")
+def test_runs_in_which_all_is_wrong(tmp_path: Path, sqlite_template: Path, to: str) -> None:
+    """They arrive in both targets and verify equal, and ls lists them; the good run beside them is whole."""
+    scene = Scene(tmp_path)
+    shutil.copy(sqlite_template, scene.root / "mlflow.db")
+    for number, value in enumerate(VALUES.values()):
+        session = dict.fromkeys(SESSION, value)
+        own = {"uid": f"all-{number}", "run_id": f"all-{number}", "sessions": [session, value]}
+        plain_run(scene.runs / f"all-{number}", **dict.fromkeys(FIELDS, value) | own)
+    plain_run(scene.runs / "good")
+    export = scene.call("export", "runs", "--workers", 1, *target(to), "--json")
+    verify = scene.call("verify", "runs", *target(to), "--json")
     assert [line["action"] for line in export.data["runs"]] == ["new"] * (len(VALUES) + 1)
     assert [line["verdict"] for line in verify.data["runs"]] == ["="] * (len(VALUES) + 1)
     assert (export.code, verify.code) == (0, 0)
-    assert len(scene.call("ls", "mixed", "--json").data["runs"]) == len(VALUES) + 1
+    assert points_of(scene, to, "good") == GOOD
+    assert len(scene.call("ls", "runs", "--json").data["runs"]) == len(VALUES) + 1
 
 
 WHOLE_FILE = {
