@@ -45,7 +45,7 @@ __all__ = [
     "shortened",
 ]
 
-LARGEST_JSON = 16 << 20
+LARGEST_JSON = 8 << 20
 """Bytes of sidecar.json and of summary.json. Python needs up to 30 times as much memory for what they hold."""
 
 LARGEST_YAML = 1 << 20
@@ -213,38 +213,9 @@ def cache_dir() -> Path:
     return base / "registry-bridge"
 
 
-# The following limits and checks go with the modules that still use them.
-
-MOST_JSON_VALUES = 500_000
-MOST_YAML_VALUES = 50_000
-MOST_NODES = 200_000
-MOST_PARAMS = 20_000
-MOST_PARAM_LETTERS = 16 << 20
-LONGEST_NUMBER = 400
+# These limits go with the last modules that use them.
 MOST_TAGS = 10_000
 MOST_SESSIONS = 10_000
 MOST_METRICS = 50_000
-MOST_SLURM = 50
 MOST_SERIES = 100_000
 MOST_HEADERS = 10_000
-MOST_MEDIA = 100_000
-MOST_MEDIA_BYTES = 64 << 20
-MOST_TRIES = 64
-
-
-def too_large_json(data: bytes) -> str:
-    """Return why `data` must not be parsed as JSON, or "" if it may be."""
-    if len(data) > LARGEST_JSON:
-        return f"is larger than {LARGEST_JSON >> 20} MiB"
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_JSON_VALUES:
-        return f"holds more than {MOST_JSON_VALUES:,} values"
-    return ""
-
-
-def too_large_yaml(data: bytes) -> str:
-    """Return why `data` must not be parsed as YAML, or "" if it may be."""
-    if len(data) > LARGEST_YAML:
-        return f"larger than {LARGEST_YAML >> 20} MiB, not read"
-    if data.count(b",") + data.count(b"\n") + data.count(b"\r") > MOST_YAML_VALUES:
-        return f"more than {MOST_YAML_VALUES:,} lines and entries, not read"
-    return ""

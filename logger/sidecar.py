@@ -278,7 +278,9 @@ def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        pass
+        if isinstance(value, list | dict) and len(value) > _MAX_CHECKED:
+            problems.append((where, f"holds a value of a wrong type, and more than {_MAX_CHECKED:,} values"))
+            return msgspec.UNSET
     if types.NoneType in get_args(kind):
         kind = next(each for each in get_args(kind) if each is not types.NoneType)
     container, inner = get_origin(kind), get_args(kind)
@@ -304,7 +306,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
         found = _scalar(value, kind)
     if found is msgspec.UNSET:
         wanted = _WANTED.get(container or kind, "a time")
-        too_large = wanted == _in_words(value) or (kind is int and isinstance(value, int))
+        too_large = wanted == _in_words(value) or (kind is int and type(value) is int)
         problems.append((where, f"is too large for {wanted}" if too_large else f"is {_in_words(value)}, not {wanted}"))
     return found
 

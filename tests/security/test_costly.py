@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from tests.security.harms import (
     video,
 )
 from tests.security.measured import assert_bounded, measure
-from tests.security.scene import GOOD, Scene, plain_run, png, points_of, target
+from tests.security.scene import GOOD, Scene, plain_run, points_of, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,20 +53,17 @@ class Costly:
 HEADER = "loss,step,wall_time\r\n"
 ROW = f"1.0,0,{CREATED_S}\r\n"
 EVENT = '{"step": 0, "tag": "v", "type": "image", "path": "media/own.png"}\n'
-MEND, CUT_OUT = "Mend the file", "Cut that line out"
+REPAIR = "the file"
 
 ROWS = [
     Costly(
         "gigabyte-row", sparse("metrics.csv", HEADER + ROW), reason="metrics.csv:3 is longer than 8 MiB", hint="quote"
     ),
     Costly(
-        "gigabyte-header", sparse("metrics.csv"), reason="metrics.csv: the header line is longer than 8 MiB", hint=MEND
-    ),
-    Costly(
-        "long-row",
-        content("metrics.csv", HEADER, ROW, "1" * 40 * MB, f",1,{CREATED_S}\r\n"),
-        reason="metrics.csv:3 is longer than 8 MiB",
-        hint="quote",
+        "gigabyte-header",
+        sparse("metrics.csv"),
+        reason="metrics.csv: the header line is longer than 8 MiB",
+        hint=REPAIR,
     ),
     Costly(
         "open-quote",
@@ -79,13 +75,7 @@ ROWS = [
         "columns",
         content("metrics.csv", ",".join(f"m{n}" for n in range(60_000)), ",step\r\n"),
         reason="has 60,001 columns, more than 50,000",
-        hint=MEND,
-    ),
-    Costly(
-        "headers",
-        content("metrics.csv", HEADER, *(f"m{n},step,wall_time\r\n1.0,{n},2.0\r\n" for n in range(10_001))),
-        reason="metrics.csv has more than 10,000 header lines",
-        hint=MEND,
+        hint=REPAIR,
     ),
     Costly(
         "bad-rows",
@@ -97,45 +87,19 @@ ROWS = [
 
 FACTS = [
     Costly(
-        "gigabyte-sidecar", sparse("sidecar.json"), reason="sidecar.json is larger than 16 MiB", hint="some kilobytes"
+        "gigabyte-sidecar", sparse("sidecar.json"), reason="sidecar.json is larger than 8 MiB", hint="some kilobytes"
     ),
-    Costly(
-        "ten-million-tags",
-        sidecar(tags="json:[" + '"",' * 10 * MB + '""]'),
-        reason="sidecar.json is larger than 16 MiB",
-        hint="some kilobytes",
-    ),
-    Costly(
-        "million-tags",
-        sidecar(tags="json:[" + '"t",' * MB + '"t"]'),
-        reason="sidecar.json holds more than 500,000 values",
-        hint="some kilobytes",
-    ),
-    Costly(
-        "many-tags",
-        sidecar(tags=[f"t{n}" for n in range(100_000)]),
-        (("too large", "sidecar.json: tags", 90_000),),
-    ),
-    Costly("deep-sidecar", content("sidecar.json", "[" * 100_000), reason="sidecar.json", hint="Mend the file"),
-    Costly(
-        "deep-params",
-        sidecar(hparams="json:" + '{"a":' * 500 + "1" + "}" * 500),
-        (("too large", "sidecar.json: hparams", 1),),
-    ),
+    Costly("full-sidecar", sidecar(tags="json:[" + "{}," * 2_700_000 + "0]"), (("left out", "sidecar.json: tags", 1),)),
+    Costly("deep-sidecar", content("sidecar.json", "[" * 100_000), reason="sidecar.json", hint="Repair the file"),
     Costly("gigabyte-summary", sparse("summary.json"), (("too large", "summary.json", 1),)),
-    Costly("deep-summary", content("summary.json", "[" * 100_000), (("bad line", "summary.json", 1),)),
     Costly(
         "gigabyte-yaml",
         lambda run: (params_in_yaml("")(run), sparse("hparams.yaml")(run)),
         (("too large", "hparams.yaml", 1),),
     ),
-    Costly("yaml-bomb", params_in_yaml(aliases()), (("too large", "hparams.yaml", 1),)),
+    Costly("yaml-bomb", params_in_yaml(aliases()), (("bad line", "hparams.yaml", 1),)),
     Costly("yaml-merge-bomb", params_in_yaml(merges()), (("bad line", "hparams.yaml", 1),)),
     Costly("deep-yaml", params_in_yaml("a: " + "[" * 800), (("bad line", "hparams.yaml", 1),)),
-    Costly("yaml-of-commas", params_in_yaml("a: [" + "," * 300_000 + "]"), (("too large", "hparams.yaml", 1),)),
-]
-
-TEXTS = [
     Costly(
         "names-within-names",
         sidecar(hparams={"k" * MB: {str(n): 1 for n in range(10_000)}}),
@@ -146,53 +110,33 @@ TEXTS = [
         params_in_yaml(f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 5_000)}]\n"),
         (("too large", "hparams.yaml", 1),),
     ),
-    Costly(
-        "many-params",
-        sidecar(hparams={f"p{n}": n for n in range(20_001)}),
-        (("too large", "sidecar.json: hparams", 1),),
-    ),
     Costly("notes-like-addresses", sidecar(notes="://a:" * 100_000)),
     Costly("long-command", sidecar(sessions=[{"command": "a" * 2 * MB}])),
-    Costly(
-        "nested-yaml",
-        params_in_yaml("".join(f"{' ' * n}a:\n" for n in range(300))),
-        (("too large", "hparams.yaml", 1),),
-    ),
 ]
 
 MEDIA = [
-    Costly(
-        "gigabyte-event", sparse("media.jsonl", EVENT), reason="media.jsonl: a line is longer than 16 MiB", hint=CUT_OUT
-    ),
+    Costly("gigabyte-event", sparse("media.jsonl", EVENT), (("too large", "media.jsonl", 1),)),
     Costly(
         "long-event",
         content("media.jsonl", EVENT.replace("own", "x" * 8 * MB), append=True),
         (("bad line", "media.jsonl:2", 1),),
     ),
     Costly(
-        "deep-event", content("media.jsonl", "[" * 100_000 + "\n", append=True), (("bad line", "media.jsonl:2", 1),)
-    ),
-    Costly(
         "many-events",
-        content("media.jsonl", *(EVENT.replace("media/own", "../x") for _ in range(100_500)), append=True),
+        content("media.jsonl", *(EVENT.replace("media/own", f"../{'x' * 56}") for _ in range(150_000)), append=True),
         (
-            ("too large", "media.jsonl", 501),
-            ("left out", "media.jsonl:2", 99_998),
-            ("refused path", "media.jsonl:100000", 1),
+            ("too large", "media.jsonl", 1),
+            ("left out", "media.jsonl:2", 131_070),
+            ("refused path", "media.jsonl:131072", 1),
         ),
     ),
-    Costly("zip-bomb", picture(lambda: huge_png(60_000)), (("too large", "media.jsonl:2", 1),)),
-    Costly(
-        "zip-bomb-that-lies",
-        picture(lambda: png()[:16] + struct.pack(">II", 60_000, 60_000) + png()[24:]),
-        (("too large", "media.jsonl:2", 1),),
-    ),
+    Costly("zip-bomb", picture(lambda: huge_png(60_000)), (("too large", "val: media/x.png", 1),)),
     Costly("video-of-large-frames", picture(lambda: video(3_200)), (("too large", "val: media/x.png", 1),)),
     Costly("video", picture(lambda: video(200)), media=2),
     Costly("gigabyte-picture", sparse_picture, (("too large", "media.jsonl:2", 1),)),
 ]
 
-CASES = {case.name: case for case in (*ROWS, *FACTS, *TEXTS, *MEDIA)}
+CASES = {case.name: case for case in (*ROWS, *FACTS, *MEDIA)}
 
 
 def stage(root: Path, case: Costly) -> Scene:
@@ -233,7 +177,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -
         ("export", "runs", "--workers", 1, *to, "--json"),
         ("verify", "runs", *to, "--json"),
         ("ls", "runs"),
-        *([("show", "runs/bad")] if case in TEXTS else []),
+        *([("show", "runs/bad")] if case in FACTS and not case.reason else []),
     )
     export, verify, ls = measured.seen[:3]
     assert_bounded(measured)
@@ -265,7 +209,7 @@ def test_a_file_that_turned_bad_after_its_export(tmp_path: Path, light: Zygote) 
         ("unchanged", ""),
     ]
     assert [(line["verdict"], line["reason"]) for line in verify.data["runs"]] == [
-        ("!", f"{scene.runs}/bad/metrics.csv:5 cannot be read: longer than 16 MiB."),
+        ("!", f"{scene.runs}/bad/metrics.csv:5 is longer than 8 MiB."),
         ("=", ""),
     ]
     assert (export.code, verify.code) == (3, 4)
