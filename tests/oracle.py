@@ -75,7 +75,11 @@ def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
     found.run_id = text_of(sidecar.get("run_id")) or run_dir.resolve().name
     tags = sidecar.get("tags")
     tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
-    found.tags = tuple(dict.fromkeys(text_of(tag) for tag in tags if isinstance(tag, str)))
+    found.tags = tuple(
+        dict.fromkeys(
+            text_of(tag) for tag in tags if isinstance(tag, str | int | float) and tag is not True and tag is not False
+        )
+    )
     found.notes = text_of(sidecar.get("notes"))
     found.status_word = text_of(sidecar.get("status"))
     found.params = params_of(run_dir, sidecar)
@@ -349,8 +353,18 @@ def scalar(value: Any) -> Any:
         return value
     if isinstance(value, list | dict):
         with suppress(TypeError, ValueError):
-            return text_of(json.dumps(value, ensure_ascii=False, allow_nan=False))
+            return text_of(json.dumps(without_infinities(value), ensure_ascii=False, allow_nan=False))
     return text_of(str(value))
+
+
+def without_infinities(value: Any) -> Any:
+    """Return lists and mappings with non-finite numbers as the texts that strict JSON holds."""
+    if isinstance(value, list):
+        return [without_infinities(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): without_infinities(item) for key, item in value.items()}
+    names = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return names.get(repr(value), value) if isinstance(value, float) else value
 
 
 class _Loader(yaml.SafeLoader):

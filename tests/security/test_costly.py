@@ -123,7 +123,7 @@ MEDIA = [
     ),
     Costly(
         "many-events",
-        content("media.jsonl", *(EVENT.replace("media/own", f"../{'x' * 56}") for _ in range(150_000)), append=True),
+        content("media.jsonl", *(EVENT.replace("media/own", f"../{'x' * 68}") for _ in range(150_000)), append=True),
         (
             ("too large", "media.jsonl", 1),
             ("left out", "media.jsonl:2", 131_070),
