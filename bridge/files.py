@@ -214,8 +214,6 @@ def cache_dir() -> Path:
 
 
 # These limits go with the last modules that use them.
-MOST_TAGS = 10_000
-MOST_SESSIONS = 10_000
 MOST_METRICS = 50_000
 MOST_SERIES = 100_000
 MOST_HEADERS = 10_000

@@ -270,6 +270,10 @@ class SidecarFile:
         return state.st_ino, state.st_mtime_ns, state.st_size
 
 
+_MAX_CHECKED = 100_000
+"""Items of a container that are checked one by one; of more, a single wrong one costs the whole container."""
+
+
 def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
     """Return `value` as the type `kind`; UNSET if it does not fit, which `problems` then names.
 

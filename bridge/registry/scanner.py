@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
 from bridge.model import Status
-from bridge.registry.quick import read_quickly
 from bridge.registry.record import RunRecord
 from bridge.registry.rows import Found, row_of
 from bridge.registry.summary import with_summary
@@ -90,10 +89,8 @@ def scan(
         if before and _is_unchanged(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
             continue
         try:
-            found = read_quickly(run_dir, sidecar, summary)
-            if found is None:
-                stamp += _hparams_mark(run_dir)
-                found = Found.of(RunRecord.of(with_summary(read(Path(run_dir)))))
+            stamp += _hparams_mark(run_dir)
+            found = Found.of(RunRecord.of(with_summary(read(Path(run_dir)))))
             rows.append(row_of(root, stamp, found))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
