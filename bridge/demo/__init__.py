@@ -1,11 +1,12 @@
-"""Small real trainings, so that there is something to look at: `bridge demo`.
+"""`bridge demo`: small real trainings, so that there is something to look at.
 
-A sweep over learning rates, a learning rate that grows until the loss is NaN, a run that is preempted and requeued, and
-one that is killed. `bridge.demo.training` trains; this module starts its processes, two at a time.
+A sweep over learning rates, a learning rate that grows until the loss is NaN, a run that is preempted and requeued,
+and one that is killed. `bridge.demo.training` trains; this module starts its processes, two at once.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -20,11 +21,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, MissingExtraError, UsageError
-from logger.sidecar import SIDECAR_NAME, SidecarError, parse_json
+from logger.files import replace_file
+from logger.sidecar import HEARTBEAT_NAME, SIDECAR_NAME, SidecarError, json_text, parse_heartbeat, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+__all__ = ["DEMO_RUNS", "train_demo"]
 
 DEMO_RUNS = {
     "sweep/lr-0.003": "completed",
@@ -35,14 +39,14 @@ DEMO_RUNS = {
     "preempted": "completed",
     "killed": "running",
 }
-"""The runs of the demo, each with the last status in its sidecar; the process of the killed one could not change it."""
+"""The runs of the demo, each with the status that its sidecar ends with (killed: its process never got to say so)."""
 
 KILLED_AGO = 600.0
-"""Seconds by which the clock of the killed run is set back, so that its heartbeat is too old for a running run."""
+"""How long ago, in seconds, the killed run is made to have died: long enough to be taken for dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingStep:
+class _Step:
     """One training of a process: the fields of `bridge.demo.training.Training` without the run directory."""
 
     run_id: str
@@ -52,52 +56,50 @@ class TrainingStep:
     notes: str = ""
     signal: str | None = None
     signal_at: int = 0
-    started_ago: float = 0.0
 
 
 _SWEEP = tuple(
-    TrainingStep(
+    _Step(
         run_id=f"sweep/lr-{lr}",
         lr=lr,
         tags=("project:digits", "sweep:digits-lr"),
-        notes="One of four learning rates. **Compare** `val/acc` of all four in one chart.",
+        notes="One of four learning rates. **Look at** `val/acc` of all four in one chart.",
     )
     for lr in (0.003, 0.01, 0.03, 0.1)
 )
-_DIVERGED = TrainingStep(
+_DIVERGED = _Step(
     run_id="diverged",
     lr=0.01,
     lr_growth=1.05,
     notes="The learning rate grows by 5 % every step until the loss is NaN.",
 )
-_PREEMPTED = TrainingStep(
+_PREEMPTED = _Step(
     run_id="preempted",
     lr=0.05,
-    notes="Preempted by SIGTERM at step 80 and requeued: training resumed from the checkpoint of step 69, so the steps "
-    "in between were logged twice. The second values count: *one run, no zigzag*.",
+    notes="Preempted by SIGTERM at step 80 and requeued: training went on from the checkpoint of step 69, so the steps "
+    "in between were logged twice. Their second values count: *one run, no zigzag*.",
 )
-_KILLED = TrainingStep(
+_KILLED = _Step(
     run_id="killed",
     lr=0.02,
-    notes="Killed by SIGKILL in the middle of training, so nothing could record its end.",
+    notes="Killed by SIGKILL in mid-training, so nothing could note its end.",
     signal="SIGKILL",
     signal_at=150,
-    started_ago=KILLED_AGO,
 )
 
-_LANES: tuple[tuple[tuple[TrainingStep, ...], ...], ...] = (
+_LANES: tuple[tuple[tuple[_Step, ...], ...], ...] = (
     (_SWEEP,),
     ((_DIVERGED, replace(_PREEMPTED, signal="SIGTERM", signal_at=80)), (_PREEMPTED, _KILLED)),
 )
-"""Lanes run side by side. The processes of a lane run one after another, and so do the steps of a process."""
+"""What is trained: lanes run side by side, the processes of a lane one after another, the steps of a process too."""
 
 
 def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
-    """Train the demo's runs into `folder` and tell `say` the id of each finished run.
+    """Train the demo's runs into `folder`; say so through `say`, and each run's id once it is done.
 
-    Return False, and do nothing, where they are all there. A failure or Ctrl-C removes what was made so far. Raises
-    UsageError where `folder` holds anything else, MissingExtraError where a package is missing, and BridgeError where a
-    training does not end as it should.
+    False where they are all there already: nothing is done. What a failure or Ctrl-C leaves half done is removed again.
+    Raises UsageError where `folder` holds anything else, MissingExtraError where the training's packages are missing,
+    BridgeError where a training does not end as it should.
     """
     if _complete(folder):
         return False
@@ -113,9 +115,7 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
     say(f"Training {len(DEMO_RUNS)} small runs into {folder}; this takes about a minute.")
     try:
         _train(folder, say)
-        for path in (folder / "killed").rglob("*"):
-            mtime = path.stat().st_mtime - KILLED_AGO
-            os.utime(path, (mtime, mtime))
+        _set_back(folder / "killed", KILLED_AGO)
     except BaseException:
         for name in {run_id.partition("/")[0] for run_id in DEMO_RUNS}:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -127,31 +127,27 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
 
 def _complete(folder: Path) -> bool:
     try:
-        paths = {run_id: folder / run_id / SIDECAR_NAME for run_id in DEMO_RUNS}
-        found = {run_id: parse_json(path.read_bytes(), path).get("status") for run_id, path in paths.items()}
+        found = {run_id: _sidecar(folder / run_id).get("status") for run_id in DEMO_RUNS}
     except (OSError, SidecarError):
         return False
     return found == DEMO_RUNS
 
 
 def _train(folder: Path, say: Callable[[str], None]) -> None:
-    children = TrainingProcesses()
+    children = _Children()
     with ThreadPoolExecutor(len(_LANES)) as pool:
         try:
             lanes = [pool.submit(_train_lane, lane, folder, children, say) for lane in _LANES]
             for lane in lanes:
                 lane.result()
         finally:
-            children.kill()
+            children.end()
 
 
-def _train_lane(
-    lane: Sequence[Sequence[TrainingStep]], folder: Path, children: TrainingProcesses, say: Callable[[str], None]
-) -> None:
-    """Run the processes of one lane. Raises BridgeError for one that ends with another code than it should."""
+def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Children, say: Callable[[str], None]) -> None:
     for steps in lane:
         plan = [{"run_dir": str(folder.resolve() / step.run_id)} | asdict(step) for step in steps]
-        with tempfile.TemporaryFile("w+") as log, children.start(log) as child:
+        with tempfile.TemporaryFile("w+") as log, children.started(log) as child:
             assert child.stdin is not None
             assert child.stdout is not None
             json.dump(plan, child.stdin)
@@ -159,7 +155,7 @@ def _train_lane(
             for line in child.stdout:
                 say(f"  {line.strip()}")
             code = child.wait()
-            # SIGKILL ends the process itself; Lightning answers SIGTERM and the process exits as usual.
+            # A process that gets a signal ends by it (SIGKILL), or as Lightning answers it (SIGTERM).
             expected = -signal.SIGKILL if steps[-1].signal == "SIGKILL" else 0
             if code != expected:
                 log.seek(0)
@@ -171,34 +167,79 @@ def _train_lane(
             say(f"  {steps[-1].run_id} ({steps[-1].signal})")
 
 
-class TrainingProcesses:
-    """The processes that train. After `kill` all of them are gone and none can be started."""
+class _Children:
+    """The processes that train; after `end` all of them are gone and none is started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen[str]] = []
         self._ended = False
 
-    def start(self, log: Any) -> subprocess.Popen[str]:
-        """Start a process that reads its trainings from stdin and writes messages to the file `log`."""
+    def started(self, log: Any) -> subprocess.Popen[str]:
+        """A new process that does the trainings it reads from its stdin, its messages in the file `log`."""
         # -P: a `bridge` in the working directory is not imported.
         command = [sys.executable, "-P", "-m", "bridge.demo.training"]
-        # Inside a SLURM job Lightning would take these processes for tasks of that job.
+        # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         with self._lock:
             if self._ended:
                 raise BridgeError("The demo was interrupted.")
-            # Our own interpreter and module, and JSON that was made above.
+            # Not from outside: our own interpreter, our own module, JSON that was made above.
             child = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env
             )
             self._running.append(child)
         return child
 
-    def kill(self) -> None:
-        """Kill the processes that still run."""
+    def end(self) -> None:
+        """Kill what still runs."""
         with self._lock:
             self._ended = True
             for child in self._running:
                 if child.poll() is None:
                     child.kill()
+
+
+def _set_back(run_dir: Path, seconds: float) -> None:
+    """Make the run in `run_dir` have happened `seconds` earlier: every time in its files, and the files' own."""
+    sidecar = _sidecar(run_dir)
+    for entry in (sidecar, *sidecar.get("sessions", ())):
+        for key in ("created_at", "updated_at", "started_at"):
+            if entry.get(key) is not None:
+                entry[key] -= seconds
+    mtimes = {path: path.stat().st_mtime for path in run_dir.rglob("*") if path.is_file()}
+    replace_file(run_dir / SIDECAR_NAME, json_text(sidecar))
+    heartbeat = run_dir / HEARTBEAT_NAME
+    beat = parse_heartbeat(heartbeat.read_bytes())
+    if beat is not None:
+        replace_file(heartbeat, f"{beat - seconds:017.6f}\n")
+    _set_back_rows(run_dir / "metrics.csv", sidecar.get("time_column"), seconds)
+    _set_back_lines(run_dir / "media.jsonl", seconds)
+    for path, mtime in mtimes.items():
+        os.utime(path, (mtime - seconds, mtime - seconds))
+
+
+def _sidecar(run_dir: Path) -> dict[str, Any]:
+    """Return the JSON object in the sidecar of `run_dir`."""
+    return parse_json((run_dir / SIDECAR_NAME).read_bytes(), run_dir / SIDECAR_NAME)
+
+
+def _set_back_rows(path: Path, column: str | None, seconds: float) -> None:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    if column in header:
+        place = header.index(column)
+        for row in rows:
+            row[place] = repr(float(row[place]) - seconds)
+    replace_file(path, "".join(",".join(row) + "\r\n" for row in (header, *rows)))
+
+
+def _set_back_lines(path: Path, seconds: float) -> None:
+    def lines() -> Iterator[str]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if isinstance(event.get("time"), int | float):
+                event["time"] -= seconds
+            yield json.dumps(event) + "\n"
+
+    replace_file(path, "".join(lines()))

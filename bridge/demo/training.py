@@ -1,7 +1,7 @@
-"""The trainings of `bridge demo`: a small network learns scikit-learn's handwritten digits, logged by RegistryLogger.
+"""The trainings of `bridge demo`: a small network that learns scikit-learn's handwritten digits, logged by RegistryLogger.
 
-`python -m bridge.demo.training` reads a JSON list from stdin, each item the fields of `Training`, and runs one training
-after another. A training that is to be preempted or killed gets the real signal.
+`python -m bridge.demo.training` reads a JSON list from stdin, each item the fields of `Training`, and does one training
+after another. Nothing here is feigned: a training that is to be preempted or killed gets the real signal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +32,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+__all__ = ["Training", "main", "train"]
+
 SAMPLES = (5, 17, 42, 77)
-"""Indices of the validation pictures that are logged after every epoch."""
+"""The pictures of the validation set that are logged after every epoch."""
 
 CLASSES = 10
 
@@ -43,7 +44,7 @@ CLASSES = 10
 class Training:
     """One training. `signal` (a name such as SIGTERM) is sent to this process at step `signal_at`.
 
-    A run directory with `checkpoints/last.ckpt` is resumed from it. `started_ago` sets the clock back, in seconds.
+    A run directory that holds `checkpoints/last.ckpt` is resumed from there.
     """
 
     run_dir: str
@@ -55,11 +56,10 @@ class Training:
     notes: str = ""
     signal: str | None = None
     signal_at: int = 0
-    started_ago: float = 0.0
 
 
 def main() -> None:
-    """Run the trainings that stdin asks for; write the run id of each to stdout when it is done."""
+    """Do the trainings that stdin asks for and write each one's run id to stdout as soon as it is done."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -71,11 +71,8 @@ def main() -> None:
 
 
 def train(training: Training) -> None:
-    """Train one network into its run directory."""
+    """Train one network into its run directory; ends as the signal has it where there is one."""
     seed_everything(7, verbose=False)
-    now = time.time
-    if training.started_ago:
-        time.time = lambda: now() - training.started_ago  # RegistryLogger then writes times of the past
     train_set, validation_set = _digits()
     run_dir = Path(training.run_dir)
     resumed = run_dir / "checkpoints" / "last.ckpt"
@@ -115,7 +112,7 @@ def train(training: Training) -> None:
 
 
 class Digits(LightningModule):
-    """A network with one hidden layer on 8 x 8 pixels. Its learning rate grows from `lr` by `lr_growth` every step."""
+    """One hidden layer on 8 x 8 pixels; the learning rate starts at `lr` and is multiplied by `lr_growth` every step."""
 
     def __init__(self, *, lr: float, lr_growth: float = 1.0, hidden: int = 48, momentum: float = 0.9) -> None:
         super().__init__()
@@ -124,12 +121,12 @@ class Digits(LightningModule):
         self.layers = nn.Sequential(nn.Linear(64, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, CLASSES))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (n, 10), of pictures, (n, 64)."""
+        """The logits, (n, 10), of pictures, (n, 64)."""
         logits: torch.Tensor = self.layers(pixels)
         return logits
 
     def training_step(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Log and return the loss of one batch."""
+        """The loss of one batch."""
         loss, accuracy = self._judge(batch)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"train/loss": loss, "train/acc": accuracy, "lr": rate})
@@ -141,7 +138,7 @@ class Digits(LightningModule):
         self.log_dict({"val/loss": loss, "val/acc": accuracy})
 
     def configure_optimizers(self) -> Any:
-        """Return plain SGD, which diverges with a learning rate that grows without end."""
+        """Plain SGD: a learning rate that grows without end makes it diverge."""
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.lr_growth)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -154,14 +151,14 @@ class Digits(LightningModule):
 
 
 class Pictures(Callback):
-    """Log samples with the digits that the network reads, a confusion matrix, and a video of the weights."""
+    """Log samples with what the network reads in them, a confusion matrix, and a video of the weights."""
 
     def __init__(self, logger: RegistryLogger) -> None:
         self._logger = logger
         self._frames: list[NDArray[np.uint8]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the readings of the untrained network, since MLflow's slider over the steps starts at 0."""
+        """Log what the untrained network reads: a page with a slider over the steps starts at 0."""
         if trainer.global_step == 0:
             self.on_validation_epoch_end(trainer, pl_module)
 
@@ -193,20 +190,20 @@ class Pictures(Callback):
 
 
 class SignalAt(Callback):
-    """Send this process a signal at a certain step, as a cluster's scheduler does to a job."""
+    """Send this process a signal once a step is reached: what a cluster's scheduler does to a job."""
 
     def __init__(self, number: signal.Signals, step: int) -> None:
         self._number, self._step = number, step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Send the signal."""
+        """Send it."""
         if trainer.global_step == self._step:
             os.kill(os.getpid(), self._number)
 
 
 @functools.cache
 def _digits() -> tuple[TensorDataset, TensorDataset]:
-    """Return the training and the validation set: pixels float32 (n, 64) in [0, 1], labels int64 (n,)."""
+    """The training and the validation set: pixels float32 (n, 64) in [0, 1], labels int64 (n,)."""
     from sklearn.datasets import load_digits
 
     bundle: Mapping[str, Any] = load_digits()
@@ -217,18 +214,17 @@ def _digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 def _weights(module: LightningModule) -> NDArray[np.uint8]:
-    """Return the first layer's weights, 8 x 8 for each of 48 hidden units, as one picture of 6 rows of 8."""
+    """The first layer's weights, 8 x 8 for each of 48 hidden units, as one picture of 6 rows."""
     assert isinstance(module, Digits)
     first = module.layers[0]
     assert isinstance(first, nn.Linear)
     weights = np.nan_to_num(first.weight.detach().numpy(), posinf=0.0, neginf=0.0)
-    # (6 rows, 8 columns, 8, 8) with a border of one pixel around each unit, then rows and pixel rows side by side.
     tiles = np.pad(weights.reshape(6, 8, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
     return _enlarge(_shades(tiles.transpose(0, 2, 1, 3).reshape(60, 80)), 4)
 
 
 def _shades(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Return values as shades of grey, the least black and the greatest white."""
+    """Values as shades of grey from the least to the greatest."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / max(high - low, 1e-12) * 255, dtype=np.uint8)
 

@@ -256,7 +256,7 @@ class _Comparison:
             if held.bests is not None and name in content.bests:
                 self._compare_best(name, expected, content.bests[name], held)
         for name, found in sorted({**(held.bests or {}), **held.series}.items()):
-            count, logged = len(found.step), name if name in held.series else name.partition("/")[2]
+            count, logged = len(found.step), name if name in held.series else name.removesuffix(".best")
             if count and logged not in series:
                 text = f"{count:,} points"
                 self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, text), count=count)
@@ -265,14 +265,14 @@ class _Comparison:
     def _compare_best(self, name: str, expected: Series, sign: int, held: TargetContent) -> None:
         """Compare the latest value of what the target made for `--best`; `sign` is 1 if greater is better, else -1."""
         value = sign * expected.value
-        if np.isnan(value).all():
+        if np.isnan(value).all() or f"{name}.best" in held.series:  # a metric of the run's own of that name wins
             return
         place = int(np.nanargmax(value))
         best = _stored(expected.value[[place]], self.exporter.capabilities)
-        found = held.last.get(f"best/{name}")
+        found = held.last.get(f"{name}.best")
         if found is None or not _same_value(best, np.float64(found)).all():
             both = repr(float(best[0])), None if found is None else repr(float(found))
-            self.out.add(Difference(Verdict.DIFFERENT, CSV, f"best/{name} (last)", int(expected.step[place]), *both))
+            self.out.add(Difference(Verdict.DIFFERENT, CSV, f"{name}.best (last)", int(expected.step[place]), *both))
 
 
 def content_of(cursor: Cursor) -> ContentOptions:

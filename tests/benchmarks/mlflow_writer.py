@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.exporters.mlflow.database import Change, Database, NewRun, RunFacts, new_run_id
+from bridge.exporters.mlflow.write_db import Database, NewRun, RunRow, RunUpdate, new_run_id
 from bridge.model import Block
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.fixtures.mlflow_server import start_mlflow_server
@@ -145,10 +145,10 @@ def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
     runs = 100 if quick else 1000
     database = _open(uri)
     for number in range(runs):
-        tags = {"bridge.uid": f"uid-{number}", "bridge.cursor": "{}"}
-        database.write(new_run_id("0", f"uid-{number}"), Change(expected_cursor=None, create=_new(), tags=tags))
+        tags = {"mlflow.bridge.uid": f"uid-{number}", "mlflow.bridge.cursor": "{}"}
+        database.write(new_run_id("0", f"uid-{number}"), RunUpdate(expected_cursor=None, create=_new(), tags=tags))
     client = _client(uri)
-    keys = ["bridge.uid", "bridge.cursor"]
+    keys = ["mlflow.bridge.uid", "mlflow.bridge.cursor"]
     work = "cursors of many runs"
     rows = [
         row(work, OURS, best_of(5, lambda: database.runs(keys, experiment_ids=["0"])), runs, "runs"),
@@ -219,17 +219,16 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
 
 def _write_through(uri: str, points: int) -> None:
     """The exporter's way of writing, for what the clients write: eight runs with nothing but points."""
-    from bridge.exporters.mlflow.address import Address
-    from bridge.exporters.mlflow.api import Api
-    from bridge.exporters.mlflow.writer import ApiWriter
+    from bridge.exporters.mlflow.client import Address, MlflowApi
+    from bridge.exporters.mlflow.write_api import ApiWriter
 
-    api = Api(Address.of(uri))
+    api = MlflowApi(Address.of(uri))
 
     def one(_: int) -> None:
         run_id = api.make_run("0", name="a run", start=START_MS, tags={})
         part = _block(0, points // METRICS)
         names = {name: name for name in part.names}
-        change = Change(expected_cursor=None, blocks=[part], names=names, tags={"bridge.cursor": "{}"})
+        change = RunUpdate(expected_cursor=None, blocks=[part], names=names, tags={"mlflow.bridge.cursor": "{}"})
         ApiWriter(api).write(run_id, change)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -270,13 +269,13 @@ def _write(uri: str, points: int) -> None:
     rows = database.points_a_change // METRICS
     for start in range(0, points // METRICS, rows):
         part = _block(start, min(rows, points // METRICS - start))
-        change = Change(
+        change = RunUpdate(
             expected_cursor=cursor,
             blocks=[part],
             names={name: name for name in part.names},
-            tags={"bridge.uid": "uid", "bridge.cursor": str(start)},
+            tags={"mlflow.bridge.uid": "uid", "mlflow.bridge.cursor": str(start)},
             create=_new(),
-            facts=RunFacts(status="RUNNING", name="a run", start_ms=START_MS, end_ms=None),
+            facts=RunRow(status="RUNNING", name="a run", start=START_MS, end=None),
         )
         database.write(run_uuid, change)
         cursor = str(start)
@@ -307,7 +306,7 @@ def _metrics(points: int) -> list[Metric]:
 
 
 def _new() -> NewRun:
-    return NewRun(experiment_id="0", name="a run", start_ms=START_MS)
+    return NewRun(experiment_id="0", name="a run", start=START_MS)
 
 
 def _open(uri: str) -> Database:

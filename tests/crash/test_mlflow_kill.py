@@ -73,7 +73,7 @@ class Growing:
 
 def content(store: Store, run: MlflowRun) -> dict[str, Any]:
     """What two exports of one run directory must have alike, whatever happened to them."""
-    ours = ("bridge.cursor", "bridge.replaces")
+    ours = ("mlflow.bridge.cursor", "mlflow.bridge.replaces")
     run_id = run.info.run_id
     return {
         "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),

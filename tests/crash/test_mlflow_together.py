@@ -66,12 +66,12 @@ def test_eight_exports_of_eight_children_end_with_one_parent(uri: str, tmp_path:
         make_run(path, rows, uid=f"child-{number}", run_id=str(number), tags=["sweep:lr-scan"])
     each_at_once(export, [(uri, experiment, path, ("acc:max",)) for path in paths])
     runs = Store(uri, experiment=experiment).runs()
-    (parent,) = [run for run in runs if "bridge.sweep" in run.data.tags]
-    children = {run.info.run_name: run for run in runs if "bridge.uid" in run.data.tags}
+    (parent,) = [run for run in runs if "mlflow.bridge.sweep" in run.data.tags]
+    children = {run.info.run_name: run for run in runs if "mlflow.bridge.uid" in run.data.tags}
     assert sorted(children) == ["1", "2", "3", "4", "5", "6", "7", "8"]
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert len(runs) == CHILDREN + 1
-    tags = {key.removeprefix("bridge.sweep."): value for key, value in parent.data.tags.items()}
+    tags = {key.removeprefix("mlflow.bridge.sweep."): value for key, value in parent.data.tags.items()}
     assert (tags["runs"], tags["completed"]) == ("8", "8")
     assert (tags["acc.best"], tags["acc.best_run"]) == ("0.8", children["8"].info.run_id)
     assert float(tags["acc.mean"]) == pytest.approx(0.45)

@@ -250,7 +250,7 @@ def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str)
         exporter.edit(uid, **({"notes": text} if what == "notes" else {"tags": (text,)}))
         return True
     client, runs = mlflow_runs(folder, uid)
-    runs = [run for run in runs if json.loads(run.data.tags["bridge.cursor"]).get("sent")]
+    runs = [run for run in runs if json.loads(run.data.tags["mlflow.bridge.cursor"]).get("sent")]
     for run in runs:
         client.set_tag(run.info.run_id, TAGS[what], text)
     return bool(runs)
@@ -272,7 +272,11 @@ def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
         return None, []
     client = MlflowClient(f"sqlite:///{folder / 'target' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("contract")
-    found = [] if experiment is None else client.search_runs([experiment.experiment_id], f"tags.`bridge.uid` = '{uid}'")
+    found = (
+        []
+        if experiment is None
+        else client.search_runs([experiment.experiment_id], f"tags.`mlflow.bridge.uid` = '{uid}'")
+    )
     return client, list(found)
 
 

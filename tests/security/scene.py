@@ -192,7 +192,7 @@ def points_of(scene: Scene, to: str, run_id: str, metric: str = "loss") -> list[
 
     query = (
         "SELECT step, timestamp / 1000.0, metrics.value FROM metrics JOIN tags ON tags.run_uuid = metrics.run_uuid"
-        " WHERE tags.key = 'bridge.run_id' AND tags.value = ? AND metrics.key = ? ORDER BY step"
+        " WHERE tags.key = 'mlflow.bridge.run_id' AND tags.value = ? AND metrics.key = ? ORDER BY step"
     )
     with contextlib.closing(sqlite3.connect(scene.root / "mlflow.db")) as connection:
         return connection.execute(query, (run_id, metric)).fetchall()

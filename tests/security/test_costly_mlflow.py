@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters.mlflow.names import keys_of
+from bridge.exporters.mlflow.facts import keys_of
 from tests.security.harms import MB, gif, huge_png, picture, sidecar, tiff
 from tests.security.measured import MEMORY_MB, MLFLOW_MB, assert_bounded, measure
 from tests.security.scene import GOOD, Scene, plain_run, points_of, target

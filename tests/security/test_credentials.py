@@ -34,7 +34,7 @@ def forms(password: str) -> list[str]:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """One good run, and clients that do not wait."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("bridge.exporters.mlflow.seam.PAUSES_S", ())
+    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     scene = Scene(tmp_path)
     plain_run(scene.runs / "good")
     return scene
@@ -211,7 +211,7 @@ def test_nothing_is_left_in_a_database(scene: Scene, locked_uri: str) -> None:
         )
         held = "".join(row[0] for row in cursor.fetchall())
     connection.close()
-    assert "bridge.cursor" in held
+    assert "mlflow.bridge.cursor" in held
     assert_unseen(scene, RIGHT, held)
 
 
@@ -222,5 +222,5 @@ def test_nothing_is_left_behind_a_server(scene: Scene, mlflow_server: MlflowServ
     assert [one.code for one in seen] == [0] * len(seen)
     assert seen[0].out.startswith(f"+ good: new, 3 points, 1 media -> {mlflow_server.uri}/#/experiments/")
     held = b"".join(path.read_bytes() for path in mlflow_server.folder.rglob("*") if path.is_file())
-    assert b"bridge.cursor" in held
+    assert b"mlflow.bridge.cursor" in held
     assert_unseen(scene, password, held.decode("latin-1"))

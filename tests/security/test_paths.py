@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.exporters.mlflow.stage import Stage
+from bridge.exporters.mlflow.media import ArtifactUpload
 from bridge.model import RunFile
 from tests.require import require
 from tests.security.measured import measure
@@ -309,7 +309,7 @@ def test_a_large_file_that_is_swapped_while_it_is_sent(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"ours")
         file.truncate(64 << 20)
-    with Stage() as stage:
+    with ArtifactUpload() as stage:
         assert stage.add_file("checkpoints/last.ckpt", RunFile(path=path, size=64 << 20, mtime_ns=0)) is None
         path.unlink()
         path.symlink_to(outside.folder / "id_ed25519")

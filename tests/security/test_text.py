@@ -147,7 +147,9 @@ def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
 def test_cursors_stay_short(scene: Scene, exported: dict[str, Any]) -> None:
     """An identity of 600 emojis, which JSON writes as twelve characters each, still fits into a cursor."""
     with contextlib.closing(sqlite3.connect(scene.root / "mlflow.db")) as connection:
-        (longest,) = connection.execute("SELECT max(length(value)) FROM tags WHERE key = 'bridge.cursor'").fetchone()
+        (longest,) = connection.execute(
+            "SELECT max(length(value)) FROM tags WHERE key = 'mlflow.bridge.cursor'"
+        ).fetchone()
     assert 1000 < longest < 4000
 
 

@@ -102,9 +102,9 @@ def test_a_running_best_is_the_same(run: Path, exporter: Exporter) -> None:
 def test_a_best_that_is_another_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
     """Of a best only the latest value counts, and one that is not the best is named."""
     export_runs([run], exporter, BEST)
-    statement = "UPDATE latest_metrics SET value = -7 WHERE key = 'best/acc'"
+    statement = "UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'"
     execute(sqlite_uri, f"{statement} AND run_uuid IN (SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active')")
-    assert found(run, exporter) == [("*", "best/acc (last)", 19, "19.0", "-7.0")]
+    assert found(run, exporter) == [("*", "acc.best (last)", 19, "19.0", "-7.0")]
 
 
 def test_a_time_changed_by_a_second_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
-from bridge.exporters.contract import Capabilities, TargetState
-from bridge.exporters.mlflow import ui
-from bridge.exporters.mlflow.address import require_mlflow
-from bridge.exporters.mlflow.artifacts import checkpoint_signatures, due_files, signature
-from bridge.exporters.mlflow.database import points_a_change
-from bridge.exporters.mlflow.database_sqlite import SqliteBulk
-from bridge.exporters.mlflow.experiments import ExperimentName
-from bridge.exporters.mlflow.facts import facts_of
-from bridge.exporters.mlflow.place import Place
-from bridge.exporters.mlflow.status import STATUSES
+from bridge.exporters.contract import Capabilities, Interface, TargetState
+from bridge.exporters.mlflow.client import require_mlflow
+from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
+from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
+from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.tags import Tag, sweep_of
 from bridge.exporters.mlflow.target import MlflowTarget
 
 if TYPE_CHECKING:
@@ -25,11 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from bridge.cursor import ContentOptions, Cursor
-    from bridge.exporters.contract import Interface
-    from bridge.exporters.mlflow.records import Choice
     from bridge.model import Notice, Run
-
-__all__ = ["MlflowExporter"]
 
 _API = Capabilities(
     holds_back=True,
@@ -41,20 +32,21 @@ _API = Capabilities(
     media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
 )
 _DATABASE = replace(
-    _API, holds_back=False, threads=False, removes_points=True, points_a_delta=1_000_000, clears_end=True
+    _API, holds_back=False, threads=False, replaces_points=True, points_a_delta=1_000_000, clears_end=True
 )
+_SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 
 class MlflowExporter:
     """Replays runs into the MLflow at `tracking_uri`, by default where MLflow itself would write.
 
-    `experiment` names the experiment and may hold placeholders, which `experiment_default` stands in for where a run
-    lacks a value. `database_uri` is the database behind a server, for points at full speed. Raises UsageError and
-    TargetRefusedError for options that cannot be meant; nothing is asked or opened before it is needed.
+    `experiment` names the experiment and may hold placeholders. `experiment_default` is for runs without a value for
+    them. `database_uri` is the database behind a server, for points at full speed. Raise UsageError and
+    TargetRefusedError for options that make no sense. Nothing is opened before it is needed.
     """
 
     name = "mlflow"
-    default_port = ui.DEFAULT_PORT
+    default_port = 5000
 
     def __init__(
         self,
@@ -63,58 +55,61 @@ class MlflowExporter:
         experiment_default: str | None = None,
         database_uri: str | None = None,
     ) -> None:
-        self._place = Place(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
-        self._memory: dict[str, Choice] = {}
-        self._found: dict[str, Choice] = {}
+        self._store = MlflowStore(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
+        self._latest: dict[str, Candidates] = {}
+        """What MLflow holds by now, by identity. Targets keep it up to date."""
+        self._at_start: dict[str, Candidates] = {}
+        """What MLflow held when the export began."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_place": self._place, "_memory": {}, "_found": {}}
+        return {"_store": self._store, "_latest": {}, "_at_start": {}}
 
     @property
     def capabilities(self) -> Capabilities:
-        """What MLflow can hold: more where its database can be written to."""
-        if self._place.absent:
-            return replace(_DATABASE, single_writer=True, points_a_delta=points_a_change(SqliteBulk.limit))
-        database = self._place.database
+        """Return what MLflow can hold: more if its database can be written to."""
+        if self._store.is_absent:
+            return _SQLITE
+        database = self._store.database
         if database is None:
             return _API
-        return replace(_DATABASE, single_writer=database.is_sqlite, points_a_delta=database.points_a_change)
+        return _SQLITE if database.is_sqlite else _DATABASE
 
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
-        """Open MLflow, so that what is wrong with it is said once and not for each run.
+        """Open MLflow, so that its errors are reported once and not for each run.
 
-        A SQLite file that is not there yet is made by the first write, so that a dry run makes none.
+        The first write creates a new SQLite file, so a dry run creates none.
         """
-        if self._place.absent:
+        if self._store.is_absent:
             require_mlflow()
         else:
-            _ = self._place.database or self._place.api.client
+            _ = self._store.database or self._store.api.client
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
-        """What MLflow knows of each run: one select in a database, a page of search results for each 1,000 runs else."""
-        # First of all: MLflow's own client would try for minutes to reach a database that is away.
-        if not self._place.absent:
-            _ = self._place.database
-        known: dict[str, TargetState] = {}
-        homed: list[Run] = []
+        """Return what MLflow knows of each run: one select in a database, else a search for each 1,000 runs."""
+        # The database comes first: MLflow's client would try for minutes to reach one that is down.
+        if not self._store.is_absent:
+            _ = self._store.database
+        states: dict[str, TargetState] = {}
+        with_experiment: list[Run] = []
         for run in runs:
             try:
-                self._place.naming.of_run(run)
-                homed.append(run)
+                self._store.naming.of_run(run)
+                with_experiment.append(run)
             except RunError as error:
-                known[run.identity] = TargetState(error=error)
-        found = self._place.find(homed)
-        self._memory.update(found)
-        self._found.update(found)
-        return known | {identity: choice.known(self._place.address.shown) for identity, choice in found.items()}
+                states[run.identity] = TargetState(error=error)
+        found = self._store.find(with_experiment)
+        self._latest.update(found)
+        self._at_start.update(found)
+        shown = self._store.address.shown
+        return states | {identity: candidates.state(shown) for identity, candidates in found.items()}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
-        """The facts and files of `run` that are not as last sent."""
+        """Return the names of the facts and files of `run` that differ from what was last sent."""
         sent = facts_of(run, content).sent
         stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
-        if "start" in stale and self._place.database is None and "start" in cursor.sent:
+        if "start" in stale and self._store.database is None and "start" in cursor.sent:
             stale.remove("start")  # MLflow's API cannot move it
-        if cursor.extra.get("no_files") and not self._place.address.is_server:
+        if cursor.extra.get("no_files") and not self._store.address.is_server:
             return stale
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, content).items() if files.get(name) != signature(file)]
@@ -123,43 +118,55 @@ class MlflowExporter:
         return stale
 
     def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
-        """The target of `run`."""
-        return MlflowTarget(self._place, run, content, self._memory)
+        """Return the target of `run`."""
+        return MlflowTarget(self._store, run, content, self._latest)
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """Put second targets away that an export left behind, and settle the sweeps that have changed."""
-        for choice in self._found.values():
-            if choice.record is not None:
-                for extra in (*choice.extras, *choice.dead_ends):
-                    why = {} if extra.superseded else {Tag.DUPLICATE_OF: choice.record.run_id}
-                    self._place.api.put_away(extra.run_id, why)
-        members = [] if content.flat else [run for run in runs if sweep_of(run) and run.identity in self._found]
+        """Delete duplicate runs and abandoned rebuilds, and update the sweeps whose runs have changed."""
+        for candidates in self._at_start.values():
+            if candidates.target is not None:
+                for extra in (*candidates.extras, *candidates.abandoned):
+                    why = {} if extra.superseded else {Tag.DUPLICATE_OF: candidates.target.run_id}
+                    self._store.soft_delete(extra.run_id, why)
+        members = [run for run in runs if not content.flat and sweep_of(run) and run.identity in self._at_start]
         if not members:
             return ()
-        now = self._place.find(members)
+        now = self._store.find(members)
         changed = {
-            (choice.record.experiment_id, str(sweep_of(run)))
+            (target.experiment_id, str(sweep_of(run)))
             for run in members
-            if (choice := now[run.identity]).record is not None and not self._is_as_found(run.identity, choice)
+            if (target := now[run.identity].target) is not None
+            and _version(self._at_start[run.identity]) != _version(now[run.identity])
         }
-        settled = [Sweep(self._place, experiment, name).settle() for experiment, name in sorted(changed)]
+        settled = [Sweep(self._store, experiment, name).settle() for experiment, name in sorted(changed)]
         return [notice for notice in settled if notice is not None]
 
-    def _is_as_found(self, identity: str, now: Choice) -> bool:
-        before = self._found[identity].record
-        if before is None or now.record is None:
-            return before is now.record
-        return before.run_id == now.record.run_id and before.tags.get(Tag.CURSOR) == now.record.tags.get(Tag.CURSOR)
-
     def interface(self, port: int) -> Interface:
-        """MLflow's page on the runs."""
-        return ui.interface(self._place, port)
+        """Return how to show MLflow's page: on the server that runs already, or on one that is to be started."""
+        naming, address = self._store.naming, self._store.address
+        found = None if naming.varies else self._store.experiment(naming.template)
+        page = "#/experiments" if found is None else f"#/experiments/{found.id}/runs?workflowType=machine_learning"
+        if address.is_server:
+            return Interface(address=f"{address.shown}/{page}", probe=f"{address.uri}/health")
+        command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
+        return Interface(
+            address=f"http://127.0.0.1:{port}/{page}",
+            probe=f"http://127.0.0.1:{port}/health",
+            argv=(sys.executable, *command, str(port), "--workers", "1"),
+            environment={
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                # The job runner of the server's GenAI pages starts processes that this page does not need.
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                # Not on the command line, which everybody on this machine can read.
+                "MLFLOW_BACKEND_STORE_URI": address.uri,
+            },
+        )
 
     def close(self) -> None:
-        """Let go of connections and of what was remembered."""
-        self._memory.clear()
-        self._found.clear()
-        self._place.close()
+        """Close all connections, and forget what was found."""
+        self._latest.clear()
+        self._at_start.clear()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,3 +175,9 @@ class MlflowExporter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _version(candidates: Candidates) -> tuple[str | None, ...]:
+    """Return what changes with every export that changes the target."""
+    target = candidates.target
+    return () if target is None else (target.run_id, target.tags.get(Tag.CURSOR))

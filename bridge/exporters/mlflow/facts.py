@@ -1,45 +1,187 @@
-"""Everything that a run directory says of its run beside points and files, in MLflow's words."""
+"""Compute what MLflow shows of a run beside points and files: name, status, times, params, tags and notes.
+
+`facts_of` turns a run directory's facts into MLflow's words, within MLflow's limits. `user_edits` and `FieldUpdates`
+compare them with what a run in MLflow holds.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shlex
+import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bridge.cursor import sent_facts
-from bridge.exporters.mlflow.names import KEY_LIMIT, storable
-from bridge.exporters.mlflow.notes import description
-from bridge.exporters.mlflow.params import Params, params_of, volatile_tag
-from bridge.exporters.mlflow.people import listed, people_losses, people_tags
-from bridge.exporters.mlflow.status import STATUSES, end_of, start_of
-from bridge.exporters.mlflow.tags import cut_tag, own_tags, slurm_keys, tells_of_sessions
-from bridge.model import Notice, NoticeKind
+from bridge.files import shortened
+from bridge.model import Notice, NoticeKind, RunFile, Status
 from bridge.secrets import MASK, Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bridge.cursor import ContentOptions
-    from bridge.model import Run
+    from bridge.model import Run, Scalar
+    from logger.sidecar import SessionEntry
 
-__all__ = ["Facts", "digest", "facts_of"]
+KEY_LIMIT = 250
+"""Characters in the key of a metric, param or tag, and in a run's name."""
+
+PARAM_LIMIT = 6000
+"""Characters in a param's value."""
+
+TAG_LIMIT = 5000
+"""Characters in a tag's value that every server stores whole. Newer servers store 8000."""
+
+NOTES_LIMIT = 8000
+"""Characters in a description. MLflow truncates longer ones without an error."""
+
+NAMES_FILE = "bridge/names.json"
+PARAMS_FILE = "bridge/params.json"
+NOTES_FILE = "bridge/notes.md"
+"""The artifacts that hold in full what was renamed or truncated."""
+
+STATUSES = {
+    Status.RUNNING: "RUNNING",
+    Status.COMPLETED: "FINISHED",
+    Status.FAILED: "FAILED",
+    Status.INTERRUPTED: "KILLED",
+    Status.KILLED: "KILLED",
+    Status.UNKNOWN: "FINISHED",
+}
+"""MLflow's word for each status."""
+
+STATUS_OF_WORD = {"RUNNING": "running", "FINISHED": "completed", "FAILED": "failed", "KILLED": "killed"}
+"""The bridge's word for each of MLflow's, if the tag `bridge.status` does not say more."""
+
+
+class Tag:
+    """Keys of the tags that the bridge reads back. MLflow's pages hide every key that begins with `mlflow.`."""
+
+    UID = "mlflow.bridge.uid"
+    RUN_ID = "mlflow.bridge.run_id"
+    SOURCE = "mlflow.bridge.source"
+    CURSOR = "mlflow.bridge.cursor"
+    TAGS = "mlflow.bridge.tags"
+    NAMES = "mlflow.bridge.names"
+    SWEEP = "mlflow.bridge.sweep"
+    EXPERIMENT = "mlflow.bridge.experiment"
+    BUILDING = "mlflow.bridge.building"
+    PENDING = "mlflow.bridge.pending"
+    PENDING_MEDIA = "mlflow.bridge.pending_media"
+    REPLACES = "mlflow.bridge.replaces"
+    REPLACED_BY = "mlflow.bridge.replaced_by"
+    DUPLICATE_OF = "mlflow.bridge.duplicate_of"
+    STATUS = "bridge.status"
+    TIME = "bridge.time"
+    NAME = "mlflow.runName"
+    NOTES = "mlflow.note.content"
+    PARENT = "mlflow.parentRunId"
+    USER = "mlflow.user"
+    IMAGES = "mlflow.loggedImages"
+    ARTIFACTS = "mlflow.loggedArtifacts"
+
+
+_HIDDEN = "mlflow.bridge."
+_NEWEST = f"{_HIDDEN}newest."
+_OPTIONAL_TAGS = (
+    "bridge.checkpoint",
+    "bridge.command",
+    "bridge.host",
+    "bridge.restarts",
+    "bridge.slurm",
+    Tag.STATUS,
+    Tag.TIME,
+    f"{_HIDDEN}archived",
+    f"{_HIDDEN}checkpoint_size",
+    f"{_HIDDEN}checkpoint_step",
+    f"{_HIDDEN}first_nan_step",
+)
+"""Tags of the bridge that go when they no longer hold, beside those that begin with `_NEWEST`."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names within MLflow's rules
+
+# MLflow's own rule is [/\w.\- :]. Its `$` also accepts a newline at the end, which a URL does not.
+_REFUSED = re.compile(r"[^/\w.\- :]")
+
+
+def clean(name: str) -> str:
+    """Return `name` as a key that MLflow accepts: refused characters become `_`, and it is a plain relative path.
+
+    An acceptable name comes back unchanged. A longer one than KEY_LIMIT is cut and ends in a digest of the whole.
+    """
+    parts = _REFUSED.sub("_", name).split("/")
+    text = "/".join("_" if part in ("", ".", "..") else part for part in parts)
+    if len(text) <= KEY_LIMIT:
+        return text
+    return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the key of each name. Of two that would share a key the first keeps it, the next get `_2`, `_3`.
+
+    Later names never change the key of an earlier one. `rename` maps a name to the one that users want instead.
+    """
+    rename = rename or {}
+    keys: dict[str, str] = {}
+    taken: set[str] = set()
+    last: dict[str, int] = {}  # the newest number of each clean key, so that thousands of equal ones stay fast
+    for name in names:
+        if name in keys:
+            continue
+        plain = key = clean(rename.get(name, name))
+        while key in taken:
+            last[plain] = last.get(plain, 1) + 1
+            ending = f"_{last[plain]}"
+            key = plain[: KEY_LIMIT - len(ending)] + ending
+        keys[name] = key
+        taken.add(key)
+    return keys
+
+
+def renamed(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries of `keys` whose key differs from the name."""
+    return {name: key for name, key in keys.items() if name != key}
+
+
+def storable(text: str) -> str:
+    """Return `text` without NUL characters, which PostgreSQL cannot store."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def milliseconds(seconds: float) -> int:
+    """Return seconds since the epoch as MLflow's whole milliseconds. A tie goes to the even one, as numpy's does."""
+    return round(seconds * 1000.0)
+
+
+def digest(text: str) -> str:
+    """Return a short digest of `text` for `Cursor.sent`."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All facts of a run
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """A run's facts as they are to stand in MLflow.
+class RunFacts:
+    """The facts of a run as MLflow is to show them.
 
-    `people` are the tags made of the sidecar's, `own` the bridge's and MLflow's natural ones. `start` and `end` are
-    milliseconds since the epoch; `end` is None while the run is running. `sent` is what a cursor keeps of all this.
-    `whole_notes` are the notes where `notes` had to be cut. `lists_all`: whether the list among `own` has all tags.
+    `user_tags` come from the sidecar's tags, `own_tags` are the bridge's and MLflow's natural ones. `start` and `end`
+    are milliseconds since the epoch; `end` is None while the run is running. `sent` is the part that a cursor keeps.
+    `whole_notes` are the notes if `notes` had to be truncated. `lists_all` is False if `Tag.TAGS` lacks some tags.
     """
 
     name: str
     notes: str
-    people: Mapping[str, str]
-    own: Mapping[str, str]
+    user_tags: Mapping[str, str]
+    own_tags: Mapping[str, str]
     params: Params
     status: str
     start: int
@@ -49,56 +191,226 @@ class Facts:
     whole_notes: str | None = None
     lists_all: bool = True
 
+    @property
+    def user(self) -> str:
+        """Return the user who trained, as MLflow's column of the run holds it."""
+        return self.own_tags.get(Tag.USER, "unknown")
 
-def facts_of(run: Run, content: ContentOptions) -> Facts:
-    """The facts of `run` for a target of `shape`."""
+
+def facts_of(run: Run, content: ContentOptions) -> RunFacts:
+    """Return the facts of `run` as MLflow is to show them."""
     redaction = Redaction(content.redact)
-    params = params_of(run, content, redaction)
-    notices = list(params.notices)
-    notes, notes_loss = description(storable(run.notes))
-    notices += [notes_loss] if notes_loss else []
-    tags = _masked(run, redaction, notices)
-    kept, pages = listed(tags)
-    people = people_tags(kept)
-    notices += people_losses(tags, people, kept)
-    values = {key: _kept(key, value, notices) for key, value in people.values.items()}
-    newest = {volatile_tag(key): params.values[key] for key in sorted(params.volatile)}
-    own = pages | {key: _kept(key, value, notices) for key, value in (own_tags(run, redaction) | newest).items()}
-    masked = [key for key, value in own.items() if MASK in value and tells_of_sessions(key)]
-    notices += [Notice(NoticeKind.REDACTED, f"tag {key}") for key in masked]
-    notices += _odd_losses(run)
-    name = storable(run.name or run.run_id or "run")[:KEY_LIMIT]
+    notices: list[Notice] = []
+    params = _params(run, content, redaction, notices)
+    notes = _description(run, notices)
+    tags = _masked_tags(run, redaction, notices)
+    listed, list_tag = _list_tag(tags, notices)
+    user_tags = UserTags.of(listed)
+    notices += user_tags.notices(listed)
+    values = {key: _truncated_tag(key, value, notices) for key, value in user_tags.values.items()}
+    newest = {newest_tag(key): params.values[key] for key in sorted(params.volatile)}
+    own = {
+        key: _truncated_tag(key, value, notices) for key, value in (_own_tags(run, redaction, notices) | newest).items()
+    }
+    own[Tag.TAGS] = list_tag
+    name = _name(run, notices)
+    is_truncated = notes != storable(run.notes)
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
         "name": digest(name),
         "notes": digest(notes),
-        "tags": digest(json.dumps([sorted(values.items()), *pages.values()])),
-        "bridge tags": digest(json.dumps([sorted(own.items()), run.notes if notes_loss else ""])),
+        "tags": digest(json.dumps([sorted(values.items()), list_tag])),
+        "bridge tags": digest(json.dumps([sorted(own.items()), run.notes if is_truncated else ""])),
         "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
     }
-    return Facts(
+    return RunFacts(
         name=name,
         notes=notes,
-        people=values,
-        own=own,
+        user_tags=values,
+        own_tags=own,
         params=params,
         status=STATUSES[run.status],
-        start=start_of(run),
-        end=end_of(run),
+        start=milliseconds(run.start),
+        end=None if run.end is None else milliseconds(run.end),
         sent=sent,
         notices=tuple(notices),
-        whole_notes=run.notes if notes_loss else None,
-        lists_all=len(kept) == len(tags),
+        whole_notes=run.notes if is_truncated else None,
+        lists_all=len(listed) == len(tags),
     )
 
 
-def digest(text: str) -> str:
-    """A short digest of `text` for `Cursor.sent`."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+_NUL_DETAIL = "NUL characters cannot be stored"
 
 
-def _masked(run: Run, redaction: Redaction, notices: list[Notice]) -> list[str]:
-    """The run's tags without what is secret in them, which is added to `notices`."""
+def _name(run: Run, notices: list[Notice]) -> str:
+    if "\0" in run.name:
+        notices.append(Notice(NoticeKind.CUT, "name", _NUL_DETAIL))
+    if len(run.name) > KEY_LIMIT:
+        detail = f"the first {KEY_LIMIT} of {len(run.name)} characters are kept; sidecar.json has all"
+        notices.append(Notice(NoticeKind.CUT, "name", detail))
+    return storable(run.name or run.run_id or "run")[:KEY_LIMIT]
+
+
+def _description(run: Run, notices: list[Notice]) -> str:
+    """Return the notes as MLflow's description, truncated with a pointer to the artifact that has them in full."""
+    notes = storable(run.notes)
+    if notes != run.notes:
+        notices.append(Notice(NoticeKind.CUT, "notes", _NUL_DETAIL))
+    if len(notes) <= NOTES_LIMIT:
+        return notes
+    notices.append(Notice(NoticeKind.CUT, "notes", f"{len(notes)} characters; {NOTES_FILE} has all"))
+    ending = f"\n\n*The notes go on in the artifact {NOTES_FILE}.*"
+    return notes[: NOTES_LIMIT - len(ending)] + ending
+
+
+def _truncated_tag(key: str, value: str, notices: list[Notice]) -> str:
+    if len(value) <= TAG_LIMIT:
+        return value
+    detail = f"the first {TAG_LIMIT} of {len(value)} characters are kept; sidecar.json has all"
+    notices.append(Notice(NoticeKind.CUT, f"tag {key}", detail))
+    return value[:TAG_LIMIT]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Params
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The params of a run by MLflow's key.
+
+    `values` are as MLflow holds them, `whole` has the truncated ones in full; `keys` maps the hparams' own names.
+    `volatile` are keys whose first value stays, `globs` recognise such keys.
+    """
+
+    values: Mapping[str, str]
+    whole: Mapping[str, str]
+    keys: Mapping[str, str]
+    volatile: frozenset[str]
+    globs: tuple[str, ...] = ()
+
+    def stays(self, key: str) -> bool:
+        """Return True if MLflow keeps its value of `key` whatever becomes of the param."""
+        return key in self.volatile or (key not in self.values and _matches(key, self.globs))
+
+
+def newest_tag(key: str) -> str:
+    """Return the key of the tag that holds the newest value of a volatile param."""
+    return clean(f"{_NEWEST}{key}")
+
+
+def _params(run: Run, content: ContentOptions, redaction: Redaction, notices: list[Notice]) -> Params:
+    """Return the params of `run`: renamed, masked and truncated as MLflow's rules and `content` ask."""
+    keys = keys_of(run.params)
+    values: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    notices += [
+        Notice(NoticeKind.RENAMED, f"param {name}", f"as {key}; {NAMES_FILE} maps it back")
+        for name, key in renamed(keys).items()
+    ]
+    for name, value in run.params.items():
+        key, text = keys[name], storable(str(value))
+        if text != str(value):
+            notices.append(Notice(NoticeKind.CUT, f"param {name}", _NUL_DETAIL))
+        shown = str(redaction.value(name, text))
+        if shown != text:
+            notices.append(Notice(NoticeKind.REDACTED, f"param {name}", f"the secret in it is {MASK}"))
+        if len(shown) > PARAM_LIMIT:
+            whole[key] = shown
+            detail = f"{len(shown)} characters; {PARAMS_FILE} has all"
+            notices.append(Notice(NoticeKind.CUT, f"param {name}", detail))
+        values[key] = shown[:PARAM_LIMIT]
+    volatile = frozenset(keys[name] for name in run.params if _matches(name, content.volatile))
+    return Params(values, whole, keys, volatile, content.volatile)
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    low = name.lower()
+    return any(fnmatchcase(low, glob.lower()) for glob in globs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# User tags: those of the sidecar
+
+_KEY_VALUE = re.compile(r"([A-Za-z0-9_.\-]+):(.*)", re.DOTALL)
+_RESERVED = ("mlflow.", "bridge.")
+
+
+@dataclass(frozen=True, slots=True)
+class UserTags:
+    """A run's tags as MLflow's: `values` by MLflow's key, `keys` from a tag's name to its key.
+
+    `key:value` becomes key = value, and several of one key are joined by `, `. Any other text is a bare word, `word` =
+    `true`, unless a key of that name exists. Keys that MLflow or the bridge use get the prefix `tag.`.
+    """
+
+    values: Mapping[str, str]
+    keys: Mapping[str, str]
+
+    @classmethod
+    def of(cls, tags: Iterable[str]) -> UserTags:
+        """Return the tags of a run by the rule above."""
+        joined: dict[str, list[str]] = {}
+        words: dict[str, None] = {}
+        for tag in tags:
+            found = _KEY_VALUE.fullmatch(tag)
+            if found:
+                joined.setdefault(found[1], []).append(found[2])
+            else:
+                words[tag] = None
+        names = [*joined, *(word for word in words if word not in joined)]
+        keys = keys_of(names, {name: f"tag.{name}" for name in names if name.startswith(_RESERVED)})
+        values = {keys[name]: ", ".join(joined[name]) if name in joined else "true" for name in names}
+        return cls(values, keys)
+
+    def key(self, tag: str) -> str:
+        """Return the MLflow key that `tag` became, or became a part of."""
+        return self.keys[_tag_name(tag)]
+
+    def notices(self, tags: Sequence[str]) -> list[Notice]:
+        """Return a notice for each of `tags` that MLflow does not show as it is."""
+        notices = [
+            Notice(NoticeKind.RENAMED, f"tag {_short(name)}", f"as {key}; sidecar.json has it unchanged")
+            for name, key in renamed(self.keys).items()
+        ]
+        named = {_tag_name(tag) for tag in tags if _KEY_VALUE.fullmatch(tag)}
+        notices += [
+            Notice(NoticeKind.LEFT_OUT, f"tag {_short(tag)}", "a tag with a value has that name")
+            for tag in dict.fromkeys(tags)
+            if tag in named
+        ]
+        return notices
+
+
+def read_list_tag(tags: Mapping[str, str]) -> list[str]:
+    """Return the user tags as they were last sent, from the tags of a run. Return none if they cannot be read."""
+    try:
+        found = json.loads(tags.get(Tag.TAGS, "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return [tag for tag in found if isinstance(tag, str)] if isinstance(found, list) else []
+
+
+def _list_tag(tags: Sequence[str], notices: list[Notice]) -> tuple[Sequence[str], str]:
+    """Return as many of the first `tags` as fit into one MLflow tag, and that tag's value: their JSON list.
+
+    The list tells a later export which tags the bridge set, so a tag that does not fit is not sent at all.
+    """
+    kept = tags[:TAG_LIMIT]
+    text = json.dumps(kept, ensure_ascii=False)
+    while len(text) > TAG_LIMIT:
+        kept = kept[: min(len(kept) - 1, len(kept) * TAG_LIMIT // len(text))]
+        text = json.dumps(kept, ensure_ascii=False)
+    if len(kept) < len(tags):
+        detail = f"the first {len(kept)} of {len(tags)} tags are sent; sidecar.json has all"
+        notices.append(Notice(NoticeKind.LEFT_OUT, "tags", detail, count=len(tags) - len(kept)))
+    return kept, text
+
+
+def _masked_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> list[str]:
+    """Return the run's tags with their secrets masked."""
+    if any("\0" in tag for tag in run.tags):
+        notices.append(Notice(NoticeKind.CUT, "tags", _NUL_DETAIL))
     masked = [redaction.tag(tag) for tag in run.tags]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
@@ -108,25 +420,125 @@ def _masked(run: Run, redaction: Redaction, notices: list[Notice]) -> list[str]:
     return [storable(tag) for tag in masked]
 
 
-def _odd_losses(run: Run) -> list[Notice]:
-    """What of the other facts MLflow cannot hold as it is."""
-    nul = "NUL characters cannot be stored"
-    notices = [Notice(NoticeKind.CUT, "notes", nul)] if "\0" in run.notes else []
-    notices += [Notice(NoticeKind.CUT, "name", nul)] if "\0" in run.name else []
-    notices += [Notice(NoticeKind.CUT, "tags", nul)] if any("\0" in tag for tag in run.tags) else []
-    if len(run.name) > KEY_LIMIT:
-        detail = f"of {len(run.name)} characters the first {KEY_LIMIT} are kept; in full in sidecar.json"
-        notices.append(Notice(NoticeKind.CUT, "name", detail))
-    notices += [
-        Notice(NoticeKind.RENAMED, f"tag bridge.{name}", f"as {key}; in sidecar.json as it is")
-        for name, key in slurm_keys(run.sessions).items()
-        if key != f"bridge.{name}"
-    ]
-    return notices
+def _tag_name(tag: str) -> str:
+    found = _KEY_VALUE.fullmatch(tag)
+    return found[1] if found else tag
 
 
-def _kept(key: str, value: str, notices: list[Notice]) -> str:
-    value, notice = cut_tag(key, value)
-    if notice is not None:
-        notices.append(notice)
-    return value
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bridge's own tags and MLflow's natural ones
+
+
+def sweep_of(run: Run) -> str | None:
+    """Return the sweep that the run belongs to, from its tag `sweep:<id>`."""
+    found = next((tag.partition(":")[2] for tag in run.tags if re.match(r"sweep:.", tag)), None)
+    return None if found is None else shortened(storable(found))
+
+
+def _own_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> dict[str, str]:
+    """Return what the run directory says beside user tags: its identity and source, how it went, who ran it."""
+    sessions = run.sessions
+
+    def newest(name: str) -> Any:
+        return next((getattr(one, name) for one in reversed(sessions) if getattr(one, name) is not None), None)
+
+    command = newest("command")
+    shown = None if command is None else redaction.command(command)
+    slurm: Mapping[str, Scalar] = next((one.slurm for one in reversed(sessions) if one.slurm), {})
+    masked = {name: redaction.value(name, value) for name, value in slurm.items()}
+    tags: dict[str, str | None] = {
+        Tag.RUN_ID: run.run_id,
+        Tag.SOURCE: os.fsencode(run.path).decode(errors="replace"),
+        Tag.STATUS: _status_beyond_mlflow(run),
+        Tag.TIME: None if run.time_column else "estimated",
+        Tag.USER: newest("user"),
+        "mlflow.source.name": None if shown is None else script_of(shown),
+        "mlflow.source.type": None if command is None else "LOCAL",
+        "mlflow.source.git.commit": newest("git_commit"),
+        "bridge.command": shown,
+        "bridge.host": newest("host"),
+        "bridge.slurm": ", ".join(f"{name}={value}" for name, value in masked.items()) or None,
+        "bridge.restarts": _restarts(sessions),
+        f"{_HIDDEN}first_nan_step": _first_nan(run.summary_stats),
+        f"{_HIDDEN}archived": "true" if run.archived else None,
+    }
+    if run.checkpoint:
+        file, step = checkpoint_file(run), re.search(r"step=(\d+)", Path(run.checkpoint).name)
+        tags["bridge.checkpoint"] = run.checkpoint
+        tags[f"{_HIDDEN}checkpoint_size"] = None if file is None else str(file.size)
+        tags[f"{_HIDDEN}checkpoint_step"] = None if step is None else step[1]
+    if shown is not None and MASK in shown:
+        notices.append(Notice(NoticeKind.REDACTED, "tag bridge.command"))
+    if masked != dict(slurm):
+        notices.append(Notice(NoticeKind.REDACTED, "tag bridge.slurm"))
+    return {key: storable(value) for key, value in tags.items() if value is not None}
+
+
+def checkpoint_file(run: Run) -> RunFile | None:
+    """Return the checkpoint that the sidecar names if it is a plain file inside the run directory, else None."""
+    if not run.checkpoint or "\0" in run.checkpoint:
+        return None
+    named = Path(run.checkpoint)
+    is_inside = ".." not in named.parts and named.is_relative_to(run.path)
+    # The directory may have moved since: then the file lies below its own `checkpoints`.
+    candidates = (named.relative_to(run.path) if is_inside else named, Path("checkpoints") / named.name)
+    return next((file for path in candidates if (file := plain_file(run.path, path)) is not None), None)
+
+
+def plain_file(folder: Path, path: Path) -> RunFile | None:
+    """Return the file at the relative `path` below `folder`, None unless it is a plain file that really lies there."""
+    if path.is_absolute() or ".." in path.parts:
+        return None
+    try:
+        real = (folder / path).resolve(strict=True)
+        found = real.stat()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    if not real.is_relative_to(folder) or not stat.S_ISREG(found.st_mode):
+        return None
+    return RunFile(path=real, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+_LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch", "pdb", "cProfile")
+
+
+def script_of(command: str) -> str:
+    """Return the script in a command line, or the module after `-m`: MLflow shows it in the column Source."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    for at, word in enumerate(words):
+        if word.endswith(".py"):
+            return word
+        if word == "-m" and at + 1 < len(words) and words[at + 1] not in _LAUNCHERS:
+            return words[at + 1]
+    return words[0] if words else command
+
+
+def _status_beyond_mlflow(run: Run) -> str | None:
+    """Return the status if MLflow's word for it says less: KILLED for interrupted, FINISHED for unknown."""
+    if run.status is Status.UNKNOWN:
+        return run.status_word or run.status.value
+    return run.status.value if STATUS_OF_WORD[STATUSES[run.status]] != run.status.value else None
+
+
+def _restarts(sessions: Sequence[SessionEntry]) -> str | None:
+    """Return how often the run was restarted, if ever: as SLURM counted, or the sessions after the first."""
+    counted = [session.restart_count for session in sessions if session.restart_count is not None]
+    restarts = max([len(sessions) - 1, *counted])
+    return str(restarts) if restarts > 0 else None
+
+
+def _first_nan(stats: Mapping[str, Mapping[str, Any]]) -> str | None:
+    steps = [one["first_nan_step"] for one in stats.values() if isinstance(one.get("first_nan_step"), int)]
+    return str(min(steps)) if steps else None
+
+
+def is_obsolete(key: str, facts: RunFacts) -> bool:
+    """Return True for a tag that the bridge may have set and that does not hold any more."""
+    return (key in _OPTIONAL_TAGS or key.startswith(_NEWEST)) and key not in facts.own_tags

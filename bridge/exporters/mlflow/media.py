@@ -1,83 +1,246 @@
-"""Pictures and videos as artifacts: pictures in MLflow's image grid, the others where its viewer plays or shows them."""
+"""Put a run's files into MLflow's artifacts: pictures in the image grid, videos, captions, source files, checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import math
+import os
 import re
+import shutil
+import tempfile
 import uuid
+import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from bridge.exporters.mlflow.images import Unreadable, full_and_small
-from bridge.exporters.mlflow.stage import read_safely
-from bridge.exporters.mlflow.status import millis
+from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow.facts import (
+    NAMES_FILE,
+    NOTES_FILE,
+    PARAMS_FILE,
+    Tag,
+    digest,
+    milliseconds,
+    plain_file,
+    renamed,
+)
+from bridge.files import MOST_DECODED_PIXELS, open_plain
 from bridge.model import MediaType, Notice, NoticeKind
+from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import BinaryIO
 
-    from bridge.exporters.mlflow.stage import Stage
-    from bridge.model import MediaEvent
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
-__all__ = ["CAPTIONS_FILE", "MEDIA_FILE", "StagedMedia", "caption_table", "parse_path", "plain_tag", "stage_media"]
+    from bridge.cursor import ContentOptions
+    from bridge.exporters.mlflow.client import FoundRun, MlflowApi
+    from bridge.exporters.mlflow.facts import RunFacts
+    from bridge.model import MediaEvent, Run, RunFile
+
+TARGET_MARK = ".bridge-target"
+"""The empty file beside copies of source files. Without it a scan would take the artifacts for a run directory."""
 
 CAPTIONS_FILE = "bridge/captions.json"
-"""The table of all captions, which the UI shows as one."""
+"""The table of all captions, which MLflow's UI shows as a table."""
 
 MEDIA_FILE = "bridge/media.json"
-"""What stands in the names of files for tags that no file name takes."""
+"""The map from the tags in file names to the tags of the run."""
+
+CHECKPOINTS_FILE = "bridge/checkpoints.json"
+"""The map from the names of uploaded checkpoints to their own."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Uploads
+
+_LINK_FROM_BYTES = 64 << 20
+"""Files of this size or more are linked into the temporary folder, not copied."""
+
+_MOST_REFUSED = 20
+"""After so many refused files the store itself is at fault."""
+
+
+class ArtifactUpload:
+    """A temporary folder laid out like the run's artifacts, uploaded in one go. It is removed when the block ends."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._linked: list[BinaryIO] = []
+        self.paths: list[str] = []
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        while self._linked:
+            self._linked.pop().close()
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder. Create it at the first call."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="bridge-upload-"))
+        return self._folder
+
+    def add(self, path: str, data: bytes) -> None:
+        """Add `data` at the artifact path `path`."""
+        self._local_path(path).write_bytes(data)
+        self.bytes += len(data)
+
+    def add_json(self, path: str, data: object) -> None:
+        """Add `data` as JSON at `path`."""
+        self.add(path, _json_bytes(data))
+
+    def add_file(self, path: str, file: RunFile) -> Notice | None:
+        """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file."""
+        local = self._local_path(path)
+        try:
+            if file.size >= _LINK_FROM_BYTES:
+                source = open_plain(file.path)
+                self._linked.append(source)
+                # Link to the opened file where the system can, so that a swapped path is not followed.
+                opened = Path(f"/proc/self/fd/{source.fileno()}")
+                local.symlink_to(opened if opened.exists() else file.path)
+            else:
+                with open_plain(file.path) as source, local.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+        except OSError as error:
+            self.paths.remove(path)
+            return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
+        self.bytes += file.size
+        return None
+
+    def _local_path(self, path: str) -> Path:
+        local = self.folder / path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        if path not in self.paths:
+            self.paths.append(path)
+        return local
+
+    def send(self, api: MlflowApi, run_id: str) -> list[Notice]:
+        """Upload everything. Return a notice for each file that the store refuses for its size or name."""
+        if not self.paths:
+            return []
+        try:
+            api.upload(run_id, self.folder)
+        except TargetRefusedError:
+            return self._send_one_by_one(api, run_id)
+        return []
+
+    def _send_one_by_one(self, api: MlflowApi, run_id: str) -> list[Notice]:
+        """Upload each file by itself, since one bad file makes the store refuse a whole folder."""
+        notices: list[Notice] = []
+        others: list[TargetRefusedError] = []
+        for path in self.paths:
+            try:
+                api.upload_file(run_id, self.folder / path, path.rpartition("/")[0] or None)
+            except TargetRefusedError as error:
+                is_too_large = "(413)" in error.message or "too large" in error.message.lower()
+                notices.append(
+                    Notice(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
+                )
+                others += [] if is_too_large else [error]
+                if len(others) == _MOST_REFUSED:
+                    raise
+        if others and len(notices) == len(self.paths):
+            raise others[0]
+        return notices
+
+
+def _read(file: RunFile, *, limit: int) -> bytes | None:
+    """Return the bytes of a plain file of at most `limit` bytes, None if it is gone, larger or no longer plain."""
+    try:
+        with open_plain(file.path) as source:
+            data = source.read(limit + 1)
+    except OSError:
+        return None
+    return data if len(data) <= limit else None
+
+
+def _json_bytes(data: object) -> bytes:
+    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures, videos, captions
 
 _NAMESPACE = uuid.UUID("0d3a2c51-6f57-5c0e-8a63-4d1f0a6f7b1e")
-_TAG_BYTES = 120
-_IMAGE_LIMIT = 64 << 20
-"""A picture's bytes; a larger one is a plain artifact."""
+_LONGEST_TAG = 120
+_LARGEST_PICTURE = 64 << 20
+"""Bytes. A larger picture is a plain artifact."""
 
 _IN_GRID = re.compile(r"images/(.+)~(\d+)\+step\+(-?\d+)\+timestamp\+-?\d+\+bridge-[0-9a-f]+\.(?:png|webp)")
 _AS_FILE = re.compile(r"media/(.+)/(-?\d+)_(\d+)\.\w+")
+_OWN_FILES = re.compile(
+    r"(?:hparams\.yaml|sidecar\.json|metrics\.csv|media\.jsonl|summary\.json|" + re.escape(TARGET_MARK) + r")"
+    r"|bridge/.*|checkpoints/.*|images/.*\+bridge-[0-9a-f]{16}\+compressed\.webp"
+)
 
 
 @dataclass(slots=True)
-class StagedMedia:
-    """What was staged. `captions` are rows of their table, `names` what became of tags that had to be cleaned (as key)."""
+class AddedMedia:
+    """The media that were added to an upload: `captions` as rows of their table, `names` from cleaned tags to tags."""
 
-    count: int = 0
-    shown: bool = False
+    in_grid: bool = False
     captions: list[list[Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
 
-def stage_media(stage: Stage, identity: str, events: Sequence[MediaEvent]) -> StagedMedia:
-    """Stage `events`: every picture twice for the grid, everything else once. Names follow from the events alone."""
-    staged = StagedMedia()
+def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent]) -> AddedMedia:
+    """Add `events` to `upload`: each picture twice for the grid, anything else once. Names follow from the events."""
+    added = AddedMedia()
     for event in events:
-        plain = plain_tag(event.tag)
-        if plain != event.tag:
-            staged.names[plain] = event.tag
-        paths = _picture(stage, identity, event, plain, staged) if event.type is MediaType.IMAGE else None
+        tag = clean_tag(event.tag)
+        if tag != event.tag and tag not in added.names:
+            added.names[tag] = event.tag
+            detail = f"as {tag}; {MEDIA_FILE} maps it back"
+            added.notices.append(Notice(NoticeKind.RENAMED, f"media {event.tag}", detail))
+        extension = re.sub(r"\W", "", event.format) or "bin"
+        plain = f"media/{tag}/{event.step:08d}_{event.index}.{'jpg' if extension == 'jpeg' else extension}"
+        paths = None
+        if event.type is MediaType.IMAGE:
+            paths = _add_to_grid(upload, identity, event, tag, plain, added.notices)
         if paths is not None:
-            staged.shown = True
-        elif not _file(stage, event, plain, staged):
-            continue
-        staged.count += 1
+            added.in_grid = True
+        else:
+            notice = upload.add_file(plain, event.file)
+            if notice is not None:
+                added.notices.append(Notice(NoticeKind.MISSING_FILE, event.path, notice.detail))
+                continue
         if event.caption:
-            path = paths or (_file_path(event, plain), "")
-            staged.captions.append(_caption_row(event, path))
-    return staged
+            image: Any = plain
+            if paths is not None:
+                image = {"type": "image", "filepath": paths[0], "compressed_filepath": paths[1]}
+            added.captions.append([event.tag, event.index, event.step, event.caption, image])
+    return added
 
 
-def plain_tag(tag: str) -> str:
-    """`tag` as the image grid can show it; one that had to be changed ends in a digest, so that no two are the same."""
+def clean_tag(tag: str) -> str:
+    """Return `tag` as the image grid can show it. A changed one ends in a digest, so that no two are the same."""
     plain = re.sub(r"[^A-Za-z0-9_\-. /]", "_", tag)
     plain = "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
-    if plain == tag and len(tag) <= _TAG_BYTES:
+    if plain == tag and len(tag) <= _LONGEST_TAG:
         return tag
-    return f"{plain[:_TAG_BYTES]}-{hashlib.sha256(tag.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return f"{plain[:_LONGEST_TAG]}-{hashlib.sha256(tag.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def parse_path(path: str) -> tuple[str, int, int] | None:
-    """The (cleaned) tag, step and index of one of our artifacts; None for small pictures and what is not ours."""
+    """Return the cleaned tag, step and index of one of the bridge's media; None for small pictures and other files."""
     found = _IN_GRID.fullmatch(path)
     if found:
         return found[1].replace("~", "/"), int(found[3]), int(found[2])
@@ -85,57 +248,329 @@ def parse_path(path: str) -> tuple[str, int, int] | None:
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
-def caption_table(rows: Iterable[Sequence[Any]], held: bytes | None) -> bytes:
-    """The captions' table with `rows` added to what it has (`held`); a row for the same place takes the old one's."""
-    columns = ["tag", "index", "step", "caption", "image"]
-    found: dict[tuple[Any, ...], list[Any]] = {}
-    if held:
-        for row in json.loads(held)["data"]:
-            found[tuple(row[:3])] = row
-    for row in rows:
-        found[tuple(row[:3])] = list(row)
-    data = [found[place] for place in sorted(found, key=lambda place: (str(place[0]), place[2], place[1]))]
-    return json.dumps({"columns": columns, "data": data}, ensure_ascii=False).encode("utf-8", "replace")
+def is_own_file(path: str) -> bool:
+    """Return True for an artifact that the bridge uploaded."""
+    return _OWN_FILES.fullmatch(path) is not None or parse_path(path) is not None
 
 
-def captions_of(table: bytes) -> Mapping[tuple[str, int, int], str]:
-    """The captions by tag, step and index."""
-    return {(row[0], row[2], row[1]): row[3] for row in json.loads(table)["data"]}
-
-
-def _picture(stage: Stage, identity: str, event: MediaEvent, plain: str, staged: StagedMedia) -> tuple[str, str] | None:
-    """Stage a picture for the grid: the paths of its two files; None where it cannot be shown there."""
-    data = read_safely(event.file, limit=_IMAGE_LIMIT)
+def _add_to_grid(
+    upload: ArtifactUpload, identity: str, event: MediaEvent, tag: str, plain: str, notices: list[Notice]
+) -> tuple[str, str] | None:
+    """Add a picture to the grid. Return the paths of its two files, None if it cannot be shown there."""
+    data = _read(event.file, limit=_LARGEST_PICTURE)
     if data is None:
         return None
     try:
         extension, full, small = full_and_small(data, event.format)
-    except Unreadable as error:
-        staged.notices.append(
-            Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {_file_path(event, plain)}")
-        )
+    except UnreadablePictureError as error:
+        notices.append(Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}"))
         return None
     name = uuid.uuid5(_NAMESPACE, f"{identity}\n{event.tag}\n{event.step}\n{event.index}").hex[:16]
-    key = f"{plain}/{event.index}".replace("/", "~")
-    stem = f"images/{key}+step+{event.step}+timestamp+{millis(event.time)}+bridge-{name}"
+    # MLflow shows one picture of a key at a step, so the index is part of the key.
+    key = f"{tag}/{event.index}".replace("/", "~")
+    stem = f"images/{key}+step+{event.step}+timestamp+{milliseconds(event.time)}+bridge-{name}"
     paths = (f"{stem}.{extension}", f"{stem}+compressed.webp")
-    stage.add(paths[0], full)
-    stage.add(paths[1], small)
+    upload.add(paths[0], full)
+    upload.add(paths[1], small)
     return paths
 
 
-def _file(stage: Stage, event: MediaEvent, plain: str, staged: StagedMedia) -> bool:
-    notice = stage.add_file(_file_path(event, plain), event.file)
-    if notice is not None:
-        staged.notices.append(Notice(NoticeKind.MISSING_FILE, event.path, notice.detail))
-    return notice is None
+def add_captions(upload: ArtifactUpload, rows: Iterable[Sequence[Any]], held: bytes | None) -> None:
+    """Add the captions' table with `rows` merged into the one that MLflow holds. A new row replaces an old one."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for row in (*(json.loads(held)["data"] if held else ()), *rows):
+        found[tuple(row[:3])] = list(row)
+    data = [found[place] for place in sorted(found, key=lambda place: (str(place[0]), place[2], place[1]))]
+    table = {"columns": ["tag", "index", "step", "caption", "image"], "data": data}
+    upload.add(CAPTIONS_FILE, json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def _file_path(event: MediaEvent, plain: str) -> str:
-    extension = re.sub(r"\W", "", event.format) or "bin"
-    return f"media/{plain}/{event.step:08d}_{event.index}.{'jpg' if extension == 'jpeg' else extension}"
+def captions_of(table: bytes) -> Mapping[tuple[str, int, int], str]:
+    """Return the captions by tag, step and index."""
+    return {(row[0], row[2], row[1]): row[3] for row in json.loads(table)["data"]}
 
 
-def _caption_row(event: MediaEvent, paths: tuple[str, str]) -> list[Any]:
-    image = {"type": "image", "filepath": paths[0], "compressed_filepath": paths[1]} if paths[1] else paths[0]
-    return [event.tag, event.index, event.step, event.caption, image]
+def table_tag(run: FoundRun) -> dict[str, str]:
+    """Return the tag that makes MLflow's UI show the captions as a table, none if the run has it."""
+    try:
+        tables = json.loads(run.tags.get(Tag.ARTIFACTS) or "[]")
+    except ValueError:
+        tables = []
+    entry = {"path": CAPTIONS_FILE, "type": "table"}
+    tables = tables if isinstance(tables, list) else []
+    return {} if entry in tables else {Tag.ARTIFACTS: json.dumps([*tables, entry])}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A picture as the two files that the grid shows
+
+SMALL = 256
+"""The longer side of the small picture in pixels, as MLflow makes it."""
+
+_MOST_FRAMES = 2_000
+_STRIP_PIXELS = 1 << 20
+
+
+class UnreadablePictureError(Exception):
+    """A picture that cannot be decoded, or not within the limits. `str()` says why."""
+
+
+def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
+    """Return the extension and bytes of the full picture, and the small one as WebP.
+
+    PNG and WebP stay as they are. A moving GIF becomes a lossless moving WebP, anything else that Pillow reads a PNG.
+    Raise UnreadablePictureError.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities of single pictures; an unreadable one raises
+            with Image.open(io.BytesIO(data)) as picture:
+                frames = _count_frames(picture)
+                pixels = max(math.prod(picture.size), math.prod(_small_size(picture))) * frames
+                if pixels > MOST_DECODED_PIXELS or frames > _MOST_FRAMES:
+                    size = f"{picture.width} x {picture.height}, {frames} frames"
+                    raise UnreadablePictureError(f"{size}: too large to be decoded")
+                small = _webp(picture, _resized, lossless=max(picture.size) <= SMALL)
+                if form in ("png", "webp"):
+                    return form, data, small
+                if frames > 1:
+                    return "webp", _webp(picture, lambda frame: frame.copy(), lossless=True), small
+                full = io.BytesIO()
+                _eight_bits(picture).save(full, "PNG")
+                return "png", full.getvalue(), small
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise UnreadablePictureError(str(error)[:200]) from error
+    except Image.DecompressionBombError as error:
+        raise UnreadablePictureError("too many pixels") from error
+
+
+def _count_frames(picture: Image) -> int:
+    """Return the number of frames, at most one more than _MOST_FRAMES if they must be counted one by one."""
+    if picture.format != "TIFF":
+        return int(getattr(picture, "n_frames", 1))
+    # Pillow looks for each page of a TIFF among all earlier ones, so a file of megabytes would take it hours.
+    pages = 0
+    with contextlib.suppress(EOFError):
+        while pages <= _MOST_FRAMES:
+            picture.seek(pages)
+            pages += 1
+    picture.seek(0)
+    return pages
+
+
+def _webp(picture: Image, change: Callable[[Image], Image], *, lossless: bool) -> bytes:
+    """Return `picture` as WebP, a moving one with all its frames."""
+    from PIL import ImageSequence
+
+    frames, durations = [], []
+    for frame in ImageSequence.Iterator(picture):
+        frames.append(change(_eight_bits(frame)))
+        durations.append(int(frame.info.get("duration") or 100))
+    picture.seek(0)
+    options: dict[str, Any] = {"lossless": lossless, "quality": 80}
+    if len(frames) > 1:
+        options |= {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0, "method": 0}
+    encoded = io.BytesIO()
+    frames[0].save(encoded, "WEBP", **options)
+    return encoded.getvalue()
+
+
+def _resized(frame: Image) -> Image:
+    """Return `frame` with SMALL pixels on its longer side, as MLflow makes it. Enlarged pixels stay sharp."""
+    from PIL import Image as Pillow
+
+    method = Pillow.Resampling.BOX if max(frame.size) > SMALL else Pillow.Resampling.NEAREST
+    return frame.resize(_small_size(frame), method)
+
+
+def _small_size(frame: Image) -> tuple[int, int]:
+    width, height = (max(1, side * SMALL // max(frame.size)) for side in frame.size)
+    return width, height
+
+
+def _eight_bits(frame: Image) -> Image:
+    """Return `frame` in 8 bits a channel. Greys of more bits are stretched from their least to their greatest value."""
+    if frame.mode in ("L", "RGB", "RGBA"):
+        return frame
+    if frame.mode.startswith("I") or frame.mode == "F":
+        return _stretched(frame)
+    has_alpha = "A" in frame.mode or "transparency" in frame.info
+    return frame.convert("RGBA" if has_alpha else "RGB")
+
+
+def _stretched(frame: Image) -> Image:
+    """Return a picture of greys in 8 bits, from black for its least value to white for its greatest."""
+    import numpy as np
+    from PIL import Image
+
+    width, height = frame.size
+    # Strips of rows, because a float for each pixel of a large picture would fill the memory.
+    rows = max(1, _STRIP_PIXELS // width)
+    tops = range(0, height, rows)
+
+    def strip(top: int) -> NDArray[np.float64]:
+        return np.asarray(frame.crop((0, top, width, min(top + rows, height))), dtype=np.float64)
+
+    low = float(np.nanmin([np.nanmin(strip(top)) for top in tops]))
+    high = float(np.nanmax([np.nanmax(strip(top)) for top in tops]))
+    grey = Image.new("L", frame.size)
+    for top in tops if high > low else ():
+        scaled = (strip(top) - low) / (high - low) * 255.0
+        grey.paste(Image.fromarray(np.nan_to_num(scaled).astype(np.uint8), "L"), (0, top))
+    return grey
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run's own files
+
+_ALWAYS = ("hparams.yaml", "sidecar.json")
+_AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
+_MASKED = (*_ALWAYS, "summary.json")
+_LARGEST_MASKED = 64 << 20
+"""Bytes. A file that may hold secrets is read whole, so a larger one is not sent."""
+
+
+def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
+    """Return the files of `run` that are to be artifacts by now."""
+    if content.artifacts == "none":
+        return {}
+    names = (*_ALWAYS, *_AT_THE_END) if not run.running or content.artifacts == "now" else _ALWAYS
+    return {name: run.files[name] for name in names if name in run.files}
+
+
+def signature(file: RunFile) -> str:
+    """Return the text by which a cursor recognises that a file was sent as it is now."""
+    return f"{file.size}:{file.mtime_ns}"
+
+
+def add_run_files(
+    upload: ArtifactUpload, run: Run, content: ContentOptions, sent: Mapping[str, str], notices: list[Notice]
+) -> dict[str, str]:
+    """Add the files that are due and differ from `sent`, their secrets masked. Return what is sent after that."""
+    redaction = Redaction(content.redact)
+    now = dict(sent)
+    for name, file in due_files(run, content).items():
+        if sent.get(name) == signature(file):
+            continue
+        now[name] = signature(file)
+        if name not in _MASKED:
+            notice = upload.add_file(name, file)
+            notices += [] if notice is None else [notice]
+            continue
+        data = _read(file, limit=_LARGEST_MASKED)
+        if data is None:
+            notices.append(Notice(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file"))
+            continue
+        masked = redaction.yaml_file(data) if name.endswith(".yaml") else redaction.json_file(data)
+        if masked or not data:
+            upload.add(name, masked)
+        else:
+            detail = "it cannot be read, so secrets in it cannot be masked"
+            notices.append(Notice(NoticeKind.LEFT_OUT, name, detail))
+    if now and not sent:
+        upload.add(TARGET_MARK, b"")
+    return now
+
+
+def names_map(keys: Mapping[str, str], facts: RunFacts) -> dict[str, dict[str, str]]:
+    """Return what was renamed, by kind: from its own name to its name in MLflow."""
+    return {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
+
+
+def add_full_texts(upload: ArtifactUpload, keys: Mapping[str, str], facts: RunFacts, sent: str) -> str:
+    """Add the maps and texts that MLflow cannot hold elsewhere: renamed keys, long params, long notes.
+
+    Return the digest of all of them, "" if there are none. Add nothing if that is `sent`.
+    """
+    names = names_map(keys, facts)
+    files: dict[str, bytes] = {}
+    if any(names.values()):
+        files[NAMES_FILE] = _json_bytes(names)
+    if facts.params.whole:
+        files[PARAMS_FILE] = _json_bytes(facts.params.whole)
+    if facts.whole_notes is not None:
+        files[NOTES_FILE] = facts.whole_notes.encode("utf-8", "replace")
+    if not files:
+        return ""
+    now = digest("".join(f"{path}{data!r}" for path, data in files.items()))
+    if now != sent:
+        for path, data in files.items():
+            upload.add(path, data)
+    return now
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+_CHECKPOINTS = "checkpoints"
+_MOST_SIGNATURES = 12
+"""With more checkpoints their signatures would make a cursor too long."""
+
+_ENDS_A_PATH = re.compile(r"[#?%\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters at which a server takes a path for ended or encoded: another name arrives, and two may become one."""
+
+_LONGEST_NAME = 200
+"""Bytes of a name that had to be changed, less than any file system allows."""
+
+
+def add_checkpoints(
+    upload: ArtifactUpload, run: Run, sent: Mapping[str, str], notices: list[Notice]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Add the checkpoints that differ from `sent`.
+
+    Return what is sent after that, and the renamed ones: from their names in MLflow to their own.
+    """
+    now = checkpoint_signatures(run)
+    names: dict[str, str] = {}
+    if now and now == sent:
+        return now, names
+    files = _checkpoint_files(run)
+    for path, file in files.items():
+        if path in now and sent.get(path) == now[path]:
+            continue
+        plain = "/".join(_storable_part(part) for part in path.split("/"))
+        notice = upload.add_file(plain, file)
+        if plain != path:
+            names[plain] = path
+            notice = notice or Notice(NoticeKind.RENAMED, path, f"as {plain}; {CHECKPOINTS_FILE} maps it back")
+        notices += [] if notice is None else [notice]
+    refused = [path.as_posix() for path in _checkpoint_paths(run) if path.as_posix() not in files]
+    detail = "not sent: it is not a plain file inside the run directory"
+    notices += [Notice(NoticeKind.REFUSED_PATH, path, detail) for path in refused]
+    return now, names
+
+
+def checkpoint_signatures(run: Run) -> dict[str, str]:
+    """Return what a cursor keeps of sent checkpoints: a short digest for each, or one for all if they are many."""
+    each = {path: digest(signature(file))[:8] for path, file in _checkpoint_files(run).items()}
+    return each if len(each) <= _MOST_SIGNATURES else {"*": digest(json.dumps(sorted(each.items())))}
+
+
+def _checkpoint_files(run: Run) -> dict[str, RunFile]:
+    """Return the run directory's checkpoints by path: plain files below `checkpoints`."""
+    files = ((path, plain_file(run.path, path)) for path in _checkpoint_paths(run))
+    return {path.as_posix(): file for path, file in files if file is not None}
+
+
+def _checkpoint_paths(run: Run) -> Iterator[Path]:
+    """Yield the paths of everything below `checkpoints` but folders, relative to the run directory."""
+    top = run.path / _CHECKPOINTS
+    # If the folder itself is a link that leads out, it is not even listed: it may hold the whole file system.
+    is_inside = Path(os.path.realpath(top)).is_relative_to(run.path)
+    for folder, folders, names in os.walk(top, followlinks=False) if is_inside else ():
+        folders.sort()
+        for name in sorted(names):
+            yield (Path(folder) / name).relative_to(run.path)
+
+
+def _storable_part(part: str) -> str:
+    """Return one part of a path as every artifact store takes it. A changed one gets a digest."""
+    plain = _ENDS_A_PATH.sub("_", part)
+    if plain == part:
+        return part
+    stem, dot, ending = plain.rpartition(".")
+    mark = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    room = _LONGEST_NAME - len(f"{dot}{ending}".encode())
+    return f"{(stem if dot else plain).encode()[: max(room, 0)].decode(errors='ignore')}-{mark}{dot}{ending if dot else ''}"

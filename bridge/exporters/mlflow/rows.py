@@ -1,12 +1,12 @@
-"""Points as the columns of MLflow's metrics table, key by key: what the database writer inserts.
-
-Values are stored as MLflow stores them: NaN as 0 with a flag, an infinity as the greatest float of its sign.
-"""
+"""Hold points as rows of MLflow's metrics table, and insert many of them with a database driver's own calls."""
 
 from __future__ import annotations
 
+import functools
+import io
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,17 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from sqlalchemy import Connection, Engine
 
-    from bridge.model import Block, Points
-
-__all__ = ["KeyRows", "Latest", "milliseconds", "rows_of_blocks", "rows_of_points", "slices"]
+    from bridge.model import Block
 
 _GREATEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Latest:
-    """A key's latest value; the order is MLflow's: (step, timestamp, value), and the flag takes no part in it."""
+class LatestValue:
+    """The latest value of a key. The order is MLflow's: (step, timestamp, value)."""
 
     step: int
     timestamp: int
@@ -35,7 +34,8 @@ class Latest:
 class KeyRows:
     """Rows of one key as columns of one length n > 0.
 
-    `timestamp` (ms) and `step` int64, `value` float64 (finite, 0 where `is_nan`), `is_nan` bool.
+    `timestamp` (ms) and `step` are int64, `value` is float64 and finite, `is_nan` bool. MLflow stores NaN as 0 with
+    that flag, and an infinity as the greatest float of its sign.
     """
 
     key: str
@@ -48,27 +48,38 @@ class KeyRows:
         return len(self.timestamp)
 
     def take(self, which: NDArray[np.intp] | NDArray[np.bool_] | slice) -> KeyRows:
-        """The rows that `which` selects, in its order."""
+        """Return the rows that `which` selects, in its order."""
         return KeyRows(self.key, self.timestamp[which], self.step[which], self.value[which], self.is_nan[which])
 
-    def latest(self) -> tuple[Latest, bool]:
-        """The row that MLflow calls latest, and whether it is NaN; of equal ones the first, as log_batch keeps it."""
+    def latest(self) -> tuple[LatestValue, bool]:
+        """Return MLflow's latest row and whether it is NaN. Of equal rows the first counts, as in log_batch."""
         left = np.flatnonzero(self.step == self.step.max())
         for column in (self.timestamp, self.value):
             if len(left) == 1:
                 break
             left = left[column[left] == column[left].max()]
         at = int(left[0])
-        return Latest(int(self.step[at]), int(self.timestamp[at]), float(self.value[at])), bool(self.is_nan[at])
+        return LatestValue(int(self.step[at]), int(self.timestamp[at]), float(self.value[at])), bool(self.is_nan[at])
+
+    def best(self, sign: int) -> LatestValue | None:
+        """Return the row with the greatest `sign` * value, of equal ones that of the lowest step; NaN never counts."""
+        at = np.flatnonzero(~self.is_nan)
+        if not len(at):
+            return None
+        at = at[np.lexsort((self.timestamp[at], self.step[at], -sign * self.value[at]))[:1]]
+        return LatestValue(int(self.step[at[0]]), int(self.timestamp[at[0]]), float(self.value[at[0]]))
 
     def distinct(self) -> KeyRows:
-        """The rows in the order of the table's primary key, of equal ones the first alone.
+        """Return the rows in the order of the table's primary key, equal ones once.
 
-        Sorted rows land on neighbouring pages of the index, which is half of the speed.
+        Sorted rows land on neighbouring pages of the index, which is worth half of the speed.
         """
-        if _increases(self.timestamp, self.step):
+        # Rows that increase strictly by (timestamp, step) are sorted already, and no two of them are equal.
+        later = self.timestamp[1:] > self.timestamp[:-1]
+        if (later | ((self.timestamp[1:] == self.timestamp[:-1]) & (self.step[1:] > self.step[:-1]))).all():
             return self
         rows = self.take(np.lexsort((self.is_nan, self.value, self.step, self.timestamp)))
+        # A sorted row is new if any column differs from the row before it.
         fresh = np.ones(len(rows), dtype=np.bool_)
         fresh[1:] = (
             (np.diff(rows.timestamp) != 0)
@@ -79,80 +90,223 @@ class KeyRows:
         return rows.take(fresh)
 
 
-def milliseconds(time: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Seconds since the epoch as MLflow's whole milliseconds, to the nearest."""
-    return np.rint(time * 1000.0).astype(np.int64)
+def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
+    """Return the present points of `blocks` by key, keys sorted, rows in logged order.
 
-
-def rows_of_blocks(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
-    """The present points of `blocks` by key, keys sorted, rows in logged order; `names` maps a metric to its key.
-
-    Raises KeyError for a metric that has points and no key.
+    `names` maps a metric to its key. Raise KeyError for a metric without one.
     """
-    parts: dict[str, list[KeyRows]] = {}
+    parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
     for block in blocks:
-        timestamp = milliseconds(block.time)
-        for name, value, present in zip(block.names, block.values, block.present, strict=True):
-            if present.all():
-                rows = _rows(names[name], timestamp, block.step, value) if len(value) else None
-            else:
-                at = np.flatnonzero(present)
-                rows = _rows(names[name], timestamp[at], block.step[at], value[at]) if len(at) else None
-            if rows is not None:
-                parts.setdefault(rows.key, []).append(rows)
-    return [_join(key, parts[key]) for key in sorted(parts)]
-
-
-def rows_of_points(points: Points, names: Mapping[str, str]) -> list[KeyRows]:
-    """`points` by key, keys sorted; of rows that the table cannot tell apart the first alone."""
-    order = np.argsort(points.name, kind="stable")
-    edges = np.flatnonzero(np.diff(points.name[order])) + 1
+        timestamp = np.rint(block.time * 1000.0).astype(np.int64)
+        for name, values, present in zip(block.names, block.values, block.present, strict=True):
+            at = np.flatnonzero(present)
+            if len(at):
+                parts.setdefault(names[name], []).append((timestamp[at], block.step[at], values[at]))
     found = []
-    for at in np.split(order, edges) if len(order) else ():
-        name = points.names[int(points.name[at[0]])]
-        found.append(_rows(names[name], milliseconds(points.time[at]), points.step[at], points.value[at]).distinct())
-    return sorted(found, key=lambda rows: rows.key)
+    for key in sorted(parts):
+        timestamp, step, value = (np.concatenate(columns) for columns in zip(*parts[key], strict=True))
+        is_nan = np.isnan(value)
+        finite = np.clip(np.where(is_nan, 0.0, value), -_GREATEST, _GREATEST)
+        found.append(KeyRows(key, timestamp, step, finite, is_nan))
+    return found
 
 
-def slices(rows: Sequence[KeyRows], limit: int) -> Iterator[list[KeyRows]]:
-    """`rows` in order, in pieces of at most `limit` rows; a key that does not fit is cut. No rows, no piece."""
-    piece: list[KeyRows] = []
+def batches_of_rows(rows: Sequence[KeyRows], limit: int) -> Iterator[list[KeyRows]]:
+    """Yield `rows` in order, at most `limit` rows at a time. A key that does not fit is cut."""
+    batch: list[KeyRows] = []
     room = limit
     for whole in rows:
         start = 0
         while start < len(whole):
             part = whole if start == 0 and len(whole) <= room else whole.take(slice(start, start + room))
-            piece.append(part)
+            batch.append(part)
             start += len(part)
             room -= len(part)
             if room == 0:
-                yield piece
-                piece, room = [], limit
-    if piece:
-        yield piece
+                yield batch
+                batch, room = [], limit
+    if batch:
+        yield batch
 
 
-def _rows(key: str, timestamp: NDArray[np.int64], step: NDArray[np.int64], value: NDArray[np.float64]) -> KeyRows:
-    is_nan = np.isnan(value)
-    finite = np.clip(np.where(is_nan, 0.0, value), -_GREATEST, _GREATEST)
-    return KeyRows(key, timestamp, step, finite, is_nan)
+# ---------------------------------------------------------------------------------------------------------------------
+# What the drivers do differently
 
 
-def _join(key: str, parts: list[KeyRows]) -> KeyRows:
-    if len(parts) == 1:
-        return parts[0]
-    return KeyRows(
-        key,
-        np.concatenate([part.timestamp for part in parts]),
-        np.concatenate([part.step for part in parts]),
-        np.concatenate([part.value for part in parts]),
-        np.concatenate([part.is_nan for part in parts]),
-    )
+class SqliteBulk:
+    """Inserts rows into a SQLite file by its driver's `executemany`.
+
+    SQLite has one writer at a time, and a waiting program looks again every 100 ms. So a transaction holds at most
+    `limit` rows. After the lock was held for `_HOLD_S`, and for most of the time, without a pause long enough for a
+    waiting MLflow server to find it, the next transaction waits that long first.
+    """
+
+    limit: int | None = 100_000
+    lock_clause = ""
+
+    _HOLD_S = 0.35
+    _PAUSE_S = 0.11
+    _ROWS_A_STATEMENT = 20  # one statement costs less a row than twenty do; larger ones gain nothing more
+
+    def __init__(self) -> None:
+        self._held = 0.0
+        self._free = 0.0
+        self._began = 0.0
+        self._ended = 0.0
+
+    def set_up(self, engine: Engine) -> None:
+        """Set each connection up as MLflow does, with a page cache that holds a whole transaction.
+
+        A smaller cache makes SQLite write to the file before the commit, which locks out readers too.
+        """
+        from sqlalchemy import event
+
+        def connected(connection: Any, _record: object) -> None:
+            for pragma in ("foreign_keys = ON", "busy_timeout = 20000", "cache_size = -65536"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        event.listen(engine, "connect", connected)
+
+    def begin(self, connection: Connection) -> None:
+        """Become the one writer, after a pause if one is due."""
+        gap = time.monotonic() - self._ended
+        self._free += gap
+        if gap < self._PAUSE_S and self._held >= self._HOLD_S and self._free < self._held:
+            time.sleep(self._PAUSE_S - gap)
+            gap = self._PAUSE_S
+        if gap >= self._PAUSE_S or self._held >= self._HOLD_S:
+            self._held = self._free = 0.0
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self._began = time.monotonic()
+
+    def ended(self) -> None:
+        """Note that the transaction is over."""
+        self._ended = time.monotonic()
+        self._held += self._ended - self._began
+
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows]) -> int:
+        """Insert the rows that do not exist yet. Return their number."""
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        before = driver.total_changes
+        cursor = driver.cursor()
+        for key_rows in rows:
+            for is_nan in (False, True):
+                which = key_rows.is_nan if is_nan else ~key_rows.is_nan
+                if not which.any():
+                    continue
+                part = key_rows if which.all() else key_rows.take(which)
+                # One flat list of value, timestamp, step, value, ...: a slice of it is a statement's parameters.
+                flat: list[float | int] = [0] * (3 * len(part))
+                flat[0::3], flat[1::3], flat[2::3] = part.value.tolist(), part.timestamp.tolist(), part.step.tolist()
+                head = (part.key, run_id, int(is_nan))
+                together = len(part) // self._ROWS_A_STATEMENT * self._ROWS_A_STATEMENT
+                for size, start, stop in ((self._ROWS_A_STATEMENT, 0, together), (1, together, len(part))):
+                    places = range(3 * start, 3 * stop, 3 * size)
+                    cursor.executemany(
+                        _sqlite_insert(size), ((*head, *flat[place : place + 3 * size]) for place in places)
+                    )
+        return int(driver.total_changes - before)
 
 
-def _increases(timestamp: NDArray[np.int64], step: NDArray[np.int64]) -> bool:
-    """Whether (timestamp, step) increases strictly: then the rows are sorted and no two are equal."""
-    later = timestamp[1:] > timestamp[:-1]
-    if later.all():
-        return True
-    return bool((later | ((timestamp[1:] == timestamp[:-1]) & (step[1:] > step[:-1]))).all())
+@functools.cache
+def _sqlite_insert(rows: int) -> str:
+    """Return the statement that inserts `rows` rows of one key, run and NaN flag (its first three parameters)."""
+    values = ", ".join(f"(?1, ?{at}, ?{at + 1}, ?2, ?{at + 2}, ?3)" for at in range(4, 4 + 3 * rows, 3))
+    return f"INSERT OR IGNORE INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES {values}"
+
+
+class PostgresBulk:
+    """Inserts rows into PostgreSQL by COPY in its binary format, built from columns.
+
+    PostgreSQL locks rows and never tables, so a transaction may be long. The run's row is locked without FOR UPDATE,
+    which would block a server that inserts rows referring to the run.
+    """
+
+    limit: int | None = None
+    lock_clause = " FOR NO KEY UPDATE"
+
+    _COLUMNS = "key, run_uuid, is_nan, timestamp, step, value"
+    _UNIQUE_VIOLATION = "23505"
+
+    def set_up(self, engine: Engine) -> None:
+        """Leave the connections as they are."""
+
+    def begin(self, connection: Connection) -> None:
+        """Begin a transaction."""
+        connection.begin()
+
+    def ended(self) -> None:
+        """Note nothing."""
+
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows]) -> int:
+        """Insert the rows that do not exist yet. Return their number.
+
+        Copy straight into the table, which works unless a row exists already. Then use a temporary table.
+        """
+        if not rows:
+            return 0
+        data = _copy_data(run_id, rows)
+        driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
+        savepoint = connection.begin_nested()
+        try:
+            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
+        except driver_error as error:
+            if self._UNIQUE_VIOLATION not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
+                raise
+            savepoint.rollback()
+        else:
+            savepoint.commit()
+            return sum(len(part) for part in rows)
+        connection.exec_driver_sql(
+            "CREATE TEMPORARY TABLE bridge_rows (key varchar, run_uuid varchar, is_nan boolean, "
+            "timestamp bigint, step bigint, value double precision) ON COMMIT DROP"
+        )
+        _copy(connection, f"COPY bridge_rows ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
+        done = connection.exec_driver_sql(
+            f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM bridge_rows ON CONFLICT DO NOTHING"
+        )
+        connection.exec_driver_sql("DROP TABLE bridge_rows")
+        return int(done.rowcount)
+
+
+def _copy(connection: Connection, statement: str, data: bytes) -> None:
+    """Run a COPY FROM STDIN with psycopg2 or psycopg (3), whichever is installed."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    with driver.cursor() as cursor:
+        if hasattr(cursor, "copy_expert"):
+            cursor.copy_expert(statement, io.BytesIO(data))
+        else:
+            with cursor.copy(statement) as copy:
+                copy.write(data)
+
+
+def _copy_data(run_id: str, rows: Sequence[KeyRows]) -> bytes:
+    """Return `rows` in PostgreSQL's binary COPY format.
+
+    A record is the number of fields (int16), then each field after its size (int32), all big-endian. Records of one
+    key have one layout, so each key is one structured array, filled column by column.
+    """
+    run = run_id.encode()
+    parts = [b"PGCOPY\n\xff\r\n\0" + bytes(8)]
+    for part in rows:
+        key = part.key.encode()
+        fields: list[tuple[str, str, int, Any]] = [
+            ("key", f"S{len(key)}", len(key), key),
+            ("run", f"S{len(run)}", len(run), run),
+            ("is_nan", "u1", 1, part.is_nan),
+            ("timestamp", ">i8", 8, part.timestamp),
+            ("step", ">i8", 8, part.step),
+            ("value", ">f8", 8, part.value),
+        ]
+        layout = [("fields", ">i2")]
+        for name, kind, _, _ in fields:
+            layout += [(f"{name}_size", ">i4"), (name, kind)]
+        table = np.zeros(len(part), dtype=layout)
+        table["fields"] = len(fields)
+        for name, _, size, column in fields:
+            table[f"{name}_size"], table[name] = size, column
+        parts.append(table.tobytes())
+    parts.append(b"\xff\xff")
+    return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Sweeps: a parent run for each, its children nested below it, and what all of them came to as its tags."""
+"""Sweeps: one parent run for each, its children nested below it, and tags that summarise the children."""
 
 from __future__ import annotations
 
@@ -9,186 +9,168 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
-from bridge.errors import NewerFormatError
-from bridge.exporters.mlflow.api import record_of
-from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
-from bridge.exporters.mlflow.locks import machine_lock
-from bridge.exporters.mlflow.names import KEY_LIMIT, clean
-from bridge.exporters.mlflow.records import Choice, choose
-from bridge.exporters.mlflow.run_rows import ConflictError, RunFacts
-from bridge.exporters.mlflow.tags import Tag
+from bridge.errors import ConflictError, NewerFormatError
+from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean
+from bridge.exporters.mlflow.find import Candidates, cursor_of
+from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
+from bridge.locks import machine_lock
 from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlflow.entities import Run as MlflowRun
+    from bridge.exporters.mlflow.client import FoundRun
+    from bridge.exporters.mlflow.find import MlflowStore
 
-    from bridge.exporters.mlflow.place import Place
-    from bridge.exporters.mlflow.records import Record
+SUMMARY = f"{Tag.SWEEP}."
+"""The beginning of the keys that summarise a sweep."""
 
-__all__ = ["Sweep"]
-
-_FAMILY = "bridge.sweep."
-_LOOKS = 6
+_MOST_LOOKS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The sweep `name` in one experiment. Its parent has neither params nor metrics, and is made by who needs it first."""
+    """The sweep `name` in one experiment. Whoever needs its parent first creates it, without params and metrics."""
 
-    place: Place
+    store: MlflowStore
     experiment_id: str
     name: str
 
     def parent(self, *, start: int) -> str | None:
-        """The parent's id; None where a person deleted it.
-
-        It is made where there is none, to begin at `start` (milliseconds).
-        """
+        """Return the parent's id, None if a person deleted it. Create it to begin at `start` (ms) if it is missing."""
         place = (self.experiment_id, self.name)
-        if place not in self.place.parents:
-            choice = self._choice()
-            if choice.record is None and choice.deleted is None:
-                choice = self._make(start)
-            self.place.parents[place] = choice.record.run_id if choice.record is not None else None
-        return self.place.parents[place]
+        if place not in self.store.parents:
+            candidates = self._candidates()
+            if candidates.target is None and candidates.deleted is None:
+                candidates = self._create(start)
+            self.store.parents[place] = candidates.target.run_id if candidates.target is not None else None
+        return self.store.parents[place]
 
-    def _choice(self) -> Choice:
-        return choose(self.place.tagged(Tag.SWEEP, self.name, self.experiment_id))
+    def _candidates(self) -> Candidates:
+        return Candidates.among(self.store.runs_with_tag(Tag.SWEEP, self.name, self.experiment_id))
 
-    def _make(self, start: int) -> Choice:
-        title = self.name[:KEY_LIMIT]
-        tags = {Tag.SWEEP: self.name}
-        database = self.place.database
+    def _create(self, start: int) -> Candidates:
+        title, tags = self.name[:KEY_LIMIT], {Tag.SWEEP: self.name}
+        database = self.store.database
         if database is not None:
-            # The id follows from the sweep, so that exports at the same moment make one and the same run.
-            experiment = self.place.experiment_of(self.experiment_id)
+            # The id follows from the sweep, so exports at the same moment create one and the same run.
+            experiment = self.store.experiment_by_id(self.experiment_id)
             run_id = new_run_id(experiment.unique, f"sweep\n{self.name}")
+            new = NewRun(self.experiment_id, title, start)
             try:
-                new = NewRun(self.experiment_id, title, start)
-                database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
+                database.write(run_id, RunUpdate(expected_cursor=None, tags=tags, create=new))
             except ConflictError:
-                return self._choice()
+                return self._candidates()
         else:
-            with machine_lock(f"{self.place.address.uri} {self.experiment_id}"):
-                if self._choice().record is None:
-                    self.place.api.make_run(self.experiment_id, name=title, start=start, tags=tags)
-        return self._one()
+            with machine_lock(f"{self.store.address.uri} {self.experiment_id}"):
+                if self._candidates().target is None:
+                    self.store.api.create_run(self.experiment_id, name=title, start=start, tags=tags)
+        return self._keep_one()
 
-    def _one(self) -> Choice:
-        """Of parents that were made at the same moment the smallest id stays; the others are put away."""
-        choice = self._choice()
-        for extra in choice.extras:
-            if choice.record is not None and Tag.DUPLICATE_OF not in extra.tags:
-                self.place.api.put_away(extra.run_id, {Tag.DUPLICATE_OF: choice.record.run_id})
-        return choice
+    def _keep_one(self) -> Candidates:
+        """Keep the parent with the smallest id of those that were created at the same moment."""
+        candidates = self._candidates()
+        for extra in candidates.extras:
+            if candidates.target is not None and Tag.DUPLICATE_OF not in extra.tags:
+                self.store.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
+        return candidates
 
     def settle(self) -> Notice | None:
-        """Nest all children below the one parent, and write what they came to.
+        """Nest all children below the one parent, and write their summary.
 
-        Looks again after writing, until nothing has changed: of several exports at once the last to look is right.
+        Look again after writing until nothing has changed. So of several exports at once the last to look is right.
         """
         written: dict[str, str] | None = None
-        for _ in range(_LOOKS):
-            choice = self._one()
-            if choice.record is None:
-                if choice.deleted is None:
+        for _ in range(_MOST_LOOKS):
+            candidates = self._keep_one()
+            if candidates.target is None:
+                if candidates.deleted is None:
                     return None
                 return Notice(NoticeKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
-            parent = choice.record.run_id
-            children = self._children(parent)
-            tags = aggregates(children, bests_of(children))
+            children = self._children(candidates)
+            tags = summary_of(children, bests_of(children))
             if tags == written:
                 return None
-            self._write(parent, tags, children)
+            self._write(candidates.target, tags, children)
             written = tags
         return None
 
-    def _children(self, parent: str) -> list[MlflowRun]:
-        """The parent's active children, those of its former doubles taken over."""
-        records = self.place.tagged(Tag.SWEEP, self.name, self.experiment_id)
-        found: list[MlflowRun] = []
-        for record in records:
-            search = f"tags.`{Tag.PARENT}` = '{record.run_id}'"
-            for child in self.place.api.search(search, [self.experiment_id]):
-                if child.info.lifecycle_stage == "deleted" or record_of(child).superseded:
+    def _children(self, candidates: Candidates) -> list[FoundRun]:
+        """Return the parent's active children. Take over those of its former doubles."""
+        parent = candidates.target
+        assert parent is not None
+        found: list[FoundRun] = []
+        for run in self.store.runs_with_tag(Tag.SWEEP, self.name, self.experiment_id):
+            for child in self.store.runs_with_tag(Tag.PARENT, run.run_id, self.experiment_id):
+                if child.deleted or child.superseded:
                     continue
-                if record.run_id != parent:
-                    self.place.api.set_tags(child.info.run_id, {Tag.PARENT: parent})
+                if run.run_id != parent.run_id:
+                    self.store.set_tags(child.run_id, {Tag.PARENT: parent.run_id})
                 found.append(child)
         return found
 
-    def _write(self, parent: str, tags: Mapping[str, str], children: Sequence[MlflowRun]) -> None:
+    def _write(self, parent: FoundRun, tags: Mapping[str, str], children: Sequence[FoundRun]) -> None:
         if not children:
             return
-        now = record_of(self.place.api.get(parent))
-        running = any(child.info.status == "RUNNING" for child in children)
-        ends = [child.info.end_time for child in children if child.info.end_time is not None]
-        facts = RunFacts(
+        running = any(child.status == "RUNNING" for child in children)
+        ends = [child.end for child in children if child.end is not None]
+        row = RunRow(
             status="RUNNING" if running else "FINISHED",
-            name=now.name,
-            start_ms=min(child.info.start_time for child in children),
-            end_ms=None if running or not ends else max(ends),
+            name=parent.name,
+            start=min(child.start or 0 for child in children),
+            end=None if running or not ends else max(ends),
         )
-        held = {key for key in now.tags if key.startswith(_FAMILY)}
-        self.place.writer.write(
-            parent, Change(expected_cursor=None, tags=tags, deleted_tags=sorted(held - set(tags)), facts=facts)
-        )
+        gone = sorted(key for key in parent.tags if key.startswith(SUMMARY) and key not in tags)
+        update = RunUpdate(expected_cursor=None, tags=tags, deleted_tags=gone, row=row)
+        self.store.writer.write(parent.run_id, update)
 
 
-def bests_of(children: Sequence[MlflowRun]) -> dict[str, int]:
-    """The metrics that any child was exported with a `--best` of, whoever exports now; 1 for max, -1 for min.
+def bests_of(children: Sequence[FoundRun]) -> dict[str, int]:
+    """Return the metrics that any child was exported with a `--best` of: 1 for max, -1 for min.
 
-    Where children say both, the one that more of them say.
+    If children disagree, the majority decides.
     """
-    said = Counter(text for child in children for text in _best_of(record_of(child)))
-    return ContentOptions(
-        best=tuple({text.rpartition(":")[0]: text for text, _ in sorted(said.items(), key=_rarest_first)}.values())
-    ).bests
+    said = Counter(text for child in children for text in _best_option(child))
+    rarest_first = sorted(said, key=lambda text: (said[text], text))
+    return ContentOptions(best=tuple({text.rpartition(":")[0]: text for text in rarest_first}.values())).bests
 
 
-def _rarest_first(said: tuple[str, int]) -> tuple[int, str]:
-    return said[1], said[0]
-
-
-def _best_of(child: Record) -> list[str]:
-    """The option `best` that shaped a child."""
+def _best_option(child: FoundRun) -> list[str]:
     try:
-        cursor = child.cursor(f"MLflow run {child.run_id}")
+        cursor = cursor_of(child)
     except NewerFormatError:
         return []
     return list(cursor.content.get("best", ())) if cursor is not None else []
 
 
-def aggregates(children: Sequence[MlflowRun], bests: Mapping[str, int]) -> dict[str, str]:
-    """What the children came to, as tags: how many in all and of each status, and what became of each of `bests`.
+def summary_of(children: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, str]:
+    """Return the summary of the children as tags: their number, in all and by status, and statistics of `bests`.
 
-    That is mean, standard deviation (of a sample), best value and best child, over the children with a number for it.
+    The statistics are mean, sample standard deviation, best value and best child, over the children with a value.
     """
-    states = Counter(child.data.tags.get(Tag.STATUS, child.info.status.lower()) for child in children)
-    tags = {f"{_FAMILY}runs": str(len(children))}
-    tags |= {clean(f"{_FAMILY}{state}"): str(count) for state, count in states.items()}
+    states = Counter(child.tags.get(Tag.STATUS) or STATUS_OF_WORD.get(child.status, "") for child in children)
+    tags = {f"{SUMMARY}runs": str(len(children))}
+    tags |= {clean(f"{SUMMARY}{state}"): str(count) for state, count in states.items()}
     for metric, sign in sorted(bests.items()):
-        values = {child.info.run_id: _value(child, metric) for child in children}
+        values = {child.run_id: _value(child, metric) for child in children}
         numbers = {run_id: value for run_id, value in values.items() if value is not None}
         if not numbers:
             continue
         winner = max(sorted(numbers), key=lambda run_id: sign * numbers[run_id])
-        family = f"{_FAMILY}{metric}."
-        tags |= {
-            clean(f"{family}mean"): repr(statistics.fmean(numbers.values())),
-            clean(f"{family}std"): repr(statistics.stdev(numbers.values()) if len(numbers) > 1 else 0.0),
-            clean(f"{family}best"): repr(numbers[winner]),
-            clean(f"{family}best_run"): winner,
+        statistics_of = {
+            "mean": repr(statistics.fmean(numbers.values())),
+            "std": repr(statistics.stdev(numbers.values()) if len(numbers) > 1 else 0.0),
+            "best": repr(numbers[winner]),
+            "best_run": winner,
         }
+        tags |= {clean(f"{SUMMARY}{metric}.{name}"): value for name, value in statistics_of.items()}
     return tags
 
 
-def _value(child: MlflowRun, metric: str) -> float | None:
-    """The child's best value where it is known, else its last."""
-    for key in (clean(f"best/{metric}"), clean(metric)):
-        value = child.data.metrics.get(key)
+def _value(child: FoundRun, metric: str) -> float | None:
+    """Return the child's best value if it is known, else its latest."""
+    for key in (clean(f"{clean(metric)}.best"), clean(metric)):
+        value = child.metrics.get(key)
         if value is not None and not math.isnan(value):
             return float(value)
     return None

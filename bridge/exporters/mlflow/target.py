@@ -1,274 +1,352 @@
-"""One MLflow run as the target of one run directory: found or made, filled, and read back."""
+"""One MLflow run as the target of one run directory: create it, write deltas into it, replace it, read it back."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bridge.cursor import Cursor
-from bridge.errors import BridgeError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import (
+    BridgeError,
+    ConflictError,
+    RebuildNeededError,
+    TargetRefusedError,
+    TargetUnavailableError,
+)
 from bridge.exporters.contract import Applied
-from bridge.exporters.mlflow.database import Change, NewRun, new_run_id
-from bridge.exporters.mlflow.facts import facts_of
-from bridge.exporters.mlflow.filling import Filling
-from bridge.exporters.mlflow.locks import machine_lock
-from bridge.exporters.mlflow.people import LIST_TAGS
+from bridge.exporters.mlflow.client import FoundRun, RunGoneError
+from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, clean, facts_of, is_obsolete, keys_of, renamed, sweep_of
+from bridge.exporters.mlflow.find import Candidates, cursor_of, edited_tags, sent_tags, user_edits
+from bridge.exporters.mlflow.media import (
+    CAPTIONS_FILE,
+    CHECKPOINTS_FILE,
+    MEDIA_FILE,
+    ArtifactUpload,
+    add_captions,
+    add_checkpoints,
+    add_full_texts,
+    add_media,
+    add_run_files,
+    is_own_file,
+    names_map,
+    table_tag,
+)
 from bridge.exporters.mlflow.readback import read_back
-from bridge.exporters.mlflow.rebuild import make_beside, take_place
-from bridge.exporters.mlflow.records import Choice, Record
-from bridge.exporters.mlflow.run_rows import ConflictError
-from bridge.exporters.mlflow.seam import RunGoneError
-from bridge.exporters.mlflow.tags import Tag
-from bridge.model import Delta, DeltaKind
+from bridge.exporters.mlflow.sweeps import Sweep
+from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
+from bridge.locks import machine_lock
+from bridge.model import Delta, DeltaKind, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, MutableMapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 
     from bridge.cursor import ContentOptions
     from bridge.exporters.contract import TargetContent
-    from bridge.exporters.mlflow.api import Experiment
-    from bridge.exporters.mlflow.database import Database
-    from bridge.exporters.mlflow.facts import Facts
-    from bridge.exporters.mlflow.place import Place
+    from bridge.exporters.mlflow.client import Experiment
+    from bridge.exporters.mlflow.facts import RunFacts
+    from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run
 
-__all__ = ["MlflowTarget"]
-
-_ATTEMPTS = 5
+_CONFLICT_ATTEMPTS = 5
+_REPLACEMENT_ATTEMPTS = 50
 
 
 class MlflowTarget:
-    """Where one run directory goes; `memory` is what the exporter found for each identity."""
+    """The MLflow run of one run directory. `found` is what the exporter found for each identity."""
 
-    def __init__(self, place: Place, run: Run, content: ContentOptions, memory: MutableMapping[str, Choice]) -> None:
-        self._place = place
+    def __init__(
+        self, store: MlflowStore, run: Run, content: ContentOptions, found: MutableMapping[str, Candidates]
+    ) -> None:
+        self._store = store
         self._run = run
         self._content = content
-        self._memory = memory
-        self._filling: Filling | None = None
+        self._found = found
+        self._writer: DeltaWriter | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Bring `delta` in; where another export is at the same run, go on from what it has done."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        """Bring `delta` in. If another export is writing the same run, go on from what it has done."""
+        for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
             try:
-                return self._fill(delta)
-            except RunGoneError:  # perhaps a person's doing: it is for the export to look at the run anew
+                return self._apply(delta)
+            except RunGoneError:  # perhaps a person deleted it, so the caller must look at the run again
                 self._forget()
                 raise
             except ConflictError:
                 self._forget()
-                if attempt == _ATTEMPTS:
+                if attempt == _CONFLICT_ATTEMPTS:
                     raise
             except BridgeError:
                 self._forget()
                 raise
         raise AssertionError("unreachable")
 
-    def _fill(self, delta: Delta) -> Applied:
-        if self._filling is None:
-            self._filling = self._open(delta)
-        cursor = self._filling.cursor
-        if cursor is not None and not follows(cursor, delta):
-            caught_up = self._caught_up(cursor, delta)
-            if caught_up is None:
+    def _apply(self, delta: Delta) -> Applied:
+        if self._writer is None:
+            self._writer = self._open(delta)
+        cursor = cursor_of(self._writer.found)
+        if cursor is not None and not _follows(cursor, delta):
+            left = self._left_to_do(cursor, delta)
+            if left is None:
                 return Applied(notes=("another export brought this run up to date meanwhile",))
-            delta = caught_up
-        return self._filling.fill(delta) + Applied(notes=self._place.take_notes())
+            delta = left
+        return self._writer.write_delta(delta) + Applied(notes=self._store.take_notes())
 
-    def _caught_up(self, cursor: Cursor, delta: Delta) -> Delta | None:
-        """What of `delta` is left to do, now that the target stands at `cursor`; None where nothing is.
+    def _left_to_do(self, cursor: Cursor, delta: Delta) -> Delta | None:
+        """Return the part of `delta` that the target lacks, now that it stands at `cursor`; None if it lacks nothing.
 
-        Raises TargetUnavailableError where `delta` cannot follow what another export has written meanwhile.
+        Raise TargetUnavailableError if `delta` cannot follow what another export has written meanwhile.
         """
         after = delta.after
-        ahead = cursor.rows >= after.rows and cursor.media_lines >= after.media_lines
-        if ahead and (cursor.rows > after.rows or cursor.digest == after.digest):
-            if delta.more or all(cursor.sent.get(key) == value for key, value in self._facts().sent.items()):
+        is_ahead = cursor.rows >= after.rows and cursor.media_lines >= after.media_lines
+        if is_ahead and (cursor.rows > after.rows or cursor.digest == after.digest):
+            sent = facts_of(self._run, self._content).sent
+            if delta.more or all(cursor.sent.get(key) == value for key, value in sent.items()):
                 return None
             return Delta(delta.run, DeltaKind.SAME, after=cursor, before=cursor, metrics=delta.metrics)
-        may_repeat = delta.kind in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME)
-        behind = delta.before.rows if delta.before is not None else 0
-        same_ground = cursor.anchors == after.anchors and cursor.content == after.content
-        if may_repeat and same_ground and cursor.rows >= behind:
-            return delta  # points that are there already are the same points
+        only_adds = delta.kind in (DeltaKind.NEW, DeltaKind.APPEND, DeltaKind.SAME)
+        rows_before = delta.before.rows if delta.before is not None else 0
+        same_basis = cursor.anchors == after.anchors and cursor.content == after.content
+        if only_adds and same_basis and cursor.rows >= rows_before:
+            return delta  # points that the target holds already are the same points
         raise TargetUnavailableError(
-            f"Another export has changed {self.where()} in the meantime.",
-            hint="Export again: what is left is looked at anew.",
+            f"Another export has changed {self.where()} in the meantime.", hint="Export again."
         )
 
-    def _open(self, delta: Delta) -> Filling:
-        """The run to be filled: the one that is known, or a new one."""
-        choice = self._choice()
-        record = choice.record
-        if record is None and choice.deleted is not None:
+    def _open(self, delta: Delta) -> DeltaWriter:
+        """Return a writer for the run of this run directory. Create the run if there is none."""
+        candidates = self._candidates()
+        if candidates.target is None and candidates.deleted is not None:
             raise RunGoneError(f"{self.where()}: the run was deleted in the meantime.", hint="Export again.")
-        if record is not None:
-            self._place.check_run(record.run_id, record.tags.get(Tag.CURSOR))
-            return self._filling_of(*self._place.whole(record.run_id))
-        if self._place.database is not None:
-            return self._filling_of(self._make_in_database(delta, self._place.database), {})
-        return self._filling_of(*self._place.whole(self._make(delta).run_id))
+        if candidates.target is not None:
+            return self._writer_of(self._store.run(candidates.target.run_id))
+        return self._writer_of(self._create(delta))
 
-    def _filling_of(
-        self, record: Record, params: dict[str, str], before_last: Callable[[], None] | None = None
-    ) -> Filling:
-        experiment = self._place.experiment_of(record.experiment_id)
-        return Filling(
-            place=self._place,
+    def _writer_of(self, found: FoundRun, before_last: Callable[[], None] | None = None) -> DeltaWriter:
+        return DeltaWriter(
+            store=self._store,
             run=self._run,
             content=self._content,
-            record=record,
-            params=params,
-            files=self._place.takes_files(experiment),
+            found=found,
+            takes_files=self._store.takes_files(self._store.experiment_by_id(found.experiment_id)),
             identity=self._identity_tags(),
-            before_last=before_last or self._look_again,
+            before_last=before_last or self._check_still_chosen,
         )
 
-    def _choice(self) -> Choice:
-        choice = self._memory.get(self._run.identity)
-        if choice is None:
-            choice = self._memory[self._run.identity] = self._place.find([self._run])[self._run.identity]
-        return choice
+    def _candidates(self) -> Candidates:
+        candidates = self._found.get(self._run.identity)
+        if candidates is None:
+            candidates = self._found[self._run.identity] = self._store.find([self._run])[self._run.identity]
+        return candidates
 
-    def _experiment(self) -> Experiment:
-        experiment = self._place.experiment(self._place.naming.of_run(self._run), make=True)
+    def _forget(self) -> None:
+        self._writer = None
+        self._found.pop(self._run.identity, None)
+
+    # Creating a run
+
+    def _home(self) -> Experiment:
+        experiment = self._store.experiment(self._store.naming.of_run(self._run), create=True)
         assert experiment is not None
         return experiment
 
     def _identity_tags(self) -> dict[str, str]:
         tags = {Tag.UID: self._run.identity}
-        return tags | ({Tag.EXPERIMENT: self._place.naming.template} if self._place.naming.varies else {})
+        return tags | ({Tag.EXPERIMENT: self._store.naming.template} if self._store.naming.varies else {})
 
-    def _first_tags(self, delta: Delta, experiment: Experiment) -> dict[str, str]:
-        """What a new run is found by, and a cursor that covers nothing."""
+    def _first_tags(self, facts: RunFacts) -> dict[str, str]:
+        """Return the tags of a new run. The list of user tags is not among them, since those are not sent yet."""
+        return {key: value for key, value in facts.own_tags.items() if key != Tag.TAGS} | self._identity_tags()
+
+    def _create(self, delta: Delta) -> FoundRun:
+        """Create the run with a cursor that covers nothing, or return the one that another export just created."""
+        experiment, facts = self._home(), facts_of(self._run, self._content)
         if experiment.deleted:
             raise TargetRefusedError(
                 f"The MLflow experiment {experiment.name!r} was deleted.",
                 hint=f"mlflow experiments restore --experiment-id {experiment.id}, or another --experiment.",
             )
         nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), content=delta.after.content)
-        return {**_own_tags(self._facts()), **self._identity_tags(), Tag.CURSOR: nothing.to_json()}
-
-    def _facts(self) -> Facts:
-        return facts_of(self._run, self._content)
-
-    def _make_in_database(self, delta: Delta, database: Database) -> Record:
-        """A new run, whose id follows from the run directory, so that no two exports can make two."""
-        experiment, facts = self._experiment(), self._facts()
-        tags = self._first_tags(delta, experiment)
-        run_id = new_run_id(experiment.unique, self._run.identity)
-        new = NewRun(experiment.id, facts.name, facts.start, facts.own.get("mlflow.user", "unknown"))
-        database.write(run_id, Change(expected_cursor=None, tags=tags, create=new))
-        self._place.check_run(run_id, tags[Tag.CURSOR], made=True)
-        tags[Tag.NAME] = facts.name
-        record = Record(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
-        self._memory[self._run.identity] = Choice(record=record)
-        return record
-
-    def _make(self, delta: Delta) -> Record:
-        """A new run, or the one that another export made at the same moment."""
-        experiment, facts = self._experiment(), self._facts()
-        tags = self._first_tags(delta, experiment)
-        # On one machine only one export at a time makes runs; of those on others the look after it takes care.
-        with machine_lock(f"{self._place.address.uri} {experiment.id}"):
+        tags = self._first_tags(facts) | {Tag.CURSOR: nothing.to_json()}
+        database = self._store.database
+        if database is not None:
+            # The id follows from the run directory, so two exports at once cannot create two runs.
+            run_id = new_run_id(experiment.unique, self._run.identity)
+            new = NewRun(experiment.id, facts.name, facts.start, facts.user)
+            database.write(run_id, RunUpdate(expected_cursor=None, tags=tags, create=new))
+            tags[Tag.NAME] = facts.name
+            created = FoundRun(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
+            self._found[self._run.identity] = Candidates(target=created)
+            return created
+        # The lock keeps exports of one machine from creating two. The check after it finds those of other machines.
+        with machine_lock(f"{self._store.address.uri} {experiment.id}"):
             self._forget()
-            if self._choice().record is None:
-                self._place.api.make_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
+            if self._candidates().target is None:
+                self._store.api.create_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
             self._forget()
-        self._keep_one()
-        made = self._choice().record
-        if made is None:
-            raise TargetUnavailableError(f"{self.where()}: the run was made and is not there.")
-        return made
+        candidates = self._candidates()
+        if candidates.target is None:
+            raise TargetUnavailableError(f"{self.where()}: the run was created and is not there.")
+        for extra in candidates.extras:
+            self._store.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
+        return self._store.run(candidates.target.run_id)
 
-    def _keep_one(self) -> None:
-        """Of several runs of this run directory keep the one that all exports choose."""
-        choice = self._choice()
-        if choice.record is None:
+    def _check_still_chosen(self) -> None:
+        """Raise ConflictError before the last cursor if another run became the target. Databases decide by run id."""
+        if self._store.database is not None or self._writer is None:
             return
-        for extra in choice.extras:
-            self._place.api.put_away(extra.run_id, {Tag.DUPLICATE_OF: choice.record.run_id})
-
-    def _look_again(self) -> None:
-        """Before the last cursor: is this run still the one? A database decides that by the run's id."""
-        if self._place.database is not None or self._filling is None:
-            return
-        mine = self._filling.record.run_id
-        self._memory.pop(self._run.identity, None)
-        record = self._choice().record
-        if record is None or record.run_id != mine:
+        mine = self._writer.found.run_id
+        self._found.pop(self._run.identity, None)
+        target = self._candidates().target
+        if target is None or target.run_id != mine:
             raise ConflictError(f"MLflow run {mine} is no longer the target of {self._run.path}.", hint="Export again.")
 
-    def _forget(self) -> None:
-        self._filling = None
-        self._memory.pop(self._run.identity, None)
+    # Replacing a run
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
-        """Fill a fresh run and put it in the old one's place, with what people did to that."""
+        """Fill a new run, and put it in the old one's place with what people did to the old one."""
         try:
             return self._rebuild(deltas)
-        except BridgeError:
+        finally:
             self._forget()
-            raise
 
     def _rebuild(self, deltas: Iterable[Delta]) -> Applied:
         self._forget()
-        home = self._experiment()
+        home = self._home()
         if home.deleted:
-            home = self._place.revive(home)
-        choice = self._choice()
-        old = choice.record or (choice.deleted if choice.deleted is not None and choice.deleted.run_id else None)
-        old = None if old is None else self._place.whole(old.run_id)[0]
-        if choice.record is not None:
-            home = self._place.experiment_of(choice.record.experiment_id)
-        facts = self._facts()
-        own = _own_tags(facts) | self._identity_tags()
-        made = make_beside(self._place, self._run, home, facts, own, old)
-        filling = self._filling_of(*self._place.whole(made), partial(self._still_due, choice.record))
+            home = self._store.restore_experiment(home)
+        candidates = self._candidates()
+        old = candidates.target or candidates.deleted
+        old = None if old is None or not old.run_id else self._store.run(old.run_id)
+        if candidates.target is not None:
+            home = self._store.experiment_by_id(candidates.target.experiment_id)
+        replacement = self._create_replacement(home, old)
+        writer = self._writer_of(self._store.run(replacement), partial(self._check_not_replaced, candidates.target))
         done = Applied()
         try:
             for delta in deltas:
-                done += filling.fill(delta)
+                done += writer.write_delta(delta)
         except ConflictError:
-            # Another one took the old run's place first. In a database both have filled the same run; else nobody
-            # but us knows of this one.
-            if self._place.database is None:
-                self._place.api.put_away(made, {Tag.DUPLICATE_OF: old.run_id if old is not None else "nothing"})
+            # Another export replaced the old run first. In a database both have filled the same run. Through a
+            # server nobody else knows of this one.
+            if self._store.database is None:
+                why = {Tag.DUPLICATE_OF: old.run_id if old is not None else "nothing"}
+                self._store.soft_delete(replacement, why)
             raise
-        others = [*choice.extras, *(left for left in choice.building if left.run_id != filling.record.run_id)]
-        take_place(self._place, old, filling.record, others, files=filling.files)
-        self._forget()
-        self._choice()
+        others = [run for run in (*candidates.extras, *candidates.building) if run.run_id != replacement]
+        self._replace(old, writer, others)
         return done
 
-    def _still_due(self, old: Record | None) -> None:
-        """Before a rebuild takes the place of `old`: raise ConflictError where another has done so already."""
-        if old is not None and self._place.whole(old.run_id)[0].superseded:
+    def _create_replacement(self, experiment: Experiment, old: FoundRun | None) -> str:
+        """Create an empty run that no export takes for the target yet. Return its id.
+
+        In a database the id follows from that of `old`. A run that a stopped rebuild left under that id is skipped.
+        """
+        facts = facts_of(self._run, self._content)
+        before = None if old is None else old.run_id
+        tags = self._first_tags(facts) | {Tag.BUILDING: before or "nothing"}
+        database = self._store.database
+        if database is None:
+            return self._store.api.create_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
+        new = NewRun(experiment.id, facts.name, facts.start, facts.user)
+        for _ in range(_REPLACEMENT_ATTEMPTS):
+            run_id = new_run_id(experiment.unique, self._run.identity, replaces=before)
+            try:
+                database.write(run_id, RunUpdate(expected_cursor=None, tags=tags, create=new))
+            except ConflictError:
+                before = run_id
+                continue
+            return run_id
+        raise ConflictError(f"{_REPLACEMENT_ATTEMPTS} rebuilds of {self._run.path} were stopped.", hint="mlflow gc")
+
+    def _check_not_replaced(self, old: FoundRun | None) -> None:
+        """Raise ConflictError if another rebuild has replaced `old` already."""
+        if old is not None and self._store.run(old.run_id).superseded:
             raise ConflictError(f"MLflow run {old.run_id} was rebuilt by another export.", hint="Export again.")
 
+    def _replace(self, old: FoundRun | None, writer: DeltaWriter, others: Iterable[FoundRun]) -> None:
+        """Make the complete run of `writer` the target, and delete `old` and `others`.
+
+        User edits, user tags and user files move over, and children of `old` become children of the new run.
+        """
+        new, store = writer.found, self._store
+        tags: dict[str, str] = {} if old is None else {Tag.REPLACES: old.run_id}
+        gone: list[str] = [Tag.BUILDING]
+        row = None
+        if old is not None and not old.deleted:
+            tags |= self._carried_tags(old, new)
+            gone += [key for key in edited_tags(old) if key not in old.tags]
+            if "name" in user_edits(old, cursor_of(old)) and new.start is not None:
+                row = RunRow(new.status, old.name, new.start, new.end)
+            if writer.takes_files:
+                self._copy_user_files(old.run_id, new.run_id)
+        update = RunUpdate(expected_cursor=new.tags.get(Tag.CURSOR), tags=tags, deleted_tags=gone, row=row)
+        store.writer.write(new.run_id, update)
+        if old is not None and not old.deleted:
+            store.soft_delete(old.run_id, {Tag.REPLACED_BY: new.run_id})
+            for child in store.runs_with_tag(Tag.PARENT, old.run_id, old.experiment_id):
+                if not child.deleted:
+                    store.set_tags(child.run_id, {Tag.PARENT: new.run_id})
+        for other in others:
+            store.soft_delete(other.run_id, {Tag.DUPLICATE_OF: new.run_id})
+
+    def _carried_tags(self, old: FoundRun, new: FoundRun) -> dict[str, str]:
+        """Return the tags of `old` that people set or changed."""
+        edited = edited_tags(old)
+        ours = set(sent_tags(old)) - set(edited)
+        kept = {
+            key: value
+            for key, value in old.tags.items()
+            if key not in ours
+            and not key.startswith(("bridge.", "mlflow.bridge."))
+            and (key not in new.tags or key in edited)
+        }
+        kept.pop(Tag.NAME, None)
+        if Tag.PARENT in kept and Tag.SWEEP in self._store.run(kept[Tag.PARENT]).tags:
+            del kept[Tag.PARENT]  # the bridge nested it, and would have done so again if it still belonged there
+        if "notes" in user_edits(old, cursor_of(old)):
+            kept[Tag.NOTES] = old.tags.get(Tag.NOTES, "")
+        return kept
+
+    def _copy_user_files(self, old: str, new: str) -> None:
+        """Copy the artifacts of `old` that the bridge did not upload."""
+        api = self._store.api
+        with tempfile.TemporaryDirectory(prefix="bridge-carry-") as folder, ArtifactUpload() as upload:
+            for path in api.all_files(old):
+                if not is_own_file(path):
+                    upload.add(path, api.download(old, path, Path(folder)).read_bytes())
+            upload.send(api, new)
+
+    # Reading back
+
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """The run as MLflow's API gives it back."""
-        choice = self._choice()
-        if choice.record is None:
-            raise TargetRefusedError(f"{self._place.address.shown} does not hold {self._run.path}.")
-        return read_back(self._place, choice.record.run_id, self._run, self._content, only=only)
+        """Return the run as MLflow's API shows it."""
+        target = self._candidates().target
+        if target is None:
+            raise TargetRefusedError(f"{self._store.address.shown} does not hold {self._run.path}.")
+        return read_back(self._store, target.run_id, self._run, self._content, only=only)
 
     def where(self) -> str:
-        """The run's page on a server, else the database and the run's id."""
-        shown = self._place.address.shown
-        choice = self._memory.get(self._run.identity)
-        record = choice.record if choice is not None else None
-        if self._filling is not None:
-            record = self._filling.record
-        if record is None:
+        """Return the run's page on a server, else the database and the run's id."""
+        shown = self._store.address.shown
+        candidates = self._found.get(self._run.identity)
+        found = candidates.target if candidates is not None else None
+        if self._writer is not None:
+            found = self._writer.found
+        if found is None:
             return shown
-        if self._place.address.is_server:
-            return f"{shown}/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
-        return f"{shown} run {record.run_id}"
+        if self._store.address.is_server:
+            return f"{shown}/#/experiments/{found.experiment_id}/runs/{found.run_id}?workflowType=machine_learning"
+        return f"{shown} run {found.run_id}"
 
 
-def follows(cursor: Cursor, delta: Delta) -> bool:
-    """Whether `delta` begins where `cursor` stands."""
+def _follows(cursor: Cursor, delta: Delta) -> bool:
+    """Return True if `delta` begins at `cursor`."""
     before = delta.before
     if before is None:
         return not cursor.rows and not cursor.media_lines
@@ -276,9 +354,287 @@ def follows(cursor: Cursor, delta: Delta) -> bool:
     return here == (before.rows, before.media_lines, before.digest)
 
 
-def _own_tags(facts: Facts) -> dict[str, str]:
-    """The bridge's tags for a run that is made.
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing deltas into one run
 
-    The list from which is told what people took away is not among them, since their tags are not sent yet.
+_LOST_MEDIA_CHARACTERS = 800
+"""Characters of a cursor for the tags of media that cannot be stored."""
+
+
+@dataclass(slots=True)
+class DeltaWriter:
+    """Writes deltas into one MLflow run: files first, then points and facts, the cursor with the last.
+
+    `found` is the run as it is now. `takes_files` is False if artifacts cannot be stored. `identity` are the tags that
+    make it the target. `before_last` is called before the last cursor of an export is written.
     """
-    return {key: value for key, value in facts.own.items() if key not in LIST_TAGS}
+
+    store: MlflowStore
+    run: Run
+    content: ContentOptions
+    found: FoundRun
+    takes_files: bool
+    identity: Mapping[str, str]
+    before_last: Callable[[], None]
+
+    def write_delta(self, delta: Delta) -> Applied:
+        """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
+        self._check_leftovers(delta)
+        cursor = cursor_of(self.found)
+        keys = keys_of(delta.metrics, dict(self.content.rename))
+        work = _DeltaWork(delta, keys, dict(cursor.sent) if cursor else {}, dict(cursor.extra) if cursor else {})
+        work.notices += self._point_notices(delta, keys)
+        self._add_bests(work)
+        if not delta.more:
+            work.facts = facts_of(self.run, self.content)
+            work.notices += [*work.facts.notices, *self.store.naming.notices(self.run)]
+            work.updates = self._field_updates(work.facts, cursor)
+            start = work.sent.get("start")
+            work.sent = dict(work.facts.sent)
+            if start is not None and self.store.database is None:
+                work.sent["start"] = start  # MLflow's API cannot move it
+            work.tags |= self._parent_tag(work.facts)
+        if delta.remember is not None:
+            remembered = delta.remember.with_(sent=cursor.sent, extra=cursor.extra) if cursor else delta.remember
+            self._set_tags({Tag.CURSOR: remembered.to_json()})
+        size = self._upload(work)
+        if not delta.more:
+            self.before_last()
+        self._write(work, delta.after.with_(sent=work.sent, extra=work.extra))
+        return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
+
+    def _check_leftovers(self, delta: Delta) -> None:
+        """Raise RebuildNeededError if a stopped export sent points or media that no longer count."""
+        if Tag.PENDING in self.found.tags and (delta.lowers or delta.kind is DeltaKind.REWIND):
+            raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
+        # Before media are sent, the run is marked with the number of lines of media.jsonl. If fewer events count by
+        # now than there are such lines, some of the media that were sent do not count any more.
+        cursor, until = cursor_of(self.found), self.found.tags.get(Tag.PENDING_MEDIA)
+        acknowledged = cursor.media_lines if cursor is not None else 0
+        are_sent = until is not None and acknowledged < int(until)
+        if are_sent and len(delta.media) < delta.after.media_lines - acknowledged:
+            raise RebuildNeededError("media that no longer count were sent by an export that was stopped")
+
+    def _point_notices(self, delta: Delta, keys: Mapping[str, str]) -> list[Notice]:
+        """Return notices for metrics that were renamed, though not as users asked, and for infinite values."""
+        rename = dict(self.content.rename)
+        fresh = {name for block in delta.blocks for name in block.names}
+        notices = [
+            Notice(NoticeKind.RENAMED, name, f"as {key}; bridge/names.json maps it back")
+            for name, key in renamed(keys).items()
+            if name in fresh and key != rename.get(name)
+        ]
+        infinite: dict[str, int] = {}
+        for block in delta.blocks:
+            counts = (np.isinf(block.values) & block.present).sum(axis=1)
+            for name, count in zip(block.names, counts.tolist(), strict=True):
+                infinite[name] = infinite.get(name, 0) + count
+        detail = "infinite values are stored as the greatest finite ones"
+        return notices + [
+            Notice(NoticeKind.CLIPPED, name, detail, count=count) for name, count in infinite.items() if count
+        ]
+
+    def _add_bests(self, work: _DeltaWork) -> None:
+        """Add the metrics `NAME.best` that `--best` asks for. The run's own metric of such a name wins."""
+        made = set(work.extra.pop("bests", ()))
+        own = set(work.keys.values())
+        if made & own:
+            raise RebuildNeededError(f"the run logs {min(made & own)} itself by now")
+        for metric, sign in self.content.bests.items():
+            key = work.keys.get(metric)
+            if key is None:
+                continue
+            best_key = clean(f"{key}.best")
+            if best_key in own:
+                detail = f"the run logs a metric of that name, so --best {metric} is left out"
+                work.notices.append(Notice(NoticeKind.LEFT_OUT, best_key, detail))
+                continue
+            work.bests[best_key] = (key, sign)
+        if work.bests:
+            work.extra["bests"] = sorted(work.bests)
+
+    def _field_updates(self, facts: RunFacts, cursor: Cursor | None) -> _FieldUpdates:
+        """Compare the run with `facts`. Return the changes; what people edited stays.
+
+        Raise RebuildNeededError for a param that is gone, or changed where it cannot be replaced.
+        """
+        found = self.found
+        in_place = self.store.database is not None
+        edited, edited_keys, before = set(user_edits(found, cursor)), set(edited_tags(found)), sent_tags(found)
+        wanted = {
+            key: value
+            for key, value in facts.user_tags.items()
+            # A tag is the user's own if it was edited, or set in MLflow before the run directory had one of that name.
+            if key not in edited_keys and not (key not in before and key in found.tags and Tag.TAGS in found.tags)
+        }
+        wanted |= facts.own_tags
+        if "notes" not in edited and (facts.notes or Tag.NOTES in found.tags):
+            wanted[Tag.NOTES] = facts.notes
+        gone = {key for key in before if key not in facts.user_tags and key not in edited_keys and key in found.tags}
+        gone |= {key for key in found.tags if is_obsolete(key, facts)}
+        name = found.name if "name" in edited else facts.name
+        start = facts.start if in_place or found.start is None else found.start
+        row: RunRow | None = RunRow(facts.status, name, start, facts.end)
+        now = (found.status, found.name, found.start, found.end)
+        if (facts.status, name, start, facts.end) == now:
+            row = None
+        elif not in_place and facts.end is None and (facts.status, name) == now[:2]:
+            row = None  # an end time cannot be cleared through the API: a requeued run runs with its old end
+        return _FieldUpdates(
+            tags={key: value for key, value in wanted.items() if found.tags.get(key) != value},
+            gone=tuple(sorted(gone)),
+            params=self._changed_params(facts, cursor, in_place=in_place),
+            row=row,
+        )
+
+    def _changed_params(self, facts: RunFacts, cursor: Cursor | None, *, in_place: bool) -> dict[str, str]:
+        held, params = self.found.params, facts.params
+        new = {key: value for key, value in params.values.items() if key not in held}
+        changed = {
+            key: value
+            for key, value in params.values.items()
+            if key in held and held[key] != value and not params.stays(key)
+        }
+        left = {key for key in held if key not in params.values and not params.stays(key)}
+        if left and cursor is not None and "params" in cursor.sent:
+            raise RebuildNeededError(f"the param {min(left)} is gone, and MLflow cannot delete a param")
+        if changed and not in_place:
+            raise RebuildNeededError(f"the param {min(changed)} changed, and MLflow cannot change a param")
+        return new | changed
+
+    def _parent_tag(self, facts: RunFacts) -> dict[str, str]:
+        """Return the tag that nests the run below its sweep's parent."""
+        sweep = sweep_of(self.run)
+        if sweep is None or self.content.flat or Tag.PARENT in self.found.tags:
+            return {}
+        parent = Sweep(self.store, self.found.experiment_id, sweep).parent(start=facts.start)
+        return {Tag.PARENT: parent} if parent is not None else {}
+
+    # Files
+
+    def _upload(self, work: _DeltaWork) -> int:
+        """Upload the files of the delta and, with the last one, those of the run. Return the bytes sent."""
+        if not self.takes_files:
+            self._leave_files_out(work)
+            return 0
+        delta, extra = work.delta, work.extra
+        extra.pop("no_files", None)
+        with ArtifactUpload() as upload:
+            media = add_media(upload, self.run.identity, delta.media)
+            work.notices += media.notices
+            if media.in_grid and Tag.IMAGES not in self.found.tags:
+                work.tags[Tag.IMAGES] = "True"
+            if media.names:
+                self._add_names(upload, MEDIA_FILE, media.names)
+                extra["odd_media"] = True
+            if media.captions:
+                add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
+                work.tags |= table_tag(self.found)
+            if work.facts is not None:
+                files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
+                texts = add_full_texts(upload, work.keys, work.facts, extra.get("maps", ""))
+                extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
+                if self.content.checkpoints:
+                    sent = extra.get("checkpoints", {})
+                    extra["checkpoints"], names = add_checkpoints(upload, self.run, sent, work.notices)
+                    if names:
+                        self._add_names(upload, CHECKPOINTS_FILE, names)
+            if delta.media:
+                self._set_tags({Tag.PENDING_MEDIA: str(delta.after.media_lines)})
+            work.notices += upload.send(self.store.api, self.found.run_id)
+            return upload.bytes
+
+    def _add_names(self, upload: ArtifactUpload, path: str, names: Mapping[str, str]) -> None:
+        """Add the map `path` with `names` merged into it."""
+        held = self._artifact(path)
+        upload.add_json(path, (json.loads(held) if held else {}) | dict(names))
+
+    def _artifact(self, path: str) -> bytes | None:
+        with tempfile.TemporaryDirectory(prefix="bridge-fetch-") as into:
+            return self.store.api.read_artifact(self.found.run_id, path, Path(into))
+
+    def _leave_files_out(self, work: _DeltaWork) -> None:
+        """Name the files that are left out because a server keeps them and only its database is given."""
+        hint = "the server keeps the files: export with --tracking-uri SERVER --database-uri DATABASE to send them too"
+        if work.delta.media:
+            work.notices.append(Notice(NoticeKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
+            lost, room = [], _LOST_MEDIA_CHARACTERS
+            for tag in dict.fromkeys((*work.extra.get("lost_media", ()), *(event.tag for event in work.delta.media))):
+                room -= len(json.dumps(tag))
+                lost += [tag] if room > 0 else []
+            work.extra["lost_media"] = lost
+        if work.facts is not None:
+            work.extra["no_files"] = True
+            work.notices.append(Notice(NoticeKind.LEFT_OUT, "artifacts", hint))
+            names = names_map(work.keys, work.facts)
+            text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+            if any(names.values()) and len(text) <= TAG_LIMIT:
+                work.tags[Tag.NAMES] = text
+
+    # Writes
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags before the delta itself is written. Do nothing if they are set already."""
+        if tags.items() <= self.found.tags.items():
+            return
+        update = RunUpdate(expected_cursor=self.found.tags.get(Tag.CURSOR), tags=tags)
+        self.store.writer.write(self.found.run_id, update)
+        self._note_tags(tags)
+
+    def _write(self, work: _DeltaWork, after: Cursor) -> None:
+        """Write points, facts and the cursor `after`, and remember the run as it is then."""
+        delta, updates, found = work.delta, work.updates, self.found
+        missing = {key: value for key, value in self.identity.items() if found.tags.get(key) != value}
+        replace_from = delta.replace_from
+        interim = None
+        if replace_from is not None and delta.before is not None:
+            before = cursor_of(found) or delta.before
+            interim = before.with_(replacing=replace_from).to_json()
+        update = RunUpdate(
+            expected_cursor=found.tags.get(Tag.CURSOR),
+            blocks=delta.blocks,
+            names=work.keys,
+            replace_from=replace_from,
+            interim_cursor=interim,
+            bests=work.bests,
+            tags={**missing, **work.tags, **updates.tags, Tag.CURSOR: after.to_json()},
+            deleted_tags=(*updates.gone, Tag.PENDING_MEDIA),
+            params=updates.params,
+            row=updates.row,
+        )
+        self.store.writer.write(found.run_id, update)
+        self._note_tags(update.tags, (*update.deleted_tags, Tag.PENDING))
+        self.found = replace(self.found, params={**found.params, **updates.params})
+        if updates.row is not None:
+            row = updates.row
+            self._note_tags({Tag.NAME: row.name})
+            self.found = replace(self.found, status=row.status, start=row.start, end=row.end)
+
+    def _note_tags(self, tags: Mapping[str, str], gone: tuple[str, ...] = ()) -> None:
+        kept = {key: value for key, value in self.found.tags.items() if key not in gone}
+        self.found = replace(self.found, tags=kept | dict(tags))
+
+
+@dataclass(frozen=True, slots=True)
+class _FieldUpdates:
+    """Tags and params to set, tags to delete, and the run's own row; None leaves the row as it is."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    row: RunRow | None = None
+
+
+@dataclass(slots=True)
+class _DeltaWork:
+    """The parts of one write: `sent` and `extra` of the new cursor, tags to set beside the facts, notices."""
+
+    delta: Delta
+    keys: Mapping[str, str]
+    sent: dict[str, str]
+    extra: dict[str, Any]
+    bests: dict[str, tuple[str, int]] = field(default_factory=dict)
+    facts: RunFacts | None = None
+    updates: _FieldUpdates = field(default_factory=_FieldUpdates)
+    tags: dict[str, str] = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from bridge.exporters.mlflow.database import Change, Database, NewRun, RunFacts, new_run_id
-from bridge.model import Block, Points
+from bridge.exporters.mlflow.write_db import Database, NewRun, RunRow, RunUpdate, new_run_id
+from bridge.model import Block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 START_MS = 1775822400000
 
-FACTS = RunFacts(status="RUNNING", name="a run", start_ms=START_MS, end_ms=None)
-NEW = NewRun(experiment_id="0", name="a run", start_ms=START_MS)
+FACTS = RunRow(status="RUNNING", name="a run", start=START_MS, end=None)
+NEW = NewRun(experiment_id="0", name="a run", start=START_MS)
 
 Point = tuple[str, int, float, float]
 """Metric, step, time in seconds after START_MS, value."""
@@ -38,18 +38,6 @@ def block(points: Sequence[Point]) -> Block:
         time=np.array([START_MS / 1000 + time for _, _, time, _ in points], dtype=np.float64),
         values=values,
         present=present,
-    )
-
-
-def as_points(points: Sequence[Point]) -> Points:
-    """`points` as the columns of Points."""
-    names = tuple(dict.fromkeys(name for name, *_ in points))
-    return Points(
-        names=names,
-        name=np.array([names.index(name) for name, *_ in points], dtype=np.int32),
-        step=np.array([step for _, step, _, _ in points], dtype=np.int64),
-        time=np.array([START_MS / 1000 + time for _, _, time, _ in points], dtype=np.float64),
-        value=np.array([value for *_, value in points], dtype=np.float64),
     )
 
 
@@ -82,8 +70,8 @@ def open_database(uri: str) -> Database:
 def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0", **changes: Any) -> str:
     """A new run of `identity` with `cursor` and `changes`; its id."""
     run_uuid = new_run_id("0", identity)
-    tags = {"bridge.uid": identity, "bridge.cursor": cursor} | changes.pop("tags", {})
-    database.write(run_uuid, Change(expected_cursor=None, create=NEW, facts=FACTS, tags=tags, **changes))
+    tags = {"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": cursor} | changes.pop("tags", {})
+    database.write(run_uuid, RunUpdate(expected_cursor=None, create=NEW, row=FACTS, tags=tags, **changes))
     return run_uuid
 
 

@@ -9,9 +9,8 @@ from sqlalchemy.engine import make_url
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.address import Address, sqlite_uri
-from bridge.exporters.mlflow.experiments import ExperimentName
-from bridge.exporters.mlflow.place import Place
+from bridge.exporters.mlflow.client import Address, sqlite_uri
+from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
@@ -69,5 +68,5 @@ def test_a_database_behind_a_server_is_never_made(tmp_path: Path) -> None:
     """A SQLite file that --database-uri misspells is named, and not made."""
     uri = f"sqlite:///{tmp_path}/typo.db"
     with pytest.raises(TargetRefusedError, match="There is no database"):
-        _ = Place("http://127.0.0.1:9", ExperimentName.of("trials", None), uri).database
+        _ = MlflowStore("http://127.0.0.1:9", ExperimentName.of("trials", None), uri).database
     assert list(tmp_path.iterdir()) == []

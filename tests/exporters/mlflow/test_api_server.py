@@ -12,7 +12,7 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetUnavailableError
-from bridge.exporters.mlflow.tags import Tag
+from bridge.exporters.mlflow.facts import Tag
 from bridge.model import DeltaKind, MediaType, NoticeKind, Status
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
@@ -80,7 +80,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
 
 def vars_of(held: TargetContent) -> dict[str, object]:
     """What is read back beside points and media."""
-    names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "lacks")
+    names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "unsupported")
     return {name: getattr(held, name) for name in names}
 
 
@@ -131,7 +131,7 @@ def test_a_rebuild_through_a_server_replaces_the_run(server: Store) -> None:
 def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An export of MANY that was stopped after one request of three with points."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("bridge.exporters.mlflow.seam.PAUSES_S", ())
+    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     through = Store(proxy.uri, experiment=server.experiment)
     # The first request to log-batch tells that points are on their way, the second carries points.
     proxy.plan(Fault.STATUS, path="runs/log-batch", times=1000, skip=2)
@@ -229,7 +229,7 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
     """With --database-uri points and tags take the short way, files the server's; points can then be taken back."""
     server.options = {"database_uri": mlflow_server.backend}
     with server.exporter() as exporter:
-        assert exporter.capabilities.removes_points
+        assert exporter.capabilities.replaces_points
     run = run_of(tags=("a:b",))
     server.export(run, ROWS, media=(event_of(tmp_path, encoded("png"), "png"),))
     held = server.read(run)
@@ -280,7 +280,7 @@ def test_many_points_arrive_in_parts(server: Store) -> None:
 
 def test_many_runs_are_found_page_by_page(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many runs one answer holds, and also an identity that no filter can name."""
-    monkeypatch.setattr("bridge.exporters.mlflow.api._PAGE", 2)
+    monkeypatch.setattr("bridge.exporters.mlflow.client._PAGE", 2)
     runs = [run_of(identity=f"uid-{number}") for number in range(5)] + [run_of(identity='it\'s "both"')]
     experiment = server.client.create_experiment(server.experiment)
     cursor = '{"format":1,"identity":"x","path":"/x","rows":3,"digest":"d"}'

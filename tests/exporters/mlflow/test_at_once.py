@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.cursor import ContentOptions
-from bridge.exporters.mlflow.tags import Tag
+from bridge.exporters.mlflow.facts import Tag
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 

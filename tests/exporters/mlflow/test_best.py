@@ -1,129 +1,126 @@
-"""The running best: worked out by hand, and after any growth."""
+"""`--best NAME:max|min` keeps one metric NAME.best, whose latest value is the best so far, at its step."""
 
 from __future__ import annotations
 
 import math
-import sqlite3
-from contextlib import closing
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from bridge.cursor import ContentOptions
-from bridge.errors import RebuildNeededError, TargetRefusedError, UsageError
+from bridge.errors import RebuildNeededError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.best import best_names, running_best
-from bridge.model import Block, Delta, Points, Series
+from bridge.model import DeltaKind, NoticeKind
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
-from tests.exporters.mlflow.by_hand import START, block_of, delta_of, run_of
+from tests.exporters.mlflow.by_hand import block_of, delta_of, run_of
+from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from bridge.exporters.mlflow.best import Best
-    from tests.exporters.mlflow.conftest import Store
 
 MAX = ContentOptions(best=("acc:max",))
+MIN = ContentOptions(best=("acc:min",))
 
 
-def _best(
-    rows: Sequence[Mapping[str, float]], content: ContentOptions = MAX, state: Mapping[str, Any] | None = None
-) -> Best:
-    return running_best(delta_of(run_of(), rows), content, state or {}, lambda name: None)
+@pytest.fixture(params=["sqlite", "server"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store by way of its database, or of a server."""
+    if request.param == "server":
+        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"best-{tmp_path.name}")
+    return Store(request.getfixturevalue("sqlite_uri"))
 
 
-def _points(blocks: Sequence[Block]) -> list[tuple[int, float, float]]:
-    return [
-        (int(step), float(value), float(at))
-        for block in blocks
-        for step, value, at in zip(block.step, block.values[0], block.values[1], strict=True)
-    ]
+def rows_of(values: Sequence[float], *, first: int = 0) -> list[Mapping[str, float]]:
+    """Return a row for each value of `acc`, at rising steps."""
+    return [{"step": first + at, "acc": value} for at, value in enumerate(values)]
 
 
-def test_a_point_each_time_it_improves() -> None:
-    """Its value and its step, at the step and time of the improvement; NaN and equal values are none."""
-    rows = [{"step": s, "acc": v} for s, v in enumerate([0.1, 0.3, math.nan, 0.3, 0.2, 0.5])]
-    best = _best(rows)
-    assert best_names(MAX) == ("best/acc", "best_step/acc")
-    assert _points(best.blocks) == [(0, 0.1, 0.0), (1, 0.3, 1.0), (5, 0.5, 5.0)]
-    assert best.blocks[0].time.tolist() == [START, START + 1, START + 5]
+def latest(store: Store) -> tuple[int, float]:
+    """Return step and value of the latest point of acc.best, which MLflow's table of runs shows."""
+    step, value, _ = store.points("acc.best")[-1]
+    assert store.run().data.metrics["acc.best"] == value
+    return step, value
 
 
-def test_it_goes_on_from_what_the_delta_before_left() -> None:
-    """In parts it is the same as in one."""
-    values = [0.5, 0.9, 0.4, 0.95, 0.3, 0.2, 0.1]
-    rows = [{"step": step, "loss": value} for step, value in enumerate(values)]
-    content = ContentOptions(best=("loss:min",))
-    first = _best(rows[:3], content)
-    second = _best(rows[3:], content, first.state)
-    assert _points([*first.blocks, *second.blocks]) == _points(_best(rows, content).blocks)
-    assert _points(second.blocks) == [(4, 0.3, 4.0), (5, 0.2, 5.0), (6, 0.1, 6.0)]
+@pytest.mark.parametrize(
+    ("content", "values", "expected"),
+    [
+        (MAX, [0.1, 0.3, math.nan, 0.3, 0.2], (1, 0.3)),
+        (MIN, [0.5, 0.9, 0.4, 0.95, 0.4], (2, 0.4)),
+        (MAX, [math.nan, -math.inf, -math.inf], (1, -1.7976931348623157e308)),
+        (MAX, [0.5, math.inf, math.inf], (1, 1.7976931348623157e308)),
+    ],
+)
+def test_the_latest_value_is_the_best_at_its_step(
+    any_store: Store, content: ContentOptions, values: list[float], expected: tuple[int, float]
+) -> None:
+    """Of equal values the first counts; NaN never does, infinities do."""
+    any_store.export(run_of(), rows_of(values), content=content)
+    assert latest(any_store) == expected
 
 
-def test_a_metric_that_is_not_there_adds_nothing() -> None:
-    """Not even a state."""
-    best = _best([{"step": 0, "loss": 1.0}])
-    assert (best.blocks, best.removed, best.state) == ((), None, {})
+def test_it_follows_as_a_run_grows(any_store: Store) -> None:
+    """A better value takes its place, a worse or an equal one does not."""
+    seen = []
+    for at, value in enumerate([0.5, 0.4, 0.7, 0.7, 0.9]):
+        any_store.export(run_of(), rows_of([value], first=at), content=MAX)
+        seen.append(latest(any_store))
+    assert seen == [(0, 0.5), (0, 0.5), (2, 0.7), (2, 0.7), (4, 0.9)]
 
 
-def test_the_first_number_is_the_first_best() -> None:
-    """Also the least there is, and whether or not something better follows in the same delta; infinities are numbers."""
-    rows = [{"step": s, "acc": v} for s, v in enumerate([math.nan, -math.inf, -math.inf, 0.5, math.inf, math.inf])]
-    best = _best(rows)
-    assert _points(best.blocks) == [(1, -math.inf, 1.0), (3, 0.5, 3.0), (4, math.inf, 4.0)]
-    parts = [_best(rows[:2]), _best(rows[2:], state=_best(rows[:2]).state)]
-    assert _points([block for part in parts for block in part.blocks]) == [
-        (1, -math.inf, 1.0),
-        (3, 0.5, 3.0),
-        (4, math.inf, 4.0),
-    ]
+def test_a_metric_without_a_number_has_no_best(any_store: Store) -> None:
+    """Neither one that is missing nor one that is NaN throughout."""
+    any_store.export(run_of(), [{"step": 0, "loss": 1.0, "acc": math.nan}], content=MAX)
+    assert set(any_store.run().data.metrics) == {"loss", "acc"}
 
 
-def test_the_last_best_stands_last() -> None:
-    """A best found at a lower step than the one before it stands at that one's step, which is where MLflow looks."""
-    rows = [{"step": 10, "acc": 0.1}, {"step": 30, "acc": 0.7}, {"step": 25, "acc": 0.9}, {"step": 40, "acc": 0.8}]
-    best = _best(rows)
-    assert _points(best.blocks) == [(10, 0.1, 10.0), (30, 0.7, 30.0), (30, 0.9, 25.0)]
-    parts = [_best(rows[:2]), _best(rows[2:], state=_best(rows[:2]).state)]
-    assert _points([block for part in parts for block in part.blocks]) == _points(best.blocks)
+def test_adding_one_later_needs_no_rebuild(any_store: Store) -> None:
+    """The points that MLflow holds already count too."""
+    any_store.export(run_of(), rows_of([0.1, 0.8, 0.3]))
+    before = any_store.run().info.run_id
+    any_store.export(run_of(), rows_of([0.2], first=3), content=MAX)
+    assert (any_store.run().info.run_id, latest(any_store)) == (before, (1, 0.8))
 
 
-def test_a_best_that_was_rewound_is_made_anew() -> None:
-    """The superseded best goes, and what remains is what a clean export would have."""
-    held = {
-        "best/acc": Series("best/acc", np.array([0, 1]), START + np.array([0.0, 1.0]), np.array([0.1, 0.9])),
-        "best_step/acc": Series("best_step/acc", np.array([0, 1]), START + np.array([0.0, 1.0]), np.array([0.0, 1.0])),
-    }
-    best = running_best(_rewound(bests=(block_of([{"step": s, "acc": v} for s, v in COUNTING]),)), MAX, NINE, held.get)
-    assert _points(best.blocks) == [(0, 0.1, 0.0), (1, 0.3, 1.0), (2, 0.6, 2.0)]
-    assert best.removed is not None
-    assert (best.removed.names, len(best.removed)) == (("best/acc", "best_step/acc"), 4)
-    assert best.state == {"acc": [(0.6).hex(), 2]}
+def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
+    """With a notice."""
+    rows = [{"step": 0, "acc": 0.5, "acc.best": 0.1}]
+    applied = any_store.export(run_of(), rows, content=MAX)
+    assert any_store.run().data.metrics == {"acc": 0.5, "acc.best": 0.1}
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.LEFT_OUT, "acc.best")]
+    other = run_of(Path("/runs/other"))
+    any_store.export(other, rows_of([0.5]), content=MAX)
+    with pytest.raises(RebuildNeededError, match=r"logs acc\.best itself"):
+        any_store.export(other, [{"step": 1, "acc": 0.1, "acc.best": 0.1}], content=MAX)
 
 
-def test_without_all_points_a_rewound_best_asks_for_a_rebuild() -> None:
-    """From the new points alone it cannot be known what the best of the old ones is."""
-    with pytest.raises(RebuildNeededError):
-        running_best(_rewound(), MAX, NINE, {}.get)
+def test_after_a_rewind_the_best_is_that_of_what_counts(store: Store) -> None:
+    """In a database: the superseded best goes, and one from before the rewind comes back."""
+    run = run_of()
+    store.export(run, rows_of([0.1, 0.3, 0.9]), content=MAX)
+    block = block_of([{"step": 2, "acc": 0.2}], first=3)
+    fields = {"kind": DeltaKind.REWIND, "replace_from": 2, "blocks": (block,)}
+    store.export(run, rows_of([0.2], first=2), content=MAX, **fields)
+    assert store.points("acc.best") == [(1, 0.3, 1775822401000)]
+    assert store.run().data.metrics == {"acc": 0.2, "acc.best": 0.3}
 
 
-NINE = {"acc": [(0.9).hex(), 1]}
-COUNTING = [(0, 0.1), (1, 0.3), (2, 0.6)]
-
-
-def _rewound(**fields: Any) -> Delta:
-    """Steps 1 and 2 come again."""
-    gone = Points(
-        ("acc",), np.array([0, 0], np.int32), np.array([1, 2]), START + np.array([1.0, 2.0]), np.array([0.9, 0.2])
-    )
-    before = delta_of(run_of(), [{"step": 0, "acc": 0.1}] * 3).after
-    rows = [{"step": step, "acc": value} for step, value in COUNTING[1:]]
-    return delta_of(run_of(), rows, before=before, removed=gone, **fields)
+def test_through_a_server_a_best_that_moves_back_needs_a_rebuild(any_store: Store) -> None:
+    """Points cannot be deleted there, and the latest one must be the best."""
+    run = run_of()
+    any_store.export(run, [{"step": 10, "acc": 0.1}, {"step": 30, "acc": 0.7}], content=MAX)
+    better_before = [{"step": 25, "acc": 0.9}]
+    if any_store.uri.startswith("http"):
+        with pytest.raises(RebuildNeededError, match="moved to an earlier step"):
+            any_store.export(run, better_before, content=MAX)
+        any_store.rebuild(run, [delta_of(run, better_before, content=MAX)], MAX)
+    else:
+        any_store.export(run, better_before, content=MAX)
+    assert latest(any_store) == (25, 0.9)
 
 
 @pytest.mark.parametrize("text", ["acc", ":max", "acc:best", ""])
@@ -141,7 +138,7 @@ WORDS = ("nan", "inf", "-inf", "-0.0", "0.0", "0.5", "1", "2.25", "")
 
 @pytest.mark.parametrize("seed", range(8))
 def test_any_growth_ends_with_the_bests_of_one_clean_export(seed: int, tmp_path: Path, sqlite_uri: str) -> None:
-    """Rows of one millisecond, infinities, NaN and rewinds, exported in parts: the same rows of both of MLflow's tables."""
+    """Rows of one millisecond, infinities, NaN and rewinds, exported in parts: the same points in MLflow."""
     random = Random(seed)
     path, options = tmp_path / "run", Options(content=ContentOptions(best=("x:max", "y:min")))
     make_run(path, [{"x": "", "y": "", "step": 0, "wall_time": CREATED_S}], uid="one", status="running")
@@ -158,28 +155,12 @@ def test_any_growth_ends_with_the_bests_of_one_clean_export(seed: int, tmp_path:
         assert not export_runs([path], grown, options).failed
     clean = MlflowExporter(tracking_uri=sqlite_uri, experiment="clean")
     export_runs([path], clean, options)
-    assert _rows(sqlite_uri, "grown") == _rows(sqlite_uri, "clean")
+    stores = [Store(sqlite_uri, experiment=name) for name in ("grown", "clean")]
+    keys = [sorted(store.run().data.metrics) for store in stores]
+    assert keys[0] == keys[1]
+    for key in keys[0]:
+        assert repr(stores[0].points(key)) == repr(stores[1].points(key))
     for exporter in (grown, clean):
         assert [(str(line.verdict), line.differences.first) for line in verify_runs([path], exporter).runs] == [
             ("=", ())
         ]
-
-
-def _rows(uri: str, experiment: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
-        return [
-            row
-            for table in ("metrics", "latest_metrics")
-            for row in connection.execute(
-                f"SELECT m.key, m.step, m.timestamp, m.value, m.is_nan FROM {table} m JOIN runs r USING (run_uuid) "
-                "JOIN experiments e USING (experiment_id) WHERE e.name = ? ORDER BY 1, 2, 3, 4, 5",
-                [experiment],
-            )
-        ]
-
-
-def test_a_metric_that_has_the_name_of_a_best_is_refused(store: Store) -> None:
-    """A run that logs `best/acc` itself fails by name with --best acc:max: two series are never made one."""
-    with pytest.raises(TargetRefusedError, match=r"logs a metric named best/acc itself"):
-        store.export(run_of(), [{"step": 0, "acc": 0.5, "best/acc": 0.1}], content=MAX)
-    assert [key for run in store.runs() for key in run.data.metrics] == []

@@ -11,6 +11,7 @@ import pytest
 from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
+from bridge.exporters.mlflow.facts import script_of
 from bridge.model import NoticeKind, Status
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, run_of
@@ -27,7 +28,10 @@ def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> N
     store.export(one, ROWS)
     store.export(other, ROWS)
     store.export(one)
-    tags = [(run.info.run_name, run.data.tags["bridge.uid"], run.data.tags["bridge.rundir"]) for run in store.runs()]
+    tags = [
+        (run.info.run_name, run.data.tags["mlflow.bridge.uid"], run.data.tags["mlflow.bridge.source"])
+        for run in store.runs()
+    ]
     assert sorted(tags) == [("first", "another", "/b/first"), ("first", "uid-first", "/a/first")]
 
 
@@ -50,10 +54,11 @@ def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> 
     ],
 )
 def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str) -> None:
-    """Each status has one word of MLflow's, and the tag `bridge.status` keeps ours."""
+    """Each status has one word of MLflow's; the tag `bridge.status` exists where it says more."""
     store.export(run_of(status=status, status_word=None, end=None if status is Status.RUNNING else START + 9), ROWS)
     run = store.run()
-    assert (run.info.status, run.data.tags["bridge.status"]) == (word, status.value)
+    says_more = status in (Status.INTERRUPTED, Status.UNKNOWN)
+    assert (run.info.status, run.data.tags.get("bridge.status")) == (word, status.value if says_more else None)
 
 
 def test_a_requeued_run_is_running_again_without_its_old_end(store: Store) -> None:
@@ -115,7 +120,7 @@ def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: 
     assert store.stale(run_of(params={"slurm.job_id": 18})) == ["bridge tags"]
     store.export(run_of(params={"slurm.job_id": 18}))
     run = store.run()
-    assert (run.data.params["slurm.job_id"], run.data.tags["bridge.newest.slurm.job_id"]) == ("17", "18")
+    assert (run.data.params["slurm.job_id"], run.data.tags["mlflow.bridge.newest.slurm.job_id"]) == ("17", "18")
 
 
 def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> None:
@@ -126,8 +131,8 @@ def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> No
     store.export(resumed)
     run = store.run()
     assert (run.info.run_id, run.data.params) == (run_id, {"lr": "0.1", "ckpt_path": "/a", "job_id": "1"})
-    newest = {key: value for key, value in run.data.tags.items() if key.startswith("bridge.newest.")}
-    assert (newest, store.stale(resumed)) == ({"bridge.newest.job_id": "2"}, [])
+    newest = {key: value for key, value in run.data.tags.items() if key.startswith("mlflow.bridge.newest.")}
+    assert (newest, store.stale(resumed)) == ({"mlflow.bridge.newest.job_id": "2"}, [])
 
 
 def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
@@ -145,7 +150,7 @@ def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
         "baseline": "true",
         "two words": "true",
     }
-    assert (json.loads(held["bridge.tags"]), held["bridge.uid"]) == (list(tags), "uid-first")
+    assert (json.loads(held["mlflow.bridge.tags"]), held["mlflow.bridge.uid"]) == (list(tags), "uid-first")
     assert store.read(run).tags == tags
 
 
@@ -177,19 +182,40 @@ def test_user_host_command_and_commit_are_those_of_the_training(store: Store) ->
     )
     store.export(run_of(sessions=sessions), ROWS)
     tags = store.run().data.tags
-    natural = {key: value for key, value in tags.items() if key.startswith("mlflow.") and key != "mlflow.runName"}
+    natural = {
+        key: value
+        for key, value in tags.items()
+        if key.startswith("mlflow.") and not key.startswith("mlflow.bridge.") and key != "mlflow.runName"
+    }
     assert natural == {
         "mlflow.user": "ada",
-        "mlflow.source.name": "train.py --lr 0.1",
+        "mlflow.source.name": "train.py",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": "abc123",
     }
-    assert {key: tags[key] for key in ("bridge.host", "bridge.slurm.job_id", "bridge.sessions", "bridge.restarts")} == {
+    assert {key: value for key, value in tags.items() if key.startswith("bridge.")} == {
+        "bridge.command": "train.py --lr 0.1",
         "bridge.host": "node2",
-        "bridge.slurm.job_id": "8",
-        "bridge.sessions": "2",
         "bridge.restarts": "3",
+        "bridge.slurm": "job_id=8",
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [
+        ("train.py preempted --seed 5", "train.py"),
+        ("python -m pkg.train --config a.py", "pkg.train"),
+        ("/usr/bin/python3 'my code/train.py' --data /a/b", "my code/train.py"),
+        ("torchrun --nproc 2 src/train.py", "src/train.py"),
+        ("python -m torch.distributed.run src/train.py", "src/train.py"),
+        ("mytool fit", "mytool"),
+        ("an 'open quote", "an"),
+    ],
+)
+def test_the_source_is_the_script_or_the_module(command: str, script: str) -> None:
+    """MLflow's column Source shows what follows the last slash, so arguments do not belong there."""
+    assert script_of(command) == script
 
 
 def test_estimated_times_and_the_first_nan_are_said(store: Store) -> None:
@@ -197,7 +223,7 @@ def test_estimated_times_and_the_first_nan_are_said(store: Store) -> None:
     stats = {"loss": {"first_nan_step": 120}, "acc": {"first_nan_step": 80}, "lr": {}}
     store.export(run_of(time_column=None, summary_stats=stats), ROWS)
     tags = store.run().data.tags
-    assert (tags["bridge.time"], tags["bridge.first_nan_step"]) == ("estimated", "80")
+    assert (tags["bridge.time"], tags["mlflow.bridge.first_nan_step"]) == ("estimated", "80")
 
 
 def test_what_people_edit_stays_and_is_named(store: Store) -> None:
@@ -317,26 +343,24 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
     held = store.run()
     assert held.data.params == {"db.password": "***", "opts": '[{"api_key": "***"}]', "lr": "0.1"}
     assert held.data.tags["api_key"] == "***"
-    assert json.loads(held.data.tags["bridge.tags"]) == ["api_key:***", "project:x"]
-    assert (
-        held.data.tags["mlflow.source.name"]
-        == "train.py --secret-file=*** --auth_token *** model.private_key=*** --lr 1"
-    )
+    assert json.loads(held.data.tags["mlflow.bridge.tags"]) == ["api_key:***", "project:x"]
+    command = "train.py --secret-file=*** --auth_token *** model.private_key=*** --lr 1"
+    assert (held.data.tags["mlflow.source.name"], held.data.tags["bridge.command"]) == ("train.py", command)
     assert [notice.what for notice in applied.notices if notice.kind is NoticeKind.REDACTED] == [
         "param db.password",
         "param opts",
         "tag api_key",
-        "tag mlflow.source.name",
-        "tag bridge.slurm.api-key",
+        "tag bridge.command",
+        "tag bridge.slurm",
     ]
-    assert (held.data.tags["bridge.slurm.api-key"], held.data.tags["bridge.slurm.job_id"]) == ("***", "7")
+    assert held.data.tags["bridge.slurm"] == "job_id=7, api-key=***"
 
 
 def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:
     """It is neither overwritten nor rebuilt."""
     run = run_of()
     store.export(run, ROWS)
-    store.client.set_tag(store.run().info.run_id, "bridge.cursor", '{"format":99}')
+    store.client.set_tag(store.run().info.run_id, "mlflow.bridge.cursor", '{"format":99}')
     assert "newer bridge" in str(store.known(run).error)
 
 

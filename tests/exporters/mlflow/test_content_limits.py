@@ -35,14 +35,14 @@ def test_nul_characters_are_replaced(kind: str, request: pytest.FixtureRequest, 
 
 
 def test_thousands_of_tags_are_cut_to_what_can_be_looked_at(store: Store) -> None:
-    """The first thousand, and it is said."""
+    """As many as one list holds, with a notice."""
     run = run_of(tags=tuple(f"t{number}:x" for number in range(20_000)))
     applied = store.export(run, ROWS)
     people = [key for key in store.run().data.tags if key.startswith("t")]
-    assert len(people) == 1000
+    assert 300 < len(people) < 1000
     assert [
         (notice.kind, notice.what, notice.count) for notice in applied.notices if notice.kind is NoticeKind.LEFT_OUT
-    ] == [(NoticeKind.LEFT_OUT, "tags", 19_000)]
+    ] == [(NoticeKind.LEFT_OUT, "tags", 20_000 - len(people))]
     assert (store.stale(run), store.known(run).edited) == ([], ())
 
 
@@ -51,7 +51,7 @@ def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     run = run_of(params={"f(x)": 1})
     store.export(run, ROWS)
-    assert json.loads(store.run().data.tags["bridge.names"])["metrics"] == {"a@b": "a_b"}
+    assert json.loads(store.run().data.tags["mlflow.bridge.names"])["metrics"] == {"a@b": "a_b"}
     held = store.read(run)
     assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
 
@@ -85,7 +85,7 @@ def test_a_cursor_stays_short_however_odd_the_tags_are(store: Store, tmp_path: P
     run = run_of()
     applied = store.export(run, [{"step": 0, "loss": 1.0}], media=events)
     assert applied.media == 100
-    assert len(store.run().data.tags["bridge.cursor"]) < 4000
+    assert len(store.run().data.tags["mlflow.bridge.cursor"]) < 4000
     later = event_of(tmp_path, encoded("png"), "png", tag="*", step=9)
     store.export(run, [{"step": 1, "loss": 1.0}], media=(later,))
     assert {item.tag for item in store.read(run).media} == {"*", *(event.tag for event in events)}

@@ -166,7 +166,7 @@ def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: St
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
     assert store.files() == [".bridge-target", "hparams.yaml", "sidecar.json"]
     run = _run_with_files(tmp_path / "r")
-    assert store.stale(run) == ["status", "end", "bridge tags", "metrics.csv", "media.jsonl", "summary.json"]
+    assert store.stale(run) == ["status", "end", "metrics.csv", "media.jsonl", "summary.json"]
     store.export(run)
     assert store.files() == [
         ".bridge-target",
@@ -230,10 +230,10 @@ def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_pat
     run = replace(_run_with_files(folder), checkpoint="/elsewhere/checkpoints/epoch=1-step=40.ckpt")
     store.export(run, ROWS)
     tags = store.run().data.tags
-    assert {key: value for key, value in tags.items() if key.startswith("bridge.checkpoint")} == {
+    assert {key: value for key, value in tags.items() if "bridge.checkpoint" in key} == {
         "bridge.checkpoint": "/elsewhere/checkpoints/epoch=1-step=40.ckpt",
-        "bridge.checkpoint_size": "17",
-        "bridge.checkpoint_step": "40",
+        "mlflow.bridge.checkpoint_size": "17",
+        "mlflow.bridge.checkpoint_step": "40",
     }
     assert store.files("checkpoints") == []
     content = ContentOptions(checkpoints=True)

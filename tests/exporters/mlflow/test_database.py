@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters.mlflow.database import Change, ConflictError, Database, RunFacts, new_run_id
+from bridge.exporters.mlflow.write_db import ConflictError, Database, RunRow, RunUpdate, new_run_id
 from tests.exporters.mlflow.database_help import (
     FACTS,
     NEW,
     START_MS,
     Point,
-    as_points,
     block,
     make_run,
     open_database,
@@ -87,7 +86,9 @@ def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, u
     for number, at in enumerate(range(0, len(points), 1300)):
         part = block(points[at : at + 1300])
         cursor = f"c{number + 1}"
-        change = Change(expected_cursor=expected, blocks=[part], names=same_names(part), tags={"bridge.cursor": cursor})
+        change = RunUpdate(
+            expected_cursor=expected, blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": cursor}
+        )
         database.write(ours, change)
         expected = cursor
     assert len(table(uri, "metrics", ours)) > 3000
@@ -101,8 +102,8 @@ def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri
     run = client.create_run("0", start_time=START_MS, tags=tags, run_name="a run")
     client.log_param(run.info.run_id, "lr", "0.1")
     ours = new_run_id("0", "uid-1")
-    create = type(NEW)(experiment_id="0", name="a run", start_ms=START_MS, user="ada")
-    database.write(ours, Change(expected_cursor=None, create=create, tags=tags, params={"lr": "0.1"}))
+    create = type(NEW)(experiment_id="0", name="a run", start=START_MS, user="ada")
+    database.write(ours, RunUpdate(expected_cursor=None, create=create, tags=tags, params={"lr": "0.1"}))
     for name in ("params", "tags"):
         assert table(uri, name, ours) == table(uri, name, run.info.run_id)
     theirs = table(uri, "runs", run.info.run_id)[0]
@@ -116,7 +117,7 @@ def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
     part = block(awkward_points(seed=2, count=500))
     ours = make_run(database, blocks=[part], names=same_names(part))
     before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
-    again = Change(expected_cursor="c0", blocks=[part], names=same_names(part), tags={"bridge.cursor": "c1"})
+    again = RunUpdate(expected_cursor="c0", blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
     assert database.write(ours, again) == 0
     assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
 
@@ -126,39 +127,53 @@ def test_partly_new_points_count_the_new_ones(database: Database) -> None:
     first, more = wide_block(2, 10), wide_block(2, 15)
     ours = make_run(database, blocks=[first], names=same_names(first))
     more.values[:, :10] = first.values
-    change = Change(expected_cursor="c0", blocks=[more], names=same_names(more), tags={"bridge.cursor": "c1"})
+    change = RunUpdate(expected_cursor="c0", blocks=[more], names=same_names(more), tags={"mlflow.bridge.cursor": "c1"})
     assert database.write(ours, change) == 10
 
 
-def test_superseded_rows_go_in_the_same_write(client: MlflowClient, database: Database, uri: str) -> None:
+def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, database: Database, uri: str) -> None:
     """After a rewind the tables are those of a run that never held the superseded points."""
     before: list[Point] = [
         ("loss", 1, 0.1, 5.0),
         ("loss", 2, 0.2, math.nan),
         ("loss", 9, 0.9, math.inf),
+        ("old", 1, 0.1, 3.0),
         ("old", 7, 0.7, 1.0),
+        ("gone", 8, 0.8, 1.0),
     ]
     after: list[Point] = [("loss", 2, 1.2, 3.0), ("loss", 3, 1.3, 2.0)]
     ours = make_run(database, blocks=[block(before)], names=same_names(block(before)))
-    change = Change(
+    change = RunUpdate(
         expected_cursor="c0",
         blocks=[block(after)],
-        names={"loss": "loss", "old": "old"},
-        removed=as_points(before[1:]),
-        tags={"bridge.cursor": "c1"},
+        names={"loss": "loss", "old": "old", "gone": "gone"},
+        replace_from=2,
+        interim_cursor="interim",
+        tags={"mlflow.bridge.cursor": "c1"},
     )
     assert database.write(ours, change) == 2
-    twin = log_with_client(client, [before[0], *after])
+    twin = log_with_client(client, [before[0], before[3], *after])
     assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
     assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
 
 
-def test_a_removed_point_that_comes_again_stays(database: Database, uri: str) -> None:
-    """Points are removed before new ones come in, so one that is in both is there afterwards."""
+def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, database: Database, uri: str) -> None:
+    """Only the keys of the run's own metrics lose points."""
+    points: list[Point] = [("loss", 5, 0.5, 5.0)]
+    ours = make_run(database, blocks=[block(points)], names={"loss": "loss"})
+    client.log_metric(ours, "test/acc", 0.9, timestamp=START_MS, step=7)
+    change = RunUpdate("c0", names={"loss": "loss"}, replace_from=0, interim_cursor="interim")
+    database.write(ours, change)
+    expected = [{"key": "test/acc", "value": 0.9, "timestamp": START_MS, "step": 7, "is_nan": 0}]
+    assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
+
+
+def test_a_replaced_point_that_comes_again_stays(database: Database, uri: str) -> None:
+    """Points are deleted before new ones come in, so one that is in both is there afterwards."""
     points: list[Point] = [("loss", 1, 0.1, 5.0)]
     ours = make_run(database, blocks=[block(points)], names={"loss": "loss"})
-    change = Change(expected_cursor="c0", blocks=[block(points)], names={"loss": "loss"}, removed=as_points(points))
-    database.write(ours, change)
+    names = {"loss": "loss"}
+    database.write(ours, RunUpdate("c0", blocks=[block(points)], names=names, replace_from=1, interim_cursor="i"))
     expected = [{"key": "loss", "value": 5.0, "timestamp": START_MS + 100, "step": 1, "is_nan": 0}]
     assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
 
@@ -166,9 +181,9 @@ def test_a_removed_point_that_comes_again_stays(database: Database, uri: str) ->
 def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, database: Database) -> None:
     """Status, name, start and end are set, an end is cleared, tags and params replaced or deleted."""
     ours = make_run(database, params={"lr": "0.1", "n": "1"}, tags={"a": "1", "b": "2"})
-    ended = RunFacts(status="FAILED", name="new name", start_ms=START_MS - 5, end_ms=START_MS + 7)
-    change = Change(
-        expected_cursor="c0", facts=ended, tags={"b": "3"}, deleted_tags=["a", "never there"], params={"lr": "0.2"}
+    ended = RunRow(status="FAILED", name="new name", start=START_MS - 5, end=START_MS + 7)
+    change = RunUpdate(
+        expected_cursor="c0", row=ended, tags={"b": "3"}, deleted_tags=["a", "never there"], params={"lr": "0.2"}
     )
     database.write(ours, change)
     run = client.get_run(ours)
@@ -176,7 +191,7 @@ def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, datab
     assert run.info.run_name == run.data.tags["mlflow.runName"] == "new name"
     assert run.data.params == {"lr": "0.2", "n": "1"}
     assert {key: run.data.tags.get(key) for key in "ab"} == {"a": None, "b": "3"}
-    database.write(ours, Change(expected_cursor="c0", facts=FACTS))
+    database.write(ours, RunUpdate(expected_cursor="c0", row=FACTS))
     assert (client.get_run(ours).info.status, client.get_run(ours).info.end_time) == ("RUNNING", None)
 
 
@@ -184,11 +199,13 @@ def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri
     """A run that another export has brought on is left alone."""
     ours = make_run(database, cursor="newer")
     part = wide_block(1, 3)
-    change = Change(expected_cursor="older", blocks=[part], names=same_names(part), tags={"bridge.cursor": "mine"})
+    change = RunUpdate(
+        expected_cursor="older", blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": "mine"}
+    )
     with pytest.raises(ConflictError):
         database.write(ours, change)
     assert table(uri, "metrics", ours) == []
-    assert {"key": "bridge.cursor", "value": "newer"} in table(uri, "tags", ours)
+    assert {"key": "mlflow.bridge.cursor", "value": "newer"} in table(uri, "tags", ours)
 
 
 def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
@@ -196,7 +213,7 @@ def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
     make_run(database)
     with pytest.raises(ConflictError):
         make_run(database, cursor="also first")
-    assert len(database.runs(["bridge.uid"])) == 1
+    assert len(database.runs(["mlflow.bridge.uid"])) == 1
 
 
 def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Database) -> None:
@@ -204,20 +221,22 @@ def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Databas
     ours = make_run(database)
     client.delete_run(ours)
     with pytest.raises(ConflictError, match="deleted"):
-        database.write(ours, Change(expected_cursor="c0", tags={"a": "1"}))
+        database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
     assert "a" not in client.get_run(ours).data.tags
 
 
 def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database) -> None:
     """One select tells of all runs with one of the tags, deleted ones too, by experiment."""
-    first, second = make_run(database, "uid-1"), make_run(database, "uid-2", tags={"bridge.run_id": "r2"})
+    first, second = make_run(database, "uid-1"), make_run(database, "uid-2", tags={"mlflow.bridge.run_id": "r2"})
     client.create_run("0", run_name="somebody else's")
     client.delete_run(second)
-    found = {run.run_uuid: run for run in database.runs(["bridge.uid", "bridge.run_id"], experiment_ids=["0"])}
-    assert {run_uuid: (run.lifecycle_stage, run.tags) for run_uuid, run in found.items()} == {
-        first: ("active", {"bridge.uid": "uid-1"}),
-        second: ("deleted", {"bridge.uid": "uid-2", "bridge.run_id": "r2"}),
+    found = {
+        run.run_id: run for run in database.runs(["mlflow.bridge.uid", "mlflow.bridge.run_id"], experiment_ids=["0"])
     }
-    assert (found[first].experiment_id, found[first].status, found[first].name) == ("0", "RUNNING", "a run")
-    assert (found[first].start_ms, found[first].end_ms) == (START_MS, None)
-    assert database.runs(["bridge.uid"], experiment_ids=["7"]) == []
+    assert {run_id: (run.deleted, run.tags) for run_id, run in found.items()} == {
+        first: (False, {"mlflow.bridge.uid": "uid-1"}),
+        second: (True, {"mlflow.bridge.uid": "uid-2", "mlflow.bridge.run_id": "r2"}),
+    }
+    assert (found[first].experiment_id, found[first].status) == ("0", "RUNNING")
+    assert (found[first].start, found[first].end) == (START_MS, None)
+    assert database.runs(["mlflow.bridge.uid"], experiment_ids=["7"]) == []

@@ -12,9 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.database import Change, ConflictError, Database, new_run_id
-from bridge.exporters.mlflow.database_sqlite import SqliteBulk
-from bridge.exporters.mlflow.schema import outdated
+from bridge.exporters.mlflow.rows import SqliteBulk
+from bridge.exporters.mlflow.write_db import ConflictError, Database, RunUpdate, new_run_id, outdated
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.database_help import (
     FACTS,
@@ -45,16 +44,19 @@ def write_parts(uri: str, identity: str = "uid-1") -> None:
     """Go on from the run's cursor, part by part, as an export does."""
     database = open_database(uri)
     run_uuid = new_run_id("0", identity)
-    held = {run.run_uuid: run.tags.get("bridge.cursor") for run in database.runs(["bridge.uid", "bridge.cursor"])}
+    held = {
+        run.run_id: run.tags.get("mlflow.bridge.cursor")
+        for run in database.runs(["mlflow.bridge.uid", "mlflow.bridge.cursor"])
+    }
     cursor = held.get(run_uuid)
     for part in range(int(cursor or 0), PARTS):
         points = wide_block(4, ROWS_A_PART, start=part * ROWS_A_PART)
-        change = Change(
+        change = RunUpdate(
             expected_cursor=cursor,
             blocks=[points],
             names=same_names(points),
-            tags={"bridge.uid": identity, "bridge.cursor": str(part + 1)},
-            facts=FACTS,
+            tags={"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": str(part + 1)},
+            row=FACTS,
             create=NEW,
         )
         database.write(run_uuid, change)
@@ -75,7 +77,7 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
     while kills < 6 and kill_after(0.04 * (kills + 1) * chance.uniform(0.5, 1.5), write_parts, uri):
         kills += 1
         settle(uri)
-        parts = int(tags_of(uri, ours).get("bridge.cursor", 0))
+        parts = int(tags_of(uri, ours).get("mlflow.bridge.cursor", 0))
         latest = [row["step"] for row in table(uri, "latest_metrics", ours)]
         assert len(table(uri, "metrics", ours)) == parts * ROWS_A_PART * 4
         assert latest == ([parts * ROWS_A_PART - 1] * 4 if parts else [])
@@ -85,40 +87,46 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
     clean = new_run_id("0", "uid-clean")
     for name in ("metrics", "latest_metrics", "params"):
         assert table(uri, name, ours) == table(uri, name, clean)
-    assert tags_of(uri, ours) == tags_of(uri, clean) | {"bridge.uid": "uid-1"}
+    assert tags_of(uri, ours) == tags_of(uri, clean) | {"mlflow.bridge.uid": "uid-1"}
 
 
-def write_large(uri: str) -> None:
-    """One change of more rows than a SQLite transaction here takes."""
+def rewind_far(uri: str) -> None:
+    """Replace more rows than a SQLite transaction here may hold."""
     SqliteBulk.limit = 1000
     database = open_database(uri)
-    points = wide_block(4, 6000)
-    tags = {"bridge.uid": "uid-1", "bridge.cursor": "c1"}
-    change = Change(expected_cursor=None, blocks=[points], names=same_names(points), tags=tags, create=NEW, facts=FACTS)
-    database.write(new_run_id("0", "uid-1"), change)
+    (run,) = database.runs(["mlflow.bridge.cursor"])
+    points = wide_block(4, 100, start=500)
+    change = RunUpdate(
+        expected_cursor=run.tags["mlflow.bridge.cursor"],
+        blocks=[points],
+        names=same_names(points),
+        replace_from=500,
+        interim_cursor="interim",
+        tags={"mlflow.bridge.cursor": "c1"},
+    )
+    database.write(run.run_id, change)
     database.close()
 
 
-def test_a_change_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
-    """Where one change takes several transactions, a run that was cut off has no new cursor and a mark."""
+def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
+    """If a rewind takes several transactions, a run that was cut off has a cursor that says so, until it is done."""
+    database = open_database(sqlite_uri)
+    points = wide_block(4, 6000)
+    ours = make_run(database, blocks=[points], names=same_names(points))
+    database.close()
     chance = random.Random(7)
-    ours = new_run_id("0", "uid-1")
     seen = set()
-    while kill_after(chance.uniform(0.02, 0.3), write_large, sqlite_uri) and len(seen) < 2:
-        tags = tags_of(sqlite_uri, ours)
+    while kill_after(chance.uniform(0.02, 0.4), rewind_far, sqlite_uri):
         rows = len(table(sqlite_uri, "metrics", ours))
-        assert rows % 1000 == 0
-        assert tags.get("bridge.cursor") == ("c1" if rows == 24_000 and "bridge.pending" not in tags else None)
-        assert ("bridge.pending" in tags) == (rows > 0 and "bridge.cursor" not in tags)
-        assert rows == 0 or tags["bridge.uid"] == "uid-1"
-        seen.add("bridge.pending" in tags)
-        if "bridge.cursor" in tags:
+        cursor = tags_of(sqlite_uri, ours)["mlflow.bridge.cursor"]
+        assert {"c0": rows == 24_000, "interim": 2000 <= rows < 24_000, "c1": rows == 2400}[cursor]
+        seen.add(cursor)
+        if cursor == "c1":
             break
-    if tags_of(sqlite_uri, ours).get("bridge.cursor") is None:
-        write_large(sqlite_uri)
-    assert len(table(sqlite_uri, "metrics", ours)) == 24_000
-    assert "bridge.pending" not in tags_of(sqlite_uri, ours)
-    assert [row["step"] for row in table(sqlite_uri, "latest_metrics", ours)] == [5999] * 4
+    if tags_of(sqlite_uri, ours)["mlflow.bridge.cursor"] != "c1":
+        rewind_far(sqlite_uri)
+    assert len(table(sqlite_uri, "metrics", ours)) == 2400
+    assert [row["step"] for row in table(sqlite_uri, "latest_metrics", ours)] == [599] * 4
 
 
 def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
@@ -131,12 +139,12 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
         conflicts = 0
         for part in range(5):
             points = wide_block(2, 50, start=part * 50)
-            change = Change(
+            change = RunUpdate(
                 expected_cursor=str(part) if part else None,
                 blocks=[points],
                 names=same_names(points),
-                tags={"bridge.uid": "uid-1", "bridge.cursor": str(part + 1)},
-                facts=FACTS,
+                tags={"mlflow.bridge.uid": "uid-1", "mlflow.bridge.cursor": str(part + 1)},
+                row=FACTS,
                 create=NEW,
             )
             try:
@@ -150,7 +158,7 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
         conflicts = sum(pool.map(export, range(4)))
     assert conflicts == 15
     database = open_database(uri)
-    assert [run.run_uuid for run in database.runs(["bridge.uid"])] == [new_run_id("0", "uid-1")]
+    assert [run.run_id for run in database.runs(["mlflow.bridge.uid"])] == [new_run_id("0", "uid-1")]
     database.close()
     assert len(table(uri, "metrics", new_run_id("0", "uid-1"))) == 500
 
@@ -199,8 +207,8 @@ def _write_quarter_of_a_million(uri: str, identity: str) -> str:
     ours = make_run(database, identity, cursor="0")
     for part in range(5):
         points = wide_block(10, 5000, start=part * 5000)
-        tags = {"bridge.cursor": str(part + 1)}
-        change = Change(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
+        tags = {"mlflow.bridge.cursor": str(part + 1)}
+        change = RunUpdate(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
         database.write(ours, change)
     database.close()
     return ours
@@ -215,7 +223,7 @@ def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyP
     points = wide_block(10, 2000)
     ours = make_run(database, blocks=[points], names=same_names(points))
     ended = bulk._ended
-    database.write(ours, Change(expected_cursor="c0", tags={"a": "1"}))
+    database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
     assert bulk._began - ended >= SqliteBulk._PAUSE_S
     database.close()
 
@@ -229,8 +237,8 @@ def test_an_unknown_schema_is_left_alone(sqlite_uri: str) -> None:
     notes: list[str] = []
     assert Database.open(sqlite_uri, note=notes.append) is None
     assert notes == [
-        "Points go through MLflow's API: the database is not written to directly, as the table 'metrics' has a column "
-        "'unit' that is not known here."
+        "Points go through MLflow's API: the database is not written to directly, as the table 'metrics' has an "
+        "unknown column 'unit'."
     ]
 
 
@@ -269,8 +277,8 @@ def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
     database = open_database(uri)
     ours = make_run(database)
     points = wide_block(1, 5)
-    bad = type(FACTS)(status="NO SUCH STATUS", name="x", start_ms=0, end_ms=None)
+    bad = type(FACTS)(status="NO SUCH STATUS", name="x", start=0, end=None)
     with pytest.raises(TargetRefusedError):
-        database.write(ours, Change(expected_cursor="c0", blocks=[points], names=same_names(points), facts=bad))
+        database.write(ours, RunUpdate(expected_cursor="c0", blocks=[points], names=same_names(points), row=bad))
     assert table(uri, "metrics", ours) == []
     database.close()

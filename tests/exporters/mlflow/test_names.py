@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.exporters.mlflow.names import clean, keys_of
+from bridge.exporters.mlflow.facts import clean, keys_of
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from PIL import Image
 
 from bridge.cursor import ContentOptions
 from bridge.errors import ConflictError, TargetUnavailableError
-from bridge.exporters.mlflow.filling import Filling
-from bridge.exporters.mlflow.tags import Tag
+from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.target import DeltaWriter
 from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
@@ -46,10 +46,10 @@ def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store:
     store.rebuild(run, [delta_of(run, NEWER)])
     new = store.run()
     (gone,) = store.runs(deleted=True)
-    assert (gone.info.run_id, new.data.tags["bridge.replaces"]) == (old, old)
-    assert gone.data.tags["bridge.replaced_by"] == new.info.run_id
+    assert (gone.info.run_id, new.data.tags["mlflow.bridge.replaces"]) == (old, old)
+    assert gone.data.tags["mlflow.bridge.replaced_by"] == new.info.run_id
     assert store.points("loss") == [(0, 9.0, 1775822400000)]
-    assert "bridge.building" not in new.data.tags
+    assert "mlflow.bridge.building" not in new.data.tags
     assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
 
 
@@ -244,7 +244,7 @@ def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
     for _ in range(2):
         log_picture(run, step=3, session=0)
     with monkeypatch.context() as broken:
-        broken.setattr(Filling, "_write", stop)
+        broken.setattr(DeltaWriter, "_write", stop)
         assert [line.failed for line in export_runs([run], store.exporter()).runs] == [True]
     assert len(store.files("images")) == 4
     log_picture(run, step=3, session=1)
@@ -263,7 +263,7 @@ def test_pictures_of_an_export_that_was_stopped_are_built_upon(
     run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     log_picture(run, step=3, session=0)
     with monkeypatch.context() as broken:
-        broken.setattr(Filling, "_write", stop)
+        broken.setattr(DeltaWriter, "_write", stop)
         export_runs([run], store.exporter())
     begun = store.run().info.run_id
     log_picture(run, step=4, session=0)

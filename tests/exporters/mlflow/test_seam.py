@@ -8,8 +8,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from bridge.errors import TargetError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.address import Address, without_credentials
-from bridge.exporters.mlflow.seam import RunGoneError, ask, storing, translated
+from bridge.exporters.mlflow.client import (
+    Address,
+    RunGoneError,
+    artifact_errors,
+    call_with_retry,
+    translate_errors,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,14 +43,14 @@ if TYPE_CHECKING:
 )
 def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], hint: str) -> None:
     """By status and by meaning."""
-    with pytest.raises(kind) as caught, translated("http://h"):
+    with pytest.raises(kind) as caught, translate_errors("http://h"):
         raise MlflowException(text)
     assert hint in (caught.value.hint or "")
 
 
 def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not when it refuses."""
-    monkeypatch.setattr("bridge.exporters.mlflow.seam.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", (0.0, 0.0))
     answers = [MlflowException("failed with error code 503"), MlflowException("failed with error code 500"), None]
 
     def call() -> str:
@@ -53,16 +59,16 @@ def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.Monk
             raise error
         return "done"
 
-    assert ask("http://h", call) == "done"
+    assert call_with_retry("http://h", call) == "done"
     answers[:] = [MlflowException("failed with error code 403"), None]
     with pytest.raises(TargetRefusedError):
-        ask("http://h", call)
+        call_with_retry("http://h", call)
     assert answers == [None]
 
 
 def test_a_store_of_files_that_does_not_take_them_is_refused() -> None:
     """Whatever it raises, with the way to leave files out."""
-    with pytest.raises(TargetRefusedError, match="PermissionError") as caught, storing("http://h"):
+    with pytest.raises(TargetRefusedError, match="PermissionError") as caught, artifact_errors("http://h"):
         raise PermissionError(13, "Permission denied")
     assert "--no-artifacts" in (caught.value.hint or "")
 

@@ -9,13 +9,11 @@ import pytest
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters import find_exporter
-from bridge.exporters.mlflow import seam
-from bridge.exporters.mlflow.address import Address
-from bridge.exporters.mlflow.api import Api
-from bridge.exporters.mlflow.database import Change
-from bridge.exporters.mlflow.points import batches_of, body_of, entities_of
-from bridge.exporters.mlflow.rows import rows_of_blocks
-from bridge.exporters.mlflow.writer import ApiWriter
+from bridge.exporters.mlflow import client
+from bridge.exporters.mlflow.client import Address, MlflowApi
+from bridge.exporters.mlflow.rows import rows_of
+from bridge.exporters.mlflow.write_api import ApiWriter, batches_for_requests, body_of, entities_of
+from bridge.exporters.mlflow.write_db import RunUpdate
 from bridge.model import Status
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
@@ -45,21 +43,21 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    monkeypatch.setattr(seam, "PAUSES_S", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(client, "RETRY_PAUSES_S", (0.01, 0.02, 0.04))
 
 
-def make_run(api: Api) -> str:
-    return api.make_run("0", name="a run", start=START_MS, tags={})
+def make_run(api: MlflowApi) -> str:
+    return api.create_run("0", name="a run", start=START_MS, tags={})
 
 
 def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
     """Requests written from columns leave the rows that MLflow's client leaves, in both tables."""
-    api = Api(Address.of(mlflow_server.uri))
+    api = MlflowApi(Address.of(mlflow_server.uri))
     points = awkward_points(seed=3, count=2500)
     twin = log_with_client(api.client, points)
     ours = make_run(api)
     part = block(points)
-    change = Change(expected_cursor=None, blocks=[part], names=same_names(part), tags={"bridge.cursor": "c1"})
+    change = RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
     assert ApiWriter(api).write(ours, change) > 2000
     assert table(mlflow_server.backend, "metrics", ours) == table(mlflow_server.backend, "metrics", twin)
     latest = [table(mlflow_server.backend, "latest_metrics", run_id) for run_id in (ours, twin)]
@@ -70,11 +68,11 @@ def test_without_the_fast_road_the_client_is_asked(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where MLflow's request function is not as known, points go through MlflowClient.log_batch."""
-    monkeypatch.setattr("bridge.exporters.mlflow.api._post_batch", lambda: None)
-    api = Api(Address.of(mlflow_server.uri))
+    monkeypatch.setattr("bridge.exporters.mlflow.write_api._post_batch", lambda: None)
+    api = MlflowApi(Address.of(mlflow_server.uri))
     ours = make_run(api)
     part = block([("m", 1, 0.5, 2.0), ("m", 2, 0.75, float("nan"))])
-    ApiWriter(api).write(ours, Change(expected_cursor=None, blocks=[part], names=same_names(part)))
+    ApiWriter(api).write(ours, RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part)))
     assert table(mlflow_server.backend, "metrics", ours) == [
         {"key": "m", "value": 2.0, "timestamp": START_MS + 500, "step": 1, "is_nan": 0},
         {"key": "m", "value": 0.0, "timestamp": START_MS + 750, "step": 2, "is_nan": 1},
@@ -86,7 +84,7 @@ def test_requests_keep_to_the_limits() -> None:
     long = wide_block(12, 500)
     names = {name: name + "\N{GREEK SMALL LETTER ALPHA}" * 240 for name in long.names}
     for keys in (same_names(long), names):
-        pieces = list(batches_of(rows_of_blocks([long], keys)))
+        pieces = list(batches_for_requests(rows_of([long], keys)))
         assert sum(len(part) for piece in pieces for part in piece) == 6000
         assert max(sum(len(part) for part in piece) for piece in pieces) <= 1000
         assert max(len(body_of("0" * 32, piece)) for piece in pieces) < 1_000_000
@@ -100,11 +98,11 @@ def test_a_request_that_fails_is_sent_again(
     """Each kind of failure of a request with points, carried out or not: every point arrives, once."""
     if fault is Fault.SILENT:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    api = Api(Address.of(faulty_proxy.uri))
+    api = MlflowApi(Address.of(faulty_proxy.uri))
     ours = make_run(api)
     part = wide_block(1, 40)
     faulty_proxy.plan(fault, path="runs/log-batch", times=2)
-    ApiWriter(api).write(ours, Change(expected_cursor=None, blocks=[part], names=same_names(part)))
+    ApiWriter(api).write(ours, RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part)))
     assert faulty_proxy.failed == [fault, fault]
     assert len(table(mlflow_server.backend, "metrics", ours)) == 40
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
-from bridge.exporters.mlflow.tags import Tag
+from bridge.exporters.mlflow.facts import Tag
 from bridge.model import NoticeKind, Status
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 
@@ -40,15 +40,15 @@ def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Stor
         1775822401000,
         1775826000000,
     )
-    tags = {key: value for key, value in parent.data.tags.items() if key.startswith("bridge.sweep.")}
+    tags = {key: value for key, value in parent.data.tags.items() if key.startswith("mlflow.bridge.sweep.")}
     assert tags == {
-        "bridge.sweep.runs": "3",
-        "bridge.sweep.completed": "2",
-        "bridge.sweep.failed": "1",
-        "bridge.sweep.acc.mean": "0.75",
-        "bridge.sweep.acc.std": repr(statistics.stdev([0.6, 0.9])),
-        "bridge.sweep.acc.best": "0.9",
-        "bridge.sweep.acc.best_run": children["trial-2"].info.run_id,
+        "mlflow.bridge.sweep.runs": "3",
+        "mlflow.bridge.sweep.completed": "2",
+        "mlflow.bridge.sweep.failed": "1",
+        "mlflow.bridge.sweep.acc.mean": "0.75",
+        "mlflow.bridge.sweep.acc.std": repr(statistics.stdev([0.6, 0.9])),
+        "mlflow.bridge.sweep.acc.best": "0.9",
+        "mlflow.bridge.sweep.acc.best_run": children["trial-2"].info.run_id,
     }
 
 
@@ -63,7 +63,7 @@ def test_what_the_children_came_to_does_not_depend_on_who_is_exported_last(store
         exporter.finish([_child(3)], ContentOptions())
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
     names = {run.info.run_id: run.info.run_name for run in store.runs()}
-    tags = {key.removeprefix("bridge.sweep."): value for key, value in parent.data.tags.items()}
+    tags = {key.removeprefix("mlflow.bridge.sweep."): value for key, value in parent.data.tags.items()}
     assert names[tags["acc.best_run"]] == "trial-2"
     assert (tags["runs"], tags["acc.best"], tags["acc.mean"]) == (
         "3",
@@ -77,14 +77,14 @@ def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
     store.export(_child(1), _rows(0.6))
     store.export(_child(2, status=Status.RUNNING, end=None), _rows(0.9))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    assert (parent.info.status, parent.info.end_time, parent.data.tags["bridge.sweep.running"]) == (
+    assert (parent.info.status, parent.info.end_time, parent.data.tags["mlflow.bridge.sweep.running"]) == (
         "RUNNING",
         None,
         "1",
     )
     store.export(_child(2))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    assert (parent.info.status, "bridge.sweep.running" in parent.data.tags) == ("FINISHED", False)
+    assert (parent.info.status, "mlflow.bridge.sweep.running" in parent.data.tags) == ("FINISHED", False)
 
 
 def test_flat_leaves_sweeps_out(store: Store) -> None:

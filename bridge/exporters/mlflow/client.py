@@ -1,0 +1,675 @@
+"""Reach MLflow: tracking addresses, MLflow's own client, and its errors translated into the bridge's."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import getproxies
+
+from bridge.errors import (
+    BridgeError,
+    ConflictError,
+    MissingExtraError,
+    TargetError,
+    TargetRefusedError,
+    TargetUnavailableError,
+    UsageError,
+)
+from bridge.exporters.mlflow.facts import Tag
+from bridge.locks import machine_lock
+from bridge.secrets import bare, hide_all, hide_in, keep, keep_pair, keep_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mlflow import MlflowClient
+    from mlflow.entities import FileInfo, Metric
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.exceptions import MlflowException
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Addresses
+
+_OTHER_DATABASES = ("mysql", "mssql", "oracle", "mariadb")
+_FILE_STORE_HINT = (
+    "MLflow no longer writes file stores such as ./mlruns. Give a database or a server, for example "
+    "--tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves what a file store holds."
+)
+
+
+class AddressKind(StrEnum):
+    """The kinds of tracking URI."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+    DATABASE = "other database"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A checked tracking URI. `uri` may hold credentials; `shown` never does."""
+
+    uri: str
+    kind: AddressKind
+
+    @classmethod
+    def of(cls, uri: str | None) -> Address:
+        """Return the address of `uri`, else of $MLFLOW_TRACKING_URI, else the one that MLflow itself would use.
+
+        Raise TargetRefusedError for an old file store and UsageError for anything that is no tracking URI.
+        """
+        text = (uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_uri()).strip()
+        try:
+            _ = urlsplit(bare(text)).port
+        except ValueError as error:
+            raise UsageError(
+                f"{without_credentials(text)} is not an address: {error}.",
+                hint="Check --tracking-uri: scheme, host and port.",
+            ) from None
+        scheme = re.match(r"([A-Za-z][\w+.-]*):", text)
+        name = scheme[1].lower().partition("+")[0] if scheme else ""
+        if name == "sqlite":
+            return cls(_absolute_sqlite(text), AddressKind.SQLITE)
+        if name in ("postgresql", "postgres"):
+            return cls(text, AddressKind.POSTGRESQL)
+        if name in _OTHER_DATABASES:
+            return cls(text, AddressKind.DATABASE)
+        if name in ("http", "https", "databricks", "databricks-uc", "uc"):
+            return cls(text.rstrip("/"), AddressKind.SERVER)
+        if name in ("", "file"):
+            raise TargetRefusedError(f"{without_credentials(text)} is an MLflow file store.", hint=_FILE_STORE_HINT)
+        raise UsageError(
+            f"{without_credentials(text)} is not a tracking URI that MLflow knows.",
+            hint="Give a server (http://host:5000) or a database (sqlite:///mlflow.db, postgresql://...).",
+        )
+
+    @classmethod
+    def of_database(cls, uri: str) -> Address:
+        """Return the address of the database behind a server. Raise UsageError if `uri` is no database."""
+        try:
+            address = cls.of(uri)
+        except BridgeError:
+            address = None
+        if address is None or address.is_server:
+            raise UsageError(
+                f"--database-uri: {without_credentials(uri)} is not a database.",
+                hint="Give what the server was started with as --backend-store-uri (postgresql://..., sqlite:///...).",
+            )
+        return address
+
+    @property
+    def shown(self) -> str:
+        """Return the URI without user, password and query, for messages."""
+        return without_credentials(self.uri)
+
+    @property
+    def is_server(self) -> bool:
+        """Return True if MLflow is reached over HTTP."""
+        return self.kind is AddressKind.SERVER
+
+    @property
+    def is_bulk_database(self) -> bool:
+        """Return True for the databases that `write_db` can write to."""
+        return self.kind in (AddressKind.SQLITE, AddressKind.POSTGRESQL)
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """Return the file of a SQLite address, None for other databases and for one in memory."""
+        if self.kind is not AddressKind.SQLITE:
+            return None
+        path = _sqlite_path(self.uri)
+        return Path(path) if path and path != ":memory:" else None
+
+
+def without_credentials(uri: str) -> str:
+    """Return `uri` without user, password, query and fragment."""
+    uri = bare(uri)
+    try:
+        parts = urlsplit(uri)
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")) if parts.netloc else uri.partition("?")[0]
+    except ValueError:
+        return uri.partition(":")[0] + ":..."
+
+
+def hide_credentials(*uris: str | None) -> None:
+    """Hide the credentials in `uris`, and those that MLflow reads from the environment, in all later errors."""
+    for uri in uris:
+        keep_uri(uri)
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        keep(os.environ.get(name))
+    keep_pair(os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+
+
+def require_mlflow() -> None:
+    """Raise MissingExtraError if MLflow is not installed. Do not import it yet."""
+    if find_spec("mlflow") is None:
+        raise MissingExtraError.of("mlflow", purpose="Exporting to MLflow")
+
+
+def sqlite_uri(file: Path, *, head: str = "sqlite") -> str:
+    """Return the URI that SQLAlchemy opens as `file`. It reads `%` as the start of an escape unless written `%25`."""
+    plain = f"{head}:///{file}"
+    return plain if _sqlite_path(plain) == str(file) else f"{head}:///{quote(str(file), safe=' +/:@')}"
+
+
+def _default_uri() -> str:
+    """Return MLflow's own default, which depends on the working directory."""
+    require_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import get_tracking_uri
+
+    try:
+        return str(get_tracking_uri())
+    except MlflowException as error:
+        raise TargetRefusedError(
+            f"MLflow has no default place to write to: {error.message}", hint=_FILE_STORE_HINT
+        ) from error
+
+
+def _absolute_sqlite(uri: str) -> str:
+    """Return a SQLite URI with an absolute path, since workers may have another working directory."""
+    path = _sqlite_path(uri)
+    if not path or path == ":memory:" or Path(path).is_absolute():
+        return uri
+    _, mark, query = uri.partition("?")
+    return f"{sqlite_uri(Path(path).absolute(), head=uri.partition(':///')[0])}{mark}{query}"
+
+
+def _sqlite_path(uri: str) -> str:
+    """Return the path in a SQLite URI as SQLAlchemy reads it."""
+    try:
+        from sqlalchemy.engine import make_url
+    except ImportError:  # MLflow is missing too then, so nothing will be opened
+        return unquote(uri.partition(":///")[2].partition("?")[0])
+    return make_url(uri).database or ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+
+RETRY_PAUSES_S = (0.2, 1.0, 3.0)
+"""Seconds to wait before each further try. MLflow's client has retried on its own before that."""
+
+_HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
+_SENT_TWICE = re.compile(r"UNIQUE constraint failed: (?:latest_)?metrics|duplicate key value violates .*metric")
+"""MLflow's message when the same points arrive while it is still storing them. Later it accepts them as known."""
+_LOGIN_FAILED = re.compile(
+    r"authentication failed|access denied|no password supplied|(?:role|database) \S+ does not exist"
+)
+_NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
+_REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+_STORE_ERRORS = (
+    ("boto3.exceptions", "Boto3Error"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.api_core.exceptions", "GoogleAPIError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+
+class RunGoneError(ConflictError):
+    """A run was deleted, by another export or by a person, while it was written to."""
+
+
+def call_with_retry(target: str, call: Callable[[], T]) -> T:
+    """Return the result of `call`, retried a few times if the target is unavailable. `target` names it in errors.
+
+    Every call of this package can be repeated: creations are looked up again, and updates set the same values.
+    Raise TargetUnavailableError or TargetRefusedError.
+    """
+    for pause in RETRY_PAUSES_S:
+        try:
+            with translate_errors(target):
+                return call()
+        except RunGoneError:
+            raise
+        except TargetUnavailableError:
+            time.sleep(pause)
+    with translate_errors(target):
+        return call()
+
+
+@contextlib.contextmanager
+def translate_errors(target: str) -> Iterator[None]:
+    """Raise what MLflow, the network and databases raise in the block as errors of the bridge."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import HTTPError, RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        raise _from_mlflow(target, error) from hide_in(error)
+    except HTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        raise _from_status(target, status, str(error)) from hide_in(error)
+    except (RequestException, ConnectionError, TimeoutError) as error:
+        raise TargetUnavailableError(f"{target} cannot be reached: {_brief(error)}") from hide_in(error)
+    except SQLAlchemyError as error:
+        raise _from_database(target, error) from hide_in(error)
+
+
+@contextlib.contextmanager
+def artifact_errors(target: str) -> Iterator[None]:
+    """Raise what an artifact store raises in the block as TargetRefusedError, including its library's own errors."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except _store_errors() as error:
+        raise TargetRefusedError(
+            f"The artifact store of {target} did not take the files: {type(error).__name__}: {_brief(error)}",
+            hint="Repair the store, or leave files out: --no-artifacts --no-media.",
+        ) from hide_in(error)
+
+
+def _store_errors() -> tuple[type[BaseException], ...]:
+    """Return the system's errors and the base errors of the artifact libraries that are loaded."""
+    loaded = [(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
+    return (OSError, ImportError, *(getattr(module, name) for module, name in loaded))
+
+
+def _from_mlflow(target: str, error: MlflowException) -> TargetError:
+    text = str(error.message)
+    if "must be in the 'active'" in text or "must be in 'active'" in text or re.search(r"Run .* not found", text):
+        return RunGoneError(
+            f"{target}: the run was deleted while it was written to.", hint="Export again to see what is there now."
+        )
+    if _SENT_TWICE.search(text):
+        return TargetUnavailableError(f"{target} is still working on a request that was sent twice.")
+    found = _HTTP_STATUS.search(text)
+    status = int(found[1]) if found else _REFUSED_CODES.get(error.error_code, 0)
+    if status:
+        return _from_status(target, status, text)
+    if _NETWORK.search(text):
+        return _from_network(target, text)
+    if error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR", "ABORTED"):
+        return TargetUnavailableError(f"{target}: {_brief(text)}")
+    return TargetRefusedError(f"{target} refuses: {_brief(text)}")
+
+
+def _from_network(target: str, text: str) -> TargetError:
+    status = re.search(r"too many (\d{3}) error responses", text)
+    if status:
+        return TargetUnavailableError(f"{target} keeps answering {status[1]}.")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return TargetRefusedError(
+            f"The certificate of {target} cannot be verified.", hint="MLflow reads MLFLOW_TRACKING_SERVER_CERT_PATH."
+        )
+    return TargetUnavailableError(f"{target} cannot be reached: {_brief(text)}")
+
+
+def _from_status(target: str, status: int, text: str) -> TargetError:
+    if status in (401, 403):
+        return TargetRefusedError(
+            f"{target} does not let us in ({status}).",
+            hint="MLflow reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+        )
+    if status in (404, 405, 301, 302, 307, 308):
+        return TargetRefusedError(
+            f"There is no MLflow at {target} (it answers {status}).",
+            hint="Check --tracking-uri: scheme, port and path.",
+        )
+    if status == 429 or status >= 500:
+        return TargetUnavailableError(f"{target} answers {status}: {_brief(text)}")
+    return TargetRefusedError(f"{target} refuses ({status}): {_brief(text)}")
+
+
+def _from_database(target: str, error: Exception) -> TargetError:
+    text = _brief(getattr(error, "orig", None) or error)
+    low = text.lower()
+    if _LOGIN_FAILED.search(low):
+        return TargetRefusedError(f"{target}: {text}", hint="Check user, password and database in the address.")
+    if "locked" in low or "deadlock" in low or "connection" in low or "timeout" in low:
+        return TargetUnavailableError(f"{target}: {text}")
+    hint = "Is the disk full, or the file read-only?" if "disk" in low or "readonly" in low else None
+    if "unable to open database file" in low:
+        hint = "The folder of the SQLite file must exist and be writable."
+    return TargetRefusedError(f"{target}: {text}", hint=hint)
+
+
+def _brief(text: object) -> str:
+    """Return the first 300 characters of `text` on one line, without credentials."""
+    line = hide_all(" ".join(str(text).split()))
+    return line if len(line) <= 300 else line[:300] + "..."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MLflow's client
+
+_PAGE = 1000
+_MOST_SINGLE_SEARCHES = 16
+"""Up to this many runs are searched one by one (20 ms each). For more, all of the bridge's runs are listed."""
+_REACHABLE_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment. `artifacts` is the location of its runs' files, `created` its creation time in milliseconds."""
+
+    id: str
+    name: str
+    deleted: bool
+    artifacts: str
+    created: int
+
+    @property
+    def unique(self) -> str:
+        """Return a key that no experiment of any other store has, since a run id must be unique everywhere."""
+        return f"{self.id} {self.created} {self.artifacts}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """One run as MLflow holds it. `status` is MLflow's word, times are in milliseconds.
+
+    `tags` are all of its tags or, where `asked` is given, those of these keys. `metrics` are its latest values.
+    """
+
+    run_id: str
+    experiment_id: str
+    status: str
+    deleted: bool
+    start: int | None
+    end: int | None
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    asked: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, run: MlflowRun) -> FoundRun:
+        """Return a run of MLflow's client in the bridge's form."""
+        info = run.info
+        return cls(
+            run_id=info.run_id,
+            experiment_id=str(info.experiment_id),
+            status=str(info.status),
+            deleted=info.lifecycle_stage == "deleted",
+            start=info.start_time,
+            end=info.end_time,
+            tags=dict(run.data.tags) | ({Tag.NAME: info.run_name} if info.run_name else {}),
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+        )
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return self.tags.get(Tag.NAME, "")
+
+    @property
+    def is_building(self) -> bool:
+        """Return True for a rebuild that is not finished, or never will be."""
+        return Tag.BUILDING in self.tags
+
+    @property
+    def superseded(self) -> bool:
+        """Return True for a run of the bridge that another one replaced, and for an unfinished rebuild."""
+        return self.is_building or Tag.REPLACED_BY in self.tags or Tag.DUPLICATE_OF in self.tags
+
+
+class MlflowApi:
+    """MlflowClient, opened when needed, with the bridge's errors. Safe to use from several threads."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._client: MlflowClient | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def client(self) -> MlflowClient:
+        """Return the client. Opening it imports mlflow, creates a new SQLite file and checks that a server answers."""
+        if self._client is None:
+            with self._opening:
+                if self._client is None:
+                    self._client = self._open()
+        return self._client
+
+    @property
+    def is_absent(self) -> bool:
+        """Return True for a SQLite file that does not exist yet: it holds nothing, and opening the client creates it.
+
+        Raise TargetRefusedError if it could not be created.
+        """
+        file = self.address.sqlite_file
+        if self._client is not None or file is None or file.exists():
+            return False
+        if not file.parent.is_dir():
+            raise TargetRefusedError(f"There is no folder {file.parent} for {file.name}.", hint="Create it first.")
+        if not os.access(file.parent, os.W_OK):
+            raise TargetRefusedError(f"{file.name} cannot be created in {file.parent}: no permission to write there.")
+        return True
+
+    def _open(self) -> MlflowClient:
+        for setting in ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT=true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"):
+            os.environ.setdefault(*setting.split("="))
+        require_mlflow()
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        if self.address.is_server:
+            _check_reachable(self.address)
+        file = self.address.sqlite_file
+        if file is not None and self.is_absent:
+            # Two exports at once must not both create the tables of a new file.
+            with machine_lock(str(file)):
+                if not file.exists():
+                    call_with_retry(self.address.shown, functools.partial(_create_sqlite_file, file))
+        return call_with_retry(self.address.shown, lambda: MlflowClient(self.address.uri))
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Return the result of a method of the client, retried if the target is unavailable."""
+        call = functools.partial(getattr(self.client, method), *arguments, **options)
+        return call_with_retry(self.address.shown, call)
+
+    def experiment(self, name: str) -> Experiment | None:
+        """Return the experiment of this name, deleted or not."""
+        found = self.call("get_experiment_by_name", name)
+        return None if found is None else _experiment(found)
+
+    def experiment_by_id(self, experiment_id: str) -> Experiment:
+        """Return the experiment with this id."""
+        return _experiment(self.call("get_experiment", experiment_id))
+
+    def create_experiment(self, name: str, artifacts: str | None) -> Experiment:
+        """Return the experiment of this name. Create it unless it exists, perhaps since a moment ago."""
+        try:
+            self.call("create_experiment", name, artifact_location=artifacts)
+        except TargetRefusedError:
+            if self.experiment(name) is None:
+                raise
+        created = self.experiment(name)
+        if created is None:
+            raise TargetUnavailableError(f"{self.address.shown}: experiment {name!r} was created and is not there.")
+        return created
+
+    def runs_with_tag(self, key: str, values: Sequence[str], experiment_ids: Sequence[str] | None) -> list[FoundRun]:
+        """Return all runs, deleted ones too, whose tag `key` has one of `values`. None searches all experiments."""
+        if experiment_ids is None:
+            experiment_ids = self._all_experiments()
+        wanted = set(values)
+        quoted = {text: _quoted(text) for text in wanted}
+        if len(wanted) > _MOST_SINGLE_SEARCHES or any(text is None for text in quoted.values()):
+            found = self._search(f"tags.`{key}` LIKE '%'", experiment_ids)
+            return [run for run in found if run.tags.get(key) in wanted]
+        return [
+            run for text in sorted(wanted) for run in self._search(f"tags.`{key}` = {quoted[text]}", experiment_ids)
+        ]
+
+    def _search(self, filter_string: str, experiment_ids: Sequence[str]) -> Iterator[FoundRun]:
+        """Yield all runs, deleted ones too, that match `filter_string`, page by page."""
+        from mlflow.entities import ViewType
+
+        token = None
+        while experiment_ids:
+            page = self.call(
+                "search_runs",
+                list(experiment_ids),
+                filter_string,
+                run_view_type=ViewType.ALL,
+                max_results=_PAGE,
+                order_by=["attributes.run_id"],
+                page_token=token,
+            )
+            yield from map(FoundRun.of, page)
+            token = page.token
+            if not token:
+                return
+
+    def _all_experiments(self) -> list[str]:
+        from mlflow.entities import ViewType
+
+        ids: list[str] = []
+        token = None
+        while True:
+            page = self.call("search_experiments", view_type=ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
+            ids += [str(found.experiment_id) for found in page]
+            token = page.token
+            if not token:
+                return ids
+
+    def run(self, run_id: str) -> FoundRun:
+        """Return one run with its tags, params and latest metrics."""
+        return FoundRun.of(self.call("get_run", run_id))
+
+    def create_run(self, experiment_id: str, *, name: str, start: int, tags: Mapping[str, str]) -> str:
+        """Create a run that began at `start` (milliseconds). Return its id."""
+        run = self.call("create_run", experiment_id, start_time=start, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags in one request."""
+        from mlflow.entities import RunTag
+
+        self.call("log_batch", run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
+        try:
+            self.set_tags(run_id, tags)
+            self.call("delete_run", run_id)
+        except RunGoneError:
+            return
+
+    def history(self, run_id: str, key: str) -> list[Metric]:
+        """Return all points of one key, in no particular order."""
+        points: list[Metric] = self.call("get_metric_history", run_id, key)
+        return points
+
+    def upload(self, run_id: str, folder: Path) -> None:
+        """Upload all files below `folder` as artifacts of the run."""
+        with artifact_errors(self.address.shown):
+            self.call("log_artifacts", run_id, str(folder))
+
+    def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
+        """Upload one file into the artifact folder `folder`."""
+        with artifact_errors(self.address.shown):
+            self.call("log_artifact", run_id, str(file), folder)
+
+    def files(self, run_id: str, path: str = "") -> list[FileInfo]:
+        """Return the files and folders directly below an artifact path, none if it does not exist.
+
+        Below a folder MlflowClient would also look for a model of that name, which a server of MLflow 2 answers with
+        404. So this asks the run's artifact repository, unless the path cannot stand in its URI.
+        """
+        listed: list[FileInfo]
+        if not path or set(path) & set("#?%"):
+            listed = self.call("list_artifacts", run_id, path or None)
+            return listed
+        from mlflow.artifacts import list_artifacts
+        from mlflow.entities import FileInfo as Info
+
+        uri = f"{self.call('get_run', run_id).info.artifact_uri}/{path}"
+        listed = call_with_retry(
+            self.address.shown, lambda: list_artifacts(artifact_uri=uri, tracking_uri=self.address.uri)
+        )
+        return [Info(f"{path}/{file.path.rpartition('/')[2]}", file.is_dir, file.file_size) for file in listed]
+
+    def all_files(self, run_id: str, folder: str = "") -> Iterator[str]:
+        """Yield the paths of all artifacts below `folder`."""
+        for file in self.files(run_id, folder):
+            if file.is_dir:
+                yield from self.all_files(run_id, file.path)
+            else:
+                yield file.path
+
+    def download(self, run_id: str, path: str, into: Path) -> Path:
+        """Download an artifact (file or folder) below `into`. Return its local path."""
+        return Path(str(self.call("download_artifacts", run_id, path, str(into))))
+
+    def read_artifact(self, run_id: str, path: str, into: Path) -> bytes | None:
+        """Return an artifact's bytes, None if there is no such file."""
+        if path not in {file.path for file in self.files(run_id, path.rpartition("/")[0])}:
+            return None
+        return self.download(run_id, path, into).read_bytes()
+
+
+def _experiment(found: Any) -> Experiment:
+    return Experiment(
+        id=str(found.experiment_id),
+        name=found.name,
+        deleted=found.lifecycle_stage == "deleted",
+        artifacts=found.artifact_location or "",
+        created=int(found.creation_time or 0),
+    )
+
+
+def _quoted(text: str) -> str | None:
+    """Return `text` as a string of MLflow's filter language, None if it cannot be written in it."""
+    if "'" not in text:
+        return f"'{text}'"
+    return None if '"' in text else f'"{text}"'
+
+
+def _create_sqlite_file(file: Path) -> None:
+    """Create a new SQLite file with MLflow's tables, whole or not at all.
+
+    MLflow creates the tables in seconds and dozens of steps. Nobody could open a file that a kill left in between.
+    """
+    from mlflow import MlflowClient
+
+    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        MlflowClient(sqlite_uri(beside)).search_experiments(max_results=1)
+        try:
+            os.link(beside, file)
+        except FileExistsError:
+            return  # another program's, created without our lock
+        except OSError:  # a file system without hard links
+            beside.rename(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _check_reachable(address: Address) -> None:
+    """Raise TargetUnavailableError at once if nobody listens: MLflow's client would retry for four minutes."""
+    parts = urlsplit(address.uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None or parts.scheme in getproxies():
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_REACHABLE_WITHIN_S).close()
+    except OSError as error:
+        raise TargetUnavailableError(
+            f"No server answers at {address.shown}: {error.strerror or error}.",
+            hint="Is the server running, and are host and port of --tracking-uri right?",
+        ) from error

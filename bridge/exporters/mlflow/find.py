@@ -1,0 +1,445 @@
+"""Find the run of MLflow that belongs to a run directory, and what people edited in it.
+
+A run is found by its tag `mlflow.bridge.uid`, within one experiment. `MlflowStore` looks in a database directly where
+`write_db` knows it, and asks MLflow's client elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.cursor import Cursor
+from bridge.errors import NewerFormatError, RunError, TargetRefusedError, UsageError
+from bridge.exporters.contract import TargetState
+from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, MlflowApi, hide_credentials
+from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, UserTags, digest, read_list_tag, storable
+from bridge.exporters.mlflow.write_api import ApiWriter
+from bridge.exporters.mlflow.write_db import Database, outdated
+from bridge.model import Notice, NoticeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bridge.model import Run
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Experiments
+
+EXPERIMENT_NAME_LIMIT = 256
+"""Characters in an experiment's name. MLflow accepts 500, and its tables hold no more than this."""
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentName:
+    """The name of an experiment, which may hold placeholders. `default` is for runs without a value for them."""
+
+    template: str
+    default: str | None = None
+
+    @classmethod
+    def of(cls, given: str | None, default: str | None) -> ExperimentName:
+        """Return the name that the options give, else $MLFLOW_EXPERIMENT_NAME, else MLflow's own default.
+
+        Raise UsageError for a placeholder that does not exist.
+        """
+        template = given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
+        for placeholder in _PLACEHOLDER.findall(template):
+            kind, _, key = placeholder.partition(".")
+            if placeholder != "parent" and (kind not in ("tags", "hparams") or not key):
+                raise UsageError(
+                    f"--experiment: there is no placeholder {{{placeholder}}}.",
+                    hint="There are {tags.NAME}, {hparams.NAME}, {parent}.",
+                )
+        return cls(template, default)
+
+    @property
+    def varies(self) -> bool:
+        """Return True if runs may go into different experiments."""
+        return _PLACEHOLDER.search(self.template) is not None
+
+    def of_run(self, run: Run) -> str:
+        """Return the name for `run`. Raise RunError if it lacks a value and there is no default."""
+        missing: list[str] = []
+
+        def fill(placeholder: re.Match[str]) -> str:
+            value = _placeholder_value(run, placeholder[1])
+            if not value:
+                missing.append(placeholder[0])
+            return value or ""
+
+        name = storable(_PLACEHOLDER.sub(fill, self.template))
+        if not missing:
+            return _within_limit(name)
+        if self.default is not None:
+            return _within_limit(self.default)
+        raise RunError(
+            f"{run.path} has no value for {', '.join(missing)} of --experiment {self.template!r}.",
+            hint="Name an experiment for such runs with --experiment-default NAME.",
+        )
+
+    def notices(self, run: Run) -> list[Notice]:
+        """Return a notice if the name for `run` is longer than MLflow allows."""
+        name = _PLACEHOLDER.sub(lambda found: _placeholder_value(run, found[1]) or "", self.template)
+        if len(name) <= EXPERIMENT_NAME_LIMIT:
+            return []
+        detail = f"name of {len(name)} characters; the first {EXPERIMENT_NAME_LIMIT - 9} and a digest are kept"
+        return [Notice(NoticeKind.CUT, f"experiment {name[:40]}...", detail)]
+
+
+def _within_limit(name: str) -> str:
+    if len(name) <= EXPERIMENT_NAME_LIMIT:
+        return name
+    return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _placeholder_value(run: Run, placeholder: str) -> str | None:
+    kind, _, key = placeholder.partition(".")
+    if kind == "parent":
+        return run.parent or None
+    if kind == "tags":
+        return next((tag.partition(":")[2] for tag in run.tags if tag.startswith(f"{key}:")), None)
+    value = run.params.get(key)
+    return None if value is None else str(value)
+
+
+def _artifact_folder(name: str) -> str:
+    """Return a folder name for the artifacts of the experiment `name`, safe in any file system and unique."""
+    plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).strip(".")[:60]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The target among several runs of one identity
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All runs of one identity: the target, other active ones, and unfinished rebuilds.
+
+    `deleted` is the run that a person deleted, if there is no target.
+    """
+
+    target: FoundRun | None = None
+    extras: tuple[FoundRun, ...] = ()
+    building: tuple[FoundRun, ...] = ()
+    deleted: FoundRun | None = None
+
+    @classmethod
+    def among(cls, runs: Iterable[FoundRun]) -> Candidates:
+        """Choose the target among the runs of one identity.
+
+        A run that replaced others comes before them. Otherwise the smallest run id wins, so all exports agree.
+        """
+        found = sorted(runs, key=lambda run: run.run_id)
+        active = [run for run in found if not run.deleted and not run.superseded]
+        replaced = {run.tags.get(Tag.REPLACES) for run in active}
+        target = next((run for run in active if run.run_id not in replaced), active[0] if active else None)
+        leftover = [run for run in found if not run.deleted and run.superseded and not run.is_building]
+        deleted = next((run for run in found if run.deleted and not run.superseded), None)
+        return cls(
+            target=target,
+            extras=tuple(run for run in [*active, *leftover] if run is not target),
+            building=tuple(run for run in found if not run.deleted and run.is_building),
+            deleted=deleted if target is None else None,
+        )
+
+    @property
+    def abandoned(self) -> tuple[FoundRun, ...]:
+        """Return the rebuilds that were to replace a run which is no longer the target."""
+        if self.target is None:
+            return ()
+        return tuple(run for run in self.building if run.tags[Tag.BUILDING] != self.target.run_id)
+
+    def state(self, store: str) -> TargetState:
+        """Return what the contract asks for. `store` names the MLflow in errors."""
+        extras = tuple(f"{store} run {extra.run_id}" for extra in self.extras)
+        if self.target is None:
+            return TargetState(deleted=self.deleted is not None, extras=extras)
+        try:
+            cursor = cursor_of(self.target)
+        except NewerFormatError as error:
+            return TargetState(exists=True, error=error, extras=extras)
+        if cursor is not None and not cursor.rows and not cursor.media_lines and not cursor.digest:
+            # The run was created and not filled. If it holds points already, sending them again changes nothing,
+            # unless their times were estimated from other anchors.
+            return TargetState(exists=bool(cursor.anchors), extras=extras)
+        return TargetState(cursor=cursor, exists=True, edited=user_edits(self.target, cursor), extras=extras)
+
+
+def cursor_of(run: FoundRun) -> Cursor | None:
+    """Return the cursor of a run, None if there is none that can be read. Raise NewerFormatError."""
+    text = run.tags.get(Tag.CURSOR)
+    return None if text is None else Cursor.from_json(text, where=f"MLflow run {run.run_id}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# User edits
+
+
+def user_edits(run: FoundRun, cursor: Cursor | None) -> tuple[str, ...]:
+    """Return what people changed since the last export: `name`, `notes`, `tags.KEY`."""
+    if cursor is None or not cursor.sent:
+        return ()
+    now = {"name": run.name, "notes": run.tags.get(Tag.NOTES, "")}
+    edited = [field for field, text in now.items() if digest(text) != cursor.sent.get(field, digest(text))]
+    return (*edited, *(f"tags.{key}" for key in edited_tags(run)))
+
+
+def sent_tags(run: FoundRun) -> Mapping[str, str]:
+    """Return the user tags of `run` as they were last sent."""
+    return UserTags.of(read_list_tag(run.tags)).values
+
+
+def edited_tags(run: FoundRun) -> tuple[str, ...]:
+    """Return the keys of the user tags that are no longer as they were sent, missing ones too."""
+    return tuple(
+        key
+        for key, value in sent_tags(run).items()
+        if (run.asked is None or key in run.asked) and run.tags.get(key) != value[:TAG_LIMIT]
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One MLflow
+
+_MOST_NAMED_RUNS = 200
+"""Up to this many runs one select names each of them. For more, all of the bridge's runs are selected."""
+
+_STATE_TAGS = (
+    Tag.UID,
+    Tag.CURSOR,
+    Tag.NAME,
+    Tag.NOTES,
+    Tag.TAGS,
+    Tag.PENDING,
+    Tag.BUILDING,
+    Tag.REPLACES,
+    Tag.REPLACED_BY,
+    Tag.DUPLICATE_OF,
+    Tag.EXPERIMENT,
+    Tag.SWEEP,
+    Tag.PARENT,
+)
+
+
+class MlflowStore:
+    """The MLflow at `tracking_uri`. Points and tags go past a server into `database_uri` if that is given.
+
+    Can be pickled: connections and found experiments stay behind. Safe to use from several threads.
+    """
+
+    def __init__(self, tracking_uri: str | None, naming: ExperimentName, database_uri: str | None = None) -> None:
+        self.address = Address.of(tracking_uri)
+        self.naming = naming
+        self._database_uri = database_uri
+        if database_uri:
+            Address.of_database(database_uri)
+        self._reset()
+
+    def _reset(self) -> None:
+        hide_credentials(self.address.uri, self._database_uri)
+        self.api = MlflowApi(self.address)
+        self.notes: list[str] = []
+        self._database: Database | None = None
+        self._looked = False
+        self._experiments: dict[str, Experiment] = {}
+        self.parents: dict[tuple[str, str], str | None] = {}
+        """The parents of sweeps that were found, by experiment and sweep."""
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "naming": self.naming, "_database_uri": self._database_uri}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def take_notes(self) -> tuple[str, ...]:
+        """Return remarks about how this MLflow is reached, each one once."""
+        with self._lock:
+            notes, self.notes = tuple(self.notes), []
+            return notes
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            self._reset()
+
+    @property
+    def is_absent(self) -> bool:
+        """Return True for a SQLite file that does not exist yet. Only a write creates it."""
+        return self.api.is_absent
+
+    @property
+    def database(self) -> Database | None:
+        """Return the database writer, None if everything goes through MLflow's client."""
+        with self._lock:
+            if not self._looked:
+                self._database = self._open_database()
+                self._looked = True
+            return self._database
+
+    @property
+    def writer(self) -> Database | ApiWriter:
+        """Return the writer of runs: the database if there is one, else MLflow's client."""
+        return self.database or ApiWriter(self.api)
+
+    def _open_database(self) -> Database | None:
+        address = Address.of_database(self._database_uri) if self._database_uri else self.address
+        if not address.is_bulk_database:
+            if self._database_uri:
+                kind = address.uri.partition(":")[0].partition("+")[0]
+                self.notes.append(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
+            return None
+        if address == self.address:
+            reason = outdated(address.uri)
+            if reason is not None:
+                raise TargetRefusedError(
+                    f"{address.shown} was not touched: {reason}.",
+                    hint=f"mlflow db upgrade {address.shown} (make a copy first), or use the MLflow that made it.",
+                )
+            if self.is_absent:
+                _ = self.api.client  # creates the tables of a new file
+        if address.sqlite_file is not None and not address.sqlite_file.exists():
+            raise TargetRefusedError(f"There is no database {address.shown}.", hint="Check --database-uri.")
+        database = Database.open(address.uri, note=self.notes.append)
+        if database is not None and address != self.address:
+            # Every MLflow has an experiment 0, created at another moment than any other's, unless somebody deleted it.
+            first = None
+            with contextlib.suppress(TargetRefusedError):
+                first = self.api.experiment_by_id("0")
+            if first is not None:
+                self._check_pair(database, first)
+        return database
+
+    def _check_pair(self, database: Database, experiment: Experiment) -> None:
+        """Raise TargetRefusedError if `database` is not the one behind the tracking URI: its experiment is another one."""
+        there = database.experiment_by_id(experiment.id)
+        if there is not None and (there.name, there.created) == (experiment.name, experiment.created):
+            return
+        assert self._database_uri is not None
+        why = "does not exist there" if there is None else f"is another one there ({there.name!r})"
+        raise TargetRefusedError(
+            f"{Address.of_database(self._database_uri).shown} is not the database behind {self.address.shown}: "
+            f"experiment {experiment.id} ({experiment.name!r}) {why}.",
+            hint="--database-uri is what the server was started with as --backend-store-uri. Without it everything "
+            "goes through the tracking URI.",
+        )
+
+    def _checked(self, experiment: Experiment) -> Experiment:
+        if self._database_uri and self.database is not None:
+            self._check_pair(self.database, experiment)
+        return experiment
+
+    # Experiments
+
+    def experiment(self, name: str, *, create: bool = False) -> Experiment | None:
+        """Return the experiment of this name, deleted or not. Create it if it is missing and `create` is True."""
+        with self._lock:
+            if not create and self.is_absent:
+                return None
+            found = self._experiments.get(name) or self._source.experiment(name)
+            if found is None and create:
+                found = self.api.create_experiment(name, self._artifact_location(name))
+            if found is not None and name not in self._experiments:
+                self._experiments[name] = self._checked(found)
+            return found
+
+    def experiment_by_id(self, experiment_id: str) -> Experiment:
+        """Return the experiment with this id."""
+        with self._lock:
+            known = next((one for one in self._experiments.values() if one.id == experiment_id), None)
+            if known is None:
+                found = self._source.experiment_by_id(experiment_id)
+                if found is None:
+                    raise TargetRefusedError(f"{self.address.shown} has no experiment {experiment_id}.")
+                known = self._experiments[found.name] = self._checked(found)
+            return known
+
+    @property
+    def _source(self) -> Database | MlflowApi:
+        """Return what knows of experiments: the tracking URI's own database, else MLflow's client."""
+        database = None if self._database_uri else self.database
+        return database or self.api
+
+    def restore_experiment(self, experiment: Experiment) -> Experiment:
+        """Restore a deleted experiment with its runs."""
+        self.api.call("restore_experiment", experiment.id)
+        with self._lock:
+            restored = self._experiments[experiment.name] = replace(experiment, deleted=False)
+            return restored
+
+    def takes_files(self, experiment: Experiment) -> bool:
+        """Return False if artifacts cannot be stored, because a server keeps them and only its database is given."""
+        return self.address.is_server or not experiment.artifacts.startswith("mlflow-artifacts:")
+
+    def _artifact_location(self, name: str) -> str | None:
+        """Return where a new experiment keeps its files: beside a SQLite file, else where MLflow decides."""
+        file = self.address.sqlite_file
+        return None if file is None else (file.parent / "mlartifacts" / _artifact_folder(name)).as_uri()
+
+    # Runs
+
+    def find(self, runs: Sequence[Run]) -> dict[str, Candidates]:
+        """Return for each run's identity what MLflow holds of it. Raise RunError for a run without an experiment."""
+        names = {run.identity: self.naming.of_run(run) for run in runs}
+        experiments = {name: self.experiment(name) for name in dict.fromkeys(names.values())}
+        homes = {identity: experiments[name] for identity, name in names.items()}
+        by_identity: dict[str, list[FoundRun]] = {}
+        for found in self._bridge_runs(runs, [home.id for home in homes.values() if home is not None]):
+            by_identity.setdefault(found.tags.get(Tag.UID, ""), []).append(found)
+        result: dict[str, Candidates] = {}
+        for identity, home in homes.items():
+            # A run stays in the experiment that it was first put into, also when its placeholders change.
+            candidates = Candidates.among(
+                found
+                for found in by_identity.get(identity, ())
+                if (home is not None and found.experiment_id == home.id)
+                or (self.naming.varies and found.tags.get(Tag.EXPERIMENT) == self.naming.template)
+            )
+            if home is not None and home.deleted and candidates.target is None and candidates.deleted is None:
+                stand_in = FoundRun("", home.id, "", deleted=True, start=None, end=None, tags={})
+                candidates = replace(candidates, deleted=stand_in)
+            result[identity] = candidates
+        return result
+
+    def _bridge_runs(self, runs: Sequence[Run], homes: Sequence[str]) -> list[FoundRun]:
+        experiment_ids = None if self.naming.varies else sorted(set(homes))
+        if experiment_ids == [] or self.is_absent:
+            return []
+        identities = [run.identity for run in runs]
+        database = self.database
+        if database is None:
+            return self.api.runs_with_tag(Tag.UID, identities, experiment_ids)
+        keys = {key for run in runs for key in UserTags.of(run.tags).values}.union(_STATE_TAGS)
+        having = (Tag.UID, identities) if len(runs) <= _MOST_NAMED_RUNS else None
+        return database.runs(sorted(keys), experiment_ids=experiment_ids, having=having)
+
+    def runs_with_tag(self, key: str, value: str, experiment_id: str) -> list[FoundRun]:
+        """Return all runs of an experiment, deleted ones too, whose tag `key` is `value`, with all that they hold."""
+        database = self.database
+        if database is None:
+            return self.api.runs_with_tag(key, [value], [experiment_id])
+        return database.runs_in_full(having=(key, [value]), experiment_ids=[experiment_id])
+
+    def run(self, run_id: str) -> FoundRun:
+        """Return one run with its tags, params and latest metrics."""
+        return (self.database or self.api).run(run_id)
+
+    def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Put a run into MLflow's trash, with `tags` that say why. One that is there already stays as it is."""
+        (self.database or self.api).soft_delete(run_id, tags)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, whatever its cursor says."""
+        (self.database or self.api).set_tags(run_id, tags)

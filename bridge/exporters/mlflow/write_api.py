@@ -1,0 +1,262 @@
+"""Write runs through MLflow's client, in an order in which a stop at any point can be healed.
+
+`MlflowClient` cannot delete points, clear an end time or replace a param. So data goes first and the cursor last.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
+from bridge.exporters.mlflow.client import FoundRun, MlflowApi, call_with_retry
+from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.rows import KeyRows, LatestValue, batches_of_rows, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mlflow.entities import Metric
+
+    from bridge.exporters.mlflow.write_db import RunRow, RunUpdate
+
+POINTS_A_REQUEST = 1000
+"""The most points that MLflow accepts in one request."""
+
+BYTES_A_REQUEST = 900_000
+"""The most bytes sent in one request. MLflow accepts 1,000,000."""
+
+_BYTES_A_POINT = 120
+"""The most bytes of a point in a request beside its key: field names, value, time and step."""
+
+_ENTITIES_A_REQUEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ApiWriter:
+    """Writes through MlflowClient.
+
+    An update whose points take several requests sets the tag `mlflow.bridge.pending` first and deletes it at the end.
+    A run with that tag may hold points past its cursor; they are not sent a second time.
+    """
+
+    api: MlflowApi
+
+    def write(self, run_id: str, update: RunUpdate) -> int:
+        """Bring `update` into the run: points, params, the run's row, tags, and the cursor last.
+
+        Return the number of points sent. Raise TargetError; RebuildNeededError for a best that cannot be corrected.
+        """
+        now = self.api.run(run_id)
+        _check_cursor(now, update)
+        sent, is_pending = self._send_points(now, update)
+        self._send_params(run_id, update.params)
+        if update.row is not None:
+            self._set_row(now, update.row)
+        for key in sorted(set(update.deleted_tags) & set(now.tags)):
+            self._delete_tag(run_id, key)
+        self._send_tags(run_id, update.tags)
+        if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
+            self._delete_tag(run_id, Tag.PENDING)
+        return sent
+
+    def _send_points(self, now: FoundRun, update: RunUpdate) -> tuple[int, bool]:
+        """Send the points. Return their number, and whether the run now has the tag `mlflow.bridge.pending`."""
+        run_id, is_pending = now.run_id, Tag.PENDING in now.tags
+        logged = rows_of(update.blocks, update.names)
+        rows = [part.distinct() for part in logged]
+        if is_pending:
+            held = {part.key: self.api.history(run_id, part.key) for part in rows}
+            rows = [left for part in rows if (left := _without(part, held[part.key])) is not None]
+        batches = list(batches_for_requests(rows))
+        if len(batches) > 1 and not is_pending:
+            self.api.set_tags(run_id, {Tag.PENDING: "true"})
+            is_pending = True
+        for batch in batches:
+            self._log_batch(run_id, batch)
+        for best_key, (key, sign) in sorted(update.bests.items()):
+            self._send_best(now, best_key, key, sign, next((part for part in logged if part.key == key), None))
+        return sum(map(len, rows)), is_pending
+
+    def _log_batch(self, run_id: str, rows: Sequence[KeyRows]) -> None:
+        """Log as many points as one request takes.
+
+        MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
+        body of the same request to the same documented endpoint, and sends it with MLflow's own request function,
+        which handles credentials, headers and retries. If that function is unknown, the client is used.
+        """
+        address = self.api.address
+        post = _post_batch() if address.uri.startswith(("http://", "https://")) else None
+        if post is None:
+            self.api.call("log_batch", run_id, metrics=entities_of(rows))
+        else:
+            _ = self.api.client  # checks that the server answers
+            call_with_retry(address.shown, functools.partial(post, address.uri, body_of(run_id, rows)))
+
+    def _send_best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> None:
+        """Log the best value of `key` so far as `best_key`, unless that is its latest value already.
+
+        Raise RebuildNeededError if the best stands before the latest point of `best_key`, which cannot be deleted.
+        """
+        held = None
+        if best_key in now.metrics:
+            points = self.api.history(now.run_id, best_key)
+            held = max(LatestValue(point.step, point.timestamp, point.value) for point in points)
+        new = logged.best(sign) if logged is not None else None
+        if held is None and key in now.metrics:
+            earlier = rows_of_history(key, self.api.history(now.run_id, key)).best(sign)
+            new = max(
+                (one for one in (earlier, new) if one is not None), key=lambda one: _rank(one, sign), default=None
+            )
+        if new is None or (held is not None and _rank(new, sign) <= _rank(held, sign)):
+            return
+        if held is not None and new < held:
+            raise RebuildNeededError(f"the best value of {key} moved to an earlier step")
+        point = np.array([0])
+        row = KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
+        self._log_batch(now.run_id, [row])
+
+    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for batch in _batches(params):
+            self.api.call("log_batch", run_id, params=[Param(key, value) for key, value in batch.items()])
+
+    def _set_row(self, now: FoundRun, row: RunRow) -> None:
+        if row.end is not None and (now.end != row.end or now.status != row.status):
+            self.api.call("set_terminated", now.run_id, row.status, row.end)
+        changed = {
+            "status": row.status if row.end is None and now.status != row.status else None,
+            "name": row.name if now.name != row.name else None,
+        }
+        if any(changed.values()):
+            self.api.call("update_run", now.run_id, **changed)
+
+    def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set the tags. The cursor, and the list of user tags that belongs to it, go with the last request."""
+        last = {key: tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in tags}
+        for batch in _batches({key: value for key, value in tags.items() if key not in last}):
+            if len(batch) + len(last) <= _ENTITIES_A_REQUEST:
+                last = batch | last
+            else:
+                self.api.set_tags(run_id, batch)
+        if last:
+            self.api.set_tags(run_id, last)
+
+    def _delete_tag(self, run_id: str, key: str) -> None:
+        try:
+            self.api.call("delete_tag", run_id, key)
+        except TargetRefusedError:
+            # Another export was faster, or the answer to our first try was lost.
+            if key in self.api.run(run_id).tags:
+                raise
+
+
+def _check_cursor(now: FoundRun, update: RunUpdate) -> None:
+    if now.deleted:
+        raise ConflictError(f"MLflow run {now.run_id} was deleted in the meantime.", hint="Export again.")
+    if now.tags.get(Tag.CURSOR) not in (update.expected_cursor, update.tags.get(Tag.CURSOR)):
+        raise ConflictError(
+            f"MLflow run {now.run_id} was changed by another export at the same time.", hint="Export again."
+        )
+
+
+def _rank(row: LatestValue, sign: int) -> tuple[float, int, int]:
+    """Return the order of bests: the better value first, of equal ones the lower step, then the earlier time."""
+    return sign * row.value, -row.step, -row.timestamp
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requests
+
+
+def batches_for_requests(rows: Sequence[KeyRows]) -> Iterator[list[KeyRows]]:
+    """Yield `rows` in order, as many at a time as one request takes."""
+    longest = max((len(_json(part.key).encode()) for part in rows), default=0)
+    return batches_of_rows(rows, min(POINTS_A_REQUEST, BYTES_A_REQUEST // (longest + _BYTES_A_POINT)))
+
+
+def body_of(run_id: str, rows: Sequence[KeyRows]) -> bytes:
+    """Return the body of a request to `runs/log-batch` with these rows, written as text from the columns."""
+    points: list[str] = []
+    for part in rows:
+        head = f'{{"key":{_json(part.key)},"value":'
+        values = [repr(value) for value in part.value.tolist()]
+        for at in np.flatnonzero(part.is_nan).tolist():
+            values[at] = '"NaN"'
+        columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
+        points += [f'{head}{value},"timestamp":{timestamp},"step":{step}}}' for value, timestamp, step in columns]
+    return f'{{"run_id":{_json(run_id)},"metrics":[{",".join(points)}]}}'.encode()
+
+
+def entities_of(rows: Sequence[KeyRows]) -> list[Metric]:
+    """Return the rows as MLflow's entities, for tracking stores that are not reached over HTTP."""
+    from mlflow.entities import Metric
+
+    metrics: list[Metric] = []
+    for part in rows:
+        values = np.where(part.is_nan, np.nan, part.value).tolist()
+        columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
+        metrics += [Metric(part.key, value, timestamp, step) for value, timestamp, step in columns]
+    return metrics
+
+
+def rows_of_history(key: str, points: Sequence[Metric]) -> KeyRows:
+    """Return the points of one key as columns."""
+    value = np.array([point.value for point in points], dtype=np.float64)
+    is_nan = np.isnan(value)
+    return KeyRows(
+        key,
+        np.array([point.timestamp for point in points], dtype=np.int64),
+        np.array([point.step for point in points], dtype=np.int64),
+        np.where(is_nan, 0.0, value),
+        is_nan,
+    )
+
+
+def _without(rows: KeyRows, held: Sequence[Metric]) -> KeyRows | None:
+    """Return `rows` without those that are among the points `held`, None if nothing is left."""
+    # NaN equals nothing, so a row is compared as (timestamp, step, value, is NaN) with 0 for NaN, as it is stored.
+    known = rows_of_history(rows.key, held)
+    columns = [
+        list(zip(*(column.tolist() for column in (one.timestamp, one.step, one.value, one.is_nan)), strict=True))
+        for one in (rows, known)
+    ]
+    there = set(columns[1])
+    new = np.array([point not in there for point in columns[0]], dtype=np.bool_)
+    if not new.any():
+        return None
+    return rows if new.all() else rows.take(new)
+
+
+def _batches(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield `pairs` in pieces that one request takes."""
+    items = list(pairs.items())
+    for at in range(0, len(items), _ENTITIES_A_REQUEST):
+        yield dict(items[at : at + _ENTITIES_A_REQUEST])
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+@functools.cache
+def _post_batch() -> Callable[[str, bytes], None] | None:
+    """Return a function that posts a `log-batch` body to a server, None if MLflow's internals are unknown."""
+    try:
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+    except ImportError:
+        return None
+
+    def post(uri: str, body: bytes) -> None:
+        endpoint = "/api/2.0/mlflow/runs/log-batch"
+        headers = {"Content-Type": "application/json"}
+        answer = http_request(get_default_host_creds(uri), endpoint, "POST", data=body, extra_headers=headers)
+        verify_rest_response(answer, endpoint)
+
+    return post

@@ -1,0 +1,676 @@
+"""Write runs straight into MLflow's SQLite or PostgreSQL database, and look them up there.
+
+This is the one module that bypasses MLflow's client. What it leaves in MLflow's tables cannot be told from what
+`MlflowClient` leaves. It needs SQLAlchemy and never imports mlflow. Other databases go through the client.
+"""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+import re
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from bridge.errors import ConflictError, MissingExtraError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.client import Experiment, FoundRun, without_credentials
+from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, rows_of
+from bridge.secrets import hide_all, hide_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection, Engine
+
+    from bridge.exporters.mlflow.rows import KeyRows
+    from bridge.model import Block
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks before a database is touched
+
+_WRITTEN_TABLES = {
+    "metrics": "key value timestamp step is_nan run_uuid",
+    "latest_metrics": "key value timestamp step is_nan run_uuid",
+    "params": "key value run_uuid",
+    "tags": "key value run_uuid",
+    "runs": "run_uuid name source_type source_name entry_point_name user_id status start_time end_time deleted_time "
+    "source_version lifecycle_stage artifact_uri experiment_id",
+}
+"""All columns of the tables that are written. They are the same from MLflow 2.22 to 3.17."""
+
+
+def _unknown_schema(engine: Engine) -> str | None:
+    """Return why the database must not be written to directly, None if its tables are the known ones."""
+    import sqlalchemy
+
+    inspector = sqlalchemy.inspect(engine)
+    for table, columns in _WRITTEN_TABLES.items():
+        if not inspector.has_table(table):
+            return f"it has no MLflow table {table!r}"
+        found, known = {column["name"] for column in inspector.get_columns(table)}, set(columns.split())
+        for name in sorted(known - found):
+            return f"the table {table!r} has no column {name!r}"
+        for name in sorted(found - known):
+            return f"the table {table!r} has an unknown column {name!r}"
+    return None
+
+
+def outdated(uri: str) -> str | None:
+    """Return why MLflow must not open the database `uri`: its schema is another version's, and MLflow may migrate it.
+
+    Return None if MLflow can open it as it is, or would create it.
+    """
+    import sqlalchemy
+
+    url = sqlalchemy.engine.make_url(uri)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        return None
+    engine = _engine(uri)
+    try:
+        with _translate_errors(engine), engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                return None
+            found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+    finally:
+        engine.dispose()
+    newest = _newest_revision()
+    if found is None or newest is None or found == newest:
+        return None
+    return f"its schema is of another MLflow version ({found}, the installed MLflow makes {newest})"
+
+
+@functools.cache
+def _newest_revision() -> str | None:
+    """Return the schema revision that the installed MLflow makes, None if its migrations are not as expected.
+
+    Read the migration files as text, since importing MLflow takes seconds. The newest one is no other's predecessor.
+    """
+    package = find_spec("mlflow")
+    folders = package.submodule_search_locations if package is not None else None
+    revisions: set[str] = set()
+    earlier: set[str] = set()
+    for folder in folders or ():
+        for file in Path(folder, "store", "db_migrations", "versions").glob("*.py"):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            revisions.update(re.findall(r"^revision\s*(?::\s*str\s*)?=\s*['\"](\w+)", text, re.MULTILINE))
+            before = re.search(r"^down_revision\b[^=\n]*=(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
+            earlier.update(re.findall(r"['\"](\w+)['\"]", before[1]) if before else ())
+    heads = revisions - earlier
+    return heads.pop() if len(heads) == 1 else None
+
+
+def _engine(uri: str) -> Engine:
+    """Return an engine for `uri`. Raise MissingExtraError if its driver is not installed."""
+    import sqlalchemy
+
+    try:
+        return sqlalchemy.create_engine(uri, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("postgresql", purpose=f"{without_credentials(uri)}: its driver") from error
+
+
+@contextmanager
+def _translate_errors(engine: Engine) -> Iterator[None]:
+    """Raise errors of SQLAlchemy and of the driver as errors of the bridge."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    driver = engine.dialect.dbapi
+    assert driver is not None
+    try:
+        yield
+    except (SQLAlchemyError, driver.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        said = hide_all((str(cause).strip() or type(cause).__name__).splitlines()[0])
+        message = f"The database {engine.url.render_as_string(hide_password=True)} did not do it: {said}."
+        passing = isinstance(cause, driver.OperationalError | driver.InterfaceError)
+        if re.search("authentication failed|no password supplied|does not exist", said):
+            hint = "Check user, password and database in the address."
+            raise TargetRefusedError(message, hint=hint) from hide_in(error)
+        if "full" in said or not passing:
+            raise TargetRefusedError(message) from hide_in(error)
+        hint = "Is the database reachable, and not locked by another program?"
+        raise TargetUnavailableError(message, hint=hint) from hide_in(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The writer
+
+_ATTEMPTS = 4
+_NAMESPACE = uuid.UUID("6f0b6a7e-0e0c-5d0e-9a53-4b1c7ac2d0b1")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The contents of a run's own row: MLflow's status, name, start and end in milliseconds."""
+
+    status: str
+    name: str
+    start: int
+    end: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created as MlflowClient.create_run would; `user` is the value of `mlflow.user`."""
+
+    experiment_id: str
+    name: str
+    start: int
+    user: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunUpdate:
+    """The changes of one write to one run.
+
+    `expected_cursor` is the run's cursor tag before the write, None if it has none. `names` maps each metric to its
+    key. With `replace_from` all points of these keys at or after that step are deleted first; `interim_cursor` is the
+    cursor while that takes several transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for
+    max or -1 for min. `deleted_keys` lose all their points. `tags`, the new cursor among them, and `params` are set or
+    replaced. Without `row` the run's row stays as it is. With `create` a missing run is created first.
+    """
+
+    expected_cursor: str | None
+    blocks: Sequence[Block] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    replace_from: int | None = None
+    interim_cursor: str | None = None
+    bests: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    deleted_keys: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    deleted_tags: Sequence[str] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    row: RunRow | None = None
+    create: NewRun | None = None
+
+
+def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -> str:
+    """Return the id of the MLflow run to be created for `identity`; `replaces` is the run before it.
+
+    The id follows from the arguments. So two exports that both find no run create the same one, and the table's
+    primary key lets only one of them be the first.
+    """
+    return uuid.uuid5(_NAMESPACE, "\n".join((experiment, identity, replaces or ""))).hex
+
+
+class Database:
+    """MLflow's database, opened for bulk writing. Safe to use from several threads; cannot be pickled."""
+
+    def __init__(self, engine: Engine, bulk: SqliteBulk | PostgresBulk) -> None:
+        self._engine = engine
+        self._bulk = bulk
+
+    @classmethod
+    def open(cls, uri: str, *, note: Callable[[str], None]) -> Self | None:
+        """Return the database at `uri`, None if it is not of a known kind and schema. `note` is told the reason.
+
+        Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer.
+        """
+        kind = uri.partition(":")[0].partition("+")[0]
+        if kind not in ("sqlite", "postgresql", "postgres"):
+            note(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
+            return None
+        bulk = SqliteBulk() if kind == "sqlite" else PostgresBulk()
+        engine = _engine(uri)
+        bulk.set_up(engine)
+        reason = None
+        try:
+            with _translate_errors(engine):
+                reason = _unknown_schema(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        if reason is None:
+            return cls(engine, bulk)
+        engine.dispose()
+        note(f"Points go through MLflow's API: the database is not written to directly, as {reason}.")
+        return None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Return True for a SQLite file, which has one writer at a time."""
+        return isinstance(self._bulk, SqliteBulk)
+
+    def close(self) -> None:
+        """Close all connections. The next call opens new ones."""
+        self._engine.dispose()
+
+    # Looking things up
+
+    def experiment(self, name: str) -> Experiment | None:
+        """Return the experiment of this name, deleted or not."""
+        return self._experiment("name = :value", name)
+
+    def experiment_by_id(self, experiment_id: str) -> Experiment | None:
+        """Return the experiment with this id."""
+        return self._experiment("experiment_id = :value", int(experiment_id))
+
+    def _experiment(self, condition: str, value: str | int) -> Experiment | None:
+        sql = "SELECT experiment_id, name, lifecycle_stage, artifact_location, creation_time FROM experiments WHERE "
+        with _translate_errors(self._engine), self._engine.connect() as connection:
+            found = _select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value)
+        if not found:
+            return None
+        one = found[0]
+        return Experiment(str(one[0]), one[1], one[2] == "deleted", one[3] or "", int(one[4] or 0))
+
+    def runs(
+        self,
+        keys: Sequence[str] | None = None,
+        *,
+        experiment_ids: Sequence[str] | None = None,
+        having: tuple[str, Sequence[str]] | None = None,
+    ) -> list[FoundRun]:
+        """Return all runs, deleted ones too, that have at least one tag of `keys`, with these tags, in one select.
+
+        None stands for all tags. `experiment_ids` and `having` (a tag and its possible values) narrow the runs down.
+        """
+        conditions, values = ["1 = 1"], dict[str, object]()
+        if keys is not None:
+            conditions.append("t.key IN :keys")
+            values["keys"] = list(keys)
+        if experiment_ids is not None:
+            conditions.append("r.experiment_id IN :experiments")
+            values["experiments"] = [int(experiment_id) for experiment_id in experiment_ids]
+        if having is not None:
+            conditions.append("r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having AND value IN :values)")
+            values |= {"having": having[0], "values": list(having[1])}
+        return self._runs(" AND ".join(conditions), values, asked=None if keys is None else frozenset(keys))
+
+    def _runs(self, condition: str, values: Mapping[str, object], asked: frozenset[str] | None) -> list[FoundRun]:
+        sql = (
+            "SELECT r.run_uuid, r.experiment_id, r.lifecycle_stage, r.status, r.name, r.start_time, r.end_time, "
+            f"t.key, t.value FROM runs r JOIN tags t ON r.run_uuid = t.run_uuid WHERE {condition}"
+        )
+        found: dict[str, FoundRun] = {}
+        all_tags: dict[str, dict[str, str]] = {}
+        with _translate_errors(self._engine), self._engine.connect() as connection:
+            for row in _select(connection, sql, **values):
+                run_id = row[0]
+                if run_id not in found:
+                    tags = all_tags[run_id] = (
+                        {Tag.NAME: row[4]} if row[4] and (asked is None or Tag.NAME in asked) else {}
+                    )
+                    found[run_id] = FoundRun(
+                        run_id, str(row[1]), row[3], row[2] == "deleted", row[5], row[6], tags, asked=asked
+                    )
+                if row[7] != Tag.NAME or not row[4]:
+                    all_tags[run_id][row[7]] = row[8] or ""
+        return list(found.values())
+
+    def runs_in_full(
+        self, *, having: tuple[str, Sequence[str]], experiment_ids: Sequence[str] | None = None
+    ) -> list[FoundRun]:
+        """Return all runs that have one of these tags, with all their tags, params and latest metrics."""
+        return [self._with_contents(run) for run in self.runs(experiment_ids=experiment_ids, having=having)]
+
+    def run(self, run_id: str) -> FoundRun:
+        """Return one run with its tags, params and latest metrics."""
+        found = self._runs("r.run_uuid = :run", {"run": run_id}, None)
+        if not found:
+            raise ConflictError(f"MLflow run {run_id} is gone.", hint="Export again.")
+        return self._with_contents(found[0])
+
+    def _with_contents(self, run: FoundRun) -> FoundRun:
+        with _translate_errors(self._engine), self._engine.connect() as connection:
+            params = _select(connection, "SELECT key, value FROM params WHERE run_uuid = :run", run=run.run_id)
+            sql = "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = :run"
+            metrics = _select(connection, sql, run=run.run_id)
+        latest = {row[0]: float("nan") if row[2] else float(row[1]) for row in metrics}
+        return replace(run, params={row[0]: row[1] for row in params}, metrics=latest)
+
+    # Writing
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, whatever its cursor says."""
+        with _translate_errors(self._engine), self._transaction() as connection:
+            RunTables(connection, run_id).set_tags(tags)
+
+    def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
+        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run AND "
+        with _translate_errors(self._engine), self._transaction() as connection:
+            run = RunTables(connection, run_id)
+            now = int(time.time() * 1000)
+            if run.execute(f"{sql}lifecycle_stage = 'active'", [{"now": now}]):
+                run.set_tags(tags)
+
+    def write(self, run_id: str, update: RunUpdate) -> int:
+        """Bring `update` into the run. Return the number of new metric rows.
+
+        Durable on return, and all or nothing: one transaction compares the run's cursor tag with the expected one and
+        writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor differs.
+        Rows that exist already stay as they are.
+
+        A rewind of more rows than a SQLite transaction may hold takes several. Then the first one sets the interim
+        cursor, which says that the target is incomplete; the last one writes the new points and the new cursor.
+        """
+        logged = rows_of(update.blocks, update.names)
+        rows = [part.distinct() for part in logged]
+        expected = update.expected_cursor
+        limit = self._bulk.limit
+        if update.replace_from is not None and limit is not None:
+            expected = self._delete_in_parts(run_id, update, max(limit - sum(map(len, rows)), 1), expected)
+
+        def write_all(connection: Connection, *, again: bool) -> int:
+            run = RunTables(connection, run_id)
+            run.claim(update.create, lock_clause=self._bulk.lock_clause)
+            cursor = run.tag(Tag.CURSOR)
+            if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
+                return 0  # the commit had arrived, only its answer was lost
+            _check_cursor(run_id, cursor, expected)
+            gone = run.delete_points(update) if update.replace_from is not None else set()
+            run.delete_keys(update.deleted_keys)
+            new = self._bulk.insert(connection, run_id, rows)
+            run.set_latest(logged)
+            run.find_latest(gone - {part.key for part in logged})
+            for best_key, (key, sign) in sorted(update.bests.items()):
+                logged_rows = next((part for part in logged if part.key == key), None)
+                run.set_best(best_key, key, sign, logged_rows, is_rewind=update.replace_from is not None)
+            run.set_params(update.params)
+            run.set_row(update.row)
+            run.delete_tags(update.deleted_tags)
+            run.set_tags(update.tags)
+            return new
+
+        return self._transact(write_all)
+
+    def _delete_in_parts(self, run_id: str, update: RunUpdate, most: int, expected: str | None) -> str | None:
+        """Delete replaced points until at most `most` are left. Return the run's cursor after that."""
+
+        def delete(connection: Connection, *, again: bool) -> int:
+            run = RunTables(connection, run_id)
+            run.claim(None, lock_clause=self._bulk.lock_clause)
+            left = run.count_points(update)
+            if left <= most:
+                return 0
+            cursor = run.tag(Tag.CURSOR)
+            if cursor != update.interim_cursor:
+                _check_cursor(run_id, cursor, expected)
+            assert update.interim_cursor is not None
+            run.set_tags({Tag.CURSOR: update.interim_cursor})
+            run.delete_points(update, at_most=self._bulk.limit)
+            return left
+
+        while self._transact(delete):
+            expected = update.interim_cursor
+        return expected
+
+    def _transact(self, work: Callable[..., int]) -> int:
+        """Run `work` in a transaction, again if the database lost it to a deadlock, a restart or a full queue."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with _translate_errors(self._engine), self._transaction() as connection:
+                    return work(connection, again=attempt > 1)
+            except ConflictError:
+                raise
+            except TargetUnavailableError:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            self._bulk.begin(connection)
+            try:
+                yield connection
+                connection.commit()
+            finally:
+                connection.rollback()
+                self._bulk.ended()
+
+
+def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None:
+    if cursor != expected:
+        raise ConflictError(
+            f"MLflow run {run_id} was changed by another export at the same time.", hint="Run the export again."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables of one run
+
+_KEYS_AT_ONCE = 500
+_LONGEST_USER = 256
+"""Characters of the column. The tag `mlflow.user`, which the UI shows, holds more."""
+
+_NEW_RUN = """
+INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
+                  deleted_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
+VALUES (:run, :name, 'UNKNOWN', '', '', :user, 'RUNNING', :start, NULL, NULL, '', 'active', :artifacts, :experiment)
+ON CONFLICT DO NOTHING
+"""
+_SET_LATEST = """
+INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
+VALUES (:key, :value, :timestamp, :step, :is_nan, :run)
+ON CONFLICT (key, run_uuid) DO UPDATE
+SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step, is_nan = excluded.is_nan
+"""
+_FIND_LATEST = """
+SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key
+ORDER BY step DESC, timestamp DESC, value DESC, is_nan LIMIT 1
+"""
+_FIND_BEST = """
+SELECT step, timestamp, value FROM metrics WHERE run_uuid = :run AND key = :key AND NOT is_nan
+ORDER BY value {order}, step, timestamp LIMIT 1
+"""
+
+
+class RunTables:
+    """The rows of one run in all tables, within the transaction of `connection`."""
+
+    def __init__(self, connection: Connection, run_id: str) -> None:
+        self._connection = connection
+        self._run_id = run_id
+
+    def claim(self, create: NewRun | None, *, lock_clause: str) -> None:
+        """Keep other writers of this run out until the transaction ends. Create the run if it is missing.
+
+        Raise ConflictError for a run that is deleted, or missing without `create`.
+        """
+        sql = f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{lock_clause}"
+        stage = self._one(sql)
+        if stage is None and create is not None and self._create(create):
+            return
+        if stage is None:
+            stage = self._one(sql)
+        if stage != "active":
+            raise ConflictError(f"MLflow run {self._run_id} was deleted in the meantime.", hint="Export again.")
+
+    def _create(self, create: NewRun) -> bool:
+        experiment = self._rows(
+            "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = :experiment",
+            experiment=int(create.experiment_id),
+        )
+        if not experiment or experiment[0].lifecycle_stage != "active":
+            raise TargetRefusedError(
+                f"MLflow experiment {create.experiment_id} was deleted.",
+                hint=f"mlflow experiments restore -x {create.experiment_id}",
+            )
+        new = {
+            "name": create.name,
+            "user": create.user[:_LONGEST_USER],
+            "start": create.start,
+            "artifacts": _artifact_uri(experiment[0].artifact_location, self._run_id),
+            "experiment": int(create.experiment_id),
+        }
+        created = self.execute(_NEW_RUN, [new])
+        if created:
+            self.set_tags({Tag.NAME: create.name})
+        return bool(created)
+
+    def tag(self, key: str) -> str | None:
+        """Return the value of one tag."""
+        return self._one("SELECT value FROM tags WHERE run_uuid = :run AND key = :key", key=key)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags, in the order of their keys: two writers in other orders would deadlock."""
+        self._set_pairs("tags", tags)
+
+    def delete_tags(self, keys: Iterable[str]) -> None:
+        """Delete tags, if they exist."""
+        self.execute("DELETE FROM tags WHERE key = :key AND run_uuid = :run", [{"key": key} for key in keys])
+
+    def set_params(self, params: Mapping[str, str]) -> None:
+        """Set or replace params."""
+        self._set_pairs("params", params)
+
+    def _set_pairs(self, table: str, pairs: Mapping[str, str]) -> None:
+        self.execute(
+            f"INSERT INTO {table} (key, value, run_uuid) VALUES (:key, :value, :run) "
+            "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value",
+            [{"key": key, "value": value} for key, value in sorted(pairs.items())],
+        )
+
+    def set_row(self, row: RunRow | None) -> None:
+        """Set the run's own row, and the tag that repeats its name."""
+        if row is None:
+            return
+        self.execute(
+            "UPDATE runs SET status = :status, name = :name, start_time = :start, end_time = :end WHERE run_uuid = :run",
+            [{"status": row.status, "name": row.name, "start": row.start, "end": row.end}],
+        )
+        self.set_tags({Tag.NAME: row.name})
+
+    def set_latest(self, logged: Sequence[KeyRows]) -> None:
+        """Update the latest metrics after `logged` was inserted, as log_batch does."""
+        wanted = {rows.key: rows.latest() for rows in logged}
+        held = self._latest(sorted(wanted))
+        self._set_latest({key: row for key, row in wanted.items() if key not in held or row[0] > held[key]})
+
+    def find_latest(self, keys: Iterable[str]) -> None:
+        """Update the latest metrics of `keys`, which lost points and got none."""
+        found: dict[str, tuple[LatestValue, bool]] = {}
+        for key in sorted(keys):
+            for row in self._rows(_FIND_LATEST, key=key):
+                found[key] = (LatestValue(row.step, row.timestamp, row.value), row.is_nan)
+        self._set_latest(found)
+
+    def _set_latest(self, rows: Mapping[str, tuple[LatestValue, bool]]) -> None:
+        self.execute(
+            _SET_LATEST,
+            [
+                {"key": key, "value": row.value, "timestamp": row.timestamp, "step": row.step, "is_nan": bool(is_nan)}
+                for key, (row, is_nan) in sorted(rows.items())
+            ],
+        )
+
+    def _latest(self, keys: Sequence[str]) -> dict[str, LatestValue]:
+        sql = "SELECT key, step, timestamp, value FROM latest_metrics WHERE run_uuid = :run AND key IN :keys"
+        found: dict[str, LatestValue] = {}
+        for at in range(0, len(keys), _KEYS_AT_ONCE):
+            rows = self._rows(sql, keys=list(keys[at : at + _KEYS_AT_ONCE]))
+            found |= {row.key: LatestValue(row.step, row.timestamp, row.value) for row in rows}
+        return found
+
+    def set_best(self, best_key: str, key: str, sign: int, logged: KeyRows | None, *, is_rewind: bool) -> None:
+        """Keep one point under `best_key`: the best value of `key` so far, of equal ones that of the lowest step.
+
+        The new rows alone decide where a best exists already. Otherwise, and after a rewind, all rows are searched.
+        """
+        held = self._latest([best_key]).get(best_key)
+        if held is None or is_rewind:
+            found = self._rows(_FIND_BEST.format(order="DESC" if sign > 0 else "ASC"), key=key)
+            best = LatestValue(found[0].step, found[0].timestamp, found[0].value) if found else None
+        else:
+            best = held
+            new = logged.best(sign) if logged is not None else None
+            if new is not None and (sign * new.value, -new.step) > (sign * held.value, -held.step):
+                best = new
+        if best == held:
+            return
+        self.delete_keys([best_key])
+        if best is not None:
+            row = {"key": best_key, "value": best.value, "timestamp": best.timestamp, "step": best.step}
+            self.execute(
+                "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+                "VALUES (:key, :value, :timestamp, :run, :step, :is_nan)",
+                [row | {"is_nan": False}],
+            )
+            self._set_latest({best_key: (best, False)})
+
+    def delete_keys(self, keys: Iterable[str]) -> None:
+        """Delete all points of `keys`."""
+        rows: list[dict[str, object]] = [{"key": key} for key in keys]
+        for table in ("metrics", "latest_metrics"):
+            self.execute(f"DELETE FROM {table} WHERE run_uuid = :run AND key = :key", rows)
+
+    # Rewinds
+
+    def count_points(self, update: RunUpdate) -> int:
+        """Return how many points a rewind deletes."""
+        where, values = self._replaced(update)
+        (found,) = self._rows(f"SELECT count(*) FROM metrics WHERE {where}", **values)
+        return int(found[0])
+
+    def delete_points(self, update: RunUpdate, *, at_most: int | None = None) -> set[str]:
+        """Delete the points that a rewind replaces. Return the keys whose latest value was among them.
+
+        With `at_most` delete no more than that many points, and leave the latest values to a later call.
+        """
+        where, values = self._replaced(update)
+        if at_most is not None:
+            # SQLite only: other databases have no limit.
+            inner = f"SELECT rowid FROM metrics WHERE {where} LIMIT {at_most:d}"
+            self.execute(f"DELETE FROM metrics WHERE rowid IN ({inner})", [values])
+            return set()
+        self.execute(f"DELETE FROM metrics WHERE {where}", [values])
+        keys = {row[0] for row in self._rows(f"SELECT key FROM latest_metrics WHERE {where}", **values)}
+        self.execute(f"DELETE FROM latest_metrics WHERE {where}", [values])
+        return keys
+
+    def _replaced(self, update: RunUpdate) -> tuple[str, dict[str, object]]:
+        """Return the condition for the points that a rewind replaces: not those that people logged to the run."""
+        ours = set(update.names.values())
+        rows = self._rows(
+            "SELECT key FROM latest_metrics WHERE run_uuid = :run AND step >= :step", step=update.replace_from
+        )
+        values: dict[str, object] = {"step": update.replace_from}
+        foreign = sorted({row[0] for row in rows} - ours)
+        values |= {f"foreign{number}": key for number, key in enumerate(foreign)}
+        names = "".join(f" AND key <> :foreign{number}" for number in range(len(foreign)))
+        return f"run_uuid = :run AND step >= :step{names}", values
+
+    # Statements
+
+    def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
+        """Execute `sql` for each of `rows`. Return how many rows it changed."""
+        import sqlalchemy as sa
+
+        if not rows:
+            return 0
+        done = self._connection.execute(sa.text(sql), [{"run": self._run_id, **row} for row in rows])
+        return int(done.rowcount)
+
+    def _rows(self, sql: str, **values: object) -> list[Any]:
+        return _select(self._connection, sql, run=self._run_id, **values)
+
+    def _one(self, sql: str, **values: object) -> str | None:
+        rows = self._rows(sql, **values)
+        return None if not rows else rows[0][0]
+
+
+def _select(connection: Connection, sql: str, **values: object) -> list[Any]:
+    """Return the rows of a select. A list as value fills an IN clause."""
+    import sqlalchemy as sa
+
+    lists: list[Any] = [sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)]
+    return list(connection.execute(sa.text(sql).bindparams(*lists), values))
+
+
+def _artifact_uri(location: str, run_id: str) -> str:
+    """Return where a run keeps its artifacts, as MLflow composes it: below the path, before a query or fragment."""
+    parts = urlsplit(location)
+    path = posixpath.join(parts.path, run_id, "artifacts")
+    if not parts.scheme:
+        return posixpath.join(location, run_id, "artifacts")
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
