@@ -14,7 +14,7 @@ from bridge.cli.output import Exit, Output
 from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
 from bridge.model import Status
 from bridge.options import CacheOptions, FilterOptions, TableOptions
-from bridge.registry.refs import Kind, Ref, column
+from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import Selection, Top, select
 
 if TYPE_CHECKING:

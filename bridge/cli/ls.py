@@ -12,8 +12,8 @@ from bridge.cli.command import command, complete_metrics
 from bridge.cli.output import Exit, Output, counted
 from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
-from bridge.registry.order import ordered
-from bridge.registry.refs import Kind, Ref, column
+from bridge.registry.query import ordered
+from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import Selection, select
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import click
 
 from bridge.cli.output import Output, counted, new_table, plain
 from bridge.registry import open_registry
-from bridge.registry.refs import FIELDS, Kind, Ref, column
-from bridge.registry.table import columns, write_csv, write_parquet
+from bridge.registry.query import columns, write_csv, write_parquet
+from bridge.registry.where import FIELDS, Kind, Ref, column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from bridge.cli.output import Exit, Output, new_table, plain
 from bridge.cli.records import RECORDS_VERSION, cell, open_registries, records_of
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.options import CacheOptions
-from bridge.registry.refs import Kind, Ref, column
+from bridge.registry.where import Kind, Ref, column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

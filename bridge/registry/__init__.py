@@ -1,6 +1,6 @@
-"""Many runs: a scanner fills a SQLite cache of records, queries read it.
+"""Many runs: `store` keeps records of run directories in a SQLite cache, `query` finds and sorts them.
 
-Its names are loaded when they are first asked for: a selection needs conditions, not a database.
+The names are loaded when they are first used, since a condition (`where`) needs no database.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bridge.registry.query import Registry, open_registry
     from bridge.registry.record import RunRecord
-    from bridge.registry.registry import Registry, open_registry
-    from bridge.registry.scanner import ScanReport
+    from bridge.registry.store import ScanReport
 
 __all__ = ["Registry", "RunRecord", "ScanReport", "open_registry"]
 
-_LATER = {"Registry": "registry", "RunRecord": "record", "ScanReport": "scanner", "open_registry": "registry"}
+_MODULES = {"Registry": "query", "RunRecord": "record", "ScanReport": "store", "open_registry": "query"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found

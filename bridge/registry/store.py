@@ -1,47 +1,69 @@
-"""The SQLite cache of records: derived from the run directories, so whatever is wrong with it, it is made anew.
+"""The SQLite cache of records, and the scan that fills it.
 
-No WAL: homes are often NFS, where it does not work. Writers hold the lock for one transaction a scan.
+The cache is derived from the run directories, so a damaged or old one is simply rebuilt. It never uses WAL: homes are
+often on NFS, where WAL does not work. A scan writes in one transaction.
+
+A scan reads a run directory again only if its stamp differs (inode, size and mtime of the files that its record is made
+of), or if a sign of life may have changed the status that is shown.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sqlite3
 import stat
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from bridge.errors import UsageError
-from bridge.registry.rows import COLUMNS, STATUSES, from_text, record_of, to_text
+import msgspec
+
+from bridge.errors import RunDirectoryError, UsageError
+from bridge.model import Status
+from bridge.registry.record import RunRecord, read_ended, with_summary
+from bridge.secrets import hide_all, hide_in
+from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bridge.model import Status
-    from bridge.registry.record import RunRecord
-    from bridge.registry.rows import Row
+    from bridge.model import Run
 
-__all__ = ["FORMAT", "CachedDirectory", "NewerStoreError", "Store", "damaged"]
+__all__ = ["FORMAT", "CachedRun", "NewerStoreError", "ScanReport", "Store", "is_damage", "scan"]
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""The format number of the cache; an older one is rebuilt, a newer one left alone."""
+"""The format number of the cache. An older one is rebuilt, a newer one left alone."""
+
+LOCK_TIMEOUT_S = 5.0
+"""Seconds to wait for another process's transaction, which takes far less."""
 
 _MAGIC = b"SQLite format 3\x00"
-_APPLICATION = 0x62726467  # "brdg": PRAGMA application_id, by which a file is known to be ours
-PATIENCE_S = 5.0
-"""Seconds to wait for the lock of another process, whose one transaction takes far less."""
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_APPLICATION_ID = 0x62726467  # "brdg": PRAGMA application_id, which marks a file as ours
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+# Paths are BLOBs, since they need not be UTF-8. The columns beside the record are those that a scan compares.
+_TABLES = (
+    "CREATE TABLE runs (root BLOB, run_dir BLOB, stamp TEXT, status TEXT, ended INTEGER, last_alive REAL, start REAL,"
+    " orphaned INTEGER, record BLOB, PRIMARY KEY (root, run_dir))",
+    "CREATE TABLE scans (root BLOB PRIMARY KEY, scanned_at REAL NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+Row: TypeAlias = "tuple[Any, ...]"
+"""The values of one row of `runs`."""
 
 
-_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
-_SELECT = f"SELECT {_NAMES} FROM runs WHERE root = ?"  # noqa: S608 - constants only
-_UPSERT = f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constants only
+_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(RunRecord)
 
 
-class _DamagedError(sqlite3.DatabaseError):
-    """A row holds what no version of ours has written."""
+class _DamagedRowError(sqlite3.DatabaseError):
+    """A row holds something that no version of this program writes."""
 
 
 class NewerStoreError(Exception):
@@ -49,47 +71,47 @@ class NewerStoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class CachedDirectory:
-    """What a scan must know of a run that is in the cache, to see whether anything changed."""
+class CachedRun:
+    """What the cache knows of a run directory, as far as a scan compares it."""
 
     stamp: str
     status: Status
-    status_word: str | None
+    ended: bool
     last_alive: float
     orphaned: bool
 
 
 class Store:
-    """An open cache. Every method may raise sqlite3.Error; `damaged` tells which of them mean a rebuild."""
+    """An open cache. Every method may raise sqlite3.Error; `is_damage` tells which of them call for a rebuild."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     @classmethod
     def in_memory(cls) -> Self:
-        """An empty store that is gone with the process."""
+        """Return an empty store that lives as long as the process."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
         with _transaction(connection):
-            _create(connection)
+            _create_tables(connection)
         return cls(connection)
 
     @classmethod
-    def open(cls, path: Path, *, own_place: bool = False) -> tuple[Self, str]:
-        """The store in the file `path`, and what a person should be told ('' for nothing).
+    def open(cls, path: Path, *, default_path: bool = False) -> tuple[Self, str]:
+        """Return the store in the file `path`, and a message for the user ("" for none).
 
-        A file of an older format, or a damaged one, is rebuilt; in our `own_place`, where nobody else has files, so is
-        one that is no database. Raises UsageError for a file that is not ours, which is never altered whatever its
-        name, NewerStoreError for a newer format, sqlite3.Error and OSError where it cannot be opened or made.
+        Rebuild a file that is damaged or of an older format. With `default_path`, where only we have files, rebuild one
+        that is no database too. Raises UsageError for a file that is not ours, which stays as it is whatever its name;
+        NewerStoreError for a newer format; sqlite3.Error and OSError if it cannot be opened or made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _is_others(path, own_place=own_place):
-            raise _not_ours(path)
+        if _is_foreign(path, default_path=default_path):
+            raise _foreign_error(path)
         connection = _connect(path)
         try:
-            return cls(connection), _ready(connection, path)
+            return cls(connection), _prepare(connection, path)
         except sqlite3.DatabaseError as error:
             connection.close()
-            if not damaged(error):
+            if not is_damage(error):
                 raise
         except BaseException:
             connection.close()
@@ -98,39 +120,44 @@ class Store:
 
     @classmethod
     def rebuilt(cls, path: Path) -> Self:
-        """An empty store in place of the file `path`."""
+        """Replace the file `path` by an empty store and return it."""
         for name in (path, path.with_name(path.name + "-journal")):
             name.unlink(missing_ok=True)
         connection = _connect(path)
-        _ready(connection, path)
+        _prepare(connection, path)
         return cls(connection)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def scanned_at(self, root: str) -> float | None:
-        """When `root` was last scanned, in seconds since the epoch; None where it never was."""
-        row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (to_text(root),)).fetchone()
+        """Return the time of the last scan of `root` in seconds since the epoch; None if there was none."""
+        row = self._connection.execute("SELECT scanned_at FROM scans WHERE root = ?", (os.fsencode(root),)).fetchone()
         return None if row is None else float(row[0])
 
-    def known(self, root: str) -> dict[str, CachedDirectory]:
-        """What is known of each run below `root`, by its directory."""
+    def known(self, root: str) -> dict[str, CachedRun]:
+        """Return what is known of the runs below `root`, by run directory."""
         rows = self._connection.execute(
-            "SELECT run_dir, stamp, status, status_word, last_alive, orphaned FROM runs WHERE root = ?",
-            (to_text(root),),
+            "SELECT run_dir, stamp, status, ended, last_alive, orphaned FROM runs WHERE root = ?",
+            (os.fsencode(root),),
         )
-        with _trust():
+        with _damage_errors():
             return {
-                from_text(path): CachedDirectory(stamp, STATUSES[status], word, alive, bool(orphaned))
-                for path, stamp, status, word, alive, orphaned in rows
+                os.fsdecode(path): CachedRun(stamp, Status(status), bool(ended), last_alive, bool(orphaned))
+                for path, stamp, status, ended, last_alive, orphaned in rows
             }
 
     def records(self, root: str) -> list[RunRecord]:
-        """All records of runs below `root`, orphans too, in the order of their start."""
-        rows = self._connection.execute(f"{_SELECT} ORDER BY start, run_dir", (to_text(root),))
-        with _trust():
-            return [record_of(row) for row in rows]
+        """Return the records of all runs below `root`, orphans too, in the order of their start."""
+        rows = self._connection.execute(
+            "SELECT run_dir, record, orphaned FROM runs WHERE root = ? ORDER BY start, run_dir", (os.fsencode(root),)
+        )
+        with _damage_errors():
+            return [
+                msgspec.structs.replace(_decoder.decode(record), run_dir=os.fsdecode(path), orphaned=bool(orphaned))
+                for path, record, orphaned in rows
+            ]
 
     def save(
         self,
@@ -142,45 +169,44 @@ class Store:
         full: bool = False,
         now: float | None = None,
     ) -> None:
-        """Bring the outcome of one scan in, in one transaction; `rows` are of what was read anew.
-
-        `full` replaces all that was known.
-        """
-        key = to_text(root)
+        """Store the result of one scan in one transaction; with `full`, forget everything that was known before."""
+        key = os.fsencode(root)
         with _transaction(self._connection) as connection:
             if full:
                 connection.execute("DELETE FROM runs WHERE root = ?", (key,))
-            connection.executemany(_UPSERT, rows)
-            for gone, paths in ((1, orphans), (0, found_again)):
-                marks = [(gone, key, to_text(path)) for path in paths]
-                connection.executemany("UPDATE runs SET orphaned = ? WHERE root = ? AND run_dir = ?", marks)
+            connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for orphaned, paths in ((1, orphans), (0, found_again)):
+                connection.executemany(
+                    "UPDATE runs SET orphaned = ? WHERE root = ? AND run_dir = ?",
+                    [(orphaned, key, os.fsencode(path)) for path in paths],
+                )
             scanned = (key, time.time() if now is None else now)
             connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
 
 
-def damaged(error: sqlite3.Error) -> bool:
-    """Whether the error means that the file's content is broken, as against a lock or a disk that fails."""
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether the error means that the file's content is broken, and not that it is locked or out of reach."""
     code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, _DamagedError) or (code is not None and code & 0xFF in _DAMAGED)
+    return isinstance(error, _DamagedRowError) or (code is not None and code & 0xFF in _CORRUPT)
 
 
 @contextlib.contextmanager
-def _trust() -> Iterator[None]:
-    """Rows are read without checks; one that is not ours shows by these errors."""
+def _damage_errors() -> Iterator[None]:
+    """Turn the errors that a foreign row causes into one that means damage."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _DamagedError(f"a row of the cache cannot be read ({error})") from error
+        raise _DamagedRowError(f"a row of the cache cannot be read ({error})") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
+    return sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
 
 
-def _is_others(path: Path, *, own_place: bool) -> bool:
-    """Whether the file holds something else than a cache, judged before a database is made of it."""
+def _is_foreign(path: Path, *, default_path: bool) -> bool:
+    """Return whether the file is something else than a cache, before SQLite turns it into a database."""
     try:
-        # Before it is opened: a pipe would wait, a device is not to be replaced.
+        # Look before opening: a pipe would block, and a device must not be replaced.
         if not stat.S_ISREG(path.stat().st_mode):
             return True
         with path.open("rb") as file:
@@ -188,36 +214,37 @@ def _is_others(path: Path, *, own_place: bool) -> bool:
     except FileNotFoundError:
         return False
     if not head.startswith(_MAGIC):
-        return bool(head) and not own_place
-    return head[68:72] != _APPLICATION.to_bytes(4, "big")
+        return bool(head) and not default_path
+    # Bytes 68 to 71 of a SQLite file hold its application id.
+    return head[68:72] != _APPLICATION_ID.to_bytes(4, "big")
 
 
-def _not_ours(path: Path) -> UsageError:
+def _foreign_error(path: Path) -> UsageError:
     return UsageError(
         f"{path} is not a cache of runs, so it stays as it is.",
         hint="Give --db a file that does not exist yet, or move this one away.",
     )
 
 
-def _ready(connection: sqlite3.Connection, path: Path) -> str:
-    """Make the tables where they are missing or older; returns what to tell."""
-    # The cache can be made anew: a power cut may cost it, never a scan's time.
+def _prepare(connection: sqlite3.Connection, path: Path) -> str:
+    """Make the tables if they are missing or of an older format. Return a message for the user ("" for none)."""
+    # A power cut may cost the cache, which can be rebuilt; waiting for the disk would slow down every scan.
     connection.execute("PRAGMA synchronous = OFF")
     if _version(connection) == FORMAT:
         return ""
     with _transaction(connection):
-        version = _version(connection)  # of two processes that make the same cache, one was faster
+        version = _version(connection)  # again, since another process may have made the tables meanwhile
         if version > FORMAT:
             raise NewerStoreError(f"The cache of runs {path} was made by a newer bridge and stays as it is.")
         if version == FORMAT:
             return ""
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        if tables and connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
-            raise _not_ours(path)  # the file was empty a moment ago: somebody else has filled it
+        if tables and connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
+            raise _foreign_error(path)  # the file was empty a moment ago, and another program has filled it
         for name in tables:
             quoted = name.replace('"', '""')
             connection.execute(f'DROP TABLE "{quoted}"')
-        _create(connection)
+        _create_tables(connection)
     return f"The cache of runs {path} has an older format; it is rebuilt." if tables else ""
 
 
@@ -232,15 +259,153 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         yield connection
         connection.execute("COMMIT")
     except BaseException:
-        # After some errors (a full disk) SQLite has rolled back by itself.
+        # After some errors, such as a full disk, SQLite has rolled back already.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    """Make the tables, within a transaction."""
-    connection.execute(f"CREATE TABLE runs ({_NAMES}, PRIMARY KEY (root, run_dir))")
-    connection.execute("CREATE TABLE scans (root PRIMARY KEY, scanned_at REAL NOT NULL)")
-    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+def _create_tables(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        connection.execute(statement)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The scan
+# ---------------------------------------------------------------------------------------------------------------------
+
+_SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
+_CLOCK_TOLERANCE_S = 120.0
+"""Seconds by which the clocks of this machine and of the file server may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """The counts of a scan: `total` = `upserted` (read again) + `unchanged` + `invalid` (cannot be read).
+
+    `orphaned` counts known runs that are not found any more, whether they are gone, moved, or no run directory now.
+    `problems` are pairs (run directory, reason), one for each invalid run.
+    """
+
+    root: str
+    total: int
+    upserted: int
+    unchanged: int
+    invalid: int
+    orphaned: int
+    seconds: float
+    problems: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        problems = [{"run_dir": path, "reason": reason} for path, reason in self.problems]
+        return asdict(self) | {"problems": problems}
+
+
+def scan(
+    root: str,
+    store: Store,
+    *,
+    full: bool = False,
+    heartbeat_timeout: float = 180.0,
+    walk: Callable[[list[str]], Iterable[str]],
+    read: Callable[[Path], Run],
+) -> ScanReport:
+    """Bring `store` up to date with the run directories at and below the real path `root`.
+
+    With `full`, read all of them again and forget those that are gone. A run that cannot be read keeps its last record.
+    `heartbeat_timeout` must be the one that `read` uses.
+    """
+    began = time.perf_counter()
+    known = {} if full else store.known(root)
+    rows: list[Row] = []
+    problems: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
+    for run_dir in walk([root]):
+        seen.add(run_dir)
+        before = known.get(run_dir)
+        sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
+        stamp = _stamp(run_dir, sidecar, summary)
+        if before and _has_stamp(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
+            continue
+        try:
+            record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
+            if record is None:
+                stamp += _hparams_mark(run_dir)
+                record = RunRecord.of(with_summary(read(Path(run_dir))))
+            rows.append(_row(root, stamp, record))
+        except RunDirectoryError as error:
+            problems.append((run_dir, error.message))
+        except Exception as error:  # whatever goes wrong with one run, the others are found all the same
+            log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
+            problems.append((run_dir, hide_all(f"{type(error).__name__}: {error}")))
+    gone = [path for path in known if path not in seen]
+    store.save(
+        root,
+        rows=rows,
+        orphans=[path for path in gone if not known[path].orphaned],
+        found_again=[path for path, before in known.items() if before.orphaned and path in seen],
+        full=full,
+    )
+    return ScanReport(
+        root=root,
+        total=len(seen),
+        upserted=len(rows),
+        unchanged=len(seen) - len(rows) - len(problems),
+        invalid=len(problems),
+        orphaned=len(gone),
+        seconds=time.perf_counter() - began,
+        problems=tuple(problems),
+    )
+
+
+def _row(root: str, stamp: str, record: RunRecord) -> Row:
+    # Without the path, which need not be UTF-8.
+    encoded = _encoder.encode(msgspec.structs.replace(record, run_dir=""))
+    paths = (os.fsencode(root), os.fsencode(record.run_dir))
+    ended = record.status_word in TERMINAL_STATUSES
+    return (*paths, stamp, record.status, ended, record.last_alive, record.start, 0, encoded)
+
+
+def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None) -> str:
+    """Return a text that changes if any file that the record is made of is replaced or grows."""
+    parts = [_mark(sidecar), _mark(summary)]
+    if sidecar is None:
+        parts.append(_mark(_lstat(f"{run_dir}/metrics.csv")))
+    elif stat.S_ISLNK(sidecar.st_mode):
+        with contextlib.suppress(OSError):
+            parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
+    return "|".join(parts)
+
+
+def _hparams_mark(run_dir: str) -> str:
+    """Return the part of a stamp that `read_ended` does not need: hparams.yaml counts if a sidecar has no hparams."""
+    return f"|{_mark(_lstat(f'{run_dir}/hparams.yaml'))}"
+
+
+def _has_stamp(run_dir: str, before: CachedRun, stamp: str) -> bool:
+    return before.stamp == stamp or (
+        before.stamp.startswith(f"{stamp}|") and before.stamp == stamp + _hparams_mark(run_dir)
+    )
+
+
+def _mark(found: os.stat_result | None) -> str:
+    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}" if found else ""
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float) -> bool:
+    """Return whether a sign of life, or its absence, may change the status though no sidecar was written."""
+    if before.ended:
+        return False
+    if before.status is Status.RUNNING or before.last_alive >= doubtful_since:
+        return True
+    signs = (_lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
+    return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)

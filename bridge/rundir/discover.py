@@ -76,13 +76,12 @@ def discover(roots: Sequence[Path]) -> Discovery:
 
 
 def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator[str]:
-    """Yield the run directories at and below `roots` (real paths of folders), and add to `skipped`.
+    """Yield the run directories at and below `roots` (real paths of folders), and add to `skipped` unless it is None.
 
     The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
     directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
     a run's checkpoints and media.
     """
-    skipped = [] if skipped is None else skipped
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
     while waiting:
@@ -93,7 +92,8 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
         try:
             files, folders, links = _listing(folder)
         except OSError as error:
-            skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
+            if skipped is not None:
+                skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
             continue
         if TARGET_MARK in files:
             continue
@@ -102,9 +102,10 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
             yield folder
             follow = False
             for name in _OF_A_RUN:
-                if name in folders:
-                    skipped += _runs_within(folder, name, folders.pop(name))
-        elif "metrics.csv" in files:
+                inner = folders.pop(name, None)
+                if inner is not None and skipped is not None:
+                    skipped += _runs_within(folder, name, inner)
+        elif "metrics.csv" in files and skipped is not None:
             skipped.append(Skipped(Path(folder), reason))
         below = {**folders, **links} if follow else folders
         waiting += [(below[name], follow) for name in sorted(below, reverse=True)]

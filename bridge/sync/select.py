@@ -18,11 +18,8 @@ from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.model import Run, Status
-from bridge.registry.record import RunRecord
-from bridge.registry.refs import status_of
-from bridge.registry.summary import with_summary
-from bridge.registry.tokens import duration_of, time_of
-from bridge.registry.where import Where, parse
+from bridge.registry.record import RunRecord, with_summary
+from bridge.registry.where import Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.report import Action, RunReport

@@ -6,17 +6,16 @@ import json
 import sqlite3
 import tempfile
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bridge.registry.scanner import scan
-from bridge.registry.store import Store
+from bridge.registry.store import Store, scan
 from bridge.rundir.discover import walk
 from bridge.rundir.run import read_run
 from tests.benchmarks.rows import OURS, row
-from tests.run_dirs import write_metrics, write_sidecar
+from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 
 ORIGINAL = "the original's way"
 _ROUNDS = 3
@@ -56,7 +55,8 @@ def make_tree(root: Path, runs: int) -> None:
         path = root / f"sweep-{number // 100:03d}" / f"run-{number:05d}"
         values = dict.fromkeys(names, number / runs)
         hparams = {"lr": 0.1 / (number % 9 + 1), "model.name": "resnet18", "model.layers": 18, "seed": number}
-        write_sidecar(path, tags=["sweep:12"], notes="baseline", hparams=hparams, summary=values)
+        times = {"created_at": CREATED_S, "ended_at": CREATED_S + 3600, "updated_at": CREATED_S + 3600}
+        write_sidecar(path, tags=["sweep:12"], notes="baseline", hparams=hparams, summary=values, **times)
         stats = {name: {"last": value, "min": value, "max": value, "count": 100} for name, value in values.items()}
         (path / "summary.json").write_text(json.dumps({"schema_version": 1, "step": 100, "epoch": 9, "metrics": stats}))
         write_metrics(path, [*names, "step"], [])
@@ -122,9 +122,9 @@ def _original_fields(data: dict[str, Any]) -> tuple[Any, ...]:
     return (
         data["run_id"],
         data["status"],
-        datetime.fromisoformat(data["created_at"]).isoformat(),
-        ended_at and datetime.fromisoformat(ended_at).isoformat(),
-        datetime.fromisoformat(data["updated_at"]).isoformat(),
+        datetime.fromtimestamp(data["created_at"], UTC).isoformat(),
+        ended_at and datetime.fromtimestamp(ended_at, UTC).isoformat(),
+        datetime.fromtimestamp(data["updated_at"], UTC).isoformat(),
         json.dumps(data["tags"]),
         data["notes"],
         json.dumps(data["hparams"]),

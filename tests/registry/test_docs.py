@@ -6,8 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bridge.registry.refs import FIELDS, STATISTICS
-from bridge.registry.where import parse
+from bridge.registry.where import FIELDS, STATISTICS, parse
 from tests.registry.records import record
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"

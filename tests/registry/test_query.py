@@ -18,7 +18,7 @@ import bridge
 from bridge.errors import BridgeError, UsageError
 from bridge.model import Status
 from bridge.registry import Registry
-from bridge.registry.table import columns, write_csv, write_parquet
+from bridge.registry.query import columns, write_csv, write_parquet
 from tests.registry.records import START, record
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def test_a_status_and_a_limit_that_are_none() -> None:
     """A word that is no status, and a limit below zero, are errors, not an empty answer or a wrong one."""
     with pytest.raises(UsageError, match=r"There is no status 'complete'; did you mean 'completed'\?"):
         ids(status="complete")
-    with pytest.raises(UsageError, match="limit is the most runs that are wanted, so -1 is none"):
+    with pytest.raises(UsageError, match="limit must not be negative, but is -1"):
         ids(limit=-1)
 
 

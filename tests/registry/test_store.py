@@ -143,7 +143,7 @@ def test_a_database_that_fills_between_the_look_and_the_lock_is_refused(tmp_path
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE results (x)")
     with pytest.raises(UsageError, match="is not a cache of runs"):
-        store_module._ready(connection, file)
+        store_module._prepare(connection, file)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("results",)]
     connection.close()
 
@@ -182,7 +182,7 @@ def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: py
     """Where another process holds the lock for too long, the scan goes on in memory with one message."""
     opened(runs)
     make_run(runs / "c")
-    monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 0.01)
     holder = sqlite3.connect(file_of(cache), isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     registry, said = opened(runs)

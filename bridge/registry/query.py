@@ -1,0 +1,317 @@
+"""Queries: the runs of a tree as records, chosen, sorted, and as a table."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import sqlite3
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridge.errors import BridgeError, UsageError
+from bridge.files import cache_dir as default_cache_dir
+from bridge.registry.store import NewerStoreError, Store, is_damage
+from bridge.registry.store import scan as scan_into
+from bridge.registry.where import named, parse, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+
+    from bridge.model import Scalar
+    from bridge.registry.record import RunRecord
+    from bridge.registry.store import ScanReport
+    from bridge.registry.where import Ref
+
+__all__ = ["Registry", "columns", "open_registry", "ordered", "time_columns", "write_csv", "write_parquet"]
+
+T = TypeVar("T")
+
+
+class Registry:
+    """The records of all runs below a root as of its last scan, in the order of their start.
+
+    `report` holds the counts of the scan, None if there was none. Runs whose directory is gone are in `orphans` only.
+    """
+
+    def __init__(self, records: Sequence[RunRecord], *, root: Path, report: ScanReport | None = None) -> None:
+        self.root = root
+        self.report = report
+        self._records = tuple(record for record in records if not record.orphaned)
+        self.orphans = tuple(record for record in records if record.orphaned)
+        # If several directories have one run id, the one that started last counts.
+        self._by_id = {record.run_id: record for record in self._records}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return iter(self._records)
+
+    def __contains__(self, run_id: object) -> bool:
+        return run_id in self._by_id
+
+    def __getitem__(self, run_id: str) -> RunRecord:
+        return self._by_id[run_id]
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return the run with this id, of several the one that started last; None if there is none."""
+        return self._by_id.get(run_id)
+
+    def query(
+        self,
+        *,
+        tag: str | Sequence[str] | None = None,
+        status: str | Sequence[str] | None = None,
+        alive: bool | None = None,
+        hparams: Mapping[str, Scalar] | None = None,
+        where: str | None = None,
+        sort_by: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        """Return the runs that have every tag, one of the statuses, equal hyperparameters, and for which `where` holds.
+
+        `sort_by` is a field, `hparams.KEY`, `summary.METRIC` (the last value), `max.METRIC` or `min.METRIC`; the whole
+        rest after the first dot is the name. Runs without a value come last. Raises UsageError for an unknown field or
+        status, a wrong condition, or a negative limit.
+        """
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit must not be negative, but is {limit}.")
+        tags, statuses = _several(tag), [status_of(word) for word in _several(status)]
+        condition = None if where is None else parse(where)
+        found = [
+            record
+            for record in self._records
+            if all(name in record.tags for name in tags)
+            and (status is None or record.status in statuses)
+            and (alive is None or record.alive == alive)
+            and all(record.hparams.get(key, ...) == value for key, value in (hparams or {}).items())
+            and (condition is None or condition.holds(record))
+        ]
+        if sort_by is not None:
+            found = ordered(found, named(sort_by), descending=descending)
+        elif descending:
+            found.reverse()
+        return found[:limit]
+
+    def to_dataframe(self, records: Sequence[RunRecord] | None = None) -> pd.DataFrame:
+        """Return a pandas table with a line for each run: its fields, `hparams.*`, `summary.*`, `max.*` and `min.*`.
+
+        Times have a zone. `records` are all runs by default. Raises BridgeError if pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise BridgeError(
+                "to_dataframe needs pandas, which is not installed.", hint="pip install pandas"
+            ) from error
+        frame = pd.DataFrame(columns(self._records if records is None else records))
+        for name in time_columns:
+            if name in frame:
+                frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601", errors="coerce")
+        return frame
+
+
+def open_registry(
+    root: str | os.PathLike[str],
+    *,
+    db_path: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    scan: bool = True,
+    scan_ttl_s: float = 0.0,
+    full: bool = False,
+    heartbeat_timeout: float = 180.0,
+    say: Callable[[str], None] | None = None,
+) -> Registry:
+    """Return the runs at and below `root`, read through the SQLite cache, after a scan if one is due.
+
+    The cache is the file `db_path`, by default one for the real path of `root` in `cache_dir`, by default the user's
+    cache directory. A root that is a run directory needs none. `scan=False` takes the cache as it is, a positive
+    `scan_ttl_s` skips the scan if the last one is younger, and `full` reads every run again. A cache that is damaged or
+    of an older format is rebuilt; without a usable one the scan works in memory. Both are reported once, through `say`
+    (by default a warning of the logger `bridge.registry`). Raises UsageError if `root` is no directory.
+    """
+    real = os.path.realpath(root)
+    if not os.path.isdir(real):  # noqa: PTH112
+        raise UsageError(f"{os.fspath(root)} is no directory.")
+    say = say or logging.getLogger("bridge.registry").warning
+    load = partial(_load, real, scan=scan, ttl=scan_ttl_s, full=full, heartbeat_timeout=heartbeat_timeout)
+    if db_path is None and _is_run(real):
+        return load(Store.in_memory())
+    try:
+        path = Path(db_path) if db_path is not None else _cache_file(real, cache_dir)
+        return _with_file(path, load, say, default_path=db_path is None)
+    except (sqlite3.Error, OSError, RuntimeError, NewerStoreError) as error:
+        say(f"The cache of runs cannot be used, so this goes on in memory: {error}")
+    return load(Store.in_memory())
+
+
+def _with_file(path: Path, load: Callable[[Store], T], say: Callable[[str], None], *, default_path: bool) -> T:
+    """Call `load` with the store in `path`, and again with a rebuilt one if its content turns out to be broken."""
+    store, message = Store.open(path, default_path=default_path)
+    if message:
+        say(message)
+    try:
+        return load(store)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+    finally:
+        store.close()
+    say(f"The cache of runs {path} was damaged; it is rebuilt.")
+    store = Store.rebuilt(path)
+    try:
+        return load(store)
+    finally:
+        store.close()
+
+
+def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartbeat_timeout: float) -> Registry:
+    report = None
+    scanned_at = store.scanned_at(root)
+    if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
+        from bridge.rundir.discover import walk
+        from bridge.rundir.run import read_run
+        from bridge.rundir.times import Clock
+
+        read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
+        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, walk=walk, read=read)
+    return Registry(store.records(root), root=Path(root), report=report)
+
+
+def _clock_dir() -> Path | None:
+    """Return a folder to write a file to, which tells the file server's time; None if there is no home."""
+    try:
+        return default_cache_dir()
+    except RuntimeError:
+        return None
+
+
+def _cache_file(root: str, directory: str | os.PathLike[str] | None) -> Path:
+    """Return the cache's file for a root, named by a digest of its real path."""
+    base = default_cache_dir() / "registry" if directory is None else Path(directory)
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return base / f"runs-{digest}.sqlite"
+
+
+def _is_run(path: str) -> bool:
+    return any(os.path.isfile(f"{path}/{name}") for name in ("sidecar.json", "metrics.csv"))  # noqa: PTH113
+
+
+def _several(value: str | Sequence[str] | None) -> Sequence[str]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Order and tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def ordered(records: Sequence[RunRecord], by: Ref, *, descending: bool = False) -> list[RunRecord]:
+    """Return the records sorted by the value that `by` names: numbers before texts, equal ones in their order.
+
+    Those without a value, or with NaN, come last in either direction.
+    """
+    present: list[tuple[tuple[int, Any], RunRecord]] = []
+    missing: list[RunRecord] = []
+    for record in records:
+        key = _sort_key(by.of(record))
+        if key is None:
+            missing.append(record)
+        else:
+            present.append((key, record))
+    present.sort(key=lambda pair: pair[0], reverse=descending)
+    return [record for _, record in present] + missing
+
+
+def _sort_key(value: Any) -> tuple[int, Any] | None:
+    """Return a key that sorts next to that of any other value; None for a missing one."""
+    if isinstance(value, int | float):
+        return None if value != value else (0, value)  # noqa: PLR0124 - only NaN differs from itself
+    if isinstance(value, str):
+        return (1, str(value))
+    return (2, value) if isinstance(value, tuple) else None
+
+
+_FIELDS = (
+    "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
+    "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions",
+)  # fmt: skip
+time_columns = ("created_at", "ended_at", "heartbeat", "updated_at")
+"""The columns that hold times, as ISO text in UTC."""
+
+
+def columns(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Return the records as columns of one length: fields, then `hparams.*`, `summary.*`, `max.*` and `min.*`.
+
+    A value that a run does not have is None. Tags are joined by `, `.
+    """
+    table: dict[str, list[Any]] = {name: [_cell(getattr(record, name)) for record in records] for name in _FIELDS}
+    for key in _sorted_names(record.hparams for record in records):
+        table[f"hparams.{key}"] = [record.hparams.get(key) for record in records]
+    metrics = _sorted_names((*record.summary, *record.stats) for record in records)
+    for head, statistic in (("summary", "last"), ("max", "max"), ("min", "min")):
+        for metric in metrics:
+            table[f"{head}.{metric}"] = [record.metric(metric, statistic) for record in records]
+    return table
+
+
+def write_csv(table: Mapping[str, list[Any]], path: Path) -> None:
+    """Write the table as CSV (UTF-8, one header line) in place of `path`; a missing value is an empty cell.
+
+    Raises BridgeError if that fails.
+    """
+    import csv
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    _write(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+
+
+def write_parquet(table: Mapping[str, list[Any]], path: Path) -> None:
+    """Write the table as Parquet in place of `path`; a column of mixed types becomes text. Raises BridgeError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    # Into memory first: if pyarrow fails to write a file, it deletes it, whatever was there before.
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table({name: _arrow_array(pa, values) for name, values in table.items()}), sink)
+    _write(path, sink.getvalue())
+
+
+def _write(path: Path, data: Any) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _arrow_array(pa: Any, values: Sequence[Any]) -> Any:
+    kinds = {type(value) for value in values if value is not None}
+    try:
+        if kinds <= {int, float} and float in kinds:
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        if len(kinds) == 1 and str not in kinds:
+            return pa.array(values)
+    except (OverflowError, pa.ArrowInvalid):
+        pass  # a whole number beyond 64 bits, or beyond the largest float
+    texts = [None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _sorted_names(several: Iterable[Iterable[str]]) -> list[str]:
+    return sorted({name for names in several for name in names})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value) if isinstance(value, str) else value
