@@ -8,12 +8,14 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.errors import BridgeError, UsageError
 from bridge.files import cache_dir as default_cache_dir
+from bridge.model import Status
 from bridge.registry.store import NewerStoreError, Store, is_damage
 from bridge.registry.store import scan as scan_into
 from bridge.registry.where import named, parse, status_of
@@ -59,6 +61,15 @@ class Registry:
     def __getitem__(self, run_id: str) -> RunRecord:
         return self._by_id[run_id]
 
+    def __repr__(self) -> str:
+        counts = Counter(record.status for record in self._records)
+        statuses = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+        orphans = f", {len(self.orphans)} orphaned" if self.orphans else ""
+        return f"<Registry {self.root}: {len(self)} runs ({statuses or 'none'}){orphans}>"
+
+    def close(self) -> None:
+        """Do nothing: the records are in memory, and the cache is closed. Code for the original registry calls this."""
+
     def get(self, run_id: str) -> RunRecord | None:
         """Return the run with this id, of several the one that started last; None if there is none."""
         return self._by_id.get(run_id)
@@ -72,14 +83,15 @@ class Registry:
         hparams: Mapping[str, Scalar] | None = None,
         where: str | None = None,
         sort_by: str | None = None,
-        descending: bool = False,
+        descending: bool | None = None,
         limit: int | None = None,
     ) -> list[RunRecord]:
         """Return the runs that have every tag, one of the statuses, equal hyperparameters, and for which `where` holds.
 
         `sort_by` is a field, `hparams.KEY`, `summary.METRIC` (the last value), `max.METRIC` or `min.METRIC`; the whole
-        rest after the first dot is the name. Runs without a value come last. Raises UsageError for an unknown field or
-        status, a wrong condition, or a negative limit.
+        rest after the first dot is the name. The greatest value comes first unless `descending` is false; runs without
+        a value come last. Without `sort_by` the runs are in the order of their start, the newest first if `descending`.
+        Raises UsageError for an unknown field or status, a wrong condition, or a negative limit.
         """
         if limit is not None and limit < 0:
             raise UsageError(f"limit must not be negative, but is {limit}.")
@@ -95,15 +107,16 @@ class Registry:
             and (condition is None or condition.holds(record))
         ]
         if sort_by is not None:
-            found = ordered(found, named(sort_by), descending=descending)
+            found = ordered(found, named(sort_by), descending=descending is not False)
         elif descending:
             found.reverse()
         return found[:limit]
 
-    def to_dataframe(self, records: Sequence[RunRecord] | None = None) -> pd.DataFrame:
+    def to_dataframe(self, records: Sequence[RunRecord] | None = None, **query: Any) -> pd.DataFrame:
         """Return a pandas table with a line for each run: its fields, `hparams.*`, `summary.*`, `max.*` and `min.*`.
 
-        Times have a zone. `records` are all runs by default. Raises BridgeError if pandas is not installed.
+        The runs are `records`, or else those that `query` finds with these keywords, which are all without any. Times
+        have a zone. Raises BridgeError if pandas is not installed, and UsageError as `query` does.
         """
         try:
             import pandas as pd
@@ -111,7 +124,7 @@ class Registry:
             raise BridgeError(
                 "to_dataframe needs pandas, which is not installed.", hint="pip install pandas"
             ) from error
-        frame = pd.DataFrame(columns(self._records if records is None else records))
+        frame = pd.DataFrame(columns(self.query(**query) if records is None else records))
         for name in time_columns:
             if name in frame:
                 frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601", errors="coerce")

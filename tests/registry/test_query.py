@@ -55,6 +55,14 @@ def test_a_registry_is_a_collection() -> None:
         REGISTRY["nobody"]
 
 
+def test_a_registry_can_be_printed_and_closed() -> None:
+    """Its repr counts runs by status; after `close` it still answers."""
+    assert repr(REGISTRY) == "<Registry /runs: 3 runs (1 running, 2 completed), 1 orphaned>"
+    assert repr(Registry([], root=Path("/runs"))) == "<Registry /runs: 0 runs (none)>"
+    REGISTRY.close()
+    assert len(REGISTRY) == 3
+
+
 def test_of_two_runs_with_one_id_the_later_start_is_meant() -> None:
     """A requeued run that was copied aside is found as the newer of the two."""
     later = record("a", run_dir="/runs/later", start=START + 9)
@@ -91,7 +99,12 @@ def test_what_is_asked_for_must_all_hold() -> None:
 )
 def test_sorting(sort_by: str, rising: str, falling: str) -> None:
     """Any field, hyperparameter or metric sorts; a missing value and NaN come last either way, ties keep their order."""
-    assert (ids(sort_by=sort_by), ids(sort_by=sort_by, descending=True)) == (rising, falling)
+    assert (ids(sort_by=sort_by, descending=False), ids(sort_by=sort_by)) == (rising, falling)
+
+
+def test_the_greatest_value_comes_first() -> None:
+    """As in the original registry, `sort_by` with `limit` gives the best runs."""
+    assert (ids(sort_by="summary.acc", limit=2), ids(sort_by="summary.acc", limit=1, descending=True)) == ("ba", "b")
 
 
 def test_without_a_key_descending_means_newest_first() -> None:
@@ -195,6 +208,7 @@ def test_dataframe() -> None:
     assert frame["created_at"][0] == pandas.Timestamp("2026-04-10T12:00:00Z")
     assert math.isnan(frame["summary.loss"][0])
     assert REGISTRY.to_dataframe([B])["max.acc"].tolist() == [0.8]
+    assert REGISTRY.to_dataframe(tag="x", sort_by="summary.acc")["run_id"].tolist() == ["b", "a"]
 
 
 def test_dataframe_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
