@@ -120,6 +120,7 @@ class Run:
     checkpoint: str | None = None
     summary: Mapping[str, float] = field(default_factory=dict)
     summary_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summary_rows: int | None = None
     time_column: str | None = None
     files: Mapping[str, RunFile] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()

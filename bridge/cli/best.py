@@ -12,10 +12,9 @@ from msgspec.structs import asdict
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.output import Exit, Output
 from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
-from bridge.model import Status
 from bridge.options import CacheOptions, FilterOptions, TableOptions
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import Selection, Top, select
+from bridge.sync.select import Selection, Top, describe_left_out, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +38,7 @@ def best(
     limit: int,
     out: Output,
 ) -> int:
-    """List the runs with the best values of a metric: completed ones, unless --status asks for others."""
+    """List the runs with the best values of a metric: ended ones, unless --status asks for others."""
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
     filters = Selection.of(**asdict(selection))
@@ -49,8 +48,11 @@ def best(
         _explain(top, filters, records, out)
         if not out.json:
             return Exit.NOTHING_DONE
+    left_out = describe_left_out(records, replace(filters, top=top))
     columns = shown or [*_columns(top), *differing_hparams(chosen, most=4)]
     deliver(chosen, columns, least=len(shown) or 2, table=table, out=out)
+    if chosen and left_out:
+        out.say(left_out)
     return Exit.DONE if chosen else Exit.NOTHING_DONE
 
 
@@ -63,7 +65,8 @@ def _columns(top: Top) -> list[Ref]:
 def _explain(top: Top, selection: Selection, records: Sequence[RunRecord], out: Output) -> None:
     """Print why no run was chosen."""
     warn_of_unknown([Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)], records, out)
-    any_status = replace(selection, statuses=tuple(Status), top=replace(top, count=max(1, len(records))))
-    others = len(select(records, any_status))
-    more = f"; {others} of another status do, see --status" if others and not selection.statuses else ""
-    out.say(f"None of {len(records)} runs that were asked for has a value of {top.metric}{more}.")
+    left_out = describe_left_out(records, replace(selection, top=top))
+    out.say(
+        f"None of {len(records)} runs that were asked for has a value of {top.metric}."
+        + (f" {left_out}" if left_out else "")
+    )

@@ -13,8 +13,9 @@ from bridge.cli.output import Exit, Output, counted
 from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered
+from bridge.registry.statistics import with_statistics
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import Selection, select
+from bridge.sync.select import Selection, describe_left_out, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     "--sort",
     metavar="NAME",
     shell_complete=complete_metrics,
-    help="Order by a field, metric or hparams.x; default: newest first.",
+    help="Order by a metric, the greatest first, or by a field or hparams.x, the smallest first; default: newest first.",
 )
 @click.option("--reverse", is_flag=True, help="Reverse the order.")
 def ls(
@@ -53,7 +54,8 @@ def ls(
     chosen = [record for record in select(records, chosen_by) if liveness in (None, str(record.status))]
     if by:
         warn_of_unknown([by], records, out)
-        chosen = ordered(chosen, by, descending=reverse)
+        is_metric = by.kind is Kind.METRIC
+        chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
     elif reverse:
         chosen.reverse()
     chosen = chosen[:limit]
@@ -61,6 +63,8 @@ def ls(
         warn_of_unknown(shown, records, out)
     deliver(chosen, shown or _columns(chosen, chosen_by), least=len(shown) or 4, table=table, out=out)
     out.say(_count(len(chosen), len(records), runs))
+    if left_out := describe_left_out(records, chosen_by):
+        out.say(left_out)
 
 
 def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ import click
 from bridge.cli.output import Output, counted, new_table, plain
 from bridge.registry import open_registry
 from bridge.registry.query import columns, write_csv, write_parquet
+from bridge.registry.statistics import with_statistics
 from bridge.registry.where import FIELDS, Kind, Ref, column
 
 if TYPE_CHECKING:
@@ -38,7 +39,14 @@ def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, f
     """Scan RUNS and return a registry for each, each directory once. Messages about a cache go to stderr."""
     roots = {os.path.realpath(path): path for path in runs}
     return [
-        open_registry(root, say=out.warn, db_path=cache.db, heartbeat_timeout=cache.heartbeat_timeout, full=full)
+        open_registry(
+            root,
+            say=out.warn,
+            db_path=cache.db,
+            heartbeat_timeout=cache.heartbeat_timeout,
+            full=full,
+            statistics=False,  # `select` and `deliver` complete those that are needed
+        )
         for root in roots
     ]
 
@@ -84,6 +92,8 @@ def deliver(
 
     On a terminal too narrow for the table the last columns are left out, but never the first `least`.
     """
+    if out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in shown):
+        records = with_statistics(records)
     for path, write in ((table.csv, write_csv), (table.parquet, write_parquet)):
         if path is not None:
             write(columns(records), path)

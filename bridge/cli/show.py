@@ -13,6 +13,7 @@ from bridge.cli.output import Exit, Output, new_table, plain
 from bridge.cli.records import RECORDS_VERSION, cell, open_registries, records_of
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.options import CacheOptions
+from bridge.registry.statistics import with_statistics
 from bridge.registry.where import Kind, Ref, column
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _STATISTICS = ("last", "max", "max_step", "min", "min_step", "count", "nan_count
 @click.argument("run", shell_complete=complete_run_ids)
 def show(run: str, runs: tuple[Path, ...], cache: CacheOptions, out: Output) -> None:
     """Show one run in full: RUN is a run directory, or the id of a run found in RUNS."""
-    record = find_run(run, runs, cache, out)
+    (record,) = with_statistics([find_run(run, runs, cache, out)])
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "run": record.to_dict()})
         return

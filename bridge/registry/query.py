@@ -112,6 +112,12 @@ class Registry:
             found.reverse()
         return found[:limit]
 
+    def with_statistics(self, cache_dir: str | os.PathLike[str] | None = None) -> Registry:
+        """Return a registry of records whose statistics cover all rows of their runs."""
+        from bridge.registry.statistics import with_statistics
+
+        return Registry([*with_statistics(self._records, cache_dir), *self.orphans], root=self.root, report=self.report)
+
     def to_dataframe(self, records: Sequence[RunRecord] | None = None, **query: Any) -> pd.DataFrame:
         """Return a pandas table with a line for each run: its fields, `hparams.*`, `summary.*`, `max.*` and `min.*`.
 
@@ -131,7 +137,7 @@ class Registry:
         return frame
 
 
-def open_registry(
+def open_registry(  # noqa: PLR0913 - one keyword for each choice
     root: str | os.PathLike[str],
     *,
     db_path: str | os.PathLike[str] | None = None,
@@ -140,13 +146,15 @@ def open_registry(
     scan_ttl_s: float = 0.0,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
+    statistics: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Registry:
     """Return the runs at and below `root`, read through the SQLite cache, after a scan if one is due.
 
     The cache is the file `db_path`, by default one for the real path of `root` in `cache_dir`, by default the user's
     cache directory. A root that is a run directory needs none. `scan=False` takes the cache as it is, a positive
-    `scan_ttl_s` skips the scan if the last one is younger, and `full` reads every run again. A cache that is damaged or
+    `scan_ttl_s` skips the scan if the last one is younger, and `full` reads every run again. Where summary.json does
+    not cover all rows of metrics.csv, the statistics are computed from that, once, unless `statistics` is false. A cache that is damaged or
     of an older format is rebuilt; without a usable one the scan works in memory. Both are reported once, through `say`
     (by default a warning of the logger `bridge.registry`). Raises UsageError if `root` is no directory.
     """
@@ -155,6 +163,17 @@ def open_registry(
         raise UsageError(f"{os.fspath(root)} is no directory.")
     say = say or logging.getLogger("bridge.registry").warning
     load = partial(_load, real, scan=scan, ttl=scan_ttl_s, full=full, heartbeat_timeout=heartbeat_timeout)
+    registry = _load_from_cache(real, load, db_path, cache_dir, say)
+    return registry.with_statistics(cache_dir) if statistics else registry
+
+
+def _load_from_cache(
+    real: str,
+    load: Callable[[Store], Registry],
+    db_path: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    say: Callable[[str], None],
+) -> Registry:
     if db_path is None and _is_run(real):
         return load(Store.in_memory())
     try:

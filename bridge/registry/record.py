@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, fitting, shortened
+from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, fitting, open_plain, shortened
 from bridge.model import Status
 from bridge.rundir.run import run_name
 from logger.sidecar import Sidecar, Summary
@@ -21,7 +21,7 @@ from logger.sidecar import Sidecar, Summary
 if TYPE_CHECKING:
     from bridge.model import Run
 
-__all__ = ["RunRecord", "iso", "read_ended", "with_summary"]
+__all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     `run_dir` is the real absolute path. `status` is the status that is shown (a dead run is `killed`), `status_word`
     that of the sidecar. `start`, `end` and `last_alive` are those of `bridge.model.Run`, `updated` is the sidecar's
     mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`, `count`, ...).
+    `covered` says that these cover all rows of metrics.csv; `bridge.registry.statistics` completes them otherwise.
     `orphaned` means that the last scan did not find the directory.
     """
 
@@ -52,6 +53,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     stats: dict[str, dict[str, Any]] = {}
     checkpoint_path: str | None = None
     sessions: int = 0
+    covered: bool = True
     orphaned: bool = False
 
     @property
@@ -91,6 +93,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         value = self.stats.get(name, {}).get(stat)
         return value if isinstance(value, int | float) else _NOT_FINITE.get(str(value))
 
+    def with_statistics(self, stats: dict[str, dict[str, Any]]) -> RunRecord:
+        """Return the record with statistics that cover all rows of metrics.csv."""
+        last = {name: of["last"] for name, of in stats.items() if of.get("last") is not None}
+        return msgspec.structs.replace(self, stats=stats, summary=last | self.summary, covered=True)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as strict JSON values: times as ISO text, numbers that are not finite as text."""
         return {
@@ -120,7 +127,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, run: Run) -> RunRecord:
         """Return the record of a run that was just read."""
-        sidecar = run.files.get("sidecar.json")
+        sidecar, summary, metrics = (run.files.get(name) for name in ("sidecar.json", "summary.json", "metrics.csv"))
         return cls(
             run_id=run.run_id,
             run_dir=str(run.path),
@@ -136,12 +143,48 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             tags=tuple(run.tags),
             notes=run.notes,
             archived=run.archived,
-            hparams={key: value if _is_storable(value) else str(value) for key, value in run.params.items()},
+            hparams=_storable(run.params),
             summary=dict(run.summary),
-            stats={name: dict(stats) for name, stats in run.summary_stats.items()},
+            stats={name: _storable(stats) for name, stats in run.summary_stats.items()},
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
+            covered=_covers_all_rows(
+                run.summary_rows,
+                None if summary is None else summary.mtime_ns,
+                str(metrics.path) if metrics else "",
+                metrics.mtime_ns if metrics else None,
+                running=run.running,
+            ),
         )
+
+
+def compute_statistics(run: Run) -> dict[str, dict[str, Any]]:
+    """Return the statistics of each metric in metrics.csv. Raises RunDirectoryError if that cannot be read."""
+    from bridge.rundir import read_summary
+
+    return {name: dict(of) for name, of in read_summary(replace(run, summary_stats={})).items()}
+
+
+def _covers_all_rows(
+    rows: int | None, summary_mtime_ns: int | None, metrics: str, metrics_mtime_ns: int | None, *, running: bool = False
+) -> bool:
+    """Return whether the statistics in summary.json are of all rows of the file `metrics`.
+
+    `rows` is the number of rows that summary.json says it covers. If it was written after the last row, it covers that.
+    While the run goes on, it may be a few seconds behind.
+    """
+    if metrics_mtime_ns is None:
+        return True
+    if rows is None or summary_mtime_ns is None:
+        return False
+    if running or metrics_mtime_ns <= summary_mtime_ns:
+        return True
+    try:
+        with open_plain(Path(metrics)) as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return True
+    return lines == rows + 1
 
 
 def iso(seconds: float) -> str:
@@ -152,22 +195,19 @@ def iso(seconds: float) -> str:
         return str(seconds)
 
 
-def with_summary(run: Run) -> Run:
-    """Return `run`; if it has neither a sidecar nor statistics, with those computed from its metrics.csv.
-
-    Raises RunDirectoryError if that cannot be read.
-    """
-    if run.summary_stats or "sidecar.json" in run.files or "metrics.csv" not in run.files:
-        return run
-    from bridge.rundir import read_summary
-
-    stats = read_summary(run)
-    return replace(run, summary_stats=stats, summary={name: entry["last"] for name, entry in stats.items()})
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as the cache can hold them: a whole number of more than 64 bits becomes a float."""
+    return {
+        key: value if type(value) is not int or -(1 << 63) <= value < 1 << 63 else _as_float(value)
+        for key, value in values.items()
+    }
 
 
-def _is_storable(value: object) -> bool:
-    """Return whether the cache can hold the value: a whole number of more than 64 bits becomes text."""
-    return type(value) is not int or -(1 << 63) <= value < 1 << 63
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -198,7 +238,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
     try:
         said = _sidecars.decode(_read(f"{run_dir}/sidecar.json", sidecar))
         stats = Summary() if summary is None else _summaries.decode(_read(f"{run_dir}/summary.json", summary))
-        signs = [_mtime(f"{run_dir}/{name}") for name in ("heartbeat", "metrics.csv")]
+        heartbeat, metrics = _lstat(f"{run_dir}/heartbeat"), _lstat(f"{run_dir}/metrics.csv")
     except (msgspec.MsgspecError, UnicodeError, OSError, RecursionError):
         return None
     status = _ENDED.get(said.status or "")
@@ -206,12 +246,14 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
     is_plain = said.run_id and said.hparams and said.summary and _SCALARS.issuperset(map(type, said.hparams.values()))
     if status is None or said.created_at is None or said.run_id is None or not is_plain:
         return None
+    if any(found is not None and not stat.S_ISREG(found.st_mode) for found in (heartbeat, metrics)):
+        return None
     name = said.display_name or run_name(said.run_id, Path(run_dir))
     longest = max(len(said.run_id), len(name))
     if longest > LONGEST_NAME or "\0" in said.run_id + identity or fitting(shortened(identity)) != identity:
         return None
     start = said.created_at
-    last_alive = next((sign for sign in signs if sign is not None), sidecar.st_mtime)
+    last_alive = (heartbeat or metrics or sidecar).st_mtime
     return RunRecord(
         run_id=said.run_id,
         run_dir=run_dir,
@@ -227,11 +269,17 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         tags=tuple(dict.fromkeys(said.tags)),
         notes=said.notes,
         archived=said.archived,
-        hparams=said.hparams,
+        hparams=_storable(said.hparams),
         summary=said.summary,
-        stats={metric: msgspec.structs.asdict(of) for metric, of in stats.metrics.items()},
+        stats={metric: _storable(msgspec.structs.asdict(of)) for metric, of in stats.metrics.items()},
         checkpoint_path=said.checkpoint_path,
         sessions=len(said.sessions),
+        covered=_covers_all_rows(
+            stats.rows,
+            None if summary is None else summary.st_mtime_ns,
+            f"{run_dir}/metrics.csv",
+            None if metrics is None else metrics.st_mtime_ns,
+        ),
     )
 
 
@@ -246,10 +294,8 @@ def _read(path: str, found: os.stat_result) -> bytes:
         os.close(descriptor)
 
 
-def _mtime(path: str) -> float | None:
-    """Return the mtime of a plain file; None if there is none. Raises OSError if it cannot be looked at."""
+def _lstat(path: str) -> os.stat_result | None:
     try:
-        found = os.lstat(path)
-    except FileNotFoundError:
+        return os.lstat(path)
+    except OSError:
         return None
-    return found.st_mtime if stat.S_ISREG(found.st_mode) else None

@@ -23,7 +23,7 @@ import msgspec
 
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
-from bridge.registry.record import RunRecord, read_ended, with_summary
+from bridge.registry.record import RunRecord, compute_statistics, read_ended
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
 
@@ -50,6 +50,9 @@ _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLES = (
     "CREATE TABLE runs (root BLOB, run_dir BLOB, stamp TEXT, status TEXT, ended INTEGER, last_alive REAL, start REAL,"
     " orphaned INTEGER, record BLOB, PRIMARY KEY (root, run_dir))",
+    # Statistics computed from a metrics.csv by a digest of its content, which is known by path and stamp.
+    "CREATE TABLE contents (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB)",
+    "CREATE TABLE statistics (digest BLOB PRIMARY KEY, stats BLOB)",
     "CREATE TABLE scans (root BLOB PRIMARY KEY, scanned_at REAL NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
@@ -182,6 +185,30 @@ class Store:
                 )
             scanned = (key, time.time() if now is None else now)
             connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
+
+    def content_of(self, path: str, stamp: str) -> bytes | None:
+        """Return the digest of the file that had this stamp; None if it is not known."""
+        row = self._connection.execute(
+            "SELECT digest FROM contents WHERE path = ? AND stamp = ?", (os.fsencode(path), stamp)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def statistics(self, digest: bytes) -> dict[str, dict[str, Any]] | None:
+        """Return the statistics of the metrics.csv with this content; None if they are not known."""
+        row = self._connection.execute("SELECT stats FROM statistics WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=dict[str, dict[str, Any]])
+
+    def keep_statistics(
+        self,
+        contents: Iterable[tuple[str, str, bytes]],
+        statistics: Iterable[tuple[bytes, dict[str, dict[str, Any]]]],
+    ) -> None:
+        """Store (path, stamp, digest) of files, and (digest, statistics) of contents."""
+        with _transaction(self._connection) as connection:
+            rows = [(os.fsencode(path), stamp, digest) for path, stamp, digest in contents]
+            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", rows)
+            encoded = [(digest, _encoder.encode(stats)) for digest, stats in statistics]
+            connection.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?)", encoded)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -333,7 +360,10 @@ def scan(
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
                 stamp += _hparams_mark(run_dir)
-                record = RunRecord.of(with_summary(read(Path(run_dir))))
+                run = read(Path(run_dir))
+                record = RunRecord.of(run)
+                if sidecar is None and not record.covered:  # nothing else knows even the last values
+                    record = record.with_statistics(compute_statistics(run))
             rows.append(_row(root, stamp, record))
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))

@@ -71,7 +71,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     notices: list[Notice] = []
     files = _own_files(real, notices)
     sidecar = _read_sidecar(real, files, notices)
-    stats = _read_statistics(real, files, notices)
+    stats, summary_rows = _read_statistics(real, files, notices)
     time_column = _time_column(sidecar, files)
     life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
@@ -103,6 +103,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         checkpoint=sidecar.checkpoint_path,
         summary=summary,
         summary_stats=stats,
+        summary_rows=summary_rows,
         time_column=time_column,
         files=files,
         notices=tuple(notices),
@@ -194,25 +195,25 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
 
 def _read_statistics(
     real: Path, files: Mapping[str, RunFile], notices: list[Notice]
-) -> dict[str, Mapping[str, float | int | None]]:
-    """Return the statistics in summary.json by metric; none if it cannot be read."""
+) -> tuple[dict[str, Mapping[str, float | int | None]], int | None]:
+    """Return the statistics in summary.json by metric, and the number of rows that they cover; none if it cannot be read."""
     if "summary.json" not in files:
-        return {}
+        return {}, None
     try:
         data = read_plain(files["summary.json"].path, limit=LARGEST_JSON)
         if len(data) > LARGEST_JSON:
             detail = f"larger than {LARGEST_JSON >> 20} MiB, not read"
             notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", detail))
-            return {}
+            return {}, None
         summary, problems = decode_summary(_encodable(data), real / "summary.json")
     except OSError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", f"cannot be read: {error.strerror}"))
-        return {}
+        return {}, None
     except SidecarError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", str(error)))
-        return {}
+        return {}, None
     notices += _left_out("summary.json", problems)
-    return _statistics(summary)
+    return _statistics(summary), summary.rows
 
 
 def _statistics(summary: Summary) -> dict[str, Mapping[str, float | int | None]]:

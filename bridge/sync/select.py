@@ -5,11 +5,11 @@ All commands select runs here: ls, best, export, verify and view.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
+import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -18,7 +18,7 @@ from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.model import Run, Status
-from bridge.registry.record import RunRecord, with_summary
+from bridge.registry.record import RunRecord
 from bridge.registry.where import Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run
 from bridge.secrets import hide_all, hide_in
@@ -53,8 +53,8 @@ class Selection:
     """Which runs are meant. A field that is empty or None selects all runs; a run must match every field.
 
     `run_ids` are ids or globs, one of which must match; `tags` tags or globs, all of which must; `since` is a time in
-    seconds since the epoch, compared with the last sign of life. `top` ranks what the rest leaves: completed runs
-    only, unless `statuses` asks for others.
+    seconds since the epoch, compared with the last sign of life. `top` ranks what the rest leaves: completed runs and
+    those of unknown status, unless `statuses` asks for others.
     """
 
     run_ids: tuple[str, ...] = ()
@@ -93,9 +93,19 @@ class Selection:
         """Whether all runs are selected."""
         return self == Selection()
 
+    @property
+    def wanted_statuses(self) -> tuple[Status, ...]:
+        """Return the statuses that are wanted; () for all. A run that may go on, or broke off, is not ranked."""
+        return self.statuses or ((Status.COMPLETED, Status.UNKNOWN) if self.top else ())
+
+    @property
+    def asks_metrics(self) -> bool:
+        """Return whether the selection needs metrics."""
+        return self.top is not None or (self.where is not None and self.where.metrics)
+
     def wants(self, record: RunRecord) -> bool:
         """Return whether the run is selected, as far as it can be judged by itself (without `top`)."""
-        statuses = self.statuses or ((Status.COMPLETED,) if self.top else ())
+        statuses = self.wanted_statuses
         return (
             (not statuses or record.status in statuses)
             and (self.since is None or record.last_alive >= self.since)
@@ -106,14 +116,39 @@ class Selection:
 
 
 def select(runs: Iterable[T], selection: Selection) -> list[T]:
-    """Return the selected runs in the order given; with `top` the best first, of equal runs the one that started first."""
+    """Return the selected runs in the order given; with `top` the best first, of equal runs the one that started first.
+
+    If metrics are asked for, the statistics of each run are completed from its metrics.csv where they have to be.
+    """
     if selection.everything:
         return list(runs)
-    pairs = [(run, _record(run, selection)) for run in runs]
+    pairs = [(run, run if isinstance(run, RunRecord) else RunRecord.of(run)) for run in runs]
+    if selection.asks_metrics:
+        from bridge.registry.statistics import with_statistics
+
+        others = replace(selection, where=None, top=None, statuses=selection.wanted_statuses)
+        pairs = [pair for pair in pairs if others.wants(pair[1])]
+        records = with_statistics(record for _, record in pairs)
+        pairs = [(run, record) for (run, _), record in zip(pairs, records, strict=True)]
     wanted = [pair for pair in pairs if selection.wants(pair[1])]
     if selection.top:
         wanted = _best(wanted, selection.top)
     return [run for run, _ in wanted]
+
+
+def describe_left_out(runs: Iterable[T], selection: Selection) -> str:
+    """Return a sentence on the runs that `top` would rank but for their status; "" if there are none."""
+    if selection.top is None or selection.statuses:
+        return ""
+    others = tuple(status for status in Status if status not in selection.wanted_statuses)
+    everyone = replace(selection, statuses=others, top=replace(selection.top, count=sys.maxsize))
+    counts = Counter(run.status for run in select(runs, everyone))
+    if not counts:
+        return ""
+    total = sum(counts.values())
+    statuses = ", ".join(f"{counts[status]} {status}" for status in others if counts[status])
+    was = "run was" if total == 1 else "runs were"
+    return f"{total} {was} left out because of the status ({statuses}); --status asks for others."
 
 
 def since_of(text: str, *, now: float | None = None) -> float:
@@ -127,17 +162,6 @@ def since_of(text: str, *, now: float | None = None) -> float:
     if at is None:
         raise UsageError(f"--since: {text!r} is no age and no date.", hint="90m, 12h, 3d, 2w, 2026-04-10, an ISO time")
     return at
-
-
-def _record(run: Run | RunRecord, selection: Selection) -> RunRecord:
-    if isinstance(run, RunRecord):
-        return run
-    asks_metrics = selection.top is not None or (selection.where is not None and selection.where.metrics)
-    if asks_metrics:
-        # A run whose metrics cannot be read has none here, so that it does not keep others from being selected.
-        with contextlib.suppress(RunDirectoryError):
-            run = with_summary(run)
-    return RunRecord.of(run)
 
 
 def _best(pairs: list[tuple[T, RunRecord]], top: Top) -> list[tuple[T, RunRecord]]:

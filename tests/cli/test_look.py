@@ -41,10 +41,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             tags=["sweep:1"],
         )
         (run / "summary.json").write_text(
-            json.dumps({"metrics": {"val/acc": {"last": acc - 0.1, "max": acc, "max_step": 7, "min": 0, "count": 10}}})
+            json.dumps(
+                {
+                    "rows": 10,
+                    "metrics": {"val/acc": {"last": acc - 0.1, "max": acc, "max_step": 7, "min": 0, "count": 10}},
+                }
+            )
         )
     dead = make_run(tmp_path / "runs" / "dead", status="running", hparams={"lr": 0.1}, summary={"val/acc": 1.0})
-    (dead / "summary.json").write_text(json.dumps({"metrics": {"val/acc": {"last": 1.0, "max": 1.0}}}))
+    (dead / "summary.json").write_text(json.dumps({"rows": 10, "metrics": {"val/acc": {"last": 1.0, "max": 1.0}}}))
     for name in ("heartbeat", "metrics.csv"):
         os.utime(dead / name, (1775826000, 1775826000))
     return tmp_path
@@ -94,8 +99,10 @@ def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["--where", "val/acc > 0.5 and hparams.lr < 0.5"], ["dead", "good"]),
         (["--tag", "sweep:*", "-n", "1"], ["poor"]),
-        (["--status", "completed", "--sort", "val/acc"], ["poor", "good"]),
-        (["--sort", "val/acc.max", "--reverse"], ["dead", "good", "poor"]),
+        (["--status", "completed", "--sort", "val/acc"], ["good", "poor"]),
+        (["--status", "completed", "--sort", "hparams.lr"], ["good", "poor"]),
+        (["--sort", "val/acc.max"], ["dead", "good", "poor"]),
+        (["--sort", "val/acc.max", "--reverse"], ["poor", "good", "dead"]),
         (["--reverse"], ["good", "poor", "dead"]),
         (["--dead"], ["dead"]),
         (["--alive"], []),
@@ -164,9 +171,12 @@ def test_runs_that_are_not_there() -> None:
 
 
 def test_best() -> None:
-    """`best` ranks completed runs by the best value ever, and says at which step it was."""
+    """`best` ranks ended runs by the best value ever, shows its step, and counts those left out for their status."""
     code, out, err = call("best", "val/acc", "runs")
-    assert (code, err) == (0, "")
+    assert (code, err) == (
+        0,
+        "1 run was left out because of the status (1 killed); --status asks for others.\n",
+    )
     assert lines(out) == [
         "run_id val/acc.max val/acc.max_step val/acc status start duration hparams.lr",
         "good 0.9 7 0.8 completed 2026-04-09 12:00 1d 1h 0.1",
@@ -206,7 +216,8 @@ def test_best_where_only_other_runs_have_it(here: Path) -> None:
     code, _, err = call("best", "val/acc", here / "runs", "--run-id", "dead")
     assert (code, err) == (
         1,
-        "None of 3 runs that were asked for has a value of val/acc; 1 of another status do, see --status.\n",
+        "None of 3 runs that were asked for has a value of val/acc. "
+        "1 run was left out because of the status (1 killed); --status asks for others.\n",
     )
 
 
@@ -224,7 +235,7 @@ def test_show(run: str) -> None:
         "lr 0.1",
         "opt adam",
         "metric last max max_step min min_step count nan_count",
-        "val/acc 0.8 0.9 7 0 10",
+        "val/acc 0.8 0.9 7 0 10 0",
     ):
         assert line in shown
 

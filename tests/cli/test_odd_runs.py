@@ -26,7 +26,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in (("plain", 0.5), ("huge", HUGE)):
         run = make_run(tmp_path / "runs" / name, [{"step": 0, "acc": 0.5}], hparams={"lr": value}, summary={"acc": 0.5})
         stats = {"acc": {"max": value, "min": value, "last": 0.5, "max_step": value}}
-        (run / "summary.json").write_text(json.dumps({"metrics": stats}))
+        (run / "summary.json").write_text(json.dumps({"rows": 1, "metrics": stats}))
     times = {"created_at": HUGE, "ended_at": -HUGE, "updated_at": HUGE}
     make_run(tmp_path / "runs" / "odd", summary={"acc": HUGE}, sessions=[{"rows": HUGE, "pid": HUGE}], **times)
     return tmp_path / "runs"

@@ -63,7 +63,7 @@ def test_a_new_summary_is_read(tmp_path: Path) -> None:
     """The best values follow summary.json though the sidecar did not move."""
     run = make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
     open_registry(tmp_path / "runs")
-    (run / "summary.json").write_text(json.dumps({"metrics": {"acc": {"last": 0.5, "max": 0.9}}}))
+    (run / "summary.json").write_text(json.dumps({"rows": 0, "metrics": {"acc": {"last": 0.5, "max": 0.9}}}))
     assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 0.9
 
 
