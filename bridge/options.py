@@ -133,7 +133,7 @@ class SelectionOptions(FilterOptions, frozen=True, kw_only=True):
 
     top: Annotated[
         tuple[int, str] | None,
-        Option("Only the N best completed runs by their best value ever.", "N METRIC:max|min"),
+        Option("Only the N best completed (or unknown) runs by their best value ever.", "N METRIC:max|min"),
     ] = None
     last: Annotated[bool, Option("With --top: rank by the last value instead.")] = False
 

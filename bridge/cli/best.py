@@ -38,7 +38,7 @@ def best(
     limit: int,
     out: Output,
 ) -> int:
-    """List the runs with the best values of a metric: ended ones, unless --status asks for others."""
+    """List the runs with the best values of a metric: completed (or unknown) ones, unless --status asks for others."""
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
     filters = Selection.of(**asdict(selection))

@@ -58,8 +58,9 @@ def make_tree(root: Path, runs: int) -> None:
         times = {"created_at": CREATED_S, "ended_at": CREATED_S + 3600, "updated_at": CREATED_S + 3600}
         write_sidecar(path, tags=["sweep:12"], notes="baseline", hparams=hparams, summary=values, **times)
         stats = {name: {"last": value, "min": value, "max": value, "count": 100} for name, value in values.items()}
-        (path / "summary.json").write_text(json.dumps({"schema_version": 1, "step": 100, "epoch": 9, "metrics": stats}))
         write_metrics(path, [*names, "step"], [])
+        summary = {"schema_version": 1, "rows": 0, "step": 100, "epoch": 9, "metrics": stats}
+        (path / "summary.json").write_text(json.dumps(summary))
         (path / "hparams.yaml").write_text("{}\n")
         (path / "heartbeat").touch()
         (path / "checkpoints").mkdir()

@@ -1,0 +1,146 @@
+"""Statistics come from metrics.csv unless summary.json covers all its rows, and are computed once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.registry import open_registry
+from bridge.registry import statistics as statistics_module
+from bridge.rundir import read_run
+from bridge.sync.select import Selection, describe_left_out, select
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = [{"step": 0, "acc": "nan"}, {"step": 1, "acc": 0.9}, {"step": 2, "acc": 0.5}]
+FALSE = {"acc": {"last": 0.5, "max": "NaN", "min": 0.5, "count": 1}}
+"""Statistics as the original logger leaves them: a first NaN spoils the maximum, and a requeue forgets the start."""
+
+
+def write_summary(run: Path, *, newer: bool = True, **fields: object) -> None:
+    (run / "summary.json").write_text(json.dumps({"metrics": FALSE} | fields))
+    time = (run / "metrics.csv").stat().st_mtime + (10 if newer else -10)
+    os.utime(run / "summary.json", (time, time))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs whose statistics are computed."""
+    names: list[str] = []
+    compute = statistics_module.compute_statistics
+
+    def counted(run: object) -> object:
+        names.append(run.path.name)  # type: ignore[attr-defined]
+        return compute(run)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(statistics_module, "compute_statistics", counted)
+    return names
+
+
+def test_a_summary_without_rows_is_not_believed(tmp_path: Path) -> None:
+    """The original logger's summary may cover one session only, so the values come from metrics.csv."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
+    write_summary(run)
+    record = open_registry(tmp_path / "runs")["a"]
+    assert record.stats["acc"] == {
+        "last": 0.5, "min": 0.5, "max": 0.9, "count": 3, "min_step": 2, "max_step": 1, "nan_count": 1,
+        "first_nan_step": 0,
+    }  # fmt: skip
+
+
+def test_a_missing_summary_is_made_up_for(tmp_path: Path) -> None:
+    """The original logger wrote none before 2026."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    record = open_registry(tmp_path / "runs")["a"]
+    assert (record.metric("acc", "max"), record.metric("acc")) == (0.9, 0.5)
+
+
+def test_a_summary_that_was_written_last_is_believed(tmp_path: Path, computed: list[str]) -> None:
+    """Our logger's summary says how many rows it covers, and is written after the last of them."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
+    write_summary(run, rows=3, metrics={"acc": {"max": 0.7}})
+    assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(3, 0.7), (2, 0.9)])
+def test_an_older_summary_is_believed_if_it_covers_the_rows(tmp_path: Path, rows: int, expected: float) -> None:
+    """A kill may come between a row and the summary; a copy may swap the times of two files."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
+    write_summary(run, newer=False, rows=rows, metrics={"acc": {"max": 0.7}})
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == expected
+
+
+def test_a_running_run_is_not_read_again_and_again(tmp_path: Path, computed: list[str]) -> None:
+    """Its summary is a few seconds behind, which is near enough."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, status="running", summary={"acc": 0.5})
+    write_summary(run, newer=False, rows=1, metrics={"acc": {"max": 0.7}})
+    assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
+
+
+def test_they_are_computed_once_for_one_content(tmp_path: Path, computed: list[str]) -> None:
+    """Neither a second look, nor a touched file, nor a copy of the tree costs a second computation."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    for _ in range(2):
+        open_registry(tmp_path / "runs")
+    os.utime(tmp_path / "runs" / "a" / "metrics.csv", (1, 1))
+    open_registry(tmp_path / "runs")
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")
+    assert open_registry(tmp_path / "copy")["a"].metric("acc", "max") == 0.9
+    assert computed == ["a"]
+    with (tmp_path / "runs" / "a" / "metrics.csv").open("a") as file:
+        file.write("1.5,3,\r\n")
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 1.5
+    assert computed == ["a", "a"]
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\x00" + b"x" * 200])
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path, cache: Path, content: bytes) -> None:
+    """The statistics are right all the same."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    cache.mkdir()
+    (cache / "statistics.sqlite").write_bytes(content)
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 0.9
+
+
+def test_a_file_that_cannot_be_read_costs_its_own_run_only(tmp_path: Path) -> None:
+    """It keeps what summary.json says."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
+    write_summary(run)
+    (run / "metrics.csv").unlink()
+    (run / "metrics.csv").symlink_to("/etc/hostname")
+    make_run(tmp_path / "runs" / "b", ROWS)
+    registry = open_registry(tmp_path / "runs")
+    assert (registry["a"].metric("acc", "min"), registry["b"].metric("acc", "max")) == (0.5, 0.9)
+
+
+def test_ranking_and_conditions_use_them(tmp_path: Path) -> None:
+    """--top and --where complete what they need, for an export as for a list."""
+    for name, value in (("a", 0.9), ("b", 0.7)):
+        run = make_run(tmp_path / name, [{"step": 0, "acc": value}, {"step": 1, "acc": 0.1}], summary={"acc": 0.1})
+        write_summary(run)
+    runs = [read_run(tmp_path / name) for name in ("b", "a")]
+    assert [run.run_id for run in select(runs, Selection.of(top=(1, "acc:max")))] == ["a"]
+    assert [run.run_id for run in select(runs, Selection.of(where="acc.max < 0.8"))] == ["b"]
+
+
+def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
+    """A CSVLogger's run says nothing of its status; one that was killed is left out, which is said."""
+    for name, value in (("a", 0.9), ("b", 0.7)):
+        run = make_run(tmp_path / name, [{"step": 0, "acc": value}], status="running", heartbeat_age=9000)
+        os.utime(run / "metrics.csv", (1775822400, 1775822400))
+    (tmp_path / "b" / "sidecar.json").unlink()
+    (tmp_path / "b" / "heartbeat").unlink()
+    runs = [read_run(tmp_path / name) for name in ("a", "b")]
+    top = Selection.of(top=(5, "acc:max"))
+    assert [str(run.status) for run in runs] == ["killed", "unknown"]
+    assert [run.path.name for run in select(runs, top)] == ["b"]
+    assert describe_left_out(runs, top) == (
+        "1 run was left out because of the status (1 killed); --status asks for others."
+    )
+    assert describe_left_out(runs, Selection.of(top=(5, "acc:max"), statuses=["killed", "unknown"])) == ""
