@@ -220,7 +220,7 @@ def test_nothing_is_left_behind_a_server(scene: Scene, mlflow_server: MlflowServ
     password = "thr0ugh-a-server"
     seen = commands(scene, mlflow_server.uri.replace("://", f"://{USER}:{password}@"))
     assert [one.code for one in seen] == [0] * len(seen)
-    assert seen[0].out.startswith(f"+ good: new, 3 points, 1 media -> {mlflow_server.uri}/#/experiments/")
+    assert f"\nOpen: {mlflow_server.uri}/#/experiments/" in seen[0].out
     held = b"".join(path.read_bytes() for path in mlflow_server.folder.rglob("*") if path.is_file())
     assert b"mlflow.bridge.cursor" in held
     assert_unseen(scene, password, held.decode("latin-1"))
