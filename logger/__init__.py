@@ -1,4 +1,7 @@
-"""Write each training run to a plain directory, without a network: RegistryLogger for Lightning, RunWriter for other loops."""
+"""Write training runs to plain directories, without a network.
+
+RegistryLogger is for Lightning, RunWriter for other training loops.
+"""
 
 from __future__ import annotations
 

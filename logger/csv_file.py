@@ -1,7 +1,8 @@
 """Append to metrics.csv, extend its header, and repair what a kill left of it.
 
-The file has Lightning's form: a header, one row per log call, CRLF line ends, empty cells. A row that was on disk stays there,
-once, whenever the process is killed. The functions below decide what a row is exactly as readers of run directories do.
+The file has Lightning's form: a header, one row per log call, CRLF line ends, empty cells. A row that was on disk stays
+there, once, whenever the process is killed. The functions below decide what a row is exactly as readers of run
+directories do.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _FIELD_LIMIT = threading.Lock()
 class MetricsFile:
     """The metrics.csv of one run, open for appending.
 
-    `columns` is the header that new rows follow, `time_column` the column of times (None: rows have none), `rows` the number of
-    rows on disk. `warn` is called with a key and a sentence.
+    `columns` is the header that new rows follow, `time_column` the column of times (None: rows have none), `rows` the
+    number of rows on disk. `warn` is called with a key and a sentence.
     """
 
     def __init__(self, path: Path, *, time_column: str | None, warn: Callable[[str, str], None] | None = None) -> None:
@@ -62,8 +63,8 @@ class MetricsFile:
     def resume(self) -> Scan:
         """Continue the file that is there and return what it holds, after a torn tail is cut off.
 
-        A tail of more than one line is kept beside the file, with a warning. Raises FileNotFoundError if there is no file, and
-        other OSErrors if it cannot be written.
+        A tail of more than one line is kept beside the file, with a warning. Raises FileNotFoundError if there is no
+        file, and other OSErrors if it cannot be written.
         """
         self.close()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -80,7 +81,9 @@ class MetricsFile:
         return found
 
     def append(self, rows: list[Row]) -> None:
-        """Move `rows` (the list is emptied) to the end of the file as one write of whole lines; new columns go to the right.
+        """Move `rows` (the list is emptied) to the end of the file as one write of whole lines.
+
+        New columns go to the right.
 
         Raises OSError if the disk refuses. After any exception, even one that a signal raises in the middle, a row is
         either in the file or still in the list.
@@ -100,7 +103,7 @@ class MetricsFile:
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 self._size = os.fstat(self._descriptor).st_size
-            # Rows under several headers cannot all be padded: in such a file a further header line names the new columns.
+            # Rows under several headers cannot all be padded: such a file gets one more header line for new columns.
             self._write((_join(self.columns) if new or not present else "") + self._lines(rows), rows)
         except BaseException:
             self.close()  # the next append looks at the file afresh
@@ -247,7 +250,8 @@ class MetricsFile:
         where = "its header" if not found.columns else f"row {found.rows}"
         self._warn(
             "metrics.csv",
-            f"{self.path} cannot be read after {where}, because a quote is never closed; the rest is kept as {aside.name}.",
+            f"{self.path} cannot be read after {where}, because a quote is never closed; "
+            f"the rest is kept as {aside.name}.",
         )
 
     def _lines(self, rows: Sequence[Row]) -> str:
@@ -310,9 +314,9 @@ def _chain(content: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
 class Scan:
     """The result of a look through metrics.csv.
 
-    `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte `end` of `size`.
-    `last_columns` is the last header line, another one if files were concatenated. If `quoted`, a row may be more than one
-    line; if `may_hold_headers`, header lines were looked for among the rows.
+    `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte
+    `end` of `size`. `last_columns` is the last header line, another one if files were concatenated. If `quoted`, a row
+    may be more than one line; if `may_hold_headers`, header lines were looked for among the rows.
     """
 
     columns: tuple[str, ...] = ()
@@ -327,14 +331,20 @@ class Scan:
 
 
 class Record(NamedTuple):
-    """The cells of one row below the header `columns`; not `good` if readers ignore it (a wrong number of cells, no CSV)."""
+    """The cells of one row below the header `columns`.
+
+    Not `good` if readers ignore it (a wrong number of cells, no CSV).
+    """
 
     columns: tuple[str, ...]
     cells: list[str]
     good: bool
 
     def filled(self) -> dict[str, str]:
-        """Return the cells that are not empty, by column; of several columns of one name the last, for steps the last column's."""
+        """Return the cells that are not empty, by column.
+
+        Of several columns of one name the last, for steps the last column's.
+        """
         found = {name: cell for name, cell in zip(self.columns, self.cells, strict=False) if cell}
         if self.good and self.columns.count("step") > 1:
             found["step"] = self.cells[_last_index(self.columns, "step")]
@@ -342,7 +352,10 @@ class Record(NamedTuple):
 
 
 def scan(path: Path) -> Scan:
-    """Look through the file `path` once, at the speed of the disk. Without a complete header nothing counts as complete."""
+    """Look through the file `path` once, at the speed of the disk.
+
+    Without a complete header nothing counts as complete.
+    """
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -383,7 +396,10 @@ def header(path: Path) -> tuple[str, ...]:
 
 
 def records(path: Path, found: Scan, *, skip: int = 0) -> Iterator[Record]:
-    """Yield the complete rows of `path` from row `skip` on. A header line among them is no row, and names the columns below it."""
+    """Yield the complete rows of `path` from row `skip` on.
+
+    A header line among them is no row, and names the columns below it.
+    """
     columns = found.columns
     by_lines = not found.quoted and not found.may_hold_headers
     number = skip if by_lines else 0
@@ -408,8 +424,8 @@ def whole_number(cell: str) -> int | None:
 class Quotes:
     """Follows a CSV file through its bytes from the start of a row, and says which of them are inside quoted cells.
 
-    A quote opens a cell only at the cell's beginning; elsewhere outside of a quoted cell it is an ordinary letter. `inside`: a quoted
-    cell is open at present; `any`: there was one.
+    A quote opens a cell only at the cell's beginning; elsewhere outside of a quoted cell it is an ordinary letter.
+    `inside`: a quoted cell is open at present; `any`: there was one.
     """
 
     def __init__(self) -> None:
@@ -438,7 +454,10 @@ class Quotes:
 
 
 def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
-    """Return the header at the start of `file`, behind blank lines, and the offset after it; no columns if it is not complete."""
+    """Return the header at the start of `file`, behind blank lines, and the offset after it.
+
+    No columns if it is not complete.
+    """
     lines: list[str] = []
     quotes, end = Quotes(), 0
     for line in file:

@@ -63,8 +63,8 @@ def replace_file(
 ) -> os.stat_result | None:
     """Replace the file `path` by `data` (text as UTF-8) at one instant, or leave the old file as it is.
 
-    The new file is written beside the old one, flushed to disk if `durable`, and renamed. A symbolic link stays a link. A file that
-    is replaced keeps its mode and, where permitted, its group; the umask decides the mode of a new one.
+    The new file is written beside the old one, flushed to disk if `durable`, and renamed. A symbolic link stays a link.
+    A file that is replaced keeps its mode and, where permitted, its group; the umask decides the mode of a new one.
 
     `confirm` is called just before the rename with the new file's stat result; if it returns false nothing is replaced.
     Return the new file's stat result, or None if nothing was replaced. Raises OSError if the disk refuses.

@@ -73,7 +73,10 @@ def restore_beat(run_dir: Path, beat: Beat | None) -> None:
 
 
 def heartbeat_age(run_dir: Path) -> float | None:
-    """Return how many seconds ago another process beat in `run_dir`; None if that is so long ago that it must be dead."""
+    """Return how many seconds ago another process beat in `run_dir`.
+
+    None if that is so long ago that it must be dead.
+    """
     with contextlib.suppress(OSError):
         age = time.time() - (run_dir / HEARTBEAT_NAME).stat().st_mtime
         return max(0.0, age) if age <= HEARTBEAT_TIMEOUT else None
@@ -85,7 +88,10 @@ class _TimerOwner(Protocol):
 
 
 class BackgroundTimer:
-    """A daemon thread that calls its owner's `on_timer` every TIMER_INTERVAL seconds until it is stopped or the owner is gone."""
+    """A daemon thread that calls its owner's `on_timer` every TIMER_INTERVAL seconds.
+
+    It ends when it is stopped, or when the owner is gone.
+    """
 
     def __init__(self, owner: _TimerOwner, *, on_error: Callable[[BaseException], None]) -> None:
         self._owner = weakref.ref(owner)

@@ -24,8 +24,9 @@ _MAX_YAML_VALUES = 1_000_000
 def load_yaml(text: bytes | str) -> Plain:
     """Return what a YAML file holds as plain values, without executing anything. Raises ValueError if it is not YAML.
 
-    An object with a Python tag becomes its content: a mapping of its attributes, the text of a path, device or enum, the number of a
-    numpy scalar. If there is no such content it becomes a ClassName. A scalar that does not fit its tag becomes its text.
+    An object with a Python tag becomes its content: a mapping of its attributes, the text of a path, device or enum,
+    the number of a numpy scalar. If there is no such content it becomes a ClassName. A scalar that does not fit its tag
+    becomes its text.
     """
     try:
         return plain(yaml.load(text, Loader=_YamlLoader))  # noqa: S506 - a SafeLoader
@@ -41,8 +42,8 @@ def load_yaml(text: bytes | str) -> Plain:
 class Hparams:
     """What was logged as hyperparameters, in this start of the run and in those before.
 
-    A top-level key that is logged again replaces what it held; others stay. `nested` goes to hparams.yaml, `flat` to the sidecar:
-    what `nested` holds, and what an earlier sidecar held beside it.
+    A top-level key that is logged again replaces what it held; others stay. `nested` goes to hparams.yaml, `flat` to
+    the sidecar: what `nested` holds, and what an earlier sidecar held beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -196,7 +197,10 @@ def _rebuilt(name: str, parts: dict[Any, Any]) -> object:
 
 
 def _attributes(name: str, mapping: dict[Any, Any]) -> object:
-    """Return the attributes of an object of the class `name`; of a network, or an object without any, the class's name."""
+    """Return the attributes of an object of the class `name`.
+
+    Of a network, or an object without any, the class's name.
+    """
     return ClassName(name) if name and (not mapping or "_modules" in mapping) else mapping
 
 

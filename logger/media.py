@@ -1,7 +1,7 @@
 """Store images and videos of any kind: encode them, and write them to the folder media and its list, media.jsonl.
 
-Each item is a file that is never overwritten, and its line in media.jsonl follows the file. A process that is killed between the two
-leaves a file without a line, never a line without its file.
+Each item is a file that is never overwritten, and its line in media.jsonl follows the file. A process that is killed
+between the two leaves a file without a line, never a line without its file.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ class MediaFile:
             raise
 
     def _place(self, temporary: Path, folder: Path, step: int, ending: str) -> Path:
-        """Rename the file to the first free name of its step; an index is used once in the folder, whatever the ending."""
+        """Rename the file to the first free name of its step.
+
+        An index is used once in the folder, whatever the ending.
+        """
         next_index = self._next_index.get(folder.name)
         if next_index is None:
             next_index = self._next_index[folder.name] = _next_indices(folder)
@@ -213,8 +216,8 @@ def single_images(images: object) -> list[Any]:
 def encode_image(item: Any) -> Encoded:
     """Encode an image of any kind. Files and bytes keep their format; everything else becomes a PNG.
 
-    Arrays have the shape HW, HWC or CHW with 1, 3 or 4 channels, and hold uint8, bool, whole numbers from 0 to 255, or floats in
-    [0, 1]. Floats outside are clipped with a warning; NaN is black. Raises MediaError for anything else.
+    Arrays have the shape HW, HWC or CHW with 1, 3 or 4 channels, and hold uint8, bool, whole numbers from 0 to 255, or
+    floats in [0, 1]. Floats outside are clipped with a warning; NaN is black. Raises MediaError for anything else.
     """
     stored = _stored(item)
     if stored is not None:
@@ -241,8 +244,8 @@ def encode_image(item: Any) -> Encoded:
 def encode_video(item: Any, *, fps: float | None, format: str | None) -> Encoded:  # noqa: A002 - WandbLogger's name
     """Encode a video of any kind. Files and bytes keep their format; arrays become an animated GIF.
 
-    Arrays have the shape (time, channels, height, width), or channels last. With the `format` "mp4" or "webm" they become that
-    if the package av is installed. Raises MediaError for anything else.
+    Arrays have the shape (time, channels, height, width), or channels last. With the `format` "mp4" or "webm" they
+    become that if the package av is installed. Raises MediaError for anything else.
     """
     stored = _stored(item, format=format or "bin")
     if stored is not None:
@@ -306,7 +309,10 @@ def _array(item: Any) -> NDArray[Any]:
 
 
 def _pixels(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the numbers of a picture as uint8, of the same shape. Raises MediaError for whole numbers beyond 0 to 255."""
+    """Return the numbers of a picture as uint8, of the same shape.
+
+    Raises MediaError for whole numbers beyond 0 to 255.
+    """
     import numpy as np
 
     if array.dtype == np.uint8:

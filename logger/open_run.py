@@ -109,8 +109,9 @@ class Restored:
 class OpenedRun:
     """A run directory that is open for writing.
 
-    `session` is the number of this start, and `new_session` says that it was entered just now. `first` says that no start was
-    entered before it, `resumed` that the directory held a run. `other` is a sentence about another process that seems to write there.
+    `session` is the number of this start, and `new_session` says that it was entered just now. `first` says that no
+    start was entered before it, `resumed` that the directory held a run. `other` is a sentence about another process
+    that seems to write there.
     """
 
     sidecar: SidecarFile
@@ -186,10 +187,12 @@ def holds_run(run_dir: Path) -> bool:
 
 
 def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], None]) -> OpenedRun:
-    """Make `settings.run_dir`, or read what it holds: torn tails are cut off, and files that cannot be read are set aside.
+    """Make `settings.run_dir`, or read what it holds.
 
-    The session is entered into the sidecar's document, which the caller writes. Raises OSError if the directory cannot be
-    written, and FileExistsError if it holds a run that this start must not touch.
+    Torn tails are cut off, and files that cannot be read are set aside.
+
+    The session is entered into the sidecar's document, which the caller writes. Raises OSError if the directory cannot
+    be written, and FileExistsError if it holds a run that this start must not touch.
     """
     run_dir = settings.run_dir
     if settings.on_existing != "resume" and holds_run(run_dir):
@@ -235,7 +238,10 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
-    """Rename the run in `settings.run_dir` aside or raise FileExistsError, as `on_existing` says; not if this start wrote it."""
+    """Rename the run in `settings.run_dir` aside or raise FileExistsError, as `on_existing` says.
+
+    Not if this start wrote it.
+    """
     run_dir = settings.run_dir
     with contextlib.suppress(OSError, SidecarError):
         held, _ = decode_sidecar((run_dir / SIDECAR_NAME).read_bytes(), run_dir)
@@ -279,8 +285,8 @@ def _check_identity(document: Sidecar, settings: Settings, warn: Warn) -> None:
     elif document.run_id == settings.run_id:
         warn(
             "copy",
-            f"{settings.run_dir} and {original} hold the same run, {settings.run_id!r}: an export takes only one of them. "
-            "Give the copy a run_id of its own to make it a run of its own.",
+            f"{settings.run_dir} and {original} hold the same run, {settings.run_id!r}, "
+            "of which an export takes only one. Give the copy a run_id of its own to make it a run of its own.",
         )
     else:
         document.forked_from = document.uid or document.run_id
@@ -315,7 +321,10 @@ def _time_column(document: Sidecar, settings: Settings, path: Path, warn: Warn) 
 
 
 def _load_summary(run_dir: Path) -> dict[str, Any]:
-    """Return the JSON object in the summary of `run_dir`; an empty one if it cannot be read, because rows can replace it."""
+    """Return the JSON object in the summary of `run_dir`.
+
+    An empty one if it cannot be read, because rows can replace it.
+    """
     path = run_dir / SUMMARY_NAME
     try:
         return parse_json(path.read_bytes(), path)
@@ -326,8 +335,9 @@ def _load_summary(run_dir: Path) -> dict[str, Any]:
 def _restore(path: Path, found: Scan, summary: dict[str, Any], *, time_column: str | None) -> Restored:
     """Return the statistics of the `found` rows in the metrics.csv at `path`.
 
-    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. A summary that does
-    not say how many it covers counts only if there are no rows. If it says null, the disk refused rows, and it does not count at all.
+    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. A
+    summary that does not say how many it covers counts only if there are no rows. If it says null, the disk refused
+    rows, and it does not count at all.
     """
     held, _ = convert_document(summary, Summary)
     covers = held.rows is not None and 0 <= held.rows <= found.rows
@@ -359,8 +369,8 @@ def _add_row(restored: Restored, record: Record, *, number: int, time_column: st
 def _add_session(document: Sidecar, settings: Settings, *, rows: int) -> tuple[int, bool]:
     """Enter this start into the sidecar; return its number, and whether it is a new one.
 
-    A child process or an unpickled copy continues the entry that its token names. Tags, notes and the name that a start brings are
-    added once: what people removed or rewrote since an earlier start brought it stays as they left it.
+    A child process or an unpickled copy continues the entry that its token names. Tags, notes and the name that a start
+    brings are added once: what people removed or rewrote since an earlier start brought it stays as they left it.
     """
     for number, session in enumerate(document.sessions):
         if session.id == settings.token:
@@ -390,7 +400,7 @@ def _oldest_change(run_dir: Path) -> float:
 
 
 def _remove_leftovers(run_dir: Path, *, older_than: float) -> None:
-    """Remove temporary files, at least `older_than` seconds old, of a process that was killed in the middle of a write."""
+    """Remove temporary files, at least `older_than` seconds old, that a killed process left."""
     found = [path for path in run_dir.glob(".*.tmp") if _LEFTOVER.fullmatch(path.name)]
     found += [path for path in run_dir.glob("media/*/.*.tmp") if _LEFTOVER_MEDIA.fullmatch(path.name)]
     for path in found:

@@ -1,7 +1,7 @@
 """Accept the calls that trainings make to other loggers: store what a run directory has a place for, ignore the rest.
 
-Library code calls `logger.experiment.add_image(...)` or `logger.watch(model)` whatever logger is in use. An AttributeError there
-would end the training.
+Library code calls `logger.experiment.add_image(...)` or `logger.watch(model)` whatever logger is in use. An
+AttributeError there would end the training.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def is_method_of_other_logger(name: str) -> bool:
 
 
 class Unsupported:
-    """A method or attribute of another logger that run directories have no place for; using it warns once and does nothing."""
+    """A method or attribute of another logger that run directories have no place for.
+
+    Using it warns once and does nothing.
+    """
 
     def __init__(self, name: str, warn: Callable[[str, str], None]) -> None:
         self._name = name
@@ -61,7 +64,7 @@ class Unsupported:
 
 
 class SummaryWriterMethods:
-    """The methods of TensorBoard's SummaryWriter that have a place in a run directory, for a class that logs rows and media.
+    """Methods of TensorBoard's SummaryWriter, for a class that logs rows and media.
 
     Every other public name is Unsupported.
     """

@@ -52,13 +52,13 @@ def _hook(method: _Hook) -> _Hook:
 
 
 class RegistryLogger(CSVLogger):
-    """A Lightning logger that writes a run to the directory `run_dir`: metrics, hyperparameters, media, status, a heartbeat.
+    """A Lightning logger that writes a run to the directory `run_dir`.
 
-    A directory that holds a run is resumed by default: its rows, its statistics and people's edits stay. `on_existing="new"`
-    renames the old run aside when the new one is first written, `"error"` raises FileExistsError at once. `run_id` identifies the run;
-    `tags`, `notes` and `display_name` are those it begins with. Rows are on disk after every `flush_logs_every_n_steps` of
-    them, and whenever the Trainer saves. `time_column` is the column with each row's time (None: no times); `prefix` stands
-    before every metric's name.
+    A directory that holds a run is resumed by default: its rows, its statistics and people's edits stay.
+    `on_existing="new"` renames the old run aside when the new one is first written, `"error"` raises FileExistsError at
+    once. `run_id` identifies the run; `tags`, `notes` and `display_name` are those it begins with. Rows are on disk
+    after every `flush_logs_every_n_steps` of them, and whenever the Trainer saves. `time_column` is the column with
+    each row's time (None: no times); `prefix` stands before every metric's name.
 
     Nothing is written before the first use, and nothing at all on ranks other than zero.
     """
@@ -123,7 +123,10 @@ class RegistryLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The RunWriter of the directory, opened at the first use; on ranks other than zero an object that does nothing."""
+        """The RunWriter of the directory, opened at the first use.
+
+        On ranks other than zero an object that does nothing.
+        """
         writer: RunWriter | None = self._experiment  # type: ignore[assignment]
         if writer is None or not writer.usable():
             writer = open_run(self._settings, log_info=rank_zero_info)
@@ -173,7 +176,7 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def log_hyperparams(self, params: object = None, *args: Any, **kwargs: Any) -> None:
-        """Add hyperparameters of any kind: a mapping, Namespace, dataclass, OmegaConf container, or an object's attributes."""
+        """Add hyperparameters: a mapping, Namespace, dataclass, OmegaConf container, or an object's attributes."""
         if params is not None:
             self._writer.log_hparams(params)
 
@@ -244,8 +247,8 @@ class RegistryLogger(CSVLogger):
     def finalize(self, status: str) -> None:
         """Bring everything to disk and, in a fit, end the run as Lightning's word and the exception in flight say.
 
-        A fit that ends before its first training step leaves the run as it was before. Does nothing if nothing was logged,
-        in this process or in a child that left the run running.
+        A fit that ends before its first training step leaves the run as it was before. Does nothing if nothing was
+        logged, in this process or in a child that left the run running.
         """
         if self._experiment is not None or self._left_running():
             self._finalize(status)
@@ -262,7 +265,10 @@ class RegistryLogger(CSVLogger):
             writer.finalize(status)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy. In another process it opens the directory anew; in this one all copies share a writer."""
+        """Return the state of a copy.
+
+        In another process it opens the directory anew; in this one all copies share a writer.
+        """
         return {**self.__dict__, "_experiment": None, "_fit": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -313,7 +319,7 @@ def _trainer_of(model: Any) -> Any | None:
 
 
 def _first_step(trainer: Any) -> int | None:
-    """Return the `global_step` with which a fit begins: that of the checkpoint about to be restored, else the Trainer's own."""
+    """Return the `global_step` with which a fit begins, that of a checkpoint if one is about to be restored."""
     connector = getattr(trainer, "_checkpoint_connector", None)
     checkpoint = getattr(connector, "_loaded_checkpoint", None)
     step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
@@ -321,7 +327,7 @@ def _first_step(trainer: Any) -> int | None:
 
 
 def _register_with_pytorch_lightning() -> None:
-    """Let the separate package pytorch_lightning, if it is in use, accept RegistryLogger as one of its own CSVLoggers."""
+    """Let the package pytorch_lightning, if it is in use, accept RegistryLogger as one of its CSVLoggers."""
     loggers = sys.modules.get("pytorch_lightning.loggers")
     if loggers is not None and not issubclass(RegistryLogger, loggers.CSVLogger):
         loggers.CSVLogger.register(RegistryLogger)

@@ -39,8 +39,8 @@ def to_row(
 ) -> Row:
     """Return the row that `metrics` make at `step` and `time`, and add the numbers among them to `stats`.
 
-    A value that is no scalar becomes its text at once, because an array may change before the row is written. Text that readers take
-    for a number counts in `stats` too. A metric called like the time column gets a `_` behind its name.
+    A value that is no scalar becomes its text at once, because an array may change before the row is written. Text that
+    readers take for a number counts in `stats` too. A metric called like the time column gets a `_` behind its name.
     """
     names: list[str] = []
     cells: list[float | str | None] = []

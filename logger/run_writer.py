@@ -1,4 +1,7 @@
-"""RunWriter: write one run directory from one process. It is what `logger.experiment` returns, free of torch and lightning."""
+"""RunWriter: write one run directory from one process.
+
+It is what `logger.experiment` returns, free of torch and lightning.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +82,8 @@ class WarnOnce:
 def _one_at_a_time(method: _Method) -> _Method:
     """Let the calls of a RunWriter's methods run one after another, whatever threads and signal handlers do.
 
-    Threads wait for each other. A signal handler interrupts a call of its own thread and cannot wait for it: its call is put off
-    until that one is done.
+    Threads wait for each other. A signal handler interrupts a call of its own thread and cannot wait for it: its call
+    is put off until that one is done.
     """
 
     @functools.wraps(method)
@@ -120,12 +123,12 @@ class _State(NamedTuple):
 class RunWriter(SummaryWriterMethods):
     """Writes one run directory: rows, hyperparameters, media, status, a heartbeat. `RunWriter.open` makes one.
 
-    Rows are on disk after `save`, after every `flush_every` of them, and within seconds in any case. sidecar.json and summary.json
-    follow, at most so often that they cost 2 % of the time. Once the directory is open no method raises OSError: a disk that
-    refuses is warned about and tried again.
+    Rows are on disk after `save`, after every `flush_every` of them, and within seconds in any case. sidecar.json and
+    summary.json follow, at most so often that they cost 2 % of the time. Once the directory is open no method raises
+    OSError: a disk that refuses is warned about and tried again.
 
-    A start changes the run's status, end and heartbeat only if it is a *fit*: the first start of a directory is one, another becomes
-    one with `begin_fit`, or with its first row outside of a Trainer's validate, test and predict.
+    A start changes the run's status, end and heartbeat only if it is a *fit*: the first start of a directory is one,
+    another becomes one with `begin_fit`, or with its first row outside of a Trainer's validate, test and predict.
     """
 
     NAME_METRICS_FILE = METRICS_NAME
@@ -178,8 +181,8 @@ class RunWriter(SummaryWriterMethods):
     ) -> RunWriter:
         """Open `run_dir` for a run called `run_id`, as RegistryLogger does, and return its writer.
 
-        `options` are those of RegistryLogger too: `on_existing`, `time_column`, and `flush_every`. Raises OSError if the
-        directory cannot be written, and FileExistsError if it holds a run and `on_existing` is "error".
+        `options` are those of RegistryLogger too: `on_existing`, `time_column`, and `flush_every`. Raises OSError if
+        the directory cannot be written, and FileExistsError if it holds a run and `on_existing` is "error".
         """
         settings = Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options)
         return open_run(settings)
@@ -360,9 +363,10 @@ class RunWriter(SummaryWriterMethods):
             self._write_json()
 
     def finalize(self, status: str) -> None:
-        """Bring everything to disk and, in a fit, end the run with `status`: Lightning's word, or completed, failed, interrupted.
+        """Bring everything to disk and, in a fit, end the run with `status`.
 
-        Rows may still follow; they do not change the status. What the disk refuses is tried again by the thread.
+        `status` is a word of Lightning's (success, failed, ...), or completed, failed or interrupted. Rows may still
+        follow; they do not change it. What the disk refuses is tried again by the thread.
         """
         # Here, and not under the lock: the exception in flight and the Trainer on the stack are those of the caller.
         evaluates = stage_of(running_trainer()) not in (None, "fit")
@@ -394,7 +398,7 @@ class RunWriter(SummaryWriterMethods):
 
     @_one_at_a_time
     def abandon_fit(self) -> None:
-        """Put status, end and heartbeat back to what they were before `begin_fit`: the training ended before its first step."""
+        """Put status, end and heartbeat back to what they were before `begin_fit`."""
         before, self._before_fit = self._before_fit, None
         if before is None:
             return
@@ -427,7 +431,8 @@ class RunWriter(SummaryWriterMethods):
     def on_timer(self) -> None:
         """Beat while the run is running, and save a state that nobody saved.
 
-        The heartbeat waits for nobody. While a call of the training takes long (a large video), saving is left for later.
+        The heartbeat waits for nobody. While a call of the training takes long (a large video), saving is left for
+        later.
         """
         now = time.monotonic()
         if now - self._beat_at >= HEARTBEAT_INTERVAL - 1.0:

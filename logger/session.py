@@ -52,7 +52,7 @@ _WORDS = {
     "killed": "interrupted",
 }
 _REQUEUE_HANDLER = "_slurm_sigusr_handler_fn"
-"""Lightning's handler of SLURM's requeue signal, which finalizes loggers with "finished" in the middle of a training."""
+"""Lightning's handler of SLURM's requeue signal, which finalizes loggers with "finished" in mid-training."""
 
 _TRAINER_MODULES = frozenset({"lightning.pytorch.trainer.trainer", "pytorch_lightning.trainer.trainer"})
 
@@ -82,7 +82,7 @@ def host_name() -> str:
 
 
 def other_process(run_dir: Path, sidecar: Sidecar) -> str | None:
-    """Return a sentence about the process that seems to be writing `run_dir` at present, or None if there is none but this."""
+    """Return a sentence about another process that seems to be writing `run_dir` now, or None."""
     age = heartbeat_age(run_dir)
     if age is None or sidecar.status in TERMINAL_STATUSES:
         return None
@@ -115,8 +115,8 @@ def stage_of(trainer: Any | None) -> str | None:
 def status_of(word: str) -> str:
     """Return the sidecar's status (completed, failed, interrupted) for the word that Lightning finalizes a logger with.
 
-    Lightning says "failed" for a preemption and for Ctrl-C too; the exception in flight tells them apart. An unknown word is a
-    failure if there is an exception in flight, and a completion otherwise.
+    Lightning says "failed" for a preemption and for Ctrl-C too; the exception in flight tells them apart. An unknown
+    word is a failure if there is an exception in flight, and a completion otherwise.
     """
     if word in ("finished", "success") and any(frame.f_code.co_name == _REQUEUE_HANDLER for frame in _frames()):
         return "interrupted"
@@ -162,7 +162,10 @@ def _process_lives(pid: int) -> bool:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in the repository around `folder`, read from its files; None outside of one."""
+    """Return the commit that is checked out in the repository around `folder`, read from its files.
+
+    None outside of one.
+    """
     try:
         folder = folder.resolve()
         for place in (folder, *folder.parents):
@@ -174,7 +177,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _git_folder(place: Path) -> Path:
-    """Return the folder with HEAD: `.git` itself or, in a work tree or submodule, the folder that the file `.git` names."""
+    """Return the folder with HEAD: `.git`, or what the file `.git` of a work tree or submodule names."""
     if place.is_file():
         return (place.parent / place.read_text().removeprefix("gitdir:").strip()).resolve()
     return place

@@ -1,7 +1,8 @@
 """The format of a run directory: sidecar.json, summary.json and heartbeat. Free of torch and lightning.
 
-Files are replaced whole and read tolerantly: one wrong field costs only itself, and unknown fields survive a rewrite. Times are
-seconds since the epoch (ISO text is read too). JSON is strict: a non-finite number is the string "NaN", "Infinity" or "-Infinity".
+Files are replaced whole and read tolerantly: one wrong field costs only itself, and unknown fields survive a rewrite.
+Times are seconds since the epoch (ISO text is read too). JSON is strict: a non-finite number is the string "NaN",
+"Infinity" or "-Infinity".
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class SidecarError(ValueError):
 class SessionEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One start of a run: its process, machine, job and code.
 
-    `rows` counts the rows that were there before, `fit` says that the start trained (and not only validated, or died early).
+    `rows` counts the rows that were there before, `fit` says that the start trained (and not only validated, or died
+    early).
     """
 
     id: str | None = None
@@ -168,7 +170,8 @@ _OPTIONAL = frozenset({"uid", "display_name", "archived", "forked_from", "time_c
 def decode_sidecar(data: bytes, path: AnyPath) -> tuple[Sidecar, list[Problem]]:
     """Return the sidecar in `data`, the bytes of the file `path`, and the fields that were left out as wrong.
 
-    All times are seconds since the epoch, also those that the file holds as ISO text. Raises SidecarError if `data` is no JSON object.
+    All times are seconds since the epoch, also those that the file holds as ISO text. Raises SidecarError if `data` is
+    no JSON object.
     """
     return convert_document(parse_json(data, path), Sidecar)
 
@@ -193,7 +196,10 @@ def convert_document(data: dict[str, Any], kind: type[Document]) -> tuple[Docume
 
 
 def encode_document(document: Sidecar | Summary, over: dict[str, Any] | None = None) -> str:
-    """Return `document` as JSON text, laid over `over`, the JSON object that the file held before: unknown fields stay."""
+    """Return `document` as JSON text, laid over `over`, the JSON object of the file so far.
+
+    Fields of `over` that `document` does not know stay.
+    """
     ours = msgspec.to_builtins(document, enc_hook=str)
     unset = {name for name in _OPTIONAL.intersection(ours) if not ours[name]}
     held = over or {}
@@ -206,8 +212,8 @@ def encode_document(document: Sidecar | Summary, over: dict[str, Any] | None = N
 class SidecarFile:
     """The sidecar of a run that is being written, while people and other programs may edit it.
 
-    `document` is what this process holds to be true. Edits on disk of notes, tags, display_name, archived and unknown fields win, as
-    do the sessions of other processes; every other field belongs to the training.
+    `document` is what this process holds to be true. Edits on disk of notes, tags, display_name, archived and unknown
+    fields win, as do the sessions of other processes; every other field belongs to the training.
     """
 
     _TRIES = 3
@@ -219,7 +225,10 @@ class SidecarFile:
         self._seen: tuple[int, int, int] | None = None
 
     def load(self) -> bool:
-        """Read the file, and return whether there was one. Raises SidecarError if it cannot be read; it is set aside then."""
+        """Read the file, and return whether there was one.
+
+        Raises SidecarError if it cannot be read; it is set aside then.
+        """
         self._seen = self._state()
         try:
             self._on_disk = parse_json(self.path.read_bytes(), self.path)
@@ -232,7 +241,10 @@ class SidecarFile:
         return True
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Replace the file by `document` with new values of `fields`, after edits on disk are taken over. Raises OSError."""
+        """Replace the file by `document` with new values of `fields`, after edits on disk are taken over.
+
+        Raises OSError.
+        """
         for attempt in range(self._TRIES):
             self._take_over_edits()
             for name, value in fields.items():
@@ -277,7 +289,8 @@ _MAX_CHECKED = 100_000
 def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
     """Return `value` as the type `kind`; UNSET if it does not fit, which `problems` then names.
 
-    msgspec converts values that fit as a whole. Otherwise a container is converted item by item, without the items that do not fit.
+    msgspec converts values that fit as a whole. Otherwise a container is converted item by item, without the items that
+    do not fit.
     """
     try:
         return msgspec.convert(value, kind)
@@ -386,7 +399,9 @@ def _dumps(value: Any) -> str:
 
 
 def parse_time(value: object) -> float | None:
-    """Return a time (a number of seconds since the epoch, or ISO 8601 text) in seconds since the epoch; None if it is none.
+    """Return a time (a number of seconds since the epoch, or ISO 8601 text) in seconds since the epoch.
+
+    None if it is none.
 
     ISO text without a zone is UTC, as every writer of this format means it.
     """
@@ -404,7 +419,10 @@ def parse_time(value: object) -> float | None:
 
 
 def parse_heartbeat(data: bytes) -> float | None:
-    """Return the time that a heartbeat file with the content `data` holds; None for an empty one, as the original writes it."""
+    """Return the time that a heartbeat file with the content `data` holds.
+
+    None for an empty one, as the original writes it.
+    """
     return parse_time(data.decode("ascii", errors="replace").strip())
 
 

@@ -64,10 +64,10 @@ class Flat:
 def plain(value: object) -> Plain:
     """Return `value` as bools, ints, floats, strings, None, lists and dicts.
 
-    Mappings, namespaces, dataclasses, OmegaConf containers, named tuples, attrs and pydantic objects become dicts. Sequences and
-    sets become lists, enums their name (an enum of strings or numbers its value), zero-dimensional arrays and tensors
-    Python numbers. Anything else becomes its string without memory addresses, so that a second start
-    writes the same. A container within itself becomes the string `...`.
+    Mappings, namespaces, dataclasses, OmegaConf containers, named tuples, attrs and pydantic objects become dicts.
+    Sequences and sets become lists, enums their name (an enum of strings or numbers its value), zero-dimensional arrays
+    and tensors Python numbers. Anything else becomes its string without memory addresses, so that a second start writes
+    the same. A container within itself becomes the string `...`.
     """
     return _plain(value, ())
 
@@ -75,8 +75,8 @@ def plain(value: object) -> Plain:
 def flatten(params: object) -> Flat:
     """Return hyperparameters of any kind with flat, dotted keys.
 
-    Lists, empty lists and empty dicts stay values. If two keys become one, the later gets `_2` (`_3`, ...) and is listed in
-    `renamed`. An object that is neither a mapping nor similar to one contributes its attributes.
+    Lists, empty lists and empty dicts stay values. If two keys become one, the later gets `_2` (`_3`, ...) and is
+    listed in `renamed`. An object that is neither a mapping nor similar to one contributes its attributes.
     """
     tree = plain(params)
     if not isinstance(tree, dict):
@@ -101,8 +101,8 @@ def param_scalar(value: Plain) -> bool | int | float | str | None:
 def number(value: object) -> Number | None:  # noqa: PLR0911 - one return per kind of value
     """Return a metric's value as a Python number, or None if it is no scalar (text, None, complex, larger arrays).
 
-    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction. Whole numbers too large for
-    a float become infinite.
+    Zero-dimensional and one-element tensors and arrays count, as do bools, Decimal and Fraction. Whole numbers too
+    large for a float become infinite.
     """
     kind = type(value)
     if kind is float or kind is bool or (kind is int and -_FLOAT_RANGE < value < _FLOAT_RANGE):  # type: ignore[operator]

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def fresh_environment(folder: Path, *requirements: str, extra: str) -> Path:
-    """The python of a new environment in `folder` that holds this project with one extra and `requirements`, and nothing else.
+    """Return the python of a new environment in `folder` with this project, one extra and `requirements`.
 
-    Versions are those of constraints.txt, but for what `requirements` name. The project is installed from a copy: building
-    in place would leave its traces in the working tree.
+    Versions are those of constraints.txt, but for what `requirements` name. The project is installed from a copy:
+    building in place would leave its traces in the working tree.
     """
     source = folder / "source"
     source.mkdir(parents=True)

@@ -1,7 +1,8 @@
 """A training without torch, for tests that end it: `python -m tests.logger.killed_program RUN_DIR`.
 
-It goes on where the directory stands: row number `n` holds `n` as its metric `number`; every seventh row brings a new metric,
-so that the header grows all the time; every fifth an item of media. The number of a row is told to stdout once it was saved.
+It goes on where the directory stands: row number `n` holds `n` as its metric `number`; every seventh row brings a new
+metric, so that the header grows all the time; every fifth an item of media. The number of a row is told to stdout once
+it was saved.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def small_model(lightning: Any, *, each_step: Callable[[Any, int], None] = lambda model, batch: None) -> Any:
-    """A LightningModule of the package `lightning`; `each_step(model, batch)` is called in every training step."""
+    """Return a LightningModule of the package `lightning` that calls `each_step(model, batch)` in every step."""
 
     class Small(lightning.LightningModule):
         def __init__(self, width: int = 4) -> None:
@@ -43,6 +43,6 @@ def data() -> DataLoader[Any]:
 
 
 def trainer(lightning: Any, logger: Any, **options: Any) -> Any:
-    """A quiet Trainer of the package `lightning` that logs every step on the CPU."""
+    """Return a quiet Trainer of the package `lightning` that logs every step on the CPU."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "accelerator": "cpu"}
     return lightning.Trainer(**{**quiet, "logger": logger, "max_epochs": 2, "devices": 1} | options)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def read_rows(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv as their cells that are not empty; the column of times only says that it is there."""
+    """Return the rows of metrics.csv, without empty cells."""
     with (run_dir / "metrics.csv").open(newline="") as file:
         return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)]
 

@@ -49,7 +49,7 @@ def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
 
 
 def test_new_columns_go_behind_the_old_ones(tmp_path: Path) -> None:
-    """A metric that first comes in mid-run leaves the order of the columns, and every earlier row gets an empty cell."""
+    """A new metric leaves the order of the columns, and every earlier row gets an empty cell."""
     file = metrics_file(tmp_path)
     file.append(rows({"z": 1, "t": 'a"\r\nb'}, {"z": 2}))
     file.append(rows({"a": 3}, start=2))
@@ -100,7 +100,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: str, kept: str, count: int
 
 @pytest.mark.parametrize("count", [3, 1000, 20_000])
 def test_a_stray_quote_costs_no_rows(tmp_path: Path, count: int) -> None:
-    """A quote within a cell opens none, as readers have it: what follows is rows like others, however long the file is."""
+    """A quote within a cell opens none: what follows is rows like others, however long the file is."""
     path = tmp_path / "metrics.csv"
     body = 'step,lo"ss\r\n0,5" pipe\r\n' + "".join(f"{n},1\r\n" for n in range(1, count))
     path.write_bytes((body + "torn").encode())
@@ -118,7 +118,7 @@ def test_a_stray_quote_costs_no_rows(tmp_path: Path, count: int) -> None:
     ],
 )
 def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
-    """No reader gets past it: what follows is cut off, so that later rows are read, but told and kept beside the file."""
+    """No reader gets past it, so what follows is cut off, kept beside the file, and warned about."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(before.encode())
     told: list[str] = []
@@ -197,7 +197,10 @@ def test_a_text_that_says_step_is_no_header(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_step_column_gets_one(tmp_path: Path) -> None:
-    """New rows need a step; earlier ones keep the one that readers gave them: their number. What is no row stays none."""
+    """New rows need a step; earlier ones keep the one that readers gave them: their number.
+
+    What is no row stays none.
+    """
     (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,\r\n2,3,4\r\na,b\r\n5,6\r\n")
     file = metrics_file(tmp_path)
     file.append(rows({"a": 2}, start=5))

@@ -29,7 +29,7 @@ def train(run_dir: Path, strategy: str, *more: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_two_processes_write_one_run(tmp_path: Path, strategy: str) -> None:
-    """Each row and each image is there once, in one session, whether the second process runs the script again or is forked."""
+    """Each row and image is there once, in one session, whether the second process is forked or not."""
     run_dir = tmp_path / "run"
     done = train(run_dir, strategy)
     assert done.returncode == 0, done.stderr

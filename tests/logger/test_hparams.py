@@ -44,7 +44,7 @@ def start(run_dir: Path, token: str = "first") -> RunWriter:
 def test_keys_that_collide_over_several_calls_are_all_kept(
     tmp_path: Path, calls: list[dict[str, Any]], flat: dict[str, Any], told: tuple[tuple[str, str], ...]
 ) -> None:
-    """A key replaces what was logged under itself, and nothing else: a dotted key and a nested one are two, also after a resume."""
+    """A key replaces only what was logged under itself: a dotted and a nested key are two, also after a resume."""
     hparams = Hparams(tmp_path / "hparams.yaml")
     for call in calls:
         renamed = hparams.update(call)
@@ -57,7 +57,7 @@ def test_keys_that_collide_over_several_calls_are_all_kept(
 
 
 def read_run_params(run_dir: Path) -> dict[str, Any]:
-    """What a reader makes of hparams.yaml alone."""
+    """Return what a reader makes of hparams.yaml alone."""
     (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
     return dict(read_run(run_dir).params)
 

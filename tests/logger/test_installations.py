@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OLDEST = "2.4.0"
-"""The oldest Lightning that works with the newest torch: those before it need pkg_resources, which setuptools has dropped."""
+"""The oldest Lightning that works with the newest torch: older ones need pkg_resources, which is gone."""
 
 pytestmark = pytest.mark.timeout(1800)  # half a gigabyte is unpacked
 

@@ -66,7 +66,7 @@ GRAY = np.arange(10, dtype=np.uint8).reshape(2, 5)
     ],
 )
 def test_pixels_stay_what_they_are(image: Any, expected: np.ndarray) -> None:
-    """HW, HWC and CHW, tensors, PIL (16 bits too) and lists, of any number type, become a PNG of exactly these pixels."""
+    """HW, HWC and CHW, tensors, PIL and lists, of any number type, become a PNG of exactly these pixels."""
     encoded = encode_image(image)
     assert encoded.ending == "png"
     np.testing.assert_array_equal(pixels(encoded.data), expected)
@@ -148,7 +148,7 @@ def test_arrays_become_films_where_av_is_installed(format: str) -> None:  # noqa
 
 
 def test_no_two_tags_share_a_file(logger: RegistryLogger) -> None:
-    """`a/b` and `a__b`, tags in any script, empty or very long ones, and ones that climb out, have folders of their own."""
+    """Tags such as `a/b` and `a__b`, empty, very long or climbing ones, in any script, have separate folders."""
     tags = [
         "a/b",
         "a__b",

@@ -41,7 +41,7 @@ PACKAGES = pytest.mark.parametrize(
 
 @PACKAGES
 def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
-    """Fit and test under either package: every row with its step, hparams, checkpoint, status, and the directories that Lightning asks for."""
+    """Fit and test under either package log every row with its step, hparams, checkpoint and status."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     fit = trainer(lightning_, logger)
     assert fit.log_dir == str(tmp_path / "run")
@@ -70,7 +70,10 @@ def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
 
 @PACKAGES
 def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
-    """From the start of another fit the run is running, with a heartbeat, until that ends; test and validate keep the status."""
+    """From the start of another fit the run is running, with a heartbeat, until that ends.
+
+    Test and validate keep the status.
+    """
     logger = RegistryLogger(tmp_path / "run", "r1")
     seen: list[tuple[str, bool, bool]] = []
 
@@ -159,7 +162,7 @@ def test_a_real_sigterm_interrupts(tmp_path: Path) -> None:
 
 
 def test_slurms_requeue_signal_interrupts(tmp_path: Path) -> None:
-    """Lightning's handler finalizes with "finished" in mid-run: the run is interrupted, and completed if it goes on to its end."""
+    """Lightning's handler finalizes in mid-run: that is an interruption, and a completion if it goes on to its end."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     statuses = []
 
@@ -220,7 +223,7 @@ def _log_in_child(logger: RegistryLogger) -> None:
 
 
 def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
-    """A child that wrote the run and died without an end of it is told by the parent's finalize: the run does not stay running."""
+    """If a child wrote the run and died without ending it, the parent's finalize does."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     child = multiprocessing.get_context("fork").Process(target=_log_in_child, args=(logger,))
     child.start()
@@ -300,7 +303,10 @@ def test_other_ranks_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_on_existing_decides_before_the_training(tmp_path: Path) -> None:
-    """A directory that holds a run is resumed, renamed aside or refused, as asked; a folder without a run is just used."""
+    """A directory that holds a run is resumed, renamed aside or refused, as asked.
+
+    A folder without a run is just used.
+    """
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text("")
@@ -344,7 +350,10 @@ def test_hyperparameters_of_any_kind(tmp_path: Path, params: Any) -> None:
 
 
 def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(tmp_path: Path) -> None:
-    """Objects, enums, tuples, lists used twice and names in any script are plain values in hparams.yaml; collisions are told."""
+    """Objects, enums, tuples, lists used twice and names in any script are plain values in hparams.yaml.
+
+    Collisions are told.
+    """
     logger = RegistryLogger(tmp_path / "run", "r1")
     shared = [1, 2]
     with pytest.warns(UserWarning, match=r"'a\.b'"):

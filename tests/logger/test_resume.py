@@ -1,4 +1,4 @@
-"""A new start in a directory that holds a run: one run goes on, and nothing that people or earlier starts wrote is lost."""
+"""A new start continues the run in its directory, and loses nothing that people or earlier starts wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def start(run_dir: Path, token: str, said: list[str] | None = None, **settings: 
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
-    """Rows, column order, start, uid, hparams, checkpoint and unknown fields stay; a session is added; the status is running again."""
+    """Rows, column order, start, uid, hparams, checkpoint and unknown fields stay.
+
+    A session is added; the status is running again.
+    """
     first = start(tmp_path, "first", tags=("a",), notes="n")
     first.log_hparams({"lr": 0.1, "net": {"depth": 2}})
     first.log_metrics({"z": 1.0, "a": 2.0}, 7)
@@ -149,7 +152,7 @@ def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str,
 
 
 def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
-    """A sidecar without `uid`, `sessions` and `time_column` is resumed: no uid is made up, times come, and ISO times become floats."""
+    """No uid is made up for it, rows get times from now on, and ISO times become floats."""
     run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
     (run_dir / "metrics.csv").write_bytes(b"step,a\r\n0,1.0\r\n")
     found = sidecar(run_dir)
@@ -257,7 +260,7 @@ def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
 
 
 def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Path) -> None:
-    """Statistics cover the metrics of all headers, the session says how many rows there were, header lines not counted."""
+    """Statistics cover the metrics of all headers, and header lines do not count as rows."""
     (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n3,4,6\r\n")
     start(tmp_path, "first").finalize("completed")
     metrics = summary(tmp_path)["metrics"]
@@ -269,9 +272,13 @@ def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Pat
 
 
 def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
-    """Too few or too many cells, a step that is no 64-bit integer, no CSV: no values; a row in a quoted cell is none."""
+    """Too few or too many cells, a step that is no 64-bit integer, no CSV: no values.
+
+    A row in a quoted cell is none.
+    """
     (tmp_path / "metrics.csv").write_bytes(
-        b'step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n'
+        b"step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n"
+        b'7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n'
     )
     writer = start(tmp_path, "first")
     assert {name: (of.count, of.last, of.max_step) for name, of in writer.stats.items()} == {

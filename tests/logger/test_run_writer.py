@@ -103,7 +103,10 @@ def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
 
 
 def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
-    """Without any further call a thread writes what was logged; it also touches the heartbeat, and ends with the run."""
+    """Without any further call a thread writes what was logged.
+
+    It also touches the heartbeat, and ends with the run.
+    """
     writer = start(tmp_path)
     for step in range(200):
         writer.log_metrics({"a": 1.0}, step)
@@ -164,7 +167,10 @@ for step in range(60):
     ("ending", "code"), [("", 0), ("sys.exit(3)", 3), ("raise RuntimeError", 1), ("import os; os._exit(0)", 0)]
 )
 def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code: int) -> None:
-    """However the interpreter ends, every row and the last state are on disk; os._exit, which runs nothing, keeps the saved rows."""
+    """However the interpreter ends, every row and the last state are on disk.
+
+    Os._exit, which runs nothing, keeps the saved rows.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM + ending, tmp_path], cwd=ROOT, capture_output=True, check=False
     )
@@ -255,7 +261,7 @@ def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path)
 # The exception may come between the opening of a file and the first line that would close it; Python closes it then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """A KeyboardInterrupt raised anywhere in a log call leaves rows that were taken there once, and the writer usable."""
+    """A KeyboardInterrupt anywhere in a log call leaves accepted rows there once, and the writer usable."""
     writer = start(tmp_path, flush_every=1)
 
     def handler(*_: object) -> None:
@@ -304,7 +310,10 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_rows() -> Iterator[Callable[[], None]]:
-    """The disk takes no more than 4,000 bytes of a file: rows are refused, the two JSON files are not. Call it to lift that."""
+    """Let the disk take no more than 4,000 bytes of a file: it refuses rows, but not the two JSON files.
+
+    Call it to lift that.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
@@ -314,7 +323,7 @@ def small_rows() -> Iterator[Callable[[], None]]:
 
 
 def refused_rows(run_dir: Path) -> RunWriter:
-    """A writer with 20 rows on disk and 300 that the disk refused, while the two JSON files were taken."""
+    """Return a writer with 20 rows on disk and 300 that the disk refused, while it took the JSON files."""
     writer = start(run_dir, flush_every=1000)
     for step in range(320):
         writer.log_metrics({"a": float(step)}, step)
@@ -411,7 +420,10 @@ def test_a_directory_that_cannot_be_made_raises_at_once(tmp_path: Path) -> None:
 
 
 def test_edits_of_others_are_taken_over_at_every_write(tmp_path: Path) -> None:
-    """Notes, tags, names and unknown fields that people change while the training runs stay; what is the training's own is its own."""
+    """Notes, tags, names and unknown fields that people change while the training runs stay.
+
+    What is the training's own is its own.
+    """
     writer = start(tmp_path, tags=("given",), notes="first")
     for number in range(3):
         edited = sidecar(tmp_path) | {

@@ -46,7 +46,10 @@ def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...
 
 
 def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
-    """summary.json has the statistics, the last step and the epoch; the sidecar the last values; both are strict JSON."""
+    """summary.json has the statistics, the last step and the epoch.
+
+    The sidecar the last values; both are strict JSON.
+    """
     writer = start(tmp_path)
     writer.log_metrics({"loss": 0.5, "epoch": 0, "note": "text", "flag": True}, 3)
     writer.log_metrics({"loss": math.nan, "epoch": 1}, 7)
@@ -138,7 +141,7 @@ def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
     ],
 )
 def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, written: str) -> None:
-    """What is no whole number is written as the nearest thing that is one, what no reader takes for a step as the next one."""
+    """A fraction is cut off; what no reader takes for a step becomes the next one."""
     writer = start(tmp_path)
     if written == "4":
         writer.log_metrics({"a": 1.0}, step)
@@ -231,7 +234,7 @@ def test_times_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_no_times_are_written_where_their_column_is_a_metric(tmp_path: Path) -> None:
-    """Only the sidecar makes `wall_time` a column of times: in a file of another writer it is a metric, and stays one."""
+    """Only the sidecar makes `wall_time` a column of times: in another writer's file it is a metric."""
     (tmp_path / "metrics.csv").write_bytes(b"step,wall_time\r\n0,5.0\r\n")
     with pytest.warns(RegistryLoggerWarning, match="no times of rows") as caught:
         writer = start(tmp_path)

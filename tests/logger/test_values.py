@@ -61,7 +61,10 @@ Point = namedtuple("Point", "x y")
     ],
 )
 def test_hparams_of_any_kind_become_flat_and_plain(value: object, expected: dict[str, object]) -> None:
-    """Nested things of any kind become dotted keys; what has no plain form becomes its string, the same in every process."""
+    """Nested things of any kind become dotted keys.
+
+    What has no plain form becomes its string, the same in every process.
+    """
     assert flatten(value) == Flat(expected, ())
 
 
