@@ -84,7 +84,8 @@ class MediaFile:
     def add(self, tag: str, step: int, kind: str, item: Encoded, *, caption: str | None, session: int) -> None:
         """Store `item` in a file and add its line. Raises OSError if the disk refuses."""
         folder = self.run_dir / MEDIA_FOLDER / safe_tag(tag)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)  # without the run directory, which may have been removed or unmounted
+        folder.mkdir(exist_ok=True)
         file = self._store(folder, step, item)
         event = {
             "step": step,

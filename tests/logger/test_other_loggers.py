@@ -1,0 +1,350 @@
+"""Logging never ends a training: calls that other loggers know are stored or ignored, pruned trials and bad disks are told."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from logger import RegistryLogger, RegistryLoggerWarning, RunWriter
+from logger import run_writer as run_writer_module
+from tests.logger.models import data, small_model, trainer
+from tests.logger.rows import media, read_rows, sidecar, without_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+
+
+@pytest.fixture
+def logger(tmp_path: Path) -> Iterator[RegistryLogger]:
+    logger = RegistryLogger(tmp_path / "run", "run")
+    yield logger
+    logger.finalize("success")
+
+
+@pytest.mark.parametrize("name", ["log_text", "log_table", "log_audio", "watch", "add_histogram", "log_artifact"])
+def test_methods_of_other_loggers_warn_once(logger: RegistryLogger, name: str) -> None:
+    """They return None, whatever they are given."""
+    with pytest.warns(RegistryLoggerWarning, match=f"{name} is not supported"):
+        assert getattr(logger, name)("key", [1], step=3) is None
+    assert getattr(logger, name)(model=None) is None  # a second warning would be an error
+
+
+@pytest.mark.parametrize("name", ["add_histogram", "log", "log_artifact", "add_text", "track", "add_hparams"])
+def test_methods_of_other_experiments_warn_once(logger: RegistryLogger, name: str) -> None:
+    """The same for SummaryWriter's, wandb's, MLflow's and Comet's methods on `experiment`."""
+    with pytest.warns(RegistryLoggerWarning, match=f"experiment.{name} is not supported"):
+        assert getattr(logger.experiment, name)("key", [1], step=3) is None
+    assert getattr(logger.experiment, name)() is None
+    with pytest.warns(RegistryLoggerWarning, match="experiment.config.update"):
+        logger.experiment.config.update({"a": 1})
+    with pytest.warns(RegistryLoggerWarning, match="experiment.summary"):
+        logger.experiment.summary["best"] = 1
+
+
+def test_misspelt_attributes_are_errors(logger: RegistryLogger) -> None:
+    """A name that no logger has is a mistake in the script, and hasattr says so."""
+    assert not hasattr(logger, "run_directory")
+    with pytest.raises(AttributeError, match="run_directory"):
+        _ = logger.run_directory
+    assert not hasattr(logger.experiment, "_private")
+
+
+def test_calls_of_a_summary_writer_are_stored(logger: RegistryLogger) -> None:
+    """Scalars become rows; images, figures and videos media, of exactly their pixels."""
+    from matplotlib.figure import Figure
+
+    writer = logger.experiment
+    writer.add_scalar("a", torch.tensor(0.5), 3, new_style=True)
+    writer.add_scalars("b", {"x": 1.0, "y": 2.0}, global_step=4)
+    pixels = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    writer.add_image("chw", torch.from_numpy(pixels).permute(2, 0, 1), 5)
+    writer.add_image("hwc", pixels, 5, dataformats="HWC")
+    writer.add_image("hw", pixels[:, :, 0], 5, dataformats="HW")
+    writer.add_image("float", torch.ones(3, 2, 2), 5)
+    writer.add_images("batch", np.zeros((2, 1, 4, 4), np.uint8), 6)
+    writer.add_figure("figure", Figure(figsize=(1, 1), dpi=20), 7)
+    writer.add_figure("figures", [Figure(figsize=(1, 1), dpi=20)] * 2, 7, close=False)
+    writer.add_video("video", torch.zeros(2, 3, 3, 4, 4, dtype=torch.uint8), 8, fps=5)
+    writer.flush()
+    writer.close()
+    assert without_time(read_rows(logger.run_dir)) == [
+        {"step": "3", "a": "0.5"},
+        {"step": "4", "b/x": "1.0", "b/y": "2.0"},
+    ]
+    events = media(logger.run_dir)
+    assert [(event["tag"], event["step"], event["type"]) for event in events] == [
+        *[(tag, 5, "image") for tag in ("chw", "hwc", "hw", "float")],
+        *[("batch", 6, "image")] * 2,
+        ("figure", 7, "image"),
+        *[("figures", 7, "image")] * 2,
+        *[("video", 8, "video")] * 2,
+    ]
+    for event, expected in zip(events[:3], (pixels, pixels, pixels[:, :, 0]), strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(logger.run_dir / event["path"])), expected)
+    assert [event["fps"] for event in events[-2:]] == [5.0, 5.0]
+
+
+def test_a_film_of_an_unknown_format_is_kept(logger: RegistryLogger) -> None:
+    """Raw bytes that nothing recognizes are a file all the same, with the ending that was named."""
+    logger.log_video("film", [b"odd bytes", b"other"], step=1, format=[None, "xyz"])  # type: ignore[list-item]
+    events = media(logger.run_dir)
+    assert [event["path"].rpartition(".")[2] for event in events] == ["bin", "xyz"]
+    assert (logger.run_dir / events[0]["path"]).read_bytes() == b"odd bytes"
+
+
+def test_such_calls_in_a_training_do_not_end_it(tmp_path: Path) -> None:
+    """A module written for other loggers trains to its end."""
+
+    def each_step(model: Any, batch: int) -> None:
+        model.logger.experiment.add_histogram("h", torch.zeros(3), batch)
+        model.logger.experiment.add_scalar("mine", batch, batch)
+        model.logger.log_text(key="t", columns=["a"], data=[["b"]])
+        model.logger.experiment.log({"x": 1})
+
+    logger = RegistryLogger(tmp_path / "run", "r")
+    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistryLoggerWarning)
+        fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+    assert sidecar(tmp_path / "run")["status"] == "completed"
+    assert sum("mine" in row for row in read_rows(tmp_path / "run")) == 4
+
+
+class TrialPruned(Exception):  # noqa: N818 - Optuna's name
+    pass
+
+
+def test_a_pruned_trial_is_interrupted_and_tagged(tmp_path: Path) -> None:
+    """Optuna's TrialPruned, known by its name, is no failure."""
+
+    def each_step(_: Any, batch: int) -> None:
+        if batch == 2:
+            raise TrialPruned
+
+    logger = RegistryLogger(tmp_path / "run", "r", tags=["a"])
+    fit = trainer(lightning.pytorch, logger, enable_checkpointing=False)
+    with pytest.raises(TrialPruned):
+        fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+    found = sidecar(tmp_path / "run")
+    assert (found["status"], found["tags"]) == ("interrupted", ["a", "pruned"])
+
+
+def test_tags_and_notes_can_be_read_and_set(tmp_path: Path) -> None:
+    """Before and after the first use; what people edit meanwhile is seen; Manager's `_tags` too."""
+    logger = RegistryLogger(tmp_path / "run", "r", tags=["a"], notes="n", display_name="shown")
+    assert (logger.tags, logger._tags, logger.notes) == (["a"], ["a"], "n")
+    assert not (tmp_path / "run").exists()
+    logger.log_metrics({"a": 1.0})
+    assert sidecar(tmp_path / "run")["display_name"] == "shown"
+    logger.tags = ["b", "b", "c"]
+    logger.notes = "other"
+    found = sidecar(tmp_path / "run")
+    assert (found["tags"], found["notes"]) == (["b", "c"], "other")
+    assert (logger.tags, logger._tags, logger.notes) == (["b", "c"], ["b", "c"], "other")
+    logger.finalize("success")
+    again = RegistryLogger(tmp_path / "run", "r", tags=["a"])
+    assert (again.tags, again.notes) == (["b", "c"], "other")
+    again.log_metrics({"a": 1.0})
+    assert again.tags == ["b", "c"]
+
+
+def test_the_checkpoint_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another logger comes first, Lightning's path may be relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    logger = RegistryLogger(tmp_path / "run", "r")
+
+    class Checkpoint:
+        best_model_path = "checkpoints/best.ckpt"
+
+    logger.after_save_checkpoint(Checkpoint())
+    assert sidecar(tmp_path / "run")["checkpoint_path"] == str(tmp_path / "checkpoints/best.ckpt")
+    logger.experiment.set_checkpoint("s3://bucket/best.ckpt")
+    assert sidecar(tmp_path / "run")["checkpoint_path"] == "s3://bucket/best.ckpt"
+
+
+def test_a_dry_run_moves_nothing_aside(tmp_path: Path) -> None:
+    """`fast_dev_run` writes nothing, so `on_existing="new"` leaves the old run where it is until something is written."""
+    RegistryLogger(tmp_path / "run", "r").log_metrics({"a": 1.0})
+    logger = RegistryLogger(tmp_path / "run", "r", on_existing="new")
+    trainer(lightning.pytorch, logger, fast_dev_run=True).fit(small_model(lightning.pytorch), data())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    logger.log_metrics({"b": 1.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1"]
+
+
+def fork_of(run_dir: Path, copy: Path) -> dict[str, Any]:
+    logger = RegistryLogger(run_dir, "r", tags=["a"])
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    shutil.copytree(run_dir, copy)
+    return sidecar(run_dir)
+
+
+def test_a_copy_under_another_run_id_is_a_fork(tmp_path: Path) -> None:
+    """It gets its own identity and says what it was forked from; its history stays, and the original is not touched."""
+    before = fork_of(tmp_path / "run", tmp_path / "copy")
+    logger = RegistryLogger(tmp_path / "copy", "forked")
+    logger.log_metrics({"a": 2.0}, 1)
+    logger.finalize("success")
+    fork = sidecar(tmp_path / "copy")
+    assert (fork["run_id"], fork["forked_from"], fork["run_dir"]) == ("forked", before["uid"], str(tmp_path / "copy"))
+    assert fork["uid"] not in (None, before["uid"])
+    assert [row["a"] for row in read_rows(tmp_path / "copy")] == ["1.0", "2.0"]
+    assert sidecar(tmp_path / "run") == before
+    again = RegistryLogger(tmp_path / "copy", "forked")
+    again.log_metrics({"a": 3.0}, 2)
+    assert sidecar(tmp_path / "copy")["uid"] == fork["uid"]
+
+
+def test_a_copy_under_the_same_run_id_is_warned_about(tmp_path: Path) -> None:
+    """Both directories are named; nothing changes hands."""
+    before = fork_of(tmp_path / "run", tmp_path / "copy")
+    logger = RegistryLogger(tmp_path / "copy", "r")
+    with pytest.warns(RegistryLoggerWarning, match=f"{tmp_path}/copy and {tmp_path}/run hold the same run"):
+        logger.log_metrics({"a": 2.0}, 1)
+    assert sidecar(tmp_path / "copy")["uid"] == before["uid"]
+
+
+@pytest.mark.parametrize("moved", ["renamed", "linked"])
+def test_a_run_that_was_moved_is_the_same_run(tmp_path: Path, moved: str) -> None:
+    """A renamed directory, or another way to the same one, is no copy."""
+    before = fork_of(tmp_path / "run", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy")
+    if moved == "renamed":
+        (tmp_path / "run").rename(tmp_path / "other")
+    else:
+        (tmp_path / "other").symlink_to("run")
+    RegistryLogger(tmp_path / "other", "r").log_metrics({"a": 2.0}, 1)
+    found = sidecar(tmp_path / "other")
+    assert (found["uid"], found["run_id"], "forked_from" in found) == (before["uid"], "r", False)
+
+
+def test_without_lightning_an_import_error_says_what_to_install(tmp_path: Path) -> None:
+    """RunWriter works without it."""
+    program = (
+        "import sys; sys.modules['lightning'] = sys.modules['lightning.fabric'] = None\n"
+        "from logger import RunWriter\n"
+        "with RunWriter.open(sys.argv[1], 'r') as run: run.log_metrics({'a': 1.0})\n"
+        "from logger import RegistryLogger\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ImportError: RegistryLogger needs the package lightning" in done.stderr
+    assert 'pip install "registry-bridge[logger]"' in done.stderr
+    assert sidecar(tmp_path / "run")["status"] == "completed"
+
+
+UNWRITTEN = """
+import sys, os, shutil, warnings
+from logger import RunWriter
+run = RunWriter.open(sys.argv[1], "r", flush_every=1)
+run.log_metrics({"a": 1.0}, 0)
+run.save()
+os.rename(sys.argv[1], sys.argv[1] + ".away")
+for step in range(1, 8):
+    run.log_metrics({"a": 1.0, "new": 1.0}, step)
+    run.save()
+if "back" in sys.argv:
+    os.rename(sys.argv[1] + ".away", sys.argv[1])
+run.finalize("success")
+print("trained")
+"""
+
+
+def test_a_removed_directory_does_not_end_the_loop(tmp_path: Path) -> None:
+    """Rows that were on disk are gone with it; those that were not are counted."""
+    run = RunWriter.open(tmp_path / "run", "r", flush_every=1)
+    run.log_metrics({"a": 1.0}, 0)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
+        run.log_metrics({"a": 1.0}, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistryLoggerWarning)
+        run.log_image("i", [np.zeros((2, 2))], 1)
+        run.log_hparams({"lr": 1})
+        run.tags = ["a"]
+    with pytest.warns(RegistryLoggerWarning, match="1 rows of"):
+        run.finalize("success")
+    run.release()
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_directory_that_goes_away_costs_one_last_warning(tmp_path: Path, back: bool) -> None:
+    """It says how many rows are not on disk; where the directory is back at the end, rows and status are there."""
+    command = [sys.executable, "-c", UNWRITTEN, str(tmp_path / "run"), *(["back"] if back else [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "trained\n")
+    assert done.stderr.count("is kept in memory") == 1
+    assert done.stderr.count("7 rows of") == (0 if back else 1)
+    if back:
+        assert (len(read_rows(tmp_path / "run")), sidecar(tmp_path / "run")["status"]) == (8, "completed")
+
+
+def _log_many(run: RunWriter) -> None:
+    for step in range(1, 301):
+        run.log_metrics({"a": 1.0, "b": 2.0}, step)
+
+
+def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk refuses, a million values are kept; later rows are dropped, and counted in the last warning."""
+    monkeypatch.setattr(run_writer_module, "_MAX_WAITING_VALUES", 100)
+    run = RunWriter.open(tmp_path / "run", "r", flush_every=10)
+    run.log_metrics({"a": 0.0}, 0)
+    run.save()
+    (tmp_path / "run").rename(tmp_path / "away")
+    with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
+        _log_many(run)
+    assert (len(run.metrics), run.dropped_rows) == (50, 250)
+    with pytest.warns(RegistryLoggerWarning, match="300 rows of"):
+        run.finalize("success")
+    (tmp_path / "away").rename(tmp_path / "run")
+    run.release()
+    assert [row["step"] for row in read_rows(tmp_path / "run")] == [str(step) for step in range(51)]
+    assert sidecar(tmp_path / "run")["summary"] == {"a": 1.0, "b": 2.0}
+
+
+def test_a_full_disk_in_a_training_is_told_at_its_end(tmp_path: Path) -> None:
+    """The training goes on to its end; the last warning says how many rows are missing, and the status is there."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    def each_step(model: Any, batch: int) -> None:
+        model.logger.log_metrics({"filler": "x" * 3000}, batch)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+
+    logger = RegistryLogger(tmp_path / "run", "r", flush_logs_every_n_steps=1)
+    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
+    try:
+        with pytest.warns(RegistryLoggerWarning) as caught:
+            fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    told = [str(warning.message) for warning in caught]
+    assert sum("cannot be written" in sentence for sentence in told) == 1
+    assert "rows of" in told[-1]
+    assert "are not on disk" in told[-1]
+    assert sidecar(tmp_path / "run")["status"] == "completed"
+    logger.experiment.release()
+    assert len(read_rows(tmp_path / "run")) == 8
