@@ -424,28 +424,3 @@ def parse_heartbeat(data: bytes) -> float | None:
     None for an empty one, as the original writes it.
     """
     return parse_time(data.decode("ascii", errors="replace").strip())
-
-
-# To be removed as soon as bridge.rundir.run reads structs.
-
-
-def parse_sidecar(data: bytes, path: AnyPath) -> dict[str, Any]:
-    """Return the JSON object of a sidecar with the numbers in its summary restored."""
-    sidecar = parse_json(data, path)
-    summary = sidecar.get("summary")
-    if isinstance(summary, dict):
-        sidecar["summary"] = {name: restore_number(value) for name, value in summary.items()}
-    return sidecar
-
-
-def parse_summary(data: bytes, path: AnyPath) -> dict[str, Any]:
-    """Return the JSON object of a summary with the numbers in its metrics restored."""
-    summary = parse_json(data, path)
-    metrics = summary.get("metrics")
-    if isinstance(metrics, dict):
-        summary["metrics"] = {
-            name: {key: restore_number(value) for key, value in stats.items()}
-            for name, stats in metrics.items()
-            if isinstance(stats, dict)
-        }
-    return summary

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +21,6 @@ from tests.logger.rows import media, read_rows, sidecar, summary, without_time
 from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from logger.run_writer import RunWriter
 
 
@@ -168,6 +168,37 @@ def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Pa
     assert [row["a"] for row in read_rows(run_dir)] == ["1.0", "2.0"]
     times = [after["created_at"], after["updated_at"], after["ended_at"], after["sessions"][0]["started_at"]]
     assert [type(then) for then in times] == [float] * 4
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("completed", (5, 0.1, 0.8999999761581421, 1)),
+        ("requeued", (11, 0.1, 1.0, 0)),
+        ("killed", (4, 0.1, 1.0, 0)),
+        ("without-summary", (4, 0.1, 1.0, 0)),
+    ],
+)
+def test_what_the_original_left_is_counted_whole(
+    tmp_path: Path, name: str, loss: tuple[int, float, float, int]
+) -> None:
+    """Its summary covers only its last start and is spoilt by NaN, or is not there: the rows are counted instead."""
+    run_dir = tmp_path / name
+    shutil.copytree(GOLDEN / f"original-{name}" / "run", run_dir)
+    before = sidecar(run_dir)
+    writer = start(run_dir, "first", run_id=before["run_id"])
+    writer.log_metrics({"train/loss": 0.1}, 99)
+    writer.finalize("completed")
+    stats = summary(run_dir)["metrics"]["train/loss"]
+    assert (stats["count"], stats["min"], stats["max"], stats["nan_count"]) == loss
+    after = sidecar(run_dir)
+    assert {name: after[name] for name in ("run_id", "created_at", "tags", "notes", "hparams")} == {
+        name: before[name] for name in ("run_id", "created_at", "tags", "notes", "hparams")
+    }
+    assert read_rows(run_dir)[-1]["train/loss"] == "0.1"
 
 
 def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
