@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import NewerFormatError
 from bridge.files import fitting
@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-__all__ = ["CURSOR_FORMAT", "CURSOR_LIMIT", "ContentOptions", "Cursor", "Tails", "sent_facts"]
+__all__ = ["CURSOR_FORMAT", "CURSOR_LIMIT", "ContentOptions", "Cursor", "sent_facts"]
 
 CURSOR_FORMAT = 1
 """The format number of a cursor; a newer one stops its run, an older one is read or leads to a rebuild."""
 
 CURSOR_LIMIT = 4000
 """The greatest length of a cursor's JSON text, in characters (an MLflow tag holds 5000 to 8000)."""
-
-Tails: TypeAlias = "Mapping[str, tuple[int, float]]"
-"""For each metric its greatest step so far and the value that counts there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +30,10 @@ class Cursor:
 
     metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`;
     `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
-    `digest` is that of the rows' content, the same for any column order and layout; `early_rows` and `early` the
-    same for the first rows alone. `last_step` is the greatest step of any row; `tails` the tail of each series, left
-    out where it would not fit; `seen` counts the series; `rising`: no row had
-    a lower step than the one before it. `last_time` is the time column's at the last row. The header line in force
-    stands at byte `columns_at`.
+    `digest` is that of the rows' content, the same for any order of columns. `last_step` is the greatest step of any row;
+    `last_points` holds for each metric its greatest step and the value that counts there, None if that would not fit;
+    `seen` is the number of metrics. `last_time` is the time at the last row. The header line in force is at byte
+    `columns_at`.
     `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
     media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
     `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
@@ -56,12 +52,9 @@ class Cursor:
     header: str = ""
     window: str = ""
     digest: str = ""
-    early_rows: int = 0
-    early: str = ""
     last_step: int | None = None
-    tails: Tails | None = None
+    last_points: Mapping[str, tuple[int, float]] | None = None
     seen: int = 0
-    rising: bool = True
     last_time: float | None = None
     columns_at: int = 0
     stat: tuple[int, int, int, int] | None = None
@@ -84,19 +77,19 @@ class Cursor:
         return replace(self, **changes)
 
     def to_json(self) -> str:
-        """Strict JSON of under CURSOR_LIMIT characters: the tails are left out where they do not fit."""
-        text = self._dump(self.tails)
-        return text if len(text) < CURSOR_LIMIT or self.tails is None else self._dump(None)
+        """Return strict JSON of under CURSOR_LIMIT characters: without the last points if they do not fit."""
+        text = self._dump(self.last_points)
+        return text if len(text) < CURSOR_LIMIT or self.last_points is None else self._dump(None)
 
-    def _dump(self, tails: Tails | None) -> str:
+    def _dump(self, last_points: Mapping[str, tuple[int, float]] | None) -> str:
         kept: dict[str, Any] = {"format": CURSOR_FORMAT}
         for key in self.__slots__:
             value = getattr(self, key)
-            if key != "tails" and value != _CURSOR_DEFAULTS.get(key, _MISSING):
+            if key != "last_points" and value != _CURSOR_DEFAULTS.get(key, _MISSING):
                 kept[key] = value
-        if tails is not None:
+        if last_points is not None:
             # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
-            kept["tails"] = {name: [step, float(value).hex()] for name, (step, value) in tails.items()}
+            kept["last_points"] = {name: [step, float(value).hex()] for name, (step, value) in last_points.items()}
         return json.dumps(kept, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -113,9 +106,11 @@ class Cursor:
                     f"{where} was made by a newer bridge (cursor format {version}, this one knows {CURSOR_FORMAT}).",
                     hint="pip install --upgrade registry-bridge",
                 )
-            tails = data.pop("tails", None)
-            if tails is not None:
-                data["tails"] = {name: (int(step), float.fromhex(value)) for name, (step, value) in tails.items()}
+            points = data.pop("last_points", None)
+            if points is not None:
+                data["last_points"] = {
+                    name: (int(step), float.fromhex(value)) for name, (step, value) in points.items()
+                }
             data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
             if "stat" in data:
                 data["stat"] = tuple(int(number) for number in data["stat"])

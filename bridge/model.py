@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import compress
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,12 +149,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Consecutive rows as columns: n rows, k metrics.
+    """Rows as columns: n rows, k metrics.
 
-    `row` int64 (n,), the row's number in metrics.csv from 0, in a sorted block not monotone;
-    `step` int64 (n,); `time` float64 (n,), seconds since the epoch;
-    `values` float64 (k, n), C order, one metric a line; `present` bool (k, n): where a value counts as a point.
-    What is not present holds anything; no row and no metric is without a point. `names` are sorted. The overlap rule has been applied.
+    `row` int64 (n,) is the number of each row in metrics.csv, from 0; it does not rise if the block is sorted by step.
+    `step` int64 (n,); `time` float64 (n,), seconds since the epoch; `values` float64 (k, n), C order, one metric a line;
+    `present` bool (k, n): which values are points. The other values can be anything. `names` are sorted. In a delta the
+    overlap rule has been applied, and each row and each metric has a point.
     """
 
     names: tuple[str, ...]
@@ -165,8 +166,41 @@ class Block:
 
     @property
     def points(self) -> int:
-        """How many points the block holds."""
+        """The number of points."""
         return int(self.present.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that the columns take."""
+        return len(self.row) * (24 + 9 * len(self.names))
+
+    def rows(self, chosen: slice | NDArray[Any]) -> Block:
+        """Return the rows that a slice, a mask or places choose."""
+        return Block(
+            self.names,
+            self.row[chosen],
+            self.step[chosen],
+            self.time[chosen],
+            self.values[:, chosen],
+            self.present[:, chosen],
+        )
+
+    def where(self, present: NDArray[np.bool_]) -> Block | None:
+        """Return a block with these points only; None if there are none."""
+        return Block(self.names, self.row, self.step, self.time, self.values, present).filled()
+
+    def filled(self) -> Block | None:
+        """Return the block without rows and metrics that have no point; None if nothing is left."""
+        names, values, present = self.names, self.values, self.present
+        used = cast("NDArray[np.bool_]", present.any(axis=1))
+        if not used.all():
+            names = tuple(compress(names, used))
+            values, present = values[used], present[used]
+        if not names:
+            return None
+        block = Block(names, self.row, self.step, self.time, values, present)
+        rows = cast("NDArray[np.bool_]", present.any(axis=0))
+        return block if rows.all() else block.rows(rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,21 +265,18 @@ class DeltaKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta:
-    """What the run directory holds past a cursor, up to a limit.
+    """New content of a run directory past a cursor, up to a limit.
 
-    `after` is the cursor once this delta is in the target; exporters add their own `sent` and `extra`.
-    `blocks` are the points to add, `media` likewise; `removed` are points that the target holds and that
-    no longer count (only for a target that can remove points, only with `kind` REWIND), `removed_media` likewise.
-    `bests` are all points that count up to `after`, in row order, of those metrics of the option `best` that lose some.
-    `replace_from`, in a REWIND for a target that replaces points: the target deletes all its points at or after this step
-    and inserts `blocks`, which then hold every point at or after this step that counts up to `after`. With `more` they hold
-    only those of the lowest steps, and `after.replacing` is the step from which the next delta goes on.
-    `reason` says, for a person, why the kind is REWIND or CHANGED (with file and line where known).
-    `more` is true where a limit cut the delta short: the next one starts at `after`.
-    `metrics` are the names of all metrics seen up to `after`, in the order of their first appearance (row, then name).
-    `remember`, where it is given, must be in the target before any point of this delta (estimated times).
-    `lowers` counts points that come at or before the last step of their series.
-    `passed` says how many bytes of the run's files lie behind this delta, about, where `after` cannot (for progress).
+    `blocks` and `media` are the points and pictures to add. `after` is the cursor once they are in the target; exporters
+    add their own `sent` and `extra`. `more`: a limit cut the delta short, and the next one goes on at `after`.
+    `replace_from` is for a rewind in a target that replaces points: the target deletes its points at this step and later,
+    and inserts `blocks`, which are all points of these steps. With `more` they are those of the lowest steps only, and
+    the next delta goes on at `after.replacing`.
+    `reason` says, for a person, why the kind is REWIND or CHANGED, with file and line if known.
+    `metrics` are the names of all metrics up to `after`, in the order in which they first appeared (by row, then by name).
+    `remember` is given if times are estimated: it must be in the target before any point of this delta.
+    `lowers` counts points at or before the last step of their metric, `passed` the bytes of the files before the end of
+    this delta if `after` does not say it (for the progress).
     """
 
     run: Run
@@ -254,10 +285,7 @@ class Delta:
     before: Cursor | None = None
     blocks: tuple[Block, ...] = ()
     media: tuple[MediaEvent, ...] = ()
-    removed: Points | None = None
     replace_from: int | None = None
-    bests: tuple[Block, ...] = ()
-    removed_media: tuple[MediaEvent, ...] = ()
     reason: str = ""
     more: bool = False
     metrics: tuple[str, ...] = ()

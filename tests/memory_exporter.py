@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
 
 MEMORY = Capabilities(
-    removes_points=True,
-    removes_media=True,
+    replaces_points=True,
     time_step=0.0,
     statuses={status: status.value for status in Status},
 )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities
-    from bridge.model import Block, Delta, MediaEvent, Points
+    from bridge.model import Block, Delta, MediaEvent
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
 
@@ -94,32 +94,13 @@ def cut(box: Box, before: Cursor) -> None:
 
 
 def remove(box: Box, delta: Delta, capabilities: Capabilities) -> None:
-    """Take out the points and media that a delta names; TargetRefusedError where that is no ability."""
+    """Remove the points that a delta replaces. Raises TargetRefusedError if the target cannot do that."""
     if delta.replace_from is not None:
         if not capabilities.replaces_points:
             raise TargetRefusedError("A delta asks to replace points, which this target cannot do.")
         for name, columns in list(box.points.items()):
             kept = columns[1] < delta.replace_from
             box.points[name] = tuple(column[kept] for column in columns)
-    if delta.removed is not None and len(delta.removed):
-        if not capabilities.removes_points:
-            raise TargetRefusedError("A delta asks for the removal of points, which this target cannot do.")
-        _remove_points(box, delta.removed)
-    if delta.removed_media:
-        if not capabilities.removes_media:
-            raise TargetRefusedError("A delta asks for the removal of media, which this target cannot do.")
-        lines = {event.line for event in delta.removed_media}
-        box.media = [picture for picture in box.media if picture.line not in lines]
-
-
-def _remove_points(box: Box, removed: Points) -> None:
-    for number, name in enumerate(removed.names):
-        columns = box.points.get(name)
-        if columns is None:
-            continue
-        steps = removed.step[removed.name == number]
-        kept = ~np.isin(columns[1], steps)
-        box.points[name] = tuple(column[kept] for column in columns)
 
 
 def add_block(box: Box, block: Block, capabilities: Capabilities) -> None:

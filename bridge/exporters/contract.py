@@ -94,8 +94,6 @@ class Capabilities:
     `ordered_steps`: a series must have strictly increasing steps.
     `replaces_points`: all points from a step on can be replaced (`Delta.replace_from`). Without it, a rewind makes a
     rebuild.
-    `removes_points`, `removes_media`: superseded points, or pictures, can be removed.
-    `holds_back`: points cannot be taken back, so rows that may still be superseded wait.
     `single_writer`: only one process at a time may apply.
     `threads`: the work waits for a server, so threads of one process serve as well as processes.
     `points_a_delta`: the most points in one delta.
@@ -108,10 +106,7 @@ class Capabilities:
     """
 
     ordered_steps: bool = False
-    removes_points: bool = False
-    removes_media: bool = False
     replaces_points: bool = False
-    holds_back: bool = False
     single_writer: bool = False
     threads: bool = False
     points_a_delta: int = 1_000_000

@@ -1,6 +1,6 @@
-"""Reading run directories: discover a tree, read one run, its metrics, media and params.
+"""Read run directories: find them in a tree, read one run, its metrics, media and params.
 
-What reads metrics is loaded when it is first asked for: numpy and pyarrow take a while.
+The functions that read metrics are loaded when they are first asked for: numpy and pyarrow take a while.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from bridge.rundir.run import read_run
 from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
-    from bridge.rundir.delta import read_delta
+    from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
     from bridge.rundir.media import read_media
-    from bridge.rundir.single import read_points, read_series, read_summary
-    from bridge.rundir.wanted import ReadOptions
-    from bridge.rundir.whole import read_whole
+    from bridge.rundir.series import read_points, read_series, read_summary
 
 __all__ = [
     "Clock",
@@ -32,17 +30,18 @@ __all__ = [
 ]
 
 _LATER = {
-    "ReadOptions": "wanted",
-    "read_delta": "delta",
+    "ReadOptions": "deltas",
+    "read_delta": "deltas",
     "read_media": "media",
-    "read_points": "single",
-    "read_series": "single",
-    "read_summary": "single",
-    "read_whole": "whole",
+    "read_points": "series",
+    "read_series": "series",
+    "read_summary": "series",
+    "read_whole": "deltas",
 }
 
 
 def __getattr__(name: str) -> object:
+    """Return a name of a module that is loaded only now."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

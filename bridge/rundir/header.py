@@ -1,4 +1,4 @@
-"""The header of metrics.csv: which column is the step, the time, and which metric."""
+"""Read the header line of metrics.csv, and find where complete rows end. Loads neither numpy nor pyarrow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import sys
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import RunDirectoryError
@@ -20,23 +19,22 @@ if TYPE_CHECKING:
 
     from bridge.model import RunFile
 
-__all__ = ["Layout", "complete_rows", "has_column", "no_field_limit", "read_layout"]
-
 BOM = b"\xef\xbb\xbf"
 
 _FIRST_PIECE = 1 << 14
 _FIELD_LIMIT = threading.Lock()
 
-# A quoted cell: it begins where a cell begins. The last group is empty where the quote is still open.
+# A quoted cell: it begins where a cell begins. The last group is empty if the quote is still open.
 _QUOTED = re.compile(rb'(?:\A|(?<=[,\r\n]))"[^"]*+(?:""[^"]*+)*+("?)')
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A header line: `columns` as they stand, at byte `at` of the file; `end` is where the rows below it begin.
+    """The columns below a header line.
 
-    `step` and `time` are places of columns, None where there is none; `metrics` holds for each name the places of its
-    columns (several where the name is doubled).
+    `columns` are the cells of the line at byte `at` of the file; the rows below it begin at byte `end`. `step` and
+    `time` are places of columns, None if there is no such column. `metrics` holds the places of the columns of each
+    metric, by name in sorted order; a name that is there twice has two places.
     """
 
     columns: tuple[str, ...]
@@ -48,7 +46,7 @@ class Layout:
 
     @classmethod
     def of(cls, columns: Sequence[str], time_column: str | None, *, at: int = 0, end: int = 0) -> Layout:
-        """The layout of a header with these cells."""
+        """Return the layout of a header with these cells."""
         places: dict[str, list[int]] = {}
         for place, column in enumerate(columns):
             places.setdefault(metric_name(column), []).append(place)
@@ -57,29 +55,24 @@ class Layout:
         metrics = {name: tuple(places[name]) for name in sorted(places)}
         return cls(tuple(columns), step, time, metrics, at, end)
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The metrics by name, so that the order of columns shows nowhere."""
-        return tuple(self.metrics)
-
     def is_header(self, cells: Sequence[str]) -> bool:
-        """Whether `cells` is a header line again: all filled, with a `step` and no number in the step's place."""
+        """Return if `cells` is another header line: all cells filled, a `step`, and no number in the step's place."""
         if len(cells) > MOST_COLUMNS:
             return False
         if self.step is None:
             return tuple(cells) == self.columns
         if "step" not in cells or not all(cells):
             return False
-        return self.step >= len(cells) or whole(cells[self.step]) is None
+        return self.step >= len(cells) or parse_int64(cells[self.step]) is None
 
 
 def metric_name(column: str) -> str:
-    """The name of the metric in the column `column`: NUL characters, which no target takes, are replaced, a long one is cut."""
+    """Return the name of the metric in `column`: long names are cut, NUL characters replaced (no target takes them)."""
     return shortened(column.replace("\0", "\ufffd") if "\0" in column else column)
 
 
-def whole(cell: str) -> int | None:
-    """The int64 that `cell` says, as Python's int() reads it; None where it says none."""
+def parse_int64(cell: str) -> int | None:
+    """Return the integer in `cell` as Python's int() reads it; None if there is none, or it needs more than 64 bits."""
     try:
         number = int(cell)
     except ValueError:
@@ -88,7 +81,7 @@ def whole(cell: str) -> int | None:
 
 
 def complete_rows(data: bytes) -> int:
-    """How many bytes of `data`, which begins where a row begins, are complete rows: up to a newline outside quotes."""
+    """Return how many bytes of `data`, which begins with a row, are complete rows: up to a newline outside quotes."""
     end = data.rfind(b"\n")
     if end < 0 or data.find(b'"') < 0:
         return end + 1
@@ -101,8 +94,8 @@ def complete_rows(data: bytes) -> int:
     return max(last, data.rfind(b"\n", place)) + 1
 
 
-def first_row(data: bytes) -> int:
-    """How many bytes the first complete row of `data` has, 0 where none is complete."""
+def _first_row(data: bytes) -> int:
+    """Return how many bytes the first complete row of `data` has, 0 if none is complete."""
     if data.find(b'"') < 0:
         return data.find(b"\n") + 1
     place = 0
@@ -117,7 +110,7 @@ def first_row(data: bytes) -> int:
 
 
 def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:
-    """The header line at byte `at` of metrics.csv, and its bytes; None where no complete one is there yet.
+    """Return the header line at byte `at` of metrics.csv, and its bytes; None if no complete one is there yet.
 
     Raises RunDirectoryError for one that is longer than LONGEST_ROW, has more than MOST_COLUMNS, or is no CSV.
     """
@@ -128,7 +121,7 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
         piece = file.read(size)
         data += piece
         blank = len(data) - len(data.removeprefix(BOM).lstrip(b"\r\n")) if at == 0 else 0
-        length = first_row(data[blank:])
+        length = _first_row(data[blank:])
         if length:
             line = data[blank : blank + length]
             cells = _cells(line, file)
@@ -141,7 +134,7 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
 
 
 def _cells(line: bytes, file: BinaryIO) -> list[str]:
-    # A newline ends a line, and nothing else that Python's own splitlines() would take for one.
+    # Only a newline ends a line here; splitlines() would also split at other characters.
     lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(line.rstrip(b"\r\n")))
     try:
         with no_field_limit():
@@ -153,16 +146,16 @@ def _cells(line: bytes, file: BinaryIO) -> list[str]:
     return cells
 
 
-def _no_header(file: BinaryIO, why: str) -> RunDirectoryError:
+def _no_header(file: BinaryIO, problem: str) -> RunDirectoryError:
     return RunDirectoryError(
-        f"{file.name}: the header line {why}.",
-        hint="Mend the file, or move it away to export the run without its metrics.",
+        f"{file.name}: the header line {problem}.",
+        hint="Repair the file, or move it away to export the run without its metrics.",
     )
 
 
 @contextlib.contextmanager
 def no_field_limit() -> Iterator[None]:
-    """Let csv take cells of any length (lines are limited already); the setting is the process's, so put it back."""
+    """Let the csv module read cells of any length for a while; its limit is a setting of the whole process."""
     with _FIELD_LIMIT:
         before = csv.field_size_limit(sys.maxsize)
         try:
@@ -172,7 +165,7 @@ def no_field_limit() -> Iterator[None]:
 
 
 def has_column(file: RunFile, name: str) -> bool:
-    """Whether the header of the metrics.csv `file` holds the column `name`; true where there is no header yet."""
+    """Return if the header of the metrics.csv `file` holds the column `name`; True if there is no header yet."""
     try:
         with open_plain(file.path) as stream:
             found = read_layout(stream, None)

@@ -26,7 +26,7 @@ from bridge.files import (
     shortened,
 )
 from bridge.model import MediaEvent, MediaType, Notice, NoticeKind, RunFile
-from bridge.rundir.place import Changed
+from bridge.rundir.resume import Changed
 from bridge.rundir.run import first_named
 from logger.files import SNIFFED_BYTES, VIDEO_FORMATS, sniff
 from logger.sidecar import parse_time

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from bridge.cursor import ContentOptions
 from bridge.rundir import read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions
 points = 0
 for delta in read_whole(read_run(Path(sys.argv[1])), ContentOptions(), ReadOptions(ordered=True)):
     points += delta.points

@@ -11,8 +11,7 @@ import pandas as pd
 import pyarrow.csv as pacsv
 
 from bridge.cursor import ContentOptions
-from bridge.rundir import discover, read_delta, read_run
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, discover, read_delta, read_run
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.benchmarks.source_memory import METRICS, write_rows
 from tests.run_dirs import write_sidecar

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.cursor import ContentOptions
 from bridge.errors import TargetUnavailableError
-from bridge.rundir import read_delta, read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from bridge.sync.export import ExportTask, export_run
 from bridge.sync.report import Verdict
 from bridge.sync.verify import check_run
@@ -56,9 +55,7 @@ class Bench:
         capabilities = self.exporter.capabilities
         return ReadOptions(
             ordered=capabilities.ordered_steps,
-            removals=capabilities.removes_points,
             replaces=capabilities.replaces_points,
-            hold_back=capabilities.holds_back,
             limit=capabilities.points_a_delta,
         )
 
@@ -103,7 +100,7 @@ class Bench:
         assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.differences.first)])
         run = read_run(path)
         assert tuple(self.known(run).extras) == ()
-        if not (run.running and self.exporter.capabilities.holds_back):
+        if not run.running:
             assert check.behind.rows == 0
 
     def interrupted(self, delta: Delta) -> Delta:

@@ -78,10 +78,9 @@ def _server_and_database(folder: Path, fixtures: Mapping[str, Any]) -> Exporter:
 
 SUBJECTS = (
     Subject("memory", _memory()),
-    Subject("memory-ordered", _memory(ordered_steps=True, removes_points=False)),
-    Subject("memory-replaces", _memory(removes_points=False, replaces_points=True, removes_media=False)),
-    Subject("memory-plain", _memory(removes_points=False, removes_media=False, value_bits=32, infinities=False)),
-    Subject("memory-small-deltas", _memory(points_a_delta=3, holds_back=True, time_step=0.001, removes_points=False)),
+    Subject("memory-ordered", _memory(ordered_steps=True, replaces_points=False)),
+    Subject("memory-plain", _memory(replaces_points=False, value_bits=32, infinities=False)),
+    Subject("memory-small-deltas", _memory(points_a_delta=3, time_step=0.001, replaces_points=False)),
     Subject("example", _example),
     Subject("tensorboard", _tensorboard, needs="tensorboard"),
     Subject("mlflow-sqlite", _sqlite, needs="mlflow", fixtures=("sqlite_template",)),

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from bridge import cursor as cursor_module
@@ -46,9 +47,9 @@ def comparable(held: TargetContent) -> dict[str, Any]:
     """Everything that two targets of one run must have in common."""
     return {
         "series": {
-            name: [list(map(str, column.tolist())) for column in (series.step, series.value, series.time)]
+            name: [list(map(str, column[by_step].tolist())) for column in (series.step, series.value, series.time)]
             for name, series in sorted(held.series.items())
-            if len(series.step)
+            if len(by_step := np.argsort(series.step, kind="stable"))
         },
         "params": held.params,
         "tags": held.tags,

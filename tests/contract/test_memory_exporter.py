@@ -14,10 +14,10 @@ import pytest
 
 from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.rundir import read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import read_run
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
+from tests.deltas import make_block, make_delta
 from tests.memory_exporter import MEMORY, Failure, MemoryExporter
 from tests.run_dirs import make_run
 
@@ -106,7 +106,7 @@ def test_steps_that_fall_are_refused_where_they_must_rise(tmp_path: Path) -> Non
     path = make_run(tmp_path / "runs" / "a", [{"step": 4, "loss": 1.0}, {"step": 2, "loss": 2.0}])
     run = read_run(path)
     exporter = MemoryExporter(capabilities=replace(MEMORY, ordered_steps=True))
-    (delta,) = read_whole(run, ContentOptions(), ReadOptions())
+    delta = make_delta(run, [make_block([4, 2], {"loss": [1.0, 2.0]})])
     with pytest.raises(TargetRefusedError, match="do not increase"):
         exporter.open(run, ContentOptions()).apply(delta)
 

@@ -58,18 +58,22 @@ def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, 
     return result
 
 
-def events(rows: Sequence[Row], *, ordered: bool = True) -> list[Event]:
-    """What a clean export gives, in its order and grouping."""
-    placed: dict[tuple[int, int, int], dict[str, float | str]] = defaultdict(dict)
+def events(rows: Sequence[Row]) -> list[Event]:
+    """Return the points that count, by row: one event for each row with such points."""
+    placed: dict[int, dict[str, float | str]] = defaultdict(dict)
     for (name, _), series in points(rows).items():
-        position = -1
-        for row, step, value in counting(series):
-            position = max(position, row) if ordered else row
-            placed[position, step, row][name] = value
+        for row, _, value in counting(series):
+            placed[row][name] = value
     return [
-        (row, step, rows[row].time, tuple(sorted((name, shown(value)) for name, value in values.items())))
-        for (_, step, row), values in sorted(placed.items())
+        (row, step_of(rows[row]), rows[row].time, tuple(sorted((name, shown(value)) for name, value in values.items())))
+        for row, values in sorted(placed.items())
     ]
+
+
+def step_of(row: Row) -> int:
+    """Return the step of a row that has one."""
+    assert row.step is not None
+    return row.step
 
 
 def shown(value: float | str) -> str:

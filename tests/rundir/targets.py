@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from bridge.cursor import ContentOptions, Cursor
 from bridge.model import Delta, DeltaKind
 from bridge.rundir import read_delta, read_run, read_whole
-from tests.rundir.oracle import Event, events_of, shown
+from tests.rundir.oracle import Event, events_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.rundir.wanted import ReadOptions
+    from bridge.rundir import ReadOptions
 
 BUDGET = 1 << 20
 
@@ -21,11 +21,16 @@ class Target:
     """Takes deltas, is made anew where it must be, and remembers its cursor as text."""
 
     def __init__(
-        self, wanted: ReadOptions, content: ContentOptions | None = None, *, tails: bool = True, budget: int = BUDGET
+        self,
+        wanted: ReadOptions,
+        content: ContentOptions | None = None,
+        *,
+        keeps_last_points: bool = True,
+        budget: int = BUDGET,
     ) -> None:
         self.wanted = wanted
         self.content = content or ContentOptions()
-        self.tails = tails
+        self.keeps_last_points = keeps_last_points
         self.budget = budget
         self.text: str | None = None
         self.events: list[Event] = []
@@ -44,10 +49,10 @@ class Target:
         """Bring the run directory `path` in."""
         run = read_run(path)
         while True:
-            delta = read_delta(run, self.cursor, self.content, self.wanted)
+            delta = read_delta(run, self.cursor, self.content, self.wanted, budget=self.budget)
             self.kinds.append(delta.kind)
             changed = delta.kind is DeltaKind.CHANGED
-            if changed or (delta.kind is DeltaKind.REWIND and not (self.wanted.removals or self.wanted.replaces)):
+            if changed or (delta.kind is DeltaKind.REWIND and not self.wanted.replaces):
                 self.rebuild(path)
                 return
             self.apply(delta)
@@ -66,18 +71,15 @@ class Target:
     def apply(self, delta: Delta) -> None:
         """Remove, add, remember."""
         self.deltas.append(delta)
-        if delta.removed is not None:
-            gone = delta.removed
-            for name, step, time, value in zip(gone.name, gone.step, gone.time, gone.value, strict=True):
-                self.points[gone.names[name], int(step)].remove((float(time), shown(float(value))))
         if delta.replace_from is not None:
             self.points = {key: held for key, held in self.points.items() if key[1] < delta.replace_from}
+            self.events.clear()
         new = events_of([delta])
         self.events += new
         for _, step, time, values in new:
             for name, value in values:
                 self.points.setdefault((name, step), []).append((time, value))
-        after = delta.after if self.tails else delta.after.with_(tails=None)
+        after = delta.after if self.keeps_last_points else delta.after.with_(last_points=None)
         self.text = after.to_json()
         self.metrics = delta.metrics
 
@@ -93,3 +95,14 @@ def points_of(events: list[Event]) -> dict[tuple[str, int], list[tuple[float, st
         for name, value in values:
             found.setdefault((name, step), []).append((time, value))
     return found
+
+
+def rising(events: list[Event]) -> bool:
+    """Return if the steps of each metric rise in the order of `events`."""
+    last: dict[str, int] = {}
+    for _, step, _, values in events:
+        for name, _ in values:
+            if step <= last.get(name, step - 1):
+                return False
+            last[name] = step
+    return True

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.cursor import ContentOptions
-from bridge.rundir import read_run, read_series, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_run, read_series, read_whole
 from tests.rundir.oracle import events_of
 
 if TYPE_CHECKING:

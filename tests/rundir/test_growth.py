@@ -13,9 +13,8 @@ import pytest
 from bridge.cursor import ContentOptions, Cursor
 from bridge.errors import IdentityError
 from bridge.model import Delta, DeltaKind, NoticeKind
-from bridge.rundir import delta as delta_module
-from bridge.rundir import read_delta, read_run
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_delta, read_run
+from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.oracle import events_of
 
@@ -158,7 +157,7 @@ def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: 
     cursor = look(run_dir, None).after
     other = write_sidecar(tmp_path / "other", uid="uid-run")
     write_metrics(other, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1]])
-    with pytest.raises(IdentityError, match="its first rows are others") as caught:
+    with pytest.raises(IdentityError, match="but not its rows") as caught:
         look(other, cursor)
     assert caught.value.hint is not None
     assert "--as" in caught.value.hint
@@ -242,7 +241,7 @@ def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [1.5, 0, CREATED_S + 3]], append=True)
     delta = look(run_dir, cursor)
-    assert delta.kind is DeltaKind.REWIND
+    assert (delta.kind, delta.points, delta.after) == (DeltaKind.REWIND, 0, cursor)
     assert delta.reason == "metrics.csv:5: loss goes back from step 1 to step 0; 1 point no longer counts"
 
 
@@ -250,32 +249,56 @@ def test_a_repeated_stretch_is_no_rewind(run_dir: Path) -> None:
     """A run that went back and logged the same values again has nothing new for any target."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[1.0, 0, CREATED_S + 7], [2.0, 1, CREATED_S + 8], [3.0, 2, CREATED_S + 9]], append=True)
-    for wanted in (ORDERED, ReadOptions(), ReadOptions(removals=True)):
+    for wanted in (ORDERED, ReadOptions(), ReadOptions(replaces=True)):
         delta = look(run_dir, cursor, wanted)
-        assert (delta.kind, points(delta), delta.removed) == (DeltaKind.APPEND, [(2, 3.0)], None)
+        assert (delta.kind, points(delta), delta.replace_from) == (DeltaKind.APPEND, [(2, 3.0)], None)
 
 
-def test_superseded_points_are_named_for_a_target_that_removes(run_dir: Path) -> None:
-    """With removals the superseded points come with their times, beside those that take their place."""
+def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path) -> None:
+    """A target that replaces gets every point from the lowest changed step on, and nothing before it."""
+    write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [4.0, 3, CREATED_S + 3]], append=True)
     cursor = look(run_dir, None).after
-    write_metrics(run_dir, (), [[1.5, 0, CREATED_S + 2], [2.0, 1, CREATED_S + 3]], append=True)
-    delta = look(run_dir, cursor, ReadOptions(removals=True))
-    assert (delta.kind, points(delta), delta.lowers) == (DeltaKind.REWIND, [(0, 1.5)], 2)
-    assert delta.removed is not None
-    gone = delta.removed
-    assert (gone.names, gone.step.tolist(), gone.time.tolist(), gone.value.tolist()) == (
-        ("loss",),
-        [0],
-        [CREATED_S],
-        [1.0],
-    )
+    write_metrics(run_dir, (), [[2.0, 1, CREATED_S + 4], [3.5, 2, CREATED_S + 5]], append=True)
+    delta = look(run_dir, cursor, ReadOptions(replaces=True))
+    assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 2, [(2, 3.5), (3, 4.0)])
+    assert (delta.after.rows, delta.after.replacing, delta.more) == (6, None, False)
+    assert delta.reason == "metrics.csv:6: loss goes back from step 3 to step 1; 1 point no longer counts"
+
+
+def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
+    """A cursor that says from which step on points are missing makes the next delta replace them."""
+    cursor = look(run_dir, None).after.with_(replacing=1)
+    delta = look(run_dir, cursor, ReadOptions(replaces=True))
+    assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 1, [(1, 2.0)])
+    assert look(run_dir, delta.after, ReadOptions(replaces=True)).kind is DeltaKind.SAME
+    assert look(run_dir, cursor, ReadOptions()).kind is DeltaKind.REWIND
+
+
+def test_a_large_replacement_comes_in_parts(run_dir: Path) -> None:
+    """What does not fit into memory at once comes by ranges of steps, each with the step that follows."""
+    rows = [[float(step), step, CREATED_S + step] for step in range(2, 40)]
+    write_metrics(run_dir, (), rows, append=True)
+    cursor = look(run_dir, None).after
+    write_metrics(run_dir, (), [[-1.0, 0, CREATED_S + 50]], append=True)
+    found: list[tuple[int, float]] = []
+    steps: list[int | None] = [0]
+    more = True
+    while more:
+        delta = read_delta(read_run(run_dir), cursor, ContentOptions(), ReadOptions(replaces=True), budget=400)
+        assert (delta.kind, delta.replace_from) == (DeltaKind.REWIND, steps[-1])
+        found += points(delta)
+        cursor, more = delta.after, delta.more
+        steps.append(cursor.replacing)
+    assert len(steps) > 3
+    assert steps[-1] is None
+    assert found == [(0, -1.0), (1, 2.0), *((step, float(step)) for step in range(2, 40))]
 
 
 def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> None:
     """A step that was never seen before is just a point there, wherever it stands."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[9.0, -5, CREATED_S + 2]], append=True)
-    delta = look(run_dir, cursor, ReadOptions(removals=True))
+    delta = look(run_dir, cursor, ReadOptions(replaces=True))
     assert (delta.kind, points(delta), delta.lowers) == (DeltaKind.APPEND, [(-5, 9.0)], 1)
 
 
@@ -288,10 +311,10 @@ def many(tmp_path: Path) -> Path:
     return path
 
 
-def test_tails_that_do_not_fit_are_found_in_the_last_rows(many: Path) -> None:
-    """A second row of the last step is judged by the rows just before the cursor, whose tails had no room."""
+def test_last_points_that_do_not_fit_are_found_in_the_file(many: Path) -> None:
+    """A second row of the last step is judged by the rows before the cursor, which had no room for the last points."""
     cursor = look(many, None).after
-    assert Cursor.from_json(cursor.to_json(), where="here").tails is None  # type: ignore[union-attr]
+    assert Cursor.from_json(cursor.to_json(), where="here").last_points is None  # type: ignore[union-attr]
     again = [*range(199), 5]
     write_metrics(many, (), [[*again, 2, CREATED_S + 3]], append=True)
     delta = look(many, cursor)
@@ -300,8 +323,8 @@ def test_tails_that_do_not_fit_are_found_in_the_last_rows(many: Path) -> None:
     assert len(delta.metrics) == 200
 
 
-def test_tails_that_do_not_fit_cost_nothing_for_later_steps(many: Path) -> None:
-    """Rows with later steps need no tails at all."""
+def test_last_points_that_do_not_fit_are_not_needed_for_later_steps(many: Path) -> None:
+    """Rows with later steps need no last points at all."""
     cursor = look(many, None).after
     write_metrics(many, (), [[*range(200), 3, CREATED_S + 3]], append=True)
     delta = look(many, cursor)

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.model import DeltaKind
-from bridge.rundir import delta as delta_module
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions
+from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, write_sidecar
 from tests.rundir.oracle import Row, events, without_texts
-from tests.rundir.targets import Target, points_of
+from tests.rundir.targets import Target, points_of, rising
 
 VALUES = (0.0, -0.0, 1.0, 2.5, math.nan, math.inf, -math.inf)
 NAMES = ("a", "b", "c/d")
@@ -97,34 +96,31 @@ quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthC
 @quick
 @given(histories(), st.sampled_from([1, 2, 1000]), st.booleans(), st.sampled_from([1, 1 << 20]))
 def test_an_ordered_target_ends_as_one_clean_read(
-    history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
+    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
 ) -> None:
-    """Points, order and grouping of an ordered target do not depend on its history of exports."""
+    """The points of an ordered target do not depend on its history of exports, and the steps of each metric rise."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
-        target = Target(ReadOptions(ordered=True, limit=limit), tails=tails, budget=budget)
+        target = Target(ReadOptions(ordered=True, limit=limit), keeps_last_points=keeps_last_points, budget=budget)
         grow(path, rows, cuts, seed, target)
-    clean = events(rows)
-    assert target.events == without_texts(clean, rows)
+    assert target.held() == points_of(without_texts(events(rows), rows))
+    assert rising(target.events)
 
 
 @quick
-@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.sampled_from(["rebuilds", "removals", "replaces"]))
+@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.booleans(), st.sampled_from([1, 300, 1 << 20]))
 def test_an_unordered_target_ends_as_one_clean_read(
-    history: tuple[list[Row], list[int], int], limit: int, tails: bool, how: str
+    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, replaces: bool, budget: int
 ) -> None:
-    """A target that takes lower steps ends with the points of one clean read, whether it is rebuilt, removes or replaces."""
+    """A target that takes lower steps ends with the points of one clean read, whether it is rebuilt or replaces."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
-        wanted = ReadOptions(removals=how == "removals", replaces=how == "replaces", limit=limit)
-        target = Target(wanted, tails=tails)
+        wanted = ReadOptions(replaces=replaces, limit=limit)
+        target = Target(wanted, keeps_last_points=keeps_last_points, budget=budget)
         grow(path, rows, cuts, seed, target)
-    clean = without_texts(events(rows, ordered=False), rows)
-    assert target.held() == points_of(clean)
-    if not target.rebuilds and not any(delta.kind is DeltaKind.REWIND for delta in target.deltas):
-        assert target.events == clean
+    assert target.held() == points_of(without_texts(events(rows), rows))
 
 
 @pytest.mark.slow
@@ -132,28 +128,26 @@ def test_an_unordered_target_ends_as_one_clean_read(
 @settings(quick, max_examples=2000)
 @given(histories(), st.sampled_from([1, 2, 3, 1000]), st.booleans(), st.sampled_from([1, 500, 1 << 20]))
 def test_thousands_of_histories(
-    history: tuple[list[Row], list[int], int], limit: int, tails: bool, budget: int
+    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
 ) -> None:
-    """Ordered, unordered and removing targets that share a history all end as one clean read, cursors included."""
+    """Ordered, unordered and replacing targets that share a history all end as one clean read, cursors included."""
     rows, cuts, seed = history
     wanted = [
         ReadOptions(ordered=True, limit=limit),
         ReadOptions(limit=limit),
-        ReadOptions(removals=True, limit=limit),
         ReadOptions(replaces=True, limit=limit),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
-        targets = [Target(each, tails=tails, budget=budget) for each in wanted]
+        targets = [Target(each, keeps_last_points=keeps_last_points, budget=budget) for each in wanted]
         grow(path, rows, cuts, seed, *targets)
         for target in targets:
-            clean = Target(target.wanted, tails=tails, budget=budget)
+            clean = Target(target.wanted, keeps_last_points=keeps_last_points, budget=budget)
             clean.rebuild(path)
             assert clean.cursor is not None
             assert target.cursor is not None
             assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
             assert target.metrics == clean.metrics
-    ordered, *others = targets
-    assert ordered.events == without_texts(events(rows), rows)
-    for target in others:
-        assert target.held() == points_of(without_texts(events(rows, ordered=False), rows))
+    for target in targets:
+        assert target.held() == points_of(without_texts(events(rows), rows))
+    assert rising(targets[0].events)

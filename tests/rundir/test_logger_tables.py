@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.rundir import delta as delta_module
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions
+from bridge.rundir import deltas as delta_module
 from logger.csv_file import MetricsFile
 from logger.row import Row as LoggedRow
 from tests.run_dirs import CREATED_S, write_sidecar
 from tests.rundir.oracle import Row, events
-from tests.rundir.targets import Target
+from tests.rundir.targets import Target, points_of
 
 NAMES = ("loss", "val/acc", 'odd "name", with\nmore', "损失", "epoch")
 
@@ -69,4 +69,4 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
             del expected[file.rows :]
         file.close()
         target.export(path)
-    assert target.events == events(expected)
+    assert target.held() == points_of(events(expected))

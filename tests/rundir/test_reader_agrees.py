@@ -15,8 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.cursor import ContentOptions
-from bridge.rundir import read_media, read_points, read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_media, read_points, read_run, read_whole
 from tests import oracle
 from tests.contract.test_media import picture
 from tests.run_dirs import CREATED_S, make_run, write_sidecar
@@ -54,7 +53,7 @@ NEWLINES = st.sampled_from(["\r\n", "\n"])
 ALL_WANTED = {
     "anything": ReadOptions(),
     "ordered": ReadOptions(ordered=True),
-    "removals": ReadOptions(removals=True),
+    "replaces": ReadOptions(replaces=True),
     "small deltas": ReadOptions(limit=3),
 }
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from bridge.cursor import ContentOptions
 from bridge.model import DeltaKind, Run
-from bridge.rundir import read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 from tests.rundir.oracle import events_of
 from tests.rundir.test_growth import HEADER, ORDERED, look, points
@@ -33,7 +32,7 @@ def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) ->
 def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
     """Rows that share the last row's step wait for a later step, a minute's quiet, or the end of the run."""
     path = tmp_path / "run"
-    wanted = ReadOptions(hold_back=True)
+    wanted = ReadOptions()
     running(path, [(1, 0), (2, 1), (3, 1)])
     first = look(path, None, wanted)
     assert (points(first), first.after.rows, first.after.stat) == ([(0, 1.0)], 1, None)
@@ -49,7 +48,7 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
     assert points(look(path, None, wanted)) == [(0, 1.0), (1, 2.0)]
     for limit in (1, 100):
         running(path, [(1, 0), (2, 1), (3, 1)])
-        whole = list(read_whole(read_run(path), ContentOptions(), ReadOptions(hold_back=True, limit=limit)))
+        whole = list(read_whole(read_run(path), ContentOptions(), ReadOptions(limit=limit)))
         assert [point for delta in whole for point in points(delta)] == [(0, 1.0)]
         assert whole[-1].after.rows == 1
 

@@ -1,19 +1,16 @@
-"""Rewinds in files that do not fit into memory: sorted on disk, in the same order as in memory."""
+"""Rewinds in files that do not fit into memory: read again by ranges of steps, with the same result."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from bridge.cursor import ContentOptions
-from bridge.rundir import read_run, read_whole
-from bridge.rundir.external_sort import Run, Store, merge, sort_by
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import write_sidecar
 from tests.rundir.oracle import events_of
 
@@ -50,34 +47,10 @@ def fingerprint(blocks: list[Block]) -> list[tuple[str, bytes]]:
     return [*found, ("order", order.tobytes())]
 
 
-@pytest.mark.parametrize("ways", [1, 3, 200])
-@pytest.mark.parametrize("budget", [1, 2000, 1 << 20])
-def test_merging(ways: int, budget: int) -> None:
-    """Sorted runs merged by blocks are what sorting all of them gives, with equal keys in one piece."""
-    chance = np.random.default_rng(ways)
-    store = Store(budget)
-    runs, every = [], []
-    for way in range(ways):
-        keys = np.unique(chance.integers(0, 300, size=chance.integers(1, 120)))
-        records = np.stack([keys // 7, keys % 7, np.full(len(keys), way)], axis=1)
-        run = Run(store)
-        for part in np.array_split(records, 3):
-            run.append(part)
-        runs.append(run)
-        every.append(records)
-    pieces = list(merge(runs, (0, 1), budget=budget))
-    found, expected = np.concatenate(pieces), np.concatenate(every)
-    assert np.array_equal(found[:, :2], sort_by(expected, (0, 1))[:, :2])
-    assert np.array_equal(sort_by(found, (0, 1, 2)), sort_by(expected, (0, 1, 2)))
-    for piece, after in pairwise(pieces):
-        assert tuple(piece[-1, :2]) < tuple(after[0, :2])
-    store.close()
-
-
 @pytest.mark.parametrize("kind", ["late", "zero", "all", "same"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool) -> None:
-    """With hardly any memory for sorting the result is the same, point by point and row by row."""
+    """With hardly any memory the result is the same, point by point and row by row."""
     count = 4000
     chance = np.random.default_rng(0)
     step = np.arange(count)
@@ -120,7 +93,7 @@ import resource, sys
 from pathlib import Path
 from bridge.cursor import ContentOptions
 from bridge.rundir import read_run, read_whole
-from bridge.rundir.wanted import ReadOptions
+from bridge.rundir import ReadOptions
 run = read_run(Path(sys.argv[1]))
 points = sum(delta.points for delta in read_whole(run, ContentOptions(), ReadOptions(ordered=True), budget=8 << 20))
 status = Path("/proc/self/status")

@@ -309,9 +309,9 @@ ROW = st.builds(
 LINES = st.lists(st.one_of(ROW, ROW, st.sampled_from(["1", "1,2,3,4,5", "b,a,step,wall_time"])), max_size=25)
 KINDS: dict[str, dict[str, object]] = {
     "replaces": {},
-    "ordered": {"ordered_steps": True, "removes_points": False},
-    "rebuilds": {"removes_points": False, "removes_media": False},
-    "holds back": {"removes_points": False, "holds_back": True, "points_a_delta": 4},
+    "ordered": {"ordered_steps": True, "replaces_points": False},
+    "rebuilds": {"replaces_points": False},
+    "small deltas": {"replaces_points": False, "points_a_delta": 4},
 }
 
 

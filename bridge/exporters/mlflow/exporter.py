@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bridge.model import Notice, Run
 
 _API = Capabilities(
-    holds_back=True,
     threads=True,
     points_a_delta=20_000,
     infinities=False,
@@ -31,9 +30,7 @@ _API = Capabilities(
     clears_end=False,
     media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
 )
-_DATABASE = replace(
-    _API, holds_back=False, threads=False, replaces_points=True, points_a_delta=1_000_000, clears_end=True
-)
+_DATABASE = replace(_API, threads=False, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
 _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 

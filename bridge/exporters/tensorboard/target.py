@@ -194,10 +194,7 @@ def _covers(state: FolderState | None, delta: Delta) -> bool:
     if _position(held) == _position(after):
         return delta.kind is not DeltaKind.SAME
     return (
-        held.rows >= after.rows
-        and held.media_lines >= after.media_lines
-        and (held.early_rows, held.early) == (after.early_rows, after.early)
-        and dict(held.content) == dict(after.content)
+        held.rows >= after.rows and held.media_lines >= after.media_lines and dict(held.content) == dict(after.content)
     )
 
 

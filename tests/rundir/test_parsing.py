@@ -1,4 +1,4 @@
-"""The fast parser and the exact road read the same rows: values, texts, row numbers, offsets and digests."""
+"""pyarrow and the csv module read the same rows: values, text cells, row numbers, offsets and digests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import RunDirectoryError
-from bridge.rundir import csv_rows
-from bridge.rundir.csv_rows import Table
-from bridge.rundir.header import complete_rows
-from bridge.rundir.rows import Rows, digest_of
-from bridge.rundir.slow_rows import parse_slowly
+from bridge.model import NoticeKind
+from bridge.rundir import metrics
+from bridge.rundir.header import complete_rows, read_layout
+from bridge.rundir.metrics import BAD_ROW, MetricsTable, Rows, parse_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,20 +30,18 @@ def read(path: Path, data: bytes, *, block: int = 1 << 22) -> list[Rows]:
     """The rows of a metrics.csv with the content `data`."""
     path.write_bytes(data)
     with path.open("rb", buffering=0) as file:
-        table = Table(file, "wall_time")
-        found = table.layout()
-        return [] if found is None else list(table.rows(found[0], found[0].end, 0, block=block))
+        return list(MetricsTable(file, "wall_time").rows(block=block))
 
 
 def slowly(data: bytes) -> list[Rows]:
-    """The same by the exact road only; the header is the first line."""
-    start = data.index(b"\n") + 1
-    cut = complete_rows(data[start:])
-    from bridge.rundir.header import read_layout
-
+    """The same by the csv module only; the header is the first line."""
     found = read_layout(io.BytesIO(data), "wall_time")
     assert found is not None
-    return list(parse_slowly(data[start : start + cut], layout=found[0], start=start, first=0, time_column="wall_time"))
+    start = found[0].end
+    cut = complete_rows(data[start:])
+    return list(
+        parse_records(data[start : start + cut], layout=found[0], start=start, first=0, time_column="wall_time")
+    )
 
 
 def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
@@ -72,7 +69,7 @@ def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
 
 def digest(rows: list[Rows]) -> int:
     """The digest of all rows."""
-    return sum(digest_of(part.digests()) for part in rows) % 2**64
+    return sum(part.digest() for part in rows) % 2**64
 
 
 numbers = st.one_of(
@@ -102,7 +99,7 @@ def written(cells: list[list[str]], end: str) -> bytes:
     st.lists(st.tuples(numbers, st.integers(-(2**63), 2**63 - 1).map(str), numbers, numbers), max_size=8),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_the_fast_road_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str) -> None:
+def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str) -> None:
     """Numbers that pyarrow parses are bit for bit those of Python's float(), but for the payload of NaN."""
     rows = read(tmp_path / "metrics.csv", written(cells, end))
     for place, row in enumerate(cells):
@@ -121,8 +118,8 @@ def test_the_fast_road_reads_what_python_reads(tmp_path: Path, cells: list[list[
     st.integers(1, 60),
 )
 @example([("1", "1", "", ""), ("two\r\nlines", "2", "", "")], "\r\n", 7)
-def test_all_roads_and_blocks_agree(tmp_path: Path, cells: list[list[str]], end: str, block: int) -> None:
-    """Rows, offsets and digest do not depend on the road, nor on where the blocks are cut."""
+def test_both_parsers_and_all_blocks_agree(tmp_path: Path, cells: list[list[str]], end: str, block: int) -> None:
+    """Rows, offsets and digest do not depend on the parser, nor on where the blocks are cut."""
     data = written(cells, end)
     exact = slowly(data)
     whole = read(tmp_path / "metrics.csv", data)
@@ -131,12 +128,14 @@ def test_all_roads_and_blocks_agree(tmp_path: Path, cells: list[list[str]], end:
     assert digest(whole) == digest(exact) == digest(pieces)
 
 
-def test_blank_lines_are_bad_rows_on_both_roads(tmp_path: Path) -> None:
-    """A blank line is taken by pyarrow for a row of empty cells: what it makes of one must not count."""
+def test_blank_lines_are_nothing(tmp_path: Path) -> None:
+    """A blank line is no row, whoever parses it; pyarrow takes one for a row of empty cells."""
     for end in ("\n", "\r\n"):
-        data = f"b,step,a,wall_time{end}1,0,2,3{end}{end}1,1,2,3{end}".encode()
+        data = f"b,step,a,wall_time{end}1,0,2,3{end}{end}1,1,2,3{end}{end}{end}".encode()
         whole, exact = read(tmp_path / "metrics.csv", data), slowly(data)
-        assert [len(rows.bad_at) for rows in whole] == [len(rows.bad_at) for rows in exact] == [1]
+        assert plain(whole) == plain(exact)
+        assert [len(rows) for rows in whole] == [2]
+        assert BAD_ROW not in whole[0].odd
         assert digest(whole) == digest(exact)
 
 
@@ -157,7 +156,10 @@ def test_large_blocks_agree(tmp_path: Path) -> None:
     exact, whole, halves = slowly(data), read(tmp_path / "a", data), read(tmp_path / "b", data, block=len(data) // 2)
     assert plain(exact) == plain(whole) == plain(halves)
     assert digest(exact) == digest(whole) == digest(halves)
-    texts = [{key: text for part in rows for key, text in part.texts.items()} for rows in (exact, whole, halves)]
+    texts = [
+        [row for part in rows for row in part.odd.get((NoticeKind.TEXT_CELL, "a"), np.empty(0)).tolist()]
+        for rows in (exact, whole, halves)
+    ]
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) > 500
 
@@ -169,10 +171,10 @@ def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[s
     whole = read(tmp_path / "metrics.csv", written(cells, "\n"))
     for rows in whole:
         cut = data.draw(st.integers(0, len(rows)))
-        parts = [rows.head(cut), rows.tail(cut)]
+        parts = [rows.part(0, cut), rows.part(cut, len(rows))]
         assert plain(parts) == plain([rows])
         assert digest(parts) == digest([rows])
-        assert b"".join(bytes(part.data) for part in parts) == bytes(rows.data)
+        assert b"".join(part.data for part in parts) == rows.data
 
 
 def test_the_digest_does_not_know_columns_apart_by_place(tmp_path: Path) -> None:
@@ -214,23 +216,21 @@ def test_ten_thousand_columns(tmp_path: Path) -> None:
     assert [len(part) for part in rows] == [1, 1, 1]
     last = rows[2]
     assert last.names == tuple(names)
-    assert last.points() == 6666
+    assert np.count_nonzero(last.present) == 6666
     assert last.values[4, 0] == 6.0
 
 
 def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line longer than the bound stops the run with an error that names it, whatever the file's size."""
-    monkeypatch.setattr(csv_rows, "LONGEST_ROW", 1 << 16)
+    monkeypatch.setattr(metrics, "LONGEST_ROW", 1 << 16)
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"a,step\r\n1,0\r\n")
     with path.open("r+b") as file:
         file.truncate(1 << 30)
     with path.open("rb", buffering=0) as file:
-        table = Table(file, None)
-        found = table.layout()
-        assert found is not None
+        table = MetricsTable(file, None)
         with pytest.raises(RunDirectoryError, match=r"metrics\.csv:3 is longer than"):
-            list(table.rows(found[0], found[0].end, 0))
+            list(table.rows())
 
 
 def test_complete_rows_end_outside_of_quotes() -> None:

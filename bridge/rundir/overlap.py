@@ -1,0 +1,322 @@
+"""Apply the overlap rule: which point of a metric counts if there are several at one step.
+
+Of the values at one step the last unbroken run of equal ones counts, with its first point; NaN equals NaN. Most files
+need no rule, since each step of a metric comes once and steps rise. `LastPoints` notices where that is not so. Then
+`resolve` sends the points step by step: it collects the rows of as many of the lowest steps as fit into memory, applies
+the rule, and goes on with the steps after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.model import Block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+BUDGET = 128 << 20
+"""Bytes of rows that are held in memory at once, about; sorting and handing them on takes as much again."""
+
+_LEAST = np.iinfo(np.int64).min
+_PART_CELLS = 1 << 20
+_MOST_COLUMN_SETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LatePoints:
+    """Points of one metric that come at or before its last step and do not just repeat its last point.
+
+    `low` is the least of their steps, `count` their number; `row` and `step` are those of the first one.
+    """
+
+    low: int
+    count: int
+    row: int
+    step: int
+
+    def __add__(self, later: LatePoints) -> LatePoints:
+        return LatePoints(min(self.low, later.low), self.count + later.count, self.row, self.step)
+
+
+class LastPoints:
+    """The last point of each metric: its greatest step, and the value that counts there (the last one at that step).
+
+    The metrics are numbered in the order in which they first appear (by row, then by name).
+    """
+
+    def __init__(self, points: Mapping[str, tuple[int, float]] | None = None, names: Iterable[str] = ()) -> None:
+        """Begin with the last `points` that are known; the further `names` are known to have appeared."""
+        self._numbers: dict[str, int] = {}
+        # By metric number: if its last point is known, and its step and value.
+        self._known = np.zeros(64, dtype=bool)
+        self._step = np.full(64, _LEAST, dtype=np.int64)
+        self._value = np.zeros(64)
+        self._highest: int | None = None
+        # The metric numbers of a block's metrics, by the block's names.
+        self._columns: dict[tuple[str, ...], NDArray[np.intp]] = {}
+        for name in names:
+            self._add(name)
+        for name, (step, value) in (points or {}).items():
+            number = self._add(name)
+            self._known[number], self._step[number], self._value[number] = True, step, value
+            self._highest = step if self._highest is None else max(self._highest, step)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics in the order in which they first appeared."""
+        return tuple(self._numbers)
+
+    def points(self) -> dict[str, tuple[int, float]]:
+        """Return the step and value of each metric's last point. A zero has no sign here: 0 and -0 are equal values."""
+        steps, values, known = self._step.tolist(), (self._value + 0.0).tolist(), self._known.tolist()
+        return {name: (steps[number], values[number]) for name, number in self._numbers.items() if known[number]}
+
+    def steps(self) -> dict[str, int]:
+        """Return the greatest step of each metric with a known last point."""
+        steps, known = self._step.tolist(), self._known.tolist()
+        return {name: steps[number] for name, number in self._numbers.items() if known[number]}
+
+    def take(self, block: Block) -> dict[str, LatePoints]:
+        """Go on by `block`; return its late points by metric.
+
+        Points that just repeat the last point of their metric are cleared in `block.present`.
+        """
+        numbers = self._appear(block)
+        late: dict[int, LatePoints] = {}
+        for line in self._suspects(block):
+            found = self._check(int(numbers[line]), block, line)
+            if found is not None:
+                late[line] = found
+        self._advance(numbers, block, late)
+        return {block.names[line]: found for line, found in late.items()}
+
+    def _add(self, name: str) -> int:
+        number = self._numbers.setdefault(name, len(self._numbers))
+        if number == len(self._known):
+            self._known = np.concatenate([self._known, np.zeros(number, dtype=bool)])
+            self._step = np.concatenate([self._step, np.full(number, _LEAST, dtype=np.int64)])
+            self._value = np.concatenate([self._value, np.zeros(number)])
+        return number
+
+    def _appear(self, block: Block) -> NDArray[np.intp]:
+        """Return the numbers of the block's metrics; new ones are numbered by their first row, then by name."""
+        known = self._columns.get(block.names)
+        if known is None:
+            if len(self._columns) >= _MOST_COLUMN_SETS:
+                self._columns.clear()
+            new = [line for line, name in enumerate(block.names) if name not in self._numbers]
+            rows = block.present[new].argmax(axis=1).tolist() if new else []
+            for _, name in sorted(zip(rows, (block.names[line] for line in new), strict=True)):
+                self._add(name)
+            known = np.array([self._numbers[name] for name in block.names], dtype=np.intp)
+            self._columns[block.names] = known
+        return known
+
+    def _suspects(self, block: Block) -> Sequence[int]:
+        """Return the metrics of `block` that may have a step at or before their last one."""
+        step = block.step
+        rises = step[1:] > step[:-1]
+        after = self._highest is None or int(step[0]) > self._highest
+        if after and rises.all():
+            return ()
+        if after and not (step[1:] < step[:-1]).any():
+            # Steps never fall, so only rows of one step can meet. Rows of one step form a group; `shared` are the rows
+            # of groups of more than one. A metric with two points in one of these groups is suspect.
+            sizes = np.diff(np.flatnonzero(np.concatenate([[True], rises, [True]])))
+            groups = sizes[sizes > 1]
+            shared = np.concatenate([[False], ~rises]) | np.concatenate([~rises, [False]])
+            starts = np.concatenate([[0], np.cumsum(groups)[:-1]])
+            counts = np.add.reduceat(block.present[:, shared].view(np.int8), starts, axis=1, dtype=np.int64)
+            return np.flatnonzero((counts > 1).any(axis=1)).tolist()
+        return range(len(block.names))
+
+    def _check(self, number: int, block: Block, line: int) -> LatePoints | None:
+        """Check one metric, and clear the points that repeat the one before them."""
+        at = np.flatnonzero(block.present[line])
+        step, value = block.step[at], block.values[line, at]
+        # The metric's points with its last point so far in front of them: point i comes after steps[i] and values[i].
+        known = bool(self._known[number])
+        steps = np.concatenate([[self._step[number]], step])
+        values = np.concatenate([[self._value[number]], value])
+        repeated = (step == steps[:-1]) & same_values(value, values[:-1])
+        late = step <= np.maximum.accumulate(steps)[:-1]
+        if not known:
+            repeated[0] = late[0] = False
+        late &= ~repeated
+        if repeated.any():
+            block.present[line, at[repeated]] = False
+        if not late.any():
+            return None
+        first = int(late.argmax())
+        return LatePoints(int(step[late].min()), int(late.sum()), int(block.row[at[first]]), int(step[first]))
+
+    def _advance(self, numbers: NDArray[np.intp], block: Block, late: Iterable[int]) -> None:
+        """Move the last points on by the points of `block`."""
+        lines = np.flatnonzero(block.present.any(axis=1))
+        if not len(lines):
+            return
+        # The place of each metric's last point in the block: the first one from behind.
+        last = len(block.step) - 1 - block.present[lines, ::-1].argmax(axis=1)
+        mine = numbers[lines]
+        better = ~self._known[mine] | (block.step[last] >= self._step[mine])
+        lines, last, mine = lines[better], last[better], mine[better]
+        self._known[mine] = True
+        self._step[mine], self._value[mine] = block.step[last], block.values[lines, last]
+        for line in late:  # their last point need not have the greatest step
+            at = np.flatnonzero(block.present[line])
+            top = block.step[at].max() if len(at) else _LEAST
+            if len(at) and top >= self._step[numbers[line]]:
+                where = at[np.flatnonzero(block.step[at] == top)[-1]]
+                self._step[numbers[line]], self._value[numbers[line]] = top, block.values[line, where]
+        highest = int(self._step[numbers].max())
+        self._highest = highest if self._highest is None else max(self._highest, highest)
+
+
+def same_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where two values are equal for the overlap rule: NaN equals NaN."""
+    same: NDArray[np.bool_] = (one == other) | (np.isnan(one) & np.isnan(other))
+    return same
+
+
+def counting(step: NDArray[np.int64], values: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which of the points `present` (k, n) count; `step` is (n,) and `values` (k, n), in row order."""
+    counts = np.zeros_like(present)
+    order = np.argsort(step, kind="stable")
+    for line in range(len(values)):
+        # The metric's points by step, and by row within a step.
+        at = order[present[line, order]]
+        if not len(at):
+            continue
+        steps, value = step[at], values[line, at]
+        # A run of equal values begins where the step or the value changes. It counts if the next run has another step.
+        begins = np.concatenate([[True], (steps[1:] != steps[:-1]) | ~same_values(value[1:], value[:-1])])
+        runs = at[begins]
+        ends = np.concatenate([step[runs][1:] != step[runs][:-1], [True]])
+        counts[line, runs[ends]] = True
+    return counts
+
+
+def merge(blocks: Sequence[Block]) -> Block | None:
+    """Return `blocks`, in row order, as one; None if there are none."""
+    if not blocks:
+        return None
+    if len(blocks) == 1:
+        return blocks[0]
+    names = blocks[0].names
+    if any(block.names != names for block in blocks):
+        names = tuple(sorted({name for block in blocks for name in block.names}))
+    lines = {name: line for line, name in enumerate(names)}
+    count = sum(len(block.row) for block in blocks)
+    values, present = np.zeros((len(names), count)), np.zeros((len(names), count), dtype=bool)
+    begin = 0
+    for block in blocks:
+        end = begin + len(block.row)
+        mine = slice(None) if block.names == names else [lines[name] for name in block.names]
+        values[mine, begin:end], present[mine, begin:end] = block.values, block.present
+        begin = end
+    return Block(
+        names=names,
+        row=np.concatenate([block.row for block in blocks]),
+        step=np.concatenate([block.step for block in blocks]),
+        time=np.concatenate([block.time for block in blocks]),
+        values=values,
+        present=present,
+    )
+
+
+@dataclass(slots=True)
+class StepRange:
+    """The steps from `low` up to, not including, `high` (None: all later ones)."""
+
+    low: int
+    high: int | None = None
+
+    def meets(self, block: Block) -> bool:
+        """Return if any row of `block` has a step of this range."""
+        return self.may_hold(int(block.step.min()), int(block.step.max()))
+
+    def may_hold(self, least: int, greatest: int) -> bool:
+        """Return if rows with steps from `least` to `greatest` may have a step of this range."""
+        return greatest >= self.low and (self.high is None or least < self.high)
+
+    def of(self, block: Block) -> Block | None:
+        """Return the rows of `block` in this range; None if there are none."""
+        inside = block.step >= self.low
+        if self.high is not None:
+            inside &= block.step < self.high
+        if inside.all():
+            return block
+        return block.rows(inside) if inside.any() else None
+
+
+def resolve(
+    read: Callable[[StepRange], Iterator[Block]], low: int = _LEAST, *, budget: int = BUDGET
+) -> Iterator[tuple[Iterator[Block], int | None]]:
+    """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
+
+    `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks that
+    have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that may be
+    left, None with the last. A group has to be consumed before the next one is asked for.
+    """
+    begin: int | None = low
+    while begin is not None:
+        steps = StepRange(begin)
+        held: list[Block] = []
+        size = 0
+        for block in read(steps):
+            mine = steps.of(block)
+            if mine is None:
+                continue
+            held.append(mine)
+            size += mine.nbytes
+            if size > budget:
+                held = _shrunk(held, steps, budget)
+                size = sum(block.nbytes for block in held)
+        whole = merge(held)
+        held.clear()
+        if whole is None:
+            yield iter(()), steps.high
+        else:
+            yield by_step(whole, counting(whole.step, whole.values, whole.present)), steps.high
+        del whole
+        begin = steps.high
+
+
+def _shrunk(held: list[Block], steps: StepRange, budget: int) -> list[Block]:
+    """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
+
+    A point that does not count by now will not count later. So only the points of too many different steps are too
+    much; then the range ends in the middle of them.
+    """
+    whole = merge(held)
+    assert whole is not None
+    kept = whole.where(counting(whole.step, whole.values, whole.present))
+    if kept is None:
+        return []
+    if kept.nbytes > budget // 2:
+        middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
+        if middle > int(kept.step.min()):
+            steps.high = middle
+            kept = kept.rows(kept.step < middle)
+    return [kept]
+
+
+def by_step(whole: Block, present: NDArray[np.bool_]) -> Iterator[Block]:
+    """Yield the points `present` of `whole` sorted by step, in blocks that fit into the processor's cache."""
+    order = np.argsort(whole.step, kind="stable")
+    size = max(1, _PART_CELLS // max(1, len(whole.names)))
+    for first in range(0, len(order), size):
+        at = order[first : first + size]
+        rows = whole.rows(at)
+        block = rows.where(present[:, at])
+        if block is not None:
+            yield block

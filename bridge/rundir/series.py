@@ -1,0 +1,144 @@
+"""Read one metric of a run, or statistics of all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.model import Series
+from bridge.options import ContentOptions
+from bridge.rundir.metrics import open_metrics
+from bridge.rundir.overlap import counting
+from bridge.rundir.resume import ReadState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from bridge.model import Block, Run
+    from bridge.rundir.metrics import Rows
+
+
+def read_series(run: Run, name: str) -> Series:
+    """Return the points of the metric `name` that count, by step; none if the run does not have the metric.
+
+    Only its own column is turned into numbers. Raises RunDirectoryError if metrics.csv cannot be read.
+    """
+    state = ReadState.begin(run, ContentOptions())
+    columns = _Columns()
+    for rows in _rows(run, only=name):
+        columns.add(state.select(rows), only=name)
+    if state.estimate is not None:
+        state.estimate = state.estimate.reaching(state.rows, run)
+    return columns.counting(state).get(name) or Series(
+        name=name, step=np.empty(0, dtype=np.int64), time=np.empty(0), value=np.empty(0)
+    )
+
+
+def read_points(run: Run, content: ContentOptions, *, rows: int | None = None) -> tuple[dict[str, Series], int]:
+    """Return the points that count among the first `rows` rows (None: all rows), and how many rows there are.
+
+    The series are by name: those that `content` asks for and that have points. Steps are sorted, with one point each.
+    Times that could only be estimated are NaN. Raises RunDirectoryError if metrics.csv cannot be read.
+    """
+    state = ReadState.begin(run, content)
+    columns = _Columns()
+    total = 0
+    for part in _rows(run):
+        total = part.first + len(part)
+        wanted = len(part) if rows is None else max(0, min(len(part), rows - part.first))
+        columns.add(state.select(part.part(0, wanted)) if wanted else None)
+    if state.estimate is not None:
+        columns.forget_times()
+        state.estimate = None
+    return columns.counting(state), total
+
+
+def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
+    """Return for each metric `last`, `min`, `max`, `count`, `min_step`, `max_step`, `nan_count` and `first_nan_step`.
+
+    They come from summary.json if there is one. Else they are computed from metrics.csv: from all values that were
+    logged, in row order; NaN changes neither `min` nor `max`. Raises RunDirectoryError if metrics.csv cannot be read.
+    """
+    if run.summary_stats:
+        return run.summary_stats
+    stats: dict[str, dict[str, Any]] = {}
+    state = ReadState.begin(run, ContentOptions())
+    for rows in _rows(run):
+        block = state.select(rows)
+        if block is None:
+            continue
+        for line, name in enumerate(block.names):
+            at = np.flatnonzero(block.present[line])
+            _add(stats.setdefault(name, _nothing()), block.step[at], block.values[line, at])
+    return stats
+
+
+def _rows(run: Run, *, only: str | None = None) -> Iterator[Rows]:
+    """Yield all rows of the run."""
+    with open_metrics(run) as table:
+        if table is not None:
+            yield from table.rows(only=only)
+
+
+class _Columns:
+    """The points of each metric in row order, as long columns: row, step, time and value."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
+
+    def add(self, block: Block | None, *, only: str | None = None) -> None:
+        """Add the points of `block`, of one metric if `only` is given."""
+        if block is None:
+            return
+        for line, name in enumerate(block.names):
+            if only in (None, name):
+                at = np.flatnonzero(block.present[line])
+                columns = block.row[at], block.step[at], block.time[at], block.values[line, at]
+                self._parts.setdefault(name, []).append(columns)
+
+    def forget_times(self) -> None:
+        """Make all times NaN."""
+        for parts in self._parts.values():
+            parts[:] = [(row, step, np.full(len(row), np.nan), value) for row, step, _, value in parts]
+
+    def counting(self, state: ReadState) -> dict[str, Series]:
+        """Return the points that count, by step, with the times that `state` estimates if it does."""
+        found = {}
+        for name, parts in self._parts.items():
+            row, step, time, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            if state.estimate is not None:
+                time = state.estimate.of(row)
+            counts = np.flatnonzero(counting(step, value[None, :], np.ones((1, len(step)), dtype=bool))[0])
+            order = counts[np.argsort(step[counts])]
+            found[name] = Series(name=name, step=step[order], time=time[order], value=value[order])
+        return found
+
+
+def _nothing() -> dict[str, Any]:
+    stats: dict[str, Any] = dict.fromkeys(
+        ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
+    )
+    stats["count"] = stats["nan_count"] = 0
+    return stats
+
+
+def _add(stats: dict[str, Any], step: NDArray[np.int64], value: NDArray[np.float64]) -> None:
+    """Add values, at least one, to `stats`."""
+    stats["last"] = float(value[-1])
+    stats["count"] += len(value)
+    nan = np.isnan(value)
+    if nan.any():
+        stats["nan_count"] += int(nan.sum())
+        if stats["first_nan_step"] is None:
+            stats["first_nan_step"] = int(step[nan.argmax()])
+        step, value = step[~nan], value[~nan]
+    if not len(value):
+        return
+    least, greatest = int(value.argmin()), int(value.argmax())
+    if stats["min"] is None or value[least] < stats["min"]:
+        stats["min"], stats["min_step"] = float(value[least]), int(step[least])
+    if stats["max"] is None or value[greatest] > stats["max"]:
+        stats["max"], stats["max_step"] = float(value[greatest]), int(step[greatest])
