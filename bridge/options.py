@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import quote
@@ -205,6 +206,12 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
         """The metrics of `best`, each with 1 if its greatest value is the best and -1 if its least is."""
         parts = (text.rpartition(":") for text in self.best)
         return {metric: 1 if direction == "max" else -1 for metric, _, direction in parts}
+
+    def wants(self, metric: str) -> bool:
+        """Return if the globs choose the metric of this name."""
+        if self.metrics and not any(fnmatchcase(metric, glob) for glob in self.metrics):
+            return False
+        return not any(fnmatchcase(metric, glob) for glob in self.exclude_metrics)
 
     def differences(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values; a cursor keeps these."""

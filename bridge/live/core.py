@@ -27,7 +27,6 @@ from bridge.model import DeltaKind, Series
 from bridge.options import ContentOptions
 from bridge.registry import open_registry
 from bridge.rundir import Clock, ReadOptions, read_delta, read_media, read_run, read_whole
-from bridge.rundir.reading import is_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -161,7 +160,7 @@ class LiveRuns:
             names |= dict.fromkeys(cache.names())
         elif not names:
             names = dict.fromkeys(self.series(live))
-        return [name for name in names if is_wanted(name, self.content)]
+        return [name for name in names if self.content.wants(name)]
 
     def series(self, live: LiveRun) -> Mapping[str, Series]:
         """Return the run's points by metric as its files hold them now: the overlap rule applied, steps increasing.

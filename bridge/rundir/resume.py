@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -118,7 +117,7 @@ class ReadState:
             highest = int(steps.max())
             self.last_step = highest if self.last_step is None else max(self.last_step, highest)
         for what, numbers in rows.odd.items():
-            if what[0] is not NoticeKind.TEXT_CELL or self._wants(what[1]):
+            if what[0] is not NoticeKind.TEXT_CELL or self.content.wants(what[1]):
                 self.odd.setdefault(what, OddRows()).add(numbers)
         for row, problem in rows.problems.items():
             if len(self.problems) < MOST_NAMED:
@@ -217,18 +216,12 @@ class ReadState:
         self.odd.clear()
         self.problems.clear()
 
-    def _wants(self, name: str) -> bool:
-        content = self.content
-        if content.metrics and not any(fnmatchcase(name, glob) for glob in content.metrics):
-            return False
-        return not any(fnmatchcase(name, glob) for glob in content.exclude_metrics)
-
     def _chosen_lines(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
         """Return which of the metrics `names` the options ask for; None: all."""
         if not (self.content.metrics or self.content.exclude_metrics):
             return None
         if names not in self._chosen:
-            lines = [line for line, name in enumerate(names) if self._wants(name)]
+            lines = [line for line, name in enumerate(names) if self.content.wants(name)]
             self._chosen[names] = np.array(lines, dtype=np.intp) if len(lines) < len(names) else None
         return self._chosen[names]
 

@@ -244,7 +244,7 @@ class _RunExport:
     def _send_new(self) -> str:
         """Fill a new target. Return why it must be rebuilt all the same, "" if it is complete."""
         self.action = Action.NEW
-        if _takes_rewinds(self.exporter.capabilities):
+        if self.exporter.capabilities.replaces_points:
             return self._send_deltas(None)
         # This target can only be rebuilt when a rewind comes, so all rows are looked at before the first point is sent.
         for delta in self._watch(read_whole(self.task.run, self.content, self._read_options())):
@@ -293,9 +293,7 @@ class _RunExport:
         capabilities = self.exporter.capabilities
         return ReadOptions(
             ordered=capabilities.ordered_steps,
-            removals=capabilities.removes_points,
             replaces=capabilities.replaces_points,
-            hold_back=capabilities.holds_back,
             limit=capabilities.points_a_delta,
         )
 
@@ -316,18 +314,12 @@ class _RunExport:
         )
 
 
-def _takes_rewinds(capabilities: Capabilities) -> bool:
-    return capabilities.replaces_points or capabilities.removes_points
-
-
 def _needs_rebuild(delta: Delta, capabilities: Capabilities) -> bool:
     if delta.kind is DeltaKind.CHANGED:
         return True
     if delta.kind is not DeltaKind.REWIND:
         return False
-    if delta.removed_media and not (capabilities.removes_media or capabilities.replaces_points):
-        return True
-    return not _takes_rewinds(capabilities)
+    return not capabilities.replaces_points
 
 
 class _DryRunTarget:
