@@ -18,7 +18,7 @@ from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.tensorboard import media
 from bridge.exporters.tensorboard.events import need_tensorboard
-from bridge.exporters.tensorboard.facts import STATUSES, sent_digests
+from bridge.exporters.tensorboard.facts import STATUSES, sent_digests, shown_facts
 from bridge.exporters.tensorboard.state import (
     MARKER_NAME,
     STATE_NAME,
@@ -92,7 +92,8 @@ class TensorBoardExporter(Exporter):
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
         folder = self._folders.get(run.identity)
-        sent = sent_digests(run, content, group="" if folder is None else folder.path)
+        facts = shown_facts(run.notes, run.params, run.tags, content)
+        sent = sent_digests(run, facts, group="" if folder is None else folder.path)
         if folder is None:
             del sent["folder"]
         changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
@@ -196,13 +197,15 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
             folders[identity] = RunFolder(folders[identity].path, copies)
         elif own:
             folders[identity] = RunFolder(own[0], tuple(own[1:]))
-    taken = {_fold_case(path) for paths in found.values() for path in paths}
-    taken |= {_fold_case(folder.path) for folder in folders.values()}
+    taken = {fold_case(path) for paths in found.values() for path in paths}
+    taken |= {fold_case(folder.path) for folder in folders.values()}
     # The order must depend as little as possible on which runs are exported together.
     for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
-            folders[run.identity] = RunFolder(_free_folder(logdir, wanted[run.identity], run.identity, taken))
-            taken.add(_fold_case(folders[run.identity].path))
+            candidates = candidate_names(wanted[run.identity], run.identity)
+            path = next(one for one in candidates if fold_case(one) not in taken and not _is_foreign(logdir / one))
+            folders[run.identity] = RunFolder(path)
+            taken.add(fold_case(path))
     return folders
 
 
@@ -223,15 +226,16 @@ def _clean_part(part: str) -> str:
     return text
 
 
-def _free_folder(logdir: Path, path: str, identity: str, taken: set[str]) -> str:
+def candidate_names(path: str, identity: str) -> Iterator[str]:
+    """Yield `path`, then `path` with longer and longer suffixes made from the run's identity."""
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-    for candidate in (path, *(f"{path}-{digest[:length]}" for length in (6, 12, 24))):
-        if _fold_case(candidate) not in taken and not _is_foreign(logdir / candidate):
-            return candidate
-    return f"{path}-{digest}"
+    yield path
+    for length in (6, 12, 24, len(digest)):
+        yield f"{path}-{digest[:length]}"
 
 
-def _fold_case(path: str) -> str:
+def fold_case(path: str) -> str:
+    """Return what is equal for paths that some file systems do not tell apart."""
     return unicodedata.normalize("NFC", path.casefold())
 
 

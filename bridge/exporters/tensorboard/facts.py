@@ -15,6 +15,7 @@ import hashlib
 import html
 import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.cursor import sent_facts
@@ -23,7 +24,7 @@ from bridge.model import Notice, NoticeKind, Status
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from bridge.cursor import ContentOptions
     from bridge.model import Run, Scalar
@@ -128,7 +129,23 @@ def parse_caption_tag(tag: str) -> tuple[str, int] | None:
 # Facts
 
 
-def facts_file(run: Run, content: ContentOptions, *, group: str, metrics: Collection[str], session: bool) -> bytes:
+@dataclass(frozen=True, slots=True)
+class ShownFacts:
+    """The notes, hyperparameters and tags of a run, with secrets masked."""
+
+    notes: str
+    params: Mapping[str, Scalar]
+    tags: tuple[str, ...]
+
+
+def shown_facts(notes: str, params: Mapping[str, Scalar], tags: Sequence[str], content: ContentOptions) -> ShownFacts:
+    """Return the facts as TensorBoard shows them: what `content.redact` names is masked."""
+    redaction = Redaction(content.redact)
+    masked = {key: redaction.value(key, value) for key, value in params.items()}
+    return ShownFacts(notes, masked, tuple(redaction.tag(tag) for tag in tags))
+
+
+def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[str], session: bool) -> bytes:
     """Return the whole event file of a run's facts.
 
     `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without `session`
@@ -136,24 +153,25 @@ def facts_file(run: Run, content: ContentOptions, *, group: str, metrics: Collec
     """
     records = [events.version_record(run.start)]
     if session:
-        values = session_values(masked_params(run, content))
+        values = session_values(facts.params)
         records.append(events.session_start_record(values, group=group, time=run.start))
         status = STATUSES[run.status]
         if status:
-            records.append(events.session_end_record(status, end=session_end_time(run), time=run.start))
+            end = run.last_alive if run.end is None else run.end
+            records.append(events.session_end_record(status, end=end, time=run.start))
     records += [
         events.text_record(free_tag(tag, metrics, "text"), text, step=0, time=run.start)
-        for tag, text in fact_texts(run, content).items()
+        for tag, text in fact_texts(facts).items()
     ]
     return b"".join(records)
 
 
-def fact_texts(run: Run, content: ContentOptions) -> dict[str, str]:
+def fact_texts(facts: ShownFacts) -> dict[str, str]:
     """Return the Markdown texts of a run by tag, without the empty ones: notes, hyperparameters, tags."""
     texts = {
-        NOTES_TAG: plain(run.notes),
-        HPARAMS_TAG: plain(_markdown_table(masked_params(run, content))),
-        TAGS_TAG: plain("\n".join(f"- {_escape(tag)}" for tag in masked_tags(run, content))),
+        NOTES_TAG: plain(facts.notes),
+        HPARAMS_TAG: plain(_markdown_table(facts.params)),
+        TAGS_TAG: plain("\n".join(f"- {_escape(tag)}" for tag in facts.tags)),
     }
     return {tag: text for tag, text in texts.items() if text}
 
@@ -163,29 +181,23 @@ def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str
     return {plain(key): value for key, value in params.items() if value is not None and _is_showable(value)}
 
 
-def session_end_time(run: Run) -> float:
-    """Return when the session of `run` ended, in seconds since the epoch."""
-    return run.last_alive if run.end is None else run.end
-
-
-def fact_notices(run: Run, content: ContentOptions, *, metrics: Collection[str], session: bool) -> list[Notice]:
+def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], session: bool) -> list[Notice]:
     """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
-    notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(run, content) if tag in metrics]
-    params = masked_params(run, content)
+    notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(facts) if tag in metrics]
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
-        for key, value in params.items()
+        for key, value in facts.params.items()
         if value is not run.params[key]
     ]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}", "masked by --redact")
-        for tag, shown in zip(run.tags, masked_tags(run, content), strict=True)
+        for tag, shown in zip(run.tags, facts.tags, strict=True)
         if tag != shown
     ]
     if not session:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
         return [*notices, Notice(NoticeKind.LEFT_OUT, "hparams", why)]
-    for key, value in params.items():
+    for key, value in facts.params.items():
         if not _is_showable(value):
             notices.append(
                 Notice(NoticeKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT")
@@ -195,38 +207,25 @@ def fact_notices(run: Run, content: ContentOptions, *, metrics: Collection[str],
     return notices
 
 
-def unsupported_params(run: Run, content: ContentOptions) -> frozenset[str]:
+def unsupported_params(facts: ShownFacts) -> frozenset[str]:
     """Return the params that HPARAMS does not hold exactly, as `TargetContent.unsupported` names them."""
-    params = masked_params(run, content)
     return frozenset(
         f"params.{key}"
-        for key, value in params.items()
+        for key, value in facts.params.items()
         if value is None or not _is_showable(value) or _is_rounded(value)
     )
 
 
-def sent_digests(run: Run, content: ContentOptions, *, group: str) -> dict[str, str]:
+def sent_digests(run: Run, facts: ShownFacts, *, group: str) -> dict[str, str]:
     """Return what a cursor remembers of the facts last sent: the run's folder and facts, the long ones as digests."""
-    facts = {
+    texts = {
         "folder": group,
-        "hparams": repr(sorted((key, repr(value)) for key, value in masked_params(run, content).items())),
-        "notes": run.notes,
-        "tags": repr(masked_tags(run, content)),
+        "hparams": repr(sorted((key, repr(value)) for key, value in facts.params.items())),
+        "notes": facts.notes,
+        "tags": repr(facts.tags),
     }
-    digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in facts.items()}
+    digests = {key: hashlib.sha256(plain(text).encode()).hexdigest()[:16] for key, text in texts.items()}
     return sent_facts(run) | digests
-
-
-def masked_params(run: Run, content: ContentOptions) -> dict[str, Scalar]:
-    """Return the hyperparameters of `run`, with secrets masked."""
-    redaction = Redaction(content.redact)
-    return {key: redaction.value(key, value) for key, value in run.params.items()}
-
-
-def masked_tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
-    """Return the tags of `run`, with secrets masked."""
-    redaction = Redaction(content.redact)
-    return tuple(redaction.tag(tag) for tag in run.tags)
 
 
 def parse_tags(text: str) -> tuple[str, ...]:

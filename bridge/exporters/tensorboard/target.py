@@ -26,6 +26,7 @@ from bridge.exporters.tensorboard.facts import (
     metric_notices,
     metric_tags,
     sent_digests,
+    shown_facts,
     unsupported_params,
 )
 from bridge.exporters.tensorboard.media import MediaRecord, encode_media, media_notices, ordered_records
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import TargetContent
+    from bridge.exporters.tensorboard.facts import ShownFacts
     from bridge.exporters.tensorboard.state import FileRecord
     from bridge.model import Block, Delta, Run
 
@@ -265,15 +267,16 @@ class FolderWriter:
                 self._open_files[kind] = self._open(kind)
         for kind, file in self._open_files.items():
             self.files[kind] = file.finish()
-        notices = self._write_facts()
+        facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
+        notices = self._write_facts(facts)
         state = FolderState(
             identity=self._identity,
-            cursor=last.after.with_(sent=sent_digests(self._run, self._content, group=self._group)),
+            cursor=last.after.with_(sent=sent_digests(self._run, facts, group=self._group)),
             files=self.files,
             generations=self._generations,
             names=self._names,
             steps=self._steps,
-            unsupported=frozenset(self._unsupported) | unsupported_params(self._run, self._content),
+            unsupported=frozenset(self._unsupported) | unsupported_params(facts),
             session=self._session,
         )
         write_state(self._folder, state)
@@ -362,10 +365,10 @@ class FolderWriter:
         old.abandon()
         self._open_files["media"] = new
 
-    def _write_facts(self) -> tuple[Notice, ...]:
+    def _write_facts(self, facts: ShownFacts) -> tuple[Notice, ...]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
         metrics = set(self._tags.values())
-        data = facts_file(self._run, self._content, group=self._group, metrics=metrics, session=self._session)
+        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=self._session)
         old = self.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
@@ -374,7 +377,7 @@ class FolderWriter:
         file.write(data)
         self.files["facts"] = file.finish()
         self._bytes += len(data)
-        return tuple(fact_notices(self._run, self._content, metrics=metrics, session=self._session))
+        return tuple(fact_notices(self._run, facts, metrics=metrics, session=self._session))
 
 
 def _newest_generations(folder: Path, state: FolderState) -> dict[str, int]:
