@@ -267,6 +267,9 @@ class ViewOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How view shows a target."""
 
     port: Annotated[int | None, Option("Default: the usual one, or any free one.", "P", least=1, most=65535)] = None
+    host: Annotated[
+        str, Option("Listen on this address. With any but 127.0.0.1, other machines can see the runs.", "ADDRESS")
+    ] = "127.0.0.1"
     open: Annotated[bool, Option("Open a browser, or only print the address.")] = True
     heartbeat_timeout: HeartbeatTimeout = 180.0
     interval: Annotated[float, Option("Seconds between two looks for new rows.", "SECONDS", least=0.05)] = 10.0

@@ -32,12 +32,13 @@ _PORT_LOCKS = contextlib.ExitStack()
 the same moment chooses the same port and takes this one's page for its own."""
 
 
-def free_port(wanted: int | None, *, usual: int) -> int:
-    """Return a free port: `wanted` (else UsageError), or without it `usual`, or any if that one is taken."""
+def free_port(wanted: int | None, *, usual: int, host: str = "127.0.0.1") -> int:
+    """Return a free port of `host`: `wanted` (else UsageError), or without it `usual`, or any if that one is taken."""
     for port in (wanted,) if wanted is not None else (usual, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):  # TimeoutError, from the lock, is one too
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe, contextlib.suppress(OSError):  # TimeoutError, from the lock, is one too
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
             found = int(probe.getsockname()[1])
             _PORT_LOCKS.enter_context(machine_lock(f"port {found}", wait=0))
             return found

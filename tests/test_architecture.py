@@ -44,9 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.rundir": {*WORDS, *FORMAT},
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
     "bridge.live": {*WORDS, "bridge.rundir", "bridge.registry"},
-    "bridge.exporters": {*WORDS},
-    "bridge.exporters.mlflow": {*WORDS, "bridge.exporters", "logger.sidecar"},
-    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters", "logger.files"},
+    "bridge.exporters": {*WORDS, "bridge.live"},
+    "bridge.exporters.mlflow": {*WORDS, "bridge.exporters", "bridge.live", "logger.sidecar"},
+    "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters", "bridge.live", "logger.files"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
     "bridge.demo": {*WORDS, "logger"},
     "bridge.sync": {

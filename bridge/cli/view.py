@@ -20,8 +20,11 @@ from bridge.interrupts import pause
 from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
 
 if TYPE_CHECKING:
-    from bridge.exporters.contract import Exporter, Interface
+    from bridge.exporters.contract import Exporter, Interface, LiveViewable
     from bridge.sync.report import Report
+
+
+_LOCAL = "127.0.0.1"
 
 
 @command("view", example="bridge view demo-runs --to tensorboard", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
@@ -33,12 +36,13 @@ def view(
     how: ViewOptions,
     out: Output,
 ) -> int:
-    """Export runs to a target of their own, open its page, and keep it up to date until Ctrl-C.
+    """Show runs in TensorBoard or MLflow until Ctrl-C.
 
-    The target is kept in the cache, so the next view sends only what is new. To view a target of yours, give --logdir or
-    --tracking-uri; it is never rebuilt for the sake of other options.
+    TensorBoard shows the run directories themselves, as they are at that moment; nothing is exported or written. To view
+    a target of yours, give --logdir or --tracking-uri: new rows are exported to it for as long as the page is shown, and
+    it is never rebuilt for the sake of other options.
     """
-    from bridge.exporters.contract import Viewable
+    from bridge.exporters.contract import LiveViewable, Viewable
     from bridge.sync.export import Options, export_runs
     from bridge.sync.follow import Following, follow
     from bridge.sync.select import Selection
@@ -47,6 +51,10 @@ def view(
     place = _cached_target(runs, target, selection)
     is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
     exporter = make_exporter(_in_cache(target, place) if is_own else target)
+    if is_own and isinstance(exporter, LiveViewable):
+        return _view_live(runs, exporter, selection, content, how, out)
+    if how.host != _LOCAL:
+        raise UsageError("--host needs a view of the run directories themselves.", hint="Leave out the target.")
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
     options = Options(
@@ -80,6 +88,41 @@ def view(
     except KeyboardInterrupt:
         pass
     return Exit.DONE
+
+
+def _view_live(
+    runs: tuple[Path, ...],
+    exporter: LiveViewable,
+    selection: SelectionOptions,
+    content: ContentOptions,
+    how: ViewOptions,
+    out: Output,
+) -> int:
+    """Show the run directories themselves."""
+    from bridge.live import LiveRuns
+    from bridge.sync.select import Selection, select
+    from bridge.view import free_port, tunnel
+
+    choose = functools.partial(select, selection=Selection.of(**asdict(selection)))
+    live = LiveRuns(runs, content=content, choose=choose, heartbeat_timeout=how.heartbeat_timeout)
+    if how.host != _LOCAL:
+        out.warn(f"! Every machine that can reach {how.host} can see the runs.")
+    try:
+        found = len(live.runs())
+        if not found:
+            out.warn(f"! No runs to show at or below {', '.join(map(str, runs))}.")
+            return Exit.NOTHING_DONE
+        port = free_port(how.port, usual=exporter.default_port, host=how.host)
+        with exporter.serve_live(live, host=how.host, port=port) as address:
+            out.result(address)
+            out.result(f"From another machine first: {tunnel(port)}")
+            out.say(f"{found} {'run' if found == 1 else 'runs'}, read as they are at each look. Press Ctrl-C to stop.")
+            if how.open:
+                click.launch(address)
+            while True:
+                pause(3600)
+    except KeyboardInterrupt:
+        return Exit.DONE
 
 
 def _cached_target(runs: tuple[Path, ...], target: TargetOptions, selection: SelectionOptions) -> Path:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
 
     from bridge.cursor import ContentOptions, Cursor
     from bridge.errors import BridgeError
+    from bridge.live import LiveRuns
     from bridge.model import Delta, Notice, Run, Scalar, Series, Status
 
 
@@ -232,6 +234,20 @@ class Interface:
     probe: str
     argv: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class LiveViewable(Protocol):
+    """An exporter whose user interface can show run directories themselves, without a target."""
+
+    default_port: int
+
+    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> AbstractContextManager[str]:
+        """Serve `live` at `host` and `port` while the block runs. Yield the page's address.
+
+        Raise MissingExtraError if the user interface is not installed, TargetUnavailableError if it cannot be started.
+        """
+        ...
 
 
 @runtime_checkable

@@ -53,18 +53,34 @@ def is_gone(address: str) -> bool:
 
 
 def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, demo_runs: Path) -> None:
-    """The page answers with the demo's runs; after Ctrl-C nothing listens any more.
+    """The page answers with the demo's runs, without an export; after Ctrl-C nothing listens any more."""
+    with view(tmp_path, demo_runs, "tensorboard") as (address, tunnel):
+        runs = ask(address, "data/runs")
+        tags = ask(address, "data/plugin/scalars/tags")
+    assert {"preempted", "killed", "diverged", "sweep/lr-0.1"} <= set(runs)
+    assert all("val/acc" in tags[run] for run in ("preempted", "sweep/lr-0.1"))
+    port = urlsplit(address).port
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
+    assert is_gone(address)
+    assert not any("tfevents" in path.name for path in tmp_path.rglob("*"))
+    assert not (tmp_path / "cache" / "view").exists()
 
-    A second view shows the same target, kept in the cache, one for these runs and this selection.
-    """
-    for _ in range(2):
-        with view(tmp_path, demo_runs, "tensorboard") as (address, tunnel):
-            runs = ask(address, "data/runs")
-        assert {"preempted", "killed", "diverged", "sweep/lr-0.1"} <= set(runs)
-        port = urlsplit(address).port
-        assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
-        assert is_gone(address)
-    assert len(list((tmp_path / "cache" / "view").iterdir())) == 1
+
+def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
+    """The options that choose runs and metrics are those of an export; a choice without runs is an error."""
+    words = [str(demo_runs), "--to", "tensorboard", "--run-id", "*diverged", "--metrics", "val/*"]
+    with start(tmp_path, *words) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            assert ask(address, "data/runs") == ["diverged"]
+            assert all(tag.startswith("val/") for tag in ask(address, "data/plugin/scalars/tags")["diverged"])
+        finally:
+            process.kill()
+    with start(tmp_path, str(demo_runs), "--to", "tensorboard", "--run-id", "nothing") as process:
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "No runs to show" in told
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from bridge.cursor import ContentOptions, Cursor
+    from bridge.live import LiveRuns
     from bridge.model import Notice, Run
 
 SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
@@ -126,6 +127,15 @@ class TensorBoardExporter(Exporter):
             probe=f"{address}data/environment",
             argv=(sys.executable, "-m", "tensorboard.main", *(word for pair in options.items() for word in pair)),
         )
+
+    @contextlib.contextmanager
+    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
+        """Serve TensorBoard on run directories while the block runs. Yield its address."""
+        need_tensorboard("To show runs in TensorBoard")
+        from bridge.exporters.tensorboard.live import serve
+
+        with serve(live, host=host, port=port):
+            yield f"http://{host}:{port}/"
 
     def close(self) -> None:
         """Forget which folder is whose."""

@@ -418,7 +418,7 @@ def serve(live: LiveRuns, *, host: str, port: int) -> Iterator[None]:
     local = host in ("127.0.0.1", "localhost", "::1")
     names = {host, "127.0.0.1", "localhost", "[::1]", *(() if local else (socket.gethostname(), socket.getfqdn()))}
     try:
-        server = make_server(
+        server: Any = make_server(
             host, port, HostCheck(app, names, any_address=not local), threaded=True, request_handler=_QuietHandler
         )
     except OSError as error:

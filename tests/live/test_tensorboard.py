@@ -1,0 +1,275 @@
+"""TensorBoard on run directories answers as a stock TensorBoard on a clean export of them does."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.live import LiveRuns
+from bridge.live import core as live_core
+from bridge.options import ContentOptions
+from bridge.sync.export import Options, export_runs
+from tests.contract.test_media import log_image, picture
+from tests.exporters.tensorboard.event_files import hex32
+from tests.exporters.tensorboard.pictures_by_hand import film
+from tests.fixtures.tensorboard_server import start_tensorboard
+from tests.require import require
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HEADER = ["acc", "loss", "step", "wall_time"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a cache of the test's own, and wait for each scan."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
+    monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
+
+
+@contextmanager
+def served(runs: Path, content: ContentOptions | None = None) -> Iterator[str]:
+    """The address of a live view of `runs`, which scans at every request."""
+    live = LiveRuns([runs], content=content)
+    scan = live._rescan
+
+    def scan_again() -> None:
+        scan()
+        live._pause = 0.0
+
+    live._rescan = scan_again  # type: ignore[method-assign]
+    with TensorBoardExporter(runs.parent / "none").serve_live(live, host="127.0.0.1", port=free_port()) as address:
+        yield address.rstrip("/")
+
+
+def get(address: str, path: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{address}/data/{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+        data = answer.read()
+        return json.loads(data) if "json" in answer.headers["Content-Type"] else data
+
+
+def sessions(address: str) -> dict[str, Any]:
+    """What HPARAMS shows, by trial."""
+    body = {"experimentName": "", "allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
+    request = urllib.request.Request(
+        f"{address}/data/plugin/hparams/session_groups",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        groups = json.load(answer)["sessionGroups"]
+    return {group["name"]: (group["hparams"], group["sessions"][0].get("status", "STATUS_UNKNOWN")) for group in groups}
+
+
+def everything(address: str) -> dict[str, Any]:
+    """All that the dashboards show, in TensorBoard's 32 bits, without the ids of pictures."""
+    scalars, images, texts = (get(address, f"plugin/{plugin}/tags") for plugin in ("scalars", "images", "text"))
+    return {
+        "runs": sorted(get(address, "runs")),
+        "scalars": {
+            (run, tag): [
+                (time, step, hex32(value))
+                for time, step, value in get(address, "plugin/scalars/scalars", run=run, tag=tag)
+            ]
+            for run, tags in scalars.items()
+            for tag in tags
+        },
+        "images": {
+            (run, tag, about["description"]): [
+                (one["wall_time"], one["step"], get(address, f"plugin/images/individualImage?{one['query']}&x"))
+                for one in get(address, "plugin/images/images", run=run, tag=tag, sample="0")
+            ]
+            for run, tags in images.items()
+            for tag, about in tags.items()
+        },
+        "texts": {
+            (run, tag): [
+                (one["wall_time"], one["step"], one["text"])
+                for one in get(address, "plugin/text/text", run=run, tag=tag)
+            ]
+            for run, tags in texts.items()
+            for tag in tags
+        },
+        "hparams": sessions(address),
+    }
+
+
+def exported(runs: Path, folder: Path, *, content: ContentOptions | None = None) -> dict[str, Any]:
+    """What a stock TensorBoard shows of a clean export of `runs`."""
+    options = Options(content=content or ContentOptions())
+    report = export_runs([runs], TensorBoardExporter(folder / "logs"), options)
+    assert not report.failed
+    server = start_tensorboard(folder / "logs", folder, fast=False)
+    try:
+        names = sorted(line.run_id for line in report.runs)
+        assert server.until(lambda: sorted(server.get("runs")), names) == names
+        server.until(lambda: bool(server.get("plugin/text/tags")), expected=True)
+        return everything(server.uri)
+    finally:
+        server.stop()
+
+
+def make_runs(folder: Path) -> Path:
+    """Runs with all there is: statuses, numbers of every kind, clashing names, captions, secrets."""
+    runs = folder / "runs"
+    first = make_run(
+        runs / "group" / "one",
+        [{"step": step, "loss": 1.0 / (step + 1), "acc": step if step % 2 else None} for step in range(20)],
+        run_id="group/one",
+        hparams={"lr": 0.1, "opt": "adam", "flag": True, "none": None, "nan": "NaN", "api_key": "s3cret"},
+        notes="# Title\n\ntext",
+        tags=["a|b", "password:s3cret"],
+    )
+    log_image(first, 0, "a.png", picture(1))
+    log_image(first, 0, "b.png", picture(2), caption="second")
+    log_image(first, 5, "c.png", picture(3), caption="third")
+    odd = [{"step": 0, "loss": "nan", "val/samples/0": 1.0}, {"step": 2**20, "loss": "inf"}]
+    second = make_run(runs / "two", odd, status="failed", hparams={"lr": 0.2})
+    log_image(second, 3, "a.png", picture(4))
+    make_run(runs / "three", [{"step": 0, "loss": 1e300}], status="interrupted")
+    return runs
+
+
+@pytest.mark.parametrize("content", [ContentOptions(), ContentOptions(metrics=("acc",), rename=(("acc", "a"),))])
+def test_it_shows_what_an_export_shows(tmp_path: Path, content: ContentOptions) -> None:
+    """Every dashboard's answers are equal: names, points, times, pictures, texts, hyperparameters, statuses, masks."""
+    runs = make_runs(tmp_path)
+    with served(runs, content) as address:
+        live = everything(address)
+    assert live == exported(runs, tmp_path, content=content)
+    assert "s3cret" not in repr(live)
+
+
+def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
+    """While runs grow, are requeued, edited and added, each answer is that of an export at that moment."""
+    chance = random.Random(7)
+    runs = tmp_path / "runs"
+    path = make_run(runs / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}], status="running")
+    (path / "heartbeat").touch()
+    step, row = 1, 1
+    with served(runs) as address:
+        for look in range(3):
+            for _ in range(12):
+                step = max(0, step - chance.randrange(1, 5)) if chance.random() < 0.2 else step + 1
+                acc = chance.random() if chance.random() < 0.5 else None
+                write_metrics(path, HEADER, [(acc, chance.random(), step, CREATED_S + row)], append=True)
+                row += 1
+            write_sidecar(path, status="running", notes=f"look {look}", tags=[f"t{look}"])
+            log_image(path, look, f"{look}.png", picture(look), caption=f"caption {look}")
+            if look == 2:
+                make_run(runs / "b", [{"step": 0, "loss": 1.0}])
+                write_metrics(path, HEADER, [(0.5, 0.25, step + 1, CREATED_S + row)], append=True)
+                write_sidecar(path, status="completed")
+            shown = everything(address)
+            clean = exported(runs, tmp_path / f"look-{look}")
+            steps = [one[1] for one in shown["scalars"]["a", "loss"]]
+            assert steps == sorted(set(steps))
+            # TensorBoard has no word for a running run in an event file, since an end there is final.
+            if look < 2:
+                assert shown["hparams"].pop("a")[1] == "STATUS_RUNNING"
+                clean["hparams"].pop("a")
+            assert shown == clean
+
+
+def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
+    """No name in media.jsonl, and no key in a request, reaches a file that an export would not read."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    (tmp_path / "secret.png").write_bytes(picture(9))
+    log_image(path, 0, "a.png", picture(1))
+    with (path / "media.jsonl").open("a") as lines:
+        for outside in ("../../secret.png", str(tmp_path / "secret.png")):
+            lines.write(json.dumps({"step": 1, "tag": "x", "type": "image", "path": outside}) + "\n")
+    (path / "media" / "link.png").symlink_to(tmp_path / "secret.png")
+    log = {"step": 2, "tag": "x", "type": "image", "path": "media/link.png"}
+    with (path / "media.jsonl").open("a") as lines:
+        lines.write(json.dumps(log) + "\n")
+    with served(tmp_path / "runs") as address:
+        assert list(get(address, "plugin/images/tags")["a"]) == ["val/samples/0"]
+        for key in ("", "x", "WzEsMiwzXQ", "bnVsbA"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                get(address, "plugin/images/individualImage", blob_key=key)
+            assert caught.value.code in (400, 404)
+            caught.value.close()
+
+
+def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
+    """It moves as a GIF, converted once."""
+    from bridge.exporters.tensorboard import media
+
+    require(media.can_convert(), "PyAV")
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    (path / "media").mkdir()
+    film(path / "media" / "a.mp4", 12)
+    (path / "media.jsonl").write_text(
+        json.dumps({"step": 0, "tag": "film", "type": "video", "path": "media/a.mp4"}) + "\n"
+    )
+    with served(tmp_path / "runs") as address:
+        (image,) = get(address, "plugin/images/images", run="a", tag="film/0", sample="0")
+        data = get(address, f"plugin/images/individualImage?{image['query']}&x")
+    with Image.open(io.BytesIO(data)) as gif:
+        assert (gif.format, gif.n_frames) == ("GIF", 12)
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [("127.0.0.1:1", True), ("localhost", True), ("LOCALHOST:80", True), ("[::1]:80", True)]
+    + [(host, False) for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "")],
+)
+def test_other_names_of_this_machine_are_refused(tmp_path: Path, host: str, answered: bool) -> None:
+    """A web page whose name points to 127.0.0.1 cannot read the runs through a browser."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    with served(tmp_path / "runs") as address:
+        request = urllib.request.Request(f"{address}/data/runs", headers={"Host": host})
+        if answered:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert json.load(answer) == ["a"]
+        else:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=60)
+            assert caught.value.code == 403
+            caught.value.close()
+
+
+def sample(values: list[float], limit: int | None) -> list[int]:
+    from bridge.exporters.tensorboard.live import sample as places
+
+    return places(np.array(values), limit).tolist()
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3, 4, 5, 10, 99, 100, 101])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50, 100, 1000])
+def test_a_sample_keeps_both_ends(count: int, limit: int | None) -> None:
+    """However few points are asked for; never more than that, in order, each once."""
+    chance = random.Random(count)
+    found = sample([chance.random() for _ in range(count)], limit)
+    assert len(found) <= (count if limit is None else min(count, limit))
+    assert found == sorted(set(found))
+    assert found[-1:] == ([count - 1] if count else [])
+    assert limit == 1 or found[:1] == ([0] if count else [])
+
+
+def test_a_sample_loses_no_spike() -> None:
+    """The least and the greatest value of each bucket stay, NaN and infinities beside them."""
+    values = [0.0] * 10_000
+    values[1234], values[5678], values[7777] = 9.0, -9.0, float("inf")
+    values[3000:5000] = [float("nan")] * 2000
+    found = sample(values, 100)
+    assert {0, 1234, 5678, 7777, 9999} <= set(found)
+    assert len(found) <= 100
