@@ -48,11 +48,13 @@ def view(
     from bridge.sync.select import Selection
     from bridge.view import serve, tunnel
 
-    place = _cached_target(runs, target, selection)
     is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
-    exporter = make_exporter(_in_cache(target, place) if is_own else target)
+    exporter = make_exporter(target)
     if is_own and isinstance(exporter, LiveViewable):
         return _view_live(runs, exporter, selection, content, how, out)
+    place = _cached_target(runs, target, selection)
+    if is_own:
+        exporter = make_exporter(_in_cache(target, place))
     if how.host != _LOCAL:
         raise UsageError("--host needs a view of the run directories themselves.", hint="Leave out the target.")
     if not isinstance(exporter, Viewable):
