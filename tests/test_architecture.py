@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bridge.sync.progress",
     },
     "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.sync.report"},
-    "bridge.cli": {"bridge"},
+    "bridge.cli": {"bridge", "logger.sidecar"},
     "bridge.__main__": {"bridge.cli", "bridge.interrupts"},
     # the public names, loaded when they are asked for
     "bridge": {"bridge.api", "bridge.registry", "logger"},

@@ -11,7 +11,18 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.output import Exit, Output
-from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
+from bridge.cli.records import (
+    Column,
+    deliver,
+    hparam_columns,
+    name_column,
+    open_registries,
+    parse_columns,
+    records_of,
+    time_column,
+    value_column,
+    warn_of_unknown,
+)
 from bridge.options import CacheOptions, FilterOptions, TableOptions
 from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import Selection, Top, describe_left_out, select
@@ -49,17 +60,30 @@ def best(
         if not out.json:
             return Exit.NOTHING_DONE
     left_out = describe_left_out(records, replace(filters, top=top))
-    columns = shown or [*_columns(top), *differing_hparams(chosen, most=4)]
-    deliver(chosen, columns, least=len(shown) or 2, table=table, out=out)
+    deliver(chosen, shown, lambda found: _columns(top, found), table=table, out=out)
     if chosen and left_out:
         out.say(left_out)
     return Exit.DONE if chosen else Exit.NOTHING_DONE
 
 
-def _columns(top: Top) -> list[Ref]:
-    ranked = Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)
-    beside = [] if top.last else [Ref(Kind.METRIC, top.metric, f"{top.mode}_step"), Ref(Kind.METRIC, top.metric)]
-    return [column("run_id"), ranked, *beside, column("status"), column("created_at"), column("duration")]
+def _columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
+    """Return the columns: the ranked value first, then its step, the hyperparameters that differ, and the rest."""
+    ranked = value_column(Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode), records)
+    beside = [
+        value_column(Ref(Kind.METRIC, top.metric, f"{top.mode}_step"), records, header="at step", rank=3),
+        value_column(Ref(Kind.METRIC, top.metric), records, header="last", rank=5),
+    ]
+    hparams = hparam_columns(records, [ranked, *beside], ranks=(1, 2, 6, 7))
+    differ = len({record.status for record in records}) > 1
+    return [
+        name_column(records),
+        ranked,
+        *([] if top.last else beside),
+        *hparams,
+        *([value_column(column("status"), records, rank=4)] if differ else []),
+        time_column(records, rank=8),
+        value_column(column("duration"), records, rank=9),
+    ]
 
 
 def _explain(top: Top, selection: Selection, records: Sequence[RunRecord], out: Output) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,19 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.output import Exit, Output, counted
-from bridge.cli.records import deliver, differing_hparams, open_registries, parse_columns, records_of, warn_of_unknown
+from bridge.cli.records import (
+    Column,
+    deliver,
+    hparam_columns,
+    name_column,
+    open_registries,
+    parse_columns,
+    records_of,
+    tags_column,
+    time_column,
+    value_column,
+    warn_of_unknown,
+)
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered
 from bridge.registry.statistics import with_statistics
@@ -61,7 +74,7 @@ def ls(
     chosen = chosen[:limit]
     if shown:
         warn_of_unknown(shown, records, out)
-    deliver(chosen, shown or _columns(chosen, chosen_by), least=len(shown) or 4, table=table, out=out)
+    deliver(chosen, shown, lambda found: _columns(found, chosen_by), table=table, out=out)
     out.say(_count(len(chosen), len(records), runs))
     if left_out := describe_left_out(records, chosen_by):
         out.say(left_out)
@@ -73,20 +86,27 @@ def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:
     return f"{chosen:,} of {counted(found, 'run')}." if chosen != found else f"{counted(found, 'run')}."
 
 
-def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Ref]:
-    """Return the columns shown where none are asked for, the most telling first."""
+def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]:
+    """Return the columns shown where none are asked for. A wide terminal shows all of them, a narrow one those of low rank."""
+    if not records:
+        return []
     top = selection.top
     metrics = [Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)] if top else _telling(records, most=3)
-    fields = [column(name) for name in ("run_id", "status", "created_at", "duration")]
-    tags = [column("tags")] if any(record.tags for record in records) else []
-    return [*fields, *metrics, *differing_hparams(records, most=3), *tags]
+    values = [value_column(ref, records, rank=rank) for ref, rank in zip(metrics, (1, 4, 6), strict=False)]
+    return [
+        name_column(records),
+        value_column(column("status"), records),
+        time_column(records, rank=1),
+        value_column(column("duration"), records, rank=3),
+        *values,
+        *hparam_columns(records, values, ranks=(2, 5, 7)),
+        *tags_column(records, rank=8),
+    ]
 
 
 def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
     """Return the most telling metrics: validation before training, those of many runs before those of few."""
-    from collections import Counter
-
-    counts = Counter(name for record in records for name in record.summary)
+    counts = Counter(name for record in records for name in {*record.summary, *record.stats})
     names = [name for name in counts if name not in ("epoch", "step", "lr") and not name.startswith("lr-")]
     names.sort(key=lambda name: (not name.startswith("val"), -counts[name], name))
     return [Ref(Kind.METRIC, name) for name in names[:most]]

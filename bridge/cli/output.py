@@ -14,10 +14,7 @@ from bridge.options import OutputOptions
 from bridge.secrets import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from rich.console import Console
-    from rich.table import Table
 
     from bridge.sync.progress import Progress
 
@@ -123,28 +120,6 @@ class Output(OutputOptions, frozen=True, kw_only=True):
         if not console.is_terminal:
             console.width = 100_000
         return console
-
-    def tables(self, tables: Iterable[Table]) -> None:
-        """Draw tables, without blanks at the ends of lines."""
-        console = self.console()
-        if console.is_terminal:
-            console.print(*tables, sep="")
-            return
-        with console.capture() as drawn:
-            console.print(*tables, sep="")
-        click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
-
-
-def new_table(*headers: str, numbers: Sequence[bool] = ()) -> Table:
-    """Return a table without lines except below its header; `numbers` says which columns are aligned to the right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(headers))
-    for header, is_number in zip(headers, numbers or (False,) * len(headers), strict=True):
-        table.add_column(Text(plain(header)), justify="right" if is_number else "left", overflow="fold")
-    return table
 
 
 def _writes_unicode() -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
+import time
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Output, counted, new_table, plain
+from bridge.cli.output import Output, counted, plain
 from bridge.registry import open_registry
 from bridge.registry.query import columns, write_csv, write_parquet
 from bridge.registry.statistics import with_statistics
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.table import Table
-    from rich.text import Text
 
     from bridge.options import CacheOptions, TableOptions
     from bridge.registry import Registry, RunRecord
@@ -77,22 +80,91 @@ def warn_of_unknown(refs: Sequence[Ref], records: Sequence[RunRecord], out: Outp
         out.say(f"No run has {ref}" + (f"; did you mean {near[0]}?" if near else "."))
 
 
-def differing_hparams(records: Sequence[RunRecord], most: int) -> list[Ref]:
-    """Return at most `most` hyperparameters in which the records differ; those of the most records come first."""
+# ------------------------------------------------------------------------------------------------- which columns
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table of runs: its header, and a word for each run.
+
+    Where the terminal is too narrow, columns with a greater `rank` are left out first, and those of rank 0 never.
+    """
+
+    header: str
+    words: Sequence[str]
+    is_number: bool = False
+    rank: int = 0
+
+
+def value_column(ref: Ref, records: Sequence[RunRecord], *, header: str = "", rank: int = 0) -> Column:
+    """Return the column of what `ref` names."""
+    words = [word_of(ref, record) for record in records]
+    is_number = ref.kind in (Kind.METRIC, Kind.HPARAM, Kind.NUMBER, Kind.DURATION)
+    return Column(header or plain(ref).removesuffix("_at"), words, is_number, rank)
+
+
+def name_column(records: Sequence[RunRecord]) -> Column:
+    """Return the column of the names. A beginning that all names share is left out; names that two runs have get a path."""
+    names = [record.name for record in records]
+    folders = [name.split("/")[:-1] for name in names]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    start = sum(len(parts[0]) + 1 for parts in shared) if len(records) > 1 else 0
+    counts = Counter(names)
+    words = [
+        name[start:] if counts[name] == 1 else f"{name[start:]} ({os.path.relpath(record.run_dir)})"
+        for name, record in zip(names, records, strict=True)
+    ]
+    return Column("name", [plain(word) for word in words])
+
+
+def time_column(records: Sequence[RunRecord], *, rank: int) -> Column:
+    """Return the column of the starts: their ages for a terminal, times for a pipe."""
+    if sys.stdout.isatty():
+        return Column("age", [age(record.start) for record in records], rank=rank)
+    return Column("start", [_local_time(record.start) for record in records], rank=rank)
+
+
+def tags_column(records: Sequence[RunRecord], *, rank: int) -> list[Column]:
+    """Return the column of the tags that not all runs share; none if there are no such tags."""
+    shared: frozenset[str] = frozenset()
+    if len(records) > 1:
+        shared = frozenset(records[0].tags).intersection(*(record.tags for record in records))
+    words = [plain(", ".join(tag for tag in record.tags if tag not in shared)) for record in records]
+    return [Column("tags", words, rank=rank)] if any(words) else []
+
+
+def hparam_columns(records: Sequence[RunRecord], taken: Sequence[Column], ranks: Sequence[int]) -> list[Column]:
+    """Return the hyperparameters in which the records differ, one for each of `ranks`; those of the most records first.
+
+    A key whose name is the header of another column is written with `hparams.` in front.
+    """
     counts = Counter(key for record in records for key in record.hparams)
     differing = [key for key in counts if len({repr(record.hparams.get(key)) for record in records}) > 1]
     differing.sort(key=lambda key: (-counts[key], key.count("."), key))
-    return [Ref(Kind.HPARAM, key) for key in differing[:most]]
+    headers = {column.header for column in taken}
+    return [
+        value_column(ref, records, header=plain(ref if key in headers else key), rank=rank)
+        for key, rank in zip(differing, ranks, strict=False)
+        for ref in [Ref(Kind.HPARAM, key)]
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- how they go out
 
 
 def deliver(
-    records: Sequence[RunRecord], shown: Sequence[Ref], *, least: int, table: TableOptions, out: Output
+    records: Sequence[RunRecord],
+    refs: Sequence[Ref],
+    default: Callable[[Sequence[RunRecord]], Sequence[Column]],
+    *,
+    table: TableOptions,
+    out: Output,
 ) -> None:
-    """Write records to the files that were asked for, else print them as JSON or as a table of the columns `shown`.
+    """Write records to the files that were asked for, else print them as JSON, or as a table.
 
-    On a terminal too narrow for the table the last columns are left out, but never the first `least`.
+    The table shows what `refs` name, or else the columns that `default` makes.
     """
-    if out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in shown):
+    if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
         records = with_statistics(records)
     for path, write in ((table.csv, write_csv), (table.parquet, write_parquet)):
         if path is not None:
@@ -101,62 +173,76 @@ def deliver(
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
     elif table.csv is None and table.parquet is None:
-        _print(records, shown, least, out)
+        print_columns([value_column(ref, records) for ref in refs] or default(records), out)
 
 
-def _print(records: Sequence[RunRecord], shown: Sequence[Ref], least: int, out: Output) -> None:
+def print_columns(shown: Sequence[Column], out: Output) -> None:
+    """Draw columns on a terminal, as many as fit, or write all of them as aligned lines."""
     console = out.console()
-    if not console.is_terminal:
-        click.echo("\n".join(_aligned(records, shown)))
-        return
-    table = _draw(records, shown)
-    unbounded = console.options.update(max_width=1_000_000)
-    while len(shown) > least and console.measure(table, options=unbounded).maximum > console.width:
-        shown = shown[:-1]
-        table = _draw(records, shown)
-    console.print(table)
+    if console.is_terminal:
+        console.print(_draw(fitting(shown, console.width), console.width))
+    else:
+        click.echo("\n".join(_aligned(shown)))
 
 
-def _draw(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Table:
-    table = new_table(*(_header(ref) for ref in shown), numbers=[_is_number(ref) for ref in shown])
-    for record in records:
-        table.add_row(*(cell(ref, record) for ref in shown))
+def fitting(shown: Sequence[Column], width: int) -> list[Column]:
+    """Return the columns that fit into `width` characters: those of rank 0, then by rank, in the order given."""
+    chosen: set[int] = set()
+    used = -2
+    for number, each in sorted(enumerate(shown), key=lambda pair: pair[1].rank):
+        size = _width(each) + 2
+        if each.rank and used + size > width:
+            break
+        chosen.add(number)
+        used += size
+    return [each for number, each in enumerate(shown) if number in chosen]
+
+
+def _width(shown: Column) -> int:
+    from rich.cells import cell_len
+
+    return min(max(map(cell_len, (shown.header, *shown.words))), _WIDEST)
+
+
+def _draw(shown: Sequence[Column], width: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for each in shown:
+        table.add_column(
+            Text(each.header),
+            justify="right" if each.is_number else "left",
+            overflow="fold",
+            no_wrap=_width(each) < width // 2,
+        )
+    for words in zip(*(each.words for each in shown), strict=True):
+        cells: list[Text] = []
+        for each, word in zip(shown, words, strict=True):
+            style = _STATUS_STYLES.get(word, "") if each.header == "status" else ""
+            cells.append(Text(word if len(word) <= _WIDEST else f"{word[: _WIDEST - 1]}…", style=style))
+        table.add_row(*cells)
     return table
 
 
-def _aligned(records: Sequence[RunRecord], shown: Sequence[Ref]) -> Iterator[str]:
+def _aligned(shown: Sequence[Column]) -> Iterator[str]:
     """Yield the table as lines for a pipe: rich would take seconds for thousands of runs."""
     from rich.cells import cell_len
 
     padded = []
-    for ref in shown:
-        words = [_header(ref), *(_word(ref, record) for record in records)]
-        widths = [cell_len(word) for word in words]
-        widest = min(max(widths), _WIDEST)
-        fills = (" " * (widest - width) for width in widths)
+    for each in shown:
+        words, widest = [each.header, *each.words], _width(each)
+        fills = [" " * (widest - cell_len(word)) for word in words]
         pairs = zip(words, fills, strict=True)
-        padded.append([fill + word if _is_number(ref) else word + fill for word, fill in pairs])
+        padded.append([fill + word if each.is_number else word + fill for word, fill in pairs])
     return ("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
-def cell(ref: Ref, record: RunRecord) -> Text:
+# ------------------------------------------------------------------------------------------------------ single words
+
+
+def word_of(ref: Ref, record: RunRecord) -> str:
     """Return what a record holds, for a person: local times, short numbers, control characters visible."""
-    from rich.text import Text
-
-    word = _word(ref, record)
-    word = word if len(word) <= _WIDEST else f"{word[: _WIDEST - 1]}…"
-    return Text(word, style=_STATUS_STYLES.get(record.status, "") if ref.name == "status" else "")
-
-
-def _header(ref: Ref) -> str:
-    return plain(ref).removesuffix("_at")
-
-
-def _is_number(ref: Ref) -> bool:
-    return ref.kind in (Kind.METRIC, Kind.HPARAM, Kind.NUMBER, Kind.DURATION)
-
-
-def _word(ref: Ref, record: RunRecord) -> str:
     value = ref.of(record)
     if value is ...:
         return ""
@@ -164,6 +250,19 @@ def _word(ref: Ref, record: RunRecord) -> str:
     if write is not None:
         return plain(write(value))
     return f"{value:.4g}" if isinstance(value, float) else plain(value)
+
+
+def age(then: float, now: float | None = None) -> str:
+    """Return how long ago `then` was: `45 s`, `3 min`, `5 h`, or within a year `28 Nov 09:16`, else `28 Nov 2025`."""
+    seconds = (time.time() if now is None else now) - then
+    for unit, size, most in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
+        if 0 <= seconds < most:
+            return f"{int(seconds / size)} {unit}"
+    try:
+        local = datetime.fromtimestamp(then).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return str(then)
+    return f"{local.day} {local:%b %H:%M}" if abs(seconds) < 300 * 86400 else f"{local.day} {local:%b %Y}"
 
 
 def duration(seconds: float) -> str:

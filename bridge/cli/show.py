@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.padding import Padding
+from rich.text import Text
 
 from bridge.cli.command import command, complete_run_ids
-from bridge.cli.output import Exit, Output, new_table, plain
-from bridge.cli.records import RECORDS_VERSION, cell, open_registries, records_of
+from bridge.cli.output import Exit, Output, plain
+from bridge.cli.records import RECORDS_VERSION, Column, age, open_registries, print_columns, records_of, word_of
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.options import CacheOptions
+from bridge.options import CacheOptions, ContentOptions
 from bridge.registry.statistics import with_statistics
 from bridge.registry.where import Kind, Ref, column
+from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from bridge.registry import RunRecord
+    from logger.sidecar import SessionEntry
 
-_FACTS = (
-    "run_id", "name", "status", "created_at", "ended_at", "duration", "heartbeat", "tags", "notes", "parent",
-    "archived", "sessions", "checkpoint_path", "run_dir", "identity",
-)  # fmt: skip
-_MOST_NAMED = 10
-_STATISTICS = ("last", "max", "max_step", "min", "min_step", "count", "nan_count")
+MOST_NAMED = 10
+"""The most runs that an error names."""
+
+STATISTICS = ("last", "max", "max_step", "min", "min_step", "count", "nan_count")
+"""The columns of the metrics, the most telling first."""
 
 
 @command("show", example="bridge show demo-runs/lr-0.1", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
@@ -39,7 +40,16 @@ def show(run: str, runs: tuple[Path, ...], cache: CacheOptions, out: Output) -> 
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "run": record.to_dict()})
         return
-    out.tables(table for table in (_facts(record), _hparams(record), _metrics(record)) if table.row_count)
+    _print_facts(record, _session(record), out)
+    hparams = sorted(record.hparams)
+    if hparams:
+        words = [word_of(Ref(Kind.HPARAM, key), record) for key in hparams]
+        click.echo()
+        print_columns([Column("hparam", [plain(key) for key in hparams]), Column("value", words)], out)
+    metrics = sorted({*record.summary, *record.stats})
+    if metrics:
+        click.echo()
+        print_columns(_metrics(record, metrics), out)
 
 
 def find_run(run: str, runs: Sequence[Path], cache: CacheOptions, out: Output) -> RunRecord:
@@ -62,8 +72,8 @@ def _only(run: str, found: Sequence[RunRecord], problems: Sequence[tuple[str, st
         raise RunDirectoryError(problems[0][1])
     if not found:
         raise UsageError(f"{run} holds no run.", hint="bridge ls lists the runs.")
-    shown = "\n".join(f"  {record.run_dir}" for record in found[:_MOST_NAMED])
-    more = f"\n  and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    shown = "\n".join(f"  {record.run_dir}" for record in found[:MOST_NAMED])
+    more = f"\n  and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     raise UsageError(f"{run!r} can mean {len(found)} runs:\n{shown}{more}", hint="Give the run's directory.")
 
 
@@ -79,26 +89,49 @@ def _begins_so(record: RunRecord, run: str) -> bool:
     return record.run_id.startswith(run)
 
 
-def _facts(record: RunRecord) -> Table:
-    table = new_table()
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name in _FACTS:
-        ref = column(name)
-        if ref.of(record) not in (..., "", (), False):
-            table.add_row(name, cell(ref, record))
-    return table
+def _session(record: RunRecord) -> SessionEntry | None:
+    """Return the last start of the run, if its logger kept one."""
+    from bridge.rundir import read_run
+
+    try:
+        sessions = read_run(Path(record.run_dir)).sessions
+    except RunDirectoryError:
+        return None
+    return sessions[-1] if sessions else None
 
 
-def _hparams(record: RunRecord) -> Table:
-    table = new_table("hparam", "value")
-    for key in sorted(record.hparams):
-        table.add_row(plain(key), cell(Ref(Kind.HPARAM, key), record))
-    return table
+def _print_facts(record: RunRecord, session: SessionEntry | None, out: Output) -> None:
+    """Print the facts that a run has, one a line with its name in front; notes as lines of their own."""
+    facts = {name: word_of(column(name), record) for name in ("name", "run_id", "status")}
+    facts["started"] = f"{word_of(column('created_at'), record)} ({age(record.start)})"
+    facts |= {"ended": word_of(column("ended_at"), record), "duration": word_of(column("duration"), record)}
+    facts["tags"] = word_of(column("tags"), record)
+    facts["archived"] = "yes" if record.archived else ""
+    if session is not None:
+        facts["starts"] = str(record.sessions) if record.sessions > 1 else ""
+        facts["command"] = Redaction(ContentOptions().redact).command(session.command or "")
+        facts["host"] = " as ".join(filter(None, (session.host, session.user)))
+        facts["commit"] = session.git_commit or ""
+        facts["SLURM"] = ", ".join(f"{key} {value}" for key, value in session.slurm.items())
+    facts["checkpoint"] = record.checkpoint_path or ""
+    facts["run_dir"] = record.run_dir
+    facts["identity"] = record.identity if record.identity != record.run_dir else ""
+    for name, text in facts.items():
+        if text and not (name == "run_id" and text == facts["name"]):
+            out.result(f"{name:<10}  {plain(text)}")
+    if record.notes:
+        console = out.console()
+        click.echo("notes")
+        for line in record.notes.strip().splitlines():
+            # Indented, so that no line of a note looks like one of ours.
+            console.print(Padding(Text(plain(line)), (0, 0, 0, 2), expand=False))
 
 
-def _metrics(record: RunRecord) -> Table:
-    table = new_table("metric", *_STATISTICS, numbers=(False, *(True for _ in _STATISTICS)))
-    for name in sorted({*record.summary, *record.stats}):
-        table.add_row(plain(name), *(cell(Ref(Kind.METRIC, name, statistic), record) for statistic in _STATISTICS))
-    return table
+def _metrics(record: RunRecord, metrics: Sequence[str]) -> list[Column]:
+    """Return the columns of the metrics. A statistic that no metric has, and NaN counts of 0, are left out."""
+    shown = [Column("metric", [plain(name) for name in metrics])]
+    for rank, statistic in enumerate(STATISTICS):
+        words = [word_of(Ref(Kind.METRIC, name, statistic), record) for name in metrics]
+        if any(word and (statistic, word) != ("nan_count", "0") for word in words):
+            shown.append(Column(statistic.replace("_step", " at step").replace("_", " "), words, True, rank))
+    return shown

@@ -71,7 +71,7 @@ def test_ls() -> None:
     code, out, err = call("ls", "runs")
     assert (code, err) == (0, "3 runs.\n")
     assert lines(out) == [
-        "run_id status start duration val/acc hparams.lr hparams.opt tags",
+        "name status start duration val/acc lr opt tags",
         "dead killed 2026-04-10 12:00 1h 00m 1 0.1",
         "poor completed 2026-04-10 12:00 1h 00m 0.3 0.5 adam sweep:1",
         "good completed 2026-04-09 12:00 1d 1h 0.8 0.1 adam sweep:1",
@@ -149,13 +149,13 @@ def test_a_wrong_condition_points_at_its_fault() -> None:
 def test_hostile_text_is_escaped(here: Path) -> None:
     """Markup and control characters in ids, tags and notes are shown, never obeyed."""
     make_run(
-        here / "evil" / "e", run_id="\x1b]0;x\x07[red]r[/red]", tags=["[bold]\n", "\u202etag"], notes=":smile: [link=x]"
+        here / "evil" / "e", run_id="\x1b]0;x\x07[red]r[red]", tags=["[bold]\n", "\u202etag"], notes=":smile: [link=x]"
     )
     _, out, _ = call("ls", "evil")
-    assert lines(out)[1].startswith("\\x1b]0;x\\x07[red]r[/red] completed")
+    assert lines(out)[1].startswith("\\x1b]0;x\\x07[red]r[red] completed")
     assert lines(out)[1].endswith("[bold]\\n, \\u202etag")
     _, out, _ = call("show", "evil/e")
-    assert "notes :smile: [link=x]" in lines(out)
+    assert ":smile: [link=x]" in lines(out)
 
 
 def test_no_runs_at_all(here: Path) -> None:
@@ -178,9 +178,9 @@ def test_best() -> None:
         "1 run was left out because of the status (1 killed); --status asks for others.\n",
     )
     assert lines(out) == [
-        "run_id val/acc.max val/acc.max_step val/acc status start duration hparams.lr",
-        "good 0.9 7 0.8 completed 2026-04-09 12:00 1d 1h 0.1",
-        "poor 0.4 7 0.3 completed 2026-04-10 12:00 1h 00m 0.5",
+        "name val/acc.max at step last lr start duration",
+        "good 0.9 7 0.8 0.1 2026-04-09 12:00 1d 1h",
+        "poor 0.4 7 0.3 0.5 2026-04-10 12:00 1h 00m",
     ]
 
 
@@ -228,14 +228,14 @@ def test_show(run: str) -> None:
     assert (code, err) == (0, "")
     shown = lines(out)
     for line in (
-        "run_id good",
+        "name good",
         "status completed",
-        "created_at 2026-04-09 12:00",
+        "duration 1d 1h",
         "tags sweep:1",
         "lr 0.1",
         "opt adam",
-        "metric last max max_step min min_step count nan_count",
-        "val/acc 0.8 0.9 7 0 10 0",
+        "metric last max max at step min count",
+        "val/acc 0.8 0.9 7 0 10",
     ):
         assert line in shown
 
@@ -311,14 +311,59 @@ def test_pipes_get_whole_lines(here: Path) -> None:
     ]
 
 
-def test_terminals_get_what_fits() -> None:
-    """On a narrow terminal the last columns go, so that the first ones stay readable."""
-    shown = _on_a_terminal(["ls", "runs"], columns=60)
-    assert [" ".join(line.split()) for line in shown if "run_id" in line or "good" in line] == [
-        "run_id status start duration val/acc",
-        "good completed 2026-04-09 12:00 1d 1h 0.8",
-    ]
-    assert max(map(len, shown)) <= 60
+@pytest.mark.parametrize(
+    ("columns", "header"),
+    [
+        (30, "name status age"),
+        (50, "name status age val/acc lr"),
+        (80, "name status age duration val/acc lr opt tags"),
+    ],
+)
+def test_terminals_get_what_fits(here: Path, columns: int, header: str) -> None:
+    """A narrow terminal shows the most telling columns: the names always, then a metric and what differs."""
+    then = time.time() - 200
+    make_run(here / "runs" / "new", created_at=then, summary={"val/acc": 0.7}, hparams={"lr": 0.2}, ended_at=then + 30)
+    shown = _on_a_terminal(["ls", "runs"], columns=columns)
+    assert [" ".join(line.split()) for line in shown if "name" in line] == [header]
+    assert next(" ".join(line.split()) for line in shown if "new" in line).startswith("new completed 3 min")
+    assert max(map(len, shown)) <= columns
+
+
+def test_names_leave_out_what_all_share(here: Path) -> None:
+    """Folders and tags that all runs share are not repeated in each line; two runs with one name get their paths."""
+    for number in range(3):
+        make_run(
+            here / "many" / f"{number}", run_id=f"exp/lr-{min(number, 1)}/{number % 2}", tags=["all", f"own:{number}"]
+        )
+    _, out, _ = call("ls", "many", "--sort", "tags")
+    assert [line.split()[0] for line in lines(out)] == ["name", "lr-0/0", "lr-1/1", "lr-1/0"]
+    assert [line.split()[-1] for line in lines(out)] == ["tags", "own:0", "own:1", "own:2"]
+    make_run(here / "many" / "again", run_id="exp/lr-0/0")
+    assert "lr-0/0 (many/again)" in call("ls", "many")[1]
+
+
+def test_show_tells_the_last_start(here: Path) -> None:
+    """`show` has the command, machine, commit and SLURM job of the last start; secrets in a command are masked."""
+    start = {
+        "id": "s",
+        "host": "node7",
+        "user": "me",
+        "command": "train.py --api-key=k3y",
+        "git_commit": "abc",
+        "slurm": {"job_id": "7"},
+    }
+    make_run(here / "job", sessions=[{"id": "r"}, start], notes="One.\n\nTwo.")
+    shown = lines(call("show", "job")[1])
+    for line in (
+        "starts 2",
+        "command train.py --api-key=***",
+        "host node7 as me",
+        "commit abc",
+        "SLURM job_id 7",
+        "One.",
+        "Two.",
+    ):
+        assert line in shown
 
 
 def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
