@@ -73,7 +73,7 @@ class Cursor:
         object.__setattr__(self, "path", fitting(self.path))
 
     def with_(self, **changes: Any) -> Self:
-        """A copy with `changes`."""
+        """Return a copy with `changes`."""
         return replace(self, **changes)
 
     def to_json(self) -> str:
@@ -94,7 +94,7 @@ class Cursor:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Self | None:
-        """The cursor in `text`; None where it is no cursor of a format that can be read.
+        """Return the cursor in `text`; None where it is no cursor of a format that can be read.
 
         Raises NewerFormatError, which names `where`, for a format number that is newer than this version's.
         """
@@ -120,7 +120,7 @@ class Cursor:
 
 
 def sent_facts(run: Run) -> dict[str, str]:
-    """What every exporter adds to `Cursor.sent`: status, start and end of `run` as they are sent, in plain words.
+    """Return what every exporter adds to `Cursor.sent`: status, start and end of `run` as they are sent, in plain words.
 
     Verify compares status and times as of the last export: with these, not with what the run says by now.
     """

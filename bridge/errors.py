@@ -54,7 +54,7 @@ class MissingExtraError(BridgeError):
 
     @classmethod
     def of(cls, extra: str, *, purpose: str) -> MissingExtraError:
-        """The error for `extra` (a name in pyproject's optional dependencies), with its pip line."""
+        """Return the error for `extra` (a name in pyproject's optional dependencies), with its pip line."""
         return cls(
             f"{purpose} needs the extra {extra!r}, which is not installed.",
             hint=f'pip install "registry-bridge[{extra}]"',

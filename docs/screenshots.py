@@ -34,7 +34,7 @@ LAST_STEP = "276"
 
 
 def bridge(*arguments: str, folder: Path, **environment: str) -> str:
-    """What a command prints."""
+    """Return what a command prints."""
     command = [sys.executable, "-m", "bridge", *arguments]
     return subprocess.run(
         command, cwd=folder, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
@@ -43,7 +43,7 @@ def bridge(*arguments: str, folder: Path, **environment: str) -> str:
 
 @contextmanager
 def page_of(browser: Browser, width: int, height: int) -> Iterator[Page]:
-    """A fresh page of that size in pixels."""
+    """Yield a fresh page of that size in pixels."""
     context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -96,7 +96,7 @@ def shoot_tensorboard(browser: Browser, address: str) -> None:
 
 
 def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
-    """The table of runs, the charts, and one run's step images."""
+    """Take pictures of the table of runs, the charts, and one run's step images."""
     with page_of(browser, 1500, 620) as page:
         page.goto(address)
         expect(page.get_by_role("link", name="preempted", exact=True)).to_be_visible()
@@ -128,7 +128,7 @@ def shoot_mlflow_charts(page: Page, address: str) -> None:
 
 
 def shoot_mlflow_images(page: Page, run: str) -> None:
-    """What a run reads in its validation pictures, at their last step."""
+    """Show what a run reads in its validation pictures, at their last step."""
     page.set_viewport_size({"width": 1500, "height": 1080})
     page.goto(f"{run}/model-metrics?workflowType=machine_learning")
     expect(page.get_by_role("heading", name="acc", exact=True).first).to_be_visible()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_model_run(path: Path, **fields: Any) -> Run:
-    """A Run as it would be read of the directory `path`, with `fields` over usable defaults."""
+    """Return a Run as it would be read of the directory `path`, with `fields` over usable defaults."""
     status = fields.get("status", Status.COMPLETED)
     usual: dict[str, Any] = {
         "path": path,
@@ -38,7 +38,7 @@ def make_model_run(path: Path, **fields: Any) -> Run:
 
 
 def make_block(steps: Sequence[int], columns: Mapping[str, Sequence[float | None]], *, first_row: int = 0) -> Block:
-    """A block of one row a step; None is no point. Times count seconds from CREATED_S by row."""
+    """Return a block of one row a step; None is no point. Times count seconds from CREATED_S by row."""
     row = np.arange(first_row, first_row + len(steps), dtype=np.int64)
     present = np.array([[value is not None for value in values] for values in columns.values()], dtype=bool)
     values = np.array([[value if value is not None else 0.0 for value in one] for one in columns.values()])
@@ -60,7 +60,7 @@ def make_delta(
     media: Sequence[MediaEvent] = (),
     **fields: Any,
 ) -> Delta:
-    """What follows `before`: NEW without one, SAME where nothing is added, else APPEND. The cursor counts rows."""
+    """Return what follows `before`: NEW without one, SAME where nothing is added, else APPEND. The cursor counts rows."""
     rows = (before.rows if before else 0) + sum(len(block.step) for block in blocks)
     lines = (before.media_lines if before else 0) + len(media)
     steps = [int(block.step.max()) for block in blocks if len(block.step)]

@@ -39,7 +39,7 @@ class Environment:
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:
-    """A new environment in `folder` with `wheel` and what its metadata asks for with these extras."""
+    """Return a new environment in `folder` with `wheel` and what its metadata asks for with these extras."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
@@ -74,7 +74,7 @@ def _asked(requirements: Iterable[Requirement], extras: Iterable[str]) -> list[R
 
 
 def _closure(asked: Sequence[Requirement]) -> list[str]:
-    """The names of all distributions that `asked` brings with it."""
+    """Return the names of all distributions that `asked` brings with it."""
     seen: dict[tuple[str, tuple[str, ...]], None] = {}
     waiting = list(asked)
     while waiting:

@@ -69,7 +69,7 @@ class MemoryExporter:
         """Nothing to prepare."""
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
-        """What the boxes say."""
+        """Return what the boxes say."""
         return {run.identity: self._known(run.identity) for run in runs}
 
     def _known(self, identity: str) -> TargetState:
@@ -86,12 +86,12 @@ class MemoryExporter:
         return replace(known, cursor=cursor)
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
-        """The facts that are not as last sent."""
+        """Return the facts that are not as last sent."""
         sent = _sent(run, content)
         return tuple(key for key in sent if cursor.sent.get(key) != sent[key])
 
     def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
-        """The target; no box is made yet."""
+        """Return the target; no box is made yet."""
         return MemoryTarget(self, run, content)
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
@@ -110,7 +110,7 @@ class MemoryExporter:
         self.close()
 
     def box(self, identity: str) -> Box | None:
-        """A copy of what is held of a run."""
+        """Return a copy of what is held of a run."""
         if self.folder is None:
             return copy.deepcopy(self._boxes.get(identity))
         try:
@@ -214,7 +214,7 @@ class MemoryTarget:
             return done
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """The box in the source's words."""
+        """Return the box in the source's words."""
         box = self._exporter.box(self._run.identity)
         if box is None:
             raise TargetRefusedError(f"{self.where()} does not exist.")
@@ -237,7 +237,7 @@ class MemoryTarget:
         )
 
     def where(self) -> str:
-        """The box's file, or a name for it."""
+        """Return the box's file, or a name for it."""
         return self._exporter.place(self._run.identity)
 
     def _add(self, box: Box, delta: Delta, write: Any) -> Applied:
@@ -281,7 +281,7 @@ class MemoryTarget:
 
 
 def _out_of_sight(box: Box, *, cursor: bool = False) -> None:
-    """The write of a box that is not yet to be seen."""
+    """Fail the write of a box before it can be seen."""
 
 
 def _shown_params(run: Run, content: ContentOptions) -> dict[str, Scalar]:

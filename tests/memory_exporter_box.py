@@ -142,14 +142,14 @@ def _stored_value(value: NDArray[np.float64], capabilities: Capabilities) -> NDA
 
 
 def stored_time(time: Any, capabilities: Capabilities) -> Any:
-    """A time, or a column of them, at the resolution of the target."""
+    """Return a time, or a column of them, at the resolution of the target."""
     if not capabilities.time_step:
         return np.array(time)
     return np.round(time / capabilities.time_step) * capabilities.time_step
 
 
 def picture_of(event: MediaEvent) -> Picture | None:
-    """What is held of a media event; None where its file has gone."""
+    """Return what is held of a media event; None where its file has gone."""
     try:
         digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
     except OSError:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    """Return a port of 127.0.0.1 that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    """A server in a session of its own, so that it can be ended with all that it starts; what it prints goes to `log`."""
+    """Return a server in a session of its own, so that it can be ended with all that it starts; what it prints goes to `log`."""
     with log.open("wb") as file:
         return subprocess.Popen(
             command,

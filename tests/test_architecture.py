@@ -163,7 +163,7 @@ def _imports() -> tuple[tuple[str, str], ...]:
 
 
 def _look_up_imports() -> Iterator[tuple[str, str]]:
-    """(module, imported module) for every import in bridge and logger, also those inside functions."""
+    """Yield (module, imported module) for every import in bridge and logger, also those inside functions."""
     for path in [*HOME.glob("bridge/**/*.py"), *HOME.glob("logger/**/*.py")]:
         module = ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

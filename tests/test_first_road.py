@@ -33,7 +33,7 @@ RUN_IDS = [
 
 @pytest.fixture(scope="module")
 def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `tb` and `m.db`, into which the demo's runs were exported twice."""
+    """Return a folder with `tb` and `m.db`, into which the demo's runs were exported twice."""
     folder = tmp_path_factory.mktemp("out")
     targets = (
         ["--to", "tensorboard", "--logdir", str(folder / "tb")],
@@ -149,7 +149,7 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 def _counting(run: Path) -> Points:
-    """The overlap rule, point by point: of a step's values the last unbroken run of equal ones, with its first time."""
+    """Apply the overlap rule, point by point: of a step's values the last unbroken run of equal ones, with its first time."""
     logged: dict[str, dict[int, tuple[float, float]]] = {}
     for row in _rows(run):
         step, time = int(row["step"]), float(row["wall_time"])

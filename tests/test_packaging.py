@@ -49,7 +49,7 @@ for absent in ("mlflow", "tensorboard"):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel made of it, built from a copy of the project: nothing is left in that one."""
+    """Return a folder with the sdist and the wheel made of it, built from a copy of the project: nothing is left in that one."""
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     source.mkdir()
@@ -65,14 +65,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Path:
-    """The wheel."""
+    """Return the wheel."""
     (found,) = built.glob("*.whl")
     return found
 
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """The wheel without any extra."""
+    """Return the wheel without any extra."""
     return environment(tmp_path_factory.mktemp("bare") / "env", wheel)
 
 

@@ -29,7 +29,7 @@ INTERRUPTED = "\nInterrupted.\n"
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """An export whose two workers each have a run that takes a minute; a process group of its own."""
+    """Yield an export whose two workers each have a run that takes a minute; a process group of its own."""
     for name in "abcd":
         make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
     at_work = tmp_path / "at work"
@@ -59,7 +59,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def alive(group: int) -> list[str]:
-    """The processes of a group that still run: a zombie is over."""
+    """Return the processes of a group that still run: a zombie is over."""
     listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
     return [row[-1] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]

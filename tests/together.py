@@ -28,7 +28,7 @@ GROUPS = {
 
 
 def group_of(test: str) -> str:
-    """The group of the test with this id; a group of its own where it shares nothing."""
+    """Return the group of the test with this id; a group of its own where it shares nothing."""
     file = test.partition("::")[0]
     return next((group.format(file=file) for begin, group in GROUPS.items() if file.startswith(begin)), test)
 

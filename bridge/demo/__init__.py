@@ -176,7 +176,7 @@ class _Children:
         self._ended = False
 
     def started(self, log: Any) -> subprocess.Popen[str]:
-        """A new process that does the trainings it reads from its stdin, its messages in the file `log`."""
+        """Return a new process that does the trainings it reads from its stdin, its messages in the file `log`."""
         # -P: a `bridge` in the working directory is not imported.
         command = [sys.executable, "-P", "-m", "bridge.demo.training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.

@@ -121,12 +121,12 @@ class Digits(LightningModule):
         self.layers = nn.Sequential(nn.Linear(64, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, CLASSES))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The logits, (n, 10), of pictures, (n, 64)."""
+        """Return the logits, (n, 10), of pictures, (n, 64)."""
         logits: torch.Tensor = self.layers(pixels)
         return logits
 
     def training_step(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         loss, accuracy = self._judge(batch)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"train/loss": loss, "train/acc": accuracy, "lr": rate})
@@ -203,7 +203,7 @@ class SignalAt(Callback):
 
 @functools.cache
 def _digits() -> tuple[TensorDataset, TensorDataset]:
-    """The training and the validation set: pixels float32 (n, 64) in [0, 1], labels int64 (n,)."""
+    """Return the training and the validation set: pixels float32 (n, 64) in [0, 1], labels int64 (n,)."""
     from sklearn.datasets import load_digits
 
     bundle: Mapping[str, Any] = load_digits()
@@ -214,7 +214,7 @@ def _digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 def _weights(module: LightningModule) -> NDArray[np.uint8]:
-    """The first layer's weights, 8 x 8 for each of 48 hidden units, as one picture of 6 rows."""
+    """Return the first layer's weights, 8 x 8 for each of 48 hidden units, as one picture of 6 rows."""
     assert isinstance(module, Digits)
     first = module.layers[0]
     assert isinstance(first, nn.Linear)

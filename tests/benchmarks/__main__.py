@@ -116,7 +116,7 @@ def _keep(rows: list[dict[str, Any]], *, quick: bool) -> None:
 
 
 def _commit() -> str:
-    """The commit that was measured, with `-dirty` where the sources differ from it."""
+    """Return the commit that was measured, with `-dirty` where the sources differ from it."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 

@@ -95,7 +95,7 @@ def _training(logger: Logger, steps: int) -> tuple[float, float]:
 
 
 def _stopwatch(logger: Logger) -> list[float]:
-    """A list that takes the seconds of every call of the logger's hooks."""
+    """Return a list that takes the seconds of every call of the logger's hooks."""
     inside: list[float] = []
 
     def watch(name: str) -> None:
@@ -114,7 +114,7 @@ def _stopwatch(logger: Logger) -> list[float]:
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """The three measures for every logger; of several rounds, in which the loggers take turns, the best counts."""
+    """Take the three measures for every logger; of several rounds, in which the loggers take turns, the best counts."""
     rounds, calls, steps = (3, 1000, 200) if quick else (7, 5000, 1500)
     logging.disable(logging.WARNING)
     try:

@@ -22,10 +22,10 @@ sys.exit(code)
 
 
 def launched(command: list[str], account: Path) -> list[str]:
-    """The command line that runs `command` and leaves its account in the file `account`."""
+    """Return the command line that runs `command` and leaves its account in the file `account`."""
     return [sys.executable, "-S", "-c", _LAUNCHER, str(account), *command]
 
 
 def most_mib(account: Path) -> float:
-    """The most memory of the command, or of the largest process that it waited for, in MiB."""
+    """Return the most memory of the command, or of the largest process that it waited for, in MiB."""
     return int(account.read_text()) / (1 << 20 if sys.platform == "darwin" else 1 << 10)

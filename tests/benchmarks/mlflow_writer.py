@@ -141,7 +141,7 @@ def _lock_out(uri: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
-    """The cursors of many runs."""
+    """Measure reading the cursors of many runs."""
     runs = 100 if quick else 1000
     database = _open(uri)
     for number in range(runs):
@@ -159,7 +159,7 @@ def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """A whole export of many run directories that are all in MLflow already, beyond the start of MLflow's client."""
+    """Measure a whole export of many run directories that are all in MLflow already, beyond the start of MLflow's client."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import export_runs
 
@@ -218,7 +218,7 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _write_through(uri: str, points: int) -> None:
-    """The exporter's way of writing, for what the clients write: eight runs with nothing but points."""
+    """Measure the exporter's way of writing, for what the clients write: eight runs with nothing but points."""
     from bridge.exporters.mlflow.client import Address, MlflowApi
     from bridge.exporters.mlflow.write_api import ApiWriter
 
@@ -236,7 +236,7 @@ def _write_through(uri: str, points: int) -> None:
 
 
 def _export_through(uri: str, folder: Path) -> None:
-    """A whole export, files and facts included, as `bridge export --workers 4` does it."""
+    """Measure a whole export, files and facts included, as `bridge export --workers 4` does it."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import Options, export_runs
     from bridge.sync.parallel import Workers

@@ -26,7 +26,7 @@ def row(work: str, who: str, seconds: float, amount: float, unit: str, **more: A
 
 
 def best_of(times: int, action: Callable[[], object]) -> float:
-    """The shortest of `times` runs of `action`, in seconds: what else the machine does only ever adds."""
+    """Return the shortest of `times` runs of `action`, in seconds: what else the machine does only ever adds."""
     shortest = float("inf")
     for _ in range(times):
         began = time.perf_counter()

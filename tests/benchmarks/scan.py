@@ -49,7 +49,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def make_tree(root: Path, runs: int) -> None:
-    """`runs` run directories, a hundred a folder, with what a finished training leaves behind."""
+    """Write `runs` run directories, a hundred a folder, with what a finished training leaves behind."""
     names = ("epoch", "train/acc", "train/loss", "val/acc", "val/loss")
     for number in range(runs):
         path = root / f"sweep-{number // 100:03d}" / f"run-{number:05d}"

@@ -70,7 +70,7 @@ def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def _walking(here: Path, runs: int) -> list[dict[str, Any]]:
-    """Finding all run directories of a tree."""
+    """Find all run directories of a tree."""
     root = here / "tree"
     for number in range(runs):
         folder = root / f"{number // 100:03d}" / f"{number:05d}"

@@ -46,7 +46,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def make_run(path: Path, rows: int) -> Path:
-    """A finished run of METRICS metrics in every row."""
+    """Return a finished run of METRICS metrics in every row."""
     write_sidecar(path)
     names = [f"train/metric_{index}" for index in range(METRICS)]
     values = np.random.default_rng(0).standard_normal((rows, METRICS)).tolist()
@@ -89,7 +89,7 @@ def _inside(made: Path, here: Path, few: int) -> list[dict[str, Any]]:
 
 
 def _copied(logdir: Path, copy: Path) -> None:
-    """The bytes of the event files that were made, from one numpy array into another and on to the same disk."""
+    """Write the bytes of the event files that were made, from one numpy array into another and on to the same disk."""
     for file in logdir.rglob("*tfevents*"):
         held = np.fromfile(file, dtype=np.uint8)
         held.copy().tofile(copy)

@@ -108,7 +108,7 @@ def _growing_in_runs(here: Path, counts: tuple[int, ...]) -> list[dict[str, Any]
 
 
 def _idle_follow(here: Path, runs: int) -> list[dict[str, Any]]:
-    """The processor time of one look of `--follow` at finished runs: 2 % of one core at the default interval."""
+    """Measure the processor time of one look of `--follow` at finished runs: 2 % of one core at the default interval."""
     for number in range(runs):
         write_rows(write_sidecar(here / "runs" / f"run{number}") / "metrics.csv", 10)
     spent: list[float] = []

@@ -121,7 +121,7 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
 
 
 def _shown(page: Page, site: Site) -> list[str]:
-    """The names of the runs that the table shows."""
+    """Return the names of the runs that the table shows."""
     return sorted(name for name in site.runs if page.get_by_role("link", name=name, exact=True).count())
 
 

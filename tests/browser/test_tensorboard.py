@@ -39,7 +39,7 @@ RUNS = {
 
 
 def first_run(path: Path, files: Path) -> Delta:
-    """A run with all there is: scalars, pictures at three steps, formats, a film, and names that clash."""
+    """Return a run with all there is: scalars, pictures at three steps, formats, a film, and names that clash."""
     run = make_model_run(
         path,
         run_id="20260410/120000/abc",
@@ -122,13 +122,13 @@ all => {
 
 
 def texts(found: Locator) -> list[str]:
-    """The texts of all elements, with single blanks."""
+    """Return the texts of all elements, with single blanks."""
     seen: list[str] = found.evaluate_all(SEEN)
     return seen
 
 
 def matching_cards(dashboard: Locator, card: str) -> Locator:
-    """The cards of one dashboard, of all groups: a filter puts them into a first, unfolded one."""
+    """Return the cards of one dashboard, of all groups: a filter puts them into a first, unfolded one."""
     dashboard.locator("tf-tag-filterer input").fill(".")
     return dashboard.locator("tf-category-paginated-view").first.locator(card)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of two runs below the working directory, with a cache of their own."""
+    """Return a folder of two runs below the working directory, with a cache of their own."""
     summary = {"summary": {"val/acc": 0.8, "val/loss": 0.2, "grad norm (l2)": 1.0}}
     make_run(tmp_path / "there" / "runs" / "good", run_id="lr/0.1", tags=["sweep:lr-1", "team:a b"], **summary)
     make_run(tmp_path / "there" / "runs" / "poor", run_id="poor", tags=["sweep:lr-1"], **summary)
@@ -38,7 +38,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def offered(line: str) -> list[str]:
-    """What zsh is told: three lines a word."""
+    """Return what zsh is told: three lines a word."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_BRIDGE_COMPLETE": "zsh_complete"}
     told = CliRunner(env=words).invoke(bridge, [], prog_name="bridge").stdout.splitlines()
     return told[1::3]
@@ -94,7 +94,7 @@ def test_tab_in_a_real_shell(runs: Path) -> None:
 
 
 def script(shell: str) -> str:
-    """What the user puts into the start-up file."""
+    """Return what the user puts into the start-up file."""
     return CliRunner().invoke(bridge, ["completion", shell]).stdout
 
 
@@ -105,7 +105,7 @@ def environment() -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def terminal(command: Sequence[str]) -> Iterator[Callable[[str], list[str]]]:
-    """A terminal with that shell; the function types a text and returns the words that `said` then says."""
+    """Yield a terminal with that shell; the function types a text and returns the words that `said` then says."""
     mine, its = pty.openpty()
     shown = ""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one run of two metrics, which is the working directory."""
+    """Return a folder with one run of two metrics, which is the working directory."""
     rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
     make_run(tmp_path / "runs" / "a", rows, hparams={"lr": 0.1, "hostname": "node7", "api_key": "s3cret"})
     monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*words: str) -> dict[str, int]:
-    """The totals of an export of the one run, by default into TensorBoard."""
+    """Return the totals of an export of the one run, by default into TensorBoard."""
     result = CliRunner().invoke(bridge, ["export", "runs", "--to", "tensorboard", "--workers", "1", "--json", *words])
     assert result.exit_code == 0, result.output
     totals: dict[str, int] = json.loads(result.stdout)["totals"]

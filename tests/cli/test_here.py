@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export(folder: Path, target: str) -> dict[str, str]:
-    """What `bridge export .` did in `folder`, by run directory."""
+    """Return what `bridge export .` did in `folder`, by run directory."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "BRIDGE_"))}
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "export", ".", "--to", target, "--json"],

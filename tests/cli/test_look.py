@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with its own cache and three runs: good, poor and dead."""
+    """Return a working directory with its own cache and three runs: good, poor and dead."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
@@ -62,7 +62,7 @@ def call(*words: object) -> tuple[int, str, str]:
 
 
 def lines(text: str) -> list[str]:
-    """The lines that hold anything, without the blanks and the rule of a table."""
+    """Return the lines that hold anything, without the blanks and the rule of a table."""
     return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
 
 
@@ -367,7 +367,7 @@ def test_show_tells_the_last_start(here: Path) -> None:
 
 
 def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
-    """What the command draws on a terminal of that width, without colours."""
+    """Return what the command draws on a terminal of that width, without colours."""
     terminal, end = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     with subprocess.Popen(

@@ -17,7 +17,7 @@ from tests.run_dirs import make_run
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with two tags and a field that the format does not know."""
+    """Return a run with two tags and a field that the format does not know."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return make_run(Path("runs/a"), [{"step": 0, "loss": 1.0}], tags=["old", "kept"], theirs=[1])

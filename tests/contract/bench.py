@@ -47,7 +47,7 @@ class Bench:
         self.exporter = self.make(self.folder / "target")
 
     def fresh(self) -> Bench:
-        """The same exporter on another target, for a clean export to compare with."""
+        """Return the same exporter on another target, for a clean export to compare with."""
         return Bench(folder=self.folder / "clean", make=self.make, content=self.content)
 
     @property

@@ -28,7 +28,7 @@ def contract_database(postgres: Cluster) -> str:
     params=[pytest.param(subject, marks=[pytest.mark.slow] * subject.slow, id=subject.name) for subject in SUBJECTS]
 )
 def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A fresh target of one exporter, with what tests do to it."""
+    """Yield a fresh target of one exporter, with what tests do to it."""
     subject: Subject = request.param
     if subject.needs is not None:
         require(find_spec(subject.needs) is not None, f"the package {subject.needs}")

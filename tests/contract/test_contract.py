@@ -62,7 +62,7 @@ def comparable(held: TargetContent) -> dict[str, Any]:
 
 
 def assert_as_clean(bench: Bench, path: Path) -> None:
-    """The target is equal to that of one clean export, and verify says so."""
+    """Assert that the target is equal to that of one clean export, and verify says so."""
     clean = bench.fresh()
     with clean.exporter:
         clean.export(path)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def picture(shade: int) -> bytes:
-    """A small real PNG."""
+    """Return a small real PNG."""
     data = io.BytesIO()
     Image.new("L", (8, 8), shade).save(data, "png")
     return data.getvalue()

@@ -53,7 +53,7 @@ def all_at_once(count: int, function: Callable[..., object], *arguments: Any) ->
 
 
 def each_at_once(function: Callable[..., object], each: Sequence[tuple[Any, ...]]) -> None:
-    """The same with arguments of its own for each process."""
+    """Start the same with other arguments for each process."""
     count = len(each)
     context = _context()
     together = context.Barrier(count)

@@ -71,7 +71,7 @@ def export(logdir: Path, rows: int, *, size: int = 30, status: Status = Status.R
 
 @cache
 def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[Delta, ...]:
-    """The whole run; made once, so that the time of an export is that of its writing."""
+    """Return the whole run; made once, so that the time of an export is that of its writing."""
     run = run_of(status)
     made: list[Delta] = []
     for first in range(0, rows, size):
@@ -83,7 +83,7 @@ def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[D
 
 
 def content(logdir: Path) -> dict[str, bytes]:
-    """The event files and their names without the generation."""
+    """Return the event files and their names without the generation."""
     folder = logdir / "abc"
     names = [path.name for path in folder.iterdir()]
     left = [name for name in names if name.endswith(".new")]

@@ -23,7 +23,7 @@ ROWS = 700
 
 
 def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
-    """What `bridge export FOLDER --to mlflow` does."""
+    """Run what `bridge export FOLDER --to mlflow` runs."""
     from bridge.cursor import ContentOptions
     from bridge.exporters import find_exporter
     from bridge.sync.export import Options, export_runs
@@ -67,12 +67,12 @@ class Growing:
         (self.path / "heartbeat").touch()
 
     def end(self) -> None:
-        """The training is over."""
+        """End the training."""
         write_sidecar(self.path, status="completed", hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
 
 
 def content(store: Store, run: MlflowRun) -> dict[str, Any]:
-    """What two exports of one run directory must have alike, whatever happened to them."""
+    """Return what two exports of one run directory must have alike, whatever happened to them."""
     ours = ("mlflow.bridge.cursor", "mlflow.bridge.replaces")
     run_id = run.info.run_id
     return {
@@ -93,7 +93,7 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def kill_and_heal(uri: str, tmp_path: Path, seed: int) -> int:
-    """Exports of a growing run, each killed at some instant, then a last one that is not; how many were killed."""
+    """Return exports of a growing run, each killed at some instant, then a last one that is not; how many were killed."""
     chance = random.Random(seed)
     growing = Growing(tmp_path / "runs" / "run")
     arguments = (uri, f"killed-{tmp_path.name}", growing.path)

@@ -29,7 +29,7 @@ def killed_at_random(folder: Path, count: int, seed: int) -> program.Kills:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of one clean export."""
+    """Return the files of one clean export."""
     folder = tmp_path_factory.mktemp("clean")
     program.whole_export(folder)
     return program.content(folder)

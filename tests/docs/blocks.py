@@ -26,7 +26,7 @@ class Block:
     file: str | None
 
     def commands(self) -> list[str]:
-        """The commands that this block has a reader, systemd or cron type: each line of a block of `sh`."""
+        """Return the commands that this block has a reader, systemd or cron type: each line of a block of `sh`."""
         lines = self.text.splitlines()
         if self.language == "ini":
             return [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]

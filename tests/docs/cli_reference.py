@@ -25,7 +25,7 @@ _TABLE = re.compile(r"^\| key \|.*?\n(?=\n)", re.M | re.S)
 
 
 def made() -> dict[Path, str]:
-    """The text of each file that is made."""
+    """Return the text of each file that is made."""
     return {
         CLI: _reference(),
         CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
@@ -34,7 +34,7 @@ def made() -> dict[Path, str]:
 
 
 def _reference() -> str:
-    """The help of every command, as it is printed 100 columns wide."""
+    """Return the help of every command, as it is printed 100 columns wide."""
     parts = [
         "# The command line\n",
         "Written from the commands' own `--help`. Every option is also an environment variable: `--logdir` is `BRIDGE_LOGDIR`.\n",

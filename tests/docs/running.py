@@ -46,7 +46,7 @@ model = Model()
 
 @contextmanager
 def stand_ins(text: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """What stands, in `folder`, for each name that `text` uses of a machine elsewhere; only what is named is started.
+    """Yield what stands, in `folder`, for each name that `text` uses of a machine elsewhere; only what is named is started.
 
     A context: what was started is ended when the caller is done.
     """
@@ -71,7 +71,7 @@ def put_in(text: str, names: dict[str, str]) -> str:
 
 
 def reader(programs: Path = OURS) -> dict[str, str]:
-    """A reader's environment: `programs` are found, pages open in the browser `true`, and nothing of ours is set."""
+    """Return a reader's environment: `programs` are found, pages open in the browser `true`, and nothing of ours is set."""
     mine = {key: value for key, value in os.environ.items() if not key.startswith(("BRIDGE_", "SLURM_"))}
     return mine | {"PATH": f"{programs}{os.pathsep}{mine['PATH']}", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
 
@@ -127,7 +127,7 @@ def _stay(words: list[str], folder: Path, environment: dict[str, str], at_work: 
 
 
 def _page_answers(printed: str) -> bool:
-    """The address that `bridge view` printed answers: it prints it when it does."""
+    """Assert that the address printed by `bridge view` answers."""
     found = re.search(r"^http://127\.0\.0\.1:\d+/", printed, re.M)
     if found:
         urllib.request.urlopen(found[0], timeout=30).close()
@@ -135,5 +135,5 @@ def _page_answers(printed: str) -> bool:
 
 
 def _all_is_there(printed: str) -> bool:
-    """A follower has sent the runs that it found."""
+    """Assert that a follower has sent the runs that it found."""
     return "new" in printed

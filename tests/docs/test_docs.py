@@ -56,7 +56,7 @@ def test_every_command_of_a_page_runs(
 
 
 def fill(folder: Path, page: Path, demo_runs: Path, sqlite_template: Path) -> None:
-    """What a page's reader has already: the demo's runs, some `runs` of their own, and MLflow's database.
+    """Write what a page's reader has already: the demo's runs, some `runs` of their own, and MLflow's database.
 
     Where the page itself trains there is nothing yet.
     """
@@ -114,7 +114,7 @@ def check(block: Block, folder: Path) -> None:
 
 
 def check_own_command(line: str) -> None:
-    """A command for systemd or cron, which know no PATH to speak of: the whole path of a `bridge`, and good options."""
+    """Check a command for systemd or cron, which know no PATH to speak of: the whole path of a `bridge`, and good options."""
     program, _, rest = line.partition(" ")
     assert Path(program).is_absolute(), f"{program} is no whole path"
     assert Path(program).name == "bridge", f"{program} is not the command"
@@ -143,7 +143,7 @@ def test_the_checks_find_mistakes(tmp_path: Path, language: str, text: str) -> N
 
 
 def check_command(line: str) -> None:
-    """A `bridge` command must have the command and the options that it names; others are taken as they are."""
+    """Check that a `bridge` command has the command and the options that it names; others are taken as they are."""
     assert not line.startswith("$"), "what is copied is typed as it is"
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"\d?>.*", word)]
     if words[:1] == ["make"]:

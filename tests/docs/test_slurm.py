@@ -39,7 +39,7 @@ INTERRUPTED = "\nInterrupted.\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the page's scripts, a training, and an `srun` that runs what it is given."""
+    """Return a folder with the page's scripts, a training, and an `srun` that runs what it is given."""
     for block in blocks_of(ROOT / "docs" / "how-to" / "slurm.md"):
         if block.file is not None:
             (tmp_path / block.file).write_text(block.text)
@@ -73,7 +73,7 @@ def run(folder: Path, script: str, **variables: str) -> tuple[int, str]:
 
 
 def verified(folder: Path, *target: str) -> str:
-    """The totals of a verify for which what was not sent yet is a difference, too."""
+    """Return the totals of a verify for which what was not sent yet is a difference, too."""
     command = [sys.executable, "-m", "bridge", "verify", "runs", *target, "--strict"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -46,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def served(runs: Path, content: ContentOptions | None = None) -> Iterator[str]:
-    """The address of a live view of `runs`, which scans at every request."""
+    """Yield the address of a live view of `runs`, which scans at every request."""
     live = LiveRuns([runs], content=content)
     scan = live._rescan
 
@@ -66,7 +66,7 @@ def get(address: str, path: str, **query: str) -> Any:
 
 
 def sessions(address: str) -> dict[str, Any]:
-    """What HPARAMS shows, by trial."""
+    """Return what HPARAMS shows, by trial."""
     body = {"experimentName": "", "allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
     request = urllib.request.Request(
         f"{address}/data/plugin/hparams/session_groups",
@@ -112,7 +112,7 @@ def everything(address: str) -> dict[str, Any]:
 
 
 def exported(runs: Path, folder: Path, *, content: ContentOptions | None = None) -> dict[str, Any]:
-    """What a stock TensorBoard shows of a clean export of `runs`."""
+    """Return what a stock TensorBoard shows of a clean export of `runs`."""
     options = Options(content=content or ContentOptions())
     report = export_runs([runs], TensorBoardExporter(folder / "logs"), options)
     assert not report.failed
@@ -127,7 +127,7 @@ def exported(runs: Path, folder: Path, *, content: ContentOptions | None = None)
 
 
 def make_runs(folder: Path) -> Path:
-    """Runs with all there is: statuses, numbers of every kind, clashing names, captions, secrets."""
+    """Return runs with all there is: statuses, numbers of every kind, clashing names, captions, secrets."""
     runs = folder / "runs"
     first = make_run(
         runs / "group" / "one",

@@ -24,7 +24,7 @@ def test_wrong(): assert total([1, 2]) == 4
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of one function and two tests."""
+    """Return a project of one function and two tests."""
     for folder in ("bridge", "tests"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").touch()

@@ -58,7 +58,7 @@ class LivingRun:
             file.write(text)
 
     def grow_header(self, name: str) -> None:
-        """A metric appears in mid-run: the file is written anew with one more column, and replaced by rename."""
+        """Add a metric in mid-run: the file is written anew with one more column, and replaced by rename."""
         if name not in self.columns:
             self.columns.append(name)
             self._write_all()
@@ -85,7 +85,7 @@ class LivingRun:
             lines.write(json.dumps(event) + "\n")
 
     def requeue(self, back: int) -> None:
-        """A new process goes on from a checkpoint that lies `back` steps behind."""
+        """Start a new process that goes on from a checkpoint that lies `back` steps behind."""
         self._mend()
         self.session += 1
         self.step = max(self.step - back, 0)
@@ -97,7 +97,7 @@ class LivingRun:
         self._write_sidecar()
 
     def move(self, to: Path) -> None:
-        """The same directory at another place."""
+        """Move the directory to another place."""
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.path, to)
         self.path = to

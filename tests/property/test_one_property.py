@@ -64,7 +64,7 @@ def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, c
 
 
 def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
-    """What is held, as values that can be compared; without what people edited, since that is theirs."""
+    """Return what is held, as values that can be compared; without what people edited, since that is theirs."""
     facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
     facts |= {"notes": held.notes} if "notes" not in edits else {}
     facts |= {"tags": sorted(held.tags or ())} if "tag" not in edits else {}
@@ -229,7 +229,7 @@ class Histories(RuleBasedStateMachine):
 
     @staticmethod
     def exported(outcomes: list[Any]) -> None:
-        """An export ends, or was killed; it never fails."""
+        """Assert that an export ended or was killed, and did not fail."""
         assert all(outcome == [] or isinstance(outcome, KilledError) for outcome in outcomes), outcomes
 
 
@@ -255,7 +255,7 @@ def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str)
 
 
 def edited(name: str, folder: Path, exporter: Any, uid: str, what: str) -> list[str]:
-    """What the target holds where a person edited it, for each run there is."""
+    """Return what the target holds where a person edited it, for each run there is."""
     if name.startswith("memory"):
         facts = exporter.box(uid).facts
         return [facts["notes"]] if what == "notes" else list(facts["tags"])
@@ -263,7 +263,7 @@ def edited(name: str, folder: Path, exporter: Any, uid: str, what: str) -> list[
 
 
 def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
-    """A client, and the runs of the identity `uid`."""
+    """Return a client, and the runs of the identity `uid`."""
     from mlflow import MlflowClient
 
     if not (folder / "target").exists():

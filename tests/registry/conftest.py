@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache directory."""
+    """Return the cache directory."""
     path = tmp_path / "cache"
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(path))
     return path

@@ -12,7 +12,7 @@ START = 1775822400.0
 
 
 def record(run_id: str = "a", **fields: Any) -> RunRecord:
-    """A completed run of one hour, with `fields` over that."""
+    """Return a completed run of one hour, with `fields` over that."""
     usual: dict[str, Any] = {
         "run_dir": f"/runs/{run_id}",
         "identity": f"uid-{run_id}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A tree of a logger's run and a stock CSVLogger's, each in a folder of its own."""
+    """Return a tree of a logger's run and a stock CSVLogger's, each in a folder of its own."""
     runs = tmp_path / "runs"
     make_run(runs / "group" / "ours", [{"step": 0, "acc": 0.5}])
     stock = make_run(runs / "stocks" / "stock", [{"step": 0, "acc": 0.5}])

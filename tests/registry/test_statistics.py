@@ -31,7 +31,7 @@ def write_summary(run: Path, *, newer: bool = True, **fields: object) -> None:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the runs whose statistics are computed."""
+    """Return the names of the runs whose statistics are computed."""
     names: list[str] = []
     compute = statistics_module.compute_statistics
 

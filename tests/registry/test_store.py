@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A tree of two runs."""
+    """Return a tree of two runs."""
     make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
     make_run(tmp_path / "runs" / "b", tags=["x"])
     return tmp_path / "runs"
 
 
 def opened(runs: Path, **how: object) -> tuple[Registry, list[str]]:
-    """The registry and what it said."""
+    """Return the registry and what it said."""
     said: list[str] = []
     return open_registry(runs, say=said.append, **how), said  # type: ignore[arg-type]
 

@@ -77,12 +77,12 @@ def step_of(row: Row) -> int:
 
 
 def shown(value: float | str) -> str:
-    """A value so that it can be compared, NaN included."""
+    """Return a value so that it can be compared, NaN included."""
     return value if isinstance(value, str) else float(value).hex()
 
 
 def events_of(deltas: Iterable[Delta]) -> list[Event]:
-    """The events in `deltas`, each row of a block one event."""
+    """Return the events in `deltas`, each row of a block one event."""
     found: list[Event] = []
     for delta in deltas:
         for block in delta.blocks:

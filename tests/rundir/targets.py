@@ -84,12 +84,12 @@ class Target:
         self.metrics = delta.metrics
 
     def held(self) -> dict[tuple[str, int], list[tuple[float, str]]]:
-        """The points by metric and step."""
+        """Return the points by metric and step."""
         return {key: held for key, held in self.points.items() if held}
 
 
 def points_of(events: list[Event]) -> dict[tuple[str, int], list[tuple[float, str]]]:
-    """The points of `events` by metric and step."""
+    """Return the points of `events` by metric and step."""
     found: dict[tuple[str, int], list[tuple[float, str]]] = {}
     for _, step, time, values in events:
         for name, value in values:

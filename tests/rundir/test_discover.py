@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def found(*roots: Path) -> list[str]:
-    """What is found below the first root, relative to it."""
+    """Return what is found below the first root, relative to it."""
     return [str(path.relative_to(roots[0])) for path in discover(roots)]
 
 

@@ -25,7 +25,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 
 def cases_with(*fields: str) -> pytest.MarkDecorator:
-    """The cases that say something of one of `fields`."""
+    """Return the cases that say something of one of `fields`."""
     chosen = [name for name, expected in EXPECTED.items() if any(field in expected for field in fields)]
     assert chosen
     return pytest.mark.parametrize("case", chosen, indirect=True)
@@ -46,7 +46,7 @@ class Case:
             os.utime(file, (then, then))
 
     def run(self) -> Run:
-        """The run; the minute's allowance for unknown clocks is taken from the time-out."""
+        """Return the run; the minute's allowance for unknown clocks is taken from the time-out."""
         return read_run(self.path, heartbeat_timeout=120.0)
 
     def whole(self, *, ordered: bool = False, limit: int = 1_000_000) -> list[Delta]:
@@ -54,7 +54,7 @@ class Case:
         return list(read_whole(self.run(), ContentOptions(), ReadOptions(ordered=ordered, limit=limit)))
 
     def about(self, value: Any) -> Any:
-        """A time that the case gives as an age of a file."""
+        """Return a time that the case gives as an age of a file."""
         return (
             pytest.approx(self.now - value["age"], abs=0.001) if isinstance(value, dict) and "age" in value else value
         )
@@ -67,7 +67,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 
 
 def value_of(text: float | str) -> str:
-    """A value of a case so that it can be compared bit for bit, but for the signs of NaN."""
+    """Return a value of a case so that it can be compared bit for bit, but for the signs of NaN."""
     if isinstance(text, str):
         return "nan" if text == "nan" else float.fromhex(text).hex()
     return float(text).hex()

@@ -46,7 +46,7 @@ def points(delta: Delta) -> list[tuple[int, float]]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run with two rows."""
+    """Return a run with two rows."""
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[1.0, 0, CREATED_S], [2.0, 1, CREATED_S + 1]])
     return path
@@ -54,7 +54,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What happens while a look waits for the next: each wait takes one entry, and no time."""
+    """Plan what happens while a look waits for the next: each wait takes one entry, and no time."""
     happenings: list[Callable[[], object]] = []
 
     def sleep(_seconds: float) -> None:
@@ -304,7 +304,7 @@ def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> No
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """A run with more metrics than a cursor has room for."""
+    """Return a run with more metrics than a cursor has room for."""
     path = write_sidecar(tmp_path / "many")
     names = [f"metric/{number:03d}" for number in range(200)]
     write_metrics(path, [*names, "step", "wall_time"], [[*range(200), step, CREATED_S + step] for step in range(3)])

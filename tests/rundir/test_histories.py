@@ -61,7 +61,7 @@ def write(path: Path, rows: list[Row], columns: list[str], torn: str = "") -> No
 
 
 def columns_of(rows: list[Row], chance: random.Random, before: list[str]) -> list[str]:
-    """A header for `rows`: as it was where it still fits, sometimes with its columns moved."""
+    """Return a header for `rows`: as it was where it still fits, sometimes with its columns moved."""
     used = {name for row in rows for name in row.cells} | {"step", "wall_time"}
     if used <= set(before) and chance.random() < 0.8:
         return before

@@ -28,7 +28,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run with one row."""
+    """Return a run with one row."""
     return make_run(tmp_path / "run", [{"a": 1.0, "step": 0}])
 
 

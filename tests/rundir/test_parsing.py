@@ -27,14 +27,14 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 
 def read(path: Path, data: bytes, *, block: int = 1 << 22) -> list[Rows]:
-    """The rows of a metrics.csv with the content `data`."""
+    """Return the rows of a metrics.csv with the content `data`."""
     path.write_bytes(data)
     with path.open("rb", buffering=0) as file:
         return list(MetricsTable(file, "wall_time").rows(block=block))
 
 
 def slowly(data: bytes) -> list[Rows]:
-    """The same by the csv module only; the header is the first line."""
+    """Return the same by the csv module only; the header is the first line."""
     found = read_layout(io.BytesIO(data), "wall_time")
     assert found is not None
     start = found[0].end
@@ -68,7 +68,7 @@ def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
 
 
 def digest(rows: list[Rows]) -> int:
-    """The digest of all rows."""
+    """Return the digest of all rows."""
     return sum(part.digest() for part in rows) % 2**64
 
 

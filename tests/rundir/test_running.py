@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) -> Run:
-    """A running run with these (value, step)."""
+    """Return a running run with these (value, step)."""
     write_sidecar(path, status="running")
     write_metrics(path, HEADER, [[value, step, CREATED_S + number] for number, (value, step) in enumerate(rows)])
     (path / "heartbeat").touch()
@@ -54,7 +54,7 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
 
 
 def times(delta: Delta) -> list[float]:
-    """The times of the events, from the start of the run."""
+    """Return the times of the events, from the start of the run."""
     return [then - CREATED_S for _, _, then, _ in events_of([delta])]
 
 

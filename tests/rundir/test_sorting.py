@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
-    """A metrics.csv with these columns, written quickly; values are small integers."""
+    """Write a metrics.csv with these columns, written quickly; values are small integers."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
 

@@ -24,7 +24,7 @@ MB = 1_000_000
 
 
 def sparse(name: str, head: str = "") -> Callable[[Path], None]:
-    """A file of a gibibyte of NUL characters behind `head`."""
+    """Return a file of a gibibyte of NUL characters behind `head`."""
 
     def harm(run: Path) -> None:
         (run / name).write_text(head)
@@ -35,7 +35,7 @@ def sparse(name: str, head: str = "") -> Callable[[Path], None]:
 
 
 def content(name: str, *pieces: str, append: bool = False) -> Callable[[Path], None]:
-    """A file of these pieces."""
+    """Return a file of these pieces."""
 
     def harm(run: Path) -> None:
         with (run / name).open("a" if append else "w", newline="") as file:
@@ -45,7 +45,7 @@ def content(name: str, *pieces: str, append: bool = False) -> Callable[[Path], N
 
 
 def sidecar(**fields: Any) -> Callable[[Path], None]:
-    """A sidecar with these fields; a text that begins with `json:` stands there as it is."""
+    """Return a sidecar with these fields; a text that begins with `json:` stands there as it is."""
 
     def harm(run: Path) -> None:
         facts = json.loads((run / "sidecar.json").read_text()) | fields
@@ -69,7 +69,7 @@ def params_in_yaml(text: str) -> Callable[[Path], None]:
 
 
 def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
-    """A picture of these bytes, in the second line of media.jsonl."""
+    """Return a picture of these bytes, in the second line of media.jsonl."""
 
     def harm(run: Path) -> None:
         (run / "media" / "x.png").write_bytes(data())
@@ -79,7 +79,7 @@ def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
 
 
 def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
-    """A square PNG with all its pixels, which are zeros and so take no room; `kind` 0 is grey, 6 has colours and alpha."""
+    """Return a square PNG with all its pixels, which are zeros and so take no room; `kind` 0 is grey, 6 has colours and alpha."""
     line = bytes(1 + side * bits * (4 if kind == 6 else 1) // 8)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     hundred = packer.compress(line * 100) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -93,7 +93,7 @@ def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
 
 
 def video(side: int) -> bytes:
-    """A black MP4 of two square frames."""
+    """Return a black MP4 of two square frames."""
     import av
 
     data = io.BytesIO()
@@ -124,13 +124,13 @@ def aliases() -> str:
 
 
 def merges() -> str:
-    """The same by merge keys."""
+    """Return the same by merge keys."""
     levels = [f"b{n}: &b{n}\n" + f"  <<: [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 10)]
     return "b0: &b0 {" + ", ".join(f"k{n}: {n}" for n in range(9)) + "}\n" + "".join(levels)
 
 
 def tiff(pages: int) -> bytes:
-    """A TIFF of so many pages of one pixel, each with its own directory."""
+    """Return a TIFF of so many pages of one pixel, each with its own directory."""
     tags = ((256, 3, 1), (257, 3, 1), (258, 3, 8), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 1))
     page = struct.pack("<H", len(tags)) + b"".join(
         struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags
@@ -142,6 +142,6 @@ def tiff(pages: int) -> bytes:
 
 
 def gif(frames: int) -> bytes:
-    """A GIF of so many frames of one pixel: fifteen bytes each."""
+    """Return a GIF of so many frames of one pixel: fifteen bytes each."""
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     return head + (b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0") * frames + b";"

@@ -40,7 +40,7 @@ TARGETS = ("tensorboard", "mlflow")
 
 
 def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
-    """A grey PNG of that size; where `text` is given it stands in the file's comment, and only in the 1st row are pixels."""
+    """Return a grey PNG of that size; where `text` is given it stands in the file's comment, and only in the 1st row are pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -52,7 +52,7 @@ def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
 
 
 def plain_run(path: Path, **sidecar: Any) -> Path:
-    """A run directory as a logger writes it: three points, hparams.yaml, summary.json, and one picture that is its own."""
+    """Return a run directory as a logger writes it: three points, hparams.yaml, summary.json, and one picture that is its own."""
     make_run(path, ROWS, **{"hparams": {"lr": 0.5}} | sidecar)
     (path / "hparams.yaml").write_text("lr: 0.5\n")
     (path / "summary.json").write_text('{"metrics": {"loss": {"last": 0.25}}}')
@@ -158,7 +158,7 @@ class Scene:
         return self.call("verify", "runs", *target(to), *words)
 
     def holding(self, text: str) -> list[Path]:
-        """The files that an export left and that hold `text`."""
+        """Return the files that an export left and that hold `text`."""
         return [path for path in self.left() if text.encode() in path.read_bytes()]
 
     def left(self) -> Iterator[Path]:
@@ -170,14 +170,14 @@ class Scene:
 
 
 def target(to: str) -> list[str]:
-    """The options of a target in the working directory."""
+    """Return the options of a target in the working directory."""
     if to == "tensorboard":
         return ["--to", to, "--logdir", "tb"]
     return ["--to", to, "--tracking-uri", "sqlite:///mlflow.db", "--experiment", "hostile"]
 
 
 def points_of(scene: Scene, to: str, run_id: str, metric: str = "loss") -> list[tuple[int, float, float]]:
-    """The points of a metric as the target's own reader, or SQL, finds them."""
+    """Return the points of a metric as the target's own reader, or SQL, finds them."""
     if to == "tensorboard":
         from tests.exporters.tensorboard.event_files import events, file_of
 

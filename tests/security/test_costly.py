@@ -147,7 +147,7 @@ def stage(root: Path, case: Costly) -> Scene:
 
 
 def assert_refused_or_cut(case: Costly, report: Any) -> None:
-    """The report says of the hostile run what it should, and nothing is lost of the good one."""
+    """Assert that the report names the hostile run's fault and that the good run is complete."""
     bad, good = sorted(report["runs"], key=lambda line: line["path"])
     assert (good["action"], good["points"], good["media"], good["notices"]) == ("new", 3, 1, [])
     if case.reason:

@@ -84,7 +84,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def echo() -> Iterator[http.server.ThreadingHTTPServer]:
-    """A server that tells everything it hears."""
+    """Yield a server that tells everything it hears."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -159,7 +159,7 @@ def test_addresses_that_are_none(scene: Scene, capfd: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def locked_uri(postgres: Cluster, postgres_uri: str) -> str:
-    """A database that wants a password of USER; {} stands where it goes."""
+    """Return a database that wants a password of USER; {} stands where it goes."""
     rules = postgres.folder / "data" / "pg_hba.conf"
     rule = f"host all {USER} 127.0.0.1/32 scram-sha-256\n"
     if rule not in rules.read_text():
@@ -175,7 +175,7 @@ RIGHT = "r1ght-p4ssword"
 
 
 def _wait_until_refused(uri: str) -> None:
-    """The server takes over new rules in its own time."""
+    """Wait until the server applies new rules."""
     import psycopg2
 
     for _ in range(1000):

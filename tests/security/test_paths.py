@@ -30,7 +30,7 @@ def names(path: str) -> Callable[[Path, Outside], None]:
 
 
 def links(name: str, to: str) -> Callable[[Path, Outside], None]:
-    """The file `name` is a link to the private file `to`, or to an absolute path."""
+    """Replace the file `name` by a link to the private file `to`, or to an absolute path."""
 
     def harm(run: Path, outside: Outside) -> None:
         (run / name).parent.mkdir(exist_ok=True)
@@ -84,12 +84,12 @@ def tree_loops(run: Path, outside: Outside) -> None:
 
 
 def heartbeat_link(run: Path, outside: Outside) -> None:
-    """A run that claims to live by somebody else's fresh file."""
+    """Write a run that claims to live by somebody else's fresh file."""
     links("heartbeat", "id_ed25519")(run, outside)
 
 
 def checkpoint(path: str) -> Callable[[Path, Outside], None]:
-    """The sidecar names this checkpoint; {} is where the private folder lies."""
+    """Let the sidecar name this checkpoint; {} is where the private folder lies."""
 
     def harm(run: Path, outside: Outside) -> None:
         shutil.rmtree(run)
@@ -180,7 +180,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Sc
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene) -> dict[str, Any]:
-    """The report of the export into each target, by target: all runs into TensorBoard, those that matter into MLflow."""
+    """Return the report of the export into each target, by target: all runs into TensorBoard, those that matter into MLflow."""
     reports = {}
     for to in TARGETS:
         seen = scene.call("export", *where(to), *target(to), "--workers", 1, "--checkpoints", "--json")
@@ -190,7 +190,7 @@ def exported(scene: Scene) -> dict[str, Any]:
 
 
 def where(to: str) -> list[str]:
-    """The run directories that are exported there."""
+    """Return the run directories that are exported there."""
     return ["runs"] if to == "tensorboard" else [f"runs/{name}" for name in ("good", *IN_MLFLOW)]
 
 
@@ -204,7 +204,7 @@ def shown(scene: Scene, exported: dict[str, Any]) -> bytes:
 
 
 def line_of(report: Any, run: str) -> Any:
-    """The line of a report on the run directory of that name."""
+    """Return the line of a report on the run directory of that name."""
     (line,) = (line for line in report["runs"] if Path(line["path"]).name == run)
     return line
 

@@ -47,7 +47,7 @@ STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066
 
 
 def hostile(path: Path, text: str) -> None:
-    """A run whose every text is `text`."""
+    """Write a run whose every text is `text`."""
     plain_run(path)
     sidecar: dict[str, Any] = json.loads((path / "sidecar.json").read_text())
     session = dict.fromkeys(("host", "user", "command", "git_commit"), text)
@@ -81,7 +81,7 @@ def hostile(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """A good run, one run for each hostile text, and run directories that are called like that, readable or not."""
+    """Return a good run, one run for each hostile text, and run directories that are called like that, readable or not."""
     scene = Scene(tmp_path_factory.mktemp("text"))
     shutil.copy(sqlite_template, scene.root / "mlflow.db")
     plain_run(scene.runs / "good")
@@ -104,7 +104,7 @@ RUNS = 1 + len(TEXTS) + 5 + UNDECODABLE
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene) -> dict[str, Any]:
-    """The report of the export into each target, by target."""
+    """Return the report of the export into each target, by target."""
     reports = {}
     for to in TARGETS:
         assert scene.export(to, "--dry-run", "-v").code == 3

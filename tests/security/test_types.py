@@ -48,7 +48,7 @@ SESSION: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def notices_of(path: Path, **sidecar: Any) -> dict[str, str]:
-    """What is said of each field of a plain run with this sidecar; its size apart."""
+    """Return what is said of each field of a plain run with this sidecar; its size apart."""
     run = read_run(plain_run(path, **sidecar))
     assert [run.files["metrics.csv"].size > 0, run.summary_stats["loss"]["last"]] == [True, 0.25]
     return {notice.what: notice.detail for notice in run.notices if notice.kind.value == "left out"}

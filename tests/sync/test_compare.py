@@ -53,7 +53,7 @@ def held(points: Sequence[Any]) -> Series:
 def found(
     compare: Callable[..., None], expected: Sequence[Any], there: Sequence[Any], capabilities: Capabilities = EXACT
 ) -> list[tuple[Any, ...]]:
-    """The differences as (sign, what, step, expected, found)."""
+    """Return the differences as (sign, what, step, expected, found)."""
     out = Findings()
     compare("m", held(expected), held(there), capabilities, out)
     assert sum(out.counts.values()) >= len(out.first)
@@ -130,7 +130,7 @@ def test_all_differences_are_counted_and_the_first_are_shown() -> None:
 
 
 def data(name: str) -> bytes:
-    """A real picture that is different for each name."""
+    """Return a real picture that is different for each name."""
     return PICTURE.read_bytes() + name.encode()
 
 
@@ -139,7 +139,7 @@ def digest(name: str) -> str:
 
 
 def event(folder: Path, line: int, name: str, *, form: str = "png", caption: str | None = None) -> MediaEvent:
-    """An event whose file is a real picture, whatever format it is said to have."""
+    """Return an event whose file is a real picture, whatever format it is said to have."""
     path = folder / f"{line}.png"
     path.write_bytes(data(name))
     file = RunFile(path=path, size=path.stat().st_size, mtime_ns=0)
@@ -238,7 +238,7 @@ GOOD = TargetContent(
 
 
 def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
-    """The differences that remain when GOOD is held but for `changes`."""
+    """Return the differences that remain when GOOD is held but for `changes`."""
     skip = changes.pop("skip", frozenset())
     capabilities = changes.pop("abilities", Capabilities(statuses=STATUSES))
     fields = {name: getattr(GOOD, name) for name in GOOD.__slots__}

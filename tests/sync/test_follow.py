@@ -52,7 +52,7 @@ class Script:
 
 
 def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> int | None:
-    """The exit code of a follow that ended by itself."""
+    """Return the exit code of a follow that ended by itself."""
     how = Following(pause=script.pause, **following)
     try:
         return follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)

@@ -36,7 +36,7 @@ def exporter() -> MemoryExporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: MemoryExporter) -> Path:
-    """A run with points, text, params and images, exported."""
+    """Return a run with points, text, params and images, exported."""
     path = run_with_images(tmp_path / "runs" / "a")
     rows = [*ROWS, {"step": 8, "phase": "done"}]
     make_run(path, rows, hparams={"lr": 0.1}, tags=["t"], notes="n")

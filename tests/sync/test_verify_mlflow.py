@@ -30,7 +30,7 @@ def exporter(sqlite_uri: str) -> Exporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: Exporter) -> Path:
-    """A run with points, params and images, exported."""
+    """Return a run with points, params and images, exported."""
     path = run_with_images(tmp_path / "runs" / "a")
     make_run(path, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t", "project:x"], notes="n")
     export_runs([path], exporter)
@@ -214,7 +214,7 @@ def test_a_sample(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
 
 
 def run_id_of(client: object) -> str:
-    """The id of the one run there is named a."""
+    """Return the id of the one run there is named a."""
     experiment = client.get_experiment_by_name("verify")  # type: ignore[attr-defined]
     runs = client.search_runs([experiment.experiment_id])  # type: ignore[attr-defined]
     (run,) = [run for run in runs if run.info.run_name == "a"]

@@ -38,7 +38,7 @@ def exporter(tmp_path: Path) -> Exporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: Exporter) -> Path:
-    """A run with points, text, params and images, exported."""
+    """Return a run with points, text, params and images, exported."""
     path = run_with_images(tmp_path / "runs" / "a")
     make_run(path, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t"], notes="n")
     export_runs([path], exporter)

@@ -11,7 +11,7 @@ from tests.torture.scene import Scene
 
 
 def main() -> int:
-    """The exit code: 0 where every run is the same in every target."""
+    """Return the exit code: 0 where every run is the same in every target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=240.0, help="how long things are killed")
     parser.add_argument("--trainings", type=int, default=3)

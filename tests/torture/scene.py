@@ -108,7 +108,7 @@ class Scene:
                 self.server.stop()
 
     def summary(self) -> str:
-        """What was done, in one line."""
+        """Return what was done, in one line."""
         done = ", ".join(f"{count} x {what}" for what, count in sorted(self.counts.items()) if what != "rows")
         return f"{len(self.trainers)} trainings wrote {self.counts['rows']:,} rows; {done}; seed {self.seed}"
 
@@ -172,7 +172,7 @@ class Scene:
             assert code == 0, f"{trainer.name} ended with {code}:\n{trainer.log.read_text()[-3000:]}"
 
     def _settle(self, name: str, options: Sequence[str]) -> str:
-        """A last clean export, then verify."""
+        """Run a last clean export, then verify."""
         export = self._run([*self._bridge("export"), *options, "--quiet"])
         assert export.returncode == 0, f"{name}: {export.stdout}\n{export.stderr}"
         verify = self._run([*self._bridge("verify"), *options, "--strict"])

@@ -20,7 +20,7 @@ START = 1775822400.0
 
 
 def run_of(path: Path = Path("/runs/first"), **fields: Any) -> Run:
-    """A completed run of an hour, with `fields` over it."""
+    """Return a completed run of an hour, with `fields` over it."""
     defaults: dict[str, Any] = {
         "path": path,
         "identity": f"uid-{path.name}",
@@ -63,7 +63,7 @@ def delta_of(
     content: ContentOptions | None = None,
     **fields: Any,
 ) -> Delta:
-    """A delta that brings `rows` after `before`; SAME where there are none and a cursor is given."""
+    """Return a delta that brings `rows` after `before`; SAME where there are none and a cursor is given."""
     first = before.rows if before is not None else 0
     block = block_of(rows, first=first)
     base = before or Cursor(run.identity, str(run.path), content=(content or ContentOptions()).differences())
@@ -81,11 +81,11 @@ def delta_of(
 
 
 def file_of(path: Path) -> RunFile:
-    """A file of a run directory as the source tells it."""
+    """Return a file of a run directory as the source tells it."""
     found = path.stat()
     return RunFile(path=path.resolve(), size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def shape_differences(**options: Any) -> dict[str, Any]:
-    """What a cursor keeps of a shape."""
+    """Return what a cursor keeps of a shape."""
     return ContentOptions(**options).differences()

@@ -63,24 +63,24 @@ class Store:
             return exporter.open(run, content or ContentOptions()).rebuild(deltas)
 
     def known(self, run: Run) -> TargetState:
-        """What an exporter finds of `run`."""
+        """Return what an exporter finds of `run`."""
         with self.exporter() as exporter:
             return exporter.cursors([run])[run.identity]
 
     def stale(self, run: Run, content: ContentOptions | None = None) -> list[str]:
-        """What an exporter would send of the run's facts and files."""
+        """Return what an exporter would send of the run's facts and files."""
         with self.exporter() as exporter:
             cursor = exporter.cursors([run])[run.identity].cursor
             assert cursor is not None
             return list(exporter.stale(run, cursor, content or ContentOptions()))
 
     def read(self, run: Run, content: ContentOptions | None = None) -> TargetContent:
-        """What an exporter reads back of `run`."""
+        """Return what an exporter reads back of `run`."""
         with self.exporter() as exporter:
             return exporter.open(run, content or ContentOptions()).read()
 
     def runs(self, *, deleted: bool = False, experiment: str | None = None) -> list[MlflowRun]:
-        """The runs of the experiment, by id; with `deleted` the deleted ones instead."""
+        """Return the runs of the experiment, by id; with `deleted` the deleted ones instead."""
         from mlflow.entities import ViewType
 
         found = self.client.get_experiment_by_name(experiment or self.experiment)
@@ -90,17 +90,17 @@ class Store:
         return list(runs)
 
     def run(self) -> MlflowRun:
-        """The one run of the experiment."""
+        """Return the one run of the experiment."""
         (run,) = self.runs()
         return run
 
     def points(self, key: str, run_id: str | None = None) -> list[tuple[int, float, int]]:
-        """The points of a key as (step, value, milliseconds), by step and time."""
+        """Return the points of a key as (step, value, milliseconds), by step and time."""
         history = self.client.get_metric_history(run_id or self.run().info.run_id, key)
         return sorted((point.step, point.value, point.timestamp) for point in history)
 
     def files(self, folder: str = "", run_id: str | None = None) -> list[str]:
-        """The paths of all artifacts below `folder`."""
+        """Return the paths of all artifacts below `folder`."""
         run_id = run_id or self.run().info.run_id
         found: list[str] = []
         for file in self.client.list_artifacts(run_id, folder or None):
@@ -108,7 +108,7 @@ class Store:
         return sorted(found)
 
     def artifact(self, path: str, run_id: str | None = None) -> bytes:
-        """The bytes of an artifact."""
+        """Return the bytes of an artifact."""
         from pathlib import Path
 
         from mlflow.artifacts import download_artifacts
@@ -119,5 +119,5 @@ class Store:
 
 @pytest.fixture
 def store(sqlite_uri: str) -> Store:
-    """An empty SQLite store."""
+    """Return an empty SQLite store."""
     return Store(sqlite_uri)

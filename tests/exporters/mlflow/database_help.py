@@ -42,7 +42,7 @@ def block(points: Sequence[Point]) -> Block:
 
 
 def wide_block(metrics: int, rows: int, *, start: int = 0, seed: int = 0) -> Block:
-    """A full block: `metrics` metrics named m0, m1, ... at `rows` steps from `start`, ten steps a second."""
+    """Return a full block: `metrics` metrics named m0, m1, ... at `rows` steps from `start`, ten steps a second."""
     step = np.arange(start, start + rows, dtype=np.int64)
     return Block(
         names=tuple(f"m{number}" for number in range(metrics)),
@@ -60,7 +60,7 @@ def same_names(block: Block) -> dict[str, str]:
 
 
 def open_database(uri: str) -> Database:
-    """The database writer on `uri`, which must be one that it knows."""
+    """Return the database writer on `uri`, which must be one that it knows."""
     notes: list[str] = []
     database = Database.open(uri, note=notes.append)
     assert database is not None, notes
@@ -68,7 +68,7 @@ def open_database(uri: str) -> Database:
 
 
 def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0", **changes: Any) -> str:
-    """A new run of `identity` with `cursor` and `changes`; its id."""
+    """Return a new run of `identity` with `cursor` and `changes`; its id."""
     run_uuid = new_run_id("0", identity)
     tags = {"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": cursor} | changes.pop("tags", {})
     database.write(run_uuid, RunUpdate(expected_cursor=None, create=NEW, row=FACTS, tags=tags, **changes))
@@ -76,7 +76,7 @@ def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0",
 
 
 def table(uri: str, name: str, run_uuid: str) -> list[dict[str, Any]]:
-    """The rows of one table of one run, without the run's id, in an order of their own."""
+    """Return the rows of one table of one run, without the run's id, in an order of their own."""
     engine = sa.create_engine(uri)
     try:
         with engine.connect() as connection:

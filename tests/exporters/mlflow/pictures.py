@@ -24,7 +24,7 @@ def encoded(form: str, *, size: tuple[int, int] = (12, 8), mode: str = "RGB", co
 
 
 def moving_gif(*, frames: int = 3) -> bytes:
-    """A GIF whose frames differ."""
+    """Return a GIF whose frames differ."""
     file = io.BytesIO()
     pictures = [Image.new("RGB", (300, 20), (80 * number, 40, 200)) for number in range(frames)]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
@@ -34,7 +34,7 @@ def moving_gif(*, frames: int = 3) -> bytes:
 def event_of(
     folder: Path, data: bytes, form: str, *, tag: str = "val/samples", step: int = 5, **fields: Any
 ) -> MediaEvent:
-    """A media event for `data`, which is written below `folder`."""
+    """Return a media event for `data`, which is written below `folder`."""
     index = fields.get("index", 0)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{abs(hash(tag)):x}-{step}-{index}.{form}"
@@ -54,7 +54,7 @@ def event_of(
 
 
 def film(*, frames: int = 10) -> bytes:
-    """A short film that browsers play: H.264 in MP4."""
+    """Return a short film that browsers play: H.264 in MP4."""
     import av
     import numpy as np
 

@@ -34,7 +34,7 @@ MANY = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(2500)]
 
 @pytest.fixture
 def server(mlflow_server: MlflowServer, request: pytest.FixtureRequest) -> Store:
-    """The session's server, with an experiment of the test's own."""
+    """Return the session's server, with an experiment of the test's own."""
     return Store(mlflow_server.uri, experiment=request.node.name)
 
 
@@ -79,7 +79,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
 
 
 def vars_of(held: TargetContent) -> dict[str, object]:
-    """What is read back beside points and media."""
+    """Return what is read back beside points and media."""
     names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "unsupported")
     return {name: getattr(held, name) for name in names}
 
@@ -129,7 +129,7 @@ def test_a_rebuild_through_a_server_replaces_the_run(server: Store) -> None:
 
 
 def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An export of MANY that was stopped after one request of three with points."""
+    """Return an export of MANY that was stopped after one request of three with points."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     through = Store(proxy.uri, experiment=server.experiment)

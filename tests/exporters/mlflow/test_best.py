@@ -28,7 +28,7 @@ MIN = ContentOptions(best=("acc:min",))
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A store by way of its database, or of a server."""
+    """Return a store by way of its database, or of a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"best-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))

@@ -26,7 +26,7 @@ ROWS = [{"step": 0, "loss": 1.0}]
 
 
 def _images(store: Store) -> list[str]:
-    """The names of all files of the image grid, without the ids at their ends."""
+    """Return the names of all files of the image grid, without the ids at their ends."""
     return [path.rpartition("+bridge-")[0] + path[path.rindex(".") :] for path in store.files("images")]
 
 

@@ -50,7 +50,7 @@ def client(uri: str) -> MlflowClient:
 
 
 def log_with_client(client: MlflowClient, points: list[Point], *, at_once: int = 1000) -> str:
-    """A run that MLflow's own client wrote; its id."""
+    """Return a run that MLflow's own client wrote; its id."""
     from mlflow.entities import Metric
 
     run_id = str(client.create_run("0", start_time=START_MS, run_name="a run").info.run_id)

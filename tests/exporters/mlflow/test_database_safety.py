@@ -202,7 +202,7 @@ def _log_until(done: threading.Event, client: MlflowClient, run_id: str, waits: 
 
 
 def _write_quarter_of_a_million(uri: str, identity: str) -> str:
-    """A run with so many points, written in five changes; its id."""
+    """Return a run with so many points, written in five changes; its id."""
     database = open_database(uri)
     ours = make_run(database, identity, cursor="0")
     for part in range(5):

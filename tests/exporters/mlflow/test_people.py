@@ -25,7 +25,7 @@ MANY = tuple(f"tag{number:04}:{'z' * 4}" for number in range(300))
 
 
 def tags_of(store: Store) -> dict[str, str]:
-    """The tags of the one run, but for the cursor."""
+    """Return the tags of the one run, but for the cursor."""
     return {key: value for key, value in store.run().data.tags.items() if key != "mlflow.bridge.cursor"}
 
 

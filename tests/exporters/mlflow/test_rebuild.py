@@ -32,7 +32,7 @@ NEWER = [{"step": 0, "loss": 9.0}]
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A store by way of its database, or of a server."""
+    """Return a store by way of its database, or of a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"rebuild-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
@@ -278,7 +278,7 @@ def stop(*_: object) -> None:
 
 
 def log_picture(run: Path, *, step: int, session: int) -> None:
-    """A picture of its own at `step`, as the writer logs it."""
+    """Write a picture of its own at `step`, as the writer logs it."""
     (run / "media").mkdir(exist_ok=True)
     Image.new("RGB", (4, 4), (step, session, 9)).save(run / "media" / f"{session}-{step}.png")
     event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}

@@ -108,7 +108,7 @@ def test_a_request_that_fails_is_sent_again(
 
 
 def facts_of(store: Store, run: MlflowRun) -> Mapping[str, object]:
-    """What two exports of one run directory must have alike."""
+    """Return what two exports of one run directory must have alike."""
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
     return {
         "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),

@@ -33,7 +33,7 @@ def rows(path: Path) -> list[tuple[int, float, dict[str, str]]]:
 
 
 def hex32(value: float) -> str:
-    """The bytes of a value as float32, in hex."""
+    """Return the bytes of a value as float32, in hex."""
     with np.errstate(over="ignore"):
         return np.float64(value).astype("<f4").tobytes().hex()
 
@@ -49,6 +49,6 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def file_of(folder: Path, kind: str) -> Path:
-    """The one event file of a kind."""
+    """Return the one event file of a kind."""
     (found,) = folder.glob(f"events.out.tfevents.*.bridge.{kind}.g*")
     return found

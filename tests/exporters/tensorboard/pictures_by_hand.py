@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(path: Path, color: str = "orange", size: tuple[int, int] = (64, 48)) -> Path:
-    """A picture of one color in the format that the name says; GIF and WebP have two more frames."""
+    """Return a picture of one color in the format that the name says; GIF and WebP have two more frames."""
     frames = [Image.new("RGB", size, one) for one in (color, "black", "white")]
     if path.suffix in (".gif", ".webp"):
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=200, loop=0)
@@ -24,7 +24,7 @@ def draw(path: Path, color: str = "orange", size: tuple[int, int] = (64, 48)) ->
 
 
 def film(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Path:
-    """A video that gets brighter; the codec is one that every PyAV has."""
+    """Return a video that gets brighter; the codec is one that every PyAV has."""
     import av
     import numpy as np
 
@@ -40,7 +40,7 @@ def film(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Path:
 
 
 def media_event(path: Path, *, tag: str = "val/samples", step: int = 0, index: int = 0, **fields: Any) -> MediaEvent:
-    """The event of the file at `path`, whose suffix says its format; its time counts seconds from CREATED_S by step."""
+    """Return the event of the file at `path`, whose suffix says its format; its time counts seconds from CREATED_S by step."""
     stat = path.stat()
     format_ = {"jpg": "jpeg"}.get(path.suffix[1:], path.suffix[1:])
     usual: dict[str, Any] = {

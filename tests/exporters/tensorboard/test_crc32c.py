@@ -26,7 +26,7 @@ def test_published_checksums(data: bytes, checksum: int) -> None:
 
 
 def register(data: bytes, begin: int = 0) -> int:
-    """The CRC register after `data`, bit by bit."""
+    """Return the CRC register after `data`, bit by bit."""
     for byte in data:
         begin ^= byte
         for _ in range(8):

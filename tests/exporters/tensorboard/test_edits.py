@@ -35,7 +35,7 @@ UNTRUSTED = "what the target remembers of this run cannot be trusted"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A run directory that makes an event file of more than 100 kB."""
+    """Return a run directory that makes an event file of more than 100 kB."""
     return make_run(tmp_path / "runs" / "abc", [{"step": step, "loss": 1.0 / (step + 1)} for step in range(ROWS)])
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def encoded(path: Path, *blocks: Block) -> list[tuple[int, float, dict[str, str]]]:
-    """The blocks as one event file, read back."""
+    """Return the blocks as one event file, read back."""
     with path.open("wb") as file:
         file.write(version_record(CREATED_S))
         for block in blocks:

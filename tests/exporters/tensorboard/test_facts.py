@@ -37,7 +37,7 @@ def held(tmp_path: Path) -> TargetContent:
 
 
 def sessions(tmp_path: Path) -> tuple[list[Any], list[Any]]:
-    """The session starts and the session ends in the facts' file, as the HPARAMS page parses them."""
+    """Return the session starts and the session ends in the facts' file, as the HPARAMS page parses them."""
     from tensorboard.plugins.hparams import metadata
 
     starts, ends = [], []
@@ -52,7 +52,7 @@ def sessions(tmp_path: Path) -> tuple[list[Any], list[Any]]:
 
 
 def texts(tmp_path: Path) -> dict[str, str]:
-    """The texts in the facts' file, by tag."""
+    """Return the texts in the facts' file, by tag."""
     return {
         value.tag: value.tensor.string_val[0].decode()
         for event in events(file_of(tmp_path / "logs" / "abc", "facts"))

@@ -131,7 +131,7 @@ def test_the_session_of_a_renamed_folder_has_its_new_name(tmp_path: Path) -> Non
 
 
 def group_of(folder: Path) -> str:
-    """The name of the session in the facts' file, as the HPARAMS page parses it."""
+    """Return the name of the session in the facts' file, as the HPARAMS page parses it."""
     from tensorboard.plugins.hparams import metadata
 
     (group,) = [

@@ -140,7 +140,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user may enter, which pytest's are not."""
+    """Yield a folder that every user may enter, which pytest's are not."""
     folder = Path(tempfile.mkdtemp(prefix="bridge-test-"))
     folder.chmod(0o755)
     yield folder

@@ -218,7 +218,7 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
-    """A PNG of a few bytes whose header promises a giant."""
+    """Return a PNG of a few bytes whose header promises a giant."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b""))
     path.write_bytes(

@@ -112,7 +112,7 @@ def test_a_caption_that_comes_later_is_the_description_after_the_next_start(tmp_
 
 
 def _image(server: TensorBoardServer, run: str, tag: str) -> Any:
-    """What IMAGES shows above the pictures of a tag."""
+    """Return what IMAGES shows above the pictures of a tag."""
     return (server.get("plugin/images/tags") or {}).get(run, {}).get(tag)
 
 

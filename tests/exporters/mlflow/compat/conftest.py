@@ -20,7 +20,7 @@ _ENVIRONMENTS = Path(__file__).parents[4] / ".compat"
 
 
 def _old_mlflow() -> Path:
-    """The program `mlflow` of the old version; its environment is made where there is none."""
+    """Return the program `mlflow` of the old version; its environment is made where there is none."""
     folder = _ENVIRONMENTS / f"mlflow-{OLD}"
     program, ready = folder / "bin" / "mlflow", folder / ".ready"
     if not ready.exists():
@@ -37,7 +37,7 @@ def _old_mlflow() -> Path:
 
 @pytest.fixture(scope="session")
 def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A running server of the old version on a SQLite file that it made."""
+    """Yield a running server of the old version on a SQLite file that it made."""
     folder = tmp_path_factory.mktemp("old-mlflow-server")
     server = start_mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, program=str(_old_mlflow()))
     try:
