@@ -124,8 +124,8 @@ def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> N
         times = [float(row["wall_time"]) * 1000 for row in _rows(demo_runs / run_id)]
         info = runs[run_id].info
         assert info.start_time <= times[0]
-        # The killed run ends at the mtime of its last write, and file systems count in ticks of up to ten milliseconds.
-        assert times[-1] <= info.end_time + 10
+        # The killed run ends at the time that its heartbeat holds, which may be older than its last row.
+        assert times[-1] <= info.end_time + (5_000 if run_id == "killed" else 10)
         assert info.end_time - times[-1] < 30_000
 
 

@@ -160,4 +160,4 @@ def test_verify_knows_an_archived_run(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     bench.assert_verified(path)
     assert json.loads((path / "sidecar.json").read_text())["future"] == {"x": [1]}
-    assert read_run(path).tags == ("t",)
+    assert read_run(path).tags == ("1", "t")
