@@ -102,7 +102,13 @@ def _run(
     from bridge.sync.parallel import Workers
 
     shape = checked(ContentOptions, content, what="export")
-    options = Options(content=shape, selection=_selection(select), workers=Workers(processes=workers), **settings)
+    options = Options(
+        content=shape,
+        given=frozenset(content),
+        selection=_selection(select),
+        workers=Workers(processes=workers),
+        **settings,
+    )
     return export_runs(_paths(runs), _exporter(to, target), options)
 
 

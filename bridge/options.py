@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import quote
 
 import msgspec
@@ -142,8 +142,8 @@ class SelectionOptions(FilterOptions, frozen=True, kw_only=True):
 class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What of a run a target holds.
 
-    A target that was made with other content options is changed or rebuilt. `metrics` and `exclude_metrics` are globs on
-    metric names, `volatile` are globs on flat hyperparameter keys (case does not matter), `redact` are globs on any key.
+    A target keeps the options it was made with: only options that are given replace them. The word `none`, and `*` for
+    `metrics`, stands for an option's default. `metrics` and `exclude_metrics` are globs on metric names, `volatile` are globs on flat hyperparameter keys (case does not matter), `redact` are globs on any key.
     """
 
     metrics: Annotated[
@@ -193,7 +193,10 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     flat: Annotated[bool, Option("MLflow: no parent runs for sweeps.", key="mlflow.flat")] = False
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a `best` without a direction, or with both."""
+        """Put back the options that say so. Raise UsageError for a `best` without a direction, or with both."""
+        for name, words in _PUT_BACK.items():
+            if getattr(self, name) == words:
+                msgspec.structs.force_setattr(self, name, _CONTENT_DEFAULTS[name])
         for text in self.best:
             metric, _, direction = text.rpartition(":")
             if not metric or direction not in ("max", "min"):
@@ -213,6 +216,11 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return not any(fnmatchcase(metric, glob) for glob in self.exclude_metrics)
 
+    @classmethod
+    def kept(cls, differences: Mapping[str, Any]) -> Self:
+        """Return the options that a cursor keeps as `differences`. Unknown names are ignored."""
+        return cls(**{name: _as_tuples(value) for name, value in differences.items() if name in _CONTENT_DEFAULTS})
+
     def differences(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values; a cursor keeps these."""
         return {
@@ -221,6 +229,13 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
             if (value := getattr(self, name)) != default
         }
 
+
+_PUT_BACK = {
+    "metrics": ("*",),
+    "rename": (("none", ""),),
+    **dict.fromkeys(("exclude_metrics", "best", "redact", "volatile"), ("none",)),
+}
+"""The value that puts each option back to its default."""
 
 _CONTENT_DEFAULTS = {item.name: item.default for item in msgspec.structs.fields(ContentOptions)}
 
@@ -357,7 +372,9 @@ def checked(group: type[S], given: Mapping[str, Any], *, what: str) -> S:
         if name not in known:
             raise UsageError(f"{name} is not an option of {what}.", hint=did_you_mean(name, known, "Options"))
         values[name] = value
-        if known[name].is_list:
+        if name == "rename" and value == "none":
+            values[name] = ()
+        elif known[name].is_list:
             pairs = value.items() if isinstance(value, Mapping) else value
             values[name] = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(pairs)
     try:
@@ -534,3 +551,8 @@ def json_schema() -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """Return tuples as lists, so that a comparison meets what JSON gives back."""
     return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    """Return a JSON value with tuples for its lists, as options have them."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.output import Exit, Output
 from bridge.errors import BridgeError, UsageError
-from bridge.options import Config, fields_of, find_config, load_config
+from bridge.options import Config, ContentOptions, fields_of, find_config, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,6 +97,17 @@ def _collect(group: type[msgspec.Struct], values: dict[str, Any]) -> msgspec.Str
     return group(**given)
 
 
+def given_names(group: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the options of `group` that were given: on the command line, in a variable or in bridge.yaml."""
+    source = click.get_current_context().get_parameter_source
+
+    def is_given(item: Field) -> bool:
+        names = (item.name, *map(_shorthand_name, filter(None, item.option.shorthand[:1])))
+        return any(source(name) is not ParameterSource.DEFAULT for name in names)
+
+    return frozenset(item.name for item in fields_of(group) if is_given(item))
+
+
 def _options_of(group: type[msgspec.Struct]) -> Iterator[click.Option]:
     for item in fields_of(group):
         yield _click_option(item)
@@ -119,7 +130,8 @@ def _click_option(item: Field) -> click.Option:
     is_required = item.default is msgspec.NODEFAULT
     settings: dict[str, Any] = {"help": option.help, "envvar": option.variable or None, "required": is_required}
     if item.type is bool:
-        flags = [f"--{dashed}/--no-{dashed}"] if item.default else flags
+        can_be_put_back = item.default or item.name in ContentOptions.__struct_fields__
+        flags = [f"--{dashed}/--no-{dashed}"] if can_be_put_back else flags
         settings |= {"is_flag": True, "default": item.default}
     else:
         is_shown = not item.is_list and item.default not in (None, msgspec.NODEFAULT)
@@ -168,9 +180,11 @@ class Rename(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     name = "rename"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the pair; the last `=` separates, since metric names may hold others."""
+        """Return the pair; the last `=` separates, since metric names may hold others. `none` puts the option back."""
         if isinstance(value, tuple):
             return value
+        if value == "none":
+            return value, ""
         old, separator, new = str(value).rpartition("=")
         if not (old and separator and new):
             raise click.UsageError(f"--rename takes OLD=NEW, not {value!r}.", ctx)

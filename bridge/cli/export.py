@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import asdict
 
-from bridge.cli.command import command, make_exporter
+from bridge.cli.command import command, given_names, make_exporter
 from bridge.cli.output import Exit, Output, counted, plain
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
@@ -49,6 +49,7 @@ def export(
     cores = _cores()
     options = Options(
         content=content,
+        given=given_names(ContentOptions),
         selection=Selection.of(**asdict(selection)),
         dry_run=how.dry_run,
         rebuild=how.rebuild,

@@ -12,7 +12,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from bridge.cli.command import command, make_exporter, was_typed
+from bridge.cli.command import command, given_names, make_exporter, was_typed
 from bridge.cli.export import failure, sizes
 from bridge.cli.output import Exit, Output
 from bridge.errors import UsageError
@@ -61,6 +61,7 @@ def view(
         raise UsageError(f"--to {target.to} has no page that can be opened here.")
     options = Options(
         content=content,
+        given=given_names(ContentOptions),
         selection=Selection.of(**asdict(selection)),
         heartbeat_timeout=how.heartbeat_timeout,
         reshape=is_own,

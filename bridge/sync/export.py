@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as with_fields
 
@@ -28,12 +28,12 @@ from bridge.sync.report import Action, Report, RunReport
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
-    from bridge.model import Delta, Run
+    from bridge.model import Delta, Notice, Run
     from bridge.rundir import Clock
     from bridge.sync.progress import Progress
     from bridge.sync.select import Gathered, Selection
@@ -48,11 +48,13 @@ MOST_CONFLICTS = 50
 class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
-    `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a target that was made with
+    Of `content` the options in `given` count (None: all of them). In those that were not given, a run keeps what its
+    target was made with. `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a target that was made with
     other options is left as it is, and its run fails; `new_identity` is `--as`.
     """
 
     content: ContentOptions = field(default_factory=ContentOptions)
+    given: frozenset[str] | None = None
     selection: Selection | None = None
     dry_run: bool = False
     rebuild: bool = False
@@ -60,6 +62,13 @@ class Options:
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
     workers: Workers = field(default_factory=Workers)
+
+    def content_for(self, state: TargetState) -> ContentOptions:
+        """Return the content options of a run: those that were given, else those of its target."""
+        if self.given is None:
+            return self.content
+        kept = ContentOptions.kept(state.cursor.content) if state.cursor is not None else ContentOptions()
+        return with_fields(kept, **{name: getattr(self.content, name) for name in self.given})
 
 
 def export_runs(
@@ -90,21 +99,18 @@ def export_gathered(
 ) -> Report:
     """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does."""
     started = time.perf_counter()
-    content, runs = options.content, gathered.runs
+    runs = gathered.runs
     lines: list[RunReport] = []
     with progress or SilentProgress() as shown, exporter:
-        exporter.prepare(runs, content)
-        states = exporter.cursors(runs)
-        tasks = [
-            ExportTask(run, states[run.identity], rebuild=options.rebuild, reshape=options.reshape) for run in runs
-        ]
+        exporter.prepare(runs, options.content)
+        tasks = _tasks(runs, exporter.cursors(runs), options)
         shown.start(len(tasks))
-        work = partial(export_run, content=content, dry_run=options.dry_run)
+        work = partial(export_run, dry_run=options.dry_run)
         with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
             for line in reports:
                 lines.append(line)
                 shown.run_done(line)
-        notices = () if options.dry_run else tuple(exporter.finish(runs, content))
+        notices = () if options.dry_run else _finish(tasks, exporter)
     return Report(
         exporter=exporter.name,
         runs=(*lines, *gathered.failed),
@@ -114,15 +120,37 @@ def export_gathered(
     )
 
 
+def _tasks(runs: Sequence[Run], states: Mapping[str, TargetState], options: Options) -> list[ExportTask]:
+    return [
+        ExportTask(
+            run,
+            states[run.identity],
+            options.content_for(states[run.identity]),
+            rebuild=options.rebuild,
+            reshape=options.reshape,
+        )
+        for run in runs
+    ]
+
+
+def _finish(tasks: Sequence[ExportTask], exporter: Exporter) -> tuple[Notice, ...]:
+    """Let the exporter finish the runs, those with equal content options together. Return its notices."""
+    groups: dict[ContentOptions, list[Run]] = {}
+    for task in tasks:
+        groups.setdefault(task.content, []).append(task.run)
+    return tuple(notice for content, runs in groups.items() for notice in exporter.finish(runs, content))
+
+
 @dataclass(frozen=True, slots=True)
 class ExportTask:
-    """One run to bring into its target, with the state of the target.
+    """One run to bring into its target, with the state of the target and the content options.
 
     `rebuild` asks for a fresh target; without `reshape` one that was made with other options is not replaced.
     """
 
     run: Run
     state: TargetState
+    content: ContentOptions
     rebuild: bool = False
     reshape: bool = True
 
@@ -153,7 +181,6 @@ class ExportTask:
 def export_run(
     task: ExportTask,
     exporter: Exporter,
-    content: ContentOptions,
     *,
     dry_run: bool = False,
     sent: Callable[[int], None] = lambda points: None,
@@ -165,7 +192,7 @@ def export_run(
     """
     started = time.perf_counter()
     try:
-        report = _export_despite_conflicts(_RunExport(task, exporter, content, dry_run, sent))
+        report = _export_despite_conflicts(_RunExport(task, exporter, dry_run, sent))
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         report = task.failed(error)
     return with_fields(report, seconds=time.perf_counter() - started)
@@ -191,13 +218,17 @@ class _RunExport:
 
     task: ExportTask
     exporter: Exporter
-    content: ContentOptions
     dry_run: bool
     sent: Callable[[int], None]
     target: Target | _DryRunTarget = field(init=False)
     done: Applied = field(default_factory=Applied)
     action: Action = Action.UNCHANGED
     reason: str = ""
+
+    @property
+    def content(self) -> ContentOptions:
+        """The content options of the run."""
+        return self.task.content
 
     def refresh(self) -> None:
         """Ask the target for its state again."""
@@ -214,7 +245,7 @@ class _RunExport:
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return self.task.report(Action.DELETED, reason=why, hint="--rebuild makes it anew")
-        if self._keeps_options() and dict(state.cursor.content) != self.content.differences():  # type: ignore[union-attr]
+        if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.content)
         try:
@@ -227,8 +258,13 @@ class _RunExport:
             self._rebuild(reason)
         return self._report()
 
-    def _keeps_options(self) -> bool:
-        return not self.task.reshape and self.task.state.cursor is not None
+    def _changed_options(self, cursor: Cursor) -> dict[str, str]:
+        """Return the content options that differ from those of the target, each with words for people."""
+        now, then = self.content.differences(), dict(cursor.content)
+        names = [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
+        return {
+            name: f"{name.replace('_', '-')} (was {_in_words(then, name)}, is {_in_words(now, name)})" for name in names
+        }
 
     def _reason_to_rebuild(self) -> str:
         """Return why the target must be rebuilt whatever the run directory holds, "" if it need not be."""
@@ -239,6 +275,9 @@ class _RunExport:
             return "what the target remembers of this run cannot be trusted"
         if state.cursor is not None and not state.cursor.complete:
             return "an earlier export was stopped before the target was complete"
+        changed = self._changed_options(state.cursor) if state.cursor is not None else {}
+        if changed.keys() - self.exporter.capabilities.adjusts:
+            return f"made with other options: {', '.join(changed.values())}"
         return ""
 
     def _send_new(self) -> str:
@@ -253,7 +292,11 @@ class _RunExport:
 
     def _send_changes(self, cursor: Cursor) -> str:
         """Send what lies past `cursor`, and facts that changed. Return why the target must be rebuilt, or ""."""
-        return self._send_deltas(cursor, tuple(self.exporter.stale(self.task.run, cursor, self.content)))
+        stale = dict.fromkeys(
+            (*self._changed_options(cursor), *self.exporter.stale(self.task.run, cursor, self.content))
+        )
+        # The target takes these options without a rebuild, so for the reader they are those that it was made with.
+        return self._send_deltas(cursor.with_(content=self.content.differences()), tuple(stale))
 
     def _send_deltas(self, cursor: Cursor | None, stale: tuple[str, ...] = ()) -> str:
         capabilities, options = self.exporter.capabilities, self._read_options()
@@ -312,6 +355,14 @@ class _RunExport:
             notices=() if says_nothing else self.task.run.notices + done.notices,
             notes=notes,
         )
+
+
+def _in_words(options: Mapping[str, Any], name: str) -> str:
+    """Return an option's value for people; `options` holds those that differ from their defaults."""
+    if name not in options:
+        return "the default"
+    value = options[name]
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _needs_rebuild(delta: Delta, capabilities: Capabilities) -> bool:

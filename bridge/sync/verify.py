@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from msgspec.structs import replace as with_fields
@@ -194,7 +194,7 @@ class _Comparison:
     def check(self) -> RunCheck:
         assert self.state.cursor is not None
         cursor = self.state.cursor
-        content = content_of(cursor)
+        content = ContentOptions.kept(cursor.content)
         target = self.exporter.open(self.run, content)
         series, rows = read_points(self.run, content, rows=cursor.rows)
         names = _sampled(series, self.sample)
@@ -253,19 +253,21 @@ class _Comparison:
             compare_series(name, expected, held.series.get(name), capabilities, self.out)
             if name in held.last:
                 compare_latest(name, expected, held.last[name], capabilities, self.out)
-            if held.bests is not None and name in content.bests:
+            # A metric of the run's own that has the name of the best wins.
+            if held.bests is not None and name in content.bests and f"{name}.best" not in series:
                 self._compare_best(name, expected, content.bests[name], held)
-        for name, found in sorted({**(held.bests or {}), **held.series}.items()):
-            count, logged = len(found.step), name if name in held.series else name.removesuffix(".best")
-            if count and logged not in series:
+        made = {f"{name}.best" for name in content.bests}
+        for name, found in sorted(held.series.items()):
+            count = len(found.step)
+            if count and name not in series and name not in made:
                 text = f"{count:,} points"
                 self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, text), count=count)
         return points
 
     def _compare_best(self, name: str, expected: Series, sign: int, held: TargetContent) -> None:
-        """Compare the latest value of what the target made for `--best`; `sign` is 1 if greater is better, else -1."""
+        """Compare the value of `NAME.best`, made for `--best`; `sign` is 1 if greater is better, else -1."""
         value = sign * expected.value
-        if np.isnan(value).all() or f"{name}.best" in held.series:  # a metric of the run's own of that name wins
+        if np.isnan(value).all():
             return
         place = int(np.nanargmax(value))
         best = _stored(expected.value[[place]], self.exporter.capabilities)
@@ -273,16 +275,6 @@ class _Comparison:
         if found is None or not _same_value(best, np.float64(found)).all():
             both = repr(float(best[0])), None if found is None else repr(float(found))
             self.out.add(Difference(Verdict.DIFFERENT, CSV, f"{name}.best (last)", int(expected.step[place]), *both))
-
-
-def content_of(cursor: Cursor) -> ContentOptions:
-    """Return the options that shaped the target, as its cursor remembers them."""
-    known = set(ContentOptions.__struct_fields__)
-    return ContentOptions(**{key: _tuples(value) for key, value in cursor.content.items() if key in known})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _covered(cursor: Cursor) -> tuple[int, int]:

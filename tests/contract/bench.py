@@ -82,7 +82,7 @@ class Bench:
         """One export of one run as `bridge export` does it; it must not fail."""
         run = read_run(path)
         self.exporter.prepare([run], self.content)
-        report = export_run(ExportTask(run=run, state=self.known(run), **options), self.exporter, self.content)
+        report = export_run(ExportTask(run, self.known(run), self.content, **options), self.exporter)
         assert not report.failed, report.reason
         self.exporter.finish([run], self.content)
         return report

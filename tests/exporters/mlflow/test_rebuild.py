@@ -182,9 +182,9 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
     run = read_run(path)
     with any_store.exporter() as exporter:
         exporter.prepare([run], ContentOptions())
-        task = ExportTask(run, exporter.cursors([run])[run.identity])
+        task = ExportTask(run, exporter.cursors([run])[run.identity], ContentOptions())
         any_store.client.delete_run(any_store.run().info.run_id)
-        report = export_run(task, exporter, ContentOptions())
+        report = export_run(task, exporter)
     assert (str(report.action), any_store.runs()) == ("deleted", [])
 
 

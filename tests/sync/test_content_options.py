@@ -1,0 +1,143 @@
+"""Content options are remembered with each target: one that is not given keeps what the target was made with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+import bridge
+from bridge.cli import bridge as command
+from bridge.exporters import find_exporter
+from bridge.options import ContentOptions
+from bridge.sync.export import Options, export_runs
+from tests.memory_exporter import MEMORY, MemoryExporter
+from tests.run_dirs import make_run, write_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(4)]
+
+
+def export(path: Path, exporter: MemoryExporter, *, rebuild: bool = False, **content: Any) -> tuple[str, list[str]]:
+    """What an export did that was given these content options, and the metrics that the target then holds."""
+    options = Options(content=ContentOptions(**content), given=frozenset(content), rebuild=rebuild)
+    (line,) = export_runs([path], exporter, options).runs
+    box = exporter.box("uid-a")
+    assert box is not None
+    return str(line.action), sorted(name for name, columns in box.points.items() if len(columns[0]))
+
+
+def test_an_option_that_is_not_given_is_kept(tmp_path: Path) -> None:
+    """A later export without --metrics changes nothing, sends only the chosen metric, and a rebuild keeps it too."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter()
+    assert export(run, exporter, metrics=("loss",)) == ("new", ["loss"])
+    assert export(run, exporter) == ("unchanged", ["loss"])
+    write_metrics(run, (), [[9.0, 0.5, 4, 1775822500.0]], append=True)
+    assert export(run, exporter) == ("changed", ["loss"])
+    assert export(run, exporter, rebuild=True) == ("rebuild", ["loss"])
+
+
+def test_an_option_that_is_given_replaces_that_one_alone(tmp_path: Path) -> None:
+    """Of two options the one that is not given stays."""
+    run = make_run(tmp_path / "runs" / "a", [{**row, "lr": 0.1} for row in ROWS])
+    exporter = MemoryExporter()
+    assert export(run, exporter, metrics=("*a*", "l*"), exclude_metrics=("lr",)) == ("new", ["acc", "loss"])
+    assert export(run, exporter, metrics=("l*",)) == ("rebuild", ["loss"])
+    assert export(run, exporter, exclude_metrics=()) == ("rebuild", ["loss", "lr"])
+
+
+@pytest.mark.parametrize(
+    ("given", "put_back"),
+    [
+        ({"metrics": ("loss",)}, {"metrics": ("*",)}),
+        ({"exclude_metrics": ("loss",)}, {"exclude_metrics": ("none",)}),
+        ({"best": ("acc:max",)}, {"best": ("none",)}),
+        ({"rename": (("acc", "accuracy"),)}, {"rename": (("none", ""),)}),
+        ({"redact": ("lr",)}, {"redact": ("none",)}),
+        ({"volatile": ("lr",)}, {"volatile": ("none",)}),
+        ({"media": False}, {"media": True}),
+        ({"checkpoints": True}, {"checkpoints": False}),
+        ({"flat": True}, {"flat": False}),
+        ({"artifacts": "now"}, {"artifacts": "ended"}),
+    ],
+)
+def test_every_option_can_be_put_back(tmp_path: Path, given: dict[str, Any], put_back: dict[str, Any]) -> None:
+    """The target is then as one of a clean export without options."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter()
+    export(run, exporter, **given)
+    assert export(run, exporter)[0] == "unchanged"
+    assert export(run, exporter, **put_back)[0] == "rebuild"
+    cursor = exporter.cursors([bridge_run(run)])["uid-a"].cursor
+    assert cursor is not None
+    assert dict(cursor.content) == {}
+
+
+def bridge_run(path: Path) -> Any:
+    from bridge.rundir import read_run
+
+    return read_run(path)
+
+
+def test_a_target_that_takes_an_option_is_not_rebuilt(tmp_path: Path) -> None:
+    """Where the target declares it, another option is applied to what is there."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter(capabilities=replace(MEMORY, adjusts=frozenset({"best"})))
+    export(run, exporter)
+    (line,) = export_runs([run], exporter, Options(content=ContentOptions(best=("acc:max",)))).runs
+    assert (str(line.action), line.reason, line.points) == ("changed", "changed: best", 0)
+    assert export(run, exporter) == ("unchanged", ["acc", "loss"])
+
+
+def test_keywords_count_as_given(tmp_path: Path) -> None:
+    """The Python API keeps what a call does not name."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    logdir = {"logdir": tmp_path / "tb"}
+    bridge.export(tmp_path / "runs", to="tensorboard", target=logdir, exclude_metrics="acc")
+    (kept,) = bridge.export(tmp_path / "runs", to="tensorboard", target=logdir).runs
+    (put_back,) = bridge.export(tmp_path / "runs", to="tensorboard", target=logdir, exclude_metrics="none").runs
+    assert (str(kept.action), str(put_back.action)) == ("unchanged", "rebuild")
+
+
+def test_options_of_the_command_line_a_variable_and_the_file_count_as_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever says it, and `none`, `--metrics '*'` and `--media` put it back."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    monkeypatch.chdir(tmp_path)
+
+    def action(*words: str, **variables: str) -> str:
+        done = CliRunner(env=variables).invoke(command, ["export", "runs", "--to", "tensorboard", "--json", *words])
+        assert done.exit_code == 0, done.output
+        return str(json.loads(done.stdout)["runs"][0]["action"])
+
+    assert action("--exclude-metrics", "acc") == "new"
+    assert action() == "unchanged"
+    assert action(BRIDGE_EXCLUDE_METRICS="none") == "rebuild"
+    (tmp_path / "bridge.yaml").write_text("format: 1\nmetrics:\n  include: [loss]\n")
+    assert action() == "rebuild"
+    (tmp_path / "bridge.yaml").unlink()
+    assert action() == "unchanged"
+    assert action("--metrics", "*") == "rebuild"
+    assert action("--no-media", "--rename", "loss=train/loss") == "rebuild"
+    assert action("--media") == "rebuild"
+    assert action("--rename", "none") == "rebuild"
+    assert action("--no-checkpoints", "--no-flat", "--artifacts", "ended") == "unchanged"
+
+
+def test_a_forgotten_flag_makes_no_new_mlflow_run(tmp_path: Path, sqlite_uri: str) -> None:
+    """The run id stays over exports with, without, and again with --best."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="kept")
+    lines = []
+    for content in ({"best": ("acc:max",)}, {}, {"best": ("acc:max",)}, {}):
+        options = Options(content=ContentOptions(**content), given=frozenset(content))  # type: ignore[arg-type]
+        lines += export_runs([path], exporter, options).runs
+    assert [str(line.action) for line in lines] == ["new", "unchanged", "unchanged", "unchanged"]
+    assert len({line.where for line in lines}) == 1
