@@ -211,7 +211,7 @@ class SeriesCache:
 
     def __init__(self, content: ContentOptions) -> None:
         self._content = content
-        self._options = ReadOptions(ordered=True)
+        self._options = ReadOptions(ordered=True, newest=True)
         self._lock = threading.Lock()
         self._stat: object = None
         self._cursor: Cursor | None = None

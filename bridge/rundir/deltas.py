@@ -49,12 +49,14 @@ class ReadOptions:
 
     `ordered`: the steps of a metric must rise, so any point at or before its last step is a rewind. `replaces`: the
     target can replace all points from a step on, so a rewind's delta holds them (`Delta.replace_from`).
-    `limit`: the number of points in one delta, about.
+    `limit`: the number of points in one delta, about. `newest`: the last rows of a running run, which it may still
+    supersede, are read at once instead of waiting (see `without_last_step`); for a reader that keeps nothing.
     """
 
     ordered: bool = False
     replaces: bool = False
     limit: int = 1_000_000
+    newest: bool = False
 
 
 # Past a cursor ------------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         if table is None or table.layout is None:
             return _with_media(_nothing(run, cursor, content), (0, 0))
         first = state.rows
-        rows, more = _take_portion(without_last_step(source, run), options.limit)
+        rows, more = _take_portion(source if options.newest else without_last_step(source, run), options.limit)
         remember = _spread_times(state, table, rows, cursor, more=more)
         if not state.is_known and cursor is not None:
             learn_last_points(state, cursor, table, rows)
@@ -446,7 +448,9 @@ def read_whole(
         pieces = _Pieces(table, state, budget)
         marks: list[Cursor] = []
         weight = 0
-        source = without_last_step(table.rows(block=block_size(options.limit)), run)
+        source = table.rows(block=block_size(options.limit))
+        if not options.newest:
+            source = without_last_step(source, run)
         for rows, size in _parts(source, options.limit):
             if weight and weight + size > options.limit + options.limit // 4:
                 marks.append(state.cursor(table, None))
