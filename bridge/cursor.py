@@ -30,19 +30,17 @@ class Cursor:
 
     metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`;
     `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
-    `digest` is that of the rows' content, the same for any order of columns. `last_step` is the greatest step of any row;
-    `last_points` holds for each metric its greatest step and the value that counts there, None if that would not fit;
-    `seen` is the number of metrics. `last_time` is the time at the last row. The header line in force is at byte
-    `columns_at`.
-    `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
-    media.jsonl: `media_lines` lines, which end at byte `media_offset`, with `media_digest` over their bytes.
-    `anchors` are (row, time) from which times are estimated; empty where the run has a time column.
-    `shape` is `ContentOptions.differences()` of the options that shaped the target.
-    `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
-    keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them.
-    `extra` is what else an exporter keeps (JSON values).
-    `replacing` is the step at and after which the target's points are not complete: it holds some of them or none.
-    `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
+    `digest` is that of the rows' content, the same for any order of columns. `last_step` is the greatest step of any
+    row; `last_points` holds for each metric its greatest step and the value that counts there, None if that would not
+    fit; `seen` is the number of metrics. `last_time` is the time at the last row. The header line in force is at byte
+    `columns_at`. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl. media.jsonl: `media_lines`
+    lines, which end at byte `media_offset`, with `media_digest` over their bytes. `anchors` are (row, time) from which
+    times are estimated; empty where the run has a time column. `shape` is `ContentOptions.differences()` of the options
+    that shaped the target. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually
+    as a digest; the keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with
+    them. `extra` is what else an exporter keeps (JSON values). `replacing` is the step at and after which the target's
+    points are not complete: it holds some of them or none. `complete` is false where the target is half-filled and
+    cannot be continued, only rebuilt.
     """
 
     identity: str
@@ -120,8 +118,9 @@ class Cursor:
 
 
 def sent_facts(run: Run) -> dict[str, str]:
-    """Return what every exporter adds to `Cursor.sent`: status, start and end of `run` as they are sent, in plain words.
+    """Return what every exporter adds to `Cursor.sent`.
 
+    Status, start and end of `run` as they are sent, in plain words.
     Verify compares status and times as of the last export: with these, not with what the run says by now.
     """
     end = "" if run.end is None else repr(float(run.end))

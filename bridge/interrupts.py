@@ -1,7 +1,7 @@
 """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt, and lose none of them.
 
-Python drops what a signal handler raises while a destructor or a weak reference's callback runs. A command that runs for
-ever would then never end, so the handler also remembers the signal for the next `pause`.
+Python drops what a signal handler raises while a destructor or a weak reference's callback runs. A command that runs
+for ever would then never end, so the handler also remembers the signal for the next `pause`.
 """
 
 from __future__ import annotations

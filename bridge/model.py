@@ -152,9 +152,9 @@ class Block:
     """Rows as columns: n rows, k metrics.
 
     `row` int64 (n,) is the number of each row in metrics.csv, from 0; it does not rise if the block is sorted by step.
-    `step` int64 (n,); `time` float64 (n,), seconds since the epoch; `values` float64 (k, n), C order, one metric a line;
-    `present` bool (k, n): which values are points. The other values can be anything. `names` are sorted. In a delta the
-    overlap rule has been applied, and each row and each metric has a point.
+    `step` int64 (n,); `time` float64 (n,), seconds since the epoch; `values` float64 (k, n), C order, one metric a
+    line; `present` bool (k, n): which values are points. The other values can be anything. `names` are sorted. In a
+    delta the overlap rule has been applied, and each row and each metric has a point.
     """
 
     names: tuple[str, ...]
@@ -267,16 +267,15 @@ class DeltaKind(StrEnum):
 class Delta:
     """New content of a run directory past a cursor, up to a limit.
 
-    `blocks` and `media` are the points and pictures to add. `after` is the cursor once they are in the target; exporters
-    add their own `sent` and `extra`. `more`: a limit cut the delta short, and the next one goes on at `after`.
-    `replace_from` is for a rewind in a target that replaces points: the target deletes its points at this step and later,
-    and inserts `blocks`, which are all points of these steps. With `more` they are those of the lowest steps only, and
-    the next delta goes on at `after.replacing`.
-    `reason` says, for a person, why the kind is REWIND or CHANGED, with file and line if known.
-    `metrics` are the names of all metrics up to `after`, in the order in which they first appeared (by row, then by name).
-    `remember` is given if times are estimated: it must be in the target before any point of this delta.
-    `lowers` counts points at or before the last step of their metric, `passed` the bytes of the files before the end of
-    this delta if `after` does not say it (for the progress).
+    `blocks` and `media` are the points and pictures to add. `after` is the cursor once they are in the target;
+    exporters add their own `sent` and `extra`. `more`: a limit cut the delta short, and the next one goes on at
+    `after`. `replace_from` is for a rewind in a target that replaces points: the target deletes its points at this step
+    and later, and inserts `blocks`, which are all points of these steps. With `more` they are those of the lowest steps
+    only, and the next delta goes on at `after.replacing`. `reason` says, for a person, why the kind is REWIND or
+    CHANGED, with file and line if known. `metrics` are the names of all metrics up to `after`, in the order in which
+    they first appeared (by row, then by name). `remember` is given if times are estimated: it must be in the target
+    before any point of this delta. `lowers` counts points at or before the last step of their metric, `passed` the
+    bytes of the files before the end of this delta if `after` does not say it (for the progress).
     """
 
     run: Run

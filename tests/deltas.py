@@ -60,7 +60,10 @@ def make_delta(
     media: Sequence[MediaEvent] = (),
     **fields: Any,
 ) -> Delta:
-    """Return what follows `before`: NEW without one, SAME where nothing is added, else APPEND. The cursor counts rows."""
+    """Return what follows `before`: NEW without one, SAME where nothing is added, else APPEND.
+
+    The cursor counts rows.
+    """
     rows = (before.rows if before else 0) + sum(len(block.step) for block in blocks)
     lines = (before.media_lines if before else 0) + len(media)
     steps = [int(block.step.max()) for block in blocks if len(block.step)]

@@ -48,7 +48,7 @@ _LOCK = threading.RLock()
 
 
 class MemoryExporter:
-    """Replays runs into boxes; `folder` holds them as files, without it they live (and are pickled) with the exporter."""
+    """Keep runs in boxes: files in `folder`, or without it objects that are pickled with the exporter."""
 
     name = "memory"
 

@@ -166,7 +166,10 @@ def complete_records(data: bytes) -> Iterator[list[str] | None]:
 
 
 def is_header(cells: Sequence[str], names: Sequence[str]) -> bool:
-    """Return whether a record is a header line again: all cells filled, with a `step` that is no number in its place."""
+    """Return whether a record is a header line again.
+
+    All cells filled, with a `step` that is no number in its place.
+    """
     if "step" not in names:
         return list(cells) == list(names)
     place = position(names, "step")

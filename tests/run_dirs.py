@@ -61,7 +61,10 @@ def make_run(
     heartbeat_age: float | None = None,
     **sidecar: Any,
 ) -> Path:
-    """Return a whole run directory: rows are dicts with `step` and metrics; `wall_time` counts seconds from CREATED_S."""
+    """Return a whole run directory: rows are dicts with `step` and metrics.
+
+    `wall_time` counts seconds from CREATED_S.
+    """
     write_sidecar(path, **sidecar)
     names = sorted({name for row in rows for name in row} - {"step", "wall_time"})
     write_metrics(

@@ -19,7 +19,10 @@ def free_port() -> int:
 
 
 def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    """Return a server in a session of its own, so that it can be ended with all that it starts; what it prints goes to `log`."""
+    """Return a server in a session of its own, so that it can be ended with all that it starts.
+
+    What it prints goes to `log`.
+    """
     with log.open("wb") as file:
         return subprocess.Popen(
             command,

@@ -38,7 +38,10 @@ def runs(tmp_path: Path) -> Path:
     ],
 )
 def test_what_makes_no_sense_is_refused(runs: Path, tmp_path: Path, content: dict[str, Any], told: str) -> None:
-    """A slip in an option is an error before anything is written: a target made with other options would be replaced."""
+    """A slip in an option is an error before anything is written.
+
+    A target made with other options would be replaced.
+    """
     where: dict[str, Any] = {"target": {"logdir": tmp_path / "tb"}, **content}
     with pytest.raises(UsageError) as caught:
         bridge.export(runs, to="tensorboard", **where)
@@ -54,6 +57,11 @@ def test_one_text_is_a_list_of_one(runs: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert [(line.run_id, line.points) for line in one.runs] == [("a", 3)]
     again = bridge.export(
-        runs, to="tensorboard", target=target, metrics=("loss",), rename=(("loss", "error"),), select={"tags": ("name:a",)}
-    )  # fmt: skip
+        runs,
+        to="tensorboard",
+        target=target,
+        metrics=("loss",),
+        rename=(("loss", "error"),),
+        select={"tags": ("name:a",)},
+    )
     assert [str(line.action) for line in again.runs] == ["unchanged"]

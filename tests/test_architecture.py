@@ -83,7 +83,10 @@ HEAVY = ("mlflow", "tensorboard", "torch", "lightning", "pytorch_lightning", "py
 
 
 def test_imports_point_one_way() -> None:
-    """From cli over verbs to source | registry | exporters, and from there to model; source and exporters do not know each other."""
+    """From cli over verbs to source | registry | exporters, and from there to model.
+
+    Source and exporters do not know each other.
+    """
     wrong = [
         f"{module} imports {imported}"
         for module, imported in _imports()

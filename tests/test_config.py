@@ -54,7 +54,7 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
         ("mlflow:\n  experimant: x\n", ": unknown key 'mlflow.experimant'.", "Did you mean 'mlflow.experiment'?"),
         ("logdir: x\n", ": unknown key 'logdir'.", "Did you mean 'tensorboard.logdir'?"),
         ("best: 3\n", ": best: expected a text or a list of texts, got a whole number.", None),
-        ("mlflow: {artifacts: first}\n", ": mlflow.artifacts: invalid enum value 'first', expected ended, now or none.", None),
+        ("mlflow: {artifacts: first}\n", ": mlflow.artifacts: invalid enum value 'first', expected ended, now or none.", None),  # noqa: E501 - one case a line
         ("workers: true\n", ": workers: expected a whole number, got true or false.", None),
         ("workers: 0\n", ": workers: expected a whole number >= 1.", None),
         ("workers:\n", ": workers: expected a whole number, got nothing.", None),
@@ -63,7 +63,7 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
         ("- a\n", ": the file must hold keys and values.", None),
         ('runs: "a\\0b"\n', ": 'a\\x00b' is not a path.", None),
         ("runs: ~nobody-here/x\n", ": there is no home directory for '~nobody-here/x'.", "Give the whole path."),
-        ("format: 2\n", ": made for a newer bridge (format 2, this one reads 1).", "pip install --upgrade registry-bridge"),
+        ("format: 2\n", ": made for a newer bridge (format 2, this one reads 1).", "pip install --upgrade registry-bridge"),  # noqa: E501 - one case a line
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, text: str, message: str, hint: str | None) -> None:

@@ -110,7 +110,7 @@ def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, e
 
 
 def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> None:
-    """The killed run is KILLED at its last sign of life, the others FINISHED, each from its own start to its own end."""
+    """The killed run is KILLED and ends at its last sign of life; the others are FINISHED, each with its own times."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{exported}/m.db")
@@ -149,7 +149,10 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 def _counting(run: Path) -> Points:
-    """Apply the overlap rule, point by point: of a step's values the last unbroken run of equal ones, with its first time."""
+    """Apply the overlap rule, point by point.
+
+    Of a step's values the last unbroken run of equal ones, with its first time.
+    """
     logged: dict[str, dict[int, tuple[float, float]]] = {}
     for row in _rows(run):
         step, time = int(row["step"]), float(row["wall_time"])

@@ -49,7 +49,10 @@ for absent in ("mlflow", "tensorboard"):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the sdist and the wheel made of it, built from a copy of the project: nothing is left in that one."""
+    """Return a folder with the sdist and the wheel made of it, built from a copy of the project.
+
+    Nothing is left in that one.
+    """
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     source.mkdir()
@@ -138,7 +141,10 @@ def test_a_missing_extra_names_its_pip_line(
 
 @pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
 def test_exporting_needs_no_torch(wheel: Path, tmp_path: Path, extra: str) -> None:
-    """A machine with one target's extra exports, again without a change, and verifies; torch and lightning are not there."""
+    """A machine with one target's extra exports, again without a change, and verifies.
+
+    Torch and lightning are not there.
+    """
     env = environment(tmp_path / "env", wheel, [extra])
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     for action in ("new", "unchanged"):

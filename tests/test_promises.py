@@ -63,7 +63,7 @@ def collect_tests(path: Path) -> dict[str, set[str]]:
 
 
 def marks(node: ast.AST) -> set[str]:
-    """Return the last names in an expression of marks, `skipif` of `pytest.mark.skipif(...)`, but none of single params."""
+    """Return the last names in an expression of marks (`skipif` of `pytest.mark.skipif(...)`), not those of params."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "param":
         return set()
     own = {node.attr} if isinstance(node, ast.Attribute) else set()

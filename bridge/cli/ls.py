@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--sort",
     metavar="NAME",
     shell_complete=complete_metrics,
-    help="Order by a metric, the greatest first, or by a field or hparams.x, the smallest first; default: newest first.",
+    help="Order by a metric (greatest first), or by a field or hparams.x (smallest first). Default: newest first.",
 )
 @click.option("--reverse", is_flag=True, help="Reverse the order.")
 def ls(
@@ -87,7 +87,10 @@ def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:
 
 
 def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]:
-    """Return the columns shown where none are asked for. A wide terminal shows all of them, a narrow one those of low rank."""
+    """Return the columns shown where none are asked for.
+
+    A wide terminal shows all of them, a narrow one those of low rank.
+    """
     if not records:
         return []
     top = selection.top

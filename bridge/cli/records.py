@@ -104,7 +104,10 @@ def value_column(ref: Ref, records: Sequence[RunRecord], *, header: str = "", ra
 
 
 def name_column(records: Sequence[RunRecord]) -> Column:
-    """Return the column of the names. A beginning that all names share is left out; names that two runs have get a path."""
+    """Return the column of the names.
+
+    A beginning that all names share is left out; names that two runs have get a path.
+    """
     names = [record.name for record in records]
     folders = [name.split("/")[:-1] for name in names]
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))

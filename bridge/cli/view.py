@@ -38,9 +38,9 @@ def view(
 ) -> int:
     """Show runs in TensorBoard or MLflow until Ctrl-C.
 
-    TensorBoard shows the run directories themselves, as they are at that moment; nothing is exported or written. To view
-    a target of yours, give --logdir or --tracking-uri: new rows are exported to it for as long as the page is shown, and
-    it is never rebuilt for the sake of other options.
+    TensorBoard shows the run directories themselves, as they are at that moment; nothing is exported or written. To
+    view a target of yours, give --logdir or --tracking-uri: new rows are exported to it for as long as the page is
+    shown, and it is never rebuilt for the sake of other options.
     """
     from bridge.exporters.contract import LiveViewable, Viewable
     from bridge.sync.export import Options, export_runs

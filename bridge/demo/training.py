@@ -1,5 +1,6 @@
-"""The trainings of `bridge demo`: a small network that learns scikit-learn's handwritten digits, logged by RegistryLogger.
+"""The trainings of `bridge demo`.
 
+A small network that learns scikit-learn's handwritten digits, logged by RegistryLogger.
 `python -m bridge.demo.training` reads a JSON list from stdin, each item the fields of `Training`, and does one training
 after another. Nothing here is feigned: a training that is to be preempted or killed gets the real signal.
 """
@@ -112,7 +113,10 @@ def train(training: Training) -> None:
 
 
 class Digits(LightningModule):
-    """One hidden layer on 8 x 8 pixels; the learning rate starts at `lr` and is multiplied by `lr_growth` every step."""
+    """One hidden layer on 8 x 8 pixels.
+
+    The learning rate starts at `lr` and is multiplied by `lr_growth` every step.
+    """
 
     def __init__(self, *, lr: float, lr_growth: float = 1.0, hidden: int = 48, momentum: float = 0.9) -> None:
         super().__init__()

@@ -154,9 +154,10 @@ def open_registry(  # noqa: PLR0913 - one keyword for each choice
     The cache is the file `db_path`, by default one for the real path of `root` in `cache_dir`, by default the user's
     cache directory. A root that is a run directory needs none. `scan=False` takes the cache as it is, a positive
     `scan_ttl_s` skips the scan if the last one is younger, and `full` reads every run again. Where summary.json does
-    not cover all rows of metrics.csv, the statistics are computed from that, once, unless `statistics` is false. A cache that is damaged or
-    of an older format is rebuilt; without a usable one the scan works in memory. Both are reported once, through `say`
-    (by default a warning of the logger `bridge.registry`). Raises UsageError if `root` is no directory.
+    not cover all rows of metrics.csv, the statistics are computed from that, once, unless `statistics` is false. A
+    cache that is damaged or of an older format is rebuilt; without a usable one the scan works in memory. Both are
+    reported once, through `say` (by default a warning of the logger `bridge.registry`). Raises UsageError if `root` is
+    no directory.
     """
     real = os.path.realpath(root)
     if not os.path.isdir(real):  # noqa: PTH112

@@ -67,10 +67,10 @@ def read_delta(
 ) -> Delta:
     """Read what the run directory of `run` holds past `cursor` (None: everything), up to about `options.limit` points.
 
-    Nothing is opened if size and mtime are the cursor's, and of a file that grew only the new bytes are parsed. The kind
-    is CHANGED if the target has to be rebuilt: the file no longer holds what the cursor covers, or the options differ.
-    `budget` is about how many bytes of rows are in memory while a rewind is read. Raises IdentityError if the directory
-    moved and holds other rows, and RunDirectoryError if a file cannot be read.
+    Nothing is opened if size and mtime are the cursor's, and of a file that grew only the new bytes are parsed. The
+    kind is CHANGED if the target has to be rebuilt: the file no longer holds what the cursor covers, or the options
+    differ. `budget` is about how many bytes of rows are in memory while a rewind is read. Raises IdentityError if the
+    directory moved and holds other rows, and RunDirectoryError if a file cannot be read.
     """
     moved = cursor is not None and cursor.path != fitting(str(run.path))
     if cursor is not None:
@@ -87,8 +87,8 @@ def read_delta(
             assert cursor is not None
             if moved:
                 raise IdentityError(
-                    f"{run.path} has the identity {run.identity} of a run that was exported from {cursor.path}, but not "
-                    f"its rows ({change.reason}).",
+                    f"{run.path} has the identity {run.identity} of a run that was exported from {cursor.path}, "
+                    f"but not its rows ({change.reason}).",
                     hint=f"Give it an identity of its own: bridge export {run.path} --as NEW_ID",
                 ) from change
             if seen is not None and seen.evidence == change.evidence:
@@ -105,7 +105,7 @@ def _changed(run: Run, cursor: Cursor, reason: str) -> Delta:
 
 
 def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
-    """Return (size, mtime in nanoseconds) of metrics.csv and of media.jsonl, zeros for one that is absent or left out."""
+    """Return (size, mtime in nanoseconds) of metrics.csv and of media.jsonl, zeros for an absent file."""
     names = ("metrics.csv", "media.jsonl") if content.media else ("metrics.csv",)
     found = [0, 0, 0, 0]
     for place, name in enumerate(names):

@@ -206,7 +206,7 @@ def _header_problem(line: bytes) -> str:
 
 
 def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
-    """Yield the run directories in the folder `name` of a run, which the walk does not enter, and up to two levels below."""
+    """Yield the run directories up to two levels below the folder `name` of a run, which the walk does not enter."""
     level = [folder]
     for _ in range(3):
         below: list[str] = []

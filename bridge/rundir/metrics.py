@@ -132,13 +132,13 @@ def _cells_digest(names: Sequence[str], bits: Words, present: NDArray[np.bool_])
 class Rows:
     """Consecutive rows below one header line, as they are in the file: n rows, k metrics.
 
-    `first` is the number of the first row, from 0. `start` and `end` are bytes of the file and `data` the bytes between.
-    `ends` int64 (n,) are the ends of the rows, counted from `start`; None if each line of `data` is a row.
+    `first` is the number of the first row, from 0. `start` and `end` are bytes of the file and `data` the bytes
+    between. `ends` int64 (n,) are the ends of the rows, counted from `start`; None if each line of `data` is a row.
     `names` are the metrics. `step` is int64 (n,), `time` float64 (n,) with NaN for none, `values` float64 (k, n), and
     `present` bool (k, n) says which cells hold a number. `valid` bool (n,) says which rows have a step (None: all).
     `others` uint64 (n,) is a digest of all cells that are in no column of numbers (None: there are none).
-    `odd` holds numbers of rows, int64, by what is odd: BAD_ROW, NO_STEP, or (TEXT_CELL, metric). `problems` says what is
-    wrong with the first bad rows, by their number.
+    `odd` holds numbers of rows, int64, by what is odd: BAD_ROW, NO_STEP, or (TEXT_CELL, metric). `problems` says what
+    is wrong with the first bad rows, by their number.
     """
 
     layout: Layout
@@ -485,8 +485,9 @@ def _read_records(data: bytes) -> Iterator[tuple[list[str] | None, int]]:
 
 
 def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_column: str | None) -> Iterator[Rows]:
-    """Yield the complete rows `data` as the csv module reads them: a batch for each header line, and not too large ones.
+    """Yield the complete rows `data` as the csv module reads them.
 
+    A batch for each header line, and not too large ones.
     The last batch has the layout that is in force at the end, so it may have no rows.
     """
     records = _read_records(data)
@@ -688,10 +689,10 @@ class MetricsTable:
     ) -> Iterator[Rows]:
         """Yield the complete rows from byte `offset` on, as batches of about `block` bytes.
 
-        The row at `offset` has the number `first` and is below the header `layout`; the default is the first row of all.
-        `stop` is the byte at which to end (default: the size at the opening). With `only`, a metric, other metrics may be
-        missing from the rows. Bytes after the last newline are not there yet. Raises RunDirectoryError for a row that is
-        longer than LONGEST_ROW.
+        The row at `offset` has the number `first` and is below the header `layout`; the default is the first row of
+        all. `stop` is the byte at which to end (default: the size at the opening). With `only`, a metric, other metrics
+        may be missing from the rows. Bytes after the last newline are not there yet. Raises RunDirectoryError for a row
+        that is longer than LONGEST_ROW.
         """
         layout = layout or self.layout
         if layout is None:

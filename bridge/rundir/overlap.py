@@ -263,9 +263,9 @@ def resolve(
 ) -> Iterator[tuple[Iterator[Block], int | None]]:
     """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
 
-    `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks that
-    have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that may be
-    left, None with the last. A group has to be consumed before the next one is asked for.
+    `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks
+    that have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that
+    may be left, None with the last. A group has to be consumed before the next one is asked for.
     """
     begin: int | None = low
     while begin is not None:

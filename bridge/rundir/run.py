@@ -1,5 +1,6 @@
-"""Read the facts of a run directory: identity, name, status, times, hyperparameters, notes. Metrics and media are read elsewhere.
+"""Read the facts of a run directory: identity, name, status, times, hyperparameters, notes.
 
+Metrics and media are read elsewhere.
 Two kinds of run directory are known. RegistryLogger's has a sidecar.json that states these facts. CSVLogger's has
 none, so its facts come from hparams.yaml, from names, and from the times of its files.
 """
@@ -196,7 +197,10 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
 def _read_statistics(
     real: Path, files: Mapping[str, RunFile], notices: list[Notice]
 ) -> tuple[dict[str, Mapping[str, float | int | None]], int | None]:
-    """Return the statistics in summary.json by metric, and the number of rows that they cover; none if it cannot be read."""
+    """Return the statistics in summary.json by metric, and the number of rows that they cover.
+
+    None if it cannot be read.
+    """
     if "summary.json" not in files:
         return {}, None
     try:

@@ -81,8 +81,8 @@ def export_runs(
 ) -> Report:
     """Bring the runs at and below `roots` into the target of `exporter`. The report has a line for each run.
 
-    A run that fails does not stop the others. Raises UsageError for roots or options that make no sense, and TargetError
-    if the target cannot be reached at all.
+    A run that fails does not stop the others. Raises UsageError for roots or options that make no sense, and
+    TargetError if the target cannot be reached at all.
     """
     options = options or Options()
     gathered = gather(

@@ -117,7 +117,7 @@ class _Follower:
     unreadable: tuple[Path, ...] = ()
 
     def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
-        """Export what moved. Return what is missing of the source, and why the target cannot be reached, "" for nothing."""
+        """Export what changed. Return what is missing of the source and why the target is out of reach ("" if nothing)."""
         present, absent = self._present_roots()
         gathered = gather(present, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
@@ -173,7 +173,7 @@ class _Follower:
         return trouble
 
     def _read_if_moved(self, path: Path) -> Run:
-        """Return the run at `path`, read again if stat says that something moved, or if its liveness may have changed."""
+        """Return the run at `path`, read again if a file changed or its liveness may have changed."""
         now = stamp(path)
         known = self.read.get(path)
         if known is not None and known[0] == now and not known[1].running:

@@ -1,10 +1,10 @@
 """Bring many runs into their targets at once: each run is one task, done here or by a `concurrent.futures` executor.
 
-Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with a
-single writer is written by this process alone. Tasks never raise: a run's failure is its report. So whatever a future
+Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with
+a single writer is written by this process alone. Tasks never raise: a run's failure is its report. So whatever a future
 raises comes from its executor (a killed worker, a lost scheduler). The runs that were in flight then are tried once
-more, one by one in fresh executors, so that the one that kills its worker again is known by name. A run that was exported
-after all is unchanged the second time.
+more, one by one in fresh executors, so that the one that kills its worker again is known by name. A run that was
+exported after all is unchanged the second time.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def run_tasks(
 ) -> Generator[tuple[T, R | Exception], None, None]:
     """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
 
-    At most `in_flight` tasks are submitted at once. A task that an executor loses is tried once more, alone. Raises what
-    `make_executor` raises the first time; later that is the outcome of all tasks that are left.
+    At most `in_flight` tasks are submitted at once. A task that an executor loses is tried once more, alone. Raises
+    what `make_executor` raises the first time; later that is the outcome of all tasks that are left.
     """
     waiting, lost, is_first = deque(tasks), deque[T](), True
     while waiting or lost:
@@ -244,8 +244,9 @@ def _end_with_parent() -> None:
 class DaskExecutor(Executor):
     """The Dask cluster whose scheduler is at `address` (`tcp://host:8786`, or the path of its scheduler file).
 
-    Dask does a task whose worker is lost again on another worker. If the scheduler is lost, tasks are cancelled or never
-    end (`is_lost`). Raises MissingExtraError without the extra `dask`, TargetUnavailableError if no scheduler answers.
+    Dask does a task whose worker is lost again on another worker. If the scheduler is lost, tasks are cancelled or
+    never end (`is_lost`). Raises MissingExtraError without the extra `dask`, TargetUnavailableError if no scheduler
+    answers.
     """
 
     def __init__(self, address: str) -> None:

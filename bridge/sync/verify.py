@@ -128,7 +128,10 @@ def _all_checks(
 
 
 def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int | None = None) -> RunCheck:
-    """Compare one run with its target. A failure of any kind is a verdict; only KeyboardInterrupt and the like come out."""
+    """Compare one run with its target.
+
+    A failure of any kind is a verdict; only KeyboardInterrupt and the like come out.
+    """
     started = time.perf_counter()
     try:
         check = _without_target(run, state) or _Comparison(run, state, exporter, sample).check()
@@ -243,7 +246,10 @@ class _Comparison:
     def _compare_series(
         self, series: Mapping[str, Series], names: Sequence[str], held: TargetContent, content: ContentOptions
     ) -> int:
-        """Compare the series `names`, and note any other that the target holds. Return how many points were expected."""
+        """Compare the series `names`, and note any other that the target holds.
+
+        Return how many points were expected.
+        """
         capabilities, points = self.exporter.capabilities, 0
         for name in names:
             if f"series.{name}" in held.unsupported:

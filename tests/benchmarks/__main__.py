@@ -1,6 +1,8 @@
-"""`python -m tests.benchmarks [NAME...]`: run the benchmarks (all, or those named), print them, keep them as JSON and as tables.
+"""`python -m tests.benchmarks [NAME...]`.
 
-QUICK=1 in the environment makes them short. Exit 1 where a promise (`at_least`, `at_most`, `at_most_mib`) is not held or a benchmark failed.
+Run the benchmarks (all, or those named), print them, keep them as JSON and as tables.
+QUICK=1 in the environment makes them short. Exit 1 where a promise (`at_least`, `at_most`, `at_most_mib`) is not held
+or a benchmark failed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.logger_cost [--quick]        python -m tests.benchmarks logger_cost
 
-Three measures: `log_metrics` of 10 values followed by `save()`, as Lightning's Trainer does it; a whole small training; and what
-of that training passes inside the logger. The promise: RegistryLogger takes at most twice CSVLogger's time.
+Three measures: `log_metrics` of 10 values followed by `save()`, as Lightning's Trainer does it; a whole small training;
+and what of that training passes inside the logger. The promise: RegistryLogger takes at most twice CSVLogger's time.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def _look_up(uri: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Measure a whole export of many run directories that are all in MLflow already, beyond the start of MLflow's client."""
+    """Measure an export of many runs that are all in MLflow already, without the start of MLflow's client."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import export_runs
 

@@ -32,7 +32,10 @@ LARGE = "one run that grows 10-fold: time per point"
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows. Ours is given a million points also if `quick`, since the promise is about that; the peers get fewer."""
+    """All rows. Ours is given a million points also if `quick`, since the promise is about that.
+
+    The peers get fewer.
+    """
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
         made = make_run(here / "runs" / "one", ROWS)

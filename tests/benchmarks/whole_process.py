@@ -29,7 +29,10 @@ from tests.run_dirs import write_sidecar
 METRICS = 10
 SMALL_RUN_NUMPYS = 5.0
 HELP_NUMPYS = 2.1
-"""Start-up is promised as a multiple of `import numpy`, which tells machines apart: 0.6 s and 0.25 s where that takes 0.12 s."""
+"""Start-up is promised as a multiple of `import numpy`, which tells machines apart.
+
+0.6 s and 0.25 s where that takes 0.12 s.
+"""
 LARGEST_MIB = 600
 LOOKS = 5
 
@@ -108,7 +111,10 @@ def _growing_in_runs(here: Path, counts: tuple[int, ...]) -> list[dict[str, Any]
 
 
 def _idle_follow(here: Path, runs: int) -> list[dict[str, Any]]:
-    """Measure the processor time of one look of `--follow` at finished runs: 2 % of one core at the default interval."""
+    """Measure the processor time of one look of `--follow` at finished runs.
+
+    2 % of one core at the default interval.
+    """
     for number in range(runs):
         write_rows(write_sidecar(here / "runs" / f"run{number}") / "metrics.csv", 10)
     spent: list[float] = []

@@ -149,7 +149,10 @@ def test_the_page_of_a_run(site: Site, page: Page) -> None:
 
 
 def test_the_curves_and_images_of_a_run(site: Site, page: Page) -> None:
-    """A chart for each metric, the best in its metric's own section; a card for each image index, whose slider goes through the steps."""
+    """A chart for each metric, the best in its metric's own section.
+
+    A card for each image index, whose slider goes through the steps.
+    """
     page.set_viewport_size({"width": 1600, "height": 4200})
     site.open(page, "baseline/model-metrics")
     charts = page.locator(".js-plotly-plot")

@@ -111,7 +111,8 @@ SEEN = """
 all => {
   const text = node => {
     if (node.nodeType === Node.TEXT_NODE) return node.textContent + ' ';
-    if (node.nodeType !== Node.ELEMENT_NODE || ['STYLE', 'SCRIPT', 'TEMPLATE', 'DOM-IF'].includes(node.tagName)) return '';
+    const hidden = ['STYLE', 'SCRIPT', 'TEMPLATE', 'DOM-IF'];
+    if (node.nodeType !== Node.ELEMENT_NODE || hidden.includes(node.tagName)) return '';
     if (getComputedStyle(node).display === 'none') return '';
     const inside = node.tagName === 'SLOT' ? node.assignedNodes() : (node.shadowRoot || node).childNodes;
     return Array.from(inside).map(text).join('');

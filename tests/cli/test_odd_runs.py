@@ -20,7 +20,7 @@ HUGE = 10**400
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working directory with its own cache and a tree of two runs, one of which has numbers that no float holds."""
+    """Return a working directory with a cache and two runs, one of them with numbers that no float holds."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for name, value in (("plain", 0.5), ("huge", HUGE)):

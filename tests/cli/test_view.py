@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def view(folder: Path, runs: Path, to: str) -> Iterator[tuple[str, str]]:
-    """Yield a running `bridge view`: the address and the second line that it prints. Ended with Ctrl-C, which is no failure."""
+    """Yield a running `bridge view`: the address and the second line that it prints.
+
+    Ended with Ctrl-C, which is no failure.
+    """
     command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", to, "--no-open"]
     environment = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:

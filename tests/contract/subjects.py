@@ -1,4 +1,7 @@
-"""The exporters that the contract's suite is run with: add yours here, and every test of the folder holds it to account."""
+"""The exporters that the contract's suite is run with.
+
+Add yours here, and every test of the folder holds it to account.
+"""
 
 from __future__ import annotations
 

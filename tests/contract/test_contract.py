@@ -347,7 +347,7 @@ def test_deltas_can_be_sent_to_another_process(bench: Bench, tmp_path: Path) -> 
 
 
 def test_what_a_target_cannot_hold_is_reported_once(bench: Bench, tmp_path: Path) -> None:
-    """Each masked, clipped, renamed or truncated thing is one notice of the export that sent it, and of no later one."""
+    """Each masked, clipped, renamed or truncated thing is one notice of the export that sent it, and of no other."""
     path = make_run(
         tmp_path / "runs" / "a",
         [

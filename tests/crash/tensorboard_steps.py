@@ -1,8 +1,8 @@
 """A program that exports one run into a log directory, and can be killed on the way.
 
-    python -m tests.crash.tensorboard_steps every FOLDER N      kill an export at each N-th step it takes; see that the next heals
-    python -m tests.crash.tensorboard_steps random FOLDER N S   kill N exports at random instants, by the seed S; the same
-    python -m tests.crash.tensorboard_steps export LOGDIR       export in small deltas
+    python -m tests.crash.tensorboard_steps every FOLDER N      kill an export at each N-th step it takes; see that the
+    next heals python -m tests.crash.tensorboard_steps random FOLDER N S   kill N exports at random instants, by the
+    seed S; the same python -m tests.crash.tensorboard_steps export LOGDIR       export in small deltas
 
 Whole exports are compared byte for byte, but for the generation in a file's name.
 """
@@ -191,7 +191,10 @@ def count_kill(kills: Kills, folder: Path) -> None:
 
 
 def run_and_kill(logdir: Path, instant: float | None) -> tuple[bool, float]:
-    """Export in a process of its own, killed `instant` seconds after it began; whether it was, and how long it lived."""
+    """Export in a process of its own, killed `instant` seconds after it began.
+
+    Whether it was, and how long it lived.
+    """
     here, there = os.pipe()
     child = os.fork()
     if not child:

@@ -93,7 +93,10 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def kill_and_heal(uri: str, tmp_path: Path, seed: int) -> int:
-    """Return exports of a growing run, each killed at some instant, then a last one that is not; how many were killed."""
+    """Return exports of a growing run, each killed at some instant, then a last one that is not.
+
+    How many were killed.
+    """
     chance = random.Random(seed)
     growing = Growing(tmp_path / "runs" / "run")
     arguments = (uri, f"killed-{tmp_path.name}", growing.path)

@@ -46,8 +46,9 @@ model = Model()
 
 @contextmanager
 def stand_ins(text: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Yield what stands, in `folder`, for each name that `text` uses of a machine elsewhere; only what is named is started.
+    """Yield what stands, in `folder`, for each name that `text` uses of a machine elsewhere.
 
+    Only what is named is started.
     A context: what was started is ended when the caller is done.
     """
     found = {PORT: f"--port {free_port()}", PROGRAM: str(OURS / "bridge"), DATA: f"{folder}/"}
@@ -71,7 +72,10 @@ def put_in(text: str, names: dict[str, str]) -> str:
 
 
 def reader(programs: Path = OURS) -> dict[str, str]:
-    """Return a reader's environment: `programs` are found, pages open in the browser `true`, and nothing of ours is set."""
+    """Return a reader's environment.
+
+    `programs` are found, pages open in the browser `true`, and nothing of ours is set.
+    """
     mine = {key: value for key, value in os.environ.items() if not key.startswith(("BRIDGE_", "SLURM_"))}
     return mine | {"PATH": f"{programs}{os.pathsep}{mine['PATH']}", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
 

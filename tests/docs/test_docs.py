@@ -114,7 +114,10 @@ def check(block: Block, folder: Path) -> None:
 
 
 def check_own_command(line: str) -> None:
-    """Check a command for systemd or cron, which know no PATH to speak of: the whole path of a `bridge`, and good options."""
+    """Check a command for systemd or cron, which know no PATH to speak of.
+
+    The whole path of a `bridge`, and good options.
+    """
     program, _, rest = line.partition(" ")
     assert Path(program).is_absolute(), f"{program} is no whole path"
     assert Path(program).name == "bridge", f"{program} is not the command"

@@ -1,4 +1,7 @@
-"""The first minutes of a new user: README's installation into an empty environment, then the tutorial, word for word."""
+"""The first minutes of a new user.
+
+README's installation into an empty environment, then the tutorial, word for word.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ def verified(folder: Path, *target: str) -> str:
 
 
 def test_a_job_that_is_followed_arrives_whole(folder: Path) -> None:
-    """The follower waits for the run and sends its rows, the last export sends its end; the exit code is the training's."""
+    """The follower waits for the run and sends its rows, the last export sends its end.
+
+    The exit code is the training's.
+    """
     options = {"TRAINING_OPTIONS": "--follow --fail"}
     assert run(folder, "train-and-follow.sbatch", SLURM_JOB_ID="55", **options) == (7, INTERRUPTED)
     assert "1 =" in verified(folder, "--to", "tensorboard", "--logdir", "tb_logs")
@@ -102,7 +105,10 @@ def test_the_tasks_of_an_array_follow_at_once(folder: Path) -> None:
 
 
 def test_an_epilog_sends_its_own_run_and_a_follower_all_others(folder: Path, sqlite_template: Path) -> None:
-    """The epilog of an array's task brings its run into MLflow; the job that follows ends when each run has completed."""
+    """The epilog of an array's task brings its run into MLflow.
+
+    The job that follows ends when each run has completed.
+    """
     uri = f"sqlite:///{shutil.copy(sqlite_template, folder / 'mlflow.db')}"
     task = {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "1"}
     assert run(folder, "train.sbatch", SLURM_JOB_ID="55") == (0, "")

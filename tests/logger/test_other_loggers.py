@@ -1,4 +1,7 @@
-"""Logging never ends a training: calls that other loggers know are stored or ignored, pruned trials and bad disks are told."""
+"""Logging never ends a training.
+
+Calls that other loggers know are stored or ignored, pruned trials and bad disks are told.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +183,7 @@ def test_the_checkpoint_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dry_run_moves_nothing_aside(tmp_path: Path) -> None:
-    """`fast_dev_run` writes nothing, so `on_existing="new"` leaves the old run where it is until something is written."""
+    """`on_existing="new"` moves the old run at the first write, so `fast_dev_run` leaves it where it is."""
     RegistryLogger(tmp_path / "run", "r").log_metrics({"a": 1.0})
     logger = RegistryLogger(tmp_path / "run", "r", on_existing="new")
     trainer(lightning.pytorch, logger, fast_dev_run=True).fit(small_model(lightning.pytorch), data())

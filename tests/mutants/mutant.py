@@ -22,7 +22,10 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """In `file`, `old` (which stands there exactly once) becomes `new`; one of `tests` (ids of pytest) must turn red."""
+    """In `file`, `old` (which stands there exactly once) becomes `new`.
+
+    One of `tests` (ids of pytest) must turn red.
+    """
 
     name: str
     file: str

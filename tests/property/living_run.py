@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class LivingRun:
-    """One run directory, written byte by byte. `clock` counts seconds since the start, at most one for each thing logged."""
+    """One run directory, written byte by byte.
+
+    `clock` counts seconds since the start, at most one for each thing logged.
+    """
 
     path: Path
     uid: str = "uid-0"

@@ -23,7 +23,7 @@ def test_every_condition_on_the_page_can_be_read() -> None:
 
 
 def test_the_page_names_every_field_and_statistic() -> None:
-    """No field and no statistic is left out of the page (`identity`, `run_dir`, `last_alive`, `tag` are second names)."""
+    """The page names every field and statistic (`identity`, `run_dir`, `last_alive`, `tag` are second names)."""
     words = set(re.findall(r"[.\w]+", (DOCS / "selecting-runs.md").read_text()))
     assert set(FIELDS) - words == {"identity", "run_dir", "last_alive"}
     assert {f".{name}" for name in STATISTICS} - words == {".last", ".max"}

@@ -98,7 +98,10 @@ def test_what_is_asked_for_must_all_hold() -> None:
     ],
 )
 def test_sorting(sort_by: str, rising: str, falling: str) -> None:
-    """Any field, hyperparameter or metric sorts; a missing value and NaN come last either way, ties keep their order."""
+    """Any field, hyperparameter or metric sorts.
+
+    A missing value and NaN come last either way, ties keep their order.
+    """
     assert (ids(sort_by=sort_by, descending=False), ids(sort_by=sort_by)) == (rising, falling)
 
 
@@ -146,8 +149,8 @@ def test_a_table_has_all_columns() -> None:
     table = columns([A, B])
     assert list(table) == [
         "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
-        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "hparams.lr", "hparams.opt",
-        "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc", "min.loss",
+        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "hparams.lr",
+        "hparams.opt", "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc", "min.loss",
     ]  # fmt: skip
     assert (table["tags"], table["hparams.opt"], table["max.acc"]) == (["x, y", "x"], ["adam", None], [0.9, 0.8])
 

@@ -202,6 +202,8 @@ def test_any_hparams_yaml(tmp_path: Path, text: str) -> None:
     assert_facts_agree(path)
 
 
+PATHS = ["media/a.png", "media/b.gif", "media/c.mp4", "media/none.png", "../out.png", "media", "/etc/passwd"]
+TORN_LINES = ['{"step": 1, "tag', '{"step": 1, {"step": 0, "tag": "s", "type": "image", "path": "media/a.png"}']
 MEDIA_LINES = st.lists(
     st.one_of(
         st.builds(
@@ -209,11 +211,11 @@ MEDIA_LINES = st.lists(
             step=st.sampled_from([0, 0, 1, 2.5, 2**63, None]),
             tag=st.sampled_from(["s", "s", "t", 3]),
             type=st.sampled_from(["image", "image", "video", "sound"]),
-            path=st.sampled_from(["media/a.png", "media/b.gif", "media/c.mp4", "media/none.png", "../out.png", "media", "/etc/passwd"]),
+            path=st.sampled_from(PATHS),
             session=st.sampled_from([None, 0, 1, "x"]),
             caption=st.sampled_from([None, "c", 5]),
         ),
-        st.sampled_from(["", "nonsense", "[1]", '{"step": 1, "tag', '{"step": 1, {"step": 0, "tag": "s", "type": "image", "path": "media/a.png"}']),
+        st.sampled_from(["", "nonsense", "[1]", *TORN_LINES]),
     ),
     max_size=8,
 )  # fmt: skip

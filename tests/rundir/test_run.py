@@ -260,7 +260,10 @@ def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
 
 
 def test_params_that_share_a_name_are_all_kept_and_told(tmp_path: Path) -> None:
-    """A nested and a dotted key that become one: the first has the name, the later ones get numbers, as the logger gives them."""
+    """A nested and a dotted key that become one.
+
+    The first has the name, the later ones get numbers, as the logger gives them.
+    """
     run_dir = make_run(tmp_path / "run", hparams={"a": {"b": 1}, "a.b": 2, "c": {"d": 3}})
     (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r"}))
     (run_dir / "hparams.yaml").write_text("a: {b: 1}\na.b: 2\na.b_2: 3\n")

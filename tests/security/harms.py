@@ -1,4 +1,4 @@
-"""Makers of hostile files: each turns a plain run directory into one that is made to fill the memory or to never end."""
+"""Hostile files: each function turns a plain run directory into one that would fill the memory or never end."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
 
 
 def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
-    """Return a square PNG with all its pixels, which are zeros and so take no room; `kind` 0 is grey, 6 has colours and alpha."""
+    """Return a square PNG with all its pixels, which are zeros and so take no room.
+
+    `kind` 0 is grey, 6 has colours and alpha.
+    """
     line = bytes(1 + side * bits * (4 if kind == 6 else 1) // 8)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     hundred = packer.compress(line * 100) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -40,7 +40,10 @@ TARGETS = ("tensorboard", "mlflow")
 
 
 def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
-    """Return a grey PNG of that size; where `text` is given it stands in the file's comment, and only in the 1st row are pixels."""
+    """Return a grey PNG of that size.
+
+    Where `text` is given it stands in the file's comment, and only in the 1st row are pixels.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -52,7 +55,10 @@ def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
 
 
 def plain_run(path: Path, **sidecar: Any) -> Path:
-    """Return a run directory as a logger writes it: three points, hparams.yaml, summary.json, and one picture that is its own."""
+    """Return a run directory as a logger writes it.
+
+    Three points, hparams.yaml, summary.json, and one picture that is its own.
+    """
     make_run(path, ROWS, **{"hparams": {"lr": 0.5}} | sidecar)
     (path / "hparams.yaml").write_text("lr: 0.5\n")
     (path / "summary.json").write_text('{"metrics": {"loss": {"last": 0.25}}}')
@@ -70,8 +76,9 @@ def add_media(path: Path, file: str, *, tag: str = "val") -> None:
 
 @dataclass(frozen=True)
 class Outside:
-    """Somebody's private files. Each would be read as what it is called, so that only the look at its place keeps it away.
+    """Somebody's private files.
 
+    Each would be read as what it is called, so that only the look at its place keeps it away.
     `mark` stands in each of them, and nobody may ever see it.
     """
 
@@ -101,8 +108,8 @@ class Outside:
 class Case:
     """One hostile run directory: what `harm` makes of a plain one, and what is said of it.
 
-    `notices` are (kind, what) in the report, and with these, `in_mlflow`, in MLflow's; `reason` is a part of why the run
-    cannot be read at all ("": it can).
+    `notices` are (kind, what) in the report, and with these, `in_mlflow`, in MLflow's; `reason` is a part of why the
+    run cannot be read at all ("": it can).
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Files made to fill the memory or to never end: refused or cut within measured bounds, and the run beside them is whole."""
+"""Files made to fill the memory or to never end.
+
+Refused or cut within measured bounds, and the run beside them is whole.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +170,7 @@ def assert_refused_or_cut(case: Costly, report: Any) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -> None:
-    """Export, verify, ls and show take no more than their bounds, say what is wrong and where, and the good run is whole."""
+    """Export, verify, ls and show stay within their bounds and name the fault, and the good run is complete."""
     require("video" not in name or find_spec("av") is not None, "PyAV")
     case, scene = CASES[name], stage(tmp_path, CASES[name])
     to = target("tensorboard")

@@ -42,7 +42,10 @@ IN_MLFLOW: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", IN_MLFLOW)
 def test_memory_and_time_are_bounded_in_mlflow(tmp_path: Path, heavy: Zygote, sqlite_template: Path, name: str) -> None:
-    """What only MLflow decodes, cleans, masks or cuts: within bounds too, what it cannot show is named, the good run is whole."""
+    """What only MLflow decodes, cleans, masks or cuts.
+
+    Within bounds too, what it cannot show is named, the good run is whole.
+    """
     scene, to = Scene(tmp_path), target("mlflow")
     shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     harm, told = IN_MLFLOW[name]

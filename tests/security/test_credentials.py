@@ -207,7 +207,8 @@ def test_nothing_is_left_in_a_database(scene: Scene, locked_uri: str) -> None:
         connection.cursor() as cursor,
     ):
         cursor.execute(
-            "SELECT query_to_xml('SELECT * FROM ' || tablename, true, false, '') FROM pg_tables WHERE schemaname = 'public'"
+            "SELECT query_to_xml('SELECT * FROM ' || tablename, true, false, '') "
+            "FROM pg_tables WHERE schemaname = 'public'"
         )
         held = "".join(row[0] for row in cursor.fetchall())
     connection.close()

@@ -1,4 +1,7 @@
-"""What leads out of a run directory, never ends, or is no file at all: refused by name, and the run beside it is whole."""
+"""What leads out of a run directory, never ends, or is no file at all.
+
+Refused by name, and the run beside it is whole.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +183,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Sc
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene) -> dict[str, Any]:
-    """Return the report of the export into each target, by target: all runs into TensorBoard, those that matter into MLflow."""
+    """Return the report of the export into each target, by target.
+
+    All runs into TensorBoard, those that matter into MLflow.
+    """
     reports = {}
     for to in TARGETS:
         seen = scene.call("export", *where(to), *target(to), "--workers", 1, "--checkpoints", "--json")
@@ -213,7 +219,10 @@ def line_of(report: Any, run: str) -> Any:
     ("name", "to"), [*((name, "tensorboard") for name in BY_NAME), *((name, "mlflow") for name in IN_MLFLOW)]
 )
 def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> None:
-    """The report names the file and its line, all else of the run is there; one without a sidecar is unreadable, with a remedy."""
+    """The report names the file and its line, all else of the run is there.
+
+    One without a sidecar is unreadable, with a remedy.
+    """
     case, line = BY_NAME[name], line_of(exported[to], name)
     if case.reason:
         assert (line["action"], case.reason in line["reason"]) == ("unreadable", True)
@@ -303,7 +312,7 @@ def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_te
 
 
 def test_a_large_file_that_is_swapped_while_it_is_sent(tmp_path: Path) -> None:
-    """What is staged is the file that was looked at, also where it is too large to be copied and somebody puts a link there."""
+    """The upload holds the file that was checked, even if somebody puts a link in its place meanwhile."""
     outside = Outside.make(tmp_path / "outside", "MARK-swapped")
     path = tmp_path / "last.ckpt"
     with path.open("wb") as file:

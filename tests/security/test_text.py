@@ -1,4 +1,7 @@
-"""Text that is made to steer a terminal, to forge a line, to be markup or to be no text at all: it is shown, never obeyed."""
+"""Text that is made to steer a terminal, to forge a line, to be markup or to be no text at all.
+
+It is shown, never obeyed.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def hostile(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """Return a good run, one run for each hostile text, and run directories that are called like that, readable or not."""
+    """Return a good run, one run for each hostile text, and run directories with hostile names."""
     scene = Scene(tmp_path_factory.mktemp("text"))
     shutil.copy(sqlite_template, scene.root / "mlflow.db")
     plain_run(scene.runs / "good")
@@ -125,7 +128,7 @@ def test_all_that_can_be_read_arrives(scene: Scene, exported: dict[str, Any], to
 
 
 def test_no_name_leads_out_of_a_target(scene: Scene, exported: dict[str, Any]) -> None:
-    """Whatever a run or its media are called, all that was written lies in the targets' own folders, and none is hidden."""
+    """Whatever a run or its media are called, all is written inside the targets' folders, and no file is hidden."""
     assert {path.name for path in scene.root.iterdir()} <= {"runs", "tb", "mlflow.db", "mlartifacts", "cache"}
     for line in exported["tensorboard"]["runs"]:
         if line["where"]:
@@ -135,7 +138,10 @@ def test_no_name_leads_out_of_a_target(scene: Scene, exported: dict[str, Any]) -
 
 
 def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
-    """PostgreSQL holds no NUL and no text longer than its column: what has them arrives too, in experiments named by them."""
+    """PostgreSQL holds no NUL and no text longer than its column.
+
+    What has them arrives too, in experiments named by them.
+    """
     runs = [f"runs/{name}" for name in ("good", "nul", "long", "surrogate", "escape")]
     to = ("--to", "mlflow", "--tracking-uri", postgres_uri, "--experiment", "{tags.k}", "--experiment-default", "other")
     export = scene.call("export", *runs, *to, "--workers", 1, "--json")

@@ -1,4 +1,7 @@
-"""`python -m tests.torture`: minutes of training, exporting, killing and starving; verify finds all the same at the end."""
+"""`python -m tests.torture`: minutes of training, exporting, killing and starving.
+
+Verify finds all the same at the end.
+"""
 
 from __future__ import annotations
 

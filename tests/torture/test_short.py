@@ -14,7 +14,10 @@ SEED = 3
 
 
 def test_killed_trainings_and_followers_end_with_every_run_the_same(tmp_path: Path) -> None:
-    """Real trainings and followers into three targets are killed at random; at the end verify finds nothing that differs."""
+    """Real trainings and followers into three targets are killed at random.
+
+    At the end verify finds nothing that differs.
+    """
     scene = Scene(tmp_path, trainings=1, seed=SEED, say=print)
     verdicts = scene.play(SECONDS)
     assert {name: verdict.partition(":")[0] for name, verdict in verdicts.items()} == dict.fromkeys(

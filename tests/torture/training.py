@@ -1,4 +1,7 @@
-"""A real training that can be killed at any instant and started again: `python -m tests.torture.training RUN_DIR STOP_FILE`."""
+"""A real training that can be killed at any instant and started again.
+
+`python -m tests.torture.training RUN_DIR STOP_FILE`.
+"""
 
 from __future__ import annotations
 

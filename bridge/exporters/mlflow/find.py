@@ -323,7 +323,10 @@ class MlflowStore:
         return database
 
     def _check_pair(self, database: Database, experiment: Experiment) -> None:
-        """Raise TargetRefusedError if `database` is not the one behind the tracking URI: its experiment is another one."""
+        """Raise TargetRefusedError if `database` is not the one behind the tracking URI.
+
+        Its experiment is another one.
+        """
         there = database.experiment_by_id(experiment.id)
         if there is not None and (there.name, there.created) == (experiment.name, experiment.created):
             return

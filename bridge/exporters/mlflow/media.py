@@ -1,4 +1,7 @@
-"""Put a run's files into MLflow's artifacts: pictures in the image grid, videos, captions, source files, checkpoints."""
+"""Put a run's files into MLflow's artifacts.
+
+Pictures in the image grid, videos, captions, source files, checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -573,4 +576,5 @@ def _storable_part(part: str) -> str:
     stem, dot, ending = plain.rpartition(".")
     mark = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     room = _LONGEST_NAME - len(f"{dot}{ending}".encode())
-    return f"{(stem if dot else plain).encode()[: max(room, 0)].decode(errors='ignore')}-{mark}{dot}{ending if dot else ''}"
+    kept = (stem if dot else plain).encode()[: max(room, 0)].decode(errors="ignore")
+    return f"{kept}-{mark}{dot}{ending if dot else ''}"

@@ -536,7 +536,8 @@ class RunTables:
         if row is None:
             return
         self.execute(
-            "UPDATE runs SET status = :status, name = :name, start_time = :start, end_time = :end WHERE run_uuid = :run",
+            "UPDATE runs SET status = :status, name = :name, start_time = :start, end_time = :end "
+            "WHERE run_uuid = :run",
             [{"status": row.status, "name": row.name, "start": row.start, "end": row.end}],
         )
         self.set_tags({Tag.NAME: row.name})

@@ -159,8 +159,8 @@ def crc32c_each(messages: Sequence[bytes]) -> Words:
     longest = max(map(len, messages))
     if longest >= _SHORT:
         return np.array([crc32c(message) for message in messages], dtype=np.uint32)
-    # (n, longest): one message per row, filled up with zeros in front, which leave a register of zero as it is. Inverting
-    # the first four bytes of a message has the same effect as starting from all ones.
+    # (n, longest): one message per row, filled up with zeros in front, which leave a register of zero as it is.
+    # Inverting the first four bytes of a message has the same effect as starting from all ones.
     rows = np.frombuffer(bytearray().join(message.rjust(longest, b"\0") for message in messages), dtype=np.uint8)
     rows = rows.reshape(-1, longest)
     first = longest - np.array([len(message) for message in messages])

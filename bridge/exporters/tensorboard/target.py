@@ -1,11 +1,11 @@
 """Write one run's folder: append to it, or replace it by a complete new one.
 
-Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. A process killed
-in between leaves files that the next export finishes or removes. The scalars' file is a function of the run directory
-alone: whatever exports there were, it holds the bytes that one clean export would write.
+Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. A process
+killed in between leaves files that the next export finishes or removes. The scalars' file is a function of the run
+directory alone: whatever exports there were, it holds the bytes that one clean export would write.
 
-A watching TensorBoard follows a growing file, but does not notice one that is replaced under its old name. So appends are
-appends, and everything else gets a new generation in its name.
+A watching TensorBoard follows a growing file, but does not notice one that is replaced under its old name. So appends
+are appends, and everything else gets a new generation in its name.
 """
 
 from __future__ import annotations

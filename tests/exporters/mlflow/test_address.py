@@ -53,7 +53,10 @@ def test_an_encoded_path_is_the_file_that_is_made(tmp_path: Path) -> None:
 def test_a_dry_run_and_a_verify_make_no_database(
     given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where MLflow has no SQLite file yet, what only looks leaves none: neither a given one nor MLflow's own default."""
+    """Where MLflow has no SQLite file yet, what only looks leaves none.
+
+    Neither a given one nor MLflow's own default.
+    """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], uid="a")

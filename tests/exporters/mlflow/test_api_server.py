@@ -240,11 +240,15 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
 
 
 def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
-    """What a URL takes for its end or for encoded is replaced, with a digest: no two become one, and the map is kept."""
+    """What a URL takes for its end or for encoded is replaced, with a digest.
+
+    No two become one, and the map is kept.
+    """
     folder = tmp_path / "first" / "checkpoints"
     folder.mkdir(parents=True)
     names = [
-        "epoch=1-val#50%+x?.ckpt", "epoch=1-val#60%.ckpt", "epoch=1-val", "a%41b.ckpt", "aAb.ckpt", "50%?", "ü &;'~.ckpt",
+        "epoch=1-val#50%+x?.ckpt", "epoch=1-val#60%.ckpt", "epoch=1-val", "a%41b.ckpt", "aAb.ckpt", "50%?",
+        "ü &;'~.ckpt",
     ]  # fmt: skip
     for name in names:
         (folder / name).write_text(name)

@@ -30,7 +30,7 @@ def tags_of(store: Store) -> dict[str, str]:
 
 
 def test_no_two_tags_become_one(store: Store) -> None:
-    """Of names that would get one key the first keeps it, a word beside a value of its name is left out, and all are named."""
+    """The first of several names with one key keeps the key; the others are renamed or left out, each with a notice."""
     tags = ("a@b", "a#b", "mlflow.x:1", "tag.mlflow.x:2", "team", "team:a", "w" * 300)
     run = run_of(tags=tags)
     applied = store.export(run, ROWS)

@@ -40,7 +40,10 @@ def film(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Path:
 
 
 def media_event(path: Path, *, tag: str = "val/samples", step: int = 0, index: int = 0, **fields: Any) -> MediaEvent:
-    """Return the event of the file at `path`, whose suffix says its format; its time counts seconds from CREATED_S by step."""
+    """Return the event of the file at `path`, whose suffix says its format.
+
+    Its time counts seconds from CREATED_S by step.
+    """
     stat = path.stat()
     format_ = {"jpg": "jpeg"}.get(path.suffix[1:], path.suffix[1:])
     usual: dict[str, Any] = {

@@ -147,7 +147,7 @@ def test_a_session_that_went_comes_back_only_with_a_rebuild(tmp_path: Path) -> N
 
 
 def test_secrets_are_masked(tmp_path: Path) -> None:
-    """A value whose key matches --redact is nowhere in the files, in tags and nested in a text neither, and is counted."""
+    """A value whose key matches --redact stands nowhere in the files, not even nested in a text, and is counted."""
     params = {"db.Password": "hunter2", "api-key": 1, "opts": '[{"secret": "hunter2"}]', "lr": 0.1}
     done = export(tmp_path, params=params, tags=("password:hunter2", "a:b"))
     assert [(notice.kind, notice.what) for notice in done.notices] == [

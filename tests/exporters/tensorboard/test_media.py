@@ -159,7 +159,10 @@ def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: Tenso
 
 
 def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A metric of an image's tag keeps its name, though it comes later; the image gets a suffix, as in a clean export."""
+    """A metric of an image's tag keeps its name, though it comes later.
+
+    The image gets a suffix, as in a clean export.
+    """
     run = make_model_run(tmp_path / "runs" / "abc")
     event = media_event(draw(tmp_path / "a.png"), tag="loss", caption="c")
     first = make_delta(run, media=[event])
@@ -196,7 +199,10 @@ def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> 
 
 
 def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A format that no browser shows, a broken picture, a file that has gone: each a named notice, the others are shown."""
+    """A format that no browser shows, a broken picture, a file that has gone.
+
+    Each a named notice, the others are shown.
+    """
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     gone = media_event(draw(tmp_path / "gone.png"), tag="gone")

@@ -1,4 +1,7 @@
-"""What a TensorBoard shows that watches while runs grow, are requeued and end: the Rust server, and the Python loader."""
+"""What a TensorBoard shows that watches while runs grow, are requeued and end.
+
+The Rust server, and the Python loader.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def _steps(server: TensorBoardServer, run: str, tag: str) -> list[tuple[int, flo
 def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """Export, growth, export, requeue from a checkpoint, export: the Rust server shows each state at once, no zigzag."""
+    """Export, growth, export, requeue from a checkpoint, export.
+
+    The Rust server shows each state at once, no zigzag.
+    """
     path = make_run(
         tmp_path / "runs" / "abc", [{"step": step, "loss": 5.0 - step} for step in range(3)], status="running"
     )
@@ -72,7 +78,7 @@ def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind
 def test_pictures_appear_while_a_server_watches(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """Later pictures of a tag, and one for an earlier step, which makes the media file anew, are shown by the server."""
+    """The server shows later pictures of a tag, and one for an earlier step, for which the media file is rewritten."""
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
     target = _target(run, watched_logdir)
     name = f"{watched_logdir.name}/abc"

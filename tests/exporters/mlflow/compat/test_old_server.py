@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.timeout(1200)]
 
 
 class OldStore(Store):
-    """The old server seen through the current client, which for a folder's files would call_with_retry it for models."""
+    """The old server works with the current client, which would ask it for models."""
 
     def files(self, folder: str = "", run_id: str | None = None) -> list[str]:
         from mlflow.artifacts import list_artifacts
