@@ -117,7 +117,7 @@ class _Follower:
     unreadable: tuple[Path, ...] = ()
 
     def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
-        """Export what changed. Return what is missing of the source and why the target is out of reach ("" if nothing)."""
+        """Export what changed. Return what is missing of the source and why the target is out of reach, if so."""
         present, absent = self._present_roots()
         gathered = gather(present, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
