@@ -1,9 +1,9 @@
 """Every option, declared once, and the file bridge.yaml that sets defaults for them.
 
-Each struct below is one group of options. A field's name is the keyword of the Python API, its type says which values the
-option takes, and its `Option` adds the help text, how the command line writes it, and its key in bridge.yaml. Click's
-options (`bridge.cli.command`), the keyword checks of `bridge.api`, the model and the JSON schema of bridge.yaml, and the
-reference pages are all made from these fields.
+Each struct below is one group of options. A field's name is the keyword of the Python API, its type says which values
+the option takes, and its `Option` adds the help text, how the command line writes it, and its key in bridge.yaml.
+Click's options (`bridge.cli.command`), the keyword checks of `bridge.api`, the model and the JSON schema of
+bridge.yaml, and the reference pages are all made from these fields.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What of a run a target holds.
 
     A target keeps the options it was made with: only options that are given replace them. The word `none`, and `*` for
-    `metrics`, stands for an option's default. `metrics` and `exclude_metrics` are globs on metric names, `volatile` are globs on flat hyperparameter keys (case does not matter), `redact` are globs on any key.
+    `metrics`, stands for an option's default. `metrics` and `exclude_metrics` are globs on metric names, `volatile`
+    are globs on flat hyperparameter keys (case does not matter), `redact` are globs on any key.
     """
 
     metrics: Annotated[

@@ -103,8 +103,8 @@ class Capabilities:
     `infinities`: infinite values are stored as such; otherwise they are clipped to the largest finite ones.
     `statuses`: the target's word for each status, "" if it has none; empty if the target holds no status at all.
     `clears_end`: a run that continues after its end loses its old end time.
-    `adjusts`: the content options whose change needs no rebuild. `stale` names them as changed, and `apply` gets a delta of
-    kind SAME; it raises RebuildNeededError for a change that it cannot make.
+    `adjusts`: the content options whose change needs no rebuild. `stale` names them as changed, and `apply` gets a
+    delta of kind SAME; it raises RebuildNeededError for a change that it cannot make.
     `media_kept`: the formats (`MediaEvent.format`) stored byte for byte, None for all. `media_converted`: those stored
     in another encoding. Media of any other format are a notice.
     """

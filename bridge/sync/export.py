@@ -49,8 +49,8 @@ class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
     Of `content` the options in `given` count (None: all of them). In those that were not given, a run keeps what its
-    target was made with. `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a target that was made with
-    other options is left as it is, and its run fails; `new_identity` is `--as`.
+    target was made with. `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a
+    target that was made with other options is left as it is, and its run fails; `new_identity` is `--as`.
     """
 
     content: ContentOptions = field(default_factory=ContentOptions)

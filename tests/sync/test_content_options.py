@@ -24,7 +24,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(
 
 
 def export(path: Path, exporter: MemoryExporter, *, rebuild: bool = False, **content: Any) -> tuple[str, list[str]]:
-    """What an export did that was given these content options, and the metrics that the target then holds."""
+    """Return what an export did that was given these content options, and the metrics that the target then holds."""
     options = Options(content=ContentOptions(**content), given=frozenset(content), rebuild=rebuild)
     (line,) = export_runs([path], exporter, options).runs
     box = exporter.box("uid-a")
