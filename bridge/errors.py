@@ -41,7 +41,7 @@ class BridgeError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process borders with their hint."""
+        """Return what pickles the error with its hint, so that it can cross process borders."""
         return (_rebuild, (type(self), self.message, self.hint))
 
 

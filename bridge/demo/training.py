@@ -142,7 +142,7 @@ class Digits(LightningModule):
         self.log_dict({"val/loss": loss, "val/acc": accuracy})
 
     def configure_optimizers(self) -> Any:
-        """Plain SGD: a learning rate that grows without end makes it diverge."""
+        """Use plain SGD: a learning rate that grows without end makes it diverge."""
         optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.lr_growth)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -228,7 +228,7 @@ def _weights(module: LightningModule) -> NDArray[np.uint8]:
 
 
 def _shades(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Values as shades of grey from the least to the greatest."""
+    """Return values as shades of grey from the least to the greatest."""
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / max(high - low, 1e-12) * 255, dtype=np.uint8)
 

@@ -491,7 +491,7 @@ def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_c
     The last batch has the layout that is in force at the end, so it may have no rows.
     """
     records = _read_records(data)
-    part: _Part | None = _Part(layout, first, start)
+    part: _RowBatch | None = _RowBatch(layout, first, start)
     while part is not None:
         with no_field_limit():
             following = part.fill(records, time_column)
@@ -499,7 +499,7 @@ def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_c
         part = following
 
 
-class _Part:
+class _RowBatch:
     """Rows below one header line, cell by cell."""
 
     def __init__(self, layout: Layout, first: int, start: int) -> None:
@@ -524,7 +524,7 @@ class _Part:
         """Return if another row would make too many objects, or too large a table."""
         return max(self._cells, self.count * len(self._metrics) >> 3) >= _MOST_CELLS
 
-    def fill(self, records: Iterator[tuple[list[str] | None, int]], time_column: str | None) -> _Part | None:
+    def fill(self, records: Iterator[tuple[list[str] | None, int]], time_column: str | None) -> _RowBatch | None:
         """Take records up to a header line or until this part is full; return the part that follows."""
         for cells, size in records:
             begin, end = self.end, self.end + size
@@ -532,11 +532,11 @@ class _Part:
                 self.end = end  # a blank line is nothing
             elif cells is not None and self.layout.is_header(cells):
                 layout = Layout.of(cells, time_column, at=begin, end=end)
-                return _Part(layout, self.first + self.count, end)
+                return _RowBatch(layout, self.first + self.count, end)
             else:
                 self._add(cells, end)
                 if self.is_full:
-                    return _Part(self.layout, self.first + self.count, end)
+                    return _RowBatch(self.layout, self.first + self.count, end)
         return None
 
     def _add(self, cells: list[str] | None, end: int) -> None:

@@ -86,7 +86,7 @@ class LastPoints:
         return {name: steps[number] for name, number in self._numbers.items() if known[number]}
 
     def take(self, block: Block) -> dict[str, LatePoints]:
-        """Go on by `block`; return its late points by metric.
+        """Advance by `block` and return its late points by metric.
 
         Points that just repeat the last point of their metric are cleared in `block.present`.
         """

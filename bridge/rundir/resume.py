@@ -106,7 +106,7 @@ class ReadState:
         return state
 
     def take(self, rows: Rows) -> Block | None:
-        """Go on by `rows`, which begin at this place; return their points.
+        """Advance by `rows`, which begin at this place, and return their points.
 
         These are the points of the chosen metrics in rows with a step. Points that just repeat the last point of their
         metric are left out; late points are in, and noted in `late`.
@@ -131,7 +131,7 @@ class ReadState:
         return block.filled()
 
     def select(self, rows: Rows) -> Block | None:
-        """Go on by `rows` as far as it concerns their number and times; return the points of the chosen metrics."""
+        """Advance by the number and times of `rows`, and return the points of the chosen metrics."""
         self.layout, self.offset, self.rows = rows.layout, rows.end, rows.first + len(rows)
         if not len(rows):
             return None

@@ -21,15 +21,15 @@ class Progress(Protocol):
     """Hears how an export goes on, from one thread. A context manager."""
 
     def start(self, runs: int) -> None:
-        """Hear that so many runs are about to be exported."""
+        """Receive the number of runs that are about to be exported."""
         ...
 
     def moved(self, points: int) -> None:
-        """Hear that so many more points are in their target."""
+        """Receive the number of points that have reached their target."""
         ...
 
     def run_done(self, report: RunReport) -> None:
-        """Hear that one more run is done."""
+        """Receive the report of a run that is done."""
         ...
 
     def __enter__(self) -> Self: ...
