@@ -170,6 +170,10 @@ class ExportTask:
         report = self.report(action, reason=error.message, hint=error.hint or "")
         return with_fields(report, retry=isinstance(error, TargetError))
 
+    def given_up(self, other: RunReport) -> RunReport:
+        """Return the report of this run, which was not begun because of the fault that ended `other`."""
+        return with_fields(self.report(Action.FAILED, reason=other.reason, hint=other.hint), retry=True)
+
     def report(self, action: Action, *, reason: str = "", hint: str = "") -> RunReport:
         """Return a report of this run without anything sent."""
         run = self.run

@@ -1,10 +1,12 @@
 """Bring many runs into their targets at once: each run is one task, done here or by a `concurrent.futures` executor.
 
-Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with
-a single writer is written by this process alone. Tasks never raise: a run's failure is its report. So whatever a future
-raises comes from its executor (a killed worker, a lost scheduler). The runs that were in flight then are tried once
-more, one by one in fresh executors, so that the one that kills its worker again is known by name. A run that was
-exported after all is unchanged the second time.
+Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with a
+single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of the
+target, the runs that have not begun fail with it too, instead of waiting for the target each.
+
+Tasks never raise: a run's failure is its report. So whatever a future raises comes from its executor (a killed worker, a
+lost scheduler). The runs that were in flight then are tried once more, one by one in fresh executors, so that the one
+that kills its worker again is known by name. A run that was exported after all is unchanged the second time.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ R = TypeVar("R")
 
 WORTH_WORKERS = 64 << 20
 """Bytes of run directories to read, below which starting worker processes costs more than it saves."""
+
+MOST_FAULTS = 3
+"""Runs in a row that may fail because of the same fault of the target before the others are given up."""
 
 CONNECT_TIMEOUT = 30.0
 """Seconds within which a Dask scheduler must answer."""
@@ -75,18 +80,53 @@ def export_all(
     TargetUnavailableError if the Dask cluster cannot be reached at first.
     """
     pool = _pool(tasks, exporter, workers)
+    waiting = deque(tasks if pool is None else sorted(tasks, key=lambda task: task.backlog, reverse=True))
+    faults = _Faults()
+    with contextlib.closing(_reports(waiting, exporter, work, pool, progress)) as reports:
+        for report in reports:
+            yield report
+            if faults.are_too_many(report):
+                given_up = [task.given_up(report) for task in waiting]
+                waiting.clear()
+                yield from given_up
+
+
+def _reports(
+    waiting: deque[ExportTask],
+    exporter: Exporter,
+    work: Callable[..., RunReport],
+    pool: tuple[Callable[[], Executor], int] | None,
+    progress: Progress,
+) -> Generator[RunReport, None, None]:
+    """Do the tasks in `waiting` until it is empty, and yield their reports."""
     if pool is None:
-        for task in tasks:
-            yield work(task, exporter, sent=progress.moved)
+        while waiting:
+            yield work(waiting.popleft(), exporter, sent=progress.moved)
         return
     make_executor, in_flight = pool
     elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
-    largest_first = sorted(tasks, key=lambda task: task.backlog, reverse=True)
-    with contextlib.closing(run_tasks(largest_first, elsewhere, make_executor, in_flight)) as outcomes:
+    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight)) as outcomes:
         for task, outcome in outcomes:
             report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
             progress.moved(report.points)
             yield report
+
+
+@dataclass(slots=True)
+class _Faults:
+    """Counts runs in a row that failed because of the same fault of the target."""
+
+    reason: str = ""
+    count: int = 0
+
+    def are_too_many(self, report: RunReport) -> bool:
+        """Count `report`. Return whether MOST_FAULTS runs in a row have failed with its reason."""
+        if not (report.failed and report.retry):
+            self.count = 0
+            return False
+        self.count = self.count + 1 if report.reason == self.reason else 1
+        self.reason = report.reason
+        return self.count >= MOST_FAULTS
 
 
 def _pool(
@@ -123,21 +163,24 @@ def _unpickled(exporter: bytes) -> Exporter:
 
 
 def run_tasks(
-    tasks: Sequence[T], work: Callable[[T], R], make_executor: Callable[[], Executor], in_flight: int
+    waiting: deque[T], work: Callable[[T], R], make_executor: Callable[[], Executor], in_flight: int
 ) -> Generator[tuple[T, R | Exception], None, None]:
     """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
 
-    At most `in_flight` tasks are submitted at once. A task that an executor loses is tried once more, alone. Raises
-    what `make_executor` raises the first time; later that is the outcome of all tasks that are left.
+    Tasks are taken out of `waiting`; the caller may take some out too. At most `in_flight` tasks are submitted at once. A
+    task that an executor loses is tried once more, alone. Raises what `make_executor` raises the first time; later that
+    is the outcome of all tasks that are left.
     """
-    waiting, lost, is_first = deque(tasks), deque[T](), True
+    lost, is_first = deque[T](), True
     while waiting or lost:
         try:
             executor = make_executor()
         except BridgeError as error:
             if is_first:
                 raise
-            yield from ((task, error) for task in (*lost, *waiting))
+            left = (*lost, *waiting)
+            waiting.clear()
+            yield from ((task, error) for task in left)
             return
         is_first, is_alone = False, bool(lost)
         batch = deque([lost.popleft()]) if is_alone else waiting

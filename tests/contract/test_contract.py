@@ -572,3 +572,14 @@ def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     assert points_of(bench.read(path), "loss") == LOSS
     assert_as_clean(bench, path)
+
+
+def test_a_run_without_metrics_and_media(bench: Bench, tmp_path: Path) -> None:
+    """A run that crashed before its first row is new once, then unchanged, and verifies as the same."""
+    path = make_run(tmp_path / "runs" / "a", (), status="failed", hparams={"lr": 0.1})
+    assert str(bench.export(path).action) == "new"
+    bench.assert_verified(path)
+    assert str(bench.export(path).action) == "unchanged"
+    (path / "metrics.csv").unlink()
+    assert str(bench.export(path).action) == "unchanged"
+    bench.assert_verified(path)

@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.errors import TargetUnavailableError
 from bridge.exporters import find_exporter
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
@@ -161,8 +163,6 @@ def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong address stops the export before anything is sent."""
-    from bridge.errors import TargetUnavailableError
-
     monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.5)
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
@@ -196,12 +196,12 @@ processes = functools.partial(WorkerProcesses, 2)
 
 def test_every_task_comes_back_with_its_result() -> None:
     """Each task is done once."""
-    assert sorted(run_tasks(range(20), double, processes, 4)) == [(number, 2 * number) for number in range(20)]
+    assert sorted(run_tasks(deque(range(20)), double, processes, 4)) == [(number, 2 * number) for number in range(20)]
 
 
 def test_a_worker_that_dies_costs_its_own_task_alone() -> None:
     """A killed worker breaks the pool; only the task that kills again when it is alone is lost, and by name."""
-    outcomes = dict(run_tasks(range(12), die_at_seven, processes, 4))
+    outcomes = dict(run_tasks(deque(range(12)), die_at_seven, processes, 4))
     assert "worker process died" in str(outcomes.pop(7))
     assert outcomes == {number: 2 * number for number in range(12) if number != 7}
 
@@ -210,7 +210,7 @@ def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: P
     """A kill from outside, among others in flight, loses nothing."""
     tasks = [tmp_path / "a", tmp_path / "b"]
     tasks[1].touch()
-    assert sorted(run_tasks(tasks, die_once, processes, 2)) == [(task, task.name) for task in tasks]
+    assert sorted(run_tasks(deque(tasks), die_once, processes, 2)) == [(task, task.name) for task in tasks]
 
 
 class FailingOnce(ThreadPoolExecutor):
@@ -231,7 +231,7 @@ class FailingOnce(ThreadPoolExecutor):
 def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that is none of the task's is no failure of it until it comes again."""
     monkeypatch.setattr(FailingOnce, "seen", set())
-    assert sorted(run_tasks([1, 2, 3], double, functools.partial(FailingOnce, 2), 2)) == [(1, 2), (2, 4), (3, 6)]
+    assert sorted(run_tasks(deque([1, 2, 3]), double, functools.partial(FailingOnce, 2), 2)) == [(1, 2), (2, 4), (3, 6)]
 
 
 def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
@@ -247,6 +247,32 @@ def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
     began = time.monotonic()
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        list(run_tasks([started], sleep_long, processes, 2))
+        list(run_tasks(deque([started]), sleep_long, processes, 2))
     thread.join()
     assert time.monotonic() - began < 20
+
+
+class Gone(MemoryExporter):
+    """A target that is away from the second run on; `tried` are the runs that asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried: list[str] = []
+
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
+        self.tried.append(run.run_id)
+        if len(self.tried) > 1:
+            raise TargetUnavailableError("The server does not answer.", hint="Start it.")
+        return super().open(run, content)
+
+
+def test_a_fault_of_the_target_is_not_met_by_every_run(tmp_path: Path) -> None:
+    """After three runs in a row the others fail with the same reason, without waiting for the target each."""
+    root = tree(tmp_path / "runs", 8, 2)
+    exporter = Gone()
+    report = export_runs([root], exporter)
+    assert exporter.tried == ["run00", "run01", "run02", "run03"]
+    assert [(line.run_id, line.reason, line.hint, line.retry) for line in report.failed] == [
+        (f"run{number:02}", "The server does not answer.", "Start it.", True) for number in range(1, 8)
+    ]
+    assert report.exit_code == 3
