@@ -99,6 +99,7 @@ class Run:
     the run is running, else ended_at or the last sign of life, never before `start`. A time is *estimated* unless a
     writer stated it.
     `files` are the run directory's own files by name, as far as they exist and are safe to read.
+    `run_dir` is where the sidecar says the run was written.
     `time_column` names the column of metrics.csv that holds times; without one, times of rows are estimated.
     `notices` are those found while the sidecar and the hyperparameters were read.
     """
@@ -127,6 +128,7 @@ class Run:
     notices: tuple[Notice, ...] = ()
     start_estimated: bool = False
     end_estimated: bool = False
+    run_dir: str | None = None
 
     @property
     def running(self) -> bool:

@@ -12,7 +12,7 @@ import click
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter
-from bridge.cli.output import Exit, Output, counted, plain
+from bridge.cli.output import Exit, Output, counted, plain, tell_skipped
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
 
@@ -128,6 +128,7 @@ def print_report(report: Report, out: Output) -> None:
                 out.result(plain(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}"))
             for note in run.notes:
                 out.result(plain(f"    {note}"))
+    tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
     if not out.quiet:
         out.result(_totals(report))
 
@@ -137,6 +138,8 @@ def _line(run: RunReport, exporter: str) -> str:
     if action == "deleted":
         name = {"mlflow": "MLflow", "tensorboard": "TensorBoard"}.get(exporter, exporter)
         return f"{run.run_id}: skipped, because it was deleted in {name}. Use --rebuild to export it again."
+    if action == "copy":
+        return f"- {run.run_id}: skipped: {run.path} is {run.reason}"
     if action == "unchanged":
         return f"= {run.run_id}: unchanged" + (f", {run.reason}" if run.reason else "")
     sign, word = ("+", "new") if action == "new" else ("*", "rebuilt" if action == "rebuild" else action)
@@ -157,7 +160,11 @@ def _totals(report: Report) -> str:
     failed = totals["failed"] + totals["unreadable"]
     verb = "would be exported" if report.dry_run else "exported"
     kinds = ", ".join(f"{number:,} {word}" for number, word in exported if number)
-    parts = [(count, f"{verb} ({kinds})"), (totals["unchanged"], "unchanged"), (totals["deleted"], "skipped")]
+    parts = [
+        (count, f"{verb} ({kinds})"),
+        (totals["unchanged"], "unchanged"),
+        (totals["deleted"] + totals["copy"], "skipped"),
+    ]
     said = [f"{number:,} {words}" for number, words in [*parts, (failed, "failed")] if number]
     if not said:
         return f"No runs found, {report.seconds:.1f} s"

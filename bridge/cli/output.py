@@ -14,6 +14,8 @@ from bridge.options import OutputOptions
 from bridge.secrets import hide
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from bridge.sync.progress import Progress
@@ -65,6 +67,9 @@ def plain(text: object, *, lines: bool = False) -> str:
     """
     pattern = _UNSAFE_BUT_LINES if lines else _UNSAFE
     return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
+
+
+_SKIPPED_SHOWN = 10
 
 
 def counted(count: int, noun: str) -> str:
@@ -124,3 +129,12 @@ class Output(OutputOptions, frozen=True, kw_only=True):
 
 def _writes_unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+
+
+def tell_skipped(skipped: Iterable[tuple[str, str]], out: Output) -> None:
+    """Print which folders look like run directories and are none: the first by name, the others as a number."""
+    folders = list(skipped)
+    for path, reason in folders[:_SKIPPED_SHOWN]:
+        out.say(plain(f"- {path}: skipped: {reason}"))
+    if len(folders) > _SKIPPED_SHOWN:
+        out.say(f"- and {counted(len(folders) - _SKIPPED_SHOWN, 'more folder')} skipped; --json names all of them.")

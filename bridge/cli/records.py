@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Output, counted, plain
+from bridge.cli.output import Output, counted, plain, tell_skipped
 from bridge.registry import open_registry
 from bridge.registry.query import columns, write_csv, write_parquet
 from bridge.registry.statistics import with_statistics
@@ -55,10 +55,11 @@ def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, f
 
 
 def records_of(registries: Sequence[Registry], out: Output) -> list[RunRecord]:
-    """Return the records of several registries, each run directory once; print which runs cannot be read."""
+    """Return the records of several registries, each run directory once; print what cannot be read or is skipped."""
     for registry in registries:
         for run_dir, reason in registry.report.problems if registry.report else ():
             out.say(plain(f"! {run_dir}: {reason}"))
+        tell_skipped(registry.report.skipped if registry.report else (), out)
     return list({record.run_dir: record for registry in registries for record in registry}.values())
 
 

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter, was_typed
 from bridge.cli.export import failure, sizes
-from bridge.cli.output import Exit, Output
+from bridge.cli.output import Exit, Output, tell_skipped
 from bridge.errors import UsageError
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
@@ -103,6 +103,7 @@ def _view_live(
 ) -> int:
     """Show the run directories themselves."""
     from bridge.live import LiveRuns
+    from bridge.rundir import discover
     from bridge.sync.select import Selection, select
     from bridge.view import free_port, tunnel
 
@@ -112,6 +113,7 @@ def _view_live(
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
     try:
         found = len(live.runs())
+        tell_skipped([(str(folder.path), folder.reason) for folder in discover(runs).skipped], out)
         if not found:
             out.warn(f"! No runs to show at or below {', '.join(map(str, runs))}.")
             return Exit.NOTHING_DONE

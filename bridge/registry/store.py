@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from bridge.model import Run
+    from bridge.rundir.discover import Skipped
 
 __all__ = ["FORMAT", "CachedRun", "NewerStoreError", "ScanReport", "Store", "is_damage", "scan"]
 
@@ -311,7 +312,8 @@ class ScanReport:
     """The counts of a scan: `total` = `upserted` (read again) + `unchanged` + `invalid` (cannot be read).
 
     `orphaned` counts known runs that are not found any more, whether they are gone, moved, or no run directory now.
-    `problems` are pairs (run directory, reason), one for each invalid run.
+    `problems` are pairs (run directory, reason), one for each invalid run; `skipped` are such pairs for folders that
+    look like a run directory and are none.
     """
 
     root: str
@@ -322,11 +324,13 @@ class ScanReport:
     orphaned: int
     seconds: float
     problems: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         problems = [{"run_dir": path, "reason": reason} for path, reason in self.problems]
-        return asdict(self) | {"problems": problems}
+        skipped = [{"path": path, "reason": reason} for path, reason in self.skipped]
+        return asdict(self) | {"problems": problems, "skipped": skipped}
 
 
 def scan(
@@ -335,7 +339,7 @@ def scan(
     *,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
-    walk: Callable[[list[str]], Iterable[str]],
+    walk: Callable[[list[str], list[Skipped]], Iterable[str]],
     read: Callable[[Path], Run],
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`.
@@ -349,7 +353,8 @@ def scan(
     problems: list[tuple[str, str]] = []
     seen: set[str] = set()
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
-    for run_dir in walk([root]):
+    skipped: list[Skipped] = []
+    for run_dir in walk([root], skipped):
         seen.add(run_dir)
         before = known.get(run_dir)
         sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
@@ -387,6 +392,7 @@ def scan(
         orphaned=len(gone),
         seconds=time.perf_counter() - began,
         problems=tuple(problems),
+        skipped=tuple((str(folder.path), folder.reason) for folder in skipped),
     )
 
 

@@ -93,6 +93,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         start_estimated=start_estimated,
         end=end,
         end_estimated=end_estimated,
+        run_dir=sidecar.run_dir,
         last_alive=last_alive,
         name=_bounded("display_name", clean(name), notices),
         parent=clean(real.parent.name),

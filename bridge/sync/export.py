@@ -16,15 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as with_fields
 
-from bridge.errors import BridgeError, ConflictError, RebuildNeededError, RunDirectoryError, TargetError, UsageError
+from bridge.errors import (
+    BridgeError,
+    ConflictError,
+    IdentityError,
+    RebuildNeededError,
+    RunDirectoryError,
+    TargetError,
+    UsageError,
+)
 from bridge.exporters.contract import Applied
+from bridge.files import fitting
 from bridge.model import DeltaKind
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
-from bridge.sync.report import Action, Report, RunReport
+from bridge.sync.report import Action, Report, RunReport, SkippedFolder
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
@@ -113,10 +122,11 @@ def export_gathered(
         notices = () if options.dry_run else _finish(tasks, exporter)
     return Report(
         exporter=exporter.name,
-        runs=(*lines, *gathered.failed),
+        runs=(*lines, *gathered.copies, *gathered.failed),
         notices=notices,
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
+        skipped=tuple(SkippedFolder(str(folder.path), folder.reason) for folder in gathered.skipped),
     )
 
 
@@ -251,6 +261,10 @@ class _RunExport:
             return self.task.report(Action.DELETED, reason=why, hint="--rebuild makes it anew")
         if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
+        if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):
+            why = f"an older copy: the target holds more rows, exported from {state.cursor.path}"
+            hint = "Give it its own identity: bridge export RUN_DIR --as NEW_ID, or replace the target's run: --rebuild"
+            return self.task.report(Action.COPY, reason=why, hint=hint)
         self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.content)
         try:
             reason = self._reason_to_rebuild() or (
@@ -261,6 +275,22 @@ class _RunExport:
         if reason:
             self._rebuild(reason)
         return self._report()
+
+    def _is_older_copy(self, cursor: Cursor) -> bool:
+        """Return whether the run directory lies elsewhere than the exported one, and lacks rows or media that it had.
+
+        A moved run holds everything that the target holds.
+        """
+        run, options = self.task.run, self._read_options()
+        if cursor.path == fitting(str(run.path)):
+            return False
+        try:
+            if read_delta(run, cursor, self.content, options).kind is not DeltaKind.CHANGED:
+                return False
+        except IdentityError:
+            pass
+        *_, last = read_whole(run, self.content, options)
+        return last.after.rows < cursor.rows or last.after.media_lines < cursor.media_lines
 
     def _changed_options(self, cursor: Cursor) -> dict[str, str]:
         """Return the content options that differ from those of the target, each with words for people."""

@@ -101,7 +101,8 @@ class _Follower:
     """What a follow remembers between two looks. The state of a target stays in the target.
 
     `read` holds each run with the stamp that its directory had, `settled` the stamp of each run that needs no attention
-    until it moves, `failures` the reason of each run that failed when it was last due.
+    until it moves, `failures` the reason of each run that failed when it was last due, `passed_over` the copies and
+    skipped folders that were told.
     """
 
     roots: Sequence[Path]
@@ -113,6 +114,7 @@ class _Follower:
     read: dict[Path, tuple[Stamp, Run]] = field(default_factory=dict)
     settled: dict[Path, Stamp] = field(default_factory=dict)
     failures: dict[Path, str] = field(default_factory=dict)
+    passed_over: set[str] = field(default_factory=set)
     runs: tuple[Run, ...] = ()
     unreadable: tuple[Path, ...] = ()
 
@@ -140,10 +142,13 @@ class _Follower:
         """Export the runs that are due. Return why the target cannot be reached, "" if it can."""
         due = tuple(run for run in gathered.runs if self._is_due(run))
         news = tuple(line for line in gathered.failed if self.failures.get(Path(line.path)) != line.reason)
-        if not due and not news:
+        copies = tuple(line for line in gathered.copies if line.path not in self.passed_over)
+        skipped = tuple(folder for folder in gathered.skipped if str(folder.path) not in self.passed_over)
+        self.passed_over.update([line.path for line in copies], [str(folder.path) for folder in skipped])
+        if not due and not news and not copies and not skipped:
             return ""
         progress = None if self.progress is None else self.progress()
-        asked = replace(gathered, runs=due, failed=news)
+        asked = replace(gathered, runs=due, failed=news, copies=copies, skipped=skipped)
         try:
             report = export_gathered(asked, self.exporter, self.options, progress=progress)
         except TargetUnavailableError as error:
@@ -168,7 +173,7 @@ class _Follower:
                 self.failures.pop(path, None)
             if line.action is not Action.UNCHANGED:
                 shown.append(line)
-        if shown:
+        if shown or report.skipped:
             told(with_fields(report, runs=tuple(shown)))
         return trouble
 

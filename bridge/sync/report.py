@@ -36,6 +36,8 @@ class Action(StrEnum):
     REBUILD = "rebuild"
     DELETED = "deleted"
     """A person deleted the target; it stays deleted."""
+    COPY = "copy"
+    """The directory is a copy of a run that lies elsewhere; it was left alone."""
     UNREADABLE = "unreadable"
     FAILED = "failed"
 
@@ -114,6 +116,7 @@ class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int
     rebuild: int
     deleted: int
+    copy: int
     unreadable: int
     failed: int
     runs: int
@@ -121,6 +124,13 @@ class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
     media: int
     bytes: int
     notices: int
+
+
+class SkippedFolder(msgspec.Struct, frozen=True):
+    """A folder that looks like a run directory and is none, with the reason."""
+
+    path: str
+    reason: str
 
 
 class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +144,7 @@ class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
     totals: ExportTotals
     notices: list[NoticeSummary]
     runs: list[RunReportJson]
+    skipped: list[SkippedFolder]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +155,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[Notice, ...] = ()
     seconds: float = 0.0
     dry_run: bool = False
+    skipped: tuple[SkippedFolder, ...] = ()
 
     @property
     def failed(self) -> tuple[RunReport, ...]:
@@ -183,6 +195,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             totals=self.totals,
             notices=summarise_notices(self.notices),
             runs=[run.to_json() for run in self.runs],
+            skipped=list(self.skipped),
         )
 
     def to_dict(self) -> dict[str, Any]:

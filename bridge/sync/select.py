@@ -5,13 +5,16 @@ All commands select runs here: ls, best, export, verify and view.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import os
 import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from msgspec.structs import replace as with_fields
@@ -27,6 +30,8 @@ from bridge.sync.report import Action, RunReport
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from bridge.rundir.discover import Skipped
 
 log = logging.getLogger(__name__)
 
@@ -187,12 +192,15 @@ def _top(count: int, text: str, *, last: bool) -> Top:
 class Gathered:
     """The runs found below some paths: `runs` are selected and readable, `failed` says why others are not.
 
-    `found` counts the run directories before anything was selected.
+    `found` counts the run directories before anything was selected. `copies` are directories that hold a run which is
+    exported from another directory. `skipped` are folders that only look like run directories.
     """
 
     runs: tuple[Run, ...]
     failed: tuple[RunReport, ...]
     found: int
+    copies: tuple[RunReport, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def gather(
@@ -205,14 +213,13 @@ def gather(
     """Read the runs at and below `roots`, and select from them.
 
     `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
-    replaces the identity of the only run; with several runs it is a UsageError. Two directories with one identity are
-    both refused, selected or not, and each names the other.
+    replaces the identity of the only run; with several runs it is a UsageError. Of several directories with one
+    identity, selected or not, only the original is a run (see `_without_copies`).
     """
     runs: list[Run] = []
     failed: list[RunReport] = []
-    found = 0
-    for path in discover(roots):
-        found += 1
+    discovery = discover(roots)
+    for path in discovery.runs:
         try:
             runs.append(read(path))
         except RunDirectoryError as error:
@@ -221,33 +228,71 @@ def gather(
             log.debug("run %s cannot be read", path, exc_info=hide_in(error))
             unexpected = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
             failed.append(_refused(path, path.name, unexpected, Action.UNREADABLE))
-    unique, twins = _tell_apart(runs)
+    unique, copies, undecided = _without_copies(runs)
     chosen = list(unique) if selection is None else list(select(unique, selection))
     if new_identity is not None:
         if len(chosen) != 1:
             raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
         chosen = [replace(chosen[0], identity=new_identity)]
-    return Gathered(runs=tuple(chosen), failed=(*failed, *twins), found=found)
+    return Gathered(
+        runs=tuple(chosen),
+        failed=(*failed, *undecided),
+        found=len(discovery.runs),
+        copies=tuple(copies),
+        skipped=tuple(discovery.skipped),
+    )
 
 
-def _tell_apart(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
-    """Return the runs whose identity no other run has, and report lines for all others."""
+def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], list[RunReport]]:
+    """Return the runs without copies, the report of each copy, and the reports of runs whose original is unknown.
+
+    Directories with one identity are copies of one run. The original is the one that lies where its `run_dir` says;
+    if none does, the one whose path ends in the most parts of `run_dir`. If that decides nothing, none is exported.
+    """
     by_identity: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_identity[run.identity].append(run)
-    unique = [same[0] for same in by_identity.values() if len(same) == 1]
-    twins = []
+    originals: list[Run] = []
+    copies: list[RunReport] = []
+    undecided: list[RunReport] = []
     for same in by_identity.values():
-        if len(same) == 1:
+        ranks = [_likeness(run) for run in same] if len(same) > 1 else [0]
+        original = same[ranks.index(max(ranks))] if ranks.count(max(ranks)) == 1 else None
+        if original is not None:
+            originals.append(original)
+            copies += [_copy(run, original) for run in same if run is not original]
             continue
         for run in same:
             others = ", ".join(str(other.path) for other in same if other is not run)
             error = RunDirectoryError(
-                f"{run.path} and {others} have one identity ({run.identity}), so none of them is exported.",
-                hint="Remove the copy, or give one of them an identity of its own: bridge export RUN_DIR --as NEW_ID",
+                f"{run.path} and {others} hold one run (identity {run.identity}), and none of them lies where the run"
+                " was written, so none is exported.",
+                hint="Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID",
             )
-            twins.append(with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
-    return unique, twins
+            undecided.append(with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
+    return originals, copies, undecided
+
+
+def _likeness(run: Run) -> float:
+    """Return how well the path of `run` fits the `run_dir` in its sidecar: infinite if it is the same directory."""
+    if run.run_dir is None:
+        return 0
+    # `run_dir` may be of another machine, so it need not exist.
+    written = PurePath(os.path.realpath(run.run_dir)) if PurePath(run.run_dir).is_absolute() else PurePath(run.run_dir)
+    if written == run.path:
+        return math.inf
+    pairs = zip(reversed(written.parts), reversed(run.path.parts), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _copy(run: Run, original: Run) -> RunReport:
+    return RunReport(
+        path=str(run.path),
+        run_id=run.run_id,
+        identity=run.identity,
+        action=Action.COPY,
+        reason=f"a copy of {original.path}",
+    )
 
 
 def _refused(path: Path, run_id: str, error: BridgeError, action: Action) -> RunReport:

@@ -287,7 +287,15 @@ def test_scan_as_json(here: Path) -> None:
     (told,) = json.loads(out)["scans"]
     seconds, problems = told.pop("seconds"), told.pop("problems")
     assert code == 3
-    assert told == {"root": f"{here}/runs", "total": 3, "upserted": 2, "unchanged": 0, "invalid": 1, "orphaned": 0}
+    assert told == {
+        "root": f"{here}/runs",
+        "total": 3,
+        "upserted": 2,
+        "unchanged": 0,
+        "invalid": 1,
+        "orphaned": 0,
+        "skipped": [],
+    }
     assert (seconds > 0, [problem["run_dir"] for problem in problems]) == (True, [f"{here}/runs/poor"])
     assert err.startswith(f"! {here}/runs/poor: ")
     assert (here / "own.sqlite").exists()
@@ -381,3 +389,18 @@ def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
         assert process.wait() == 0
     os.close(terminal)
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).splitlines()]
+
+
+@pytest.mark.parametrize("words", [("ls",), ("scan",), ("export", "--to", "tensorboard", "--logdir", "tb")])
+def test_folders_that_are_no_runs_are_named(here: Path, words: tuple[str, ...]) -> None:
+    """A metrics.csv that is not a logger's is named with the reason; --json has it too, and no exit code changes."""
+    (here / "runs" / "table").mkdir()
+    (here / "runs" / "table" / "metrics.csv").write_text("name,value\n")
+    code, _, err = call(words[0], "runs", *words[1:])
+    said = f"{here}/runs/table: skipped: metrics.csv has no column step, and so is not a logger's"
+    assert (code, said in err) == (0, True)
+    if words[0] != "ls":
+        code, out, _ = call(words[0], "runs", *words[1:], "--json")
+        data = json.loads(out)
+        (folder,) = (data if words[0] == "export" else data["scans"][0])["skipped"]
+        assert (code, folder["path"]) == (0, f"{here}/runs/table")

@@ -51,21 +51,6 @@ def test_an_unreadable_run_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "sidecar.json" in report.failed[0].reason
 
 
-def test_two_directories_with_one_identity_are_both_refused_and_named(tmp_path: Path) -> None:
-    """A copy of a run would be the same run twice; neither is exported, the third one is."""
-    first = make_run(tmp_path / "a", steps(0, 3))
-    shutil.copytree(first, tmp_path / "b")
-    make_run(tmp_path / "c", steps(0, 3))
-    report = export_runs([tmp_path], MemoryExporter())
-    assert [(line.path, str(line.action)) for line in report.runs] == [
-        (str(tmp_path / "c"), "new"),
-        (str(tmp_path / "a"), "failed"),
-        (str(tmp_path / "b"), "failed"),
-    ]
-    assert all(str(tmp_path / "a") in line.reason and str(tmp_path / "b") in line.reason for line in report.failed)
-    assert "--as" in report.failed[0].hint
-
-
 def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
     """`--as` makes a run of its own from one directory."""
     first = make_run(tmp_path / "runs" / "a", steps(0, 3))

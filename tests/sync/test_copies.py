@@ -1,0 +1,91 @@
+"""Copies of a run directory: which one is exported, and which one is left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.sync.export import export_runs
+from tests.run_dirs import make_run, write_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.sync.report import Report
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(5)]
+
+
+def export(root: Path, *runs: Path) -> Report:
+    return export_runs(runs or [root / "runs"], TensorBoardExporter(root / "tb"))
+
+
+def actions(report: Report, root: Path) -> dict[str, str]:
+    return {run.path.removeprefix(f"{root}/"): str(run.action) for run in report.runs}
+
+
+def copy(run: Path, to: Path, *, rows: int | None = None) -> Path:
+    """Copy a run directory, with only its first rows."""
+    shutil.copytree(run, to)
+    if rows is not None:
+        lines = (to / "metrics.csv").read_bytes().splitlines(keepends=True)
+        (to / "metrics.csv").write_bytes(b"".join(lines[: rows + 1]))
+    return to
+
+
+def test_a_backup_beside_the_original(tmp_path: Path) -> None:
+    """The directory that lies where its run_dir says is exported; the copy is named, and nothing failed."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    copy(run, tmp_path / "runs" / "a.bak", rows=2)
+    report = export(tmp_path)
+    assert actions(report, tmp_path) == {"runs/a": "new", "runs/a.bak": "copy"}
+    assert report.runs[1].reason == f"a copy of {run}"
+    assert (report.exit_code, report.totals.points) == (0, 5)
+    assert actions(export(tmp_path), tmp_path) == {"runs/a": "unchanged", "runs/a.bak": "copy"}
+
+
+def test_copies_of_a_run_that_moved(tmp_path: Path) -> None:
+    """If none lies where it was written, the path that ends in the most parts of run_dir decides."""
+    run = make_run(tmp_path / "runs" / "sweep" / "a", ROWS, run_dir="/elsewhere/sweep/a")
+    copy(run, tmp_path / "runs" / "backup" / "a")
+    report = export(tmp_path)
+    assert actions(report, tmp_path) == {"runs/sweep/a": "new", "runs/backup/a": "copy"}
+
+
+def test_copies_that_nothing_tells_apart(tmp_path: Path) -> None:
+    """Then none is exported, and each names the others."""
+    run = make_run(tmp_path / "runs" / "one", ROWS, run_dir="/elsewhere/a")
+    copy(run, tmp_path / "runs" / "two")
+    report = export(tmp_path)
+    assert actions(report, tmp_path) == {"runs/one": "failed", "runs/two": "failed"}
+    assert f"{tmp_path}/runs/two" in report.runs[0].reason
+    assert (report.exit_code, (tmp_path / "tb" / "one").exists()) == (1, False)
+
+
+def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
+    """A backup that is exported by itself never cuts back what the original brought."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    backup = copy(run, tmp_path / "backup" / "a", rows=2)
+    export(tmp_path)
+    report = export(tmp_path, backup)
+    assert actions(report, tmp_path) == {"backup/a": "copy"}, report.runs
+    assert "the target holds more rows" in report.runs[0].reason
+    assert actions(export(tmp_path), tmp_path) == {"runs/a": "unchanged"}
+
+
+@pytest.mark.parametrize("more", [0, 2])
+def test_a_moved_run_goes_on(tmp_path: Path, more: int) -> None:
+    """The same identity at another path, with every row that the target holds, is the same run."""
+    run = make_run(tmp_path / "runs" / "a", ROWS)
+    export(tmp_path)
+    moved = shutil.move(run, tmp_path / "moved")
+    columns = ("loss", "step", "wall_time")
+    write_metrics(moved, columns, [[0.0, 5 + n, 1775822500.0 + n] for n in range(more)], append=True)
+    report = export(tmp_path, moved)
+    assert str(report.runs[0].action) in ("changed", "unchanged")
+    assert report.totals.points == more
+    assert json.loads((moved / "sidecar.json").read_text())["run_dir"] == str(run)
