@@ -256,7 +256,7 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], li
     copies: list[RunReport] = []
     undecided: list[RunReport] = []
     for same in by_identity.values():
-        ranks = [_likeness(run) for run in same] if len(same) > 1 else [0]
+        ranks: list[float] = [_likeness(run) for run in same] if len(same) > 1 else [0]
         original = same[ranks.index(max(ranks))] if ranks.count(max(ranks)) == 1 else None
         if original is not None:
             originals.append(original)
