@@ -225,7 +225,7 @@ def _write_through(uri: str, points: int) -> None:
     api = MlflowApi(Address.of(uri))
 
     def one(_: int) -> None:
-        run_id = api.make_run("0", name="a run", start=START_MS, tags={})
+        run_id = api.create_run("0", name="a run", start=START_MS, tags={})
         part = _block(0, points // METRICS)
         names = {name: name for name in part.names}
         change = RunUpdate(expected_cursor=None, blocks=[part], names=names, tags={"mlflow.bridge.cursor": "{}"})
@@ -266,7 +266,7 @@ def _write(uri: str, points: int) -> None:
     database = _open(uri)
     run_uuid = new_run_id("0", "uid")
     cursor = None
-    rows = database.points_a_change // METRICS
+    rows = (30_000 if database.is_sqlite else 1_000_000) // METRICS
     for start in range(0, points // METRICS, rows):
         part = _block(start, min(rows, points // METRICS - start))
         change = RunUpdate(
@@ -275,7 +275,7 @@ def _write(uri: str, points: int) -> None:
             names={name: name for name in part.names},
             tags={"mlflow.bridge.uid": "uid", "mlflow.bridge.cursor": str(start)},
             create=_new(),
-            facts=RunRow(status="RUNNING", name="a run", start=START_MS, end=None),
+            row=RunRow(status="RUNNING", name="a run", start=START_MS, end=None),
         )
         database.write(run_uuid, change)
         cursor = str(start)
