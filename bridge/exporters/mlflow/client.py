@@ -46,9 +46,10 @@ T = TypeVar("T")
 # Addresses
 
 _OTHER_DATABASES = ("mysql", "mssql", "oracle", "mariadb")
+_DATABRICKS = ("databricks", "databricks-uc", "uc")
 _FILE_STORE_HINT = (
-    "MLflow no longer writes file stores such as ./mlruns. Give a database or a server, for example "
-    "--tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves what a file store holds."
+    "The bridge does not write file stores such as ./mlruns, with or without MLFLOW_ALLOW_FILE_STORE. Give a database "
+    "or a server, for example --tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves what a file store holds."
 )
 
 
@@ -84,13 +85,15 @@ class Address:
             ) from None
         scheme = re.match(r"([A-Za-z][\w+.-]*):", text)
         name = scheme[1].lower().partition("+")[0] if scheme else ""
+        if text in _DATABRICKS:
+            name = text  # MLflow's client knows these words, which have no host
         if name == "sqlite":
             return cls(_absolute_sqlite(text), AddressKind.SQLITE)
         if name in ("postgresql", "postgres"):
             return cls(text, AddressKind.POSTGRESQL)
         if name in _OTHER_DATABASES:
             return cls(text, AddressKind.DATABASE)
-        if name in ("http", "https", "databricks", "databricks-uc", "uc"):
+        if name in ("http", "https", *_DATABRICKS):
             return cls(text.rstrip("/"), AddressKind.SERVER)
         if name in ("", "file"):
             raise TargetRefusedError(f"{without_credentials(text)} is an MLflow file store.", hint=_FILE_STORE_HINT)
@@ -117,6 +120,14 @@ class Address:
     def shown(self) -> str:
         """Return the URI without user, password and query, for messages."""
         return without_credentials(self.uri)
+
+    def page(self, path: str = "") -> str:
+        """Return the address of a page of MLflow's UI, in the workspace that MLflow's client uses."""
+        workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip()
+        link = f"{self.shown}/#/experiments{path}"
+        if not workspace or workspace == "default":
+            return link
+        return f"{link}{'&' if '?' in link else '?'}workspace={quote(workspace, safe='')}"
 
     @property
     def is_server(self) -> bool:
@@ -166,6 +177,20 @@ def sqlite_uri(file: Path, *, head: str = "sqlite") -> str:
     """Return the URI that SQLAlchemy opens as `file`. It reads `%` as the start of an escape unless written `%25`."""
     plain = f"{head}:///{file}"
     return plain if _sqlite_path(plain) == str(file) else f"{head}:///{quote(str(file), safe=' +/:@')}"
+
+
+def missing_driver(target: str, error: ModuleNotFoundError) -> MissingExtraError:
+    """Return the error for a database whose Python driver is not installed, with its pip line."""
+    name = error.name or "the driver"
+    package = {
+        "psycopg2": "registry-bridge[postgresql]",
+        "psycopg": "registry-bridge[postgresql]",
+        "MySQLdb": "mysqlclient",
+    }
+    return MissingExtraError(
+        f"{target} needs the Python package {name!r}, which is not installed.",
+        hint=f'pip install "{package.get(name, name)}"',
+    )
 
 
 def _default_uri() -> str:
@@ -224,6 +249,10 @@ _STORE_ERRORS = (
 )
 
 
+class SentTwiceError(TargetUnavailableError):
+    """A server stored some of these points already, or is just storing them, and refuses the whole request."""
+
+
 class RunGoneError(ConflictError):
     """A run was deleted, by another export or by a person, while it was written to."""
 
@@ -238,7 +267,7 @@ def call_with_retry(target: str, call: Callable[[], T]) -> T:
         try:
             with translate_errors(target):
                 return call()
-        except RunGoneError:
+        except (RunGoneError, SentTwiceError):
             raise
         except TargetUnavailableError:
             time.sleep(pause)
@@ -293,7 +322,7 @@ def _from_mlflow(target: str, error: MlflowException) -> TargetError:
             f"{target}: the run was deleted while it was written to.", hint="Export again to see what is there now."
         )
     if _SENT_TWICE.search(text):
-        return TargetUnavailableError(f"{target} is still working on a request that was sent twice.")
+        return SentTwiceError(f"{target} is still working on a request that was sent twice.")
     found = _HTTP_STATUS.search(text)
     status = int(found[1]) if found else _REFUSED_CODES.get(error.error_code, 0)
     if status:
@@ -310,18 +339,29 @@ def _from_network(target: str, text: str) -> TargetError:
     if status:
         return TargetUnavailableError(f"{target} keeps answering {status[1]}.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return TargetRefusedError(
-            f"The certificate of {target} cannot be verified.", hint="MLflow reads MLFLOW_TRACKING_SERVER_CERT_PATH."
-        )
+        return _untrusted(target)
     return TargetUnavailableError(f"{target} cannot be reached: {_brief(text)}")
 
 
+def _untrusted(target: str) -> TargetRefusedError:
+    return TargetRefusedError(
+        f"The certificate of {target} cannot be verified.",
+        hint="Name its authority's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH.",
+    )
+
+
 def _from_status(target: str, status: int, text: str) -> TargetError:
-    if status in (401, 403):
+    if status == 401:
         return TargetRefusedError(
-            f"{target} does not let us in ({status}).",
+            f"{target} does not accept the user or password ({status}): {_brief(_answer(text))}",
             hint="MLflow reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
         )
+    if status == 403:
+        if "host header" in text.lower():
+            hint = "Start the server with --allowed-hosts and the host in this address, or use one that it allows."
+        else:
+            hint = "The user lacks a right there. Ask the server's administrator, or use another experiment or user."
+        return TargetRefusedError(f"{target} forbids it ({status}): {_brief(_answer(text))}", hint=hint)
     if status in (404, 405, 301, 302, 307, 308):
         return TargetRefusedError(
             f"There is no MLflow at {target} (it answers {status}).",
@@ -330,6 +370,12 @@ def _from_status(target: str, status: int, text: str) -> TargetError:
     if status == 429 or status >= 500:
         return TargetUnavailableError(f"{target} answers {status}: {_brief(text)}")
     return TargetRefusedError(f"{target} refuses ({status}): {_brief(text)}")
+
+
+def _answer(text: str) -> str:
+    """Return the server's own words in a message of MLflow's client."""
+    found = re.search(r"Response body: '(.*)'\s*$", text, re.DOTALL)
+    return found[1] if found else text
 
 
 def _from_database(target: str, error: Exception) -> TargetError:
@@ -358,6 +404,22 @@ _PAGE = 1000
 _MOST_SINGLE_SEARCHES = 16
 """Up to this many runs are searched one by one (20 ms each). For more, all of the bridge's runs are listed."""
 _REACHABLE_WITHIN_S = 10.0
+
+
+_OWN_ARTIFACT_SERVER = (3, 5)
+"""The first MLflow whose client stores artifacts at its own tracking URI."""
+
+
+class _GlobalUri:
+    """MLflow's global tracking URI while uploads borrow it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before: str | None = None
+
+
+_global_uri = _GlobalUri()
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,7 +536,10 @@ class MlflowApi:
             with machine_lock(str(file)):
                 if not file.exists():
                     call_with_retry(self.address.shown, functools.partial(_create_sqlite_file, file))
-        return call_with_retry(self.address.shown, lambda: MlflowClient(self.address.uri))
+        try:
+            return call_with_retry(self.address.shown, lambda: MlflowClient(self.address.uri))
+        except ModuleNotFoundError as error:
+            raise missing_driver(self.address.shown, error) from error
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Return the result of a method of the client, retried if the target is unavailable."""
@@ -490,10 +555,22 @@ class MlflowApi:
         """Return the experiment with this id."""
         return _experiment(self.call("get_experiment", experiment_id))
 
-    def create_experiment(self, name: str, artifacts: str | None) -> Experiment:
+    def experiment_with_tag(self, key: str, value: str) -> Experiment | None:
+        """Return the oldest experiment, deleted or not, whose tag `key` is `value`."""
+        from mlflow.entities import ViewType
+
+        quoted = _quoted(value)
+        if quoted is None:
+            return None
+        search = f"tags.`{key}` = {quoted}"
+        order = ["creation_time ASC"]
+        found = self.call("search_experiments", view_type=ViewType.ALL, filter_string=search, order_by=order)
+        return _experiment(found[0]) if found else None
+
+    def create_experiment(self, name: str, artifacts: str | None, tags: Mapping[str, str]) -> Experiment:
         """Return the experiment of this name. Create it unless it exists, perhaps since a moment ago."""
         try:
-            self.call("create_experiment", name, artifact_location=artifacts)
+            self.call("create_experiment", name, artifact_location=artifacts, tags=dict(tags))
         except TargetRefusedError:
             if self.experiment(name) is None:
                 raise
@@ -576,14 +653,65 @@ class MlflowApi:
         return points
 
     def upload(self, run_id: str, folder: Path) -> None:
-        """Upload all files below `folder` as artifacts of the run."""
-        with artifact_errors(self.address.shown):
-            self.call("log_artifacts", run_id, str(folder))
+        """Upload all files below `folder` as artifacts of the run. MLflow's client retries; this does not."""
+        with artifact_errors(self.address.shown), translate_errors(self.address.shown), self._artifact_server():
+            self.client.log_artifacts(run_id, str(folder))
+
+    def check_visible(self, run_id: str, names: set[str]) -> None:
+        """Raise TargetRefusedError unless the server itself lists `names` among the run's artifacts.
+
+        With a plain path as artifact root and without --serve-artifacts, MLflow's client writes to the path on this
+        machine, which the server may not share.
+        """
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        endpoint = "/api/2.0/mlflow/artifacts/list"
+
+        def listed() -> set[str]:
+            credentials = get_default_host_creds(self.address.uri)
+            answer = http_request(credentials, endpoint, "GET", params={"run_id": run_id})
+            return {file["path"] for file in verify_rest_response(answer, endpoint).json().get("files", ())}
+
+        if not names <= call_with_retry(self.address.shown, listed):
+            raise TargetRefusedError(
+                f"{self.address.shown} does not see the files that were stored for it: its artifact root is a path of "
+                "its own machine.",
+                hint="Start the server with --artifacts-destination PATH and without --no-serve-artifacts, and use a "
+                "new --experiment, since an experiment keeps its artifact location.",
+            )
 
     def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
         """Upload one file into the artifact folder `folder`."""
-        with artifact_errors(self.address.shown):
-            self.call("log_artifact", run_id, str(file), folder)
+        with artifact_errors(self.address.shown), translate_errors(self.address.shown), self._artifact_server():
+            self.client.log_artifact(run_id, str(file), folder)
+
+    @contextlib.contextmanager
+    def _artifact_server(self) -> Iterator[None]:
+        """Make clients up to 3.4 store artifacts at this server: they take it from the global tracking URI.
+
+        The script that calls the bridge may log to another server, so the last block to end puts its URI back.
+        """
+        import mlflow
+
+        if not self.address.is_server or tuple(map(int, mlflow.__version__.split(".")[:2])) >= _OWN_ARTIFACT_SERVER:
+            yield
+            return
+        from mlflow.tracking._tracking_service import utils as module
+
+        utils: Any = module
+        with _global_uri.lock:
+            if _global_uri.users == 0:
+                _global_uri.before = utils._tracking_uri
+            _global_uri.users += 1
+            utils._tracking_uri = self.address.uri
+        try:
+            yield
+        finally:
+            with _global_uri.lock:
+                _global_uri.users -= 1
+                if _global_uri.users == 0:
+                    utils._tracking_uri = _global_uri.before
 
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
         """Return the files and folders directly below an artifact path, none if it does not exist.
@@ -593,15 +721,17 @@ class MlflowApi:
         """
         listed: list[FileInfo]
         if not path or set(path) & set("#?%"):
-            listed = self.call("list_artifacts", run_id, path or None)
+            with self._artifact_server():
+                listed = self.call("list_artifacts", run_id, path or None)
             return listed
         from mlflow.artifacts import list_artifacts
         from mlflow.entities import FileInfo as Info
 
         uri = f"{self.call('get_run', run_id).info.artifact_uri}/{path}"
-        listed = call_with_retry(
-            self.address.shown, lambda: list_artifacts(artifact_uri=uri, tracking_uri=self.address.uri)
-        )
+        with self._artifact_server():
+            listed = call_with_retry(
+                self.address.shown, lambda: list_artifacts(artifact_uri=uri, tracking_uri=self.address.uri)
+            )
         return [Info(f"{path}/{file.path.rpartition('/')[2]}", file.is_dir, file.file_size) for file in listed]
 
     def all_files(self, run_id: str, folder: str = "") -> Iterator[str]:
@@ -614,7 +744,8 @@ class MlflowApi:
 
     def download(self, run_id: str, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into`. Return its local path."""
-        return Path(str(self.call("download_artifacts", run_id, path, str(into))))
+        with self._artifact_server():
+            return Path(str(self.call("download_artifacts", run_id, path, str(into))))
 
     def read_artifact(self, run_id: str, path: str, into: Path) -> bytes | None:
         """Return an artifact's bytes, None if there is no such file."""
@@ -668,8 +799,30 @@ def _check_reachable(address: Address) -> None:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=_REACHABLE_WITHIN_S).close()
+        if parts.scheme == "https":
+            _check_certificate(address)
     except OSError as error:
         raise TargetUnavailableError(
             f"No server answers at {address.shown}: {error.strerror or error}.",
             hint="Is the server running, and are host and port of --tracking-uri right?",
         ) from error
+
+
+def _check_certificate(address: Address) -> None:
+    """Raise TargetRefusedError for a certificate that is not trusted: MLflow's client would retry for four minutes."""
+    import requests
+    from mlflow.utils.credentials import get_default_host_creds
+
+    credentials = get_default_host_creds(address.uri)
+    try:
+        requests.head(
+            address.uri,
+            verify=credentials.verify,
+            cert=credentials.client_cert_path,
+            timeout=_REACHABLE_WITHIN_S,
+            allow_redirects=False,
+        )
+    except requests.exceptions.SSLError as error:
+        raise _untrusted(address.shown) from hide_in(error)
+    except requests.exceptions.RequestException:
+        return  # the client's own requests will tell

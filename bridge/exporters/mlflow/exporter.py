@@ -110,6 +110,8 @@ class MlflowExporter:
             return stale
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, content).items() if files.get(name) != signature(file)]
+        if cursor.extra.get("pending"):
+            stale.append("files that could not be stored")
         if content.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
             stale.append("checkpoints")
         return stale
@@ -142,12 +144,12 @@ class MlflowExporter:
         """Return how to show MLflow's page: on the server that runs already, or on one that is to be started."""
         naming, address = self._store.naming, self._store.address
         found = None if naming.varies else self._store.experiment(naming.template)
-        page = "#/experiments" if found is None else f"#/experiments/{found.id}/runs?workflowType=machine_learning"
+        page = "" if found is None else f"/{found.id}/runs?workflowType=machine_learning"
         if address.is_server:
-            return Interface(address=f"{address.shown}/{page}", probe=f"{address.uri}/health")
+            return Interface(address=address.page(page), probe=f"{address.uri}/health")
         command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
         return Interface(
-            address=f"http://127.0.0.1:{port}/{page}",
+            address=f"http://127.0.0.1:{port}/#/experiments{page}",
             probe=f"http://127.0.0.1:{port}/health",
             argv=(sys.executable, *command, str(port), "--workers", "1"),
             environment={

@@ -469,6 +469,9 @@ def _own_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> dict[str
     if run.checkpoint:
         file, step = checkpoint_file(run), re.search(r"step=(\d+)", Path(run.checkpoint).name)
         tags["bridge.checkpoint"] = run.checkpoint
+        if file is None:
+            detail = f"{run.checkpoint} is not in the run directory, so only its path is kept"
+            notices.append(Notice(NoticeKind.LEFT_OUT, "checkpoint", detail))
         tags[f"{_HIDDEN}checkpoint_size"] = None if file is None else str(file.size)
         tags[f"{_HIDDEN}checkpoint_step"] = None if step is None else step[1]
     if shown is not None and MASK in shown:

@@ -11,16 +11,18 @@ import hashlib
 import os
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from bridge.cursor import Cursor
-from bridge.errors import NewerFormatError, RunError, TargetRefusedError, UsageError
+from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefusedError, UsageError
 from bridge.exporters.contract import TargetState
 from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, MlflowApi, hide_credentials
 from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, UserTags, digest, read_list_tag, storable
 from bridge.exporters.mlflow.write_api import ApiWriter
-from bridge.exporters.mlflow.write_db import Database, outdated
+from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
 from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
@@ -39,18 +41,25 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class ExperimentName:
-    """The name of an experiment, which may hold placeholders. `default` is for runs without a value for them."""
+    """The name of an experiment, which may hold placeholders. `default` is for runs without a value for them.
+
+    With `id` the experiment is named by $MLFLOW_EXPERIMENT_ID, and the store must look its name up (`resolved`).
+    """
 
     template: str
     default: str | None = None
+    id: str | None = None
 
     @classmethod
     def of(cls, given: str | None, default: str | None) -> ExperimentName:
-        """Return the name that the options give, else $MLFLOW_EXPERIMENT_NAME, else MLflow's own default.
+        """Return the name that the options give, else what MLflow's environment variables say, else its default.
 
         Raise UsageError for a placeholder that does not exist.
         """
-        template = given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
+        named = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        if not given and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()):
+            return cls(named or "", default, experiment_id)
+        template = given or named or "Default"
         for placeholder in _PLACEHOLDER.findall(template):
             kind, _, key = placeholder.partition(".")
             if placeholder != "parent" and (kind not in ("tags", "hparams") or not key):
@@ -60,10 +69,25 @@ class ExperimentName:
                 )
         return cls(template, default)
 
+    def resolved(self, experiment: Experiment | None) -> ExperimentName:
+        """Return the name of `experiment`, which MLflow has for `id`. Raise UsageError as MLflow does."""
+        if experiment is None:
+            raise UsageError(
+                f"MLFLOW_EXPERIMENT_ID is {self.id}, and there is no such experiment.",
+                hint="Unset it, or name the experiment with --experiment.",
+            )
+        if self.template and self.template != experiment.name:
+            raise UsageError(
+                f"MLFLOW_EXPERIMENT_ID {self.id} is the experiment {experiment.name!r}, and MLFLOW_EXPERIMENT_NAME is "
+                f"{self.template!r}.",
+                hint="Unset one of them, or name the experiment with --experiment.",
+            )
+        return ExperimentName(experiment.name, self.default)
+
     @property
     def varies(self) -> bool:
         """Return True if runs may go into different experiments."""
-        return _PLACEHOLDER.search(self.template) is not None
+        return self.id is None and _PLACEHOLDER.search(self.template) is not None
 
     def of_run(self, run: Run) -> str:
         """Return the name for `run`. Raise RunError if it lacks a value and there is no default."""
@@ -124,13 +148,14 @@ def _artifact_folder(name: str) -> str:
 class Candidates:
     """All runs of one identity: the target, other active ones, and unfinished rebuilds.
 
-    `deleted` is the run that a person deleted, if there is no target.
+    `deleted` is the run that a person deleted, if there is no target. `home` is the run's experiment if that is deleted.
     """
 
     target: FoundRun | None = None
     extras: tuple[FoundRun, ...] = ()
     building: tuple[FoundRun, ...] = ()
     deleted: FoundRun | None = None
+    home: Experiment | None = None
 
     @classmethod
     def among(cls, runs: Iterable[FoundRun]) -> Candidates:
@@ -161,6 +186,8 @@ class Candidates:
     def state(self, store: str) -> TargetState:
         """Return what the contract asks for. `store` names the MLflow in errors."""
         extras = tuple(f"{store} run {extra.run_id}" for extra in self.extras)
+        if self.home is not None:
+            return TargetState(exists=True, error=deleted_experiment(self.home))
         if self.target is None:
             return TargetState(deleted=self.deleted is not None, extras=extras)
         try:
@@ -172,6 +199,15 @@ class Candidates:
             # unless their times were estimated from other anchors.
             return TargetState(exists=bool(cursor.anchors), extras=extras)
         return TargetState(cursor=cursor, exists=True, edited=user_edits(self.target, cursor), extras=extras)
+
+
+def deleted_experiment(experiment: Experiment) -> TargetRefusedError:
+    """Return the error for runs whose experiment a person deleted."""
+    return TargetRefusedError(
+        f"The MLflow experiment {experiment.name!r} was deleted.",
+        hint=f"mlflow experiments restore --experiment-id {experiment.id}, another --experiment, or `mlflow gc`, which "
+        "forgets it.",
+    )
 
 
 def cursor_of(run: FoundRun) -> Cursor | None:
@@ -238,7 +274,7 @@ class MlflowStore:
 
     def __init__(self, tracking_uri: str | None, naming: ExperimentName, database_uri: str | None = None) -> None:
         self.address = Address.of(tracking_uri)
-        self.naming = naming
+        self._given_name = naming
         self._database_uri = database_uri
         if database_uri:
             Address.of_database(database_uri)
@@ -248,15 +284,18 @@ class MlflowStore:
         hide_credentials(self.address.uri, self._database_uri)
         self.api = MlflowApi(self.address)
         self.notes: list[str] = []
+        self.artifact_failure: TargetError | None = None
+        """The error of an artifact store that failed once. It is not tried again before the next export."""
         self._database: Database | None = None
         self._looked = False
+        self._naming: ExperimentName | None = None
         self._experiments: dict[str, Experiment] = {}
         self.parents: dict[tuple[str, str], str | None] = {}
         """The parents of sweeps that were found, by experiment and sweep."""
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "naming": self.naming, "_database_uri": self._database_uri}
+        return {"address": self.address, "_given_name": self._given_name, "_database_uri": self._database_uri}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -346,14 +385,37 @@ class MlflowStore:
 
     # Experiments
 
+    @property
+    def naming(self) -> ExperimentName:
+        """Return the name of the experiment. Raise UsageError for a wrong $MLFLOW_EXPERIMENT_ID."""
+        with self._lock:
+            if self._naming is None:
+                name = self._given_name
+                if name.id is not None:
+                    experiment = None
+                    if not self.is_absent and name.id.isdigit():
+                        with contextlib.suppress(TargetRefusedError):
+                            experiment = self._source.experiment_by_id(name.id)
+                    name = name.resolved(experiment)
+                self._naming = name
+            return self._naming
+
     def experiment(self, name: str, *, create: bool = False) -> Experiment | None:
-        """Return the experiment of this name, deleted or not. Create it if it is missing and `create` is True."""
+        """Return the experiment of this name, deleted or not. Create it if it is missing and `create` is True.
+
+        If people renamed an experiment that the bridge created, it is found by the tag with its first name.
+        """
         with self._lock:
             if not create and self.is_absent:
                 return None
             found = self._experiments.get(name) or self._source.experiment(name)
+            if found is None:
+                found = self._source.experiment_with_tag(Tag.EXPERIMENT, name)
+                if found is not None:
+                    self.notes.append(f"The experiment {name!r} is now called {found.name!r}.")
             if found is None and create:
-                found = self.api.create_experiment(name, self._artifact_location(name))
+                artifacts = self._artifact_location(name)
+                found = self.api.create_experiment(name, artifacts, tags={Tag.EXPERIMENT: name})
             if found is not None and name not in self._experiments:
                 self._experiments[name] = self._checked(found)
             return found
@@ -375,12 +437,15 @@ class MlflowStore:
         database = None if self._database_uri else self.database
         return database or self.api
 
-    def restore_experiment(self, experiment: Experiment) -> Experiment:
-        """Restore a deleted experiment with its runs."""
-        self.api.call("restore_experiment", experiment.id)
-        with self._lock:
-            restored = self._experiments[experiment.name] = replace(experiment, deleted=False)
-            return restored
+    def artifact_folder(self, experiment: Experiment, run_id: str) -> Path | None:
+        """Return the local folder of a run's artifacts, None if they are stored elsewhere or by a server."""
+        if self.address.is_server:
+            return None
+        parts = urlsplit(artifact_uri(experiment.artifacts, run_id))
+        path = unquote(parts.path) if parts.scheme == "file" else parts.path
+        if parts.scheme not in ("", "file") or parts.netloc or not path.startswith("/"):
+            return None
+        return Path(path)
 
     def takes_files(self, experiment: Experiment) -> bool:
         """Return False if artifacts cannot be stored, because a server keeps them and only its database is given."""
@@ -410,9 +475,8 @@ class MlflowStore:
                 if (home is not None and found.experiment_id == home.id)
                 or (self.naming.varies and found.tags.get(Tag.EXPERIMENT) == self.naming.template)
             )
-            if home is not None and home.deleted and candidates.target is None and candidates.deleted is None:
-                stand_in = FoundRun("", home.id, "", deleted=True, start=None, end=None, tags={})
-                candidates = replace(candidates, deleted=stand_in)
+            if home is not None and home.deleted and candidates.target is None:
+                candidates = Candidates(home=home)
             result[identity] = candidates
         return result
 

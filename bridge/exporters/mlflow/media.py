@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow.client import artifact_errors
 from bridge.exporters.mlflow.facts import (
     NAMES_FILE,
     NOTES_FILE,
@@ -52,6 +53,17 @@ if TYPE_CHECKING:
 TARGET_MARK = ".bridge-target"
 """The empty file beside copies of source files. Without it a scan would take the artifacts for a run directory."""
 
+README_FILE = "bridge/README.md"
+_README = """# Files that `bridge export` wrote
+
+- `hparams.yaml`, `sidecar.json`, `metrics.csv`, `media.jsonl`, `summary.json` and other files beside them are copies from
+  the run directory, their secrets masked.
+- `.bridge-target` is empty. It keeps `bridge` from taking these copies for a run directory.
+- `names.json` maps the names that MLflow refuses to the run's own names, `media.json` those of pictures and videos,
+  `checkpoints.json` those of checkpoints. `params.json` and `notes.md` hold in full what MLflow would truncate.
+- `captions.json` is the table of all captions.
+"""
+
 CAPTIONS_FILE = "bridge/captions.json"
 """The table of all captions, which MLflow's UI shows as a table."""
 
@@ -72,10 +84,15 @@ _MOST_REFUSED = 20
 
 
 class ArtifactUpload:
-    """A temporary folder laid out like the run's artifacts, uploaded in one go. It is removed when the block ends."""
+    """The files on their way into a run's artifacts.
 
-    def __init__(self) -> None:
-        self._folder: Path | None = None
+    If `destination` is a folder, they are written there at once. Otherwise they are laid out in a temporary folder, which
+    `send` uploads in one go. It is removed when the block ends.
+    """
+
+    def __init__(self, destination: Path | None = None) -> None:
+        self._destination = destination
+        self._temporary: Path | None = None
         self._linked: list[BinaryIO] = []
         self.paths: list[str] = []
         self.bytes = 0
@@ -86,22 +103,25 @@ class ArtifactUpload:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
         while self._linked:
             self._linked.pop().close()
 
     @property
     def folder(self) -> Path:
-        """Return the folder. Create it at the first call."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="bridge-upload-"))
-        return self._folder
+        """Return the folder that holds the files. Create a temporary one at the first call."""
+        if self._destination is not None:
+            return self._destination
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="bridge-upload-"))
+        return self._temporary
 
     def add(self, path: str, data: bytes) -> None:
-        """Add `data` at the artifact path `path`."""
-        self._local_path(path).write_bytes(data)
+        """Add `data` at the artifact path `path`. Raise TargetRefusedError if it cannot be written."""
+        with artifact_errors(str(self.folder)):
+            self._local_path(path).write_bytes(data)
         self.bytes += len(data)
 
     def add_json(self, path: str, data: object) -> None:
@@ -110,20 +130,21 @@ class ArtifactUpload:
 
     def add_file(self, path: str, file: RunFile) -> Notice | None:
         """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file."""
-        local = self._local_path(path)
         try:
-            if file.size >= _LINK_FROM_BYTES:
-                source = open_plain(file.path)
-                self._linked.append(source)
+            source = open_plain(file.path)
+        except OSError as error:
+            return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
+        self._linked.append(source)
+        with artifact_errors(str(self.folder)):
+            local = self._local_path(path)
+            if file.size >= _LINK_FROM_BYTES and self._destination is None:
                 # Link to the opened file where the system can, so that a swapped path is not followed.
                 opened = Path(f"/proc/self/fd/{source.fileno()}")
                 local.symlink_to(opened if opened.exists() else file.path)
             else:
-                with open_plain(file.path) as source, local.open("wb") as copy:
+                with local.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
-        except OSError as error:
-            self.paths.remove(path)
-            return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
+                self._linked.pop().close()
         self.bytes += file.size
         return None
 
@@ -134,14 +155,19 @@ class ArtifactUpload:
             self.paths.append(path)
         return local
 
-    def send(self, api: MlflowApi, run_id: str) -> list[Notice]:
-        """Upload everything. Return a notice for each file that the store refuses for its size or name."""
-        if not self.paths:
+    def send(self, api: MlflowApi, run_id: str, *, is_shared_path: bool = False) -> list[Notice]:
+        """Upload everything. Return a notice for each file that the store refuses for its size or name.
+
+        With `is_shared_path` the store is a path that the server must see too, so ask the server whether it does.
+        """
+        if not self.paths or self._destination is not None:
             return []
         try:
             api.upload(run_id, self.folder)
         except TargetRefusedError:
             return self._send_one_by_one(api, run_id)
+        if is_shared_path:
+            api.check_visible(run_id, {path.partition("/")[0] for path in self.paths})
         return []
 
     def _send_one_by_one(self, api: MlflowApi, run_id: str) -> list[Notice]:
@@ -189,7 +215,8 @@ _LARGEST_PICTURE = 64 << 20
 _IN_GRID = re.compile(r"images/(.+)~(\d+)\+step\+(-?\d+)\+timestamp\+-?\d+\+bridge-[0-9a-f]+\.(?:png|webp)")
 _AS_FILE = re.compile(r"media/(.+)/(-?\d+)_(\d+)\.\w+")
 _OWN_FILES = re.compile(
-    r"(?:hparams\.yaml|sidecar\.json|metrics\.csv|media\.jsonl|summary\.json|" + re.escape(TARGET_MARK) + r")"
+    r"(?:hparams\.yaml|sidecar\.json|metrics\.csv|media\.jsonl|summary\.json|config\.yaml|\.hydra/(?:config|hydra"
+    r"|overrides)\.yaml|" + re.escape(TARGET_MARK) + r")"
     r"|bridge/.*|checkpoints/.*|images/.*\+bridge-[0-9a-f]{16}\+compressed\.webp"
 )
 
@@ -428,7 +455,14 @@ def _stretched(frame: Image) -> Image:
 # ---------------------------------------------------------------------------------------------------------------------
 # The run's own files
 
-_ALWAYS = ("hparams.yaml", "sidecar.json")
+_ALWAYS = (
+    "hparams.yaml",
+    "sidecar.json",
+    "config.yaml",
+    ".hydra/config.yaml",
+    ".hydra/hydra.yaml",
+    ".hydra/overrides.yaml",
+)
 _AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
 _MASKED = (*_ALWAYS, "summary.json")
 _LARGEST_MASKED = 64 << 20
@@ -474,6 +508,7 @@ def add_run_files(
             notices.append(Notice(NoticeKind.LEFT_OUT, name, detail))
     if now and not sent:
         upload.add(TARGET_MARK, b"")
+        upload.add(README_FILE, _README.encode())
     return now
 
 

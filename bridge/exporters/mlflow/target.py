@@ -11,18 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import Cursor
+from bridge.cursor import ContentOptions, Cursor
 from bridge.errors import (
     BridgeError,
     ConflictError,
     RebuildNeededError,
+    TargetError,
     TargetRefusedError,
     TargetUnavailableError,
 )
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.client import FoundRun, RunGoneError
-from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, clean, facts_of, is_obsolete, keys_of, renamed, sweep_of
-from bridge.exporters.mlflow.find import Candidates, cursor_of, edited_tags, sent_tags, user_edits
+from bridge.exporters.mlflow.facts import (
+    NAMES_FILE,
+    TAG_LIMIT,
+    Tag,
+    clean,
+    facts_of,
+    is_obsolete,
+    keys_of,
+    renamed,
+    sweep_of,
+)
+from bridge.exporters.mlflow.find import Candidates, cursor_of, deleted_experiment, edited_tags, sent_tags, user_edits
 from bridge.exporters.mlflow.media import (
     CAPTIONS_FILE,
     CHECKPOINTS_FILE,
@@ -46,12 +57,14 @@ from bridge.model import Delta, DeltaKind, Notice, NoticeKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 
-    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import TargetContent
     from bridge.exporters.mlflow.client import Experiment
     from bridge.exporters.mlflow.facts import RunFacts
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run
+
+ADJUSTED_OPTIONS = ("best", "checkpoints")
+"""The content options that an existing run takes without a rebuild."""
 
 _CONFLICT_ATTEMPTS = 5
 _REPLACEMENT_ATTEMPTS = 50
@@ -167,10 +180,7 @@ class MlflowTarget:
         """Create the run with a cursor that covers nothing, or return the one that another export just created."""
         experiment, facts = self._home(), facts_of(self._run, self._content)
         if experiment.deleted:
-            raise TargetRefusedError(
-                f"The MLflow experiment {experiment.name!r} was deleted.",
-                hint=f"mlflow experiments restore --experiment-id {experiment.id}, or another --experiment.",
-            )
+            raise deleted_experiment(experiment)
         nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), content=delta.after.content)
         tags = self._first_tags(facts) | {Tag.CURSOR: nothing.to_json()}
         database = self._store.database
@@ -218,8 +228,8 @@ class MlflowTarget:
     def _rebuild(self, deltas: Iterable[Delta]) -> Applied:
         self._forget()
         home = self._home()
-        if home.deleted:
-            home = self._store.restore_experiment(home)
+        if home.deleted and self._candidates().target is None:
+            raise deleted_experiment(home)
         candidates = self._candidates()
         old = candidates.target or candidates.deleted
         old = None if old is None or not old.run_id else self._store.run(old.run_id)
@@ -341,7 +351,7 @@ class MlflowTarget:
         if found is None:
             return shown
         if self._store.address.is_server:
-            return f"{shown}/#/experiments/{found.experiment_id}/runs/{found.run_id}?workflowType=machine_learning"
+            return self._store.address.page(f"/{found.experiment_id}/runs/{found.run_id}?workflowType=machine_learning")
         return f"{shown} run {found.run_id}"
 
 
@@ -381,10 +391,10 @@ class DeltaWriter:
         """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
         self._check_leftovers(delta)
         cursor = cursor_of(self.found)
-        keys = keys_of(delta.metrics, dict(self.content.rename))
+        keys = self._metric_keys(delta, cursor)
         work = _DeltaWork(delta, keys, dict(cursor.sent) if cursor else {}, dict(cursor.extra) if cursor else {})
         work.notices += self._point_notices(delta, keys)
-        self._add_bests(work)
+        self._add_bests(work, cursor)
         if not delta.more:
             work.facts = facts_of(self.run, self.content)
             work.notices += [*work.facts.notices, *self.store.naming.notices(self.run)]
@@ -400,8 +410,28 @@ class DeltaWriter:
         size = self._upload(work)
         if not delta.more:
             self.before_last()
-        self._write(work, delta.after.with_(sent=work.sent, extra=work.extra))
+        options = self.content.differences()
+        shaped = {key: value for key, value in delta.after.content.items() if key not in ADJUSTED_OPTIONS}
+        shaped |= {key: options[key] for key in ADJUSTED_OPTIONS if key in options}
+        after = delta.after.with_(sent=work.sent, extra=work.extra, content=shaped)
+        if "pending" in work.extra and delta.media:
+            # The cursor does not cover the media that could not be stored, so the next export reads them again.
+            before = delta.before or Cursor(self.run.identity, str(self.run.path))
+            kept = {name: getattr(before, name) for name in ("media_lines", "media_offset", "media_digest")}
+            after = after.with_(stat=None, **kept)
+        self._write(work, after)
         return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
+
+    def _metric_keys(self, delta: Delta, cursor: Cursor | None) -> dict[str, str]:
+        """Return the key of each metric. A delta without new rows may not name the metrics, so ask MLflow's run."""
+        if delta.metrics or cursor is None:
+            return keys_of(delta.metrics, dict(self.content.rename))
+        text: str | bytes | None = self.found.tags.get(Tag.NAMES)
+        if cursor.extra.get("maps"):
+            text = self._artifact(NAMES_FILE)
+        renamed_keys: dict[str, str] = json.loads(text).get("metrics", {}) if text else {}
+        taken = {*renamed_keys.values(), *cursor.extra.get("bests", ())}
+        return {key: key for key in self.found.metrics if key not in taken} | renamed_keys
 
     def _check_leftovers(self, delta: Delta) -> None:
         """Raise RebuildNeededError if a stopped export sent points or media that no longer count."""
@@ -434,12 +464,17 @@ class DeltaWriter:
             Notice(NoticeKind.CLIPPED, name, detail, count=count) for name, count in infinite.items() if count
         ]
 
-    def _add_bests(self, work: _DeltaWork) -> None:
-        """Add the metrics `NAME.best` that `--best` asks for. The run's own metric of such a name wins."""
+    def _add_bests(self, work: _DeltaWork, cursor: Cursor | None) -> None:
+        """Add the metrics `NAME.best` that `--best` asks for. The run's own metric of such a name wins.
+
+        Those that are no longer asked for go. MLflow's API cannot delete them, so there they stay as they are.
+        Raise RebuildNeededError if the run logs a metric of such a name by now, or the API cannot turn a direction.
+        """
         made = set(work.extra.pop("bests", ()))
         own = set(work.keys.values())
         if made & own:
             raise RebuildNeededError(f"the run logs {min(made & own)} itself by now")
+        before = ContentOptions(best=tuple(cursor.content.get("best", ()))).bests if cursor is not None else {}
         for metric, sign in self.content.bests.items():
             key = work.keys.get(metric)
             if key is None:
@@ -450,8 +485,15 @@ class DeltaWriter:
                 work.notices.append(Notice(NoticeKind.LEFT_OUT, best_key, detail))
                 continue
             work.bests[best_key] = (key, sign)
-        if work.bests:
-            work.extra["bests"] = sorted(work.bests)
+            if best_key in made and before.get(metric, sign) != sign:
+                if self.store.database is None:
+                    raise RebuildNeededError(f"--best {metric} has another direction, and MLflow cannot delete points")
+                work.deleted_keys.append(best_key)
+        if self.store.database is not None:
+            work.deleted_keys += sorted(made - set(work.bests))
+            made = set()
+        if made | set(work.bests):
+            work.extra["bests"] = sorted(made | set(work.bests))
 
     def _field_updates(self, facts: RunFacts, cursor: Cursor | None) -> _FieldUpdates:
         """Compare the run with `facts`. Return the changes; what people edited stays.
@@ -513,13 +555,36 @@ class DeltaWriter:
     # Files
 
     def _upload(self, work: _DeltaWork) -> int:
-        """Upload the files of the delta and, with the last one, those of the run. Return the bytes sent."""
+        """Upload the files of the delta and, with the last one, those of the run. Return the bytes sent.
+
+        If the artifact store fails, points and facts go on without files. The cursor says that files are pending.
+        """
         if not self.takes_files:
             self._leave_files_out(work)
             return 0
+        if work.delta.media:
+            self._set_tags({Tag.PENDING_MEDIA: str(work.delta.after.media_lines)})
+        extra, tags, notices = dict(work.extra), dict(work.tags), list(work.notices)
+        error = self.store.artifact_failure
+        if error is None:
+            try:
+                return self._send_files(work)
+            except ConflictError:
+                raise
+            except TargetError as failure:
+                error = self.store.artifact_failure = failure
+        work.extra, work.tags, work.notices = extra, tags, notices
+        work.extra["pending"] = True
+        detail = f"{error.message} The next export sends them. {error.hint or ''}".rstrip()
+        work.notices.append(Notice(NoticeKind.REFUSED, "artifacts", detail))
+        return 0
+
+    def _send_files(self, work: _DeltaWork) -> int:
         delta, extra = work.delta, work.extra
-        extra.pop("no_files", None)
-        with ArtifactUpload() as upload:
+        for key in ("no_files", "pending"):
+            extra.pop(key, None)
+        experiment = self.store.experiment_by_id(self.found.experiment_id)
+        with ArtifactUpload(self._folder()) as upload:
             media = add_media(upload, self.run.identity, delta.media)
             work.notices += media.notices
             if media.in_grid and Tag.IMAGES not in self.found.tags:
@@ -539,10 +604,14 @@ class DeltaWriter:
                     extra["checkpoints"], names = add_checkpoints(upload, self.run, sent, work.notices)
                     if names:
                         self._add_names(upload, CHECKPOINTS_FILE, names)
-            if delta.media:
-                self._set_tags({Tag.PENDING_MEDIA: str(delta.after.media_lines)})
-            work.notices += upload.send(self.store.api, self.found.run_id)
+            is_path = self.store.address.is_server and experiment.artifacts.startswith(("/", "file:"))
+            work.notices += upload.send(self.store.api, self.found.run_id, is_shared_path=is_path)
             return upload.bytes
+
+    def _folder(self) -> Path | None:
+        """Return the local folder of the run's artifacts, None if they are stored elsewhere."""
+        experiment = self.store.experiment_by_id(self.found.experiment_id)
+        return self.store.artifact_folder(experiment, self.found.run_id)
 
     def _add_names(self, upload: ArtifactUpload, path: str, names: Mapping[str, str]) -> None:
         """Add the map `path` with `names` merged into it."""
@@ -550,6 +619,10 @@ class DeltaWriter:
         upload.add_json(path, (json.loads(held) if held else {}) | dict(names))
 
     def _artifact(self, path: str) -> bytes | None:
+        folder = self._folder()
+        if folder is not None:
+            file = folder / path
+            return file.read_bytes() if file.is_file() else None
         with tempfile.TemporaryDirectory(prefix="bridge-fetch-") as into:
             return self.store.api.read_artifact(self.found.run_id, path, Path(into))
 
@@ -597,8 +670,9 @@ class DeltaWriter:
             replace_from=replace_from,
             interim_cursor=interim,
             bests=work.bests,
+            deleted_keys=work.deleted_keys,
             tags={**missing, **work.tags, **updates.tags, Tag.CURSOR: after.to_json()},
-            deleted_tags=(*updates.gone, Tag.PENDING_MEDIA),
+            deleted_tags=(*updates.gone, *(() if "pending" in work.extra else (Tag.PENDING_MEDIA,))),
             params=updates.params,
             row=updates.row,
         )
@@ -634,6 +708,7 @@ class _DeltaWork:
     sent: dict[str, str]
     extra: dict[str, Any]
     bests: dict[str, tuple[str, int]] = field(default_factory=dict)
+    deleted_keys: list[str] = field(default_factory=list)
     facts: RunFacts | None = None
     updates: _FieldUpdates = field(default_factory=_FieldUpdates)
     tags: dict[str, str] = field(default_factory=dict)

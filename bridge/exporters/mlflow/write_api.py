@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
-from bridge.exporters.mlflow.client import FoundRun, MlflowApi, call_with_retry
+from bridge.exporters.mlflow.client import RETRY_PAUSES_S, FoundRun, MlflowApi, SentTwiceError, call_with_retry
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, LatestValue, batches_of_rows, rows_of
 
@@ -29,6 +30,9 @@ POINTS_A_REQUEST = 1000
 
 BYTES_A_REQUEST = 900_000
 """The most bytes sent in one request. MLflow accepts 1,000,000."""
+
+_POINTS_A_REPEATED_REQUEST = 100
+"""The points in one request that every server accepts, also if it holds some of them."""
 
 _BYTES_A_POINT = 120
 """The most bytes of a point in a request beside its key: field names, value, time and step."""
@@ -77,13 +81,36 @@ class ApiWriter:
             self.api.set_tags(run_id, {Tag.PENDING: "true"})
             is_pending = True
         for batch in batches:
-            self._log_batch(run_id, batch)
+            self._log(run_id, batch)
         for best_key, (key, sign) in sorted(update.bests.items()):
             self._send_best(now, best_key, key, sign, next((part for part in logged if part.key == key), None))
         return sum(map(len, rows)), is_pending
 
+    def _log(self, run_id: str, rows: Sequence[KeyRows]) -> None:
+        """Log as many points as one request takes, also where the server holds some of them already.
+
+        Servers up to 3.8 refuse a request for several metrics of which they hold some points, however often it is sent.
+        They accept the missing points of one metric, at most 100 at a time.
+        """
+        try:
+            self._log_batch(run_id, rows)
+        except SentTwiceError:
+            for part in rows:
+                for pause in (*RETRY_PAUSES_S, None):
+                    left = _without(part, self.api.history(run_id, part.key))
+                    if left is None:
+                        break
+                    try:
+                        for batch in batches_of_rows([left], _POINTS_A_REPEATED_REQUEST):
+                            self._log_batch(run_id, batch)
+                        break
+                    except SentTwiceError:  # the first request is still being carried out
+                        if pause is None:
+                            raise
+                        time.sleep(pause)
+
     def _log_batch(self, run_id: str, rows: Sequence[KeyRows]) -> None:
-        """Log as many points as one request takes.
+        """Log points in one request.
 
         MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
         body of the same request to the same documented endpoint, and sends it with MLflow's own request function,
@@ -118,7 +145,7 @@ class ApiWriter:
             raise RebuildNeededError(f"the best value of {key} moved to an earlier step")
         point = np.array([0])
         row = KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
-        self._log_batch(now.run_id, [row])
+        self._log(now.run_id, [row])
 
     def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param

@@ -7,6 +7,7 @@ This is the one module that bypasses MLflow's client. What it leaves in MLflow's
 from __future__ import annotations
 
 import functools
+import os
 import posixpath
 import re
 import time
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from bridge.errors import ConflictError, MissingExtraError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.client import Experiment, FoundRun, without_credentials
+from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.client import Experiment, FoundRun, missing_driver, without_credentials
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, rows_of
 from bridge.secrets import hide_all, hide_in
@@ -113,7 +114,7 @@ def _engine(uri: str) -> Engine:
     try:
         return sqlalchemy.create_engine(uri, pool_pre_ping=True)
     except ModuleNotFoundError as error:
-        raise MissingExtraError.of("postgresql", purpose=f"{without_credentials(uri)}: its driver") from error
+        raise missing_driver(without_credentials(uri), error) from error
 
 
 @contextmanager
@@ -245,17 +246,33 @@ class Database:
     # Looking things up
 
     def experiment(self, name: str) -> Experiment | None:
-        """Return the experiment of this name, deleted or not."""
-        return self._experiment("name = :value", name)
+        """Return the experiment of this name, deleted or not, in the workspace that MLflow's client uses."""
+        if not self._has_workspaces:
+            return self._experiment("name = :value", name)
+        workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip() or "default"
+        return self._experiment("name = :value AND workspace = :workspace", name, workspace=workspace)
+
+    @functools.cached_property
+    def _has_workspaces(self) -> bool:
+        import sqlalchemy
+
+        with _translate_errors(self._engine):
+            columns = sqlalchemy.inspect(self._engine).get_columns("experiments")
+        return any(column["name"] == "workspace" for column in columns)
 
     def experiment_by_id(self, experiment_id: str) -> Experiment | None:
         """Return the experiment with this id."""
         return self._experiment("experiment_id = :value", int(experiment_id))
 
-    def _experiment(self, condition: str, value: str | int) -> Experiment | None:
+    def experiment_with_tag(self, key: str, value: str) -> Experiment | None:
+        """Return the oldest experiment, deleted or not, whose tag `key` is `value`."""
+        condition = "experiment_id IN (SELECT experiment_id FROM experiment_tags WHERE key = :key AND value = :value)"
+        return self._experiment(condition, value, key=key)
+
+    def _experiment(self, condition: str, value: str | int, **values: object) -> Experiment | None:
         sql = "SELECT experiment_id, name, lifecycle_stage, artifact_location, creation_time FROM experiments WHERE "
         with _translate_errors(self._engine), self._engine.connect() as connection:
-            found = _select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value)
+            found = _select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value, **values)
         if not found:
             return None
         one = found[0]
@@ -500,7 +517,7 @@ class RunTables:
             "name": create.name,
             "user": create.user[:_LONGEST_USER],
             "start": create.start,
-            "artifacts": _artifact_uri(experiment[0].artifact_location, self._run_id),
+            "artifacts": artifact_uri(experiment[0].artifact_location, self._run_id),
             "experiment": int(create.experiment_id),
         }
         created = self.execute(_NEW_RUN, [new])
@@ -668,7 +685,7 @@ def _select(connection: Connection, sql: str, **values: object) -> list[Any]:
     return list(connection.execute(sa.text(sql).bindparams(*lists), values))
 
 
-def _artifact_uri(location: str, run_id: str) -> str:
+def artifact_uri(location: str, run_id: str) -> str:
     """Return where a run keeps its artifacts, as MLflow composes it: below the path, before a query or fragment."""
     parts = urlsplit(location)
     path = posixpath.join(parts.path, run_id, "artifacts")
