@@ -86,6 +86,39 @@ def test_adding_one_later_needs_no_rebuild(any_store: Store) -> None:
     assert (any_store.run().info.run_id, latest(any_store)) == (before, (1, 0.8))
 
 
+def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:
+    """A forgotten, a removed and another --best are no other run; through a server a removed one stays as it is."""
+    run, other = run_of(), ContentOptions(best=("loss:min",))
+    rows = [{"step": step, "acc": value, "loss": 1 - value} for step, value in enumerate([0.1, 0.8, 0.3])]
+    seen = []
+    for content in (MAX, ContentOptions(), other, MAX):
+        any_store.export(run, rows if not seen else (), content=content)
+        held = any_store.run()
+        seen.append((held.info.run_id, sorted(held.data.metrics)))
+        assert sorted(any_store.read(run, content).series) == ["acc", "loss"]
+    assert len({run_id for run_id, _ in seen}) == 1
+    kept = {"acc.best", "loss.best"} if any_store.uri.startswith("http") else set()
+    assert [set(names) | kept for _, names in seen] == [
+        {"acc", "loss", "acc.best"} | kept,
+        {"acc", "loss"} | kept,
+        {"acc", "loss", "loss.best"} | kept,
+        {"acc", "loss", "acc.best"} | kept,
+    ]
+    assert latest(any_store) == (1, 0.8)
+
+
+def test_another_direction_is_taken_where_points_can_be_deleted(any_store: Store) -> None:
+    """Through a server it needs a rebuild."""
+    run = run_of()
+    any_store.export(run, rows_of([0.5, 0.1, 0.9]), content=MAX)
+    if any_store.uri.startswith("http"):
+        with pytest.raises(RebuildNeededError, match="another direction"):
+            any_store.export(run, content=MIN)
+    else:
+        any_store.export(run, content=MIN)
+        assert latest(any_store) == (1, 0.1)
+
+
 def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
     """With a notice."""
     rows = [{"step": 0, "acc": 0.5, "acc.best": 0.1}]

@@ -265,14 +265,17 @@ def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
 
 
 def test_a_deleted_experiment_is_said(store: Store) -> None:
-    """Its runs count as deleted by a person, and nothing is written."""
+    """The same error for each run that belongs to it, with the remedies, and nothing is written."""
     run = run_of()
     store.export(run, ROWS)
     experiment = store.client.get_experiment_by_name("trials")
     assert experiment is not None
     store.client.delete_experiment(experiment.experiment_id)
-    assert store.known(run).deleted
-    assert store.known(run_of(identity="never seen")).deleted
+    for one in (run, run_of(identity="never seen")):
+        error = store.known(one).error
+        assert str(error) == "The MLflow experiment 'trials' was deleted."
+        assert isinstance(error, TargetRefusedError)
+        assert "mlflow experiments restore" in str(error.hint)
 
 
 def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store) -> None:

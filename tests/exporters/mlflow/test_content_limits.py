@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.errors import TargetRefusedError
 from bridge.model import NoticeKind
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
@@ -54,16 +53,6 @@ def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
     assert json.loads(store.run().data.tags["mlflow.bridge.names"])["metrics"] == {"a@b": "a_b"}
     held = store.read(run)
     assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
-
-
-def test_an_artifact_store_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -> None:
-    """With the way to leave files out."""
-    (tmp_path / "file").write_text("not a folder")
-    store.client.create_experiment("trials", artifact_location=(tmp_path / "file" / "below").as_uri())
-    event = event_of(tmp_path / "media", encoded("png"), "png")
-    with pytest.raises(TargetRefusedError, match="artifact store") as caught:
-        store.export(run_of(), [{"step": 0, "loss": 1.0}], media=(event,))
-    assert "--no-artifacts" in str(caught.value.hint)
 
 
 def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:

@@ -164,12 +164,13 @@ def _run_with_files(folder: Path, status: Status = Status.COMPLETED) -> Run:
 def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: Store, tmp_path: Path) -> None:
     """What grows is sent once, at the end, beside the mark that keeps copies from being taken for a run."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
-    assert store.files() == [".bridge-target", "hparams.yaml", "sidecar.json"]
+    assert store.files() == [".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"]
     run = _run_with_files(tmp_path / "r")
     assert store.stale(run) == ["status", "end", "metrics.csv", "media.jsonl", "summary.json"]
     store.export(run)
     assert store.files() == [
         ".bridge-target",
+        "bridge/README.md",
         "hparams.yaml",
         "media.jsonl",
         "metrics.csv",
@@ -205,7 +206,7 @@ def test_artifacts_can_be_had_at_once_or_not_at_all(
 ) -> None:
     """By the shape's choice."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
-    known = {".bridge-target", "hparams.yaml", "sidecar.json"}
+    known = {".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"}
     assert [file for file in store.files() if file not in known] == files
 
 
@@ -240,6 +241,29 @@ def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_pat
     store.export(run, [{"step": 1, "loss": 1.0}], content=content)
     assert store.files("checkpoints") == ["checkpoints/epoch=1-step=40.ckpt"]
     assert store.stale(run, content) == []
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_a_checkpoint_outside_the_run_directory_is_named(store: Store, tmp_path: Path, *, checkpoints: bool) -> None:
+    """Only its path is kept, with and without --checkpoints."""
+    run = replace(_run_with_files(tmp_path / "r"), checkpoint="/elsewhere/last.ckpt")
+    applied = store.export(run, ROWS, content=ContentOptions(checkpoints=checkpoints))
+    told = [(notice.kind, notice.what, notice.detail) for notice in applied.notices]
+    detail = "/elsewhere/last.ckpt is not in the run directory, so only its path is kept"
+    assert told == [(NoticeKind.LEFT_OUT, "checkpoint", detail)]
+    assert store.run().data.tags["bridge.checkpoint"] == "/elsewhere/last.ckpt"
+
+
+def test_settings_of_lightnings_cli_and_hydra_are_artifacts(store: Store, tmp_path: Path) -> None:
+    """Beside hparams.yaml, their secrets masked."""
+    run = _run_with_files(tmp_path / "r")
+    (tmp_path / "r" / ".hydra").mkdir()
+    names = ("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
+    for name in names:
+        (tmp_path / "r" / name).write_text("lr: 0.1\napi_key: abc\n")
+    files = {name: file_of(tmp_path / "r" / name) for name in names}
+    store.export(replace(run, files={**run.files, **files}), ROWS)
+    assert {name: store.artifact(name) for name in names} == dict.fromkeys(names, b"lr: 0.1\napi_key: '***'\n")
 
 
 def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bridge.cursor import ContentOptions
-from bridge.errors import ConflictError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.target import DeltaWriter
 from bridge.rundir import read_run
@@ -200,15 +200,17 @@ def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
     assert (store.known(run).deleted, store.known(run).exists) == (False, True)
 
 
-def test_a_deleted_experiment_comes_back_when_asked(store: Store) -> None:
-    """With a rebuild it is restored, and its run replaced."""
+def test_a_deleted_experiment_does_not_come_back_by_a_rebuild(any_store: Store) -> None:
+    """Nobody named it: with its runs it stays in the trash, and the error says what to do."""
     run = run_of()
-    store.export(run, ROWS)
-    experiment = store.client.get_experiment_by_name("trials")
+    any_store.export(run, ROWS)
+    experiment = any_store.client.get_experiment_by_name(any_store.experiment)
     assert experiment is not None
-    store.client.delete_experiment(experiment.experiment_id)
-    store.rebuild(run, [delta_of(run, NEWER)])
-    assert store.points("loss") == [(0, 9.0, 1775822400000)]
+    any_store.client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(TargetRefusedError, match="was deleted") as caught:
+        any_store.rebuild(run, [delta_of(run, NEWER)])
+    assert "mlflow experiments restore" in str(caught.value.hint)
+    assert any_store.client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted"
 
 
 def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store) -> None:

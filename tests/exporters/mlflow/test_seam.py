@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 from mlflow.exceptions import MlflowException
 
-from bridge.errors import TargetError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import MissingExtraError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.client import (
     Address,
+    MlflowApi,
     RunGoneError,
     artifact_errors,
     call_with_retry,
@@ -46,6 +53,83 @@ def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], hint: st
     with pytest.raises(kind) as caught, translate_errors("http://h"):
         raise MlflowException(text)
     assert hint in (caught.value.hint or "")
+
+
+REST = "API request to endpoint /api failed with error code {} != 200. Response body: '{}'"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says", "hint"),
+    [
+        (403, "Invalid Host header - possible DNS rebinding attack detected", "Invalid Host header", "--allowed-hosts"),
+        (403, "Permission denied", "Permission denied", "lacks a right"),
+        (401, "You are not authenticated.", "You are not authenticated.", "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_a_refusal_is_told_with_the_servers_words(status: int, body: str, says: str, hint: str) -> None:
+    """A host that is not allowed, a missing right and a wrong password are three things."""
+    with pytest.raises(TargetRefusedError) as caught, translate_errors("http://h"):
+        raise MlflowException(REST.format(status, body))
+    assert says in caught.value.message
+    assert hint in str(caught.value.hint)
+
+
+def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
+    """Not after the four minutes in which MLflow's client retries; one that is trusted by name is accepted."""
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(TargetRefusedError, match="certificate") as caught:
+            _ = MlflowApi(Address.of(f"https://127.0.0.1:{server.server_port}")).client
+        server.shutdown()
+    assert time.monotonic() - began < 10
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in str(caught.value.hint)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(secret)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_databricks_is_left_to_mlflows_client() -> None:
+    """Its addresses are words without a host."""
+    assert [Address.of(uri).kind for uri in ("databricks", "databricks://profile", "databricks-uc")] == ["server"] * 3
+
+
+def test_a_missing_driver_is_named_with_its_pip_line() -> None:
+    """Of a database that MLflow reaches through a package of its own."""
+    with pytest.raises(MissingExtraError, match="pymysql") as caught:
+        _ = MlflowApi(Address.of("mysql+pymysql://me:secret@127.0.0.1/x")).client
+    assert caught.value.hint == 'pip install "pymysql"'
+    assert "secret" not in str(caught.value)
 
 
 def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,98 @@
+"""The experiment of an export: by name, by MLflow's environment variables, renamed by people, in a workspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.errors import UsageError
+from bridge.exporters.mlflow.client import Address
+from bridge.sync.export import export_runs
+from tests.exporters.mlflow.by_hand import run_of
+from tests.exporters.mlflow.conftest import Store
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = [{"step": 0, "loss": 1.0}]
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store by way of its database, or of a server."""
+    if request.param == "server":
+        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"named-{tmp_path.name}")
+    return Store(request.getfixturevalue("sqlite_uri"))
+
+
+def unnamed(store: Store) -> Store:
+    """The same MLflow without --experiment."""
+    return Store(store.uri, experiment="", options={"experiment": None})
+
+
+def test_an_id_in_the_environment_names_the_experiment(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below --experiment, which wins."""
+    experiment_id = any_store.client.create_experiment(any_store.experiment)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+    unnamed(any_store).export(run_of(), ROWS)
+    assert any_store.run().info.experiment_id == experiment_id
+    other = Store(any_store.uri, experiment=f"{any_store.experiment} other")
+    other.export(run_of(), ROWS)
+    assert other.run().info.experiment_id != experiment_id
+
+
+def test_an_id_that_does_not_exist_is_wrong_usage(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in MLflow; nothing is created."""
+    for wrong in ("987654321", "no number"):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", wrong)
+        with pytest.raises(UsageError, match=f"MLFLOW_EXPERIMENT_ID is {wrong}"):
+            unnamed(any_store).export(run_of(), ROWS)
+
+
+def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both named in the message; together they are fine if they mean the same."""
+    experiment_id = any_store.client.create_experiment(any_store.experiment)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    with pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_NAME is 'another'"):
+        unnamed(any_store).export(run_of(), ROWS)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", any_store.experiment)
+    unnamed(any_store).export(run_of(), ROWS)
+    assert any_store.run().info.experiment_id == experiment_id
+
+
+def test_an_experiment_that_people_renamed_is_found_again(any_store: Store, tmp_path: Path) -> None:
+    """By the tag with its first name, and the report says its new one; the new name given is the experiment itself."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, uid="a")
+    export_runs([path], any_store.exporter())
+    experiment_id = any_store.run().info.experiment_id
+    renamed = f"{any_store.experiment} renamed"
+    any_store.client.rename_experiment(experiment_id, renamed)
+    grown = make_run(tmp_path / "runs" / "b", ROWS, uid="b")
+    (_, line) = export_runs([path, grown], any_store.exporter()).runs
+    assert line.notes == (f"The experiment {any_store.experiment!r} is now called {renamed!r}.",)
+    by_new_name = Store(any_store.uri, experiment=renamed)
+    assert [run.info.experiment_id for run in by_new_name.runs()] == [experiment_id] * 2
+    assert {str(line.action) for line in export_runs([path, grown], by_new_name.exporter()).runs} == {"unchanged"}
+
+
+def test_a_new_experiment_of_the_old_name_is_another_one(any_store: Store) -> None:
+    """A name wins over the tag."""
+    any_store.export(run_of(), ROWS)
+    first = any_store.run().info.experiment_id
+    any_store.client.rename_experiment(first, f"{any_store.experiment} renamed")
+    second = any_store.client.create_experiment(any_store.experiment)
+    any_store.export(run_of(), ROWS)
+    assert any_store.run().info.experiment_id == second
+
+
+def test_links_name_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where MLflow's client works in one other than the default."""
+    address = Address.of("https://ada:secret@host/mlflow")
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "default")
+    assert address.page("/7/runs/abc?a=b") == "https://host/mlflow/#/experiments/7/runs/abc?a=b"
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team a")
+    assert address.page("/7/runs/abc?a=b") == "https://host/mlflow/#/experiments/7/runs/abc?a=b&workspace=team%20a"
+    assert address.page("/7") == "https://host/mlflow/#/experiments/7?workspace=team%20a"

@@ -1,0 +1,112 @@
+"""An artifact store that cannot be used costs no points, and is tried again by every later export."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.cursor import ContentOptions
+from bridge.model import NoticeKind
+from bridge.sync.export import Options, export_runs
+from bridge.sync.verify import verify_runs
+from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.test_rebuild import log_picture
+from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.fixtures.proxy import Fault
+from tests.run_dirs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fixtures.proxy import FaultyProxy
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
+OPTIONS = Options(content=ContentOptions())
+
+
+def run_with_picture(folder: Path) -> Path:
+    """An ended run directory with points, a picture and hyperparameters."""
+    path = make_run(folder / "runs" / "a", ROWS, hparams={"f(x)": 1}, uid="a")
+    log_picture(path, step=1, session=0)
+    return path
+
+
+def check_healed(store: Store, path: Path) -> None:
+    """The next export brings the files, then nothing is new, and the target is as a clean one."""
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    assert (str(line.action), line.media) == ("changed", 1)
+    assert {"sidecar.json", "metrics.csv", "media.jsonl", "bridge/names.json"} <= set(store.files())
+    assert len(store.files("images")) == 2
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    assert str(line.action) == "unchanged"
+    assert [str(line.verdict) for line in verify_runs([path], store.exporter()).runs] == ["="]
+
+
+def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
+    """Points, params and status are there; the files follow once the store is back."""
+    blocked = tmp_path / "artifacts"
+    blocked.write_text("not a folder")
+    store.client.create_experiment("trials", artifact_location=blocked.as_uri())
+    path = run_with_picture(tmp_path)
+    for expected in ("new", "changed"):
+        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+        assert str(line.action) == expected
+        assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+        assert any("The next export sends them" in notice.detail for notice in line.notices)
+    run = store.run()
+    assert (run.info.status, run.data.params, len(store.points("loss"))) == ("FINISHED", {"f_x_": "1"}, 3)
+    blocked.unlink()
+    check_healed(store, path)
+
+
+def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:
+    """Neither the parent nor a child is left empty and RUNNING."""
+    blocked = tmp_path / "artifacts"
+    blocked.write_text("not a folder")
+    store.client.create_experiment("trials", artifact_location=blocked.as_uri())
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name, ROWS, uid=name, tags=["sweep:lr"])
+    export_runs([tmp_path / "runs"], store.exporter(), OPTIONS)
+    assert [run.info.status for run in store.runs()] == ["FINISHED"] * 3
+
+
+def test_a_server_whose_store_is_down(
+    faulty_proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers 500 for files alone: once, not for each run."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = Store(faulty_proxy.uri, experiment=f"store-down-{tmp_path.name}")
+    path = run_with_picture(tmp_path)
+    faulty_proxy.plan(Fault.STATUS, path="mlflow-artifacts", times=1000, status=500)
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    assert str(line.action) == "new"
+    assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+    assert store.run().info.status == "FINISHED"
+    faulty_proxy.heal()
+    check_healed(store, path)
+
+
+def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_path: Path) -> None:
+    """Without --serve-artifacts the client writes to its own disk: the server's list shows that nothing arrived."""
+    root = tmp_path / "root"
+    options = ("--no-serve-artifacts", "--default-artifact-root", str(root))
+    server = start_mlflow_server(sqlite_uri, tmp_path / "server", options=options, serves_artifacts=False)
+    try:
+        store = Store(server.uri, experiment="path")
+        path = run_with_picture(tmp_path)
+        assert [notice.what for notice in export_runs([path], store.exporter(), OPTIONS).runs[0].notices][
+            -1
+        ] != "artifacts"
+        # On another machine the same path is another folder. Here the files vanish between upload and list.
+        other = Store(server.uri, experiment="elsewhere")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mlflow.MlflowClient.log_artifacts", lambda *_: shutil.rmtree(root, ignore_errors=True))
+            (line,) = export_runs([path], other.exporter(), OPTIONS).runs
+        notice = next(notice for notice in line.notices if notice.what == "artifacts")
+        assert "does not see the files" in notice.detail
+        assert "--artifacts-destination" in notice.detail
+        check_healed(other, path)
+    finally:
+        server.stop()
