@@ -193,6 +193,48 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
             assert shown == clean
 
 
+def columns(address: str) -> dict[str, Any]:
+    """The columns of HPARAMS."""
+    request = urllib.request.Request(
+        f"{address}/data/plugin/hparams/experiment",
+        data=json.dumps({"experimentName": ""}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path) -> None:
+    """HPARAMS names all metrics of all runs, those of validation and test first, and finds types as TensorBoard does."""
+    runs = tmp_path / "runs"
+    make_run(
+        runs / "a", [{"step": 0, "epoch": 0, "loss": 1.0, "val/acc": 0.5}], hparams={"lr": 0.1, "same": 1, "x": "a"}
+    )
+    hparams = {"lr": 0.2, "same": 1, "x": 2, "flag": True, "only": "b"}
+    make_run(runs / "b", [{"step": 0, "loss": 1.0, "test_acc": 0.5}], hparams=hparams)
+    with served(runs) as address:
+        shown, groups = columns(address), sessions(address)
+    assert [metric["name"]["tag"] for metric in shown["metricInfos"]] == ["test_acc", "val/acc", "epoch", "loss"]
+    assert set(groups) == {"a", "b"}
+    export_runs([runs], TensorBoardExporter(tmp_path / "logs"))
+    server = start_tensorboard(tmp_path / "logs", tmp_path)
+    try:
+        assert server.until(lambda: len(server.get("plugin/scalars/tags")), 2) == 2
+        theirs = columns(server.uri)
+    finally:
+        server.stop()
+
+    def by_name(found: dict[str, Any]) -> dict[str, Any]:
+        infos = {info["name"]: info for info in found["hparamInfos"]}
+        for info in infos.values():
+            info.get("domainDiscrete", []).sort(key=str)
+        return infos
+
+    assert by_name(shown) == by_name(theirs)
+    assert [info["name"] for info in shown["hparamInfos"]][:2] == ["lr", "x"]
+
+
 def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
     """No name in media.jsonl, and no key in a request, reaches a file that an export would not read."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])

@@ -20,6 +20,7 @@ columns with numpy. Rare combinations of metrics are encoded one record at a tim
 
 from __future__ import annotations
 
+import json
 import struct
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -505,6 +506,41 @@ def session_end(status: str, *, end: float) -> Any:
 
     info = plugin_data_pb2.SessionEndInfo(status=api_pb2.Status.Value(f"STATUS_{status}"), end_time_secs=end)
     return plugin_data_pb2.HParamsPluginData(version=0, session_end_info=info)
+
+
+def hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Sequence[str]) -> Any:
+    """Return the plugin data that names the columns of the HPARAMS page, an HParamsPluginData message.
+
+    `params` are all values of each hyperparameter, `metrics` the tags of metrics in the order of their columns.
+    Each column gets the type that TensorBoard would find by itself: text if the values are of several types.
+    """
+    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+
+    columns = []
+    for name, values in params.items():
+        kinds = {
+            "bool" if isinstance(value, bool) else "text" if isinstance(value, str) else "number" for value in values
+        }
+        info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
+        if kinds == {"number"}:
+            info.type = api_pb2.DATA_TYPE_FLOAT64
+            info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
+        elif kinds == {"bool"}:
+            info.type = api_pb2.DATA_TYPE_BOOL
+            info.domain_discrete.extend(sorted(set(values)))
+        else:
+            info.type = api_pb2.DATA_TYPE_STRING
+            info.domain_discrete.extend(sorted({_json_text(value) for value in values}))
+        columns.append(info)
+    experiment = api_pb2.Experiment(
+        hparam_infos=columns,
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics],
+    )
+    return plugin_data_pb2.HParamsPluginData(version=0, experiment=experiment)
+
+
+def _json_text(value: bool | float | str) -> str:
+    return value if isinstance(value, str) else json.dumps(value if isinstance(value, bool) else float(value))
 
 
 def parse_event(data: bytes) -> Any:

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import ipaddress
 import json
+import re
 import socket
 import threading
 from collections import OrderedDict, defaultdict
@@ -26,7 +27,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.tensorboard import facts, media
-from bridge.exporters.tensorboard.events import session_end, session_start
+from bridge.exporters.tensorboard.events import hparams_columns, session_end, session_start
 from bridge.exporters.tensorboard.exporter import candidate_names, clean_folder, fold_case
 from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, metric_tags, plain
 
@@ -80,6 +81,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
     def __init__(self, live: LiveRuns) -> None:
         self._live = live
         self._names: tuple[Any, dict[str, LiveRun]] = (None, {})
+        self._experiment: tuple[Any, dict[str, bytes]] = (None, {})
         self._gifs: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._gif_lock = threading.Lock()
 
@@ -200,9 +202,14 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def list_tensors(self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None) -> Any:
         """Return the texts, or what HPARAMS reads, by run and tag."""
+        first = next(iter(self._named_runs()), None)
 
         def series(name: str, live: LiveRun) -> Mapping[str, Any]:
-            contents = dict.fromkeys(self._texts(live), _TEXT) if plugin_name == "text" else self._session(name, live)
+            contents: Mapping[str, bytes]
+            if plugin_name == "text":
+                contents = dict.fromkeys(self._texts(live), _TEXT)
+            else:
+                contents = {**self._session(name, live), **(self._experiment_of_all() if name == first else {})}
             return {
                 tag: provider.TensorTimeSeries(
                     max_step=0,
@@ -270,6 +277,26 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             live.kept["session"] = {tag: data.SerializeToString() for tag, data in found.items()}
         session: Mapping[str, bytes] = live.kept["session"]
         return session
+
+    def _experiment_of_all(self) -> Mapping[str, bytes]:
+        """Return the columns of HPARAMS, by tag: metrics of validation and test first.
+
+        TensorBoard reads them from any one run, and shows no other columns than these. So this names the columns of
+        all runs. An export cannot do that: it does not know the other runs of a log directory.
+        """
+        runs = self._live.runs()
+        of, found = self._experiment
+        if of is not runs:
+            values: dict[str, list[bool | float | str]] = {}
+            metrics: set[str] = set()
+            for live in runs.values():
+                metrics.update(self._metric_tags(live))
+                for key, value in facts.session_values(self._shown_facts(live).params).items():
+                    values.setdefault(key, []).append(value)
+            data = hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
+            found = {"_hparams_/experiment": data.SerializeToString()}
+            self._experiment = (runs, found)
+        return found
 
     # Pictures
 
@@ -352,6 +379,10 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             while sum(map(len, self._gifs.values())) > GIF_BYTES and len(self._gifs) > 1:
                 self._gifs.popitem(last=False)
             return data
+
+
+def _is_validation(tag: str) -> bool:
+    return re.search(r"(^|[^a-z])(val|valid|validation|test|eval)([^a-z]|$)", tag.lower()) is not None
 
 
 def _reference(part: str, live: LiveRun, event: MediaEvent) -> Any:
