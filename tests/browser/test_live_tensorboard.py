@@ -1,4 +1,4 @@
-"""What people see in TensorBoard on run directories themselves, in a real Chromium, while a run grows and is requeued."""
+"""What people see in TensorBoard on run directories, in a real Chromium, while a run grows and is requeued."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    """The address that `bridge view` prints."""
+    """Yield the address that `bridge view` prints."""
     command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", "tensorboard", "--no-open"]
     environment = os.environ | {"BRIDGE_CACHE_DIR": str(runs.parent / "cache"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -73,7 +73,7 @@ def address(runs: Path) -> Iterator[str]:
 
 @pytest.fixture
 def failures(page: Page) -> list[str]:
-    """The requests of the page that failed so far."""
+    """Return the list of the page's failed requests, which grows."""
     failed: list[str] = []
     page.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
     page.on("pageerror", lambda error: failed.append(str(error)))
@@ -81,7 +81,7 @@ def failures(page: Page) -> list[str]:
 
 
 def test_curves_grow_with_the_run(page: Page, address: str, runs: Path, failures: list[str]) -> None:
-    """TIME SERIES shows the last value and step of each run; after rows were added, and after a requeue, the new ones."""
+    """TIME SERIES shows the last value and step of each run, also after it grew and was requeued."""
     page.goto(f"{address}?darkMode=false#timeseries")
     page.locator("metrics-tag-filter input").fill("^loss$")
     table = page.locator("metrics-filtered-view scalar-card tb-data-table-content-row")

@@ -194,7 +194,7 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
 
 
 def columns(address: str) -> dict[str, Any]:
-    """The columns of HPARAMS."""
+    """Return the columns of HPARAMS."""
     request = urllib.request.Request(
         f"{address}/data/plugin/hparams/experiment",
         data=json.dumps({"experimentName": ""}).encode(),
@@ -206,7 +206,7 @@ def columns(address: str) -> dict[str, Any]:
 
 
 def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path) -> None:
-    """HPARAMS names all metrics of all runs, those of validation and test first, and finds types as TensorBoard does."""
+    """HPARAMS names all metrics, those of validation and test first, and finds types as TensorBoard does."""
     runs = tmp_path / "runs"
     make_run(
         runs / "a", [{"step": 0, "epoch": 0, "loss": 1.0, "val/acc": 0.5}], hparams={"lr": 0.1, "same": 1, "x": "a"}
