@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import stat
 import struct
@@ -31,11 +30,9 @@ __all__ = [
     "LONGEST_ROW",
     "MOST_COLUMNS",
     "MOST_DECODED_PIXELS",
-    "MOST_IN_CURSOR",
     "Refused",
     "cache_dir",
     "clean",
-    "fitting",
     "inside",
     "open_plain",
     "open_raw",
@@ -76,9 +73,6 @@ MOST_DECODED_PIXELS = 25_000_000
 
 LONGEST_NAME = 500
 """Characters of a run's id and identity, and of the name of a metric or of media; longer ones end in a digest."""
-
-MOST_IN_CURSOR = 1000
-"""Characters of JSON that an identity, or the path of a run directory, may take in a cursor; an emoji takes twelve."""
 
 BROKEN_PICTURE: tuple[type[Exception], ...] = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError,
@@ -186,13 +180,6 @@ def clean(text: str) -> str:
 def shortened(name: str) -> str:
     """Return `name`; one that is longer than LONGEST_NAME is cut and ends in a digest of the whole."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}-{_digest(name)}"
-
-
-def fitting(text: str) -> str:
-    """Return `text` as a cursor holds it: one that takes more than MOST_IN_CURSOR is cut and ends in a digest."""
-    if 12 * len(text) <= MOST_IN_CURSOR or len(json.dumps(text)) <= MOST_IN_CURSOR:
-        return text
-    return f"{text[: MOST_IN_CURSOR // 20]}-{_digest(text)}"
 
 
 def _digest(text: str) -> str:

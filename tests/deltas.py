@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import Cursor
-from bridge.model import Block, Delta, DeltaKind, Run, Status
+from bridge.model import Block, Cursor, Delta, DeltaKind, Run, Status
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:

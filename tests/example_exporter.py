@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, ConflictError
 from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetMedia, TargetState
 from bridge.locks import file_lock
-from bridge.model import DeltaKind, Notice, NoticeKind, Series, Status
+from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
 from logger.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from bridge.cursor import ContentOptions
     from bridge.model import Delta, Run
+    from bridge.options import ContentOptions
 
 
 class JsonExporter(Exporter):

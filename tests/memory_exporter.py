@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bridge.cursor import Cursor, sent_facts
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
 from bridge.exporters.contract import Applied, Capabilities, TargetContent, TargetState
-from bridge.model import DeltaKind, Notice, NoticeKind, Series, Status
+from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
 from tests.memory_exporter_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from bridge.cursor import ContentOptions
     from bridge.model import Delta, Run, Scalar
+    from bridge.options import ContentOptions
 
 __all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
 

@@ -16,9 +16,8 @@ from bridge.exporters.contract import TargetMedia
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities
-    from bridge.model import Block, Delta, MediaEvent
+    from bridge.model import Block, Cursor, Delta, MediaEvent
 
 __all__ = ["Box", "Failure", "Picture", "add_block", "cut", "picture_of", "remove", "stored_time"]
 

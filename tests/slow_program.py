@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tests.memory_exporter import MemoryExporter
 
 if TYPE_CHECKING:
-    from bridge.cursor import ContentOptions
     from bridge.model import Run
+    from bridge.options import ContentOptions
     from tests.memory_exporter import MemoryTarget
 
 

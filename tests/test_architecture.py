@@ -20,7 +20,6 @@ FORMAT = {"logger.files", "logger.hparams", "logger.sidecar", "logger.values"}
 
 WORDS = {
     "bridge.model",
-    "bridge.cursor",
     "bridge.options",
     "bridge.errors",
     "bridge.files",
@@ -34,7 +33,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.errors": set(),
     "bridge.options": {"bridge.errors", "logger.hparams"},
     "bridge.model": {*WORDS, "logger.sidecar"},
-    "bridge.cursor": WORDS,
     "bridge.files": {"bridge.model"},
     "bridge.secrets": set(),
     "bridge.locks": set(),

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from bridge.cursor import ContentOptions, Cursor
     from bridge.errors import BridgeError
     from bridge.live import LiveRuns
-    from bridge.model import Delta, Notice, Run, Scalar, Series, Status
+    from bridge.model import Cursor, Delta, Notice, Run, Scalar, Series, Status
+    from bridge.options import ContentOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

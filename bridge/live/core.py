@@ -31,8 +31,7 @@ from bridge.rundir import Clock, ReadOptions, read_delta, read_media, read_run, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bridge.cursor import Cursor
-    from bridge.model import Delta, MediaEvent, Run
+    from bridge.model import Cursor, Delta, MediaEvent, Run
     from bridge.registry import RunRecord
 
 SERIES_BYTES = 256 * 2**20

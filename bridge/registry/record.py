@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, fitting, open_plain, shortened
-from bridge.model import Status
+from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortened
+from bridge.model import Status, fitting
 from bridge.rundir.run import run_name
 from logger.sidecar import Sidecar, Summary
 

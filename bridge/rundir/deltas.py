@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.cursor import Cursor
 from bridge.errors import IdentityError, RunDirectoryError
-from bridge.files import fitting
-from bridge.model import Delta, DeltaKind
+from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.media import read_media
 from bridge.rundir.metrics import MODULUS, open_metrics
 from bridge.rundir.overlap import BUDGET, StepRange, by_step, counting, merge, resolve

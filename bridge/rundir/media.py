@@ -34,8 +34,7 @@ from logger.sidecar import parse_time
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from bridge.cursor import Cursor
-    from bridge.model import Run
+    from bridge.model import Cursor, Run
 
 __all__ = ["MediaDelta", "read_media"]
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.cursor import Cursor
-from bridge.model import Block, Notice, NoticeKind
+from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.header import metric_name
 from bridge.rundir.metrics import BAD_ROW, BLOCK, MOST_NAMED, NO_STEP, bytes_digest, to_hex
 from bridge.rundir.overlap import LastPoints, LatePoints
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.cursor import ContentOptions
     from bridge.model import Run
+    from bridge.options import ContentOptions
     from bridge.rundir.header import Layout
     from bridge.rundir.metrics import MetricsTable, Rows
 

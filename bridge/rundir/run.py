@@ -25,13 +25,12 @@ from bridge.files import (
     LONGEST_NAME,
     Refused,
     clean,
-    fitting,
     open_plain,
     own_file,
     read_plain,
     shortened,
 )
-from bridge.model import Notice, NoticeKind, Run, RunFile, Status
+from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import columns_of, read_header, why_no_run
 from bridge.rundir.header import has_column
 from bridge.rundir.times import Clock

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
-    from bridge.model import Delta, Notice, Run
+    from bridge.model import Cursor, Delta, Notice, Run
     from bridge.rundir import Clock
     from bridge.sync.progress import Progress
     from bridge.sync.select import Gathered, Selection

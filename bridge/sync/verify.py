@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.cursor import Cursor
     from bridge.exporters.contract import Capabilities, Exporter, TargetContent, TargetMedia, TargetState
-    from bridge.model import MediaEvent, Run, Scalar, Series
+    from bridge.model import Cursor, MediaEvent, Run, Scalar, Series
     from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
 

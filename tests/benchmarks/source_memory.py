@@ -24,7 +24,7 @@ PROMISED_MIB = 600
 _PROGRAM = """
 import sys
 from pathlib import Path
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import read_run, read_whole
 from bridge.rundir import ReadOptions
 points = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.csv as pacsv
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, discover, read_delta, read_run
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.benchmarks.source_memory import METRICS, write_rows

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from bridge.cursor import ContentOptions
 from bridge.model import MediaType, Status
+from bridge.options import ContentOptions
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, file_of, run_of
 from tests.exporters.mlflow.conftest import Store

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.fixtures.tensorboard_server import start_tensorboard

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.cursor import ContentOptions
 from bridge.errors import TargetUnavailableError
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from bridge.sync.export import ExportTask, export_run
 from bridge.sync.report import Verdict
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from bridge.cursor import Cursor
     from bridge.exporters.contract import Exporter, Target, TargetContent, TargetState
-    from bridge.model import Block, Delta, Run
+    from bridge.model import Block, Cursor, Delta, Run
     from bridge.sync.report import RunCheck, RunReport
 
 __all__ = ["Bench", "BrokenBlocks", "points_of"]

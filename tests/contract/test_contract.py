@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bridge import cursor as cursor_module
-from bridge.cursor import ContentOptions, sent_facts
+from bridge import model as cursor_module
 from bridge.errors import NewerFormatError, TargetError
-from bridge.model import DeltaKind, NoticeKind, Status
+from bridge.model import DeltaKind, NoticeKind, Status, sent_facts
+from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.contract.bench import Bench, points_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.run_dirs import make_run
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs

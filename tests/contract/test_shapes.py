@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.cursor import ContentOptions
 from bridge.model import NoticeKind
+from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.contract.bench import points_of
 from tests.contract.test_media import log_image, picture

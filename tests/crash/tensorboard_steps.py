@@ -22,11 +22,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import need_tensorboard
 from bridge.exporters.tensorboard.state import read_state
 from bridge.model import Status
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import media_event
 

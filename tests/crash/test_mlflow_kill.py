@@ -24,8 +24,8 @@ ROWS = 700
 
 def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
     """Run what `bridge export FOLDER --to mlflow` runs."""
-    from bridge.cursor import ContentOptions
     from bridge.exporters import find_exporter
+    from bridge.options import ContentOptions
     from bridge.sync.export import Options, export_runs
     from bridge.sync.report import Action
 

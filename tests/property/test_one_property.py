@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions, Cursor
-from bridge.model import Delta, DeltaKind
+from bridge.model import Cursor, Delta, DeltaKind
+from bridge.options import ContentOptions
 from bridge.rundir import read_delta, read_run, read_whole
 from tests.rundir.oracle import Event, events_of
 

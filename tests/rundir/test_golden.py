@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_series, read_whole
 from tests.rundir.oracle import events_of
 

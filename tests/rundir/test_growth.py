@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions, Cursor
 from bridge.errors import IdentityError
-from bridge.model import Delta, DeltaKind, NoticeKind
+from bridge.model import Cursor, Delta, DeltaKind, NoticeKind
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run
 from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar

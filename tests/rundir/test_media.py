@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import ContentOptions, Cursor
-from bridge.model import Delta, DeltaKind, MediaType
+from bridge.model import Cursor, Delta, DeltaKind, MediaType
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from bridge.rundir import deltas as delta_module
 from tests.run_dirs import make_run

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_media, read_points, read_run, read_whole
 from tests import oracle
 from tests.contract.test_media import picture

@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
 from bridge.model import DeltaKind, Run
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 from tests.rundir.oracle import events_of

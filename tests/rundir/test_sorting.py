@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import write_sidecar
 from tests.rundir.oracle import events_of
@@ -91,7 +91,7 @@ def test_a_clean_file_streams_with_cursors_that_can_be_continued(tmp_path: Path)
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.rundir import read_run, read_whole
 from bridge.rundir import ReadOptions
 run = read_run(Path(sys.argv[1]))

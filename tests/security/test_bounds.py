@@ -15,7 +15,6 @@ STATED = {
     "LARGEST_YAML": "1 MiB in `hparams.yaml`",
     "LARGEST_PARAMS": "16 MiB of hyperparameters",
     "LONGEST_NAME": "500 characters of a run's id",
-    "MOST_IN_CURSOR": "1,000 characters of JSON",
     "LONGEST_ROW": "8 MiB in one line of `metrics.csv`",
     "MOST_COLUMNS": "50,000 columns",
     "LARGEST_MEDIA_LIST": "16 MiB in `media.jsonl`",

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
+from bridge.options import ContentOptions
 from bridge.sync.report import Difference, Verdict
 from bridge.sync.verify import (
     FIRST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from bridge.sync.select import Selection

@@ -26,9 +26,9 @@ from tests.run_dirs import make_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.cursor import ContentOptions
     from bridge.exporters.contract import Exporter
     from bridge.model import Run
+    from bridge.options import ContentOptions
     from bridge.sync.report import RunReport
     from tests.fixtures.dask_cluster import DaskCluster
     from tests.memory_exporter import MemoryTarget

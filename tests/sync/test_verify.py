@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.contract import TargetMedia
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters import find_exporter
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import run_with_images

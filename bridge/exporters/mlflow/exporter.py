@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from bridge.cursor import ContentOptions, Cursor
-    from bridge.model import Notice, Run
+    from bridge.model import Cursor, Notice, Run
+    from bridge.options import ContentOptions
 
 _API = Capabilities(
     threads=True,

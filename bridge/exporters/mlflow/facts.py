@@ -17,16 +17,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.cursor import sent_facts
 from bridge.files import shortened
-from bridge.model import Notice, NoticeKind, RunFile, Status
+from bridge.model import Notice, NoticeKind, RunFile, Status, sent_facts
 from bridge.secrets import MASK, Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bridge.cursor import ContentOptions
     from bridge.model import Run, Scalar
+    from bridge.options import ContentOptions
     from logger.sidecar import SessionEntry
 
 KEY_LIMIT = 250

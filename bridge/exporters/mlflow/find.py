@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefusedError, UsageError
 from bridge.exporters.contract import TargetState
 from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, MlflowApi, hide_credentials
 from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, UserTags, digest, read_list_tag, storable
 from bridge.exporters.mlflow.write_api import ApiWriter
 from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
-from bridge.model import Notice, NoticeKind
+from bridge.model import Cursor, Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from bridge.cursor import ContentOptions
     from bridge.exporters.mlflow.client import FoundRun, MlflowApi
     from bridge.exporters.mlflow.facts import RunFacts
     from bridge.model import MediaEvent, Run, RunFile
+    from bridge.options import ContentOptions
 
 TARGET_MARK = ".bridge-target"
 """The empty file beside copies of source files. Without it a scan would take the artifacts for a run directory."""

@@ -33,10 +33,10 @@ from bridge.model import Series
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from bridge.cursor import ContentOptions
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run, Scalar
+    from bridge.options import ContentOptions
 
 
 def read_back(

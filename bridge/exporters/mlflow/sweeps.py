@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
 from bridge.errors import ConflictError, NewerFormatError
 from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean
 from bridge.exporters.mlflow.find import Candidates, cursor_of
 from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
 from bridge.model import Notice, NoticeKind
+from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

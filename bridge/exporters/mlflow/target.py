@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import ContentOptions, Cursor
 from bridge.errors import (
     BridgeError,
     ConflictError,
@@ -52,7 +51,8 @@ from bridge.exporters.mlflow.readback import read_back
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
-from bridge.model import Delta, DeltaKind, Notice, NoticeKind
+from bridge.model import Cursor, Delta, DeltaKind, Notice, NoticeKind
+from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.facts import RunFacts
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run
+    from bridge.options import ContentOptions
 
 ADJUSTED_OPTIONS = ("best", "checkpoints")
 """The content options that an existing run takes without a rebuild."""

@@ -34,9 +34,9 @@ from bridge.exporters.tensorboard.target import TensorBoardTarget
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bridge.cursor import ContentOptions, Cursor
     from bridge.live import LiveRuns
-    from bridge.model import Notice, Run
+    from bridge.model import Cursor, Notice, Run
+    from bridge.options import ContentOptions
 
 SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
 """For --samples_per_plugin. By default TensorBoard shows ten images and a thousand scalars per tag."""

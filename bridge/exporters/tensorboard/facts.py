@@ -18,16 +18,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bridge.cursor import sent_facts
 from bridge.exporters.tensorboard import events
-from bridge.model import Notice, NoticeKind, Status
+from bridge.model import Notice, NoticeKind, Status, sent_facts
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from bridge.cursor import ContentOptions
     from bridge.model import Run, Scalar
+    from bridge.options import ContentOptions
 
 STATUSES: Mapping[Status, str] = {
     Status.RUNNING: "",

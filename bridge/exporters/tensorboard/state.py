@@ -21,8 +21,8 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bridge.cursor import Cursor
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
+from bridge.model import Cursor
 from logger.files import replace_file
 
 if TYPE_CHECKING:

@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from bridge.cursor import ContentOptions, Cursor
     from bridge.exporters.contract import TargetContent
     from bridge.exporters.tensorboard.facts import ShownFacts
     from bridge.exporters.tensorboard.state import FileRecord
-    from bridge.model import Block, Delta, Run
+    from bridge.model import Block, Cursor, Delta, Run
+    from bridge.options import ContentOptions
 
 _STEP_LIMIT = 2**31
 """The HPARAMS page fails for all runs if a step does not fit into 32 bits."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.cursor import ContentOptions, Cursor
-from bridge.model import Block, Delta, DeltaKind, Run, RunFile, Status
+from bridge.model import Block, Cursor, Delta, DeltaKind, Run, RunFile, Status
+from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow import MlflowExporter
+from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import delta_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.model import DeltaKind, MediaType, NoticeKind, Status
+from bridge.options import ContentOptions
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import delta_of, file_of, run_of
 from tests.exporters.mlflow.conftest import Store

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.mlflow.facts import Tag
+from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.model import DeltaKind, NoticeKind
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import block_of, delta_of, run_of

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.facts import script_of
 from bridge.model import NoticeKind, Status
+from bridge.options import ContentOptions
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, run_of
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.cursor import ContentOptions
 from bridge.model import MediaType, NoticeKind, Status
+from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import file_of, run_of
 from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
 

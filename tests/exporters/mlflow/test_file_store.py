@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.model import NoticeKind
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.conftest import Store

@@ -6,9 +6,9 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.mlflow.facts import Tag
 from bridge.model import NoticeKind, Status
+from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
 
 if TYPE_CHECKING:

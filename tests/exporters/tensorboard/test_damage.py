@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import file_of, hex32, rows
 from tests.run_dirs import CREATED_S

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import FOOTER, HEADER, frame
+from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from tests.deltas import make_block, make_delta, make_model_run

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.facts import metric_tags
 from bridge.model import NoticeKind, Status
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of
 from tests.run_dirs import CREATED_S

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.exporter import assign_folders, clean_folder
+from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of

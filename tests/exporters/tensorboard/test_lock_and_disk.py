@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content
 
@@ -98,7 +98,7 @@ from pathlib import Path
 from bridge.errors import BridgeError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import need_tensorboard
-from bridge.cursor import ContentOptions
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 run = make_model_run(Path("/runs/abc"))
 target = TensorBoardExporter(Path(sys.argv[1])).open(run, ContentOptions())

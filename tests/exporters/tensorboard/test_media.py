@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter, media
 from bridge.model import NoticeKind
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event

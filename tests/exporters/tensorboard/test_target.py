@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cursor import ContentOptions
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import encode_block
 from bridge.model import NoticeKind, Status
+from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.cursor import ContentOptions
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
+from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
