@@ -26,8 +26,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.exporters.contract import Applied
-from bridge.files import fitting
-from bridge.model import DeltaKind
+from bridge.model import DeltaKind, fitting
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from bridge.secrets import hide_all, hide_in

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from bridge.exporters.mlflow.facts import RunFacts
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run
-    from bridge.options import ContentOptions
 
 ADJUSTED_OPTIONS = ("best", "checkpoints")
 """The content options that an existing run takes without a rebuild."""
