@@ -6,11 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bridge.api import export, plan, verify
+    from bridge.api import export, plan, read_points, verify
     from bridge.registry import Registry, RunRecord, open_registry
     from logger import RegistryLogger
 
-__all__ = ["Registry", "RegistryLogger", "RunRecord", "__version__", "export", "open_registry", "plan", "verify"]
+__all__ = [
+    "Registry",
+    "RegistryLogger",
+    "RunRecord",
+    "__version__",
+    "export",
+    "open_registry",
+    "plan",
+    "read_points",
+    "verify",
+]
 
 __version__: str
 
@@ -22,6 +32,7 @@ _LAZY = {
     "RunRecord": "bridge.registry",
     "export": "bridge.api",
     "plan": "bridge.api",
+    "read_points": "bridge.api",
     "verify": "bridge.api",
     "open_registry": "bridge.registry",
 }

@@ -1,4 +1,4 @@
-"""The bridge as a library: `bridge.export`, `bridge.plan`, `bridge.verify`, with the options of the command line."""
+"""The bridge as a library: export, plan, verify and read_points, with the options of the command line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import asdict
 
-from bridge.errors import UsageError
+from bridge.errors import BridgeError, UsageError
 from bridge.options import ContentOptions, SelectionOptions, checked, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bridge.exporters.contract import Exporter
+    from bridge.registry import RunRecord
     from bridge.sync.report import Report, VerifyReport
     from bridge.sync.select import Selection
 
@@ -86,6 +87,28 @@ def verify(
         selection=_selection(select), sample=sample, strict=strict, heartbeat_timeout=heartbeat_timeout
     )
     return verify_runs(_paths(runs), _exporter(to, target), options)
+
+
+def read_points(
+    run: str | PathLike[str] | RunRecord, metrics: str | Iterable[str] | None = None, *, arrow: bool = False
+) -> Any:
+    """Return the points of one run as a pandas table with the columns metric, step, time and value, by step.
+
+    `run` is a run directory or a record of a registry. `metrics` are globs on metric names. Superseded points are left
+    out, as in every target. With `arrow` the result is a pyarrow table. Raises RunDirectoryError for a run that cannot
+    be read and BridgeError where pandas is not installed.
+    """
+    from bridge.rundir import read_run
+    from bridge.rundir.points import points_table
+
+    run_dir: Any = getattr(run, "run_dir", run)
+    table = points_table(read_run(Path(run_dir)), (metrics,) if isinstance(metrics, str) else metrics or ())
+    if arrow:
+        return table
+    try:
+        return table.to_pandas()
+    except ImportError as error:
+        raise BridgeError("read_points needs pandas, which is not installed.", hint="pip install pandas") from error
 
 
 def _run(

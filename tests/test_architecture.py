@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bridge.sync.report",
         "bridge.sync.progress",
     },
-    "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.sync.report"},
+    "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.rundir", "bridge.registry"},
     "bridge.cli": {"bridge", "logger.sidecar"},
     "bridge.__main__": {"bridge.cli", "bridge.interrupts"},
     # the public names, loaded when they are asked for

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "ls": "List runs.",
     "show": "Show one run in full.",
     "best": "List the runs with the best values of a metric.",
+    "points": "Print the points of one run as CSV, or write them to a file.",
     "set": "Change a run's name, notes and tags, or archive it.",
     "scan": "Bring the cache of runs up to date.",
     "config": "Show the options in effect for `bridge export` and where each comes from.",

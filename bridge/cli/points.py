@@ -1,0 +1,58 @@
+"""`bridge points`: the points of one run, for plots and scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bridge.cli.command import command, complete_metrics, complete_run_ids
+from bridge.cli.output import Exit, Output, counted
+from bridge.cli.show import find_run
+from bridge.options import CacheOptions
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@command(
+    "points",
+    example="bridge points preempted demo-runs --csv points.csv",
+    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE),
+)
+@click.argument("run", shell_complete=complete_run_ids)
+@click.option(
+    "--metrics", multiple=True, metavar="GLOB", shell_complete=complete_metrics, help="Only these metrics; may repeat."
+)
+@click.option("--csv", type=_FILE, metavar="FILE", help="Write FILE as CSV.")
+@click.option("--parquet", type=_FILE, metavar="FILE", help="Write FILE as Parquet.")
+def points(
+    run: str,
+    runs: tuple[Path, ...],
+    cache: CacheOptions,
+    metrics: tuple[str, ...],
+    csv: Path | None,
+    parquet: Path | None,
+    out: Output,
+) -> int:
+    """Print the points of one run as CSV, or write them to a file. They are those that the targets show.
+
+    RUN is a run directory, or the id of a run found in RUNS. The columns are metric, step, time and value.
+    """
+    from bridge.api import read_points
+    from bridge.rundir.points import csv_text, json_columns, write_points
+
+    record = find_run(run, runs, cache, out)
+    table = read_points(record, metrics or None, arrow=True)
+    for path, as_csv in ((csv, True), (parquet, False)):
+        if path is not None:
+            write_points(table, path, as_csv=as_csv)
+            out.say(f"{counted(table.num_rows, 'point')} written to {path}.")
+    if out.json:
+        out.result_json({"version": 1, "points": json_columns(table)})
+    elif csv is None and parquet is None:
+        out.result(csv_text(table).removesuffix("\n"))
+    if table.num_rows:
+        return Exit.DONE
+    matching = f" of metrics that match {' or '.join(metrics)}" if metrics else ""
+    out.warn(f"{record.run_id} has no points{matching}.")
+    return Exit.NOTHING_DONE

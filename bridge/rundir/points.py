@@ -1,0 +1,85 @@
+"""The points of one run as a table: one row a point, with the overlap rule applied."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from bridge.errors import BridgeError
+from bridge.options import ContentOptions
+from bridge.rundir import ReadOptions, read_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from bridge.model import Block, Run
+
+SCHEMA = pa.schema(
+    [
+        ("metric", pa.dictionary(pa.int32(), pa.string())),
+        ("step", pa.int64()),
+        ("time", pa.timestamp("us", tz="UTC")),
+        ("value", pa.float64()),
+    ]
+)
+
+
+def points_table(run: Run, metrics: Iterable[str] = ()) -> pa.Table:
+    """Return the points of `run` that count, in the order of their steps, as a table with SCHEMA.
+
+    `metrics` are globs on metric names; without any the table holds all metrics. Raises RunDirectoryError.
+    """
+    content = ContentOptions(metrics=tuple(metrics), media=False)
+    blocks = [block for delta in read_whole(run, content, ReadOptions(ordered=True)) for block in delta.blocks]
+    names = sorted({name for block in blocks for name in block.names})
+    if not blocks:
+        return SCHEMA.empty_table()
+    return pa.concat_tables([_table(block, names) for block in blocks])
+
+
+def _table(block: Block, names: list[str]) -> pa.Table:
+    # `present` is (k, n), one metric a line. Transposed, its nonzero entries come row by row: first all metrics of the
+    # first row. `rows` and `places` are (points,): the row and the metric of each point.
+    rows, places = np.nonzero(block.present.T)
+    codes = np.array([names.index(name) for name in block.names], dtype=np.int32)
+    microseconds = np.round(block.time[rows] * 1e6).astype(np.int64)
+    return pa.table(
+        [
+            pa.DictionaryArray.from_arrays(pa.array(codes[places]), pa.array(names, pa.string())),
+            pa.array(block.step[rows]),
+            pa.array(microseconds).cast(pa.timestamp("us", tz="UTC")),
+            pa.array(block.values[places, rows]),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def csv_text(table: pa.Table) -> str:
+    """Return a table of points as CSV."""
+    text = io.BytesIO()
+    csv.write_csv(table.set_column(0, "metric", table["metric"].cast(pa.string())), text)
+    return text.getvalue().decode("utf-8", errors="backslashreplace")
+
+
+def json_columns(table: pa.Table) -> dict[str, list[Any]]:
+    """Return a table of points as columns of JSON values: ISO times, and NaN and infinities as text."""
+    values = [value if np.isfinite(value) else str(value) for value in table["value"].to_pylist()]
+    times = [time.isoformat() for time in table["time"].to_pylist()]
+    return {"metric": table["metric"].to_pylist(), "step": table["step"].to_pylist(), "time": times, "value": values}
+
+
+def write_points(table: pa.Table, path: Path, *, as_csv: bool) -> None:
+    """Write a table of points to `path` as CSV or Parquet. Raises BridgeError if that fails."""
+    try:
+        with path.open("wb") as file:
+            if as_csv:
+                file.write(csv_text(table).encode())
+            else:
+                parquet.write_table(table, file)
+    except OSError as error:
+        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
