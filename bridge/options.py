@@ -64,7 +64,7 @@ class RunsArgument(msgspec.Struct, frozen=True, kw_only=True):
 class TargetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where runs go."""
 
-    to: Annotated[str, Option("The target.")]
+    to: Annotated[str, Option("The target. `view` needs none: it takes the one whose package is installed.")] = ""
     tracking_uri: Annotated[
         str | None,
         Option(
@@ -127,6 +127,7 @@ class FilterOptions(msgspec.Struct, frozen=True, kw_only=True):
     where: Annotated[
         str | None, Option("Only runs for which this holds: 'val/acc > 0.7 and hparams.lr < 0.1'.", "EXPR")
     ] = None
+    archived: Annotated[bool, Option("Archived runs too.")] = False
 
 
 class SelectionOptions(FilterOptions, frozen=True, kw_only=True):

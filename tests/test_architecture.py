@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.files": {"bridge.model"},
     "bridge.secrets": set(),
     "bridge.locks": set(),
-    "bridge.sync.report": WORDS,
+    "bridge.sync.report": {*WORDS, "bridge.registry"},
     "bridge.sync.progress": {*WORDS, "bridge.sync.report"},
     "bridge.interrupts": set(),
     "bridge.rundir": {*WORDS, *FORMAT},

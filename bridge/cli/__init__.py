@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Mapping[str, str] = {
     "export": "Copy runs to MLflow or TensorBoard; run it again at any time.",
-    "view": "Export runs to a target of their own, open its page, and keep it up to date.",
+    "view": "Show runs in TensorBoard or MLflow until Ctrl-C.",
     "verify": "Read a target back and compare it, point by point, with the run directories.",
     "ls": "List runs.",
     "show": "Show one run in full.",

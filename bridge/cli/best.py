@@ -10,6 +10,7 @@ import click
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
+from bridge.cli.export import print_no_match
 from bridge.cli.output import Exit, Output
 from bridge.cli.records import (
     Column,
@@ -25,7 +26,7 @@ from bridge.cli.records import (
 )
 from bridge.options import CacheOptions, FilterOptions, TableOptions
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import Selection, Top, describe_left_out, select
+from bridge.sync.select import Selection, Top, describe_left_out, explain_none, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,20 +51,25 @@ def best(
     out: Output,
 ) -> int:
     """List the runs with the best values of a metric: completed (or unknown) ones, unless --status asks for others."""
+    if Path(metric).is_dir() and not all(path.exists() for path in runs):
+        raise click.UsageError(f"The metric comes first: bridge best {runs[-1]} {metric}")
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
     filters = Selection.of(**asdict(selection))
     records = records_of(open_registries(runs, cache, out), out)
     chosen = select(records, replace(filters, top=top))
     if not chosen:
-        _explain(top, filters, records, out)
-        if not out.json:
-            return Exit.NOTHING_DONE
+        no_match = explain_none(records, replace(filters, top=top), runs)
+        print_no_match(no_match, out)
+        if out.json:
+            deliver(chosen, shown, lambda _: [], table=table, out=out)
+        return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
+    unknown = warn_of_unknown(shown, records, out)
     left_out = describe_left_out(records, replace(filters, top=top))
     deliver(chosen, shown, lambda found: _columns(top, found), table=table, out=out)
-    if chosen and left_out:
+    if left_out:
         out.say(left_out)
-    return Exit.DONE if chosen else Exit.NOTHING_DONE
+    return Exit.NOTHING_DONE if unknown else Exit.DONE
 
 
 def _columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
@@ -84,13 +90,3 @@ def _columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
         time_column(records, rank=8),
         value_column(column("duration"), records, rank=9),
     ]
-
-
-def _explain(top: Top, selection: Selection, records: Sequence[RunRecord], out: Output) -> None:
-    """Print why no run was chosen."""
-    warn_of_unknown([Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)], records, out)
-    left_out = describe_left_out(records, replace(selection, top=top))
-    out.say(
-        f"None of {len(records)} runs that were asked for has a value of {top.metric}."
-        + (f" {left_out}" if left_out else "")
-    )

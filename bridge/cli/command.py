@@ -266,6 +266,8 @@ def make_exporter(target: TargetOptions) -> Exporter:
     """
     from bridge.exporters import find_exporter
 
+    if not target.to:
+        raise click.UsageError("Missing option '--to': mlflow or tensorboard.")
     factory = find_exporter(target.to)
     taken = inspect.signature(factory).parameters
     for name in asdict(target):

@@ -19,7 +19,7 @@ from bridge.options import ContentOptions, ExportOptions, SelectionOptions, Targ
 if TYPE_CHECKING:
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
-    from bridge.sync.report import Report, RunReport
+    from bridge.sync.report import NoMatch, Report, RunReport
 
 REQUESTS_AT_ONCE = 4
 """Runs that are sent to a server at once, unless --workers is given; they wait more than they work."""
@@ -67,9 +67,11 @@ def export(
     report = export_runs(runs, exporter, options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
+        if report.no_match.text:
+            print_no_match(report.no_match, out)
         return report.exit_code
     print_report(report, out)
-    if not out.quiet and not how.dry_run and report.exit_code != Exit.NOTHING_DONE:
+    if not out.quiet and not how.dry_run and report.runs and report.exit_code != Exit.NOTHING_DONE:
         out.result(f"Open: {_how_to_look(runs, target, exporter)}")
     return report.exit_code
 
@@ -116,8 +118,13 @@ def _how_to_look(runs: tuple[Path, ...], target: TargetOptions, exporter: Export
 def print_report(report: Report, out: Output) -> None:
     """Print a line for each run that something happened to (in a plan for all runs), then the totals.
 
-    Failures go to stderr, also with --quiet.
+    Failures go to stderr, also with --quiet, and so do warnings without it.
     """
+    for warning in report.warnings:
+        out.say(warning)
+    if report.no_match.text:
+        print_no_match(report.no_match, out)
+        return
     for run in report.runs:
         if run.failed:
             out.warn(failure(run))
@@ -173,6 +180,11 @@ def _totals(report: Report) -> str:
     sent = f": {sizes(totals['points'], totals['media'])}" if count else ""
     notices = f"; {counted(totals['notices'], 'notice')}" if totals["notices"] else ""
     return f"{', '.join(said)}{sent}, {report.seconds:.1f} s{notices}"
+
+
+def print_no_match(no_match: NoMatch, out: Output) -> None:
+    """Print why no run was selected. --quiet silences it only if the runs just do not match."""
+    (out.warn if no_match.unknown else out.say)(no_match.text)
 
 
 def failure(run: RunReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
+from bridge.cli.export import print_no_match
 from bridge.cli.output import Exit, Output, counted
 from bridge.cli.records import (
     Column,
@@ -24,11 +26,13 @@ from bridge.cli.records import (
     value_column,
     warn_of_unknown,
 )
+from bridge.model import Status
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered
 from bridge.registry.statistics import with_statistics
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import Selection, describe_left_out, select
+from bridge.sync.report import NoMatch
+from bridge.sync.select import Selection, describe_left_out, explain_none, select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,33 +61,38 @@ def ls(
     sort: str | None,
     reverse: bool,
     out: Output,
-) -> None:
+) -> int:
     """List runs."""
     by = column(sort) if sort else None
     shown = parse_columns(table.columns)
     chosen_by = Selection.of(**asdict(selection))
+    if liveness:
+        chosen_by = replace(chosen_by, statuses=(Status(liveness),))
     records = records_of(open_registries(runs, cache, out), out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
-    chosen = [record for record in select(records, chosen_by) if liveness in (None, str(record.status))]
+    chosen = select(records, chosen_by)
+    no_match = NoMatch() if chosen else explain_none(records, chosen_by, runs)
+    unknown = warn_of_unknown([by] if by else [], records, out)
     if by:
-        warn_of_unknown([by], records, out)
         is_metric = by.kind is Kind.METRIC
         chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
     elif reverse:
         chosen.reverse()
     chosen = chosen[:limit]
-    if shown:
-        warn_of_unknown(shown, records, out)
-    deliver(chosen, shown, lambda found: _columns(found, chosen_by), table=table, out=out)
-    out.say(_count(len(chosen), len(records), runs))
+    unknown = warn_of_unknown(shown, records, out) or unknown
+    if chosen or out.json or table.csv or table.parquet:
+        deliver(chosen, shown, lambda found: _columns(found, chosen_by), table=table, out=out)
+    if no_match.text:
+        print_no_match(no_match, out)
+        return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
+    out.say(
+        f"{len(chosen):,} of {counted(len(records), 'run')}."
+        if len(chosen) != len(records)
+        else f"{counted(len(records), 'run')}."
+    )
     if left_out := describe_left_out(records, chosen_by):
         out.say(left_out)
-
-
-def _count(chosen: int, found: int, runs: Sequence[Path]) -> str:
-    if not found:
-        return f"No runs in {', '.join(map(str, runs))}."
-    return f"{chosen:,} of {counted(found, 'run')}." if chosen != found else f"{counted(found, 'run')}."
+    return Exit.NOTHING_DONE if unknown else Exit.DONE
 
 
 def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]:

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,8 @@ from bridge.cli.output import Output, counted, plain, tell_skipped
 from bridge.registry import open_registry
 from bridge.registry.query import columns, write_csv, write_parquet
 from bridge.registry.statistics import with_statistics
-from bridge.registry.where import FIELDS, Kind, Ref, column
+from bridge.registry.where import Kind, Ref, column
+from bridge.sync.select import sentence, unknown_refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,17 +68,12 @@ def parse_columns(text: str | None) -> list[Ref]:
     return [column(name.strip()) for name in (text or "").split(",") if name.strip()]
 
 
-def warn_of_unknown(refs: Sequence[Ref], records: Sequence[RunRecord], out: Output) -> None:
-    """Print which of these metrics and hyperparameters no run has, with the nearest name that exists."""
-    for ref in refs:
-        if ref.kind not in (Kind.METRIC, Kind.HPARAM) or not records or any(ref.of(run) is not ... for run in records):
-            continue
-        if ref.kind is Kind.METRIC:
-            names = {name for run in records for name in (*run.stats, *run.summary)} | set(FIELDS)
-        else:
-            names = {name for run in records for name in run.hparams}
-        near = get_close_matches(ref.name, names, n=1)
-        out.say(f"No run has {ref}" + (f"; did you mean {near[0]}?" if near else "."))
+def warn_of_unknown(refs: Sequence[Ref], records: Sequence[RunRecord], out: Output) -> bool:
+    """Print which of these metrics and hyperparameters no run has; return whether there are any."""
+    said = unknown_refs(records, refs) if records else []
+    for text in said:
+        out.warn(sentence(text))
+    return bool(said)
 
 
 # ------------------------------------------------------------------------------------------------- which columns

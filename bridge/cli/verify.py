@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, make_exporter
-from bridge.cli.export import sizes
+from bridge.cli.export import print_no_match, sizes
 from bridge.cli.output import Exit, Output, counted, plain
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
@@ -53,6 +53,9 @@ def verify(
         out.result_json(report.to_dict())
     else:
         report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
+    if report.no_match.text:
+        print_no_match(report.no_match, out)
+    elif not out.json:
         out.result(_totals(report))
     return report.exit_code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -13,11 +14,14 @@ import msgspec
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter, was_typed
-from bridge.cli.export import failure, sizes
-from bridge.cli.output import Exit, Output, tell_skipped
+from bridge.cli.export import failure, print_no_match, sizes
+from bridge.cli.output import Exit, Output, counted, tell_skipped
 from bridge.errors import UsageError
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
+from bridge.registry import open_registry
+from bridge.sync.export import Options
+from bridge.sync.select import Selection
 
 if TYPE_CHECKING:
     from bridge.exporters.contract import Exporter, Interface, LiveViewable
@@ -38,58 +42,74 @@ def view(
 ) -> int:
     """Show runs in TensorBoard or MLflow until Ctrl-C.
 
-    TensorBoard shows the run directories themselves, as they are at that moment; nothing is exported or written. To
-    view a target of yours, give --logdir or --tracking-uri: new rows are exported to it for as long as the page is
-    shown, and it is never rebuilt for the sake of other options.
+    The page shows the run directories themselves, as they are at that moment; nothing is exported or written. To view
+    a target of yours, give --logdir or --tracking-uri: new rows are exported to it for as long as the page is shown,
+    and it is never rebuilt for the sake of other options.
     """
-    from bridge.exporters.contract import LiveViewable, Viewable
-    from bridge.sync.export import Options, export_runs
-    from bridge.sync.follow import Following, follow
-    from bridge.sync.select import Selection
-    from bridge.view import serve, tunnel
+    from bridge.exporters.contract import LiveViewable
 
+    target = msgspec.structs.replace(target, to=target.to or _installed())
     is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
     exporter = make_exporter(target)
-    if is_own and isinstance(exporter, LiveViewable):
-        return _view_live(runs, exporter, selection, content, how, out)
-    place = _cached_target(runs, target, selection)
-    if is_own:
-        exporter = make_exporter(_in_cache(target, place))
+    try:
+        if is_own and isinstance(exporter, LiveViewable):
+            return _view_live(runs, exporter, selection, content, how, out)
+        place = _cached_target(runs, target, selection)
+        if is_own:
+            exporter = make_exporter(_in_cache(target, place))
+        options = Options(
+            content=content,
+            given=given_names(ContentOptions),
+            selection=Selection.of(**asdict(selection)),
+            heartbeat_timeout=how.heartbeat_timeout,
+            reshape=is_own,
+        )
+        return _view_target(runs, exporter, options, place, how, out)
+    except KeyboardInterrupt:
+        return Exit.DONE
+
+
+def _installed() -> str:
+    """Return the target whose package is installed: TensorBoard, else MLflow."""
+    return "tensorboard" if find_spec("tensorboard") or not find_spec("mlflow") else "mlflow"
+
+
+def _view_target(
+    runs: tuple[Path, ...], exporter: Exporter, options: Options, place: Path, how: ViewOptions, out: Output
+) -> int:
+    """Export to a target, open its page, and keep it up to date."""
+    from bridge.exporters.contract import Viewable
+    from bridge.sync.export import export_runs
+    from bridge.sync.follow import Following, follow
+    from bridge.view import serve, tunnel
+
     if how.host != _LOCAL:
         raise UsageError("--host needs a view of the run directories themselves.", hint="Leave out the target.")
     if not isinstance(exporter, Viewable):
-        raise UsageError(f"--to {target.to} has no page that can be opened here.")
-    options = Options(
-        content=content,
-        given=given_names(ContentOptions),
-        selection=Selection.of(**asdict(selection)),
-        heartbeat_timeout=how.heartbeat_timeout,
-        reshape=is_own,
-    )
+        raise UsageError(f"--to {exporter.name} has no page that can be opened here.")
 
     def told(report: Report) -> None:
         for line in report.runs:
             out.detail(f"{line.run_id}: {line.action}, {sizes(line.points, line.media)}")
 
-    try:
-        report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
-        for line in report.failed:
-            out.warn(failure(line))
-        if report.exit_code == Exit.NOTHING_DONE:
-            return Exit.NOTHING_DONE
-        interface = _interface(exporter, how.port)
-        with serve(interface, place / "server.log"):
-            out.result(interface.address)
-            if interface.argv:
-                out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
-            out.say("Press Ctrl-C to stop.")
-            if how.open:
-                click.launch(interface.address)
-            following = Following(interval=how.interval, pause=pause)
-            progress = functools.partial(out.progress, after=1.0)
-            follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
-    except KeyboardInterrupt:
-        pass
+    report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
+    for line in report.failed:
+        out.warn(failure(line))
+    if report.no_match.text:
+        print_no_match(report.no_match, out)
+    if report.exit_code == Exit.NOTHING_DONE or not report.runs:
+        return report.exit_code
+    interface = _interface(exporter, how.port)
+    with serve(interface, place / "server.log"):
+        out.result(interface.address)
+        if interface.argv:
+            out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
+        out.say("Press Ctrl-C to stop.")
+        if how.open:
+            click.launch(interface.address)
+        following = Following(interval=how.interval, pause=pause)
+        progress = functools.partial(out.progress, after=1.0)
+        follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
     return Exit.DONE
 
 
@@ -104,30 +124,34 @@ def _view_live(
     """Show the run directories themselves."""
     from bridge.live import LiveRuns
     from bridge.rundir import discover
-    from bridge.sync.select import Selection, select
+    from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
 
-    choose = functools.partial(select, selection=Selection.of(**asdict(selection)))
-    live = LiveRuns(runs, content=content, choose=choose, heartbeat_timeout=how.heartbeat_timeout)
+    chosen = Selection.of(**asdict(selection))
+    live = LiveRuns(
+        runs,
+        content=content,
+        choose=functools.partial(select, selection=chosen),
+        heartbeat_timeout=how.heartbeat_timeout,
+    )
     if how.host != _LOCAL:
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
-    try:
-        found = len(live.runs())
-        tell_skipped([(str(folder.path), folder.reason) for folder in discover(runs).skipped], out)
-        if not found:
-            out.warn(f"! No runs to show at or below {', '.join(map(str, runs))}.")
-            return Exit.NOTHING_DONE
-        port = free_port(how.port, usual=exporter.default_port, host=how.host)
-        with exporter.serve_live(live, host=how.host, port=port) as address:
-            out.result(address)
-            out.result(f"From another machine first: {tunnel(port)}")
-            out.say(f"{found} {'run' if found == 1 else 'runs'}, read as they are at each look. Press Ctrl-C to stop.")
-            if how.open:
-                click.launch(address)
-            while True:
-                pause(3600)
-    except KeyboardInterrupt:
-        return Exit.DONE
+    found = len(live.runs())
+    tell_skipped([(str(folder.path), folder.reason) for folder in discover(runs).skipped], out)
+    if not found:
+        registries = [open_registry(root, say=out.warn) for root in runs]
+        no_match = explain_none([record for registry in registries for record in registry], chosen, runs)
+        print_no_match(no_match, out)
+        return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
+    port = free_port(how.port, usual=exporter.default_port, host=how.host)
+    with exporter.serve_live(live, host=how.host, port=port) as address:
+        out.result(address)
+        out.result(f"From another machine first: {tunnel(port)}")
+        out.say(f"{counted(found, 'run')}, read as they are at each look. Press Ctrl-C to stop.")
+        if how.open:
+            click.launch(address)
+        while True:
+            pause(3600)
 
 
 def _cached_target(runs: tuple[Path, ...], target: TargetOptions, selection: SelectionOptions) -> Path:

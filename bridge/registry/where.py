@@ -314,11 +314,16 @@ def _number(text: str) -> float | int:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A condition: its text, the test for a record, and whether it asks for a metric. Pickled as its text."""
+    """A condition: its text, the test for a record, and the values that it asks for. Pickled as its text."""
 
     text: str
     holds: Test = field(compare=False, repr=False)
-    metrics: bool = True
+    refs: tuple[Ref, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def metrics(self) -> bool:
+        """Return whether the condition asks for a metric."""
+        return any(ref.kind is Kind.METRIC for ref in self.refs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return parse, (self.text,)
@@ -329,7 +334,7 @@ def parse(text: str) -> Where:
     parser = _Parser(text)
     test = parser.expression(0)
     parser.end()
-    return Where(text, test, parser.metrics)
+    return Where(text, test, tuple(parser.refs))
 
 
 _DEEPEST = 100
@@ -345,7 +350,7 @@ class _Parser:
         self._text = text
         self._tokens = _tokens(text)
         self._next = 0
-        self.metrics = False
+        self.refs: list[Ref] = []
 
     def expression(self, depth: int, level: int = 0) -> Test:
         """Read tests that are joined by the words of `level` and those that bind tighter."""
@@ -441,7 +446,7 @@ class _Parser:
         if not token.is_name:
             self._fail("expected a field, a metric, hparams.x or tag", token)
         ref = self._resolve(token)
-        self.metrics |= ref.kind is Kind.METRIC
+        self.refs.append(ref)
         return ref
 
     def _resolve(self, token: _Token) -> Ref:

@@ -33,7 +33,7 @@ from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
 from bridge.sync.report import Action, Report, RunReport, SkippedFolder
-from bridge.sync.select import gather
+from bridge.sync.select import gather, unknown_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,7 +98,9 @@ def export_runs(
         new_identity=options.new_identity,
         read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
     )
-    return export_gathered(gathered, exporter, options, progress=progress)
+    report = export_gathered(gathered, exporter, options, progress=progress)
+    warnings = unknown_metrics(gathered.runs, options.content)
+    return with_fields(report, warnings=tuple(warnings), no_match=gathered.no_match)
 
 
 def export_gathered(

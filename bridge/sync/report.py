@@ -42,6 +42,13 @@ class Action(StrEnum):
     FAILED = "failed"
 
 
+class NoMatch(msgspec.Struct, frozen=True):
+    """Why no run was selected. `unknown` says that there is no run at all, or that a name was given that no run has."""
+
+    text: str = ""
+    unknown: bool = False
+
+
 class NoticeExample(msgspec.Struct, frozen=True):
     """One notice by name."""
 
@@ -142,16 +149,24 @@ class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     seconds: float
     totals: ExportTotals
+    no_match: str
+    warnings: list[str]
     notices: list[NoticeSummary]
     runs: list[RunReportJson]
     skipped: list[SkippedFolder]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export did, or would do (`dry_run`). `notices` concern the export as a whole."""
+    """What an export did, or would do (`dry_run`).
+
+    `notices` concern the export as a whole. `no_match` explains why no run was selected, `warnings` name metrics in the
+    options that no run has, `skipped` are folders that only look like runs.
+    """
 
     exporter: str
     runs: tuple[RunReport, ...] = ()
+    no_match: NoMatch = NoMatch()
+    warnings: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
     seconds: float = 0.0
     dry_run: bool = False
@@ -164,8 +179,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 if all runs are done, 1 if none could be done, 3 if some failed."""
-        return exit_code(failed=len(self.failed), of=len(self.runs))
+        """0 if all runs are done, 1 if none could be done or a name was given that no run has, 3 if some failed."""
+        return 1 if self.no_match.unknown else exit_code(failed=len(self.failed), of=len(self.runs))
 
     def count(self, action: Action) -> int:
         """Return how many runs had `action`."""
@@ -193,6 +208,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             exit_code=self.exit_code,
             seconds=round(self.seconds, 6),
             totals=self.totals,
+            no_match=self.no_match.text,
+            warnings=list(self.warnings),
             notices=summarise_notices(self.notices),
             runs=[run.to_json() for run in self.runs],
             skipped=list(self.skipped),
@@ -202,6 +219,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Return the JSON report as plain values."""
         data: dict[str, Any] = msgspec.to_builtins(self.to_json())
         return data
+
+    def _repr_html_(self) -> str:
+        """Return the runs as a table, for a notebook."""
+        from bridge.registry.query import html_table
+
+        headers = ("run", "action", "points", "images and videos", "notices", "reason")
+        rows = [
+            (run.run_id, run.action, f"{run.points:,}", f"{run.media:,}", len(run.notices) or "", run.reason)
+            for run in self.runs
+        ]
+        return html_table(headers, rows, caption=self.no_match.text or f"{self.exporter}: {len(self.runs)} runs")
 
 
 def exit_code(*, failed: int, of: int) -> int:
@@ -326,6 +354,7 @@ class VerifyJson(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     seconds: float
     totals: VerifyTotals
+    no_match: str
     runs: list[RunCheck]
 
 
@@ -334,6 +363,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     exporter: str
     runs: tuple[RunCheck, ...] = ()
+    no_match: NoMatch = NoMatch()
     strict: bool = False
     sample: int | None = None
     seconds: float = 0.0
@@ -345,9 +375,9 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 if all runs are equal, 4 if not, 1 if there was nothing to compare."""
+        """0 if all runs are equal, 4 if not, 1 if there is no run or a name was given that no run has."""
         if not self.runs:
-            return 1
+            return 1 if self.no_match.unknown else 0
         return 0 if self.equal else 4
 
     def count(self, verdict: Verdict) -> int:
@@ -376,6 +406,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
             exit_code=self.exit_code,
             seconds=round(self.seconds, 6),
             totals=self.totals,
+            no_match=self.no_match.text,
             runs=[msgspec.structs.replace(run, seconds=round(run.seconds, 6)) for run in self.runs],
         )
 

@@ -12,7 +12,8 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -22,15 +23,16 @@ from msgspec.structs import replace as with_fields
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
-from bridge.registry.where import Where, duration_of, parse, status_of, time_of
+from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run
 from bridge.secrets import hide_all, hide_in
-from bridge.sync.report import Action, RunReport
+from bridge.sync.report import Action, NoMatch, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from bridge.options import ContentOptions
     from bridge.rundir.discover import Skipped
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Top:
 class Selection:
     """Which runs are meant. A field that is empty or None selects all runs; a run must match every field.
 
+    Archived runs are left out unless `archived`.
+
     `run_ids` are ids or globs, one of which must match; `tags` tags or globs, all of which must; `since` is a time in
     seconds since the epoch, compared with the last sign of life. `top` ranks what the rest leaves: completed runs and
     those of unknown status, unless `statuses` asks for others.
@@ -68,6 +72,7 @@ class Selection:
     since: float | None = None
     where: Where | None = None
     top: Top | None = None
+    archived: bool = False
 
     @classmethod
     def of(
@@ -78,6 +83,7 @@ class Selection:
         statuses: Sequence[str] = (),
         since: str | None = None,
         where: str | None = None,
+        archived: bool = False,
         top: tuple[int, str] | None = None,
         last: bool = False,
     ) -> Self:
@@ -91,12 +97,13 @@ class Selection:
             since=None if since is None else since_of(since),
             where=None if where is None else parse(where),
             top=_top(*top, last=last) if top else None,
+            archived=archived,
         )
 
     @property
     def everything(self) -> bool:
-        """Whether all runs are selected."""
-        return self == Selection()
+        """Whether all runs are selected, archived runs aside."""
+        return replace(self, archived=False) == Selection()
 
     @property
     def wanted_statuses(self) -> tuple[Status, ...]:
@@ -112,7 +119,8 @@ class Selection:
         """Return whether the run is selected, as far as it can be judged by itself (without `top`)."""
         statuses = self.wanted_statuses
         return (
-            (not statuses or record.status in statuses)
+            (self.archived or not record.archived)
+            and (not statuses or record.status in statuses)
             and (self.since is None or record.last_alive >= self.since)
             and (not self.run_ids or any(_matches(record.run_id, glob) for glob in self.run_ids))
             and all(any(_matches(tag, glob) for tag in record.tags) for glob in self.tags)
@@ -126,7 +134,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
     If metrics are asked for, the statistics of each run are completed from its metrics.csv where they have to be.
     """
     if selection.everything:
-        return list(runs)
+        return [run for run in runs if selection.archived or not run.archived]
     pairs = [(run, run if isinstance(run, RunRecord) else RunRecord.of(run)) for run in runs]
     if selection.asks_metrics:
         from bridge.registry.statistics import with_statistics
@@ -154,6 +162,91 @@ def describe_left_out(runs: Iterable[T], selection: Selection) -> str:
     statuses = ", ".join(f"{counts[status]} {status}" for status in others if counts[status])
     was = "run was" if total == 1 else "runs were"
     return f"{total} {was} left out because of the status ({statuses}); --status asks for others."
+
+
+def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path]) -> NoMatch:
+    """Return why `selection` selects none of `runs`, which were found below `roots`."""
+    if not runs:
+        where = ", ".join(map(str, roots))
+        return NoMatch(
+            f"No runs in {where}: a run is a folder with sidecar.json, or with a metrics.csv that has a step column.",
+            unknown=True,
+        )
+    shown = [run for run in runs if selection.archived or not run.archived]
+    hidden = len(runs) - len(shown)
+    if not shown:
+        return NoMatch(f"All {_runs(hidden)} are archived; --archived includes them.")
+    records = [run if isinstance(run, RunRecord) else RunRecord.of(run) for run in shown]
+    unknown: list[str] = unknown_names(records, selection)
+    words = [f"--run-id {glob}" for glob in selection.run_ids] + [f"--tag {tag}" for tag in selection.tags]
+    words += [f"--status {status}" for status in selection.statuses]
+    words += ["--since"] if selection.since is not None else []
+    words += [f"--where {selection.where.text!r}"] if selection.where else []
+    words += [f"--top {selection.top.count} {selection.top.metric}:{selection.top.mode}"] if selection.top else []
+    text = f"0 of {_runs(len(shown))} match {' '.join(words)}"
+    left_out = describe_left_out(shown, selection)
+    if unknown:
+        return NoMatch(sentence("; ".join([text, *unknown])), unknown=True)
+    return NoMatch(f"{text}. {left_out}".rstrip())
+
+
+def unknown_names(records: Sequence[RunRecord], selection: Selection) -> list[str]:
+    """Return a sentence for each run id, tag, metric and hyperparameter of `selection` that no run has."""
+    ids = {name for record in records for name in (record.run_id, record.name)}
+    tags = {tag for record in records for tag in record.tags}
+    said = [
+        _no_run_has(f"the run id {glob!r}", glob, ids)
+        for glob in selection.run_ids
+        if not any(_matches(record.run_id, glob) for record in records)
+    ]
+    said += [
+        _no_run_has(f"the tag {glob!r}", glob, tags)
+        for glob in selection.tags
+        if not any(_matches(tag, glob) for tag in tags)
+    ]
+    refs = list(selection.where.refs) if selection.where else []
+    refs += [Ref(Kind.METRIC, selection.top.metric)] if selection.top else []
+    return said + unknown_refs(records, refs)
+
+
+def unknown_refs(records: Sequence[RunRecord], refs: Sequence[Ref]) -> list[str]:
+    """Return a sentence for each metric and hyperparameter of `refs` that no run has, with the nearest name."""
+    if any(ref.kind is Kind.METRIC for ref in refs):
+        from bridge.registry.statistics import with_statistics
+
+        records = with_statistics(records)
+    metrics = {name for record in records for name in (*record.summary, *record.stats)}
+    hparams = {name for record in records for name in record.hparams}
+    said = {}
+    for ref in refs:
+        if ref.kind is Kind.METRIC and ref.name not in metrics:
+            said[ref.name] = _no_run_has(ref.name, ref.name, metrics | set(FIELDS))
+        elif ref.kind is Kind.HPARAM and ref.name not in hparams:
+            said[str(ref)] = _no_run_has(str(ref), ref.name, hparams, prefix="hparams.")
+    return list(said.values())
+
+
+def unknown_metrics(runs: Sequence[Run], content: ContentOptions) -> list[str]:
+    """Return a sentence for each metric that the content options name and no run has. Globs name none."""
+    names = [*content.metrics, *content.exclude_metrics, *content.bests, *(old for old, _ in content.rename)]
+    refs = [Ref(Kind.METRIC, name) for name in names if not set("*?[") & set(name)]
+    if not refs or not runs:
+        return []
+    return [sentence(text) for text in unknown_refs([RunRecord.of(run) for run in runs], refs)]
+
+
+def sentence(text: str) -> str:
+    """Return a clause as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
+
+
+def _no_run_has(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"no run has {what}" + (f"; did you mean {prefix}{near[0]}?" if near else "")
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} {'run' if count == 1 else 'runs'}"
 
 
 def since_of(text: str, *, now: float | None = None) -> float:
@@ -192,14 +285,16 @@ def _top(count: int, text: str, *, last: bool) -> Top:
 class Gathered:
     """The runs found below some paths: `runs` are selected and readable, `failed` says why others are not.
 
-    `found` counts the run directories before anything was selected. `copies` are directories that hold a run which is
-    exported from another directory. `skipped` are folders that only look like run directories.
+    `found` counts the run directories before anything was selected, `no_match` explains why nothing was. `copies` are
+    directories that hold a run which is exported from another directory. `skipped` are folders that only look like run
+    directories.
     """
 
     runs: tuple[Run, ...]
     failed: tuple[RunReport, ...]
     found: int
     copies: tuple[RunReport, ...] = ()
+    no_match: NoMatch = field(default_factory=NoMatch)
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -229,7 +324,9 @@ def gather(
             unexpected = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
             failed.append(_refused(path, path.name, unexpected, Action.UNREADABLE))
     unique, copies, undecided = _without_copies(runs)
-    chosen = list(unique) if selection is None else list(select(unique, selection))
+    wanted = selection or Selection()
+    chosen = select(unique, wanted)
+    no_match = NoMatch() if chosen or failed or undecided else explain_none(unique, wanted, roots)
     if new_identity is not None:
         if len(chosen) != 1:
             raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
@@ -239,6 +336,7 @@ def gather(
         failed=(*failed, *undecided),
         found=len(discovery.runs),
         copies=tuple(copies),
+        no_match=no_match,
         skipped=tuple(discovery.skipped),
     )
 

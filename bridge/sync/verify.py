@@ -100,6 +100,7 @@ def verify_runs(
     return VerifyReport(
         exporter=exporter.name,
         runs=tuple(checks),
+        no_match=gathered.no_match,
         strict=options.strict,
         sample=options.sample,
         seconds=time.perf_counter() - started,

@@ -18,7 +18,7 @@ T0 = 1775822400.0
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose steps 1 and 2 were logged twice, after a requeue, with a gap and a NaN."""
+    """Make a run whose steps 1 and 2 were logged twice, after a requeue, with a gap and a NaN."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     path = make_run(Path("runs/a"), [])

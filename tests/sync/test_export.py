@@ -116,7 +116,7 @@ def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
     assert actions(report) == {"a": "new"}
 
 
-def test_no_runs_is_done_and_says_so(tmp_path: Path) -> None:
-    """An empty tree is no failure."""
+def test_no_runs_is_nothing_done_and_says_so(tmp_path: Path) -> None:
+    """In an empty tree nothing could be done, and the report says so."""
     report = export_runs([tmp_path], MemoryExporter())
-    assert (report.runs, report.exit_code) == ((), 0)
+    assert (report.runs, report.exit_code, report.no_match.unknown) == ((), 1, True)

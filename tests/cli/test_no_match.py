@@ -1,0 +1,137 @@
+"""Naming nothing is no success: every command says what was not found, with the nearest name, and exits with 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import bridge
+from tests.run_dirs import make_run
+
+COMMANDS = {
+    "ls": ["ls"],
+    "best": ["best", "val/acc"],
+    "export": ["export", "--to", "tensorboard", "--workers", "1"],
+    "verify": ["verify", "--to", "tensorboard"],
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a working directory with its own cache and three runs, one of which is archived."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, more in (("a", {}), ("b", {}), ("old", {"archived": True})):
+        rows = [{"step": step, "val/acc": step / 3} for step in range(3)]
+        make_run(
+            tmp_path / "runs" / name, rows, summary={"val/acc": 2 / 3}, hparams={"lr": 0.1}, tags=["sweep:1"], **more
+        )
+    return tmp_path
+
+
+def call(words: list[str], *more: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(bridge, [*words, "runs", *more])
+    return result.exit_code, result.stdout, result.stderr
+
+
+UNKNOWN = [
+    (["--where", "val/accuracy > 0.5"], "no run has val/accuracy; did you mean val/acc?"),
+    (["--where", "hparams.lrr < 1"], "no run has hparams.lrr; did you mean hparams.lr?"),
+    (["--where", "duratoin > 5"], "no run has duratoin; did you mean duration?"),
+    (["--tag", "sweep:2"], "no run has the tag 'sweep:2'; did you mean sweep:1?"),
+    (["--run-id", "zz"], "no run has the run id 'zz'."),
+]
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]], ids=["loud", "quiet"])
+@pytest.mark.parametrize(("words", "said"), UNKNOWN, ids=lambda value: value[1] if isinstance(value, list) else "")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_that_no_run_has(command: str, words: list[str], said: str, quiet: list[str]) -> None:
+    """A metric, hyperparameter, tag or run id that no run has is said on stderr, also with -q, and exits with 1."""
+    code, out, err = call(COMMANDS[command], *words, *quiet)
+    assert (code, out) == (1, "")
+    assert err.startswith("0 of 2 runs match ")
+    assert err.endswith(f"; {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--where", "val/acc > 2"], "0 of 2 runs match --where 'val/acc > 2'.\n"),
+        (["--status", "failed"], "0 of 2 runs match --status failed.\n"),
+        (["--since", "1s"], "0 of 2 runs match --since.\n"),
+    ],
+    ids=["where", "status", "since"],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_runs_that_do_not_match_now(command: str, words: list[str], said: str) -> None:
+    """Runs that are there and do not match just now are no failure: one line, which -q silences, and exit code 0."""
+    for path in Path("runs").rglob("*"):
+        os.utime(path, (1775826000, 1775826000))
+    if command == "best":
+        said = said.replace("match ", "match ").removesuffix(".\n")
+    code, out, err = call(COMMANDS[command], *words)
+    assert (code, out, err.startswith(said)) == (0, "", True)
+    assert call(COMMANDS[command], *words, "-q") == (0, "", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_without_runs(command: str, here: Path) -> None:
+    """Where there is no run the message says what a run is; event files are no run."""
+    (here / "tb").mkdir()
+    (here / "tb" / "events.out.tfevents.1").touch()
+    result = CliRunner().invoke(bridge, [*COMMANDS[command], "tb"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        "No runs in tb: a run is a folder with sidecar.json, or with a metrics.csv that has a step"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_archived_runs_are_left_out(command: str) -> None:
+    """An archived run is left out unless --archived is given; it is no failure if nothing else is there."""
+    words = [*COMMANDS[command], "runs", "--json"]
+    if command == "verify":
+        CliRunner().invoke(bridge, [*COMMANDS["export"], "runs", "--archived"])
+    for more, count in (([], 2), (["--archived"], 3)):
+        assert len(json.loads(CliRunner().invoke(bridge, [*words, *more]).stdout)["runs"]) == count
+    alone = CliRunner().invoke(bridge, [*COMMANDS[command], "runs/old"])
+    assert (alone.exit_code, alone.stderr) == (0, "All 1 run are archived; --archived includes them.\n")
+
+
+def test_folders_that_only_look_like_runs_are_named(here: Path) -> None:
+    """A folder with a metrics.csv that is no run is named with its reason."""
+    (here / "runs" / "odd").mkdir()
+    (here / "runs" / "odd" / "metrics.csv").write_text("a,b\n1,2\n")
+    for command in ("ls", "export"):
+        assert f"- {here}/runs/odd: skipped: metrics.csv" in call(COMMANDS[command])[2]
+
+
+def test_metrics_of_options_that_no_run_has_are_named() -> None:
+    """A metric in --metrics, --best or --rename that no run has is a warning; globs and metrics that exist are none."""
+    words = ["--metrics", "val/ac", "--metrics", "v*", "--exclude-metrics", "val/acc", "--rename", "los=loss"]
+    code, _, err = call(COMMANDS["export"], *words)
+    assert (code, err) == (0, "No run has val/ac; did you mean val/acc?\nNo run has los.\n")
+
+
+def test_the_metric_of_best_comes_first() -> None:
+    """Arguments of `best` in the wrong order are wrong usage that says the right one."""
+    result = CliRunner().invoke(bridge, ["best", "runs", "val/acc"])
+    assert (result.exit_code, "The metric comes first: bridge best val/acc runs" in result.stderr) == (2, True)
+
+
+def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
+    """`bridge view` ends as an export does where nothing matches."""
+    for words, code, said in (
+        (["--tag", "sweep:2"], 1, "did you mean sweep:1?"),
+        (["--where", "val/acc > 2"], 0, "0 of 2"),
+    ):
+        command = [sys.executable, "-m", "bridge", "view", "runs", "--no-open", "--to", "tensorboard", *words]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, said in done.stderr) == (code, "", True), done.stderr
