@@ -221,7 +221,8 @@ class MediaEvent:
     `line` counts from 0. `index` is its place among the events that count of the same tag and step, from 0.
     `file` is safe to read (a regular file inside the run directory, opened and recognised); events whose file
     is not are notices and never get here. `format` is the file's true format in lower case, as its bytes say
-    (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is seconds since the epoch.
+    (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is seconds since the epoch; if the line says none, it
+    is the file's mtime, and `is_time_known` is false.
     """
 
     line: int
@@ -236,6 +237,7 @@ class MediaEvent:
     caption: str | None = None
     fps: float | None = None
     session: int | None = None
+    is_time_known: bool = True
 
 
 CURSOR_FORMAT = 1

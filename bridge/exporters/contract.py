@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetMedia:
-    """A picture, video or other file in a target; `digest` is the hexadecimal sha256 of its bytes."""
+    """A picture, video or other file in a target; `digest` is the hexadecimal sha256 of its bytes.
+
+    `time` is seconds since the epoch, None if the target holds no time of its own for it.
+    """
 
     tag: str
     step: int
     index: int
     digest: str
     caption: str | None = None
+    time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +49,9 @@ class TargetContent:
     truncated value in full elsewhere, the mask if it is masked (so in `tags`). `status` is the target's own word
     (`Capabilities.statuses`), or "". `start` and `end` are seconds since the epoch.
 
-    `cut` names what is held only from its beginning; `verify` compares no more. `unsupported` names what this target
-    cannot hold of this run, after a notice; `verify` skips it. Both use `notes`, `name`, `status`, `end`, `params`,
-    `params.KEY`, `series.NAME` and `media.TAG`.
+    `truncated` names what is held only from its beginning; `verify` compares no more. `unsupported` names what this
+    target cannot hold of this run, after a notice; `verify` skips it. Both use `notes`, `name`, `status`, `end`,
+    `params`, `params.KEY`, `series.NAME` and `media.TAG`.
     """
 
     series: Mapping[str, Series]
@@ -62,7 +66,7 @@ class TargetContent:
     last: Mapping[str, float] = field(default_factory=dict)
     media: tuple[TargetMedia, ...] = ()
     cursor: Cursor | None = None
-    cut: frozenset[str] = frozenset()
+    truncated: frozenset[str] = frozenset()
     unsupported: frozenset[str] = frozenset()
 
 

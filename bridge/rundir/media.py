@@ -259,6 +259,7 @@ def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> Medi
         file=file,
         format=form,
         time=file.mtime_ns / 1e9 if event.time is None else event.time,
+        is_time_known=event.time is not None,
         caption=event.caption,
         fps=event.fps,
         session=event.session,

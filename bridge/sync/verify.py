@@ -443,7 +443,7 @@ def compare_media(
         files = expected.get((tag, step), [])
         items = sorted(found.get((tag, step), ()), key=lambda item: item.index)
         if len(files) == len(items):
-            _compare_pairs(files, items, out)
+            _compare_pairs(files, items, capabilities, out)
             continue
         for file in _compare_unpaired(files, items, out):
             if f"media.{tag}" not in unsupported and not _is_broken(file.event):
@@ -451,8 +451,8 @@ def compare_media(
     return sum(map(len, expected.values()))
 
 
-def _compare_pairs(files: list[_File], items: list[TargetMedia], out: Findings) -> None:
-    """Compare the media of one tag and step in their order."""
+def _compare_pairs(files: list[_File], items: list[TargetMedia], capabilities: Capabilities, out: Findings) -> None:
+    """Compare the media of one tag and step in their order. A time that the run does not say is not compared."""
     for file, item in zip(files, items, strict=True):
         caption = file.event.caption or ""
         if file.is_kept and file.digest != item.digest:
@@ -460,6 +460,10 @@ def _compare_pairs(files: list[_File], items: list[TargetMedia], out: Findings) 
             out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, *both))
         elif item.caption is not None and item.caption != caption:
             out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, caption, item.caption))
+        elif item.time is not None and file.event.is_time_known:
+            if abs(item.time - file.event.time) > time_tolerance(capabilities):
+                what, times = f"time of {file.what}", (repr(file.event.time), repr(item.time))
+                out.add(Difference(Verdict.DIFFERENT, file.where, what, file.event.step, *times))
 
 
 def _compare_unpaired(files: list[_File], items: list[TargetMedia], out: Findings) -> list[_File]:
@@ -571,7 +575,7 @@ class FactsComparison:
     def _compare_text(self, name: str, expected: str, found: str | None) -> None:
         if found is None or self._is_skipped(name) or found == expected:
             return
-        if not (name in self.held.cut and _is_beginning(found, expected)):
+        if not (name in self.held.truncated and _is_beginning(found, expected)):
             self._add(name, expected, found)
 
     def _compare_tags(self) -> None:
@@ -619,7 +623,7 @@ class FactsComparison:
     def _compare_param(self, key: str, said: Scalar, found: Scalar) -> None:
         redaction = Redaction(self.content.redact)
         expected = redaction.value(key, said)
-        is_cut = f"params.{key}" in self.held.cut and _is_beginning(str(found), str(expected))
+        is_cut = f"params.{key}" in self.held.truncated and _is_beginning(str(found), str(expected))
         if is_cut or _is_same(expected, found):
             return
         if redaction.value(key, found) != found:

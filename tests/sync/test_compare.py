@@ -322,8 +322,8 @@ def test_what_people_edited_is_equal() -> None:
 
 def test_what_was_cut_must_begin_alike() -> None:
     """Of what the target holds cut, the beginning counts; without saying so, a cut is a difference."""
-    assert facts(notes="some no…", cut=frozenset({"notes"})) == []
-    assert len(facts(notes="other…", cut=frozenset({"notes"}))) == 1
+    assert facts(notes="some no…", truncated=frozenset({"notes"})) == []
+    assert len(facts(notes="other…", truncated=frozenset({"notes"}))) == 1
     assert len(facts(notes="some no…")) == 1
 
 

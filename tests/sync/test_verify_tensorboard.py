@@ -17,9 +17,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from bridge.exporters import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
-from tests.contract.test_media import run_with_images
+from tests.contract.test_media import log_image, picture, run_with_images
 from tests.exporters.tensorboard.event_files import events, file_of
-from tests.run_dirs import make_run
+from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +167,26 @@ def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -
         4,
         {("media val/samples (media/b.png)", 0)},
     )
+
+
+def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -> None:
+    """A picture stands at the time that media.jsonl says. A time that it does not say is not compared."""
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    log_image(path, 0, "timed.png", picture(1), time=CREATED_S + 5)
+    log_image(path, 1, "other.png", picture(2))
+    export_runs([path], exporter)
+    assert signs(verify(path, exporter)) == ["="]
+
+    def change(event: Any) -> bool:
+        if event.summary.value:
+            event.wall_time += 1.0
+        return True
+
+    rewrite(file_of(tmp_path / "tb" / "a", "media"), change)
+    report = verify(path, exporter)
+    assert [(what, step) for _, what, step in differences(report)] == [
+        ("time of media val/samples (media/timed.png)", 0)
+    ]
 
 
 def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:

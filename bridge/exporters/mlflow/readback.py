@@ -69,7 +69,7 @@ def read_back(
             end=None if found.end is None else found.end / 1000.0,
             media=tuple(reader.media()) if content.media and not extra.get("no_files") else (),
             cursor=cursor,
-            cut=frozenset(reader.truncated()),
+            truncated=frozenset(reader.truncated()),
             unsupported=frozenset(reader.unsupported(extra.get("lost_media", ()))),
         )
 

@@ -212,8 +212,9 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     # The order must depend as little as possible on which runs are exported together.
     for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
-            candidates = candidate_names(wanted[run.identity], run.identity)
-            path = next(one for one in candidates if fold_case(one) not in taken and not _is_foreign(logdir / one))
+            candidates = list(candidate_names(wanted[run.identity], run.identity))
+            usable = (one for one in candidates if fold_case(one) not in taken and not _is_foreign(logdir / one))
+            path = next(usable, candidates[-1])
             folders[run.identity] = RunFolder(path)
             taken.add(fold_case(path))
     return folders

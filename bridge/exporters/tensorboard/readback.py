@@ -77,7 +77,7 @@ class ContentReader:
         self._only = only
         self._points: dict[str, tuple[list[int], list[float], list[float]]] = {}
         self._captions: dict[tuple[str, int, int], str] = {}
-        self._images: dict[tuple[str, int, int], str] = {}
+        self._images: dict[tuple[str, int, int], tuple[str, float]] = {}
         self._texts: dict[str, str] = {}
         self._start: Any = None
         self._end: Any = None
@@ -92,7 +92,7 @@ class ContentReader:
                 parsed = parse_image_tag(value.tag)
                 if parsed is not None:
                     digest = hashlib.sha256(value.tensor.string_val[2]).hexdigest()
-                    self._images[parsed[0], event.step, parsed[1]] = digest
+                    self._images[parsed[0], event.step, parsed[1]] = (digest, event.wall_time)
             elif plugin == "text":
                 self._add_text(event, value.tag, value.tensor.string_val[0].decode())
             else:
@@ -149,8 +149,8 @@ class ContentReader:
             start=None if self._start is None else self._start.start_time_secs,
             end=None if self._end is None else self._end.end_time_secs,
             media=tuple(
-                TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)))
-                for (tag, step, index), digest in sorted(self._images.items())
+                TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)), time)
+                for (tag, step, index), (digest, time) in sorted(self._images.items())
             ),
             cursor=self._state.cursor,
             unsupported=frozenset(unsupported),

@@ -63,7 +63,7 @@ def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
     held = store.read(run)
     assert sorted(held.series) == sorted(names)
     assert held.params == {name: str(number) for number, name in enumerate(names)}
-    assert (held.name, held.cut) == ("n" * 250, {"name"})
+    assert (held.name, held.truncated) == ("n" * 250, {"name"})
 
 
 def test_a_cursor_stays_short_however_odd_the_tags_are(store: Store, tmp_path: Path) -> None:
