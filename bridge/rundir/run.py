@@ -47,6 +47,9 @@ __all__ = ["first_named", "read_run", "run_name"]
 RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
 """The files of a run directory that are read."""
 
+_MOST_CONFIGS = 10
+"""Files of Hydra's that are named among a run's own files; it writes three."""
+
 _MOST_NAMED = 20
 _ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
 _HOUR = 3600.0
@@ -149,17 +152,33 @@ def _bounded(field: str, text: str, notices: list[Notice]) -> str:
 
 
 def _own_files(real: Path, notices: list[Notice]) -> dict[str, RunFile]:
+    """Return the run's own files by name: those that are read, and the configurations of LightningCLI and Hydra."""
     files = {}
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, *_config_files(real)):
         try:
             found = own_file(real, name)
         except Refused as error:
             kind = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH
             notices.append(Notice(kind, name, str(error)))
             continue
-        if found is not None:
-            files[name] = found
+        if found is None:
+            continue
+        if name not in RUN_FILES and found.size > LARGEST_YAML:
+            detail = f"larger than {LARGEST_YAML >> 20} MiB, left out"
+            notices.append(Notice(NoticeKind.TOO_LARGE, name, detail))
+            continue
+        files[name] = found
     return files
+
+
+def _config_files(real: Path) -> list[str]:
+    try:
+        # A link may lead to a folder outside, of which not even the names may be read.
+        with_hydra = stat.S_ISDIR(os.lstat(real / ".hydra").st_mode)
+        names = [entry.name for entry in os.scandir(real / ".hydra")] if with_hydra else []
+    except OSError:
+        names = []
+    return ["config.yaml", *sorted(f".hydra/{name}" for name in names if name.endswith(".yaml"))[:_MOST_CONFIGS]]
 
 
 def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice]) -> Sidecar:

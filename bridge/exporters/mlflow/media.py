@@ -455,16 +455,8 @@ def _stretched(frame: Image) -> Image:
 # ---------------------------------------------------------------------------------------------------------------------
 # The run's own files
 
-_ALWAYS = (
-    "hparams.yaml",
-    "sidecar.json",
-    "config.yaml",
-    ".hydra/config.yaml",
-    ".hydra/hydra.yaml",
-    ".hydra/overrides.yaml",
-)
 _AT_THE_END = ("metrics.csv", "media.jsonl", "summary.json")
-_MASKED = (*_ALWAYS, "summary.json")
+_UNMASKED = ("metrics.csv", "media.jsonl")
 _LARGEST_MASKED = 64 << 20
 """Bytes. A file that may hold secrets is read whole, so a larger one is not sent."""
 
@@ -473,8 +465,10 @@ def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
     """Return the files of `run` that are to be artifacts by now."""
     if content.artifacts == "none":
         return {}
-    names = (*_ALWAYS, *_AT_THE_END) if not run.running or content.artifacts == "now" else _ALWAYS
-    return {name: run.files[name] for name in names if name in run.files}
+    names = [name for name in run.files if name not in _AT_THE_END]
+    if not run.running or content.artifacts == "now":
+        names += [name for name in _AT_THE_END if name in run.files]
+    return {name: run.files[name] for name in names}
 
 
 def signature(file: RunFile) -> str:
@@ -492,7 +486,7 @@ def add_run_files(
         if sent.get(name) == signature(file):
             continue
         now[name] = signature(file)
-        if name not in _MASKED:
+        if name in _UNMASKED:
             notice = upload.add_file(name, file)
             notices += [] if notice is None else [notice]
             continue

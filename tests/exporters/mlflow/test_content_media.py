@@ -13,8 +13,10 @@ from PIL import Image
 
 from bridge.model import MediaType, NoticeKind, Status
 from bridge.options import ContentOptions
+from bridge.rundir import read_run
 from tests.exporters.mlflow.by_hand import file_of, run_of
 from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,6 +210,22 @@ def test_artifacts_can_be_had_at_once_or_not_at_all(
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
     known = {".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"}
     assert [file for file in store.files() if file not in known] == files
+
+
+def test_configurations_of_lightning_and_hydra_are_artifacts(store: Store, tmp_path: Path) -> None:
+    """config.yaml and .hydra/*.yaml come with secrets masked, a large one is named and left out."""
+    folder = make_run(tmp_path / "r", ROWS, hparams={"lr": 0.1})
+    (folder / "config.yaml").write_text("trainer:\n  max_epochs: 3\napi_key: abc\n")
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("- lr=0.1\n")
+    (folder / ".hydra" / "hydra.yaml").write_text(f"a: {'x' * (1 << 20)}\n")
+    (folder / ".hydra" / "notes.txt").write_text("not a configuration")
+    run = read_run(folder)
+    assert [(notice.kind, notice.what) for notice in run.notices] == [(NoticeKind.TOO_LARGE, ".hydra/hydra.yaml")]
+    store.export(run, ROWS)
+    assert store.artifact("config.yaml") == b"trainer:\n  max_epochs: 3\napi_key: '***'\n"
+    assert store.artifact(".hydra/overrides.yaml") == b"- lr=0.1\n"
+    assert store.files(".hydra") == [".hydra/overrides.yaml"]
 
 
 def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
