@@ -63,6 +63,7 @@ class NoticeKind(StrEnum):
     TOO_LARGE = "too large"
     LEFT_OUT = "left out"
     REFUSED = "refused"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,8 +396,7 @@ class Delta:
     only, and the next delta goes on at `after.replacing`. `reason` says, for a person, why the kind is REWIND or
     CHANGED, with file and line if known. `metrics` are the names of all metrics up to `after`, in the order in which
     they first appeared (by row, then by name). `remember` is given if times are estimated: it must be in the target
-    before any point of this delta. `lowers` counts points at or before the last step of their metric, `passed` the
-    bytes of the files before the end of this delta if `after` does not say it (for the progress).
+    before any point of this delta. `lowers` counts points at or before the last step of their metric.
     """
 
     run: Run
@@ -412,7 +412,6 @@ class Delta:
     remember: Cursor | None = None
     lowers: int = 0
     notices: tuple[Notice, ...] = ()
-    passed: int = 0
 
     @property
     def points(self) -> int:

@@ -14,13 +14,15 @@ from bridge.errors import IdentityError, RunDirectoryError
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.media import read_media
 from bridge.rundir.metrics import MODULUS, open_metrics
-from bridge.rundir.overlap import BUDGET, StepRange, by_step, counting, merge, resolve
+from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, counting, merge, resolve
 from bridge.rundir.resume import (
     Changed,
     ReadState,
     block_size,
     learn_last_points,
     locate,
+    session_starts,
+    superseded_notice,
     without_last_step,
 )
 from bridge.rundir.times import Estimate
@@ -146,10 +148,12 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         blocks = [state.timed(block) for part in rows if (block := state.take(part)) is not None]
         kind = DeltaKind.NEW if cursor is None else DeltaKind.APPEND if state.rows > first else DeltaKind.SAME
         low, reason = None, ""
+        notices = state.notices(table)
         following: int | None = None
         if state.late:
             settled = _settle(state, table, rows, last_steps, blocks, options, budget)
             blocks, low, reason = settled.blocks, settled.low, settled.reason
+            notices += superseded_notice(settled.superseded)
         if cursor is not None and cursor.replacing is not None:
             low = cursor.replacing if low is None else min(low, cursor.replacing)
         if low is not None:
@@ -174,7 +178,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             metrics=state.last_points.names,
             remember=remember,
             lowers=sum(late.count for late in state.late.values()),
-            notices=tuple(state.notices(table)),
+            notices=tuple(notices),
         )
         return delta if delta.more else _with_media(delta, (0, 0) if waits else table.stat)
 
@@ -219,11 +223,12 @@ def _spread_times(
 class _Settled:
     """New points after the overlap rule.
 
-    `low` is the lowest step at which the points of the target change, None if the new points only come in addition to
-    those that it holds. `reason` says why they change.
+    `superseded` points were replaced within their session. `low` is the lowest step at which the points of the target
+    change, None if the new points only come in addition to those that it holds. `reason` says why they change.
     """
 
     blocks: list[Block]
+    superseded: int
     low: int | None = None
     reason: str = ""
 
@@ -255,8 +260,10 @@ def _settle(
     old = sum(len(block.row) for block in earlier)
     # The first `old` rows of `both` are rows that the target knows. `then` are their points that counted without the
     # new rows, `now` the points that count with them.
-    now = counting(both.step, both.values, both.present)
-    then = counting(both.step[:old], both.values[:, :old], both.present[:, :old])
+    superseded = Superseded(session_starts(state.run), first=rows[0].first)
+    now = counting(both, superseded)
+    superseded.close()
+    then = counting(both.rows(slice(0, old)))
     gone = then & ~now[:, :old]
     new = now[:, old:]
     added = list(by_step(both.rows(slice(old, None)), new))
@@ -268,8 +275,8 @@ def _settle(
         ]
     low = min((int(steps.min()) for steps in changed if len(steps)), default=None)
     if low is None:
-        return _Settled(added)
-    return _Settled(added, low, _reason(state, table, rows, touched, int(gone.sum())))
+        return _Settled(added, superseded.count)
+    return _Settled(added, superseded.count, low, _reason(state, table, rows, touched, int(gone.sum())))
 
 
 def _steps_up_to(blocks: Sequence[Block], last_steps: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
@@ -304,7 +311,7 @@ def _earlier(
             # A point that does not count among these rows does not count with later ones either.
             whole = merge(found)
             assert whole is not None
-            kept = whole.where(counting(whole.step, whole.values, whole.present))
+            kept = whole.where(counting(whole))
             found, size = [kept] if kept is not None else [], 0
         if again.rows >= rows:
             break
@@ -460,7 +467,11 @@ def read_whole(
             usable = tuple(anchor for anchor in anchors if anchor[0] <= table.total)
             state.estimate = Estimate.begin(run, usable).reaching(table.total, run)
         end = state.cursor(table, None)
-        portions = _by_step(pieces, options.limit, budget, end) if state.late else _in_row_order(pieces, [*marks, end])
+        superseded = Superseded(session_starts(run))
+        if state.late:
+            portions = _by_step(pieces, options.limit, budget, end, superseded)
+        else:
+            portions = _in_row_order(pieces, [*marks, end])
         delta = Delta(run=run, kind=DeltaKind.NEW, after=end, metrics=state.last_points.names)
         if state.estimate is not None:
             delta = replace(delta, remember=end.with_(**_UNREAD))
@@ -471,11 +482,11 @@ def read_whole(
                 blocks=tuple(blocks),
                 after=after.with_(anchors=end.anchors),
                 more=not is_last,
-                passed=0 if after.complete or not blocks else _passed(blocks[-1], end),
             )
             if is_last:
                 late = sum(found.count for found in state.late.values())
-                delta = replace(delta, lowers=late, notices=tuple(state.notices(table)))
+                notices = (*state.notices(table), *superseded_notice(superseded.count))
+                delta = replace(delta, lowers=late, notices=notices)
                 delta = _with_media(delta, table.stat if state.rows == table.total else (0, 0))
             yield delta
             delta = replace(delta, kind=DeltaKind.APPEND, remember=None)
@@ -494,12 +505,14 @@ def _in_row_order(pieces: _Pieces, cursors: Sequence[Cursor]) -> Iterator[tuple[
     yield blocks, cursors[-1]
 
 
-def _by_step(pieces: _Pieces, limit: int, budget: int, end: Cursor) -> Iterator[tuple[list[Block], Cursor]]:
+def _by_step(
+    pieces: _Pieces, limit: int, budget: int, end: Cursor, superseded: Superseded
+) -> Iterator[tuple[list[Block], Cursor]]:
     """Yield the points that count, by step; the last ones with the cursor `end`, the others with none to go on from."""
     unfinished = end.with_(**_UNREAD, complete=False)
     blocks: list[Block] = []
     weight = 0
-    for group, _ in resolve(pieces.read, budget=budget):
+    for group, _ in resolve(pieces.read, budget=budget, superseded=superseded):
         for block in group:
             for part in _cut(block, limit):
                 if blocks and weight + part.points > limit + limit // 4:
@@ -530,11 +543,6 @@ def _cut(block: Block, limit: int) -> Iterator[Block]:
         end = max(begin + 1, int(np.searchsorted(so_far, passed + limit, side="right")))
         yield block.rows(slice(begin, end))
         begin, passed = end, int(so_far[end - 1])
-
-
-def _passed(block: Block, end: Cursor) -> int:
-    """Return about how many bytes of the file are done after `block`, for the progress."""
-    return int(end.offset * (int(block.row[-1]) + 1) / end.rows)
 
 
 # Media --------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ the rule, and goes on with the steps after them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BUDGET = 128 << 20
+BUDGET = 96 << 20
 """Bytes of rows that are held in memory at once, about; sorting and handing them on takes as much again."""
 
 _LEAST = np.iinfo(np.int64).min
@@ -187,21 +187,56 @@ def same_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray
     return same
 
 
-def counting(step: NDArray[np.int64], values: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which of the points `present` (k, n) count; `step` is (n,) and `values` (k, n), in row order."""
-    counts = np.zeros_like(present)
-    order = np.argsort(step, kind="stable")
-    for line in range(len(values)):
+@dataclass(slots=True)
+class Superseded:
+    """A count of the points that a later value at the same step of the same session replaced.
+
+    `starts` int64 are the rows with which sessions begin, sorted; None if nobody knows, then nothing is counted. Only
+    values of the row `first` or later count. A value that replaces one of an earlier session is no loss: the run went
+    back to a checkpoint, and the overlap rule is made for that.
+    """
+
+    starts: NDArray[np.int64] | None
+    first: int = 0
+    count: int = 0
+    _steps: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, rows: NDArray[np.int64], steps: NDArray[np.int64], replaced: NDArray[np.bool_]) -> None:
+        """Add runs of equal values of one metric, with the first row of each and its step.
+
+        `replaced` says which runs have a later one at the same step, the next one. They count with `close`.
+        """
+        if self.starts is None or not replaced.any():
+            return
+        at = np.flatnonzero(replaced)
+        old, new = rows[at], rows[at + 1]
+        session = np.searchsorted(self.starts, [old, new], side="right")
+        self._steps.append(steps[at[(session[0] == session[1]) & (new >= self.first)]])
+
+    def close(self, high: int | None = None) -> None:
+        """Count what was added below step `high`, and forget the rest, which will be added again."""
+        self.count += sum(int((steps < high).sum()) if high is not None else len(steps) for steps in self._steps)
+        self._steps.clear()
+
+
+def counting(block: Block, superseded: Superseded | None = None) -> NDArray[np.bool_]:
+    """Return which points of `block`, whose rows are in row order, count (k, n)."""
+    counts = np.zeros_like(block.present)
+    order = np.argsort(block.step, kind="stable")
+    for line in range(len(block.names)):
         # The metric's points by step, and by row within a step.
-        at = order[present[line, order]]
+        at = order[block.present[line, order]]
         if not len(at):
             continue
-        steps, value = step[at], values[line, at]
+        step, value = block.step[at], block.values[line, at]
         # A run of equal values begins where the step or the value changes. It counts if the next run has another step.
-        begins = np.concatenate([[True], (steps[1:] != steps[:-1]) | ~same_values(value[1:], value[:-1])])
+        begins = np.concatenate([[True], (step[1:] != step[:-1]) | ~same_values(value[1:], value[:-1])])
         runs = at[begins]
-        ends = np.concatenate([step[runs][1:] != step[runs][:-1], [True]])
-        counts[line, runs[ends]] = True
+        steps = block.step[runs]
+        is_last = np.concatenate([steps[1:] != steps[:-1], [True]])
+        counts[line, runs[is_last]] = True
+        if superseded is not None:
+            superseded.add(block.row[runs], steps, ~is_last)
     return counts
 
 
@@ -259,7 +294,11 @@ class StepRange:
 
 
 def resolve(
-    read: Callable[[StepRange], Iterator[Block]], low: int = _LEAST, *, budget: int = BUDGET
+    read: Callable[[StepRange], Iterator[Block]],
+    low: int = _LEAST,
+    *,
+    budget: int = BUDGET,
+    superseded: Superseded | None = None,
 ) -> Iterator[tuple[Iterator[Block], int | None]]:
     """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
 
@@ -279,19 +318,19 @@ def resolve(
             held.append(mine)
             size += mine.nbytes
             if size > budget:
-                held = _shrunk(held, steps, budget)
+                held = _shrunk(held, steps, budget, superseded)
                 size = sum(block.nbytes for block in held)
         whole = merge(held)
         held.clear()
-        if whole is None:
-            yield iter(()), steps.high
-        else:
-            yield by_step(whole, counting(whole.step, whole.values, whole.present)), steps.high
-        del whole
+        counts = None if whole is None else counting(whole, superseded)
+        if superseded is not None:
+            superseded.close(steps.high)
+        yield iter(()) if whole is None or counts is None else by_step(whole, counts), steps.high
+        del whole, counts
         begin = steps.high
 
 
-def _shrunk(held: list[Block], steps: StepRange, budget: int) -> list[Block]:
+def _shrunk(held: list[Block], steps: StepRange, budget: int, superseded: Superseded | None) -> list[Block]:
     """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
 
     A point that does not count by now will not count later. So only the points of too many different steps are too
@@ -299,7 +338,7 @@ def _shrunk(held: list[Block], steps: StepRange, budget: int) -> list[Block]:
     """
     whole = merge(held)
     assert whole is not None
-    kept = whole.where(counting(whole.step, whole.values, whole.present))
+    kept = whole.where(counting(whole, superseded))
     if kept is None:
         return []
     if kept.nbytes > budget // 2:

@@ -225,6 +225,23 @@ class ReadState:
         return self._chosen[names]
 
 
+def session_starts(run: Run) -> NDArray[np.int64] | None:
+    """Return the rows with which the sessions of `run` begin; None if a sidecar says nothing of sessions.
+
+    A run without a sidecar (a CSVLogger's) is one session. The original logger says nothing of its sessions.
+    """
+    if "sidecar.json" not in run.files:
+        return np.zeros(1, dtype=np.int64)
+    starts = sorted({session.rows for session in run.sessions if session.rows is not None})
+    return np.array(starts, dtype=np.int64) if starts else None
+
+
+def superseded_notice(count: int) -> list[Notice]:
+    """Return the notice of `count` points that were replaced within their session, if there are any."""
+    detail = "points replaced by a later value at the same step of the same session; metrics.csv keeps them"
+    return [Notice(NoticeKind.SUPERSEDED, "metrics.csv", detail, count)] if count else []
+
+
 def block_size(limit: int) -> int:
     """Return how many bytes to parse at once to get about `limit` points."""
     return min(BLOCK, max(1 << 12, limit * 8))

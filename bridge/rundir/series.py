@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Series
+from bridge.model import Block, Series
 from bridge.options import ContentOptions
 from bridge.rundir.metrics import open_metrics
 from bridge.rundir.overlap import counting
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.model import Block, Run
+    from bridge.model import Run
     from bridge.rundir.metrics import Rows
 
 
@@ -111,7 +111,8 @@ class _Columns:
             row, step, time, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
             if state.estimate is not None:
                 time = state.estimate.of(row)
-            counts = np.flatnonzero(counting(step, value[None, :], np.ones((1, len(step)), dtype=bool))[0])
+            block = Block((name,), row, step, time, value[None, :], np.ones((1, len(step)), dtype=bool))
+            counts = np.flatnonzero(counting(block)[0])
             order = counts[np.argsort(step[counts])]
             found[name] = Series(name=name, step=step[order], time=time[order], value=value[order])
         return found
