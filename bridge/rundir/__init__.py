@@ -14,11 +14,12 @@ from bridge.rundir.times import Clock
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
     from bridge.rundir.media import read_media
-    from bridge.rundir.series import read_points, read_series, read_summary
+    from bridge.rundir.series import count_points, read_points, read_series, read_summary
 
 __all__ = [
     "Clock",
     "ReadOptions",
+    "count_points",
     "discover",
     "read_delta",
     "read_media",
@@ -33,6 +34,7 @@ _LATER = {
     "ReadOptions": "deltas",
     "read_delta": "deltas",
     "read_media": "media",
+    "count_points": "series",
     "read_points": "series",
     "read_series": "series",
     "read_summary": "series",

@@ -263,15 +263,15 @@ def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], 
 
 
 class _ArrowParser:
-    """Parse blocks below one header line with pyarrow; `only` one metric, if given."""
+    """Parse blocks below one header line with pyarrow; `only` some metrics, if given."""
 
-    def __init__(self, layout: Layout, only: str | None) -> None:
+    def __init__(self, layout: Layout, only: frozenset[str] | None) -> None:
         import pyarrow as pa
         import pyarrow.csv as pacsv
 
         self._pa, self._csv = pa, pacsv
         self._layout = layout
-        self._metrics = {name: places for name, places in layout.metrics.items() if only in (None, name)}
+        self._metrics = {name: places for name, places in layout.metrics.items() if only is None or name in only}
         self._columns = [str(place) for place in range(len(layout.columns))]
         used = {layout.step, layout.time, *(place for places in self._metrics.values() for place in places)}
         self._included = [] if only is None else [name for place, name in enumerate(self._columns) if place in used]
@@ -639,7 +639,7 @@ class MetricsTable:
     layout: Layout | None = field(init=False)
     first_line: bytes = field(init=False)
     total: int = 0
-    _parsers: dict[tuple[int, str | None], _ArrowParser] = field(default_factory=dict)
+    _parsers: dict[tuple[int, frozenset[str] | None], _ArrowParser] = field(default_factory=dict)
     _counted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -685,7 +685,7 @@ class MetricsTable:
         *,
         block: int = BLOCK,
         stop: int | None = None,
-        only: str | None = None,
+        only: frozenset[str] | None = None,
     ) -> Iterator[Rows]:
         """Yield the complete rows from byte `offset` on, as batches of about `block` bytes.
 
