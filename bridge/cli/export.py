@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
-    from bridge.sync.report import NoMatch, Report, RunReport
+    from bridge.sync.report import NoMatch, Report, RunCheck, RunReport
 
 REQUESTS_AT_ONCE = 4
 """Runs that are sent to a server at once, unless --workers is given; they wait more than they work."""
@@ -125,11 +128,12 @@ def print_report(report: Report, out: Output) -> None:
     if report.no_match.text:
         print_no_match(report.no_match, out)
         return
+    labels = labels_of(report.runs)
     for run in report.runs:
         if run.failed:
-            out.warn(failure(run))
+            out.warn(failure(run, labels[run.path]))
         elif not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
-            out.result(plain(_line(run, report.exporter)))
+            out.result(plain(_line(run, labels[run.path], report.exporter)))
             for entry in run.to_dict()["notices"]:
                 examples = "; ".join(": ".join(filter(None, one.values())) for one in entry["examples"])
                 out.result(plain(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}"))
@@ -140,18 +144,25 @@ def print_report(report: Report, out: Output) -> None:
         out.result(_totals(report))
 
 
-def _line(run: RunReport, exporter: str) -> str:
+def labels_of(runs: Sequence[RunReport] | Sequence[RunCheck]) -> dict[str, str]:
+    """Return how each run is called, by its path: its name, with the path behind it if another run has that name."""
+    names = {run.path: run.name or run.run_id for run in runs}
+    counts = Counter(names.values())
+    return {path: name if counts[name] == 1 else f"{name} ({os.path.relpath(path)})" for path, name in names.items()}
+
+
+def _line(run: RunReport, label: str, exporter: str) -> str:
     action = str(run.action)
     if action == "deleted":
         name = {"mlflow": "MLflow", "tensorboard": "TensorBoard"}.get(exporter, exporter)
-        return f"{run.run_id}: skipped, because it was deleted in {name}. Use --rebuild to export it again."
+        return f"{label}: skipped, because it was deleted in {name}. Use --rebuild to export it again."
     if action == "copy":
-        return f"- {run.run_id}: skipped: {run.path} is {run.reason}"
+        return f"{label}: skipped, because {run.path} is {run.reason}."
     if action == "unchanged":
-        return f"= {run.run_id}: unchanged" + (f", {run.reason}" if run.reason else "")
+        return f"= {label}: unchanged" + (f", {run.reason}" if run.reason else "")
     sign, word = ("+", "new") if action == "new" else ("*", "rebuilt" if action == "rebuild" else action)
     reason = f" ({run.reason})" if run.reason else ""
-    return f"{sign} {run.run_id}: {word}{reason}, {sizes(run.points, run.media)}"
+    return f"{sign} {label}: {word}{reason}, {sizes(run.points, run.media)}"
 
 
 def sizes(points: int, media: int) -> str:
@@ -187,6 +198,6 @@ def print_no_match(no_match: NoMatch, out: Output) -> None:
     (out.warn if no_match.unknown else out.say)(no_match.text)
 
 
-def failure(run: RunReport) -> str:
+def failure(run: RunReport, label: str) -> str:
     """Return why a run was not exported, and what to try."""
-    return plain(f"! {run.run_id}: {run.reason}") + (f"\n  {plain(run.hint)}" if run.hint else "")
+    return plain(f"! {label}: {run.reason}") + (f"\n  {plain(run.hint)}" if run.hint else "")

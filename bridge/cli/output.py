@@ -135,6 +135,6 @@ def tell_skipped(skipped: Iterable[tuple[str, str]], out: Output) -> None:
     """Print which folders look like run directories and are none: the first by name, the others as a number."""
     folders = list(skipped)
     for path, reason in folders[:_SKIPPED_SHOWN]:
-        out.say(plain(f"- {path}: skipped: {reason}"))
+        out.say(plain(f"{path}: skipped, because it is not a run: {reason}"))
     if len(folders) > _SKIPPED_SHOWN:
-        out.say(f"- and {counted(len(folders) - _SKIPPED_SHOWN, 'more folder')} skipped; --json names all of them.")
+        out.say(f"and {counted(len(folders) - _SKIPPED_SHOWN, 'more folder')} skipped; --json names all of them.")

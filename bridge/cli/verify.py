@@ -71,7 +71,7 @@ def _print(check: RunCheck, out: Output, *, strict: bool) -> None:
     parts += [counted(check.differences.count, "difference")] if check.differences.count else []
     parts += [f"not exported yet: {check.behind}"] if check.behind else []
     parts += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
-    out.result(plain(f"{check.verdict} {check.run_id}: {'; '.join(parts)}".removesuffix(": ")))
+    out.result(plain(f"{check.verdict} {check.name or check.run_id}: {'; '.join(parts)}".removesuffix(": ")))
     for difference in check.differences.first:
         out.result(plain(f"    {_in_words(difference)}"))
     if check.differences.first and check.differences.count > len(check.differences.first):

@@ -94,7 +94,7 @@ def _view_target(
 
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
     for line in report.failed:
-        out.warn(failure(line))
+        out.warn(failure(line, line.name or line.run_id))
     if report.no_match.text:
         print_no_match(report.no_match, out)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:

@@ -188,7 +188,13 @@ class ExportTask:
         """Return a report of this run without anything sent."""
         run = self.run
         return RunReport(
-            path=str(run.path), run_id=run.run_id, identity=run.identity, action=action, reason=reason, hint=hint
+            path=str(run.path),
+            run_id=run.run_id,
+            name=run.name,
+            identity=run.identity,
+            action=action,
+            reason=reason,
+            hint=hint,
         )
 
 

@@ -67,14 +67,15 @@ class NoticeSummary(msgspec.Struct, frozen=True):
 class _RunFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of one run's report but for its notices.
 
-    `path` is its run directory, `where` its target's address ("" before there is one). `points`, `media` and `bytes`
-    count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to try. `retry` says
+    `path` is its run directory, `name` the run's name, `where` its target's address ("" before there is one). `points`,
+    `media` and `bytes` count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to try. `retry` says
     that the target was in the way, so that a later export may succeed.
     """
 
     path: str
     run_id: str
     action: Action
+    name: str = ""
     identity: str = ""
     where: str = ""
     reason: str = ""
@@ -316,6 +317,7 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     run_id: str
     verdict: Verdict
+    name: str = ""
     identity: str = ""
     where: str = ""
     reason: str = ""

@@ -367,7 +367,9 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], li
                 " was written, so none is exported.",
                 hint="Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID",
             )
-            undecided.append(with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity))
+            undecided.append(
+                with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity, name=run.name)
+            )
     return originals, copies, undecided
 
 
@@ -387,6 +389,7 @@ def _copy(run: Run, original: Run) -> RunReport:
     return RunReport(
         path=str(run.path),
         run_id=run.run_id,
+        name=run.name,
         identity=run.identity,
         action=Action.COPY,
         reason=f"a copy of {original.path}",

@@ -120,6 +120,7 @@ def _all_checks(
         yield RunCheck(
             path=line.path,
             run_id=line.run_id,
+            name=line.name,
             identity=line.identity,
             verdict=Verdict.UNREADABLE,
             reason=line.reason,
@@ -145,7 +146,13 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
 
 def _check(run: Run, verdict: Verdict, *, reason: str = "", hint: str = "") -> RunCheck:
     return RunCheck(
-        path=str(run.path), run_id=run.run_id, identity=run.identity, verdict=verdict, reason=reason, hint=hint
+        path=str(run.path),
+        run_id=run.run_id,
+        name=run.name,
+        identity=run.identity,
+        verdict=verdict,
+        reason=reason,
+        hint=hint,
     )
 
 

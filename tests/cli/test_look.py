@@ -381,7 +381,9 @@ def test_folders_that_are_no_runs_are_named(here: Path, words: tuple[str, ...]) 
     (here / "runs" / "table").mkdir()
     (here / "runs" / "table" / "metrics.csv").write_text("name,value\n")
     code, _, err = call(words[0], "runs", *words[1:])
-    said = f"{here}/runs/table: skipped: metrics.csv has no column step, and so is not a logger's"
+    said = (
+        f"{here}/runs/table: skipped, because it is not a run: metrics.csv has no column step, and so is not a logger's"
+    )
     assert (code, said in err) == (0, True)
     if words[0] != "ls":
         code, out, _ = call(words[0], "runs", *words[1:], "--json")

@@ -110,7 +110,7 @@ def test_folders_that_only_look_like_runs_are_named(here: Path) -> None:
     (here / "runs" / "odd").mkdir()
     (here / "runs" / "odd" / "metrics.csv").write_text("a,b\n1,2\n")
     for command in ("ls", "export"):
-        assert f"- {here}/runs/odd: skipped: metrics.csv" in call(COMMANDS[command])[2]
+        assert f"{here}/runs/odd: skipped, because it is not a run: metrics.csv" in call(COMMANDS[command])[2]
 
 
 def test_metrics_of_options_that_no_run_has_are_named() -> None:
@@ -135,3 +135,13 @@ def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
         command = [sys.executable, "-m", "bridge", "view", "runs", "--no-open", "--to", "tensorboard", *words]
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout, said in done.stderr) == (code, "", True), done.stderr
+
+
+def test_two_runs_of_one_name_are_told_apart_by_their_paths(here: Path) -> None:
+    """A report calls a run by its name, and adds the path where two runs have the same."""
+    for folder in ("x", "y"):
+        make_run(here / folder / "one", [{"step": 0, "loss": 1.0}], run_id=f"{folder}/one", uid=folder)
+    make_run(here / "x" / "two", [{"step": 0, "loss": 1.0}], run_id="2026/two")
+    words = ["export", "x", "y", "--to", "tensorboard", "--workers", "1"]
+    lines = CliRunner().invoke(bridge, words).stdout.splitlines()
+    assert sorted(lines[:3]) == ["+ one (x/one): new, 1 point", "+ one (y/one): new, 1 point", "+ two: new, 1 point"]

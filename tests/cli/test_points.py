@@ -70,3 +70,15 @@ def test_read_points_for_a_notebook(run: Path) -> None:
     assert str(frame["time"].dt.tz) == "UTC"
     record = bridge.open_registry("runs")["a"]
     assert bridge.read_points(record, ["acc"], arrow=True)["value"].to_pylist() == [0.5]
+
+
+def test_a_notebook_shows_tables(run: Path, tmp_path: Path) -> None:
+    """A registry and a report show themselves as tables in a notebook; text from runs is escaped."""
+    make_run(
+        Path("runs/b"), [{"step": 0, "loss": 1.0}], display_name="<script>alert(1)</script>", summary={"loss": 1.0}
+    )
+    report = bridge.export("runs", to="tensorboard", target={"logdir": tmp_path / "tb"})
+    for shown in (bridge.open_registry("runs")._repr_html_(), report._repr_html_()):
+        assert shown.startswith("<table><caption>")
+        assert "<td>a</td>" in shown
+        assert "<script>" not in shown

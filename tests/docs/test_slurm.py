@@ -116,7 +116,7 @@ def test_an_epilog_sends_its_own_run_and_a_follower_all_others(folder: Path, sql
     code, sent = run(folder, "epilog.sh", MLFLOW_TRACKING_URI=uri, **task)
     assert (code, "55" in sent) == (0, False), sent
     code, sent = run(folder, "follow.sbatch", MLFLOW_TRACKING_URI=uri)
-    assert (code, "+ 55: new, 7 points" in sent, "+ 1:" in sent) == (0, True, False), sent
+    assert (code, "/55: new, 7 points" in sent, "/1:" in sent) == (0, True, False), sent
     assert "2 =" in verified(folder, "--to", "mlflow", "--tracking-uri", uri, "--experiment", "digits")
 
 
