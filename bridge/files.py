@@ -14,9 +14,14 @@ import io
 import os
 import stat
 import struct
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge.model import RunFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "BROKEN_PICTURE",
@@ -33,6 +38,7 @@ __all__ = [
     "Refused",
     "cache_dir",
     "clean",
+    "fingerprint",
     "inside",
     "open_plain",
     "open_raw",
@@ -204,3 +210,26 @@ def cache_dir() -> Path:
 MOST_METRICS = 50_000
 MOST_SERIES = 100_000
 MOST_HEADERS = 10_000
+
+
+SETTLED_S = 2.0
+"""Seconds within which two changes of a file can leave the same mtime."""
+
+
+def fingerprint(paths: Iterable[str | Path]) -> str | None:
+    """Return the inodes, sizes and mtimes of `paths` as a text that differs if one of them changed; "-" if missing.
+
+    Return None if one changed within the last SETTLED_S seconds, so that a later change may leave the same mtime.
+    """
+    settled = time.time() - SETTLED_S
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append("-")
+            continue
+        if status.st_mtime > settled:
+            return None
+        found.append(f"{status.st_ino}.{status.st_size}.{status.st_mtime_ns}")
+    return " ".join(found)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError
-from bridge.exporters.contract import Applied, Capabilities, TargetContent, TargetState
+from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetState
 from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
 from tests.memory_exporter_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
@@ -46,7 +46,7 @@ EDITABLE = ("name", "notes", "tags")
 _LOCK = threading.RLock()
 
 
-class MemoryExporter:
+class MemoryExporter(Exporter):
     """Keep runs in boxes: files in `folder`, or without it objects that are pickled with the exporter."""
 
     name = "memory"

@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bridge.exporters.contract",
         "bridge.sync.report",
         "bridge.sync.progress",
+        "logger.files",
     },
     "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.rundir", "bridge.registry"},
     "bridge.cli": {"bridge", "logger.sidecar"},

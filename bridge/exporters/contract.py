@@ -209,6 +209,14 @@ class Exporter(Protocol):
         """
         ...
 
+    def fingerprint(self, where: str) -> str | None:
+        """Return a text that differs whenever the target at the address `where` may have changed.
+
+        Only look at sizes and times of files, and import nothing. Return None if that cannot tell, or if a file changed
+        within the last two seconds, when two changes can share one mtime.
+        """
+        return None
+
     def open(self, run: Run, content: ContentOptions) -> Target:
         """Return the target of `run`. Nothing is created before `apply` or `rebuild`."""
         ...

@@ -1,6 +1,7 @@
 """Export: bring runs into a target, and each time only what is new.
 
 `export_runs` gathers the runs, asks the target for the state of each, and lets `bridge.sync.parallel` bring them in.
+Runs that are known to be unchanged are not even read (`bridge.sync.unchanged`).
 `export_run` does one run: it reads what lies past the target's cursor, delta by delta, and hands each to the target. A
 dry run takes the same way with a target that touches nothing.
 """
@@ -28,12 +29,13 @@ from bridge.errors import (
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, fitting
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
+from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
 from bridge.sync.report import Action, Report, RunReport, SkippedFolder
 from bridge.sync.select import gather, unknown_metrics
+from bridge.sync.unchanged import UnchangedRuns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
     from bridge.model import Cursor, Delta, Notice, Run
-    from bridge.rundir import Clock
+    from bridge.rundir import Clock, ReadOptions
     from bridge.sync.progress import Progress
     from bridge.sync.select import Gathered, Selection
 
@@ -70,11 +72,10 @@ class Options:
     heartbeat_timeout: float = 180.0
     workers: Workers = field(default_factory=Workers)
 
-    def content_for(self, state: TargetState) -> ContentOptions:
-        """Return the content options of a run: those that were given, else those of its target."""
+    def content_over(self, kept: ContentOptions) -> ContentOptions:
+        """Return the content options of a run: those that were given, else those that its target keeps."""
         if self.given is None:
             return self.content
-        kept = ContentOptions.kept(state.cursor.content) if state.cursor is not None else ContentOptions()
         return with_fields(kept, **{name: getattr(self.content, name) for name in self.given})
 
 
@@ -92,37 +93,52 @@ def export_runs(
     TargetError if the target cannot be reached at all.
     """
     options = options or Options()
+    unchanged = UnchangedRuns.load(exporter, options)
     gathered = gather(
         roots,
         selection=options.selection,
         new_identity=options.new_identity,
         read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
+        unchanged=unchanged,
     )
-    report = export_gathered(gathered, exporter, options, progress=progress)
-    warnings = unknown_metrics(gathered.runs, options.content)
+    report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
+    # Runs that were not read are of no help in telling which metrics there are; their options did not change.
+    warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
     return with_fields(report, warnings=tuple(warnings), no_match=gathered.no_match)
 
 
 def export_gathered(
-    gathered: Gathered, exporter: Exporter, options: Options, *, progress: Progress | None = None
+    gathered: Gathered,
+    exporter: Exporter,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    unchanged: UnchangedRuns | None = None,
 ) -> Report:
-    """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does."""
+    """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does.
+
+    A target whose runs are all known to be unchanged is not opened.
+    """
     started = time.perf_counter()
     runs = gathered.runs
     lines: list[RunReport] = []
-    with progress or SilentProgress() as shown, exporter:
-        exporter.prepare(runs, options.content)
-        tasks = _tasks(runs, exporter.cursors(runs), options)
-        shown.start(len(tasks))
-        work = partial(export_run, dry_run=options.dry_run)
-        with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
-            for line in reports:
-                lines.append(line)
-                shown.run_done(line)
-        notices = () if options.dry_run else _finish(tasks, exporter)
+    notices: tuple[Notice, ...] = ()
+    if runs or not gathered.unchanged:
+        with progress or SilentProgress() as shown, exporter:
+            exporter.prepare(runs, options.content)
+            tasks = _tasks(runs, exporter.cursors(runs), options)
+            shown.start(len(tasks))
+            work = partial(export_run, dry_run=options.dry_run)
+            with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
+                for line in reports:
+                    lines.append(line)
+                    shown.run_done(line)
+            notices = () if options.dry_run else _finish(tasks, exporter)
+        if unchanged is not None:
+            unchanged.remember(tasks, lines)
     return Report(
         exporter=exporter.name,
-        runs=(*lines, *gathered.copies, *gathered.failed),
+        runs=(*gathered.unchanged, *lines, *gathered.copies, *gathered.failed),
         notices=notices,
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
@@ -135,12 +151,16 @@ def _tasks(runs: Sequence[Run], states: Mapping[str, TargetState], options: Opti
         ExportTask(
             run,
             states[run.identity],
-            options.content_for(states[run.identity]),
+            options.content_over(_kept_content(states[run.identity])),
             rebuild=options.rebuild,
             reshape=options.reshape,
         )
         for run in runs
     ]
+
+
+def _kept_content(state: TargetState) -> ContentOptions:
+    return ContentOptions() if state.cursor is None else ContentOptions.kept(state.cursor.content)
 
 
 def _finish(tasks: Sequence[ExportTask], exporter: Exporter) -> tuple[Notice, ...]:
@@ -287,6 +307,8 @@ class _RunExport:
 
         A moved run holds everything that the target holds.
         """
+        from bridge.rundir import read_delta, read_whole
+
         run, options = self.task.run, self._read_options()
         if cursor.path == fitting(str(run.path)):
             return False
@@ -325,6 +347,8 @@ class _RunExport:
         self.action = Action.NEW
         if self.exporter.capabilities.replaces_points:
             return self._send_deltas(None)
+        from bridge.rundir import read_whole
+
         # This target can only be rebuilt when a rewind comes, so all rows are looked at before the first point is sent.
         for delta in self._watch(read_whole(self.task.run, self.content, self._read_options())):
             self.done += self.target.apply(delta)
@@ -339,6 +363,8 @@ class _RunExport:
         return self._send_deltas(cursor.with_(content=self.content.differences()), tuple(stale))
 
     def _send_deltas(self, cursor: Cursor | None, stale: tuple[str, ...] = ()) -> str:
+        from bridge.rundir import read_delta
+
         capabilities, options = self.exporter.capabilities, self._read_options()
         while True:
             delta = read_delta(self.task.run, cursor, self.content, options)
@@ -356,6 +382,8 @@ class _RunExport:
 
     def _rebuild(self, reason: str) -> None:
         """Replace the target by a fresh one."""
+        from bridge.rundir import read_whole
+
         cursor = self.task.state.cursor
         anchors = cursor.anchors if cursor is not None else ()
         deltas = read_whole(self.task.run, self.content, self._read_options(), anchors=anchors)
@@ -373,6 +401,8 @@ class _RunExport:
             self.sent(delta.points)
 
     def _read_options(self) -> ReadOptions:
+        from bridge.rundir import ReadOptions
+
         capabilities = self.exporter.capabilities
         return ReadOptions(
             ordered=capabilities.ordered_steps,

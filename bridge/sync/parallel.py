@@ -1,11 +1,11 @@
 """Bring many runs into their targets at once: each run is one task, done here or by a `concurrent.futures` executor.
 
-Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target with a
-single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of the
-target, the runs that have not begun fail with it too, instead of waiting for the target each.
+Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target
+with a single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of
+the target, the runs that have not begun fail with it too, instead of waiting for the target each.
 
-Tasks never raise: a run's failure is its report. So whatever a future raises comes from its executor (a killed worker, a
-lost scheduler). The runs that were in flight then are tried once more, one by one in fresh executors, so that the one
+Tasks never raise: a run's failure is its report. So whatever a future raises comes from its executor (a killed worker,
+a lost scheduler). The runs that were in flight then are tried once more, one by one in fresh executors, so that the one
 that kills its worker again is known by name. A run that was exported after all is unchanged the second time.
 """
 
@@ -167,9 +167,9 @@ def run_tasks(
 ) -> Generator[tuple[T, R | Exception], None, None]:
     """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
 
-    Tasks are taken out of `waiting`; the caller may take some out too. At most `in_flight` tasks are submitted at once. A
-    task that an executor loses is tried once more, alone. Raises what `make_executor` raises the first time; later that
-    is the outcome of all tasks that are left.
+    Tasks are taken out of `waiting`; the caller may take some out too. At most `in_flight` tasks are submitted at
+    once. A task that an executor loses is tried once more, alone. Raises what `make_executor` raises the first time;
+    later that is the outcome of all tasks that are left.
     """
     lost, is_first = deque[T](), True
     while waiting or lost:

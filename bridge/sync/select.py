@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from msgspec.structs import replace as with_fields
@@ -30,10 +30,10 @@ from bridge.sync.report import Action, NoMatch, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from bridge.options import ContentOptions
     from bridge.rundir.discover import Skipped
+    from bridge.sync.unchanged import UnchangedRuns
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ class Gathered:
 
     `found` counts the run directories before anything was selected, `no_match` explains why nothing was. `copies` are
     directories that hold a run which is exported from another directory. `skipped` are folders that only look like run
-    directories.
+    directories. `unchanged` are the reports of runs that need not be read.
     """
 
     runs: tuple[Run, ...]
@@ -296,6 +296,7 @@ class Gathered:
     copies: tuple[RunReport, ...] = ()
     no_match: NoMatch = field(default_factory=NoMatch)
     skipped: tuple[Skipped, ...] = ()
+    unchanged: tuple[RunReport, ...] = ()
 
 
 def gather(
@@ -304,17 +305,21 @@ def gather(
     selection: Selection | None = None,
     new_identity: str | None = None,
     read: Callable[[Path], Run] = read_run,
+    unchanged: UnchangedRuns | None = None,
 ) -> Gathered:
     """Read the runs at and below `roots`, and select from them.
 
     `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
     replaces the identity of the only run; with several runs it is a UsageError. Of several directories with one
-    identity, selected or not, only the original is a run (see `_without_copies`).
+    identity, selected or not, only the original is a run (see `_without_copies`). Runs that `unchanged` knows are not
+    read.
     """
     runs: list[Run] = []
     failed: list[RunReport] = []
+    known: dict[str, RunReport] = {}
     discovery = discover(roots)
-    for path in discovery.runs:
+
+    def read_one(path: Path) -> None:
         try:
             runs.append(read(path))
         except RunDirectoryError as error:
@@ -323,10 +328,23 @@ def gather(
             log.debug("run %s cannot be read", path, exc_info=hide_in(error))
             unexpected = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
             failed.append(_refused(path, path.name, unexpected, Action.UNREADABLE))
+
+    for path in discovery.runs:
+        report = None if unchanged is None else unchanged.report(path)
+        if report is None or report.identity in known:
+            read_one(path)
+        else:
+            known[report.identity] = report
+    # An unchanged run that shares its identity with another one is read, so that the two are told apart.
+    for identity in {run.identity for run in runs} & known.keys():
+        path = Path(known.pop(identity).path)
+        assert unchanged is not None
+        unchanged.forget(str(path))
+        read_one(path)
     unique, copies, undecided = _without_copies(runs)
     wanted = selection or Selection()
     chosen = select(unique, wanted)
-    no_match = NoMatch() if chosen or failed or undecided else explain_none(unique, wanted, roots)
+    no_match = NoMatch() if chosen or known or failed or undecided else explain_none(unique, wanted, roots)
     if new_identity is not None:
         if len(chosen) != 1:
             raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
@@ -338,6 +356,7 @@ def gather(
         copies=tuple(copies),
         no_match=no_match,
         skipped=tuple(discovery.skipped),
+        unchanged=tuple(known.values()),
     )
 
 

@@ -467,10 +467,13 @@ def _compare_pairs(files: list[_File], items: list[TargetMedia], capabilities: C
             out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, *both))
         elif item.caption is not None and item.caption != caption:
             out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, caption, item.caption))
-        elif item.time is not None and file.event.is_time_known:
-            if abs(item.time - file.event.time) > time_tolerance(capabilities):
-                what, times = f"time of {file.what}", (repr(file.event.time), repr(item.time))
-                out.add(Difference(Verdict.DIFFERENT, file.where, what, file.event.step, *times))
+        elif (
+            item.time is not None
+            and file.event.is_time_known
+            and not _is_close(item.time, file.event.time, time_tolerance(capabilities))
+        ):
+            what, times = f"time of {file.what}", (repr(file.event.time), repr(item.time))
+            out.add(Difference(Verdict.DIFFERENT, file.where, what, file.event.step, *times))
 
 
 def _compare_unpaired(files: list[_File], items: list[TargetMedia], out: Findings) -> list[_File]:

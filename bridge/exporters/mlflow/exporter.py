@@ -14,6 +14,7 @@ from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import MlflowTarget
+from bridge.files import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,6 +116,11 @@ class MlflowExporter:
         if content.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
             stale.append("checkpoints")
         return stale
+
+    def fingerprint(self, where: str) -> str | None:
+        """Return size and time of the SQLite file, which holds all runs. Another MLflow has to be asked."""
+        file = self._store.address.sqlite_file
+        return None if file is None or not file.exists() else fingerprint([file, f"{file}-wal", f"{file}-journal"])
 
     def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
         """Return the target of `run`."""

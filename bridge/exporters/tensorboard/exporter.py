@@ -30,6 +30,7 @@ from bridge.exporters.tensorboard.state import (
     read_state,
 )
 from bridge.exporters.tensorboard.target import TensorBoardTarget
+from bridge.files import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +100,15 @@ class TensorBoardExporter(Exporter):
             del sent["folder"]
         changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
         return tuple(changed + [key for key in (_LEFTOVERS,) if key in cursor.sent])
+
+    def fingerprint(self, where: str) -> str | None:
+        """Return sizes and times of the files in the run folder `where`."""
+        try:
+            names = sorted(os.listdir(where))  # noqa: PTH208 - asked for thousands of folders
+        except OSError:
+            return None
+        found = fingerprint([where, *(f"{where}{os.sep}{name}" for name in names)])
+        return None if found is None else f"{' '.join(names)} {found}"
 
     def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
         """Return the target of `run`, whose folder need not exist."""

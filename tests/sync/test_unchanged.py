@@ -1,0 +1,160 @@
+"""Runs that an export found unchanged are not read again until their files or their target move."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters import find_exporter
+from bridge.options import ContentOptions
+from bridge.sync import select
+from bridge.sync.export import Options, export_runs
+from tests.run_dirs import make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bridge.exporters.contract import Exporter
+    from bridge.sync.report import Report
+
+ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(4)]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the names of the run directories that exports read."""
+    found: list[str] = []
+    real = select.gather
+
+    def gather(*args: object, read: Callable[[Path], object], **options: object) -> object:
+        return real(*args, read=lambda path: (found.append(path.name), read(path))[1], **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("bridge.sync.export.gather", gather)
+    return found
+
+
+@pytest.fixture(params=["tensorboard", "mlflow"])
+def exporter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exporter:
+    monkeypatch.chdir(tmp_path)
+    if request.param == "tensorboard":
+        return find_exporter("tensorboard")(logdir=tmp_path / "tb")
+    uri = request.getfixturevalue("sqlite_uri")
+    return find_exporter("mlflow")(tracking_uri=uri, experiment="unchanged")
+
+
+def age(*folders: Path) -> None:
+    """Back-date all files below, as they are when nobody hurries."""
+    then = time.time_ns() - 10_000_000_000
+    for folder in folders:
+        for path in (*folder.rglob("*"), folder):
+            before = path.stat().st_mtime_ns
+            os.utime(path, ns=(min(before, then), min(before, then)))
+
+
+def settle(tmp_path: Path, exporter: Exporter) -> Path:
+    """Make two runs, and export them until there is nothing to do."""
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, ROWS)
+    root = tmp_path / "runs"
+    for _ in range(3):
+        report = export_runs([root], exporter)
+        age(root, *(path for path in tmp_path.iterdir() if path.is_dir()))
+        for file in tmp_path.rglob("*.db"):
+            os.utime(file, (time.time() - 10, time.time() - 10))
+    assert actions(report) == {"a": "unchanged", "b": "unchanged"}
+    export_runs([root], exporter)  # remembers what the files' times are now
+    return root
+
+
+def actions(report: Report) -> dict[str, str]:
+    return {line.run_id: str(line.action) for line in report.runs}
+
+
+def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
+    """The report has its line all the same, with its target's address."""
+    root = settle(tmp_path, exporter)
+    before = export_runs([root], exporter)
+    reads.clear()
+    after = export_runs([root], exporter)
+    assert reads == []
+    assert [(line.path, line.identity, line.where) for line in after.runs] == [
+        (line.path, line.identity, line.where) for line in before.runs
+    ]
+    assert actions(after) == {"a": "unchanged", "b": "unchanged"}
+
+
+@pytest.mark.parametrize("what", ["rows", "sidecar", "heartbeat"])
+def test_a_run_that_moved_is_read(tmp_path: Path, exporter: Exporter, reads: list[str], what: str) -> None:
+    """Whichever of its files has another size or time; the other run is not."""
+    root = settle(tmp_path, exporter)
+    reads.clear()
+    if what == "rows":
+        write_metrics(root / "a", (), [[0.5, 9, 1775822500.0]], append=True)
+    elif what == "sidecar":
+        write_sidecar(root / "a", notes="new")
+    else:
+        (root / "a" / "heartbeat").touch()
+    report = export_runs([root], exporter)
+    assert reads == ["a"]
+    assert actions(report) == {"a": "unchanged" if what == "heartbeat" else "changed", "b": "unchanged"}
+
+
+def test_a_target_that_moved_is_asked(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
+    """What somebody deleted or changed in the target is seen."""
+    root = settle(tmp_path, exporter)
+    export_runs([root], exporter)
+    reads.clear()
+    if exporter.name == "tensorboard":
+        shutil.rmtree(tmp_path / "tb" / "a")
+        assert actions(export_runs([root], exporter)) == {"a": "new", "b": "unchanged"}
+        assert reads == ["a"]
+        return
+    (database,) = tmp_path.rglob("*.db")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'a'")
+    connection.close()
+    assert actions(export_runs([root], exporter)) == {"a": "deleted", "b": "unchanged"}
+
+
+def test_other_options_a_rebuild_and_a_selection_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
+    """What is asked for is done."""
+    root = settle(tmp_path, exporter)
+    reads.clear()
+    given = Options(content=ContentOptions(exclude_metrics=("loss",)), given=frozenset({"exclude_metrics"}))
+    assert set(actions(export_runs([root], exporter, given)).values()) == {"rebuild"}
+    assert set(actions(export_runs([root], exporter, Options(rebuild=True))).values()) == {"rebuild"}
+    assert len(reads) == 4
+
+
+def test_a_copy_is_told_apart_from_an_unchanged_run(tmp_path: Path, exporter: Exporter) -> None:
+    """A copy beside it has the same identity, so both are looked at."""
+    root = settle(tmp_path, exporter)
+    shutil.copytree(root / "a", root / "copy")
+    found = {line.path for line in export_runs([root], exporter).runs if line.run_id == "a"}
+    assert found == {str(root / "a"), str(root / "copy")}
+
+
+def test_nothing_new_loads_no_mlflow(tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite MLflow whose runs are all unchanged is not opened."""
+    import subprocess
+
+    monkeypatch.chdir(tmp_path)
+    root = settle(tmp_path, find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
+    export_runs([root], find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
+    program = (
+        "import sys; from pathlib import Path; from bridge.exporters import find_exporter;"
+        "from bridge.sync.export import export_runs;"
+        f"report = export_runs([Path({str(root)!r})], find_exporter('mlflow')(tracking_uri={sqlite_uri!r},"
+        " experiment='unchanged'));"
+        "heavy = {'mlflow', 'pyarrow', 'tensorboard'} & set(sys.modules);"
+        "print([str(line.action) for line in report.runs], sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['unchanged', 'unchanged'] []\n"
