@@ -4,39 +4,41 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+_OVERLAP = ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py")
+
 _READING = (
     Mutant(
-        "last becomes first",
-        "bridge/rundir/resolve.py",
-        "np.concatenate([[True], (step[1:] != step[:-1]) | ~equal])",
-        "np.concatenate([[True], step[1:] != step[:-1]])",
-        ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py"),
+        "the first value of a step counts",
+        "bridge/rundir/overlap.py",
+        "is_last = np.concatenate([steps[1:] != steps[:-1], [True]])",
+        "is_last = np.concatenate([[True], steps[1:] != steps[:-1]])",
+        _OVERLAP,
     ),
     Mutant(
-        "NaN is not NaN",
-        "bridge/rundir/resolve.py",
-        "equal = (value[1:] == value[:-1]) | (np.isnan(value[1:]) & np.isnan(value[:-1]))",
-        "equal = value[1:] == value[:-1]",
-        ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py"),
+        "NaN differs from NaN",
+        "bridge/rundir/overlap.py",
+        "(one == other) | (np.isnan(one) & np.isnan(other))",
+        "one == other",
+        _OVERLAP,
     ),
     Mutant(
-        "the running maximum is off",
-        "bridge/rundir/resolve.py",
-        "np.maximum(np.maximum.accumulate(pos), highest)",
-        "np.maximum(pos, highest)",
-        ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py"),
+        "only the step before tells a late point",
+        "bridge/rundir/overlap.py",
+        "late = step <= np.maximum.accumulate(steps)[:-1]",
+        "late = step <= steps[:-1]",
+        _OVERLAP,
     ),
     Mutant(
-        "an equal repetition counts as a rewind",
-        "bridge/rundir/series_state.py",
+        "an equal repetition is a rewind",
+        "bridge/rundir/overlap.py",
         "late &= ~repeated",
         "late |= repeated",
-        ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py"),
+        _OVERLAP,
     ),
     Mutant(
-        "the digest of rows is off",
-        "bridge/rundir/place.py",
-        "if to_hex(reading.digest) != (cursor.digest or to_hex(0)):",
+        "a rewritten file is trusted",
+        "bridge/rundir/resume.py",
+        "if to_hex(state.digest) != (cursor.digest or to_hex(0)):",
         "if not cursor.header:",
         ("tests/rundir/test_growth.py",),
     ),
@@ -49,70 +51,61 @@ _READING = (
         """    end = data.rfind(b"\\n")
     if end < 0 or data.find(b'"') < 0:
         return len(data)""",
-        ("tests/rundir/test_golden.py", "tests/rundir/test_histories.py"),
+        _OVERLAP,
     ),
     Mutant(
         "a stopped heartbeat is not noticed",
         "bridge/rundir/run.py",
-        "return Status.RUNNING if fresh else Status.KILLED",
-        "return Status.RUNNING",
+        'return Status.KILLED if word == "running" else Status.UNKNOWN',
+        'return Status.RUNNING if word == "running" else Status.UNKNOWN',
         ("tests/rundir/test_golden.py",),
     ),
     Mutant(
-        "a killed run never ends",
+        "a killed run ends when its sidecar says",
         "bridge/rundir/run.py",
-        "return last_alive if ended_at is None or status is Status.KILLED else ended_at",
-        "return ended_at",
+        "if sidecar.ended_at is not None and status is not Status.KILLED:",
+        "if sidecar.ended_at is not None:",
         ("tests/rundir/test_golden.py",),
-    ),
-    Mutant(
-        "a link may lead out of the run directory",
-        "bridge/rundir/paths.py",
-        'if not real.startswith(f"{str(directory).rstrip(os.sep)}{os.sep}"):',
-        "if not real:",
-        ("tests/rundir/test_run.py", "tests/rundir/test_media.py"),
     ),
 )
 
 _TENSORBOARD = (
     Mutant(
-        "TensorBoard: the cursor goes before the data",
-        "bridge/exporters/tensorboard/writing.py",
-        """        if self._disordered:
+        "TensorBoard: the cursor is written before the data",
+        "bridge/exporters/tensorboard/target.py",
+        """        if self._unordered:
             self._order_media()
-        for kind""",
-        """        write_state(self._folder, self._before.with_(cursor=delta.after))
-        for kind""",
+        for kind in set""",
+        """        write_state(self._folder, FolderState(identity=self._identity, cursor=last.after))
+        for kind in set""",
         ("tests/crash/test_tensorboard.py",),
     ),
     Mutant(
-        "TensorBoard: what was not acknowledged is built upon",
-        "bridge/exporters/tensorboard/files.py",
-        "self._place = kept.length",
-        "self._place = self._path.stat().st_size",
+        "TensorBoard: bytes that no state acknowledges are kept",
+        "bridge/exporters/tensorboard/state.py",
+        "self._begin = after.length if after else 0",
+        "self._begin = (folder / after.name).stat().st_size if after else 0",
         ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),
     Mutant(
-        "TensorBoard: times are now",
-        "bridge/exporters/tensorboard/writing.py",
-        """        draft.write(version_record(self._run.start))
-        return draft""",
-        """        draft.write(version_record(__import__("time").time()))
-        return draft""",
+        "TensorBoard: files begin now",
+        "bridge/exporters/tensorboard/target.py",
+        "                file.write(version_record(self._run.start))",
+        '                file.write(version_record(__import__("time").time()))',
         ("tests/exporters/tensorboard/test_target.py", "tests/contract/test_contract.py"),
     ),
     Mutant(
         "TensorBoard: a row that lacks a metric is dropped",
-        "bridge/exporters/tensorboard/encode.py",
+        "bridge/exporters/tensorboard/events.py",
         "filled = present.any(axis=0)",
         "filled = present.all(axis=0)",
         ("tests/exporters/tensorboard/test_encode.py",),
     ),
     Mutant(
         "TensorBoard: an edited event file is trusted",
-        "bridge/exporters/tensorboard/files.py",
-        "else checksum == kept.checksum",
-        "else True",
+        "bridge/exporters/tensorboard/state.py",
+        "if checksum == record.checksum else None",
+        "if checksum else None",
         ("tests/exporters/tensorboard/test_damage.py",),
     ),
     Mutant(
@@ -123,15 +116,8 @@ _TENSORBOARD = (
         ("tests/exporters/tensorboard/test_edits.py",),
     ),
     Mutant(
-        "TensorBoard: what no state names is left over",
-        "bridge/exporters/tensorboard/state.py",
-        "if found_kind is not None and found_kind[0] not in files:",
-        "if found_kind is None and name in files:",
-        ("tests/exporters/tensorboard/test_edits.py",),
-    ),
-    Mutant(
         "TensorBoard: a caption that comes late is no description",
-        "bridge/exporters/tensorboard/writing.py",
+        "bridge/exporters/tensorboard/target.py",
         "items[0].tag in self._steps and items[1].tag not in self._steps",
         "items[1].tag == items[0].tag",
         ("tests/exporters/tensorboard/test_media.py",),
@@ -140,38 +126,38 @@ _TENSORBOARD = (
 
 _MLFLOW = (
     Mutant(
-        "MLflow: the cursor goes before the data",
-        "bridge/exporters/mlflow/database.py",
-        "early = {key: value for key, value in change.tags.items() if key != CURSOR_TAG} if created else {}",
-        "early = change.tags",
-        ("tests/exporters/mlflow/test_database_safety.py",),
-    ),
-    Mutant(
         "MLflow: two writers do not see each other",
-        "bridge/exporters/mlflow/database.py",
-        "if cursor != change.expected_cursor:",
-        "if cursor is None and change.expected_cursor is not None:",
+        "bridge/exporters/mlflow/write_db.py",
+        "            _check_cursor(run_id, cursor, expected)\n            gone",
+        "            gone",
         ("tests/exporters/mlflow/test_database_safety.py",),
     ),
     Mutant(
-        "MLflow: status is always FINISHED",
-        "bridge/exporters/mlflow/status.py",
+        "MLflow: a rewind deletes nothing",
+        "bridge/exporters/mlflow/write_db.py",
+        "gone = run.delete_points(update) if update.replace_from is not None else set()",
+        "gone = set[str]()",
+        ("tests/exporters/mlflow/test_database.py", "tests/contract/test_contract.py"),
+    ),
+    Mutant(
+        "MLflow: a killed run is finished",
+        "bridge/exporters/mlflow/facts.py",
         'Status.KILLED: "KILLED"',
         'Status.KILLED: "FINISHED"',
         ("tests/exporters/mlflow/test_content_facts.py",),
     ),
     Mutant(
         "MLflow: a run ends now",
-        "bridge/exporters/mlflow/status.py",
-        "return None if run.end is None else millis(run.end)",
-        'return None if run.end is None else millis(__import__("time").time())',
+        "bridge/exporters/mlflow/facts.py",
+        "end=None if run.end is None else milliseconds(run.end),",
+        'end=None if run.end is None else milliseconds(__import__("time").time()),',
         ("tests/exporters/mlflow/test_content_facts.py",),
     ),
     Mutant(
         "MLflow: NaN loses its flag",
         "bridge/exporters/mlflow/rows.py",
-        "return KeyRows(key, timestamp, step, finite, is_nan)",
-        "return KeyRows(key, timestamp, step, finite, np.zeros_like(is_nan))",
+        "found.append(KeyRows(key, timestamp, step, finite, is_nan))",
+        "found.append(KeyRows(key, timestamp, step, finite, np.zeros_like(is_nan)))",
         ("tests/exporters/mlflow/test_database.py",),
     ),
     Mutant(
@@ -183,7 +169,7 @@ _MLFLOW = (
     ),
 )
 
-_VERBS = (
+_SYNC = (
     Mutant(
         "a stop that Python dropped is forgotten",
         "bridge/interrupts.py",
@@ -193,51 +179,37 @@ _VERBS = (
     ),
     Mutant(
         "verify takes any value for equal",
-        "bridge/sync/compare.py",
-        "values = np.flatnonzero(~_same_value(expected[2], found[2]))",
-        "values = np.flatnonzero(expected[2] != expected[2])",
+        "bridge/sync/verify.py",
+        "wrong = np.flatnonzero(~_same_value(source[2], target[2]))",
+        "wrong = np.flatnonzero(source[2] != source[2])",
         ("tests/sync/test_compare.py",),
     ),
     Mutant(
         "verify does not miss a point",
-        "bridge/sync/compare.py",
-        "_list(Verdict.SOURCE_ONLY, name, expected, _others(expected, there), out)",
+        "bridge/sync/verify.py",
+        "_add_unpaired(Verdict.SOURCE_ONLY, name, source, in_source, out)",
         "pass",
         ("tests/sync/test_compare.py",),
     ),
     Mutant(
-        "verify does not look at what it cannot see twice",
+        "verify does not see a second target of a run",
         "bridge/sync/verify.py",
-        "for extra in known[run.identity].extras:",
+        "for extra in state.extras:",
         "for extra in ():",
         ("tests/sync/test_verify.py",),
     ),
     Mutant(
-        "the plain reader takes the last row of equal ones",
-        "bridge/sync/truth.py",
-        "if not _equal(value[kept], value[index]):",
-        "if True:",
-        ("tests/sync/test_truth.py",),
-    ),
-    Mutant(
-        "the plain reader reads past the cursor",
-        "bridge/sync/truth.py",
-        "if self.limit is not None and self.rows > self.limit:",
-        "if False:",
-        ("tests/sync/test_truth.py",),
-    ),
-    Mutant(
-        "what the source lost is not told",
-        "bridge/sync/replay.py",
-        "self._done = self._done + Applied(notices=delta.notices)",
-        "self._done = self._done + Applied()",
+        "notices of the reader are not reported",
+        "bridge/sync/export.py",
+        "self.done += Applied(notices=delta.notices)",
+        "self.done += Applied()",
         ("tests/sync/test_notices.py",),
     ),
     Mutant(
-        "a run that was deleted comes back",
-        "bridge/sync/replay.py",
-        "if known.deleted and not self.job.rebuild:",
-        "if known.error is not None:",
+        "a deleted run comes back",
+        "bridge/sync/export.py",
+        "if state.deleted and not self.task.rebuild:",
+        "if state.error is not None:",
         ("tests/sync/test_export.py",),
     ),
 )
@@ -245,52 +217,38 @@ _VERBS = (
 _LOGGER = (
     Mutant(
         "logger: a torn last row stays",
-        "logger/csv_writer.py",
-        "os.ftruncate(self._descriptor, found.end)",
-        "pass",
-        ("tests/logger/test_csv_writer.py",),
+        "logger/csv_file.py",
+        "            os.ftruncate(self._descriptor, found.end)",
+        "            pass",
+        ("tests/logger/test_csv_file.py",),
     ),
     Mutant(
-        "logger: the header grows in place",
-        "logger/csv_writer.py",
+        "logger: files are replaced in place",
+        "logger/files.py",
         "        temporary.replace(real)\n",
         "        real.write_bytes(temporary.read_bytes())\n",
-        ("tests/logger/test_csv_writer.py",),
-    ),
-    Mutant(
-        "logger: NaN becomes the least value",
-        "logger/stats.py",
-        "        if value != value:",
-        "        if self.count < 0:",
-        ("tests/logger/test_statistics.py",),
+        ("tests/logger/test_csv_file.py", "tests/logger/test_sidecar.py"),
     ),
     Mutant(
         "logger: a preemption is a failure",
-        "logger/status.py",
-        "if error is not None and _interrupts(error):",
+        "logger/session.py",
+        "if error is not None and (_interrupts(error) or was_pruned(error)):",
         'if word == "preempted":',
         ("tests/logger/test_registry_logger.py",),
-    ),
-    Mutant(
-        "logger: a heartbeat outlives the end",
-        "logger/sidecar.py",
-        '        if read_sidecar(run_dir).get("status") in TERMINAL_STATUSES:\n            return False\n',
-        "        read_sidecar(run_dir)\n",
-        ("tests/logger/test_sidecar.py",),
     ),
 )
 
 _REGISTRY = (
     Mutant(
         "registry: a sidecar that became older is not read",
-        "bridge/registry/scanner.py",
+        "bridge/registry/store.py",
         "return before.stamp == stamp or (",
         "return before.stamp >= stamp or (",
         ("tests/registry/test_scan.py",),
     ),
     Mutant(
         "registry: a dead run stays running",
-        "bridge/registry/scanner.py",
+        "bridge/registry/store.py",
         "if before.status is Status.RUNNING or before.last_alive >= doubtful_since:",
         "if before.last_alive >= doubtful_since + 1e9:",
         ("tests/registry/test_scan.py",),
@@ -298,15 +256,15 @@ _REGISTRY = (
     Mutant(
         "registry: somebody's file is overwritten",
         "bridge/registry/store.py",
-        "return bool(head) and not own_place",
+        "return bool(head) and not default_path",
         "return False",
         ("tests/registry/test_store.py",),
     ),
     Mutant(
         "--where: a missing value compares true",
-        "bridge/registry/tree.py",
-        "return not _missing(found) and _compare(found, self.op, self.value)",
-        "return _missing(found) or _compare(found, self.op, self.value)",
+        "bridge/registry/where.py",
+        "return found is not ... and found == found and test(found)",
+        "return found is ... or test(found)",
         ("tests/registry/test_where.py",),
     ),
     Mutant(
@@ -320,33 +278,33 @@ _REGISTRY = (
 
 _SECURITY = (
     Mutant(
+        "a link may lead out of the run directory",
+        "bridge/files.py",
+        'if not real.startswith(f"{str(directory).rstrip(os.sep)}{os.sep}"):',
+        "if not real:",
+        ("tests/rundir/test_run.py", "tests/rundir/test_media.py"),
+    ),
+    Mutant(
         "a pipe counts as a file",
-        "bridge/rundir/paths.py",
-        "    if not stat.S_ISREG(found.st_mode):\n        raise",
-        "    if stat.S_ISDIR(found.st_mode):\n        raise",
+        "bridge/files.py",
+        '    if not stat.S_ISREG(found.st_mode):\n        raise Refused("is not a regular file")',
+        '    if stat.S_ISDIR(found.st_mode):\n        raise Refused("is not a regular file")',
         ("tests/security/test_paths.py",),
     ),
     Mutant(
         "MLflow: a checkpoint may be a link to anybody's file",
-        "bridge/exporters/mlflow/checkpoints.py",
-        "or not real.is_relative_to(folder) or",
-        "or",
+        "bridge/exporters/mlflow/facts.py",
+        "if not real.is_relative_to(folder) or not stat.S_ISREG(found.st_mode):",
+        "if not stat.S_ISREG(found.st_mode):",
         ("tests/security/test_paths.py",),
     ),
     Mutant(
-        "an alias costs nothing",
-        "bridge/rundir/hparams.py",
-        "self.letters -= len(name) + (len(value) if isinstance(value, str | bytes) else 0)",
-        "self.letters -= len(name)",
-        ("tests/security/test_costly.py",),
-    ),
-    Mutant(
-        "a server's answer is told as it is",
-        "bridge/exporters/mlflow/seam.py",
-        'hide_all(" ".join(str(text).split()))',
-        '" ".join(str(text).split())',
+        "a server's answer is shown as it is",
+        "bridge/exporters/mlflow/client.py",
+        'line = hide_all(" ".join(str(text).split()))',
+        'line = " ".join(str(text).split())',
         ("tests/security/test_credentials.py",),
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_VERBS, *_LOGGER, *_REGISTRY, *_SECURITY)
+MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_SYNC, *_LOGGER, *_REGISTRY, *_SECURITY)
