@@ -362,6 +362,23 @@ def sent_facts(run: Run) -> dict[str, str]:
     return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
 
 
+def with_sent_times(run: Run, cursor: Cursor | None) -> Run:
+    """Return `run` with its estimated start and end as they were sent, so that another estimate is no change.
+
+    The estimated end of a metrics.csv that has grown since is a new one.
+    """
+    if cursor is None or not (run.start_estimated or run.end_estimated) or "start" not in cursor.sent:
+        return run
+    start, end = run.start, run.end
+    if run.start_estimated:
+        start = float(cursor.sent["start"])
+    metrics = run.files.get("metrics.csv")
+    has_grown = metrics is not None and cursor.stat is not None and metrics.size != cursor.stat[0]
+    if run.end_estimated and cursor.sent.get("end") and not has_grown:
+        end = float(cursor.sent["end"])
+    return replace(run, start=start, end=None if end is None else max(end, start))
+
+
 def fitting(text: str) -> str:
     """Return `text` as a cursor holds it: one that takes more than MOST_IN_CURSOR is cut and ends in a digest."""
     if 12 * len(text) <= MOST_IN_CURSOR or len(json.dumps(text)) <= MOST_IN_CURSOR:

@@ -103,7 +103,8 @@ def _session(record: RunRecord) -> SessionEntry | None:
 def _print_facts(record: RunRecord, session: SessionEntry | None, out: Output) -> None:
     """Print the facts that a run has, one a line with its name in front; notes as lines of their own."""
     facts = {name: word_of(column(name), record) for name in ("name", "run_id", "status")}
-    facts["started"] = f"{word_of(column('created_at'), record)} ({age(record.start)})"
+    is_known = record.duration is not None
+    facts["started"] = f"{word_of(column('created_at'), record)} ({age(record.start)})" if is_known else "unknown"
     facts |= {"ended": word_of(column("ended_at"), record), "duration": word_of(column("duration"), record)}
     facts["tags"] = word_of(column("tags"), record)
     facts["archived"] = "yes" if record.archived else ""

@@ -54,6 +54,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_path: str | None = None
     sessions: int = 0
     covered: bool = True
+    start_estimated: bool = False
     orphaned: bool = False
 
     @property
@@ -82,9 +83,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return iso(self.last_alive)
 
     @property
-    def duration(self) -> float:
-        """Return the seconds from the start to the end, or to a running run's last sign of life; never negative."""
-        return max(0.0, (self.last_alive if self.end is None else self.end) - self.start)
+    def duration(self) -> float | None:
+        """Return the seconds from the start to the end, or to a running run's last sign of life; never negative.
+
+        A run whose start is not known has no duration.
+        """
+        seconds = max(0.0, (self.last_alive if self.end is None else self.end) - self.start)
+        return None if self.start_estimated and not seconds else seconds
 
     def metric(self, name: str, stat: str = "last") -> float | None:
         """Return a statistic of a metric, `last` for its last value; None if it is unknown."""
@@ -148,6 +153,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             stats={name: _storable(stats) for name, stats in run.summary_stats.items()},
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
+            start_estimated=run.start_estimated,
             covered=_covers_all_rows(
                 run.summary_rows,
                 None if summary is None else summary.mtime_ns,

@@ -27,7 +27,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.exporters.contract import Applied
-from bridge.model import DeltaKind, fitting
+from bridge.model import DeltaKind, fitting, with_sent_times
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
@@ -279,9 +279,11 @@ class _RunExport:
 
     def carry_out(self) -> RunReport:
         """Send what is new, or rebuild the target, and return the report. Raises BridgeError."""
-        run, state = self.task.run, self.task.state
+        state = self.task.state
         if state.error is not None:
             raise state.error
+        run = with_sent_times(self.task.run, state.cursor)
+        self.task = replace(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return self.task.report(Action.DELETED, reason=why, hint="--rebuild makes it anew")

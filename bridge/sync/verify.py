@@ -23,7 +23,7 @@ from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_plain
-from bridge.model import Status
+from bridge.model import Status, with_sent_times
 from bridge.options import ContentOptions
 from bridge.rundir import read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
@@ -134,6 +134,7 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
     A failure of any kind is a verdict; only KeyboardInterrupt and the like come out.
     """
     started = time.perf_counter()
+    run = with_sent_times(run, state.cursor)
     try:
         check = _without_target(run, state) or _Comparison(run, state, exporter, sample).check()
     except BridgeError as error:

@@ -1,0 +1,133 @@
+"""Start, end and status of runs whose times nobody wrote down, and of copies that lost the times of their files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.model import Status
+from bridge.registry import open_registry
+from bridge.rundir import read_run
+from bridge.sync.export import export_runs
+from bridge.sync.verify import verify_runs
+from tests.run_dirs import CREATED_S, make_run, write_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = CREATED_S + 100 * 86400.0
+HOUR = 3600.0
+
+
+def csv_logger(path: Path, *, hparams: float | None = None, metrics: float = NOW) -> Path:
+    """Write a directory as CSVLogger does; the numbers are mtimes."""
+    path.mkdir(parents=True)
+    write_metrics(path, ("loss", "step"), [[1.0, 0], [0.5, 1]])
+    os.utime(path / "metrics.csv", (metrics, metrics))
+    if hparams is not None:
+        (path / "hparams.yaml").write_text("lr: 0.1\n")
+        os.utime(path / "hparams.yaml", (hparams, hparams))
+    return path
+
+
+def touch_all(path: Path, now: float) -> None:
+    """Make all files look as if they were written at `now`, as `cp -r` does."""
+    for file in path.iterdir():
+        os.utime(file, (now, now))
+
+
+@pytest.mark.parametrize(
+    ("name", "hparams", "start"),
+    [
+        ("version_0", NOW - HOUR, NOW - HOUR),  # written once, at the start
+        ("version_0", NOW + 1, None),  # Lightning 2.4 rewrites it at each save
+        ("version_0", None, None),
+        ("2026-04-11_08-30-00", None, (2026, 4, 11, 8, 30, 0)),
+        ("20260411T083000", NOW - HOUR, (2026, 4, 11, 8, 30, 0)),
+        ("2026-04-11/08-30-00", None, (2026, 4, 11, 8, 30, 0)),
+    ],
+)
+def test_the_start_of_a_run_that_does_not_say(
+    tmp_path: Path, name: str, hparams: float | None, start: float | tuple[int, ...] | None
+) -> None:
+    """A stamp in a name tells it, else the oldest file if it is well before the end; else it is unknown."""
+    run = read_run(csv_logger(tmp_path / name, hparams=hparams))
+    expected = time.mktime((*start, 0, 0, -1)) if isinstance(start, tuple) else NOW if start is None else start
+    assert (run.start, run.end, run.start_estimated, run.status) == (expected, NOW, True, Status.UNKNOWN)
+    (record,) = open_registry(run.path, cache_dir=tmp_path / "cache")
+    assert record.duration == (None if start is None else NOW - expected)
+
+
+def test_an_event_file_tells_the_start(tmp_path: Path) -> None:
+    """TensorBoardLogger beside CSVLogger in one directory: the stamp in the event file's name is the start."""
+    path = csv_logger(tmp_path / "run")
+    (path / f"events.out.tfevents.{int(NOW - HOUR)}.host.1.0").touch()
+    assert read_run(path).start == NOW - HOUR
+
+
+def test_the_end_is_never_before_the_start(tmp_path: Path) -> None:
+    """Clocks of two machines may disagree."""
+    run = read_run(make_run(tmp_path / "run", created_at=CREATED_S, ended_at=CREATED_S - 5))
+    assert (run.start, run.end) == (CREATED_S, CREATED_S)
+
+
+def test_an_estimate_that_changes_is_no_change(tmp_path: Path) -> None:
+    """A copy without its times has another end; nothing is sent for it, and verify finds no difference."""
+    path = csv_logger(tmp_path / "runs" / "a", hparams=NOW - HOUR)
+    exporter = TensorBoardExporter(tmp_path / "tb")
+    assert export_runs([path], exporter).totals.new == 1
+    touch_all(path, NOW + HOUR)
+    assert export_runs([path], exporter).totals.unchanged == 1
+    assert verify_runs([path], exporter).equal
+
+
+def killed(path: Path, **sidecar: object) -> Path:
+    """Write a run that was killed: its heartbeat holds its last time, as ours does, or nothing."""
+    rows = [{"step": 0, "loss": 1.0, "wall_time": NOW - 60}]
+    make_run(path, rows, status="running", updated_at=NOW - 120, **sidecar)
+    touch_all(path, NOW)
+    return path
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_copy_without_its_times_stays_ended(tmp_path: Path, ours: bool) -> None:
+    """The time in the heartbeat decides, or the sidecar's and the last row's where there is none."""
+    path = killed(tmp_path / "run", sessions=[{"host": "a"}] if ours else [])
+    if ours:
+        (path / "heartbeat").write_text(f"{NOW - 30:017.6f}\n")
+        os.utime(path / "heartbeat", (NOW - 30, NOW - 30))
+    before = read_run(path)
+    touch_all(path, time.time())
+    after = read_run(path)
+    assert (before.status, after.status) == (Status.KILLED, Status.KILLED)
+    assert before.end == (NOW - 30 if ours else NOW)
+    assert after.end == (NOW - 30 if ours else NOW - 60)
+
+
+def test_a_run_that_goes_on_is_no_copy(tmp_path: Path) -> None:
+    """A sidecar that was written at the start alone does not make a fresh heartbeat a copy's."""
+    path = killed(tmp_path / "run")
+    os.utime(path / "heartbeat")
+    os.utime(path / "metrics.csv")
+    assert read_run(path).status is Status.RUNNING
+
+
+def test_a_heartbeat_of_another_clock(tmp_path: Path) -> None:
+    """A writer whose clock is some minutes behind the file server's is alive all the same."""
+    path = killed(tmp_path / "run", sessions=[{"host": "a"}])
+    (path / "heartbeat").write_text(f"{time.time() - 600:017.6f}\n")
+    assert read_run(path).status is Status.RUNNING
+
+
+def test_a_copied_run_is_listed_as_it_is_exported(tmp_path: Path) -> None:
+    """One status table for all commands."""
+    shutil.copytree(killed(tmp_path / "original"), tmp_path / "runs" / "copy", copy_function=shutil.copyfile)
+    touch_all(tmp_path / "runs" / "copy", time.time())
+    (record,) = open_registry(tmp_path / "runs", cache_dir=tmp_path / "cache")
+    run = read_run(tmp_path / "runs" / "copy")
+    assert (record.status, record.end) == (run.status, run.end) == (Status.KILLED, NOW - 60)
