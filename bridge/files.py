@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BROKEN_PICTURE",
+    "LARGEST_HPARAMS_FILE",
     "LARGEST_JSON",
     "LARGEST_MEDIA",
     "LARGEST_MEDIA_LIST",
@@ -52,7 +53,10 @@ LARGEST_JSON = 8 << 20
 """Bytes of sidecar.json and of summary.json. Python needs up to 30 times as much memory for what they hold."""
 
 LARGEST_YAML = 1 << 20
-"""Bytes of hparams.yaml, which takes seconds to parse."""
+"""Bytes of YAML that are parsed, which takes seconds. Of a larger hparams.yaml the largest keys are left out."""
+
+LARGEST_HPARAMS_FILE = 64 << 20
+"""Bytes of hparams.yaml."""
 
 LARGEST_PARAMS = 16 << 20
 """Characters of flat hyperparameters, names and values together. A nested name repeats the names above it, and a YAML

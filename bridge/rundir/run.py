@@ -14,11 +14,12 @@ import re
 import stat
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
 from bridge.files import (
+    LARGEST_HPARAMS_FILE,
     LARGEST_JSON,
     LARGEST_PARAMS,
     LARGEST_YAML,
@@ -57,6 +58,7 @@ _WELL_BEFORE = 60.0
 """Seconds by which a file must be older than the end of its run to tell of the start."""
 
 _TAIL_BYTES = 1 << 16
+_TOP_LEVEL_KEY = re.compile(rb"^(?=[^\s#-])", re.MULTILINE)
 _SAYS_LITTLE = re.compile(r"0*\d{1,4}|(version|seed|fold|run|trial)[-_=0-9]*")
 _NAMELESS = frozenset({"lightning_logs", "logs", "log", "csv_logs", "runs"})
 _STAMP = re.compile(r"(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_T/ ]?(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?!\d)")
@@ -114,7 +116,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     )
 
 
-def run_name(run_id: str, path: Path) -> str:
+def run_name(run_id: str, path: PurePath) -> str:
     """Return the name of a run without a display name, from its id ("" if it has none) and its real path.
 
     It is the last part of the id, or the folder's name. While the first part of a name says little (`0`, `version_0`),
@@ -394,23 +396,50 @@ def _params(sidecar: Sidecar, files: Mapping[str, RunFile], notices: list[Notice
         return {}
     from logger.hparams import load_yaml
 
-    kind, problem = NoticeKind.BAD_LINE, ""
-    tree: object = None
     try:
-        text = read_plain(files["hparams.yaml"].path, limit=LARGEST_YAML)
-        if len(text) > LARGEST_YAML:
-            kind, problem = NoticeKind.TOO_LARGE, f"larger than {LARGEST_YAML >> 20} MiB, not read"
+        text = read_plain(files["hparams.yaml"].path, limit=LARGEST_HPARAMS_FILE)
+        if len(text) > LARGEST_HPARAMS_FILE:
+            detail = f"larger than {LARGEST_HPARAMS_FILE >> 20} MiB, not read"
+            notices.append(Notice(NoticeKind.TOO_LARGE, "hparams.yaml", detail))
+            return {}
+        tree = load_yaml(text) if len(text) <= LARGEST_YAML else _small_keys(text, notices)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        notices.append(Notice(NoticeKind.BAD_LINE, "hparams.yaml", f"cannot be read: {reason}"))
+        return {}
+    if isinstance(tree, dict):
+        return _flat_params(tree, "hparams.yaml", notices)
+    if tree is not None:
+        detail = f"holds a {type(tree).__name__}, not keys with values"
+        notices.append(Notice(NoticeKind.BAD_LINE, "hparams.yaml", detail))
+    return {}
+
+
+def _small_keys(text: bytes, notices: list[Notice]) -> dict[str, Any]:
+    """Return what a YAML file of more than LARGEST_YAML holds under its top-level keys, without the largest ones.
+
+    A network that was saved as a hyperparameter takes megabytes, and must not cost the others.
+    """
+    from logger.hparams import load_yaml
+
+    # A key begins at the start of a line; its value is indented, or a list whose items begin with a dash.
+    blocks = [block for block in _TOP_LEVEL_KEY.split(text) if block.strip()]
+    left = len(text)
+    found: dict[str, Any] = {}
+    for block in sorted(blocks, key=len, reverse=True):
+        name = clean(block.partition(b":")[0].decode("utf-8", errors="replace"))
+        if left > LARGEST_YAML:
+            left -= len(block)
+            detail = f"takes {len(block) >> 10:,} KiB of a file of more than {LARGEST_YAML >> 20} MiB, not read"
+            notices.append(Notice(NoticeKind.TOO_LARGE, f"hparams.yaml: {shortened(name)}", detail))
+            continue
+        try:
+            tree = load_yaml(block)
+        except ValueError as error:
+            notices.append(Notice(NoticeKind.BAD_LINE, f"hparams.yaml: {shortened(name)}", f"cannot be read: {error}"))
         else:
-            tree = load_yaml(text)
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    except ValueError as error:
-        problem = f"cannot be read: {error}"
-    if tree is not None and not isinstance(tree, dict):
-        problem = f"holds a {type(tree).__name__}, not keys with values"
-    if problem:
-        notices.append(Notice(kind, "hparams.yaml", problem))
-    return _flat_params(tree, "hparams.yaml", notices) if isinstance(tree, dict) else {}
+            found |= tree if isinstance(tree, dict) else {}
+    return found
 
 
 def _flat_params(tree: Mapping[str, Any], where: str, notices: list[Notice]) -> dict[str, Scalar]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from bridge.errors import RunDirectoryError
 from bridge.model import NoticeKind, Run, Status
 from bridge.rundir import Clock, read_run, read_series, read_summary
+from bridge.rundir.run import run_name
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -139,11 +141,106 @@ def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
     assert time.perf_counter() - began < 20
 
 
-def test_a_large_yaml_is_not_read(tmp_path: Path) -> None:
-    """An hparams.yaml beyond its limit is a notice."""
+def test_a_network_in_hparams_costs_its_own_key(tmp_path: Path) -> None:
+    """Of an hparams.yaml beyond its limit the largest keys are left out, by name; the others are read."""
     run_dir = make_run(tmp_path / "run")
-    (run_dir / "hparams.yaml").write_text(f"a: {'x' * (1 << 20)}\n")
-    assert [notice.kind for notice in read_run(run_dir).notices] == [NoticeKind.TOO_LARGE]
+    network = "model: !!python/object:torch.nn.Linear\n" + "".join(f"  w{n}: {'0.5 ' * 50}\n" for n in range(6_000))
+    (run_dir / "hparams.yaml").write_text(f"lr: 0.1\n{network}layers:\n- 1\n- 2\noptim:\n  betas: [0.9, 0.99]\n")
+    run = read_run(run_dir)
+    assert dict(run.params) == {"lr": 0.1, "layers": "[1, 2]", "optim.betas": "[0.9, 0.99]"}
+    assert [(notice.kind, notice.what) for notice in run.notices] == [(NoticeKind.TOO_LARGE, "hparams.yaml: model")]
+    with (run_dir / "hparams.yaml").open("r+b") as file:
+        file.truncate(65 << 20)
+    assert [notice.what for notice in read_run(run_dir).notices] == ["hparams.yaml"]
+
+
+PYTHON_OBJECTS = """
+namespace: !!python/object:argparse.Namespace
+  lr: 0.1
+  inner: !!python/object:argparse.Namespace {depth: 3}
+attr_dict: !!python/object/new:lightning.fabric.utilities.data.AttributeDict
+  dictitems: {width: 8}
+data: !!python/object:train.Config {seed: 1}
+color: !!python/object/apply:train.Color
+- red
+path: !!python/object/apply:pathlib.PosixPath
+- runs
+- a
+device: !!python/object/apply:torch.device
+- cuda
+- 0
+number: !!python/object/apply:numpy.core.multiarray.scalar
+- !!python/object/apply:numpy.dtype
+  args: [f8, false, true]
+  state: !!python/tuple [3, '<', null, null, null, -1, -1, 0]
+- !!binary |
+  AAAAAAAA4D8=
+betas: !!python/tuple [0.9, 0.999]
+names: !!set {b: null, a: null}
+ordered: !!python/object/apply:collections.OrderedDict
+- - [first, 1]
+  - [second, 2]
+act: !!python/name:torch.nn.GELU ''
+list:
+- !!python/object:argparse.Namespace {x: 1}
+model: !!python/object:train.Network
+  _modules: {}
+  training: true
+run: !!python/object/apply:os.system [exit 1]
+"""
+
+
+def test_python_objects_in_hparams_are_their_content(tmp_path: Path) -> None:
+    """Nothing is executed; an object is its mapping, its text or its number, and a class name is a notice."""
+    run_dir = make_run(tmp_path / "run")
+    (run_dir / "hparams.yaml").write_text(PYTHON_OBJECTS)
+    run = read_run(run_dir)
+    assert dict(run.params) == {
+        "namespace.lr": 0.1,
+        "namespace.inner.depth": 3,
+        "attr_dict.width": 8,
+        "data.seed": 1,
+        "color": "red",
+        "path": "runs/a",
+        "device": "cuda:0",
+        "number": 0.5,
+        "betas": "[0.9, 0.999]",
+        "names": '["a", "b"]',
+        "ordered.first": 1,
+        "ordered.second": 2,
+        "act": "torch.nn.GELU",
+        "list": '[{"x": 1}]',
+        "model": "train.Network",
+        "run": "exit 1",
+    }
+    assert [(notice.kind, notice.what) for notice in run.notices] == [(NoticeKind.LEFT_OUT, "hparams.yaml: model")]
+
+
+@pytest.mark.parametrize(
+    ("path", "run_id", "name"),
+    [
+        ("/data/resnet/version_0", "", "resnet/version_0"),
+        ("/data/resnet/lightning_logs/version_0", "", "resnet/version_0"),
+        ("/data/resnet/seed0/version_0", "", "resnet/seed0/version_0"),
+        ("/data/runs/logs/version_0", "", "data/version_0"),
+        ("/data/runs/baseline", "", "baseline"),
+        ("/data/versions/version-0", "", "versions/version-0"),
+        ("/data/a/fold=3", "", "a/fold=3"),
+        ("/data/a/run", "", "a/run"),
+        ("/data/a/trial_12_b", "", "trial_12_b"),
+        ("/data/a/10000", "", "10000"),
+        ("/data/a/9999", "", "a/9999"),
+        ("/0", "", "0"),
+        ("/scratch/47110/0", "47110/0", "47110/0"),
+        ("/scratch/20261128/preempted", "20261128/preempted", "preempted"),
+        ("/scratch/x", "sweep/seed0", "sweep/seed0"),
+        ("/data/a/3/0", "3/0", "a/3/0"),
+        ("/data/a/moved", "3/0", "a/3/0"),
+    ],
+)
+def test_names(path: str, run_id: str, name: str) -> None:
+    """A part that says little gets the part above in front: of the run id first, then of the path."""
+    assert run_name(run_id, PurePosixPath(path)) == name
 
 
 def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from bridge.exporters.tensorboard import media
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
 STATED = {
     "LARGEST_JSON": "8 MiB in `sidecar.json`",
-    "LARGEST_YAML": "1 MiB in `hparams.yaml`",
+    "LARGEST_YAML": "1 MiB of YAML in `hparams.yaml`",
+    "LARGEST_HPARAMS_FILE": "64 MiB in `hparams.yaml`",
     "LARGEST_PARAMS": "16 MiB of hyperparameters",
     "LONGEST_NAME": "500 characters of a run's id",
     "LONGEST_ROW": "8 MiB in one line of `metrics.csv`",
