@@ -43,6 +43,7 @@ def first_run(path: Path, files: Path) -> Delta:
     run = make_model_run(
         path,
         run_id="20260410/120000/abc",
+        name="20260410/120000/abc",
         params=RUNS["20260410/120000/abc"][0],
         notes="# Baseline\n\nThe *first* try.",
         tags=("base|line", "v_1_2"),
@@ -83,7 +84,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorBoardServe
     exporter = TensorBoardExporter(folder / "logs")
     for number, (run_id, (params, status)) in enumerate(RUNS.items()):
         path = folder / "runs" / str(number)
-        run = make_model_run(path, run_id=run_id, params=params, status=status)
+        run = make_model_run(path, run_id=run_id, name=run_id, params=params, status=status)
         delta = make_delta(run, [curves(1.0 + number)]) if number else first_run(path, folder)
         exporter.open(run, ContentOptions()).apply(delta)
     server = start_tensorboard(folder / "logs", folder)

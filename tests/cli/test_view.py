@@ -60,8 +60,8 @@ def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, de
     with view(tmp_path, demo_runs, "tensorboard") as (address, tunnel):
         runs = ask(address, "data/runs")
         tags = ask(address, "data/plugin/scalars/tags")
-    assert {"preempted", "killed", "diverged", "sweep/lr-0.1"} <= set(runs)
-    assert all("val/acc" in tags[run] for run in ("preempted", "sweep/lr-0.1"))
+    assert {"preempted", "killed", "diverged", "lr-0.1"} <= set(runs)
+    assert all("val/acc" in tags[run] for run in ("preempted", "lr-0.1"))
     port = urlsplit(address).port
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
     assert is_gone(address)

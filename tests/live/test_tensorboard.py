@@ -118,7 +118,7 @@ def exported(runs: Path, folder: Path, *, content: ContentOptions | None = None)
     assert not report.failed
     server = start_tensorboard(folder / "logs", folder, fast=False)
     try:
-        names = sorted(line.run_id for line in report.runs)
+        names = sorted(path.parent.name for path in (folder / "logs").rglob(".bridge-target"))
         assert server.until(lambda: sorted(server.get("runs")), names) == names
         server.until(lambda: bool(server.get("plugin/text/tags")), expected=True)
         return everything(server.uri)

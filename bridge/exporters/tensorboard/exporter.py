@@ -196,10 +196,10 @@ class RunFolder:
 def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]:
     """Return the folder of each run by identity, without creating any.
 
-    A run without a folder gets the one that its run id names. If that is taken, also by a name that differs only in
+    A run without a folder gets one with the run's name. If that is taken, also by a name that differs only in
     case, it gets a suffix made from the run's identity.
     """
-    wanted = {run.identity: clean_folder(run.run_id) for run in runs}
+    wanted = {run.identity: clean_folder(run.name) for run in runs}
     folders = {
         identity: RunFolder(path) for identity, path in wanted.items() if folder_owner(logdir / path) == identity
     }
@@ -230,9 +230,9 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     return folders
 
 
-def clean_folder(run_id: str) -> str:
-    """Return `run_id` as a relative path that can neither leave the log directory nor be hidden in it."""
-    parts = [_clean_part(part) for part in run_id.replace("\\", "/").split("/") if part not in ("", ".")]
+def clean_folder(name: str) -> str:
+    """Return a run's `name` as a relative path that can neither leave the log directory nor be hidden in it."""
+    parts = [_clean_part(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     return "/".join(parts) or "run"
 
 

@@ -110,7 +110,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         if of is not runs:
             named, taken = {}, set()
             for live in runs.values():
-                candidates = candidate_names(clean_folder(live.record.run_id), live.record.identity)
+                candidates = candidate_names(clean_folder(live.record.name), live.record.identity)
                 name = next((one for one in candidates if fold_case(one) not in taken), live.id)
                 taken.add(fold_case(name))
                 named[name] = live

@@ -31,7 +31,7 @@ def suffix(identity: str) -> str:
 
 def run_of(tmp_path: Path, run_id: str, identity: str | None = None, start: float = 100.0) -> Run:
     identity = identity or f"uid-{run_id}"
-    return make_model_run(tmp_path / "runs" / "x", run_id=run_id, identity=identity, start=start)
+    return make_model_run(tmp_path / "runs" / "x", run_id=run_id, name=run_id, identity=identity, start=start)
 
 
 def export(logdir: Path, *runs: Run) -> list[str]:
@@ -44,7 +44,7 @@ def export(logdir: Path, *runs: Run) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("run_id", "folder"),
+    ("name", "folder"),
     [
         ("20260410/120000/abc", "20260410/120000/abc"),
         ("a//b/./c/", "a/b/c"),
@@ -60,9 +60,9 @@ def export(logdir: Path, *runs: Run) -> list[str]:
         ("tfevents/bridge-state.json", "_tf_events/_bridge-state.json"),
     ],
 )
-def test_a_run_id_as_a_folder(run_id: str, folder: str) -> None:
-    """A run id stays a path, but it can neither leave the log directory nor hide in it."""
-    assert clean_folder(run_id) == folder
+def test_a_name_as_a_folder(name: str, folder: str) -> None:
+    """A name with slashes is a path, but it can neither leave the log directory nor hide in it."""
+    assert clean_folder(name) == folder
 
 
 def test_a_long_part_is_cut() -> None:
@@ -72,7 +72,7 @@ def test_a_long_part_is_cut() -> None:
     assert len(one.encode()) <= 200
 
 
-def test_equal_run_ids_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_equal_names_do_not_share_a_folder(tmp_path: Path) -> None:
     """The older run keeps the name, the other's has a suffix made of its identity."""
     one, two = run_of(tmp_path, "abc", "uid-1", start=2.0), run_of(tmp_path, "abc", "uid-2", start=1.0)
     assert export(tmp_path / "logs", one, two) == [f"abc-{suffix('uid-1')}", "abc"]
@@ -85,7 +85,7 @@ def test_case_does_not_tell_folders_apart(tmp_path: Path) -> None:
 
 
 def test_a_clash_after_cleaning(tmp_path: Path) -> None:
-    """Two run ids that are equal once cleaned get two folders."""
+    """Two names that are equal once cleaned get two folders."""
     one, two = run_of(tmp_path, "a/b", start=1.0), run_of(tmp_path, "a//b", start=2.0)
     assert export(tmp_path / "logs", one, two) == ["a/b", f"a/b-{suffix('uid-a//b')}"]
 
@@ -211,3 +211,27 @@ def test_a_relative_log_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir("/")
     run = run_of(tmp_path, "abc")
     assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "abc")
+
+
+def test_a_folder_has_the_runs_name(tmp_path: Path) -> None:
+    """The name is that of every other place: the display name, or as much of the path as says something."""
+    make_run(tmp_path / "runs" / "resnet" / "version_0", [{"step": 0, "loss": 1.0}], run_id="resnet/version_0")
+    make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}], run_id="20261128/x", display_name="best one")
+    make_run(tmp_path / "runs" / "y", [{"step": 0, "loss": 1.0}], run_id="20261128/y")
+    report = export_runs([tmp_path / "runs"], TensorBoardExporter(tmp_path / "logs"))
+    assert not report.failed
+    markers = (tmp_path / "logs").rglob(".bridge-target")
+    assert sorted(str(path.parent.relative_to(tmp_path / "logs")) for path in markers) == [
+        "best one",
+        "resnet/version_0",
+        "y",
+    ]
+
+
+def test_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    """A new display name does not move what TensorBoard shows."""
+    path = make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}])
+    export_runs([path], TensorBoardExporter(tmp_path / "logs"))
+    make_run(path, [{"step": 0, "loss": 1.0}], display_name="another")
+    (line,) = export_runs([path], TensorBoardExporter(tmp_path / "logs")).runs
+    assert (line.failed, line.where) == (False, str(tmp_path / "logs" / "x"))

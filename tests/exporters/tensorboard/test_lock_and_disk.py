@@ -170,7 +170,7 @@ def test_a_file_on_the_way_to_a_folder(tmp_path: Path) -> None:
     """A file in the place of one part of a run's folder is an error of that run, not a crash."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a").write_text("no folder")
-    run = make_model_run(tmp_path / "runs" / "abc", run_id="a/b")
+    run = make_model_run(tmp_path / "runs" / "abc", run_id="a/b", name="a/b")
     exporter = TensorBoardExporter(tmp_path / "logs")
     exporter.prepare([run], SHAPE)
     assert not exporter.cursors([run])[run.identity].exists
