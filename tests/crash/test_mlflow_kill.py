@@ -92,7 +92,7 @@ def uri(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
 
 
-def kill_and_heal(uri: str, tmp_path: Path, seed: int) -> int:
+def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
     """Return exports of a growing run, each killed at some instant, then a last one that is not.
 
     How many were killed.
@@ -109,9 +109,9 @@ def kill_and_heal(uri: str, tmp_path: Path, seed: int) -> int:
             span /= 3  # this machine is faster than that
     growing.end()
     export(*arguments)
-    clean = Store(uri, experiment=f"clean-{tmp_path.name}")
+    clean = store(uri, experiment=f"clean-{tmp_path.name}")
     export(uri, clean.experiment, growing.path)
-    killed = Store(uri, experiment=f"killed-{tmp_path.name}")
+    killed = store(uri, experiment=f"killed-{tmp_path.name}")
     assert content(killed, killed.run()) == content(clean, clean.run())
     assert len(killed.points("loss")) == 4 * ROWS - ROWS // 2
     return kills

@@ -49,7 +49,7 @@ _OTHER_DATABASES = ("mysql", "mssql", "oracle", "mariadb")
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _FILE_STORE_HINT = (
     "The bridge does not write file stores such as ./mlruns, with or without MLFLOW_ALLOW_FILE_STORE. Give a database "
-    "or a server, for example --tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves what a file store holds."
+    "or a server, for example --tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves a file store there."
 )
 
 

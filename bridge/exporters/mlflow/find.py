@@ -147,7 +147,7 @@ def _artifact_folder(name: str) -> str:
 class Candidates:
     """All runs of one identity: the target, other active ones, and unfinished rebuilds.
 
-    `deleted` is the run that a person deleted, if there is no target. `home` is the run's experiment if that is deleted.
+    `deleted` is the run that a person deleted, if there is no target. `home` is the run's experiment if it was deleted.
     """
 
     target: FoundRun | None = None

@@ -56,8 +56,8 @@ TARGET_MARK = ".bridge-target"
 README_FILE = "bridge/README.md"
 _README = """# Files that `bridge export` wrote
 
-- `hparams.yaml`, `sidecar.json`, `metrics.csv`, `media.jsonl`, `summary.json` and other files beside them are copies from
-  the run directory, their secrets masked.
+- `hparams.yaml`, `sidecar.json`, `metrics.csv`, `media.jsonl`, `summary.json` and other files beside them are copies
+  from the run directory, their secrets masked.
 - `.bridge-target` is empty. It keeps `bridge` from taking these copies for a run directory.
 - `names.json` maps the names that MLflow refuses to the run's own names, `media.json` those of pictures and videos,
   `checkpoints.json` those of checkpoints. `params.json` and `notes.md` hold in full what MLflow would truncate.
@@ -86,8 +86,8 @@ _MOST_REFUSED = 20
 class ArtifactUpload:
     """The files on their way into a run's artifacts.
 
-    If `destination` is a folder, they are written there at once. Otherwise they are laid out in a temporary folder, which
-    `send` uploads in one go. It is removed when the block ends.
+    If `destination` is a folder, they are written there at once. Otherwise they are laid out in a temporary folder,
+    which `send` uploads in one go. It is removed when the block ends.
     """
 
     def __init__(self, destination: Path | None = None) -> None:

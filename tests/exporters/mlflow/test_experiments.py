@@ -21,14 +21,14 @@ ROWS = [{"step": 0, "loss": 1.0}]
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A store by way of its database, or of a server."""
+    """Return a store reached through its database, or through a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"named-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
 
 
 def unnamed(store: Store) -> Store:
-    """The same MLflow without --experiment."""
+    """Return the same MLflow without --experiment."""
     return Store(store.uri, experiment="", options={"experiment": None})
 
 

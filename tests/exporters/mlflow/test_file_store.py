@@ -27,14 +27,14 @@ OPTIONS = Options(content=ContentOptions())
 
 
 def run_with_picture(folder: Path) -> Path:
-    """An ended run directory with points, a picture and hyperparameters."""
+    """Make an ended run directory with points, a picture and hyperparameters."""
     path = make_run(folder / "runs" / "a", ROWS, hparams={"f(x)": 1}, uid="a")
     log_picture(path, step=1, session=0)
     return path
 
 
 def check_healed(store: Store, path: Path) -> None:
-    """The next export brings the files, then nothing is new, and the target is as a clean one."""
+    """Check that the next export brings the files, and that then nothing is new."""
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert (str(line.action), line.media) == ("changed", 1)
     assert {"sidecar.json", "metrics.csv", "media.jsonl", "bridge/names.json"} <= set(store.files())

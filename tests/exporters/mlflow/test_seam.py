@@ -92,7 +92,7 @@ def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    """Make a certificate for 127.0.0.1 that nobody trusts, and its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

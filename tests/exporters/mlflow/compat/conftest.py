@@ -1,4 +1,4 @@
-"""An MLflow server of version 2.22 in an environment of its own, which is made once and kept in `.compat`."""
+"""Older versions of MLflow, each in an environment of its own, which is made once and kept in `.compat`."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from tests.fixtures.mlflow_server import MlflowServer, start_mlflow_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLD = "2.22"
+SERVERS = ("2.22", "3.4")
+CLIENTS = ("2.22", "3.0", "3.4")
+
 _ENVIRONMENTS = Path(__file__).parents[4] / ".compat"
+_NEEDS = ("sqlalchemy<2.1", "click", "filelock", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")
+"""What the bridge needs, and a SQLAlchemy of which MLflow 2.22 can import everything."""
 
 
-def _old_mlflow() -> Path:
-    """Return the program `mlflow` of the old version; its environment is made where there is none."""
-    folder = _ENVIRONMENTS / f"mlflow-{OLD}"
-    program, ready = folder / "bin" / "mlflow", folder / ".ready"
+def environment(version: str) -> Path:
+    """Return the folder with the programs of an MLflow version. Make its environment if there is none."""
+    folder = _ENVIRONMENTS / f"mlflow-{version}"
+    ready = folder / ".ready"
     if not ready.exists():
         print(f"Setting up {folder} (minutes, once)", file=sys.stderr)
         venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-        # It asks for sqlalchemy<3 and imports what SQLAlchemy 2.1, younger than it, has no more.
-        needs = [f"mlflow=={OLD}.*", "sqlalchemy<2.1"]
-        subprocess.run(
-            [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *needs], check=True
-        )
+        command = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, f"mlflow=={version}.*", *_NEEDS], check=True)
         ready.touch()
-    return program
+    return folder / "bin"
 
 
-@pytest.fixture(scope="session")
-def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """Yield a running server of the old version on a SQLite file that it made."""
+@pytest.fixture(scope="session", params=SERVERS)
+def old_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Start a server of an older version on a SQLite file that it made."""
     folder = tmp_path_factory.mktemp("old-mlflow-server")
-    server = start_mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, program=str(_old_mlflow()))
+    program = environment(request.param) / "mlflow"
+    server = start_mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, program=str(program))
     try:
         yield server
     finally:

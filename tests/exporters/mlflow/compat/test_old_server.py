@@ -1,4 +1,4 @@
-"""A server of MLflow 2.22 takes what one of the current release takes, through its API and through its database."""
+"""Servers of MLflow 2.22 and 3.4 take what one of the current release takes, through their API and their database."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from bridge.errors import TargetRefusedError
 from bridge.exporters import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.report import Action
-from tests.crash.test_mlflow_kill import Growing, content
+from tests.crash.test_mlflow_kill import Growing, content, kill_and_heal
+from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.test_server_faults import ROWS, facts_of
+from tests.fixtures.proxy import Fault, proxy_to
 
 if TYPE_CHECKING:
     from tests.fixtures.mlflow_server import MlflowServer
@@ -76,3 +79,49 @@ def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Pat
         export(growing.path, tracking_uri=f"sqlite:///{copy}", experiment="x")
     assert "mlflow db upgrade" in str(caught.value.hint)
     assert copy.read_bytes() == before
+
+
+def test_a_killed_export_is_healed_by_the_next(old_server: MlflowServer, tmp_path: Path) -> None:
+    """Servers up to 3.8 refuse for ever what they hold in part: the missing points are sent by themselves."""
+    assert kill_and_heal(old_server.uri, tmp_path, seed=11, store=OldStore) > 0
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET_AFTER, Fault.STATUS_AFTER, Fault.CUT])
+def test_answers_that_are_lost(
+    old_server: MlflowServer, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that were carried out and whose answers are lost leave one run, equal to a clean export."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+    run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
+    clean = OldStore(old_server.uri, experiment=f"clean-{fault.name}-{tmp_path.name}")
+    clean.export(run, ROWS)
+    with proxy_to(old_server.uri) as proxy:
+        store = OldStore(proxy.uri, experiment=f"faulty-{fault.name}-{tmp_path.name}")
+        for path in ("experiments/create", "runs/create", "runs/log-batch", "runs/update", "mlflow-artifacts"):
+            proxy.plan(fault, path=path)
+        store.export(run, ROWS)
+        proxy.heal()
+        assert facts_of(store, store.run()) == facts_of(clean, clean.run())
+
+
+def test_points_that_a_stopped_export_left_are_built_upon(old_server: MlflowServer, tmp_path: Path) -> None:
+    """Several metrics in one request, of which the server holds a part."""
+    from mlflow.entities import Metric
+
+    run = run_of(tmp_path / "run")
+    store = OldStore(old_server.uri, experiment=f"partly-{tmp_path.name}")
+    first = [{"step": 0, "loss": 1.0, "val/acc": 0.5}]
+    store.export(run, first)
+    rest = [{"step": step, "loss": 1.0 / step, "val/acc": step / 300} for step in range(1, 300)]
+    run_id = store.run().info.run_id
+    some = [
+        Metric(name, row[name], 1775822400000 + 1000 * int(row["step"]), int(row["step"]))
+        for row in rest[::2]
+        for name in ("loss", "val/acc")
+    ]
+    for at in range(0, len(some), 100):
+        store.client.log_batch(run_id, metrics=some[at : at + 100])
+    store.export(run, rest)
+    assert [step for step, _, _ in store.points("loss")] == list(range(300))
+    assert [value for _, value, _ in store.points("val/acc")[1:]] == [row["val/acc"] for row in rest]
