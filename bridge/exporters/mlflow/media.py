@@ -94,6 +94,7 @@ class ArtifactUpload:
         self._destination = destination
         self._temporary: Path | None = None
         self._linked: list[BinaryIO] = []
+        self._made: set[Path] = set()
         self.paths: list[str] = []
         self.bytes = 0
 
@@ -150,7 +151,9 @@ class ArtifactUpload:
 
     def _local_path(self, path: str) -> Path:
         local = self.folder / path
-        local.parent.mkdir(parents=True, exist_ok=True)
+        if local.parent not in self._made:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(local.parent)
         if path not in self.paths:
             self.paths.append(path)
         return local

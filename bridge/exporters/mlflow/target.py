@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ class MlflowTarget:
         self._content = content
         self._found = found
         self._writer: DeltaWriter | None = None
+        self._new: NewRun | None = None
 
     def apply(self, delta: Delta) -> Applied:
         """Bring `delta` in. If another export is writing the same run, go on from what it has done."""
@@ -118,7 +120,7 @@ class MlflowTarget:
         after = delta.after
         is_ahead = cursor.rows >= after.rows and cursor.media_lines >= after.media_lines
         if is_ahead and (cursor.rows > after.rows or cursor.digest == after.digest):
-            sent = facts_of(self._run, self._content).sent
+            sent = self._facts.sent
             if delta.more or all(cursor.sent.get(key) == value for key, value in sent.items()):
                 return None
             return Delta(delta.run, DeltaKind.SAME, after=cursor, before=cursor, metrics=delta.metrics)
@@ -149,6 +151,8 @@ class MlflowTarget:
             takes_files=self._store.takes_files(self._store.experiment_by_id(found.experiment_id)),
             identity=self._identity_tags(),
             before_last=before_last or self._check_still_chosen,
+            all_facts=self._facts,
+            new=self._new,
         )
 
     def _candidates(self) -> Candidates:
@@ -158,7 +162,7 @@ class MlflowTarget:
         return candidates
 
     def _forget(self) -> None:
-        self._writer = None
+        self._writer = self._new = None
         self._found.pop(self._run.identity, None)
 
     # Creating a run
@@ -176,23 +180,25 @@ class MlflowTarget:
         """Return the tags of a new run. The list of user tags is not among them, since those are not sent yet."""
         return {key: value for key, value in facts.own_tags.items() if key != Tag.TAGS} | self._identity_tags()
 
+    @functools.cached_property
+    def _facts(self) -> RunFacts:
+        return facts_of(self._run, self._content)
+
     def _create(self, delta: Delta) -> FoundRun:
         """Create the run with a cursor that covers nothing, or return the one that another export just created."""
-        experiment, facts = self._home(), facts_of(self._run, self._content)
+        experiment, facts = self._home(), self._facts
         if experiment.deleted:
             raise deleted_experiment(experiment)
         nothing = delta.remember or Cursor(self._run.identity, str(self._run.path), content=delta.after.content)
         tags = self._first_tags(facts) | {Tag.CURSOR: nothing.to_json()}
         database = self._store.database
         if database is not None:
-            # The id follows from the run directory, so two exports at once cannot create two runs.
+            # The id follows from the run directory, so two exports at once cannot create two runs. The run is created
+            # by the first write, in one transaction with the points.
             run_id = new_run_id(experiment.unique, self._run.identity)
-            new = NewRun(experiment.id, facts.name, facts.start, facts.user)
-            database.write(run_id, RunUpdate(expected_cursor=None, tags=tags, create=new))
-            tags[Tag.NAME] = facts.name
-            created = FoundRun(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
-            self._found[self._run.identity] = Candidates(target=created)
-            return created
+            self._new = NewRun(experiment.id, facts.name, facts.start, facts.user, tags)
+            tags = {Tag.NAME: facts.name}
+            return FoundRun(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
         # The lock keeps exports of one machine from creating two. The check after it finds those of other machines.
         with machine_lock(f"{self._store.address.uri} {experiment.id}"):
             self._forget()
@@ -257,7 +263,7 @@ class MlflowTarget:
 
         In a database the id follows from that of `old`. A run that a stopped rebuild left under that id is skipped.
         """
-        facts = facts_of(self._run, self._content)
+        facts = self._facts
         before = None if old is None else old.run_id
         tags = self._first_tags(facts) | {Tag.BUILDING: before or "nothing"}
         database = self._store.database
@@ -376,7 +382,8 @@ class DeltaWriter:
     """Writes deltas into one MLflow run: files first, then points and facts, the cursor with the last.
 
     `found` is the run as it is now. `takes_files` is False if artifacts cannot be stored. `identity` are the tags that
-    make it the target. `before_last` is called before the last cursor of an export is written.
+    make it the target. `before_last` is called before the last cursor of an export is written. `all_facts` are those of
+    the run directory. `new` says how the first write creates the run.
     """
 
     store: MlflowStore
@@ -386,6 +393,8 @@ class DeltaWriter:
     takes_files: bool
     identity: Mapping[str, str]
     before_last: Callable[[], None]
+    all_facts: RunFacts
+    new: NewRun | None = None
 
     def write_delta(self, delta: Delta) -> Applied:
         """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
@@ -396,7 +405,7 @@ class DeltaWriter:
         work.notices += self._point_notices(delta, keys)
         self._add_bests(work, cursor)
         if not delta.more:
-            work.facts = facts_of(self.run, self.content)
+            work.facts = self.all_facts
             work.notices += [*work.facts.notices, *self.store.naming.notices(self.run)]
             work.updates = self._field_updates(work.facts, cursor)
             start = work.sent.get("start")
@@ -650,9 +659,15 @@ class DeltaWriter:
         """Set tags before the delta itself is written. Do nothing if they are set already."""
         if tags.items() <= self.found.tags.items():
             return
-        update = RunUpdate(expected_cursor=self.found.tags.get(Tag.CURSOR), tags=tags)
+        self._send(RunUpdate(expected_cursor=self.found.tags.get(Tag.CURSOR), tags=tags))
+
+    def _send(self, update: RunUpdate, gone: tuple[str, ...] = ()) -> None:
+        """Write `update`, and remember the tags that the run has then. The first write creates a new run."""
+        if self.new is not None:
+            update = replace(update, create=self.new, tags={**self.new.tags, **update.tags})
         self.store.writer.write(self.found.run_id, update)
-        self._note_tags(tags)
+        self.new = None
+        self._note_tags(update.tags, gone)
 
     def _write(self, work: _DeltaWork, after: Cursor) -> None:
         """Write points, facts and the cursor `after`, and remember the run as it is then."""
@@ -676,8 +691,7 @@ class DeltaWriter:
             params=updates.params,
             row=updates.row,
         )
-        self.store.writer.write(found.run_id, update)
-        self._note_tags(update.tags, (*update.deleted_tags, Tag.PENDING))
+        self._send(update, (*update.deleted_tags, Tag.PENDING))
         self.found = replace(self.found, params={**found.params, **updates.params})
         if updates.row is not None:
             row = updates.row

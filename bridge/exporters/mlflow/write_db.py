@@ -81,14 +81,14 @@ def outdated(uri: str) -> str | None:
             found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
     finally:
         engine.dispose()
-    newest = _newest_revision()
+    newest = newest_revision()
     if found is None or newest is None or found == newest:
         return None
     return f"its schema is of another MLflow version ({found}, the installed MLflow makes {newest})"
 
 
 @functools.cache
-def _newest_revision() -> str | None:
+def newest_revision() -> str | None:
     """Return the schema revision that the installed MLflow makes, None if its migrations are not as expected.
 
     Read the migration files as text, since importing MLflow takes seconds. The newest one is no other's predecessor.
@@ -159,12 +159,16 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be created as MlflowClient.create_run would; `user` is the value of `mlflow.user`."""
+    """A run to be created as MlflowClient.create_run would.
+
+    `user` is the value of `mlflow.user`, `tags` are the run's first tags.
+    """
 
     experiment_id: str
     name: str
     start: int
     user: str = "unknown"
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -662,11 +666,9 @@ class RunTables:
 
     def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
         """Execute `sql` for each of `rows`. Return how many rows it changed."""
-        import sqlalchemy as sa
-
         if not rows:
             return 0
-        done = self._connection.execute(sa.text(sql), [{"run": self._run_id, **row} for row in rows])
+        done = self._connection.execute(_statement(sql), [{"run": self._run_id, **row} for row in rows])
         return int(done.rowcount)
 
     def _rows(self, sql: str, **values: object) -> list[Any]:
@@ -679,10 +681,16 @@ class RunTables:
 
 def _select(connection: Connection, sql: str, **values: object) -> list[Any]:
     """Return the rows of a select. A list as value fills an IN clause."""
+    lists = tuple(name for name, value in values.items() if isinstance(value, list))
+    return list(connection.execute(_statement(sql, lists), values))
+
+
+@functools.lru_cache(maxsize=256)
+def _statement(sql: str, lists: tuple[str, ...] = ()) -> Any:
+    """Return `sql` as a statement of SQLAlchemy, whose parameters `lists` fill IN clauses."""
     import sqlalchemy as sa
 
-    lists: list[Any] = [sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)]
-    return list(connection.execute(sa.text(sql).bindparams(*lists), values))
+    return sa.text(sql).bindparams(*(sa.bindparam(name, expanding=True) for name in lists))
 
 
 def artifact_uri(location: str, run_id: str) -> str:

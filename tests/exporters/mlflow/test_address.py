@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,3 +75,20 @@ def test_a_database_behind_a_server_is_never_made(tmp_path: Path) -> None:
     with pytest.raises(TargetRefusedError, match="There is no database"):
         _ = MlflowStore("http://127.0.0.1:9", ExperimentName.of("trials", None), uri).database
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_with_nothing_new_never_imports_mlflow(store: Store, tmp_path: Path) -> None:
+    """Neither does a dry run: importing it takes seconds."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], uid="a")
+    export_runs([tmp_path / "runs"], store.exporter())
+    for option in ("-q", "--dry-run"):
+        command = [
+            *("export", str(tmp_path / "runs"), "--to", "mlflow", option),
+            *("--tracking-uri", store.uri, "--experiment", store.experiment),
+        ]
+        program = (
+            "import sys, atexit; atexit.register(lambda: print('mlflow' in sys.modules, file=sys.stderr)); "
+            f"sys.argv = ['bridge', *{command!r}]; import bridge.__main__ as main; main.main()"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.strip()[-5:]) == (0, "False")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters.mlflow.write_db import ConflictError, Database, RunRow, RunUpdate, new_run_id
+from bridge.exporters.mlflow.write_db import (
+    ConflictError,
+    Database,
+    RunRow,
+    RunUpdate,
+    artifact_uri,
+    new_run_id,
+    newest_revision,
+)
 from tests.exporters.mlflow.database_help import (
     FACTS,
     NEW,
@@ -223,6 +231,23 @@ def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Databas
     with pytest.raises(ConflictError, match="deleted"):
         database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
     assert "a" not in client.get_run(ours).data.tags
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///data/a b", "/data/plain", "s3://bucket", "s3://bucket/below?x=y", "mlflow-artifacts:/7"]
+)
+def test_artifacts_lie_where_mlflow_puts_them(location: str) -> None:
+    """A run's artifact location is composed as MLflow composes it."""
+    from mlflow.utils.uri import append_to_uri_path
+
+    assert artifact_uri(location, "abc") == append_to_uri_path(location, "abc", "artifacts")
+
+
+def test_the_newest_schema_is_read_from_the_migrations() -> None:
+    """As text, without importing MLflow, and the same revision that MLflow finds."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    assert newest_revision() == _get_latest_schema_revision()
 
 
 def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database) -> None:
