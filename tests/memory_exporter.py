@@ -224,6 +224,7 @@ class MemoryTarget:
                 for name, (_, step, time, value) in box.points.items()
                 if only is None or name in only
             },
+            names=frozenset(name for name, columns in box.points.items() if len(columns[0])),
             params=facts.get("params", {}),
             tags=facts.get("tags", ()),
             notes=facts.get("notes", ""),

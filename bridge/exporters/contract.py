@@ -49,6 +49,8 @@ class TargetContent:
     truncated value in full elsewhere, the mask if it is masked (so in `tags`). `status` is the target's own word
     (`Capabilities.statuses`), or "". `start` and `end` are seconds since the epoch.
 
+    `names` are the names of all metrics that the target holds, also of those whose points were not asked for.
+
     `truncated` names what is held only from its beginning; `verify` compares no more. `unsupported` names what this
     target cannot hold of this run, after a notice; `verify` skips it. Both use `notes`, `name`, `status`, `end`,
     `params`, `params.KEY`, `series.NAME` and `media.TAG`.
@@ -64,6 +66,7 @@ class TargetContent:
     end: float | None = None
     bests: Mapping[str, Series] | None = None
     last: Mapping[str, float] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
     media: tuple[TargetMedia, ...] = ()
     cursor: Cursor | None = None
     truncated: frozenset[str] = frozenset()

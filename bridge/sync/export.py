@@ -93,6 +93,7 @@ def export_runs(
     TargetError if the target cannot be reached at all.
     """
     options = options or Options()
+    started = time.perf_counter()
     unchanged = UnchangedRuns.load(exporter, options)
     gathered = gather(
         roots,
@@ -104,7 +105,8 @@ def export_runs(
     report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
-    return with_fields(report, warnings=tuple(warnings), no_match=gathered.no_match)
+    seconds = time.perf_counter() - started
+    return with_fields(report, warnings=tuple(warnings), no_match=gathered.no_match, seconds=seconds)
 
 
 def export_gathered(

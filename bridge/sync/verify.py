@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from msgspec.structs import replace as with_fields
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, TargetUnavailableError
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_plain
 from bridge.model import Status, with_sent_times
 from bridge.options import ContentOptions
-from bridge.rundir import read_media, read_points, read_run
+from bridge.rundir import count_points, read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
 from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -49,6 +49,15 @@ SIDECAR = "sidecar.json"
 
 FIRST = 10
 """How many differences of a run are shown; all of them are counted."""
+
+SMALL_BYTES = 32 << 20
+"""Bytes of metrics.csv up to which a run is compared at once. A larger one is compared in portions."""
+
+PORTION = 3_000_000
+"""Points that are compared at once of a large run, unless one series alone has more."""
+
+MOST_TRIES = 5
+"""How often the comparison of one run is begun again because somebody exported the run meanwhile."""
 
 ROUNDING = 1e-6
 """Seconds. A float64 time since the epoch has steps of 0.24 microseconds, so sums and roundings stay below this."""
@@ -192,6 +201,14 @@ class Findings:
         self.counts[verdict] += count
 
 
+class _MovedOn(Exception):  # noqa: N818 - a way back for `_Comparison.check`, never shown
+    """The target has another cursor than the one that is being compared."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        super().__init__()
+        self.cursor = cursor
+
+
 @dataclass(slots=True)
 class _Comparison:
     """The comparison of one run with its target. `out` collects the differences."""
@@ -203,17 +220,67 @@ class _Comparison:
     out: Findings = field(default_factory=Findings)
 
     def check(self) -> RunCheck:
+        """Compare the run. If somebody exports it meanwhile, compare again with the newer cursor."""
         assert self.state.cursor is not None
         cursor = self.state.cursor
+        for _ in range(MOST_TRIES):
+            try:
+                return self._compare(cursor)
+            except _MovedOn as moved:
+                cursor = moved.cursor
+                self.out = Findings()
+        raise TargetUnavailableError("The target changes all the time.", hint="Verify when nobody exports this run.")
+
+    def _compare(self, cursor: Cursor) -> RunCheck:
+        """Compare what `cursor` covers, a large run in portions. Raises _MovedOn if the target has another cursor."""
         content = ContentOptions.kept(cursor.content)
         target = self.exporter.open(self.run, content)
-        series, rows = read_points(self.run, content, rows=cursor.rows)
-        names = _sampled(series, self.sample)
-        held = target.read() if self.sample is None else target.read(only=names)
-        if held.cursor is not None and _covered(held.cursor) != _covered(cursor):
-            # Somebody exported in between: what was read back belongs to the newer cursor.
-            cursor = held.cursor
-            series, rows = read_points(self.run, content, rows=cursor.rows)
+        names, portions = self._portions(cursor, content)
+        compared, behind = Compared(), Behind()
+        for number, portion in enumerate(portions):
+            series, rows = read_points(self.run, content, rows=cursor.rows, only=portion)
+            held = target.read(only=portion)
+            if held.cursor is not None and _covered(held.cursor) != _covered(cursor):
+                raise _MovedOn(held.cursor)
+            own = names or series.keys()
+            if number == 0:
+                behind, compared = self._compare_facts_and_media(held, cursor, content, rows)
+                if self.sample is None:
+                    self._note_others(held, own)
+            points = self._compare_series(series, own, held, content)
+            compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
+        differences = Differences(count=self.out.counts.total(), first=tuple(self.out.first))
+        return with_fields(
+            _check(self.run, Verdict.DIFFERENT if differences.count else Verdict.SAME),
+            where=target.where(),
+            behind=behind,
+            compared=compared,
+            differences=differences,
+            edited=tuple(self.state.edited),
+        )
+
+    def _portions(self, cursor: Cursor, content: ContentOptions) -> tuple[Collection[str], list[list[str] | None]]:
+        """Return the names of all metrics, and those to compare in portions of about PORTION points.
+
+        A small run has one portion, None, that stands for all metrics; its names are not known before it is read.
+        """
+        if self.sample is None and cursor.offset <= SMALL_BYTES:
+            return (), [None]
+        counts, _ = count_points(self.run, content, rows=cursor.rows)
+        portions: list[list[str] | None] = []
+        size = PORTION
+        for name in _sampled(counts, self.sample):
+            if not portions or size + counts[name] > PORTION:
+                portions.append([])
+                size = 0
+            portions[-1].append(name)  # type: ignore[union-attr]
+            size += counts[name]
+        return counts, portions or [[]]
+
+    def _compare_facts_and_media(
+        self, held: TargetContent, cursor: Cursor, content: ContentOptions, rows: int
+    ) -> tuple[Behind, Compared]:
+        """Compare all but the points. Return what is behind, and how much was compared. The run has `rows` rows."""
         events: tuple[MediaEvent, ...] = ()
         lines = 0
         if content.media:
@@ -228,17 +295,8 @@ class _Comparison:
         skip = frozenset((*behind.facts, *(name.partition(".")[0] for name in self.state.edited)))
         capabilities = self.exporter.capabilities
         params = FactsComparison(self.run, held, content, capabilities, skip, self.out).compare(cursor.sent)
-        points = self._compare_series(series, names, held, content)
         count = compare_media(events, held.media, held.unsupported, capabilities, self.out)
-        differences = Differences(count=self.out.counts.total(), first=tuple(self.out.first))
-        return with_fields(
-            _check(self.run, Verdict.DIFFERENT if differences.count else Verdict.SAME),
-            where=target.where(),
-            behind=behind,
-            compared=Compared(series=len(names), points=points, media=count, params=params),
-            differences=differences,
-            edited=tuple(self.state.edited),
-        )
+        return behind, Compared(media=count, params=params)
 
     def _compare_counts(self, cursor: Cursor, rows: int, lines: int) -> None:
         """Note a source that has become shorter than what was exported, and a target that was never completed."""
@@ -251,15 +309,23 @@ class _Comparison:
         if not cursor.complete:
             self.out.add(Difference(Verdict.DIFFERENT, "", "the whole target", None, "complete", "half-filled"))
 
+    def _note_others(self, held: TargetContent, own: Collection[str]) -> None:
+        """Note the metrics that only the target has."""
+        for name in sorted({*held.series, *held.names} - set(own)):
+            count = len(held.series[name].step) if name in held.series else 1
+            found = f"{count:,} points" if name in held.series else "a metric"
+            if count:
+                self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, found), count=count)
+
     def _compare_series(
-        self, series: Mapping[str, Series], names: Sequence[str], held: TargetContent, content: ContentOptions
+        self, series: Mapping[str, Series], own: Collection[str], held: TargetContent, content: ContentOptions
     ) -> int:
-        """Compare the series `names`, and note any other that the target holds.
+        """Compare each of `series`, and the best of it. `own` are all metrics of the run.
 
         Return how many points were expected.
         """
         capabilities, points = self.exporter.capabilities, 0
-        for name in names:
+        for name in sorted(series):
             if f"series.{name}" in held.unsupported:
                 continue
             expected = series[name]
@@ -268,14 +334,8 @@ class _Comparison:
             if name in held.last:
                 compare_latest(name, expected, held.last[name], capabilities, self.out)
             # A metric of the run's own that has the name of the best wins.
-            if held.bests is not None and name in content.bests and f"{name}.best" not in series:
+            if held.bests is not None and name in content.bests and f"{name}.best" not in own:
                 self._compare_best(name, expected, content.bests[name], held)
-        made = {f"{name}.best" for name in content.bests}
-        for name, found in sorted(held.series.items()):
-            count = len(found.step)
-            if count and name not in series and name not in made:
-                text = f"{count:,} points"
-                self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, text), count=count)
         return points
 
     def _compare_best(self, name: str, expected: Series, sign: int, held: TargetContent) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bridge.exporters.contract import TargetMedia
 from bridge.options import ContentOptions
+from bridge.sync import verify
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images
@@ -248,6 +249,29 @@ def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
     assert line.compared.series == 3
     assert [one.what for one in line.differences.first] == ["m00", "m05", "m10"]
     assert check(path, exporter, sample=1).compared.points == 1
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_large_run_is_compared_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool) -> None:
+    """Whatever a portion holds, all metrics are compared once, facts and media once, and others are found."""
+    path = run_with_images(tmp_path / "runs" / "a")
+    rows = [{"step": step} | {f"m{number}": number * step for number in range(7)} for step in range(5)]
+    make_run(path, rows, hparams={"lr": 0.1})
+    exporter = MemoryExporter()
+    export_runs([path], exporter)
+    if damage:
+        box = tamper(exporter)
+        box.points["m6"][3][4] = 7.0
+        box.points["mine"] = box.points["m0"]
+        exporter.put(box)
+    whole = check(path, exporter)
+    monkeypatch.setattr(verify, "SMALL_BYTES", 0)
+    monkeypatch.setattr(verify, "PORTION", 12)
+    parts = check(path, exporter)
+    assert (parts.compared.series, parts.compared.points, parts.compared.media) == (7, 35, 3)
+    assert parts.compared == whole.compared
+    assert [one[:3] for one in differences(parts)] == [one[:3] for one in differences(whole)]
+    assert str(parts.verdict) == ("*" if damage else "=")
 
 
 def test_a_target_of_32_bits(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def read_back(
             series=series,
             bests=bests,
             last=reader.latest_values((*series, *bests)),
+            names=frozenset(reader.metric_names(set(extra.get("bests", ())))),
             params=reader.params(),
             tags=reader.tags(),
             notes=reader.notes(),
@@ -94,6 +95,11 @@ class _Reader:
             self.names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
         if odd_media:
             self.names["media"] = json.loads(self._artifact(MEDIA_FILE) or b"{}")
+
+    def metric_names(self, bests: Collection[str]) -> Iterator[str]:
+        """Yield the names of the run's own metrics."""
+        names = self.names.get("metrics", {})
+        yield from (names.get(key, key) for key in self.found.metrics if key not in bests)
 
     def series(self, bests: Collection[str], only: Collection[str] | None) -> dict[str, Series]:
         """Return the points of the run's own metrics, by step and then by time."""
