@@ -277,6 +277,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     strict: Annotated[bool, Option("Count what was not exported yet as a difference.")] = False
     new_identity: Annotated[str | None, Option("The run was exported under this identity.", "ID", flag="--as")] = None
+    workers: Annotated[int | None, Option("Processes that work at once. Default: the cores.", "N", least=1)] = None
     heartbeat_timeout: HeartbeatTimeout = 180.0
 
 

@@ -49,7 +49,7 @@ def export(
     from bridge.sync.parallel import Workers
     from bridge.sync.select import Selection
 
-    cores = _cores()
+    most = cores()
     options = Options(
         content=content,
         given=given_names(ContentOptions),
@@ -59,7 +59,7 @@ def export(
         new_identity=how.new_identity,
         heartbeat_timeout=how.heartbeat_timeout,
         workers=Workers(
-            processes=how.workers or cores, threads=how.workers or max(REQUESTS_AT_ONCE, cores), dask=how.dask
+            processes=how.workers or most, threads=how.workers or max(REQUESTS_AT_ONCE, most), dask=how.dask
         ),
     )
     exporter = make_exporter(target)
@@ -97,7 +97,7 @@ def _follow(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: E
     return follow(runs, exporter, options, following, told=told, say=out.say, progress=progress)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use, which on a cluster is less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

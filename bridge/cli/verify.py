@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, make_exporter
-from bridge.cli.export import print_no_match, sizes
+from bridge.cli.export import cores, print_no_match, sizes
 from bridge.cli.output import Exit, Output, counted, plain
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
@@ -37,6 +37,7 @@ def verify(
 
     Each run gets a sign: = same, + not in the target, - only in the target, * different, ! unreadable.
     """
+    from bridge.sync.parallel import Workers
     from bridge.sync.select import Selection
     from bridge.sync.verify import VerifyOptions, verify_runs
 
@@ -46,6 +47,7 @@ def verify(
         strict=how.strict,
         new_identity=how.new_identity,
         heartbeat_timeout=how.heartbeat_timeout,
+        workers=Workers(processes=how.workers or cores()),
     )
     exporter = make_exporter(target)
     if out.json:

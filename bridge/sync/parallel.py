@@ -22,7 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from bridge.sync.report import RunReport
 
 P = ParamSpec("P")
+Pool: TypeAlias = "tuple[Callable[[], Executor], int]"
+"""A maker of executors, and how many tasks may be in flight in each."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -79,7 +82,11 @@ def export_all(
     `work` takes a callable `sent` as well, which it calls with the points of each delta. Raises MissingExtraError and
     TargetUnavailableError if the Dask cluster cannot be reached at first.
     """
-    pool = _pool(tasks, exporter, workers)
+    capabilities = exporter.capabilities
+    pool = None
+    if not capabilities.single_writer:
+        size = sum(task.backlog for task in tasks)
+        pool = make_pool(workers, count=len(tasks), size=size, threads=capabilities.threads)
     waiting = deque(tasks if pool is None else sorted(tasks, key=lambda task: task.backlog, reverse=True))
     faults = _Faults()
     with contextlib.closing(_reports(waiting, exporter, work, pool, progress)) as reports:
@@ -95,7 +102,7 @@ def _reports(
     waiting: deque[ExportTask],
     exporter: Exporter,
     work: Callable[..., RunReport],
-    pool: tuple[Callable[[], Executor], int] | None,
+    pool: Pool | None,
     progress: Progress,
 ) -> Generator[RunReport, None, None]:
     """Do the tasks in `waiting` until it is empty, and yield their reports."""
@@ -104,7 +111,7 @@ def _reports(
             yield work(waiting.popleft(), exporter, sent=progress.moved)
         return
     make_executor, in_flight = pool
-    elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
+    elsewhere = functools.partial(work_elsewhere, work, pickle.dumps(exporter))
     with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight)) as outcomes:
         for task, outcome in outcomes:
             report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
@@ -129,29 +136,28 @@ class _Faults:
         return self.count >= MOST_FAULTS
 
 
-def _pool(
-    tasks: Sequence[ExportTask], exporter: Exporter, workers: Workers
-) -> tuple[Callable[[], Executor], int] | None:
-    """Return a maker of executors and how many tasks each may have in flight, None if this process does the work."""
-    capabilities = exporter.capabilities
-    if capabilities.single_writer:
-        return None
+def make_pool(workers: Workers, *, count: int, size: int, threads: bool) -> Pool | None:
+    """Return a maker of executors and how many tasks each may have in flight, None if this process does the work.
+
+    There are `count` tasks, with `size` bytes of run directories to read; `threads` says that waiting dominates.
+    """
     if workers.dask is not None:
         return functools.partial(DaskExecutor, workers.dask), DASK_TASKS
-    if len(tasks) < 2:
+    if count < 2:
         return None
-    if capabilities.threads:
+    if threads:
         # Threads cost nothing to start, and each run waits for the server, however small it is.
         from concurrent.futures import ThreadPoolExecutor
 
-        threads = workers.threads or workers.processes
-        return (functools.partial(ThreadPoolExecutor, threads), 2 * threads) if threads > 1 else None
-    if workers.processes < 2 or sum(task.backlog for task in tasks) < WORTH_WORKERS:
+        most = workers.threads or workers.processes
+        return (functools.partial(ThreadPoolExecutor, most), 2 * most) if most > 1 else None
+    if workers.processes < 2 or size < WORTH_WORKERS:
         return None
     return functools.partial(WorkerProcesses, workers.processes), 2 * workers.processes
 
 
-def _work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
+def work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
+    """Return `work(task, exporter)`; the exporter comes pickled."""
     return work(task, _unpickled(exporter))
 
 

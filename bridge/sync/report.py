@@ -68,8 +68,8 @@ class _RunFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of one run's report but for its notices.
 
     `path` is its run directory, `name` the run's name, `where` its target's address ("" before there is one). `points`,
-    `media` and `bytes` count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to try. `retry` says
-    that the target was in the way, so that a later export may succeed.
+    `media` and `bytes` count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to
+    try. `retry` says that the target was in the way, so that a later export may succeed.
     """
 
     path: str

@@ -41,6 +41,7 @@ class UnchangedRun(msgspec.Struct, frozen=True, array_like=True):
 
     path: str
     run_id: str
+    name: str
     identity: str
     where: str
     stamp: tuple[tuple[int, int, int] | None, ...]
@@ -87,7 +88,12 @@ class UnchangedRuns:
             return None
         self.still.append(run)
         return RunReport(
-            path=run.path, run_id=run.run_id, identity=run.identity, action=Action.UNCHANGED, where=run.where
+            path=run.path,
+            run_id=run.run_id,
+            name=run.name,
+            identity=run.identity,
+            action=Action.UNCHANGED,
+            where=run.where,
         )
 
     def forget(self, path: str) -> None:
@@ -122,6 +128,7 @@ class UnchangedRuns:
         return UnchangedRun(
             path=report.path,
             run_id=report.run_id,
+            name=report.name,
             identity=report.identity,
             where=report.where,
             stamp=seen,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import pickle
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -27,6 +29,7 @@ from bridge.model import Status, with_sent_times
 from bridge.options import ContentOptions
 from bridge.rundir import count_points, read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
+from bridge.sync.parallel import Workers, make_pool, run_tasks, work_elsewhere
 from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport
 from bridge.sync.select import gather
 
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from bridge.sync.select import Gathered, Selection
 
 log = logging.getLogger(__name__)
+
+CheckTask: TypeAlias = "tuple[Run, TargetState]"
+"""A run to verify, with the state of its target."""
 
 CSV = "metrics.csv"
 MEDIA = "media.jsonl"
@@ -76,6 +82,7 @@ class VerifyOptions:
     strict: bool = False
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
+    workers: Workers = field(default_factory=Workers)
 
 
 def verify_runs(
@@ -119,9 +126,9 @@ def verify_runs(
 def _all_checks(
     gathered: Gathered, states: Mapping[str, TargetState], exporter: Exporter, options: VerifyOptions
 ) -> Iterator[RunCheck]:
-    for run in gathered.runs:
-        state = states[run.identity]
-        yield check_run(run, state, exporter, sample=options.sample)
+    tasks = [(run, states[run.identity]) for run in gathered.runs]
+    for (run, state), check in _checks(tasks, exporter, options):
+        yield check
         for extra in state.extras:
             reason = "a second target of this run directory"
             yield with_fields(_check(run, Verdict.TARGET_ONLY, reason=reason), where=extra)
@@ -137,6 +144,27 @@ def _all_checks(
         )
 
 
+def _checks(
+    tasks: Sequence[CheckTask], exporter: Exporter, options: VerifyOptions
+) -> Iterator[tuple[CheckTask, RunCheck]]:
+    """Check each run, here in the order given, or by several workers in the order in which they are done."""
+    size = sum(file.size for run, _ in tasks for file in run.files.values())
+    pool = make_pool(options.workers, count=len(tasks), size=size, threads=exporter.capabilities.threads)
+    if pool is None:
+        for task in tasks:
+            yield task, check_run(*task, exporter, sample=options.sample)
+        return
+    make_executor, in_flight = pool
+    work = partial(work_elsewhere, partial(_check_task, sample=options.sample), pickle.dumps(exporter))
+    with closing(run_tasks(deque(tasks), work, make_executor, in_flight)) as outcomes:
+        for task, outcome in outcomes:
+            yield task, _failed_check(task[0], outcome) if isinstance(outcome, Exception) else outcome
+
+
+def _check_task(task: CheckTask, exporter: Exporter, *, sample: int | None) -> RunCheck:
+    return check_run(*task, exporter, sample=sample)
+
+
 def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int | None = None) -> RunCheck:
     """Compare one run with its target.
 
@@ -146,12 +174,16 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
     run = with_sent_times(run, state.cursor)
     try:
         check = _without_target(run, state) or _Comparison(run, state, exporter, sample).check()
-    except BridgeError as error:
-        check = _check(run, Verdict.UNREADABLE, reason=error.message, hint=error.hint or "")
-    except Exception as error:  # one run's failure is its line in the report; the other runs go on
-        log.debug("run %s cannot be verified", run.path, exc_info=hide_in(error))
-        check = _check(run, Verdict.UNREADABLE, reason=hide_all(f"{type(error).__name__}: {error}"))
+    except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
+        check = _failed_check(run, error)
     return with_fields(check, seconds=time.perf_counter() - started)
+
+
+def _failed_check(run: Run, error: Exception) -> RunCheck:
+    if isinstance(error, BridgeError):
+        return _check(run, Verdict.UNREADABLE, reason=error.message, hint=error.hint or "")
+    log.debug("run %s cannot be verified", run.path, exc_info=hide_in(error))
+    return _check(run, Verdict.UNREADABLE, reason=hide_all(f"{type(error).__name__}: {error}"))
 
 
 def _check(run: Run, verdict: Verdict, *, reason: str = "", hint: str = "") -> RunCheck:

@@ -84,8 +84,8 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
     reads.clear()
     after = export_runs([root], exporter)
     assert reads == []
-    assert [(line.path, line.identity, line.where) for line in after.runs] == [
-        (line.path, line.identity, line.where) for line in before.runs
+    assert [(line.path, line.name, line.identity, line.where) for line in after.runs] == [
+        (line.path, line.name, line.identity, line.where) for line in before.runs
     ]
     assert actions(after) == {"a": "unchanged", "b": "unchanged"}
 

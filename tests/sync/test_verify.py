@@ -17,6 +17,7 @@ from bridge.exporters.contract import TargetMedia
 from bridge.options import ContentOptions
 from bridge.sync import verify
 from bridge.sync.export import Options, export_runs
+from bridge.sync.parallel import Workers
 from bridge.sync.verify import VerifyOptions, verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images
 from tests.memory_exporter import MEMORY, Failure, MemoryExporter
@@ -359,3 +360,21 @@ def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], ki
             assert [run.reason for run in report.runs if run.failed] == []
             checks = verify_runs([path], exporter, None).runs
             assert [(str(check.verdict), check.reason, check.differences.first) for check in checks] == [("=", "", ())]
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_several_workers_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
+    """Whoever verifies, each run gets its check, and a second target its line."""
+    monkeypatch.setattr("bridge.sync.parallel.WORTH_WORKERS", 0)
+    exporter = MemoryExporter(tmp_path / "boxes", capabilities=replace(MEMORY, threads=threads))
+    for name in "abc":
+        make_run(tmp_path / "runs" / name, ROWS)
+    export_runs([tmp_path / "runs"], exporter)
+    box = tamper(exporter)
+    box.points["acc"][3][2] = 7.0
+    box.extras = ["memory:other"]
+    exporter.put(box)
+    report = verify_runs([tmp_path / "runs"], exporter, VerifyOptions(workers=Workers(processes=2)))
+    assert sorted((line.run_id, str(line.verdict), line.differences.count) for line in report.runs) == [
+        ("a", "*", 1), ("a", "-", 0), ("b", "=", 0), ("c", "=", 0),
+    ]  # fmt: skip
