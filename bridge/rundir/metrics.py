@@ -25,6 +25,7 @@ from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, open_raw
 from bridge.model import NoticeKind
 from bridge.rundir.header import Layout, complete_rows, no_field_limit, parse_int64, read_layout
+from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -499,6 +500,12 @@ def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_c
         part = following
 
 
+def _parse_time_cell(cell: str) -> float | None:
+    """Return a time as a number, or as ISO text in UTC, which test-tube writes (`2019-08-01 12:30:00.5`)."""
+    number = parse_number(cell)
+    return parse_time(cell) if number is None and cell else number
+
+
 class _RowBatch:
     """Rows below one header line, cell by cell."""
 
@@ -560,7 +567,7 @@ class _RowBatch:
                 mixed = sum(text_bits(f"{name}\x1f{cell}") for name, cell in named if cell)
                 self._add_bad(here, f"has the step {cells[layout.step]!r:.40}, no 64-bit integer", mixed)
                 return
-        if layout.time is not None and (time := parse_number(cells[layout.time])) is not None:
+        if layout.time is not None and (time := _parse_time_cell(cells[layout.time])) is not None:
             self._times[here] = time
         filled = False
         for name, places in layout.metrics.items():

@@ -35,7 +35,7 @@ from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import columns_of, read_header, why_no_run
 from bridge.rundir.header import has_column
 from bridge.rundir.times import Clock
-from logger.sidecar import Sidecar, SidecarError, Summary, decode_sidecar, decode_summary, parse_heartbeat
+from logger.sidecar import Sidecar, SidecarError, Summary, decode_sidecar, decode_summary, parse_heartbeat, parse_time
 from logger.values import ClassName, flatten, param_scalar
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "med
 
 _MOST_CONFIGS = 10
 """Files of Hydra's that are named among a run's own files; it writes three."""
+
+TEST_TUBE_TIME = "created_at"
+"""The column of times in a metrics.csv of test-tube, Lightning's first logger."""
 
 _MOST_NAMED = 20
 _ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
@@ -80,7 +83,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     time_column = _time_column(sidecar, files)
     life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
-    start, start_estimated = _start(real, sidecar, files, life)
+    start, start_estimated = _start(real, sidecar, files, life, time_column)
     last_alive = start if life.last is None else life.last
     end, end_estimated = _end(status, sidecar, life, start)
     run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
@@ -323,7 +326,9 @@ def _written_heartbeat(real: Path) -> float | None:
         return None
 
 
-def _start(real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], life: _SignOfLife) -> tuple[float, bool]:
+def _start(
+    real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], life: _SignOfLife, time_column: str | None
+) -> tuple[float, bool]:
     """Return the start of the run, and if it is an estimate. An unknown start is the last sign of life.
 
     Lightning rewrites hparams.yaml at each save up to version 2.4, so a file's mtime tells of the start only if it is
@@ -331,6 +336,9 @@ def _start(real: Path, sidecar: Sidecar, files: Mapping[str, RunFile], life: _Si
     """
     if sidecar.created_at is not None:
         return sidecar.created_at, False
+    first = _first_row_time(files, time_column)
+    if first is not None:
+        return first, False
     mtimes = [file.mtime_ns / 1e9 for file in files.values()]
     last = life.last if life.last is not None else max(mtimes, default=0.0)
     stamps = [stamp for stamp in _stamps(real) if stamp <= last]
@@ -367,9 +375,34 @@ def _end(status: Status, sidecar: Sidecar, life: _SignOfLife, start: float) -> t
 
 def _time_column(sidecar: Sidecar, files: Mapping[str, RunFile]) -> str | None:
     """Return the name of the time column, if metrics.csv has it or has no header yet."""
+    if "sidecar.json" not in files and "metrics.csv" in files:
+        return TEST_TUBE_TIME if _is_of_test_tube(files["metrics.csv"]) else None
     if sidecar.time_column is None or "metrics.csv" not in files:
         return sidecar.time_column
     return sidecar.time_column if has_column(files["metrics.csv"], sidecar.time_column) else None
+
+
+def _is_of_test_tube(file: RunFile) -> bool:
+    """Return whether test-tube wrote the metrics.csv: it has no step column, and dates each row."""
+    try:
+        with open_plain(file.path) as stream:
+            columns = columns_of(read_header(stream))
+    except (OSError, csv.Error):
+        return False
+    return "step" not in columns and {TEST_TUBE_TIME, "epoch"} <= set(columns)
+
+
+def _first_row_time(files: Mapping[str, RunFile], time_column: str | None) -> float | None:
+    """Return the time of the first row of metrics.csv; None if it has none."""
+    if time_column is None or "metrics.csv" not in files:
+        return None
+    try:
+        with open_plain(files["metrics.csv"].path) as stream:
+            columns = columns_of(read_header(stream))
+            cells = columns_of(read_header(stream))
+        return parse_time(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
+    except (OSError, csv.Error, ValueError):
+        return None
 
 
 def _last_row_time(files: Mapping[str, RunFile], time_column: str | None) -> float | None:
@@ -383,7 +416,7 @@ def _last_row_time(files: Mapping[str, RunFile], time_column: str | None) -> flo
             lines = stream.read(_TAIL_BYTES).split(b"\n")[:-1]
         last = next((line for line in reversed(lines) if line.strip()), b"")
         cells = columns_of(last)
-        return float(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
+        return parse_time(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
     except (OSError, csv.Error, ValueError):
         return None
 
