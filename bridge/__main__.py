@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
+from typing import Any, TextIO, cast
 
 from bridge.interrupts import listen
 
@@ -14,6 +16,35 @@ INTERRUPTED = 130
 
 PATIENCE = 0.5
 """Seconds that threads get to end after an interrupt; one may wait for a server that does not answer."""
+
+
+class LossyStream:
+    """A text stream that drops what cannot be written, and remembers the first error.
+
+    A closed pipe, a full disk or a terminal that is gone must not end an export in the middle.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write `text`, or drop it."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self.error = self.error or error
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or drop it."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.error = self.error or error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def main() -> None:
@@ -24,20 +55,54 @@ def main() -> None:
     """
     listen()
     try:
+        out, err = _open_streams()
         from bridge.cli import bridge
 
-        for stream in (sys.stdout, sys.stderr):
-            # A letter that the terminal's encoding lacks is shown as its escape.
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
         bridge(prog_name="bridge")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             _leave_soon()
-        raise
+            raise
+        sys.exit(_flush(out, err, end.code))
     except KeyboardInterrupt:  # before the command line was ready, or once more while it ended
         _leave_soon()
         sys.exit(INTERRUPTED)
+
+
+def _open_streams() -> tuple[LossyStream, LossyStream]:
+    """Replace stdout and stderr by streams that raise nothing; a letter that they cannot encode becomes its escape."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # A file that is opened later must not get the number of a closed stream: others would write into it.
+            os.open(os.devnull, os.O_RDWR)
+    streams = []
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name) or os.fdopen(number, "w")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        streams.append(LossyStream(stream))
+        setattr(sys, name, cast("TextIO", streams[-1]))
+    return streams[0], streams[1]
+
+
+def _flush(out: LossyStream, err: LossyStream, code: Any) -> Any:
+    """Flush both streams and return the exit code: 1 instead of 0 where results were lost.
+
+    A reader that closed its end of a pipe, as `head` does, has seen what it wanted.
+    """
+    out.flush()
+    if out.error is not None:
+        if not isinstance(out.error, BrokenPipeError):
+            err.write(f"Error: The results could not be printed: {out.error.strerror}.\n")
+            code = code or 1
+        # Python would try to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    err.flush()
+    if err.error is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    return code
 
 
 def _leave_soon() -> None:
@@ -46,6 +111,9 @@ def _leave_soon() -> None:
     Silence errors at the exit: a pool whose workers were ended may find its pipes closed.
     """
     sys.unraisablehook = lambda _: None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # When Python ends it gives signals back to the system, and one more would kill the process: 143 instead of 130.
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
+AGAIN = 1.0
+"""Seconds after a signal within which another one is taken for the same: a scheduler may send two."""
+
 _asked = False
+_asked_at = float("-inf")
 
 
 def listen() -> None:
@@ -31,6 +35,8 @@ def pause(seconds: float) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    global _asked  # noqa: PLW0603 - signals belong to the process
-    _asked = True
-    raise KeyboardInterrupt
+    global _asked, _asked_at
+    is_repeated = time.monotonic() - _asked_at < AGAIN
+    _asked, _asked_at = True, time.monotonic()
+    if not is_repeated:
+        raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -118,7 +117,7 @@ def name_column(records: Sequence[RunRecord]) -> Column:
 
 def time_column(records: Sequence[RunRecord], *, rank: int) -> Column:
     """Return the column of the starts: their ages for a terminal, times for a pipe."""
-    if sys.stdout.isatty():
+    if Output().console().is_terminal:
         return Column("age", [age(record.start) for record in records], rank=rank)
     return Column("start", [_local_time(record.start) for record in records], rank=rank)
 

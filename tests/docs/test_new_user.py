@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.timeout(1800)]  # a gigabyte is un
 
 def test_readme_and_tutorial_word_for_word(tmp_path: Path) -> None:
     """What the README installs is enough for every command of the tutorial, and nothing of this environment helps."""
-    (extra,) = re.findall(r'^pip install "registry-bridge\[(\w+)\]"$', (ROOT / "README.md").read_text(), re.M)
+    (extra,) = re.findall(r'^pip install "\.\[(\w+)\]"$', (ROOT / "README.md").read_text(), re.M)
     programs = fresh_environment(tmp_path / "installed", extra=extra).parent
     environment = reader(programs) | {"PYTHONSAFEPATH": ""}
     environment.pop("PYTHONPATH", None)
