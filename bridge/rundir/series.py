@@ -64,7 +64,8 @@ def read_points(
 def count_points(run: Run, content: ContentOptions, *, rows: int | None = None) -> tuple[dict[str, int], int]:
     """Return how many values each metric has in the first `rows` rows (None: all rows), and how many rows there are.
 
-    Points that do not count for the overlap rule are among them. So a large run can be read by groups of metrics. Raises RunDirectoryError if metrics.csv cannot be read.
+    Points that do not count for the overlap rule are among them. So a large run can be read by groups of metrics.
+    Raises RunDirectoryError if metrics.csv cannot be read.
     """
     state = ReadState.begin(run, content)
     counts: dict[str, int] = {}
