@@ -96,15 +96,15 @@ class RunFile:
 class Run:
     """The facts of a run directory, checked and typed. Times are seconds since the epoch.
 
-    `path` is the real absolute path. `identity` is the sidecar's `uid`, else its `run_id`, else the path.
-    `status` is the status that is shown, liveness included; `status_word` is the sidecar's.
-    `start` is created_at, else an estimate from names and file times, else the last sign of life. `end` is None while
-    the run is running, else ended_at or the last sign of life, never before `start`. A time is *estimated* unless a
-    writer stated it.
-    `files` are the run directory's own files by name, as far as they exist and are safe to read.
-    `run_dir` is where the sidecar says the run was written.
-    `time_column` names the column of metrics.csv that holds times; without one, times of rows are estimated.
-    `notices` are those found while the sidecar and the hyperparameters were read.
+    `path` is the real absolute path. `identity` is the sidecar's `uid`, else its `run_id`, else the path. `status` is
+    the status that is shown, liveness included; `status_word` is the sidecar's. `start` is created_at, else an estimate
+    from names and file times, else the last sign of life. `end` is None while the run is running, else ended_at or the
+    last sign of life, never before `start`. A time is *estimated* unless a writer stated it. `files` are the run
+    directory's own files by name, as far as they exist and are safe to read. `run_dir` is where the sidecar says the
+    run was written. `time_column` names the column of metrics.csv that holds times; without one, times of rows are
+    estimated. `kind` says who wrote the directory: RegistryLogger, CSVLogger or TensorBoardLogger. `event_files` are
+    the event files of the last kind, in their order. `notices` are those found while the sidecar and the
+    hyperparameters were read.
     """
 
     path: Path
@@ -132,6 +132,8 @@ class Run:
     start_estimated: bool = False
     end_estimated: bool = False
     run_dir: str | None = None
+    kind: str = ""
+    event_files: tuple[RunFile, ...] = ()
 
     @property
     def running(self) -> bool:

@@ -154,7 +154,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
             start_estimated=run.start_estimated,
-            covered=_covers_all_rows(
+            covered=not run.event_files
+            and _covers_all_rows(
                 run.summary_rows,
                 None if summary is None else summary.mtime_ns,
                 str(metrics.path) if metrics else "",

@@ -12,8 +12,9 @@ import numpy as np
 
 from bridge.errors import IdentityError, RunDirectoryError
 from bridge.model import Cursor, Delta, DeltaKind, fitting
+from bridge.rundir.event_runs import EventTable
 from bridge.rundir.media import read_media
-from bridge.rundir.metrics import MODULUS, open_metrics
+from bridge.rundir.metrics import MODULUS
 from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, counting, merge, resolve
 from bridge.rundir.resume import (
     Changed,
@@ -21,6 +22,7 @@ from bridge.rundir.resume import (
     block_size,
     learn_last_points,
     locate,
+    open_table,
     session_starts,
     superseded_notice,
     without_last_step,
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from bridge.model import Block, Run
     from bridge.options import ContentOptions
     from bridge.rundir.header import Layout
-    from bridge.rundir.metrics import MetricsTable, Rows
+    from bridge.rundir.metrics import Rows
+    from bridge.rundir.resume import Table
     from bridge.rundir.times import Anchors
 
 LOOKS = 4
@@ -92,6 +95,9 @@ def read_delta(
                     hint=f"Give it an identity of its own: bridge export {run.path} --as NEW_ID",
                 ) from change
             if seen is not None and seen.evidence == change.evidence:
+                if change.keeps:
+                    reason = f"{change.reason}; the target keeps its points"
+                    return Delta(run=run, kind=DeltaKind.SAME, after=cursor, before=cursor, reason=reason)
                 return _changed(run, cursor, change.reason)
             seen = change
         time.sleep(BETWEEN_LOOKS)
@@ -106,6 +112,8 @@ def _changed(run: Run, cursor: Cursor, reason: str) -> Delta:
 
 def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
     """Return (size, mtime in nanoseconds) of metrics.csv and of media.jsonl, zeros for an absent file."""
+    if run.event_files:
+        return (*EventTable(run.event_files).stat, 0, 0)
     names = ("metrics.csv", "media.jsonl") if content.media else ("metrics.csv",)
     found = [0, 0, 0, 0]
     for place, name in enumerate(names):
@@ -135,7 +143,7 @@ def _outdated(cursor: Cursor, content: ContentOptions) -> str:
 
 def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: ReadOptions, budget: int) -> Delta:
     """Read the delta past `cursor`, which was made with these options. Raises Changed if the file does not fit it."""
-    with open_metrics(run) as table:
+    with open_table(run) as table:
         state, source = locate(run, cursor, content, table, block=block_size(options.limit))
         if table is None or table.layout is None:
             return _with_media(_nothing(run, cursor, content), (0, 0))
@@ -202,7 +210,7 @@ def _take_portion(source: Iterator[Rows], limit: int) -> tuple[list[Rows], bool]
 
 
 def _spread_times(
-    state: ReadState, table: MetricsTable, rows: Sequence[Rows], cursor: Cursor | None, *, more: bool
+    state: ReadState, table: Table, rows: Sequence[Rows], cursor: Cursor | None, *, more: bool
 ) -> Cursor | None:
     """Estimate the times of `rows` if the run has none; return the cursor to remember before they are used."""
     end = rows[-1].first + len(rows[-1]) if rows else state.rows
@@ -210,7 +218,7 @@ def _spread_times(
         return None
     total = end
     if more:
-        total += table.lines_before(table.size) - table.lines_before(rows[-1].end)
+        total += table.lines_between(rows[-1].end, table.size)
     state.estimate = state.estimate.reaching(total, state.run)
     base = cursor or Cursor(identity=state.run.identity, path=str(state.run.path), content=state.content.differences())
     return base.with_(anchors=state.estimate.anchors, stat=None)
@@ -235,7 +243,7 @@ class _Settled:
 
 def _settle(
     state: ReadState,
-    table: MetricsTable,
+    table: Table,
     rows: Sequence[Rows],
     last_steps: Mapping[str, int],
     blocks: Sequence[Block],
@@ -260,7 +268,7 @@ def _settle(
     old = sum(len(block.row) for block in earlier)
     # The first `old` rows of `both` are rows that the target knows. `then` are their points that counted without the
     # new rows, `now` the points that count with them.
-    superseded = Superseded(session_starts(state.run), first=rows[0].first)
+    superseded = Superseded(session_starts(state.run, table), first=rows[0].first)
     now = counting(both, superseded)
     superseded.close()
     then = counting(both.rows(slice(0, old)))
@@ -290,7 +298,7 @@ def _steps_up_to(blocks: Sequence[Block], last_steps: Mapping[str, int]) -> dict
 
 
 def _earlier(
-    state: ReadState, table: MetricsTable, rows: int, steps: Mapping[str, NDArray[np.int64]], budget: int
+    state: ReadState, table: Table, rows: int, steps: Mapping[str, NDArray[np.int64]], budget: int
 ) -> list[Block]:
     """Return the points of some metrics at some steps in the first `rows` rows; those that count are among them."""
     found: list[Block] = []
@@ -318,12 +326,12 @@ def _earlier(
     return found
 
 
-def _reason(state: ReadState, table: MetricsTable, rows: Sequence[Rows], touched: Mapping[str, int], gone: int) -> str:
+def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mapping[str, int], gone: int) -> str:
     """Return, for a person, where the rewind is and how far it goes."""
     name, late = min(((name, state.late[name]) for name in touched), key=lambda item: (item[1].row, item[0]))
     part = next(part for part in rows if part.first <= late.row < part.first + len(part))
-    line = table.lines_before(part.offset(late.row - part.first)) + 1
-    words = [f"metrics.csv:{line}: {name} goes back from step {touched[name]} to step {late.step}"]
+    place = table.place(part.offset(late.row - part.first))
+    words = [f"{place}: {name} goes back from step {touched[name]} to step {late.step}"]
     low = min(state.late[name].low for name in touched)
     if low < late.step:
         words.append(f", then as far as step {low}")
@@ -336,7 +344,7 @@ def _reason(state: ReadState, table: MetricsTable, rows: Sequence[Rows], touched
     return "".join(words)
 
 
-def _replacement(state: ReadState, table: MetricsTable, low: int, budget: int) -> tuple[list[Block], int | None]:
+def _replacement(state: ReadState, table: Table, low: int, budget: int) -> tuple[list[Block], int | None]:
     """Return the points at step `low` and later that count in the rows up to `state`, and the step that follows them.
 
     These are all points (None follows), or those of as many of the lowest steps as fit into memory.
@@ -375,7 +383,7 @@ class _Piece:
 class _Pieces:
     """The rows of a file in pieces: in memory if all fit into a budget; else they are read again when asked for."""
 
-    def __init__(self, table: MetricsTable, state: ReadState, budget: int) -> None:
+    def __init__(self, table: Table, state: ReadState, budget: int) -> None:
         self._table = table
         self._state = state
         self._room = budget
@@ -426,7 +434,7 @@ class _Pieces:
         found = list(self._table.rows(piece.layout, piece.start, piece.first, stop=piece.end))
         if sum(rows.digest() for rows in found) % MODULUS != piece.digest:
             raise RunDirectoryError(
-                f"{self._table.file.name} changed while it was read.", hint="Try again: each export reads it anew."
+                f"{self._table.name} changed while it was read.", hint="Try again: each export reads it anew."
             )
         return found
 
@@ -444,7 +452,7 @@ def read_whole(
     only the last cursor is complete. Memory stays near a few times `budget` bytes: what does not fit is read again.
     Raises RunDirectoryError if a file cannot be read, or changes in the meantime.
     """
-    with open_metrics(run) as table:
+    with open_table(run) as table:
         if table is None or table.layout is None:
             yield _with_media(_nothing(run, None, content), (0, 0))
             return
@@ -467,7 +475,7 @@ def read_whole(
             usable = tuple(anchor for anchor in anchors if anchor[0] <= table.total)
             state.estimate = Estimate.begin(run, usable).reaching(table.total, run)
         end = state.cursor(table, None)
-        superseded = Superseded(session_starts(run))
+        superseded = Superseded(session_starts(run, table))
         if state.late:
             portions = _by_step(pieces, options.limit, budget, end, superseded)
         else:
@@ -585,4 +593,4 @@ def _with_media(delta: Delta, stat: tuple[int, int]) -> Delta:
 
 
 def _is_whole(run: Run, stat: tuple[int, int]) -> bool:
-    return stat != (0, 0) or "metrics.csv" not in run.files
+    return stat != (0, 0) or not (run.event_files or "metrics.csv" in run.files)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import UsageError
 from bridge.files import Refused, inside, open_plain
+from bridge.rundir.event_runs import event_names, holds_points, is_event_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
                 inner = folders.pop(name, None)
                 if inner is not None and skipped is not None:
                     skipped += _runs_within(folder, name, inner)
-        elif "metrics.csv" in files and skipped is not None:
+        elif skipped is not None and ("metrics.csv" in files or any(map(is_event_file, files))):
             skipped.append(Skipped(Path(folder), reason))
         below = {**folders, **links} if follow else folders
         waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
@@ -123,8 +124,11 @@ def why_no_run(folder: str) -> str:
 
 
 def stamp(run_dir: Path) -> Stamp:
-    """Return what stat says of the FILES of `run_dir`: if it is unchanged, so are they."""
-    return tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
+    """Return what stat says of the FILES of `run_dir`, or of its event files: if it is unchanged, so are they."""
+    found = tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
+    if found[0] is None and found[3] is None:  # neither sidecar.json nor metrics.csv
+        found += tuple(_identity(f"{run_dir}{os.sep}{name}") for name in sorted(event_names(run_dir)))
+    return found
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:
@@ -168,7 +172,10 @@ def _why_no_run(folder: str, files: set[str]) -> str:
     if "sidecar.json" in files:
         return ""
     if "metrics.csv" not in files:
-        return "there is neither a sidecar.json nor a metrics.csv"
+        events = [name for name in files if is_event_file(name)]
+        if not events:
+            return "there is neither a sidecar.json nor a metrics.csv nor an event file"
+        return "" if holds_points(folder, events) else "its event files hold no metric"
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
             problem = _header_problem(read_header(file))

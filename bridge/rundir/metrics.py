@@ -30,7 +30,7 @@ from logger.sidecar import parse_time
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bridge.model import Run
+    from bridge.model import Cursor, Run
 
 BLOCK = 4 << 20
 """Bytes that are parsed at once: they and the columns made of them stay in the processor's cache."""
@@ -665,7 +665,36 @@ class MetricsTable:
         found = read_layout(self.file, self.time_column, at=offset)
         return found[0] if found is not None else None
 
-    def window_digest(self, end: int, size: int = 1 << 16) -> str:
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.file.name)
+
+    def marks(self, offset: int, layout: Layout | None) -> dict[str, str | int]:
+        """Return what a cursor keeps to find byte `offset`, below the header `layout`, again."""
+        at = layout.at if layout is not None else 0
+        return {"header": bytes_digest(self.first_line), "window": self._window(offset), "columns_at": at}
+
+    def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
+        """Return the layout and the byte at which `cursor` ends; None if the bytes before it are others."""
+        if (
+            cursor.header != bytes_digest(self.first_line)
+            or self.size < cursor.offset
+            or cursor.window != self._window(cursor.offset)
+        ):
+            return None
+        layout = self.layout_at(cursor.columns_at) if cursor.columns_at else self.layout
+        return None if layout is None else (layout, max(cursor.offset, layout.end))
+
+    def place(self, offset: int) -> str:
+        """Return the name of the file with the line that begins at byte `offset`."""
+        return f"metrics.csv:{self.lines_before(offset) + 1}"
+
+    def lines_between(self, begin: int, end: int) -> int:
+        """Return how many lines end between two bytes."""
+        return self.lines_before(end) - self.lines_before(begin)
+
+    def _window(self, end: int, size: int = 1 << 16) -> str:
         """Return a digest of the at most `size` bytes before byte `end`."""
         begin = max(0, end - size)
         self.file.seek(begin)

@@ -7,16 +7,18 @@ decides.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from bridge.model import Block, Cursor, Notice, NoticeKind
+from bridge.rundir.event_runs import EventTable
 from bridge.rundir.header import metric_name
-from bridge.rundir.metrics import BAD_ROW, BLOCK, MOST_NAMED, NO_STEP, bytes_digest, to_hex
+from bridge.rundir.metrics import BAD_ROW, BLOCK, MOST_NAMED, NO_STEP, MetricsTable, open_metrics, to_hex
 from bridge.rundir.overlap import LastPoints, LatePoints
 from bridge.rundir.times import Estimate, fill, is_time
 
@@ -28,21 +30,28 @@ if TYPE_CHECKING:
     from bridge.model import Run
     from bridge.options import ContentOptions
     from bridge.rundir.header import Layout
-    from bridge.rundir.metrics import MetricsTable, Rows
+    from bridge.rundir.metrics import Rows
 
 QUIET = 60.0
 """Seconds without a write after which no rows wait for later ones."""
 
 BAD_TIME = (NoticeKind.BAD_TIME, "")
 
+Table: TypeAlias = MetricsTable | EventTable
+"""What rows are read from: one metrics.csv, or event files."""
+
 
 class Changed(Exception):  # noqa: N818 - an answer, not an error: read_delta makes a delta of it
-    """The cursor does not fit the file. `evidence` is equal if two looks saw the same file."""
+    """The cursor does not fit the file.
 
-    def __init__(self, reason: str, evidence: tuple[object, ...]) -> None:
+    `evidence` is equal if two looks saw the same file. With `keeps` the target stays as it is all the same.
+    """
+
+    def __init__(self, reason: str, evidence: tuple[object, ...], *, keeps: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.evidence = evidence
+        self.keeps = keeps
 
 
 @dataclass(slots=True)
@@ -92,10 +101,10 @@ class ReadState:
         return cls(run, content, None if run.time_column is not None else Estimate.begin(run, anchors))
 
     @classmethod
-    def at(cls, run: Run, content: ContentOptions, cursor: Cursor, layout: Layout) -> ReadState:
-        """Return the state at `cursor`, below the header `layout`."""
+    def at(cls, run: Run, content: ContentOptions, cursor: Cursor, layout: Layout, offset: int) -> ReadState:
+        """Return the state at `cursor`, which ends at byte `offset` of the file, below the header `layout`."""
         state = cls.begin(run, content, cursor.anchors)
-        state.rows, state.offset, state.layout = cursor.rows, max(cursor.offset, layout.end), layout
+        state.rows, state.offset, state.layout = cursor.rows, offset, layout
         state.digest = int(cursor.digest or "0", 16)
         state.last_step, state.last_time = cursor.last_step, cursor.last_time
         if state.estimate is None and state.last_time is None and cursor.anchors:
@@ -157,7 +166,7 @@ class ReadState:
             return block
         return Block(block.names, block.row, block.step, self.estimate.of(block.row), block.values, block.present)
 
-    def cursor(self, table: MetricsTable, before: Cursor | None) -> Cursor:
+    def cursor(self, table: Table, before: Cursor | None) -> Cursor:
         """Return the cursor at this place of `table`, with what an exporter keeps in `before`.
 
         The caller sets what concerns media, and `stat`.
@@ -167,14 +176,12 @@ class ReadState:
             path=str(self.run.path),
             rows=self.rows,
             offset=self.offset,
-            header=bytes_digest(table.first_line),
-            window=table.window_digest(self.offset),
             digest=to_hex(self.digest),
             last_step=self.last_step,
             last_points=self.last_points.points() if self.is_known else None,
             seen=len(self.last_points),
             last_time=self.last_time,
-            columns_at=self.layout.at if self.layout is not None else 0,
+            **table.marks(self.offset, self.layout),
             anchors=() if self.estimate is None else self.estimate.anchors,
             content=self.content.differences(),
             replacing=None,
@@ -182,7 +189,7 @@ class ReadState:
             stat=None,
         )
 
-    def notices(self, table: MetricsTable) -> list[Notice]:
+    def notices(self, table: Table) -> list[Notice]:
         """Return notices of the odd rows and cells, the first bad rows by their line."""
         found = [
             Notice(NoticeKind.RENAMED, name, f"its column in metrics.csv has a name of {len(column)} characters")
@@ -190,8 +197,7 @@ class ReadState:
             if (name := metric_name(column)) != column
         ]
         for at, problem in self.problems.values():
-            line = table.lines_before(at) + 1
-            found.append(Notice(NoticeKind.BAD_ROW, f"metrics.csv:{line}", f"the row {problem}"))
+            found.append(Notice(NoticeKind.BAD_ROW, table.place(at), f"the row {problem}"))
         bad = self.odd.get(BAD_ROW, OddRows()).count - len(self.problems)
         if bad:
             found.append(Notice(NoticeKind.BAD_ROW, "metrics.csv", "further bad rows", bad))
@@ -202,6 +208,16 @@ class ReadState:
             Notice(NoticeKind.TEXT_CELL, name, "text is not exported; metrics.csv keeps it", rows.count)
             for (kind, name), rows in sorted(self.odd.items())
             if kind is NoticeKind.TEXT_CELL
+        ]
+        found += [
+            Notice(NoticeKind.LEFT_OUT, what, "not exported; the event files keep them", rows.count)
+            for (kind, what), rows in sorted(self.odd.items())
+            if kind is NoticeKind.LEFT_OUT
+        ]
+        found += [
+            Notice(NoticeKind.BAD_LINE, what, "the rest of this file is not read")
+            for (kind, what), rows in sorted(self.odd.items())
+            if kind is NoticeKind.BAD_LINE
         ]
         if BAD_TIME in self.odd:
             rows = self.odd[BAD_TIME]
@@ -225,11 +241,30 @@ class ReadState:
         return self._chosen[names]
 
 
-def session_starts(run: Run) -> NDArray[np.int64] | None:
+@contextlib.contextmanager
+def open_table(run: Run) -> Iterator[Table | None]:
+    """Open the rows of `run`; None if there are none. Raises RunDirectoryError if they cannot be read."""
+    if run.event_files:
+        yield EventTable(run.event_files)
+    else:
+        with open_metrics(run) as table:
+            yield table
+
+
+def last_write(run: Run) -> float | None:
+    """Return when rows of `run` were written last, in seconds since the epoch; None if there are none."""
+    files = run.event_files or [file for name, file in run.files.items() if name == "metrics.csv"]
+    return max((file.mtime_ns / 1e9 for file in files), default=None)
+
+
+def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
     """Return the rows with which the sessions of `run` begin; None if a sidecar says nothing of sessions.
 
-    A run without a sidecar (a CSVLogger's) is one session. The original logger says nothing of its sessions.
+    Each event file is a session. A run with a metrics.csv and no sidecar (a CSVLogger's) is one. The original logger
+    says nothing of its sessions.
     """
+    if isinstance(table, EventTable):
+        return np.array(sorted(set(table.session_rows)), dtype=np.int64)
     if "sidecar.json" not in run.files:
         return np.zeros(1, dtype=np.int64)
     starts = sorted({session.rows for session in run.sessions if session.rows is not None})
@@ -248,7 +283,7 @@ def block_size(limit: int) -> int:
 
 
 def locate(
-    run: Run, cursor: Cursor | None, content: ContentOptions, table: MetricsTable | None, *, block: int
+    run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None, *, block: int
 ) -> tuple[ReadState, Iterator[Rows]]:
     """Return the state at `cursor`, and the rows that follow; `table` is None if there is no metrics.csv.
 
@@ -262,19 +297,16 @@ def locate(
     begin.layout, begin.offset = table.layout, table.layout.end
     if cursor is None or not cursor.header:
         return begin, table.rows(block=block)
-    if (
-        cursor.header == bytes_digest(table.first_line)
-        and table.size >= cursor.offset
-        and cursor.window == table.window_digest(cursor.offset)
-    ):
-        layout = table.layout_at(cursor.columns_at) if cursor.columns_at else table.layout
-        if layout is not None:
-            state = ReadState.at(run, content, cursor, layout)
-            return state, table.rows(layout, state.offset, state.rows, block=block)
+    found = table.find(cursor)
+    if found is not None:
+        state = ReadState.at(run, content, cursor, *found)
+        return state, table.rows(found[0], found[1], state.rows, block=block)
+    if isinstance(table, EventTable) and table.is_gone(cursor):
+        raise Changed("the event files that the target was made of are gone", ("gone", table.stat), keeps=True)
     return begin, _read_again(begin, cursor, table)
 
 
-def _read_again(state: ReadState, cursor: Cursor, table: MetricsTable) -> Iterator[Rows]:
+def _read_again(state: ReadState, cursor: Cursor, table: Table) -> Iterator[Rows]:
     """Let `state` go from the first row to `cursor`; return the rows that follow."""
     source = table.rows()
     rest: tuple[Rows, ...] = ()
@@ -294,7 +326,7 @@ def _read_again(state: ReadState, cursor: Cursor, table: MetricsTable) -> Iterat
     return chain(rest, source)
 
 
-def learn_last_points(state: ReadState, cursor: Cursor, table: MetricsTable, rows: Sequence[Rows]) -> None:
+def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequence[Rows]) -> None:
     """Let `state`, which is at `cursor`, know the metrics so far, and their last points if `rows` can come before them.
 
     A cursor has no room for the last points of many metrics. Rows with later steps than any before need only the names,
@@ -317,8 +349,8 @@ def without_last_step(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
     Rows that share the last row's step wait until a later step follows, the run ends, or nothing was written for a
     minute: the run may still supersede them. So several values at the newest step are no rewind.
     """
-    found = run.files.get("metrics.csv")
-    if found is None or not run.running or time.time() - found.mtime_ns / 1e9 >= QUIET:
+    written = last_write(run)
+    if written is None or not run.running or time.time() - written >= QUIET:
         yield from source
         return
     waiting: list[Rows] = []

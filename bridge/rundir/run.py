@@ -33,6 +33,7 @@ from bridge.files import (
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import columns_of, read_header, why_no_run
+from bridge.rundir.event_runs import FRESH, EventFacts, event_files, event_names, read_event_facts
 from bridge.rundir.header import has_column
 from bridge.rundir.times import Clock
 from logger.sidecar import Sidecar, SidecarError, Summary, decode_sidecar, decode_summary, parse_heartbeat, parse_time
@@ -55,6 +56,10 @@ TEST_TUBE_TIME = "created_at"
 """The column of times in a metrics.csv of test-tube, Lightning's first logger."""
 
 _MOST_NAMED = 20
+
+EVENT_TIME = "wall_time"
+"""The name of the column of times that event files stand for."""
+
 _ENDED = {"completed": Status.COMPLETED, "failed": Status.FAILED, "interrupted": Status.INTERRUPTED}
 _HOUR = 3600.0
 _WELL_BEFORE = 60.0
@@ -80,10 +85,17 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     files = _own_files(real, notices)
     sidecar = _read_sidecar(real, files, notices)
     stats, summary_rows = _read_statistics(real, files, notices)
-    time_column = _time_column(sidecar, files)
+    events = () if {"sidecar.json", "metrics.csv"} & files.keys() else event_files(real, event_names(real))
+    facts = read_event_facts(events)
+    time_column = EVENT_TIME if events else _time_column(sidecar, files)
     life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
+    if events:
+        life = _last_event(events, facts, clock or Clock())
+        heartbeat_timeout = max(heartbeat_timeout, FRESH)
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
     start, start_estimated = _start(real, sidecar, files, life, time_column)
+    if facts.start is not None:
+        start, start_estimated = facts.start, False
     last_alive = start if life.last is None else life.last
     end, end_estimated = _end(status, sidecar, life, start)
     run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
@@ -104,7 +116,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         last_alive=last_alive,
         name=_bounded("display_name", clean(name), notices),
         parent=clean(real.parent.name),
-        params=_params(sidecar, files, notices),
+        params=_params(sidecar, files, notices) or dict(facts.params),
         tags=tuple(dict.fromkeys(sidecar.tags)),
         notes=sidecar.notes,
         archived=sidecar.archived,
@@ -115,6 +127,8 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         summary_rows=summary_rows,
         time_column=time_column,
         files=files,
+        kind="TensorBoardLogger" if events else "RegistryLogger" if "sidecar.json" in files else "CSVLogger",
+        event_files=events,
         notices=tuple(notices),
     )
 
@@ -309,6 +323,17 @@ def _sign_of_life(
     if beat is None and metrics is None and sidecar.updated_at is not None:
         return _SignOfLife(sidecar.updated_at, clock.age(sign))
     return _SignOfLife(sign.st_mtime, clock.age(sign))
+
+
+def _last_event(events: Sequence[RunFile], facts: EventFacts, clock: Clock) -> _SignOfLife:
+    """Return the last sign of life of a run that only wrote event files: the time of its last event."""
+    newest = max(events, key=lambda file: file.mtime_ns)
+    try:
+        age = clock.age(newest.path.stat())
+    except OSError:
+        age = float("inf")
+    last = facts.end if facts.end is not None else newest.mtime_ns / 1e9
+    return _SignOfLife(last, age, stated=facts.end is not None)
 
 
 def _stat(path: Path) -> os.stat_result | None:

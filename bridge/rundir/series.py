@@ -8,9 +8,8 @@ import numpy as np
 
 from bridge.model import Block, Series
 from bridge.options import ContentOptions
-from bridge.rundir.metrics import open_metrics
 from bridge.rundir.overlap import counting
-from bridge.rundir.resume import ReadState
+from bridge.rundir.resume import ReadState, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -102,7 +101,7 @@ def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
 
 def _rows(run: Run, *, only: frozenset[str] | None = None) -> Iterator[Rows]:
     """Yield all rows of the run."""
-    with open_metrics(run) as table:
+    with open_table(run) as table:
         if table is not None:
             yield from table.rows(only=only)
 

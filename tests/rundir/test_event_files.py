@@ -1,0 +1,357 @@
+"""Event files are read as TensorBoard's own messages say, and a folder of them is a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import struct
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT
+
+from bridge.errors import RunDirectoryError
+from bridge.model import DeltaKind, NoticeKind, Status
+from bridge.options import ContentOptions
+from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_series, read_whole
+from bridge.rundir.event_file import read_events
+from tests.run_dirs import write_sidecar
+from tests.rundir.event_writing import START, record, scalar, version, write_events
+from tests.rundir.oracle import Row, events
+from tests.rundir.targets import Target, points_of, rising
+
+TAGS = ("loss", "val/acc", "损失", "a" * 126, "b" * 300, "x")
+numbers = st.floats(width=32, allow_nan=True)
+steps = st.one_of(st.integers(0, 300), st.integers(-(2**63), 2**63 - 1))
+
+
+@st.composite
+def any_event(draw: st.DrawFn) -> Event:
+    """Draw an event: mostly one scalar, else several, a tensor, a picture or a text."""
+    event = Event(wall_time=draw(st.floats(0, 2e9)), step=draw(steps))
+    kind = draw(st.sampled_from(["scalar"] * 6 + ["several", "tensor", "double", "vector", "image", "text", "nothing"]))
+    for _ in range({"several": 3, "nothing": 0}.get(kind, 1)):
+        value = event.summary.value.add(tag=draw(st.sampled_from(TAGS)))
+        if kind in ("scalar", "several"):
+            value.simple_value = draw(numbers)
+        elif kind == "image":
+            value.image.encoded_image_string = b"png"
+        elif kind == "text":
+            value.metadata.plugin_data.plugin_name = "text"
+            value.tensor.string_val.append(b"hello")
+        else:
+            value.metadata.plugin_data.plugin_name = "scalars"
+            value.tensor.dtype = DT_DOUBLE if kind == "double" else DT_FLOAT
+            if kind == "vector":
+                value.tensor.tensor_shape.dim.add(size=2)
+                value.tensor.float_val.extend([1.0, 2.0])
+            elif kind == "double":
+                value.tensor.double_val.append(draw(st.floats()))
+            else:
+                value.tensor.tensor_content = struct.pack("<f", draw(numbers))
+    return event
+
+
+def expected(found: list[Event]) -> list[tuple[str, int, float, str]]:
+    """Return the scalars in events, as TensorBoard's messages have them."""
+    points = []
+    for event in found:
+        for value in event.summary.value:
+            number: Any = None
+            if value.HasField("simple_value"):
+                number = value.simple_value
+            elif value.metadata.plugin_data.plugin_name == "scalars" and not value.tensor.tensor_shape.dim:
+                if value.tensor.dtype == DT_DOUBLE:
+                    number = value.tensor.double_val[0]
+                else:
+                    (number,) = struct.unpack("<f", value.tensor.tensor_content)
+            if number is not None:
+                points.append((value.tag, event.step, event.wall_time, shown(number)))
+    return points
+
+
+def shown(value: float) -> str:
+    """Return a value so that it can be compared, NaN included."""
+    return "nan" if math.isnan(value) else float(value).hex()
+
+
+def read(path: Path, begin: int = 0, end: int | None = None) -> tuple[list[tuple[str, int, float, str]], int, str]:
+    """Return the points of an event file, where the complete records end, and what is wrong with it."""
+    points: list[tuple[str, int, float, str]] = []
+    place, problem = begin, ""
+    with path.open("rb", buffering=0) as file:
+        for batch in read_events(file, begin, path.stat().st_size if end is None else end):
+            columns = (batch.tag.tolist(), batch.step.tolist(), batch.time.tolist(), batch.value.tolist())
+            points += [
+                (batch.tags[tag], step, then, shown(value)) for tag, step, then, value in zip(*columns, strict=True)
+            ]
+            place, problem = batch.end, batch.problem
+    return points, place, problem
+
+
+@given(st.lists(any_event(), max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_any_events_are_read_as_tensorboard_reads_them(found: list[Event]) -> None:
+    """Tags, steps, times and values are bit for bit those of TensorBoard's messages, whatever else the file holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events"
+        path.write_bytes(b"".join(map(record, found)))
+        assert read(path) == (expected(found), path.stat().st_size if found else 0, "")
+
+
+def test_a_file_that_is_cut_anywhere_goes_on_where_it_ended(tmp_path: Path) -> None:
+    """A record that is not complete is not there yet; the next look reads on from where the last one ended."""
+    found = [version(START), *(scalar("loss", step, step / 3, START + step) for step in range(5))]
+    path = tmp_path / "events"
+    data = b"".join(map(record, found))
+    path.write_bytes(data)
+    for cut in range(len(data) + 1):
+        first, place, problem = read(path, end=cut)
+        rest, end, _ = read(path, begin=place)
+        assert (first + rest, end, problem) == (expected(found), len(data), "")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(struct.pack("<Q", 1 << 40) + bytes(100), id="a length that lies"),
+        pytest.param(record(b"\x2a\xff\xff\xff\xff\x0f"), id="a field longer than its message"),
+        pytest.param(record(b"\xff" * 30), id="an integer without end"),
+        pytest.param(record(b"\x0f" * 30), id="a field of no type"),
+        pytest.param(record(b"\x2a\x7e" + b"\x0a\x7c" * 60), id="messages in messages"),
+    ],
+)
+def test_a_damaged_record_ends_the_file_and_is_named(tmp_path: Path, damage: bytes) -> None:
+    """The points before a record that makes no sense count; the notice has file and byte, and other files are read."""
+    write_events(tmp_path / "run", 1, [("loss", 9, 9.0, START + 9)])
+    path = write_events(tmp_path / "run", 0, [("loss", 1, 1.0, START)])
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + damage + record(scalar("loss", 2, 2.0, START + 2)))
+    age(tmp_path)
+    whole = list(read_whole(read_run(tmp_path / "run"), ContentOptions(), ReadOptions()))
+    assert sum(delta.points for delta in whole) == 2
+    (notice,) = whole[-1].notices
+    assert notice.kind is NoticeKind.BAD_LINE
+    assert notice.what.startswith(f"{path.name}: byte {size}: a record ")
+
+
+def test_a_large_picture_is_passed_over(tmp_path: Path) -> None:
+    """A record of megabytes is not read; the points around it are."""
+    event = Event(wall_time=START, step=1)
+    event.summary.value.add(tag="image").image.encoded_image_string = bytes(3 << 20)
+    path = tmp_path / "events"
+    path.write_bytes(b"".join(map(record, [scalar("a", 0, 1.0, START), event, scalar("a", 2, 3.0, START)])))
+    points, end, _ = read(path)
+    assert ([point[1] for point in points], end) == ([0, 2], path.stat().st_size)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Write a run of two sessions: a requeued job that went back from step 9 to step 5."""
+    folder = tmp_path / "logs" / "version_0"
+    write_events(folder, 0, [("loss", step, step / 8, START + step) for step in range(10)])
+    write_events(folder, 1, [("loss", step, step / 4, START + 100 + step) for step in range(5, 12)])
+    return folder
+
+
+def age(folder: Path, seconds: float = 4000.0) -> None:
+    """Make all files of a folder old."""
+    then = time.time() - seconds
+    for path in folder.rglob("*"):
+        os.utime(path, (then, then))
+
+
+def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
+    """Its kind, name, times and status come from the files; `session_end_info` is never believed."""
+    age(run_dir)
+    run = read_run(run_dir)
+    assert (run.kind, run.run_id, run.status, run.time_column) == (
+        "TensorBoardLogger",
+        "version_0",
+        Status.UNKNOWN,
+        "wall_time",
+    )
+    assert (run.start, run.end, run.identity) == (START, START + 111, str(run_dir.resolve()))
+    age(run_dir, 250.0)
+    assert read_run(run_dir).status is Status.RUNNING
+
+
+def test_a_requeued_job_is_one_curve(run_dir: Path) -> None:
+    """Steps that were logged again have their new values, with their own times."""
+    age(run_dir)
+    series = read_series(read_run(run_dir), "loss")
+    assert series.step.tolist() == list(range(12))
+    assert series.value.tolist() == [*(step / 8 for step in range(5)), *(step / 4 for step in range(5, 12))]
+    assert series.time.tolist() == [
+        *(START + step for step in range(5)),
+        *(START + 100 + step for step in range(5, 12)),
+    ]
+
+
+def test_what_is_a_run(tmp_path: Path) -> None:
+    """Folders with a point or fresh ones are runs; the others are named. A metrics.csv or a sidecar wins."""
+    write_events(tmp_path / "a" / "points", 0, [("hp_metric", 0, -1.0, START), ("loss", 0, 1.0, START)])
+    write_events(tmp_path / "a" / "placeholder", 0, [("hp_metric", 0, -1.0, START)])
+    write_events(tmp_path / "a" / "metric", 0, [("hp_metric", 0, 0.5, START)])
+    write_events(tmp_path / "a" / "ours", 0, [("loss", 0, 1.0, START)])
+    (tmp_path / "a" / "ours" / ".bridge-target").touch()
+    write_events(tmp_path / "a" / "both", 0, [("loss", 0, 1.0, START)])
+    (tmp_path / "a" / "both" / "metrics.csv").write_text("loss,step\n2.0,0\n")
+    write_events(tmp_path / "a" / "sidecar", 0, [("loss", 0, 1.0, START)])
+    write_sidecar(tmp_path / "a" / "sidecar")
+    age(tmp_path)
+    write_events(tmp_path / "a" / "fresh", 0, [])
+    found = discover([tmp_path])
+    assert sorted(path.name for path in found) == ["both", "fresh", "metric", "points", "sidecar"]
+    assert [(skipped.path.name, skipped.reason) for skipped in found.skipped] == [
+        ("placeholder", "its event files hold no metric")
+    ]
+    kinds = {path.name: read_run(path).kind for path in found}
+    assert kinds == {
+        "both": "CSVLogger",
+        "fresh": "TensorBoardLogger",
+        "metric": "TensorBoardLogger",
+        "points": "TensorBoardLogger",
+        "sidecar": "RegistryLogger",
+    }
+    with pytest.raises(RunDirectoryError, match="its event files hold no metric"):
+        read_run(tmp_path / "a" / "placeholder")
+
+
+def test_the_placeholder_is_no_point(tmp_path: Path) -> None:
+    """Lightning's `hp_metric` of -1 at step 0 is left out; any other value of that name is a metric."""
+    folder = tmp_path / "run"
+    write_events(folder, 0, [("hp_metric", 0, -1.0, START), ("loss", 0, 1.0, START), ("hp_metric", 3, 0.5, START + 1)])
+    age(folder)
+    (delta,) = read_whole(read_run(folder), ContentOptions(), ReadOptions())
+    assert delta.points == 2
+    assert read_series(read_run(folder), "hp_metric").step.tolist() == [3]
+
+
+def test_hyperparameters_of_the_plugin(tmp_path: Path) -> None:
+    """Without a hparams.yaml the parameters are those of the HPARAMS page, typed; whole numbers are ints."""
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    data = plugin_data_pb2.HParamsPluginData()
+    data.session_start_info.hparams["lr"].number_value = 0.1
+    data.session_start_info.hparams["layers"].number_value = 3
+    data.session_start_info.hparams["opt"].string_value = "adam"
+    data.session_start_info.hparams["bias"].bool_value = True
+    event = Event(wall_time=START)
+    value = event.summary.value.add(tag="_hparams_/session_start_info")
+    value.metadata.plugin_data.plugin_name = "hparams"
+    value.metadata.plugin_data.content = data.SerializeToString()
+    path = write_events(tmp_path / "run", 0, [("loss", 0, 1.0, START)])
+    path.write_bytes(path.read_bytes() + record(event))
+    assert read_run(tmp_path / "run").params == {"lr": 0.1, "layers": 3, "opt": "adam", "bias": True}
+    (tmp_path / "run" / "hparams.yaml").write_text("lr: 0.5\n")
+    assert read_run(tmp_path / "run").params == {"lr": 0.5}
+
+
+def look(folder: Path, cursor: Any, **options: Any) -> Any:
+    """Return the next delta of a folder."""
+    return read_delta(read_run(folder), cursor, ContentOptions(), ReadOptions(**options))
+
+
+def test_growth_reads_on(run_dir: Path) -> None:
+    """New records of the last file, and new files, are read from where the cursor ended; nothing new is the same."""
+    age(run_dir)
+    first = look(run_dir, None, replaces=True)
+    assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
+    newest = max(run_dir.iterdir())
+    newest.write_bytes(newest.read_bytes() + record(scalar("loss", 12, 3.0, START + 112)))
+    write_events(run_dir, 2, [("loss", 13, 4.0, START + 200)])
+    age(run_dir)
+    second = look(run_dir, first.after, replaces=True)
+    assert (second.kind, second.points, second.after.rows) == (DeltaKind.APPEND, 2, 19)
+
+
+def test_deleted_files_cost_the_target_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old event files are deleted to save room: the target keeps its points, and new ones still come."""
+    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
+    age(run_dir)
+    first = look(run_dir, None, replaces=True)
+    oldest, newest = sorted(run_dir.iterdir())
+    oldest.unlink()
+    assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
+    write_events(run_dir, 2, [("loss", 11, 4.0, START + 200)])
+    age(run_dir)
+    second = look(run_dir, first.after, replaces=True)
+    assert (second.kind, second.replace_from, second.points) == (DeltaKind.REWIND, 11, 1)
+    newest.unlink()
+    (run_dir / "events.out.tfevents.1775822400.host.1.2").unlink()
+    write_events(run_dir, 3, [("loss", 12, 4.0, START + 300)])
+    age(run_dir)
+    third = look(run_dir, second.after, replaces=True)
+    assert (third.kind, third.after) == (DeltaKind.SAME, second.after)
+    assert third.reason == "the event files that the target was made of are gone; the target keeps its points"
+
+
+def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks that agree on a file that became shorter mean that the target is rebuilt."""
+    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
+    age(run_dir)
+    first = look(run_dir, None, replaces=True)
+    newest = max(run_dir.iterdir())
+    newest.write_bytes(newest.read_bytes()[:-60])
+    age(run_dir, 3000)
+    assert look(run_dir, first.after, replaces=True).kind is DeltaKind.CHANGED
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
+
+
+sessions = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 6), st.sampled_from([0.0, 1.0, 2.5, math.nan])),
+        min_size=1,
+        max_size=6,
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(sessions, st.sampled_from([1, 3, 1000]), st.booleans(), st.sampled_from([1, 1 << 20]), st.integers(0, 2**32))
+@settings(max_examples=80, deadline=None)
+def test_any_history_ends_as_one_clean_read(
+    history: list[list[tuple[str, int, float]]], limit: int, replaces: bool, budget: int, seed: int
+) -> None:
+    """However files grow between exports, the target ends with the points of the plain rule."""
+    chance = random.Random(seed)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        options = ReadOptions(ordered=not replaces, replaces=replaces, limit=limit)
+        target = Target(options, budget=budget)
+        for number, points in enumerate(history):
+            timed = [
+                (tag, step, value, START + 100 * number + place) for place, (tag, step, value) in enumerate(points)
+            ]
+            path = write_events(folder, number, timed)
+            rows += [Row(step, then, {tag: float(np.float32(value))}) for tag, step, value, then in timed]
+            data = path.read_bytes()
+            if chance.random() < 0.5:
+                path.write_bytes(data[: chance.randrange(len(data) // 2, len(data))])
+                age(folder, 250 - number)
+                target.export(folder)
+                path.write_bytes(data)
+            age(folder, 200 - number)
+            if chance.random() < 0.7:
+                target.export(folder)
+        age(folder, 100)
+        target.export(folder)
+    assert target.held() == points_of(events(rows))
+    assert replaces or rising(target.events)
+    assert json.loads(target.text or "")["rows"] == len(rows)
