@@ -18,11 +18,14 @@ from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
     from bridge.sync.report import NoMatch, Report, RunCheck, RunReport
+
+MOST_NAMED = 3
+"""Runs that are named beside a reason for which they all failed."""
 
 REQUESTS_AT_ONCE = 4
 """Runs that are sent to a server at once, unless --workers is given; they wait more than they work."""
@@ -129,10 +132,10 @@ def print_report(report: Report, out: Output) -> None:
         print_no_match(report.no_match, out)
         return
     labels = labels_of(report.runs)
+    for failure in failures(report):
+        out.warn(failure)
     for run in report.runs:
-        if run.failed:
-            out.warn(failure(run, labels[run.path]))
-        elif not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
+        if not run.failed and not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
             out.result(plain(_line(run, labels[run.path], report.exporter)))
             for entry in run.to_dict()["notices"]:
                 examples = "; ".join(": ".join(filter(None, one.values())) for one in entry["examples"])
@@ -198,6 +201,13 @@ def print_no_match(no_match: NoMatch, out: Output) -> None:
     (out.warn if no_match.unknown else out.say)(no_match.text)
 
 
-def failure(run: RunReport, label: str) -> str:
-    """Return why a run was not exported, and what to try."""
-    return plain(f"! {label}: {run.reason}") + (f"\n  {plain(run.hint)}" if run.hint else "")
+def failures(report: Report) -> Iterator[str]:
+    """Yield why runs were not exported, and what to try; runs with the same reason share one message."""
+    labels = labels_of(report.runs)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for run in report.failed:
+        groups.setdefault((run.reason, run.hint), []).append(labels[run.path])
+    for (reason, hint), names in groups.items():
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        who = f"{', '.join(names[:MOST_NAMED])}{more}"
+        yield plain(f"! {who}: {reason}") + (f"\n  {plain(hint)}" if hint else "")

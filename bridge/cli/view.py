@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter, was_typed
-from bridge.cli.export import failure, print_no_match, sizes
+from bridge.cli.export import failures, print_no_match, sizes
 from bridge.cli.output import Exit, Output, counted, tell_skipped
 from bridge.errors import UsageError
 from bridge.interrupts import pause
@@ -93,8 +93,8 @@ def _view_target(
             out.detail(f"{line.run_id}: {line.action}, {sizes(line.points, line.media)}")
 
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
-    for line in report.failed:
-        out.warn(failure(line, line.name or line.run_id))
+    for failure in failures(report):
+        out.warn(failure)
     if report.no_match.text:
         print_no_match(report.no_match, out)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
-from bridge.sync.report import Action
+from bridge.sync.report import Action, Report, RunReport
 from bridge.sync.select import Selection
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
@@ -15,7 +15,7 @@ from tests.run_dirs import make_run, write_metrics
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.sync.report import Report
+    import pytest
 
 
 def steps(first: int, last: int, *, metric: str = "loss") -> list[dict[str, object]]:
@@ -120,3 +120,17 @@ def test_no_runs_is_nothing_done_and_says_so(tmp_path: Path) -> None:
     """In an empty tree nothing could be done, and the report says so."""
     report = export_runs([tmp_path], MemoryExporter())
     assert (report.runs, report.exit_code, report.no_match.unknown) == ((), 1, True)
+
+
+def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault of the target is told once, with the first runs by name and the number of the others."""
+    from bridge.cli import export as command
+    from bridge.cli.output import Output
+
+    lines = [
+        RunReport(path=f"/runs/{name}", run_id=name, action=Action.FAILED, reason="The server is away.", hint="Run it.")
+        for name in "abcde"
+    ]
+    lines.append(RunReport(path="/runs/f", run_id="f", action=Action.UNREADABLE, reason="f cannot be read."))
+    command.print_report(Report(exporter="mlflow", runs=tuple(lines)), Output())
+    assert capsys.readouterr().err == ("! a, b, c and 2 more: The server is away.\n  Run it.\n! f: f cannot be read.\n")
