@@ -109,6 +109,8 @@ class Capabilities:
     `value_bits`: 64 or 32, the precision of a value. `time_step`: the resolution of times, in seconds.
     `infinities`: infinite values are stored as such; otherwise they are clipped to the largest finite ones.
     `statuses`: the target's word for each status, "" if it has none; empty if the target holds no status at all.
+    `reads_event_files`: the target's user interface reads TensorBoard's event files by itself, so runs that are such
+    files are left out.
     `clears_end`: a run that continues after its end loses its old end time.
     `adjusts`: the content options whose change needs no rebuild. `stale` names them as changed, and `apply` gets a
     delta of kind SAME; it raises RebuildNeededError for a change that it cannot make.
@@ -125,6 +127,7 @@ class Capabilities:
     time_step: float = 0.001
     infinities: bool = True
     statuses: Mapping[Status, str] = field(default_factory=dict)
+    reads_event_files: bool = False
     clears_end: bool = True
     adjusts: frozenset[str] = frozenset()
     media_kept: frozenset[str] | None = None

@@ -101,12 +101,13 @@ def export_runs(
         new_identity=options.new_identity,
         read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
         unchanged=unchanged,
+        reads_event_files=exporter.capabilities.reads_event_files,
     )
     report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
     seconds = time.perf_counter() - started
-    return with_fields(report, warnings=tuple(warnings), no_match=gathered.no_match, seconds=seconds)
+    return with_fields(report, warnings=(*gathered.warnings, *warnings), no_match=gathered.no_match, seconds=seconds)
 
 
 def export_gathered(

@@ -121,7 +121,12 @@ class _Follower:
     def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
         """Export what changed. Return what is missing of the source and why the target is out of reach, if so."""
         present, absent = self._present_roots()
-        gathered = gather(present, selection=self.options.selection, read=self._read_if_moved)
+        gathered = gather(
+            present,
+            selection=self.options.selection,
+            read=self._read_if_moved,
+            reads_event_files=self.exporter.capabilities.reads_event_files,
+        )
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
         return absent, self._export(gathered, told)
 

@@ -287,7 +287,8 @@ class Gathered:
 
     `found` counts the run directories before anything was selected, `no_match` explains why nothing was. `copies` are
     directories that hold a run which is exported from another directory. `skipped` are folders that only look like run
-    directories. `unchanged` are the reports of runs that need not be read.
+    directories. `unchanged` are the reports of runs that need not be read. `event_runs` are runs that were left out,
+    because the target's own user interface reads their event files.
     """
 
     runs: tuple[Run, ...]
@@ -297,6 +298,17 @@ class Gathered:
     no_match: NoMatch = field(default_factory=NoMatch)
     skipped: tuple[Skipped, ...] = ()
     unchanged: tuple[RunReport, ...] = ()
+    event_runs: tuple[Path, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line on the runs that are left out because they are event files already."""
+        count = len(self.event_runs)
+        if not count:
+            return []
+        logdir = os.path.commonpath([path.parent for path in self.event_runs])
+        runs = "1 run is" if count == 1 else f"{count:,} runs are"
+        return [f"{runs} left out, as event files already: see `tensorboard --logdir {logdir}`"]
 
 
 def gather(
@@ -306,13 +318,14 @@ def gather(
     new_identity: str | None = None,
     read: Callable[[Path], Run] = read_run,
     unchanged: UnchangedRuns | None = None,
+    reads_event_files: bool = False,
 ) -> Gathered:
     """Read the runs at and below `roots`, and select from them.
 
     `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
     replaces the identity of the only run; with several runs it is a UsageError. Of several directories with one
     identity, selected or not, only the original is a run (see `_without_copies`). Runs that `unchanged` knows are not
-    read.
+    read. With `reads_event_files` runs that are event files are left out, unless their own directory is among `roots`.
     """
     runs: list[Run] = []
     failed: list[RunReport] = []
@@ -345,6 +358,9 @@ def gather(
     wanted = selection or Selection()
     chosen = select(unique, wanted)
     no_match = NoMatch() if chosen or known or failed or undecided else explain_none(unique, wanted, roots)
+    named = {root.resolve() for root in roots}
+    left_out = [run for run in chosen if reads_event_files and run.event_files and run.path not in named]
+    chosen = [run for run in chosen if run not in left_out] if left_out else chosen
     if new_identity is not None:
         if len(chosen) != 1:
             raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
@@ -357,6 +373,7 @@ def gather(
         no_match=no_match,
         skipped=tuple(discovery.skipped),
         unchanged=tuple(known.values()),
+        event_runs=tuple(run.path for run in left_out),
     )
 
 

@@ -68,6 +68,7 @@ class TensorBoardExporter(Exporter):
         """Return what event files can hold: series with increasing steps, values of 32 bits."""
         return Capabilities(
             ordered_steps=True,
+            reads_event_files=True,
             value_bits=32,
             time_step=1e-6,
             statuses=STATUSES,

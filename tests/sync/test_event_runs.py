@@ -1,0 +1,69 @@
+"""Directories of TensorBoardLogger on their way into targets."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bridge.exporters import find_exporter
+from bridge.options import ContentOptions
+from bridge.rundir import read_run
+from bridge.sync.export import export_runs
+from bridge.sync.verify import verify_runs
+from tests.memory_exporter import MemoryExporter
+from tests.rundir.event_writing import START, write_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Write a log directory with two runs; the first one was requeued."""
+    folder = tmp_path / "logs"
+    write_events(folder / "version_0", 0, [("loss", step, step / 8, START + step) for step in range(10)])
+    write_events(folder / "version_0", 1, [("loss", step, step / 4, START + 100 + step) for step in range(5, 12)])
+    write_events(folder / "version_1", 0, [("acc", step, step / 8, START + step) for step in range(3)])
+    then = time.time() - 4000
+    for path in folder.rglob("*tfevents*"):
+        os.utime(path, (then, then))
+    return folder
+
+
+def test_such_runs_are_exported_and_verified(logs: Path) -> None:
+    """A target gets their points, status and times; the second export has nothing new."""
+    exporter = MemoryExporter()
+    report = export_runs([logs], exporter)
+    assert [(line.run_id, str(line.action), line.points) for line in report.runs] == [
+        ("version_0", "new", 12),
+        ("version_1", "new", 3),
+    ]
+    assert [str(line.verdict) for line in verify_runs([logs], exporter).runs] == ["=", "="]
+    assert {str(line.action) for line in export_runs([logs], exporter).runs} == {"unchanged"}
+
+
+def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
+    """They are left out of an export to TensorBoard, with one line; a run directory that is named is exported."""
+    exporter = find_exporter("tensorboard")(logdir=tmp_path / "tb")
+    report = export_runs([logs], exporter)
+    assert (report.runs, report.exit_code) == ((), 0)
+    assert report.warnings == (f"2 runs are left out, as event files already: see `tensorboard --logdir {logs}`",)
+    assert verify_runs([logs], exporter).runs == ()
+    report = export_runs([logs / "version_0"], exporter)
+    assert [(line.run_id, line.points) for line in report.runs] == [("version_0", 12)]
+    assert [str(line.verdict) for line in verify_runs([logs / "version_0"], exporter).runs] == ["="]
+
+
+def test_mlflow_holds_them(logs: Path, tmp_path: Path) -> None:
+    """MLflow gets the float32 values exactly, with their own times."""
+    exporter = find_exporter("mlflow")(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    report = export_runs([logs], exporter)
+    assert [(line.points, line.reason) for line in report.runs] == [(12, ""), (3, "")]
+    held = exporter.open(read_run(logs / "version_0"), ContentOptions()).read()
+    series = held.series["loss"]
+    assert dict(zip(series.step.tolist(), series.value.tolist(), strict=True))[11] == 2.75
+    assert dict(zip(series.step.tolist(), series.time.tolist(), strict=True))[11] == START + 111
+    assert [str(line.verdict) for line in verify_runs([logs], exporter).runs] == ["=", "="]
