@@ -289,6 +289,9 @@ class ViewOptions(msgspec.Struct, frozen=True, kw_only=True):
         str, Option("Listen on this address. With any but 127.0.0.1, other machines can see the runs.", "ADDRESS")
     ] = "127.0.0.1"
     open: Annotated[bool, Option("Open a browser, or only print the address.")] = True
+    edit: Annotated[
+        bool, Option("MLflow: let the page change names, descriptions and tags of runs, in their sidecars.")
+    ] = False
     heartbeat_timeout: HeartbeatTimeout = 180.0
     interval: Annotated[float, Option("Seconds between two looks for new rows.", "SECONDS", least=0.05)] = 10.0
 

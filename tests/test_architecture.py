@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
     "bridge.live": {*WORDS, "bridge.rundir", "bridge.registry"},
     "bridge.exporters": {*WORDS, "bridge.live"},
-    "bridge.exporters.mlflow": {*WORDS, "bridge.exporters", "bridge.live", "logger.sidecar"},
+    "bridge.exporters.mlflow": {*WORDS, "bridge.exporters", "bridge.live", "bridge.view", "logger.sidecar"},
+    "bridge.plugins": {"bridge.exporters.mlflow", "bridge.live", "bridge.rundir", "bridge.sync"},
     "bridge.exporters.tensorboard": {*WORDS, "bridge.exporters", "bridge.live", "logger.files"},
     "bridge.view": {*WORDS, "bridge.exporters.contract"},
     "bridge.demo": {*WORDS, "logger"},
@@ -126,7 +127,7 @@ def test_each_exporter_is_alone() -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        "import bridge, bridge.errors, bridge.model",
+        "import bridge, bridge.errors, bridge.model, bridge.plugins",
         "import sys; sys.argv = ['bridge', '--help']; import bridge.__main__ as main; _run(main.main)",
         "import sys; sys.argv = ['bridge', 'export', '--help']; import bridge.__main__ as main; _run(main.main)",
         "import sys; sys.argv = ['bridge', 'scan', '.']; import bridge.__main__ as main; _run(main.main)",

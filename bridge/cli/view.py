@@ -1,13 +1,12 @@
-"""`bridge view`: export, then open the target's own page."""
+"""`bridge view`: open TensorBoard or MLflow on run directories, or on a target."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -54,17 +53,16 @@ def view(
     try:
         if is_own and isinstance(exporter, LiveViewable):
             return _view_live(runs, exporter, selection, content, how, out)
-        place = _cached_target(runs, target, selection)
         if is_own:
-            exporter = make_exporter(_in_cache(target, place))
+            raise UsageError(f"--to {target.to} cannot show run directories themselves.", hint="Name a target to view.")
         options = Options(
             content=content,
             given=given_names(ContentOptions),
             selection=Selection.of(**asdict(selection)),
             heartbeat_timeout=how.heartbeat_timeout,
-            reshape=is_own,
+            reshape=False,
         )
-        return _view_target(runs, exporter, options, place, how, out)
+        return _view_target(runs, exporter, options, how, out)
     except KeyboardInterrupt:
         return Exit.DONE
 
@@ -74,17 +72,17 @@ def _installed() -> str:
     return "tensorboard" if find_spec("tensorboard") or not find_spec("mlflow") else "mlflow"
 
 
-def _view_target(
-    runs: tuple[Path, ...], exporter: Exporter, options: Options, place: Path, how: ViewOptions, out: Output
-) -> int:
+def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, how: ViewOptions, out: Output) -> int:
     """Export to a target, open its page, and keep it up to date."""
     from bridge.exporters.contract import Viewable
+    from bridge.files import cache_dir
     from bridge.sync.export import export_runs
     from bridge.sync.follow import Following, follow
     from bridge.view import serve, tunnel
 
-    if how.host != _LOCAL:
-        raise UsageError("--host needs a view of the run directories themselves.", hint="Leave out the target.")
+    if how.host != _LOCAL or how.edit:
+        option = "--edit" if how.edit else "--host"
+        raise UsageError(f"{option} needs a view of the run directories themselves.", hint="Leave out the target.")
     if not isinstance(exporter, Viewable):
         raise UsageError(f"--to {exporter.name} has no page that can be opened here.")
 
@@ -100,7 +98,7 @@ def _view_target(
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
     interface = _interface(exporter, how.port)
-    with serve(interface, place / "server.log"):
+    with serve(interface, cache_dir() / "view" / f"{exporter.name}-{urlsplit(interface.address).port}.log"):
         out.result(interface.address)
         if interface.argv:
             out.result(f"From another machine first: {tunnel(urlsplit(interface.address).port or 80)}")
@@ -127,11 +125,14 @@ def _view_live(
     from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
 
+    if how.edit and not exporter.can_edit:
+        raise UsageError("--edit: nothing can be edited on this page.", hint="bridge view RUNS --to mlflow --edit")
     chosen = Selection.of(**asdict(selection))
     live = LiveRuns(
         runs,
         content=content,
         choose=functools.partial(select, selection=chosen),
+        selection=selection,
         heartbeat_timeout=how.heartbeat_timeout,
     )
     if how.host != _LOCAL:
@@ -144,7 +145,7 @@ def _view_live(
         print_no_match(no_match, out)
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
-    with exporter.serve_live(live, host=how.host, port=port) as address:
+    with exporter.serve_live(live, host=how.host, port=port, edit=how.edit) as address:
         out.result(address)
         out.result(f"From another machine first: {tunnel(port)}")
         out.say(f"{counted(found, 'run')}, read as they are at each look. Press Ctrl-C to stop.")
@@ -152,26 +153,6 @@ def _view_live(
             click.launch(address)
         while True:
             pause(3600)
-
-
-def _cached_target(runs: tuple[Path, ...], target: TargetOptions, selection: SelectionOptions) -> Path:
-    """Return the folder in the cache for these runs and this selection."""
-    from bridge.files import cache_dir
-
-    asked = repr((sorted(str(path.resolve()) for path in runs), selection))
-    return cache_dir() / "view" / f"{target.to}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
-
-
-def _in_cache(target: TargetOptions, place: Path) -> TargetOptions:
-    """Return the target in the cache folder `place`; of what is configured it keeps the experiment alone."""
-    place.mkdir(parents=True, exist_ok=True)
-    return msgspec.structs.replace(
-        target,
-        logdir=place / "logdir",
-        tracking_uri=f"sqlite:///{quote(str(place / 'mlflow.db'))}",
-        database_uri=None,
-        experiment=target.experiment or "runs",
-    )
 
 
 def _interface(exporter: Exporter, port: int | None) -> Interface:

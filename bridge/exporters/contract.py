@@ -259,12 +259,16 @@ class Interface:
 
 @runtime_checkable
 class LiveViewable(Protocol):
-    """An exporter whose user interface can show run directories themselves, without a target."""
+    """An exporter whose user interface can show run directories themselves, without a target.
+
+    `can_edit`: people can change names, notes and tags of runs on the page.
+    """
 
     default_port: int
+    can_edit: bool
 
-    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> AbstractContextManager[str]:
-        """Serve `live` at `host` and `port` while the block runs. Yield the page's address.
+    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> AbstractContextManager[str]:
+        """Serve `live` at `host` and `port` while the block runs. Yield the page's address. With `edit`, allow edits.
 
         Raise MissingExtraError if the user interface is not installed, TargetUnavailableError if it cannot be started.
         """

@@ -24,7 +24,7 @@ import numpy as np
 
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import DeltaKind, Series
-from bridge.options import ContentOptions
+from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import open_registry
 from bridge.rundir import Clock, ReadOptions, read_delta, read_media, read_run, read_whole
 
@@ -62,8 +62,9 @@ class LiveRun:
 class LiveRuns:
     """The runs at and below `roots`. All methods may be called from several threads.
 
-    `choose` selects among the records; without it all runs are shown. `content` says which metrics and media are
-    shown, what is renamed and what is masked. Raises UsageError if a root is no directory.
+    `choose` selects among the records; without it all runs are shown. `selection` are the options that `choose`
+    follows, for a server in a process of its own. `content` says which metrics and media are shown, what is renamed and
+    what is masked. Raises UsageError if a root is no directory.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LiveRuns:
         *,
         content: ContentOptions | None = None,
         choose: Callable[[Sequence[RunRecord]], Iterable[RunRecord]] | None = None,
+        selection: SelectionOptions | None = None,
         heartbeat_timeout: float = 180.0,
         series_bytes: int = SERIES_BYTES,
     ) -> None:
@@ -80,8 +82,9 @@ class LiveRuns:
             if not root.is_dir():
                 raise UsageError(f"{root} is no directory.")
         self.content = content or ContentOptions()
+        self.selection = selection or SelectionOptions()
+        self.heartbeat_timeout = heartbeat_timeout
         self._choose = choose
-        self._heartbeat_timeout = heartbeat_timeout
         self._series_bytes = series_bytes
         self._clock = Clock(None)
         self._runs: dict[str, LiveRun] = {}
@@ -113,6 +116,19 @@ class LiveRuns:
             scan.wait(SCAN_WAIT)
         return self._runs
 
+    def complete(self, runs: Iterable[LiveRun]) -> None:
+        """Give the records of ended runs statistics and last values that cover all rows, computed once and cached."""
+        from bridge.registry.statistics import with_statistics
+
+        lacking = [run for run in runs if not run.record.covered and not run.record.alive]
+        for run, record in zip(lacking, with_statistics(run.record for run in lacking), strict=True):
+            run.record = record
+
+    def refresh(self) -> None:
+        """Scan now, and wait for it: a run directory was changed on behalf of a request."""
+        with self._scan_lock:
+            self._rescan()
+
     def _rescan_aside(self, done: threading.Event) -> None:
         try:
             self._rescan()
@@ -123,7 +139,9 @@ class LiveRuns:
     def _rescan(self) -> None:
         began = time.monotonic()
         records = [
-            record for root in self.roots for record in open_registry(root, heartbeat_timeout=self._heartbeat_timeout)
+            record
+            for root in self.roots
+            for record in open_registry(root, heartbeat_timeout=self.heartbeat_timeout, statistics=False)
         ]
         unique = list({record.run_dir: record for record in records}.values())
         unique.sort(key=lambda record: (record.start, record.run_id, record.run_dir))
@@ -147,7 +165,7 @@ class LiveRuns:
         run: Run | None = live.kept.get("run")
         if run is None:
             run = live.kept["run"] = read_run(
-                Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self._heartbeat_timeout
+                Path(live.record.run_dir), clock=self._clock, heartbeat_timeout=self.heartbeat_timeout
             )
         return run
 

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortened
-from bridge.model import Status, fitting
+from bridge.model import Run, Status, fitting
 from bridge.rundir.run import run_name
-from logger.sidecar import Sidecar, Summary
+from logger.sidecar import SessionEntry, Sidecar, Summary
 
 if TYPE_CHECKING:
-    from bridge.model import Run
+    from collections.abc import Sequence
 
 __all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
+
+
+SESSION_FIELDS = ("user", "host", "command", "git_commit", "slurm", "restart_count")
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +33,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     `run_dir` is the real absolute path. `status` is the status that is shown (a dead run is `killed`), `status_word`
     that of the sidecar. `start`, `end` and `last_alive` are those of `bridge.model.Run`, `updated` is the sidecar's
     mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`, `count`, ...).
+    `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
     `covered` says that these cover all rows of metrics.csv; `bridge.registry.statistics` completes them otherwise.
     `orphaned` means that the last scan did not find the directory.
     """
@@ -53,6 +57,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     stats: dict[str, dict[str, Any]] = {}
     checkpoint_path: str | None = None
     sessions: int = 0
+    session: dict[str, Any] = {}
     covered: bool = True
     start_estimated: bool = False
     orphaned: bool = False
@@ -129,6 +134,31 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             "metrics": _strict(self.stats),
         }
 
+    def to_run(self) -> Run:
+        """Return the run as far as the record knows it: without its files, and with one session for all."""
+        earlier = [SessionEntry()] * (self.sessions - 1)
+        return Run(
+            path=Path(self.run_dir),
+            identity=self.identity,
+            run_id=self.run_id,
+            status=self.status,
+            status_word=self.status_word,
+            start=self.start,
+            end=self.end,
+            last_alive=self.last_alive,
+            name=self.name,
+            parent=self.parent,
+            params=self.hparams,
+            tags=self.tags,
+            notes=self.notes,
+            archived=self.archived,
+            sessions=(*earlier, SessionEntry(**self.session)) if self.sessions else (),
+            checkpoint=self.checkpoint_path,
+            summary=self.summary,
+            summary_stats=self.stats,
+            time_column="wall_time" if self.sessions else None,  # as RegistryLogger names it
+        )
+
     @classmethod
     def of(cls, run: Run) -> RunRecord:
         """Return the record of a run that was just read."""
@@ -154,6 +184,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
             start_estimated=run.start_estimated,
+            session=_newest(run.sessions),
             covered=not run.event_files
             and _covers_all_rows(
                 run.summary_rows,
@@ -200,6 +231,14 @@ def iso(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat()
     except (OverflowError, ValueError, OSError):
         return str(seconds)
+
+
+def _newest(sessions: Sequence[SessionEntry]) -> dict[str, Any]:
+    """Return the newest value of each of SESSION_FIELDS that any session has."""
+    newest: dict[str, Any] = {}
+    for session in sessions:
+        newest |= {name: value for name in SESSION_FIELDS if (value := getattr(session, name)) not in (None, {})}
+    return newest
 
 
 def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,6 +320,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         stats={metric: _storable(msgspec.structs.asdict(of)) for metric, of in stats.metrics.items()},
         checkpoint_path=said.checkpoint_path,
         sessions=len(said.sessions),
+        session=_newest(said.sessions),
         covered=_covers_all_rows(
             stats.rows,
             None if summary is None else summary.st_mtime_ns,

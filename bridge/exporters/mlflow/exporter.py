@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -11,15 +12,18 @@ from bridge.exporters.contract import Capabilities, Interface, TargetState
 from bridge.exporters.mlflow.client import require_mlflow
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
+from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, signature
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import MlflowTarget
-from bridge.files import fingerprint
+from bridge.files import cache_dir, fingerprint
+from bridge.view import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from bridge.live import LiveRuns
     from bridge.model import Cursor, Notice, Run
     from bridge.options import ContentOptions
 
@@ -45,6 +49,7 @@ class MlflowExporter:
 
     name = "mlflow"
     default_port = 5000
+    can_edit = True
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class MlflowExporter:
         experiment_default: str | None = None,
         database_uri: str | None = None,
     ) -> None:
+        self._experiment = (experiment, experiment_default)
         self._store = MlflowStore(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
         self._latest: dict[str, Candidates] = {}
         """What MLflow holds by now, by identity. Targets keep it up to date."""
@@ -60,7 +66,7 @@ class MlflowExporter:
         """What MLflow held when the export began."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_store": self._store, "_latest": {}, "_at_start": {}}
+        return {"_experiment": self._experiment, "_store": self._store, "_latest": {}, "_at_start": {}}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -153,19 +159,41 @@ class MlflowExporter:
         page = "" if found is None else f"/{found.id}/runs?workflowType=machine_learning"
         if address.is_server:
             return Interface(address=address.page(page), probe=f"{address.uri}/health")
-        command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
+        # The address of the database is not on the command line, which everybody on this machine can read.
         return Interface(
             address=f"http://127.0.0.1:{port}/#/experiments{page}",
             probe=f"http://127.0.0.1:{port}/health",
-            argv=(sys.executable, *command, str(port), "--workers", "1"),
-            environment={
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                # The job runner of the server's GenAI pages starts processes that this page does not need.
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                # Not on the command line, which everybody on this machine can read.
-                "MLFLOW_BACKEND_STORE_URI": address.uri,
-            },
+            argv=_server_command("127.0.0.1", port),
+            environment={**_SERVER_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": address.uri},
         )
+
+    @contextlib.contextmanager
+    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> Iterator[str]:
+        """Serve MLflow on run directories while the block runs. Yield its address."""
+        require_mlflow()
+        experiment, default = self._experiment
+        naming = ExperimentName.of(experiment or live.roots[0].name or "runs", default)
+        options = LiveOptions(
+            roots=[str(root) for root in live.roots],
+            selection=live.selection,
+            content=live.content,
+            experiment=naming.template,
+            experiment_default=default,
+            heartbeat_timeout=live.heartbeat_timeout,
+            edit=edit,
+        )
+        page = "#/experiments"
+        if not naming.varies:
+            page += f"/{live_experiment_id(naming.template)}/runs?workflowType=machine_learning"
+        address = f"[{host}]" if ":" in host else host
+        interface = Interface(
+            address=f"http://{address}:{port}/{page}",
+            probe=f"http://{address}:{port}/health",
+            argv=_server_command(host, port),
+            environment={**_SERVER_ENVIRONMENT, **live_environment(options, host)},
+        )
+        with serve(interface, cache_dir() / "view" / f"mlflow-{port}.log"):
+            yield interface.address
 
     def close(self) -> None:
         """Close all connections, and forget what was found."""
@@ -180,6 +208,14 @@ class MlflowExporter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# The job runner of the server's GenAI pages starts processes that these pages do not need.
+_SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def _server_command(host: str, port: int) -> tuple[str, ...]:
+    return (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1")
 
 
 def _version(candidates: Candidates) -> tuple[str | None, ...]:

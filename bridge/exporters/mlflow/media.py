@@ -243,11 +243,10 @@ def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent
             added.names[tag] = event.tag
             detail = f"as {tag}; {MEDIA_FILE} maps it back"
             added.notices.append(Notice(NoticeKind.RENAMED, f"media {event.tag}", detail))
-        extension = re.sub(r"\W", "", event.format) or "bin"
-        plain = f"media/{tag}/{event.step:08d}_{event.index}.{'jpg' if extension == 'jpeg' else extension}"
+        plain = plain_media_path(event)
         paths = None
         if event.type is MediaType.IMAGE:
-            paths = _add_to_grid(upload, identity, event, tag, plain, added.notices)
+            paths = _add_to_grid(upload, identity, event, plain, added.notices)
         if paths is not None:
             added.in_grid = True
         else:
@@ -261,6 +260,22 @@ def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent
                 image = {"type": "image", "filepath": paths[0], "compressed_filepath": paths[1]}
             added.captions.append([event.tag, event.index, event.step, event.caption, image])
     return added
+
+
+def plain_media_path(event: MediaEvent) -> str:
+    """Return the path of a medium that is a plain artifact."""
+    extension = re.sub(r"\W", "", event.format) or "bin"
+    name = f"{event.step:08d}_{event.index}.{'jpg' if extension == 'jpeg' else extension}"
+    return f"media/{clean_tag(event.tag)}/{name}"
+
+
+def grid_paths(identity: str, event: MediaEvent, extension: str) -> tuple[str, str]:
+    """Return the paths of a picture in the image grid: the full one with this extension, and the small one."""
+    name = uuid.uuid5(_NAMESPACE, f"{identity}\n{event.tag}\n{event.step}\n{event.index}").hex[:16]
+    # MLflow shows one picture of a key at a step, so the index is part of the key.
+    key = f"{clean_tag(event.tag)}/{event.index}".replace("/", "~")
+    stem = f"images/{key}+step+{event.step}+timestamp+{milliseconds(event.time)}+bridge-{name}"
+    return f"{stem}.{extension}", f"{stem}+compressed.webp"
 
 
 def clean_tag(tag: str) -> str:
@@ -287,7 +302,7 @@ def is_own_file(path: str) -> bool:
 
 
 def _add_to_grid(
-    upload: ArtifactUpload, identity: str, event: MediaEvent, tag: str, plain: str, notices: list[Notice]
+    upload: ArtifactUpload, identity: str, event: MediaEvent, plain: str, notices: list[Notice]
 ) -> tuple[str, str] | None:
     """Add a picture to the grid. Return the paths of its two files, None if it cannot be shown there."""
     data = _read(event.file, limit=_LARGEST_PICTURE)
@@ -298,11 +313,7 @@ def _add_to_grid(
     except UnreadablePictureError as error:
         notices.append(Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}"))
         return None
-    name = uuid.uuid5(_NAMESPACE, f"{identity}\n{event.tag}\n{event.step}\n{event.index}").hex[:16]
-    # MLflow shows one picture of a key at a step, so the index is part of the key.
-    key = f"{tag}/{event.index}".replace("/", "~")
-    stem = f"images/{key}+step+{event.step}+timestamp+{milliseconds(event.time)}+bridge-{name}"
-    paths = (f"{stem}.{extension}", f"{stem}+compressed.webp")
+    paths = grid_paths(identity, event, extension)
     upload.add(paths[0], full)
     upload.add(paths[1], small)
     return paths
@@ -377,6 +388,19 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
         raise UnreadablePictureError(str(error)[:200]) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePictureError("too many pixels") from error
+
+
+def full_extension(event: MediaEvent) -> str:
+    """Return the extension that `full_and_small` would give the full picture, without decoding it."""
+    if event.format in ("png", "webp"):
+        return event.format
+    from PIL import Image
+
+    try:
+        with open_plain(event.file.path) as stream, Image.open(stream) as picture:
+            return "webp" if _count_frames(picture) > 1 else "png"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return "png"
 
 
 def _count_frames(picture: Image) -> int:

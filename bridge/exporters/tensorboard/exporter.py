@@ -56,6 +56,7 @@ class TensorBoardExporter(Exporter):
 
     name = "tensorboard"
     default_port = 6006
+    can_edit = False
 
     def __init__(self, logdir: Path, *, lock_wait: float = 30.0) -> None:
         self._logdir = Path(logdir).absolute()
@@ -140,7 +141,7 @@ class TensorBoardExporter(Exporter):
         )
 
     @contextlib.contextmanager
-    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
+    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> Iterator[str]:
         """Serve TensorBoard on run directories while the block runs. Yield its address."""
         need_tensorboard("To show runs in TensorBoard")
         from bridge.exporters.tensorboard.live import serve

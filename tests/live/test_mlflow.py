@@ -1,0 +1,474 @@
+"""MLflow on run directories answers as a stock MLflow on a clean export of them does, and refuses to write."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pytest
+from mlflow.entities import RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.abstract_store import AbstractStore
+from PIL import Image
+
+from bridge import plugins
+from bridge.exporters.mlflow import MlflowExporter
+from bridge.exporters.mlflow.live import LiveArtifacts, LiveModelRegistry, LiveStore
+from bridge.exporters.mlflow.live_options import VARIABLE, LiveOptions
+from bridge.live import core as live_core
+from bridge.options import ContentOptions
+from bridge.sync.export import Options, export_runs
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlflow.entities import Run
+
+NOT_COMPARED = {"mlflow.bridge.cursor", "mlflow.bridge.experiment", "mlflow.parentRunId", "mlflow.bridge.names"}
+"""Tags that only an export needs, or that name another run by its id."""
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Use a cache of the test's own, and scan at every look."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
+    monkeypatch.setattr(live_core, "STALE_AFTER", -1.0)
+    monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
+    plugins._shared_view.cache_clear()
+    yield
+    plugins._shared_view.cache_clear()
+
+
+def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: object) -> None:
+    """Write a picture as the logger does: the file first, then its line."""
+    path = run / "media" / f"{tag.replace('/', '_')}-{step}.{form.lower()}"
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 20), (40 * step, 90, 10)).save(path, form)
+    line = {"step": step, "tag": tag, "type": "image", "path": f"media/{path.name}"} | fields
+    with (run / "media.jsonl").open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def store_of(runs: Path) -> LiveStore:
+    """Return the live store of `runs`, which knows every change at once."""
+    store: LiveStore = plugins.tracking_store(f"registry://{runs}")
+    store._view.live._pause = 0.0
+    store._view.live.refresh()
+    return store
+
+
+def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
+    """Return a client of the live store, by MLflow's registries instead of entry points."""
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    monkeypatch.setitem(_tracking_store_registry._registry, "registry", plugins.tracking_store)
+    monkeypatch.setitem(_artifact_repository_registry._registry, "registry", plugins.artifact_repository)
+    return mlflow.MlflowClient(f"registry://{runs}", f"sqlite:///{runs.parent}/none.db")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names, pictures, a CSVLogger's."""
+    runs = tmp_path / "runs"
+    rows = [{"step": step, "val/acc": 0.5 + step / 100, "loss": 1 / (step + 1)} for step in range(40)]
+    for number in range(2):
+        make_run(
+            runs / "sweep" / f"lr-{number}",
+            rows[: 20 + number],
+            hparams={"lr": 0.1 * (number + 1), "db.password": "s3cret"},
+            tags=["sweep:12", "team:red", "good"],
+            notes="*first*",
+            summary={"val/acc": 0.7},
+            sessions=[{"user": "ada", "host": "n1", "command": "train.py --api-key s3cret --lr 1", "rows": 0}],
+        )
+    odd = make_run(runs / "odd", [{"step": 3, "acc@5": 0.5, "big": math.inf, "nan": math.nan}], status="failed")
+    (odd / "hparams.yaml").write_text("opts: {api_key: s3cret, depth: 3}\n")
+    killed = make_run(runs / "killed", rows[:5], status="running", heartbeat_age=9000)
+    os.utime(killed / "metrics.csv", (CREATED_S + 60, CREATED_S + 60))
+    pictures = make_run(runs / "pictures", rows[:3], hparams={"n": 1})
+    for step in range(3):
+        log_image(pictures, "val/samples", step, caption=f"step {step}")
+    stock = runs / "csv" / "version_0"
+    stock.mkdir(parents=True)
+    (stock / "metrics.csv").write_text("loss,step\n0.5,0\n0.25,1\n")
+    os.utime(stock / "metrics.csv", (CREATED_S + 5, CREATED_S + 5))
+    return runs
+
+
+def exported(runs: Path, template: Path, content: ContentOptions | None = None) -> mlflow.MlflowClient:
+    """Return a client of a fresh database to which `runs` were exported."""
+    file = runs.parent / f"mlflow-{random.randrange(1 << 30)}.db"
+    shutil.copy(template, file)
+    report = export_runs(
+        [runs], MlflowExporter(f"sqlite:///{file}", "runs"), Options(content=content or ContentOptions())
+    )
+    assert report.exit_code == 0, report.failed
+    return mlflow.MlflowClient(f"sqlite:///{file}")
+
+
+def told(client: mlflow.MlflowClient, **search: Any) -> list[dict[str, Any]]:
+    """Return what a client says of all runs of the experiment `runs`, without what is not compared."""
+    experiment = client.get_experiment_by_name("runs")
+    found = client.search_runs([experiment.experiment_id], **search)
+    names = {run.info.run_id: run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    return [describe(client, client.get_run(run.info.run_id), names) | {"row": row(run)} for run in found]
+
+
+def row(run: Run) -> dict[str, Any]:
+    return {"name": run.info.run_name, "metrics": plain(run.data.metrics), "params": run.data.params}
+
+
+def plain(metrics: dict[str, float]) -> dict[str, str]:
+    return {key: repr(value) for key, value in sorted(metrics.items())}
+
+
+def describe(client: mlflow.MlflowClient, run: Run, names: dict[str, str]) -> dict[str, Any]:
+    run_id = run.info.run_id
+    tags = {key: value for key, value in run.data.tags.items() if key not in NOT_COMPARED}
+    tags = {key: names.get(value, value) for key, value in tags.items()}
+    files = {file.path: file for file in tree(client, run_id)}
+    return {
+        "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time, run.info.user_id),
+        "params": run.data.params,
+        "tags": {key: value for key, value in tags.items() if not value.startswith("registry:")},
+        "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
+        "latest": plain(run.data.metrics),
+        "points": {
+            key: [(repr(point.value), point.step, point.timestamp) for point in client.get_metric_history(run_id, key)]
+            for key in sorted(run.data.metrics)
+        },
+        "files": sorted(path for path in files if path != ".bridge-target"),
+    }
+
+
+def tree(client: mlflow.MlflowClient, run_id: str, path: str | None = None) -> Iterator[Any]:
+    for file in client.list_artifacts(run_id, path):
+        if file.is_dir:
+            yield from tree(client, run_id, file.path)
+        else:
+            yield file
+
+
+def test_it_answers_as_a_clean_export(runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, statuses, times, params, tags, points, parents and files are the same."""
+    live, stock = told(live_client(runs, monkeypatch)), told(exported(runs, sqlite_template))
+    assert len(live) == 7
+    for one, other in zip(sorted(live, key=str), sorted(stock, key=str), strict=True):
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"filter_string": "metrics.`val/acc` > 0.6 and tags.team = 'red'", "order_by": ["metrics.loss ASC"]},
+        {"filter_string": "attributes.status = 'KILLED'"},
+        {"filter_string": "params.lr = '0.1'"},
+        {"filter_string": "attributes.run_name LIKE '%lr%'", "order_by": ["metrics.loss ASC"]},
+        {"filter_string": "tags.`mlflow.user` = 'ada'", "order_by": ["params.lr DESC"]},
+        {"order_by": ["attributes.run_name ASC"], "max_results": 3},
+        {"run_view_type": ViewType.DELETED_ONLY},
+    ],
+    ids=str,
+)
+def test_searches_find_the_same(
+    runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, search: dict[str, Any]
+) -> None:
+    """MLflow's own language filters and sorts, on records as on a database."""
+    clients = (live_client(runs, monkeypatch), exported(runs, sqlite_template))
+    found = [
+        [
+            run.info.run_name
+            for run in client.search_runs([client.get_experiment_by_name("runs").experiment_id], **search)
+        ]
+        for client in clients
+    ]
+    assert found[0] == found[1]
+
+
+def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of many pages is complete, in the order of the whole."""
+    client = live_client(runs, monkeypatch)
+    experiment = [client.get_experiment_by_name("runs").experiment_id]
+    whole = [run.info.run_id for run in client.search_runs(experiment)]
+    paged, token = [], None
+    while True:
+        page = client.search_runs(experiment, max_results=2, page_token=token)
+        paged += [run.info.run_id for run in page]
+        token = page.token
+        if not token:
+            break
+    assert paged == whole
+    assert len(set(paged)) == 7
+
+
+def test_charts_are_sampled_as_by_mlflow(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The points of a chart are those that MLflow's own rule chooses from the same points."""
+    rows = [{"step": 3 * step, "loss": math.sin(step)} for step in range(500)]
+    make_run(runs / "long", rows)
+    make_run(runs / "short", rows[100:107])
+    store = store_of(runs)
+    (experiment,) = store.search_experiments()
+    ids = [run.info.run_id for run in store.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)]
+
+    class Slow(LiveStore):
+        get_metric_history_bulk_interval = AbstractStore.get_metric_history_bulk_interval
+
+    slow = Slow(store._view)  # type: ignore[abstract]
+    for low, high, most in ((None, None, 20), (None, None, 1), (300, 900, 50), (5000, 6000, 50), (None, None, 10_000)):
+        asked = (ids, "loss", most, low, high)
+        one, other = store.get_metric_history_bulk_interval(*asked), slow.get_metric_history_bulk_interval(*asked)
+        assert [(point.run_id, point.step, point.value) for point in one] == [
+            (point.run_id, point.step, point.value) for point in other
+        ]
+
+
+def test_growth_and_requeues_are_shown_at_once(
+    tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any history of new rows, requeues, edits and ends the answers are those of a clean export."""
+    rng, runs = random.Random(7), tmp_path / "runs"
+    path = make_run(runs / "a", [{"step": 0, "loss": 1.0}], hparams={"lr": 1}, summary={"loss": 1.0})
+    client, step = live_client(runs, monkeypatch), 0
+    for number in range(12):
+        choice = rng.choice(["rows", "rows", "requeue", "notes", "copy"])
+        if choice in ("rows", "requeue"):
+            step = step + 1 if choice == "rows" else rng.randrange(step + 1)
+            rows = [(rng.random(), step + each, CREATED_S + 100 * number + each) for each in range(rng.randrange(1, 5))]
+            step += len(rows) - 1
+            write_metrics(path, ["loss", "step", "wall_time"], rows, append=True)
+        elif choice == "notes":
+            write_sidecar(path, hparams={"lr": 1}, notes=f"note {number}", tags=[f"t:{number}"], summary={"loss": 1.0})
+        else:
+            make_run(runs / f"copy-{number}", [{"step": 0, "loss": 2.0}])
+        store_of(runs)
+        live, stock = told(client), told(exported(runs, sqlite_template))
+        assert sorted(live, key=str) == sorted(stock, key=str)
+
+
+def test_ids_follow_from_the_content(runs: Path) -> None:
+    """Links keep working from one start to the next, and when directories move."""
+    first = store_of(runs)
+    (experiment,) = first.search_experiments()
+    ids = {run.info.run_name: run.info.run_id for run in first.search_runs([experiment.experiment_id], "", 3, 100)}
+    plugins._shared_view.cache_clear()
+    (runs / "odd").rename(runs / "moved")
+    again = store_of(runs)
+    found = again.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)
+    assert {run.info.run_name: run.info.run_id for run in found} == ids
+
+
+def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what an export would send is listed; secrets are masked; no path leads out of the run."""
+    (runs / "odd" / "private.txt").write_text("s3cret")
+    (runs / "odd" / "summary.json").symlink_to("/etc/hostname")
+    client = live_client(runs, monkeypatch)
+    for run in client.search_runs([client.get_experiment_by_name("runs").experiment_id]):
+        for file in tree(client, run.info.run_id):
+            data = Path(mlflow.artifacts.download_artifacts(
+                run_id=run.info.run_id, artifact_path=file.path, tracking_uri=f"registry://{runs}"
+            )).read_bytes()  # fmt: skip
+            assert b"s3cret" not in data
+            assert data or file.path in ("hparams.yaml", "metrics.csv")
+    artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
+    (run_id,) = [run.id for run in artifacts._view.live.runs().values() if run.record.name == "odd"]
+    assert "summary.json" not in [Path(file.path).name for file in artifacts.list_artifacts(run_id)]
+    for path in ("private.txt", "../odd/private.txt", "/etc/passwd", "summary.json", ""):
+        with pytest.raises(MlflowException, match="No such artifact"):
+            artifacts.get_local_path(f"{run_id}/{path}")
+
+
+def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step slider finds each picture in full and small; a JPEG is shown as a PNG, as an export makes it."""
+    log_image(runs / "pictures", "photo", 1, "JPEG")
+    artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
+    (run_id,) = [run.id for run in artifacts._view.live.runs().values() if run.record.name == "pictures"]
+    names = [file.path for file in artifacts.list_artifacts(f"{run_id}/images")]
+    assert len(names) == 8
+    for name in names:
+        target = runs.parent / "picture"
+        artifacts._download_file(name, str(target))
+        with Image.open(target) as image:
+            assert image.format == ("WEBP" if name.endswith("webp") else "PNG")
+    captions = runs.parent / "captions"
+    artifacts._download_file(f"{run_id}/bridge/captions.json", str(captions))
+    assert [line[3] for line in json.loads(captions.read_text())["data"]] == ["step 0", "step 1", "step 2"]
+
+
+def test_everything_that_writes_is_refused(runs: Path) -> None:
+    """Whatever method a newer MLflow adds is refused in one sentence, as is every writing one of today."""
+    store = store_of(runs)
+    run_id = next(iter(store._view.live.runs()))
+    refused = [
+        lambda: store.create_experiment("e", None, []),
+        lambda: store.delete_run(run_id),
+        lambda: store.log_batch(run_id, [], [], []),
+        lambda: store.set_experiment_tag("1", None),
+        lambda: store.set_tag(run_id, RunTag("a", "b")),
+        lambda: store.update_run_info(run_id, None, None, "name"),
+        lambda: LiveModelRegistry().create_registered_model("m"),
+        lambda: plugins.artifact_repository(f"registry://{runs}").log_artifact("x"),
+    ]
+    for call in refused:
+        with pytest.raises(MlflowException, match="can only be looked at") as caught:
+            call()
+        assert caught.value.get_http_status_code() == 403
+    own = {name for name in vars(LiveStore) if not name.startswith("_")}
+    for name in dir(AbstractStore):
+        if not name.startswith("_") and callable(getattr(AbstractStore, name)):
+            assert name in own or "async" in name or name.startswith(("search_runs", "supports", "filter", "list")), (
+                name
+            )
+
+
+def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:
+    monkeypatch.setenv(VARIABLE, json.dumps({"edit": True}))
+    return store_of(runs)
+
+
+def test_edits_land_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name, description and tags are changed where a person changes them with `bridge set`; nothing else is."""
+    store = edits(runs, monkeypatch)
+    run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("lr-0"))
+    path = Path(store._view.live.runs()[run_id].record.run_dir) / "sidecar.json"
+    store.set_tag(run_id, RunTag("mlflow.note.content", "better"))
+    store.set_tag(run_id, RunTag("team", "blue"))
+    store.set_tag(run_id, RunTag("new", "true"))
+    store.delete_tag(run_id, "good")
+    store.update_run_info(run_id, None, None, "mine")
+    said = json.loads(path.read_text())
+    assert (said["notes"], said["tags"], said["display_name"]) == ("better", ["sweep:12", "team:blue", "new"], "mine")
+    run = store.get_run(run_id)
+    assert (run.info.run_name, run.data.tags["team"], run.data.tags["mlflow.note.content"]) == (
+        "mine",
+        "blue",
+        "better",
+    )
+    for call in (
+        lambda: store.set_tag(run_id, RunTag("mlflow.user", "eve")),
+        lambda: store.set_tag(run_id, RunTag("bridge.host", "eve")),
+        lambda: store.update_run_info(run_id, 3, 5, None),
+        lambda: store.delete_run(run_id),
+    ):
+        with pytest.raises(MlflowException) as caught:
+            call()
+        assert caught.value.get_http_status_code() == 403
+
+
+def test_edits_of_others_runs_are_refused_in_words(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CSVLogger's directory has no sidecar, and a sweep's parent no directory at all."""
+    store = edits(runs, monkeypatch)
+    run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("version_0"))
+    with pytest.raises(MlflowException, match=r"has no sidecar\.json"):
+        store.set_tag(run_id, RunTag("a", "b"))
+    (experiment,) = store._view.experiments().values()
+    with pytest.raises(MlflowException, match="parent of a sweep"):
+        store.set_tag(next(iter(experiment.children)), RunTag("a", "b"))
+
+
+def test_unknown_things_are_not_found(runs: Path) -> None:
+    """Unknown runs and experiments get MLflow's own answer; pages without content are empty."""
+    store = store_of(runs)
+    for call in (lambda: store.get_run("nobody"), lambda: store.get_experiment("7")):
+        with pytest.raises(MlflowException, match=r"not found|exists") as caught:
+            call()
+        assert caught.value.get_http_status_code() == 404
+    assert store.get_experiment_by_name("nothing") is None
+    assert (store.search_traces(), store.list_scorers("1"), list(store.search_logged_models())) == (([], None), [], [])
+    assert list(LiveModelRegistry().search_registered_models()) == []
+
+
+def test_content_options_and_selection(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen, renamed and kept as best is as in an export with the same options."""
+    content = ContentOptions(metrics=("val/*",), best=("val/acc:max",), rename=(("val/acc", "acc"),), flat=True)
+    options = LiveOptions(roots=[str(runs)], content=content, experiment="{parent}")
+    monkeypatch.setenv(VARIABLE, json.dumps({"experiment": "{parent}", "content": {
+        "metrics": ["val/*"], "best": ["val/acc:max"], "rename": [["val/acc", "acc"]], "flat": True,
+    }, "selection": {"tags": ["team:red"]}}))  # fmt: skip
+    store = store_of(runs)
+    (experiment,) = store.search_experiments()
+    found = store.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)
+    assert experiment.name == "sweep"
+    shown = sorted((run.data.metrics for run in found), key=str)
+    assert shown == [{"acc": 0.69, "acc.best": 0.69}, {"acc": 0.7, "acc.best": 0.7}]
+    assert options.content == store._view.live.content
+
+
+@pytest.mark.parametrize("name", ["tracking_store", "model_registry_store", "artifact_repository"])
+def test_entry_points_are_declared(name: str) -> None:
+    """MLflow finds the plug-ins by entry points, in a module that imports nothing."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    value = project["entry-points"][f"mlflow.{name}"]["registry"]
+    module, _, function = value.partition(":")
+    assert callable(getattr(plugins, function))
+    program = f"import sys, {module}; print([n for n in ('mlflow', 'numpy', 'msgspec', 'yaml') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None:
+    """`mlflow server --backend-store-uri registry:///RUNS` serves the runs, and only the cache is written to."""
+    from tests.servers import free_port
+
+    plugin = tmp_path / "plugin" / "bridge_live-0.dist-info"
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bridge-live\nVersion: 0\n")
+    (plugin / "entry_points.txt").write_text(
+        "[mlflow.tracking_store]\nregistry = bridge.plugins:tracking_store\n"
+        "[mlflow.model_registry_store]\nregistry = bridge.plugins:model_registry\n"
+        "[mlflow.artifact_repository]\nregistry = bridge.plugins:artifact_repository\n"
+    )
+    port, here = free_port(), tmp_path / "here"
+    here.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += ["--backend-store-uri", f"registry://{runs}", "--artifacts-destination", f"registry://{runs}"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{plugin.parent}", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, 120)
+        client = mlflow.MlflowClient(address)
+        found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
+        assert len(found) == 7
+        shown = next(run for run in found if run.info.run_name == "pictures")
+        assert shown.info.artifact_uri == f"mlflow-artifacts:/{shown.info.run_id}"
+        path = next(file.path for file in client.list_artifacts(shown.info.run_id, "images"))
+        asked = f"{address}/get-artifact?run_id={shown.info.run_id}&path={path}".replace("+", "%2B")
+        assert urllib.request.urlopen(asked, timeout=30).read()[:4] == b"RIFF"
+        with pytest.raises(MlflowException, match="can only be looked at"):
+            client.set_tag(shown.info.run_id, "a", "b")
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait(30)
+    assert list(here.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+
+
+def wait_for(check: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if check():
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < end
+        time.sleep(0.1)
