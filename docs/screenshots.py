@@ -1,4 +1,4 @@
-"""Make the pictures of the README and the docs anew, from the demo's runs in real UIs: `make screenshots`."""
+"""Take the pictures of the README and the docs: the demo's runs on the real pages, as a newcomer sees them."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ def page_of(browser: Browser, width: int, height: int) -> Iterator[Page]:
 
 
 def keep(page: Page, name: str) -> None:
-    """Save what the page shows, once nothing moves any more."""
+    """Save the page as a picture, once nothing moves any more."""
     page.wait_for_timeout(4000)
     page.screenshot(path=PICTURES / f"{name}.png")
     print(PICTURES / f"{name}.png")
 
 
 def shoot_terminal(browser: Browser, folder: Path) -> None:
-    """`bridge ls`, as a terminal of 118 columns shows it."""
+    """Take a picture of `bridge ls` on a terminal of 80 columns."""
     from rich.console import Console
     from rich.text import Text
 
-    shown = bridge("ls", "demo-runs", folder=folder, COLUMNS="118", FORCE_COLOR="1")
-    console = Console(record=True, width=118, file=Path(os.devnull).open("w"))  # noqa: SIM115 - rich keeps it
+    shown = bridge("ls", "demo-runs", folder=folder, COLUMNS="80", FORCE_COLOR="1")
+    console = Console(record=True, width=80, file=Path(os.devnull).open("w"))  # noqa: SIM115 - rich keeps it
     console.print(Text("$ bridge ls demo-runs"))
     console.print(Text.from_ansi(shown))
     svg = folder / "ls.html"
     svg.write_text(f"<body style='margin:0'>{console.export_svg(title='bridge ls')}</body>")
-    with page_of(browser, 1180, 420) as page:
+    with page_of(browser, 900, 420) as page:
         page.goto(svg.as_uri())
         page.locator("svg").screenshot(path=PICTURES / "ls.png")
         print(PICTURES / "ls.png")
 
 
 def shoot_tensorboard(browser: Browser, address: str) -> None:
-    """TIME SERIES, IMAGES and HPARAMS."""
+    """Take pictures of TIME SERIES, IMAGES and HPARAMS."""
     with page_of(browser, 1240, 1010) as page:
         page.goto(f"{address}?darkMode=false&tagFilter=%28val%7Ctrain%29%2F%28acc%7Closs%29#timeseries")
         expect(page.locator("scalar-card").first).to_be_visible()
@@ -89,9 +89,6 @@ def shoot_tensorboard(browser: Browser, address: str) -> None:
         keep(page, "tensorboard-images")
         page.goto(f"{address}?darkMode=false#hparams")
         expect(page.get_by_role("gridcell", name="preempted").locator("visible=true").first).to_be_visible()
-        # Room for what matters: the table shows as many columns as fit.
-        for name in ("epoch", "lr", "train/acc", "train/loss"):
-            page.get_by_role("checkbox", name=name, exact=True).last.click()
         keep(page, "tensorboard-hparams")
 
 
@@ -103,12 +100,6 @@ def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
         # The assistant takes a third of the page; its pane is closed by the last button of its head.
         for close in page.get_by_role("button", name="Close", exact=False).all():
             close.click()
-        sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="digits-lr", exact=True)).first
-        sweep.get_by_role("button").first.click()
-        page.get_by_role("button", name="Columns").click()
-        for column in ("Dataset", "Models", "best/val/acc", "val/acc"):
-            page.get_by_title(column, exact=True).click()
-        page.keyboard.press("Escape")
         page.get_by_role("heading", name="Runs").click()
         keep(page, "mlflow-runs")
         shoot_mlflow_charts(page, address)
@@ -116,7 +107,7 @@ def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
 
 
 def shoot_mlflow_charts(page: Page, address: str) -> None:
-    """Accuracies and notices of all runs but the one that diverged: beside its 1e35 no other loss can be seen."""
+    """Take a picture of the charts without the run that diverged: beside its loss of 1e35 no other can be seen."""
     page.set_viewport_size({"width": 1500, "height": 1110})
     page.goto(f"{address}&compareRunsMode=CHART")
     page.get_by_role("searchbox", name="Search metric charts").fill("^(train|val)/(acc|loss)")
@@ -128,7 +119,7 @@ def shoot_mlflow_charts(page: Page, address: str) -> None:
 
 
 def shoot_mlflow_images(page: Page, run: str) -> None:
-    """Show what a run reads in its validation pictures, at their last step."""
+    """Take a picture of the step images of a run at their last step."""
     page.set_viewport_size({"width": 1500, "height": 1080})
     page.goto(f"{run}/model-metrics?workflowType=machine_learning")
     expect(page.get_by_role("heading", name="acc", exact=True).first).to_be_visible()
@@ -176,7 +167,7 @@ def main() -> None:
 
 
 def run_ids(folder: Path) -> dict[str, str]:
-    """MLflow's ids of the runs, by name."""
+    """Return MLflow's ids of the runs, by name."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
