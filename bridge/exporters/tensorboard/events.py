@@ -61,14 +61,8 @@ _MAX_CELLS = 262_144
 _MIN_TEMPLATE_ROWS = 64
 """Making a template costs about as much as it saves over this many rows."""
 
-_MAX_CACHED_TAGS = 256
-"""Templates with more tags are not cached. A template takes about 4 KiB per tag."""
-
-_LOOP_TAGS = 64
-"""Up to this many values per record, a loop over their bytes is faster than one look-up for all of them."""
-
-_LOOKUP_BYTES = 65_536
-"""Bytes looked up at once otherwise."""
+_FEW_TAGS, _MANY_TAGS = 256, 4096
+"""A template takes about 4 KiB per tag. Those of up to so many tags are cached: many small ones, few large ones."""
 
 _VARINT_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
@@ -345,12 +339,19 @@ def _value_prefix(tag: bytes) -> bytes:
 
 
 def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
-    # The runs of a sweep share their templates. Few but huge ones would fill the memory.
-    return _cached_template(tags, width) if len(tags) <= _MAX_CACHED_TAGS else RecordTemplate(tags, width)
+    """Return a template, from a cache if possible: the runs of a sweep share theirs."""
+    if len(tags) <= _FEW_TAGS:
+        return _small_template(tags, width)
+    return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
 
 
 @lru_cache(maxsize=64)
-def _cached_template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
+def _small_template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
+    return RecordTemplate(tags, width)
+
+
+@lru_cache(maxsize=4)
+def _large_template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
     return RecordTemplate(tags, width)
 
 
@@ -401,11 +402,8 @@ class RecordTemplate:
         sums = np.full(count, self._checksum, dtype=np.uint32)
         _add_bytes(sums, self._time_tables, seconds.view(np.uint8).reshape(count, 8).T)
         _add_bytes(sums, self._step_tables, digits)
-        if len(values) <= _LOOP_TAGS:
-            for tables, column in zip(self._value_tables, values, strict=True):
-                _add_bytes(sums, tables, column.view(np.uint8).reshape(count, 4).T)
-        else:
-            _add_wide_rows(sums, self._value_tables.reshape(-1), values)
+        for tables, column in zip(self._value_tables, values, strict=True):
+            _add_bytes(sums, tables, column.view(np.uint8).reshape(count, 4).T)
         self._column(records, self.length - FOOTER, "<u4")[:] = mask(sums)
         return records
 
@@ -436,18 +434,6 @@ def _add_bytes(sums: Words, tables: Words, columns: NDArray[np.uint8]) -> None:
         # A byte never exceeds its table. `clip` only spares numpy its own check and a second buffer.
         table.take(column, out=entries, mode="clip")
         sums ^= entries
-
-
-def _add_wide_rows(sums: Words, tables: Words, values: NDArray[np.float32]) -> None:
-    """Add to n checksums the table entries of k values each; `tables` is (k * 4 * 256,), `values` (k, n)."""
-    # (rows, 4 k): the bytes of some rows' values. `base` is where each byte's table begins in `tables`. So one look-up
-    # finds all entries, and a row's entries are joined by XOR.
-    columns = 4 * len(values)
-    base = np.arange(columns, dtype=np.intp) * 256
-    rows = max(1, _LOOKUP_BYTES // columns)
-    for start in range(0, len(sums), rows):
-        part = np.ascontiguousarray(values[:, start : start + rows].T).view(np.uint8)
-        sums[start : start + rows] ^= np.bitwise_xor.reduce(tables.take(part + base, mode="clip"), axis=1)
 
 
 # Texts, images and hyperparameters, with TensorBoard's own protocol buffers
