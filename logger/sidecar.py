@@ -8,6 +8,7 @@ Times are seconds since the epoch (ISO text is read too). JSON is strict: a non-
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import types
@@ -311,7 +312,7 @@ def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
         if container is dict:
             fields = dict.fromkeys(parts, inner[1])
         elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            fields = {field.name: field.type for field in msgspec.structs.fields(kind) if field.name in parts}
+            fields = {name: of for name, of in _field_types(kind).items() if name in parts}
         else:
             fields = None
         if fields is not None:
@@ -326,6 +327,12 @@ def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
         too_large = wanted == _in_words(value) or (kind is int and type(value) is int)
         problems.append((where, f"is too large for {wanted}" if too_large else f"is {_in_words(value)}, not {wanted}"))
     return found
+
+
+@functools.cache
+def _field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the types of a struct's fields by name. Finding them takes a millisecond."""
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
 
 
 def _scalar(value: Any, kind: Any) -> Any:

@@ -6,6 +6,7 @@ A folder stays its run's: its marker and state say whose it is, so a folder that
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -64,7 +65,7 @@ class TensorBoardExporter(Exporter):
         self._folders: dict[str, RunFolder] = {}
         self._touched: set[str] = set()
 
-    @property
+    @functools.cached_property
     def capabilities(self) -> Capabilities:
         """Return what event files can hold: series with increasing steps, values of 32 bits."""
         return Capabilities(

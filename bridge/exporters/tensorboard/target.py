@@ -157,8 +157,8 @@ class TensorBoardTarget:
 
         Yield its state, its damage as in `check_files`, and notes for the report.
         """
-        resolved = self._folder.resolve()
-        if resolved.is_relative_to(self._run.path):
+        resolved = os.path.realpath(self._folder)
+        if f"{resolved}/".startswith(f"{self._run.path}/"):
             raise TargetRefusedError(
                 f"The event files would go into the run directory itself: {resolved}.",
                 hint="Choose a --logdir outside the run directories.",
