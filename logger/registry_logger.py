@@ -256,13 +256,13 @@ class RegistryLogger(CSVLogger):
     @_hook
     def _finalize(self, status: str) -> None:
         writer, fit, self._fit = self._writer, self._fit, None
-        if was_pruned(sys.exc_info()[1]) and writer.is_fit:
-            writer.tags = [*writer.tags, "pruned"]
         trainer = fit[0]() if fit is not None else None
         if fit is not None and trainer is not None and trainer.global_step == fit[1] and writer.fit_can_be_abandoned:
             writer.abandon_fit()
-        else:
-            writer.finalize(status)
+            return
+        if was_pruned(sys.exc_info()[1]) and writer.is_fit:
+            writer.tags = [*writer.tags, "pruned"]
+        writer.finalize(status)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy.

@@ -19,7 +19,7 @@ OLDEST = "2.4.0"
 pytestmark = pytest.mark.timeout(1800)  # half a gigabyte is unpacked
 
 PROGRAM = """
-import importlib.util, json, pathlib, sys, warnings
+import importlib.util, inspect, json, pathlib, sys, warnings
 for name in ("mlflow", "tensorboard", "tensorboardX", "omegaconf", "av"):
     assert importlib.util.find_spec(name) is None, name
 import logger
@@ -59,7 +59,9 @@ look = small_model(lightning.pytorch, each_step=lambda model, batch: seen.append
 resumed = RegistryLogger(sys.argv[3], "r2")
 trainer(lightning.pytorch, resumed, max_epochs=1).validate(look, data(), verbose=False)
 again = RegistryLogger(sys.argv[3], "r2")
-trainer(lightning.pytorch, again, max_epochs=1, enable_autolog_hparams=False).fit(look, data(), data())
+options = inspect.signature(lightning.pytorch.Trainer.__init__).parameters
+quiet = {"enable_autolog_hparams": False} if "enable_autolog_hparams" in options else {}
+trainer(lightning.pytorch, again, max_epochs=1, **quiet).fit(look, data(), data())
 found = json.loads(pathlib.Path(sys.argv[3], "sidecar.json").read_text())
 assert found["status"] == "completed" and [s.get("fit") for s in found["sessions"]] == [True, True], found
 print(lightning.__version__)
