@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect, sync_playwright
-
-from bridge.exporters import find_exporter
-from bridge.view import free_port, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +37,19 @@ def bridge(*arguments: str, folder: Path, **environment: str) -> str:
     return subprocess.run(
         command, cwd=folder, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
+
+
+@contextmanager
+def view(*arguments: str, folder: Path) -> Iterator[str]:
+    """Run `bridge view` while the block runs; yield the address that it prints."""
+    command = [sys.executable, "-m", "bridge", "view", *arguments, "--no-open"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -139,7 +150,7 @@ def shoot_mlflow_images(page: Page, run: str) -> None:
 
 
 def main() -> None:
-    """Train the demo's runs, export them, and take all pictures."""
+    """Train the demo's runs and take all pictures."""
     PICTURES.mkdir(exist_ok=True)
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
@@ -147,22 +158,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         bridge("demo", "demo-runs", folder=folder)
-        board = find_exporter("tensorboard")(logdir=folder / "tb")
-        flow = find_exporter("mlflow")(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment=EXPERIMENT)
-        bridge("export", "demo-runs", "--to", "tensorboard", "--logdir", "tb", folder=folder)
-        bridge(
-            "export", "demo-runs", "--to", "mlflow", "--best", "val/acc:max",
-            "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--experiment", EXPERIMENT, folder=folder,
-        )  # fmt: skip
+        database = f"sqlite:///{folder / 'mlflow.db'}"
+        target = ("--to", "mlflow", "--tracking-uri", database, "--experiment", EXPERIMENT, "--best", "val/acc:max")
         expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         shoot_terminal(browser, folder)
-        shown = board.interface(free_port(None, usual=6006))  # type: ignore[attr-defined]
-        with serve(shown, folder / "tensorboard.log"):
-            shoot_tensorboard(browser, shown.address)
-        shown = flow.interface(free_port(None, usual=5000))  # type: ignore[attr-defined]
-        with serve(shown, folder / "mlflow.log"):
-            shoot_mlflow(browser, shown.address, run_ids(folder))
+        with view("demo-runs", "--to", "tensorboard", folder=folder) as address:
+            shoot_tensorboard(browser, address)
+        with view("demo-runs", *target, folder=folder) as address:
+            shoot_mlflow(browser, address, run_ids(folder))
         browser.close()
 
 

@@ -148,7 +148,7 @@ def _view_live(
     with exporter.serve_live(live, host=how.host, port=port, edit=how.edit) as address:
         out.result(address)
         out.result(f"From another machine first: {tunnel(port)}")
-        out.say(f"{counted(found, 'run')}, read as they are at each look. Press Ctrl-C to stop.")
+        out.say(f"This page shows {counted(found, 'run')} as the files are now. Press Ctrl-C to stop.")
         if how.open:
             click.launch(address)
         while True:
