@@ -316,7 +316,7 @@ class Scan:
 
     `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte
     `end` of `size`. `last_columns` is the last header line, another one if files were concatenated. If `quoted`, a row
-    may be more than one line; if `may_hold_headers`, header lines were looked for among the rows.
+    may be more than one line; if `odd_lines`, there may be header lines or blank lines among the rows.
     """
 
     columns: tuple[str, ...] = ()
@@ -326,7 +326,7 @@ class Scan:
     end: int = 0
     size: int = 0
     quoted: bool = False
-    may_hold_headers: bool = False
+    odd_lines: bool = False
     several_headers: bool = False
 
 
@@ -364,24 +364,24 @@ def scan(path: Path) -> Scan:
             return Scan(size=size)
         file.seek(start)
         quotes, rows, at, end = Quotes(), 0, start, start
-        may_hold_headers, tail = False, b"\n"
+        odd_lines, tail = False, b"\n"
         while chunk := file.read(_CHUNK):
             for piece, inside in quotes.pieces(chunk):
                 ends = 0 if inside else piece.count(b"\n")
                 if ends:
                     rows, end = rows + ends, at + piece.rfind(b"\n") + 1
                 at += len(piece)
-            may_hold_headers = may_hold_headers or _may_hold_header(tail + chunk)
+            odd_lines = odd_lines or _may_hold_odd_lines(tail + chunk)
             tail = chunk[-8:]
-    may_hold_headers = may_hold_headers or "step" not in columns
-    found = Scan(columns, columns, start, rows, end, size, quoted=quotes.any, may_hold_headers=may_hold_headers)
-    if not may_hold_headers:
+    odd_lines = odd_lines or "step" not in columns
+    found = Scan(columns, columns, start, rows, end, size, quoted=quotes.any, odd_lines=odd_lines)
+    if not odd_lines:
         return found
     rows, headers, last = 0, 1, columns
     for cells, good in _cells(path, found):
         if good and _is_header(cells, last):
             headers, last = headers + 1, tuple(cells)
-        else:
+        elif cells:
             rows += 1
     return dataclasses.replace(found, last_columns=last, rows=rows, several_headers=headers > 1)
 
@@ -401,14 +401,14 @@ def records(path: Path, found: Scan, *, skip: int = 0) -> Iterator[Record]:
     A header line among them is no row, and names the columns below it.
     """
     columns = found.columns
-    by_lines = not found.quoted and not found.may_hold_headers
+    by_lines = not found.quoted and not found.odd_lines
     number = skip if by_lines else 0
     for cells, good in _cells(path, found, skip_lines=number):
-        if found.may_hold_headers and good and _is_header(cells, columns):
+        if found.odd_lines and good and _is_header(cells, columns):
             columns = tuple(cells)
             continue
-        number += 1
-        if number > skip:
+        number += bool(cells)  # a blank line is no row
+        if cells and number > skip:
             yield Record(columns, cells, good and len(cells) == len(columns))
 
 
@@ -532,8 +532,10 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
-def _may_hold_header(chunk: bytes) -> bool:
-    """Return whether a cell of `chunk` is the word `step`, as in a header line (it may also be a cell of text)."""
+def _may_hold_odd_lines(chunk: bytes) -> bool:
+    """Return whether a line of `chunk` may be blank, or a header: a cell is the word `step` (it may also be text)."""
+    if b"\n\n" in chunk or b"\n\r\n" in chunk:
+        return True
     at = chunk.find(b"step")
     while at >= 0:
         if chunk[at - 1 : at] in (b",", b"\n", b'"') and chunk[at + 4 : at + 5] in (b",", b"\r", b"\n", b'"'):

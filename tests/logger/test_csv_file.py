@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logger.csv_file import MetricsFile, Quotes
+from logger.csv_file import MetricsFile, Quotes, records
 from logger.row import Row
 from tests.logger.rows import media, read_rows, sidecar
 
@@ -138,6 +138,17 @@ def test_blank_lines_before_the_header_wipe_nothing(tmp_path: Path) -> None:
     file = metrics_file(tmp_path)
     file.resume()
     assert (file.columns, file.rows, (tmp_path / "metrics.csv").read_bytes()) == (["step", "a"], 1, body)
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    """They are not counted, and stay where they are."""
+    body = b"step,a\r\n\r\n0,1\r\n\n\n1,2\r\n"
+    (tmp_path / "metrics.csv").write_bytes(body)
+    file = metrics_file(tmp_path)
+    found = file.resume()
+    assert (file.rows, [record.cells for record in records(file.path, found, skip=1)]) == (2, [["1", "2"]])
+    file.append(rows({"a": 3}, start=2))
+    assert (tmp_path / "metrics.csv").read_bytes() == body + b"2,3\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
