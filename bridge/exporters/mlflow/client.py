@@ -567,6 +567,15 @@ class MlflowApi:
         found = self.call("search_experiments", view_type=ViewType.ALL, filter_string=search, order_by=order)
         return _experiment(found[0]) if found else None
 
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        return dict(self.call("get_experiment", experiment_id).tags)
+
+    def set_experiment_tags(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment."""
+        for key, value in tags.items():
+            self.call("set_experiment_tag", experiment_id, key, value)
+
     def create_experiment(self, name: str, artifacts: str | None, tags: Mapping[str, str]) -> Experiment:
         """Return the experiment of this name. Create it unless it exists, perhaps since a moment ago."""
         try:
@@ -586,13 +595,11 @@ class MlflowApi:
         wanted = set(values)
         quoted = {text: _quoted(text) for text in wanted}
         if len(wanted) > _MOST_SINGLE_SEARCHES or any(text is None for text in quoted.values()):
-            found = self._search(f"tags.`{key}` LIKE '%'", experiment_ids)
+            found = self.search(f"tags.`{key}` LIKE '%'", experiment_ids)
             return [run for run in found if run.tags.get(key) in wanted]
-        return [
-            run for text in sorted(wanted) for run in self._search(f"tags.`{key}` = {quoted[text]}", experiment_ids)
-        ]
+        return [run for text in sorted(wanted) for run in self.search(f"tags.`{key}` = {quoted[text]}", experiment_ids)]
 
-    def _search(self, filter_string: str, experiment_ids: Sequence[str]) -> Iterator[FoundRun]:
+    def search(self, filter_string: str, experiment_ids: Sequence[str]) -> Iterator[FoundRun]:
         """Yield all runs, deleted ones too, that match `filter_string`, page by page."""
         from mlflow.entities import ViewType
 

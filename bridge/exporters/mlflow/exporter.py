@@ -14,8 +14,9 @@ from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, signature
+from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.target import MlflowTarget
+from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
 from bridge.files import cache_dir, fingerprint
 from bridge.view import serve
 
@@ -33,6 +34,7 @@ _API = Capabilities(
     infinities=False,
     statuses=STATUSES,
     clears_end=False,
+    adjusts=frozenset(ADJUSTED_OPTIONS),
     media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
 )
 _DATABASE = replace(_API, threads=False, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
@@ -113,13 +115,16 @@ class MlflowExporter:
         stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
         if "start" in stale and self._store.database is None and "start" in cursor.sent:
             stale.remove("start")  # MLflow's API cannot move it
+        options = content.differences()
+        stale += [name for name in ADJUSTED_OPTIONS if cursor.content.get(name) != options.get(name)]
         if cursor.extra.get("no_files") and not self._store.address.is_server:
             return stale
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, content).items() if files.get(name) != signature(file)]
         if cursor.extra.get("pending"):
             stale.append("files that could not be stored")
-        if content.checkpoints and cursor.extra.get("checkpoints", {}) != checkpoint_signatures(run):
+        sent_checkpoints = cursor.extra.get("checkpoints", {})
+        if content.checkpoints and "checkpoints" not in stale and sent_checkpoints != checkpoint_signatures(run):
             stale.append("checkpoints")
         return stale
 
@@ -133,30 +138,34 @@ class MlflowExporter:
         return MlflowTarget(self._store, run, content, self._latest)
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """Delete duplicate runs and abandoned rebuilds, and update the sweeps whose runs have changed."""
+        """Delete duplicate runs and abandoned rebuilds. Update the sweeps and saved views of runs that have changed."""
         for candidates in self._at_start.values():
             if candidates.target is not None:
                 for extra in (*candidates.extras, *candidates.abandoned):
                     why = {} if extra.superseded else {Tag.DUPLICATE_OF: candidates.target.run_id}
                     self._store.soft_delete(extra.run_id, why)
-        members = [run for run in runs if not content.flat and sweep_of(run) and run.identity in self._at_start]
-        if not members:
+        looked_at = [run for run in runs if run.identity in self._at_start]
+        if self._store.is_absent or not looked_at:
             return ()
-        now = self._store.find(members)
-        changed = {
-            (target.experiment_id, str(sweep_of(run)))
-            for run in members
+        now = self._store.find(looked_at)
+        changed = [
+            (run, target)
+            for run in looked_at
             if (target := now[run.identity].target) is not None
             and _version(self._at_start[run.identity]) != _version(now[run.identity])
-        }
-        settled = [Sweep(self._store, experiment, name).settle() for experiment, name in sorted(changed)]
-        return [notice for notice in settled if notice is not None]
+        ]
+        members = {(target.experiment_id, sweep_of(run)) for run, target in changed if not content.flat}
+        notices = [Sweep(self._store, home, name).settle() for home, name in sorted(_named(members))]
+        notices += [update_view(self._store, home) for home in sorted({target.experiment_id for _, target in changed})]
+        return [notice for notice in notices if notice is not None]
 
     def interface(self, port: int) -> Interface:
         """Return how to show MLflow's page: on the server that runs already, or on one that is to be started."""
         naming, address = self._store.naming, self._store.address
         found = None if naming.varies else self._store.experiment(naming.template)
         page = "" if found is None else f"/{found.id}/runs?workflowType=machine_learning"
+        if found is not None and has_view(self._store.experiment_tags(found.id)):
+            page += f"&viewStateShareKey={VIEW_KEY}"
         if address.is_server:
             return Interface(address=address.page(page), probe=f"{address.uri}/health")
         # The address of the database is not on the command line, which everybody on this machine can read.
@@ -216,6 +225,10 @@ _SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE
 
 def _server_command(host: str, port: int) -> tuple[str, ...]:
     return (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1")
+
+
+def _named(members: set[tuple[str, str | None]]) -> list[tuple[str, str]]:
+    return [(home, name) for home, name in members if name is not None]
 
 
 def _version(candidates: Candidates) -> tuple[str | None, ...]:

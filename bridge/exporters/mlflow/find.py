@@ -446,6 +446,14 @@ class MlflowStore:
             return None
         return Path(path)
 
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        return (self.database or self.api).experiment_tags(experiment_id)
+
+    def set_experiment_tags(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment."""
+        (self.database or self.api).set_experiment_tags(experiment_id, tags)
+
     def takes_files(self, experiment: Experiment) -> bool:
         """Return False if artifacts cannot be stored, because a server keeps them and only its database is given."""
         return self.address.is_server or not experiment.artifacts.startswith("mlflow-artifacts:")
@@ -497,6 +505,13 @@ class MlflowStore:
         if database is None:
             return self.api.runs_with_tag(key, [value], [experiment_id])
         return database.runs_in_full(having=(key, [value]), experiment_ids=[experiment_id])
+
+    def all_runs(self, experiment_id: str) -> list[FoundRun]:
+        """Return all of the bridge's runs in an experiment, with all that they hold."""
+        database = self.database
+        if database is None:
+            return list(self.api.search(f"tags.`{Tag.UID}` LIKE '%'", [experiment_id]))
+        return database.runs_in_full(having=(Tag.UID, None), experiment_ids=[experiment_id])
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics."""

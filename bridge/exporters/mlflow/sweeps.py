@@ -1,36 +1,42 @@
-"""Sweeps: one parent run for each, its children nested below it, and tags that summarise the children."""
+"""Sweeps: one parent run for each, its children nested below it, and a summary of the children as its description."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bridge.errors import ConflictError, NewerFormatError
-from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean
+from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
 from bridge.exporters.mlflow.find import Candidates, cursor_of
+from bridge.exporters.mlflow.saved_view import typical_metrics
 from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
-from bridge.model import Notice, NoticeKind
+from bridge.model import Block, Notice, NoticeKind
 from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.find import MlflowStore
 
-SUMMARY = f"{Tag.SWEEP}."
-"""The beginning of the keys that summarise a sweep."""
+_NOTES_DIGEST = f"{Tag.SWEEP}_notes"
+"""The hidden tag with the digest of a parent's description as the bridge wrote it."""
 
 _MOST_LOOKS = 6
+_MOST_SETTINGS = 6
+_MOST_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The sweep `name` in one experiment. Whoever needs its parent first creates it, without params and metrics."""
+    """The sweep `name` in one experiment. Whoever needs its parent first creates it."""
 
     store: MlflowStore
     experiment_id: str
@@ -80,19 +86,18 @@ class Sweep:
 
         Look again after writing until nothing has changed. So of several exports at once the last to look is right.
         """
-        written: dict[str, str] | None = None
+        written: Summary | None = None
         for _ in range(_MOST_LOOKS):
             candidates = self._keep_one()
             if candidates.target is None:
                 if candidates.deleted is None:
                     return None
                 return Notice(NoticeKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
-            children = self._children(candidates)
-            tags = summary_of(children, bests_of(children))
-            if tags == written:
+            summary = Summary.of(self._children(candidates))
+            if summary == written:
                 return None
-            self._write(candidates.target, tags, children)
-            written = tags
+            self._write(candidates.target, summary)
+            written = summary
         return None
 
     def _children(self, candidates: Candidates) -> list[FoundRun]:
@@ -109,20 +114,152 @@ class Sweep:
                 found.append(child)
         return found
 
-    def _write(self, parent: FoundRun, tags: Mapping[str, str], children: Sequence[FoundRun]) -> None:
+    def _write(self, parent: FoundRun, summary: Summary) -> None:
+        """Write the summary into the parent: its row, its description unless a person changed that, its metrics."""
+        children = summary.children
         if not children:
             return
         running = any(child.status == "RUNNING" for child in children)
         ends = [child.end for child in children if child.end is not None]
-        row = RunRow(
-            status="RUNNING" if running else "FINISHED",
-            name=parent.name,
-            start=min(child.start or 0 for child in children),
-            end=None if running or not ends else max(ends),
+        start = min(child.start or 0 for child in children)
+        end = None if running or not ends else max(ends)
+        row = RunRow("RUNNING" if running else "FINISHED", parent.name, start, end)
+        notes, held = summary.description(self.experiment_id), parent.tags.get(Tag.NOTES, "")
+        tags = {}
+        if digest(held) == parent.tags.get(_NOTES_DIGEST, digest("")):
+            tags = {Tag.NOTES: notes, _NOTES_DIGEST: digest(notes)}
+        values = {key: value for key, value in summary.metrics().items() if parent.metrics.get(key) != value}
+        step = 0
+        if self.store.database is None and values:
+            # Points cannot be deleted there, and MLflow shows the one of the highest step.
+            step = max(len(self.store.api.history(parent.run_id, key)) for key in values)
+        update = RunUpdate(
+            expected_cursor=None,
+            blocks=[_one_row(values, step, max(ends, default=start) / 1000.0)] if values else [],
+            names={key: key for key in values},
+            deleted_keys=sorted(set(values) & set(parent.metrics)) if self.store.database is not None else [],
+            tags=tags,
+            row=row,
         )
-        gone = sorted(key for key in parent.tags if key.startswith(SUMMARY) and key not in tags)
-        update = RunUpdate(expected_cursor=None, tags=tags, deleted_tags=gone, row=row)
         self.store.writer.write(parent.run_id, update)
+
+
+def _one_row(values: Mapping[str, float], step: int, time: float) -> Block:
+    """Return one row of metrics as a block."""
+    column = np.array([[value] for value in values.values()], dtype=np.float64)
+    row = np.zeros(1, dtype=np.int64)
+    return Block(tuple(values), row, row + step, np.array([time]), column, np.ones(column.shape, dtype=np.bool_))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSummary:
+    """The values of one metric over the children that have it: `best` is the id of the best child."""
+
+    key: str
+    sign: int
+    values: Mapping[str, float]
+
+    @property
+    def best(self) -> str:
+        """Return the id of the best child, of equal ones the smallest."""
+        return max(sorted(self.values), key=lambda run_id: self.sign * self.values[run_id])
+
+    def cells(self, names: Mapping[str, str], experiment_id: str) -> list[str]:
+        """Return the cells of the metric's row in the description."""
+        numbers = self.values.values()
+        link = f"[{_escaped(names[self.best])}](#/experiments/{experiment_id}/runs/{self.best})"
+        return [_escaped(self.key), _mean_and_std(numbers), _number(min(numbers)), _number(max(numbers)), link]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The summary of a sweep's children, by status and by metric."""
+
+    children: tuple[FoundRun, ...]
+    table: tuple[MetricSummary, ...]
+
+    @classmethod
+    def of(cls, children: Sequence[FoundRun]) -> Summary:
+        """Return the summary of `children`: of the metrics that `--best` names, else of two typical ones."""
+        bests = bests_of(children) or {
+            key: -1 if re.search("loss|err|mse|mae|perplexity", key.lower()) else 1 for key in typical_metrics(children)
+        }
+        table = []
+        for metric, sign in bests.items():
+            values = {child.run_id: _value(child, metric) for child in children}
+            numbers = {run_id: value for run_id, value in values.items() if value is not None}
+            if numbers:
+                table.append(MetricSummary(clean(metric), sign, numbers))
+        return cls(tuple(children), tuple(table))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the parent's own metrics: the mean of each metric, and its best value."""
+        found = {}
+        for metric in self.table:
+            found[metric.key] = statistics.fmean(metric.values.values())
+            found[clean(f"{metric.key}.best")] = metric.values[metric.best]
+        return found
+
+    def description(self, experiment_id: str) -> str:
+        """Return the parent's description: children by status, statistics of each metric, groups of equal settings."""
+        states = Counter(child.tags.get(Tag.STATUS) or STATUS_OF_WORD.get(child.status, "") for child in self.children)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        parts = [f"{len(self.children)} runs: {counts}"]
+        names = {child.run_id: child.name for child in self.children}
+        rows = [metric.cells(names, experiment_id) for metric in self.table]
+        if rows:
+            parts.append(_markdown(["metric", "mean ± std", "min", "max", "best run"], rows))
+        groups = self._groups()
+        if groups:
+            keys = sorted({key for settings, _ in groups for key in settings})[:_MOST_SETTINGS]
+            rows = [
+                [*(_escaped(settings.get(key, "")) for key in keys), str(len(ids)), *self._means(ids)]
+                for settings, ids in groups
+            ]
+            heads = [*map(_escaped, keys), "runs", *(_escaped(metric.key) for metric in self.table)]
+            parts.append("Runs that differ in the seed alone, together:\n\n" + _markdown(heads, rows))
+        return "\n\n".join(parts)
+
+    def _groups(self) -> list[tuple[dict[str, str], list[str]]]:
+        """Return the settings that differ, but for seeds, with the runs of each; none if no two runs share them."""
+        keys = {key for child in self.children for key in child.params if not _is_seed(key)}
+        differing = sorted(key for key in keys if len({child.params.get(key) for child in self.children}) > 1)
+        if not any(_is_seed(key) for child in self.children for key in child.params):
+            return []
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for child in self.children:
+            groups.setdefault(tuple(child.params.get(key, "") for key in differing), []).append(child.run_id)
+        if len(groups) == len(self.children):
+            return []
+        return [(dict(zip(differing, values, strict=True)), ids) for values, ids in sorted(groups.items())]
+
+    def _means(self, ids: Sequence[str]) -> list[str]:
+        of_group = [[m.values[run_id] for run_id in ids if run_id in m.values] for m in self.table]
+        return [_mean_and_std(numbers) if numbers else "" for numbers in of_group]
+
+
+def _is_seed(key: str) -> bool:
+    return "seed" in key.lower().rpartition(".")[2]
+
+
+def _mean_and_std(values: Collection[float]) -> str:
+    """Return mean and sample standard deviation."""
+    mean = _number(statistics.fmean(values))
+    return f"{mean} ± {_number(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows[:_MOST_ROWS]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escaped(text: str) -> str:
+    """Return `text` for a cell of a Markdown table."""
+    return re.sub(r"([\\|\[\]<>*_`])", r"\\\1", text.replace("\n", " "))
 
 
 def bests_of(children: Sequence[FoundRun]) -> dict[str, int]:
@@ -141,30 +278,6 @@ def _best_option(child: FoundRun) -> list[str]:
     except NewerFormatError:
         return []
     return list(cursor.content.get("best", ())) if cursor is not None else []
-
-
-def summary_of(children: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, str]:
-    """Return the summary of the children as tags: their number, in all and by status, and statistics of `bests`.
-
-    The statistics are mean, sample standard deviation, best value and best child, over the children with a value.
-    """
-    states = Counter(child.tags.get(Tag.STATUS) or STATUS_OF_WORD.get(child.status, "") for child in children)
-    tags = {f"{SUMMARY}runs": str(len(children))}
-    tags |= {clean(f"{SUMMARY}{state}"): str(count) for state, count in states.items()}
-    for metric, sign in sorted(bests.items()):
-        values = {child.run_id: _value(child, metric) for child in children}
-        numbers = {run_id: value for run_id, value in values.items() if value is not None}
-        if not numbers:
-            continue
-        winner = max(sorted(numbers), key=lambda run_id: sign * numbers[run_id])
-        statistics_of = {
-            "mean": repr(statistics.fmean(numbers.values())),
-            "std": repr(statistics.stdev(numbers.values()) if len(numbers) > 1 else 0.0),
-            "best": repr(numbers[winner]),
-            "best_run": winner,
-        }
-        tags |= {clean(f"{SUMMARY}{metric}.{name}"): value for name, value in statistics_of.items()}
-    return tags
 
 
 def _value(child: FoundRun, metric: str) -> float | None:

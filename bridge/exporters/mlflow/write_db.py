@@ -287,11 +287,12 @@ class Database:
         keys: Sequence[str] | None = None,
         *,
         experiment_ids: Sequence[str] | None = None,
-        having: tuple[str, Sequence[str]] | None = None,
+        having: tuple[str, Sequence[str] | None] | None = None,
     ) -> list[FoundRun]:
         """Return all runs, deleted ones too, that have at least one tag of `keys`, with these tags, in one select.
 
-        None stands for all tags. `experiment_ids` and `having` (a tag and its possible values) narrow the runs down.
+        None stands for all tags. `experiment_ids` and `having` (a tag, and its possible values or None for any) narrow
+        the runs down.
         """
         conditions, values = ["1 = 1"], dict[str, object]()
         if keys is not None:
@@ -301,8 +302,9 @@ class Database:
             conditions.append("r.experiment_id IN :experiments")
             values["experiments"] = [int(experiment_id) for experiment_id in experiment_ids]
         if having is not None:
-            conditions.append("r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having AND value IN :values)")
-            values |= {"having": having[0], "values": list(having[1])}
+            one_of = "" if having[1] is None else " AND value IN :values"
+            conditions.append(f"r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having{one_of})")
+            values |= {"having": having[0]} | ({} if having[1] is None else {"values": list(having[1])})
         return self._runs(" AND ".join(conditions), values, asked=None if keys is None else frozenset(keys))
 
     def _runs(self, condition: str, values: Mapping[str, object], asked: frozenset[str] | None) -> list[FoundRun]:
@@ -327,27 +329,50 @@ class Database:
         return list(found.values())
 
     def runs_in_full(
-        self, *, having: tuple[str, Sequence[str]], experiment_ids: Sequence[str] | None = None
+        self, *, having: tuple[str, Sequence[str] | None], experiment_ids: Sequence[str] | None = None
     ) -> list[FoundRun]:
         """Return all runs that have one of these tags, with all their tags, params and latest metrics."""
-        return [self._with_contents(run) for run in self.runs(experiment_ids=experiment_ids, having=having)]
+        return self._with_contents(self.runs(experiment_ids=experiment_ids, having=having))
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics."""
-        found = self._runs("r.run_uuid = :run", {"run": run_id}, None)
+        found = self._with_contents(self._runs("r.run_uuid = :run", {"run": run_id}, None))
         if not found:
             raise ConflictError(f"MLflow run {run_id} is gone.", hint="Export again.")
-        return self._with_contents(found[0])
+        return found[0]
 
-    def _with_contents(self, run: FoundRun) -> FoundRun:
+    def _with_contents(self, runs: Sequence[FoundRun]) -> list[FoundRun]:
+        params: dict[str, dict[str, str]] = {run.run_id: {} for run in runs}
+        metrics: dict[str, dict[str, float]] = {run.run_id: {} for run in runs}
+        ids = list(params)
         with _translate_errors(self._engine), self._engine.connect() as connection:
-            params = _select(connection, "SELECT key, value FROM params WHERE run_uuid = :run", run=run.run_id)
-            sql = "SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = :run"
-            metrics = _select(connection, sql, run=run.run_id)
-        latest = {row[0]: float("nan") if row[2] else float(row[1]) for row in metrics}
-        return replace(run, params={row[0]: row[1] for row in params}, metrics=latest)
+            for at in range(0, len(ids), _RUNS_AT_ONCE):
+                some = ids[at : at + _RUNS_AT_ONCE]
+                sql = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN :runs"
+                for run_id, key, value in _select(connection, sql, runs=some):
+                    params[run_id][key] = value
+                sql = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :runs"
+                for run_id, key, value, is_nan in _select(connection, sql, runs=some):
+                    metrics[run_id][key] = float("nan") if is_nan else float(value)
+        return [replace(run, params=params[run.run_id], metrics=metrics[run.run_id]) for run in runs]
+
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        sql = "SELECT key, value FROM experiment_tags WHERE experiment_id = :experiment"
+        with _translate_errors(self._engine), self._engine.connect() as connection:
+            return {row[0]: row[1] or "" for row in _select(connection, sql, experiment=int(experiment_id))}
 
     # Writing
+
+    def set_experiment_tags(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment."""
+        sql = (
+            "INSERT INTO experiment_tags (key, value, experiment_id) VALUES (:key, :value, :experiment) "
+            "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value"
+        )
+        rows = [{"key": key, "value": value, "experiment": int(experiment_id)} for key, value in sorted(tags.items())]
+        with _translate_errors(self._engine), self._transaction() as connection:
+            connection.execute(_statement(sql), rows)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, whatever its cursor says."""
@@ -461,6 +486,7 @@ def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None
 # The tables of one run
 
 _KEYS_AT_ONCE = 500
+_RUNS_AT_ONCE = 500
 _LONGEST_USER = 256
 """Characters of the column. The tag `mlflow.user`, which the UI shows, holds more."""
 

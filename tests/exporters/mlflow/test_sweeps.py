@@ -6,14 +6,18 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from bridge.exporters.mlflow.facts import Tag
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
+from tests.exporters.mlflow.conftest import Store
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
     from bridge.model import Run
-    from tests.exporters.mlflow.conftest import Store
 
 BEST = ContentOptions(best=("acc:max",))
 
@@ -26,34 +30,64 @@ def _rows(value: float) -> list[dict[str, float]]:
     return [{"step": 0, "acc": value}, {"step": 1, "acc": value - 0.5}]
 
 
-def test_children_are_nested_below_one_parent_with_what_they_came_to(store: Store) -> None:
-    """The parent has neither params nor metrics; its tags count by status and tell mean, std and the best child."""
+def _parent(store: Store) -> MlflowRun:
+    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    return parent
+
+
+def test_children_are_nested_below_one_parent_with_a_summary(store: Store) -> None:
+    """Its description counts them by status and has mean, min, max and the best child; its metrics mean and best."""
     store.export(_child(1), _rows(0.6), content=BEST)
     store.export(_child(2, status=Status.FAILED), _rows(0.9), content=BEST)
     store.export(_child(3), [], content=BEST)
-    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    children = {run.info.run_name: run for run in store.runs() if run is not parent and Tag.UID in run.data.tags}
+    parent = _parent(store)
+    children = {run.info.run_name: run for run in store.runs() if Tag.UID in run.data.tags}
     assert {run.data.tags[Tag.PARENT] for run in children.values()} == {parent.info.run_id}
-    assert (parent.info.run_name, parent.data.params, parent.data.metrics) == ("lr-scan", {}, {})
+    assert (parent.info.run_name, parent.data.params) == ("lr-scan", {})
     assert (parent.info.status, parent.info.start_time, parent.info.end_time) == (
         "FINISHED",
         1775822401000,
         1775826000000,
     )
-    tags = {key: value for key, value in parent.data.tags.items() if key.startswith("mlflow.bridge.sweep.")}
-    assert tags == {
-        "mlflow.bridge.sweep.runs": "3",
-        "mlflow.bridge.sweep.completed": "2",
-        "mlflow.bridge.sweep.failed": "1",
-        "mlflow.bridge.sweep.acc.mean": "0.75",
-        "mlflow.bridge.sweep.acc.std": repr(statistics.stdev([0.6, 0.9])),
-        "mlflow.bridge.sweep.acc.best": "0.9",
-        "mlflow.bridge.sweep.acc.best_run": children["trial-2"].info.run_id,
-    }
+    assert parent.data.metrics == {"acc": 0.75, "acc.best": 0.9}
+    best = children["trial-2"].info
+    assert parent.data.tags["mlflow.note.content"] == (
+        "3 runs: 2 completed, 1 failed\n\n"
+        "| metric | mean ± std | min | max | best run |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        f"| acc | 0.75 ± 0.2121 | 0.6 | 0.9 | [trial-2](#/experiments/{best.experiment_id}/runs/{best.run_id}) |"
+    )
 
 
-def test_what_the_children_came_to_does_not_depend_on_who_is_exported_last(store: Store) -> None:
-    """A child that is made anew without `--best` leaves the others theirs, and counts with its last value."""
+@pytest.mark.parametrize("kind", ["sqlite", "server"])
+def test_a_summary_follows_its_children(
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path, kind: str
+) -> None:
+    """Also downwards, where MLflow would keep the greatest of equal steps; a changed description is left alone."""
+    if kind == "server":
+        store = Store(request.getfixturevalue("mlflow_server").uri, experiment=f"sweep-{tmp_path.name}")
+    store.export(_child(1), _rows(0.9))
+    assert _parent(store).data.metrics == {"acc": 0.4, "acc.best": 0.4}
+    store.export(_child(2), _rows(0.7))
+    assert _parent(store).data.metrics == {"acc": statistics.fmean([0.4, 0.7 - 0.5]), "acc.best": 0.4}
+    store.client.set_tag(_parent(store).info.run_id, "mlflow.note.content", "mine")
+    store.export(_child(3), _rows(0.8))
+    assert _parent(store).data.tags["mlflow.note.content"] == "mine"
+
+
+def test_runs_that_differ_in_the_seed_alone_are_grouped(store: Store) -> None:
+    """With mean and standard deviation of each group."""
+    for number, (lr, seed, value) in enumerate([(0.1, 1, 0.6), (0.1, 2, 0.8), (0.2, 1, 0.9)]):
+        child = _child(number, params={"opt.lr": lr, "data.seed": seed})
+        store.export(child, _rows(value), content=BEST)
+    notes = _parent(store).data.tags["mlflow.note.content"]
+    assert notes.partition("together:\n\n")[2] == (
+        "| opt.lr | runs | acc |\n| --- | --- | --- |\n| 0.1 | 2 | 0.7 ± 0.1414 |\n| 0.2 | 1 | 0.9 |"
+    )
+
+
+def test_a_summary_does_not_depend_on_who_is_exported_last(store: Store) -> None:
+    """A child that is rebuilt without `--best` leaves the others theirs, and counts with its last value."""
     for number, value in ((1, 0.6), (2, 0.9), (3, 0.7)):
         store.export(_child(number), _rows(value), content=BEST)
     with store.exporter() as exporter:
@@ -61,15 +95,9 @@ def test_what_the_children_came_to_does_not_depend_on_who_is_exported_last(store
         exporter.cursors([_child(3)])
         exporter.open(_child(3), ContentOptions()).rebuild([delta_of(_child(3), _rows(0.7))])
         exporter.finish([_child(3)], ContentOptions())
-    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    names = {run.info.run_id: run.info.run_name for run in store.runs()}
-    tags = {key.removeprefix("mlflow.bridge.sweep."): value for key, value in parent.data.tags.items()}
-    assert names[tags["acc.best_run"]] == "trial-2"
-    assert (tags["runs"], tags["acc.best"], tags["acc.mean"]) == (
-        "3",
-        "0.9",
-        repr(statistics.fmean([0.6, 0.9, 0.7 - 0.5])),
-    )
+    parent = _parent(store)
+    assert parent.data.metrics == {"acc": statistics.fmean([0.6, 0.9, 0.7 - 0.5]), "acc.best": 0.9}
+    assert "[trial-2]" in parent.data.tags["mlflow.note.content"]
 
 
 def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
@@ -77,14 +105,11 @@ def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
     store.export(_child(1), _rows(0.6))
     store.export(_child(2, status=Status.RUNNING, end=None), _rows(0.9))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    assert (parent.info.status, parent.info.end_time, parent.data.tags["mlflow.bridge.sweep.running"]) == (
-        "RUNNING",
-        None,
-        "1",
-    )
+    assert (parent.info.status, parent.info.end_time) == ("RUNNING", None)
+    assert "1 running" in parent.data.tags["mlflow.note.content"]
     store.export(_child(2))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    assert (parent.info.status, "mlflow.bridge.sweep.running" in parent.data.tags) == ("FINISHED", False)
+    assert (parent.info.status, "running" in parent.data.tags["mlflow.note.content"]) == ("FINISHED", False)
 
 
 def test_flat_leaves_sweeps_out(store: Store) -> None:

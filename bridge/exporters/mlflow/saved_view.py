@@ -1,0 +1,135 @@
+"""A saved view in each experiment: the columns of MLflow's table of runs that tell the runs apart.
+
+MLflow keeps a shared view as an experiment tag. Its pages read it from 2.22 on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import NewerFormatError, TargetRefusedError
+from bridge.exporters.mlflow.facts import Tag, clean, digest, newest_tag
+from bridge.exporters.mlflow.find import cursor_of
+from bridge.model import Notice, NoticeKind
+from bridge.secrets import MASK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bridge.exporters.mlflow.client import FoundRun
+    from bridge.exporters.mlflow.find import MlflowStore
+
+VIEW_KEY = "bridge"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+DIGEST_TAG = "mlflow.bridge.view"
+"""The experiment tag with the digest of the view as the bridge wrote it. Another view is somebody's own."""
+
+_MOST_METRICS = 4
+_MOST_PARAMS = 5
+
+
+def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
+    """Write the saved view of an experiment, unless it is up to date, or a person changed or deleted it."""
+    tags = store.experiment_tags(experiment_id)
+    held, written = tags.get(VIEW_TAG), tags.get(DIGEST_TAG)
+    if (held is None) != (written is None) or (held is not None and digest(held) != written):
+        return None
+    runs = [run for run in store.all_runs(experiment_id) if not run.deleted and not run.superseded]
+    if not runs:
+        return None
+    state = view_state(runs)
+    if held is not None and _state_of(held) == state:
+        return None
+    starts = [run.start for run in runs if run.start is not None] or [0]
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    view = json.dumps(
+        {"name": "bridge", "createdAt": min(starts), "updatedAt": max(starts), "state": f"deflate;{packed}"}
+    )
+    try:
+        store.set_experiment_tags(experiment_id, {VIEW_TAG: view, DIGEST_TAG: digest(view)})
+    except TargetRefusedError as error:
+        return Notice(NoticeKind.LEFT_OUT, "saved view", error.message)
+    return None
+
+
+def has_view(tags: Mapping[str, str]) -> bool:
+    """Return True if the experiment with these tags has the bridge's saved view, perhaps changed by people."""
+    return VIEW_TAG in tags
+
+
+def view_state(runs: Sequence[FoundRun]) -> dict[str, Any]:
+    """Return the state of MLflow's table: the best metrics, the params that differ, and the status if it says more.
+
+    The table is sorted by the best metric if there is one, else by the start.
+    """
+    bests = _bests(runs)
+    metrics = [key for best in bests for key in (best, best.removesuffix(".best"))]
+    if not metrics:
+        metrics = typical_metrics(runs)
+    columns = [f"metrics.`{key}`" for key in metrics[:_MOST_METRICS]]
+    columns += [f"params.`{key}`" for key in _differing_params(runs)[:_MOST_PARAMS]]
+    if any(Tag.STATUS in run.tags for run in runs):
+        columns.append(f"tags.`{Tag.STATUS}`")
+    first = next(iter(bests), None)
+    return {
+        "orderByKey": f"metrics.`{first}`" if first is not None else "attributes.start_time",
+        "orderByAsc": first is not None and bests[first] < 0,
+        "selectedColumns": columns,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+    }
+
+
+def _bests(runs: Sequence[FoundRun]) -> dict[str, int]:
+    """Return the metrics that `--best` made, those of most runs first: 1 for max, -1 for min."""
+    said: Counter[tuple[str, int]] = Counter()
+    for run in runs:
+        try:
+            cursor = cursor_of(run)
+        except NewerFormatError:
+            continue
+        for text in cursor.content.get("best", ()) if cursor is not None else ():
+            metric, _, direction = text.rpartition(":")
+            key = clean(f"{clean(metric)}.best")
+            if key in run.metrics:
+                said[key, 1 if direction == "max" else -1] += 1
+    found: dict[str, int] = {}
+    for key, sign in sorted(said, key=lambda one: (-said[one], one)):
+        found.setdefault(key, sign)
+    return found
+
+
+def typical_metrics(runs: Sequence[FoundRun]) -> list[str]:
+    """Return the two metrics to look at: of validation before test before others, then those of most runs."""
+    counts = Counter(key for run in runs for key in run.metrics if key not in ("epoch", "step"))
+
+    def rank(key: str) -> tuple[int, int, str]:
+        kind = next((at for at, word in enumerate(("val", "test")) if word in key.lower()), 2)
+        return kind, -counts[key], key
+
+    return sorted(counts, key=rank)[:2]
+
+
+def _differing_params(runs: Sequence[FoundRun]) -> list[str]:
+    """Return the params that tell the runs apart. Those with the fewest values come first, job ids and paths last."""
+    values: dict[str, set[str | None]] = {}
+    for key in {key for run in runs for key in run.params}:
+        if not any(newest_tag(key) in run.tags for run in runs):
+            values[key] = {run.params.get(key) for run in runs}
+    differing = [key for key, found in values.items() if len(found) > 1 and found - {None} != {MASK}]
+    return sorted(differing, key=lambda key: (len(values[key]), key))
+
+
+def _state_of(view: str) -> Any:
+    """Return the state in a saved view, None if it cannot be read."""
+    try:
+        return json.loads(zlib.decompress(base64.b64decode(json.loads(view)["state"].removeprefix("deflate;"))))
+    except (ValueError, KeyError, TypeError, zlib.error):
+        return None

@@ -1,0 +1,120 @@
+"""The saved view of an experiment: what its columns are, and that people's changes to it stay."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.model import NoticeKind, Status
+from bridge.options import ContentOptions
+from tests.exporters.mlflow.by_hand import START, run_of
+from tests.exporters.mlflow.conftest import Store
+from tests.fixtures.proxy import Fault
+
+if TYPE_CHECKING:
+    from tests.fixtures.proxy import FaultyProxy
+
+VIEW = "mlflow.sharedViewState.bridge"
+BEST = ContentOptions(best=("val/acc:max",))
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return a store reached through its database, or through a server."""
+    if request.param == "server":
+        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"view-{tmp_path.name}")
+    return Store(request.getfixturevalue("sqlite_uri"))
+
+
+def tags_of(store: Store) -> dict[str, str]:
+    """Return the experiment's tags."""
+    experiment = store.client.get_experiment_by_name(store.experiment)
+    assert experiment is not None
+    return dict(experiment.tags)
+
+
+def view_of(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the view and its state."""
+    view = json.loads(tags_of(store)[VIEW])
+    packed = view.pop("state").removeprefix("deflate;")
+    return view, json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def export(store: Store, number: int, content: ContentOptions = BEST, **fields: Any) -> Any:
+    """Export one run of its own."""
+    params = {"lr": 0.1 * number, "depth": 3, "ckpt_path": f"/x/{number}"}
+    run = run_of(Path(f"/runs/r{number}"), start=START + number, params=params, **fields)
+    return store.export(run, [{"step": 1, "val/acc": 0.5 + number, "loss": 1.0}], content=content)
+
+
+def test_columns_are_the_best_the_params_that_differ_and_the_status(any_store: Store) -> None:
+    """Sorted by the best metric; its times are those of the first and the last run."""
+    export(any_store, 1)
+    export(any_store, 2, status=Status.INTERRUPTED)
+    view, state = view_of(any_store)
+    assert view == {"name": "bridge", "createdAt": 1775822401000, "updatedAt": 1775822402000}
+    assert state == {
+        "orderByKey": "metrics.`val/acc.best`",
+        "orderByAsc": False,
+        "selectedColumns": ["metrics.`val/acc.best`", "metrics.`val/acc`", "params.`lr`", "tags.`bridge.status`"],
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+    }
+
+
+def test_without_a_best_it_is_sorted_by_the_start(any_store: Store) -> None:
+    """And shows the metrics of validation first."""
+    export(any_store, 1, ContentOptions())
+    state = view_of(any_store)[1]
+    assert (state["orderByKey"], state["selectedColumns"]) == (
+        "attributes.start_time",
+        ["metrics.`val/acc`", "metrics.`loss`"],
+    )
+
+
+def test_the_same_columns_are_not_written_again(any_store: Store) -> None:
+    """Only a column that appears changes the view."""
+    export(any_store, 1)
+    export(any_store, 2)
+    before = tags_of(any_store)
+    export(any_store, 3)
+    assert tags_of(any_store) == before
+
+
+@pytest.mark.parametrize("kind", ["changed", "deleted", "their own"])
+def test_what_people_do_to_it_stays(any_store: Store, kind: str) -> None:
+    """A view that somebody overwrote, renamed or deleted is left alone for good."""
+    experiment = any_store.client.get_experiment_by_name(any_store.experiment)
+    experiment_id = any_store.client.create_experiment(any_store.experiment) if experiment is None else ""
+    if kind != "their own":
+        export(any_store, 1)
+    if kind == "deleted":
+        any_store.client.delete_experiment_tag(experiment_id, VIEW)
+    else:
+        any_store.client.set_experiment_tag(experiment_id, VIEW, '{"name": "mine"}')
+    before = tags_of(any_store).get(VIEW)
+    export(any_store, 2)
+    assert tags_of(any_store).get(VIEW) == before
+
+
+def test_an_account_that_may_not_set_it_gets_one_notice(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
+    """And the runs are exported all the same."""
+    store = Store(faulty_proxy.uri, experiment=f"forbidden-{tmp_path.name}")
+    faulty_proxy.plan(Fault.STATUS, path="set-experiment-tag", times=100, status=403)
+    applied = export(store, 1)
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.LEFT_OUT, "saved view")]
+
+
+def test_links_open_the_view(any_store: Store) -> None:
+    """`bridge view` and the last line of an export use this address."""
+    export(any_store, 1)
+    with any_store.exporter() as exporter:
+        assert exporter.interface(5000).address.endswith("/runs?workflowType=machine_learning&viewStateShareKey=bridge")
