@@ -120,6 +120,34 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
     site.shoot(page, "table")
 
 
+def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
+    """The best metric, the metric and the params are columns, the best run is first, and the Views menu has the view."""
+    page.set_viewport_size({"width": 1800, "height": 900})
+    address = f"{site.uri}/#/experiments/{site.experiment}/runs"
+    page.goto(f"{address}?workflowType=machine_learning&viewStateShareKey=bridge")
+    expect(page.get_by_role("link", name="baseline", exact=True)).to_be_visible(timeout=60_000)
+    heads = page.get_by_role("columnheader")
+    for column in ("val/acc.best", "val/acc"):
+        expect(heads.filter(has_text=column).first).to_be_visible()
+    site.shoot(page, "saved-view")
+    names = [name for name in page.get_by_role("row").all_inner_texts() if any(run in name for run in site.runs)]
+    first = next(run for run in site.runs if run in names[0])
+    assert first == "baseline"
+    page.goto(f"{address}?workflowType=machine_learning&viewStateShareKey=bridge&compareRunsMode=CHART")
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60_000)
+    site.shoot(page, "saved-view-charts")
+
+
+def test_the_page_of_a_sweep(site: Site, page: Page) -> None:
+    """Its description is a table with a link to the best child."""
+    site.open(page, "lr-scan")
+    notes = page.get_by_test_id("note-editor-preview-content")
+    expect(notes.locator("table")).to_be_visible(timeout=60_000)
+    assert "mean ± std" in notes.inner_text()
+    expect(notes.get_by_role("link", name="trial-2")).to_be_visible()
+    site.shoot(page, "sweep")
+
+
 def _shown(page: Page, site: Site) -> list[str]:
     """Return the names of the runs that the table shows."""
     return sorted(name for name in site.runs if page.get_by_role("link", name=name, exact=True).count())
