@@ -121,7 +121,7 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
 
 
 def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
-    """The best metric, the metric and the params are columns, the best run is first, and the Views menu has the view."""
+    """The best metric, the metric and the params are columns, the best run is first, and there are charts."""
     page.set_viewport_size({"width": 1800, "height": 900})
     address = f"{site.uri}/#/experiments/{site.experiment}/runs"
     page.goto(f"{address}?workflowType=machine_learning&viewStateShareKey=bridge")

@@ -72,7 +72,7 @@ from bridge.exporters.mlflow.media import (
     grid_paths,
     plain_media_path,
 )
-from bridge.exporters.mlflow.sweeps import bests_of, summary_of
+from bridge.exporters.mlflow.sweeps import Summary
 from bridge.files import open_plain
 from bridge.model import MediaType
 
@@ -262,8 +262,10 @@ class LiveView:
         info = self._info(
             run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, sweep[:250], "unknown"
         )
-        tags = {Key.NAME: sweep[:250], Key.SWEEP: sweep} | summary_of(children, bests_of(children))
-        return MlflowRun(info, RunData([], [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
+        summary = Summary.of(children)
+        tags = {Key.NAME: sweep[:250], Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
+        metrics = [Metric(key, value, start, 0) for key, value in summary.metrics().items()]
+        return MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
 
     # Metrics
 
