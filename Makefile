@@ -23,15 +23,15 @@ export MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT := true
 help:
 	@echo "make demo         train small real runs, export them to MLflow and TensorBoard, say how to look at them"
 	@echo "make test         the tests (not the slow ones)"
-	@echo "make check        all that CI asks: format, lint, types, docs, tests"
-	@echo "make format       bring the code into shape"
+	@echo "make check        everything that CI checks: format, lint, types, docs, tests"
+	@echo "make format       format the code"
 	@echo "make docs         build the documentation into site/"
-	@echo "make bench        benchmarks against the peers, side by side (QUICK=1: under two minutes)"
+	@echo "make bench        benchmarks beside other tools (QUICK=1: under two minutes)"
 	@echo "make mutants      break the code in named places; each must turn a test red"
 	@echo "make torture      minutes of training, exporting and killing at random"
 	@echo "make compat       older MLflow and Lightning, and a new user's first minutes, in environments of their own"
-	@echo "make screenshots  make the pictures of the docs anew"
-	@echo "make cli-reference  write docs/reference/cli.md from the commands' own help"
+	@echo "make screenshots  take the pictures of the docs again"
+	@echo "make cli-reference  write what is made from the options: cli.md, the table in config.md, bridge.schema.json"
 	@echo "make constraints  take the newest versions that fit, and write them down"
 
 setup: $(READY)
@@ -48,11 +48,16 @@ demo: $(READY)
 	$(BIN)/bridge export demo-runs --to tensorboard --logdir out/tb
 	$(BIN)/bridge export demo-runs --to mlflow --tracking-uri sqlite:///out/mlflow.db --experiment demo
 	@echo
-	@echo "Look at the runs (each page opens in the browser and follows the runs; Ctrl-C ends it):"
+	@echo "Look at the run directories themselves (each page opens in the browser; Ctrl-C ends it):"
 	@echo
 	@echo "  in the terminal   $(BIN)/bridge ls demo-runs"
-	@echo "  in TensorBoard    $(BIN)/bridge view demo-runs --to tensorboard --logdir out/tb"
-	@echo "  in MLflow         $(BIN)/bridge view demo-runs --to mlflow --tracking-uri sqlite:///out/mlflow.db --experiment demo"
+	@echo "  in TensorBoard    $(BIN)/bridge view demo-runs --to tensorboard"
+	@echo "  in MLflow         $(BIN)/bridge view demo-runs --to mlflow"
+	@echo
+	@echo "Look at what was exported:"
+	@echo
+	@echo "  $(BIN)/bridge view demo-runs --to tensorboard --logdir out/tb"
+	@echo "  $(BIN)/bridge view demo-runs --to mlflow --tracking-uri sqlite:///out/mlflow.db --experiment demo"
 	@echo
 	@echo "The same without the bridge:"
 	@echo
