@@ -170,7 +170,9 @@ class LiveRuns:
         return run
 
     def metrics(self, live: LiveRun) -> list[str]:
-        """Return the names of the run's metrics that are shown. Open metrics.csv only if the record names none."""
+        """Return the names of the run's metrics that are shown. Read its points only if the record names none."""
+        if not (live.record.stats or live.record.summary):
+            self.complete([live])
         names = dict.fromkeys((*live.record.stats, *live.record.summary))
         cache = self._series.get(live.id)
         if cache is not None:
@@ -218,6 +220,16 @@ class LiveRuns:
         return kept[1]
 
 
+def _stat_of_points(run: Run) -> tuple[tuple[int, int], ...]:
+    """Return size and mtime of the files with the run's points; nothing if it has none, or they cannot be read."""
+    files = run.event_files or [run.files[name] for name in ("metrics.csv",) if name in run.files]
+    try:
+        found = [os.stat(file.path) for file in files]  # noqa: PTH116 - called at every request
+    except OSError:
+        return ()
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)
+
+
 def _version(record: RunRecord) -> object:
     """Return what differs as soon as a run directory has changed. Comparing whole records would take much longer."""
     return (record.run_dir, record.updated, record.last_alive, record.status, record.end)
@@ -241,14 +253,10 @@ class SeriesCache:
         return list(self._parts)
 
     def look(self, run: Run) -> Mapping[str, Series]:
-        """Return the series as metrics.csv holds them now. Raise RunDirectoryError."""
+        """Return the series as the run's files hold them now. Raise RunDirectoryError."""
         with self._lock:
-            try:
-                found = os.stat(run.path / "metrics.csv")  # noqa: PTH116 - called at every request
-            except OSError:
-                return self._joined()
-            stat = (found.st_size, found.st_mtime_ns)
-            if stat != self._stat:
+            stat = _stat_of_points(run)
+            if stat and stat != self._stat:
                 if not self._grow(run):
                     self._parts, self.bytes, self._cursor = {}, 0, None
                     for delta in read_whole(run, self._content, self._options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -140,6 +141,35 @@ def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypat
     monkeypatch.setattr(live_core, "read_whole", None)
     assert live.metrics(only(live)) == ["loss"]
     assert path.exists()
+
+
+def test_a_metrics_file_that_comes_later(tmp_path: Path) -> None:
+    """A run that was looked at before its first row shows its points as soon as the scan has seen them."""
+    path = tmp_path / "runs" / "a"
+    write_sidecar(path, status="running")
+    (path / "heartbeat").touch()
+    live = LiveRuns([tmp_path / "runs"])
+    assert live.series(only(live)) == {}
+    write_metrics(path, HEADER, [(1.0, 0, CREATED_S)])
+    assert live.series(only(live)) == {}
+    os.utime(path / "heartbeat", (time.time(), time.time() + 1))
+    live.refresh()
+    assert points(live) == [(0, 1.0)]
+
+
+def test_a_run_of_event_files(tmp_path: Path) -> None:
+    """A TensorBoardLogger's run is shown as well, and grows with its file."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "runs" / "version_0")) as writer:
+        writer.add_scalar("loss", 0.5, 0)
+        writer.flush()
+        live = LiveRuns([tmp_path / "runs"])
+        assert live.metrics(only(live)) == ["loss"]
+        assert points(live) == [(0, 0.5)]
+        writer.add_scalar("loss", 0.25, 1)
+        writer.flush()
+        assert points(live) == [(0, 0.5), (1, 0.25)]
 
 
 def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
