@@ -210,12 +210,6 @@ def cache_dir() -> Path:
     return base / "registry-bridge"
 
 
-# These limits go with the last modules that use them.
-MOST_METRICS = 50_000
-MOST_SERIES = 100_000
-MOST_HEADERS = 10_000
-
-
 SETTLED_S = 2.0
 """Seconds within which two changes of a file can leave the same mtime."""
 

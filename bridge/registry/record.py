@@ -184,7 +184,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
             start_estimated=run.start_estimated,
-            session=_newest(run.sessions),
+            session=_storable(_newest(run.sessions)),
             covered=not run.event_files
             and _covers_all_rows(
                 run.summary_rows,
@@ -320,7 +320,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         stats={metric: _storable(msgspec.structs.asdict(of)) for metric, of in stats.metrics.items()},
         checkpoint_path=said.checkpoint_path,
         sessions=len(said.sessions),
-        session=_newest(said.sessions),
+        session=_storable(_newest(said.sessions)),
         covered=_covers_all_rows(
             stats.rows,
             None if summary is None else summary.st_mtime_ns,

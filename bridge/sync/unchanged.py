@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridge.files import cache_dir
+from bridge.files import cache_dir, clean
 from bridge.options import ContentOptions
 from bridge.rundir.discover import stamp
 from bridge.sync.report import Action, RunReport
@@ -123,7 +123,7 @@ class UnchangedRuns:
         if seen is None or any(file is not None and file[2] > settled for file in seen):
             return None
         fingerprint = self.exporter.fingerprint(report.where)
-        if fingerprint is None:
+        if fingerprint is None or clean(report.path) != report.path:  # the cache holds UTF-8, and a path need not be
             return None
         return UnchangedRun(
             path=report.path,

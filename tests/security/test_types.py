@@ -85,6 +85,7 @@ def test_runs_in_which_all_is_wrong(tmp_path: Path, sqlite_template: Path, to: s
     for number, value in enumerate(VALUES.values()):
         session = dict.fromkeys(SESSION, value)
         own = {"uid": f"all-{number}", "run_id": f"all-{number}", "sessions": [session, value]}
+        own |= {"archived": False} if value is True else {}  # the one value that would leave the run out
         plain_run(scene.runs / f"all-{number}", **dict.fromkeys(FIELDS, value) | own)
     plain_run(scene.runs / "good")
     export = scene.call("export", "runs", "--workers", 1, *target(to), "--json")
