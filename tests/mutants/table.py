@@ -173,8 +173,8 @@ _SYNC = (
     Mutant(
         "a stop that Python dropped is forgotten",
         "bridge/interrupts.py",
-        "    _asked = True\n",
-        "    _asked = False\n",
+        "    _asked, _asked_at = True, time.monotonic()\n",
+        "    _asked, _asked_at = False, time.monotonic()\n",
         ("tests/test_signals.py::test_a_signal_that_python_drops_ends_a_follow_too",),
     ),
     Mutant(

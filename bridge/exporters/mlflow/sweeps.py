@@ -86,14 +86,14 @@ class Sweep:
 
         Look again after writing until nothing has changed. So of several exports at once the last to look is right.
         """
-        written: Summary | None = None
+        written: ParentSummary | None = None
         for _ in range(_MOST_LOOKS):
             candidates = self._keep_one()
             if candidates.target is None:
                 if candidates.deleted is None:
                     return None
                 return Notice(NoticeKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
-            summary = Summary.of(self._children(candidates))
+            summary = ParentSummary.of(self._children(candidates))
             if summary == written:
                 return None
             self._write(candidates.target, summary)
@@ -114,7 +114,7 @@ class Sweep:
                 found.append(child)
         return found
 
-    def _write(self, parent: FoundRun, summary: Summary) -> None:
+    def _write(self, parent: FoundRun, summary: ParentSummary) -> None:
         """Write the summary into the parent: its row, its description unless a person changed that, its metrics."""
         children = summary.children
         if not children:
@@ -172,14 +172,14 @@ class MetricSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ParentSummary:
     """The summary of a sweep's children, by status and by metric."""
 
     children: tuple[FoundRun, ...]
     table: tuple[MetricSummary, ...]
 
     @classmethod
-    def of(cls, children: Sequence[FoundRun]) -> Summary:
+    def of(cls, children: Sequence[FoundRun]) -> ParentSummary:
         """Return the summary of `children`: of the metrics that `--best` names, else of two typical ones."""
         bests = bests_of(children) or {
             key: -1 if re.search("loss|err|mse|mae|perplexity", key.lower()) else 1 for key in typical_metrics(children)
