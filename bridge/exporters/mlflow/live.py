@@ -72,7 +72,7 @@ from bridge.exporters.mlflow.media import (
     grid_paths,
     plain_media_path,
 )
-from bridge.exporters.mlflow.sweeps import Summary
+from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.files import open_plain
 from bridge.model import MediaType
 
@@ -262,7 +262,7 @@ class LiveView:
         info = self._info(
             run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, sweep[:250], "unknown"
         )
-        summary = Summary.of(children)
+        summary = ParentSummary.of(children)
         tags = {Key.NAME: sweep[:250], Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
         metrics = [Metric(key, value, start, 0) for key, value in summary.metrics().items()]
         return MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
