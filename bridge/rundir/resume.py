@@ -267,7 +267,8 @@ def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
         return np.array(sorted(set(table.session_rows)), dtype=np.int64)
     if "sidecar.json" not in run.files:
         return np.zeros(1, dtype=np.int64)
-    starts = sorted({session.rows for session in run.sessions if session.rows is not None})
+    # A sidecar can hold any number; beyond int64 there are no rows.
+    starts = sorted({min(session.rows, 2**63 - 1) for session in run.sessions if session.rows is not None})
     return np.array(starts, dtype=np.int64) if starts else None
 
 

@@ -83,9 +83,9 @@ def test_runs_that_do_not_match_now(command: str, words: list[str], said: str) -
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_without_runs(command: str, here: Path) -> None:
-    """Where there is no run the message says what a run is; event files are no run."""
+    """Where there is no run the message says what a run is."""
     (here / "tb").mkdir()
-    (here / "tb" / "events.out.tfevents.1").touch()
+    (here / "tb" / "notes.txt").touch()
     result = CliRunner().invoke(bridge, [*COMMANDS[command], "tb"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(

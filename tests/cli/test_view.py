@@ -83,7 +83,7 @@ def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
     with start(tmp_path, str(demo_runs), "--to", "tensorboard", "--run-id", "nothing") as process:
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "No runs to show" in told
+    assert "no run has the run id 'nothing'" in told
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
