@@ -37,6 +37,21 @@ class TargetMedia:
     time: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something that the exporter wrote beside the run's own facts, and that is no longer as it was written.
+
+    `fact` is its name in `Exporter.stale`: `verify` skips it if the run directory changed since. `file` is the file of
+    the run directory that it comes from. `expected` and `found` are None if there is nothing.
+    """
+
+    fact: str
+    file: str
+    what: str
+    expected: str | None
+    found: str | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetContent:
     """The content of a target for one run, in the run's own words. None means that the target has no such thing.
@@ -50,6 +65,8 @@ class TargetContent:
     (`Capabilities.statuses`), or "". `start` and `end` are seconds since the epoch.
 
     `names` are the names of all metrics that the target holds, also of those whose points were not asked for.
+
+    `mismatches` are differences that only the exporter can find: its own tags, previews, copies of files.
 
     `truncated` names what is held only from its beginning; `verify` compares no more. `unsupported` names what this
     target cannot hold of this run, after a notice; `verify` skips it. Both use `notes`, `name`, `status`, `end`,
@@ -67,6 +84,7 @@ class TargetContent:
     bests: Mapping[str, Series] | None = None
     last: Mapping[str, float] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    mismatches: tuple[Mismatch, ...] = ()
     media: tuple[TargetMedia, ...] = ()
     cursor: Cursor | None = None
     truncated: frozenset[str] = frozenset()

@@ -326,6 +326,10 @@ class _Comparison:
         )
         self._compare_counts(cursor, rows, lines)
         skip = frozenset((*behind.facts, *(name.partition(".")[0] for name in self.state.edited)))
+        for one in held.mismatches:
+            if one.fact.partition(".")[0] not in skip:
+                verdict = Verdict.SOURCE_ONLY if one.found is None else Verdict.DIFFERENT
+                self.out.add(Difference(verdict, one.file, one.what, None, one.expected, one.found))
         capabilities = self.exporter.capabilities
         params = FactsComparison(self.run, held, content, capabilities, skip, self.out).compare(cursor.sent)
         count = compare_media(events, held.media, held.unsupported, capabilities, self.out)

@@ -223,3 +223,38 @@ def run_id_of(client: object) -> str:
 
 def signs(report: VerifyReport) -> dict[str, str]:
     return {line.run_id: str(line.verdict) for line in report.runs}
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE tags SET value = 'x' WHERE key = 'mlflow.bridge.run_id'", ("*", "tag mlflow.bridge.run_id")),
+        ("DELETE FROM tags WHERE key = 'mlflow.bridge.source'", ("+", "tag mlflow.bridge.source")),
+        ("DELETE FROM tags WHERE key = 'mlflow.loggedImages'", ("+", "tag mlflow.loggedImages")),
+    ],
+)
+def test_a_tag_of_the_bridge_that_is_not_as_written_is_found(
+    run: Path, exporter: Exporter, sqlite_uri: str, statement: str, expected: tuple[str, str]
+) -> None:
+    """Tags by which the bridge and MLflow's pages find things count too."""
+    execute(sqlite_uri, statement)
+    assert [one[:2] for one in found(run, exporter)] == [expected]
+
+
+def test_a_missing_preview_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """Without its preview a picture is not in the grid."""
+    preview = next(file for file in tmp_path.rglob("*+compressed.webp") if "+step+5+" in file.name)
+    preview.unlink()
+    ((sign, what, *_),) = found(run, exporter)
+    assert (sign, what.startswith("the preview of images/"), "+step+5+" in what) == ("+", True, True)
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_copy_of_a_file_that_is_another_is_found(run: Path, exporter: Exporter, tmp_path: Path, damage: str) -> None:
+    """The copies of metrics.csv and other files are compared with what was to be uploaded."""
+    (copy,) = [file for file in tmp_path.rglob("metrics.csv") if file.parent != run]
+    if damage == "gone":
+        copy.unlink()
+    else:
+        copy.write_bytes(copy.read_bytes().replace(b"19", b"91"))
+    assert [one[:2] for one in found(run, exporter)] == [("+" if damage == "gone" else "*", "the copy of metrics.csv")]

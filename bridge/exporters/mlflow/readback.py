@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.exporters.contract import TargetContent, TargetMedia
+from bridge.exporters.contract import Mismatch, TargetContent, TargetMedia
 from bridge.exporters.mlflow.facts import (
     KEY_LIMIT,
     NAMES_FILE,
@@ -27,16 +27,29 @@ from bridge.exporters.mlflow.facts import (
     read_list_tag,
 )
 from bridge.exporters.mlflow.find import cursor_of
-from bridge.exporters.mlflow.media import CAPTIONS_FILE, MEDIA_FILE, captions_of, parse_path
+from bridge.exporters.mlflow.media import (
+    CAPTIONS_FILE,
+    MEDIA_FILE,
+    ArtifactUpload,
+    add_run_files,
+    captions_of,
+    due_files,
+    parse_path,
+    signature,
+)
 from bridge.model import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run, Scalar
     from bridge.options import ContentOptions
+
+
+MOST_COMPARED = 32 << 20
+"""Bytes of a copied file up to which its content is compared."""
 
 
 def read_back(
@@ -69,6 +82,7 @@ def read_back(
             start=None if found.start is None else found.start / 1000.0,
             end=None if found.end is None else found.end / 1000.0,
             media=tuple(reader.media()) if content.media and not extra.get("no_files") else (),
+            mismatches=tuple(reader.mismatches(content, extra)),
             cursor=cursor,
             truncated=frozenset(reader.truncated()),
             unsupported=frozenset(reader.unsupported(extra.get("lost_media", ()))),
@@ -176,6 +190,44 @@ class _Reader:
                     tag = self.names.get("media", {}).get(plain, plain)
                     digest = hashlib.sha256(file.read_bytes()).hexdigest()
                     yield TargetMedia(tag, step, index, digest, captions.get((tag, step, index)))
+
+    def mismatches(self, content: ContentOptions, extra: Mapping[str, Any]) -> Iterator[Mismatch]:
+        """Yield what the bridge wrote for itself and for MLflow's pages, and what is no longer as it was written."""
+        for key, value in self.facts.own_tags.items():
+            held = self.found.tags.get(key)
+            if held != value:
+                yield Mismatch("bridge tags", "sidecar.json", f"tag {key}", value, held)
+        if extra.get("no_files"):
+            return
+        if content.media:
+            yield from self._image_mismatches()
+        yield from self._copy_mismatches(content, extra.get("files", {}))
+
+    def _image_mismatches(self) -> Iterator[Mismatch]:
+        """Yield pictures without the preview that the grid shows, and the lack of the tag that switches the grid on."""
+        paths = {file.path for file in self.store.api.files(self.found.run_id, "images")}
+        full = {path for path in paths if parse_path(path) is not None}
+        if full and Tag.IMAGES not in self.found.tags:
+            yield Mismatch("media", "media.jsonl", f"tag {Tag.IMAGES}", "any value", None)
+        for path in sorted(full):
+            preview = f"{path.rpartition('.')[0]}+compressed.webp"
+            if preview not in paths:
+                yield Mismatch("media", "media.jsonl", f"the preview of {path}", "a picture", None)
+
+    def _copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
+        """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
+        files = due_files(self.run, content)
+        current = {name for name, file in files.items() if sent.get(name) == signature(file)}
+        small = {name for name in current if files[name].size <= MOST_COMPARED}
+        with ArtifactUpload() as upload:
+            others = {name: signature(file) for name, file in files.items() if name not in small}
+            add_run_files(upload, self.run, content, others, [])
+            for name in sorted(small & set(upload.paths)):
+                held = self._artifact(name)
+                expected = hashlib.sha256((upload.folder / name).read_bytes()).hexdigest()
+                found = None if held is None else hashlib.sha256(held).hexdigest()
+                if found != expected:
+                    yield Mismatch(name, name, f"the copy of {name}", expected, found)
 
     def truncated(self) -> Iterator[str]:
         """Yield the names of what MLflow holds only the beginning of."""
