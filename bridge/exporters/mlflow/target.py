@@ -110,7 +110,12 @@ class MlflowTarget:
             if left is None:
                 return Applied(notes=("another export brought this run up to date meanwhile",))
             delta = left
-        return self._writer.write_delta(delta) + Applied(notes=self._store.take_notes())
+        applied = self._writer.write_delta(delta) + Applied(notes=self._store.take_notes())
+        found = self._found.get(self._run.identity)
+        if found is not None and found.target is None:
+            # The run exists by now, so what MLflow holds has to be asked again.
+            del self._found[self._run.identity]
+        return applied
 
     def _left_to_do(self, cursor: Cursor, delta: Delta) -> Delta | None:
         """Return the part of `delta` that the target lacks, now that it stands at `cursor`; None if it lacks nothing.
