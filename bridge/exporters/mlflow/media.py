@@ -218,8 +218,9 @@ _LARGEST_PICTURE = 64 << 20
 _IN_GRID = re.compile(r"images/(.+)~(\d+)\+step\+(-?\d+)\+timestamp\+-?\d+\+bridge-[0-9a-f]+\.(?:png|webp)")
 _AS_FILE = re.compile(r"media/(.+)/(-?\d+)_(\d+)\.\w+")
 _OWN_FILES = re.compile(
-    r"(?:hparams\.yaml|sidecar\.json|metrics\.csv|media\.jsonl|summary\.json|config\.yaml|\.hydra/(?:config|hydra"
-    r"|overrides)\.yaml|" + re.escape(TARGET_MARK) + r")"
+    r"(?:hparams\.yaml|sidecar\.json|metrics\.csv|media\.jsonl|summary\.json|config\.yaml|\.hydra/[^/]+\.yaml|"
+    + re.escape(TARGET_MARK)
+    + r")"
     r"|bridge/.*|checkpoints/.*|images/.*\+bridge-[0-9a-f]{16}\+compressed\.webp"
 )
 
