@@ -107,12 +107,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """A run directory that is open for writing.
-
-    `session` is the number of this start, and `new_session` says that it was entered just now. `first` says that no
-    start was entered before it, `resumed` that the directory held a run. `other` is a sentence about another process
-    that seems to write there.
-    """
+    """A run directory that is open for writing: `session` numbers this start, and `first` says that it is the first one."""
 
     sidecar: SidecarFile
     metrics: MetricsFile
@@ -121,10 +116,7 @@ class OpenedRun:
     summary: dict[str, Any]
     restored: Restored
     session: int
-    new_session: bool
     first: bool
-    resumed: bool
-    other: str | None
 
 
 class _Writers:
@@ -216,25 +208,12 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     # Where another process may be at work a young file may be one that it is just writing.
     _remove_leftovers(run_dir, older_than=600 if other else 0)
     session, new = _add_session(document, settings, rows=found.rows)
-    resumed = existed or found.rows > 0
-    if new and resumed:
+    if new and (existed or found.rows):
         last = "" if restored.step is None else f", the last at step {restored.step}"
         log_info(f"{run_dir} is resumed: it holds {found.rows} rows{last}.")
         if other is not None:
             warn("another process", other)
-    return OpenedRun(
-        sidecar=sidecar,
-        metrics=metrics,
-        media=media,
-        hparams=hparams,
-        summary=summary,
-        restored=restored,
-        session=session,
-        new_session=new,
-        first=not existed,
-        resumed=resumed,
-        other=other,
-    )
+    return OpenedRun(sidecar, metrics, media, hparams, summary, restored, session, first=not existed)
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:

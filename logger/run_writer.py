@@ -64,15 +64,15 @@ class RegistryLoggerWarning(UserWarning):
 
 
 class WarnOnce:
-    """Warns once for each key, and counts: `counts`."""
+    """Warns once for each key."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self._warned: set[str] = set()
 
     def warn(self, key: str, message: str) -> None:
         """Warn with `message` if it is the first time for `key`."""
-        count = self.counts[key] = self.counts.get(key, 0) + 1
-        if count == 1:
+        if key not in self._warned:
+            self._warned.add(key)
             try:
                 warnings.warn(message, RegistryLoggerWarning, stacklevel=4)
             except RegistryLoggerWarning:
