@@ -107,7 +107,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """A run directory that is open for writing: `session` numbers this start, and `first` says that it is the first one."""
+    """A run directory that is open for writing; `session` numbers this start, `first` says that it is the first."""
 
     sidecar: SidecarFile
     metrics: MetricsFile
