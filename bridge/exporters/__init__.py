@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeAlias
@@ -49,7 +50,9 @@ def find_exporter(name: str) -> ExporterFactory:
             return _load(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"There is no exporter {name!r}: {error}.") from error
-    raise UsageError(f"There is no exporter {name!r}.", hint="Known exporters: " + ", ".join(exporter_names()))
+    near = get_close_matches(name, exporter_names(), n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"There is no exporter {name!r}.{guess}", hint="There are: " + ", ".join(exporter_names()))
 
 
 def _load(reference: str) -> ExporterFactory:

@@ -96,6 +96,8 @@ def test_nothing_to_verify(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--to", "nowhere"), "There is no exporter 'nowhere'"),
+        (("--to", "tensorbord"), "There is no exporter 'tensorbord'. Did you mean 'tensorboard'?"),
+        ((), "Missing option '--to': mlflow or tensorboard."),
         (("--to", "tensorboard", "--experiment", "e"), "--experiment is not an option of --to tensorboard"),
     ],
 )
