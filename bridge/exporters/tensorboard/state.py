@@ -306,18 +306,6 @@ def leftover_files(folder: Path, state: FolderState, names: Collection[str]) -> 
     return sorted(found)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def os_errors(folder: Path) -> Iterator[None]:
     """Raise a TargetError instead of an OSError in the block."""

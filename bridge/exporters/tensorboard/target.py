@@ -41,7 +41,6 @@ from bridge.exporters.tensorboard.state import (
     os_errors,
     parse_event_file_name,
     read_state,
-    sync_folder,
     write_marker,
     write_state,
 )
@@ -281,8 +280,7 @@ class FolderWriter:
         )
         write_state(self._folder, state)
         self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
-        # The renames become durable in their order. If a file system does not keep it, the next export notices.
-        sync_folder(self._folder)
+        # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
         kept = {record.name for record in state.files.values()}
         names = [path.name for path in self._folder.iterdir() if path.name not in kept]
         for name in leftover_files(self._folder, state, names):
