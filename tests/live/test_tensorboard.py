@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -254,6 +256,30 @@ def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
                 get(address, "plugin/images/individualImage", blob_key=key)
             assert caught.value.code in (400, 404)
             caught.value.close()
+
+
+def test_nothing_is_written_but_the_cache(tmp_path: Path) -> None:
+    """Looking at every dashboard opens no file for writing outside of the cache, and changes no run directory."""
+    runs = make_runs(tmp_path)
+    before = {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in runs.rglob("*")}
+    written: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if not watching:
+            return
+        if (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or event in ("os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "sqlite3.connect"):
+            written.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    try:
+        with served(runs) as address:
+            everything(address)
+    finally:
+        watching = False
+    cache = str(tmp_path / "cache")
+    assert [path for path in written if not path.startswith((cache, "/dev/", ":memory:"))] == []
+    assert {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in runs.rglob("*")} == before
 
 
 def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
