@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 __all__ = [
-    "FILES", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover", "read_header", "stamp", "walk",
-    "why_no_run",
+    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover", "read_header", "stamp",
+    "walk", "why_no_run",
 ]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
@@ -39,7 +39,8 @@ _OF_A_RUN = ("checkpoints", "media")
 """Folders of a run that hold its own files. Runs in there are not read, but named."""
 
 _HEADER_BYTES = 1 << 20
-_LFS_POINTER = b"version https://git-lfs.github.com/"
+LFS_POINTER = b"version https://git-lfs.github.com/"
+"""The beginning of the file that Git leaves in the place of one that was not fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ def columns_of(header: bytes) -> list[str]:
 
 def _header_problem(line: bytes) -> str:
     """Return why a metrics.csv that begins with `line` is not a logger's, or "" if it is. Raises csv.Error."""
-    if line.startswith(_LFS_POINTER):
+    if line.startswith(LFS_POINTER):
         return "is a Git LFS pointer; `git lfs pull` fetches the file"
     if not line.strip():
         return "is empty"

@@ -28,11 +28,12 @@ from bridge.files import (
     clean,
     open_plain,
     own_file,
+    read_head,
     read_plain,
     shortened,
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
-from bridge.rundir.discover import columns_of, read_header, why_no_run
+from bridge.rundir.discover import LFS_POINTER, columns_of, read_header, why_no_run
 from bridge.rundir.event_runs import FRESH, EventFacts, event_files, event_names, read_event_facts
 from bridge.rundir.header import has_column
 from bridge.rundir.times import Clock
@@ -54,6 +55,9 @@ _MOST_CONFIGS = 10
 
 TEST_TUBE_TIME = "created_at"
 """The column of times in a metrics.csv of test-tube, Lightning's first logger."""
+
+_LARGEST_POINTER = 1024
+"""Bytes. Git LFS's pointers are smaller."""
 
 _MOST_NAMED = 20
 
@@ -182,12 +186,25 @@ def _own_files(real: Path, notices: list[Notice]) -> dict[str, RunFile]:
             continue
         if found is None:
             continue
+        if _is_lfs_pointer(found):
+            detail = "is a Git LFS pointer; `git lfs pull` fetches the file"
+            notices.append(Notice(NoticeKind.MISSING_FILE, name, detail))
+            continue
         if name not in RUN_FILES and found.size > LARGEST_YAML:
             detail = f"larger than {LARGEST_YAML >> 20} MiB, left out"
             notices.append(Notice(NoticeKind.TOO_LARGE, name, detail))
             continue
         files[name] = found
     return files
+
+
+def _is_lfs_pointer(file: RunFile) -> bool:
+    if file.size > _LARGEST_POINTER:
+        return False
+    try:
+        return read_head(file.path, len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
 
 
 def _config_files(real: Path) -> list[str]:

@@ -104,6 +104,19 @@ def test_files_that_lead_out_are_refused(tmp_path: Path) -> None:
         read_run(run_dir)
 
 
+def test_files_that_git_did_not_fetch(tmp_path: Path) -> None:
+    """A Git LFS pointer in the place of a file is a notice; in the place of the sidecar the run is unreadable."""
+    run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+    (run_dir / "metrics.csv").write_text(pointer)
+    run = read_run(run_dir)
+    assert [(notice.kind, notice.what) for notice in run.notices] == [(NoticeKind.MISSING_FILE, "metrics.csv")]
+    assert "git lfs pull" in run.notices[0].detail
+    (run_dir / "sidecar.json").write_text(pointer)
+    with pytest.raises(RunDirectoryError, match="is a Git LFS pointer"):
+        read_run(run_dir)
+
+
 def test_where_it_lies_now_wins(tmp_path: Path) -> None:
     """The path is the real one, whatever `run_dir` says and whatever link led there."""
     run_dir = make_run(tmp_path / "real", run_dir="/somewhere/else")
