@@ -23,11 +23,11 @@ def __getattr__(name: str) -> Any:
         try:
             from logger.registry_logger import RegistryLogger
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("lightning", "lightning_utilities", "torch"):
+            package = (error.name or "").partition(".")[0]
+            if package not in ("lightning", "lightning_utilities", "torch"):
                 raise
-            raise ImportError(
-                f'RegistryLogger needs the package {error.name}: pip install "registry-bridge[logger]"', name=error.name
-            ) from error
+            hint = 'pip install "registry-bridge[logger]"'
+            raise ImportError(f"RegistryLogger needs the package {package}: {hint}", name=package) from error
         return RegistryLogger
     if name in ("RegistryLoggerWarning", "RunWriter"):
         from logger import run_writer

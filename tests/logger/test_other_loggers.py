@@ -251,7 +251,7 @@ def test_without_lightning_an_import_error_says_what_to_install(tmp_path: Path) 
         [sys.executable, "-c", program, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "ImportError: RegistryLogger needs the package lightning" in done.stderr
+    assert "ImportError: RegistryLogger needs the package lightning: pip" in done.stderr
     assert 'pip install "registry-bridge[logger]"' in done.stderr
     assert sidecar(tmp_path / "run")["status"] == "completed"
 
