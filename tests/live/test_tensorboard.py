@@ -264,11 +264,12 @@ def test_nothing_is_written_but_the_cache(tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in runs.rglob("*")}
     written: list[str] = []
     watching = True
+    flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    changes = {"os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "sqlite3.connect"}
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if not watching:
-            return
-        if (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or event in ("os.rename", "os.remove", "os.mkdir", "os.truncate", "os.utime", "sqlite3.connect"):
+        writes = isinstance(arguments[2], int) and arguments[2] & flags if event == "open" else event in changes
+        if watching and writes:
             written.append(str(arguments[0]))
 
     sys.addaudithook(watch)
