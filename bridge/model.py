@@ -257,19 +257,19 @@ MOST_IN_CURSOR = 1000
 class Cursor:
     """What a target has acknowledged of its run directory. Its JSON text stays under 4,000 characters.
 
-    metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`;
-    `header` and `window` are digests of the first line and of the (at most 64 KiB) before `offset`;
-    `digest` is that of the rows' content, the same for any order of columns. `last_step` is the greatest step of any
-    row; `last_points` holds for each metric its greatest step and the value that counts there, None if that would not
-    fit; `seen` is the number of metrics. `last_time` is the time at the last row. The header line in force is at byte
-    `columns_at`. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl. media.jsonl: `media_lines`
-    lines, which end at byte `media_offset`, with `media_digest` over their bytes. `anchors` are (row, time) from which
-    times are estimated; empty where the run has a time column. `shape` is `ContentOptions.differences()` of the options
-    that shaped the target. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually
-    as a digest; the keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with
-    them. `extra` is what else an exporter keeps (JSON values). `replacing` is the step at and after which the target's
-    points are not complete: it holds some of them or none. `complete` is false where the target is half-filled and
-    cannot be continued, only rebuilt.
+    metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`; `header` and
+    `window` are digests of the first line and of the (at most 64 KiB) before `offset`; `digest` is that of the rows'
+    content, the same for any order of columns. `last_step` is the greatest step of any row; `last_points` holds for
+    each metric its greatest step and the value that counts there, None if that would not fit; `seen` is the number of
+    metrics. `last_time` is the time at the last row. The header line in force is at byte `columns_at`. `stat` is (size,
+    mtime in nanoseconds) of metrics.csv and of media.jsonl. media.jsonl: `media_lines` lines, which end at byte
+    `media_offset`, with `media_digest` over their bytes. `anchors` are (row, time) from which times are estimated;
+    empty where the run has a time column. `shape` is `ContentOptions.differences()` of the options that shaped the
+    target. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
+    keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them. `extra` is
+    what else an exporter keeps (JSON values). `files` says where the cursor ends in event files (`EventTable.marks`).
+    `replacing` is the step at and after which the target's points are not complete: it holds some of them or none.
+    `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
     """
 
     identity: str
@@ -284,6 +284,7 @@ class Cursor:
     seen: int = 0
     last_time: float | None = None
     columns_at: int = 0
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     stat: tuple[int, int, int, int] | None = None
     media_lines: int = 0
     media_offset: int = 0
@@ -339,6 +340,7 @@ class Cursor:
                     name: (int(step), float.fromhex(value)) for name, (step, value) in points.items()
                 }
             data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
+            data["files"] = {name: (int(end), str(mark)) for name, (end, mark) in data.get("files", {}).items()}
             if "stat" in data:
                 data["stat"] = tuple(int(number) for number in data["stat"])
             return cls(**data)

@@ -113,7 +113,7 @@ def _changed(run: Run, cursor: Cursor, reason: str) -> Delta:
 def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
     """Return (size, mtime in nanoseconds) of metrics.csv and of media.jsonl, zeros for an absent file."""
     if run.event_files:
-        return (*EventTable(run.event_files).stat, 0, 0)
+        return (*EventTable(run.path, run.event_files).stat, 0, 0)
     names = ("metrics.csv", "media.jsonl") if content.media else ("metrics.csv",)
     found = [0, 0, 0, 0]
     for place, name in enumerate(names):
@@ -536,6 +536,7 @@ _UNREAD = {"rows": 0, "offset": 0, "header": "", "window": "", "digest": "", "la
     "seen": 0,
     "last_time": None,
     "columns_at": 0,
+    "files": {},
 }
 """The fields of a cursor that say how far metrics.csv was read, before its first row."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import UsageError
 from bridge.files import Refused, inside, open_plain
-from bridge.rundir.event_runs import event_names, holds_points, is_event_file
+from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +103,8 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
         if not reason:
             yield folder
             follow = False
+            if any(map(is_event_file, files)):
+                folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
             for name in _OF_A_RUN:
                 inner = folders.pop(name, None)
                 if inner is not None and skipped is not None:

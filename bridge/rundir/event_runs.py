@@ -12,7 +12,7 @@ import re
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
 from bridge.files import Refused, clean, inside, open_raw, shortened
@@ -37,7 +37,9 @@ PLACEHOLDER = ("hp_metric", 0, -1.0)
 _FIRST_BYTES = 1 << 16
 _MOST_SEARCHED = 1 << 20
 _MOST_CELLS = 4 << 20
-_WINDOW = 1 << 16
+_MOST_KEPT = 40
+"""Files whose end a cursor keeps. Older ones are taken to be as they were."""
+
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -46,12 +48,48 @@ def is_event_file(name: str) -> bool:
     return "tfevents" in name and not name.endswith(".profile-empty")
 
 
-def event_names(folder: Path) -> list[str]:
-    """Return the names of the event files in `folder`."""
+def event_names(folder: Path | str) -> list[str]:
+    """Return the event files of the run in `folder`, relative to it, with those of its `add_scalars` folders."""
+    names: list[str] = []
+    children: list[str] = []
     try:
-        return [name for name in os.listdir(folder) if is_event_file(name)]  # noqa: PTH208 - names are all it takes
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_event_file(entry.name):
+                    names.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    children.append(entry.name)
     except OSError:
         return []
+    return names and [*names, *(name for child in children for name in scalars_names(folder, child))]
+
+
+def scalars_names(folder: Path | str, child: str) -> list[str]:
+    """Return the event files in the folder `child` of a run if `add_scalars` of a SummaryWriter made it, else none.
+
+    `add_scalars("loss", {"train": 1})` writes the tag `loss` into the folder `loss_train`. So all points there have one
+    tag, and the folder's name begins with it.
+    """
+    inner = f"{folder}{os.sep}{child}"
+    try:
+        names = [name for name in os.listdir(inner) if is_event_file(name)]  # noqa: PTH208 - names are all it takes
+        tags = {tag for name in names for tag in _tags(f"{inner}{os.sep}{name}")}
+    except OSError:
+        return []
+    is_one = len(tags) == 1 and child.startswith(_folder_prefix(next(iter(tags))))
+    return [f"{child}/{name}" for name in names] if is_one else []
+
+
+def _tags(path: str) -> set[str]:
+    """Return the tags of the scalars at the beginning of an event file."""
+    try:
+        return {tag for data in _first_records(path) for tag, kind, _ in parse_event(data)[2] if kind == SCALAR}
+    except (ValueError, IndexError, struct.error):
+        return set()
+
+
+def _folder_prefix(tag: str) -> str:
+    return tag.replace("/", "_") + "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,37 +217,50 @@ def _plain_value(value: Mapping[int, int | bytes]) -> Scalar:
     return bool(value[4]) if 4 in value else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Bytes of one file: from `begin` to `end`. In the order of rows they begin at byte `start`."""
+
+    file: int
+    begin: int
+    end: int
+    start: int
+
+
 class EventTable:
     """The scalars of event files as rows, like those of a metrics.csv.
 
     `stat` is (bytes, mtime in nanoseconds) of all files together, from before the first byte was read. `session_rows`
-    are the rows with which the files begin, as far as they were read.
+    are the rows with which the files begin, as far as they were read. Rows come file by file; with a cursor, first the
+    rows that it covers and then those that are new, for several files can grow at once.
     """
 
-    def __init__(self, files: Sequence[RunFile]) -> None:
-        """Look at the sizes of the files."""
+    def __init__(self, folder: Path, files: Sequence[RunFile]) -> None:
+        """Look at the sizes of `files`, which lie in the run directory `folder`."""
         from bridge.rundir.header import Layout
 
+        self._folder = folder
         self._files: list[RunFile] = []
-        self._starts: list[int] = []
         self._sizes: list[int] = []
-        newest = total = 0
+        newest = 0
         for file in files:
             try:
                 found = os.stat(file.path)  # noqa: PTH116 - hundreds of files in one folder
             except OSError:
                 continue  # deleted just now
             self._files.append(file)
-            self._starts.append(total)
             self._sizes.append(found.st_size)
-            total += found.st_size
             newest = max(newest, found.st_mtime_ns)
-        self.stat = (total, newest)
+        self.stat = (sum(self._sizes), newest)
         self.layout: Layout | None = Layout(("step", "wall_time"), 0, 1, {}) if self._files else None
-        self.name = str(files[0].path.parent) if files else ""
+        self.name = str(folder)
         self.total = 0
         self.session_rows: list[int] = []
         self._missing = 0
+        # Where the complete records of a segment end, by its number; a torn one at its end is left for the next time.
+        self._complete: dict[int, int] = {}
+        self._segments: list[_Segment] = []
+        self._arrange([(at, 0, size) for at, size in enumerate(self._sizes)])
 
     @property
     def size(self) -> int:
@@ -218,41 +269,67 @@ class EventTable:
 
     def place(self, offset: int) -> str:
         """Return the name of the file that holds byte `offset`."""
-        return self._files[self._file_at(offset + 1)].path.name
+        segment = next((one for one in reversed(self._segments) if one.start <= offset), self._segments[0])
+        return self._files[segment.file].path.name
 
     def lines_between(self, begin: int, end: int) -> int:
         """Return 0: no times have to be estimated."""
         return 0
 
-    def marks(self, offset: int, layout: Layout | None) -> dict[str, str | int]:
-        """Return what a cursor keeps to find byte `offset` again: its file, how many come before, the bytes before."""
-        at = self._file_at(offset)
-        here = offset - self._starts[at]
-        return {"header": f"{self._digest(at)}:{at}", "window": self._window(at, here), "columns_at": here}
+    def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
+        """Return what a cursor keeps to find byte `offset` again.
+
+        For each of the newest files these are a digest of its name, the byte up to which it was read, and the four
+        bytes before it: the checksum of the last record. Under "" is the number of all files.
+        """
+        read = dict.fromkeys(range(len(self._files)), 0)
+        for number, one in enumerate(self._segments):
+            if one.start + one.end - one.begin <= offset:
+                read[one.file] = self._complete.get(number, one.end)
+            elif one.start < offset:
+                read[one.file] = min(self._complete.get(number, one.end), one.begin + offset - one.start)
+        newest = list(read.items())[-_MOST_KEPT:]
+        files: dict[str, tuple[int, str]] = {"": (len(read), "")}
+        files |= {self._digest(at): (end, self._witness(at, end)) for at, end in newest}
+        return {"header": "events", "files": files}
 
     def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
         """Return the byte at which `cursor` ends; None if the files do not hold what it covers.
 
-        Files that were deleted since do not matter, as long as the file in which the cursor ends is there.
+        Files that were deleted since do not matter. A new file that comes before a known one does.
         """
         assert self.layout is not None
-        name, _, before = cursor.header.partition(":")
-        at = next((number for number in range(len(self._files)) if self._digest(number) == name), None)
-        if at is None or not before.isdigit() or at > int(before) or self._sizes[at] < cursor.columns_at:
+        known = dict(cursor.files)
+        count = known.pop("", (0, ""))[0]
+        digests = [self._digest(at) for at in range(len(self._files))]
+        first = next((at for at, digest in enumerate(digests) if digest in known), None)
+        if first is None:
             return None
-        moved = self._starts[at] != cursor.offset - cursor.columns_at
-        if (at == int(before) and moved) or cursor.window != self._window(at, cursor.columns_at):
-            return None
-        offset = self._starts[at] + cursor.columns_at
-        if at < int(before):
-            rows = sum(len(part) for part in self.rows(stop=offset))
-            self._missing = cursor.rows - rows
+        old: list[tuple[int, int, int]] = []
+        new: list[tuple[int, int, int]] = []
+        for at, digest in enumerate(digests):
+            size = self._sizes[at]
+            if digest in known:
+                end, witness = known[digest]
+                if (new and new[-1][1] == 0) or size < end or witness != self._witness(at, end):
+                    return None
+                old.append((at, 0, end))
+                if size > end:
+                    new.append((at, end, size))
+            elif at < first and count > len(known):
+                old.append((at, 0, size))
+            else:
+                new.append((at, 0, size))
+        self._arrange([*old, *new])
+        offset = sum(end for _, _, end in old)
+        if len(old) < count:
+            self._missing = cursor.rows - sum(len(part) for part in self.rows(stop=offset))
         return self.layout, offset
 
     def is_gone(self, cursor: Cursor) -> bool:
-        """Return if the file in which `cursor` ends was deleted."""
-        name = cursor.header.partition(":")[0]
-        return bool(name) and all(self._digest(number) != name for number in range(len(self._files)))
+        """Return if all files that `cursor` knows were deleted."""
+        digests = {self._digest(at) for at in range(len(self._files))}
+        return bool(cursor.files) and not digests & cursor.files.keys()
 
     def rows(
         self,
@@ -267,28 +344,36 @@ class EventTable:
         """Yield the rows from byte `offset` on, of which the first has the number `first`, up to byte `stop`."""
         number = self._missing if first is None else first
         begin, stop = offset or 0, self.size if stop is None else stop
-        for at, file in enumerate(self._files):
-            start, size = self._starts[at], self._sizes[at]
-            if begin >= start + size or start >= stop:
+        for place, one in enumerate(self._segments):
+            length = one.end - one.begin
+            if begin >= one.start + length or one.start >= stop:
                 continue
-            if begin <= start:
+            if one.begin == 0 and begin <= one.start:
                 self.session_rows.append(number)
+            low, high = one.begin + max(0, begin - one.start), one.begin + min(length, stop - one.start)
+            shift = one.start - one.begin
+            file = self._files[one.file].path
             try:
-                with open_raw(file.path) as opened:
-                    place = max(begin, start)
-                    for batch in read_events(opened, place - start, min(size, stop - start)):
-                        for rows in self._batch_rows(batch, start, place, number, only, file.path.name):
+                with open_raw(file) as opened:
+                    end = low
+                    for batch in read_events(opened, low, high):
+                        for rows in self._batch_rows(batch, shift, shift + end, number, only, file):
                             number += len(rows)
                             self.total = max(self.total, number)
                             yield rows
-                        place = start + batch.end
+                        end = batch.end
+                    if high == one.end:
+                        self._complete[place] = end
             except OSError as error:
-                raise RunDirectoryError(f"{file.path} cannot be read: {error.strerror}.") from error
+                raise RunDirectoryError(f"{file} cannot be read: {error.strerror}.") from error
 
     def _batch_rows(
-        self, batch: EventBatch, start: int, begin: int, first: int, only: frozenset[str] | None, file: str
+        self, batch: EventBatch, shift: int, begin: int, first: int, only: frozenset[str] | None, file: Path
     ) -> Iterator[Rows]:
-        """Yield the scalars of a batch of the file at byte `start` as rows, in parts that make no large tables."""
+        """Yield the scalars of a batch as rows, in parts that make no large tables.
+
+        `shift` is added to bytes of `file`, and `begin` is the byte at which the rows begin then.
+        """
         import numpy as np
 
         from bridge.rundir.metrics import Rows
@@ -298,21 +383,22 @@ class EventTable:
         if PLACEHOLDER[0] in batch.tags:
             mine = batch.tag == batch.tags.index(PLACEHOLDER[0])
             keep &= ~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2]))
-        names = sorted({_metric(tag) for tag in batch.tags})
+        metrics = [self._metric(tag, file) for tag in batch.tags]
+        names = sorted(set(metrics))
         lines = {name: line for line, name in enumerate(names)}
         # The line of each record in the table: that of its tag's metric.
-        line = np.array([lines[_metric(tag)] for tag in batch.tags], dtype=np.int64)[batch.tag[keep]]
+        line = np.array([lines[name] for name in metrics], dtype=np.int64)[batch.tag[keep]]
         step, ends = batch.step[keep], batch.ends[keep]
         times, values = batch.time[keep], batch.value[keep]
         odd = {(NoticeKind.LEFT_OUT, kind): np.full(count, first) for kind, count in batch.others.items()}
         if batch.problem:
-            odd[NoticeKind.BAD_LINE, f"{file}: {batch.problem}"] = np.full(1, first)
+            odd[NoticeKind.BAD_LINE, f"{file.name}: {batch.problem}"] = np.full(1, first)
         size = max(1, _MOST_CELLS // max(1, len(names)))
         for low in range(0, max(1, len(step)), size):
             part = slice(low, low + size)
             count = len(step[part])
             is_last = low + size >= len(step)
-            end = start + batch.end if is_last else start + int(ends[part][-1])
+            end = shift + batch.end if is_last else shift + int(ends[part][-1])
             table = np.zeros((len(names), count))
             present = np.zeros((len(names), count), dtype=bool)
             table[line[part], np.arange(count)] = values[part]
@@ -330,33 +416,33 @@ class EventTable:
                 time=times[part],
                 values=table,
                 present=present,
-                ends=start + ends[part] - begin,
+                ends=shift + ends[part] - begin,
                 odd=odd,
             )
             odd = {}
             first, begin = first + count, end
 
-    def _file_at(self, offset: int) -> int:
-        """Return the number of the file that ends at byte `offset` or holds the byte before it."""
-        at = 0
-        while at + 1 < len(self._starts) and self._starts[at + 1] < offset:
-            at += 1
-        return at
+    def _metric(self, tag: str, file: Path) -> str:
+        """Return the metric of a tag; in an `add_scalars` folder, the folder's name says which curve it is."""
+        if file.parent != self._folder:
+            tag = f"{tag}/{file.parent.name.removeprefix(_folder_prefix(tag))}"
+        return shortened(clean(tag.replace("\0", "\ufffd")))
+
+    def _arrange(self, parts: Sequence[tuple[int, int, int]]) -> None:
+        """Put parts of files, each (file, begin, end), into the order of rows."""
+        self._segments, self._complete = [], {}
+        start = 0
+        for file, begin, end in parts:
+            self._segments.append(_Segment(file, begin, end, start))
+            start += end - begin
 
     def _digest(self, at: int) -> str:
         from bridge.rundir.metrics import bytes_digest
 
-        return bytes_digest(os.fsencode(self._files[at].path.name))
+        return bytes_digest(os.fsencode(os.path.relpath(self._files[at].path, self._folder)))[:8]
 
-    def _window(self, at: int, end: int) -> str:
-        """Return a digest of the at most 64 KiB before byte `end` of a file."""
-        from bridge.rundir.metrics import bytes_digest
-
-        begin = max(0, end - _WINDOW)
+    def _witness(self, at: int, end: int) -> str:
+        """Return the four bytes before byte `end` of a file, the checksum of a record, as text."""
         with open_raw(self._files[at].path) as file:
-            file.seek(begin)
-            return bytes_digest(file.read(end - begin))
-
-
-def _metric(tag: str) -> str:
-    return shortened(clean(tag.replace("\0", "\ufffd")))
+            file.seek(max(0, end - 4))
+            return file.read(min(4, end)).hex()

@@ -670,7 +670,7 @@ class MetricsTable:
         """The path of the file."""
         return str(self.file.name)
 
-    def marks(self, offset: int, layout: Layout | None) -> dict[str, str | int]:
+    def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
         """Return what a cursor keeps to find byte `offset`, below the header `layout`, again."""
         at = layout.at if layout is not None else 0
         return {"header": bytes_digest(self.first_line), "window": self._window(offset), "columns_at": at}

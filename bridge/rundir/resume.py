@@ -245,7 +245,7 @@ class ReadState:
 def open_table(run: Run) -> Iterator[Table | None]:
     """Open the rows of `run`; None if there are none. Raises RunDirectoryError if they cannot be read."""
     if run.event_files:
-        yield EventTable(run.event_files)
+        yield EventTable(run.path, run.event_files)
     else:
         with open_metrics(run) as table:
             yield table

@@ -227,6 +227,50 @@ def test_what_is_a_run(tmp_path: Path) -> None:
         read_run(tmp_path / "a" / "placeholder")
 
 
+def test_folders_of_add_scalars_belong_to_the_run_above(tmp_path: Path) -> None:
+    """`add_scalars` writes a folder for each curve: they are metrics of the run, and no runs."""
+    run_dir = tmp_path / "logs" / "version_0"
+    write_events(run_dir, 0, [("acc", 0, 0.5, START)])
+    write_events(run_dir / "val_loss_train", 0, [("val/loss", step, 1.0, START + step) for step in range(3)])
+    write_events(run_dir / "val_loss_test", 0, [("val/loss", step, 2.0, START + step) for step in range(3)])
+    write_events(run_dir / "other", 0, [("a", 0, 1.0, START), ("b", 0, 1.0, START)])
+    age(tmp_path)
+    assert [path.name for path in discover([tmp_path])] == ["version_0", "other"]
+    run = read_run(run_dir)
+    (delta,) = read_whole(run, ContentOptions(), ReadOptions())
+    assert (sorted(delta.metrics), delta.points) == (["acc", "val/loss/test", "val/loss/train"], 7)
+    write_events(run_dir / "val_loss_test", 1, [("val/loss", 3, 2.5, START + 9)])
+    age(tmp_path)
+    assert look(run_dir, delta.after).points == 1
+
+
+def test_several_files_grow_at_once(tmp_path: Path) -> None:
+    """With `add_scalars` all files of a run grow together: only the new records of each are read."""
+    run_dir = tmp_path / "run"
+    paths = [
+        write_events(run_dir, 0, [("acc", 0, 0.5, START)]),
+        write_events(run_dir / "loss_a", 0, [("loss", 0, 1.0, START + 1)]),
+        write_events(run_dir / "loss_b", 0, [("loss", 0, 2.0, START + 2)]),
+    ]
+    age(tmp_path)
+    target = Target(ReadOptions(replaces=True))
+    target.export(run_dir)
+    for step in range(1, 4):
+        for path, tag in zip(paths, ("acc", "loss", "loss"), strict=True):
+            data = path.read_bytes() + record(scalar(tag, step, 1.0, START + 10 * step))
+            path.write_bytes(data + b"torn")
+            age(tmp_path, 4000 - step)
+            target.export(run_dir)
+            path.write_bytes(data)
+    age(tmp_path)
+    target.export(run_dir)
+    assert set(target.kinds[1:]) == {DeltaKind.APPEND, DeltaKind.SAME}
+    clean = Target(ReadOptions(replaces=True))
+    clean.export(run_dir)
+    assert target.held() == clean.held()
+    assert len(target.held()) == 12
+
+
 def test_the_placeholder_is_no_point(tmp_path: Path) -> None:
     """Lightning's `hp_metric` of -1 at step 0 is left out; any other value of that name is a metric."""
     folder = tmp_path / "run"
