@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.csv as pacsv
 
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, discover, read_delta, read_run
+from bridge.rundir import ReadOptions, discover, read_delta, read_run, read_whole
 from tests.benchmarks.rows import OURS, best_of, row
 from tests.benchmarks.source_memory import METRICS, write_rows
 from tests.run_dirs import write_sidecar
@@ -26,7 +26,12 @@ def run(quick: bool) -> list[dict[str, Any]]:
     """All rows; `quick` makes the large file and the tree smaller."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
-        return [*_parsing(here), *_appending(here, 1_000_000 if quick else 12_000_000), *_walking(here, 10_000)]
+        return [
+            *_parsing(here),
+            *_event_files(here, 20_000),
+            *_appending(here, 1_000_000 if quick else 12_000_000),
+            *_walking(here, 10_000),
+        ]
 
 
 def _parsing(here: Path) -> list[dict[str, Any]]:
@@ -47,6 +52,38 @@ def _parsing(here: Path) -> list[dict[str, Any]]:
         row(work, "csv.DictReader", best_of(1, dict_reader), points, "points", at_least=5),
         row(work, "pandas", best_of(3, lambda: pd.read_csv(file)), points, "points"),
         row(work, "pyarrow.csv, the file at once", best_of(7, lambda: pacsv.read_csv(file)), points, "points"),
+    ]
+
+
+def _event_files(here: Path, points: int) -> list[dict[str, Any]]:
+    """Measure a folder of event files to columns, the overlap rule included; the others only parse."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    folder = here / "events"
+    writer = EventFileWriter(str(folder))
+    for number in range(points):
+        event = Event(wall_time=1775822400.0 + number, step=number // 8)
+        event.summary.value.add(tag=f"metric/{number % 8}", simple_value=number / 7)
+        writer.add_event(event)
+    writer.close()
+    (file,) = folder.iterdir()
+    run = read_run(folder)
+    work = f"event file of {points:,} points to columns"
+
+    def accumulate() -> None:
+        EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+
+    def raw() -> None:
+        for _ in RawEventFileLoader(str(file)).Load():
+            pass
+
+    return [
+        row(work, OURS, best_of(7, lambda: list(read_whole(run, ContentOptions(), WANTED))), points, "points"),
+        row(work, "EventAccumulator", best_of(1, accumulate), points, "points", at_least=15),
+        row(work, "RawEventFileLoader", best_of(1, raw), points, "points", at_least=10),
     ]
 
 
