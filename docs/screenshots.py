@@ -105,7 +105,7 @@ def shoot_tensorboard(browser: Browser, address: str) -> None:
 
 def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
     """Take pictures of the table of runs, the charts, and one run's step images."""
-    with page_of(browser, 1500, 620) as page:
+    with page_of(browser, 1500, 700) as page:
         page.goto(address)
         expect(page.get_by_role("link", name="preempted", exact=True)).to_be_visible()
         # The assistant takes a third of the page; its pane is closed by the last button of its head.
@@ -125,7 +125,7 @@ def shoot_mlflow_charts(page: Page, address: str) -> None:
     diverged = page.get_by_role("row").filter(has=page.get_by_role("link", name="diverged", exact=True)).first
     diverged.get_by_text("Hide run").locator("..").click()
     page.get_by_role("heading", name="Runs").click()
-    expect(page.locator(".js-plotly-plot")).to_have_count(4)
+    expect(page.locator(".js-plotly-plot")).to_have_count(5)
     keep(page, "mlflow-charts")
 
 
