@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 __all__ = [
-    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover", "read_header", "stamp",
-    "walk", "why_no_run",
+    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover",
+    "read_header", "stamp", "walk", "why_no_run",
 ]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
