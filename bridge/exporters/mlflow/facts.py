@@ -122,10 +122,13 @@ def clean(name: str) -> str:
     return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> dict[str, str]:
+def keys_of(
+    names: Iterable[str], rename: Mapping[str, str] | None = None, *, ignores_case: bool = False
+) -> dict[str, str]:
     """Return the key of each name. Of two that would share a key the first keeps it, the next get `_2`, `_3`.
 
-    Later names never change the key of an earlier one. `rename` maps a name to the one that users want instead.
+    Later names never change the key of an earlier one. `rename` maps a name to the one that users want instead. With
+    `ignores_case` keys that differ in case alone are one key, as they are in MySQL.
     """
     rename = rename or {}
     keys: dict[str, str] = {}
@@ -135,12 +138,12 @@ def keys_of(names: Iterable[str], rename: Mapping[str, str] | None = None) -> di
         if name in keys:
             continue
         plain = key = clean(rename.get(name, name))
-        while key in taken:
+        while (key.casefold() if ignores_case else key) in taken:
             last[plain] = last.get(plain, 1) + 1
             ending = f"_{last[plain]}"
             key = plain[: KEY_LIMIT - len(ending)] + ending
         keys[name] = key
-        taken.add(key)
+        taken.add(key.casefold() if ignores_case else key)
     return keys
 
 

@@ -314,6 +314,11 @@ class MlflowStore:
             self._reset()
 
     @property
+    def ignores_case(self) -> bool:
+        """Return True if the database takes `Loss` and `loss` for one key, as MySQL and MariaDB do."""
+        return (self._database_uri or self.address.uri).lower().startswith(("mysql", "mariadb"))
+
+    @property
     def is_absent(self) -> bool:
         """Return True for a SQLite file that does not exist yet. Only a write creates it."""
         return self.api.is_absent

@@ -439,7 +439,8 @@ class DeltaWriter:
     def _metric_keys(self, delta: Delta, cursor: Cursor | None) -> dict[str, str]:
         """Return the key of each metric. A delta without new rows may not name the metrics, so ask MLflow's run."""
         if delta.metrics or cursor is None:
-            return keys_of(delta.metrics, dict(self.content.rename))
+            rename = dict(self.content.rename)
+            return keys_of(delta.metrics, rename, ignores_case=self.store.ignores_case)
         text: str | bytes | None = self.found.tags.get(Tag.NAMES)
         if cursor.extra.get("maps"):
             text = self._artifact(NAMES_FILE)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.exporters.mlflow.facts import clean, keys_of
+from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,14 @@ def test_a_name_over_the_limit_ends_in_a_digest() -> None:
 def test_the_first_to_appear_keeps_the_clean_key() -> None:
     """Those after it get a number, and growth changes nothing of what was there."""
     assert keys_of(["a@b", "a_b", "a#b"]) == {"a@b": "a_b", "a_b": "a_b_2", "a#b": "a_b_3"}
+
+
+def test_keys_that_differ_in_case_alone_stay_apart_in_mysql() -> None:
+    """Its collation takes them for one key, so the later one gets a number, as with other collisions."""
+    assert keys_of(["Loss", "loss", "LOSS"]) == {"Loss": "Loss", "loss": "loss", "LOSS": "LOSS"}
+    assert keys_of(["Loss", "loss", "LOSS"], ignores_case=True) == {"Loss": "Loss", "loss": "loss_2", "LOSS": "LOSS_3"}
+    store = MlflowStore("mysql+pymysql://me@host/db", ExperimentName.of("trials", None))
+    assert store.ignores_case
 
 
 def test_people_can_choose_another_name() -> None:
