@@ -106,7 +106,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def with_statistics(self, stats: dict[str, dict[str, Any]]) -> RunRecord:
         """Return the record with statistics that cover all rows of metrics.csv."""
         last = {name: of["last"] for name, of in stats.items() if of.get("last") is not None}
-        return msgspec.structs.replace(self, stats=stats, summary=last | self.summary, covered=True)
+        return msgspec.structs.replace(self, stats=stats, summary=self.summary | last, covered=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as strict JSON values: times as ISO text, numbers that are not finite as text."""

@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log_image(first, step, f"{step}.png", picture(60 + 10 * step), caption=f"caption {step}")
     make_run(folder / "broken", rows[:3], status="failed", summary={"loss": 0.3})
     for number in (1, 2):
-        make_run(folder / f"trial-{number}", rows[: 4 * number], tags=["sweep:lr-scan"], summary={"loss": 0.2})
+        make_run(folder / f"lr-{number}", rows[: 4 * number], tags=["sweep:lr-scan"], summary={"loss": 0.2})
     growing = make_run(folder / "growing", [{"step": step, "loss": 4.0} for step in range(5)], status="running")
     (growing / "heartbeat").touch()
     return folder
@@ -143,7 +143,7 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="lr-scan", exact=True)).first
     sweep.get_by_role("button").first.click()
-    expect(page.get_by_role("link", name="trial-1", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="lr-1", exact=True)).to_be_visible()
     box = page.get_by_placeholder(re.compile("metrics.rmse"))
     box.fill("metrics.`val/acc` > 0.9 and tags.project = 'digits'")
     box.press("Enter")

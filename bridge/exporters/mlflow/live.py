@@ -74,14 +74,14 @@ from bridge.exporters.mlflow.media import (
 )
 from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.files import open_plain
-from bridge.model import MediaType
+from bridge.model import MediaType, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bridge.exporters.mlflow.find import ExperimentName
     from bridge.live import LiveRun, LiveRuns
-    from bridge.model import MediaEvent, Run, RunFile, Series
+    from bridge.model import MediaEvent, Run, RunFile
 
 SCHEME = "registry"
 
@@ -264,7 +264,8 @@ class LiveView:
         )
         summary = ParentSummary.of(children)
         tags = {Key.NAME: sweep[:250], Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
-        metrics = [Metric(key, value, start, 0) for key, value in summary.metrics().items()]
+        time = max(ends, default=start)
+        metrics = [Metric(key, value, time, 0) for key, value in summary.metrics().items()]
         return MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
 
     # Metrics
@@ -442,7 +443,14 @@ class LiveStore(AbstractStore):
 
     def _series(self, run_id: str, key: str) -> Series | None:
         _, run = self._view.of_run(run_id)
-        return None if run is None else self._view.series(run).get(key)
+        if run is not None:
+            return self._view.series(run).get(key)
+        # The parent of a sweep has one point of each metric.
+        parent = self._view.entity(run_id)
+        if key not in parent.data.metrics:
+            return None
+        end = (parent.info.end_time or parent.info.start_time) / 1000.0
+        return Series(key, np.zeros(1, np.int64), np.array([end]), np.array([parent.data.metrics[key]]))
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
