@@ -133,6 +133,8 @@ def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
     names = [name for name in page.get_by_role("row").all_inner_texts() if any(run in name for run in site.runs)]
     first = next(run for run in site.runs if run in names[0])
     assert first == "baseline"
+    # Charts below the lower edge of the page are not drawn.
+    page.set_viewport_size({"width": 1800, "height": 4200})
     page.goto("about:blank")
     page.goto(f"{address}?workflowType=machine_learning&viewStateShareKey=bridge&compareRunsMode=CHART")
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60_000)
