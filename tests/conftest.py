@@ -16,6 +16,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.dask_cluster",
     "tests.fixtures.demo",
     "tests.fixtures.mlflow_server",
+    "tests.fixtures.permissions",
     "tests.fixtures.postgres",
     "tests.fixtures.proxy",
     "tests.fixtures.sqlite",

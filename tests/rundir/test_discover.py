@@ -10,6 +10,7 @@ import pytest
 
 from bridge.errors import UsageError
 from bridge.rundir import discover
+from tests.fixtures.permissions import unprivileged
 from tests.run_dirs import write_sidecar
 
 if TYPE_CHECKING:
@@ -93,17 +94,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_what_may_not_be_read_is_named(public: Path) -> None:
     """A folder that cannot be listed, and a metrics.csv that cannot be opened, are named with the reason."""
-    (tmp_path / "closed").mkdir(mode=0)
-    (tmp_path / "file").mkdir()
-    (tmp_path / "file" / "metrics.csv").touch(mode=0)
-    assert skipped(tmp_path) == [
-        ("closed", "cannot be listed: Permission denied"),
-        ("file", "metrics.csv cannot be read: Permission denied"),
-    ]
-    (tmp_path / "closed").chmod(0o755)
+    (public / "closed").mkdir(mode=0)
+    (public / "file").mkdir()
+    (public / "file" / "metrics.csv").touch(mode=0)
+    with unprivileged():
+        assert skipped(public) == [
+            ("closed", "cannot be listed: Permission denied"),
+            ("file", "metrics.csv cannot be read: Permission denied"),
+        ]
 
 
 def test_links(tmp_path: Path) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +18,7 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content
+from tests.fixtures.permissions import unprivileged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,27 +122,6 @@ def test_a_full_disk(tmp_path: Path, room: int) -> None:
     clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
     clean.apply(make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})]))
     assert content(tmp_path / "logs" / "abc") == content(tmp_path / "clean" / "abc")
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[None]:
-    """Without root's right to write everywhere."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """Yield a folder that every user may enter, which pytest's are not."""
-    folder = Path(tempfile.mkdtemp(prefix="bridge-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) -> None:
