@@ -80,7 +80,7 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
 
 def vars_of(held: TargetContent) -> dict[str, object]:
     """Return what is read back beside points and media."""
-    names = ("params", "tags", "notes", "name", "status", "start", "end", "cut", "unsupported")
+    names = ("params", "tags", "notes", "name", "status", "start", "end", "truncated", "unsupported")
     return {name: getattr(held, name) for name in names}
 
 
