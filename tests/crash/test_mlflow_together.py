@@ -37,7 +37,7 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
     from bridge.exporters import find_exporter
     from bridge.sync.export import export_runs
 
-    runs = [Growing(tmp_path / "runs" / str(number), PART) for number in range(RUNS)]
+    runs = [Growing(tmp_path / "runs" / f"job-{number}", PART) for number in range(RUNS)]
     experiment = f"together-{count}-{tmp_path.name}"
     for parts in ((0, 1), (2, 3)):
         for run in runs:
@@ -53,25 +53,25 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
     there = {run.info.run_name: content(together, run) for run in together.runs()}
     assert len(together.runs()) == RUNS
     assert there == {run.info.run_name: content(clean, run) for run in clean.runs()}
-    assert len(there["0"]["points"]["loss"]) == 4 * PART - PART // 2
+    assert len(there["job-0"]["points"]["loss"]) == 4 * PART - PART // 2
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_eight_exports_of_eight_children_end_with_one_parent(uri: str, tmp_path: Path) -> None:
     """As the tasks of an array job do it: each exports its own run, all at one moment. The parent counts them all."""
     experiment = f"children-{tmp_path.name}"
-    paths = [tmp_path / "sweep" / str(number) for number in range(1, CHILDREN + 1)]
+    paths = [tmp_path / "sweep" / f"child-{number}" for number in range(1, CHILDREN + 1)]
     for number, path in enumerate(paths, start=1):
         rows = [{"step": 0, "acc": number / 10}, {"step": 1, "acc": 0.0}]
-        make_run(path, rows, uid=f"child-{number}", run_id=str(number), tags=["sweep:lr-scan"])
+        make_run(path, rows, uid=f"child-{number}", run_id=f"child-{number}", tags=["sweep:lr-scan"])
     each_at_once(export, [(uri, experiment, path, ("acc:max",)) for path in paths])
     runs = Store(uri, experiment=experiment).runs()
     (parent,) = [run for run in runs if "mlflow.bridge.sweep" in run.data.tags]
     children = {run.info.run_name: run for run in runs if "mlflow.bridge.uid" in run.data.tags}
-    assert sorted(children) == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert sorted(children) == [f"child-{number}" for number in range(1, CHILDREN + 1)]
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert len(runs) == CHILDREN + 1
-    tags = {key.removeprefix("mlflow.bridge.sweep."): value for key, value in parent.data.tags.items()}
-    assert (tags["runs"], tags["completed"]) == ("8", "8")
-    assert (tags["acc.best"], tags["acc.best_run"]) == ("0.8", children["8"].info.run_id)
-    assert float(tags["acc.mean"]) == pytest.approx(0.45)
+    assert parent.data.metrics == {"acc": pytest.approx(0.45), "acc.best": 0.8}
+    description = parent.data.tags["mlflow.note.content"]
+    assert description.startswith("8 runs: 8 completed")
+    assert "[child-8]" in description
