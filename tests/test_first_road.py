@@ -79,10 +79,10 @@ def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
 
 
 def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
-    """Its notice is a number at first and NaN at last."""
-    notices = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
-    assert math.isfinite(notices[0])
-    assert math.isnan(notices[-1])
+    """Its loss is a number at first and NaN at last."""
+    losses = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
+    assert math.isfinite(losses[0])
+    assert math.isnan(losses[-1])
 
 
 @pytest.mark.parametrize("run_id", RUN_IDS)
@@ -94,7 +94,7 @@ def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
         name: [(step, time, float(np.float32(value))) for step, time, value in points]
         for name, points in _counting(demo_runs / run_id).items()
     }
-    held = _tensorboard_points(exported / "tb" / run_id)
+    held = _tensorboard_points(exported / "tb" / run_id.rpartition("/")[2])
     assert list(_told(held)) == list(_told(expected))
 
 
@@ -116,7 +116,7 @@ def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> N
     client = MlflowClient(f"sqlite:///{exported}/m.db")
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
-    runs = {run.data.tags.get("bridge.run_id"): run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.data.tags.get("mlflow.bridge.run_id"): run for run in client.search_runs([experiment.experiment_id])}
     assert {run_id: runs[run_id].info.status for run_id in RUN_IDS} == dict.fromkeys(RUN_IDS, "FINISHED") | {
         "killed": "KILLED"
     }
@@ -196,7 +196,7 @@ def _mlflow_points(uri: str, run_id: str) -> Points:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`bridge.run_id` = '{run_id}'")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`mlflow.bridge.run_id` = '{run_id}'")
     return {
         name: sorted((m.step, m.timestamp / 1000, m.value) for m in client.get_metric_history(run.info.run_id, name))
         for name in run.data.metrics

@@ -85,6 +85,7 @@ def test_a_server_whose_store_is_down(
     assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
     assert store.run().info.status == "FINISHED"
     faulty_proxy.heal()
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     check_healed(store, path)
 
 
