@@ -61,10 +61,10 @@ _READING = (
         ("tests/rundir/test_golden.py",),
     ),
     Mutant(
-        "a killed run ends when its sidecar says",
+        "a killed run ends when it began",
         "bridge/rundir/run.py",
-        "if sidecar.ended_at is not None and status is not Status.KILLED:",
-        "if sidecar.ended_at is not None:",
+        "return max(life.last if life.last is not None else start, start), not life.stated",
+        "return start, not life.stated",
         ("tests/rundir/test_golden.py",),
     ),
 )
