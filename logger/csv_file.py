@@ -15,11 +15,9 @@ import io
 import os
 import re
 import shutil
-import sys
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from logger.files import free_beside, keep_access, replace_file
+from logger.files import free_beside, keep_access, no_field_limit, replace_file
 from logger.values import cell_text
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ _REMEMBERED_LAYOUTS = 256
 
 _SPECIAL = re.compile(r'[",\r\n]')
 _LINE_END = re.compile(rb"\r?\n")
-_FIELD_LIMIT = threading.Lock()
 
 
 class MetricsFile:
@@ -469,7 +466,7 @@ def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
         lines.append(text.decode("utf-8", errors="replace"))
         if not quotes.inside and text.endswith(b"\n"):
             try:
-                with _no_field_limit():
+                with no_field_limit():
                     return tuple(next(csv.reader(lines), ())), end
             except csv.Error:
                 break
@@ -479,7 +476,7 @@ def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
 def _cells(path: Path, found: Scan, *, skip_lines: int = 0) -> Iterator[tuple[list[str], bool]]:
     """Yield the cells of each complete record and true, or its text as one cell and false if it is no CSV."""
     lines: list[str] = []
-    with path.open("rb") as file, _no_field_limit():
+    with path.open("rb") as file, no_field_limit():
         file.seek(found.start)
         part = io.BufferedReader(_Part(file, found.end), _CHUNK)
         for _ in range(skip_lines):
@@ -542,14 +539,3 @@ def _may_hold_odd_lines(chunk: bytes) -> bool:
             return True
         at = chunk.find(b"step", at + 4)
     return False
-
-
-@contextlib.contextmanager
-def _no_field_limit() -> Iterator[None]:
-    """Let csv read cells of any length, as readers of run directories do; restore the process's setting afterwards."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(sys.maxsize)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)

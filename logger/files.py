@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import secrets
 import stat
+import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "SNIFFED_BYTES",
     "VIDEO_FORMATS",
     "free_beside",
     "keep_access",
+    "no_field_limit",
     "replace_file",
     "set_aside",
     "sniff",
@@ -139,3 +143,17 @@ def set_aside(path: Path) -> Path:
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
     return aside
+
+
+_FIELD_LIMIT = threading.Lock()
+
+
+@contextlib.contextmanager
+def no_field_limit() -> Iterator[None]:
+    """Let the csv module read cells of any length for a while; its limit is a setting of the whole process."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)

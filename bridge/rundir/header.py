@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
-import sys
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,14 +12,14 @@ from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_plain, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bridge.model import RunFile
+from logger.files import no_field_limit
 
 BOM = b"\xef\xbb\xbf"
 
 _FIRST_PIECE = 1 << 14
-_FIELD_LIMIT = threading.Lock()
 
 # A quoted cell: it begins where a cell begins. The last group is empty if the quote is still open.
 _QUOTED = re.compile(rb'(?:\A|(?<=[,\r\n]))"[^"]*+(?:""[^"]*+)*+("?)')
@@ -151,17 +148,6 @@ def _no_header(file: BinaryIO, problem: str) -> RunDirectoryError:
         f"{file.name}: the header line {problem}.",
         hint="Repair the file, or move it away to export the run without its metrics.",
     )
-
-
-@contextlib.contextmanager
-def no_field_limit() -> Iterator[None]:
-    """Let the csv module read cells of any length for a while; its limit is a setting of the whole process."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(sys.maxsize)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)
 
 
 def has_column(file: RunFile, name: str) -> bool:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, open_raw
 from bridge.model import NoticeKind
-from bridge.rundir.header import Layout, complete_rows, no_field_limit, parse_int64, read_layout
+from bridge.rundir.header import Layout, complete_rows, parse_int64, read_layout
+from logger.files import no_field_limit
 from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
