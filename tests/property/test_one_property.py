@@ -64,13 +64,19 @@ def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, c
 
 
 def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is held, as values that can be compared; without what people edited, since that is theirs."""
+    """Return what is held, as values that can be compared; without what people edited, since that is theirs.
+
+    The points of a series are put in the order of their steps: in which order they were written is no promise.
+    """
     facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
     facts |= {"notes": held.notes} if "notes" not in edits else {}
     facts |= {"tags": sorted(held.tags or ())} if "tag" not in edits else {}
     return facts | {
         "series": {
-            name: [column.tobytes() for column in (series.step, series.time, np.nan_to_num(series.value, nan=12.5e300))]
+            name: [
+                column[np.argsort(series.step, kind="stable")].tobytes()
+                for column in (series.step, series.time, np.nan_to_num(series.value, nan=12.5e300))
+            ]
             for name, series in sorted({**(held.bests or {}), **held.series}.items())
         },
         "last": {name: repr(value) for name, value in held.last.items()},
