@@ -1,4 +1,4 @@
-"""The last line of a test run: what passed, what failed, and by name what was skipped for want of something."""
+"""Print the last line of a test run: counts of passed and failed, and the reasons for skips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def closing_line(reporter: TerminalReporter) -> str:
-    """`412 passed, 0 failed`, and behind it each reason to skip with how many tests it cost."""
+    """Return `412 passed, 0 failed`, followed by each reason to skip with its number of tests."""
     stats = reporter.stats
     failed = len(stats.get("failed", ())) + len(stats.get("error", ()))
     line = f"{len(stats.get('passed', ()))} passed, {failed} failed"
@@ -23,7 +23,7 @@ def closing_line(reporter: TerminalReporter) -> str:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Print the line behind pytest's own summary; workers of xdist have no terminal, and listings no results."""
+    """Print the line after pytest's own summary, except in workers of xdist and in listings."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput") or config.option.collectonly:
         return

@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Servers, databases and browsers stand in tests/fixtures, one file each."""
+"""Fixtures of all tests. Those for servers, databases and browsers are in tests/fixtures, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deltas made of columns written out by hand, for exporters that must not depend on the source."""
+"""Build deltas from columns written by hand, for exporter tests that do not depend on the reader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_model_run(path: Path, **fields: Any) -> Run:
-    """Return a Run as it would be read of the directory `path`, with `fields` over usable defaults."""
+    """Return a Run as read from the directory `path`, with `fields` over usable defaults."""
     status = fields.get("status", Status.COMPLETED)
     usual: dict[str, Any] = {
         "path": path,
@@ -37,7 +37,7 @@ def make_model_run(path: Path, **fields: Any) -> Run:
 
 
 def make_block(steps: Sequence[int], columns: Mapping[str, Sequence[float | None]], *, first_row: int = 0) -> Block:
-    """Return a block of one row a step; None is no point. Times count seconds from CREATED_S by row."""
+    """Return a block of one row per step; None is no point, and times count seconds from CREATED_S by row."""
     row = np.arange(first_row, first_row + len(steps), dtype=np.int64)
     present = np.array([[value is not None for value in values] for values in columns.values()], dtype=bool)
     values = np.array([[value if value is not None else 0.0 for value in one] for one in columns.values()])

@@ -1,6 +1,6 @@
-"""Environments as people have them: our wheel, and only what it declares to need, without development's packages.
+"""Make environments as people have them: our wheel and only the packages that it declares.
 
-Made offline and in a second: what is declared is looked up in the environment that runs the tests, and linked.
+They are made offline in a second, by links to the packages of the environment that runs the tests.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment of its own in `folder`."""
+    """A virtual environment in `folder`."""
 
     folder: Path
 
     def run(self, *arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run its python; what it printed. Fails unless it exits with `code`."""
+        """Run its Python, assert that it exits with `code`, and return its output."""
         # An empty environment: nothing of this process's paths reaches it.
         env = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "MLFLOW_DISABLE_TELEMETRY": "true", "LANG": "C.UTF-8"}
         command = [str(self.folder / "bin" / "python"), *arguments]
@@ -39,7 +39,7 @@ class Environment:
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:
-    """Return a new environment in `folder` with `wheel` and what its metadata asks for with these extras."""
+    """Return a new environment in `folder` with `wheel` and what its metadata requires with these extras."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
@@ -59,7 +59,7 @@ def _declared(metadata: str, extras: Iterable[str]) -> list[Requirement]:
 
 
 def _asked(requirements: Iterable[Requirement], extras: Iterable[str]) -> list[Requirement]:
-    """Of `requirements` those that hold here with any of `extras`; our own extras among them are opened."""
+    """Return those of `requirements` that apply here with any of `extras`, with our own extras expanded."""
     wanted = ["", *extras]
     requirements = list(requirements)
     asked = []
@@ -74,7 +74,7 @@ def _asked(requirements: Iterable[Requirement], extras: Iterable[str]) -> list[R
 
 
 def _closure(asked: Sequence[Requirement]) -> list[str]:
-    """Return the names of all distributions that `asked` brings with it."""
+    """Return the names of all distributions that `asked` requires, directly or not."""
     seen: dict[tuple[str, tuple[str, ...]], None] = {}
     waiting = list(asked)
     while waiting:
@@ -90,13 +90,13 @@ def _closure(asked: Sequence[Requirement]) -> list[str]:
 
 @functools.cache
 def _owners() -> Counter[str]:
-    """How many distributions have files below each top-level name (`google` belongs to several)."""
+    """Return how many distributions have files below each top-level name (`google` belongs to several)."""
     tops = ({file.parts[0] for file in each.files or ()} for each in distributions())
     return Counter(top for names in tops for top in names)
 
 
 def _link(name: str, packages: Path) -> None:
-    """Link a distribution's files: whole folders where they are its own, which is a thousand times fewer links."""
+    """Link a distribution's files; folders that belong to it alone are one link, which is much faster."""
     for file in distribution(name).files or ():
         if ".." in file.parts:
             continue

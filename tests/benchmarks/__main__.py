@@ -30,7 +30,7 @@ PEERS = ("lightning", "mlflow", "numpy", "pyarrow", "tensorboard", "tensorboardX
 
 
 def main(names: list[str]) -> int:
-    """Run, print, write; the exit code."""
+    """Run the benchmarks, print and write their rows, and return the exit code."""
     quick = os.environ.get("QUICK", "") not in ("", "0")
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -52,7 +52,7 @@ def main(names: list[str]) -> int:
 
 
 def judge(rows: list[dict[str, Any]]) -> None:
-    """Add to each row `ratio` (a peer's time per unit over ours) and `held`: whether what the row promises is so."""
+    """Add `ratio` (a peer's time per unit over ours) and `held` (whether the row keeps its promise) to each row."""
     ours = {(row["benchmark"], row["work"]): row["seconds"] / row["amount"] for row in rows if row["who"] == OURS}
     for row in rows:
         each = ours.get((row["benchmark"], row["work"]))
@@ -63,7 +63,7 @@ def judge(rows: list[dict[str, Any]]) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Judged rows as text: one paragraph for each `work`."""
+    """Return judged rows as text, with one paragraph for each `work`."""
     lines = []
     for work in dict.fromkeys(row["work"] for row in rows):
         lines += ["", work, *(_line(row) for row in rows if row["work"] == work)]
@@ -96,7 +96,7 @@ def _found(names: list[str]) -> list[str]:
 
 
 def _is_benchmark(name: str) -> bool:
-    """Whether the module defines `run`; helpers beside the benchmarks do not."""
+    """Return whether the module defines `run`, as helpers beside the benchmarks do not."""
     return "\ndef run(" in (Path(tests.benchmarks.__path__[0]) / f"{name}.py").read_text()
 
 

@@ -47,7 +47,7 @@ def _loggers() -> dict[str, Callable[[Path], Logger]]:
 
 
 def _calls(logger: Logger, count: int) -> float:
-    """Seconds for `count` rows of 10 values, each saved, and the end of the run."""
+    """Return the seconds that `count` rows of 10 values take, each saved, with the end of the run."""
     values = [{f"metric_{number}": float(step * number) / 7 for number in range(10)} for step in range(count)]
     _ = logger.experiment  # type: ignore[attr-defined]
     began = time.perf_counter()
@@ -59,7 +59,7 @@ def _calls(logger: Logger, count: int) -> float:
 
 
 def _training(logger: Logger, steps: int) -> tuple[float, float]:
-    """Seconds of a whole training that logs 10 values at every step, and how many of them were spent in the logger."""
+    """Return the seconds of a training that logs 10 values a step, and how many of them the logger spent."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
 
@@ -114,7 +114,7 @@ def _stopwatch(logger: Logger) -> list[float]:
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Take the three measures for every logger; of several rounds, in which the loggers take turns, the best counts."""
+    """Take the three measures for every logger in turn, and keep the best of several rounds."""
     rounds, calls, steps = (3, 1000, 200) if quick else (7, 5000, 1500)
     logging.disable(logging.WARNING)
     try:

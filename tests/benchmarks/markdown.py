@@ -1,4 +1,4 @@
-"""Judged rows as the tables of docs/reference/performance.md."""
+"""Format judged rows as the tables of docs/reference/performance.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = {
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """One section for each benchmark, in it one table: work, who, seconds, units a second, ratio to ours, remarks."""
+    """Return one section per benchmark with a table of work, who, seconds, units a second, ratio and remarks."""
     lines: list[str] = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         lines += [f"### {TITLES.get(benchmark, benchmark)}", ""]

@@ -1,7 +1,7 @@
-"""The most memory that a command took, as the operating system accounts it: of the command alone.
+"""Measure the peak memory of a command alone, as the operating system accounts it.
 
-A process that is started counts, until it becomes another program, as large as the one that starts it, and Linux keeps
-that in its account. So a small launcher, itself started by whoever measures, starts the command and tells.
+Until it executes another program, a new process counts as large as its parent, and Linux keeps that in its account.
+So we start a small launcher, which starts the command and reports its peak.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ sys.exit(code)
 
 
 def launched(command: list[str], account: Path) -> list[str]:
-    """Return the command line that runs `command` and leaves its account in the file `account`."""
+    """Return the command line that runs `command` and writes its account to the file `account`."""
     return [sys.executable, "-S", "-c", _LAUNCHER, str(account), *command]
 
 
 def most_mib(account: Path) -> float:
-    """Return the most memory of the command, or of the largest process that it waited for, in MiB."""
+    """Return the peak memory in MiB of the command, or of the largest process that it waited for."""
     return int(account.read_text()) / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -44,7 +44,7 @@ ALONE = "ours, without facts and files"
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows: sqlite, postgresql, many runs looked up, and a server."""
+    """Return the rows for SQLite, PostgreSQL, the look-up of many runs, and a server."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     logging.disable(logging.WARNING)
     rows: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def _database(kind: str, fresh: Callable[[], str], *, at_least: float, quick: bool) -> list[dict[str, Any]]:
-    """One run of a million points, in the deltas that an export would hand over."""
+    """Return one run of a million points, in the deltas that an export would hand over."""
     work = f"points into {kind}"
     points, theirs = (200_000, 10_000) if quick else (1_000_000, 50_000)
     uris = [fresh() for _ in range(2)]
@@ -98,7 +98,7 @@ def _database(kind: str, fresh: Callable[[], str], *, at_least: float, quick: bo
 
 
 def _raw(client: MlflowClient, run_id: str, points: int) -> None:
-    """Rows that are ready made, through the database driver's own executemany, in one transaction, and nothing else."""
+    """Write prepared rows with the driver's own executemany in one transaction, as the lower bound."""
     part = _block(1 << 40, points // METRICS)
     rows = [
         (name, value, START_MS + 100 * at, run_id, at, False)
@@ -117,7 +117,7 @@ def _raw(client: MlflowClient, run_id: str, points: int) -> None:
 
 
 def _lock_out(uri: str, *, quick: bool) -> list[dict[str, Any]]:
-    """How long MLflow's own store waits at most for a turn while points are written."""
+    """Return the longest time that MLflow's own store waits for a turn while we write points."""
     client = _client(uri)
     other = client.create_run("0").info.run_id
     done = threading.Event()
@@ -178,10 +178,10 @@ def _nothing_new(uri: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]
 
 
 def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Eight runs through a server on the same machine; ours and four clients in turn, as the machine's speed drifts.
+    """Export eight runs through a local server, in turn with four clients.
 
-    Ours is a whole export, with params, tags, status and files; the clients log the points and nothing else. Each turn
-    goes the other way round than the last: the database grows, and whoever comes later writes into a larger one.
+    Ours is a whole export with params, tags, status and files; the clients log only points. The order alternates,
+    because the database grows and whoever comes later writes into a larger one.
     """
     points, rounds = (4000, 1) if quick else (25_000, 4)
     total = SERVER_RUNS * points
@@ -218,7 +218,7 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _write_through(uri: str, points: int) -> None:
-    """Measure the exporter's way of writing, for what the clients write: eight runs with nothing but points."""
+    """Measure the exporter's writer on what the clients write: eight runs with only points."""
     from bridge.exporters.mlflow.client import Address, MlflowApi
     from bridge.exporters.mlflow.write_api import ApiWriter
 
@@ -236,7 +236,7 @@ def _write_through(uri: str, points: int) -> None:
 
 
 def _export_through(uri: str, folder: Path) -> None:
-    """Measure a whole export, files and facts included, as `bridge export --workers 4` does it."""
+    """Measure a whole export with files and facts, as `bridge export --workers 4` does it."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import Options, export_runs
     from bridge.sync.parallel import Workers

@@ -1,4 +1,4 @@
-"""Scanning a tree of run directories: ours against the original RegistryLogger's way, first and with nothing new."""
+"""Scan a tree of run directories with ours and the original RegistryLogger's scanner, first and with nothing new."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUICK_ROUNDS = 9
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Both ways over one tree of 10,000 finished runs (quick: 1,000), by turns, the best of some rounds each."""
+    """Measure both scanners in turn over one tree of 10,000 finished runs (quick: 1,000); the best round counts."""
     runs = 1_000 if quick else 10_000
     best: dict[tuple[str, str], float] = {}
 
@@ -49,7 +49,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def make_tree(root: Path, runs: int) -> None:
-    """Write `runs` run directories, a hundred a folder, with what a finished training leaves behind."""
+    """Write `runs` run directories, a hundred to a folder, each as a finished training leaves it."""
     names = ("epoch", "train/acc", "train/loss", "val/acc", "val/loss")
     for number in range(runs):
         path = root / f"sweep-{number // 100:03d}" / f"run-{number:05d}"
@@ -71,7 +71,7 @@ def make_tree(root: Path, runs: int) -> None:
 
 
 def our_scan(root: Path, database: Path) -> None:
-    """One scan, as `bridge scan` does it."""
+    """Scan as `bridge scan` does."""
     store, _ = Store.open(database)
     try:
         scan(str(root), store, walk=walk, read=read_run)
@@ -80,7 +80,7 @@ def our_scan(root: Path, database: Path) -> None:
 
 
 def original_scan(root: Path, database: Path) -> None:
-    """One scan as the original did it: rglob, stat and parse each sidecar, its liveness, upserts one by one."""
+    """Scan as the original does: rglob, stat and parse each sidecar, check liveness, upsert one by one."""
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(_ORIGINAL_TABLE)

@@ -1,6 +1,6 @@
-"""A metrics.csv of 100 million points read whole in one process: time, and the most memory it took at once.
+"""Read a metrics.csv of 100 million points in one process, and measure the time and the peak memory.
 
-Clean, then with a rewind in its last row, which moves everything behind it: the worst case for an ordered target.
+The second file rewinds in its last row and so supersedes everything after it: the worst case for an ordered target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ print(points)
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Two rows; `quick` reads a twentieth."""
+    """Return two rows; `quick` reads a twentieth."""
     rows = 500_000 if quick else 10_000_000
     made = []
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
@@ -49,7 +49,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """`rows` rows of METRICS metrics, written in pieces."""
+    """Write `rows` rows of METRICS metrics in pieces."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
 

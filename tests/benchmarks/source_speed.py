@@ -1,4 +1,4 @@
-"""Reading run directories: metrics.csv beside other readers, an append to a large file, and the walk over many runs."""
+"""Read run directories: metrics.csv beside other readers, an append to a large file, and the walk over many runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WANTED = ReadOptions(ordered=True, limit=10_000_000)
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows; `quick` makes the large file and the tree smaller."""
+    """Return all rows; `quick` makes the large file and the tree smaller."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
         return [
@@ -35,7 +35,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
 
 
 def _parsing(here: Path) -> list[dict[str, Any]]:
-    """Overlap rule, digest and times included in ours; the others only parse."""
+    """Measure parsing; ours includes the overlap rule, digest and times, and the others only parse."""
     path = write_sidecar(here / "parsing")
     write_rows(path / "metrics.csv", 100_000)
     run, file, points = read_run(path), path / "metrics.csv", 100_000 * METRICS
@@ -56,7 +56,7 @@ def _parsing(here: Path) -> list[dict[str, Any]]:
 
 
 def _event_files(here: Path, points: int) -> list[dict[str, Any]]:
-    """Measure a folder of event files to columns, the overlap rule included; the others only parse."""
+    """Measure event files to columns; ours includes the overlap rule, and the others only parse."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -88,7 +88,7 @@ def _event_files(here: Path, points: int) -> list[dict[str, Any]]:
 
 
 def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
-    """One row more in a file of a gigabyte."""
+    """Measure the export of one new row in a file of a gigabyte."""
     path = write_sidecar(here / "appending")
     write_rows(path / "metrics.csv", rows)
     cursor, wanted = None, ReadOptions(ordered=True)

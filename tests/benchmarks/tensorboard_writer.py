@@ -32,7 +32,7 @@ LARGE = "one run that grows 10-fold: time per point"
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows. Ours is given a million points also if `quick`, since the promise is about that.
+    """Return all rows. Ours gets a million points even if `quick`, because the promise is about that.
 
     The peers get fewer.
     """
@@ -92,7 +92,7 @@ def _inside(made: Path, here: Path, few: int) -> list[dict[str, Any]]:
 
 
 def _copied(logdir: Path, copy: Path) -> None:
-    """Write the bytes of the event files that were made, from one numpy array into another and on to the same disk."""
+    """Write the bytes of the event files from one numpy array into another and to the same disk."""
     for file in logdir.rglob("*tfevents*"):
         held = np.fromfile(file, dtype=np.uint8)
         held.copy().tofile(copy)

@@ -1,6 +1,6 @@
-"""`bridge export --to tensorboard` as people start it: start-up, growth in points and in runs, one and two workers.
+"""Run `bridge export --to tensorboard` as people do: start-up, growth in points and runs, one and two workers.
 
-Whole processes, with the memory of the largest among them as the operating system accounts it.
+These are whole processes, with the peak memory of the largest as the operating system accounts it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LOOKS = 5
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows; `quick` stops at a million points, at a hundred runs."""
+    """Return all rows; `quick` stops at a million points and at a hundred runs."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
         return [
@@ -64,7 +64,7 @@ def _starting(here: Path) -> list[dict[str, Any]]:
 
 
 def _growing_in_points(here: Path, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """One run of each size; the largest once more with a rewind in its last row, the worst case for event files."""
+    """Export one run of each size, and the largest again with a rewind in its last row, the worst case."""
     made = []
     for rows in sizes:
         path = write_sidecar(here / f"run{rows}")
@@ -86,7 +86,7 @@ def _points(work: str, path: Path, here: Path, rows: int) -> dict[str, Any]:
 
 
 def _one_beside_many(here: Path) -> list[dict[str, Any]]:
-    """One run of 100 million points beside 10,000 small ones, by as many workers as there are cores."""
+    """Export one run of 100 million points beside 10,000 small ones, with one worker per core."""
     count = 10_000
     for number in range(count):
         write_rows(write_sidecar(here / "runs" / f"run{number}") / "metrics.csv", 10)
@@ -158,9 +158,9 @@ def _best(command: list[str], folder: Path) -> float:
 
 
 def _measured(command: list[str], folder: Path) -> tuple[float, float]:
-    """Seconds of a command as a whole process, and the most memory of the largest of its processes, in MiB.
+    """Return a command's wall time in seconds and the peak memory of the largest of its processes in MiB.
 
-    The operating system tells the command's own; its workers are looked at many times a second.
+    The operating system accounts for the command; we sample its workers many times a second.
     """
     most = 0.0
     account = folder / "account"

@@ -61,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Site:
-    """A live view: the ids of its runs by name, and the requests of its pages that failed."""
+    """A live view: the ids of its runs by name, and the failed requests of its pages."""
 
     address: str
     experiment: str
@@ -128,7 +128,7 @@ def site(live: Site) -> Site:
 
 
 def test_the_list_of_experiments(site: Site, page: Page) -> None:
-    """The home page and the list name the folder of runs; their other parts are empty without an error."""
+    """The home page and the list name the folder of runs, and their empty parts show no error."""
     site.watch(page)
     page.goto(f"{site.address}/#/experiments")
     expect(page.get_by_role("link", name="runs", exact=True).first).to_be_visible(timeout=60_000)
@@ -136,7 +136,7 @@ def test_the_list_of_experiments(site: Site, page: Page) -> None:
 
 
 def test_the_table_of_runs(site: Site, page: Page) -> None:
-    """Every run is there with its status; a sweep holds its children; the search box filters."""
+    """The table shows each run with its status, nests children under their sweep, and filters by the search box."""
     site.open(page, "runs")
     expect(page.get_by_role("link", name="baseline", exact=True)).to_be_visible(timeout=60_000)
     for name in ("broken", "growing", "lr-scan"):
@@ -153,7 +153,7 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
 
 
 def test_the_page_of_a_run(site: Site, page: Page) -> None:
-    """Notes, user, source, tags and params are shown; secrets are masked."""
+    """The page shows notes, user, source, tags and params, with secrets masked."""
     site.open(page, "baseline")
     notes = page.get_by_test_id("note-editor-preview-content")
     expect(notes.locator("h1")).to_have_text("Baseline", timeout=60_000)
@@ -165,7 +165,7 @@ def test_the_page_of_a_run(site: Site, page: Page) -> None:
 
 
 def test_the_curves_and_images_of_a_run(site: Site, page: Page) -> None:
-    """A chart draws the points of each metric, and the slider goes through the pictures."""
+    """Each metric's chart draws its points, and the slider steps through the images."""
     page.set_viewport_size({"width": 1600, "height": 2600})
     site.open(page, "baseline/model-metrics")
     charts = page.locator(".js-plotly-plot")
@@ -193,7 +193,7 @@ def drawn(page: Page) -> list[list[float]]:
 
 
 def test_the_files_of_a_run(site: Site, page: Page) -> None:
-    """Copies of files are masked, and the captions are a table with their pictures."""
+    """Copies of files are masked, and captions form a table with their images."""
     site.open(page, "baseline/artifacts/hparams.yaml")
     expect(page.get_by_text("hparams.yaml").first).to_be_visible(timeout=60_000)
     page.wait_for_function("document.querySelector('main').innerText.includes('***')")
@@ -217,7 +217,7 @@ def test_runs_are_compared(site: Site, page: Page) -> None:
 
 
 def test_pages_without_content_are_empty(site: Site, page: Page) -> None:
-    """The pages of traces and models show nothing, without an error."""
+    """The pages for traces and models are empty and show no error."""
     site.open(page, "traces")
     expect(page.get_by_text(re.compile("traces", re.IGNORECASE)).first).to_be_visible(timeout=60_000)
     page.goto(f"{site.address}/#/models")
@@ -226,7 +226,7 @@ def test_pages_without_content_are_empty(site: Site, page: Page) -> None:
 
 
 def test_a_run_grows_and_is_requeued_while_its_page_is_open(site: Site, page: Page, runs: Path) -> None:
-    """The chart follows the file: it goes on, and after a requeue shows the second values, without a zigzag."""
+    """An open chart follows the file; after a requeue it shows the second values without a zigzag."""
     site.open(page, "growing/model-metrics")
     expect(page.locator(".js-plotly-plot")).to_have_count(1, timeout=60_000)
     assert drawn(page) == [[4.0] * 5]
@@ -242,7 +242,7 @@ def test_a_run_grows_and_is_requeued_while_its_page_is_open(site: Site, page: Pa
 
 
 def test_edits_are_refused_in_words(site: Site, page: Page) -> None:
-    """Without --edit a new description is refused, and the page says why."""
+    """Without --edit the view refuses a new description, and the page gives the reason."""
     site.open(page, "broken")
     edit_description(page, "mine")
     expect(page.get_by_text(re.compile("can only be looked at")).first).to_be_visible()
@@ -250,7 +250,7 @@ def test_edits_are_refused_in_words(site: Site, page: Page) -> None:
 
 
 def test_edits_land_in_the_sidecar(runs: Path, page: Page) -> None:
-    """With --edit a description that is typed on the page stands in sidecar.json."""
+    """With --edit a description typed on the page is written to sidecar.json."""
     with view(runs, "--edit") as site:
         site.open(page, "broken")
         edit_description(page, "typed **here**")

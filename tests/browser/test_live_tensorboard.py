@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs, one of them running."""
+    """Make three runs, one of them running."""
     folder = tmp_path_factory.mktemp("live") / "runs"
     first = make_run(
         folder / "one",
@@ -81,7 +81,7 @@ def failures(page: Page) -> list[str]:
 
 
 def test_curves_grow_with_the_run(page: Page, address: str, runs: Path, failures: list[str]) -> None:
-    """TIME SERIES shows the last value and step of each run, also after it grew and was requeued."""
+    """TIME SERIES shows each run's last value and step, and still does after it grows and is requeued."""
     page.goto(f"{address}?darkMode=false#timeseries")
     page.locator("metrics-tag-filter input").fill("^loss$")
     table = page.locator("metrics-filtered-view scalar-card tb-data-table-content-row")
@@ -112,7 +112,7 @@ def test_curves_grow_with_the_run(page: Page, address: str, runs: Path, failures
 
 
 def test_images_texts_and_hyperparameters(page: Page, address: str, runs: Path, failures: list[str]) -> None:
-    """Each dashboard shows what the files hold, without a request that fails."""
+    """Each dashboard shows what the files hold, and no request fails."""
     page.goto(f"{address}?darkMode=false#images")
     images = page.locator("tf-image-dashboard tf-image-loader img")
     expect(images).to_have_count(1)
@@ -131,7 +131,7 @@ def test_images_texts_and_hyperparameters(page: Page, address: str, runs: Path, 
 
 
 def test_an_edit_shows_at_the_next_look(page: Page, address: str, runs: Path) -> None:
-    """Notes that a person changes stand in TEXT, without a restart of the page's server."""
+    """TEXT shows edited notes without a restart of the server."""
     write_sidecar(runs / "two", status="failed", notes="a second thought", hparams={"lr": 0.01, "opt": "sgd"})
     for _ in range(20):
         page.goto(f"{address}?darkMode=false#text")

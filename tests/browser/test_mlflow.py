@@ -1,6 +1,6 @@
-"""What people see: runs, curves, step images, notes, files and sweeps in a real MLflow, in a real Chromium.
+"""Export to a real MLflow and look at it in a real Chromium: runs, curves, images, notes, files and sweeps.
 
-Screenshots are left in pytest's temporary folder, for people to look at.
+Screenshots are left in pytest's temporary folder for people to look at.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOTES = "# Baseline\n\nThe **first** try, see `train.py`."
 
 @dataclass(frozen=True)
 class Site:
-    """A server that shows what was exported: `runs` are the ids of MLflow's runs by name."""
+    """A server with exported runs; `runs` are the ids of MLflow's runs by name."""
 
     uri: str
     experiment: str
@@ -86,7 +86,7 @@ def _media(folder: Path) -> tuple[MediaEvent, ...]:
 
 @pytest.fixture(scope="module")
 def site(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Six runs, one of them with everything, two below a sweep."""
+    """Export six runs, one of them with everything and two in a sweep."""
     folder = tmp_path_factory.mktemp("mlflow-site")
     store = Store(f"sqlite:///{shutil.copy(sqlite_template, folder / 'mlflow.db')}", experiment="digits")
     rows = [{"step": step, "val/acc": 1 - 1 / (step + 1), "train/loss": 1 / (step + 1)} for step in range(20)]
@@ -108,7 +108,7 @@ def site(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def test_the_table_of_runs(site: Site, page: Page) -> None:
-    """Every run with its own duration; the children of a sweep appear below it when it is opened."""
+    """The table shows each run's own duration, and a sweep's children when it is opened."""
     site.open(page, "runs")
     expect(page.get_by_role("link", name="baseline", exact=True)).to_be_visible(timeout=60_000)
     expect(page.get_by_text("1.0h", exact=True).first).to_be_visible()
@@ -121,7 +121,7 @@ def test_the_table_of_runs(site: Site, page: Page) -> None:
 
 
 def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
-    """The best metric, the metric and the params are columns, the best run is first, and there are charts."""
+    """The saved view shows the best metric and the params as columns, sorts the best run first, and has charts."""
     page.set_viewport_size({"width": 1800, "height": 900})
     address = f"{site.uri}/#/experiments/{site.experiment}/runs"
     page.goto(f"{address}?workflowType=machine_learning&viewStateShareKey=bridge")
@@ -142,7 +142,7 @@ def test_the_saved_view_of_an_experiment(site: Site, page: Page) -> None:
 
 
 def test_the_page_of_a_sweep(site: Site, page: Page) -> None:
-    """Its description is a table with a link to the best child."""
+    """A sweep's description is a table with a link to its best child."""
     site.open(page, "lr-scan")
     notes = page.get_by_test_id("note-editor-preview-content")
     expect(notes.locator("table")).to_be_visible(timeout=60_000)
@@ -157,7 +157,7 @@ def _shown(page: Page, site: Site) -> list[str]:
 
 
 def test_the_page_of_a_run(site: Site, page: Page) -> None:
-    """Who, what and when as the training knew it; notes as Markdown, tags, params with the secret masked."""
+    """The page shows user, source and times of the training, Markdown notes, tags, and params with secrets masked."""
     site.open(page, "baseline")
     notes = page.get_by_test_id("note-editor-preview-content")
     expect(notes.locator("h1")).to_have_text("Baseline", timeout=60_000)
@@ -180,9 +180,9 @@ def test_the_page_of_a_run(site: Site, page: Page) -> None:
 
 
 def test_the_curves_and_images_of_a_run(site: Site, page: Page) -> None:
-    """A chart for each metric, the best in its metric's own section.
+    """Each metric has a chart, and `.best` metrics have their own section.
 
-    A card for each image index, whose slider goes through the steps.
+    Each image index has a card whose slider goes through the steps.
     """
     page.set_viewport_size({"width": 1600, "height": 4200})
     site.open(page, "baseline/model-metrics")
@@ -209,7 +209,7 @@ def test_the_curves_and_images_of_a_run(site: Site, page: Page) -> None:
 
 
 def _frames(moving: Locator) -> int:
-    """How many frames the browser finds in a picture."""
+    """Return the number of frames that the browser finds in an image."""
     return int(
         moving.evaluate(
             """async image => {
@@ -223,7 +223,7 @@ def _frames(moving: Locator) -> int:
 
 
 def test_the_files_of_a_run(site: Site, page: Page) -> None:
-    """A film that plays, captions as a table with the picture, settings without their secret."""
+    """A video plays, captions form a table with their image, and settings show no secret."""
     site.open(page, "baseline/artifacts/media/rollout/00000010_0.mp4")
     expect(page.locator("video")).to_be_visible(timeout=60_000)
     page.wait_for_function("document.querySelector('video').videoWidth === 64")

@@ -1,6 +1,6 @@
-"""What people see: five runs in a real TensorBoard, in a real Chromium, on each dashboard.
+"""Export five runs to a real TensorBoard and look at each dashboard in a real Chromium.
 
-Screenshots are left in pytest's temporary folder, for people to look at.
+Screenshots are left in pytest's temporary folder for people to look at.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RUNS = {
 
 
 def first_run(path: Path, files: Path) -> Delta:
-    """Return a run with all there is: scalars, pictures at three steps, formats, a film, and names that clash."""
+    """Make a run with scalars, images at three steps, several formats, a video, and clashing names."""
     run = make_model_run(
         path,
         run_id="20260410/120000/abc",
@@ -79,7 +79,7 @@ def curves(factor: float) -> Block:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorBoardServer]:
-    """TensorBoard on five runs with different hyperparameters in nested folders."""
+    """Start TensorBoard on five runs with different hyperparameters in nested folders."""
     folder = tmp_path_factory.mktemp("board")
     exporter = TensorBoardExporter(folder / "logs")
     for number, (run_id, (params, status)) in enumerate(RUNS.items()):
@@ -97,7 +97,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorBoardServe
 
 @pytest.fixture
 def show(board: TensorBoardServer, page: Page, tmp_path: Path) -> Iterator[Callable[[str], Page]]:
-    """Open a dashboard by its name in the address; when the test is over a screenshot is taken."""
+    """Open a dashboard by its name in the address, and take a screenshot after the test."""
 
     def opened(name: str) -> Page:
         page.goto(f"{board.uri}/?darkMode=false#{name}")
@@ -124,19 +124,19 @@ all => {
 
 
 def texts(found: Locator) -> list[str]:
-    """Return the texts of all elements, with single blanks."""
+    """Return the texts of all elements with runs of blanks collapsed."""
     seen: list[str] = found.evaluate_all(SEEN)
     return seen
 
 
 def matching_cards(dashboard: Locator, card: str) -> Locator:
-    """Return the cards of one dashboard, of all groups: a filter puts them into a first, unfolded one."""
+    """Return the cards of one dashboard; the filter shows them in a first group that is not folded."""
     dashboard.locator("tf-tag-filterer input").fill(".")
     return dashboard.locator("tf-category-paginated-view").first.locator(card)
 
 
 def test_scalars(show: Callable[[str], Page]) -> None:
-    """SCALARS: a chart for each metric, a curve for each run, and the values where the pointer is."""
+    """SCALARS has a chart for each metric, a curve for each run, and shows the values under the pointer."""
     page = show("scalars")
     cards = matching_cards(page.locator("tf-scalar-dashboard"), "tf-scalar-card")
     expect(cards).to_have_count(3)
@@ -162,7 +162,7 @@ def test_scalars(show: Callable[[str], Page]) -> None:
 
 
 def test_time_series(show: Callable[[str], Page]) -> None:
-    """TIME SERIES: the last value and step of each run, its length by true times, and pictures beside the curves."""
+    """TIME SERIES shows each run's last value, step and true duration, and images beside the curves."""
     page = show("timeseries")
     page.locator("metrics-tag-filter input").fill("^loss$")
     table = page.locator("scalar-card tb-data-table-content-row")
@@ -179,7 +179,7 @@ def test_time_series(show: Callable[[str], Page]) -> None:
 
 
 def test_images(show: Callable[[str], Page]) -> None:
-    """IMAGES: one card for each index of a tag, with a slider over its steps; every format is drawn."""
+    """IMAGES has one card for each index of a tag, with a slider over its steps, and draws every format."""
     page = show("images")
     cards = matching_cards(page.locator("tf-image-dashboard"), "tf-image-loader")
     expect(cards).to_have_count(7)
@@ -207,7 +207,7 @@ def test_images(show: Callable[[str], Page]) -> None:
 
 
 def test_hparams(show: Callable[[str], Page]) -> None:
-    """HPARAMS: a session for each run by its folder's name, the union of their keys, typed; and the last metrics."""
+    """HPARAMS has a typed session for each run under its folder's name, with the union of keys and the last metrics."""
     page = show("hparams")
     cells = page.locator("tf-hparams-dashboard vaadin-grid-cell-content")
     page.get_by_text("sweep/a/b/c").first.wait_for()
@@ -225,7 +225,7 @@ def test_hparams(show: Callable[[str], Page]) -> None:
 
 
 def test_hparams_status(board: TensorBoardServer) -> None:
-    """Each session has the status of its run, and none where the run goes on."""
+    """Each session has its run's status, and a running run has none."""
     request = urllib.request.Request(
         f"{board.uri}/data/plugin/hparams/session_groups",
         data=json.dumps(
@@ -245,7 +245,7 @@ def test_hparams_status(board: TensorBoardServer) -> None:
 
 
 def test_text(show: Callable[[str], Page]) -> None:
-    """TEXT: notes as Markdown, hyperparameters as a table, tags, and captions at their steps."""
+    """TEXT shows notes as Markdown, hyperparameters as a table, tags, and captions at their steps."""
     page = show("text")
     dashboard = page.locator("tf-text-dashboard")
     dashboard.locator("tf-tag-filterer input").fill("^(run/.*|val/.*)$")

@@ -1,4 +1,4 @@
-"""What Tab completes: in the words that shells exchange with the command, and typed into real shells."""
+"""Complete words with Tab, through the protocol of the shells and in real shells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def offered(line: str) -> list[str]:
-    """Return what zsh is told: three lines a word."""
+    """Return what zsh receives: three lines for each word."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_BRIDGE_COMPLETE": "zsh_complete"}
     told = CliRunner(env=words).invoke(bridge, [], prog_name="bridge").stdout.splitlines()
     return told[1::3]
@@ -61,14 +61,14 @@ def offered(line: str) -> list[str]:
     ],
 )
 def test_words_come_from_the_runs(runs: Path, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]) -> None:
-    """Run ids, tags and metrics are completed from the runs of the working directory, each where it can stand."""
+    """Tab completes run ids, tags and metrics of the runs in the working directory."""
     monkeypatch.chdir(runs)
     assert offered(line) == words
 
 
 @pytest.mark.parametrize("line", ["bridge ls runs --tag s", "bridge show s"])
 def test_words_come_from_the_runs_that_are_named(runs: Path, line: str) -> None:
-    """RUNS on the line before, and else those of bridge.yaml, are where words come from."""
+    """Words come from RUNS on the line, or else from those of bridge.yaml."""
     make_run(runs.parent / "other" / "run", run_id="some-run", tags=["sign"], summary={"speed": 1.0})
     Path("bridge.yaml").write_text("runs: [other]\n")
     words = {"--tag": ["sweep:lr-1"], "show": ["some-run"]}
@@ -76,7 +76,7 @@ def test_words_come_from_the_runs_that_are_named(runs: Path, line: str) -> None:
 
 
 def test_a_wrong_bridge_yaml_ends_in_silence(runs: Path) -> None:
-    """What is wrong around the line is no matter of a Tab: nothing is offered from it, and nothing is said."""
+    """With a broken bridge.yaml Tab offers nothing and prints nothing."""
     Path("bridge.yaml").write_text("runz: [runs]\n")
     assert offered("bridge ls runs --tag s") == ["sweep:lr-1"]
 
@@ -94,7 +94,7 @@ def test_tab_in_a_real_shell(runs: Path) -> None:
 
 
 def script(shell: str) -> str:
-    """Return what the user puts into the start-up file."""
+    """Return the line for the user's start-up file."""
     return CliRunner().invoke(bridge, ["completion", shell]).stdout
 
 
@@ -105,7 +105,7 @@ def environment() -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def terminal(command: Sequence[str]) -> Iterator[Callable[[str], list[str]]]:
-    """Yield a terminal with that shell; the function types a text and returns the words that `said` then says."""
+    """Yield a function that types a text into a terminal with that shell and returns the words of `said`."""
     mine, its = pty.openpty()
     shown = ""
 

@@ -1,4 +1,4 @@
-"""Where an option's value comes from: the command line, then BRIDGE_..., then bridge.yaml; and the caches."""
+"""Options take their values from the command line, then BRIDGE_..., then bridge.yaml; `config` shows the caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with one run of two metrics, which is the working directory."""
+    """Make one run of two metrics in the working directory."""
     rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
     make_run(tmp_path / "runs" / "a", rows, hparams={"lr": 0.1, "hostname": "node7", "api_key": "s3cret"})
     monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def export(*words: str) -> dict[str, int]:
-    """Return the totals of an export of the one run, by default into TensorBoard."""
+    """Export the one run, by default to TensorBoard, and return the totals."""
     result = CliRunner().invoke(bridge, ["export", "runs", "--to", "tensorboard", "--workers", "1", "--json", *words])
     assert result.exit_code == 0, result.output
     totals: dict[str, int] = json.loads(result.stdout)["totals"]
@@ -35,7 +35,7 @@ def export(*words: str) -> dict[str, int]:
 def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each place where a value can stand is overruled by the one before it."""
+    """The command line overrides the environment, which overrides bridge.yaml."""
     (here / "bridge.yaml").write_text("tensorboard: {logdir: of-file}\nmetrics: {include: nothing}\n")
     assert export()["points"] == 0
     monkeypatch.setenv("BRIDGE_METRICS", "loss")
@@ -46,7 +46,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
 
 
 def test_the_file_itself_can_be_named_in_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BRIDGE_CONFIG is --config; what is typed goes before it."""
+    """BRIDGE_CONFIG names the file, and --config overrides it."""
     for name in ("one", "two"):
         (here / f"{name}.yaml").write_text(f"tensorboard: {{logdir: tb-{name}}}\n")
     monkeypatch.setenv("BRIDGE_CONFIG", str(here / "one.yaml"))
@@ -57,7 +57,7 @@ def test_the_file_itself_can_be_named_in_the_environment(here: Path, monkeypatch
 
 
 def test_an_empty_list_in_the_file_replaces_the_built_in_one(here: Path) -> None:
-    """`redact: []` masks nothing; where nobody says anything the built-in list masks."""
+    """`redact: []` masks nothing, and without it the built-in list masks."""
     export("--logdir", "masked")
     (here / "bridge.yaml").write_text("redact: []\n")
     export("--logdir", "clear")
@@ -66,7 +66,7 @@ def test_an_empty_list_in_the_file_replaces_the_built_in_one(here: Path) -> None
 
 
 def test_quiet_is_silent_unless_something_failed(here: Path) -> None:
-    """With -q nothing is printed of an export that went well, and what failed of one that did not."""
+    """With -q a successful export prints nothing, and a failed one prints its failures."""
     words = ["export", "runs", "--to", "tensorboard", "--workers", "1", "-q"]
     assert CliRunner().invoke(bridge, words).output == ""
     make_run(here / "runs" / "b", [])

@@ -1,4 +1,4 @@
-"""`bridge demo`: what it does besides training."""
+"""`bridge demo` refuses, repeats and stops cleanly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
-    """Nothing is trained among other people's files; the error says what to do, and nothing changes."""
+    """`bridge demo` refuses a folder with other files, changes nothing, and suggests what to do."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     done = _demo("mine", cwd=tmp_path)
@@ -35,7 +35,7 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
-    """Where the demo's runs are complete, the command says so and leaves them as they are."""
+    """Where the demo's runs are complete, the command reports that and leaves them unchanged."""
     before = {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")}
     done = _demo("demo-runs", "--json", cwd=demo_runs.parent)
     assert done.returncode == 0
@@ -46,7 +46,7 @@ def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing_half_done(tmp_path: Path) -> None:
-    """Interrupted while it trains, the command ends its processes, removes what it made, and exits with 130."""
+    """Ctrl-C during training ends the processes, removes what was made, and exits with 130."""
     with subprocess.Popen([*COMMAND, "runs"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
         while not (children := psutil.Process(demo.pid).children()):
             assert demo.poll() is None

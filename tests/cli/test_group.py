@@ -1,4 +1,4 @@
-"""The command itself: help, versions, errors, exit codes."""
+"""The command group: help, versions, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFERED = bridge.list_commands(click.Context(bridge))
 
 
 def call(*words: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)."""
+    """Return exit code, stdout and stderr of a command."""
     result = CliRunner().invoke(bridge, [str(word) for word in words])
     return result.exit_code, result.stdout, result.stderr
 
@@ -46,7 +46,7 @@ def test_each_help_has_a_sentence_an_example_and_the_exit_codes(name: str) -> No
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_the_group_says_what_each_command_says(name: str) -> None:
-    """The sentence in `bridge --help` is how the command's own help begins."""
+    """The line of a command in `bridge --help` begins the command's own help."""
     command = bridge.get_command(click.Context(bridge), name)
     assert command is not None
     sentence = COMMANDS[name].removesuffix(".")
@@ -72,33 +72,33 @@ def test_version() -> None:
     ],
 )
 def test_errors_become_a_message_a_hint_and_an_exit_code(error: BridgeError, code: int) -> None:
-    """An error of the bridge is told on stderr, with its hint; its kind is the exit code."""
+    """An error goes to stderr with its hint, and its class decides the exit code."""
     assert _raised(error) == (code, "", "Error: m\nHint: h\n")
 
 
 def test_control_characters_in_errors_are_made_visible() -> None:
-    """What a run directory's names say cannot steer the terminal."""
+    """Names from run directories cannot steer the terminal."""
     assert _raised(UsageError("bad \x1b[31mname\n  here\u202e")) == (2, "", "Error: bad \\x1b[31mname\n  here\\u202e\n")
 
 
 def test_interruption_is_130() -> None:
-    """Ctrl-C ends with 130 and one word, on a line below the ^C."""
+    """Ctrl-C exits with 130 and prints one word below the ^C."""
     assert _raised(KeyboardInterrupt()) == (130, "", "\nInterrupted.\n")
 
 
 def test_an_error_about_a_file_names_it() -> None:
-    """An error of the operating system about a file is no traceback."""
+    """An operating system error about a file is a message that names it, without a traceback."""
     assert _raised(PermissionError(13, "Permission denied", "/x/y")) == (1, "", "Error: /x/y: Permission denied.\n")
 
 
 def test_other_errors_are_faults_of_ours() -> None:
-    """Anything else is a traceback: it is to be reported, not to be read."""
+    """Any other exception shows its traceback, so that it can be reported."""
     with pytest.raises(ZeroDivisionError):
         _group(ZeroDivisionError()).main(["fail"])
 
 
 def test_what_a_command_returns_is_the_exit_code() -> None:
-    """A command returns its exit code; None is 0."""
+    """A command returns its exit code, and None means 0."""
     for returned, code in ((None, 0), (Exit.DIFFERENCES, 4), (3, 3)):
         group = LazyGroup("group")
         with pytest.raises(SystemExit) as caught:
@@ -113,7 +113,7 @@ def test_wrong_usage_is_2() -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("exprot", "export"), ("lss", "ls"), ("veiw", "view")])
 def test_a_misspelt_command_is_wrong_usage_that_names_the_nearest(typed: str, meant: str) -> None:
-    """An unknown command is wrong usage, and the error says which one was probably meant."""
+    """An unknown command is wrong usage, and the error suggests the nearest one."""
     code, _, err = call(typed)
     assert (code, f"No such command '{typed}'. Did you mean '{meant}'?" in err) == (2, True)
 
@@ -132,7 +132,7 @@ def test_as_a_module(tmp_path: Path) -> None:
 
 
 def test_plain_text_keeps_letters_of_any_script() -> None:
-    """Only what steers a terminal is escaped."""
+    """Only control characters are escaped."""
     assert plain("日本 ü 😀 \t\x07\x9b") == "日本 ü 😀 \\t\\x07\\x9b"
     assert plain("a\nb\r", lines=True) == "a\nb\\r"
 

@@ -1,4 +1,4 @@
-"""Runs and targets in one folder, as people have them: `bridge export .` finds the runs, and only them."""
+"""Runs and targets share one folder, and `bridge export .` finds only the runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(folder: Path, target: str) -> dict[str, str]:
 
 
 def test_exporting_the_working_directory_twice_finds_the_runs_and_only_them(tmp_path: Path) -> None:
-    """Copies of metrics.csv and sidecar.json in tb_logs and mlruns are not taken for runs."""
+    """Copies of metrics.csv and sidecar.json in tb_logs and mlruns are not runs."""
     ours = make_run(tmp_path / "ours", [{"step": 0, "acc": 0.5}])
     (ours / "media" / "val").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(ours / "media" / "val" / "00000000_0.png")

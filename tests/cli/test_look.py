@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working directory with its own cache and three runs: good, poor and dead."""
+    """Make three runs (good, poor and dead) in a working directory with its own cache."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
@@ -56,18 +56,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*words: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)."""
+    """Return exit code, stdout and stderr of a command."""
     result = CliRunner().invoke(bridge, [str(word) for word in words])
     return result.exit_code, result.stdout, result.stderr
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines that hold anything, without the blanks and the rule of a table."""
+    """Return the nonempty lines of a table without blanks and rules."""
     return [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
 
 
 def test_ls() -> None:
-    """`ls` shows the newest run first: what it is, how well it did, what sets it apart; the count goes to stderr."""
+    """`ls` lists the newest run first with its status, results and distinguishing params; the count goes to stderr."""
     code, out, err = call("ls", "runs")
     assert (code, err) == (0, "3 runs.\n")
     assert lines(out) == [
@@ -79,7 +79,7 @@ def test_ls() -> None:
 
 
 def test_one_run_is_no_plural() -> None:
-    """What is counted is worded as people count."""
+    """Counts use the singular for one."""
     assert call("ls", "runs/good")[2] == "1 run.\n"
     assert [counted(0, "notice"), counted(1, "notice"), counted(12000, "point")] == [
         "0 notices",
@@ -89,7 +89,7 @@ def test_one_run_is_no_plural() -> None:
 
 
 def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without RUNS the working directory is meant; several RUNS that overlap show each run once."""
+    """Without RUNS, `ls` lists the working directory; overlapping RUNS list each run once."""
     monkeypatch.chdir(here / "runs")
     assert call("ls", "-q")[1] == call("ls", "-q", ".", "good", here / "runs")[1] != ""
 
@@ -112,21 +112,21 @@ def test_ls_of_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_ls_selects_and_orders(words: list[str], found: list[str]) -> None:
-    """The selection options choose, --sort and --reverse order, --json prints all that is known."""
+    """Selection options choose runs, --sort and --reverse order them, and --json prints every field."""
     code, out, _ = call("ls", "runs", "--json", *words)
     told = json.loads(out)
     assert (code, told["version"], [run["run_id"] for run in told["runs"]]) == (0, 1, found)
 
 
 def test_ls_columns() -> None:
-    """--columns takes fields, metrics and hyperparameters; one that no run has is said, with the nearest name."""
+    """--columns takes fields, metrics and hyperparameters; an unknown one is an error with the nearest name."""
     code, out, err = call("ls", "runs", "--columns", "run_id,val/acc.max,hparams.lrr,max.val/acc", "--run-id", "good")
     assert lines(out) == ["run_id val/acc.max hparams.lrr val/acc.max", "good 0.9 0.9"]
     assert (code, err) == (1, "No run has hparams.lrr; did you mean hparams.lr?\n1 of 3 runs.\n")
 
 
 def test_ls_writes_files(here: Path) -> None:
-    """--csv and --parquet write all columns of the chosen runs, and no table is shown."""
+    """--csv and --parquet write all columns of the selected runs instead of a table."""
     from pyarrow import parquet
 
     code, out, err = call("ls", "runs", "--csv", "t.csv", "--parquet", "t.parquet", "--status", "completed")
@@ -147,7 +147,7 @@ def test_a_wrong_condition_points_at_its_fault() -> None:
 
 
 def test_hostile_text_is_escaped(here: Path) -> None:
-    """Markup and control characters in ids, tags and notes are shown, never obeyed."""
+    """Markup and control characters in ids, tags and notes are shown as text."""
     make_run(
         here / "evil" / "e", run_id="\x1b]0;x\x07[red]r[red]", tags=["[bold]\n", "\u202etag"], notes=":smile: [link=x]"
     )
@@ -159,7 +159,7 @@ def test_hostile_text_is_escaped(here: Path) -> None:
 
 
 def test_no_runs_at_all(here: Path) -> None:
-    """A folder without runs is said, and that nothing could be done."""
+    """For a folder without runs the error explains what a run is."""
     (here / "empty").mkdir()
     code, out, err = call("ls", "empty", "--json")
     assert (code, out) == (1, '{\n  "version": 1,\n  "runs": []\n}\n')
@@ -175,7 +175,7 @@ def test_runs_that_are_not_there() -> None:
 
 
 def test_best() -> None:
-    """`best` ranks ended runs by the best value ever, shows its step, and counts those left out for their status."""
+    """`best` ranks ended runs by their best value, shows its step, and counts runs left out for their status."""
     code, out, err = call("best", "val/acc", "runs")
     assert (code, err) == (
         0,
@@ -200,14 +200,14 @@ def test_best() -> None:
     ],
 )
 def test_best_selects(words: list[str], found: list[str]) -> None:
-    """--min, --last, -n and the selection options do what they say."""
+    """--min, --last, -n and the selection options choose what `best` shows."""
     code, out, _ = call("best", "val/acc", "runs", "--json", *words)
     assert (code, [run["run_id"] for run in json.loads(out)["runs"]]) == (0, found)
 
 
 @pytest.mark.parametrize("run", ["good", "uid-good", "goo", "runs/good"])
 def test_show(run: str) -> None:
-    """`show` finds a run by its id, identity, the beginning of its id, or its path."""
+    """`show` finds a run by its id, its identity, a prefix of its id, or its path."""
     code, out, err = call("show", run, "runs")
     assert (code, err) == (0, "")
     shown = lines(out)
@@ -225,7 +225,7 @@ def test_show(run: str) -> None:
 
 
 def test_show_as_json() -> None:
-    """--json prints all that is known of the run."""
+    """--json prints every field of the run."""
     code, out, _ = call("show", "good", "runs", "--json")
     told = json.loads(out)
     assert (code, told["version"], told["run"]["run_id"], told["run"]["hparams"]) == (
@@ -237,7 +237,7 @@ def test_show_as_json() -> None:
 
 
 def test_show_what_is_not_there_or_ambiguous(here: Path) -> None:
-    """No run, or several, is wrong usage that says what to do."""
+    """No match, or several, is wrong usage with a hint."""
     assert call("show", "nobody", "runs")[0] == 2
     assert call("show", here / "cache", "runs")[0] == 2
     make_run(here / "runs" / "again", run_id="good")
@@ -249,14 +249,14 @@ def test_show_what_is_not_there_or_ambiguous(here: Path) -> None:
 
 
 def test_show_a_run_that_cannot_be_read(here: Path) -> None:
-    """A broken sidecar is said with its reason."""
+    """A broken sidecar is an error with the reason."""
     (here / "runs" / "good" / "sidecar.json").write_text("{")
     code, _, err = call("show", "runs/good")
     assert (code, err.startswith(f"Error: {here}/runs/good/sidecar.json cannot be read")) == (3, True)
 
 
 def test_scan(here: Path) -> None:
-    """`scan` says what it counted, for each of RUNS."""
+    """`scan` prints its counts for each of RUNS."""
     code, out, err = call("scan", "runs")
     assert (code, err) == (0, "")
     assert out.startswith(f"{here}/runs: 3 runs, 3 read, 0 unchanged, 0 invalid, 0 orphaned, ")
@@ -265,7 +265,7 @@ def test_scan(here: Path) -> None:
 
 
 def test_scan_as_json(here: Path) -> None:
-    """--json gives the counts, and the reasons of what could not be read; then some runs failed: 3."""
+    """--json gives the counts and the reasons for unreadable runs, and then the exit code is 3."""
     (here / "runs" / "poor" / "sidecar.json").write_text("[]")
     code, out, err = call("scan", "runs", "--json", "--db", "own.sqlite")
     (told,) = json.loads(out)["scans"]
@@ -294,7 +294,7 @@ def test_a_cache_that_cannot_be_used_is_said_once_and_costs_nothing(here: Path) 
 
 
 def test_pipes_get_whole_lines(here: Path) -> None:
-    """Where stdout is no terminal, columns are aligned by spaces and nothing is cut, however wide."""
+    """In a pipe, spaces align the columns and nothing is truncated."""
     make_run(here / "wide" / "a", run_id="x" * 300, tags=["日本", "t" * 200])
     _, out, _ = call("ls", "wide", "--columns", "tags,run_id,duration")
     assert out.splitlines() == [
@@ -312,7 +312,7 @@ def test_pipes_get_whole_lines(here: Path) -> None:
     ],
 )
 def test_terminals_get_what_fits(here: Path, columns: int, header: str) -> None:
-    """A narrow terminal shows the most telling columns: the names always, then a metric and what differs."""
+    """A narrow terminal shows the names, then a metric, then what differs."""
     then = time.time() - 200
     make_run(here / "runs" / "new", created_at=then, summary={"val/acc": 0.7}, hparams={"lr": 0.2}, ended_at=then + 30)
     shown = _on_a_terminal(["ls", "runs"], columns=columns)
@@ -322,7 +322,7 @@ def test_terminals_get_what_fits(here: Path, columns: int, header: str) -> None:
 
 
 def test_names_leave_out_what_all_share(here: Path) -> None:
-    """Folders and tags that all runs share are not repeated in each line; two runs with one name get their paths."""
+    """Names omit the folders and tags that all runs share; two runs of one name show their paths."""
     for number in range(3):
         make_run(
             here / "many" / f"{number}", run_id=f"exp/lr-{min(number, 1)}/{number % 2}", tags=["all", f"own:{number}"]
@@ -335,7 +335,7 @@ def test_names_leave_out_what_all_share(here: Path) -> None:
 
 
 def test_show_tells_the_last_start(here: Path) -> None:
-    """`show` has the command, machine, commit and SLURM job of the last start; secrets in a command are masked."""
+    """`show` prints command, host, commit and SLURM job of the last start, with secrets masked."""
     start = {
         "id": "s",
         "host": "node7",
@@ -359,7 +359,7 @@ def test_show_tells_the_last_start(here: Path) -> None:
 
 
 def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
-    """Return what the command draws on a terminal of that width, without colours."""
+    """Return the output on a terminal of that width, without colours."""
     terminal, end = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     with subprocess.Popen(
@@ -377,7 +377,7 @@ def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
 
 @pytest.mark.parametrize("words", [("ls",), ("scan",), ("export", "--to", "tensorboard", "--logdir", "tb")])
 def test_folders_that_are_no_runs_are_named(here: Path, words: tuple[str, ...]) -> None:
-    """A metrics.csv that is not a logger's is named with the reason; --json has it too, and no exit code changes."""
+    """A foreign metrics.csv is named with the reason, also in --json, and does not change the exit code."""
     (here / "runs" / "table").mkdir()
     (here / "runs" / "table" / "metrics.csv").write_text("name,value\n")
     code, _, err = call(words[0], "runs", *words[1:])

@@ -1,4 +1,4 @@
-"""Naming nothing is no success: every command says what was not found, with the nearest name, and exits with 1."""
+"""Names that match nothing are no success: each command names them, suggests the nearest, and exits with 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a working directory with its own cache and three runs, one of which is archived."""
+    """Make three runs, one of them archived, in a working directory with its own cache."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for name, more in (("a", {}), ("b", {}), ("old", {"archived": True})):
@@ -53,7 +53,7 @@ UNKNOWN = [
 @pytest.mark.parametrize(("words", "said"), UNKNOWN, ids=lambda value: value[1] if isinstance(value, list) else "")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_name_that_no_run_has(command: str, words: list[str], said: str, quiet: list[str]) -> None:
-    """A metric, hyperparameter, tag or run id that no run has is said on stderr, also with -q, and exits with 1."""
+    """An unknown metric, hyperparameter, tag or run id is reported on stderr, even with -q, and exits with 1."""
     code, out, err = call(COMMANDS[command], *words, *quiet)
     assert (code, out) == (1, "")
     assert err.startswith("0 of 2 runs match ")
@@ -71,7 +71,7 @@ def test_a_name_that_no_run_has(command: str, words: list[str], said: str, quiet
 )
 @pytest.mark.parametrize("command", COMMANDS)
 def test_runs_that_do_not_match_now(command: str, words: list[str], said: str) -> None:
-    """Runs that are there and do not match just now are no failure: one line, which -q silences, and exit code 0."""
+    """Runs that exist but do not match now are no failure: one line, which -q silences, and exit code 0."""
     for path in Path("runs").rglob("*"):
         os.utime(path, (1775826000, 1775826000))
     if command == "best":
@@ -83,7 +83,7 @@ def test_runs_that_do_not_match_now(command: str, words: list[str], said: str) -
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_without_runs(command: str, here: Path) -> None:
-    """Where there is no run the message says what a run is."""
+    """The message for a folder without runs explains what a run is."""
     (here / "tb").mkdir()
     (here / "tb" / "notes.txt").touch()
     result = CliRunner().invoke(bridge, [*COMMANDS[command], "tb"])
@@ -95,7 +95,7 @@ def test_a_folder_without_runs(command: str, here: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_archived_runs_are_left_out(command: str) -> None:
-    """An archived run is left out unless --archived is given; it is no failure if nothing else is there."""
+    """Archived runs are left out without --archived, which is no failure even if no others exist."""
     words = [*COMMANDS[command], "runs", "--json"]
     if command == "verify":
         CliRunner().invoke(bridge, [*COMMANDS["export"], "runs", "--archived"])
@@ -106,7 +106,7 @@ def test_archived_runs_are_left_out(command: str) -> None:
 
 
 def test_folders_that_only_look_like_runs_are_named(here: Path) -> None:
-    """A folder with a metrics.csv that is no run is named with its reason."""
+    """A folder with a foreign metrics.csv is named with the reason."""
     (here / "runs" / "odd").mkdir()
     (here / "runs" / "odd" / "metrics.csv").write_text("a,b\n1,2\n")
     for command in ("ls", "export"):
@@ -114,20 +114,20 @@ def test_folders_that_only_look_like_runs_are_named(here: Path) -> None:
 
 
 def test_metrics_of_options_that_no_run_has_are_named() -> None:
-    """A metric in --metrics, --best or --rename that no run has is a warning; globs and metrics that exist are none."""
+    """An unknown metric in --metrics, --best or --rename is a warning; globs and known metrics are not."""
     words = ["--metrics", "val/ac", "--metrics", "v*", "--exclude-metrics", "val/acc", "--rename", "los=loss"]
     code, _, err = call(COMMANDS["export"], *words)
     assert (code, err) == (0, "No run has val/ac; did you mean val/acc?\nNo run has los.\n")
 
 
 def test_the_metric_of_best_comes_first() -> None:
-    """Arguments of `best` in the wrong order are wrong usage that says the right one."""
+    """Swapped arguments of `best` are wrong usage, and the error shows the right order."""
     result = CliRunner().invoke(bridge, ["best", "runs", "val/acc"])
     assert (result.exit_code, "The metric comes first: bridge best val/acc runs" in result.stderr) == (2, True)
 
 
 def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
-    """`bridge view` ends as an export does where nothing matches."""
+    """`bridge view` exits like an export if nothing matches."""
     for words, code, said in (
         (["--tag", "sweep:2"], 1, "did you mean sweep:1?"),
         (["--where", "val/acc > 2"], 0, "0 of 2"),
@@ -138,7 +138,7 @@ def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
 
 
 def test_two_runs_of_one_name_are_told_apart_by_their_paths(here: Path) -> None:
-    """A report calls a run by its name, and adds the path where two runs have the same."""
+    """A report names a run, and adds the path where two runs share the name."""
     for folder in ("x", "y"):
         make_run(here / folder / "one", [{"step": 0, "loss": 1.0}], run_id=f"{folder}/one", uid=folder)
     make_run(here / "x" / "two", [{"step": 0, "loss": 1.0}], run_id="2026/two")

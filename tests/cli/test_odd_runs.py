@@ -1,4 +1,4 @@
-"""Commands over runs that are odd: one of them costs what it cannot give, never the others, and never a traceback."""
+"""An odd run loses only what cannot be read of it, and never costs another run or causes a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUGE = 10**400
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working directory with a cache and two runs, one of them with numbers that no float holds."""
+    """Make two runs, one with numbers that no float holds, in a working directory with a cache."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for name, value in (("plain", 0.5), ("huge", HUGE)):
@@ -45,7 +45,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_numbers_that_no_float_holds_are_no_values(line: str, ids: list[str]) -> None:
-    """A run whose statistics cannot be read is listed, and ranked by what can be read of it."""
+    """A run with unreadable statistics is listed, and ranked by those that can be read."""
     result = CliRunner().invoke(bridge, line)
     assert result.exit_code == 0
     assert sorted(run["run_id"] for run in json.loads(result.stdout)["runs"]) == ids
@@ -65,7 +65,7 @@ def test_numbers_that_no_float_holds_are_no_values(line: str, ids: list[str]) ->
     ],
 )
 def test_every_command_does_the_other_runs(line: str) -> None:
-    """No command ends in an error for all runs because of one."""
+    """No command fails for all runs because of one."""
     assert CliRunner().invoke(bridge, line).exit_code == 0
 
 
@@ -78,12 +78,12 @@ def test_every_command_does_the_other_runs(line: str) -> None:
     ],
 )
 def test_spans_of_time_that_are_none(line: str, said: str) -> None:
-    """NaN compares with nothing, so it would mean one thing here and another there; it is wrong usage."""
+    """A duration of NaN is wrong usage, because it compares with nothing."""
     result = CliRunner().invoke(bridge, line)
     assert (result.exit_code, said in result.stderr) == (2, True)
 
 
 def test_no_place_for_caches() -> None:
-    """Where there is no home directory, `config` shows no caches."""
+    """Without a home directory `config` shows no caches."""
     result = CliRunner(env={"BRIDGE_CACHE_DIR": "~nobody-here/x"}).invoke(bridge, ["config", "--json"])
     assert (result.exit_code, json.loads(result.stdout)["caches"]) == (0, [])

@@ -1,4 +1,4 @@
-"""`bridge points` and `bridge.read_points`: the points of one run, as every target shows them."""
+"""`bridge points` and `bridge.read_points` give the points of one run as every target shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T0 = 1775822400.0
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a run whose steps 1 and 2 were logged twice, after a requeue, with a gap and a NaN."""
+    """Make a run that logged steps 1 and 2 twice after a requeue, with a gap and a NaN."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     path = make_run(Path("runs/a"), [])
@@ -34,7 +34,7 @@ def call(*words: str) -> tuple[int, str, str]:
 
 
 def test_points_are_those_that_count(run: Path) -> None:
-    """One line a point by step, in UTC; superseded values are left out."""
+    """Each point is one line, in order of steps and in UTC, without superseded values."""
     code, out, err = call("a", "runs")
     assert (code, err) == (0, "")
     assert list(csv.reader(out.splitlines())) == [
@@ -47,7 +47,7 @@ def test_points_are_those_that_count(run: Path) -> None:
 
 
 def test_points_go_to_files(run: Path) -> None:
-    """--csv and --parquet write files, --metrics chooses, --json is strict JSON."""
+    """--csv and --parquet write files, --metrics selects, and --json is strict JSON."""
     from pyarrow import parquet
 
     code, out, err = call("a", "runs", "--metrics", "l*", "--csv", "p.csv", "--parquet", "p.parquet")
@@ -58,12 +58,12 @@ def test_points_go_to_files(run: Path) -> None:
 
 
 def test_a_metric_that_is_not_there(run: Path) -> None:
-    """Where no metric has the name nothing could be done."""
+    """A name that no metric has exits with 1."""
     assert call("a", "runs", "--metrics", "nothing")[0] == 1
 
 
 def test_read_points_for_a_notebook(run: Path) -> None:
-    """The library gives a pandas table, or one of pyarrow, of a path or of a record."""
+    """`read_points` returns a pandas or pyarrow table for a path or a record."""
     frame = bridge.read_points(run, "loss")
     assert list(frame.columns) == ["metric", "step", "time", "value"]
     assert frame.set_index("step")["value"].to_dict()[1] == 2.5
@@ -73,7 +73,7 @@ def test_read_points_for_a_notebook(run: Path) -> None:
 
 
 def test_a_notebook_shows_tables(run: Path, tmp_path: Path) -> None:
-    """A registry and a report show themselves as tables in a notebook; text from runs is escaped."""
+    """Registries and reports render as HTML tables with text from runs escaped."""
     make_run(
         Path("runs/b"), [{"step": 0, "loss": 1.0}], display_name="<script>alert(1)</script>", summary={"loss": 1.0}
     )

@@ -1,4 +1,4 @@
-"""`bridge set`: the name, notes and tags of a run, edited in its sidecar."""
+"""`bridge set` edits name, notes and tags of a run in its sidecar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.run_dirs import make_run
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a run with two tags and a field that the format does not know."""
+    """Make a run with two tags and an unknown field."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return make_run(Path("runs/a"), [{"step": 0, "loss": 1.0}], tags=["old", "kept"], theirs=[1])
@@ -34,7 +34,7 @@ def sidecar(run: Path) -> dict[str, Any]:
 
 
 def test_name_notes_tags_and_archived_change_and_all_else_stays(run: Path) -> None:
-    """Each option changes its field; other fields stay as they are, also unknown ones."""
+    """Each option changes its field and keeps all others, unknown ones included."""
     before = sidecar(run)
     words = ["--name", "best of all", "--notes", "# seen", "--tag", "+new", "--tag=-old", "--tag", "+kept", "--archive"]
     code, out, err = call("a", "runs", *words)
@@ -46,7 +46,7 @@ def test_name_notes_tags_and_archived_change_and_all_else_stays(run: Path) -> No
 
 
 def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
-    """A sidecar would give the run another identity, so none is made; one sentence says why."""
+    """`set` refuses a run without a sidecar, because a new one would change its identity."""
     (run / "sidecar.json").unlink()
     code, out, err = call("runs/a", "--notes", "x")
     assert (code, out) == (3, "")
@@ -55,7 +55,7 @@ def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
 
 
 def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a training writes its sidecar between our reading and our writing, the edit is made on what it wrote."""
+    """If a training writes its sidecar between read and write, the edit is applied to what it wrote."""
     from bridge.rundir import edit
 
     wrote = edit.replace_file
@@ -79,13 +79,13 @@ def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: 
     ],
 )
 def test_wrong_usage(run: Path, words: list[str], said: str) -> None:
-    """An edit that changes nothing, a tag without a sign and an unknown run are wrong usage."""
+    """No change, a tag without a sign, and an unknown run are wrong usage."""
     code, out, err = call(*words)
     assert (code, out, said in err) == (2, "", True)
 
 
 def test_a_read_only_share_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the directory cannot be written to, the error names the file."""
+    """For a read-only directory the error names the file."""
     from bridge.rundir import edit
 
     def refuse(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""stdout and stderr that are closed or full, names that are no UTF-8, two signals at once: never a traceback."""
+"""Closed or full output, names that are not UTF-8, and two signals at once never cause a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = f"{sys.executable} -m bridge"
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a working directory with its own cache and two runs."""
+    """Make two runs in a working directory with its own cache."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for name in "ab":
@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shell(line: str) -> tuple[int, str]:
-    """Return the exit code of a line of bash, and its stdout and stderr as far as the line leaves them open."""
+    """Return exit code, stdout and stderr of a line of bash, as far as the line leaves them open."""
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -44,20 +44,20 @@ def shell(line: str) -> tuple[int, str]:
     ],
 )
 def test_an_export_ends_whatever_becomes_of_its_output(streams: str, code: int, said: str | None) -> None:
-    """The runs are in the target, and the exit code is that of the export unless its results were lost."""
+    """The runs reach the target, and the exit code is the export's unless its results are lost."""
     assert shell(f"{PROGRAM} export runs --to tensorboard --workers 1 {streams}") == (code, said) or said is None
     code, printed = shell(f"{PROGRAM} verify runs --to tensorboard --strict")
     assert (code, "2 = same" in printed) == (0, True)
 
 
 def test_a_closed_stdout_is_no_files_place(here: Path) -> None:
-    """A file that is opened does not get the number of a closed stdout, so that no print ends up in it."""
+    """With stdout closed, no file that is opened takes its descriptor and receives prints."""
     assert shell(f"{PROGRAM} ls runs --csv t.csv >&- 2>&-")[0] == 0
     assert (here / "t.csv").read_text().startswith("run_id,")
 
 
 def test_names_that_are_no_utf8(here: Path) -> None:
-    """A folder whose name is no UTF-8 is listed and exported; what cannot be written is escaped."""
+    """A folder whose name is not UTF-8 is listed and exported, with undecodable bytes escaped."""
     folder = os.fsencode(here / "odd") + b"/\xff"
     make_run(Path(os.fsdecode(folder)), [{"step": 0, "loss": 1.0}], run_id="odd", run_dir="x")
     assert shell(f"{PROGRAM} ls odd --columns path -q") == (0, f"run_dir\n{here}/odd/\\udcff\n")
@@ -65,7 +65,7 @@ def test_names_that_are_no_utf8(here: Path) -> None:
 
 
 def test_two_signals_at_once(here: Path) -> None:
-    """A second SIGTERM right after the first changes nothing: 130, one word, and the next export goes on."""
+    """A second SIGTERM right after the first changes nothing: exit code 130, one word, and the next export goes on."""
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard", "--follow", "--interval", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Where runs go: exporters found by name, and made from the options that they take."""
+"""Exporters are found by name and built from the options that they take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @command("make", example="bridge make", exits=(Exit.DONE,))
 def make(target: TargetOptions) -> None:
-    """Make an exporter and print its type and the target's options."""
+    """Build an exporter and print its type and the target's options."""
     exporter = make_exporter(target)
     click.echo(f"{type(exporter).__name__} {target.tracking_uri} {target.experiment} {target.logdir}")
 
@@ -42,12 +42,12 @@ def test_the_built_in_exporters_are_found() -> None:
 
 
 def test_an_exporter_that_is_not_installed_is_found_by_its_place() -> None:
-    """An exporter in the making is named by module and factory."""
+    """`module:factory` names an exporter that is not installed."""
     assert find_exporter("tests.memory_exporter:MemoryExporter") is MemoryExporter
 
 
 def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another package's exporter is found by the entry point that it registers."""
+    """An exporter of another package is found by its entry point."""
     info = tmp_path / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
@@ -59,20 +59,20 @@ def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["nowhere", "no.such.module:X", "tests.memory_exporter:Nothing", ":", "x:"])
 def test_an_exporter_that_does_not_exist_is_wrong_usage(name: str) -> None:
-    """Any name that leads nowhere is a usage error that repeats it."""
+    """An unknown name is wrong usage, and the error repeats it."""
     with pytest.raises(UsageError, match="There is no exporter"):
         find_exporter(name)
 
 
 def test_options_come_from_the_command_line_and_the_environment() -> None:
-    """MLflow's own variables count, and what is typed wins."""
+    """The command line overrides MLflow's own variables."""
     assert made("--to", "mlflow").stdout == "MlflowExporter None None tb_logs\n"
     env = {"MLFLOW_TRACKING_URI": "http://a", "MLFLOW_EXPERIMENT_NAME": "e"}
     assert made("--to", "mlflow", "--experiment", "f", env=env).stdout == "MlflowExporter http://a f tb_logs\n"
 
 
 def test_an_option_of_another_target_is_wrong_usage_where_it_is_typed() -> None:
-    """An option that would be ignored is refused on the command line, and left out elsewhere."""
+    """Another target's option is refused on the command line and ignored elsewhere."""
     assert made("--to", "tensorboard", env={"MLFLOW_TRACKING_URI": "http://a"}).exit_code == 0
     result = made("--to", "tensorboard", "--tracking-uri", "http://a")
     assert isinstance(result.exception, UsageError)

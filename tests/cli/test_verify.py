@@ -1,4 +1,4 @@
-"""`bridge verify`, as a person types it."""
+"""`bridge verify` on the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = [{"step": step, "loss": 0.5 * step} for step in range(20)]
 
 @pytest.fixture
 def logdir(tmp_path: Path) -> Path:
-    """Two runs, exported."""
+    """Export two runs."""
     for name in ("a", "b"):
         make_run(tmp_path / "runs" / name, ROWS)
     result = call("export", tmp_path / "runs", "--to", "tensorboard", "--logdir", tmp_path / "tb")
@@ -35,7 +35,7 @@ def call(*words: object) -> Result:
 
 
 def test_equal_runs(logdir: Path, tmp_path: Path) -> None:
-    """Equal runs have the sign =, the last line counts them, and the exit code is 0."""
+    """Equal runs show =, the last line counts them, and the exit code is 0."""
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
@@ -44,13 +44,13 @@ def test_equal_runs(logdir: Path, tmp_path: Path) -> None:
 
 
 def test_quiet(logdir: Path, tmp_path: Path) -> None:
-    """With -q only what is not equal is listed, and the totals."""
+    """-q lists only the totals and the runs that differ."""
     result = call("verify", "-q", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     assert len(result.stdout.splitlines()) == 1
 
 
 def test_a_missing_run(logdir: Path, tmp_path: Path) -> None:
-    """A run that is not in the target has the sign +, a hint, and exit code 4."""
+    """A run that the target does not hold shows + and a hint, and the exit code is 4."""
     shutil.rmtree(logdir / "b")
     result = call("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     assert result.exit_code == 4
@@ -69,7 +69,7 @@ def test_differences_are_shown(logdir: Path, tmp_path: Path) -> None:
 
 
 def test_behind(logdir: Path, tmp_path: Path) -> None:
-    """What was logged since the export is said, and is a difference with --strict only."""
+    """Rows logged since the export are reported, and are a difference only with --strict."""
     make_run(tmp_path / "runs" / "a", [*ROWS, {"step": 20, "loss": 1.0}])
     words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     result = call(*words)
@@ -87,7 +87,7 @@ def test_json(logdir: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_verify(tmp_path: Path) -> None:
-    """Where no run is found, nothing could be done."""
+    """Without runs the exit code is 1."""
     (tmp_path / "empty").mkdir()
     assert call("verify", tmp_path / "empty", "--to", "tensorboard", "--logdir", tmp_path / "tb").exit_code == 1
 
@@ -102,7 +102,7 @@ def test_nothing_to_verify(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
-    """A target that does not exist, or an option that it does not have, is wrong usage."""
+    """A missing target, or an option that it does not have, is wrong usage."""
     result = call("verify", tmp_path, *words)
     assert result.exit_code == 2
     assert message in result.output

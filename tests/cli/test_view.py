@@ -1,4 +1,4 @@
-"""`bridge view`: real user interfaces, started, asked over HTTP, and ended."""
+"""`bridge view` starts real user interfaces, which answer over HTTP and end with it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def view(folder: Path, runs: Path, to: str) -> Iterator[tuple[str, str]]:
-    """Yield a running `bridge view`: the address and the second line that it prints.
+    """Yield a running `bridge view` with the address and the second line that it prints.
 
-    Ended with Ctrl-C, which is no failure.
+    Ctrl-C ends it, which is no failure.
     """
     command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", to, "--no-open"]
     environment = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
@@ -56,7 +56,7 @@ def is_gone(address: str) -> bool:
 
 
 def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, demo_runs: Path) -> None:
-    """The page answers with the demo's runs, without an export; after Ctrl-C nothing listens any more."""
+    """The page shows the demo's runs without an export, and after Ctrl-C nothing listens."""
     with view(tmp_path, demo_runs, "tensorboard") as (address, tunnel):
         runs = ask(address, "data/runs")
         tags = ask(address, "data/plugin/scalars/tags")
@@ -70,7 +70,7 @@ def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, de
 
 
 def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
-    """The options that choose runs and metrics are those of an export; a choice without runs is an error."""
+    """Selection options and --metrics work as in an export, and a selection of no runs is an error."""
     words = [str(demo_runs), "--to", "tensorboard", "--run-id", "*diverged", "--metrics", "val/*"]
     with start(tmp_path, *words) as process:
         assert process.stdout is not None
@@ -87,9 +87,9 @@ def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
-    """The link leads to the experiment's runs, the server answers with all of them, and ends with the command.
+    """The link opens the experiment's runs, and the server ends with the command.
 
-    A server and the database behind it, as bridge.yaml may name the group's, are not written to by a look at runs.
+    bridge.yaml may name the group's server and database; looking at runs does not write to them.
     """
     (tmp_path / "bridge.yaml").write_text(
         "mlflow: {tracking_uri: 'http://127.0.0.1:1', database_uri: 'sqlite:///s.db'}\n"
@@ -106,14 +106,14 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
 
 
 def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ssh line never says localhost, which is the other machine for whoever types it."""
+    """The ssh line never names localhost, which is another machine for the reader."""
     monkeypatch.setattr(socket, "getfqdn", lambda: "localhost.localdomain")
     monkeypatch.setattr(socket, "gethostname", lambda: "node07")
     assert tunnel(6006).endswith("@node07")
 
 
 def test_two_views_that_start_at_once_take_two_ports() -> None:
-    """A port that one process has chosen is no other's, also before anybody listens there."""
+    """A chosen port is reserved before anything listens on it."""
     from bridge.view import free_port
 
     usual = free_port(None, usual=0)
@@ -123,7 +123,7 @@ def test_two_views_that_start_at_once_take_two_ports() -> None:
 
 
 def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Path) -> None:
-    """A port that was asked for and is not free stops before a server is started."""
+    """A requested port that is taken is an error before a server starts."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -136,7 +136,7 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
 
 
 def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """`bridge view` without a browser, as a process."""
+    """Start `bridge view` without a browser as a process."""
     command = [sys.executable, "-m", "bridge", "view", *words, "--no-open"]
     given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
     return subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -144,7 +144,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: signal.Signals) -> None:
-    """A scheduler's SIGTERM and a closed terminal leave no server behind."""
+    """SIGTERM and SIGHUP leave no server behind."""
     with start(tmp_path, str(demo_runs / "diverged"), "--to", "tensorboard") as process:
         assert process.stdout is not None
         try:
@@ -158,7 +158,7 @@ def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: sig
 
 
 def test_a_target_of_ones_own_is_not_made_anew(tmp_path: Path, demo_runs: Path) -> None:
-    """Looking at a target with other options than it was made with is refused, and changes not a byte of it."""
+    """Viewing a target with other options than it was made with is refused and changes nothing."""
     words = [str(demo_runs / "diverged"), "--to", "tensorboard", "--logdir", str(tmp_path / "tb")]
     export = [sys.executable, "-m", "bridge", "export", *words, "--exclude-metrics", "val/*"]
     subprocess.run(export, check=True, cwd=tmp_path, capture_output=True)

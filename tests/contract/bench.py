@@ -1,4 +1,4 @@
-"""What the contract's tests do with an exporter: export a run, look at the target, break a delta in the middle."""
+"""Export a run with any exporter, look at its target, and break a delta in the middle."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = ["Bench", "BrokenBlocks", "points_of"]
 
 
 class BrokenBlocks(tuple["Block", ...]):
-    """The blocks of a delta, of which only the first comes: then the target goes away."""
+    """Yields the first block of a delta, then fails as if the target had gone away."""
 
     def __iter__(self) -> Iterator[Block]:
-        """Give one block and fail."""
+        """Yield one block and fail."""
         yield self[0]
         raise TargetUnavailableError("The connection broke in the middle of a delta.")
 
 
 @dataclass
 class Bench:
-    """One exporter on a target of the test's own, and the runs that it is given."""
+    """One exporter on a target of one test, with the test's runs."""
 
     folder: Path
     make: Callable[[Path], Exporter]
@@ -63,7 +63,7 @@ class Bench:
         return self.exporter.open(run, self.content)
 
     def whole(self, run: Run) -> list[Delta]:
-        """Everything that the run holds, as deltas for a fresh target."""
+        """Return everything that the run holds, as deltas for a fresh target."""
         return list(read_whole(run, self.content, self.wanted))
 
     def delta(self, run: Run, cursor: Cursor) -> Delta:
@@ -78,7 +78,7 @@ class Bench:
         return cursor
 
     def export(self, path: Path, **options: Any) -> RunReport:
-        """One export of one run as `bridge export` does it; it must not fail."""
+        """Export one run as `bridge export` does, and assert that it does not fail."""
         run = read_run(path)
         self.exporter.prepare([run], self.content)
         report = export_run(ExportTask(run, self.known(run), self.content, **options), self.exporter)
@@ -94,7 +94,7 @@ class Bench:
         return check_run(run, self.known(run), self.exporter)
 
     def assert_verified(self, path: Path) -> None:
-        """Verify finds the run equal, up to date and once."""
+        """Assert that verify finds the run equal, up to date and only once."""
         check = self.check(path)
         assert check.verdict is Verdict.SAME, "\n".join([check.reason, *map(str, check.differences.first)])
         run = read_run(path)
@@ -103,12 +103,12 @@ class Bench:
             assert check.behind.rows == 0
 
     def interrupted(self, delta: Delta) -> Delta:
-        """`delta`, but that it breaks after its first block."""
+        """Return `delta` with blocks that break after the first."""
         return replace(delta, blocks=BrokenBlocks(delta.blocks))
 
 
 def points_of(held: TargetContent, name: str) -> list[tuple[int, float | None]]:
-    """Step and value of a series that is held, by step; NaN as None."""
+    """Return step and value of a series by step, with None for NaN."""
     series = held.series.get(name)
     if series is None:
         return []

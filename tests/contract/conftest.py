@@ -1,4 +1,4 @@
-"""The fixture of the contract's suite: one exporter after the other, each on a fresh target."""
+"""Run the contract's suite with one exporter after the other, each on a fresh target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def contract_database(postgres: Cluster) -> str:
-    """One PostgreSQL database for all: MLflow keeps connections to each that it ever saw, and there are not so many."""
+    """Yield one PostgreSQL database for all tests, because MLflow keeps a connection open to each that it saw."""
     return postgres.mlflow_database()
 
 

@@ -1,6 +1,6 @@
-"""The exporters that the contract's suite is run with.
+"""List the exporters that the contract's suite tests.
 
-Add yours here, and every test of the folder holds it to account.
+Add yours here to run every test of the folder with it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["SUBJECTS", "Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One exporter under test. `make` gets a folder of the test's own, and the values of `fixtures` by name.
+    """One exporter under test. `make` gets a folder of one test, and the values of `fixtures` by name.
 
-    Made again for the same folder it meets the same targets, for another folder it meets none. `needs` names the
-    optional package that it cannot do without; what is `slow` is left to make torture.
+    Two exporters made for one folder share its targets; another folder has none. `needs` names the optional package
+    that it imports, and `slow` leaves it to `make torture`.
     """
 
     name: str

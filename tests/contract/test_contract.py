@@ -1,4 +1,4 @@
-"""The contract of exporters: every rule is a test, and every exporter passes all of them (`subjects.py`)."""
+"""The contract of exporters: each test is a rule that every exporter in `subjects.py` keeps."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ HEADER = ["acc", "loss", "step", "wall_time"]
 
 
 def grow(path: Path, *rows: tuple[object, ...]) -> None:
-    """Append rows of HEADER without its time, which goes on from where it was."""
+    """Append rows of HEADER; their times follow from their number."""
     count = len((path / "metrics.csv").read_text().splitlines()) - 1
     timed = [(*row, CREATED_S + count + number) for number, row in enumerate(rows)]
     write_metrics(path, HEADER, timed, append=True)
 
 
 def comparable(held: TargetContent) -> dict[str, Any]:
-    """Everything that two targets of one run must have in common."""
+    """Return everything that two targets of one run must share."""
     return {
         "series": {
             name: [list(map(str, column[by_step].tolist())) for column in (series.step, series.value, series.time)]
@@ -62,7 +62,7 @@ def comparable(held: TargetContent) -> dict[str, Any]:
 
 
 def assert_as_clean(bench: Bench, path: Path) -> None:
-    """Assert that the target is equal to that of one clean export, and verify says so."""
+    """Assert that the target equals one clean export, and that verify agrees."""
     clean = bench.fresh()
     with clean.exporter:
         clean.export(path)
@@ -71,7 +71,7 @@ def assert_as_clean(bench: Bench, path: Path) -> None:
 
 
 def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
-    """Asking for cursors, preparing, reading and opening leave no target behind."""
+    """Asking for cursors, preparing, reading and opening create no target."""
     run = read_run(make_run(tmp_path / "runs" / "a", ROWS))
     bench.open(run)
     bench.whole(run)
@@ -81,7 +81,7 @@ def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_abilities_are_whole(bench: Bench) -> None:
-    """Statuses are declared for every status there is, or for none; limits are sensible."""
+    """An exporter declares all statuses or none, and sensible limits."""
     capabilities = bench.exporter.capabilities
     assert set(capabilities.statuses) in (set(), set(Status))
     assert capabilities.points_a_delta > 0
@@ -89,7 +89,7 @@ def test_abilities_are_whole(bench: Bench) -> None:
 
 
 def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
-    """Points, with their times, are read back under the names that the run logged."""
+    """A target gives back points and times under the names that the run logged."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     held = bench.read(path)
@@ -103,7 +103,7 @@ def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_read_some_series_only(bench: Bench, tmp_path: Path) -> None:
-    """Asked for some series, a target gives these whole."""
+    """A target asked for some series returns these whole."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     held = bench.open(read_run(path)).read(only=["acc"])
@@ -111,7 +111,7 @@ def test_read_some_series_only(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
-    """Params, tags, notes, name, status, start and end are held, as far as the target has a place for them."""
+    """A target holds params, tags, notes, name, status, start and end as far as it declares."""
     path = make_run(
         tmp_path / "runs" / "a",
         ROWS,
@@ -140,7 +140,7 @@ def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_the_cursor_is_what_was_applied(bench: Bench, tmp_path: Path) -> None:
-    """After an export the cursor covers all rows and remembers shape, status and times as sent."""
+    """The cursor after an export covers all rows and records content options, status and times."""
     bench.content = ContentOptions(exclude_metrics=("acc",))
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
@@ -156,7 +156,7 @@ def test_the_cursor_is_what_was_applied(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_twice_is_the_same_as_once(bench: Bench, tmp_path: Path) -> None:
-    """Applying the same deltas again changes nothing."""
+    """Applying the same deltas twice changes nothing."""
     path = make_run(tmp_path / "runs" / "a", ROWS, notes="n", tags=["t"])
     run = read_run(path)
     for _ in range(2):
@@ -168,7 +168,7 @@ def test_twice_is_the_same_as_once(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_second_export_does_nothing(bench: Bench, tmp_path: Path) -> None:
-    """With nothing new nothing is stale, and the delta is the same."""
+    """With nothing new no fact is stale and the delta is SAME."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     run = read_run(path)
@@ -178,7 +178,7 @@ def test_a_second_export_does_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_pieces_are_the_same_as_the_whole(bench: Bench, tmp_path: Path) -> None:
-    """A run that is exported while it grows ends as one that is exported once."""
+    """A run exported while it grows ends like a run exported once."""
     path = make_run(tmp_path / "runs" / "a", ROWS[:2], status="running")
     bench.export(path)
     grow(path, (0.5, 0.125, 2), (0.75, 0.0625, 3))
@@ -191,7 +191,7 @@ def test_pieces_are_the_same_as_the_whole(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_metric_that_comes_later(bench: Bench, tmp_path: Path) -> None:
-    """A header that grew adds a series and moves none."""
+    """A longer header adds a series and moves none."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
     bench.export(path)
     make_run(path, [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.25, "acc": 0.5}])
@@ -201,7 +201,7 @@ def test_a_metric_that_comes_later(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_break_in_the_middle_of_a_delta(bench: Bench, tmp_path: Path) -> None:
-    """Data first, cursor after: what breaks in between leaves the old cursor, and the next export heals it."""
+    """A delta that breaks leaves the old cursor, and the next export repairs the target."""
     path = make_run(tmp_path / "runs" / "a", ROWS[:2])
     bench.export(path)
     before = bench.cursor(read_run(path))
@@ -217,7 +217,7 @@ def test_a_break_in_the_middle_of_a_delta(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_break_in_the_first_delta(bench: Bench, tmp_path: Path) -> None:
-    """A first export that breaks leaves nothing that a later one could take for complete."""
+    """A first export that breaks leaves no target that looks complete."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     delta = bench.interrupted(bench.whole(run)[0])
@@ -231,7 +231,7 @@ def test_a_break_in_the_first_delta(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_rebuild_is_as_a_clean_export(bench: Bench, tmp_path: Path) -> None:
-    """A rebuild replaces what the target held, whatever that was, by what the run holds."""
+    """A rebuild replaces the whole target by what the run holds."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 5, "old": 1.0}])
     bench.export(path)
     make_run(path, ROWS)
@@ -243,7 +243,7 @@ def test_a_rebuild_is_as_a_clean_export(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, tmp_path: Path) -> None:
-    """A rebuild that breaks leaves the old target whole, with its cursor; the next rebuild is clean."""
+    """A rebuild that breaks keeps the old target and its cursor, and the next one is clean."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     before = bench.cursor(read_run(path))
@@ -260,7 +260,7 @@ def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, tmp_pa
 
 
 def test_a_requeued_run(bench: Bench, tmp_path: Path) -> None:
-    """After a requeue at a lower step the target holds what a clean export of the grown file holds."""
+    """After a requeue at a lower step the target equals a clean export of the longer file."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     grow(path, (None, 8.0, 2), (0.875, 9.0, 3), (None, 10.0, 4))
@@ -271,7 +271,7 @@ def test_a_requeued_run(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_lower_step_that_is_new(bench: Bench, tmp_path: Path) -> None:
-    """A point below the last step of its series, at a step never seen, has its place."""
+    """A new point below the last step of its series is held in its place."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}, {"step": 4, "loss": 2.0}])
     bench.export(path)
     write_metrics(path, ["loss", "step", "wall_time"], [(3.0, 2, CREATED_S + 2)], append=True)
@@ -281,7 +281,7 @@ def test_a_lower_step_that_is_new(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_the_same_delta_carries_facts(bench: Bench, tmp_path: Path) -> None:
-    """With no new rows, what changed in the sidecar reaches the target, and no point moves."""
+    """Changed facts reach the target without new rows, and no point moves."""
     path = make_run(tmp_path / "runs" / "a", ROWS, status="running", notes="old", tags=["one"])
     bench.export(path)
     write_sidecar(path, status="completed", notes="new", tags=["one", "two"], display_name="better")
@@ -298,7 +298,7 @@ def test_the_same_delta_carries_facts(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_after_its_end(bench: Bench, tmp_path: Path) -> None:
-    """A requeued run is running again, and ends anew."""
+    """A requeued run is running again until it ends again."""
     path = make_run(tmp_path / "runs" / "a", ROWS[:2], status="failed")
     bench.export(path)
     write_sidecar(path, status="running")
@@ -316,7 +316,7 @@ def test_a_run_that_goes_on_after_its_end(bench: Bench, tmp_path: Path) -> None:
 def test_a_cursor_of_a_newer_bridge_stops_its_run(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A target that a newer bridge wrote is left alone, and the error says so."""
+    """A target written by a newer bridge is refused and left unchanged."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     with monkeypatch.context() as newer:
         newer.setattr(cursor_module, "CURSOR_FORMAT", 99)
@@ -327,7 +327,7 @@ def test_a_cursor_of_a_newer_bridge_stops_its_run(
 
 
 def test_pickling(bench: Bench, tmp_path: Path) -> None:
-    """An exporter can be sent to another process, before and after it was used."""
+    """An exporter can be pickled before and after use."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.exporter = pickle.loads(pickle.dumps(bench.exporter))
     bench.export(path)
@@ -337,7 +337,7 @@ def test_pickling(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_deltas_can_be_sent_to_another_process(bench: Bench, tmp_path: Path) -> None:
-    """A delta that was read here and applied elsewhere does the same."""
+    """A delta can be read in one process and applied in another."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     target = bench.open(run)
@@ -347,7 +347,7 @@ def test_deltas_can_be_sent_to_another_process(bench: Bench, tmp_path: Path) -> 
 
 
 def test_what_a_target_cannot_hold_is_reported_once(bench: Bench, tmp_path: Path) -> None:
-    """Each masked, clipped, renamed or truncated thing is one notice of the export that sent it, and of no other."""
+    """Each masked, clipped, renamed or truncated item is a notice of the one export that sent it."""
     path = make_run(
         tmp_path / "runs" / "a",
         [
@@ -365,7 +365,7 @@ def test_what_a_target_cannot_hold_is_reported_once(bench: Bench, tmp_path: Path
 
 
 def test_times_that_no_clock_gives(bench: Bench, tmp_path: Path) -> None:
-    """One impossible time costs nothing but itself: the row before lends its own, and verify expects that."""
+    """An impossible time is replaced by that of the row before, and verify expects that."""
     odd = [1e300, CREATED_S + 1, -0.5, "inf", CREATED_S + 2, 2e14]
     path = make_run(tmp_path / "runs" / "a", [{"step": step, "x": 1.0, "wall_time": at} for step, at in enumerate(odd)])
     report = bench.export(path)
@@ -378,7 +378,7 @@ def test_times_that_no_clock_gives(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_secrets_stay_here(bench: Bench, tmp_path: Path) -> None:
-    """What stands under a key that says it is secret is nowhere in a target, and verify expects the mask there."""
+    """A target never holds the value of a key that names a secret, and verify expects the mask."""
     nested = json.dumps([{"api_key": "s3cret-value", "n": 1}])
     path = make_run(
         tmp_path / "runs" / "a",
@@ -418,7 +418,7 @@ def test_secrets_stay_here(bench: Bench, tmp_path: Path) -> None:
     ],
 )
 def test_names_of_metrics_come_back(bench: Bench, tmp_path: Path, name: str) -> None:
-    """Whatever a target makes of a metric's name, it is read back as the run logged it."""
+    """A target may rename a metric, but gives it back under the logged name."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, name: 0.5}])
     bench.export(path)
     assert points_of(bench.read(path), name) == [(0, 0.5)]
@@ -426,7 +426,7 @@ def test_names_of_metrics_come_back(bench: Bench, tmp_path: Path, name: str) -> 
 
 
 def test_names_that_would_collide_stay_apart(bench: Bench, tmp_path: Path) -> None:
-    """Two metrics whose names become one after cleaning are two series."""
+    """Two metrics whose cleaned names collide stay two series."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "acc@5": 0.5, "acc#5": 0.75, "acc_5": 0.25}])
     bench.export(path)
     held = bench.read(path)
@@ -435,7 +435,7 @@ def test_names_that_would_collide_stay_apart(bench: Bench, tmp_path: Path) -> No
 
 
 def test_numbers_of_every_kind(bench: Bench, tmp_path: Path) -> None:
-    """NaN, infinities, tiny, huge and negative numbers are held as far as the target declares, at steps of any size."""
+    """A target holds NaN, infinities, tiny, huge and negative numbers as declared, at steps of any size."""
     values = ["nan", "inf", "-inf", "1e-320", "-0.0", "0.1", "1e300", str(2**53 + 1)]
     steps = [-5, 0, 1, 2, 1000, 2**31, 2**40, 2**62]
     path = make_run(
@@ -448,7 +448,7 @@ def test_numbers_of_every_kind(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_run_without_rows(bench: Bench, tmp_path: Path) -> None:
-    """A run that has logged nothing yet is there all the same, with its facts."""
+    """A run without rows has a target with its facts."""
     path = make_run(tmp_path / "runs" / "a", [], notes="soon")
     bench.export(path)
     assert bench.read(path).notes in (None, "soon")
@@ -456,7 +456,7 @@ def test_a_run_without_rows(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_times_once_sent_never_move(bench: Bench, tmp_path: Path) -> None:
-    """Where times are estimated, those of earlier points stay when the run grows."""
+    """Estimated times of sent points stay when the run grows."""
     path = tmp_path / "runs" / "a"
     write_sidecar(path, status="running", time_column=None)
     write_metrics(path, ["loss", "step"], [(1.0, 0), (2.0, 1), (3.0, 2)])
@@ -478,7 +478,7 @@ def _step_and_time(bench: Bench, path: Path) -> tuple[Any, Any]:
 
 
 def test_several_runs_in_one_call(bench: Bench, tmp_path: Path) -> None:
-    """Cursors of many runs are asked for at once, and each run has a target of its own."""
+    """One call returns the cursors of many runs, each with its own target."""
     paths = [make_run(tmp_path / "runs" / name, [{"step": 0, "loss": len(name)}]) for name in ("a", "bb", "ccc")]
     for path in paths[:2]:
         bench.export(path)
@@ -493,7 +493,7 @@ def test_several_runs_in_one_call(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_one_display_name_is_no_identity(bench: Bench, tmp_path: Path) -> None:
-    """Runs of one name and one run id stay apart by their identity."""
+    """Runs that share a name and a run id stay apart by identity."""
     paths = [
         make_run(tmp_path / group / "a", [{"step": 0, "loss": number}], run_id="a", uid=f"uid-{group}")
         for number, group in enumerate(("one", "two"))
@@ -504,7 +504,7 @@ def test_one_display_name_is_no_identity(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_moved_run_keeps_its_target(bench: Bench, tmp_path: Path) -> None:
-    """The same identity at another path with the same rows goes on in the same target."""
+    """The same identity and rows at another path continue the same target."""
     path = make_run(tmp_path / "runs" / "a", ROWS[:2], run_id="a", uid="uid-a")
     bench.export(path)
     moved = path.rename(tmp_path / "runs" / "b")
@@ -515,7 +515,7 @@ def test_a_moved_run_keeps_its_target(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
-    """A target made with other options is replaced by one with the new ones."""
+    """A target made with other options is replaced."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     bench.content = ContentOptions(metrics=("acc",))
@@ -526,7 +526,7 @@ def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_closing_is_not_the_end(bench: Bench, tmp_path: Path) -> None:
-    """An exporter that was closed opens its connections again when it is used."""
+    """A closed exporter reopens its connections when it is used again."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     bench.exporter.close()
@@ -544,7 +544,7 @@ def test_where_is_for_people(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path) -> None:
-    """Two exporters that both found nothing and both write end, after one more export, with one clean target."""
+    """Two exporters that both found no target end, after one more export, with one clean target."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     with bench.make(tmp_path / "target") as other:
@@ -561,7 +561,7 @@ def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path) -> N
 
 
 def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
-    """A delta that was read before another export went further leaves no hole and no double."""
+    """A delta read before another export advanced leaves no hole and no duplicate."""
     path = make_run(tmp_path / "runs" / "a", ROWS[:2])
     stale = bench.whole(read_run(path))
     grow(path, (0.5, 0.125, 2), (0.75, 0.0625, 3))
@@ -575,7 +575,7 @@ def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_run_without_metrics_and_media(bench: Bench, tmp_path: Path) -> None:
-    """A run that crashed before its first row is new once, then unchanged, and verifies as the same."""
+    """A run without rows is new once, then unchanged, and verifies as equal."""
     path = make_run(tmp_path / "runs" / "a", (), status="failed", hparams={"lr": 0.1})
     assert str(bench.export(path).action) == "new"
     bench.assert_verified(path)

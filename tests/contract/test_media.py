@@ -1,4 +1,4 @@
-"""The contract of exporters for media: pictures by step, as many as there are, byte for byte where that is declared."""
+"""The contract of exporters for images: all of each step, byte for byte where declared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture(shade: int) -> bytes:
 
 
 def log_image(path: Path, step: int, name: str, data: bytes, **fields: Any) -> None:
-    """Write an image as the logger does: the file first, then its line."""
+    """Write an image as the logger does: first the file, then its line."""
     file = path / "media" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
@@ -37,7 +37,7 @@ def log_image(path: Path, step: int, name: str, data: bytes, **fields: Any) -> N
 
 
 def held_media(bench: Bench, path: Path) -> list[tuple[str, int, str]]:
-    """Tag, step and digest of what is held, by step and place."""
+    """Return tag, step and digest of the held media, by step and index."""
     items = sorted(bench.read(path).media, key=lambda item: (item.step, item.index))
     return [(item.tag, item.step, item.digest) for item in items]
 
@@ -62,7 +62,7 @@ EXPECTED = [
 
 
 def test_images_are_held_as_they_are(bench: Bench, tmp_path: Path) -> None:
-    """Every image of every step is held, byte for byte, in order, with its caption."""
+    """A target holds every image of every step byte for byte, in order, with its caption."""
     path = run_with_images(tmp_path / "runs" / "a")
     bench.export(path)
     assert held_media(bench, path) == EXPECTED
@@ -72,7 +72,7 @@ def test_images_are_held_as_they_are(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
-    """Images that were logged after an export are added by the next, none twice."""
+    """The next export adds images logged since, each once."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     log_image(path, 0, "a.png", picture(1), caption="first")
     bench.export(path)
@@ -85,7 +85,7 @@ def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_images_applied_twice(bench: Bench, tmp_path: Path) -> None:
-    """Applying a delta with images again doubles none."""
+    """Applying a delta with images twice duplicates none."""
     path = run_with_images(tmp_path / "runs" / "a")
     run = read_run(path)
     for _ in range(2):
@@ -96,7 +96,7 @@ def test_images_applied_twice(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_superseded_image_goes(bench: Bench, tmp_path: Path) -> None:
-    """After a requeue the last session's images of a step count, and the earlier ones are gone."""
+    """After a requeue the images of a step are those of the last session."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     log_image(path, 0, "a.png", picture(1), session=0)
     log_image(path, 0, "b.png", picture(2), session=0)
@@ -108,7 +108,7 @@ def test_a_superseded_image_goes(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
-    """With --no-media no image is held, and that is no difference."""
+    """With --no-media a target holds no image, and verify accepts that."""
     bench.content = ContentOptions(media=False)
     path = run_with_images(tmp_path / "runs" / "a")
     bench.export(path)
@@ -117,7 +117,7 @@ def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_missing_image_stops_nothing(bench: Bench, tmp_path: Path) -> None:
-    """An image whose file has gone is a notice; the others are held."""
+    """A missing image file is a notice, and the target holds the others."""
     path = run_with_images(tmp_path / "runs" / "a")
     (path / "media" / "b.png").unlink()
     report = bench.export(path)

@@ -1,4 +1,4 @@
-"""The contract of exporters for the options that shape a target, and for what a target can hold in part only."""
+"""The contract of exporters for content options, and for content that a target holds only in part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_renamed_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
-    """A metric that is given another name is read back under its own, and grows under it."""
+    """A renamed metric is read back under its logged name, and grows under it."""
     bench.content = ContentOptions(rename=(("loss", "train/loss"), ("acc", "val/acc")))
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 2.0}])
     bench.export(path)
@@ -36,7 +36,7 @@ def test_renamed_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_names_that_were_swapped(bench: Bench, tmp_path: Path) -> None:
-    """A metric may get the name that another one had."""
+    """A metric can take the name of another."""
     bench.content = ContentOptions(rename=(("a", "b"), ("b", "a")))
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "a": 1.0, "b": 2.0}])
     bench.export(path)
@@ -45,7 +45,7 @@ def test_names_that_were_swapped(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_text_cells(bench: Bench, tmp_path: Path) -> None:
-    """Text cells are a counted notice, and the numbers of their column stay."""
+    """Text cells are one counted notice, and the numbers in their column stay."""
     rows = [{"step": 0, "phase": "warm-up"}, {"step": 1, "phase": 2.5}, {"step": 2, "phase": "done, almost\nhere"}]
     path = tmp_path / "runs" / "a"
     make_run(path, [])
@@ -58,7 +58,7 @@ def test_text_cells(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_long_facts(bench: Bench, tmp_path: Path) -> None:
-    """Notes, params and names beyond any limit are held in part at least, and verify knows what is missing."""
+    """A target holds at least a part of notes, params and names of any length, and verify knows what is missing."""
     path = make_run(
         tmp_path / "runs" / "a",
         [{"step": 0, "loss": 1.0}],
@@ -72,7 +72,7 @@ def test_long_facts(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_odd_facts(bench: Bench, tmp_path: Path) -> None:
-    """Names, tags, notes and params of any script, with controls and quotes, are held as they are."""
+    """Names, tags, notes and params in any script, with control characters and quotes, stay as they are."""
     path = make_run(
         tmp_path / "runs" / "a",
         [{"step": 0, "loss": 1.0}],
@@ -86,7 +86,7 @@ def test_odd_facts(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
-    """A picture of any format is held as it is, or in another encoding as the target declares."""
+    """A target holds an image of any format as it is, or converted as declared."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     for step, form in enumerate(("jpeg", "gif", "webp", "bmp", "png")):
         data = io.BytesIO()
@@ -111,7 +111,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 def test_a_broken_picture_is_a_loss(bench: Bench, tmp_path: Path, data: bytes) -> None:
-    """A file that only begins like a picture is held as it is or is a named notice; the others of its step are held."""
+    """A broken image is held as it is or is a notice, and the others of its step are held."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     log_image(path, 0, "good.png", picture(1))
     log_image(path, 0, "broken.png", data)
@@ -127,7 +127,7 @@ def test_a_broken_picture_is_a_loss(bench: Bench, tmp_path: Path, data: bytes) -
 
 
 def test_a_metric_and_an_image_of_one_name(bench: Bench, tmp_path: Path) -> None:
-    """A metric and an image tag of one name are both held."""
+    """A target holds a metric and an image tag that share a name."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "val/samples": 1.0, "val/samples/0": 2.0}])
     data = io.BytesIO()
     Image.new("L", (4, 4)).save(data, "png")
@@ -141,7 +141,7 @@ def test_a_metric_and_an_image_of_one_name(bench: Bench, tmp_path: Path) -> None
 
 
 def test_a_run_of_the_stock_csv_logger(bench: Bench, tmp_path: Path) -> None:
-    """A directory without a sidecar is a run as well, with the params of its hparams.yaml."""
+    """A directory without a sidecar is a run with the params of its hparams.yaml."""
     path = tmp_path / "runs" / "version_0"
     path.mkdir(parents=True)
     (path / "hparams.yaml").write_text("lr: 0.1\nmodel:\n  name: big\n  sizes: [1, 2]\n")
@@ -153,7 +153,7 @@ def test_a_run_of_the_stock_csv_logger(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_verify_knows_an_archived_run(bench: Bench, tmp_path: Path) -> None:
-    """Unknown and rare fields of the sidecar disturb nothing."""
+    """Unknown and rare fields of the sidecar change nothing."""
     path = make_run(
         tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], archived=True, future={"x": [1]}, tags=[1, "t"]
     )

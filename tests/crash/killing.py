@@ -1,4 +1,4 @@
-"""Run functions in processes of their own: kill one at some instant, or run several at once."""
+"""Run functions in other processes: kill one at some instant, or run several at once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _context() -> ForkServerContext:
 
 
 def kill_after(seconds: float, function: Callable[..., object], *arguments: Any) -> bool:
-    """Run `function` in another process and SIGKILL it after `seconds`; False if it had ended well before that.
+    """Run `function` in another process and SIGKILL it after `seconds`; return False if it had ended well before.
 
-    The time counts from the moment at which the process is about to call `function`.
+    The time counts from the moment when the process is about to call `function`.
     """
     context = _context()
     here, there = context.Pipe(duplex=False)
@@ -48,12 +48,12 @@ def kill_after(seconds: float, function: Callable[..., object], *arguments: Any)
 
 
 def all_at_once(count: int, function: Callable[..., object], *arguments: Any) -> None:
-    """Run `function` in `count` processes that begin at the same moment; fails if one of them fails."""
+    """Run `function` in `count` processes that start together, and fail if one of them fails."""
     each_at_once(function, [arguments] * count)
 
 
 def each_at_once(function: Callable[..., object], each: Sequence[tuple[Any, ...]]) -> None:
-    """Start the same with other arguments for each process."""
+    """Run `function` in processes that start together, each with its own arguments."""
     count = len(each)
     context = _context()
     together = context.Barrier(count)

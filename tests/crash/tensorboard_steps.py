@@ -1,10 +1,10 @@
-"""A program that exports one run into a log directory, and can be killed on the way.
+"""Export one run into a log directory, and die on the way.
 
-    python -m tests.crash.tensorboard_steps every FOLDER N      kill an export at each N-th step it takes; see that the
-    next heals python -m tests.crash.tensorboard_steps random FOLDER N S   kill N exports at random instants, by the
-    seed S; the same python -m tests.crash.tensorboard_steps export LOGDIR       export in small deltas
+python -m tests.crash.tensorboard_steps every FOLDER N       kill an export at each N-th step, and repair it
+python -m tests.crash.tensorboard_steps random FOLDER N S    kill N exports at random instants, with the seed S
+python -m tests.crash.tensorboard_steps export LOGDIR        export in small deltas
 
-Whole exports are compared byte for byte, but for the generation in a file's name.
+Whole exports are compared byte for byte, except for the generation in a file's name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def block(first: int, last: int, factor: float = 1.0) -> Block:
 
 
 def export(logdir: Path, rows: int, *, size: int = 30, status: Status = Status.RUNNING, factor: float = 1.0) -> None:
-    """As `bridge export` does it: by the target's cursor, in deltas of `size` rows; another `factor` is a rewind."""
+    """Export by the target's cursor, in deltas of `size` rows; another `factor` is a rewind."""
     run = run_of(status)
     exporter = TensorBoardExporter(logdir)
     exporter.prepare([run], SHAPE)
@@ -71,7 +71,7 @@ def export(logdir: Path, rows: int, *, size: int = 30, status: Status = Status.R
 
 @cache
 def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[Delta, ...]:
-    """Return the whole run; made once, so that the time of an export is that of its writing."""
+    """Return the whole run, read once, so that the time of an export is that of its writing."""
     run = run_of(status)
     made: list[Delta] = []
     for first in range(0, rows, size):
@@ -83,7 +83,7 @@ def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[D
 
 
 def content(logdir: Path) -> dict[str, bytes]:
-    """Return the event files and their names without the generation."""
+    """Return the event files by name without the generation."""
     folder = logdir / "abc"
     names = [path.name for path in folder.iterdir()]
     left = [name for name in names if name.endswith(".new")]
@@ -94,7 +94,7 @@ def content(logdir: Path) -> dict[str, bytes]:
 
 
 def die_at(step: int) -> None:
-    """End this process as the power would, at the `step`-th time that it does something with a file."""
+    """End this process as a power cut would, at the `step`-th time that it does something with a file."""
     seen = 0
 
     def watch(event: str, _: object) -> None:
@@ -109,7 +109,7 @@ def die_at(step: int) -> None:
 
 
 def killed_at_every_step(folder: Path, stride: int) -> int:
-    """Kill exports of a new run, of a grown and of a rewound one at each `stride`-th step; how many were killed."""
+    """Kill exports of a new, a grown and a rewound run at each `stride`-th step; return the number of kills."""
     need_tensorboard()
     clean = folder / "clean"
     phases = (
@@ -146,10 +146,10 @@ def killed_at_every_step(folder: Path, stride: int) -> int:
 
 @dataclass
 class Kills:
-    """What became of exports that were to be killed.
+    """The results of exports that were to be killed.
 
     `landed` died before they had ended; of these `midway` had begun to write and had not acknowledged everything.
-    `places` are the numbers of rows that were acknowledged when one died.
+    `places` are the numbers of rows that were acknowledged at the death.
     """
 
     landed: int = 0
@@ -158,9 +158,9 @@ class Kills:
 
 
 def killed_at_random_instants(folder: Path, count: int, seed: int) -> Kills:
-    """Kill `count` exports of a new run, each somewhere within the time that one takes; the next must heal it.
+    """Kill `count` exports of a new run at a random instant, and check that the next one repairs it.
 
-    Some end sooner than they should have died; these are not counted, and as many more are tried.
+    An export that ends before its instant is not counted and tried again.
     """
     need_tensorboard()
     whole_export(folder / "clean")
@@ -191,9 +191,9 @@ def count_kill(kills: Kills, folder: Path) -> None:
 
 
 def run_and_kill(logdir: Path, instant: float | None) -> tuple[bool, float]:
-    """Export in a process of its own, killed `instant` seconds after it began.
+    """Export in another process, and kill it `instant` seconds after it began.
 
-    Whether it was, and how long it lived.
+    Return whether it was killed, and how long it lived.
     """
     here, there = os.pipe()
     child = os.fork()

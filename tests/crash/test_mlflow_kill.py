@@ -1,4 +1,4 @@
-"""Exports into MLflow that are killed at random instants: the next one ends equal to one clean export."""
+"""After exports to MLflow are killed at random instants, the next one ends equal to one clean export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 700
 
 
 def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
-    """Run what `bridge export FOLDER --to mlflow` runs."""
+    """Run `bridge export FOLDER --to mlflow`."""
     from bridge.exporters import find_exporter
     from bridge.options import ContentOptions
     from bridge.sync.export import Options, export_runs
@@ -38,7 +38,7 @@ def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) 
 
 
 class Growing:
-    """A run directory that grows by a part at a time; the third part begins with a requeue that went back."""
+    """A run directory that grows in parts; the third begins with a requeue at an earlier step."""
 
     def __init__(self, path: Path, part: int = ROWS) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class Growing:
         (path / "media").mkdir()
 
     def grow(self, part: int) -> None:
-        """Append rows, and a picture."""
+        """Append rows and an image."""
         if part == 2:
             self.step -= self.part // 2
         rows = [
@@ -72,7 +72,7 @@ class Growing:
 
 
 def content(store: Store, run: MlflowRun) -> dict[str, Any]:
-    """Return what two exports of one run directory must have alike, whatever happened to them."""
+    """Return what two exports of one run directory must share."""
     ours = ("mlflow.bridge.cursor", "mlflow.bridge.replaces")
     run_id = run.info.run_id
     return {
@@ -93,9 +93,9 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
-    """Return exports of a growing run, each killed at some instant, then a last one that is not.
+    """Export a growing run, killed each time at some instant, then once without a kill.
 
-    How many were killed.
+    Return the number of kills.
     """
     chance = random.Random(seed)
     growing = Growing(tmp_path / "runs" / "run")
@@ -118,12 +118,12 @@ def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Stor
 
 
 def test_a_killed_export_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
-    """Killed again and again while the run grows and goes back: in the end one run, equal to a clean export."""
+    """Exports killed while the run grows and rewinds end with one run, equal to a clean export."""
     assert kill_and_heal(uri, tmp_path, seed=11) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_many_kills(uri: str, tmp_path: Path, seed: int) -> None:
-    """The same at many more instants."""
+    """Exports killed at many more instants end the same."""
     kill_and_heal(uri, tmp_path, seed)

@@ -33,7 +33,7 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
     [("sqlite", 2), *((place, 4) for place in PLACES), pytest.param("server", 2, marks=pytest.mark.slow)],
 )
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
-    """All of them begin at one moment, twice, the second time after every run has grown and gone back."""
+    """Simultaneous exports make one run per directory, also after every run has grown and rewound."""
     from bridge.exporters import find_exporter
     from bridge.sync.export import export_runs
 
@@ -58,7 +58,7 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_eight_exports_of_eight_children_end_with_one_parent(uri: str, tmp_path: Path) -> None:
-    """As the tasks of an array job do it: each exports its own run, all at one moment. The parent counts them all."""
+    """The tasks of an array job each export their own run at one moment, and one parent counts them all."""
     experiment = f"children-{tmp_path.name}"
     paths = [tmp_path / "sweep" / f"child-{number}" for number in range(1, CHILDREN + 1)]
     for number, path in enumerate(paths, start=1):

@@ -1,4 +1,4 @@
-"""Exports into TensorBoard that are killed: the next one ends with the files of one clean export, byte for byte."""
+"""After exports to TensorBoard are killed, the next one leaves the files of one clean export, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def killed_at_random(folder: Path, count: int, seed: int) -> program.Kills:
-    """Kill that many exports of a new run at random instants, each healed by the next; how they were hit."""
+    """Kill that many exports of a new run at random instants, each repaired by the next, and return the kills."""
     with start("random", str(folder), str(count), str(seed)) as process:
         said, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, said
@@ -36,9 +36,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_killed_at_steps_that_it_takes(tmp_path: Path) -> None:
-    """Whichever call of the operating system an export dies before, new, growing or rebuilding: the next heals it.
+    """An export killed before any system call, new, growing or rebuilding, is repaired by the next.
 
-    Every third is tried here.
+    This run tries every third.
     """
     with start("every", str(tmp_path), "3") as process:
         said, _ = process.communicate(timeout=240)
@@ -47,14 +47,14 @@ def test_killed_at_steps_that_it_takes(tmp_path: Path) -> None:
 
 
 def test_killed_at_random_instants(tmp_path: Path) -> None:
-    """Killed in the middle of whatever it does, written half or not."""
+    """An export killed at a random instant is repaired by the next."""
     kills = killed_at_random(tmp_path, 20, seed=4)
     assert kills.landed == 20
     assert kills.midway >= 10
 
 
 def test_two_exports_at_once(tmp_path: Path, clean: dict[str, bytes]) -> None:
-    """Two processes that export one new run into one log directory end with one run, whole, and neither fails."""
+    """Two processes that export one new run into one log directory make one complete run without a failure."""
     both = [start("export", str(tmp_path)) for _ in range(2)]
     for process in both:
         said, _ = process.communicate(timeout=120)
@@ -64,7 +64,7 @@ def test_two_exports_at_once(tmp_path: Path, clean: dict[str, bytes]) -> None:
 
 @pytest.mark.slow
 def test_killed_at_really_every_step(tmp_path: Path) -> None:
-    """As above, without leaving steps out."""
+    """An export killed before every single system call is repaired by the next."""
     with start("every", str(tmp_path), "1") as process:
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
@@ -74,7 +74,7 @@ def test_killed_at_really_every_step(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_two_hundred_random_instants(tmp_path: Path) -> None:
-    """As above, two hundred times, three in four of them in mid-export, between as many deltas as there are."""
+    """Two hundred exports killed at random instants, three quarters in mid-export, are repaired by the next."""
     kills = killed_at_random(tmp_path, 200, seed=200)
     assert kills.landed == 200
     assert kills.midway >= 150

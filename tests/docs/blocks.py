@@ -26,7 +26,7 @@ class Block:
     file: str | None
 
     def commands(self) -> list[str]:
-        """Return the commands that this block has a reader, systemd or cron type: each line of a block of `sh`."""
+        """Return the commands that a reader, systemd or cron runs from this block: each line of a block of `sh`."""
         lines = self.text.splitlines()
         if self.language == "ini":
             return [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
@@ -36,7 +36,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All blocks of `page`, in order; an HTML comment before one says what it is saved as: `file: NAME`."""
+    """Return all blocks of `page` in order; an HTML comment `file: NAME` before one names its file."""
     text = page.read_text()
     return [
         Block(

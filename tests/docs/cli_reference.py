@@ -1,4 +1,4 @@
-"""Write what is made from the options: `python -m tests.docs.cli_reference`.
+"""Write the pages that are made from the options: `python -m tests.docs.cli_reference`.
 
 docs/reference/cli.md is the help of every command, the table in docs/reference/config.md lists the keys of bridge.yaml,
 and bridge/bridge.schema.json is the JSON schema of that file.

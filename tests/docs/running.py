@@ -1,4 +1,4 @@
-"""Runs what the documentation tells a reader to do, with real servers in the place of those that it speaks of."""
+"""Run the commands of the documentation with real servers in place of those that it names."""
 
 from __future__ import annotations
 
@@ -46,10 +46,9 @@ model = Model()
 
 @contextmanager
 def stand_ins(text: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Yield what stands, in `folder`, for each name that `text` uses of a machine elsewhere.
+    """Yield what stands in `folder` for each machine that `text` names.
 
-    Only what is named is started.
-    A context: what was started is ended when the caller is done.
+    Only what is named is started, and it ends with the context.
     """
     found = {PORT: f"--port {free_port()}", PROGRAM: str(OURS / "bridge"), DATA: f"{folder}/"}
     if DATABASE in text:
@@ -74,16 +73,16 @@ def put_in(text: str, names: dict[str, str]) -> str:
 def reader(programs: Path = OURS) -> dict[str, str]:
     """Return a reader's environment.
 
-    `programs` are found, pages open in the browser `true`, and nothing of ours is set.
+    It finds `programs`, opens pages in the browser `true`, and sets nothing of ours.
     """
     mine = {key: value for key, value in os.environ.items() if not key.startswith(("BRIDGE_", "SLURM_"))}
     return mine | {"PATH": f"{programs}{os.pathsep}{mine['PATH']}", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
 
 
 def run_command(command: str, folder: Path, environment: dict[str, str]) -> None:
-    """Type `command` in `folder`; fails where it does. A command that stays until Ctrl-C must have got to work before.
+    """Run `command` in `folder` and assert that it succeeds; one that stays until Ctrl-C must have started its work.
 
-    Commands that set up or build the project, `pip install` and `make`, are not for here: see test_new_user.py.
+    Commands that set up or build the project, `pip install` and `make`, are tested in test_new_user.py.
     """
     words = shlex.split(command, comments=True)
     if words[0] in ("pip", "make"):
@@ -110,7 +109,7 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
 
 
 def _stay(words: list[str], folder: Path, environment: dict[str, str], at_work: Callable[[str], bool]) -> None:
-    """Start what stays, wait until its output shows it `at_work`, and press Ctrl-C."""
+    """Start a command that stays, wait until its output shows it `at_work`, and press Ctrl-C."""
     log = folder / "stays.log"
     with (
         log.open("w") as output,

@@ -1,4 +1,4 @@
-"""The script of docs/how-to/dask.md, with a cluster on this machine in the place of SLURM's."""
+"""Run the script of docs/how-to/dask.md with a local cluster in place of SLURM's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SLURMCluster:
 
 
 def test_the_cluster_lives_as_long_as_the_export(tmp_path: Path, dask_cluster: DaskCluster) -> None:
-    """The script exports all runs on the cluster that it made, and only then the cluster ends."""
+    """The script exports all runs on its cluster, and only then ends the cluster."""
     (script,) = [block for block in blocks_of(ROOT / "docs" / "how-to" / "dask.md") if block.language == "python"]
     (tmp_path / "script.py").write_text(script.text)
     (tmp_path / "dask_jobqueue.py").write_text(JOBQUEUE)

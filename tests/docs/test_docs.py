@@ -1,4 +1,4 @@
-"""The documentation does what it says: every block is checked, and every command and script is run."""
+"""Check every block of the documentation, and run every command and script."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RUN_PAGES = [page for page in ALL_PAGES if any(is_script(block) or block.command
 def test_every_command_of_a_page_runs(
     page: Path, tmp_path: Path, demo_runs: Path, sqlite_template: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The blocks of a page, run in order in one folder, all succeed."""
+    """All blocks of a page succeed, run in order in one folder."""
     fill(tmp_path, page, demo_runs, sqlite_template)
     with stand_ins(page.read_text(), tmp_path, request) as names:
         for block in blocks_of(page):
@@ -56,9 +56,9 @@ def test_every_command_of_a_page_runs(
 
 
 def fill(folder: Path, page: Path, demo_runs: Path, sqlite_template: Path) -> None:
-    """Write what a page's reader has already: the demo's runs, some `runs` of their own, and MLflow's database.
+    """Write what a page's reader already has: the demo's runs, some `runs`, and MLflow's database.
 
-    Where the page itself trains there is nothing yet.
+    A page that trains starts with an empty folder.
     """
     blocks = blocks_of(page)
     if any(block.file == "train.py" for block in blocks):
@@ -74,7 +74,7 @@ def fill(folder: Path, page: Path, demo_runs: Path, sqlite_template: Path) -> No
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name)
 def test_every_block_of_a_page_is_well_formed(page: Path, tmp_path: Path) -> None:
-    """Commands have options that exist, code compiles, data parses."""
+    """Commands use existing options, code compiles, and data parses."""
     for block in blocks_of(page):
         try:
             check(block, tmp_path)
@@ -114,9 +114,9 @@ def check(block: Block, folder: Path) -> None:
 
 
 def check_own_command(line: str) -> None:
-    """Check a command for systemd or cron, which know no PATH to speak of.
+    """Check a command for systemd or cron, which have no PATH.
 
-    The whole path of a `bridge`, and good options.
+    It names the whole path of a `bridge` and existing options.
     """
     program, _, rest = line.partition(" ")
     assert Path(program).is_absolute(), f"{program} is no whole path"
@@ -140,13 +140,13 @@ def check_own_command(line: str) -> None:
     ],
 )
 def test_the_checks_find_mistakes(tmp_path: Path, language: str, text: str) -> None:
-    """A command, an option or a path that is wrong is found in each kind of block."""
+    """The checks find a wrong command, option or path in each kind of block."""
     with pytest.raises((AssertionError, click.UsageError)):
         check(Block(language=language, text=text, line=1, file=None), tmp_path)
 
 
 def check_command(line: str) -> None:
-    """Check that a `bridge` command has the command and the options that it names; others are taken as they are."""
+    """Check that a `bridge` command uses an existing command and options, and accept any other command."""
     assert not line.startswith("$"), "what is copied is typed as it is"
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"\d?>.*", word)]
     if words[:1] == ["make"]:
@@ -164,14 +164,14 @@ def check_command(line: str) -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=name)
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
-    """Links to other files of the project, and to pictures, name files that exist."""
+    """Links to files and images of the project name files that exist."""
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{page} links to {target}"
 
 
 def test_what_is_made_from_the_options_is_up_to_date() -> None:
-    """The command reference, the table of bridge.yaml's keys and its schema are what `make cli-reference` writes."""
+    """The command reference, the key table and the schema equal the output of `make cli-reference`."""
     from tests.docs.cli_reference import made
 
     for path, text in made().items():

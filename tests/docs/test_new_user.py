@@ -1,6 +1,6 @@
-"""The first minutes of a new user.
+"""Follow a new user's first minutes.
 
-README's installation into an empty environment, then the tutorial, word for word.
+Install as README says into an empty environment, then follow the tutorial word for word.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.timeout(1800)]  # a gigabyte is un
 
 
 def test_readme_and_tutorial_word_for_word(tmp_path: Path) -> None:
-    """What the README installs is enough for every command of the tutorial, and nothing of this environment helps."""
+    """README's installation is enough for every command of the tutorial."""
     (extra,) = re.findall(r'^pip install "\.\[(\w+)\]"$', (ROOT / "README.md").read_text(), re.M)
     programs = fresh_environment(tmp_path / "installed", extra=extra).parent
     environment = reader(programs) | {"PYTHONSAFEPATH": ""}

@@ -1,4 +1,4 @@
-"""The recipes of docs/how-to/slurm.md, run by bash as SLURM would run them: with its variables and an `srun`."""
+"""Run the recipes of docs/how-to/slurm.md in bash with SLURM's variables and an `srun`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INTERRUPTED = "\nInterrupted.\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with the page's scripts, a training, and an `srun` that runs what it is given."""
+    """Return a folder with the page's scripts, a training, and an `srun` that runs its arguments."""
     for block in blocks_of(ROOT / "docs" / "how-to" / "slurm.md"):
         if block.file is not None:
             (tmp_path / block.file).write_text(block.text)
@@ -73,7 +73,7 @@ def run(folder: Path, script: str, **variables: str) -> tuple[int, str]:
 
 
 def verified(folder: Path, *target: str) -> str:
-    """Return the totals of a verify for which what was not sent yet is a difference, too."""
+    """Return the totals of a strict verify."""
     command = [sys.executable, "-m", "bridge", "verify", "runs", *target, "--strict"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -81,7 +81,7 @@ def verified(folder: Path, *target: str) -> str:
 
 
 def test_a_job_that_is_followed_arrives_whole(folder: Path) -> None:
-    """The follower waits for the run and sends its rows, the last export sends its end.
+    """The follower waits for the run and sends its rows, and the last export sends its end.
 
     The exit code is the training's.
     """
@@ -91,7 +91,7 @@ def test_a_job_that_is_followed_arrives_whole(folder: Path) -> None:
 
 
 def test_the_tasks_of_an_array_follow_at_once(folder: Path) -> None:
-    """Each task has a run directory of its own, and all of them arrive whole in one target."""
+    """Each task's run directory arrives complete in one target."""
     tasks = [
         start(
             folder, "train-and-follow.sbatch", TRAINING_OPTIONS="--follow",
@@ -105,7 +105,7 @@ def test_the_tasks_of_an_array_follow_at_once(folder: Path) -> None:
 
 
 def test_an_epilog_sends_its_own_run_and_a_follower_all_others(folder: Path, sqlite_template: Path) -> None:
-    """The epilog of an array's task brings its run into MLflow.
+    """The epilog of an array's task exports its run to MLflow.
 
     The job that follows ends when each run has completed.
     """
@@ -121,7 +121,7 @@ def test_an_epilog_sends_its_own_run_and_a_follower_all_others(folder: Path, sql
 
 
 def test_an_epilog_fails_for_a_mistake_alone(folder: Path) -> None:
-    """A target that is away fails no job; a wrong option does."""
+    """An unreachable target fails no job, and a wrong option does."""
     run(folder, "train.sbatch", SLURM_JOB_ID="55")
     away = {"SLURM_JOB_ID": "55", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'nowhere' / 'mlflow.db'}"}
     code, out = run(folder, "epilog.sh", **away)

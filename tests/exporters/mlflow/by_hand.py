@@ -1,4 +1,4 @@
-"""Runs and deltas made by hand, so that tests of the exporter do not depend on how a directory is read."""
+"""Build runs and deltas by hand, for exporter tests that do not depend on the reader."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_of(path: Path = Path("/runs/first"), **fields: Any) -> Run:
 
 
 def block_of(rows: Sequence[Mapping[str, float]], *, first: int = 0) -> Block:
-    """Rows as a block: each a mapping with `step` and metrics; the time is START plus the row's number in seconds."""
+    """Return rows as a block: each maps `step` and metrics; the time is START plus the row's number in seconds."""
     names = tuple(dict.fromkeys(name for row in rows for name in row if name != "step"))
     values = np.array([[row.get(name, 0.0) for row in rows] for name in names], dtype=np.float64).reshape(
         len(names), len(rows)
@@ -63,7 +63,7 @@ def delta_of(
     content: ContentOptions | None = None,
     **fields: Any,
 ) -> Delta:
-    """Return a delta that brings `rows` after `before`; SAME where there are none and a cursor is given."""
+    """Return a delta with `rows` after `before`; SAME without rows and with a cursor."""
     first = before.rows if before is not None else 0
     block = block_of(rows, first=first)
     base = before or Cursor(run.identity, str(run.path), content=(content or ContentOptions()).differences())
@@ -81,11 +81,11 @@ def delta_of(
 
 
 def file_of(path: Path) -> RunFile:
-    """Return a file of a run directory as the source tells it."""
+    """Return a file of a run directory as the reader describes it."""
     found = path.stat()
     return RunFile(path=path.resolve(), size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def shape_differences(**options: Any) -> dict[str, Any]:
-    """Return what a cursor keeps of a shape."""
+    """Return what a cursor records of content options."""
     return ContentOptions(**options).differences()

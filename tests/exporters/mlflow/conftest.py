@@ -1,4 +1,4 @@
-"""An exporter on a SQLite store of the test's own, and MLflow's client beside it to look at what it wrote."""
+"""Provide an exporter on a SQLite store of one test, and MLflow's client to look at the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Store:
         content: ContentOptions | None = None,
         **fields: Any,
     ) -> Applied:
-        """One whole export of `run`: look, bring in what is new, finish."""
+        """Export `run`: ask for its state, send what is new, finish."""
         content = content or ContentOptions()
         with self.exporter() as exporter:
             exporter.prepare([run], content)
@@ -68,7 +68,7 @@ class Store:
             return exporter.cursors([run])[run.identity]
 
     def stale(self, run: Run, content: ContentOptions | None = None) -> list[str]:
-        """Return what an exporter would send of the run's facts and files."""
+        """Return the facts and files of the run that an exporter would send."""
         with self.exporter() as exporter:
             cursor = exporter.cursors([run])[run.identity].cursor
             assert cursor is not None

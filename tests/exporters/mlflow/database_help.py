@@ -1,4 +1,4 @@
-"""Points for the database writer's tests, and what MLflow's tables hold of a run, row by row."""
+"""Make points for the database writer's tests, and read MLflow's tables row by row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Point = tuple[str, int, float, float]
 
 
 def block(points: Sequence[Point]) -> Block:
-    """`points` as a block, one row a point."""
+    """Return `points` as a block with one row per point."""
     names = tuple(dict.fromkeys(name for name, *_ in points))
     values = np.zeros((len(names), len(points)))
     present = np.zeros((len(names), len(points)), dtype=np.bool_)
@@ -55,12 +55,12 @@ def wide_block(metrics: int, rows: int, *, start: int = 0, seed: int = 0) -> Blo
 
 
 def same_names(block: Block) -> dict[str, str]:
-    """Each metric under its own name."""
+    """Return each metric under its own name."""
     return {name: name for name in block.names}
 
 
 def open_database(uri: str) -> Database:
-    """Return the database writer on `uri`, which must be one that it knows."""
+    """Return the database writer on `uri`, which must have a known schema."""
     notes: list[str] = []
     database = Database.open(uri, note=notes.append)
     assert database is not None, notes
@@ -68,7 +68,7 @@ def open_database(uri: str) -> Database:
 
 
 def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0", **changes: Any) -> str:
-    """Return a new run of `identity` with `cursor` and `changes`; its id."""
+    """Make a run of `identity` with `cursor` and `changes`, and return its id."""
     run_uuid = new_run_id("0", identity)
     tags = {"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": cursor} | changes.pop("tags", {})
     database.write(run_uuid, RunUpdate(expected_cursor=None, create=NEW, row=FACTS, tags=tags, **changes))
@@ -76,7 +76,7 @@ def make_run(database: Database, identity: str = "uid-1", *, cursor: str = "c0",
 
 
 def table(uri: str, name: str, run_uuid: str) -> list[dict[str, Any]]:
-    """Return the rows of one table of one run, without the run's id, in an order of their own."""
+    """Return the rows of one table of one run, without the run's id, in a fixed order."""
     engine = sa.create_engine(uri)
     try:
         with engine.connect() as connection:
@@ -88,7 +88,7 @@ def table(uri: str, name: str, run_uuid: str) -> list[dict[str, Any]]:
 
 
 def settle(uri: str) -> None:
-    """Wait until PostgreSQL has ended what it had received from clients that are gone; SQLite ends with its client."""
+    """Wait until PostgreSQL has finished the work of clients that are gone; SQLite stops with its client."""
     engine = sa.create_engine(uri, isolation_level="AUTOCOMMIT")
     others = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -1,4 +1,4 @@
-"""Small pictures and videos, and media events for them."""
+"""Make small images and videos, and media events for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["encoded", "event_of", "film", "moving_gif"]
 
 
 def encoded(form: str, *, size: tuple[int, int] = (12, 8), mode: str = "RGB", colour: Any = (200, 30, 60)) -> bytes:
-    """One picture of one colour in a format of Pillow's."""
+    """Return an image of one colour in one of Pillow's formats."""
     file = io.BytesIO()
     Image.new(mode, size, colour).save(file, form)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""SQLite addresses mean the file that SQLAlchemy opens for them, and only what writes makes it."""
+"""A SQLite address names the file that SQLAlchemy opens for it, and only a write creates it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("name", ["plain.db", "x y.db", "50%.db", "a%20b.db", "a?b#c.db", "ü.db"])
 def test_any_file_has_a_uri(name: str, tmp_path: Path) -> None:
-    """What is made of a file leads back to it."""
+    """The URI of any file leads back to it."""
     file = tmp_path / name
     uri = sqlite_uri(file)
     assert make_url(uri).database == str(file)
@@ -33,7 +33,7 @@ def test_any_file_has_a_uri(name: str, tmp_path: Path) -> None:
 
 
 def test_a_relative_path_may_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is taken from the working directory, whatever signs that has in its name; the query stays."""
+    """A relative path is resolved from the working directory and keeps its query, whatever characters it has."""
     here = tmp_path / "100%25 here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -44,7 +44,7 @@ def test_a_relative_path_may_be_encoded(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_encoded_path_is_the_file_that_is_made(tmp_path: Path) -> None:
-    """`%20` is a space: the file is made under that name, with its artifacts beside it, and nothing is left over."""
+    """`%20` is a space: the file and its artifacts are created under that name only."""
     store = Store(f"sqlite:///{tmp_path}/x y%20z.db")
     store.export(run_of(), [{"step": 0, "loss": 1.0}])
     assert store.points("loss") == [(0, 1.0, 1775822400000)]
@@ -55,9 +55,9 @@ def test_an_encoded_path_is_the_file_that_is_made(tmp_path: Path) -> None:
 def test_a_dry_run_and_a_verify_make_no_database(
     given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where MLflow has no SQLite file yet, what only looks leaves none.
+    """A dry run and a verify create no SQLite file.
 
-    Neither a given one nor MLflow's own default.
+    This holds for a given file and for MLflow's default.
     """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -70,7 +70,7 @@ def test_a_dry_run_and_a_verify_make_no_database(
 
 
 def test_a_database_behind_a_server_is_never_made(tmp_path: Path) -> None:
-    """A SQLite file that --database-uri misspells is named, and not made."""
+    """A --database-uri that names no SQLite file is an error and creates none."""
     uri = f"sqlite:///{tmp_path}/typo.db"
     with pytest.raises(TargetRefusedError, match="There is no database"):
         _ = MlflowStore("http://127.0.0.1:9", ExperimentName.of("trials", None), uri).database
@@ -78,7 +78,7 @@ def test_a_database_behind_a_server_is_never_made(tmp_path: Path) -> None:
 
 
 def test_an_export_with_nothing_new_never_imports_mlflow(store: Store, tmp_path: Path) -> None:
-    """Neither does a dry run: importing it takes seconds."""
+    """An export with nothing new and a dry run do not import MLflow, which takes seconds."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], uid="a")
     export_runs([tmp_path / "runs"], store.exporter())
     for option in ("-q", "--dry-run"):

@@ -1,4 +1,4 @@
-"""Through a real MLflow server: what differs from a database, and what must not."""
+"""Export through a real MLflow server, and compare with a database."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MANY = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(2500)]
 
 @pytest.fixture
 def server(mlflow_server: MlflowServer, request: pytest.FixtureRequest) -> Store:
-    """Return the session's server, with an experiment of the test's own."""
+    """Return the session's server with an experiment of this test."""
     return Store(mlflow_server.uri, experiment=request.node.name)
 
 
 def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, tmp_path: Path) -> None:
-    """All that can be read back, tags, params and files included."""
+    """A server holds the same points, params, tags, media and files as a database."""
     folder = tmp_path / "first"
     folder.mkdir()
     (folder / "hparams.yaml").write_text("lr: 0.1\n")
@@ -85,7 +85,7 @@ def vars_of(held: TargetContent) -> dict[str, object]:
 
 
 def test_a_second_export_has_nothing_to_do(server: Store) -> None:
-    """Nothing is stale, and the same again changes nothing."""
+    """A second export finds nothing stale, and applying the same again changes nothing."""
     run = run_of(params={"lr": 1}, tags=("a:b",), notes="n")
     server.export(run, MANY[:3])
     before = server.run().to_dictionary()
@@ -95,7 +95,7 @@ def test_a_second_export_has_nothing_to_do(server: Store) -> None:
 
 
 def test_a_requeued_run_is_running_with_its_old_end(server: Store) -> None:
-    """The API can neither clear an end time nor move a start; the next end is right again."""
+    """The API cannot clear an end or move a start; the next end is right again."""
     server.export(run_of(status=Status.KILLED), ROWS)
     running = run_of(status=Status.RUNNING, end=None, start=1.0)
     server.export(running, [{"step": 2, "loss": 0.1}])
@@ -108,7 +108,7 @@ def test_a_requeued_run_is_running_with_its_old_end(server: Store) -> None:
 
 
 def test_a_param_that_changed_needs_a_rebuild(server: Store) -> None:
-    """Nothing is changed before that is said; new params are just added."""
+    """A changed param is refused before anything is written, and a new one is added."""
     server.export(run_of(params={"lr": 0.1}), ROWS)
     server.export(run_of(params={"lr": 0.1, "new": 1}))
     with pytest.raises(RebuildNeededError, match="lr"):
@@ -129,7 +129,7 @@ def test_a_rebuild_through_a_server_replaces_the_run(server: Store) -> None:
 
 
 def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return an export of MANY that was stopped after one request of three with points."""
+    """Export MANY, and stop after one of three requests with points."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     through = Store(proxy.uri, experiment=server.experiment)
@@ -144,7 +144,7 @@ def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch)
 def test_points_that_were_sent_before_a_stop_are_not_sent_again(
     server: Store, faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run says that it holds points past its cursor; what is there is read, and only the rest is sent."""
+    """A run marked as holding points past its cursor is read first, and only missing points are sent."""
     through = _stopped(server, faulty_proxy, monkeypatch)
     assert (len(server.points("loss")), Tag.PENDING in server.run().data.tags) == (1000, True)
     faulty_proxy.seen.clear()
@@ -158,14 +158,14 @@ def test_points_that_were_sent_before_a_stop_are_not_sent_again(
 def test_a_rewind_after_a_stop_needs_a_rebuild(
     server: Store, faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Points that were sent and no longer count cannot be taken back."""
+    """Sent points that no longer count need a rebuild, because the API cannot delete them."""
     _stopped(server, faulty_proxy, monkeypatch)
     with pytest.raises(RebuildNeededError, match="no longer count"):
         server.export(run_of(), MANY, lowers=3)
 
 
 def test_exports_at_once_end_with_one_run(server: Store) -> None:
-    """Four exports of one new run directory: one run with every point once, whoever made it."""
+    """Four exports of one new directory end with one run that holds every point once."""
     together = threading.Barrier(4)
 
     def export(_: int) -> None:
@@ -179,7 +179,7 @@ def test_exports_at_once_end_with_one_run(server: Store) -> None:
 
 
 def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, mlflow_server: MlflowServer) -> None:
-    """Where no lock reaches: found before the last cursor, the smaller id stays and the other says why it is gone."""
+    """Of two runs made at once without a common lock the smaller id stays, and the other names it."""
     run = run_of()
     with server.exporter() as exporter:
         exporter.prepare([run], ContentOptions())
@@ -209,7 +209,7 @@ def _twin_tags(run: Run) -> dict[str, str]:
 def test_a_file_that_the_server_finds_too_large_is_a_loss(
     server: Store, faulty_proxy: FaultyProxy, tmp_path: Path
 ) -> None:
-    """The other files and the points arrive."""
+    """A file that the server refuses as too large is a notice, and everything else arrives."""
     folder = tmp_path / "first"
     folder.mkdir()
     for name in ("metrics.csv", "summary.json"):
@@ -226,7 +226,7 @@ def test_a_file_that_the_server_finds_too_large_is_a_loss(
 
 
 def test_points_past_the_server_into_its_database(server: Store, mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    """With --database-uri points and tags take the short way, files the server's; points can then be taken back."""
+    """With --database-uri points and tags go into the database, and points can be deleted there."""
     server.options = {"database_uri": mlflow_server.backend}
     with server.exporter() as exporter:
         assert exporter.capabilities.replaces_points
@@ -240,9 +240,9 @@ def test_points_past_the_server_into_its_database(server: Store, mlflow_server: 
 
 
 def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
-    """What a URL takes for its end or for encoded is replaced, with a digest.
+    """Characters of a checkpoint's name that a URL treats specially are replaced, with a digest.
 
-    No two become one, and the map is kept.
+    No two names collide, and the run keeps the map.
     """
     folder = tmp_path / "first" / "checkpoints"
     folder.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_checkpoints_of_any_name_arrive(server: Store, tmp_path: Path) -> None:
 
 
 def test_many_points_arrive_in_parts(server: Store) -> None:
-    """A cursor after each part says how far it is."""
+    """A cursor follows each part of a large delta."""
     run = run_of()
     with server.exporter() as exporter:
         exporter.cursors([run])
@@ -283,7 +283,7 @@ def test_many_points_arrive_in_parts(server: Store) -> None:
 
 
 def test_many_runs_are_found_page_by_page(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many runs one answer holds, and also an identity that no filter can name."""
+    """Runs are found beyond one page of answers, also by an identity that no filter can name."""
     monkeypatch.setattr("bridge.exporters.mlflow.client._PAGE", 2)
     runs = [run_of(identity=f"uid-{number}") for number in range(5)] + [run_of(identity='it\'s "both"')]
     experiment = server.client.create_experiment(server.experiment)

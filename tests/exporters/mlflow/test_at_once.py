@@ -1,4 +1,4 @@
-"""Several exports at once into one database: they end with one run for each run directory."""
+"""Several simultaneous exports into one database end with one run for each run directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(300)]
 def test_every_run_directory_has_one_run_with_every_point_once(
     kind: str, exports: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Each export goes through all runs in its own order; nobody fails, whoever was first."""
+    """Exports in different orders all succeed and leave every point once."""
     store = Store(request.getfixturevalue("sqlite_uri" if kind == "sqlite" else "postgres_uri"))
     store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
     runs = [run_of(Path(f"/runs/r{number}"), params={"a": number}, tags=("x:y",)) for number in range(4)]
@@ -53,7 +53,7 @@ def _export_what_is_left(store: Store, run: Run) -> None:
 
 
 def test_who_comes_second_goes_on_from_what_the_first_has_done(store: Store) -> None:
-    """Both looked at the same moment; the second's delta is brought in on top, or found to be there."""
+    """Of two exports that start from one state the second applies its delta on top, or finds it applied."""
     run = run_of()
     store.export(run, ROWS[:100])
     with store.exporter() as one, store.exporter() as other:

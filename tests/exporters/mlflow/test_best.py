@@ -1,4 +1,4 @@
-"""`--best NAME:max|min` keeps one metric NAME.best, whose latest value is the best so far, at its step."""
+"""`--best NAME:max|min` keeps a metric NAME.best whose latest value is the best so far, at its step."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ MIN = ContentOptions(best=("acc:min",))
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store by way of its database, or of a server."""
+    """Return a store through its database, or through a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"best-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
 
 
 def rows_of(values: Sequence[float], *, first: int = 0) -> list[Mapping[str, float]]:
-    """Return a row for each value of `acc`, at rising steps."""
+    """Return one row per value of `acc`, at rising steps."""
     return [{"step": first + at, "acc": value} for at, value in enumerate(values)]
 
 
 def latest(store: Store) -> tuple[int, float]:
-    """Return step and value of the latest point of acc.best, which MLflow's table of runs shows."""
+    """Return step and value of the latest point of acc.best, as MLflow's table of runs shows it."""
     step, value, _ = store.points("acc.best")[-1]
     assert store.run().data.metrics["acc.best"] == value
     return step, value
@@ -58,13 +58,13 @@ def latest(store: Store) -> tuple[int, float]:
 def test_the_latest_value_is_the_best_at_its_step(
     any_store: Store, content: ContentOptions, values: list[float], expected: tuple[int, float]
 ) -> None:
-    """Of equal values the first counts; NaN never does, infinities do."""
+    """Of equal values the first counts; infinities can be the best and NaN cannot."""
     any_store.export(run_of(), rows_of(values), content=content)
     assert latest(any_store) == expected
 
 
 def test_it_follows_as_a_run_grows(any_store: Store) -> None:
-    """A better value takes its place, a worse or an equal one does not."""
+    """Only a strictly better value replaces the best."""
     seen = []
     for at, value in enumerate([0.5, 0.4, 0.7, 0.7, 0.9]):
         any_store.export(run_of(), rows_of([value], first=at), content=MAX)
@@ -73,13 +73,13 @@ def test_it_follows_as_a_run_grows(any_store: Store) -> None:
 
 
 def test_a_metric_without_a_number_has_no_best(any_store: Store) -> None:
-    """Neither one that is missing nor one that is NaN throughout."""
+    """A metric that is missing or always NaN has no best."""
     any_store.export(run_of(), [{"step": 0, "loss": 1.0, "acc": math.nan}], content=MAX)
     assert set(any_store.run().data.metrics) == {"loss", "acc"}
 
 
 def test_adding_one_later_needs_no_rebuild(any_store: Store) -> None:
-    """The points that MLflow holds already count too."""
+    """A later --best covers the points that MLflow already holds."""
     any_store.export(run_of(), rows_of([0.1, 0.8, 0.3]))
     before = any_store.run().info.run_id
     any_store.export(run_of(), rows_of([0.2], first=3), content=MAX)
@@ -87,7 +87,7 @@ def test_adding_one_later_needs_no_rebuild(any_store: Store) -> None:
 
 
 def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:
-    """A forgotten, a removed and another --best are no other run; through a server a removed one stays as it is."""
+    """Adding, dropping or changing --best keeps the run; through a server a dropped one stays."""
     run, other = run_of(), ContentOptions(best=("loss:min",))
     rows = [{"step": step, "acc": value, "loss": 1 - value} for step, value in enumerate([0.1, 0.8, 0.3])]
     seen = []
@@ -108,7 +108,7 @@ def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:
 
 
 def test_another_direction_is_taken_where_points_can_be_deleted(any_store: Store) -> None:
-    """Through a server it needs a rebuild."""
+    """Another direction applies in a database, and needs a rebuild through a server."""
     run = run_of()
     any_store.export(run, rows_of([0.5, 0.1, 0.9]), content=MAX)
     if any_store.uri.startswith("http"):
@@ -120,7 +120,7 @@ def test_another_direction_is_taken_where_points_can_be_deleted(any_store: Store
 
 
 def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
-    """With a notice."""
+    """A logged metric named NAME.best wins over ours, with a notice."""
     rows = [{"step": 0, "acc": 0.5, "acc.best": 0.1}]
     applied = any_store.export(run_of(), rows, content=MAX)
     assert any_store.run().data.metrics == {"acc": 0.5, "acc.best": 0.1}
@@ -132,7 +132,7 @@ def test_a_metric_of_the_runs_own_wins(any_store: Store) -> None:
 
 
 def test_after_a_rewind_the_best_is_that_of_what_counts(store: Store) -> None:
-    """In a database: the superseded best goes, and one from before the rewind comes back."""
+    """In a database a rewind removes a superseded best and restores an earlier one."""
     run = run_of()
     store.export(run, rows_of([0.1, 0.3, 0.9]), content=MAX)
     block = block_of([{"step": 2, "acc": 0.2}], first=3)
@@ -143,7 +143,7 @@ def test_after_a_rewind_the_best_is_that_of_what_counts(store: Store) -> None:
 
 
 def test_through_a_server_a_best_that_moves_back_needs_a_rebuild(any_store: Store) -> None:
-    """Points cannot be deleted there, and the latest one must be the best."""
+    """A best that moves back needs a rebuild through a server, which cannot delete points."""
     run = run_of()
     any_store.export(run, [{"step": 10, "acc": 0.1}, {"step": 30, "acc": 0.7}], content=MAX)
     better_before = [{"step": 25, "acc": 0.9}]
@@ -158,7 +158,7 @@ def test_through_a_server_a_best_that_moves_back_needs_a_rebuild(any_store: Stor
 
 @pytest.mark.parametrize("text", ["acc", ":max", "acc:best", ""])
 def test_a_best_says_which_end_is_best(text: str) -> None:
-    """`--best acc` could mean either."""
+    """`--best acc` without a direction is wrong usage."""
     with pytest.raises(UsageError, match="does not say which end is best"):
         ContentOptions(best=(text,))
     with pytest.raises(UsageError, match="either its max or its min"):
@@ -171,7 +171,7 @@ WORDS = ("nan", "inf", "-inf", "-0.0", "0.0", "0.5", "1", "2.25", "")
 
 @pytest.mark.parametrize("seed", range(8))
 def test_any_growth_ends_with_the_bests_of_one_clean_export(seed: int, tmp_path: Path, sqlite_uri: str) -> None:
-    """Rows of one millisecond, infinities, NaN and rewinds, exported in parts: the same points in MLflow."""
+    """Any growth, with equal times, infinities, NaN and rewinds, ends with the bests of one clean export."""
     random = Random(seed)
     path, options = tmp_path / "run", Options(content=ContentOptions(best=("x:max", "y:min")))
     make_run(path, [{"x": "", "y": "", "step": 0, "wall_time": CREATED_S}], uid="one", status="running")

@@ -1,4 +1,4 @@
-"""What a run says of itself, as it stands in MLflow: identity, name, times, status, params, tags, notes."""
+"""A run's identity, name, times, status, params, tags and notes in MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 
 
 def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> None:
-    """Two directories whose runs share a name are two runs, and each is found again by its own tag."""
+    """Two directories with one name are two runs, and each is found by its identity tag."""
     one, other = run_of(Path("/a/first")), run_of(Path("/b/first"), identity="another")
     store.export(one, ROWS)
     store.export(other, ROWS)
@@ -36,7 +36,7 @@ def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> N
 
 
 def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> None:
-    """Not the time of the export."""
+    """Start and end are the run's, not the export's."""
     store.export(run_of(start=START + 0.1234, end=START + 60.9876), ROWS)
     info = store.run().info
     assert (info.start_time, info.end_time, info.status) == (1775822400123, 1775822460988, "FINISHED")
@@ -54,7 +54,7 @@ def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> 
     ],
 )
 def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str) -> None:
-    """Each status has one word of MLflow's; the tag `bridge.status` exists where it says more."""
+    """Each status has one MLflow status, and the tag `bridge.status` appears only where it says more."""
     store.export(run_of(status=status, status_word=None, end=None if status is Status.RUNNING else START + 9), ROWS)
     run = store.run()
     says_more = status in (Status.INTERRUPTED, Status.UNKNOWN)
@@ -62,7 +62,7 @@ def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str
 
 
 def test_a_requeued_run_is_running_again_without_its_old_end(store: Store) -> None:
-    """In a database the end time is cleared, as if it had never ended."""
+    """In a database a requeue clears the end time."""
     store.export(run_of(status=Status.KILLED), ROWS)
     store.export(run_of(status=Status.RUNNING, end=None), [{"step": 2, "loss": 0.1}])
     info = store.run().info
@@ -70,7 +70,7 @@ def test_a_requeued_run_is_running_again_without_its_old_end(store: Store) -> No
 
 
 def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: Store) -> None:
-    """The first name to appear keeps the clean key; the map back is an artifact and is used to read back."""
+    """The first name keeps the clean key, and an artifact maps the keys back."""
     run = run_of(params={"opt/lr": 0.1, "a b": None, "f(x)": True, "f[x]": 2, "f_x_": 3})
     applied = store.export(run, ROWS)
     assert store.run().data.params == {"opt/lr": "0.1", "a b": "None", "f_x_": "True", "f_x__2": "2", "f_x__3": "3"}
@@ -89,7 +89,7 @@ def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: 
 
 
 def test_a_long_param_is_cut_and_kept_in_full(store: Store) -> None:
-    """MLflow holds 6,000 characters; the whole text is in bridge/params.json and comes back from there."""
+    """A param over 6,000 characters is cut, and bridge/params.json gives it back in full."""
     run = run_of(params={"prompt": "x" * 7000})
     applied = store.export(run, ROWS)
     assert len(store.run().data.params["prompt"]) == 6000
@@ -100,14 +100,14 @@ def test_a_long_param_is_cut_and_kept_in_full(store: Store) -> None:
 
 
 def test_a_param_that_changed_is_replaced_in_a_database(store: Store) -> None:
-    """A resume with another value needs no rebuild there."""
+    """In a database a changed param needs no rebuild."""
     store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
     store.export(run_of(params={"lr": 0.2, "depth": 3, "new": 1}))
     assert store.run().data.params == {"lr": "0.2", "depth": "3", "new": "1"}
 
 
 def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
-    """MLflow has no way to take a param away, so apply says so and changes nothing."""
+    """A removed param is refused without a write, because MLflow cannot delete params."""
     store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
     with pytest.raises(RebuildNeededError, match="depth"):
         store.export(run_of(params={"lr": 0.1}))
@@ -115,7 +115,7 @@ def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
 
 
 def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: Store) -> None:
-    """A new SLURM job id at each requeue is no other run."""
+    """A new SLURM job id at a requeue does not make a new run."""
     store.export(run_of(params={"slurm.job_id": 17}), ROWS)
     assert store.stale(run_of(params={"slurm.job_id": 18})) == ["bridge tags"]
     store.export(run_of(params={"slurm.job_id": 18}))
@@ -124,7 +124,7 @@ def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: 
 
 
 def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> None:
-    """A resume without a checkpoint path is no other run: nothing is rebuilt, and the other volatile ones stay too."""
+    """A resume without a checkpoint path rebuilds nothing and keeps the other volatile params."""
     store.export(run_of(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 1}), ROWS)
     run_id = store.run().info.run_id
     resumed = run_of(params={"lr": 0.1, "job_id": 2})
@@ -136,7 +136,7 @@ def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> No
 
 
 def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
-    """`key:value` splits, several of a key are joined, words are true, MLflow's own prefixes are not touched."""
+    """`key:value` splits, values of one key are joined, a word is true, and MLflow's prefixes are left alone."""
     tags = ("project:x", "team:a", "team:b", "baseline", "team", "mlflow.user:me", "bridge.uid:no", "two words")
     run = run_of(tags=tags)
     store.export(run, ROWS)
@@ -155,7 +155,7 @@ def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
 
 
 def test_a_tag_that_the_run_no_longer_has_goes(store: Store) -> None:
-    """What the bridge set, it takes away again."""
+    """A tag that the bridge set is removed when the run drops it."""
     store.export(run_of(tags=("project:x", "old")), ROWS)
     store.export(run_of(tags=("project:y",)))
     tags = store.run().data.tags
@@ -163,7 +163,7 @@ def test_a_tag_that_the_run_no_longer_has_goes(store: Store) -> None:
 
 
 def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -> None:
-    """MLflow cuts what is over 8,000 characters without a word; here it is said, and kept."""
+    """Notes over 8,000 characters are cut with a notice, and a file has the whole."""
     notes = "# Notes\n" + "x" * 9000
     run = run_of(notes=notes)
     applied = store.export(run, ROWS)
@@ -175,7 +175,7 @@ def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -
 
 
 def test_user_host_command_and_commit_are_those_of_the_training(store: Store) -> None:
-    """Never this process's: what the sidecar's newest session that knows says."""
+    """User, host, command and commit come from the newest session that has them."""
     sessions = (
         SessionEntry(user="ada", host="node1", command="train.py --lr 0.1", git_commit="abc123", slurm={"job_id": "7"}),
         SessionEntry(host="node2", slurm={"job_id": "8"}, restart_count=3),
@@ -214,12 +214,12 @@ def test_user_host_command_and_commit_are_those_of_the_training(store: Store) ->
     ],
 )
 def test_the_source_is_the_script_or_the_module(command: str, script: str) -> None:
-    """MLflow's column Source shows what follows the last slash, so arguments do not belong there."""
+    """The source name has no arguments, because MLflow shows only what follows the last slash."""
     assert script_of(command) == script
 
 
 def test_estimated_times_and_the_first_nan_are_said(store: Store) -> None:
-    """A run without a time column says so, and the first NaN of its metrics has a tag."""
+    """Tags mark a run with estimated times and the first NaN of its metrics."""
     stats = {"loss": {"first_nan_step": 120}, "acc": {"first_nan_step": 80}, "lr": {}}
     store.export(run_of(time_column=None, summary_stats=stats), ROWS)
     tags = store.run().data.tags
@@ -227,7 +227,7 @@ def test_estimated_times_and_the_first_nan_are_said(store: Store) -> None:
 
 
 def test_what_people_edit_stays_and_is_named(store: Store) -> None:
-    """Name, description and tags changed in the UI survive a change of the same in the run directory."""
+    """Name, description and tags edited in the UI survive changes of the same fields in the run."""
     run = run_of(name="first", notes="mine", tags=("project:x", "keep:1", "gone:1"))
     store.export(run, ROWS)
     run_id = store.run().info.run_id
@@ -247,7 +247,7 @@ def test_what_people_edit_stays_and_is_named(store: Store) -> None:
 
 
 def test_a_second_export_with_nothing_new_has_nothing_to_say(store: Store) -> None:
-    """Twice is the same as once: nothing is stale, and applying the same again adds nothing."""
+    """With nothing new nothing is stale, and applying the same again adds nothing."""
     run = run_of(params={"lr": 0.1}, tags=("a:b",), notes="n")
     store.export(run, ROWS)
     before = store.run().to_dictionary()
@@ -257,7 +257,7 @@ def test_a_second_export_with_nothing_new_has_nothing_to_say(store: Store) -> No
 
 
 def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
-    """It is neither found as a target nor made again by itself; a rebuild makes it anew."""
+    """A deleted run is no target and stays deleted until a rebuild."""
     run = run_of()
     store.export(run, ROWS)
     store.client.delete_run(store.run().info.run_id)
@@ -265,7 +265,7 @@ def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
 
 
 def test_a_deleted_experiment_is_said(store: Store) -> None:
-    """The same error for each run that belongs to it, with the remedies, and nothing is written."""
+    """In a deleted experiment each run fails with the same error and its remedies, and nothing is written."""
     run = run_of()
     store.export(run, ROWS)
     experiment = store.client.get_experiment_by_name("trials")
@@ -279,7 +279,7 @@ def test_a_deleted_experiment_is_said(store: Store) -> None:
 
 
 def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store) -> None:
-    """A tag that changes later does not move the run."""
+    """A placeholder chooses the experiment once, and a later tag does not move the run."""
     store.experiment = "{tags.project}/{hparams.model.name}/{parent}"
     run = run_of(Path("/data/sweeps/first"), tags=("project:vision",), params={"model.name": "resnet"})
     store.export(run, ROWS)
@@ -290,7 +290,7 @@ def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store
 
 
 def test_a_run_without_a_placeholders_value_is_an_error_of_its_own(store: Store) -> None:
-    """The other runs go on; with --experiment-default such runs have a place."""
+    """A run without the placeholder's value fails alone, or goes to --experiment-default."""
     store.experiment = "{tags.project}"
     with store.exporter() as exporter:
         known = exporter.cursors([run_of(), run_of(identity="other", tags=("project:x",))])
@@ -303,27 +303,27 @@ def test_a_run_without_a_placeholders_value_is_an_error_of_its_own(store: Store)
 
 
 def test_a_placeholder_that_does_not_exist_is_wrong_usage() -> None:
-    """It names those that there are."""
+    """An unknown placeholder is wrong usage that lists the known ones."""
     with pytest.raises(UsageError, match=r"\{user\}") as caught:
         MlflowExporter("sqlite:////tmp/x.db", experiment="{user}")
     assert caught.value.hint == "There are {tags.NAME}, {hparams.NAME}, {parent}."
 
 
 def test_an_old_file_store_is_refused_with_a_hint() -> None:
-    """MLflow no longer writes ./mlruns."""
+    """./mlruns is refused, because MLflow no longer writes it."""
     with pytest.raises(TargetRefusedError, match="file store") as caught:
         MlflowExporter("./mlruns")
     assert "sqlite:///mlflow.db" in (caught.value.hint or "")
 
 
 def test_an_experiment_that_we_make_in_a_file_keeps_its_artifacts_beside_it(store: Store, tmp_path: Path) -> None:
-    """Not in ./mlruns of whatever the working directory is."""
+    """A new experiment of a SQLite file stores its artifacts beside the file."""
     store.export(run_of(), ROWS)
     assert store.run().info.artifact_uri.startswith((tmp_path / "mlartifacts" / "trials").as_uri())
 
 
 def test_a_long_experiment_name_is_cut_to_what_mlflow_takes(store: Store) -> None:
-    """256 characters, which is said, and it is found again."""
+    """An experiment name is cut to 256 characters with a notice, and found again."""
     store.experiment = "e" * 300
     applied = store.export(run_of(), ROWS)
     assert [(notice.kind, notice.what[:12]) for notice in applied.notices] == [(NoticeKind.CUT, "experiment e")]
@@ -331,7 +331,7 @@ def test_a_long_experiment_name_is_cut_to_what_mlflow_takes(store: Store) -> Non
 
 
 def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
-    """By the key they stand under, nested ones too, and each is counted."""
+    """Secrets are masked by their keys, nested ones too, and each is counted."""
     run = run_of(
         params={"db.password": "p1", "opts": '[{"api_key": "p2"}]', "lr": 0.1},
         tags=("api_key:p3", "project:x"),
@@ -360,7 +360,7 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
 
 
 def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:
-    """It is neither overwritten nor rebuilt."""
+    """A run of a newer bridge is neither overwritten nor rebuilt."""
     run = run_of()
     store.export(run, ROWS)
     store.client.set_tag(store.run().info.run_id, "mlflow.bridge.cursor", '{"format":99}')
@@ -368,7 +368,7 @@ def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:
 
 
 def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
-    """A run of the same name without our tags is neither taken nor touched."""
+    """A run with our run's name but without our tags stays untouched."""
     experiment = store.client.create_experiment("trials")
     theirs = store.client.create_run(experiment, run_name="first", tags={"a": "b"})
     store.export(run_of(), ROWS)
@@ -377,6 +377,6 @@ def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
 
 
 def test_a_shape_without_redaction_shows_everything(store: Store) -> None:
-    """What is masked is the shape's choice."""
+    """Content options decide what is masked."""
     store.export(run_of(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
     assert store.run().data.params == {"password": "p"}

@@ -1,4 +1,4 @@
-"""What MLflow, a database or an artifact store does not take: said, kept elsewhere, and never a broken export."""
+"""Content beyond the limits of MLflow, a database or an artifact store is kept elsewhere with a notice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [{"step": 0, "a@b": 1.0}]
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_nul_characters_are_replaced(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """PostgreSQL has none, so no database is given any; verify is told where not to look."""
+    """NUL characters are replaced for every database, because PostgreSQL has none, and verify knows."""
     uri = request.getfixturevalue("sqlite_uri" if kind == "sqlite" else "postgres_uri")
     store = Store(uri)
     store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
@@ -34,7 +34,7 @@ def test_nul_characters_are_replaced(kind: str, request: pytest.FixtureRequest, 
 
 
 def test_thousands_of_tags_are_cut_to_what_can_be_looked_at(store: Store) -> None:
-    """As many as one list holds, with a notice."""
+    """Tags beyond one list are left out with a notice."""
     run = run_of(tags=tuple(f"t{number}:x" for number in range(20_000)))
     applied = store.export(run, ROWS)
     people = [key for key in store.run().data.tags if key.startswith("t")]
@@ -46,7 +46,7 @@ def test_thousands_of_tags_are_cut_to_what_can_be_looked_at(store: Store) -> Non
 
 
 def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
-    """Then the map back is a tag."""
+    """Without an artifact store a tag maps renamed keys back."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     run = run_of(params={"f(x)": 1})
     store.export(run, ROWS)
@@ -56,7 +56,7 @@ def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
 
 
 def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
-    """Within MLflow's limits, apart, and come back whole."""
+    """Names and keys in any script fit MLflow's limits, stay apart, and are read back whole."""
     names = ["größe/学習率", "x" * 300, "x" * 299 + "y", "🚀 rate", "a=b,c;d", "100%"]
     run = run_of(params={name: number for number, name in enumerate(names)}, name="n" * 400)
     store.export(run, [{"step": 0, **{name: float(number) for number, name in enumerate(names)}}])
@@ -67,7 +67,7 @@ def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
 
 
 def test_a_cursor_stays_short_however_odd_the_tags_are(store: Store, tmp_path: Path) -> None:
-    """Under 4,000 characters with a hundred tags that no file name takes, and all of them come back."""
+    """A cursor stays under 4,000 characters with a hundred odd tags, and all of them are read back."""
     events = tuple(
         event_of(tmp_path, encoded("png"), "png", tag=f"größe {number} " + "é" * 60) for number in range(100)
     )

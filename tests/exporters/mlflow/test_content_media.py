@@ -1,4 +1,4 @@
-"""Pictures, videos, captions and files of a run, as artifacts in MLflow."""
+"""A run's images, videos, captions and files as artifacts in MLflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _images(store: Store) -> list[str]:
 
 
 def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: Path) -> None:
-    """A key per index, both files of one name, the step and time of the source, and the tag that the UI looks for."""
+    """Each image has two files under its index's key, with step and time, and the tag that the UI looks for."""
     png = encoded("png")
     events = [event_of(tmp_path, png, "png", index=index) for index in (0, 1)]
     store.export(run_of(), ROWS, media=tuple(events))
@@ -49,7 +49,7 @@ def test_every_picture_has_its_place_in_the_image_grid(store: Store, tmp_path: P
 
 
 def test_names_are_repeatable(store: Store, tmp_path: Path) -> None:
-    """The same picture sent again, as after a stop, is the same two files."""
+    """The same image sent again has the same two files."""
     event = event_of(tmp_path, encoded("png"), "png")
     store.export(run_of(), ROWS, media=(event,))
     before = store.files("images")
@@ -59,7 +59,7 @@ def test_names_are_repeatable(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("form", "extension"), [("jpeg", "png"), ("bmp", "png"), ("webp", "webp")])
 def test_other_formats_are_shown_too(store: Store, tmp_path: Path, form: str, extension: str) -> None:
-    """WebP as it is, the rest as PNG: the only two that the grid takes."""
+    """WebP stays as it is and other formats become PNG, since the grid shows only these."""
     store.export(run_of(), ROWS, media=(event_of(tmp_path, encoded(form), form),))
     full = [path for path in store.files("images") if "+compressed" not in path]
     assert [path.rpartition(".")[2] for path in full] == [extension]
@@ -67,7 +67,7 @@ def test_other_formats_are_shown_too(store: Store, tmp_path: Path, form: str, ex
 
 
 def test_a_gif_still_moves(store: Store, tmp_path: Path) -> None:
-    """As animated WebP, full size and small."""
+    """A GIF becomes an animated WebP, full size and small."""
     store.export(run_of(), ROWS, media=(event_of(tmp_path, moving_gif(), "gif"),))
     pictures = [Image.open(io.BytesIO(store.artifact(path))) for path in store.files("images")]
     assert [(picture.format, picture.n_frames, picture.size) for picture in pictures] == [  # type: ignore[attr-defined]
@@ -78,14 +78,14 @@ def test_a_gif_still_moves(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
 def test_every_kind_of_pixel_has_a_small_picture(store: Store, tmp_path: Path, mode: str) -> None:
-    """Greys of 16 bits, palettes and transparency included."""
+    """16-bit greys, palettes and transparency all have previews."""
     colour = {"LA": (9, 9), "RGBA": (1, 2, 3, 4)}.get(mode, 1)
     store.export(run_of(), ROWS, media=(event_of(tmp_path, encoded("png", mode=mode, colour=colour), "png"),))
     assert len(store.files("images")) == 2
 
 
 def test_a_picture_that_cannot_be_decoded_is_kept_as_a_file(store: Store, tmp_path: Path) -> None:
-    """It is said, and nothing in the grid is broken by it."""
+    """A broken image is kept as a file with a notice, outside of the grid."""
     broken = encoded("png")[:40]
     applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, broken, "png"),))
     assert [notice.kind for notice in applied.notices] == [NoticeKind.NOT_SHOWABLE]
@@ -94,7 +94,7 @@ def test_a_picture_that_cannot_be_decoded_is_kept_as_a_file(store: Store, tmp_pa
 
 
 def test_a_video_is_a_file_that_the_viewer_plays(store: Store, tmp_path: Path) -> None:
-    """Byte for byte, with its true extension."""
+    """A video is stored byte for byte under its true extension."""
     data = b"\0\0\0\x18ftypmp42" + b"\0" * 50
     event = event_of(tmp_path, data, "mp4", tag="rollout", step=12, type=MediaType.VIDEO)
     store.export(run_of(), ROWS, media=(event,))
@@ -105,7 +105,7 @@ def test_a_video_is_a_file_that_the_viewer_plays(store: Store, tmp_path: Path) -
 
 
 def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store, tmp_path: Path) -> None:
-    """Also tags that no file name takes as they are."""
+    """Media are read back under any tag, step, index, digest and caption."""
     png = encoded("png")
     events = (
         event_of(tmp_path, png, "png", caption="a cat"),
@@ -125,7 +125,7 @@ def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store
 
 
 def test_captions_are_one_table_that_grows(store: Store, tmp_path: Path) -> None:
-    """With the picture in its row, and listed among the tables that the UI shows."""
+    """Captions are one growing table with the image in each row, listed among the UI's tables."""
 
     def caption(step: int, text: str) -> MediaEvent:
         return event_of(tmp_path, encoded("png"), "png", step=step, caption=text)
@@ -164,7 +164,7 @@ def _run_with_files(folder: Path, status: Status = Status.COMPLETED) -> Run:
 
 
 def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: Store, tmp_path: Path) -> None:
-    """What grows is sent once, at the end, beside the mark that keeps copies from being taken for a run."""
+    """Growing files are sent once at the end, with the mark that keeps copies from being taken for runs."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
     assert store.files() == [".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"]
     run = _run_with_files(tmp_path / "r")
@@ -183,14 +183,14 @@ def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: St
 
 
 def test_secrets_are_masked_in_copies(store: Store, tmp_path: Path) -> None:
-    """In hparams.yaml and sidecar.json alike."""
+    """Copies of hparams.yaml and sidecar.json have secrets masked."""
     store.export(_run_with_files(tmp_path / "r"), ROWS)
     assert store.artifact("hparams.yaml") == b"lr: 0.1\napi_key: '***'\n"
     assert json.loads(store.artifact("sidecar.json")) == {"hparams": {"api_key": "***"}}
 
 
 def test_a_file_that_changed_is_sent_again(store: Store, tmp_path: Path) -> None:
-    """And only that one."""
+    """Only a changed file is sent again."""
     folder = tmp_path / "r"
     store.export(_run_with_files(folder), ROWS)
     (folder / "summary.json").write_text('{"step": 1}')
@@ -206,14 +206,14 @@ def test_a_file_that_changed_is_sent_again(store: Store, tmp_path: Path) -> None
 def test_artifacts_can_be_had_at_once_or_not_at_all(
     store: Store, tmp_path: Path, artifacts: str, files: list[str]
 ) -> None:
-    """By the shape's choice."""
+    """--artifacts decides when files are sent, if at all."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
     known = {".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"}
     assert [file for file in store.files() if file not in known] == files
 
 
 def test_configurations_of_lightning_and_hydra_are_artifacts(store: Store, tmp_path: Path) -> None:
-    """config.yaml and .hydra/*.yaml come with secrets masked, a large one is named and left out."""
+    """config.yaml and .hydra/*.yaml are sent masked, and a large one is left out with a notice."""
     folder = make_run(tmp_path / "r", ROWS, hparams={"lr": 0.1})
     (folder / "config.yaml").write_text("trainer:\n  max_epochs: 3\napi_key: abc\n")
     (folder / ".hydra").mkdir()
@@ -229,7 +229,7 @@ def test_configurations_of_lightning_and_hydra_are_artifacts(store: Store, tmp_p
 
 
 def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
-    """Between the look and the upload somebody may swap it: what is sent is a plain file of the run, or nothing."""
+    """A file swapped for a link before the upload is not followed."""
     run = _run_with_files(tmp_path / "r")
     (tmp_path / "key").write_text("private")
     (tmp_path / "r" / "metrics.csv").unlink()
@@ -240,7 +240,7 @@ def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path)
 
 
 def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_path: Path) -> None:
-    """Path, size and step as tags; with the option the files, but no link that leads out."""
+    """Tags name a checkpoint's path, size and step; --checkpoints uploads files inside the run only."""
     folder = tmp_path / "r"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "epoch=1-step=40.ckpt").write_bytes(b"x" * 17)
@@ -263,7 +263,7 @@ def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_pat
 
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_a_checkpoint_outside_the_run_directory_is_named(store: Store, tmp_path: Path, *, checkpoints: bool) -> None:
-    """Only its path is kept, with and without --checkpoints."""
+    """A checkpoint outside of the run directory is only named, with and without --checkpoints."""
     run = replace(_run_with_files(tmp_path / "r"), checkpoint="/elsewhere/last.ckpt")
     applied = store.export(run, ROWS, content=ContentOptions(checkpoints=checkpoints))
     told = [(notice.kind, notice.what, notice.detail) for notice in applied.notices]
@@ -273,7 +273,7 @@ def test_a_checkpoint_outside_the_run_directory_is_named(store: Store, tmp_path:
 
 
 def test_settings_of_lightnings_cli_and_hydra_are_artifacts(store: Store, tmp_path: Path) -> None:
-    """Beside hparams.yaml, their secrets masked."""
+    """Settings of LightningCLI and Hydra are sent beside hparams.yaml, with secrets masked."""
     run = _run_with_files(tmp_path / "r")
     (tmp_path / "r" / ".hydra").mkdir()
     names = ("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
@@ -285,7 +285,7 @@ def test_settings_of_lightnings_cli_and_hydra_are_artifacts(store: Store, tmp_pa
 
 
 def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:
-    """A link to another place is not sent, and that is said; one within the run directory is a file like others."""
+    """A checkpoint link that leaves the run directory is a notice; one within it is a file."""
     folder = tmp_path / "r"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").write_bytes(b"best")
@@ -297,7 +297,7 @@ def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> No
 
 
 def test_a_database_alone_cannot_take_files_that_a_server_keeps(store: Store, tmp_path: Path) -> None:
-    """Points and facts arrive, the files are a notice that says how to send them too."""
+    """Points and facts arrive, and a notice explains how to send the files too."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     event = event_of(tmp_path, encoded("png"), "png")
     run = _run_with_files(tmp_path / "r")

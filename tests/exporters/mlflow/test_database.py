@@ -1,4 +1,4 @@
-"""The database writer leaves what MLflow's own client leaves, in SQLite and PostgreSQL."""
+"""The database writer writes what MLflow's own client writes, in SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def client(uri: str) -> MlflowClient:
 
 
 def log_with_client(client: MlflowClient, points: list[Point], *, at_once: int = 1000) -> str:
-    """Return a run that MLflow's own client wrote; its id."""
+    """Write a run with MLflow's own client and return its id."""
     from mlflow.entities import Metric
 
     run_id = str(client.create_run("0", start_time=START_MS, run_name="a run").info.run_id)
@@ -69,7 +69,7 @@ def log_with_client(client: MlflowClient, points: list[Point], *, at_once: int =
 
 
 def awkward_points(seed: int, count: int) -> list[Point]:
-    """Points with NaN, infinities, ties in step and time, exact repetitions, steps that go back and below zero."""
+    """Return points with NaN, infinities, ties, exact repetitions, and steps that fall below zero."""
     chance = random.Random(seed)
     values = [0.0, -0.0, 1.0, -1.5, math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 2.0**53 + 2]
     keys = ["loss", "val/acc", "ünï cödé", "epoch", "once"]
@@ -86,7 +86,7 @@ def awkward_points(seed: int, count: int) -> list[Point]:
 
 
 def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, uri: str) -> None:
-    """All rows of metrics and latest_metrics are those that log_batch leaves, over several writes."""
+    """Rows in metrics and latest_metrics equal those of log_batch, over several writes."""
     points = awkward_points(seed=1, count=4000)
     twin = log_with_client(client, points)
     ours = make_run(database)
@@ -105,7 +105,7 @@ def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, u
 
 
 def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri: str) -> None:
-    """A new run's row, params and tags are those that MLflow's client makes."""
+    """A new run's row, params and tags equal those of MLflow's client."""
     tags = {"mlflow.user": "ada", "a": "1"}
     run = client.create_run("0", start_time=START_MS, tags=tags, run_name="a run")
     client.log_param(run.info.run_id, "lr", "0.1")
@@ -121,7 +121,7 @@ def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri
 
 
 def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
-    """The same points again are no new rows, and the latest metrics stay."""
+    """Writing the same points again adds no rows and keeps the latest metrics."""
     part = block(awkward_points(seed=2, count=500))
     ours = make_run(database, blocks=[part], names=same_names(part))
     before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
@@ -131,7 +131,7 @@ def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
 
 
 def test_partly_new_points_count_the_new_ones(database: Database) -> None:
-    """The number of new rows leaves out those that were there."""
+    """The number of new rows excludes those that exist."""
     first, more = wide_block(2, 10), wide_block(2, 15)
     ours = make_run(database, blocks=[first], names=same_names(first))
     more.values[:, :10] = first.values
@@ -140,7 +140,7 @@ def test_partly_new_points_count_the_new_ones(database: Database) -> None:
 
 
 def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, database: Database, uri: str) -> None:
-    """After a rewind the tables are those of a run that never held the superseded points."""
+    """A rewind leaves the tables of a run that never held the superseded points."""
     before: list[Point] = [
         ("loss", 1, 0.1, 5.0),
         ("loss", 2, 0.2, math.nan),
@@ -166,7 +166,7 @@ def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, dat
 
 
 def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, database: Database, uri: str) -> None:
-    """Only the keys of the run's own metrics lose points."""
+    """A rewind deletes points of the run's own metrics only."""
     points: list[Point] = [("loss", 5, 0.5, 5.0)]
     ours = make_run(database, blocks=[block(points)], names={"loss": "loss"})
     client.log_metric(ours, "test/acc", 0.9, timestamp=START_MS, step=7)
@@ -177,7 +177,7 @@ def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, dat
 
 
 def test_a_replaced_point_that_comes_again_stays(database: Database, uri: str) -> None:
-    """Points are deleted before new ones come in, so one that is in both is there afterwards."""
+    """A point that is both deleted and sent is there afterwards."""
     points: list[Point] = [("loss", 1, 0.1, 5.0)]
     ours = make_run(database, blocks=[block(points)], names={"loss": "loss"})
     names = {"loss": "loss"}
@@ -187,7 +187,7 @@ def test_a_replaced_point_that_comes_again_stays(database: Database, uri: str) -
 
 
 def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, database: Database) -> None:
-    """Status, name, start and end are set, an end is cleared, tags and params replaced or deleted."""
+    """Status, name, start, end, tags and params are set, cleared or deleted in place."""
     ours = make_run(database, params={"lr": "0.1", "n": "1"}, tags={"a": "1", "b": "2"})
     ended = RunRow(status="FAILED", name="new name", start=START_MS - 5, end=START_MS + 7)
     change = RunUpdate(
@@ -204,7 +204,7 @@ def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, datab
 
 
 def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri: str) -> None:
-    """A run that another export has brought on is left alone."""
+    """A run that another export advanced is a conflict and stays unchanged."""
     ours = make_run(database, cursor="newer")
     part = wide_block(1, 3)
     change = RunUpdate(
@@ -217,7 +217,7 @@ def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri
 
 
 def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
-    """Of two exports that both found no run, the second does not make another."""
+    """Of two exports that found no run the second makes none."""
     make_run(database)
     with pytest.raises(ConflictError):
         make_run(database, cursor="also first")
@@ -225,7 +225,7 @@ def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
 
 
 def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Database) -> None:
-    """A run that a person deleted meanwhile stays as it was."""
+    """A run deleted meanwhile stays unchanged."""
     ours = make_run(database)
     client.delete_run(ours)
     with pytest.raises(ConflictError, match="deleted"):
@@ -237,21 +237,21 @@ def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Databas
     "location", ["file:///data/a b", "/data/plain", "s3://bucket", "s3://bucket/below?x=y", "mlflow-artifacts:/7"]
 )
 def test_artifacts_lie_where_mlflow_puts_them(location: str) -> None:
-    """A run's artifact location is composed as MLflow composes it."""
+    """A run's artifact location equals MLflow's."""
     from mlflow.utils.uri import append_to_uri_path
 
     assert artifact_uri(location, "abc") == append_to_uri_path(location, "abc", "artifacts")
 
 
 def test_the_newest_schema_is_read_from_the_migrations() -> None:
-    """As text, without importing MLflow, and the same revision that MLflow finds."""
+    """The newest revision is read as text, without importing MLflow, and equals MLflow's."""
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     assert newest_revision() == _get_latest_schema_revision()
 
 
 def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database) -> None:
-    """One select tells of all runs with one of the tags, deleted ones too, by experiment."""
+    """One query finds runs by a tag, deleted ones too, by experiment."""
     first, second = make_run(database, "uid-1"), make_run(database, "uid-2", tags={"mlflow.bridge.run_id": "r2"})
     client.create_run("0", run_name="somebody else's")
     client.delete_run(second)

@@ -1,4 +1,4 @@
-"""The database writer beside others: killed, in several processes at once, and with a server on the same database."""
+"""The database writer when killed, in several processes, and beside a server on the same database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def write_parts(uri: str, identity: str = "uid-1") -> None:
-    """Go on from the run's cursor, part by part, as an export does."""
+    """Continue from the run's cursor, part by part, as an export does."""
     database = open_database(uri)
     run_uuid = new_run_id("0", identity)
     held = {
@@ -69,7 +69,7 @@ def tags_of(uri: str, run_uuid: str) -> dict[str, str]:
 
 
 def test_a_kill_leaves_whole_parts(uri: str) -> None:
-    """Killed at any instant, the run holds exactly what its cursor says; going on ends equal to a clean write."""
+    """After a kill the run holds exactly what its cursor covers, and continuing equals a clean write."""
     chance = random.Random(5)
     ours = new_run_id("0", "uid-1")
     kills = 0
@@ -91,7 +91,7 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
 
 
 def rewind_far(uri: str) -> None:
-    """Replace more rows than a SQLite transaction here may hold."""
+    """Replace more rows than one SQLite transaction of this test may hold."""
     SqliteBulk.limit = 1000
     database = open_database(uri)
     (run,) = database.runs(["mlflow.bridge.cursor"])
@@ -109,7 +109,7 @@ def rewind_far(uri: str) -> None:
 
 
 def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
-    """If a rewind takes several transactions, a run that was cut off has a cursor that says so, until it is done."""
+    """The cursor of a rewind stopped between transactions says so until the rewind is complete."""
     database = open_database(sqlite_uri)
     points = wide_block(4, 6000)
     ours = make_run(database, blocks=[points], names=same_names(points))
@@ -130,7 +130,7 @@ def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
 
 
 def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
-    """Of several exports at once each part is written by one, the others are told of the conflict."""
+    """Of several writers one writes each part, and the others get a conflict."""
     together = threading.Barrier(4)
 
     def export(_: int) -> int:
@@ -194,7 +194,7 @@ _ROUNDS = 4
 
 
 def _log_until(done: threading.Event, client: MlflowClient, run_id: str, waits: list[float]) -> None:
-    """Log a point again and again, as a server does for its clients; `waits` are the seconds that each took."""
+    """Log points as a server does for its clients until told to stop; `waits` are the seconds of each."""
     while not done.is_set():
         begun = time.monotonic()
         client.log_metric(run_id, "m", 1.0, timestamp=len(waits), step=len(waits))
@@ -202,7 +202,7 @@ def _log_until(done: threading.Event, client: MlflowClient, run_id: str, waits: 
 
 
 def _write_quarter_of_a_million(uri: str, identity: str) -> str:
-    """Return a run with so many points, written in five changes; its id."""
+    """Write a run of that many points in five changes, and return its id."""
     database = open_database(uri)
     ours = make_run(database, identity, cursor="0")
     for part in range(8):
@@ -215,7 +215,7 @@ def _write_quarter_of_a_million(uri: str, identity: str) -> str:
 
 
 def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When transactions have followed each other for long enough, the next one leaves others the time to look."""
+    """After a series of transactions the next one waits to let others in."""
     monkeypatch.setattr(SqliteBulk, "_HOLD_S", 0.0)
     database = open_database(sqlite_uri)
     bulk = database._bulk
@@ -229,7 +229,7 @@ def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_schema_is_left_alone(sqlite_uri: str) -> None:
-    """A database whose tables are not what the writer knows is not opened, and the note says why."""
+    """A database with unknown tables is not opened, and the note says why."""
     engine = sa.create_engine(sqlite_uri)
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE metrics ADD COLUMN unit VARCHAR(8)"))
@@ -243,7 +243,7 @@ def test_an_unknown_schema_is_left_alone(sqlite_uri: str) -> None:
 
 
 def test_no_schema_and_other_databases_are_left_alone(tmp_path: Path) -> None:
-    """An empty file gets no tables, and databases of other kinds are left to the API."""
+    """An empty file gets no tables, and other kinds of database go through the API."""
     notes: list[str] = []
     assert Database.open(f"sqlite:///{tmp_path}/new.db", note=notes.append) is None
     assert Database.open("mysql://nobody@127.0.0.1/x", note=notes.append) is None
@@ -254,7 +254,7 @@ def test_no_schema_and_other_databases_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str, tmp_path: Path) -> None:
-    """MLflow would migrate an old database on opening it: that is found first, and nothing is changed."""
+    """An old database is detected before MLflow would migrate it, and stays unchanged."""
     assert outdated(uri) is None
     engine = sa.create_engine(uri)
     with engine.begin() as connection:
@@ -266,14 +266,14 @@ def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str, tmp_p
 
 
 def test_a_database_that_is_away_is_said() -> None:
-    """No server at the address: an error that may pass, without the password."""
+    """An unreachable server is a temporary error that does not show the password."""
     with pytest.raises(TargetUnavailableError, match=r"127\.0\.0\.1:1/") as caught:
         Database.open("postgresql+psycopg2://me:secret@127.0.0.1:1/mlflow", note=print)
     assert "secret" not in str(caught.value)
 
 
 def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
-    """A change that breaks a rule of the database is no change at all."""
+    """A change that breaks a database constraint writes nothing."""
     database = open_database(uri)
     ours = make_run(database)
     points = wide_block(1, 5)

@@ -1,4 +1,4 @@
-"""The experiment of an export: by name, by MLflow's environment variables, renamed by people, in a workspace."""
+"""An export's experiment: by name, by MLflow's environment variables, renamed by people, in a workspace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [{"step": 0, "loss": 1.0}]
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store reached through its database, or through a server."""
+    """Return a store through its database, or through a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"named-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
@@ -33,7 +33,7 @@ def unnamed(store: Store) -> Store:
 
 
 def test_an_id_in_the_environment_names_the_experiment(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below --experiment, which wins."""
+    """MLFLOW_EXPERIMENT_ID names the experiment, and --experiment overrides it."""
     experiment_id = any_store.client.create_experiment(any_store.experiment)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
     unnamed(any_store).export(run_of(), ROWS)
@@ -44,7 +44,7 @@ def test_an_id_in_the_environment_names_the_experiment(any_store: Store, monkeyp
 
 
 def test_an_id_that_does_not_exist_is_wrong_usage(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in MLflow; nothing is created."""
+    """An unknown experiment id is wrong usage, as in MLflow, and creates nothing."""
     for wrong in ("987654321", "no number"):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", wrong)
         with pytest.raises(UsageError, match=f"MLFLOW_EXPERIMENT_ID is {wrong}"):
@@ -52,7 +52,7 @@ def test_an_id_that_does_not_exist_is_wrong_usage(any_store: Store, monkeypatch:
 
 
 def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both named in the message; together they are fine if they mean the same."""
+    """An id and a name of different experiments are wrong usage that names both."""
     experiment_id = any_store.client.create_experiment(any_store.experiment)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
@@ -64,7 +64,7 @@ def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkey
 
 
 def test_an_experiment_that_people_renamed_is_found_again(any_store: Store, tmp_path: Path) -> None:
-    """By the tag with its first name, and the report says its new one; the new name given is the experiment itself."""
+    """A renamed experiment is found by the tag with its first name, and the report shows the new one."""
     path = make_run(tmp_path / "runs" / "a", ROWS, uid="a")
     export_runs([path], any_store.exporter())
     experiment_id = any_store.run().info.experiment_id
@@ -79,7 +79,7 @@ def test_an_experiment_that_people_renamed_is_found_again(any_store: Store, tmp_
 
 
 def test_a_new_experiment_of_the_old_name_is_another_one(any_store: Store) -> None:
-    """A name wins over the tag."""
+    """A name wins over the tag with a first name."""
     any_store.export(run_of(), ROWS)
     first = any_store.run().info.experiment_id
     any_store.client.rename_experiment(first, f"{any_store.experiment} renamed")
@@ -89,7 +89,7 @@ def test_a_new_experiment_of_the_old_name_is_another_one(any_store: Store) -> No
 
 
 def test_links_name_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where MLflow's client works in one other than the default."""
+    """Links name the workspace unless it is the default."""
     address = Address.of("https://ada:secret@host/mlflow")
     monkeypatch.setenv("MLFLOW_WORKSPACE", "default")
     assert address.page("/7/runs/abc?a=b") == "https://host/mlflow/#/experiments/7/runs/abc?a=b"

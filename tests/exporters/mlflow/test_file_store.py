@@ -1,4 +1,4 @@
-"""An artifact store that cannot be used costs no points, and is tried again by every later export."""
+"""An unusable artifact store costs no points, and every later export tries it again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_with_picture(folder: Path) -> Path:
 
 
 def check_healed(store: Store, path: Path) -> None:
-    """Check that the next export brings the files, and that then nothing is new."""
+    """Assert that the next export sends the files, and that then nothing is new."""
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert (str(line.action), line.media) == ("changed", 1)
     assert {"sidecar.json", "metrics.csv", "media.jsonl", "bridge/names.json"} <= set(store.files())
@@ -45,7 +45,7 @@ def check_healed(store: Store, path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
-    """Points, params and status are there; the files follow once the store is back."""
+    """Points, params and status arrive, and the files follow once the store is back."""
     blocked = tmp_path / "artifacts"
     blocked.write_text("not a folder")
     store.client.create_experiment("trials", artifact_location=blocked.as_uri())
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:
-    """Neither the parent nor a child is left empty and RUNNING."""
+    """No parent or child is left empty and RUNNING."""
     blocked = tmp_path / "artifacts"
     blocked.write_text("not a folder")
     store.client.create_experiment("trials", artifact_location=blocked.as_uri())
@@ -75,7 +75,7 @@ def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, t
 def test_a_server_whose_store_is_down(
     faulty_proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server answers 500 for files alone: once, not for each run."""
+    """A server that answers 500 for files is tried once, not for each run."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = Store(faulty_proxy.uri, experiment=f"store-down-{tmp_path.name}")
     path = run_with_picture(tmp_path)
@@ -90,7 +90,7 @@ def test_a_server_whose_store_is_down(
 
 
 def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_path: Path) -> None:
-    """Without --serve-artifacts the client writes to its own disk: the server's list shows that nothing arrived."""
+    """Without --serve-artifacts the server's list shows that files written locally did not arrive."""
     root = tmp_path / "root"
     options = ("--no-serve-artifacts", "--default-artifact-root", str(root))
     server = start_mlflow_server(sqlite_uri, tmp_path / "server", options=options, serves_artifacts=False)

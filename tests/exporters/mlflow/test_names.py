@@ -1,4 +1,4 @@
-"""Names within MLflow's rules, without a database."""
+"""Keys within MLflow's rules, without a database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
     ],
 )
 def test_only_what_mlflow_refuses_is_changed(name: str, key: str) -> None:
-    """A good name stays; a refused character is an underscore; the key is a plain relative path."""
+    """A good name stays, a refused character becomes an underscore, and the key is a plain relative path."""
     assert clean(name) == key
 
 
@@ -38,12 +38,12 @@ def test_a_name_over_the_limit_ends_in_a_digest() -> None:
 
 
 def test_the_first_to_appear_keeps_the_clean_key() -> None:
-    """Those after it get a number, and growth changes nothing of what was there."""
+    """Later names with one clean key get numbers, and growth changes no existing key."""
     assert keys_of(["a@b", "a_b", "a#b"]) == {"a@b": "a_b", "a_b": "a_b_2", "a#b": "a_b_3"}
 
 
 def test_keys_that_differ_in_case_alone_stay_apart_in_mysql() -> None:
-    """Its collation takes them for one key, so the later one gets a number, as with other collisions."""
+    """MySQL's collation ignores case, so the later key gets a number."""
     assert keys_of(["Loss", "loss", "LOSS"]) == {"Loss": "Loss", "loss": "loss", "LOSS": "LOSS"}
     assert keys_of(["Loss", "loss", "LOSS"], ignores_case=True) == {"Loss": "Loss", "loss": "loss_2", "LOSS": "LOSS_3"}
     store = MlflowStore("mysql+pymysql://me@host/db", ExperimentName.of("trials", None))
@@ -51,14 +51,14 @@ def test_keys_that_differ_in_case_alone_stay_apart_in_mysql() -> None:
 
 
 def test_people_can_choose_another_name() -> None:
-    """What they choose is cleaned like any other."""
+    """A chosen name is cleaned like any other."""
     assert keys_of(["loss", "acc"], {"loss": "train/loss@0"}) == {"loss": "train/loss_0", "acc": "acc"}
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=300), max_size=12))
 def test_every_key_is_one_that_mlflow_takes_and_no_two_are_the_same(names: list[str]) -> None:
-    """Whatever the names are; and the first ones' keys do not depend on the later ones."""
+    """Any names give valid, distinct keys, and later names do not change earlier keys."""
     from mlflow.utils.validation import _validate_metric_name
 
     keys = keys_of(names)

@@ -1,4 +1,4 @@
-"""A database that does not belong to the tracking URI is found out before anything is written into it."""
+"""A database that does not belong to the tracking URI is refused before anything is written to it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TABLES = ("experiments", "runs", "tags", "params", "metrics", "latest_metrics")
 
 
 def content(uri: str) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of the tables that an export writes."""
+    """Return all rows of the tables that an export writes."""
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
         return {table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
 
 
 @pytest.fixture
 def other(store: Store, tmp_path: Path) -> str:
-    """Another MLflow's database: made a millisecond later."""
+    """Make another MLflow database, a millisecond younger."""
     file = shutil.copy(store.uri.removeprefix("sqlite:///"), tmp_path / "other.db")
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE experiments SET creation_time = creation_time + 1")
@@ -40,7 +40,7 @@ def other(store: Store, tmp_path: Path) -> str:
 
 
 def test_another_mlflows_database_is_refused(store: Store, other: str) -> None:
-    """The error names both and what to do, and neither has a row more."""
+    """The error names both databases and a remedy, and neither gets a row."""
     store.options = {"database_uri": other}
     before = content(store.uri), content(other)
     with pytest.raises(TargetRefusedError) as raised:
@@ -54,7 +54,7 @@ def test_another_mlflows_database_is_refused(store: Store, other: str) -> None:
 def test_a_database_without_the_servers_experiment_is_refused(
     store: Store, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    """Also where both began as copies of one file: what the server made since is not there."""
+    """A copy of the server's file that lacks the server's newer experiment is refused."""
     before = content(store.uri)
     through = Store(mlflow_server.uri, experiment=str(tmp_path), options={"database_uri": store.uri})
     with pytest.raises(TargetRefusedError, match="is not the database behind"):
@@ -63,7 +63,7 @@ def test_a_database_without_the_servers_experiment_is_refused(
 
 
 def test_a_database_by_another_name_is_the_same(store: Store, tmp_path: Path) -> None:
-    """The database's contents count, not its path."""
+    """The content of a database decides, not its path."""
     link = tmp_path / "link.db"
     link.symlink_to(store.uri.removeprefix("sqlite:///"))
     store.options = {"database_uri": f"sqlite:///{link}"}
@@ -73,7 +73,7 @@ def test_a_database_by_another_name_is_the_same(store: Store, tmp_path: Path) ->
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "nonsense", "./mlruns", "ftp://host/x"])
 def test_what_is_no_database_is_wrong_usage(uri: str) -> None:
-    """An address of another kind behind --database-uri is an error at once, not a slower road."""
+    """A --database-uri that is no database is an error, not a slower path."""
     with pytest.raises(UsageError, match="is not a database"):
         MlflowExporter("http://127.0.0.1:9", "trials", database_uri=uri)
 

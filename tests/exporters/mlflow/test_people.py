@@ -1,4 +1,4 @@
-"""User tags in MLflow: none is merged, truncated or forgotten without a notice, however many there are."""
+"""User tags in MLflow: none is merged, truncated or left out without a notice."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MANY = tuple(f"tag{number:04}:{'z' * 4}" for number in range(300))
 
 
 def tags_of(store: Store) -> dict[str, str]:
-    """Return the tags of the one run, but for the cursor."""
+    """Return the tags of the one run without the cursor."""
     return {key: value for key, value in store.run().data.tags.items() if key != "mlflow.bridge.cursor"}
 
 
 def test_no_two_tags_become_one(store: Store) -> None:
-    """The first of several names with one key keeps the key; the others are renamed or left out, each with a notice."""
+    """The first of several names with one key keeps it; the others are renamed or left out with notices."""
     tags = ("a@b", "a#b", "mlflow.x:1", "tag.mlflow.x:2", "team", "team:a", "w" * 300)
     run = run_of(tags=tags)
     applied = store.export(run, ROWS)
@@ -56,14 +56,14 @@ def test_no_two_tags_become_one(store: Store) -> None:
 
 
 def test_a_long_name_is_cut_and_that_is_said(store: Store) -> None:
-    """250 characters, as MLflow's tables have it."""
+    """A tag name is cut to 250 characters with a notice."""
     applied = store.export(run_of(name="n" * 300), ROWS)
     assert store.run().info.run_name == "n" * 250
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "name")]
 
 
 def test_slurms_facts_are_one_tag(store: Store) -> None:
-    """Of the newest session that knows them, in its order."""
+    """One tag holds the SLURM facts of the newest session that has them."""
     sessions = (
         SessionEntry(slurm={"job_id": "1"}),
         SessionEntry(slurm={"job_id": "7", "partition": "gpu"}),
@@ -77,7 +77,7 @@ def test_slurms_facts_are_one_tag(store: Store) -> None:
 def test_of_many_tags_those_that_changed_or_went_follow(
     request: pytest.FixtureRequest, store: Store, kind: str
 ) -> None:
-    """Whichever they are, as in one clean export; what people set and took away stays theirs."""
+    """Changed and removed tags follow the run, and tags that people set or removed stay theirs."""
     if kind == "server":
         uri = request.getfixturevalue("mlflow_server").uri
         store = replace(store, uri=uri, experiment="many tags")
@@ -106,14 +106,14 @@ TEXTS = st.lists(st.one_of(st.text(max_size=20), st.text("ab:@#.", max_size=4)),
 @given(tags=TEXTS)
 @settings(max_examples=100, deadline=None)
 def test_every_tag_has_a_key_of_its_own_or_shares_that_of_its_name(tags: list[str]) -> None:
-    """However names are cleaned."""
+    """However names are cleaned, only tags of one name share a key."""
     made = UserTags.of(tags)
     assert len(set(made.keys.values())) == len(made.keys)
     assert {made.key(tag) for tag in tags} == set(made.values)
 
 
 def test_tags_beyond_one_list_are_left_out_with_a_notice(store: Store) -> None:
-    """The list fits into one tag of MLflow's. No other tag is sent, so none can be taken for a user's own."""
+    """Only tags that fit into the list of our own tags are sent, so none can be taken for a user's."""
     run = run_of(tags=tuple(f"k{number}:{'v' * 400}" for number in range(40)))
     applied = store.export(run, ROWS)
     held = store.run().data.tags

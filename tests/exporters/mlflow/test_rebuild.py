@@ -1,4 +1,4 @@
-"""Rebuilds: a complete new run takes the place of the old one, with what people did to that."""
+"""A rebuild replaces a run by a complete new one, and keeps what people did to it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NEWER = [{"step": 0, "loss": 9.0}]
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store by way of its database, or of a server."""
+    """Return a store through its database, or through a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"rebuild-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
 
 
 def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store: Store) -> None:
-    """Only the new one is active; each names the other."""
+    """After a rebuild only the new run is active, and the two name each other."""
     run = run_of()
     store.export(run, ROWS)
     old = store.run().info.run_id
@@ -54,7 +54,7 @@ def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store:
 
 
 def test_it_can_be_rebuilt_again_and_again(store: Store) -> None:
-    """Each time one run is active."""
+    """After each of several rebuilds one run is active."""
     run = run_of()
     store.export(run, ROWS)
     for _ in range(3):
@@ -63,7 +63,7 @@ def test_it_can_be_rebuilt_again_and_again(store: Store) -> None:
 
 
 def test_what_people_did_is_carried_over(store: Store, tmp_path: Path) -> None:
-    """Name, description, changed and own tags, own files; and it still counts as edited."""
+    """A rebuild keeps edited name, description and tags, and added files, and they still count as edited."""
     run = run_of(notes="mine", tags=("project:x", "gone:1", "stays:1"))
     store.export(run, ROWS)
     old = store.run().info.run_id
@@ -84,7 +84,7 @@ def test_what_people_did_is_carried_over(store: Store, tmp_path: Path) -> None:
 
 
 def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
-    """Runs that people nested below it."""
+    """Runs that people nested below the old run move below the new one."""
     run = run_of()
     store.export(run, ROWS)
     old = store.run()
@@ -95,7 +95,7 @@ def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
 
 
 def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(store: Store) -> None:
-    """The half-filled run is no target and no second one either."""
+    """A half-filled run is neither the target nor a second one."""
     run = run_of()
     store.export(run, ROWS)
     old = store.run().info.run_id
@@ -117,7 +117,7 @@ def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(stor
 
 
 def test_of_two_rebuilds_at_once_the_second_leaves_nothing_behind(any_store: Store) -> None:
-    """Who finds that another was faster puts its own run away, which that one could not know of."""
+    """Of two simultaneous rebuilds the slower one deletes its own run."""
     store, run = any_store, run_of()
     store.export(run, ROWS)
     first_began, second_made_its_run = threading.Event(), threading.Event()
@@ -143,7 +143,7 @@ def test_of_two_rebuilds_at_once_the_second_leaves_nothing_behind(any_store: Sto
 
 
 def test_a_rebuild_that_another_overtook_begins_again(any_store: Store) -> None:
-    """Its run was put away by the one that was faster: a conflict, after which an export looks anew, and no failure."""
+    """A rebuild that another one overtook is a conflict, and the export starts over."""
     store, run = any_store, run_of()
     store.export(run, ROWS)
 
@@ -158,7 +158,7 @@ def test_a_rebuild_that_another_overtook_begins_again(any_store: Store) -> None:
 
 
 def test_a_rebuild_that_was_killed_is_put_away_once_another_took_the_place(store: Store, tmp_path: Path) -> None:
-    """By any export, also one with nothing to send; one that is to replace the target as it is may still be at work."""
+    """Any later export deletes a killed rebuild's run, unless it may still be at work."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     assert not export_runs([path], store.exporter()).failed
     target = store.run()
@@ -175,7 +175,7 @@ def test_a_rebuild_that_was_killed_is_put_away_once_another_took_the_place(store
 
 
 def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Store, tmp_path: Path) -> None:
-    """Between the look at the target and the first write: no failure, and no second run."""
+    """A run deleted between look-up and first write is no failure and gets no second run."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     assert not export_runs([path], any_store.exporter()).failed
     write_metrics(path, (), [[0.25, 2, 1775822402.0]], append=True)
@@ -189,7 +189,7 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
 
 
 def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
-    """What a person deleted stays deleted; the new run is another one."""
+    """--rebuild makes a new run for a deleted one, which stays deleted."""
     run = run_of()
     store.export(run, ROWS)
     old = store.run().info.run_id
@@ -201,7 +201,7 @@ def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
 
 
 def test_a_deleted_experiment_does_not_come_back_by_a_rebuild(any_store: Store) -> None:
-    """Nobody named it: with its runs it stays in the trash, and the error says what to do."""
+    """A rebuild does not restore a deleted experiment, and the error says what to do."""
     run = run_of()
     any_store.export(run, ROWS)
     experiment = any_store.client.get_experiment_by_name(any_store.experiment)
@@ -214,7 +214,7 @@ def test_a_deleted_experiment_does_not_come_back_by_a_rebuild(any_store: Store) 
 
 
 def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store) -> None:
-    """However it came to be; the smaller id stays, and verify would call the other one extra."""
+    """Of two active runs of one identity the smaller id stays, and the other is deleted with a notice."""
     run = run_of()
     store.export(run, ROWS)
     one = store.run()
@@ -231,7 +231,7 @@ def test_a_second_active_run_of_one_identity_is_named_and_put_away(store: Store)
 
 
 def test_names_of_the_artifacts_do_not_leak_into_a_rebuild(store: Store) -> None:
-    """A metric that was renamed before and is gone now leaves no entry behind."""
+    """A rebuild drops the map entry of a renamed metric that is gone."""
     run = run_of()
     store.export(run, [{"step": 0, "a@b": 1.0}])
     store.rebuild(run, [delta_of(run, [{"step": 0, "c@d": 1.0}])])
@@ -241,7 +241,7 @@ def test_names_of_the_artifacts_do_not_leak_into_a_rebuild(store: Store) -> None
 def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between two pictures and its cursor; a requeue logs one at that place: the other is not left over."""
+    """An image sent before a stop is removed if a requeue logged another in its place."""
     run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     for _ in range(2):
         log_picture(run, step=3, session=0)
@@ -261,7 +261,7 @@ def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
 def test_pictures_of_an_export_that_was_stopped_are_built_upon(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all that was sent still counts, the next export goes on in the same run."""
+    """If all images sent before a stop still count, the next export continues in the same run."""
     run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     log_picture(run, step=3, session=0)
     with monkeypatch.context() as broken:
@@ -280,7 +280,7 @@ def stop(*_: object) -> None:
 
 
 def log_picture(run: Path, *, step: int, session: int) -> None:
-    """Write a picture of its own at `step`, as the writer logs it."""
+    """Write a unique image at `step`, as the writer logs it."""
     (run / "media").mkdir(exist_ok=True)
     Image.new("RGB", (4, 4), (step, session, 9)).save(run / "media" / f"{session}-{step}.png")
     event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}

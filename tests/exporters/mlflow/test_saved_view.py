@@ -1,4 +1,4 @@
-"""The saved view of an experiment: what its columns are, and that people's changes to it stay."""
+"""The saved view of an experiment has useful columns, and keeps people's changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEST = ContentOptions(best=("val/acc:max",))
 
 @pytest.fixture(params=["sqlite", "server"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store reached through its database, or through a server."""
+    """Return a store through its database, or through a server."""
     if request.param == "server":
         return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"view-{tmp_path.name}")
     return Store(request.getfixturevalue("sqlite_uri"))
@@ -46,14 +46,14 @@ def view_of(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def export(store: Store, number: int, content: ContentOptions = BEST, **fields: Any) -> Any:
-    """Export one run of its own."""
+    """Export one new run."""
     params = {"lr": 0.1 * number, "depth": 3, "ckpt_path": f"/x/{number}"}
     run = run_of(Path(f"/runs/r{number}"), start=START + number, params=params, **fields)
     return store.export(run, [{"step": 1, "val/acc": 0.5 + number, "loss": 1.0}], content=content)
 
 
 def test_columns_are_the_best_the_params_that_differ_and_the_status(any_store: Store) -> None:
-    """Sorted by the best metric; its times are those of the first and the last run."""
+    """The view shows the best metric, varying params and the status, sorted by the metric."""
     export(any_store, 1)
     export(any_store, 2, status=Status.INTERRUPTED)
     view, state = view_of(any_store)
@@ -71,7 +71,7 @@ def test_columns_are_the_best_the_params_that_differ_and_the_status(any_store: S
 
 
 def test_without_a_best_it_is_sorted_by_the_start(any_store: Store) -> None:
-    """And shows the metrics of validation first."""
+    """Without a best metric the view sorts by start and shows validation metrics first."""
     export(any_store, 1, ContentOptions())
     state = view_of(any_store)[1]
     assert (state["orderByKey"], state["selectedColumns"]) == (
@@ -81,7 +81,7 @@ def test_without_a_best_it_is_sorted_by_the_start(any_store: Store) -> None:
 
 
 def test_the_same_columns_are_not_written_again(any_store: Store) -> None:
-    """Only a column that appears changes the view."""
+    """Only a new column changes the view."""
     export(any_store, 1)
     export(any_store, 2)
     before = tags_of(any_store)
@@ -91,7 +91,7 @@ def test_the_same_columns_are_not_written_again(any_store: Store) -> None:
 
 @pytest.mark.parametrize("kind", ["changed", "deleted", "their own"])
 def test_what_people_do_to_it_stays(any_store: Store, kind: str) -> None:
-    """A view that somebody overwrote, renamed or deleted is left alone for good."""
+    """A view that somebody overwrote, renamed or deleted is never written again."""
     experiment = any_store.client.get_experiment_by_name(any_store.experiment)
     experiment_id = any_store.client.create_experiment(any_store.experiment) if experiment is None else ""
     if kind != "their own":
@@ -106,7 +106,7 @@ def test_what_people_do_to_it_stays(any_store: Store, kind: str) -> None:
 
 
 def test_an_account_that_may_not_set_it_gets_one_notice(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
-    """And the runs are exported all the same."""
+    """An account without the right to set a view gets one notice, and all runs are exported."""
     store = Store(faulty_proxy.uri, experiment=f"forbidden-{tmp_path.name}")
     faulty_proxy.plan(Fault.STATUS, path="set-experiment-tag", times=100, status=403)
     applied = export(store, 1)
@@ -114,7 +114,7 @@ def test_an_account_that_may_not_set_it_gets_one_notice(faulty_proxy: FaultyProx
 
 
 def test_links_open_the_view(any_store: Store) -> None:
-    """`bridge view` and the last line of an export use this address."""
+    """`bridge view` and the last line of an export link to the view."""
     export(any_store, 1)
     with any_store.exporter() as exporter:
         assert exporter.interface(5000).address.endswith("/runs?workflowType=machine_learning&viewStateShareKey=bridge")

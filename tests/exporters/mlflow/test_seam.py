@@ -1,4 +1,4 @@
-"""MLflow's errors as ours: worth another try or not, with a hint where a person can do something."""
+"""MLflow's errors become ours: temporary or not, with a hint where a person can act."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], hint: str) -> None:
-    """By status and by meaning."""
+    """An error's status and text decide its class."""
     with pytest.raises(kind) as caught, translate_errors("http://h"):
         raise MlflowException(text)
     assert hint in (caught.value.hint or "")
@@ -67,7 +67,7 @@ REST = "API request to endpoint /api failed with error code {} != 200. Response 
     ],
 )
 def test_a_refusal_is_told_with_the_servers_words(status: int, body: str, says: str, hint: str) -> None:
-    """A host that is not allowed, a missing right and a wrong password are three things."""
+    """A forbidden host, a missing right and a wrong password are three different errors."""
     with pytest.raises(TargetRefusedError) as caught, translate_errors("http://h"):
         raise MlflowException(REST.format(status, body))
     assert says in caught.value.message
@@ -75,7 +75,7 @@ def test_a_refusal_is_told_with_the_servers_words(status: int, body: str, says: 
 
 
 def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
-    """Not after the four minutes in which MLflow's client retries; one that is trusted by name is accepted."""
+    """An untrusted certificate fails without retries, and one named as trusted is accepted."""
     certificate, key = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -92,7 +92,7 @@ def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1 that nobody trusts, and its key."""
+    """Make an untrusted certificate for 127.0.0.1 and its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -120,12 +120,12 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 
 def test_databricks_is_left_to_mlflows_client() -> None:
-    """Its addresses are words without a host."""
+    """Addresses of Databricks have no host and go to MLflow's client."""
     assert [Address.of(uri).kind for uri in ("databricks", "databricks://profile", "databricks-uc")] == ["server"] * 3
 
 
 def test_a_missing_driver_is_named_with_its_pip_line() -> None:
-    """Of a database that MLflow reaches through a package of its own."""
+    """A missing database driver is an error with its pip line."""
     with pytest.raises(MissingExtraError, match="pymysql") as caught:
         _ = MlflowApi(Address.of("mysql+pymysql://me:secret@127.0.0.1/x")).client
     assert caught.value.hint == 'pip install "pymysql"'
@@ -133,7 +133,7 @@ def test_a_missing_driver_is_named_with_its_pip_line() -> None:
 
 
 def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not when it refuses."""
+    """A call is retried while the target is unavailable, and not if it is refused."""
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", (0.0, 0.0))
     answers = [MlflowException("failed with error code 503"), MlflowException("failed with error code 500"), None]
 
@@ -151,7 +151,7 @@ def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.Monk
 
 
 def test_a_store_of_files_that_does_not_take_them_is_refused() -> None:
-    """Whatever it raises, with the way to leave files out."""
+    """Any error of an artifact store becomes one error that explains how to leave files out."""
     with pytest.raises(TargetRefusedError, match="PermissionError") as caught, artifact_errors("http://h"):
         raise PermissionError(13, "Permission denied")
     assert "--no-artifacts" in (caught.value.hint or "")
@@ -166,12 +166,12 @@ def test_a_store_of_files_that_does_not_take_them_is_refused() -> None:
     ],
 )
 def test_an_address_is_shown_without_its_credentials(uri: str, shown: str) -> None:
-    """Also what stands in its query."""
+    """Addresses are shown without credentials, also those in the query."""
     assert (without_credentials(uri), Address.of(uri).shown) == (shown, shown)
 
 
 def test_an_old_file_store_in_the_working_directory_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where MLflow's own default would be ./mlruns."""
+    """If MLflow's default would be ./mlruns, the error has a hint."""
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: Default\nlifecycle_stage: active\n")
     monkeypatch.chdir(tmp_path)

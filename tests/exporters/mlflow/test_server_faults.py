@@ -1,4 +1,4 @@
-"""Through a real MLflow server, with a network that fails: what arrives is what was sent, once."""
+"""Through a real MLflow server and a failing network, everything arrives once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1), "val/acc": step / 700} for step
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's client and we try as often as always, but wait less in between."""
+    """Shorten the waits between retries of MLflow's client and ours, and keep their number."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -51,7 +51,7 @@ def make_run(api: MlflowApi) -> str:
 
 
 def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
-    """Requests written from columns leave the rows that MLflow's client leaves, in both tables."""
+    """Requests written from columns leave the rows of MLflow's client in both tables."""
     api = MlflowApi(Address.of(mlflow_server.uri))
     points = awkward_points(seed=3, count=2500)
     twin = log_with_client(api.client, points)
@@ -67,7 +67,7 @@ def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
 def test_without_the_fast_road_the_client_is_asked(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where MLflow's request function is not as known, points go through MlflowClient.log_batch."""
+    """Without MLflow's known request function points go through MlflowClient.log_batch."""
     monkeypatch.setattr("bridge.exporters.mlflow.write_api._post_batch", lambda: None)
     api = MlflowApi(Address.of(mlflow_server.uri))
     ours = make_run(api)
@@ -80,7 +80,7 @@ def test_without_the_fast_road_the_client_is_asked(
 
 
 def test_requests_keep_to_the_limits() -> None:
-    """A request holds at most 1000 points and stays under a million bytes, whatever the keys are."""
+    """A request holds at most 1000 points and a million bytes, whatever the keys are."""
     long = wide_block(12, 500)
     names = {name: name + "\N{GREEK SMALL LETTER ALPHA}" * 240 for name in long.names}
     for keys in (same_names(long), names):
@@ -95,7 +95,7 @@ def test_requests_keep_to_the_limits() -> None:
 def test_a_request_that_fails_is_sent_again(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of failure of a request with points, carried out or not: every point arrives, once."""
+    """After any failure of a request, carried out or not, every point arrives once."""
     if fault is Fault.SILENT:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     api = MlflowApi(Address.of(faulty_proxy.uri))
@@ -108,7 +108,7 @@ def test_a_request_that_fails_is_sent_again(
 
 
 def facts_of(store: Store, run: MlflowRun) -> Mapping[str, object]:
-    """Return what two exports of one run directory must have alike."""
+    """Return what two exports of one run directory must share."""
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
     return {
         "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
@@ -124,7 +124,7 @@ def facts_of(store: Store, run: MlflowRun) -> Mapping[str, object]:
 def test_every_first_try_fails(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, status: int
 ) -> None:
-    """With each kind of request failing at first an export ends equal to one over a sound network."""
+    """With each kind of request failing at first, an export ends equal to one over a good network."""
     run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes", status=Status.COMPLETED)
     clean = Store(mlflow_server.uri, experiment=f"clean-{status}")
     clean.export(run, ROWS)
@@ -164,7 +164,7 @@ def test_answers_that_are_lost(
 def test_an_outage_at_any_request(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, skip: int
 ) -> None:
-    """The server goes away in the middle, for longer than is waited for: the next export ends equal to a clean one."""
+    """After an outage longer than the retries the next export ends equal to a clean one."""
     run = run_of(tmp_path / "run", params={"lr": 0.1}, notes="notes")
     clean = Store(mlflow_server.uri, experiment="clean-outage")
     if clean.client.get_experiment_by_name("clean-outage") is None:
@@ -184,7 +184,7 @@ def test_an_outage_at_any_request(
 def test_several_runs_at_once_over_a_faulty_network(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    """Four runs on their way at once while every fifth request fails in some way: all end as they should."""
+    """Four runs exported at once arrive complete although every fifth request fails."""
     for number in range(6):
         make_directory(
             tmp_path / "runs" / f"run-{number}", [{**row, "step": row["step"] + number} for row in ROWS[:60]]
@@ -203,7 +203,7 @@ def test_several_runs_at_once_over_a_faulty_network(
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, status: int) -> None:
-    """A refusal and a wrong path are not tried again, and the error says what to look at."""
+    """A refusal and a wrong path are not retried, and the error says what to check."""
     faulty_proxy.plan(Fault.STATUS, times=10_000, status=status)
     began = time.monotonic()
     with pytest.raises(TargetRefusedError) as caught:
@@ -214,7 +214,7 @@ def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, stat
 
 
 def test_no_server_is_said_at_once(tmp_path: Path) -> None:
-    """Nobody listens at the address: told in a moment, not after four minutes of trying."""
+    """If nobody listens at the address, the error comes without minutes of retries."""
     began = time.monotonic()
     with pytest.raises(TargetUnavailableError, match="No server answers"):
         Store("http://127.0.0.1:9").export(run_of(tmp_path / "run"), ROWS)

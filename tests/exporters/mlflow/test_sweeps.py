@@ -1,4 +1,4 @@
-"""Sweeps: a parent for each, its children below it, and what they came to."""
+"""Sweeps: a parent run for each, with its children below it and a summary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _parent(store: Store) -> MlflowRun:
 
 
 def test_children_are_nested_below_one_parent_with_a_summary(store: Store) -> None:
-    """Its description counts them by status and has mean, min, max and the best child; its metrics mean and best."""
+    """A parent's description and metrics have counts by status, mean, min, max and the best child."""
     store.export(_child(1), _rows(0.6), content=BEST)
     store.export(_child(2, status=Status.FAILED), _rows(0.9), content=BEST)
     store.export(_child(3), [], content=BEST)
@@ -63,7 +63,7 @@ def test_children_are_nested_below_one_parent_with_a_summary(store: Store) -> No
 def test_a_summary_follows_its_children(
     request: pytest.FixtureRequest, store: Store, tmp_path: Path, kind: str
 ) -> None:
-    """Also downwards, where MLflow would keep the greatest of equal steps; a changed description is left alone."""
+    """A summary follows its children, downwards too; an edited description stays."""
     if kind == "server":
         store = Store(request.getfixturevalue("mlflow_server").uri, experiment=f"sweep-{tmp_path.name}")
     store.export(_child(1), _rows(0.9))
@@ -76,7 +76,7 @@ def test_a_summary_follows_its_children(
 
 
 def test_runs_that_differ_in_the_seed_alone_are_grouped(store: Store) -> None:
-    """With mean and standard deviation of each group."""
+    """Runs that differ only in the seed are grouped with mean and standard deviation."""
     for number, (lr, seed, value) in enumerate([(0.1, 1, 0.6), (0.1, 2, 0.8), (0.2, 1, 0.9)]):
         child = _child(number, params={"opt.lr": lr, "data.seed": seed})
         store.export(child, _rows(value), content=BEST)
@@ -87,7 +87,7 @@ def test_runs_that_differ_in_the_seed_alone_are_grouped(store: Store) -> None:
 
 
 def test_a_summary_does_not_depend_on_who_is_exported_last(store: Store) -> None:
-    """A child that is rebuilt without `--best` leaves the others theirs, and counts with its last value."""
+    """A child rebuilt without `--best` counts with its last value and leaves the others their best."""
     for number, value in ((1, 0.6), (2, 0.9), (3, 0.7)):
         store.export(_child(number), _rows(value), content=BEST)
     with store.exporter() as exporter:
@@ -101,7 +101,7 @@ def test_a_summary_does_not_depend_on_who_is_exported_last(store: Store) -> None
 
 
 def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
-    """And ends with its last one; a status that no child has any more is no tag any more."""
+    """A sweep ends with its last child, and the tag of a status disappears with its last child."""
     store.export(_child(1), _rows(0.6))
     store.export(_child(2, status=Status.RUNNING, end=None), _rows(0.9))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
@@ -113,14 +113,14 @@ def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
 
 
 def test_flat_leaves_sweeps_out(store: Store) -> None:
-    """No parent is made, nothing is nested; the tag stays a tag."""
+    """--flat makes no parent and nests nothing; the tag stays."""
     store.export(_child(1), _rows(0.6), content=ContentOptions(flat=True))
     tags = store.run().data.tags
     assert (Tag.PARENT in tags, tags["sweep"]) == (False, "lr-scan")
 
 
 def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
-    """What the bridge nested is not carried over; what a person nested is."""
+    """A rebuild with --flat drops the bridge's nesting and keeps a person's."""
     store.export(_child(1), _rows(0.6))
     mine = store.client.create_run(store.runs()[0].info.experiment_id)
     other = run_of(Path("/sweep/other"))
@@ -134,7 +134,7 @@ def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
 
 
 def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
-    """Its children go on without one, and it is said."""
+    """Children of a deleted parent continue without one, with a notice."""
     store.export(_child(1), _rows(0.6))
     (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
     store.client.delete_run(parent.info.run_id)

@@ -1,4 +1,4 @@
-"""What tests ask of event files: read by TensorBoard's own loader, which checks every checksum."""
+"""Read event files with TensorBoard's own loader, which checks every checksum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def events(path: Path) -> list[Any]:
-    """All events of a file; fails where the loader stops before the end of the file."""
+    """Return all events of a file, and fail if the loader stops before its end."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
 
@@ -24,7 +24,7 @@ def events(path: Path) -> list[Any]:
 
 
 def rows(path: Path) -> list[tuple[int, float, dict[str, str]]]:
-    """Step, time and values of every event with scalars; values as the hex of their float32, so that NaN compares."""
+    """Return step, time and values of every event with scalars; values are float32 in hex, so that NaN compares."""
     return [
         (event.step, event.wall_time, {value.tag: np.float32(value.simple_value).tobytes().hex() for value in values})
         for event in events(path)
@@ -39,7 +39,7 @@ def hex32(value: float) -> str:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Every file's bytes, and the state without the files' times, which alone depend on when it was written."""
+    """Return every file's bytes, and the state without the files' mtimes."""
     found: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir()}
     state = json.loads((folder / "bridge-state.json").read_bytes())
     del state["digest"]

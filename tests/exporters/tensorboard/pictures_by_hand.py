@@ -1,4 +1,4 @@
-"""Pictures and media events made on the spot."""
+"""Make images and media events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(path: Path, color: str = "orange", size: tuple[int, int] = (64, 48)) -> Path:
-    """Return a picture of one color in the format that the name says; GIF and WebP have two more frames."""
+    """Return an image of one color in the format that the name says; GIF and WebP have two more frames."""
     frames = [Image.new("RGB", size, one) for one in (color, "black", "white")]
     if path.suffix in (".gif", ".webp"):
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=200, loop=0)
@@ -24,7 +24,7 @@ def draw(path: Path, color: str = "orange", size: tuple[int, int] = (64, 48)) ->
 
 
 def film(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Path:
-    """Return a video that gets brighter; the codec is one that every PyAV has."""
+    """Return a video that gets brighter, in a codec that every PyAV has."""
     import av
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whatever exports there were, the scalars' file is byte for byte that of one clean export."""
+"""After any exports the scalars' file equals that of one clean export, byte for byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADER = ["acc", "epoch", "loss", "step", "wall_time"]
 
 
 class InSmallPortions(TensorBoardExporter):
-    """The exporter, but that it is handed few points at a time."""
+    """An exporter that receives few points at a time."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -30,7 +30,7 @@ class InSmallPortions(TensorBoardExporter):
 
 
 def random_rows(chance: random.Random, count: int) -> list[list[object]]:
-    """Rows of a training that is requeued now and then: train rows, val rows, steps that come again."""
+    """Return rows of a training that is requeued now and then: train and val rows, with repeated steps."""
     made: list[list[object]] = []
     step = 0
     for number in range(count):
@@ -51,7 +51,7 @@ def export(path: Path, logdir: Path, kind: type[TensorBoardExporter] = TensorBoa
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_history_ends_as_a_clean_export(tmp_path: Path, seed: int) -> None:
-    """A run that is exported while it grows and is requeued, in portions large or small, ends as if exported once."""
+    """A run exported in portions while it grows and is requeued ends as if exported once."""
     chance = random.Random(seed)
     made = random_rows(chance, 80)
     path = write_sidecar(tmp_path / "runs" / "abc", status="running")

@@ -1,4 +1,4 @@
-"""Checksums: one message, many at once, and what zero bytes do."""
+"""Checksums of one message, of many at once, and of appended zeros."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bridge.exporters.tensorboard.events import append_zeros, crc32c, crc32c_eac
     ],
 )
 def test_published_checksums(data: bytes, checksum: int) -> None:
-    """The checksums that RFC 3720 and the catalogue of CRCs publish."""
+    """Checksums equal those that RFC 3720 and the catalogue of CRCs publish."""
     assert crc32c(data) == checksum
 
 
@@ -36,7 +36,7 @@ def register(data: bytes, begin: int = 0) -> int:
 
 @pytest.mark.parametrize("length", [1, 7, 1499, 1500, 1501, 4096, 100_003])
 def test_long_messages_agree_with_the_definition(length: int) -> None:
-    """However many groups a message has, joining them gives what going bit by bit gives."""
+    """Joining the groups of a message equals going bit by bit."""
     data = random.Random(length).randbytes(length)
     assert crc32c(data) == register(data, begin=0xFFFFFFFF) ^ 0xFFFFFFFF
 
@@ -59,6 +59,6 @@ def test_the_mask_is_tensorboards() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 12, 1000])
 def test_zero_bytes_behind(count: int) -> None:
-    """Appending zeros to registers is what a message's zero bytes do to them."""
+    """Appending zeros to registers equals appending zero bytes to messages."""
     start = np.array([0, 1, 0xDEADBEEF, 0xFFFFFFFF], dtype=np.uint32)
     assert append_zeros(start, count).tolist() == [register(bytes(count), begin=int(number)) for number in start]

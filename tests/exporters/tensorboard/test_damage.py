@@ -1,4 +1,4 @@
-"""Event files and states that were cut, edited or deleted: noticed, mended, and said."""
+"""Event files and states that were cut, edited or deleted are detected and repaired with a reason."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def remove_state(folder: Path) -> None:
 def test_damage_is_noticed_and_mended(
     exporter: TensorBoardExporter, run: Run, folder: Path, damage: Callable[[Path], None], said: str
 ) -> None:
-    """A cut, edited or deleted state or event file makes the run one without a cursor; the rebuild says why."""
+    """A cut, edited or deleted file leads to a rebuild with its reason."""
     target = exporter.open(run, SHAPE)
     first = first_of(run)
     target.apply(first)
@@ -100,7 +100,7 @@ def test_damage_is_noticed_and_mended(
 
 
 def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Reading back checks every checksum: TensorBoard's reader would end there without a word."""
+    """Reading back checks every checksum, where TensorBoard's reader would stop silently."""
     target = exporter.open(run, SHAPE)
     target.apply(first_of(run))
     data = bytearray((folder / SCALARS).read_bytes())
@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_an_error_that_names_the_file(exporter: TensorBoardExpo
 def test_what_is_acknowledged_stays_though_cleaning_up_fails(
     exporter: TensorBoardExporter, run: Run, folder: Path
 ) -> None:
-    """An error after the state is written costs no data: the next export has nothing to repeat."""
+    """After an error in the clean-up the next export repeats nothing."""
     target = exporter.open(run, SHAPE)
     first = first_of(run)
     target.apply(first)

@@ -1,4 +1,4 @@
-"""Edits that a look at a file's end would miss, edited states, and copies, which are no edits."""
+"""Edits far from a file's end and edited states are detected; copies are no edits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, source: Path) -> Path:
-    """Its folder in the log directory, exported."""
+    """Export the run and return its folder in the log directory."""
     assert export(source, tmp_path / "logs").points == ROWS
     return tmp_path / "logs" / "abc"
 
@@ -58,7 +58,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def flip(path: Path, place: int) -> None:
-    """Change one bit in place, as a tired disk does."""
+    """Change one bit in place, as a failing disk does."""
     with path.open("r+b") as file:
         file.seek(place)
         (byte,) = file.read(1)
@@ -67,7 +67,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def change_first_value(path: Path) -> None:
-    """Another value in the first point, with the checksum of its record made right."""
+    """Change the value of the first point and correct its record's checksum."""
     data = path.read_bytes()
     begin = HEADER + struct.unpack_from("<Q", data)[0] + FOOTER
     end = begin + HEADER + struct.unpack_from("<Q", data, begin)[0] + FOOTER
@@ -77,7 +77,7 @@ def change_first_value(path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 200, 30_000, 100_000])
 def test_a_bit_that_flipped_far_from_the_end_is_noticed(tmp_path: Path, source: Path, folder: Path, place: int) -> None:
-    """However far from the end of a long file: the next export makes the run anew, and says why."""
+    """A flipped bit anywhere in a long file leads to a rebuild with its reason."""
     whole = (folder / SCALARS).read_bytes()
     flip(folder / SCALARS, place)
     line = export(source, tmp_path / "logs")
@@ -88,7 +88,7 @@ def test_a_bit_that_flipped_far_from_the_end_is_noticed(tmp_path: Path, source: 
 
 
 def test_an_edit_that_keeps_the_checksums_right_is_noticed(tmp_path: Path, source: Path, folder: Path) -> None:
-    """TensorBoard's reader would show the wrong value without a word."""
+    """An edit with valid checksums, which TensorBoard would show, is detected."""
     whole = (folder / SCALARS).read_bytes()
     change_first_value(folder / SCALARS)
     assert rows(folder / SCALARS)[0][2] == {"loss": struct.pack("<f", 77.0).hex()}
@@ -98,7 +98,7 @@ def test_an_edit_that_keeps_the_checksums_right_is_noticed(tmp_path: Path, sourc
 
 
 def test_an_edit_is_noticed_where_there_are_new_rows(tmp_path: Path, source: Path, folder: Path) -> None:
-    """Nothing is appended to a file that is not what it was."""
+    """New rows are not appended to an edited file."""
     flip(folder / SCALARS, 200)
     write_metrics(source, ["loss", "step", "wall_time"], [(0.5, ROWS, CREATED_S + ROWS)], append=True)
     line = export(source, tmp_path / "logs")
@@ -130,7 +130,7 @@ def without_digest(state: dict[str, Any]) -> None:
 def test_a_state_that_was_edited_is_noticed(
     tmp_path: Path, source: Path, folder: Path, edit: Callable[[dict[str, Any]], None]
 ) -> None:
-    """A state that is JSON still, but not what was written, is not believed; no curve is lost."""
+    """An edited state that is still JSON is not believed, and no curve is lost."""
     whole = (folder / SCALARS).read_bytes()
     state = state_of(folder)
     edit(state)
@@ -149,7 +149,7 @@ def save_edited(folder: Path, state: dict[str, Any]) -> None:
 
 
 def test_a_state_of_an_older_format_is_not_believed(tmp_path: Path, source: Path, folder: Path) -> None:
-    """The run is exported again."""
+    """A state of an older format leads to a new export of the run."""
     state = state_of(folder)
     state["format"] -= 1
     save_edited(folder, state)
@@ -158,7 +158,7 @@ def test_a_state_of_an_older_format_is_not_believed(tmp_path: Path, source: Path
 
 
 def test_an_event_file_that_no_state_names_is_not_left_over(tmp_path: Path, source: Path, folder: Path) -> None:
-    """It goes only when there is a complete new one in its place."""
+    """An unknown event file of ours is removed once a complete new one exists."""
     state = state_of(folder)
     del state["files"]["scalars"]
     save_edited(folder, state)
@@ -169,7 +169,7 @@ def test_an_event_file_that_no_state_names_is_not_left_over(tmp_path: Path, sour
 
 
 def test_a_copied_log_directory_is_no_edit(tmp_path: Path, source: Path, folder: Path) -> None:
-    """Files with other times but the same bytes are read once, and their times remembered; nothing is made anew."""
+    """Files with the same bytes and other mtimes are read once, and their new mtimes recorded."""
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "logs", copy, copy_function=shutil.copyfile)
     before = (copy / "abc" / SCALARS).stat()
@@ -184,7 +184,7 @@ def test_a_copied_log_directory_is_no_edit(tmp_path: Path, source: Path, folder:
 
 
 def test_a_dry_run_remembers_nothing(tmp_path: Path, source: Path, folder: Path) -> None:
-    """The times of a copy are not written down by a dry run."""
+    """A dry run does not record the mtimes of a copy."""
     os.utime(folder / SCALARS)
     before = (folder / "bridge-state.json").read_bytes()
     (line,) = export_runs([source], TensorBoardExporter(tmp_path / "logs"), Options(dry_run=True)).runs
@@ -193,9 +193,9 @@ def test_a_dry_run_remembers_nothing(tmp_path: Path, source: Path, folder: Path)
 
 
 def test_what_was_written_is_not_read_again(tmp_path: Path) -> None:
-    """A file of the remembered length and time is not read, nor is what an append follows: the checksum goes on.
+    """A file with the recorded length and mtime is not read, not even for an append.
 
-    So an edit that puts the time back too is seen by verify alone, until the time moves.
+    An edit that restores the mtime is found by verify only, until the mtime changes.
     """
     run = make_model_run(tmp_path / "abc")
     exporter = TensorBoardExporter(tmp_path / "logs")

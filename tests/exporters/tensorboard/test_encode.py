@@ -1,4 +1,4 @@
-"""Columns to event records: what TensorBoard's loader reads is what the columns hold, however they are encoded."""
+"""Columns become event records from which TensorBoard's loader reads the same columns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def random_block(rng: np.random.Generator, count: int, names: int, density: floa
 
 
 def test_one_row_is_one_event(tmp_path: Path) -> None:
-    """The values of a row stand in one event, in the order of the columns, the empty cells left out."""
+    """One event holds the values of a row in the order of the columns, without empty cells."""
     block = make_block([7, 8], {"b": [1.0, 2.0], "a": [None, -0.5]})
     assert encoded(tmp_path / "tfevents", block) == [
         (7, CREATED_S, {"b": hex32(1.0)}),
@@ -67,7 +67,7 @@ def test_one_row_is_one_event(tmp_path: Path) -> None:
 
 
 def test_the_bytes_of_a_record(tmp_path: Path) -> None:
-    """A record is what protocol buffers make of the same event."""
+    """A record equals what protocol buffers make of the same event."""
     from tensorboard.compat.proto import event_pb2, summary_pb2
 
     from bridge.exporters.tensorboard.events import frame
@@ -99,14 +99,14 @@ def test_the_bytes_of_a_record(tmp_path: Path) -> None:
 def test_blocks_of_any_shape_come_back(
     tmp_path: Path, count: int, names: int, density: float, steps: tuple[int, int]
 ) -> None:
-    """Dense or sparse, few or many columns, steps of every length, in blocks of any size."""
+    """Dense and sparse blocks, any number of columns and steps of any length are read back."""
     rng = np.random.default_rng(count + names)
     block = random_block(rng, count, names, density, steps)
     assert encoded(tmp_path / "tfevents", block) == expected(block)
 
 
 def test_the_bytes_do_not_depend_on_the_blocks(tmp_path: Path) -> None:
-    """However rows are cut into blocks, the file is the same: a grown file is a clean one."""
+    """The file does not depend on how rows are cut into blocks, so a grown file equals a clean one."""
     rng = np.random.default_rng(3)
     whole = random_block(rng, 300, 5, 0.6, (0, 300))
     tags = [name.encode() for name in whole.names]
@@ -148,7 +148,7 @@ def blocks(draw: st.DrawFn) -> Block:
 @given(st.lists(blocks(), max_size=3))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_series_comes_back(tmp_path: Path, some: list[Block]) -> None:
-    """Any names, steps, times and values, present or not, are read back as they are, values as float32 has them."""
+    """Any names, steps, times and values are read back, values as float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         assert encoded(tmp_path / "tfevents", *some) == expected(*some)
 
@@ -158,6 +158,6 @@ def test_any_series_comes_back(tmp_path: Path, some: list[Block]) -> None:
     [(0, 1), (127, 1), (128, 2), (2**14 - 1, 2), (2**14, 3), (2**63 - 1, 9), (-1, 10), (-(2**63), 10)],
 )
 def test_how_long_a_step_is(step: int, width: int) -> None:
-    """A step takes as many bytes as its varint; a negative one takes ten."""
+    """A step takes the bytes of its varint, and a negative one takes ten."""
     assert step_widths(np.array([step], dtype=np.int64).view(np.uint64)).tolist() == [width]
     assert len(varint(step % 2**64)) == width

@@ -1,4 +1,4 @@
-"""Hyperparameters, status, notes and tags: typed, escaped, and read back."""
+"""Hyperparameters, status, notes and tags are typed, escaped and read back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def held(tmp_path: Path) -> TargetContent:
 
 
 def sessions(tmp_path: Path) -> tuple[list[Any], list[Any]]:
-    """Return the session starts and the session ends in the facts' file, as the HPARAMS page parses them."""
+    """Return the session starts and ends in the facts' file, as the HPARAMS page parses them."""
     from tensorboard.plugins.hparams import metadata
 
     starts, ends = [], []
@@ -62,7 +62,7 @@ def texts(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_session_is_typed(tmp_path: Path) -> None:
-    """Numbers, truth values and strings keep their types; None is left out; the group is the run's folder."""
+    """Numbers, booleans and strings keep their types, None is left out, and the group is the run's folder."""
     params = {"lr": 0.1, "depth": 3, "flag": True, "name": "big", "none": None}
     export(tmp_path, params=params)
     (start,), _ = sessions(tmp_path)
@@ -92,7 +92,7 @@ def test_a_session_is_typed(tmp_path: Path) -> None:
     ],
 )
 def test_the_end_of_a_session(tmp_path: Path, status: Status, word: str) -> None:
-    """The end is written only where the run has ended: TensorBoard keeps the first one that it reads."""
+    """A session end is written only after the run's end, because TensorBoard keeps the first that it reads."""
     export(tmp_path, status=status)
     starts, ends = sessions(tmp_path)
     assert len(starts) == 1
@@ -103,7 +103,7 @@ def test_the_end_of_a_session(tmp_path: Path, status: Status, word: str) -> None
 
 
 def test_numbers_that_would_break_the_page(tmp_path: Path) -> None:
-    """What is no number in JSON is left out of the session, and stands in TEXT; both are said."""
+    """Numbers that JSON cannot hold are left out of the session and shown in TEXT, with notices."""
     done = export(tmp_path, params={"nan": math.nan, "inf": math.inf, "big": 2**60 + 1, "huge": 10**400, "lr": 0.1})
     assert {(notice.kind, notice.what) for notice in done.notices} == {
         (NoticeKind.LEFT_OUT, "nan"),
@@ -118,7 +118,7 @@ def test_numbers_that_would_break_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [2**31, -(2**31) - 1])
 def test_steps_beyond_32_bits_leave_no_session(tmp_path: Path, step: int) -> None:
-    """The HPARAMS page cannot take such a step and would fail for all runs: the run gets no session, which is said."""
+    """A run with such a step gets no session and a notice, because HPARAMS would fail for all runs."""
     done = export(tmp_path, steps=[0, step], params={"lr": 0.1}, notes="n")
     assert sessions(tmp_path) == ([], [])
     assert [(notice.kind, notice.what) for notice in done.notices] == [(NoticeKind.LEFT_OUT, "hparams")]
@@ -127,13 +127,13 @@ def test_steps_beyond_32_bits_leave_no_session(tmp_path: Path, step: int) -> Non
 
 
 def test_the_largest_steps_have_a_session(tmp_path: Path) -> None:
-    """All that fits into 32 bits is fine."""
+    """A run with steps of up to 32 bits has a session."""
     export(tmp_path, steps=[-(2**31), 2**31 - 1])
     assert len(sessions(tmp_path)[0]) == 1
 
 
 def test_a_session_that_went_comes_back_only_with_a_rebuild(tmp_path: Path) -> None:
-    """A step beyond 32 bits stays in the file, so later exports leave the session out too."""
+    """A step beyond 32 bits stays in the file, so later exports omit the session too."""
     run = make_model_run(tmp_path / "runs" / "abc", params={"lr": 0.1})
     exporter = TensorBoardExporter(tmp_path / "logs")
     target = exporter.open(run, SHAPE)
@@ -147,7 +147,7 @@ def test_a_session_that_went_comes_back_only_with_a_rebuild(tmp_path: Path) -> N
 
 
 def test_secrets_are_masked(tmp_path: Path) -> None:
-    """A value whose key matches --redact stands nowhere in the files, not even nested in a text, and is counted."""
+    """A value whose key matches --redact is in no file, not even nested in a text, and is counted."""
     params = {"db.Password": "hunter2", "api-key": 1, "opts": '[{"secret": "hunter2"}]', "lr": 0.1}
     done = export(tmp_path, params=params, tags=("password:hunter2", "a:b"))
     assert [(notice.kind, notice.what) for notice in done.notices] == [
@@ -164,7 +164,7 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
 
 
 def test_texts_show_what_they_say(tmp_path: Path) -> None:
-    """Markdown's own characters in hyperparameters and tags are shown, not obeyed; notes are Markdown."""
+    """Markdown in hyperparameters and tags is escaped; notes are Markdown."""
     from tensorboard.plugin_util import markdown_to_safe_html
 
     export(
@@ -194,7 +194,7 @@ def test_texts_are_read_back(tmp_path: Path) -> None:
 
 
 def test_a_metric_with_the_name_of_a_fact(tmp_path: Path) -> None:
-    """A metric keeps its name; the text that would have had it gets a suffix, and is read back all the same."""
+    """A metric keeps its name, and the text of that name gets a suffix and is read back."""
     run = make_model_run(tmp_path / "runs" / "abc", notes="hello")
     block = make_block([0], {"run/notes": [1.0]})
     TensorBoardExporter(tmp_path / "logs").open(run, SHAPE).apply(make_delta(run, [block]))
@@ -204,7 +204,7 @@ def test_a_metric_with_the_name_of_a_fact(tmp_path: Path) -> None:
 
 
 def test_tags_of_metrics() -> None:
-    """Names stay as they are, but for the empty one, lone surrogates, a plugin's own, and those that are taken."""
+    """A metric's tag is its name, except for empty names, lone surrogates, plugin names and collisions."""
     names = ["val/acc@5 %", "", "\udcff", "_hparams_/x", "a", "b", "b (2)"]
     assert metric_tags(names, {"a": "b"}) == {
         "val/acc@5 %": "val/acc@5 %",

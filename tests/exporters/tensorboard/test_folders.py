@@ -1,4 +1,4 @@
-"""Which folder a run gets, keeps, and is found in again."""
+"""A run gets a folder, keeps it, and is found in it again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_of(tmp_path: Path, run_id: str, identity: str | None = None, start: floa
 
 
 def export(logdir: Path, *runs: Run) -> list[str]:
-    """Export the runs; the folder of each."""
+    """Export the runs and return each one's folder."""
     exporter = TensorBoardExporter(logdir)
     exporter.prepare(runs, SHAPE)
     for run in runs:
@@ -61,25 +61,25 @@ def export(logdir: Path, *runs: Run) -> list[str]:
     ],
 )
 def test_a_name_as_a_folder(name: str, folder: str) -> None:
-    """A name with slashes is a path, but it can neither leave the log directory nor hide in it."""
+    """A name with slashes is a path that can neither leave the log directory nor hide in it."""
     assert clean_folder(name) == folder
 
 
 def test_a_long_part_is_cut() -> None:
-    """A part longer than file systems take is cut, with a digest that tells it from others."""
+    """A part longer than file systems allow is cut, with a digest that keeps it distinct."""
     one, other = clean_folder("ä" * 300), clean_folder("ä" * 301)
     assert one != other
     assert len(one.encode()) <= 200
 
 
 def test_equal_names_do_not_share_a_folder(tmp_path: Path) -> None:
-    """The older run keeps the name, the other's has a suffix made of its identity."""
+    """The older run keeps the name, and the other's gets a suffix from its identity."""
     one, two = run_of(tmp_path, "abc", "uid-1", start=2.0), run_of(tmp_path, "abc", "uid-2", start=1.0)
     assert export(tmp_path / "logs", one, two) == [f"abc-{suffix('uid-1')}", "abc"]
 
 
 def test_case_does_not_tell_folders_apart(tmp_path: Path) -> None:
-    """Some file systems do not tell `Abc` from `abc`, so no log directory does."""
+    """Names that differ only in case get distinct folders, for file systems that ignore case."""
     one, two = run_of(tmp_path, "a/Abc", start=1.0), run_of(tmp_path, "A/aBC", start=2.0)
     assert export(tmp_path / "logs", one, two) == ["a/Abc", f"A/aBC-{suffix('uid-A/aBC')}"]
 
@@ -91,7 +91,7 @@ def test_a_clash_after_cleaning(tmp_path: Path) -> None:
 
 
 def test_a_folder_stays_with_its_run(tmp_path: Path) -> None:
-    """Whoever came first keeps the folder, also against an older run that comes later."""
+    """The run that came first keeps the folder, also against an older run that comes later."""
     late = run_of(tmp_path, "abc", "uid-late", start=2.0)
     early = run_of(tmp_path, "abc", "uid-early", start=1.0)
     assert export(tmp_path / "logs", late) == ["abc"]
@@ -100,7 +100,7 @@ def test_a_folder_stays_with_its_run(tmp_path: Path) -> None:
 
 
 def test_a_renamed_folder_is_found_again(tmp_path: Path) -> None:
-    """A folder that a person moved within the log directory is still its run's."""
+    """A folder that a person moved within the log directory still belongs to its run."""
     run = run_of(tmp_path, "abc")
     export(tmp_path / "logs", run)
     (tmp_path / "logs" / "best").mkdir()
@@ -111,7 +111,7 @@ def test_a_renamed_folder_is_found_again(tmp_path: Path) -> None:
 
 
 def test_the_session_of_a_renamed_folder_has_its_new_name(tmp_path: Path) -> None:
-    """HPARAMS shows the folder as the trial's name: after a rename the next export says it, and touches no points."""
+    """After a rename the next export updates the trial's name in HPARAMS and writes no points."""
     path = make_run(tmp_path / "runs" / "abc", [{"step": 0, "loss": 1.0}], hparams={"lr": 0.1})
     logdir, moved = tmp_path / "logs", tmp_path / "logs" / "best" / "one"
 
@@ -144,7 +144,7 @@ def group_of(folder: Path) -> str:
 
 
 def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
-    """Without its state file a folder is still its run's, by the marker."""
+    """A folder without its state file is found by its marker."""
     one, two = run_of(tmp_path, "abc", "uid-1", start=1.0), run_of(tmp_path, "abc", "uid-2", start=2.0)
     export(tmp_path / "logs", one, two)
     folder = f"abc-{suffix('uid-2')}"
@@ -153,7 +153,7 @@ def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
 
 
 def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:
-    """A second folder that says it is the same run's is named, and left alone."""
+    """A second folder with the same marker is named and left unchanged."""
     run = run_of(tmp_path, "abc")
     export(tmp_path / "logs", run)
     shutil.copytree(tmp_path / "logs" / "abc", tmp_path / "logs" / "copy")
@@ -163,7 +163,7 @@ def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:
 
 
 def test_other_peoples_event_files_are_left_alone(tmp_path: Path) -> None:
-    """A folder that somebody else writes event files to is not shared with them."""
+    """A run gets another folder if somebody else's event files are in its own."""
     theirs = tmp_path / "logs" / "abc" / "events.out.tfevents.1700000000.host.1.0"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
@@ -173,7 +173,7 @@ def test_other_peoples_event_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_event_files_that_others_add_stay(tmp_path: Path) -> None:
-    """What others write into a run's folder later survives exports and rebuilds."""
+    """Event files that others add to a run's folder survive exports and rebuilds."""
     run = run_of(tmp_path, "abc")
     export(tmp_path / "logs", run)
     theirs = tmp_path / "logs" / "abc" / "events.out.tfevents.1700000000.host.1.0"
@@ -196,7 +196,7 @@ def test_the_run_directory_itself_is_never_written_into(tmp_path: Path) -> None:
 
 
 def test_another_run_directory_is_never_written_into(tmp_path: Path) -> None:
-    """A folder that is a run directory is not taken for a run's folder."""
+    """A run's folder is never another run directory."""
     other = tmp_path / "runs" / "other"
     other.mkdir(parents=True)
     (other / "metrics.csv").write_text("step\r\n")
@@ -205,7 +205,7 @@ def test_another_run_directory_is_never_written_into(tmp_path: Path) -> None:
 
 
 def test_a_relative_log_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative log directory is the one that was meant when the exporter was made."""
+    """A relative log directory is resolved when the exporter is made."""
     monkeypatch.chdir(tmp_path)
     exporter = TensorBoardExporter(__import__("pathlib").Path("logs"))
     monkeypatch.chdir("/")
@@ -214,7 +214,7 @@ def test_a_relative_log_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_has_the_runs_name(tmp_path: Path) -> None:
-    """The name is that of every other place: the display name, or as much of the path as says something."""
+    """A folder has the run's name as every other place shows it."""
     make_run(tmp_path / "runs" / "resnet" / "version_0", [{"step": 0, "loss": 1.0}], run_id="resnet/version_0")
     make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}], run_id="20261128/x", display_name="best one")
     make_run(tmp_path / "runs" / "y", [{"step": 0, "loss": 1.0}], run_id="20261128/y")
@@ -229,7 +229,7 @@ def test_a_folder_has_the_runs_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_keeps_its_name(tmp_path: Path) -> None:
-    """A new display name does not move what TensorBoard shows."""
+    """A new display name does not move the folder."""
     path = make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}])
     export_runs([path], TensorBoardExporter(tmp_path / "logs"))
     make_run(path, [{"step": 0, "loss": 1.0}], display_name="another")

@@ -1,4 +1,4 @@
-"""Two exports at once, full disks, folders that cannot be written: clear errors, no damage."""
+"""Simultaneous exports, full disks and read-only folders give clear errors and no damage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with file_lock(Path(sys.argv[1]) / ".bridge-lock", wait=0):
 
 @contextlib.contextmanager
 def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock of `folder`."""
+    """Yield while another process holds the lock of `folder`."""
     command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -48,7 +48,7 @@ def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_folder_that_another_export_writes(tmp_path: Path) -> None:
-    """The error names the folder; when the holder dies, the lock is free."""
+    """The error names the locked folder, and the lock is free once its holder dies."""
     run = make_model_run(tmp_path / "runs" / "abc")
     folder = tmp_path / "logs" / "abc"
     folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_a_folder_that_another_export_writes(tmp_path: Path) -> None:
 
 
 def test_waiting_for_the_lock(tmp_path: Path) -> None:
-    """An export that finds the folder locked waits for a while, and goes on when the other is done."""
+    """An export waits for a locked folder for a while, and continues once it is free."""
     run = make_model_run(tmp_path / "runs" / "abc")
     folder = tmp_path / "logs" / "abc"
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def test_waiting_for_the_lock(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no locks, that is said and the export goes on."""
+    """On a file system without locks the export warns and continues."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -113,7 +113,7 @@ except BridgeError as error:
 
 @pytest.mark.parametrize("room", [60_000, 200_000])
 def test_a_full_disk(tmp_path: Path, room: int) -> None:
-    """Where the file cannot grow, the error says so, and all is as after the last export that went well."""
+    """On a full disk the error says so, and everything is as after the last successful export."""
     command = [sys.executable, "-c", FULL, str(tmp_path / "logs"), str(room)]
     said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     assert said.startswith("TargetRefusedError No space left to write the event files: ")
@@ -125,7 +125,7 @@ def test_a_full_disk(tmp_path: Path, room: int) -> None:
 
 
 def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) -> None:
-    """A read-only log directory is an error that names it, before anything is written."""
+    """A read-only log directory is an error that names it before anything is written."""
     run = make_model_run(tmp_path / "runs" / "abc")
     target = TensorBoardExporter(public / "logs").open(run, SHAPE)
     (public / "logs").mkdir()
@@ -136,7 +136,7 @@ def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) ->
 
 
 def test_a_log_directory_that_is_a_file(tmp_path: Path) -> None:
-    """A file in the place of the log directory is an error, before anything else is done."""
+    """A file in place of the log directory is an error before anything else happens."""
     (tmp_path / "logs").write_text("no folder")
     run = make_model_run(tmp_path / "runs" / "abc")
     with pytest.raises(TargetRefusedError, match="logs is no folder"):
@@ -144,7 +144,7 @@ def test_a_log_directory_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_on_the_way_to_a_folder(tmp_path: Path) -> None:
-    """A file in the place of one part of a run's folder is an error of that run, not a crash."""
+    """A file in place of a parent of the run's folder is an error of that run."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a").write_text("no folder")
     run = make_model_run(tmp_path / "runs" / "abc", run_id="a/b", name="a/b")

@@ -1,4 +1,4 @@
-"""Pictures, videos and captions."""
+"""Images, videos and captions in TensorBoard."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def target(tmp_path: Path) -> TensorBoardTarget:
 
 
 def losses_of(target: TensorBoardTarget, *media: MediaEvent, **fields: Any) -> list[Notice]:
-    """Apply the events as a new run; the notices."""
+    """Apply the events as a new run and return the notices."""
     run = make_model_run(target._run.path)
     return list(target.apply(make_delta(run, media=media, **fields)).notices)
 
 
 def shown(tmp_path: Path) -> list[tuple[str, int]]:
-    """Tag and step of each record of the media file, in its order."""
+    """Return tag and step of each record of the media file, in its order."""
     return [
         (value.tag, event.step)
         for event in events(file_of(tmp_path / "logs" / "abc", "media"))
@@ -59,7 +59,7 @@ def tensors(tmp_path: Path) -> dict[tuple[str, int], list[bytes]]:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp"])
 def test_pictures_are_held_as_they_are(tmp_path: Path, target: TensorBoardTarget, suffix: str) -> None:
-    """The bytes of the file, with its width and height; nothing is encoded anew."""
+    """A record holds the bytes of the file with its width and height."""
     path = draw(tmp_path / f"a.{suffix}")
     assert losses_of(target, media_event(path)) == []
     assert tensors(tmp_path) == {("val/samples/0", 0): [b"64", b"48", path.read_bytes()]}
@@ -69,7 +69,7 @@ def test_pictures_are_held_as_they_are(tmp_path: Path, target: TensorBoardTarget
 
 
 def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """Each index has a tag of its own; captions stand beside them as text, and as the picture's description."""
+    """Each index has its own tag, and captions are texts and the image's description."""
     path = draw(tmp_path / "a.png")
     media = [
         media_event(path, step=step, index=index, caption=f"{step}-{index}") for step in (0, 5) for index in (0, 1)
@@ -94,7 +94,7 @@ def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorB
 
 
 def descriptions(folder: Path) -> list[tuple[str, int, str]]:
-    """Tag, step and description of each picture's record, in the file's order."""
+    """Return tag, step and description of each image's record, in the file's order."""
     return [
         (value.tag, event.step, value.metadata.summary_description)
         for event in events(file_of(folder, "media"))
@@ -123,7 +123,7 @@ def test_the_first_caption_is_the_description(
     description: str,
     cuts: tuple[int, ...],
 ) -> None:
-    """The first record of a tag has its first caption by step, whichever picture has it, however exports were cut."""
+    """The first record of a tag has its first caption by step, however exports were cut."""
     run = make_model_run(tmp_path / "runs" / "abc")
     path = draw(tmp_path / "a.png")
     media = [media_event(path, step=step, caption=caption) for step, caption in captions]
@@ -143,7 +143,7 @@ def test_the_first_caption_is_the_description(
 
 
 def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """Steps increase strictly per tag: a picture for an earlier step goes where it belongs, in a new file."""
+    """An image at an earlier step rewrites the file, so that steps increase per tag."""
     run = make_model_run(tmp_path / "runs" / "abc")
     path = draw(tmp_path / "a.png")
     first = make_delta(run, media=[media_event(path, step=3), media_event(path, step=9, tag="other")])
@@ -159,7 +159,7 @@ def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: Tenso
 
 
 def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A metric of an image's tag keeps its name, though it comes later.
+    """A metric keeps its name even if it appears after an image of that tag.
 
     The image gets a suffix, as in a clean export.
     """
@@ -184,7 +184,7 @@ def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget)
 
 
 def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """That an image or a text does not stand under its own name is said, in the plan too."""
+    """An image or text that gets another name is a notice."""
     run = make_model_run(tmp_path / "runs" / "abc")
     event = media_event(draw(tmp_path / "a.png"), tag="loss")
     delta = make_delta(
@@ -199,9 +199,9 @@ def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> 
 
 
 def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A format that no browser shows, a broken picture, a file that has gone.
+    """An unsupported format, a broken image and a missing file are notices.
 
-    Each a named notice, the others are shown.
+    All other images are shown.
     """
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -224,7 +224,7 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
-    """Return a PNG of a few bytes whose header promises a giant."""
+    """Return a PNG of a few bytes whose header declares a giant."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b""))
     path.write_bytes(
@@ -239,13 +239,13 @@ def bomb(path: Path, width: int, height: int) -> Path:
 
 @pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000)])
 def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[int, int]) -> None:
-    """A picture that would stall the browser is left out by its header; nothing is decoded."""
+    """An image too large for a browser is left out by its header, without decoding."""
     (notice,) = losses_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
     assert (notice.kind, notice.what) == (NoticeKind.TOO_LARGE, "val/samples: media/bomb.png")
 
 
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """All its frames, at its speed."""
+    """A video becomes a GIF with all frames at its speed."""
     require(media.can_convert(), "PyAV")
     assert losses_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
     width, height, data = tensors(tmp_path)["val/samples/0", 0]
@@ -255,7 +255,7 @@ def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> Non
 
 
 def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has too many or too large frames is made smaller, and that is a named notice."""
+    """A video with too many or too large frames is reduced, with a notice."""
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "GIF_FRAMES", 4)
     monkeypatch.setattr(media, "GIF_EDGE", 48)
@@ -266,7 +266,7 @@ def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monk
 
 
 def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoding stops at a bound, whatever the file promises; that the rest is missing is said."""
+    """Decoding stops at a limit, with a notice that the rest is missing."""
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 5 * 96 * 64)
     (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
@@ -274,7 +274,7 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra `video` it is a notice that names the pip line."""
+    """Without the extra `video` a video is a notice with the pip line."""
     monkeypatch.setattr(media, "can_convert", lambda: False)
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no matter what")
@@ -288,7 +288,7 @@ def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeyp
 
 
 def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """A file that is no video is a named notice."""
+    """A file that is no video is a notice."""
     require(media.can_convert(), "PyAV")
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video" * 100)
@@ -297,7 +297,7 @@ def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
 
 
 def test_pictures_do_not_touch_the_scalars(tmp_path: Path, target: TensorBoardTarget) -> None:
-    """Media have a file of their own: one that is full of pictures does not slow the curves down."""
+    """Media have their own file, so many images do not slow the curves down."""
     run = make_model_run(tmp_path / "runs" / "abc")
     target.apply(make_delta(run, [make_block([0], {"loss": [1.0]})], media=[media_event(draw(tmp_path / "a.png"))]))
     folder = tmp_path / "logs" / "abc"

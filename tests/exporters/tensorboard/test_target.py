@@ -1,4 +1,4 @@
-"""A run's folder: what an export leaves in it, and what the next one does with what it finds."""
+"""An export leaves a run's folder that the next export understands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Event files with names that say nothing but their kind, the state, the marker and the lock."""
+    """A folder holds event files named for their kind, the state, the marker and the lock."""
     exporter.open(run, SHAPE).apply(first_of(run))
     assert names(folder) == [*ALWAYS, FACTS, SCALARS]
     state = json.loads((folder / "bridge-state.json").read_text())
@@ -70,7 +70,7 @@ def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Pa
 def test_every_event_file_begins_at_the_start_of_the_run(
     exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
 ) -> None:
-    """The file_version record carries created_at: TensorBoard takes a run's start from it."""
+    """The file_version record carries created_at, which TensorBoard takes for the run's start."""
     delta = make_delta(run, first_of(run).blocks, media=[media_event(draw(tmp_path / "a.png"))])
     exporter.open(run, SHAPE).apply(delta)
     firsts = [events(file_of(folder, kind))[0] for kind in ("facts", "media", "scalars")]
@@ -80,7 +80,7 @@ def test_every_event_file_begins_at_the_start_of_the_run(
 def test_a_grown_file_is_byte_for_byte_a_clean_one(
     exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
 ) -> None:
-    """Pieces append; the scalars' file has one order, whatever the exports were."""
+    """The scalars' file does not depend on the number of exports."""
     first = first_of(run)
     target = exporter.open(run, SHAPE)
     target.apply(first)
@@ -91,14 +91,14 @@ def test_a_grown_file_is_byte_for_byte_a_clean_one(
 
 
 def test_two_exports_of_one_run_write_the_same_bytes(run: Run, tmp_path: Path) -> None:
-    """No clock, no process, no host: two log directories end equal, but for the files' times in the state."""
+    """Two log directories of one run are equal, except for mtimes in the state."""
     for name in ("one", "two"):
         TensorBoardExporter(tmp_path / name).open(run, SHAPE).apply(first_of(run))
     assert content(tmp_path / "one" / "abc") == content(tmp_path / "two" / "abc")
 
 
 def test_the_same_delta_again_adds_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """A delta that is applied twice is there once."""
+    """Applying a delta twice adds its points once."""
     first = first_of(run)
     second = second_of(run, first)
     target = exporter.open(run, SHAPE)
@@ -110,7 +110,7 @@ def test_the_same_delta_again_adds_nothing(exporter: TensorBoardExporter, run: R
 
 
 def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, run: Run) -> None:
-    """Where another export has moved the cursor meanwhile, nothing is written."""
+    """A delta is refused if another export has moved the cursor."""
     first = first_of(run)
     second = second_of(run, first)
     target = exporter.open(run, SHAPE)
@@ -124,7 +124,7 @@ def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, 
 def test_portions_that_do_not_say_what_they_follow(
     exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
 ) -> None:
-    """The portions of a whole run follow each other, also where none but the last can be continued."""
+    """The portions of a whole run follow each other even if only the last can be continued."""
     first = first_of(run)
     second = second_of(run, first)
     third = make_delta(run, [make_block([4], {"loss": [0.5]}, first_row=4)], before=second.after)
@@ -149,7 +149,7 @@ def test_portions_that_do_not_say_what_they_follow(
 
 
 def test_only_new_facts(exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path) -> None:
-    """A run that ends changes the file of its facts alone, which gets a new name."""
+    """A changed status rewrites only the facts' file, under a new name."""
     running = make_model_run(tmp_path / "runs" / "abc", status=Status.RUNNING)
     first = first_of(running)
     exporter.open(running, SHAPE).apply(first)
@@ -166,7 +166,7 @@ def test_only_new_facts(exporter: TensorBoardExporter, run: Run, folder: Path, t
 
 
 def test_a_rebuild_has_new_names(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """New files under new names, since a watching TensorBoard would not see a file change; the old ones go."""
+    """A rebuild uses new file names, because a watching TensorBoard would not notice a change, and deletes the old."""
     target = exporter.open(run, SHAPE)
     target.apply(first_of(run))
     target.rebuild([make_delta(run, [make_block([0, 5], {"loss": [4.0, 9.0]})])])
@@ -178,7 +178,7 @@ def test_a_rebuild_has_new_names(exporter: TensorBoardExporter, run: Run, folder
 
 
 def test_a_rebuild_that_fails_changes_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Where the source fails in the middle of a rebuild, the old target is as it was."""
+    """If the source fails during a rebuild, the old target stays as it was."""
     target = exporter.open(run, SHAPE)
     first = first_of(run)
     target.apply(first)
@@ -197,7 +197,7 @@ def test_a_rebuild_that_fails_changes_nothing(exporter: TensorBoardExporter, run
 def test_what_was_never_acknowledged_is_left_behind(
     exporter: TensorBoardExporter, run: Run, folder: Path, same: bool
 ) -> None:
-    """Bytes past the length in the state are what a killed export left: a watching TensorBoard needs a new file."""
+    """Bytes beyond the length in the state come from a killed export, so the next one starts a new file."""
     first = first_of(run)
     target = exporter.open(run, SHAPE)
     target.apply(first)
@@ -211,7 +211,7 @@ def test_what_was_never_acknowledged_is_left_behind(
 
 
 def test_what_a_killed_export_left_makes_the_run_stale(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """An old file that a killed export could not remove any more goes with the next export, though nothing is new."""
+    """The next export removes an old file that a killed one left, even without new rows."""
     first = first_of(run)
     target = exporter.open(run, SHAPE)
     target.apply(first)
@@ -229,7 +229,7 @@ def test_what_a_killed_export_left_makes_the_run_stale(exporter: TensorBoardExpo
 
 
 def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """A state file with a format number that is not known is left alone."""
+    """A state with an unknown format number is refused and left unchanged."""
     target = exporter.open(run, SHAPE)
     first = first_of(run)
     target.apply(first)
@@ -244,7 +244,7 @@ def test_a_state_of_a_newer_bridge_stops_its_run(exporter: TensorBoardExporter, 
 
 
 def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None:
-    """Of two metrics that would share a tag the first keeps it; what float32 cannot hold is counted."""
+    """Of two metrics with one tag the first keeps it; a value beyond float32 is counted."""
     content = ContentOptions(rename=(("a", "b"),))
     exporter = TensorBoardExporter(tmp_path / "logs")
     target = exporter.open(run, content)
@@ -262,7 +262,7 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
 
 
 def test_a_run_without_points_has_its_facts(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """A run that has logged nothing yet is in TensorBoard all the same; its first points follow."""
+    """A run without rows is in TensorBoard with its facts, and its first points follow."""
     target = exporter.open(run, SHAPE)
     empty = make_delta(run)
     target.apply(empty)

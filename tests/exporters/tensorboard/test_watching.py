@@ -1,6 +1,6 @@
-"""What a TensorBoard shows that watches while runs grow, are requeued and end.
+"""A watching TensorBoard follows runs that grow, are requeued and end.
 
-The Rust server, and the Python loader.
+Both its Rust server and its Python loader are tested.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def _steps(server: TensorBoardServer, run: str, tag: str) -> list[tuple[int, flo
 def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """Export, growth, export, requeue from a checkpoint, export.
+    """The Rust server shows growth and a requeue at once.
 
-    The Rust server shows each state at once, no zigzag.
+    The curve has no zigzag.
     """
     path = make_run(
         tmp_path / "runs" / "abc", [{"step": step, "loss": 5.0 - step} for step in range(3)], status="running"
@@ -78,7 +78,7 @@ def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind
 def test_pictures_appear_while_a_server_watches(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """The server shows later pictures of a tag, and one for an earlier step, for which the media file is rewritten."""
+    """The server shows later images of a tag, and one at an earlier step, for which the file is rewritten."""
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
     target = _target(run, watched_logdir)
     name = f"{watched_logdir.name}/abc"
@@ -98,7 +98,7 @@ def test_pictures_appear_while_a_server_watches(
 
 
 def test_a_caption_that_comes_later_is_the_description_after_the_next_start(tmp_path: Path) -> None:
-    """Pictures that have captions only from their second export on: both loaders show the first one for the tag."""
+    """Both loaders show the first caption of a tag, even if it came with a later export."""
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
     target = _target(run, tmp_path / "logs")
     picture = draw(tmp_path / "a.png")
@@ -118,14 +118,14 @@ def test_a_caption_that_comes_later_is_the_description_after_the_next_start(tmp_
 
 
 def _image(server: TensorBoardServer, run: str, tag: str) -> Any:
-    """Return what IMAGES shows above the pictures of a tag."""
+    """Return what IMAGES shows above the images of a tag."""
     return (server.get("plugin/images/tags") or {}).get(run, {}).get(tag)
 
 
 def test_times_steps_and_values_are_shown_as_they_are(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """Each point has its own time and step, a value as float32 has it; NaN and infinities stay what they are."""
+    """Each point shows its own time and step and its float32 value, NaN and infinities too."""
     run = make_model_run(tmp_path / "abc")
     columns = {"train/loss": [0.1, float("inf"), float("-inf"), None], "val/acc@5 %": [None, 1e-45, None, float("nan")]}
     _target(run, watched_logdir).apply(make_delta(run, [make_block([-3, 0, 127, 2**40], columns)]))
@@ -142,7 +142,7 @@ def test_times_steps_and_values_are_shown_as_they_are(
 
 
 def test_the_python_loader_follows_growth_and_is_right_after_its_next_start(tmp_path: Path) -> None:
-    """The Python loader follows a growing run; after a rebuild it is right once it starts anew."""
+    """The Python loader follows growth, and after a rebuild is right once restarted."""
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING, params={"lr": 0.1}, notes="hello")
@@ -164,7 +164,7 @@ def test_the_python_loader_follows_growth_and_is_right_after_its_next_start(tmp_
 
 
 def test_the_python_loaders_server_shows_the_same(tmp_path: Path) -> None:
-    """With --load_fast=false too: curves, pictures, and HPARAMS, although an image's tag is also a metric's name."""
+    """With --load_fast=false curves, images and HPARAMS are right, also if an image's tag is a metric's name."""
     run = make_model_run(tmp_path / "abc", params={"lr": 0.1}, notes="hello")
     media = [media_event(draw(tmp_path / "a.png"), tag="loss", step=1, caption="c")]
     columns = {"loss": [5.0, 4.0], "loss/0": [1.0, 2.0]}

@@ -1,4 +1,4 @@
-"""Older versions of MLflow, each in an environment of its own, which is made once and kept in `.compat`."""
+"""Install older versions of MLflow, each once, into environments kept in `.compat`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEEDS = ("sqlalchemy<2.1", "click", "filelock", "msgspec", "numpy", "pillow", "
 
 
 def environment(version: str) -> Path:
-    """Return the folder with the programs of an MLflow version. Make its environment if there is none."""
+    """Return the folder with an MLflow version's programs, after making its environment if needed."""
     folder = _ENVIRONMENTS / f"mlflow-{version}"
     ready = folder / ".ready"
     if not ready.exists():

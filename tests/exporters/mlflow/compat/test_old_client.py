@@ -1,4 +1,4 @@
-"""Clients of MLflow 2.22, 3.0 and 3.4 export through a server: points and files reach that server, and no other."""
+"""Clients of MLflow 2.22, 3.0 and 3.4 export points and files to the server that they are given, and to no other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ assert mlflow.get_tracking_uri() == "http://127.0.0.1:9"
 
 @pytest.mark.parametrize("version", CLIENTS)
 def test_an_export_by_an_old_client(mlflow_server: MlflowServer, tmp_path: Path, version: str) -> None:
-    """Called from a script that logs to another server, whose address is as before afterwards."""
+    """A script that logs to another server keeps that server's address after an export."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}], hparams={"lr": 0.1})
     log_picture(path, step=1, session=0)
     script = tmp_path / "script.py"

@@ -1,4 +1,4 @@
-"""Servers of MLflow 2.22 and 3.4 take what one of the current release takes, through their API and their database."""
+"""Servers of MLflow 2.22 and 3.4 hold what the current release holds, through their API and their database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.timeout(1200)]
 
 
 class OldStore(Store):
-    """The old server works with the current client, which would ask it for models."""
+    """A client of the old server; the current one would ask it for models."""
 
     def files(self, folder: str = "", run_id: str | None = None) -> list[str]:
         from mlflow.artifacts import list_artifacts
@@ -40,7 +40,7 @@ class OldStore(Store):
 
 
 def export(folder: Path, **options: Any) -> Action:
-    """Export one run directory; what was done."""
+    """Export one run directory and return the action."""
     (line,) = export_runs([folder], find_exporter("mlflow")(**options)).runs
     assert line.action not in (Action.FAILED, Action.UNREADABLE), line.reason
     return line.action
@@ -50,7 +50,7 @@ def export(folder: Path, **options: Any) -> Action:
 def test_a_growing_run_is_as_in_the_current_release(
     old_server: MlflowServer, mlflow_server: MlflowServer, tmp_path: Path, road: str
 ) -> None:
-    """New, grown, rewound, ended and exported once more: the old server holds what the new one holds."""
+    """A run that is new, grows, rewinds and ends is the same on the old and the new server."""
     growing = Growing(tmp_path / "runs" / "run")
     experiment = f"growing-{tmp_path.name}"
     into_old: dict[str, Any] = {"tracking_uri": old_server.uri, "experiment": experiment}
@@ -68,7 +68,7 @@ def test_a_growing_run_is_as_in_the_current_release(
 
 
 def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Path) -> None:
-    """A database of the old release as tracking URI is refused before MLflow's client would migrate it."""
+    """A database of the old release is refused before MLflow's client migrates it."""
     old = Path(old_server.backend.removeprefix("sqlite:///"))
     copy = tmp_path / "old.db"
     shutil.copy(old, copy)
@@ -82,7 +82,7 @@ def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Pat
 
 
 def test_a_killed_export_is_healed_by_the_next(old_server: MlflowServer, tmp_path: Path) -> None:
-    """Servers up to 3.8 refuse for ever what they hold in part: the missing points are sent by themselves."""
+    """A server up to 3.8 refuses a request that it holds in part, so only missing points are sent again."""
     assert kill_and_heal(old_server.uri, tmp_path, seed=11, store=OldStore) > 0
 
 
@@ -90,7 +90,7 @@ def test_a_killed_export_is_healed_by_the_next(old_server: MlflowServer, tmp_pat
 def test_answers_that_are_lost(
     old_server: MlflowServer, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that were carried out and whose answers are lost leave one run, equal to a clean export."""
+    """Requests whose answers are lost leave one run, equal to a clean export."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
@@ -106,7 +106,7 @@ def test_answers_that_are_lost(
 
 
 def test_points_that_a_stopped_export_left_are_built_upon(old_server: MlflowServer, tmp_path: Path) -> None:
-    """Several metrics in one request, of which the server holds a part."""
+    """An export continues after a request of several metrics that the server holds in part."""
     from mlflow.entities import Metric
 
     run = run_of(tmp_path / "run")
