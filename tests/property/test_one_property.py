@@ -254,7 +254,7 @@ def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str)
         exporter.edit(uid, **({"notes": text} if what == "notes" else {"tags": (text,)}))
         return True
     client, runs = mlflow_runs(folder, uid)
-    runs = [run for run in runs if json.loads(run.data.tags["mlflow.bridge.cursor"]).get("sent")]
+    runs = [run for run in runs if json.loads(run.data.tags.get("mlflow.bridge.cursor", "{}")).get("sent")]
     for run in runs:
         client.set_tag(run.info.run_id, TAGS[what], text)
     return bool(runs)
