@@ -1,4 +1,4 @@
-"""Where BRIDGE_REQUIRE_ALL=1 nothing is skipped: neither a test nor a whole file; what is missing is a failure."""
+"""With BRIDGE_REQUIRE_ALL=1 turn skipped tests and files into failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests need of the machine: skipped by name where it is missing, a failure where everything is required."""
+"""Skip tests for want of a program or server, or fail them where everything is required."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def require(present: bool, what: str) -> None:
-    """Skip the test for want of `what` (a program, a server), or fail it where BRIDGE_REQUIRE_ALL=1."""
+    """Skip the test for want of `what`, or fail it where BRIDGE_REQUIRE_ALL=1."""
     if present:
         return
     if os.environ.get("BRIDGE_REQUIRE_ALL") == "1":

@@ -1,4 +1,4 @@
-"""Run directories written by hand, byte by byte: what tests read when they must not depend on the logger."""
+"""Write run directories by hand, byte by byte, for tests that do not depend on the logger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_sidecar(path: Path, *, status: str = "completed", **fields: Any) -> Pa
 def write_metrics(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]], *, append: bool = False) -> None:
     """Write (or append) rows to `metrics.csv`, as Lightning does: CRLF, None as an empty cell.
 
-    The file is more than a minute old then, so that no rows of a running run wait for later ones.
+    The file gets an mtime over a minute ago, so that no rows of a running run wait for later ones.
     """
     lines = [] if append else [",".join(header)]
     lines += [",".join("" if cell is None else str(cell) for cell in row) for row in rows]

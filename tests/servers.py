@@ -1,4 +1,4 @@
-"""What several fixtures of servers and databases need."""
+"""Helpers shared by the fixtures of servers and databases."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on at the moment."""
+    """Return a port of 127.0.0.1 on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
-    """Return a server in a session of its own, so that it can be ended with all that it starts.
+    """Return a server in a new session, so that it can be ended with all its children.
 
-    What it prints goes to `log`.
+    Its output goes to `log`.
     """
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -36,7 +36,7 @@ def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], fol
 
 
 def make_schema(uri: str, *, artifacts: str) -> None:
-    """Let MLflow make its tables in the empty database `uri`, and leave no connection open."""
+    """Let MLflow make its tables in the empty database `uri`, and close all connections."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(uri, artifacts)

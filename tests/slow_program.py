@@ -1,6 +1,6 @@
-"""The command line with a target in which each run takes a minute: `python -m tests.slow_program FOLDER export ...`.
+"""Run the command line with a target that takes a minute per run: `python -m tests.slow_program FOLDER export ...`.
 
-Each run that is begun leaves a file FOLDER/PID of the process that has it.
+Each run that begins leaves a file FOLDER/PID of its process.
 """
 
 from __future__ import annotations

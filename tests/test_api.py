@@ -1,4 +1,4 @@
-"""The bridge as a library: what is given is taken as meant, or refused; never silently as something else."""
+"""The bridge as a library takes arguments as meant, or refuses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs of two metrics."""
+    """Make two runs of two metrics."""
     for name in ("a", "b"):
         rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
         make_run(tmp_path / "runs" / name, rows, tags=[f"name:{name}"])
@@ -38,9 +38,9 @@ def runs(tmp_path: Path) -> Path:
     ],
 )
 def test_what_makes_no_sense_is_refused(runs: Path, tmp_path: Path, content: dict[str, Any], told: str) -> None:
-    """A slip in an option is an error before anything is written.
+    """A wrong option is an error before anything is written.
 
-    A target made with other options would be replaced.
+    Otherwise a target made with other options would be replaced.
     """
     where: dict[str, Any] = {"target": {"logdir": tmp_path / "tb"}, **content}
     with pytest.raises(UsageError) as caught:
@@ -50,7 +50,7 @@ def test_what_makes_no_sense_is_refused(runs: Path, tmp_path: Path, content: dic
 
 
 def test_one_text_is_a_list_of_one(runs: Path, tmp_path: Path) -> None:
-    """A text where several are possible means just that one, and `rename` may be a dict."""
+    """A text in place of a list is a list of one, and `rename` may be a dict."""
     target = {"logdir": tmp_path / "tb"}
     one = bridge.export(
         runs, to="tensorboard", target=target, metrics="loss", rename={"loss": "error"}, select={"tags": "name:a"}

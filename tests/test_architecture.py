@@ -83,9 +83,9 @@ HEAVY = ("mlflow", "tensorboard", "torch", "lightning", "pytorch_lightning", "py
 
 
 def test_imports_point_one_way() -> None:
-    """From cli over verbs to source | registry | exporters, and from there to model.
+    """Imports go from cli over sync to rundir, registry and exporters, and from there to model.
 
-    Source and exporters do not know each other.
+    rundir and exporters do not import each other.
     """
     wrong = [
         f"{module} imports {imported}"
@@ -97,12 +97,12 @@ def test_imports_point_one_way() -> None:
 
 
 def test_every_module_has_a_place() -> None:
-    """A new module of bridge gets its line in the table: only `bridge` itself has the row `bridge`."""
+    """Each module of bridge has a line in the table; only `bridge` itself has the row `bridge`."""
     assert sorted({module for module, _ in _imports() if _row(module) == "bridge"} - {"bridge"}) == []
 
 
 def test_vendors_stay_in_their_place() -> None:
-    """Each vendor's package is imported in one place, so that its changes and errors are met there."""
+    """Each vendor's package is imported in one place, which handles its changes and errors."""
     wrong = [
         f"{module} imports {imported}"
         for module, imported in _imports()

@@ -1,4 +1,4 @@
-"""The runner of the benchmarks: what it compares and when it fails."""
+"""The benchmark runner compares peers and fails on missed promises."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def _rows() -> list[dict[str, object]]:
 
 
 def test_peers_are_compared_per_unit_with_ours() -> None:
-    """A peer's ratio is its time per unit over ours; a promise that is not reached is not held."""
+    """A peer's ratio is its time per unit over ours, and a promise below it is not held."""
     rows = _rows()
     judge(rows)
     assert [(row["ratio"], row["held"]) for row in rows] == [(10.0, True), (10.0, False), (None, False), (None, False)]
 
 
 def test_the_table_says_what_was_promised_and_missed() -> None:
-    """Each row shows time, rate, ratio and whether its promise was held."""
+    """Each row shows time, rate, ratio and whether its promise holds."""
     rows = _rows()
     judge(rows)
     assert table(rows) == [

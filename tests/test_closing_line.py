@@ -45,21 +45,21 @@ def _run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_last_line_names_what_was_skipped(tmp_path: Path) -> None:
-    """What a machine lacks is named in the very last line, with how many tests it cost."""
+    """The last line names what a machine lacks and how many tests it cost."""
     done = _run(tmp_path)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 2 skipped: a frobnicator is missing (2)"
 
 
 def test_where_everything_is_required_nothing_is_skipped(tmp_path: Path) -> None:
-    """With BRIDGE_REQUIRE_ALL=1 what is missing is a failure."""
+    """With BRIDGE_REQUIRE_ALL=1 a skipped test is a failure."""
     done = _run(tmp_path, BRIDGE_REQUIRE_ALL="1")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "1 passed, 2 failed"
 
 
 def test_where_everything_is_required_no_file_is_skipped(tmp_path: Path) -> None:
-    """A file that skips itself while it is collected fails there too."""
+    """With BRIDGE_REQUIRE_ALL=1 a file that skips itself is a failure."""
     (tmp_path / "test_other.py").write_text(SKIPPED_FILE)
     assert _run(tmp_path).returncode == 0
     done = _run(tmp_path, BRIDGE_REQUIRE_ALL="1")

@@ -1,4 +1,4 @@
-"""bridge.yaml: what it may say, and what is said of what it may not."""
+"""bridge.yaml accepts known keys, and errors name its mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_every_group_becomes_the_defaults_of_its_options(tmp_path: Path) -> None:
-    """Keys become option names; relative paths are taken from the file's folder; single texts become lists."""
+    """Keys become defaults of options; paths are relative to the file, and single texts become lists."""
     path = write(
         tmp_path,
         "format: 1\nruns: exp\ntensorboard: {logdir: tb}\n"
@@ -39,7 +39,7 @@ def test_every_group_becomes_the_defaults_of_its_options(tmp_path: Path) -> None
 
 
 def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
-    """The search goes upward from the working directory and stops at the first file."""
+    """The search goes up from the working directory and stops at the first file."""
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     path = write(tmp_path, "")
@@ -67,7 +67,7 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
-    """An unknown key or a wrong type stops at once; the error names the file, the key and the nearest known one."""
+    """An unknown key or wrong type is an error with the file, the key and the nearest known one."""
     path = write(tmp_path, text)
     with pytest.raises(UsageError) as error:
         load_config(path)
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, text: str, mes
 
 @pytest.mark.parametrize("text", ["a: [", "a: b: c\n", "[" * 100_000], ids=["open", "two colons", "deep"])
 def test_what_is_no_yaml_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
-    """A file that PyYAML cannot read is an error, not a traceback."""
+    """A file that is no YAML is an error, not a traceback."""
     path = write(tmp_path, text)
     with pytest.raises(UsageError, match=f"^{path} cannot be read: "):
         load_config(path)
@@ -92,6 +92,6 @@ def test_tags_of_yaml_run_nothing(tmp_path: Path) -> None:
 
 
 def test_the_schema_that_ships_is_the_one_of_the_code() -> None:
-    """Editors check bridge.yaml against the same keys as the bridge."""
+    """The shipped schema has the keys of the code."""
     shipped = Path(__file__).parents[1] / "bridge" / "bridge.schema.json"
     assert json.loads(shipped.read_text()) == json_schema()

@@ -1,4 +1,4 @@
-"""The first whole road: real trainings, exported through the command line, read back by the readers that people use."""
+"""Real trainings are exported by the command line and read back by TensorBoard's and MLflow's own readers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN_IDS = [
 
 @pytest.fixture(scope="module")
 def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `tb` and `m.db`, into which the demo's runs were exported twice."""
+    """Return a folder with `tb` and `m.db`, to which the demo's runs were exported twice."""
     folder = tmp_path_factory.mktemp("out")
     targets = (
         ["--to", "tensorboard", "--logdir", str(folder / "tb")],
@@ -46,7 +46,7 @@ def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_demo_leaves_the_runs_that_it_promises(demo_runs: Path) -> None:
-    """A sweep, a run that diverged, one preempted and requeued, one killed: each with the status that it ended with."""
+    """The demo makes a sweep and runs that diverged, were preempted and killed, with their statuses."""
     sidecars = {
         path.parent.relative_to(demo_runs): json.loads(path.read_text()) for path in demo_runs.rglob("sidecar.json")
     }
@@ -62,14 +62,14 @@ def test_demo_leaves_the_runs_that_it_promises(demo_runs: Path) -> None:
 
 
 def test_a_preempted_demo_run_repeats_steps(demo_runs: Path) -> None:
-    """Steps after the last checkpoint were trained, and logged, twice."""
+    """The preempted run logs the steps after its last checkpoint twice."""
     rows = _rows(demo_runs / "preempted")
     steps = [int(row["step"]) for row in rows if row["train/loss"]]
     assert [step for step in sorted(set(steps)) if steps.count(step) > 1] == [69, 71, 73, 75, 77, 79]
 
 
 def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
-    """Its heartbeat is old, and no time in its files is younger than its heartbeat's last minute."""
+    """The killed run's heartbeat is old, and no time in its files is later."""
     run = demo_runs / "killed"
     heartbeat = (run / "heartbeat").stat().st_mtime
     assert (demo_runs / "preempted" / "heartbeat").stat().st_mtime - heartbeat > 500
@@ -79,7 +79,7 @@ def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
 
 
 def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
-    """Its loss is a number at first and NaN at last."""
+    """The diverged run's loss begins as a number and ends as NaN."""
     losses = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
     assert math.isfinite(losses[0])
     assert math.isnan(losses[-1])
@@ -89,7 +89,7 @@ def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
 def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
     demo_runs: Path, exported: Path, run_id: str
 ) -> None:
-    """Exported twice, TensorBoard's loader finds each point of metrics.csv that counts, once, in 32 bits."""
+    """TensorBoard's loader finds each point that counts once, in 32 bits."""
     expected = {
         name: [(step, time, float(np.float32(value))) for step, time, value in points]
         for name, points in _counting(demo_runs / run_id).items()
@@ -100,7 +100,7 @@ def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
 
 @pytest.mark.parametrize("run_id", RUN_IDS)
 def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, exported: Path, run_id: str) -> None:
-    """Exported twice, MlflowClient finds each point of metrics.csv that counts, once, with its time in milliseconds."""
+    """MlflowClient finds each point that counts once, with its time in milliseconds."""
     expected = {
         name: [(step, round(time * 1000) / 1000, value) for step, time, value in points]
         for name, points in _counting(demo_runs / run_id).items()
@@ -110,7 +110,7 @@ def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, e
 
 
 def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> None:
-    """The killed run is KILLED and ends at its last sign of life; the others are FINISHED, each with its own times."""
+    """The killed run is KILLED at its last sign of life, and others are FINISHED with their own times."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{exported}/m.db")
@@ -149,9 +149,9 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 def _counting(run: Path) -> Points:
-    """Apply the overlap rule, point by point.
+    """Apply the overlap rule point by point.
 
-    Of a step's values the last unbroken run of equal ones, with its first time.
+    Of a step's values the last unbroken run of equal ones counts, with its first time.
     """
     logged: dict[str, dict[int, tuple[float, float]]] = {}
     for row in _rows(run):
@@ -167,7 +167,7 @@ def _counting(run: Path) -> Points:
 
 
 def _told(points: Points) -> Iterator[tuple[str, int, float, str]]:
-    """Points in one order, values as text: NaN equals NaN, and every bit counts."""
+    """Return points in a fixed order with values as text, so that NaN equals NaN and every bit counts."""
     for name in sorted(points):
         for step, time, value in points[name]:
             yield name, step, time, "nan" if math.isnan(value) else value.hex()

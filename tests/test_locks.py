@@ -1,4 +1,4 @@
-"""Locks between processes: one holder, freed by its death, and work that goes on where there are no locks."""
+"""Locks between processes have one holder, end with its death, and are optional where not supported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with file_lock(Path(sys.argv[1])) as held:
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
-    """A lock that another process holds is waited for; it is free as soon as that process is killed."""
+    """A lock is waited for, and is free as soon as its holder is killed."""
     path = tmp_path / "lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -39,7 +39,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_block_is_the_callers(tmp_path: Path) -> None:
-    """What the block raises comes out as it is, and the lock is free."""
+    """An exception of the block propagates and frees the lock."""
     with pytest.raises(OSError, match="mine"), file_lock(tmp_path / "lock"):
         raise OSError(errno.ENOLCK, "mine")
     with file_lock(tmp_path / "lock", wait=0.0) as held:
@@ -47,7 +47,7 @@ def test_an_error_in_the_block_is_the_callers(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without locks the block runs, and is told so."""
+    """Without lock support the block runs and learns so."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -58,7 +58,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_named_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is one lock for all of this user's processes; without a temporary folder the block runs without it."""
+    """A name is one lock for all of a user's processes; without a temporary folder the block runs without it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with machine_lock("a") as held:
         assert held

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that what it declares to need is enough, extra by extra."""
+"""The wheel is complete, and its declared dependencies are enough, extra by extra."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ for absent in ("mlflow", "tensorboard"):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the sdist and the wheel made of it, built from a copy of the project.
+    """Return a folder with the sdist and the wheel, built from a copy of the project.
 
-    Nothing is left in that one.
+    The project itself stays unchanged.
     """
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
@@ -75,12 +75,12 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return the wheel without any extra."""
+    """Return an environment with the wheel without any extra."""
     return environment(tmp_path_factory.mktemp("bare") / "env", wheel)
 
 
 def test_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
-    """Every module is in it and the schema of bridge.yaml, and both packages are marked as typed."""
+    """The wheel has every module, the schema of bridge.yaml, and both py.typed marks."""
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for name in ("bridge", "logger") for path in (ROOT / name).rglob("*.py")}
@@ -90,7 +90,7 @@ def test_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
 
 
 def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
-    """The licence's text, the command `bridge` and both built-in exporters stand in the wheel's metadata."""
+    """The wheel has the licence, the command `bridge` and both built-in exporters."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
@@ -102,7 +102,7 @@ def test_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
 
 
 def test_sdist_holds_what_the_wheel_is_made_of(built: Path, wheel: Path) -> None:
-    """The source distribution holds all that stands in the wheel, the licence and the changelog, and no loose tests."""
+    """The sdist has the wheel's sources, the licence and the changelog, and no stray tests."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
@@ -132,7 +132,7 @@ def test_base_alone_reads_runs(bare: Environment, tmp_path: Path) -> None:
 def test_a_missing_extra_names_its_pip_line(
     bare: Environment, tmp_path: Path, arguments: list[str], extra: str
 ) -> None:
-    """What needs an extra that is not installed ends with exit 1 and the line that installs it."""
+    """A missing extra is exit code 1 with the pip line."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     done = bare.run("-m", "bridge", *arguments, cwd=tmp_path, code=1)
     assert f'pip install "registry-bridge[{extra}]"' in done.stderr
@@ -141,9 +141,9 @@ def test_a_missing_extra_names_its_pip_line(
 
 @pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
 def test_exporting_needs_no_torch(wheel: Path, tmp_path: Path, extra: str) -> None:
-    """A machine with one target's extra exports, again without a change, and verifies.
+    """A machine with one target's extra exports twice and verifies.
 
-    Torch and lightning are not there.
+    Torch and lightning are not installed there.
     """
     env = environment(tmp_path / "env", wheel, [extra])
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
@@ -159,7 +159,7 @@ def test_exporting_needs_no_torch(wheel: Path, tmp_path: Path, extra: str) -> No
 
 
 def test_training_needs_neither_mlflow_nor_tensorboard(wheel: Path, tmp_path: Path) -> None:
-    """With the extra `logger` alone a Lightning training is logged, row by row."""
+    """With only the extra `logger` a Lightning training is logged row by row."""
     env = environment(tmp_path / "env", wheel, ["logger"])
     env.run("-c", TRAINING, cwd=tmp_path)
     header, *rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""docs/explanation/promises.md: each promise names tests that exist and that every full run carries out."""
+"""Each promise on docs/explanation/promises.md names tests that exist and that every full run executes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT_OUT = {"skip", "skipif", "xfail", "slow", "compat"}
 
 
 def test_each_promise_has_a_proof() -> None:
-    """The list of promises and the table of proofs name the same promises, and each proof names a test."""
+    """The list of promises and the table of proofs have the same entries, and each proof names a test."""
     page = PAGE.read_text(encoding="utf-8")
     promises = PROMISE.findall(page)
     proofs = dict(PROOF.findall(page))
@@ -27,7 +27,7 @@ def test_each_promise_has_a_proof() -> None:
 
 
 def test_proofs_exist_and_run() -> None:
-    """Every test that the page names exists under that name, and no mark keeps it out of `make check`."""
+    """Every test that the page names exists, and no mark keeps it out of `make check`."""
     page = PAGE.read_text(encoding="utf-8")
     assert set(re.findall(r"`(tests/[^`]*\.py::[^`]*)`", page)) == {"::".join(test) for test in TEST_ID.findall(page)}
     wrong = []
@@ -39,7 +39,7 @@ def test_proofs_exist_and_run() -> None:
 
 
 def collect_tests(path: Path) -> dict[str, set[str]]:
-    """Return the tests of a file by name, each with the names of the marks on it, its class and its file."""
+    """Return the tests of a file by name, each with its marks, its class and its file."""
     found: dict[str, set[str]] = {}
     if not path.exists():
         return found
@@ -63,7 +63,7 @@ def collect_tests(path: Path) -> dict[str, set[str]]:
 
 
 def marks(node: ast.AST) -> set[str]:
-    """Return the last names in an expression of marks (`skipif` of `pytest.mark.skipif(...)`), not those of params."""
+    """Return the last names in an expression of marks (`skipif` of `pytest.mark.skipif(...)`), without params."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "param":
         return set()
     own = {node.attr} if isinstance(node, ast.Attribute) else set()

@@ -1,4 +1,4 @@
-"""Secrets are masked by their keys in every form that a run has them in, and in addresses."""
+"""Secrets are masked by their keys in every form that a run has, and in addresses."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REDACTION = Redaction(ContentOptions().redact)
     ],
 )
 def test_credentials_in_addresses_are_masked(text: str, shown: str) -> None:
-    """The user, the password and a secret in the query are masked; the host and other text stay."""
+    """User, password and secrets in the query are masked, and the rest stays."""
     assert hide(text) == shown
 
 
 @pytest.mark.parametrize("uri", ["postgresql://ada:it's my \"word@host/d", "ada:word@host/d", "://ada:word@host/d"])
 def test_a_single_address_is_masked_whatever_is_in_it(uri: str) -> None:
-    """Blanks, quotes and a missing scheme do not let a password through."""
+    """Blanks, quotes and a missing scheme do not reveal a password."""
     assert hide_uri(uri).endswith("***@host/d")
     assert "word" not in hide_uri(uri)
 
@@ -63,7 +63,7 @@ def test_a_key_matches_in_any_case_with_any_dash(key: str) -> None:
     ],
 )
 def test_a_glob_matches_the_whole_key_or_a_part(glob: str, key: str, is_secret: bool) -> None:
-    """A range of characters stays a range."""
+    """A glob matches a whole key or a part, and character ranges work."""
     assert Redaction((glob,)).matches(key) == is_secret
 
 
@@ -85,13 +85,13 @@ def test_a_glob_matches_the_whole_key_or_a_part(glob: str, key: str, is_secret: 
     ],
 )
 def test_secrets_inside_a_value_are_masked(value: str, masked: str) -> None:
-    """JSON keeps all but its secrets. Another notation, or too deep a tree, is masked whole if it may hold one."""
+    """Only secrets within JSON are masked; a value in another notation, or too deep, is masked whole."""
     assert REDACTION.value("opts", value) == masked
 
 
 @pytest.mark.parametrize("value", [None, True, 1, 0.5, "X", ""])
 def test_a_secret_is_masked_whatever_its_type(value: str | float | None) -> None:
-    """Numbers, None and empty texts are masked too; the value of another key is returned as it is."""
+    """Numbers, None and empty texts are masked too, and the value of another key is unchanged."""
     assert REDACTION.value("x.secret", value) == "***"
     assert REDACTION.value("lr", value) is value
 
@@ -109,7 +109,7 @@ def test_a_secret_is_masked_whatever_its_type(value: str | float | None) -> None
     ],
 )
 def test_a_tag_is_masked_behind_its_key(tag: str, masked: str) -> None:
-    """A bare word and a value of another key stay."""
+    """`key:secret` is masked, and a bare word and other keys stay."""
     assert REDACTION.tag(tag) == masked
 
 
@@ -138,21 +138,21 @@ def test_a_tag_is_masked_behind_its_key(tag: str, masked: str) -> None:
     ],
 )
 def test_a_command_line_is_masked_by_its_options(command: str, masked: str) -> None:
-    """A secret option's value goes, whatever it looks like and however it is quoted; a line without one stays."""
+    """A secret option's value is masked in any quoting, and a line without one stays."""
     assert REDACTION.command(command) == masked
 
 
 @given(words=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=4))
 @settings(max_examples=100, deadline=None)
 def test_no_quoting_lets_a_secret_through(words: list[str]) -> None:
-    """A password of any characters, given as one word of a shell, is masked."""
+    """A password of any characters is masked as one word of a shell."""
     secret = "SECRET".join(words) + "SECRET"
     for options in (["--password", secret], [f"--password={secret}"], [f"db.password={secret}"]):
         assert "SECRET" not in REDACTION.command(shlex.join(["t.py", *options]))
 
 
 def test_a_yaml_copy_is_masked_wherever_a_secret_stands() -> None:
-    """Below a list or a mapping as a key, in JSON within a text, behind an option in a list, through an alias."""
+    """Secrets are masked in lists, mappings, JSON texts, option lists and aliases."""
     text = """# mine
 ? [a, b]
 : {password: S1, lr: 0.5}
@@ -190,7 +190,7 @@ other: {<<: *base, t: !!python/tuple [1, 2]}
 
 
 def test_a_json_copy_is_masked_in_every_field() -> None:
-    """Secrets are masked in unknown fields too; names of metrics and people's own words stay."""
+    """Secrets are masked in unknown fields too; names of metrics and people's texts stay."""
     sidecar = {
         "run_id": "secret-project",
         "notes": "the password: none",
@@ -224,7 +224,7 @@ def test_a_json_copy_is_masked_in_every_field() -> None:
 
 
 def test_a_file_without_secrets_is_copied_byte_for_byte() -> None:
-    """Comments and spelling stay where there is nothing to mask."""
+    """A file without secrets keeps comments and formatting."""
     text, data = b"lr: 0.1\r\nname: 'secretly'  # mine\r\n", b'{"hparams": {"lr":0.10}, "summary": {"secret_loss": 1}}'
     assert REDACTION.yaml_file(text) is text
     assert REDACTION.json_file(data) is data
@@ -232,13 +232,13 @@ def test_a_file_without_secrets_is_copied_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("data", [b"a: [1", b"a: &a [*a]", b"[" * 10_000, b"{", b'"\xff'])
 def test_a_file_that_cannot_be_looked_through_is_not_copied(data: bytes) -> None:
-    """Nobody can tell what is in it."""
+    """A file that cannot be parsed is not copied."""
     assert REDACTION.yaml_file(data) == b""
     assert REDACTION.json_file(data) == b""
 
 
 def test_aliases_cannot_multiply_the_work() -> None:
-    """A few lines that stand for a billion values are given up at once."""
+    """A YAML file that stands for a billion values is given up at once."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     before = time.process_time()
@@ -266,7 +266,7 @@ def test_aliases_cannot_multiply_the_work() -> None:
     ids=lambda text: repr(text[:6]),
 )
 def test_any_text_takes_time_by_its_length(text: str) -> None:
-    """Megabytes made to be looked at again and again are looked at once."""
+    """Hostile text of megabytes is masked in linear time."""
     before = time.process_time()
     for mask in (REDACTION.command, REDACTION.tag, lambda text: REDACTION.value("a", text), hide):
         mask(text)

@@ -1,4 +1,4 @@
-"""Signals to a real export with worker processes: everything ends, at once and without a word too many."""
+"""A signal to a real export with workers ends everything at once, without a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INTERRUPTED = "\nInterrupted.\n"
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Yield an export whose two workers each have a run that takes a minute; a process group of its own."""
+    """Yield an export in its own process group, whose two workers each have a run that takes a minute."""
     for name in "abcd":
         make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
     at_work = tmp_path / "at work"
@@ -59,7 +59,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def alive(group: int) -> list[str]:
-    """Return the processes of a group that still run: a zombie is over."""
+    """Return the running processes of a group; a zombie has ended."""
     listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
     return [row[-1] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
@@ -67,7 +67,7 @@ def alive(group: int) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_an_export_ends_its_workers_too(slow: subprocess.Popen[str], number: signal.Signals) -> None:
-    """SIGTERM, SIGINT and SIGHUP end an export within two seconds with 130; no process of it is left."""
+    """SIGTERM, SIGINT and SIGHUP end an export and all its processes with 130 within two seconds."""
     slow.send_signal(number)
     began = time.monotonic()
     out, err = slow.communicate(timeout=20)
@@ -77,7 +77,7 @@ def test_a_signal_to_an_export_ends_its_workers_too(slow: subprocess.Popen[str],
 
 
 def test_ctrl_c_in_a_terminal_prints_no_traceback(slow: subprocess.Popen[str]) -> None:
-    """A terminal sends SIGINT to the whole group; the command alone answers."""
+    """A SIGINT to the whole group, as a terminal sends it, is answered by the command alone."""
     os.killpg(slow.pid, signal.SIGINT)
     out, err = slow.communicate(timeout=20)
     assert (slow.returncode, out, err) == (130, "", INTERRUPTED)
@@ -85,14 +85,14 @@ def test_ctrl_c_in_a_terminal_prints_no_traceback(slow: subprocess.Popen[str]) -
 
 
 def test_workers_end_with_a_parent_that_was_killed(slow: subprocess.Popen[str]) -> None:
-    """After a SIGKILL (out of memory) of the command no worker goes on."""
+    """Workers end after a SIGKILL of the command."""
     slow.kill()
     assert slow.wait(20) == -signal.SIGKILL
     wait_until(lambda: alive(slow.pid) == [], 5)
 
 
 def test_a_server_that_says_nothing_holds_no_follower_back(tmp_path: Path, faulty_proxy: FaultyProxy) -> None:
-    """SIGTERM ends a follow within two seconds while several requests wait for their answers."""
+    """SIGTERM ends a follow within two seconds while several requests wait."""
     for name in "abc":
         make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
     faulty_proxy.plan(Fault.SILENT, path="log-batch", times=1000)
@@ -131,7 +131,7 @@ main()
 
 
 def test_a_signal_that_python_drops_ends_a_follow_too(tmp_path: Path) -> None:
-    """What a destructor swallows is heard before the next pause."""
+    """A signal whose exception a destructor swallows takes effect before the next pause."""
     make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     command = [sys.executable, "-c", DEAF, "export", "run", "--to", "tensorboard", "--logdir", "tb", "--follow"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)

@@ -1,6 +1,6 @@
-"""Which tests run in one process of several: those that share something that takes long to make.
+"""Group the tests that share an expensive fixture, so that xdist runs each group in one process.
 
-Marks of `xdist_group` would say it too, but pytest 9.2 took away the attribute through which xdist 3.8 hands them on.
+Marks of `xdist_group` would do, but pytest 9.2 removed the attribute through which xdist 3.8 passes them on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ GROUPS = {
 
 
 def group_of(test: str) -> str:
-    """Return the group of the test with this id; a group of its own where it shares nothing."""
+    """Return the group of the test with this id; a test that shares nothing is a group by itself."""
     file = test.partition("::")[0]
     return next((group.format(file=file) for begin, group in GROUPS.items() if file.startswith(begin)), test)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling | None:
-    """Take these groups where groups were asked for (`--dist loadgroup`)."""
+    """Use these groups if groups were asked for (`--dist loadgroup`)."""
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling

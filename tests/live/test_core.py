@@ -1,4 +1,4 @@
-"""What a live view holds of run directories: always what the files say at that moment."""
+"""A live view shows the present content of run directories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = ["loss", "step", "wall_time"]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a cache of the test's own."""
+    """Give each test its own cache."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -42,7 +42,7 @@ def points(live: LiveRuns, name: str = "loss") -> list[tuple[int, float]]:
 
 
 def test_a_run_that_grows_and_is_requeued(tmp_path: Path) -> None:
-    """Each look gives the points that count by now, with strictly increasing steps and their own times."""
+    """Each look returns the points that count now, with strictly increasing steps and their own times."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}, {"step": 1, "loss": 3.0}], status="running")
     live = LiveRuns([tmp_path / "runs"])
     assert points(live) == [(0, 4.0), (1, 3.0)]
@@ -54,7 +54,7 @@ def test_a_run_that_grows_and_is_requeued(tmp_path: Path) -> None:
 
 
 def test_the_newest_row_of_a_running_run_is_shown(tmp_path: Path) -> None:
-    """An export waits with rows that a later one may supersede; a view need not, since it writes nothing."""
+    """A view shows the newest row at once, unlike an export, because it writes nothing."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], status="running")
     (path / "heartbeat").touch()
     live = LiveRuns([tmp_path / "runs"])
@@ -64,7 +64,7 @@ def test_the_newest_row_of_a_running_run_is_shown(tmp_path: Path) -> None:
 
 
 def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first request scans. Later ones get the old list while a scan runs, and the new one soon after."""
+    """The first request scans; later ones get the last list while a scan runs, and soon the new one."""
     monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}])
     live = LiveRuns([tmp_path / "runs"])
@@ -84,7 +84,7 @@ def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: py
 
 
 def test_an_old_list_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who looks again after a pause sees a new run at once, not one request late."""
+    """A look after a pause waits for the scan and shows a new run at once."""
     monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
     monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
     monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
@@ -97,7 +97,7 @@ def test_an_old_list_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A changed sidecar is read again; an unchanged one is not."""
+    """A changed sidecar is read again, and an unchanged one is not."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], notes="old")
     live = LiveRuns([tmp_path / "runs"])
     first = only(live)
@@ -111,7 +111,7 @@ def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path, monkeypa
 
 
 def test_ids_follow_from_the_identity_alone(tmp_path: Path) -> None:
-    """A moved run keeps its id, so links keep working; a copy beside it gets one of its own."""
+    """A moved run keeps its id and so its links; a copy beside it gets another id."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], uid="uid-a")
     first = only(LiveRuns([tmp_path / "runs"])).id
     moved = path.rename(tmp_path / "runs" / "elsewhere")
@@ -123,7 +123,7 @@ def test_ids_follow_from_the_identity_alone(tmp_path: Path) -> None:
 
 
 def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path) -> None:
-    """Beyond the limit the runs that were looked at longest ago go, and are read again when they are asked for."""
+    """Beyond the limit the least recently viewed runs leave memory and are read again on demand."""
     for name in "abc":
         make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
     live = LiveRuns([tmp_path / "runs"], series_bytes=500)
@@ -135,7 +135,7 @@ def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path) -> None:
 
 
 def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They stand in the registry; content options choose among them."""
+    """The names of metrics come from the registry, and content options select among them."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0, "acc": 1.0}], summary={"loss": 4.0, "acc": 1.0})
     live = LiveRuns([tmp_path / "runs"], content=ContentOptions(exclude_metrics=("acc",)))
     monkeypatch.setattr(live_core, "read_whole", None)
@@ -144,7 +144,7 @@ def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypat
 
 
 def test_a_metrics_file_that_comes_later(tmp_path: Path) -> None:
-    """A run that was looked at before its first row shows its points as soon as the scan has seen them."""
+    """A run viewed before its first row shows its points after the next scan."""
     path = tmp_path / "runs" / "a"
     write_sidecar(path, status="running")
     (path / "heartbeat").touch()
@@ -158,7 +158,7 @@ def test_a_metrics_file_that_comes_later(tmp_path: Path) -> None:
 
 
 def test_a_run_of_event_files(tmp_path: Path) -> None:
-    """A TensorBoardLogger's run is shown as well, and grows with its file."""
+    """A TensorBoardLogger's run is shown and grows with its file."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tmp_path / "runs" / "version_0")) as writer:
@@ -187,7 +187,7 @@ def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatc
 
 
 def test_several_roots_and_a_choice(tmp_path: Path) -> None:
-    """Roots may overlap; `choose` selects among the records."""
+    """Roots may overlap, and `choose` selects among the records."""
     for name in "ab":
         make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 4.0}])
     roots = [tmp_path / "runs" / "b", tmp_path / "runs"]

@@ -1,4 +1,4 @@
-"""MLflow on run directories answers as a stock MLflow on a clean export of them does, and refuses to write."""
+"""MLflow on run directories answers like a stock MLflow on a clean export of them, and refuses writes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Use a cache of the test's own, and scan at every look."""
+    """Give each test its own cache, and scan at every look."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
     monkeypatch.setattr(live_core, "STALE_AFTER", -1.0)
@@ -61,7 +61,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: object) -> None:
-    """Write a picture as the logger does: the file first, then its line."""
+    """Write an image as the logger does: first the file, then its line."""
     path = run / "media" / f"{tag.replace('/', '_')}-{step}.{form.lower()}"
     path.parent.mkdir(exist_ok=True)
     Image.new("RGB", (40, 20), (40 * step, 90, 10)).save(path, form)
@@ -71,7 +71,7 @@ def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: objec
 
 
 def store_of(runs: Path) -> LiveStore:
-    """Return the live store of `runs`, which knows every change at once."""
+    """Return the live store of `runs`, which sees every change at once."""
     store: LiveStore = plugins.tracking_store(f"registry://{runs}")
     store._view.live._pause = 0.0
     store._view.live.refresh()
@@ -79,7 +79,7 @@ def store_of(runs: Path) -> LiveStore:
 
 
 def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
-    """Return a client of the live store, by MLflow's registries instead of entry points."""
+    """Return a client of the live store, through MLflow's registries instead of entry points."""
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
@@ -90,7 +90,7 @@ def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowCli
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names, pictures, a CSVLogger's."""
+    """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names and images, a CSVLogger's."""
     runs = tmp_path / "runs"
     rows = [{"step": step, "val/acc": 0.5 + step / 100, "loss": 1 / (step + 1)} for step in range(40)]
     for number in range(2):
@@ -129,7 +129,7 @@ def exported(runs: Path, template: Path, content: ContentOptions | None = None) 
 
 
 def told(client: mlflow.MlflowClient, **search: Any) -> list[dict[str, Any]]:
-    """Return what a client says of all runs of the experiment `runs`, without what is not compared."""
+    """Return what a client returns for all runs of the experiment `runs`, without fields that are not compared."""
     experiment = client.get_experiment_by_name("runs")
     found = client.search_runs([experiment.experiment_id], **search)
     names = {run.info.run_id: run.info.run_name for run in client.search_runs([experiment.experiment_id])}
@@ -172,7 +172,7 @@ def tree(client: mlflow.MlflowClient, run_id: str, path: str | None = None) -> I
 
 
 def test_it_answers_as_a_clean_export(runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names, statuses, times, params, tags, points, parents and files are the same."""
+    """Names, statuses, times, params, tags, points, parents and files equal those of an export."""
     live, stock = told(live_client(runs, monkeypatch)), told(exported(runs, sqlite_template))
     assert len(live) == 7
     for one, other in zip(sorted(live, key=str), sorted(stock, key=str), strict=True):
@@ -196,7 +196,7 @@ def test_it_answers_as_a_clean_export(runs: Path, sqlite_template: Path, monkeyp
 def test_searches_find_the_same(
     runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, search: dict[str, Any]
 ) -> None:
-    """MLflow's own language filters and sorts, on records as on a database."""
+    """MLflow's filters and sort orders give the same runs as on a database."""
     clients = (live_client(runs, monkeypatch), exported(runs, sqlite_template))
     found = [
         [
@@ -209,7 +209,7 @@ def test_searches_find_the_same(
 
 
 def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table of many pages is complete, in the order of the whole."""
+    """The pages of a table hold each run once, in order."""
     client = live_client(runs, monkeypatch)
     experiment = [client.get_experiment_by_name("runs").experiment_id]
     whole = [run.info.run_id for run in client.search_runs(experiment)]
@@ -225,7 +225,7 @@ def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_charts_are_sampled_as_by_mlflow(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The points of a chart are those that MLflow's own rule chooses from the same points."""
+    """A chart has the points that MLflow's own rule samples from the same series."""
     rows = [{"step": 3 * step, "loss": math.sin(step)} for step in range(500)]
     make_run(runs / "long", rows)
     make_run(runs / "short", rows[100:107])
@@ -248,7 +248,7 @@ def test_charts_are_sampled_as_by_mlflow(runs: Path, monkeypatch: pytest.MonkeyP
 def test_growth_and_requeues_are_shown_at_once(
     tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After any history of new rows, requeues, edits and ends the answers are those of a clean export."""
+    """After any rows, requeues, edits and ends the answers equal those of a clean export."""
     rng, runs = random.Random(7), tmp_path / "runs"
     path = make_run(runs / "a", [{"step": 0, "loss": 1.0}], hparams={"lr": 1}, summary={"loss": 1.0})
     client, step = live_client(runs, monkeypatch), 0
@@ -269,7 +269,7 @@ def test_growth_and_requeues_are_shown_at_once(
 
 
 def test_ids_follow_from_the_content(runs: Path) -> None:
-    """Links keep working from one start to the next, and when directories move."""
+    """Links survive a restart of the server and a move of the directories."""
     first = store_of(runs)
     (experiment,) = first.search_experiments()
     ids = {run.info.run_name: run.info.run_id for run in first.search_runs([experiment.experiment_id], "", 3, 100)}
@@ -281,7 +281,7 @@ def test_ids_follow_from_the_content(runs: Path) -> None:
 
 
 def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what an export would send is listed; secrets are masked; no path leads out of the run."""
+    """Only files that an export would send are listed, secrets are masked, and no path leaves the run."""
     (runs / "odd" / "private.txt").write_text("s3cret")
     (runs / "odd" / "summary.json").symlink_to("/etc/hostname")
     client = live_client(runs, monkeypatch)
@@ -301,7 +301,7 @@ def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step slider finds each picture in full and small; a JPEG is shown as a PNG, as an export makes it."""
+    """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
     log_image(runs / "pictures", "photo", 1, "JPEG")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
     (run_id,) = [run.id for run in artifacts._view.live.runs().values() if run.record.name == "pictures"]
@@ -318,7 +318,7 @@ def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_everything_that_writes_is_refused(runs: Path) -> None:
-    """Whatever method a newer MLflow adds is refused in one sentence, as is every writing one of today."""
+    """Every writing method, known or new in a later MLflow, is refused with one sentence."""
     store = store_of(runs)
     run_id = next(iter(store._view.live.runs()))
     refused = [
@@ -349,7 +349,7 @@ def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:
 
 
 def test_edits_land_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name, description and tags are changed where a person changes them with `bridge set`; nothing else is."""
+    """Name, description and tags are edited as by `bridge set`, and nothing else is."""
     store = edits(runs, monkeypatch)
     run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("lr-0"))
     path = Path(store._view.live.runs()[run_id].record.run_dir) / "sidecar.json"
@@ -378,7 +378,7 @@ def test_edits_land_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_edits_of_others_runs_are_refused_in_words(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CSVLogger's directory has no sidecar, and a sweep's parent no directory at all."""
+    """A run without a sidecar and the parent of a sweep cannot be edited, and the error says why."""
     store = edits(runs, monkeypatch)
     run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("version_0"))
     with pytest.raises(MlflowException, match=r"has no sidecar\.json"):
@@ -389,7 +389,7 @@ def test_edits_of_others_runs_are_refused_in_words(runs: Path, monkeypatch: pyte
 
 
 def test_unknown_things_are_not_found(runs: Path) -> None:
-    """Unknown runs and experiments get MLflow's own answer; pages without content are empty."""
+    """Unknown runs and experiments give MLflow's own error, and pages without content are empty."""
     store = store_of(runs)
     for call in (lambda: store.get_run("nobody"), lambda: store.get_experiment("7")):
         with pytest.raises(MlflowException, match=r"not found|exists") as caught:
@@ -401,7 +401,7 @@ def test_unknown_things_are_not_found(runs: Path) -> None:
 
 
 def test_content_options_and_selection(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen, renamed and kept as best is as in an export with the same options."""
+    """Selection, renaming and best metrics work as in an export with the same options."""
     content = ContentOptions(metrics=("val/*",), best=("val/acc:max",), rename=(("val/acc", "acc"),), flat=True)
     options = LiveOptions(roots=[str(runs)], content=content, experiment="{parent}")
     monkeypatch.setenv(VARIABLE, json.dumps({"experiment": "{parent}", "content": {
@@ -418,7 +418,7 @@ def test_content_options_and_selection(runs: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["tracking_store", "model_registry_store", "artifact_repository"])
 def test_entry_points_are_declared(name: str) -> None:
-    """MLflow finds the plug-ins by entry points, in a module that imports nothing."""
+    """MLflow finds the plug-ins by entry points, in a module without imports."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -431,7 +431,7 @@ def test_entry_points_are_declared(name: str) -> None:
 
 
 def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None:
-    """`mlflow server --backend-store-uri registry:///RUNS` serves the runs, and only the cache is written to."""
+    """`mlflow server --backend-store-uri registry:///RUNS` serves the runs and writes only to the cache."""
     from tests.servers import free_port
 
     plugin = tmp_path / "plugin" / "bridge_live-0.dist-info"

@@ -1,4 +1,4 @@
-"""TensorBoard on run directories answers as a stock TensorBoard on a clean export of them does."""
+"""TensorBoard on run directories answers like a stock TensorBoard on a clean export of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HEADER = ["acc", "loss", "step", "wall_time"]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a cache of the test's own, and wait for each scan."""
+    """Give each test its own cache, and wait for each scan."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
     monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
@@ -81,7 +81,7 @@ def sessions(address: str) -> dict[str, Any]:
 
 
 def everything(address: str) -> dict[str, Any]:
-    """All that the dashboards show, in TensorBoard's 32 bits, without the ids of pictures."""
+    """Return all that the dashboards show, in TensorBoard's 32 bits, without ids of images."""
     scalars, images, texts = (get(address, f"plugin/{plugin}/tags") for plugin in ("scalars", "images", "text"))
     return {
         "runs": sorted(get(address, "runs")),
@@ -129,7 +129,7 @@ def exported(runs: Path, folder: Path, *, content: ContentOptions | None = None)
 
 
 def make_runs(folder: Path) -> Path:
-    """Return runs with all there is: statuses, numbers of every kind, clashing names, captions, secrets."""
+    """Make runs of all statuses, with all kinds of numbers, clashing names, captions and secrets."""
     runs = folder / "runs"
     first = make_run(
         runs / "group" / "one",
@@ -151,7 +151,7 @@ def make_runs(folder: Path) -> Path:
 
 @pytest.mark.parametrize("content", [ContentOptions(), ContentOptions(metrics=("acc",), rename=(("acc", "a"),))])
 def test_it_shows_what_an_export_shows(tmp_path: Path, content: ContentOptions) -> None:
-    """Every dashboard's answers are equal: names, points, times, pictures, texts, hyperparameters, statuses, masks."""
+    """Every dashboard shows the same names, points, times, images, texts, hyperparameters and statuses."""
     runs = make_runs(tmp_path)
     with served(runs, content) as address:
         live = everything(address)
@@ -160,7 +160,7 @@ def test_it_shows_what_an_export_shows(tmp_path: Path, content: ContentOptions) 
 
 
 def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
-    """While runs grow, are requeued, edited and added, each answer is that of an export at that moment."""
+    """While runs grow, are requeued, edited and added, each answer equals that of an export at that moment."""
     chance = random.Random(7)
     runs = tmp_path / "runs"
     path = make_run(runs / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}], status="running")
@@ -208,7 +208,7 @@ def columns(address: str) -> dict[str, Any]:
 
 
 def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path) -> None:
-    """HPARAMS names all metrics, those of validation and test first, and finds types as TensorBoard does."""
+    """HPARAMS lists all metrics, validation and test first, with TensorBoard's types."""
     runs = tmp_path / "runs"
     make_run(
         runs / "a", [{"step": 0, "epoch": 0, "loss": 1.0, "val/acc": 0.5}], hparams={"lr": 0.1, "same": 1, "x": "a"}
@@ -238,7 +238,7 @@ def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path
 
 
 def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
-    """No name in media.jsonl, and no key in a request, reaches a file that an export would not read."""
+    """No name in media.jsonl and no key in a request reaches a file that an export would not read."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     (tmp_path / "secret.png").write_bytes(picture(9))
     log_image(path, 0, "a.png", picture(1))
@@ -259,7 +259,7 @@ def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_but_the_cache(tmp_path: Path) -> None:
-    """Looking at every dashboard opens no file for writing outside of the cache, and changes no run directory."""
+    """Viewing every dashboard writes only to the cache."""
     runs = make_runs(tmp_path)
     before = {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in runs.rglob("*")}
     written: list[str] = []
@@ -284,7 +284,7 @@ def test_nothing_is_written_but_the_cache(tmp_path: Path) -> None:
 
 
 def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
-    """It moves as a GIF, converted once."""
+    """A video is converted to a GIF once, when it is viewed."""
     from bridge.exporters.tensorboard import media
 
     require(media.can_convert(), "PyAV")
@@ -307,7 +307,7 @@ def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
     + [(host, False) for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "")],
 )
 def test_other_names_of_this_machine_are_refused(tmp_path: Path, host: str, answered: bool) -> None:
-    """A web page whose name points to 127.0.0.1 cannot read the runs through a browser."""
+    """A web page whose host name resolves to 127.0.0.1 cannot read the runs through a browser."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     with served(tmp_path / "runs") as address:
         request = urllib.request.Request(f"{address}/data/runs", headers={"Host": host})
@@ -330,7 +330,7 @@ def sample(values: list[float], limit: int | None) -> list[int]:
 @pytest.mark.parametrize("limit", [None, 1, 2, 3, 4, 5, 10, 99, 100, 101])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50, 100, 1000])
 def test_a_sample_keeps_both_ends(count: int, limit: int | None) -> None:
-    """However few points are asked for; never more than that, in order, each once."""
+    """A sample of any size has the first and last point, in order and without duplicates."""
     chance = random.Random(count)
     found = sample([chance.random() for _ in range(count)], limit)
     assert len(found) <= (count if limit is None else min(count, limit))
@@ -340,7 +340,7 @@ def test_a_sample_keeps_both_ends(count: int, limit: int | None) -> None:
 
 
 def test_a_sample_loses_no_spike() -> None:
-    """The least and the greatest value of each bucket stay, NaN and infinities beside them."""
+    """A sample keeps the minimum and maximum of each bucket, and NaN and infinities."""
     values = [0.0] * 10_000
     values[1234], values[5678], values[7777] = 9.0, -9.0, float("inf")
     values[3000:5000] = [float("nan")] * 2000

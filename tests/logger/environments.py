@@ -1,4 +1,4 @@
-"""Environments of their own, for tests of what an installation holds."""
+"""Make environments to test what an installation holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def fresh_environment(folder: Path, *requirements: str, extra: str) -> Path:
-    """Return the python of a new environment in `folder` with this project, one extra and `requirements`.
+    """Return the Python of a new environment in `folder` with this project, one extra and `requirements`.
 
-    Versions are those of constraints.txt, but for what `requirements` name. The project is installed from a copy:
-    building in place would leave its traces in the working tree.
+    Versions are those of constraints.txt unless `requirements` name others. The project is installed from a copy,
+    because building in place would leave files in the working tree.
     """
     source = folder / "source"
     source.mkdir(parents=True)

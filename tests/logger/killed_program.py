@@ -1,8 +1,7 @@
-"""A training without torch, for tests that end it: `python -m tests.logger.killed_program RUN_DIR`.
+"""Train without torch until killed: `python -m tests.logger.killed_program RUN_DIR`.
 
-It goes on where the directory stands: row number `n` holds `n` as its metric `number`; every seventh row brings a new
-metric, so that the header grows all the time; every fifth an item of media. The number of a row is told to stdout once
-it was saved.
+It continues the directory: row `n` has the metric `number` = n, every seventh row has a new metric, so that the header
+keeps growing, and every fifth an item of media. It prints the number of each row once the row is saved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The smallest model that is trained for real, with either of Lightning's two packages."""
+"""Build the smallest model that trains for real, with either of Lightning's two packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the writer share: reading its files back with nothing but the standard library."""
+"""Read back the writer's files with nothing but the standard library."""
 
 from __future__ import annotations
 

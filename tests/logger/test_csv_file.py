@@ -1,4 +1,4 @@
-"""metrics.csv as it is appended to, grows and is mended: no row is lost, none comes twice."""
+"""metrics.csv grows and is repaired without losing or duplicating a row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(tmp_path: Path) -> str:
 
 
 def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
-    """A header, CRLF, empty cells, and quotes where the csv module would set them."""
+    """The file has a header, CRLF, empty cells, and quotes where the csv module sets them."""
     file = metrics_file(tmp_path, time_column="wall_time")
     file.append(rows({"a": 1.5, "b": None}, {"b": float("nan"), 'c,"': 'x,"y"\r\nz'}, {"a": 1e-320, "b": 2**60}))
     assert text(tmp_path) == (
@@ -49,7 +49,7 @@ def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
 
 
 def test_new_columns_go_behind_the_old_ones(tmp_path: Path) -> None:
-    """A new metric leaves the order of the columns, and every earlier row gets an empty cell."""
+    """A new metric becomes the last column, and every earlier row gets an empty cell."""
     file = metrics_file(tmp_path)
     file.append(rows({"z": 1, "t": 'a"\r\nb'}, {"z": 2}))
     file.append(rows({"a": 3}, start=2))
@@ -59,7 +59,7 @@ def test_new_columns_go_behind_the_old_ones(tmp_path: Path) -> None:
 
 
 def test_other_line_ends_and_large_files_grow_as_well(tmp_path: Path) -> None:
-    """A file with LF line ends, larger than what is read at once, keeps each row when its header grows."""
+    """A large file with LF line ends keeps each row when its header grows."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(
         b"step,a\n" + b"".join(b'%d,"%d"\r\n' % (n, n) if n % 2 else b"%d,%d\n" % (n, n) for n in range(150_000))
@@ -88,7 +88,7 @@ def test_other_line_ends_and_large_files_grow_as_well(tmp_path: Path) -> None:
     ],
 )
 def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: str, kept: str, count: int) -> None:
-    """What a kill left behind the last complete row is gone before the next row comes; complete rows stay."""
+    """A torn last row is cut off before the next append, and complete rows stay."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(torn.encode())
     file = metrics_file(tmp_path)
@@ -100,7 +100,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: str, kept: str, count: int
 
 @pytest.mark.parametrize("count", [3, 1000, 20_000])
 def test_a_stray_quote_costs_no_rows(tmp_path: Path, count: int) -> None:
-    """A quote within a cell opens none: what follows is rows like others, however long the file is."""
+    """A quote in the middle of a cell opens no quoted cell, and the rows after it count."""
     path = tmp_path / "metrics.csv"
     body = 'step,lo"ss\r\n0,5" pipe\r\n' + "".join(f"{n},1\r\n" for n in range(1, count))
     path.write_bytes((body + "torn").encode())
@@ -118,7 +118,7 @@ def test_a_stray_quote_costs_no_rows(tmp_path: Path, count: int) -> None:
     ],
 )
 def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
-    """No reader gets past it, so what follows is cut off, kept beside the file, and warned about."""
+    """Text after an unclosed quote is cut off and kept beside the file, with a warning."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(before.encode())
     told: list[str] = []
@@ -132,7 +132,7 @@ def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, k
 
 
 def test_blank_lines_before_the_header_wipe_nothing(tmp_path: Path) -> None:
-    """The header is the first line that says anything, also behind a byte order mark."""
+    """The header is the first line that is not blank, also after a byte order mark."""
     body = '\ufeff\r\n\r\n"step",a\r\n0,1\r\n'.encode()
     (tmp_path / "metrics.csv").write_bytes(body)
     file = metrics_file(tmp_path)
@@ -141,7 +141,7 @@ def test_blank_lines_before_the_header_wipe_nothing(tmp_path: Path) -> None:
 
 
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
-    """They are not counted, and stay where they are."""
+    """Blank lines are not counted, and stay."""
     body = b"step,a\r\n\r\n0,1\r\n\n\n1,2\r\n"
     (tmp_path / "metrics.csv").write_bytes(body)
     file = metrics_file(tmp_path)
@@ -153,7 +153,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_quotes_are_followed_across_pieces(size: int) -> None:
-    """Wherever a file is cut into pieces, the line ends within quoted cells are the same ones."""
+    """Line ends within quoted cells are found wherever the file is cut into chunks."""
     data = b'a,"x""\n""y",5" z\n"",""""\n"q\r\n","t"u"\n",1\nlast"\n'
     quotes, ends, at = Quotes(), [], 0
     for start in range(0, len(data), size):
@@ -164,7 +164,7 @@ def test_quotes_are_followed_across_pieces(size: int) -> None:
 
 
 def test_rows_go_under_the_last_header_line(tmp_path: Path) -> None:
-    """Where files were concatenated nothing is rewritten, and new rows have the columns of the last header."""
+    """In concatenated files new rows follow the columns of the last header."""
     before = b"step,a,b\r\n0,1,2\r\nb,step,c\r\n3,1,4\r\n"
     (tmp_path / "metrics.csv").write_bytes(before)
     file = metrics_file(tmp_path)
@@ -177,7 +177,7 @@ def test_rows_go_under_the_last_header_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("headers", [b"step,a\r\n0,1\r\nb,step\r\n3,1\r\n", b"step,b\r\n0,1\r\nstep,b\r\n1,3\r\n"])
 def test_such_a_file_gets_a_header_line_for_new_columns(tmp_path: Path, headers: bytes) -> None:
-    """Rows under several headers cannot all be padded: one more header line names the columns of what follows."""
+    """A file with several headers gets one more header line for a new metric."""
     (tmp_path / "metrics.csv").write_bytes(headers)
     file = metrics_file(tmp_path, time_column="wall_time")
     file.append(rows({"c": 5}, start=2))
@@ -192,7 +192,7 @@ def test_such_a_file_gets_a_header_line_for_new_columns(tmp_path: Path, headers:
 
 
 def test_a_header_again_right_below_the_header_is_found(tmp_path: Path) -> None:
-    """Also where no row stands between the two, and where the names are quoted."""
+    """A second header directly below the first is found, also with quoted names."""
     (tmp_path / "metrics.csv").write_bytes(b'step,a\r\n"step","b"\r\n3,1\r\n')
     file = metrics_file(tmp_path)
     file.resume()
@@ -200,7 +200,7 @@ def test_a_header_again_right_below_the_header_is_found(tmp_path: Path) -> None:
 
 
 def test_a_text_that_says_step_is_no_header(tmp_path: Path) -> None:
-    """A cell of text with the word step leaves the file as it is."""
+    """A text cell `step` does not make its row a header."""
     before = b"step,interval\r\n0,step\r\n1,epoch\r\n"
     (tmp_path / "metrics.csv").write_bytes(before)
     metrics_file(tmp_path).resume()
@@ -208,9 +208,9 @@ def test_a_text_that_says_step_is_no_header(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_step_column_gets_one(tmp_path: Path) -> None:
-    """New rows need a step; earlier ones keep the one that readers gave them: their number.
+    """A file without steps gets a step column that numbers its rows, as readers do.
 
-    What is no row stays none.
+    Lines that are no rows stay none.
     """
     (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,\r\n2,3,4\r\na,b\r\n5,6\r\n")
     file = metrics_file(tmp_path)
@@ -219,7 +219,7 @@ def test_a_file_without_a_step_column_gets_one(tmp_path: Path) -> None:
 
 
 def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
-    """After another process put another file in its place, or took it away, rows go where the file is now."""
+    """Rows go to the present file after another process replaced or removed it."""
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
     (tmp_path / "other").write_bytes(b"b,step\r\n5,0\r\n6,1\r\n")
@@ -232,7 +232,7 @@ def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """Where metrics.csv is a link, the file that it points to grows; nothing is left beside either."""
+    """If metrics.csv is a link, its target grows, and nothing is left beside either."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "metrics.csv").symlink_to(tmp_path / "disk" / "rows.csv")
     file = metrics_file(tmp_path)
@@ -245,7 +245,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_growth_keeps_mode_and_group(tmp_path: Path) -> None:
-    """The file that takes the old one's place is as readable as that was."""
+    """A rewritten file keeps the mode and group of the old one."""
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
     path = tmp_path / "metrics.csv"
@@ -259,7 +259,7 @@ def test_growth_keeps_mode_and_group(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[None]:
-    """Files cannot grow beyond 4,000 bytes: the disk refuses in the middle of a write."""
+    """Limit files to 4,000 bytes, so that the disk refuses in the middle of a write."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
@@ -272,7 +272,7 @@ def small_disk() -> Iterator[None]:
 def test_a_full_disk_takes_all_of_a_write_or_nothing(
     tmp_path: Path, grows: bool, request: pytest.FixtureRequest
 ) -> None:
-    """Rows that the disk refuses stay with the caller, the file stays as it was, and later both are whole."""
+    """Rows that the disk refuses stay with the caller, and a later write completes them."""
     file = metrics_file(tmp_path)
     file.append(rows(*({"a": float(n)} for n in range(200))))
     before = text(tmp_path)
@@ -294,7 +294,7 @@ def test_a_full_disk_takes_all_of_a_write_or_nothing(
 def test_ctrl_c_in_the_middle_of_a_write_costs_no_row_and_doubles_none(
     tmp_path: Path, grows: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception that a signal raises just before or just after the disk took the rows leaves each of them once."""
+    """A signal's exception just before or after a write leaves each row once."""
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
     waiting = rows({"b" if grows else "a": 2}, start=1)
@@ -317,7 +317,7 @@ def test_ctrl_c_in_the_middle_of_a_write_costs_no_row_and_doubles_none(
 
 
 def test_no_row_is_lost_whenever_the_process_is_killed(tmp_path: Path) -> None:
-    """SIGKILL at random instants, again and again, while the header grows: what was saved is there, once, in order."""
+    """After SIGKILLs at random instants every saved row is there once, in order."""
     random = Random(2026)
     told = -1
     for _ in range(6):

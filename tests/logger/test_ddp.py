@@ -1,4 +1,4 @@
-"""Rank zero only: real trainings in two processes leave one set of files."""
+"""In real trainings with two processes rank zero alone writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(run_dir: Path, strategy: str, *more: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_two_processes_write_one_run(tmp_path: Path, strategy: str) -> None:
-    """Each row and image is there once, in one session, whether the second process is forked or not."""
+    """Each row and image is there once, in one session, with a forked and a started second process."""
     run_dir = tmp_path / "run"
     done = train(run_dir, strategy)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Only a fit changes a run's status, end and heartbeat: real trainings, crashed, killed, validated later, resumed."""
+"""Only a fit changes a run's status, end and heartbeat."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def raise_at(step: int, error: BaseException) -> Callable[[Any, int], None]:
 
 
 def fitted(run_dir: Path, error: BaseException | None = None, lightning_: Any = lightning.pytorch) -> Shown:
-    """Train a run in `run_dir`, ended by `error` if there is one, an hour ago."""
+    """Train a run in `run_dir` an hour ago, and let it end with `error` if given."""
     model = small_model(lightning_, each_step=raise_at(2, error) if error else lambda _model, _batch: None)
     fit = trainer(lightning_, RegistryLogger(run_dir, "r"), max_epochs=1, enable_checkpointing=False)
     before = signal.getsignal(signal.SIGINT)
@@ -81,7 +81,7 @@ def fitted(run_dir: Path, error: BaseException | None = None, lightning_: Any = 
 
 @PACKAGES
 def test_a_crashed_run_that_is_validated_stays_failed(tmp_path: Path, lightning_: Any) -> None:
-    """The validation's rows and its session are there; status, end and heartbeat are those of the crash."""
+    """A validation adds rows and a session to a crashed run, and keeps status, end and heartbeat."""
     before = fitted(tmp_path / "run", RuntimeError("x"), lightning_)
     assert before.status == "failed"
     logger = RegistryLogger(tmp_path / "run", "r")
@@ -115,7 +115,7 @@ trainer(lightning.pytorch, RegistryLogger(sys.argv[1], "r")).validate(small_mode
 
 
 def test_a_killed_run_that_is_validated_a_week_later_stays_killed(tmp_path: Path) -> None:
-    """SIGKILL, and a validation in a new process: the last heartbeat is still that of the training."""
+    """A validation in a new process keeps the heartbeat of the killed training."""
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     week_ago = Beat(b"1775822400.000000\n", 1775822400_000000000)
@@ -138,7 +138,7 @@ class Dies(Callback):
 def test_a_start_that_dies_before_its_first_step_changes_nothing(
     tmp_path: Path, hook: str, error: BaseException | None
 ) -> None:
-    """Whatever the run was, it stays: a start without a training step is no fit."""
+    """A start without a training step is no fit and keeps the run's status."""
     before = fitted(tmp_path / "run", error)
     logger = RegistryLogger(tmp_path / "run", "r")
     with pytest.raises(RuntimeError, match="no data"):
@@ -148,7 +148,7 @@ def test_a_start_that_dies_before_its_first_step_changes_nothing(
 
 
 def test_a_completed_training_that_is_resumed_at_its_end_keeps_its_end(tmp_path: Path) -> None:
-    """A requeued job whose checkpoint is the last one has nothing to do: the run ended when it ended."""
+    """A requeued job that resumes the last checkpoint keeps the run's end."""
     model = small_model(lightning.pytorch)
     trainer(lightning.pytorch, RegistryLogger(tmp_path / "run", "r")).fit(model, data())
     before = shown(tmp_path / "run")
@@ -162,7 +162,7 @@ def test_a_completed_training_that_is_resumed_at_its_end_keeps_its_end(tmp_path:
 
 @PACKAGES
 def test_a_run_that_is_resumed_is_running_and_ends_again(tmp_path: Path, lightning_: Any) -> None:
-    """While a requeued job waits it is interrupted, from the start of its fit it is running, at the end completed."""
+    """A requeued run is interrupted while it waits, running from its fit on, and completed at the end."""
     run_dir = tmp_path / "run"
     first = RegistryLogger(run_dir, "r")
     trainer(lightning_, first, max_epochs=1).fit(small_model(lightning_), data())
@@ -191,7 +191,7 @@ def test_a_run_that_is_resumed_is_running_and_ends_again(tmp_path: Path, lightni
 
 
 def test_the_learning_rate_finder_alone_changes_nothing(tmp_path: Path) -> None:
-    """The tuner fits without the logger, so the run is not touched."""
+    """The tuner fits without the logger, so the run is unchanged."""
     before = fitted(tmp_path / "run", RuntimeError("x"))
     fit = trainer(lightning.pytorch, RegistryLogger(tmp_path / "run", "r"), default_root_dir=tmp_path)
     model = small_model(lightning.pytorch)
@@ -201,7 +201,7 @@ def test_the_learning_rate_finder_alone_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_was_only_tested_is_completed(tmp_path: Path) -> None:
-    """The first start of a directory always counts; a later test changes nothing."""
+    """The first start of a directory always counts, and a later test changes nothing."""
     logger = RegistryLogger(tmp_path / "run", "r")
     trainer(lightning.pytorch, logger).test(small_model(lightning.pytorch), data(), verbose=False)
     before = shown(tmp_path / "run")
@@ -214,7 +214,7 @@ def test_a_directory_that_was_only_tested_is_completed(tmp_path: Path) -> None:
 
 @PACKAGES
 def test_a_fit_that_logs_no_hyperparameters_is_a_fit(tmp_path: Path, lightning_: Any) -> None:
-    """With `enable_autolog_hparams=False` the Trainer calls no hook before the first row, which then decides."""
+    """With `enable_autolog_hparams=False` the first row begins the fit, as no hook runs before."""
     before = fitted(tmp_path / "run", RuntimeError("x"), lightning_)
     seen: list[str] = []
     model = small_model(lightning_, each_step=lambda _model, batch: seen.append(shown(tmp_path / "run").status))
@@ -226,7 +226,7 @@ def test_a_fit_that_logs_no_hyperparameters_is_a_fit(tmp_path: Path, lightning_:
 
 
 def test_a_loop_without_a_trainer_is_a_fit_from_its_first_row(tmp_path: Path) -> None:
-    """A resumed loop shows the old status until it logs, then running, and completed at its end."""
+    """A resumed loop shows the old status until its first row, then running, then completed."""
     before = fitted(tmp_path / "run", RuntimeError("x"))
     logger = RegistryLogger(tmp_path / "run", "r")
     logger.log_hyperparams({"lr": 0.1})
@@ -238,7 +238,7 @@ def test_a_loop_without_a_trainer_is_a_fit_from_its_first_row(tmp_path: Path) ->
 
 
 def test_a_writer_without_lightning_ends_as_its_block_ends(tmp_path: Path) -> None:
-    """RunWriter as a context manager: completed, failed with an exception, interrupted with Ctrl-C."""
+    """A RunWriter block ends completed, failed after an exception, interrupted after Ctrl-C."""
     ends: list[tuple[BaseException | None, str]] = [
         (None, "completed"),
         (ValueError("x"), "failed"),
@@ -261,7 +261,7 @@ def test_a_writer_without_lightning_ends_as_its_block_ends(tmp_path: Path) -> No
 
 
 def test_a_second_fit_of_one_logger_that_dies_early_keeps_the_first_ones_end(tmp_path: Path) -> None:
-    """Several fits on one logger: the one that took no step changes nothing."""
+    """A second fit without a step keeps the end of the first."""
     logger = RegistryLogger(tmp_path / "run", "r")
     trainer(lightning.pytorch, logger, max_epochs=1).fit(small_model(lightning.pytorch), data())
     before = shown(tmp_path / "run")
@@ -274,7 +274,7 @@ def test_a_second_fit_of_one_logger_that_dies_early_keeps_the_first_ones_end(tmp
 
 
 def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(tmp_path: Path) -> None:
-    """Neither log calls nor the thread beat in a start that is no fit."""
+    """A start that is no fit never touches the heartbeat."""
     before = fitted(tmp_path / "run", RuntimeError("x"))
 
     class Looks(Callback):

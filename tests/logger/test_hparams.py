@@ -1,4 +1,4 @@
-"""Hyperparameters over several calls and starts: no two of a name are ever merged, whatever an earlier file holds."""
+"""Hyperparameters of several calls and starts are never merged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start(run_dir: Path, token: str = "first") -> RunWriter:
 def test_keys_that_collide_over_several_calls_are_all_kept(
     tmp_path: Path, calls: list[dict[str, Any]], flat: dict[str, Any], told: tuple[tuple[str, str], ...]
 ) -> None:
-    """A key replaces only what was logged under itself: a dotted and a nested key are two, also after a resume."""
+    """A dotted and a nested key stay two, also after a resume."""
     hparams = Hparams(tmp_path / "hparams.yaml")
     for call in calls:
         renamed = hparams.update(call)
@@ -57,13 +57,13 @@ def test_keys_that_collide_over_several_calls_are_all_kept(
 
 
 def read_run_params(run_dir: Path) -> dict[str, Any]:
-    """Return what a reader makes of hparams.yaml alone."""
+    """Return the params that a reader finds in hparams.yaml alone."""
     (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
     return dict(read_run(run_dir).params)
 
 
 def test_a_collision_over_two_calls_is_told(tmp_path: Path) -> None:
-    """The second of two hyperparameters of one name is kept under another, which a warning names."""
+    """Of two hyperparameters of one name the second gets another, with a warning."""
     writer = start(tmp_path)
     writer.log_hparams({"a": {"b": 1}})
     with pytest.warns(RegistryLoggerWarning, match="'a.b_2'"):
@@ -73,7 +73,7 @@ def test_a_collision_over_two_calls_is_told(tmp_path: Path) -> None:
 
 
 def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
-    """Values that people edited, or whose hparams.yaml is gone, stay until their key is logged again."""
+    """Values that only the sidecar holds stay until their key is logged again."""
     writer = start(tmp_path)
     writer.log_hparams({"lr": 0.1, "net": {"depth": 2}, "inf": float("inf")})
     writer.release()
@@ -98,7 +98,7 @@ def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_that_does_not_fit_its_tag_is_its_text(text: str, params: dict[str, Any]) -> None:
-    """One odd value costs nothing, neither itself nor the values beside it."""
+    """A value that does not fit its YAML tag is read as text, and others are unaffected."""
     assert load_yaml(text) == params
 
 
@@ -144,7 +144,7 @@ class AttrDict(dict):  # type: ignore[type-arg]
     ],
 )
 def test_python_objects_are_read_as_their_content(value: Any, expected: Any) -> None:
-    """Lightning's CSVLogger writes Python objects; what has no plain content is the name of its class."""
+    """Python objects of Lightning's CSVLogger are read as their content, else as the name of their class."""
     found = load_yaml(yaml.dump({"value": value, "beside": 1}))
     assert isinstance(found, dict)
     assert found == {"value": expected, "beside": 1}
@@ -152,14 +152,14 @@ def test_python_objects_are_read_as_their_content(value: Any, expected: Any) -> 
 
 
 def test_nothing_is_executed(tmp_path: Path) -> None:
-    """A file that asks for a call gets none."""
+    """A YAML file that asks for a call gets none."""
     load_yaml(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     load_yaml(f"a: !!python/object/new:os.mkdir {{args: ['{tmp_path}/made']}}\n")
     assert not (tmp_path / "made").exists()
 
 
 def test_a_short_file_cannot_fill_the_memory() -> None:
-    """An alias counts as often as it is used."""
+    """An alias counts as many values as it stands for."""
     lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
     with pytest.raises(ValueError, match="more than 1,000,000 values"):
         load_yaml("\n".join(lines))
@@ -167,7 +167,7 @@ def test_a_short_file_cannot_fill_the_memory() -> None:
 
 @pytest.mark.parametrize("text", ["a: [", "? [a]\n: 1\n", "a: \0\n"])
 def test_a_yaml_that_no_loader_takes_is_kept_aside(tmp_path: Path, text: str) -> None:
-    """Whatever an earlier hparams.yaml holds, a start goes on, says so, and keeps the file."""
+    """A start continues after an unreadable hparams.yaml, warns, and keeps the file."""
     (tmp_path / "hparams.yaml").write_text(text)
     (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\n")
     with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml\.1"):

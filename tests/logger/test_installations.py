@@ -1,4 +1,4 @@
-"""What a machine that trains needs: the extra `logger` alone, and not the newest Lightning."""
+"""A training machine needs only the extra `logger`, with an old Lightning too."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def train(python: Path, run_dir: Path) -> str:
 
 @pytest.mark.slow
 def test_the_extra_logger_alone_trains(tmp_path: Path) -> None:
-    """With neither MLflow nor TensorBoard installed a training is logged, and `import logger` needs no torch."""
+    """A training is logged without MLflow and TensorBoard, and `import logger` loads no torch."""
     train(fresh_environment(tmp_path, extra="logger"), tmp_path / "run")
 
 
 @pytest.mark.compat
 def test_the_oldest_lightning_trains(tmp_path: Path) -> None:
-    """The oldest version that pyproject names trains and logs as the newest does."""
+    """The oldest version that pyproject names logs as the newest does."""
     assert f'"lightning>={OLDEST.removesuffix(".0")}"' in (ROOT / "pyproject.toml").read_text()
     python = fresh_environment(tmp_path, f"lightning=={OLDEST}", "fsspec<2026", "packaging<25", extra="logger")
     assert train(python, tmp_path / "run") == OLDEST

@@ -1,4 +1,4 @@
-"""Images and videos of any kind: each a file of its own, none ever overwritten, none ever ends a training."""
+"""Images and videos of any kind get distinct files, and failures never end a training."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ GRAY = np.arange(10, dtype=np.uint8).reshape(2, 5)
     ],
 )
 def test_pixels_stay_what_they_are(image: Any, expected: np.ndarray) -> None:
-    """HW, HWC and CHW, tensors, PIL and lists, of any number type, become a PNG of exactly these pixels."""
+    """Arrays, tensors, PIL images and lists of any number type become a PNG of exactly these pixels."""
     encoded = encode_image(image)
     assert encoded.ending == "png"
     np.testing.assert_array_equal(pixels(encoded.data), expected)
 
 
 def test_floats_outside_of_one_are_clipped_with_a_warning() -> None:
-    """Pixels beyond [0, 1] are clipped, and the warning says what they were."""
+    """Pixels outside [0, 1] are clipped with a warning that names their range."""
     with pytest.warns(UserWarning, match="from -1 to 2"):
         encoded = encode_image(np.array([[-1.0, 2.0]]))
     np.testing.assert_array_equal(pixels(encoded.data), [[0, 255]])
@@ -96,14 +96,14 @@ def test_floats_outside_of_one_are_clipped_with_a_warning() -> None:
     ],
 )
 def test_what_is_no_image_says_why(image: object) -> None:
-    """Wrong shapes, numbers beyond 255, missing files and unknown bytes raise a MediaError with a reason."""
+    """Wrong shapes, numbers over 255, missing files and unknown bytes raise MediaError with a reason."""
     with pytest.raises(MediaError, match=r"\w+"):
         encode_image(image)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp", "gif", "png"])
 def test_files_and_bytes_keep_their_format(tmp_path: Path, ending: str) -> None:
-    """A path is copied byte by byte under its own ending; bytes get the ending of what they are."""
+    """A file is copied under its own ending, and bytes get the ending of their format."""
     path = tmp_path / f"image.{ending.upper()}"
     Image.fromarray(RGB).save(path, format={"jpg": "jpeg"}.get(ending, ending))
     assert (encode_image(path).ending, encode_image(str(path)).source) == (ending, path)
@@ -122,7 +122,7 @@ def test_a_figure_is_drawn() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3, 8, 6), (4, 8, 6, 3), (1, 4, 3, 8, 6), (4, 8, 6)])
 def test_arrays_become_moving_pictures(shape: tuple[int, ...]) -> None:
-    """Frames, channels, height and width become an animated GIF with as many frames and the asked speed."""
+    """An array of frames becomes an animated GIF with these frames and the given speed."""
     video = np.zeros(shape, np.uint8)
     frames = video[0] if video.ndim == 5 else video
     frames[...] = np.arange(4).reshape(4, *[1] * (frames.ndim - 1)) * 60
@@ -139,7 +139,7 @@ def test_arrays_become_moving_pictures(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("format", ["mp4", "webm"])
 def test_arrays_become_films_where_av_is_installed(format: str) -> None:  # noqa: A002 - WandbLogger's name
-    """With `format` an array becomes a real film of that format."""
+    """With `format` an array becomes a video of that format."""
     av = pytest.importorskip("av")
     encoded = encode_video(np.zeros((5, 3, 16, 17), np.uint8), fps=5, format=format)
     with av.open(io.BytesIO(encoded.data or b"")) as film:
@@ -148,7 +148,7 @@ def test_arrays_become_films_where_av_is_installed(format: str) -> None:  # noqa
 
 
 def test_no_two_tags_share_a_file(logger: RegistryLogger) -> None:
-    """Tags such as `a/b` and `a__b`, empty, very long or climbing ones, in any script, have separate folders."""
+    """Any two tags, empty, long, climbing or in any script, have distinct folders."""
     tags = [
         "a/b",
         "a__b",
@@ -177,7 +177,7 @@ def test_no_two_tags_share_a_file(logger: RegistryLogger) -> None:
 
 
 def test_a_later_call_at_the_same_step_overwrites_nothing(logger: RegistryLogger) -> None:
-    """Each item has an index of its own at its step, whatever its ending and however often its step comes."""
+    """Each item gets a new index at its step, whatever its ending."""
     jpeg = io.BytesIO()
     Image.fromarray(RGB).save(jpeg, format="JPEG")
     logger.log_image("t", [GRAY, RGB], step=5, caption=["one", "two"])
@@ -197,7 +197,7 @@ def test_a_later_call_at_the_same_step_overwrites_nothing(logger: RegistryLogger
 
 
 def test_an_event_says_all_of_its_item(logger: RegistryLogger, tmp_path: Path) -> None:
-    """step, tag, type, path, caption, fps, format, time and session; without a step it is that of the last row."""
+    """An event holds step, tag, type, path, caption, fps, format, time and session."""
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     logger.log_metrics({"a": 1.0}, 41)
     logger.log_video("clip", [tmp_path / "clip.mp4", b"\x1aE\xdf\xa3B\x82\x84webm"], caption=["é"], fps=[24, 12])
@@ -219,7 +219,7 @@ def test_an_event_says_all_of_its_item(logger: RegistryLogger, tmp_path: Path) -
 
 
 def test_an_item_that_fails_costs_itself_only(logger: RegistryLogger) -> None:
-    """A failing item is warned about and counted; the others of the call are stored, and nothing raises."""
+    """A failing item is counted with a warning, and the others of the call are stored."""
     with pytest.warns(RegistryLoggerWarning, match=r"'t' at step 1 .*no file nowhere\.png"):
         logger.log_image("t", [GRAY, "nowhere.png", RGB], step=1, caption=["a", "b", "c"])
     logger.log_image("t", [object()], step=2)
@@ -228,7 +228,7 @@ def test_an_item_that_fails_costs_itself_only(logger: RegistryLogger) -> None:
 
 
 def test_wandbs_options_are_taken(logger: RegistryLogger) -> None:
-    """Options of wandb.Image that are not stored are told, and do no harm."""
+    """Options of wandb.Image that are not stored are warned about."""
     with pytest.warns(RegistryLoggerWarning, match="'masks'"):
         logger.log_image(key="t", images=[GRAY], step=1, caption=["a"], masks=[{}])
     logger.log_video(key="v", videos=[np.zeros((2, 3, 4, 4), np.uint8)], step=1, caption=["b"], fps=[2], format=["gif"])
@@ -236,7 +236,7 @@ def test_wandbs_options_are_taken(logger: RegistryLogger) -> None:
 
 
 def test_warnings_as_errors_do_not_end_a_training(logger: RegistryLogger) -> None:
-    """Where Python turns warnings into errors, hooks still return."""
+    """With warnings as errors the hooks still return."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         logger.log_image("t", ["nowhere.png"], step=1, masks=[1])
@@ -246,7 +246,7 @@ def test_warnings_as_errors_do_not_end_a_training(logger: RegistryLogger) -> Non
 
 
 def test_media_of_another_user_can_be_read(tmp_path: Path) -> None:
-    """Files of media follow the umask, as all others do."""
+    """Files of media follow the umask like all others."""
     require(os.name == "posix", "file modes")
     before = os.umask(0o027)
     try:

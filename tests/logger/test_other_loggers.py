@@ -1,6 +1,6 @@
-"""Logging never ends a training.
+"""Calls for other loggers, pruned trials and failing disks never end a training.
 
-Calls that other loggers know are stored or ignored, pruned trials and bad disks are told.
+Calls that have a place in a run directory are stored, others are ignored with a warning.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def logger(tmp_path: Path) -> Iterator[RegistryLogger]:
 
 @pytest.mark.parametrize("name", ["log_text", "log_table", "log_audio", "watch", "add_histogram", "log_artifact"])
 def test_methods_of_other_loggers_warn_once(logger: RegistryLogger, name: str) -> None:
-    """They return None, whatever they are given."""
+    """Methods of other loggers warn once and return None, whatever their arguments."""
     with pytest.warns(RegistryLoggerWarning, match=f"{name} is not supported"):
         assert getattr(logger, name)("key", [1], step=3) is None
     assert getattr(logger, name)(model=None) is None  # a second warning would be an error
@@ -51,7 +51,7 @@ def test_methods_of_other_loggers_warn_once(logger: RegistryLogger, name: str) -
 
 @pytest.mark.parametrize("name", ["add_histogram", "log", "log_artifact", "add_text", "track", "add_hparams"])
 def test_methods_of_other_experiments_warn_once(logger: RegistryLogger, name: str) -> None:
-    """The same for SummaryWriter's, wandb's, MLflow's and Comet's methods on `experiment`."""
+    """Methods of SummaryWriter, wandb, MLflow and Comet on `experiment` warn once."""
     with pytest.warns(RegistryLoggerWarning, match=f"experiment.{name} is not supported"):
         assert getattr(logger.experiment, name)("key", [1], step=3) is None
     assert getattr(logger.experiment, name)() is None
@@ -62,7 +62,7 @@ def test_methods_of_other_experiments_warn_once(logger: RegistryLogger, name: st
 
 
 def test_misspelt_attributes_are_errors(logger: RegistryLogger) -> None:
-    """A name that no logger has is a mistake in the script, and hasattr says so."""
+    """A name that no logger has raises AttributeError."""
     assert not hasattr(logger, "run_directory")
     with pytest.raises(AttributeError, match="run_directory"):
         _ = logger.run_directory
@@ -70,7 +70,7 @@ def test_misspelt_attributes_are_errors(logger: RegistryLogger) -> None:
 
 
 def test_calls_of_a_summary_writer_are_stored(logger: RegistryLogger) -> None:
-    """Scalars become rows; images, figures and videos media, of exactly their pixels."""
+    """SummaryWriter's scalars become rows; its images, figures and videos become media with exact pixels."""
     from matplotlib.figure import Figure
 
     writer = logger.experiment
@@ -105,7 +105,7 @@ def test_calls_of_a_summary_writer_are_stored(logger: RegistryLogger) -> None:
 
 
 def test_a_film_of_an_unknown_format_is_kept(logger: RegistryLogger) -> None:
-    """Raw bytes that nothing recognizes are a file all the same, with the ending that was named."""
+    """Bytes of an unknown format are stored with the given ending."""
     logger.log_video("film", [b"odd bytes", b"other"], step=1, format=[None, "xyz"])  # type: ignore[list-item]
     events = media(logger.run_dir)
     assert [event["path"].rpartition(".")[2] for event in events] == ["bin", "xyz"]
@@ -135,7 +135,7 @@ class TrialPruned(Exception):  # noqa: N818 - Optuna's name
 
 
 def test_a_pruned_trial_is_interrupted_and_tagged(tmp_path: Path) -> None:
-    """Optuna's TrialPruned, known by its name, is no failure."""
+    """Optuna's TrialPruned, recognized by name, is no failure."""
 
     def each_step(_: Any, batch: int) -> None:
         if batch == 2:
@@ -150,7 +150,7 @@ def test_a_pruned_trial_is_interrupted_and_tagged(tmp_path: Path) -> None:
 
 
 def test_tags_and_notes_can_be_read_and_set(tmp_path: Path) -> None:
-    """Before and after the first use; what people edit meanwhile is seen; Manager's `_tags` too."""
+    """Tags and notes can be read and set before and after the first use, and follow people's edits."""
     logger = RegistryLogger(tmp_path / "run", "r", tags=["a"], notes="n", display_name="shown")
     assert (logger.tags, logger._tags, logger.notes) == (["a"], ["a"], "n")
     assert not (tmp_path / "run").exists()
@@ -169,7 +169,7 @@ def test_tags_and_notes_can_be_read_and_set(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another logger comes first, Lightning's path may be relative to the working directory."""
+    """A checkpoint path relative to the working directory, as another logger may cause, becomes absolute."""
     monkeypatch.chdir(tmp_path)
     logger = RegistryLogger(tmp_path / "run", "r")
 
@@ -183,7 +183,7 @@ def test_the_checkpoint_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dry_run_moves_nothing_aside(tmp_path: Path) -> None:
-    """`on_existing="new"` moves the old run at the first write, so `fast_dev_run` leaves it where it is."""
+    """With `fast_dev_run` nothing is written, so `on_existing="new"` moves nothing."""
     RegistryLogger(tmp_path / "run", "r").log_metrics({"a": 1.0})
     logger = RegistryLogger(tmp_path / "run", "r", on_existing="new")
     trainer(lightning.pytorch, logger, fast_dev_run=True).fit(small_model(lightning.pytorch), data())
@@ -201,7 +201,7 @@ def fork_of(run_dir: Path, copy: Path) -> dict[str, Any]:
 
 
 def test_a_copy_under_another_run_id_is_a_fork(tmp_path: Path) -> None:
-    """It gets its own identity and says what it was forked from; its history stays, and the original is not touched."""
+    """A copy under another run id gets a new identity, keeps its history, and leaves the original unchanged."""
     before = fork_of(tmp_path / "run", tmp_path / "copy")
     logger = RegistryLogger(tmp_path / "copy", "forked")
     logger.log_metrics({"a": 2.0}, 1)
@@ -217,7 +217,7 @@ def test_a_copy_under_another_run_id_is_a_fork(tmp_path: Path) -> None:
 
 
 def test_a_copy_under_the_same_run_id_is_warned_about(tmp_path: Path) -> None:
-    """Both directories are named; nothing changes hands."""
+    """A copy under the same run id changes nothing and warns with both paths."""
     before = fork_of(tmp_path / "run", tmp_path / "copy")
     logger = RegistryLogger(tmp_path / "copy", "r")
     with pytest.warns(RegistryLoggerWarning, match=f"{tmp_path}/copy and {tmp_path}/run hold the same run"):
@@ -227,7 +227,7 @@ def test_a_copy_under_the_same_run_id_is_warned_about(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moved", ["renamed", "linked"])
 def test_a_run_that_was_moved_is_the_same_run(tmp_path: Path, moved: str) -> None:
-    """A renamed directory, or another way to the same one, is no copy."""
+    """A renamed directory, or another path to it, is no copy."""
     before = fork_of(tmp_path / "run", tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
     if moved == "renamed":
@@ -240,7 +240,7 @@ def test_a_run_that_was_moved_is_the_same_run(tmp_path: Path, moved: str) -> Non
 
 
 def test_without_lightning_an_import_error_says_what_to_install(tmp_path: Path) -> None:
-    """RunWriter works without it."""
+    """Without Lightning, RunWriter works and RegistryLogger's ImportError has the pip line."""
     program = (
         "import sys; sys.modules['lightning'] = sys.modules['lightning.fabric'] = None\n"
         "from logger import RunWriter\n"
@@ -274,7 +274,7 @@ print("trained")
 
 
 def test_a_removed_directory_does_not_end_the_loop(tmp_path: Path) -> None:
-    """Rows that were on disk are gone with it; those that were not are counted."""
+    """After the directory is removed, rows that cannot be written are counted."""
     run = RunWriter.open(tmp_path / "run", "r", flush_every=1)
     run.log_metrics({"a": 1.0}, 0)
     shutil.rmtree(tmp_path / "run")
@@ -293,7 +293,7 @@ def test_a_removed_directory_does_not_end_the_loop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_directory_that_goes_away_costs_one_last_warning(tmp_path: Path, back: bool) -> None:
-    """It says how many rows are not on disk; where the directory is back at the end, rows and status are there."""
+    """The last warning counts unwritten rows; if the directory is back, rows and status are written."""
     command = [sys.executable, "-c", UNWRITTEN, str(tmp_path / "run"), *(["back"] if back else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "trained\n")
@@ -309,7 +309,7 @@ def _log_many(run: RunWriter) -> None:
 
 
 def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the disk refuses, a million values are kept; later rows are dropped, and counted in the last warning."""
+    """Memory holds a million values while the disk refuses; later rows are dropped and counted."""
     monkeypatch.setattr(run_writer_module, "_MAX_WAITING_VALUES", 100)
     run = RunWriter.open(tmp_path / "run", "r", flush_every=10)
     run.log_metrics({"a": 0.0}, 0)
@@ -327,7 +327,7 @@ def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_full_disk_in_a_training_is_told_at_its_end(tmp_path: Path) -> None:
-    """The training goes on to its end; the last warning says how many rows are missing, and the status is there."""
+    """A training on a full disk continues, and its last warning counts the missing rows."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

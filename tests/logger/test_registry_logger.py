@@ -1,4 +1,4 @@
-"""RegistryLogger under Lightning's Trainer: what Lightning asks of its own loggers, and true statuses."""
+"""RegistryLogger works under Lightning's Trainer as its own loggers do, with true statuses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PACKAGES = pytest.mark.parametrize(
 
 @PACKAGES
 def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
-    """Fit and test under either package log every row with its step, hparams, checkpoint and status."""
+    """Fit and test in either package log every row, with hparams, checkpoint and status."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     fit = trainer(lightning_, logger)
     assert fit.log_dir == str(tmp_path / "run")
@@ -70,7 +70,7 @@ def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
 
 @PACKAGES
 def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
-    """From the start of another fit the run is running, with a heartbeat, until that ends.
+    """A second fit is running with a heartbeat until it ends.
 
     Test and validate keep the status.
     """
@@ -99,7 +99,7 @@ def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
 
 
 def test_it_is_a_csvlogger_of_both_packages(tmp_path: Path) -> None:
-    """Both packages know it as their own CSVLogger; nothing is on disk before the first use."""
+    """Both packages accept it as their CSVLogger, and nothing is written before the first use."""
     logger = RegistryLogger(tmp_path / "run", "r1", tags=["a"])
     assert isinstance(logger, CSVLogger)
     assert isinstance(logger, pytorch_lightning.loggers.CSVLogger)
@@ -134,7 +134,7 @@ def _raise(error: BaseException) -> Any:
 def test_the_status_tells_a_failure_from_an_interruption(
     tmp_path: Path, lightning_: Any, error: BaseException, status: str
 ) -> None:
-    """Lightning says "failed" for all of these; the exception in flight tells a preemption and Ctrl-C from a fault."""
+    """The exception in flight distinguishes a failure from a preemption and Ctrl-C."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -149,7 +149,7 @@ def test_the_status_tells_a_failure_from_an_interruption(
 
 
 def test_a_real_sigterm_interrupts(tmp_path: Path) -> None:
-    """The signal that SLURM sends at a preemption ends the training, and the run is interrupted."""
+    """SLURM's preemption signal ends the training, and the run is interrupted."""
     logger = RegistryLogger(tmp_path / "run", "r1")
 
     def each_step(_: Any, batch: int) -> None:
@@ -162,7 +162,7 @@ def test_a_real_sigterm_interrupts(tmp_path: Path) -> None:
 
 
 def test_slurms_requeue_signal_interrupts(tmp_path: Path) -> None:
-    """Lightning's handler finalizes in mid-run: that is an interruption, and a completion if it goes on to its end."""
+    """A requeue in mid-run is an interruption, and a completion if the run continues to its end."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     statuses = []
 
@@ -192,12 +192,12 @@ def test_slurms_requeue_signal_interrupts(tmp_path: Path) -> None:
     ],
 )
 def test_words_without_an_exception(word: str, status: str) -> None:
-    """Lightning's words, and others, when nothing is in flight."""
+    """Lightning's words map to statuses when no exception is in flight."""
     assert status_of(word) == status
 
 
 def test_a_new_end_decides_anew(tmp_path: Path) -> None:
-    """Rows after finalize keep the status; the next finalize sets status and end again."""
+    """Rows after finalize keep the status, and the next finalize sets status and end again."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics({"a": 1.0})
     logger.finalize("success")
@@ -213,7 +213,7 @@ def test_a_new_end_decides_anew(tmp_path: Path) -> None:
 
 
 def test_finalize_without_a_log_touches_nothing(tmp_path: Path) -> None:
-    """The main process of a spawned training logged nothing and writes nothing."""
+    """The main process of a spawned training logs nothing and writes nothing."""
     RegistryLogger(tmp_path / "run", "r1").finalize("success")
     assert not (tmp_path / "run").exists()
 
@@ -223,7 +223,7 @@ def _log_in_child(logger: RegistryLogger) -> None:
 
 
 def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
-    """If a child wrote the run and died without ending it, the parent's finalize does."""
+    """If a child died without ending its run, the parent's finalize ends it as failed."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     child = multiprocessing.get_context("fork").Process(target=_log_in_child, args=(logger,))
     child.start()
@@ -236,7 +236,7 @@ def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("copies", [lambda logger: pickle.loads(pickle.dumps(logger)), copy.deepcopy, copy.copy])
 def test_copies_share_one_writer(tmp_path: Path, copies: Any) -> None:
-    """A pickled or copied logger goes on with the same rows, heartbeat and session."""
+    """A pickled or copied logger continues the same rows, heartbeat and session."""
     logger = RegistryLogger(tmp_path / "run", "r1", tags=["a"])
     logger.log_metrics({"a": 1.0})
     other = copies(logger)
@@ -249,7 +249,7 @@ def test_copies_share_one_writer(tmp_path: Path, copies: Any) -> None:
 
 
 def test_a_copy_in_a_strange_process_is_a_start_of_its_own(tmp_path: Path) -> None:
-    """A logger that was pickled to a file and loaded by another program enters a session."""
+    """A logger unpickled by an unrelated program starts a new session."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics({"a": 1.0})
     logger.finalize("failed")
@@ -260,7 +260,7 @@ def test_a_copy_in_a_strange_process_is_a_start_of_its_own(tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the tuner's own checkpoint
 def test_lr_find_leaves_the_logger_as_it_was(tmp_path: Path) -> None:
-    """Lightning's tuner takes the logger away and brings it back; the training after it is logged."""
+    """Lightning's tuner detaches and restores the logger, and the next training is logged."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     fit = trainer(lightning.pytorch, logger, max_epochs=1, default_root_dir=tmp_path)
     model = small_model(lightning.pytorch)
@@ -288,7 +288,7 @@ def test_experiment_offers_what_lightnings_writer_does(tmp_path: Path) -> None:
 
 
 def test_other_ranks_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On rank one nothing is read or written, also by on_existing; the experiment takes any call."""
+    """Rank one reads and writes nothing, and its experiment accepts any call."""
     RegistryLogger(tmp_path / "held", "r1").log_metrics({"a": 1.0})
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     for run_dir, existing in ((tmp_path / "run", "resume"), (tmp_path / "held", "new"), (tmp_path / "held", "error")):
@@ -303,9 +303,9 @@ def test_other_ranks_touch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_on_existing_decides_before_the_training(tmp_path: Path) -> None:
-    """A directory that holds a run is resumed, renamed aside or refused, as asked.
+    """A directory with a run is resumed, renamed or refused, as asked.
 
-    A folder without a run is just used.
+    A folder without a run is used as it is.
     """
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -330,7 +330,7 @@ def test_on_existing_decides_before_the_training(tmp_path: Path) -> None:
 
 
 def test_a_job_array_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SLURM_ARRAY_JOB_ID becomes the tag sweep:<id>, once, also after a requeue."""
+    """SLURM_ARRAY_JOB_ID becomes the tag sweep:<id> once, also after a requeue."""
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
     for _ in range(2):
         RegistryLogger(tmp_path / "run", "r1", tags=["a", "sweep:42"]).log_metrics({"a": 1.0})
@@ -350,9 +350,9 @@ def test_hyperparameters_of_any_kind(tmp_path: Path, params: Any) -> None:
 
 
 def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(tmp_path: Path) -> None:
-    """Objects, enums, tuples, lists used twice and names in any script are plain values in hparams.yaml.
+    """Objects, enums, tuples, aliases and any script become plain values in hparams.yaml.
 
-    Collisions are told.
+    Collisions warn.
     """
     logger = RegistryLogger(tmp_path / "run", "r1")
     shared = [1, 2]
@@ -392,7 +392,7 @@ def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(tmp_path: Path) -> No
 
 
 def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
-    """As with Lightning's loggers, `prefix` and a dash come before the names."""
+    """`prefix` and a dash precede each metric's name, as in Lightning's loggers."""
     logger = RegistryLogger(tmp_path / "run", "r1", prefix="tmp")
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
@@ -400,7 +400,7 @@ def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
 
 
 def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
-    """Metrics in any script, with commas, quotes and emoji, are columns of exactly that name."""
+    """Names in any script, with commas, quotes and emoji, are columns of exactly that name."""
     names = ["потеря", "損失", "acc@5", "a,b", 'say "x"', "🙂", " lead", "tab\t", "\ud800"]
     logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics(dict.fromkeys(names, 1.0), 0)
@@ -411,7 +411,7 @@ def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_failing_hook_does_not_end_a_training(tmp_path: Path) -> None:
-    """What a hook cannot do with odd arguments is told, not raised."""
+    """Arguments that a hook cannot handle cause a warning, not an exception."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     with pytest.warns(UserWarning, match="log_metrics of RegistryLogger failed"):
         logger.log_metrics(5)  # type: ignore[arg-type]
@@ -429,7 +429,7 @@ def test_a_remote_directory_is_refused() -> None:
 def test_the_directory_does_not_move_with_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative run_dir is meant from where the logger was made."""
+    """A relative run_dir is resolved when the logger is made."""
     monkeypatch.chdir(tmp_path)
     logger = RegistryLogger("run", "r1")
     monkeypatch.chdir("/")
@@ -438,7 +438,7 @@ def test_the_directory_does_not_move_with_the_working_directory(
 
 
 def test_images_of_a_training_belong_to_its_step(tmp_path: Path) -> None:
-    """A callback's log_image without a step has the last row's step."""
+    """An image logged without a step gets the last row's step."""
     logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics({"a": 1.0}, 12)
     logger.log_image("x", [[[0.5]]])

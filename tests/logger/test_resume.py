@@ -1,4 +1,4 @@
-"""A new start continues the run in its directory, and loses nothing that people or earlier starts wrote."""
+"""A new start continues the run in its directory and keeps what people and earlier starts wrote."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def start(run_dir: Path, token: str, said: list[str] | None = None, **settings: 
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
-    """Rows, column order, start, uid, hparams, checkpoint and unknown fields stay.
+    """A resume keeps rows, columns, start, uid, hparams, checkpoint and unknown fields.
 
-    A session is added; the status is running again.
+    It adds a session and sets the status to running.
     """
     first = start(tmp_path, "first", tags=("a",), notes="n")
     first.log_hparams({"lr": 0.1, "net": {"depth": 2}})
@@ -64,7 +64,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
 
 
 def test_a_fresh_directory_is_not_resumed(tmp_path: Path) -> None:
-    """The first start says nothing, also where the folder holds files of others."""
+    """A first start prints no message, even if the folder holds other files."""
     (tmp_path / "config.yaml").write_text("a: 1\n")
     said: list[str] = []
     writer = start(tmp_path, "first", said)
@@ -73,7 +73,7 @@ def test_a_fresh_directory_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Host, user, pid, SLURM's ids, restart count, command and commit stand in each session's entry."""
+    """Each session's entry has host, user, pid, SLURM ids, restart count, command and commit."""
     for name, value in {"JOB_ID": "77", "ARRAY_JOB_ID": "70", "ARRAY_TASK_ID": "3", "RESTART_COUNT": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr(
@@ -88,7 +88,7 @@ def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_commit_is_read_from_gits_files(tmp_path: Path) -> None:
-    """On a branch, detached, packed, in a work tree: the commit that is checked out; none outside of a repository."""
+    """The commit is found on a branch, detached, packed and in a work tree, and is None elsewhere."""
 
     def git(*arguments: str, where: Path = tmp_path / "repository") -> str:
         author = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
@@ -125,7 +125,7 @@ def test_the_commit_is_read_from_gits_files(tmp_path: Path) -> None:
 def test_tags_that_people_took_away_stay_away(
     tmp_path: Path, edited: list[str], given: tuple[str, ...], expected: list[str]
 ) -> None:
-    """A start gives its tags once; what people made of them since is not undone by the next start."""
+    """A start adds its tags once, and a later start does not restore removed ones."""
     start(tmp_path, "first", tags=("a", "b")).release()
     (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": edited}))
     start(tmp_path, "second", tags=given).release()
@@ -144,7 +144,7 @@ def test_tags_that_people_took_away_stay_away(
     ],
 )
 def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str, expected: str) -> None:
-    """The script's notes come when they are new and nobody rewrote the earlier ones."""
+    """A start's notes apply only if they are new and nobody rewrote the earlier ones."""
     start(tmp_path, "first", notes="n").release()
     (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"notes": edited}))
     start(tmp_path, "second", notes=given).release()
@@ -152,7 +152,7 @@ def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str,
 
 
 def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
-    """No uid is made up for it, rows get times from now on, and ISO times become floats."""
+    """It gets no uid; new rows get times, and ISO times become floats."""
     run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
     (run_dir / "metrics.csv").write_bytes(b"step,a\r\n0,1.0\r\n")
     found = sidecar(run_dir)
@@ -185,7 +185,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def test_what_the_original_left_is_counted_whole(
     tmp_path: Path, name: str, loss: tuple[int, float, float, int]
 ) -> None:
-    """Its summary covers only its last start and is spoilt by NaN, or is not there: the rows are counted instead."""
+    """Rows are counted again, because the original's summary covers one start only or has NaN."""
     run_dir = tmp_path / name
     shutil.copytree(GOLDEN / f"original-{name}" / "run", run_dir)
     before = sidecar(run_dir)
@@ -202,7 +202,7 @@ def test_what_the_original_left_is_counted_whole(
 
 
 def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
-    """Rows and hparams of Lightning's own CSVLogger stay, also hparams that only Python's yaml could load."""
+    """Rows and hparams of Lightning's CSVLogger stay, also hparams that need Python's YAML tags."""
     (tmp_path / "metrics.csv").write_bytes(b"a,epoch,step\r\n1.0,0,4\r\n")
     (tmp_path / "hparams.yaml").write_text(
         "lr: 0.1\nkind: !!python/object/apply:collections.OrderedDict\n- - - a\n    - 1\n"
@@ -215,7 +215,7 @@ def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_sidecar_is_kept_aside(tmp_path: Path) -> None:
-    """A sidecar that a full disk tore is told, kept under another name, and the run goes on with a new one."""
+    """A torn sidecar is renamed with a warning, and the run continues with a new one."""
     start(tmp_path, "first").finalize("completed")
     (tmp_path / "sidecar.json").write_text('{"uid": ')
     with pytest.warns(RegistryLoggerWarning, match="not JSON"):
@@ -226,7 +226,7 @@ def test_an_unreadable_sidecar_is_kept_aside(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_hparams_file_is_kept_aside(tmp_path: Path) -> None:
-    """A hparams.yaml that is no YAML is kept under another name; the sidecar's hparams stay."""
+    """An unreadable hparams.yaml is renamed, and the sidecar's hparams stay."""
     start(tmp_path, "first").log_hparams({"a": 1})
     (tmp_path / "hparams.yaml").write_text("a: [")
     with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml\.1"):
@@ -239,7 +239,7 @@ def test_an_unreadable_hparams_file_is_kept_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("host", "pid", "warned"), [("elsewhere", 1, True), (None, 1, True), (None, 2**22 + 1, False)])
 def test_a_fresh_heartbeat_of_another_process_is_told(tmp_path: Path, host: str | None, pid: int, warned: bool) -> None:
-    """Another host, or a living process of this one, that may still write the directory is named; a dead one is not."""
+    """A start warns of another host or living process that may be writing, and not of a dead one."""
     start(tmp_path, "first").release()
     found = sidecar(tmp_path)
     found["sessions"][0] |= {"pid": pid} | ({"host": host} if host else {})
@@ -252,7 +252,7 @@ def test_a_fresh_heartbeat_of_another_process_is_told(tmp_path: Path, host: str 
 
 
 def test_a_run_of_another_id_keeps_its_own(tmp_path: Path) -> None:
-    """A start with another run_id is told, and the run keeps the id it began with."""
+    """A start with another run_id warns, and the run keeps its id."""
     start(tmp_path, "first", run_id="one").release()
     with pytest.warns(RegistryLoggerWarning, match="'one'"):
         start(tmp_path, "second", run_id="two").release()
@@ -260,7 +260,7 @@ def test_a_run_of_another_id_keeps_its_own(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) -> None:
-    """What a kill left of the last line is cut off; later items get lines and files of their own."""
+    """A torn last line is cut off, and later items get new lines and files."""
     first = start(tmp_path, "first")
     first.log_media("a", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
     first.release()
@@ -277,7 +277,7 @@ def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) ->
 
 
 def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
-    """What the first logger held is brought to disk before the second goes on; the first may still be used."""
+    """A second logger writes the first one's rows before it continues, and the first stays usable."""
     first = start(tmp_path, "first")
     first.log_metrics({"a": 1.0}, 0)
     second = start(tmp_path, "second")
@@ -291,7 +291,7 @@ def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
 
 
 def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Path) -> None:
-    """Statistics cover the metrics of all headers, and header lines do not count as rows."""
+    """Statistics cover the metrics of all headers, and header lines are not rows."""
     (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n3,4,6\r\n")
     start(tmp_path, "first").finalize("completed")
     metrics = summary(tmp_path)["metrics"]
@@ -303,7 +303,7 @@ def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Pat
 
 
 def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
-    """Too few or too many cells, a step that is no 64-bit integer, no CSV: no values.
+    """Rows with a wrong number of cells, a bad step or no CSV add no values.
 
     A row in a quoted cell is none.
     """
@@ -321,7 +321,7 @@ def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
 
 
 def test_one_tag_as_a_text_stays(tmp_path: Path) -> None:
-    """A sidecar whose tags are one text has that tag, as readers have it."""
+    """A sidecar whose tags are one text has that tag, as for readers."""
     start(tmp_path, "first").release()
     (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": "base"}))
     start(tmp_path, "second", tags=("more",)).release()
@@ -329,7 +329,7 @@ def test_one_tag_as_a_text_stays(tmp_path: Path) -> None:
 
 
 def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
-    """A run that a newer writer began is not called older than it is; what has no number of a format gets ours."""
+    """A newer schema_version stays, and a missing one becomes ours."""
     start(tmp_path, "first").release()
     for name, held, kept in (("sidecar.json", 9, 9), ("summary.json", 8, 8), ("sidecar.json", "x", 1)):
         found = json.loads((tmp_path / name).read_text())
@@ -339,7 +339,7 @@ def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_of_media_is_removed(tmp_path: Path) -> None:
-    """The next start removes the half of an item that no line names; files of others stay, whatever they are called."""
+    """The next start removes partial media files and keeps the files of others."""
     first = start(tmp_path, "first")
     first.log_media("a/b", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
     first.release()

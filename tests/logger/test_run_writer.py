@@ -1,4 +1,4 @@
-"""When a run gets to disk, and what of it survives the end of the process, threads, forks and signals."""
+"""A run reaches the disk in time, and survives the end of the process, threads, forks and signals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
-    """Seconds until `true()`; fails after `seconds`."""
+    """Return the seconds until `true()`, and fail after `seconds`."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds
@@ -44,7 +44,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
 
 
 def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path) -> None:
-    """Both JSON files hold it when save returns."""
+    """After a pause both JSON files are written when save returns."""
     writer = start(tmp_path)
     for step in range(3):
         writer._json_at = 0.0
@@ -59,7 +59,7 @@ def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path) -> None:
 
 
 def test_the_json_files_cost_two_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a write that took so long, the next one waits for fifty times that."""
+    """A write of the JSON files is followed by a pause of fifty times its duration."""
     writer = start(tmp_path)
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.02), real(descriptor))[1])
@@ -76,7 +76,7 @@ def test_the_json_files_cost_two_percent(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_stream_of_saves_brings_rows_to_disk_and_json_rarely(tmp_path: Path) -> None:
-    """Of two thousand saves each has its row on disk when it returns, and few have written the JSON files."""
+    """Every save writes its row, and few of them write the JSON files."""
     writer = start(tmp_path)
     versions = set()
     for step in range(2000):
@@ -91,7 +91,7 @@ def test_a_stream_of_saves_brings_rows_to_disk_and_json_rarely(tmp_path: Path) -
 
 
 def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
-    """Without a save rows are held back until there are `flush_logs_every_n_steps` of them."""
+    """Without a save rows are written after every `flush_logs_every_n_steps` of them."""
     writer = start(tmp_path, flush_every=3)
     for step in (0, 100):
         writer.log_metrics({"a": 1.0}, step)
@@ -103,9 +103,9 @@ def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
 
 
 def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
-    """Without any further call a thread writes what was logged.
+    """A thread writes what was logged without a further call.
 
-    It also touches the heartbeat, and ends with the run.
+    It touches the heartbeat, and ends with the run.
     """
     writer = start(tmp_path)
     for step in range(200):
@@ -124,7 +124,7 @@ def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
 
 
 def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path) -> None:
-    """A log call touches it when the last touch is a second old, others do not; after the end none does."""
+    """A log call beats if the last beat is a second old, and never after the end."""
     writer = start(tmp_path)
 
     def beats() -> bool:
@@ -143,7 +143,7 @@ def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: P
 
 
 def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path) -> None:
-    """What must not be lost does not wait for the budget."""
+    """Checkpoints and hparams are written at once, whatever the time budget."""
     writer = start(tmp_path)
     writer._json_at = time.monotonic() + 1000.0
     writer.set_checkpoint("/c/best.ckpt")
@@ -169,7 +169,7 @@ for step in range(60):
 def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code: int) -> None:
     """However the interpreter ends, every row and the last state are on disk.
 
-    Os._exit, which runs nothing, keeps the saved rows.
+    After os._exit, which runs no handlers, the saved rows are there.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM + ending, tmp_path], cwd=ROOT, capture_output=True, check=False
@@ -190,7 +190,7 @@ def _child(writer_dir: Path, rows: int) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str) -> None:
-    """A forked or spawned child writes with a thread of its own; rows that the parent holds are the parent's, once."""
+    """A forked or spawned child writes in the same session, and the parent's rows stay single."""
     writer = start(tmp_path)
     writer.log_metrics({"parent": 1.0}, 0)
     writer.save()
@@ -206,7 +206,7 @@ def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str
 
 
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
-    """Rows of several threads are all there, each whole."""
+    """Rows logged by several threads are all there and whole."""
     writer = start(tmp_path)
 
     def log(name: str) -> None:
@@ -227,7 +227,7 @@ def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path) -> None:
-    """SLURM's requeue signal finalizes loggers wherever the training stands: no deadlock, no row lost or doubled."""
+    """A signal handler can finalize at any instant without deadlock, loss or duplicates."""
     writer = start(tmp_path)
     calls = 0
 
@@ -261,7 +261,7 @@ def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path)
 # The exception may come between the opening of a file and the first line that would close it; Python closes it then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """A KeyboardInterrupt anywhere in a log call leaves accepted rows there once, and the writer usable."""
+    """A KeyboardInterrupt anywhere in a log call keeps accepted rows once and the writer usable."""
     writer = start(tmp_path, flush_every=1)
 
     def handler(*_: object) -> None:
@@ -291,7 +291,7 @@ def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path) -> None
 
 
 def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> None:
-    """A directory that goes away costs warnings, no exception; when it is back all rows get there."""
+    """A missing directory causes warnings, and once it is back all rows are written."""
     run_dir = tmp_path / "run"
     writer = start(run_dir)
     writer.log_metrics({"a": 1.0}, 0)
@@ -310,9 +310,9 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_rows() -> Iterator[Callable[[], None]]:
-    """Let the disk take no more than 4,000 bytes of a file: it refuses rows, but not the two JSON files.
+    """Limit files to 4,000 bytes, so that the disk refuses rows but not the two JSON files.
 
-    Call it to lift that.
+    Call it to lift the limit.
     """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -323,7 +323,7 @@ def small_rows() -> Iterator[Callable[[], None]]:
 
 
 def refused_rows(run_dir: Path) -> RunWriter:
-    """Return a writer with 20 rows on disk and 300 that the disk refused, while it took the JSON files."""
+    """Return a writer with 20 rows on disk and 300 refused ones, whose JSON files were written."""
     writer = start(run_dir, flush_every=1000)
     for step in range(320):
         writer.log_metrics({"a": float(step)}, step)
@@ -339,7 +339,7 @@ def refused_rows(run_dir: Path) -> RunWriter:
 def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
     tmp_path: Path, by: str, small_rows: Callable[[], None]
 ) -> None:
-    """Also where the JSON files, which need less room, were taken: rows stay to be written, whoever comes next."""
+    """Refused rows are written later, even though the JSON files were written before."""
     writer = refused_rows(tmp_path)
     if by == "the thread after finalize":
         writer.finalize("completed")
@@ -358,7 +358,7 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
 
 
 def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[[], None]) -> None:
-    """A finalize that the disk refused leaves the thread at work; it stops once the rows are on disk."""
+    """After a refused finalize the thread continues until the rows are on disk."""
     writer = refused_rows(tmp_path)
     writer.finalize("completed")
     small_rows()
@@ -376,7 +376,7 @@ def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[
 def test_a_kill_while_the_disk_refuses_leaves_statistics_of_the_rows_on_disk(
     tmp_path: Path, rows: int, small_rows: Callable[[], None]
 ) -> None:
-    """What the summary says beyond the rows that got there counts for nothing at the next start."""
+    """The next start ignores statistics of rows that never reached the disk."""
     writer = refused_rows(tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
     small_rows()
@@ -389,7 +389,7 @@ def test_a_kill_while_the_disk_refuses_leaves_statistics_of_the_rows_on_disk(
 
 
 def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path: Path) -> None:
-    """A large video, or a large file whose header grows, may take minutes: the run lives all the same."""
+    """The heartbeat continues during a call that takes minutes, such as a large video."""
     writer = start(tmp_path)
     writer.log_metrics({"a": 1.0}, 0)
     beats: list[bool] = []
@@ -413,16 +413,16 @@ def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path:
 
 
 def test_a_directory_that_cannot_be_made_raises_at_once(tmp_path: Path) -> None:
-    """Before the first row a training should hear that nothing can be logged."""
+    """A directory that cannot be made raises before the first row."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         start(tmp_path / "file" / "run")
 
 
 def test_edits_of_others_are_taken_over_at_every_write(tmp_path: Path) -> None:
-    """Notes, tags, names and unknown fields that people change while the training runs stay.
+    """Each write keeps people's edits of notes, tags, names and unknown fields.
 
-    What is the training's own is its own.
+    Fields of the training are overwritten.
     """
     writer = start(tmp_path, tags=("given",), notes="first")
     for number in range(3):
@@ -455,7 +455,7 @@ def test_edits_of_others_are_taken_over_at_every_write(tmp_path: Path) -> None:
 
 
 def test_an_edit_that_comes_while_the_sidecar_is_written_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An edit between reading and renaming is seen before the rename, and taken over."""
+    """An edit between reading and renaming is found before the rename, and kept."""
     writer = start(tmp_path)
     real, edits = os.fsync, []
 
@@ -471,7 +471,7 @@ def test_an_edit_that_comes_while_the_sidecar_is_written_wins(tmp_path: Path, mo
 
 
 def test_a_sidecar_broken_by_an_editor_is_kept_aside(tmp_path: Path) -> None:
-    """What is no JSON is not overwritten: it stays beside the new one, and the run keeps what it knew."""
+    """A sidecar that is no JSON is renamed, and the run keeps what it knew."""
     writer = start(tmp_path, tags=("a",))
     (tmp_path / "sidecar.json").write_text('{"notes": "half an ed')
     writer.finalize("completed")

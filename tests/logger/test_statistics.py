@@ -1,4 +1,4 @@
-"""Running statistics: over all sessions, never poisoned by NaN, complete after a kill."""
+"""Running statistics cover all sessions, ignore NaN, and are complete after a kill."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
     ],
 )
 def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...]) -> None:
-    """last, min, max, count, where min and max were first reached, how many NaN, and where the first."""
+    """Statistics hold last, min, max, count, their first steps, the number of NaN and the first NaN."""
     stats = MetricStats()
     for step, value in enumerate(values):
         stats.add(value, step)
@@ -48,7 +48,7 @@ def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...
 def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
     """summary.json has the statistics, the last step and the epoch.
 
-    The sidecar the last values; both are strict JSON.
+    The sidecar has the last values; both are strict JSON.
     """
     writer = start(tmp_path)
     writer.log_metrics({"loss": 0.5, "epoch": 0, "note": "text", "flag": True}, 3)
@@ -76,7 +76,7 @@ def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["as it was", "behind the rows", "of another writer", "gone", "torn"])
 def test_statistics_cover_all_sessions(tmp_path: Path, state: str) -> None:
-    """Whatever a kill left of summary.json, the next session's statistics count every row that is on disk, once."""
+    """Whatever a kill left of summary.json, the next session counts every row on disk once."""
     writer = start(tmp_path)
     for step, value in enumerate([4.0, math.nan, 2.0]):
         writer.log_metrics({"loss": value, "epoch": 0}, step)
@@ -116,7 +116,7 @@ def test_statistics_cover_all_sessions(tmp_path: Path, state: str) -> None:
 
 
 def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
-    """A row without a step gets the last one + 1: after a save, after a given step, and after a resume."""
+    """A row without a step gets the last one + 1, also after a resume."""
     writer = start(tmp_path)
     for step in (None, None, 10, None):
         writer.log_metrics({"a": 1.0}, step)
@@ -141,7 +141,7 @@ def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
     ],
 )
 def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, written: str) -> None:
-    """A fraction is cut off; what no reader takes for a step becomes the next one."""
+    """A fraction is cut off, and an invalid step becomes the next one, each with a warning."""
     writer = start(tmp_path)
     if written == "4":
         writer.log_metrics({"a": 1.0}, step)
@@ -153,7 +153,7 @@ def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, writte
 
 
 def test_steps_end_where_readers_end(tmp_path: Path) -> None:
-    """After the greatest step there is none greater: a row without one gets it again, and stays a row."""
+    """After the greatest 64-bit step a row without a step repeats it."""
     writer = start(tmp_path)
     writer.log_metrics({"a": 1.0}, 2**63 - 1)
     writer.log_metrics({"a": 2.0})
@@ -162,7 +162,7 @@ def test_steps_end_where_readers_end(tmp_path: Path) -> None:
 
 
 def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
-    """Text, arrays and things that cannot even be printed are cells, and no statistics; nothing raises."""
+    """Text, arrays and unprintable objects become cells without statistics, and never raise."""
 
     class Broken:
         def __str__(self) -> str:
@@ -178,7 +178,7 @@ def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
 
 
 def test_a_text_that_readers_take_for_a_number_counts(tmp_path: Path) -> None:
-    """The statistics are those of the cells: as after a resume, and as the bridge reads them."""
+    """Text that readers parse as a number counts in the statistics, as after a resume."""
     writer = start(tmp_path)
     writer.log_metrics({"a": "1.5", "b": "True", "c": "text", "d": "", "e": "9" * 400}, 0)
     writer.finalize("completed")
@@ -199,7 +199,7 @@ def test_a_text_that_readers_take_for_a_number_counts(tmp_path: Path) -> None:
 
 
 def test_an_array_that_is_changed_later_is_written_as_it_was(tmp_path: Path) -> None:
-    """What is logged is what it was at the call, not when the row gets to disk."""
+    """A row holds the values at the time of the call."""
     writer = start(tmp_path)
     values = np.array([1.0, 2.0])
     writer.log_metrics({"a": values}, 0)
@@ -209,7 +209,7 @@ def test_an_array_that_is_changed_later_is_written_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_metric_called_like_the_time_column_gets_another_name(tmp_path: Path) -> None:
-    """The column of times stays what it is; the metric is stored as `wall_time_`, with one warning."""
+    """A metric `wall_time` is stored as `wall_time_`, with one warning."""
     writer = start(tmp_path)
     writer.log_metrics({"a": 1.0}, 0)
     writer.save()
@@ -225,7 +225,7 @@ def test_a_metric_called_like_the_time_column_gets_another_name(tmp_path: Path) 
 
 
 def test_times_can_be_switched_off(tmp_path: Path) -> None:
-    """Without a time column rows have no time, and the sidecar names none; `wall_time` is a metric like others."""
+    """Without a time column rows have no time, and `wall_time` is an ordinary metric."""
     writer = start(tmp_path, time_column=None)
     writer.log_metrics({"wall_time": 1.0}, 0)
     writer.finalize("completed")
@@ -234,7 +234,7 @@ def test_times_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_no_times_are_written_where_their_column_is_a_metric(tmp_path: Path) -> None:
-    """Only the sidecar makes `wall_time` a column of times: in another writer's file it is a metric."""
+    """In another writer's file `wall_time` is a metric, so no times are written."""
     (tmp_path / "metrics.csv").write_bytes(b"step,wall_time\r\n0,5.0\r\n")
     with pytest.warns(RegistryLoggerWarning, match="no times of rows") as caught:
         writer = start(tmp_path)

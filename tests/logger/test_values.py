@@ -1,4 +1,4 @@
-"""Hyperparameters become flat and plain, metrics become numbers, whatever they were."""
+"""Hyperparameters become flat and plain, and metrics become numbers."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ Point = namedtuple("Point", "x y")
     ],
 )
 def test_hparams_of_any_kind_become_flat_and_plain(value: object, expected: dict[str, object]) -> None:
-    """Nested things of any kind become dotted keys.
+    """Nested values of any kind get dotted keys.
 
-    What has no plain form becomes its string, the same in every process.
+    A value without a plain form becomes its string, the same in every process.
     """
     assert flatten(value) == Flat(expected, ())
 
 
 def test_colliding_keys_are_both_kept() -> None:
-    """Two keys that become one are not merged: the later one gets a name of its own, and that is told."""
+    """Of two keys that collide the later one gets another name, which is reported."""
     assert flatten({"a": {"b": 1}, "a.b": 2, "x": {1: "int", "1": "str"}}) == Flat(
         {"a.b": 1, "a.b_2": 2, "x.1": "int", "x.1_2": "str"}, (("a.b", "a.b_2"),)
     )
 
 
 def test_what_contains_itself_is_cut_off() -> None:
-    """A list in itself, and a tree without end, do not hang or raise."""
+    """A list in itself and an endless tree neither hang nor raise."""
     endless: list[object] = [1]
     endless.append(endless)
     deep: dict[str, object] = {}
@@ -113,13 +113,13 @@ def test_what_contains_itself_is_cut_off() -> None:
     ],
 )
 def test_scalars_become_numbers(value: object, expected: object) -> None:
-    """One number, however it is wrapped, is that number; anything else is none."""
+    """A single number in any wrapper is that number, and anything else is none."""
     found = number(value)
     assert (found, type(found)) == (expected, type(expected))
 
 
 def test_non_finite_numbers_go_through_strict_json_and_back() -> None:
-    """NaN and infinities are strings in JSON, and numbers again when read; other strings stay."""
+    """NaN and infinities are strings in JSON and numbers when read back; other strings stay."""
     there = strict({"a": [math.nan, math.inf], "b": {"c": -math.inf}, 1: 2.0})
     assert there == {"a": ["NaN", "Infinity"], "b": {"c": "-Infinity"}, "1": 2.0}
     assert restore_number("Infinity") == math.inf
@@ -128,7 +128,7 @@ def test_non_finite_numbers_go_through_strict_json_and_back() -> None:
 
 
 def test_a_param_that_is_a_list_is_its_json() -> None:
-    """Lists and empty dicts, which no target takes as a param, become JSON text; scalars stay."""
+    """Lists and empty dicts become JSON text, and scalars stay."""
     assert [param_scalar(value) for value in ([1, "é", math.nan], {}, 0.5, None)] == [
         '[1, "é", "NaN"]',
         "{}",

@@ -1,1 +1,1 @@
-"""Named faults, each put into a copy of the code, each to be noticed by a test: proof that the tests can fail."""
+"""Named faults, each put into a copy of the code for a test to notice: proof that the tests can fail."""

@@ -1,6 +1,6 @@
-"""`python -m tests.mutants [NAME...]`: try the mutants out (all, or those whose name contains a NAME), two at once.
+"""`python -m tests.mutants [NAME...]`: try mutants (all, or those whose name contains a NAME), two at a time.
 
-Exit 1 unless every one of them was noticed by its tests.
+Exit 1 unless a test noticed every one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AT_ONCE = 2
 
 
 def main(names: list[str]) -> int:
-    """Try, print a line each, and the exit code."""
+    """Try the mutants, print a line for each, and return the exit code."""
     chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
     if not chosen:
         print(f"No mutant is called {' or '.join(names)}. There are:", *(mutant.name for mutant in MUTANTS), sep="\n  ")

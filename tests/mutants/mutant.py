@@ -1,4 +1,4 @@
-"""One named fault, and what became of it."""
+"""A named fault, and the result of trying it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """In `file`, `old` (which stands there exactly once) becomes `new`.
+    """In `file`, `old` (which occurs exactly once) becomes `new`.
 
-    One of `tests` (ids of pytest) must turn red.
+    One of `tests` (ids of pytest) must fail.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Mutant:
 
 
 class Fate(StrEnum):
-    """What became of a mutant; only KILLED is as it should be."""
+    """The result for a mutant; KILLED is the only good one."""
 
     KILLED = "killed"
     SURVIVED = "SURVIVED: its tests stay green"
@@ -46,7 +46,7 @@ class Fate(StrEnum):
 
 
 def try_out(mutant: Mutant, *, root: Path = ROOT) -> tuple[Fate, str]:
-    """Put the fault into a temporary copy of the project, run its tests there; the fate, and what pytest said."""
+    """Put the fault into a temporary copy of the project, run its tests, and return the fate and pytest's output."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy = Path(folder)
         for name in COPIED:

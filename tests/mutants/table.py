@@ -1,4 +1,4 @@
-"""The mutants: each a fault that somebody could make, or that another tool made, with the tests that must notice it."""
+"""The mutants: faults that somebody could make, or that another tool made, with the tests that must notice them."""
 
 from __future__ import annotations
 

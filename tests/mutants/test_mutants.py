@@ -1,4 +1,4 @@
-"""The mutants' own tests: the table is not stale, and the tool tells a noticed fault from an unnoticed one."""
+"""The table of mutants is not stale, and the tool distinguishes a noticed fault from an unnoticed one."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def project(tmp_path: Path) -> Path:
     ],
 )
 def test_fates(project: Path, old: str, new: str, test: str, fate: Fate) -> None:
-    """Only a test that ran and failed kills a mutant; the project itself stays as it is."""
+    """Only a test that ran and failed kills a mutant, and the project stays unchanged."""
     mutant = Mutant("a fault", "bridge/adding.py", old, new, (f"tests/test_adding.py::{test}",))
     assert try_out(mutant, root=project)[0] is fate
     assert (project / "bridge" / "adding.py").read_text() == CODE
 
 
 def test_names_are_unique() -> None:
-    """A mutant is called by its name."""
+    """Each mutant has a unique name."""
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_table_is_not_stale(mutant: Mutant) -> None:
-    """The text that a mutant changes stands there exactly once, changing it leaves Python, and its tests exist."""
+    """Each mutant changes text that occurs once, leaves valid Python, and names existing tests."""
     text = (ROOT / mutant.file).read_text(encoding="utf-8")
     assert text.count(mutant.old) == 1
     ast.parse(text.replace(mutant.old, mutant.new))

@@ -1,4 +1,4 @@
-"""A run directory that lives: it grows, tears, is requeued, moved and replaced, as a training would leave it."""
+"""A run directory that grows, tears, is requeued, moved and replaced, as a training would leave it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LivingRun:
     """One run directory, written byte by byte.
 
-    `clock` counts seconds since the start, at most one for each thing logged.
+    `clock` counts seconds since the start, at most one for each item logged.
     """
 
     path: Path
@@ -41,9 +41,9 @@ class LivingRun:
         self._write_sidecar()
 
     def log(self, values: list[str], *, stride: int, seconds: int = 1) -> None:
-        """Log `values` in the columns from the left ("" leaves a cell empty), at a step that is `stride` further on.
+        """Log `values` in the columns from the left ("" leaves a cell empty), `stride` steps after the last row.
 
-        `seconds` is the time since what was logged before: 0 or 1.
+        `seconds` is the time since the last item: 0 or 1.
         """
         self._mend()
         self.step += stride
@@ -55,19 +55,19 @@ class LivingRun:
         self._beat()
 
     def tear(self, text: str) -> None:
-        """Leave the beginning of a line, as a process does that dies while it writes."""
+        """Append the beginning of a line, as a process leaves it that dies while it writes."""
         self._mend()
         with (self.path / "metrics.csv").open("a", newline="") as file:
             file.write(text)
 
     def grow_header(self, name: str) -> None:
-        """Add a metric in mid-run: the file is written anew with one more column, and replaced by rename."""
+        """Add a metric in mid-run: rewrite the file with one more column, and replace it by a rename."""
         if name not in self.columns:
             self.columns.append(name)
             self._write_all()
 
     def picture(self, tag: str) -> None:
-        """Log a picture that was never seen before."""
+        """Log a new, unique image."""
         self.pictures += 1
         name = f"media/{tag}/{self.step:08d}_{self.pictures}.png"
         file = self.path / name
@@ -88,14 +88,14 @@ class LivingRun:
             lines.write(json.dumps(event) + "\n")
 
     def requeue(self, back: int) -> None:
-        """Start a new process that goes on from a checkpoint that lies `back` steps behind."""
+        """Start a new process from a checkpoint `back` steps ago."""
         self._mend()
         self.session += 1
         self.step = max(self.step - back, 0)
         self.edit(status="running")
 
     def edit(self, **facts: Any) -> None:
-        """Change what the sidecar says."""
+        """Change fields of the sidecar."""
         self.facts |= facts
         self._write_sidecar()
 

@@ -58,15 +58,15 @@ def subject(name: str) -> Any:
 
 
 def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, content: ContentOptions) -> list[str]:
-    """Export `root` with a fresh exporter; the reasons of the runs that failed. Runs in a child of the zygote."""
+    """Export `root` with a fresh exporter in a child of the zygote; return the reasons of failed runs."""
     report = export_runs([root], subject(name).make(folder, templates), Options(content=content))
     return [f"{line.action}: {line.reason}" for line in report.runs if line.failed]
 
 
 def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is held, as values that can be compared; without what people edited, since that is theirs.
+    """Return the content as comparable values, without the facts in `edits`, which belong to people.
 
-    The points of a series are put in the order of their steps: in which order they were written is no promise.
+    Points are sorted by step, because no promise fixes the order in which they are written.
     """
     facts = {"params": held.params, "status": held.status, "start": held.start, "end": held.end}
     facts |= {"notes": held.notes} if "notes" not in edits else {}
@@ -85,7 +85,7 @@ def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
 
 
 class Histories(RuleBasedStateMachine):
-    """One run directory, one target, and all that can happen to both."""
+    """One run directory, one target, and everything that can happen to both."""
 
     name: str
     zygote: Zygote
@@ -148,7 +148,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def the_directory_is_replaced(self) -> None:
-        """Another run takes the place: nobody knows it, and the old target stays as it was."""
+        """Replace the run by another with a new identity; the old target stays as it was."""
         shutil.rmtree(self.run.path)
         self.run = LivingRun(self.run.path, uid=next(self.uids))
         self.edits = {}
@@ -181,7 +181,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def verify_in_between(self) -> None:
-        """Verify may find differences in mid-history, but never fails itself and never writes."""
+        """Run verify, which may find differences but never fails or writes."""
         verify_runs([self.folder / "runs"], self.exporter())
 
     def teardown(self) -> None:
@@ -244,9 +244,9 @@ TAGS = {"notes": "mlflow.note.content", "tag": "project"}
 
 
 def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str) -> bool:
-    """Change notes or a tag in the target as a person does in its UI; whether there was a target to change.
+    """Change notes or a tag in the target as a person does in its UI; return whether there was a target.
 
-    A person finds a run once its first export has ended: before that nobody can tell an edit from what was sent.
+    People find a run only after its first export: before, nobody can tell an edit from what was sent.
     """
     if name.startswith("memory"):
         if exporter.box(uid) is None:
@@ -261,7 +261,7 @@ def edit(name: str, folder: Path, exporter: Any, uid: str, what: str, text: str)
 
 
 def edited(name: str, folder: Path, exporter: Any, uid: str, what: str) -> list[str]:
-    """Return what the target holds where a person edited it, for each run there is."""
+    """Return the target's value where a person edited it, for each run there is."""
     if name.startswith("memory"):
         facts = exporter.box(uid).facts
         return [facts["notes"]] if what == "notes" else list(facts["tags"])
@@ -269,7 +269,7 @@ def edited(name: str, folder: Path, exporter: Any, uid: str, what: str) -> list[
 
 
 def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
-    """Return a client, and the runs of the identity `uid`."""
+    """Return a client and the runs of the identity `uid`."""
     from mlflow import MlflowClient
 
     if not (folder / "target").exists():
@@ -286,7 +286,7 @@ def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """One for all tests of a session: importing everything takes seconds."""
+    """Yield one process for all tests, because importing everything takes seconds."""
     process = Zygote(MODULES)
     yield process
     process.close()
@@ -297,7 +297,7 @@ def zygote() -> Iterator[Zygote]:
 def test_any_history_ends_like_one_clean_export(
     name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
 ) -> None:
-    """After a last clean export, verify says all the same, and the target equals one clean export of the end."""
+    """After a last clean export verify finds no difference, and the target equals one clean export."""
     templates = {"sqlite_template": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
     machine = type("History", (Histories,), {"name": name, "zygote": zygote, "templates": templates})
     run_state_machine_as_test(

@@ -1,7 +1,7 @@
-"""A process that has everything imported, and forks a child for each task: real processes at the price of a fork.
+"""Fork a child for each task from a process that has imported everything: real processes at the price of a fork.
 
-A child can be told to kill itself with SIGKILL at its n-th change of the file system, or after so many seconds,
-whatever it does then. The zygote itself never starts a thread, so that its children are whole.
+A child can SIGKILL itself at its n-th change of the file system or after some time, whatever it does then. The zygote
+never starts a thread, so that its children are complete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANGES = frozenset({"os.rename", "os.remove", "os.truncate", "os.mkdir", "shuti
 
 @dataclass(frozen=True)
 class Kill:
-    """When a child kills itself: at its `change`-th change of the file system, or after `seconds`."""
+    """The moment when a child kills itself: at its `change`-th change of the file system, or after `seconds`."""
 
     change: int | None = None
     seconds: float | None = None
@@ -31,7 +31,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Task:
-    """What a child does: `function`, importable by name, with `arguments`."""
+    """A `function`, importable by name, for a child to call with `arguments`."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -39,11 +39,11 @@ class Task:
 
 
 class KilledError(Exception):
-    """The child was killed, as it was told."""
+    """The child was killed, as ordered."""
 
 
 class Zygote:
-    """The parent's end. `modules` are imported before the first fork."""
+    """The parent's end of the zygote, which imports `modules` before its first fork."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Zygote:
         )
 
     def run(self, *tasks: Task) -> list[Any]:
-        """Run the tasks side by side; each one's result, or the exception that it ended with (KilledError)."""
+        """Run the tasks side by side; return each one's result, or its exception (KilledError)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         _send(self._process.stdin, pickle.dumps(tasks))
@@ -61,7 +61,7 @@ class Zygote:
         return outcomes
 
     def close(self) -> None:
-        """End the zygote; it has no children between tasks."""
+        """End the zygote, which has no children between tasks."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -134,7 +134,7 @@ def _run(tasks: tuple[Task, ...]) -> list[Any]:
 
 
 def main() -> None:
-    """Serve tasks from stdin until it ends; what children print goes to stderr."""
+    """Serve tasks from stdin until it ends; the output of children goes to stderr."""
     from importlib import import_module
 
     for module in sys.argv[1:]:

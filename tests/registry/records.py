@@ -1,4 +1,4 @@
-"""Records made by hand."""
+"""Make records by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ START = 1775822400.0
 
 
 def record(run_id: str = "a", **fields: Any) -> RunRecord:
-    """Return a completed run of one hour, with `fields` over that."""
+    """Return a completed run of one hour with `fields` over it."""
     usual: dict[str, Any] = {
         "run_dir": f"/runs/{run_id}",
         "identity": f"uid-{run_id}",

@@ -1,4 +1,4 @@
-"""The reference pages say what the code does."""
+"""The reference pages describe the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
 
 def test_every_condition_on_the_page_can_be_read() -> None:
-    """Each example of a condition is one."""
+    """Each example condition on the page parses."""
     section = (DOCS / "selecting-runs.md").read_text().partition("## Conditions")[2]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| `")]
     conditions = [row.removeprefix("``").removesuffix("``") if row.startswith("``") else row.strip("`") for row in rows]

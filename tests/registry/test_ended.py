@@ -1,4 +1,4 @@
-"""The short way to read ended runs gives the same record as `read_run`."""
+"""The short reader of ended runs returns the same record as `read_run`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FIELDS = st.sampled_from(
 
 
 def both(run: Path) -> tuple[RunRecord | None, RunRecord]:
-    """Return the record by the short way, if it applies, and by `read_run`."""
+    """Return the record of the short reader, if it applies, and that of `read_run`."""
     stats = [os.lstat(run / name) if os.path.lexists(run / name) else None for name in ("sidecar.json", "summary.json")]
     assert stats[0] is not None
     return read_ended(str(run), stats[0], stats[1]), RunRecord.of(read_run(run))
@@ -55,7 +55,7 @@ def both(run: Path) -> tuple[RunRecord | None, RunRecord]:
 @given(st.dictionaries(FIELDS, ANY, max_size=3), st.one_of(st.none(), ANY))
 @settings(deadline=None, max_examples=120)
 def test_both_ways_agree_on_any_sidecar(changes: dict[str, Any], metrics: Any) -> None:
-    """Whatever stands in a sidecar's fields, the short way reads the same as `read_run`, or leaves it alone."""
+    """For any sidecar the short reader returns the record of `read_run`, or declines."""
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder).resolve() / "sweep" / "run", **(ORDINARY | changes))
         if metrics is not None:
@@ -67,7 +67,7 @@ def test_both_ways_agree_on_any_sidecar(changes: dict[str, Any], metrics: Any) -
 
 @pytest.mark.parametrize("status", ["completed", "failed", "interrupted"])
 def test_ended_runs_are_read_the_short_way(tmp_path: Path, status: str) -> None:
-    """What a logger leaves behind needs no more."""
+    """The short reader reads what a logger leaves."""
     run = make_run(tmp_path / "a", **ORDINARY, status=status)
     (run / "summary.json").write_text(json.dumps({"metrics": {"acc": {"last": 0.5, "max": 0.9, "count": 3}}}))
     short, long = both(run)
@@ -90,14 +90,14 @@ def test_ended_runs_are_read_the_short_way(tmp_path: Path, status: str) -> None:
     ],
 )
 def test_everything_else_is_left_alone(tmp_path: Path, fields: dict[str, Any]) -> None:
-    """A run that goes on, and a field that is empty, too long or of another type, are for `read_run`."""
+    """The short reader declines a running run, and fields that are empty, too long or of another type."""
     run = make_run(tmp_path / "a", **(ORDINARY | fields))
     assert read_ended(str(run), os.lstat(run / "sidecar.json"), None) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"metrics": 3}', '{"metrics": {"a": {"max": 1}}', "\ufeff{}"])
 def test_a_broken_summary_is_no_statistics(tmp_path: Path, content: str) -> None:
-    """A summary.json that cannot be read costs the statistics, not the run."""
+    """An unreadable summary.json costs the statistics, not the run."""
     run = make_run(tmp_path / "a", **ORDINARY)
     (run / "summary.json").write_text(content)
     short, long = both(run)
@@ -106,7 +106,7 @@ def test_a_broken_summary_is_no_statistics(tmp_path: Path, content: str) -> None
 
 
 def test_a_link_is_left_alone(tmp_path: Path) -> None:
-    """Only `read_run` knows where links may lead."""
+    """The short reader declines links, because only `read_run` checks where they lead."""
     run = make_run(tmp_path / "a", **ORDINARY)
     (run / "sidecar.json").rename(tmp_path / "elsewhere")
     (run / "sidecar.json").symlink_to(tmp_path / "elsewhere")

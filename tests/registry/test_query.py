@@ -43,7 +43,7 @@ def ids(**how: object) -> str:
 
 
 def test_a_registry_is_a_collection() -> None:
-    """len, iteration, [], get and `in` are about the runs that are there."""
+    """len, iteration, [], get and `in` cover the runs that exist."""
     assert (len(REGISTRY), [run.run_id for run in REGISTRY], REGISTRY["b"], REGISTRY.get("c")) == (
         3,
         ["a", "b", "c"],
@@ -56,7 +56,7 @@ def test_a_registry_is_a_collection() -> None:
 
 
 def test_a_registry_can_be_printed_and_closed() -> None:
-    """Its repr counts runs by status; after `close` it still answers."""
+    """The repr counts runs by status, and a closed registry still answers."""
     assert repr(REGISTRY) == "<Registry /runs: 3 runs (1 running, 2 completed), 1 orphaned>"
     assert repr(Registry([], root=Path("/runs"))) == "<Registry /runs: 0 runs (none)>"
     REGISTRY.close()
@@ -64,13 +64,13 @@ def test_a_registry_can_be_printed_and_closed() -> None:
 
 
 def test_of_two_runs_with_one_id_the_later_start_is_meant() -> None:
-    """A requeued run that was copied aside is found as the newer of the two."""
+    """Of two runs with one id the one with the later start is found."""
     later = record("a", run_dir="/runs/later", start=START + 9)
     assert Registry([A, later], root=Path("/runs"))["a"] is later
 
 
 def test_what_is_asked_for_must_all_hold() -> None:
-    """Tags narrow, statuses widen, hyperparameters are equal, `where` holds."""
+    """Tags narrow, statuses widen, hyperparameters must be equal, and `where` must hold."""
     assert (ids(), ids(tag="x"), ids(tag=["x", "y"]), ids(status="Running"), ids(status=["running", "completed"])) == (
         "abc", "ab", "a", "c", "abc",
     )  # fmt: skip
@@ -100,24 +100,24 @@ def test_what_is_asked_for_must_all_hold() -> None:
 def test_sorting(sort_by: str, rising: str, falling: str) -> None:
     """Any field, hyperparameter or metric sorts.
 
-    A missing value and NaN come last either way, ties keep their order.
+    A missing value and NaN come last in both directions, and ties keep their order.
     """
     assert (ids(sort_by=sort_by, descending=False), ids(sort_by=sort_by)) == (rising, falling)
 
 
 def test_the_greatest_value_comes_first() -> None:
-    """As in the original registry, `sort_by` with `limit` gives the best runs."""
+    """`sort_by` with `limit` gives the greatest values, as in the original registry."""
     assert (ids(sort_by="summary.acc", limit=2), ids(sort_by="summary.acc", limit=1, descending=True)) == ("ba", "b")
 
 
 def test_without_a_key_descending_means_newest_first() -> None:
-    """The usual order is that of the start."""
+    """The default order is that of the start."""
     assert ids(descending=True) == "cba"
 
 
 @given(st.text(min_size=1))
 def test_names_of_any_signs_sort_and_filter(name: str) -> None:
-    """Dots, slashes, quotes in a name change nothing: no name ever becomes part of a query's text."""
+    """Dots, slashes and quotes in a name are never part of a query's text."""
     low, high = (
         record("low", summary={name: 1.0}, hparams={name: 1}),
         record("high", summary={name: 2.0}, hparams={name: 2}),
@@ -129,7 +129,7 @@ def test_names_of_any_signs_sort_and_filter(name: str) -> None:
 
 
 def test_a_field_that_is_none() -> None:
-    """A sort key that is no field is an error that names the nearest one."""
+    """An unknown sort key is an error that names the nearest field."""
     with pytest.raises(UsageError, match=r"There is no field 'statuss'; did you mean 'status'\?"):
         ids(sort_by="statuss")
     with pytest.raises(UsageError, match="There is no field 'acc'"):
@@ -137,7 +137,7 @@ def test_a_field_that_is_none() -> None:
 
 
 def test_a_status_and_a_limit_that_are_none() -> None:
-    """A word that is no status, and a limit below zero, are errors, not an empty answer or a wrong one."""
+    """An unknown status and a negative limit are errors."""
     with pytest.raises(UsageError, match=r"There is no status 'complete'; did you mean 'completed'\?"):
         ids(status="complete")
     with pytest.raises(UsageError, match="limit must not be negative, but is -1"):
@@ -145,7 +145,7 @@ def test_a_status_and_a_limit_that_are_none() -> None:
 
 
 def test_a_table_has_all_columns() -> None:
-    """Fields come first, then hyperparameters, last, greatest and smallest values, None where a run has none."""
+    """A table has fields, hyperparameters, last, greatest and smallest values, with None for missing ones."""
     table = columns([A, B])
     assert list(table) == [
         "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
@@ -156,7 +156,7 @@ def test_a_table_has_all_columns() -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    """The CSV holds one header line and one line a run; what is missing is an empty cell."""
+    """The CSV has one header line and one line per run, with empty cells for missing values."""
     write_csv(columns([A, record("q", notes='say "x",\nend')]), tmp_path / "t.csv")
     with (tmp_path / "t.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
@@ -166,7 +166,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    """Parquet columns keep their type; mixed ones, and integers beyond 64 bits, become text."""
+    """Parquet columns keep their type; mixed types and integers beyond 64 bits become text."""
     from pyarrow import parquet
 
     many = record("m", hparams={"lr": 2**70, "opt": "\ud800"}, sessions=3)
@@ -179,7 +179,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_csv, write_parquet])
 def test_a_table_that_finds_no_room_is_said(tmp_path: Path, write: Callable[..., None]) -> None:
-    """A table that cannot be written is an error that names the file, which is not deleted for it."""
+    """A table that cannot be written is an error that names the file and does not delete it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
@@ -191,7 +191,7 @@ def test_a_table_that_finds_no_room_is_said(tmp_path: Path, write: Callable[...,
 
 
 def test_json_is_strict() -> None:
-    """A record as JSON values holds no NaN, infinity or anything but JSON's own kinds."""
+    """A record as JSON holds no NaN or infinity, and only JSON's types."""
     run = record("j", hparams={"a": math.inf}, summary={"x": math.nan}, stats={"x": {"max": -math.inf}}, tags=("t",))
     told = run.to_dict()
     assert (told["hparams"], told["summary"], told["metrics"]) == (
@@ -203,7 +203,7 @@ def test_json_is_strict() -> None:
 
 
 def test_dataframe() -> None:
-    """A pandas table has a line for each run, and times with their zone."""
+    """A pandas table has a row for each run and times with a zone."""
     import pandas
 
     frame = REGISTRY.to_dataframe()
@@ -215,7 +215,7 @@ def test_dataframe() -> None:
 
 
 def test_dataframe_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pandas the error says what to install."""
+    """Without pandas the error has the pip line."""
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(BridgeError, match="to_dataframe needs pandas") as caught:
         REGISTRY.to_dataframe()
@@ -223,7 +223,7 @@ def test_dataframe_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_public_names_can_be_used_twice() -> None:
-    """A lazily loaded name stays what it is at the second look."""
+    """A lazily loaded name is the same object at the second access."""
     assert bridge.open_registry is bridge.open_registry
     assert (bridge.Registry, bridge.RunRecord.__name__) == (Registry, "RunRecord")
     assert {"Registry", "RegistryLogger", "RunRecord", "open_registry"} <= set(dir(bridge))
@@ -232,7 +232,7 @@ def test_the_public_names_can_be_used_twice() -> None:
 
 
 def test_messages_go_to_the_log(tmp_path: Path) -> None:
-    """Without `say`, what a person should know about the cache is a warning in the log."""
+    """Without `say`, messages about the cache are warnings in the log."""
     (tmp_path / "file").touch()
     program = (
         "import logging, sys; logging.basicConfig(format='%(name)s %(levelname)s')\n"

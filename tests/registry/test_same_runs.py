@@ -1,4 +1,4 @@
-"""What is listed and what is exported are the same runs, whatever happened on disk since the last scan."""
+"""The runs listed are the runs exported, whatever happened on disk since the last scan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Return a tree of a logger's run and a stock CSVLogger's, each in a folder of its own."""
+    """Make a tree with a logger's run and a stock CSVLogger's, each in its own folder."""
     runs = tmp_path / "runs"
     make_run(runs / "group" / "ours", [{"step": 0, "acc": 0.5}])
     stock = make_run(runs / "stocks" / "stock", [{"step": 0, "acc": 0.5}])
@@ -61,7 +61,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_listed_is_what_is_exported(runs: Path, change: str) -> None:
-    """After any change the registry holds the runs that a walk finds; when it is undone, those from before."""
+    """After any change the registry holds the runs that a walk finds, and after undoing it those from before."""
     before = {run.run_dir for run in open_registry(runs)}
     shutil.copytree(runs, runs.parent / "kept", symlinks=True)
     act, expected = CHANGES[change]
@@ -74,7 +74,7 @@ def test_what_is_listed_is_what_is_exported(runs: Path, change: str) -> None:
 
 
 def test_hparams_of_a_file_of_their_own_are_followed(tmp_path: Path) -> None:
-    """Where the sidecar has no hyperparameters, those of hparams.yaml are as new in a list as in an export."""
+    """Without hyperparameters in the sidecar, those of hparams.yaml are as fresh as in an export."""
     run = make_run(tmp_path / "runs" / "a")
     (run / "hparams.yaml").write_text("lr: 0.1\n")
     assert open_registry(tmp_path / "runs")["a"].hparams == {"lr": 0.1}

@@ -1,4 +1,4 @@
-"""The scan: what is read, what is left alone, what is counted."""
+"""The scan reads what changed and counts what it finds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def counts(report: ScanReport | None) -> tuple[int, int, int, int, int]:
-    """(total, upserted, unchanged, invalid, orphaned)."""
+    """Return (total, upserted, unchanged, invalid, orphaned)."""
     assert report is not None
     return report.total, report.upserted, report.unchanged, report.invalid, report.orphaned
 
 
 def test_first_and_second_scan(tmp_path: Path) -> None:
-    """The first scan reads all runs, the second none, and both know the same."""
+    """The first scan reads all runs, the second none, and both have the same records."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     make_run(runs / "deep" / "er" / "b", status="failed")
@@ -38,7 +38,7 @@ def test_first_and_second_scan(tmp_path: Path) -> None:
 
 
 def test_a_changed_sidecar_is_read_again_also_with_an_older_time(tmp_path: Path) -> None:
-    """A sidecar counts as changed when its mtime differs, also where it went back (a restored copy)."""
+    """A sidecar is read again if its mtime differs, even if it is older, as of a restored copy."""
     run = make_run(tmp_path / "runs" / "a", notes="before")
     open_registry(tmp_path / "runs")
     make_run(run, notes="after!")
@@ -48,7 +48,7 @@ def test_a_changed_sidecar_is_read_again_also_with_an_older_time(tmp_path: Path)
 
 
 def test_a_sidecar_replaced_within_one_tick_is_read_again(tmp_path: Path) -> None:
-    """A replaced file is seen even where size and mtime stay the same."""
+    """A replaced file is read again even if size and mtime are the same."""
     run = make_run(tmp_path / "runs" / "a", notes="old")
     open_registry(tmp_path / "runs")
     stat = (run / "sidecar.json").stat()
@@ -60,7 +60,7 @@ def test_a_sidecar_replaced_within_one_tick_is_read_again(tmp_path: Path) -> Non
 
 
 def test_a_new_summary_is_read(tmp_path: Path) -> None:
-    """The best values follow summary.json though the sidecar did not move."""
+    """The best values follow summary.json even if the sidecar is unchanged."""
     run = make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
     open_registry(tmp_path / "runs")
     (run / "summary.json").write_text(json.dumps({"rows": 0, "metrics": {"acc": {"last": 0.5, "max": 0.9}}}))
@@ -68,7 +68,7 @@ def test_a_new_summary_is_read(tmp_path: Path) -> None:
 
 
 def test_orphans_are_marked_and_come_back(tmp_path: Path) -> None:
-    """A run whose directory is gone is an orphan: in no list, but not forgotten; it counts again when it returns."""
+    """A run without its directory is in no list, and counts again when the directory returns."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     make_run(runs / "b")
@@ -84,7 +84,7 @@ def test_orphans_are_marked_and_come_back(tmp_path: Path) -> None:
 
 
 def test_full_reads_all_and_forgets_orphans(tmp_path: Path) -> None:
-    """--full starts from nothing."""
+    """--full scans from scratch."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     shutil.rmtree(make_run(runs / "b"))
@@ -94,7 +94,7 @@ def test_full_reads_all_and_forgets_orphans(tmp_path: Path) -> None:
 
 
 def test_invalid_runs_are_counted_named_and_keep_their_last_record(tmp_path: Path) -> None:
-    """A sidecar that cannot be read costs nothing but its own news, and is tried again at every scan."""
+    """An unreadable sidecar keeps the last record and is tried again at every scan."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     bad = make_run(runs / "b", notes="good once")
@@ -111,7 +111,7 @@ def test_invalid_runs_are_counted_named_and_keep_their_last_record(tmp_path: Pat
 
 
 def test_liveness_is_refreshed_without_a_new_sidecar(tmp_path: Path) -> None:
-    """A running run whose heartbeat stops is killed at the next scan, and running again when it beats again."""
+    """A run is killed at the first scan after its heartbeat stops, and running when it beats again."""
     runs = tmp_path / "runs"
     run = make_run(runs / "a", status="running")
     assert open_registry(runs)["a"].status is Status.RUNNING
@@ -125,7 +125,7 @@ def test_liveness_is_refreshed_without_a_new_sidecar(tmp_path: Path) -> None:
 
 
 def test_a_dead_run_is_not_read_again(tmp_path: Path) -> None:
-    """A killed run without a new sign of life costs a stat, no more."""
+    """A killed run without new files costs only a stat."""
     run = make_run(tmp_path / "runs" / "a", status="running")
     old = time.time() - 3600
     for name in ("heartbeat", "metrics.csv"):
@@ -135,7 +135,7 @@ def test_a_dead_run_is_not_read_again(tmp_path: Path) -> None:
 
 
 def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
-    """Another --heartbeat-timeout changes what is shown, though no file did."""
+    """Another --heartbeat-timeout changes statuses without changes on disk."""
     run = make_run(tmp_path / "runs" / "a", status="running")
     old = time.time() - 600
     for name in ("heartbeat", "metrics.csv"):
@@ -145,7 +145,7 @@ def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
 
 
 def test_stock_csv_logger_runs_are_found_and_followed(tmp_path: Path) -> None:
-    """A run without a sidecar is known by its path, and read again when its metrics.csv grows."""
+    """A run without a sidecar is known by its path, and read again when metrics.csv grows."""
     run = tmp_path / "runs" / "version_0"
     run.mkdir(parents=True)
     (run / "hparams.yaml").write_text("lr: 0.1\n")
@@ -162,7 +162,7 @@ def test_stock_csv_logger_runs_are_found_and_followed(tmp_path: Path) -> None:
 
 
 def test_ttl_and_no_scan(tmp_path: Path) -> None:
-    """A scan younger than scan_ttl_s is enough; scan=False never scans but where nothing is known."""
+    """A scan younger than scan_ttl_s is enough, and scan=False scans only an unknown tree."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     assert open_registry(runs, scan=False).report is not None
@@ -171,13 +171,13 @@ def test_ttl_and_no_scan(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_a_run_needs_no_cache(tmp_path: Path, cache: Path) -> None:
-    """A single run directory is read straight, and leaves no cache file behind."""
+    """A single run directory is read directly, without a cache file."""
     registry = open_registry(make_run(tmp_path / "a"))
     assert ([run.run_id for run in registry], list(cache.glob("registry/*"))) == (["a"], [])
 
 
 def test_the_root_may_be_a_link(tmp_path: Path, cache: Path) -> None:
-    """The cache belongs to the real path, whatever link leads there."""
+    """The cache belongs to the real path of a linked root."""
     make_run(tmp_path / "runs" / "a")
     (tmp_path / "link").symlink_to(tmp_path / "runs")
     open_registry(tmp_path / "runs")
@@ -186,13 +186,13 @@ def test_the_root_may_be_a_link(tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_root_that_is_no_directory(tmp_path: Path) -> None:
-    """A root that is not there is a usage error, and nobody's runs become orphans."""
+    """A missing root is a usage error, and makes no runs orphans."""
     with pytest.raises(UsageError, match="missing is no directory"):
         open_registry(tmp_path / "missing")
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    """A folder whose name is no UTF-8, and lone surrogates in a sidecar, are kept like any other text."""
+    """Folder names that are not UTF-8, and lone surrogates in a sidecar, are stored like any text."""
     folder = os.fsencode(tmp_path / "runs") + b"/caf\xe9"
     path = os.fsdecode(folder)
     make_run(Path(path), run_id="r", notes="\ud800x")
@@ -202,7 +202,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 def test_times_of_a_record(tmp_path: Path) -> None:
-    """A record has the run's own times, as seconds and as ISO text."""
+    """A record has the run's times as seconds and as ISO text."""
     run = open_registry(make_run(tmp_path / "a"))["a"]
     assert (run.start, run.created_at) == (CREATED_S, "2026-04-10T12:00:00+00:00")
     assert (run.ended_at, run.duration) == ("2026-04-10T13:00:00+00:00", 3600.0)

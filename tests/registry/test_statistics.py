@@ -44,7 +44,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_summary_without_rows_is_not_believed(tmp_path: Path) -> None:
-    """The original logger's summary may cover one session only, so the values come from metrics.csv."""
+    """Values come from metrics.csv if summary.json may cover one session only, as the original's."""
     run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
     write_summary(run)
     record = open_registry(tmp_path / "runs")["a"]
@@ -55,14 +55,14 @@ def test_a_summary_without_rows_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_missing_summary_is_made_up_for(tmp_path: Path) -> None:
-    """The original logger wrote none before 2026."""
+    """Values come from metrics.csv if there is no summary.json."""
     make_run(tmp_path / "runs" / "a", ROWS)
     record = open_registry(tmp_path / "runs")["a"]
     assert (record.metric("acc", "max"), record.metric("acc")) == (0.9, 0.5)
 
 
 def test_a_summary_that_was_written_last_is_believed(tmp_path: Path, computed: list[str]) -> None:
-    """Our logger's summary says how many rows it covers, and is written after the last of them."""
+    """A summary that covers all rows and is newer than them is used."""
     run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
     write_summary(run, rows=3, metrics={"acc": {"max": 0.7}})
     assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
@@ -70,21 +70,21 @@ def test_a_summary_that_was_written_last_is_believed(tmp_path: Path, computed: l
 
 @pytest.mark.parametrize(("rows", "expected"), [(3, 0.7), (2, 0.9)])
 def test_an_older_summary_is_believed_if_it_covers_the_rows(tmp_path: Path, rows: int, expected: float) -> None:
-    """A kill may come between a row and the summary; a copy may swap the times of two files."""
+    """A summary that covers all rows is used even if it is older."""
     run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
     write_summary(run, newer=False, rows=rows, metrics={"acc": {"max": 0.7}})
     assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == expected
 
 
 def test_a_running_run_is_not_read_again_and_again(tmp_path: Path, computed: list[str]) -> None:
-    """Its summary is a few seconds behind, which is near enough."""
+    """A running run uses its summary, which is a few seconds old."""
     run = make_run(tmp_path / "runs" / "a", ROWS, status="running", summary={"acc": 0.5})
     write_summary(run, newer=False, rows=1, metrics={"acc": {"max": 0.7}})
     assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
 
 
 def test_they_are_computed_once_for_one_content(tmp_path: Path, computed: list[str]) -> None:
-    """Neither a second look, nor a touched file, nor a copy of the tree costs a second computation."""
+    """A second look, a touched file and a copy of the tree cost no second computation."""
     make_run(tmp_path / "runs" / "a", ROWS)
     for _ in range(2):
         open_registry(tmp_path / "runs")
@@ -101,7 +101,7 @@ def test_they_are_computed_once_for_one_content(tmp_path: Path, computed: list[s
 
 @pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\x00" + b"x" * 200])
 def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path, cache: Path, content: bytes) -> None:
-    """The statistics are right all the same."""
+    """Without a usable cache the statistics are the same."""
     make_run(tmp_path / "runs" / "a", ROWS)
     cache.mkdir()
     (cache / "statistics.sqlite").write_bytes(content)
@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path, cache: Path
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_run_only(tmp_path: Path) -> None:
-    """It keeps what summary.json says."""
+    """A run whose metrics.csv is unreadable keeps what summary.json says."""
     run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
     write_summary(run)
     (run / "metrics.csv").unlink()
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_read_costs_its_own_run_only(tmp_path: Path) -> No
 
 
 def test_ranking_and_conditions_use_them(tmp_path: Path) -> None:
-    """--top and --where complete what they need, for an export as for a list."""
+    """--top and --where compute what they need, in an export as in a list."""
     for name, value in (("a", 0.9), ("b", 0.7)):
         run = make_run(tmp_path / name, [{"step": 0, "acc": value}, {"step": 1, "acc": 0.1}], summary={"acc": 0.1})
         write_summary(run)
@@ -130,7 +130,7 @@ def test_ranking_and_conditions_use_them(tmp_path: Path) -> None:
 
 
 def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
-    """A CSVLogger's run says nothing of its status; one that was killed is left out, which is said."""
+    """A run of unknown status is ranked; a killed one is left out with a notice."""
     for name, value in (("a", 0.9), ("b", 0.7)):
         run = make_run(tmp_path / name, [{"step": 0, "acc": value}], status="running", heartbeat_age=9000)
         os.utime(run / "metrics.csv", (1775822400, 1775822400))

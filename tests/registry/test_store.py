@@ -1,4 +1,4 @@
-"""The cache: derived, healed, never in the way, safe with several scanners."""
+"""The cache can be deleted, repairs itself, never blocks work, and allows several scanners."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Return a tree of two runs."""
+    """Make a tree of two runs."""
     make_run(tmp_path / "runs" / "a", hparams={"lr": 1}, summary={"acc": 0.5})
     make_run(tmp_path / "runs" / "b", tags=["x"])
     return tmp_path / "runs"
 
 
 def opened(runs: Path, **how: object) -> tuple[Registry, list[str]]:
-    """Return the registry and what it said."""
+    """Return the registry and its messages."""
     said: list[str] = []
     return open_registry(runs, say=said.append, **how), said  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def file_of(cache: Path) -> Path:
 
 
 def test_deleting_the_cache_is_harmless(runs: Path, cache: Path) -> None:
-    """Without its file everything is read again, and nothing is said."""
+    """Without its cache everything is read again, without a message."""
     opened(runs)
     file_of(cache).unlink()
     registry, said = opened(runs)
@@ -53,7 +53,7 @@ def test_deleting_the_cache_is_harmless(runs: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "row"])
 def test_a_damaged_cache_is_rebuilt_and_said(runs: Path, cache: Path, damage: str) -> None:
-    """A cache that is no database, half a one, or holds foreign rows is made anew, with one message."""
+    """A damaged cache is rebuilt with one message."""
     opened(runs)
     file = file_of(cache)
     if damage == "garbage":
@@ -71,7 +71,7 @@ def test_a_damaged_cache_is_rebuilt_and_said(runs: Path, cache: Path, damage: st
 
 
 def test_an_older_format_is_rebuilt_and_said(runs: Path, cache: Path) -> None:
-    """A cache of an older version is made anew, with one message."""
+    """A cache of an older version is rebuilt with one message."""
     opened(runs)
     with sqlite3.connect(file_of(cache)) as connection:
         connection.execute("DROP TABLE runs")
@@ -86,7 +86,7 @@ def test_an_older_format_is_rebuilt_and_said(runs: Path, cache: Path) -> None:
 
 
 def test_a_newer_format_stays_as_it_is(runs: Path, cache: Path) -> None:
-    """A cache of a newer version is left alone; the scan goes on in memory."""
+    """A cache of a newer version stays unchanged, and the scan continues in memory."""
     opened(runs)
     with sqlite3.connect(file_of(cache)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -100,7 +100,7 @@ def test_a_newer_format_stays_as_it_is(runs: Path, cache: Path) -> None:
 @pytest.mark.parametrize("name", ["results.db", "runs-mine.sqlite"])
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"SQLite format 3\x00", b"x" * 68 + b"brdg" + b"x" * 40])
 def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content: bytes, name: str) -> None:
-    """--db never overwrites somebody's file, whatever its name."""
+    """--db never overwrites another program's file."""
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(UsageError, match="is not a cache of runs"):
@@ -111,7 +111,7 @@ def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content:
 @pytest.mark.parametrize("name", ["mlflow.db", "runs-mine.sqlite", "runs-0123456789abcdef.sqlite"])
 @pytest.mark.parametrize("version", [0, store_module.FORMAT, 99])
 def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path, name: str, version: int) -> None:
-    """Nor somebody's SQLite database, whatever its name and its version."""
+    """--db never overwrites another program's SQLite database."""
     file = tmp_path / name
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE runs (x)")
@@ -124,7 +124,7 @@ def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path, name: str, ve
 
 
 def test_a_foreign_database_in_the_place_of_a_cache_is_refused(runs: Path, cache: Path) -> None:
-    """Also where a cache belongs, a database without our mark is somebody's."""
+    """A database without our mark is never overwritten, even where a cache belongs."""
     opened(runs)
     file = file_of(cache)
     file.unlink()
@@ -138,7 +138,7 @@ def test_a_foreign_database_in_the_place_of_a_cache_is_refused(runs: Path, cache
 
 
 def test_a_database_that_fills_between_the_look_and_the_lock_is_refused(tmp_path: Path) -> None:
-    """What another program puts into a file that was empty is not dropped either."""
+    """Tables that another program puts into an empty file meanwhile stay."""
     file = tmp_path / "new.db"
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE results (x)")
@@ -150,7 +150,7 @@ def test_a_database_that_fills_between_the_look_and_the_lock_is_refused(tmp_path
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_a_place_that_is_no_plain_file_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
-    """A pipe does not hang, a device is not replaced."""
+    """A pipe or device as cache is refused at once."""
     file = tmp_path / "runs-x.sqlite"
     os.mkfifo(file) if kind == "pipe" else file.symlink_to(os.devnull)
     with pytest.raises(UsageError, match="is not a cache of runs"):
@@ -159,7 +159,7 @@ def test_a_place_that_is_no_plain_file_is_refused(runs: Path, tmp_path: Path, ki
 
 
 def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
-    """One --db holds several trees; none makes orphans of the other's runs."""
+    """One --db holds several trees, and none makes orphans of the other's runs."""
     make_run(tmp_path / "more" / "c")
     file = tmp_path / "all.sqlite"
     opened(runs, db_path=file)
@@ -171,7 +171,7 @@ def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(runs: Path, tmp_path: Path) -> None:
-    """Where the cache directory cannot be written, the scan goes on in memory with one message."""
+    """Without a writable cache directory the scan continues in memory with one message."""
     (tmp_path / "file").touch()
     registry, said = opened(runs, cache_dir=tmp_path / "file" / "cache")
     assert (len(registry), len(said)) == (2, 1)
@@ -179,7 +179,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(runs: Path, tmp_path: Path)
 
 
 def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process holds the lock for too long, the scan goes on in memory with one message."""
+    """If another process holds the lock for too long, the scan continues in memory with one message."""
     opened(runs)
     make_run(runs / "c")
     monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 0.01)
@@ -194,7 +194,7 @@ def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: py
 
 
 def test_a_full_disk_is_done_without(runs: Path, tmp_path: Path) -> None:
-    """Where the cache cannot be written to its end, the scan goes on in memory with one message."""
+    """If the disk is full, the scan continues in memory with one message."""
     program = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
@@ -210,7 +210,7 @@ def test_a_full_disk_is_done_without(runs: Path, tmp_path: Path) -> None:
 
 
 def test_no_home_at_all(runs: Path) -> None:
-    """Without a home directory the scan goes on in memory with one message."""
+    """Without a home directory the scan continues in memory with one message."""
     program = (
         "import sys\n"
         "from bridge.registry import open_registry\n"
@@ -225,7 +225,7 @@ def test_no_home_at_all(runs: Path) -> None:
 
 
 def test_where_the_cache_lies(runs: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BRIDGE_CACHE_DIR, then XDG_CACHE_HOME, then ~/.cache; never in the runs."""
+    """The cache is in BRIDGE_CACHE_DIR, XDG_CACHE_HOME or ~/.cache, and never in the runs."""
     opened(runs)
     assert file_of(cache).exists()
     monkeypatch.delenv("BRIDGE_CACHE_DIR")
@@ -240,7 +240,7 @@ def test_where_the_cache_lies(runs: Path, tmp_path: Path, cache: Path, monkeypat
 
 
 def test_no_wal(runs: Path, cache: Path) -> None:
-    """The journal is never a WAL, which network file systems do not carry."""
+    """The journal is no WAL, because network file systems do not support one."""
     opened(runs)
     with sqlite3.connect(file_of(cache)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -266,7 +266,7 @@ print(len(said))
 
 
 def test_several_scanners_at_once(tmp_path: Path) -> None:
-    """Four processes that scan one tree into one new cache at once, while sidecars change, all see every run."""
+    """Four processes that scan one tree into one new cache, while sidecars change, all find every run."""
     for number in range(40):
         make_run(tmp_path / "runs" / f"run-{number}", hparams={"lr": 1}, summary={"acc": number})
     file = tmp_path / "shared.sqlite"

@@ -1,4 +1,4 @@
-"""The `--where` language: what conditions mean, and how errors point at a character."""
+"""The `--where` language: the meaning of conditions, and errors that point at a character."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ TRUE = [
 
 @pytest.mark.parametrize("text", TRUE)
 def test_conditions_that_hold(text: str) -> None:
-    """Each form of the language means what the guide says; a missing value, NaN or another kind compares false."""
+    """Each form of condition holds as the guide says; a missing value, NaN or another type compares false."""
     assert parse(text).holds(RUN)
 
 
 @pytest.mark.parametrize("text", TRUE)
 def test_not_turns_every_condition(text: str) -> None:
-    """`not` of what holds does not hold, whatever it is."""
+    """`not` inverts any condition."""
     assert not parse(f"not ({text})").holds(RUN)
 
 
@@ -153,7 +153,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("text", "at", "problem"), ERRORS)
 def test_errors_point_at_the_character(text: str, at: int, problem: str) -> None:
-    """An error says what is wrong, shows the condition and has a caret below the character, in terminal columns."""
+    """An error shows the condition with a caret below the wrong character."""
     with pytest.raises(UsageError) as caught:
         parse(text)
     said, shown, caret = caught.value.message.split("\n")
@@ -165,26 +165,26 @@ def test_errors_point_at_the_character(text: str, at: int, problem: str) -> None
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
-    """No text ends in another error than UsageError."""
+    """Any text parses or raises UsageError."""
     with contextlib.suppress(UsageError):
         parse(text).holds(RUN)
 
 
 @given(st.text(min_size=1, max_size=20), st.floats(allow_nan=False))
 def test_any_name_can_be_asked_for_in_backticks(name: str, value: float) -> None:
-    """Whatever signs a metric's or a hyperparameter's name has, backticks make it safe (a backtick is doubled)."""
+    """Backticks quote any name, and a doubled backtick is one."""
     quoted = name.replace("`", "``")
     run = record(summary={name: value}, hparams={name: value})
     assert parse(f"`{quoted}` = {value!r} and hparams.`{quoted}` = {value!r}").holds(run)
 
 
 def test_conditions_can_be_sent_to_other_processes() -> None:
-    """A condition survives pickling: selection may run in a worker."""
+    """A condition survives pickling, so workers can select."""
     where = parse("val/acc > 0.5 and not tag = bad")
     assert pickle.loads(pickle.dumps(where)) == where
 
 
 def test_alive_is_a_condition() -> None:
-    """`alive` alone asks whether the run is running."""
+    """`alive` alone holds for running runs."""
     assert parse("alive").holds(record(status=Status.RUNNING))
     assert not parse("alive").holds(record(status=Status.KILLED))

@@ -1,4 +1,4 @@
-"""The overlap rule and the scalar order once more, in plain Python and as naively as the words of the rule."""
+"""Apply the overlap rule and the scalar order again, in plain Python, as literally as the rule's words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Event: TypeAlias = "tuple[int, int, float, tuple[tuple[str, str], ...]]"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of metrics.csv; `step` None: it has none. Values are floats, or text."""
+    """A row of metrics.csv; `step` is None without one, and values are floats or text."""
 
     step: int | None
     time: float
@@ -27,14 +27,14 @@ class Row:
 
 
 def equal(one: float | str, other: float | str) -> bool:
-    """Whether two values are the same for the overlap rule."""
+    """Return whether the overlap rule takes two values for the same."""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def points(rows: Sequence[Row]) -> dict[tuple[str, bool], list[tuple[int, int, float | str]]]:
-    """All points as logged: (row, step, value) by metric, numbers and texts apart."""
+    """Return all points as logged: (row, step, value) by metric, numbers and texts apart."""
     found = defaultdict(list)
     for number, row in enumerate(rows):
         if row.step is not None and not row.bad:
@@ -44,7 +44,7 @@ def points(rows: Sequence[Row]) -> dict[tuple[str, bool], list[tuple[int, int, f
 
 
 def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, int, float | str]]:
-    """Of the values at one step the last unbroken run of equal ones counts, with its first point; by step."""
+    """Return the point that counts at each step: the first of the last unbroken run of equal values."""
     by_step = defaultdict(list)
     for point in series:
         by_step[point[1]].append(point)
@@ -59,7 +59,7 @@ def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, 
 
 
 def events(rows: Sequence[Row]) -> list[Event]:
-    """Return the points that count, by row: one event for each row with such points."""
+    """Return the points that count by row, one event per row."""
     placed: dict[int, dict[str, float | str]] = defaultdict(dict)
     for (name, _), series in points(rows).items():
         for row, _, value in counting(series):
@@ -77,12 +77,12 @@ def step_of(row: Row) -> int:
 
 
 def shown(value: float | str) -> str:
-    """Return a value so that it can be compared, NaN included."""
+    """Return a value in a comparable form, NaN included."""
     return value if isinstance(value, str) else float(value).hex()
 
 
 def events_of(deltas: Iterable[Delta]) -> list[Event]:
-    """Return the events in `deltas`, each row of a block one event."""
+    """Return the events in `deltas`, one per row of a block."""
     found: list[Event] = []
     for delta in deltas:
         for block in delta.blocks:
@@ -100,7 +100,7 @@ def events_of(deltas: Iterable[Delta]) -> list[Event]:
 
 
 def without_texts(found: Iterable[Event], rows: Sequence[Row]) -> list[Event]:
-    """`found` without the text cells of `rows`."""
+    """Return `found` without the text cells of `rows`."""
     result = []
     for row, step, time, values in found:
         numbers = tuple(item for item in values if not isinstance(rows[row].cells[item[0]], str))

@@ -1,4 +1,4 @@
-"""The plainest targets there can be: they do with deltas what the contract says, and can be compared."""
+"""The plainest possible targets: they apply deltas as the contract says, and can be compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUDGET = 1 << 20
 
 
 class Target:
-    """Takes deltas, is made anew where it must be, and remembers its cursor as text."""
+    """Applies deltas, starts over where it must, and stores its cursor as text."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class Target:
 
     @property
     def cursor(self) -> Cursor | None:
-        """What is remembered, read back from its text."""
+        """Return the stored cursor, parsed from its text."""
         return None if self.text is None else Cursor.from_json(self.text, where="here")
 
     def export(self, path: Path) -> None:
-        """Bring the run directory `path` in."""
+        """Export the run directory `path`."""
         run = read_run(path)
         while True:
             delta = read_delta(run, self.cursor, self.content, self.wanted, budget=self.budget)
@@ -69,7 +69,7 @@ class Target:
             self.apply(delta)
 
     def apply(self, delta: Delta) -> None:
-        """Remove, add, remember."""
+        """Remove superseded points, add new ones, and store the cursor."""
         self.deltas.append(delta)
         if delta.replace_from is not None:
             self.points = {key: held for key, held in self.points.items() if key[1] < delta.replace_from}
@@ -98,7 +98,7 @@ def points_of(events: list[Event]) -> dict[tuple[str, int], list[tuple[float, st
 
 
 def rising(events: list[Event]) -> bool:
-    """Return if the steps of each metric rise in the order of `events`."""
+    """Return whether the steps of each metric rise in the order of `events`."""
     last: dict[str, int] = {}
     for _, step, _, values in events:
         for name, _ in values:

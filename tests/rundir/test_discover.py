@@ -1,4 +1,4 @@
-"""Finding run directories: what is entered, what is not, and in which order."""
+"""Discovery enters the right folders, in order, and names what it skips."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def found(*roots: Path) -> list[str]:
-    """Return what is found below the first root, relative to it."""
+    """Return the run directories below the first root, relative to it."""
     return [str(path.relative_to(roots[0])) for path in discover(roots)]
 
 
 def skipped(*roots: Path) -> list[tuple[str, str]]:
-    """(path relative to the first root, reason) of what is passed over."""
+    """Return (path relative to the first root, reason) of the skipped folders."""
     return [(str(one.path.relative_to(roots[0])), one.reason) for one in discover(roots).skipped]
 
 
 def test_order_and_depth(tmp_path: Path) -> None:
-    """Run directories come in the order of their names; a run above others hides none of them."""
+    """Run directories come in order of their names, and a run does not hide runs below it."""
     for name in ("b/2", "b/10", "a", "c/d/e", "a/inner"):
         write_sidecar(tmp_path / name)
     assert found(tmp_path) == ["a", "a/inner", "b/10", "b/2", "c/d/e"]
 
 
 def test_media_and_checkpoints_hide_runs_only_inside_a_run(tmp_path: Path) -> None:
-    """A folder called media or checkpoints is entered, except in a run directory; there, what it hides is named."""
+    """Folders called media or checkpoints are entered except in a run, where hidden runs are named."""
     for name in ("media/a", "checkpoints", "run", "run/media/x", "run/checkpoints/y/z", "run/checkpoints/1/2/3"):
         write_sidecar(tmp_path / name)
     assert found(tmp_path) == ["checkpoints", "media/a", "run"]
@@ -48,7 +48,7 @@ def test_media_and_checkpoints_hide_runs_only_inside_a_run(tmp_path: Path) -> No
 
 
 def test_what_is_never_entered(tmp_path: Path) -> None:
-    """MLflow's own folders and hidden ones are not entered, nor what an exporter marked as its own."""
+    """MLflow's folders, hidden ones and those marked by an exporter are not entered."""
     for name in ("mlruns/a", "mlartifacts/a", ".hidden/a", "tb_logs/copy", "good"):
         write_sidecar(tmp_path / name)
     (tmp_path / "tb_logs" / "copy" / ".bridge-target").touch()
@@ -72,7 +72,7 @@ def test_what_is_never_entered(tmp_path: Path) -> None:
     ],
 )
 def test_lightnings_own_logs(tmp_path: Path, header: str, reason: str | None) -> None:
-    """A metrics.csv with a logger's columns makes a run directory, also without hparams.yaml; another one is named."""
+    """A metrics.csv with a logger's columns makes a run without hparams.yaml; any other is named."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "metrics.csv").write_text(f"{header}\n", encoding="utf-8")
     assert found(tmp_path) == ["logs"] * (reason is None)
@@ -80,7 +80,7 @@ def test_lightnings_own_logs(tmp_path: Path, header: str, reason: str | None) ->
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    """A metrics.csv that is a folder, a pipe, or a link that leads out makes no run directory, and is named."""
+    """A metrics.csv that is a folder, a pipe or a link outside makes no run, and is named."""
     for name in ("folder", "pipe", "link"):
         (tmp_path / "root" / name).mkdir(parents=True)
     (tmp_path / "metrics.csv").write_text("step\n")
@@ -95,7 +95,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_what_may_not_be_read_is_named(public: Path) -> None:
-    """A folder that cannot be listed, and a metrics.csv that cannot be opened, are named with the reason."""
+    """An unreadable folder or metrics.csv is named with the reason."""
     (public / "closed").mkdir(mode=0)
     (public / "file").mkdir()
     (public / "file" / "metrics.csv").touch(mode=0)
@@ -119,7 +119,7 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
-    """A root that is not there, or is a file, is said before anything is walked."""
+    """A root that is missing or a file is an error before the walk."""
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="nowhere does not exist"):
         discover([tmp_path, tmp_path / "nowhere"])
@@ -128,7 +128,7 @@ def test_a_missing_root_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_each_folder_is_listed_once(tmp_path: Path) -> None:
-    """Two thousand run directories cost one listing each, and one for each folder above them."""
+    """The walk lists each folder once."""
     for number in range(2000):
         folder = tmp_path / f"{number // 100:02d}" / f"{number:04d}"
         folder.mkdir(parents=True)

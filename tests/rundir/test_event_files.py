@@ -36,7 +36,7 @@ steps = st.one_of(st.integers(0, 300), st.integers(-(2**63), 2**63 - 1))
 
 @st.composite
 def any_event(draw: st.DrawFn) -> Event:
-    """Draw an event: mostly one scalar, else several, a tensor, a picture or a text."""
+    """Draw an event: mostly one scalar, else several, a tensor, an image or a text."""
     event = Event(wall_time=draw(st.floats(0, 2e9)), step=draw(steps))
     kind = draw(st.sampled_from(["scalar"] * 6 + ["several", "tensor", "double", "vector", "image", "text", "nothing"]))
     for _ in range({"several": 3, "nothing": 0}.get(kind, 1)):
@@ -80,12 +80,12 @@ def expected(found: list[Event]) -> list[tuple[str, int, float, str]]:
 
 
 def shown(value: float) -> str:
-    """Return a value so that it can be compared, NaN included."""
+    """Return a value in a comparable form, NaN included."""
     return "nan" if math.isnan(value) else float(value).hex()
 
 
 def read(path: Path, begin: int = 0, end: int | None = None) -> tuple[list[tuple[str, int, float, str]], int, str]:
-    """Return the points of an event file, where the complete records end, and what is wrong with it."""
+    """Return the points of an event file, the end of its complete records, and its notices."""
     points: list[tuple[str, int, float, str]] = []
     place, problem = begin, ""
     with path.open("rb", buffering=0) as file:
@@ -101,7 +101,7 @@ def read(path: Path, begin: int = 0, end: int | None = None) -> tuple[list[tuple
 @given(st.lists(any_event(), max_size=12))
 @settings(max_examples=150, deadline=None)
 def test_any_events_are_read_as_tensorboard_reads_them(found: list[Event]) -> None:
-    """Tags, steps, times and values are bit for bit those of TensorBoard's messages, whatever else the file holds."""
+    """Tags, steps, times and values equal TensorBoard's bit for bit, whatever else the file holds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events"
         path.write_bytes(b"".join(map(record, found)))
@@ -109,7 +109,7 @@ def test_any_events_are_read_as_tensorboard_reads_them(found: list[Event]) -> No
 
 
 def test_a_file_that_is_cut_anywhere_goes_on_where_it_ended(tmp_path: Path) -> None:
-    """A record that is not complete is not there yet; the next look reads on from where the last one ended."""
+    """An incomplete record is not read yet, and the next look continues there."""
     found = [version(START), *(scalar("loss", step, step / 3, START + step) for step in range(5))]
     path = tmp_path / "events"
     data = b"".join(map(record, found))
@@ -131,7 +131,7 @@ def test_a_file_that_is_cut_anywhere_goes_on_where_it_ended(tmp_path: Path) -> N
     ],
 )
 def test_a_damaged_record_ends_the_file_and_is_named(tmp_path: Path, damage: bytes) -> None:
-    """The points before a record that makes no sense count; the notice has file and byte, and other files are read."""
+    """A damaged record ends its file with a notice of file and byte; earlier points and other files count."""
     write_events(tmp_path / "run", 1, [("loss", 9, 9.0, START + 9)])
     path = write_events(tmp_path / "run", 0, [("loss", 1, 1.0, START)])
     size = path.stat().st_size
@@ -145,7 +145,7 @@ def test_a_damaged_record_ends_the_file_and_is_named(tmp_path: Path, damage: byt
 
 
 def test_a_large_picture_is_passed_over(tmp_path: Path) -> None:
-    """A record of megabytes is not read; the points around it are."""
+    """A record of megabytes is skipped, and the points around it are read."""
     event = Event(wall_time=START, step=1)
     event.summary.value.add(tag="image").image.encoded_image_string = bytes(3 << 20)
     path = tmp_path / "events"
@@ -171,7 +171,7 @@ def age(folder: Path, seconds: float = 4000.0) -> None:
 
 
 def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
-    """Its kind, name, times and status come from the files; `session_end_info` is never believed."""
+    """Its kind, name, times and status come from the files, and never from `session_end_info`."""
     age(run_dir)
     run = read_run(run_dir)
     assert (run.kind, run.run_id, run.status, run.time_column) == (
@@ -186,7 +186,7 @@ def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
 
 
 def test_a_requeued_job_is_one_curve(run_dir: Path) -> None:
-    """Steps that were logged again have their new values, with their own times."""
+    """Steps logged again have their new values and times."""
     age(run_dir)
     series = read_series(read_run(run_dir), "loss")
     assert series.step.tolist() == list(range(12))
@@ -198,7 +198,7 @@ def test_a_requeued_job_is_one_curve(run_dir: Path) -> None:
 
 
 def test_what_is_a_run(tmp_path: Path) -> None:
-    """Folders with a point or fresh ones are runs; the others are named. A metrics.csv or a sidecar wins."""
+    """Folders with a point and fresh ones are runs, others are named; a metrics.csv or a sidecar wins."""
     write_events(tmp_path / "a" / "points", 0, [("hp_metric", 0, -1.0, START), ("loss", 0, 1.0, START)])
     write_events(tmp_path / "a" / "placeholder", 0, [("hp_metric", 0, -1.0, START)])
     write_events(tmp_path / "a" / "metric", 0, [("hp_metric", 0, 0.5, START)])
@@ -228,7 +228,7 @@ def test_what_is_a_run(tmp_path: Path) -> None:
 
 
 def test_folders_of_add_scalars_belong_to_the_run_above(tmp_path: Path) -> None:
-    """`add_scalars` writes a folder for each curve: they are metrics of the run, and no runs."""
+    """Folders of `add_scalars` are metrics of the run above, and no runs."""
     run_dir = tmp_path / "logs" / "version_0"
     write_events(run_dir, 0, [("acc", 0, 0.5, START)])
     write_events(run_dir / "val_loss_train", 0, [("val/loss", step, 1.0, START + step) for step in range(3)])
@@ -245,7 +245,7 @@ def test_folders_of_add_scalars_belong_to_the_run_above(tmp_path: Path) -> None:
 
 
 def test_several_files_grow_at_once(tmp_path: Path) -> None:
-    """With `add_scalars` all files of a run grow together: only the new records of each are read."""
+    """If all files of a run grow, only the new records of each are read."""
     run_dir = tmp_path / "run"
     paths = [
         write_events(run_dir, 0, [("acc", 0, 0.5, START)]),
@@ -282,7 +282,7 @@ def test_the_placeholder_is_no_point(tmp_path: Path) -> None:
 
 
 def test_hyperparameters_of_the_plugin(tmp_path: Path) -> None:
-    """Without a hparams.yaml the parameters are those of the HPARAMS page, typed; whole numbers are ints."""
+    """Without hparams.yaml the typed parameters come from the HPARAMS plugin, whole numbers as ints."""
     from tensorboard.plugins.hparams import plugin_data_pb2
 
     data = plugin_data_pb2.HParamsPluginData()
@@ -307,7 +307,7 @@ def look(folder: Path, cursor: Any, **options: Any) -> Any:
 
 
 def test_growth_reads_on(run_dir: Path) -> None:
-    """New records of the last file, and new files, are read from where the cursor ended; nothing new is the same."""
+    """The next delta holds only new records and files, and is SAME without any."""
     age(run_dir)
     first = look(run_dir, None, replaces=True)
     assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
@@ -320,7 +320,7 @@ def test_growth_reads_on(run_dir: Path) -> None:
 
 
 def test_deleted_files_cost_the_target_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old event files are deleted to save room: the target keeps its points, and new ones still come."""
+    """After old event files are deleted the target keeps its points, and new ones follow."""
     monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
     age(run_dir)
     first = look(run_dir, None, replaces=True)
@@ -341,7 +341,7 @@ def test_deleted_files_cost_the_target_nothing(run_dir: Path, monkeypatch: pytes
 
 
 def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two looks that agree on a file that became shorter mean that the target is rebuilt."""
+    """A file that two looks find shorter leads to a rebuild."""
     monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
     age(run_dir)
     first = look(run_dir, None, replaces=True)

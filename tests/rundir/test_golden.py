@@ -1,4 +1,4 @@
-"""The tables of the format: each case is a small run directory in tests/golden with what is to be read of it."""
+"""The format's table of cases: each folder of tests/golden is a small run directory with its expected content."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 
 def cases_with(*fields: str) -> pytest.MarkDecorator:
-    """Return the cases that say something of one of `fields`."""
+    """Return the cases that specify one of `fields`."""
     chosen = [name for name, expected in EXPECTED.items() if any(field in expected for field in fields)]
     assert chosen
     return pytest.mark.parametrize("case", chosen, indirect=True)
 
 
 class Case:
-    """A copy of one case with the ages that it asks for."""
+    """A copy of one case with the file ages that it specifies."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.expected = EXPECTED[name]
@@ -50,7 +50,7 @@ class Case:
         return read_run(self.path, heartbeat_timeout=120.0)
 
     def whole(self, *, ordered: bool = False, limit: int = 1_000_000) -> list[Delta]:
-        """Everything as deltas."""
+        """Return all deltas."""
         return list(read_whole(self.run(), ContentOptions(), ReadOptions(ordered=ordered, limit=limit)))
 
     def about(self, value: Any) -> Any:
@@ -62,12 +62,12 @@ class Case:
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    """Each case in turn."""
+    """Return each case in turn."""
     return Case(request.param, tmp_path)
 
 
 def value_of(text: float | str) -> str:
-    """Return a value of a case so that it can be compared bit for bit, but for the signs of NaN."""
+    """Return a value in a form that compares bit for bit, except for the sign of NaN."""
     if isinstance(text, str):
         return "nan" if text == "nan" else float.fromhex(text).hex()
     return float(text).hex()
@@ -75,7 +75,7 @@ def value_of(text: float | str) -> str:
 
 @cases_with("series")
 def test_series(case: Case) -> None:
-    """The points that count, by metric and step, with their times, bit for bit."""
+    """The points that count, with their times, are those of the case, bit for bit."""
     expected = {
         name: [(step, then, value_of(value)) for step, then, value in points]
         for name, points in case.expected["series"].items()
@@ -90,7 +90,7 @@ def test_series(case: Case) -> None:
 
 @cases_with("series")
 def test_one_series(case: Case) -> None:
-    """One series read by itself is the same series."""
+    """A series read alone equals the same series read with others."""
     run = case.run()
     for name, points in case.expected["series"].items():
         series = read_series(run, name)
@@ -100,14 +100,14 @@ def test_one_series(case: Case) -> None:
 
 @cases_with("events")
 def test_order(case: Case) -> None:
-    """Where the case says it: the events of an ordered target, in their order."""
+    """The events of an ordered target come in the order of the case."""
     found = [(row, step, [name for name, _ in values]) for row, step, _, values in events_of(case.whole(ordered=True))]
     assert found == [(row, step, names) for row, step, names in case.expected["events"]]
 
 
 @cases_with("notices")
 def test_notices(case: Case) -> None:
-    """What could not be read as a point is named and counted."""
+    """The notices name and count what could not be read as a point."""
     expected = case.expected["notices"]
     found = [
         [notice.kind.value, notice.what, notice.detail, notice.count]
@@ -119,13 +119,13 @@ def test_notices(case: Case) -> None:
 
 @cases_with("rows")
 def test_rows(case: Case) -> None:
-    """Rows are counted as the file has them, bad ones included."""
+    """All rows of the file count, bad ones included."""
     assert case.whole()[-1].after.rows == case.expected["rows"]
 
 
 @cases_with("media")
 def test_media(case: Case) -> None:
-    """The media events that count, and what their files truly are."""
+    """The media events that count have the formats of their files' bytes."""
     found = [
         [event.line, event.tag, event.step, event.index, event.type.value, event.format, event.time, event.caption]
         for delta in case.whole()
@@ -137,7 +137,7 @@ def test_media(case: Case) -> None:
 
 @cases_with("run")
 def test_run(case: Case) -> None:
-    """Status, times, names and params as the case has them."""
+    """Status, times, names and params are those of the case."""
     run = case.run()
     for name, wanted in case.expected["run"].items():
         found = getattr(run, name)

@@ -1,4 +1,4 @@
-"""A run directory that grows piece by piece: what each look says, and what it costs."""
+"""Looks at a growing run directory are right and cheap."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ HEADER = ("loss", "step", "wall_time")
 def look(
     path: Path, cursor: Cursor | None, wanted: ReadOptions = ORDERED, content: ContentOptions | None = None
 ) -> Delta:
-    """One look at the run directory, from a cursor as a target gives it back."""
+    """Look at the run directory from a cursor as a target gives it back."""
     kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
     return read_delta(read_run(path), kept, content or ContentOptions(), wanted)
 
 
 def points(delta: Delta) -> list[tuple[int, float]]:
-    """(step, value) of the metric `loss`."""
+    """Return (step, value) of the metric `loss`."""
     return [
         (step, float.fromhex(value))
         for _, step, _, values in events_of([delta])
@@ -46,7 +46,7 @@ def points(delta: Delta) -> list[tuple[int, float]]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Return a run with two rows."""
+    """Make a run with two rows."""
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[1.0, 0, CREATED_S], [2.0, 1, CREATED_S + 1]])
     return path
@@ -54,7 +54,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """Plan what happens while a look waits for the next: each wait takes one entry, and no time."""
+    """Plan what happens while a look waits for the next; a wait takes one entry, and no time."""
     happenings: list[Callable[[], object]] = []
 
     def sleep(_seconds: float) -> None:
@@ -66,7 +66,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
 
 
 def test_every_byte(tmp_path: Path) -> None:
-    """A file that grows by single bytes gives each row once, as soon as its newline is there."""
+    """A file that grows byte by byte gives each row once, at its newline."""
     path = write_sidecar(tmp_path / "run")
     lines = [b"loss,note,step\r\n", b"1,,0\r\n", b',"a\r\nb",1\r\n', b"x,,2\r\n", b"3,,2,9\r\n", b"4,,\r\n"]
     lines += [b"note,step,loss\n", b",5,6\n", b"7,,4\n"]
@@ -90,7 +90,7 @@ def test_every_byte(tmp_path: Path) -> None:
 
 
 def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
-    """Size and mtime as the cursor has them mean that no file is opened."""
+    """No file is opened if size and mtime equal the cursor's."""
     cursor = look(run_dir, None).after
     run = read_run(run_dir)
     opened: list[str] = []
@@ -107,7 +107,7 @@ def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
 
 
 def test_an_append_reads_only_the_new_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a large file that grew, the first line, the 64 KiB before the cursor and the new rows are read."""
+    """After an append only the first line, the 64 KiB before the cursor and the new rows are read."""
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[step / 7, step, CREATED_S + step] for step in range(50_000)])
     cursor = look(path, None).after
@@ -119,7 +119,7 @@ def test_an_append_reads_only_the_new_bytes(tmp_path: Path, monkeypatch: pytest.
 
 
 def _read_so_far() -> int:
-    """Bytes that this process has read by system calls (Linux); elsewhere 0."""
+    """Return the bytes that this process has read by system calls (Linux), elsewhere 0."""
     try:
         with open("/proc/self/io") as file:  # noqa: PTH123 - no real file
             return int(file.readline().split()[1])
@@ -128,7 +128,7 @@ def _read_so_far() -> int:
 
 
 def test_a_grown_header_changes_nothing_but_the_columns(run_dir: Path) -> None:
-    """Lightning rewrites the file when a metric is new: the rows are the same, so it is an append."""
+    """A file rewritten with one more column is an append."""
     cursor = look(run_dir, None).after
     write_metrics(
         run_dir,
@@ -141,7 +141,7 @@ def test_a_grown_header_changes_nothing_but_the_columns(run_dir: Path) -> None:
 
 
 def test_a_copied_run_is_the_same_run(run_dir: Path, tmp_path: Path) -> None:
-    """Copied with other mtimes, or moved, a run is known by its rows: nothing is sent again."""
+    """A copy with other mtimes, or a moved run, has the same rows, and nothing is sent again."""
     cursor = look(run_dir, None).after
     shutil.copytree(run_dir, tmp_path / "elsewhere")
     os.utime(tmp_path / "elsewhere" / "metrics.csv", (0, 0))
@@ -153,7 +153,7 @@ def test_a_copied_run_is_the_same_run(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: Path) -> None:
-    """The same identity at another path with other first rows is an error that says what to do."""
+    """The same identity at another path with other rows is an error with a remedy."""
     cursor = look(run_dir, None).after
     other = write_sidecar(tmp_path / "other", uid="uid-run")
     write_metrics(other, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1]])
@@ -167,7 +167,7 @@ def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: 
 
 
 def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A row that the target has and that is another now is a change, if a second look sees the same."""
+    """A changed row that the target holds is a change if a second look agrees."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1], [3.0, 2, CREATED_S + 2]])
     delta = look(run_dir, cursor)
@@ -178,7 +178,7 @@ def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: lis
 
 
 def test_a_shorter_file_may_be_in_the_middle_of_a_rewrite(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A file that is short for a moment, while its header is rewritten in place, is no change."""
+    """A file that is short only for a moment is no change."""
     cursor = look(run_dir, None).after
     whole = (run_dir / "metrics.csv").read_bytes()
     (run_dir / "metrics.csv").write_bytes(b"acc,loss,step,wall_time\r\n")
@@ -188,7 +188,7 @@ def test_a_shorter_file_may_be_in_the_middle_of_a_rewrite(run_dir: Path, waits: 
 
 
 def test_a_file_that_keeps_changing_is_left_for_later(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """While every look sees something else nothing is done, and that is said."""
+    """If every look differs, nothing is done, with a notice."""
     cursor = look(run_dir, None).after
     path = run_dir / "metrics.csv"
     path.write_bytes(b"loss,step,wall_time\r\n")
@@ -200,7 +200,7 @@ def test_a_file_that_keeps_changing_is_left_for_later(run_dir: Path, waits: list
 
 
 def test_a_file_that_is_gone(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A metrics.csv that vanished for good is a change, not an error."""
+    """A deleted metrics.csv is a change, not an error."""
     cursor = look(run_dir, None).after
     (run_dir / "metrics.csv").unlink()
     delta = look(run_dir, cursor)
@@ -208,7 +208,7 @@ def test_a_file_that_is_gone(run_dir: Path, waits: list[Callable[[], object]]) -
 
 
 def test_options_that_differ_are_named(run_dir: Path) -> None:
-    """A target made with other options is made anew, and the reason says which."""
+    """A target made with other options is rebuilt, and the reason names them."""
     cursor = look(run_dir, None, content=ContentOptions(metrics=("loss",))).after
     delta = look(run_dir, cursor, content=ContentOptions(exclude_metrics=("a*", "b")))
     assert delta.kind is DeltaKind.CHANGED
@@ -218,13 +218,13 @@ def test_options_that_differ_are_named(run_dir: Path) -> None:
 
 
 def test_a_target_that_was_never_finished_is_made_anew(run_dir: Path) -> None:
-    """A cursor that is not complete cannot be continued."""
+    """A target with an incomplete cursor is rebuilt."""
     cursor = look(run_dir, None).after.with_(complete=False)
     assert look(run_dir, cursor).kind is DeltaKind.CHANGED
 
 
 def test_portions_are_continued_where_they_ended(tmp_path: Path) -> None:
-    """With a limit, portions follow one another, each from its cursor, until there is no more."""
+    """With a limit, each portion continues from the cursor of the last."""
     path = make_run(tmp_path / "run", [{"loss": float(step), "step": step} for step in range(10)])
     cursor, found, more = None, [], True
     while more:
@@ -237,7 +237,7 @@ def test_portions_are_continued_where_they_ended(tmp_path: Path) -> None:
 
 
 def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
-    """An ordered target hears of a rewind with file, line, metric and steps; nothing of it can be applied in place."""
+    """For an ordered target a rewind names file, line, metric and steps, and leads to a rebuild."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [1.5, 0, CREATED_S + 3]], append=True)
     delta = look(run_dir, cursor)
@@ -246,7 +246,7 @@ def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
 
 
 def test_a_repeated_stretch_is_no_rewind(run_dir: Path) -> None:
-    """A run that went back and logged the same values again has nothing new for any target."""
+    """Rows logged again with the same values send nothing."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[1.0, 0, CREATED_S + 7], [2.0, 1, CREATED_S + 8], [3.0, 2, CREATED_S + 9]], append=True)
     for wanted in (ORDERED, ReadOptions(), ReadOptions(replaces=True)):
@@ -255,7 +255,7 @@ def test_a_repeated_stretch_is_no_rewind(run_dir: Path) -> None:
 
 
 def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path) -> None:
-    """A target that replaces gets every point from the lowest changed step on, and nothing before it."""
+    """A target that replaces points gets every point from the lowest changed step on."""
     write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [4.0, 3, CREATED_S + 3]], append=True)
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[2.0, 1, CREATED_S + 4], [3.5, 2, CREATED_S + 5]], append=True)
@@ -266,7 +266,7 @@ def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path
 
 
 def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
-    """A cursor that says from which step on points are missing makes the next delta replace them."""
+    """A cursor with a step of missing points makes the next delta replace them."""
     cursor = look(run_dir, None).after.with_(replacing=1)
     delta = look(run_dir, cursor, ReadOptions(replaces=True))
     assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 1, [(1, 2.0)])
@@ -275,7 +275,7 @@ def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
 
 
 def test_a_large_replacement_comes_in_parts(run_dir: Path) -> None:
-    """What does not fit into memory at once comes by ranges of steps, each with the step that follows."""
+    """A replacement larger than memory comes in ranges of steps, each with the step that follows."""
     rows = [[float(step), step, CREATED_S + step] for step in range(2, 40)]
     write_metrics(run_dir, (), rows, append=True)
     cursor = look(run_dir, None).after
@@ -295,7 +295,7 @@ def test_a_large_replacement_comes_in_parts(run_dir: Path) -> None:
 
 
 def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> None:
-    """A step that was never seen before is just a point there, wherever it stands."""
+    """For an unordered target a new lower step is an ordinary point."""
     cursor = look(run_dir, None).after
     write_metrics(run_dir, (), [[9.0, -5, CREATED_S + 2]], append=True)
     delta = look(run_dir, cursor, ReadOptions(replaces=True))
@@ -304,7 +304,7 @@ def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> No
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Return a run with more metrics than a cursor has room for."""
+    """Make a run with more metrics than a cursor holds."""
     path = write_sidecar(tmp_path / "many")
     names = [f"metric/{number:03d}" for number in range(200)]
     write_metrics(path, [*names, "step", "wall_time"], [[*range(200), step, CREATED_S + step] for step in range(3)])
@@ -312,7 +312,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def test_last_points_that_do_not_fit_are_found_in_the_file(many: Path) -> None:
-    """A second row of the last step is judged by the rows before the cursor, which had no room for the last points."""
+    """A second row of the last step is compared with earlier rows of the file if the cursor lacks them."""
     cursor = look(many, None).after
     assert Cursor.from_json(cursor.to_json(), where="here").last_points is None  # type: ignore[union-attr]
     again = [*range(199), 5]
@@ -324,7 +324,7 @@ def test_last_points_that_do_not_fit_are_found_in_the_file(many: Path) -> None:
 
 
 def test_last_points_that_do_not_fit_are_not_needed_for_later_steps(many: Path) -> None:
-    """Rows with later steps need no last points at all."""
+    """Rows with later steps need no last points."""
     cursor = look(many, None).after
     write_metrics(many, (), [[*range(200), 3, CREATED_S + 3]], append=True)
     delta = look(many, cursor)

@@ -1,4 +1,4 @@
-"""Any history of rows, cut anywhere into exports, ends as one clean read: the plain oracle says what that is."""
+"""Any history of rows, cut anywhere into exports, ends as one clean read of the plain oracle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ kinds = st.sampled_from(["row"] * 12 + ["bad", "stepless"])
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Row], list[int], int]:
-    """Rows, the cuts between exports (as numbers of rows), and a seed for what does not matter."""
+    """Draw rows, cuts between exports (numbers of rows), and a seed for irrelevant choices."""
     rows: list[Row] = []
     step = draw(st.integers(-2, 2))
     for number in range(draw(st.integers(0, 14))):
@@ -47,7 +47,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Row], list[int], int]:
 
 
 def write(path: Path, rows: list[Row], columns: list[str], torn: str = "") -> None:
-    """Write metrics.csv whole; `columns` are the header."""
+    """Write a whole metrics.csv with the header `columns`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
@@ -61,7 +61,7 @@ def write(path: Path, rows: list[Row], columns: list[str], torn: str = "") -> No
 
 
 def columns_of(rows: list[Row], chance: random.Random, before: list[str]) -> list[str]:
-    """Return a header for `rows`: as it was where it still fits, sometimes with its columns moved."""
+    """Return a header for `rows`: the previous one if it still fits, sometimes with columns moved."""
     used = {name for row in rows for name in row.cells} | {"step", "wall_time"}
     if used <= set(before) and chance.random() < 0.8:
         return before
@@ -71,7 +71,7 @@ def columns_of(rows: list[Row], chance: random.Random, before: list[str]) -> lis
 
 
 def grow(path: Path, rows: list[Row], cuts: list[int], seed: int, *targets: Target) -> None:
-    """Export to all `targets` at each cut; in between the file is torn somewhere, or has another header."""
+    """Export to all `targets` at each cut; in between the file is torn or has another header."""
     chance = random.Random(seed)
     columns = ["step", "wall_time"]
     for cut in cuts:
@@ -98,7 +98,7 @@ quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthC
 def test_an_ordered_target_ends_as_one_clean_read(
     history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
 ) -> None:
-    """The points of an ordered target do not depend on its history of exports, and the steps of each metric rise."""
+    """An ordered target's points do not depend on its history, and the steps of each metric rise."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
@@ -113,7 +113,7 @@ def test_an_ordered_target_ends_as_one_clean_read(
 def test_an_unordered_target_ends_as_one_clean_read(
     history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, replaces: bool, budget: int
 ) -> None:
-    """A target that takes lower steps ends with the points of one clean read, whether it is rebuilt or replaces."""
+    """An unordered target ends with the points of one clean read, by rebuild or replacement."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
@@ -130,7 +130,7 @@ def test_an_unordered_target_ends_as_one_clean_read(
 def test_thousands_of_histories(
     history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
 ) -> None:
-    """Ordered, unordered and replacing targets that share a history all end as one clean read, cursors included."""
+    """Ordered, unordered and replacing targets that share a history all end as one clean read, with equal cursors."""
     rows, cuts, seed = history
     wanted = [
         ReadOptions(ordered=True, limit=limit),

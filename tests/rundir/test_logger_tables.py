@@ -1,4 +1,4 @@
-"""What our logger writes is read back exactly, also where it was cut, continued and given new columns."""
+"""The reader reads back exactly what our logger writes, also after tears, resumes and new columns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sessions, st.booleans())
 def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float], int]], int]], exports: bool) -> None:
-    """Sessions that each end torn somewhere, and go on: all rows that were whole are read, bit for bit."""
+    """All complete rows of sessions that end torn somewhere are read, bit for bit."""
     expected: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")

@@ -1,4 +1,4 @@
-"""Media of a run that grows: what is new, what is superseded, what a file truly is."""
+"""Media of a growing run: new, superseded, and of what format."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Return a run with one row."""
+    """Make a run with one row."""
     return make_run(tmp_path / "run", [{"a": 1.0, "step": 0}])
 
 
 def log(path: Path, tag: str, step: int, name: str, **fields: Any) -> None:
-    """Log a picture as a logger does: the file, then its line."""
+    """Log an image as a logger does: first the file, then its line."""
     (path / "media").mkdir(exist_ok=True)
     (path / "media" / name).write_bytes(PNG)
     line = json.dumps({"step": step, "tag": tag, "type": "image", "path": f"media/{name}", "time": 5.0, **fields})
@@ -42,18 +42,18 @@ def log(path: Path, tag: str, step: int, name: str, **fields: Any) -> None:
 
 
 def look(path: Path, cursor: Cursor | None, content: ContentOptions | None = None) -> Delta:
-    """One look at the run directory, from a cursor as a target gives it back."""
+    """Look at the run directory from a cursor as a target gives it back."""
     kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
     return read_delta(read_run(path), kept, content or ContentOptions(), ReadOptions())
 
 
 def names(delta: Delta) -> list[tuple[str, int, int]]:
-    """(path, step, index) of the new events."""
+    """Return (path, step, index) of the new events."""
     return [(event.path, event.step, event.index) for event in delta.media]
 
 
 def test_new_lines_are_new_events(run_dir: Path) -> None:
-    """Lines that were added give their events alone; a torn one is not there yet."""
+    """Only new complete lines give events."""
     log(run_dir, "v", 0, "a.png")
     first = look(run_dir, None)
     assert names(first) == [("media/a.png", 0, 0)]
@@ -67,7 +67,7 @@ def test_new_lines_are_new_events(run_dir: Path) -> None:
 
 
 def test_a_later_session_supersedes_a_picture(run_dir: Path) -> None:
-    """A requeued run that logs a step again takes the place of the old pictures, so the target is rebuilt."""
+    """A requeued run that logs a step again replaces its images, so the target is rebuilt."""
     log(run_dir, "v", 0, "a.png", session=0)
     log(run_dir, "v", 0, "b.png", session=0)
     log(run_dir, "v", 1, "c.png", session=0)
@@ -83,7 +83,7 @@ def test_a_later_session_supersedes_a_picture(run_dir: Path) -> None:
 
 
 def test_media_come_with_the_last_portion(tmp_path: Path) -> None:
-    """Where points come in portions, media come once, at the end."""
+    """Media come once, with the last portion of points."""
     path = make_run(tmp_path / "run", [{"a": 1.0, "step": step} for step in range(9)])
     log(path, "v", 0, "a.png")
     cursor, found = None, []
@@ -98,7 +98,7 @@ def test_media_come_with_the_last_portion(tmp_path: Path) -> None:
 
 
 def test_no_media_means_that_nothing_is_read(run_dir: Path) -> None:
-    """With media left out their lines are no news, whatever is in them."""
+    """Without media their lines are not read."""
     (run_dir / "media.jsonl").write_text("nonsense\n")
     first = look(run_dir, None, ContentOptions(media=False))
     assert (first.media, first.notices, first.after.media_lines) == ((), (), 0)
@@ -107,7 +107,7 @@ def test_no_media_means_that_nothing_is_read(run_dir: Path) -> None:
 
 
 def test_lines_that_changed_are_a_change(run_dir: Path) -> None:
-    """Lines that the target was made of and that are others now, or gone, make it anew."""
+    """Changed or missing lines that the target holds lead to a rebuild."""
     log(run_dir, "v", 0, "a.png")
     cursor = look(run_dir, None).after
     content = (run_dir / "media.jsonl").read_bytes()
@@ -125,7 +125,7 @@ def test_lines_that_changed_are_a_change(run_dir: Path) -> None:
 
 
 def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
-    """A link to a file outside the run directory is never followed; one inside is."""
+    """A media link that leaves the run directory is refused; one inside is followed."""
     (tmp_path / "secret.png").write_bytes(PNG)
     (run_dir / "media").mkdir()
     (run_dir / "media" / "out.png").symlink_to(tmp_path / "secret.png")
@@ -145,14 +145,14 @@ def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_many_bad_lines_are_counted(run_dir: Path) -> None:
-    """Twenty bad lines are named, the rest is one notice with their number."""
+    """Twenty bad lines are named, and the rest is one notice with their number."""
     (run_dir / "media.jsonl").write_text("x\n" * 50)
     notices = look(run_dir, None).notices
     assert [notice.count for notice in notices] == [1] * 20 + [30]
 
 
 def test_a_video_is_a_video_whatever_its_line_says(run_dir: Path) -> None:
-    """The type of an event follows its bytes where those are always a video."""
+    """The bytes decide the type where their format is always a video."""
     log(run_dir, "v", 0, "a.png")
     (run_dir / "media" / "a.png").write_bytes(b"\0\0\0\x1cftypisom")
     (event,) = look(run_dir, None).media
@@ -178,7 +178,7 @@ def test_a_video_is_a_video_whatever_its_line_says(run_dir: Path) -> None:
     ],
 )
 def test_the_true_format(run_dir: Path, head: bytes, form: str) -> None:
-    """The first bytes of a file say what it is, whatever its name."""
+    """The first bytes of a file decide its format, whatever its name."""
     log(run_dir, "v", 0, "a.png")
     (run_dir / "media" / "a.png").write_bytes(head)
     assert [event.format for event in look(run_dir, None).media] == [form]

@@ -1,4 +1,4 @@
-"""pyarrow and the csv module read the same rows: values, text cells, row numbers, offsets and digests."""
+"""pyarrow and the csv module give the same rows: values, text cells, numbers, offsets and digests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(path: Path, data: bytes, *, block: int = 1 << 22) -> list[Rows]:
 
 
 def slowly(data: bytes) -> list[Rows]:
-    """Return the same by the csv module only; the header is the first line."""
+    """Return the same rows by the csv module only; the header is the first line."""
     found = read_layout(io.BytesIO(data), "wall_time")
     assert found is not None
     start = found[0].end
@@ -45,7 +45,7 @@ def slowly(data: bytes) -> list[Rows]:
 
 
 def plain(rows: list[Rows]) -> list[tuple[object, ...]]:
-    """Rows as plain values, one entry a row: number, end, step, time, points."""
+    """Return rows as plain values, one entry per row: number, end, step, time, points."""
     found = []
     for part in rows:
         for place in range(len(part)):
@@ -100,7 +100,7 @@ def written(cells: list[list[str]], end: str) -> bytes:
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str) -> None:
-    """Numbers that pyarrow parses are bit for bit those of Python's float(), but for the payload of NaN."""
+    """Numbers equal Python's float() bit for bit, except for the payload of NaN."""
     rows = read(tmp_path / "metrics.csv", written(cells, end))
     for place, row in enumerate(cells):
         for name, cell in zip(("b", "a"), (row[0], row[2]), strict=True):
@@ -119,7 +119,7 @@ def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]],
 )
 @example([("1", "1", "", ""), ("two\r\nlines", "2", "", "")], "\r\n", 7)
 def test_both_parsers_and_all_blocks_agree(tmp_path: Path, cells: list[list[str]], end: str, block: int) -> None:
-    """Rows, offsets and digest do not depend on the parser, nor on where the blocks are cut."""
+    """Rows, offsets and digest depend neither on the parser nor on the cut into blocks."""
     data = written(cells, end)
     exact = slowly(data)
     whole = read(tmp_path / "metrics.csv", data)
@@ -129,7 +129,7 @@ def test_both_parsers_and_all_blocks_agree(tmp_path: Path, cells: list[list[str]
 
 
 def test_blank_lines_are_nothing(tmp_path: Path) -> None:
-    """A blank line is no row, whoever parses it; pyarrow takes one for a row of empty cells."""
+    """A blank line is no row for either parser, although pyarrow takes it for empty cells."""
     for end in ("\n", "\r\n"):
         data = f"b,step,a,wall_time{end}1,0,2,3{end}{end}1,1,2,3{end}{end}{end}".encode()
         whole, exact = read(tmp_path / "metrics.csv", data), slowly(data)
@@ -140,7 +140,7 @@ def test_blank_lines_are_nothing(tmp_path: Path) -> None:
 
 
 def test_large_blocks_agree(tmp_path: Path) -> None:
-    """The same for blocks that several threads parse, in which a column turns from numbers to texts and back."""
+    """Blocks parsed by several threads, with a column of numbers and texts, give the same rows."""
     chance = random.Random(3)
     odd = ["", "x", "True", "nan", "two\nlines", "1_0", "warm-up (1)"]
     cells = [
@@ -167,7 +167,7 @@ def test_large_blocks_agree(tmp_path: Path) -> None:
 @quick
 @given(st.lists(st.tuples(anything, steps, anything, numbers), min_size=1, max_size=6), st.data())
 def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[str]], data: st.DataObject) -> None:
-    """Rows cut in two are the two parts of the file, and their digests add up."""
+    """Rows cut in two equal the two parts of the file, and their digests add up."""
     whole = read(tmp_path / "metrics.csv", written(cells, "\n"))
     for rows in whole:
         cut = data.draw(st.integers(0, len(rows)))
@@ -178,7 +178,7 @@ def test_a_part_of_rows_is_what_its_bytes_say(tmp_path: Path, cells: list[list[s
 
 
 def test_the_digest_does_not_know_columns_apart_by_place(tmp_path: Path) -> None:
-    """Columns that moved, empty columns, another way to write a number or a line end leave the digest alone."""
+    """The digest ignores order of columns, empty columns, number formats and line ends."""
     one = read(tmp_path / "a.csv", b"a,b,step,wall_time\r\n1,2.50,0,5\r\n,x,1,6\r\n,,3.5,\r\n")
     other = read(tmp_path / "b.csv", b"new,step,b,wall_time,a\n,0,2.5,5.0,1e0\n,1,x,6,\n,3.5,,,\n")
     assert digest(one) == digest(other)
@@ -199,13 +199,13 @@ def test_the_digest_does_not_know_columns_apart_by_place(tmp_path: Path) -> None
     ],
 )
 def test_the_digest_knows_what_changed(tmp_path: Path, changed: bytes) -> None:
-    """Values swapped between columns or rows, signs, steps, times, names: each gives another digest."""
+    """Any swap of values, and any change of sign, step, time or name, gives another digest."""
     rows = read(tmp_path / "a.csv", b"a,b,step,wall_time\n1,2,0,5\n3,4,1,6\n")
     assert digest(read(tmp_path / "b.csv", changed)) != digest(rows)
 
 
 def test_ten_thousand_columns(tmp_path: Path) -> None:
-    """A row that is longer than a block, with ten thousand columns, is a row like any other."""
+    """A row with ten thousand columns, longer than a block, is read like any other."""
     names = [f"m{number:05d}" for number in range(10_000)]
     header = ",".join([*names, "step"])
     lines = [
@@ -221,7 +221,7 @@ def test_ten_thousand_columns(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line longer than the bound stops the run with an error that names it, whatever the file's size."""
+    """A line over the limit is an error that names it, whatever the file's size."""
     monkeypatch.setattr(metrics, "LONGEST_ROW", 1 << 16)
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"a,step\r\n1,0\r\n")
@@ -234,7 +234,7 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, monkeyp
 
 
 def test_complete_rows_end_outside_of_quotes() -> None:
-    """A newline in a quoted cell ends no row; a quote within an unquoted cell is an ordinary character."""
+    """A newline in a quoted cell ends no row, and a quote within an unquoted cell is a character."""
     assert complete_rows(b"") == 0
     assert complete_rows(b"1,2") == 0
     assert complete_rows(b"1,2\n3") == 4
@@ -248,7 +248,7 @@ def test_complete_rows_end_outside_of_quotes() -> None:
 @quick
 @given(st.lists(st.lists(st.text('a",\n\r ', max_size=5), min_size=2, max_size=3), max_size=6), st.data())
 def test_complete_rows_agree_with_csv(cells: list[list[str]], data: st.DataObject) -> None:
-    """Wherever a file is cut, what counts as complete are whole rows of the csv module, and all of them."""
+    """Wherever a file is cut, its complete rows are those of the csv module."""
     text = io.StringIO(newline="")
     ends = [0]
     writer = csv.writer(text)
@@ -271,7 +271,7 @@ def _numbers(count: int) -> Iterator[str]:
 
 
 def test_a_hundred_thousand_decimals(tmp_path: Path) -> None:
-    """Decimals of any length and size are rounded as Python rounds them."""
+    """Decimals of any length and size round as in Python."""
     cells = list(_numbers(100_000))
     data = "a,step\n" + "".join(f"{cell},{place}\n" for place, cell in enumerate(cells))
     values = np.concatenate([rows.values[0] for rows in read(tmp_path / "metrics.csv", data.encode())])

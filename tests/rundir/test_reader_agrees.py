@@ -1,4 +1,4 @@
-"""The reader and the tests' oracle, which share no code, must agree on whatever stands in a run directory."""
+"""The reader and the tests' oracle, which share no code, agree on any run directory."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def of_deltas(deltas: Iterable[Delta]) -> Points:
 
 
 def _step_and_value(row: tuple[int, str, str]) -> tuple[int, str]:
-    """Equal points stay in the order of their rows: of their times some are estimated, which one reader does not do."""
+    """Return a sort key that keeps equal points in row order, because one reader estimates no times."""
     return row[:2]
 
 
@@ -96,7 +96,7 @@ def _rows(steps: list[int], values: list[float], times: list[float]) -> list[tup
 
 
 def assert_same(found: Points, expected: Points) -> None:
-    """Equal, but that a time which the source does not say may have been estimated."""
+    """Assert equality, except for times that the source lacks and a reader estimates."""
     assert {name: [row[:2] for row in rows] for name, rows in found.items()} == {
         name: [row[:2] for row in rows] for name, rows in expected.items()
     }
@@ -111,7 +111,7 @@ def assert_same(found: Points, expected: Points) -> None:
 @example(lines=["1,,0,", "1,,0,", "2,,0,", "1,,0,"], newline="\r\n", cut=0)
 @settings(max_examples=60, deadline=None)
 def test_both_readers_leave_the_same_points(lines: list[str], newline: str, cut: int, wanted: ReadOptions) -> None:
-    """Of any file, torn anywhere near its end, both readers leave the same points and number of rows."""
+    """Both readers find the same points and number of rows in any file, torn anywhere near its end."""
     data = csv_of(lines, newline)
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), data[: len(data) - cut])
@@ -124,7 +124,7 @@ def test_both_readers_leave_the_same_points(lines: list[str], newline: str, cut:
 @given(lines=LINES, newline=NEWLINES, rows=st.integers(0, 30))
 @settings(max_examples=60, deadline=None)
 def test_the_first_rows_alone(lines: list[str], newline: str, rows: int) -> None:
-    """What counts among the first rows, which verify compares with, is what counts in a file of these rows."""
+    """The points that count among the first rows are those of a file of these rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), csv_of(lines, newline))
         series, total = read_points(read_run(path), ContentOptions(), rows=rows)
@@ -185,7 +185,7 @@ def assert_facts_agree(path: Path) -> None:
 @given(fields=FIELDS)
 @settings(max_examples=150, deadline=None)
 def test_any_sidecar(fields: dict[str, Any]) -> None:
-    """Whatever a sidecar says, in whatever types, both readers say the same of it."""
+    """Both readers find the same in any sidecar, whatever its types."""
     with tempfile.TemporaryDirectory() as folder:
         path = make_run(Path(folder) / "run", [{"step": 0, "loss": 1.0}], heartbeat_age=30.0)
         sidecar = json.loads((path / "sidecar.json").read_text()) | fields
@@ -195,7 +195,7 @@ def test_any_sidecar(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", YAML.values(), ids=YAML)
 def test_any_hparams_yaml(tmp_path: Path, text: str) -> None:
-    """Whatever hparams.yaml holds, both readers make the same params of it, safely and within bounds."""
+    """Both readers find the same params in any hparams.yaml, safely and within limits."""
     path = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     (path / "hparams.yaml").write_text(text)
     os.utime(path / "hparams.yaml", (CREATED_S, CREATED_S))
@@ -224,7 +224,7 @@ MEDIA_LINES = st.lists(
 @given(lines=MEDIA_LINES, torn=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_any_media_lines(lines: list[str], torn: bool) -> None:
-    """Whatever media.jsonl holds, both readers find the same events, in the same order, with the same files."""
+    """Both readers find the same events, in order and with their files, in any media.jsonl."""
     with tempfile.TemporaryDirectory() as folder:
         path = make_run(Path(folder) / "run")
         (path / "media").mkdir()
@@ -269,7 +269,7 @@ def _loop(path: Path) -> None:
 @pytest.mark.parametrize("name", ["metrics.csv", "media.jsonl", "hparams.yaml"])
 @pytest.mark.parametrize("make", [_fifo, _link_out, _folder, _loop])
 def test_what_is_no_file_of_the_run_is_not_read(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
-    """A pipe, a link that leaves the directory, a folder and a link to itself are as if they were not there."""
+    """A pipe, a folder, a link outside and a link to itself count as missing."""
     path = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     (path / name).unlink(missing_ok=True)
     make(path / name)

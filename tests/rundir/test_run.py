@@ -1,4 +1,4 @@
-"""What is read of a run directory beside its metrics, and what cannot be."""
+"""The reader's view of a run directory beside its metrics."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIELDS = [
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_sidecar_crashes_the_reader(tmp_path: Path, fields: dict[str, object]) -> None:
-    """Whatever JSON object the sidecar is, it is read, and what is read can be encoded."""
+    """Any JSON object is read as a sidecar, and the result can be encoded."""
     tmp_path.joinpath("sidecar.json").write_text(json.dumps(fields))
     run = read_run(tmp_path)
     assert isinstance(run, Run)
@@ -68,7 +68,7 @@ def test_no_sidecar_crashes_the_reader(tmp_path: Path, fields: dict[str, object]
     ],
 )
 def test_a_sidecar_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
-    """A sidecar that is no JSON object is an error that says why, with the file."""
+    """A sidecar that is no JSON object is an error with file and reason."""
     (tmp_path / "sidecar.json").write_bytes(content)
     with pytest.raises(RunDirectoryError, match=message) as caught:
         read_run(tmp_path)
@@ -76,7 +76,7 @@ def test_a_sidecar_that_cannot_be_read(tmp_path: Path, content: bytes, message: 
 
 
 def test_no_run_directory(tmp_path: Path) -> None:
-    """A folder without a sidecar and without Lightning's files is refused."""
+    """A folder without a sidecar and Lightning's files is refused."""
     with pytest.raises(RunDirectoryError, match="is no run directory"):
         read_run(tmp_path)
     with pytest.raises(RunDirectoryError, match="is no run directory"):
@@ -84,7 +84,7 @@ def test_no_run_directory(tmp_path: Path) -> None:
 
 
 def test_files_that_lead_out_are_refused(tmp_path: Path) -> None:
-    """A sidecar, metrics.csv or hparams.yaml that is a link out of the directory, or no file, is not read."""
+    """A file of the run that is a link outside, or no regular file, is not read."""
     run_dir = make_run(tmp_path / "run")
     (tmp_path / "secret.yaml").write_text("password: 1\n")
     (run_dir / "hparams.yaml").unlink()
@@ -105,7 +105,7 @@ def test_files_that_lead_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_git_did_not_fetch(tmp_path: Path) -> None:
-    """A Git LFS pointer in the place of a file is a notice; in the place of the sidecar the run is unreadable."""
+    """A Git LFS pointer in place of a file is a notice, and in place of the sidecar an unreadable run."""
     run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
     (run_dir / "metrics.csv").write_text(pointer)
@@ -118,7 +118,7 @@ def test_files_that_git_did_not_fetch(tmp_path: Path) -> None:
 
 
 def test_where_it_lies_now_wins(tmp_path: Path) -> None:
-    """The path is the real one, whatever `run_dir` says and whatever link led there."""
+    """The path is the real one, whatever `run_dir` or a link says."""
     run_dir = make_run(tmp_path / "real", run_dir="/somewhere/else")
     (tmp_path / "link").symlink_to(run_dir)
     assert read_run(tmp_path / "link").path == run_dir
@@ -145,7 +145,7 @@ def test_where_it_lies_now_wins(tmp_path: Path) -> None:
     ],
 )
 def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
-    """Bombs, loops, depth and nonsense in hparams.yaml cost a notice at most, and little time."""
+    """Bombs, loops and depth in hparams.yaml cost at most a notice and little time."""
     run_dir = make_run(tmp_path / "run")
     (run_dir / "hparams.yaml").write_text(bomb)
     began = time.perf_counter()
@@ -155,7 +155,7 @@ def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
 
 
 def test_a_network_in_hparams_costs_its_own_key(tmp_path: Path) -> None:
-    """Of an hparams.yaml beyond its limit the largest keys are left out, by name; the others are read."""
+    """If hparams.yaml is too large, its largest keys are left out by name."""
     run_dir = make_run(tmp_path / "run")
     network = "model: !!python/object:torch.nn.Linear\n" + "".join(f"  w{n}: {'0.5 ' * 50}\n" for n in range(6_000))
     (run_dir / "hparams.yaml").write_text(f"lr: 0.1\n{network}layers:\n- 1\n- 2\noptim:\n  betas: [0.9, 0.99]\n")
@@ -204,7 +204,7 @@ run: !!python/object/apply:os.system [exit 1]
 
 
 def test_python_objects_in_hparams_are_their_content(tmp_path: Path) -> None:
-    """Nothing is executed; an object is its mapping, its text or its number, and a class name is a notice."""
+    """An object is read as its mapping, text or number without execution; a class name is a notice."""
     run_dir = make_run(tmp_path / "run")
     (run_dir / "hparams.yaml").write_text(PYTHON_OBJECTS)
     run = read_run(run_dir)
@@ -252,12 +252,12 @@ def test_python_objects_in_hparams_are_their_content(tmp_path: Path) -> None:
     ],
 )
 def test_names(path: str, run_id: str, name: str) -> None:
-    """A part that says little gets the part above in front: of the run id first, then of the path."""
+    """A part of a name that says little gets its parent in front, from the run id, then the path."""
     assert run_name(run_id, PurePosixPath(path)) == name
 
 
 def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the file system of a cache of ours, ages are the file server's; elsewhere a minute is allowed."""
+    """On a file system with our cache ages follow its server's clock; elsewhere a minute is allowed."""
     run_dir = make_run(tmp_path / "run", status="running", heartbeat_age=200)
     os.utime(run_dir / "metrics.csv", (0, 0))
     assert read_run(run_dir, clock=Clock(tmp_path / "cache")).status is Status.KILLED
@@ -272,14 +272,14 @@ def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_clock_without_a_place_to_write(tmp_path: Path) -> None:
-    """A cache that cannot be written leaves this machine's clock."""
+    """Without a writable cache this machine's clock counts."""
     (tmp_path / "file").touch()
     clock = Clock(tmp_path / "file")
     assert clock.age((tmp_path / "file").stat()) == 0.0
 
 
 def test_the_directory_is_never_written(tmp_path: Path) -> None:
-    """Reading leaves the run directory as it was."""
+    """Reading leaves the run directory unchanged."""
     run_dir = make_run(tmp_path / "run", [{"a": 1, "step": 0}])
     before = sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(run_dir))
     run_dir.chmod(0o555)
@@ -293,7 +293,7 @@ def test_the_directory_is_never_written(tmp_path: Path) -> None:
 
 
 def test_the_summary(tmp_path: Path) -> None:
-    """Without summary.json it is computed from all values that were logged; with one it is taken as it is."""
+    """Statistics come from all logged values without summary.json, and from it otherwise."""
     run_dir = write_sidecar(tmp_path / "run")
     cells = [["nan", 5], [3, 6], [-1, 7], ["inf", 8], ["text", 9], [3, ""], [2, 7]]
     write_metrics(run_dir, ("a", "step"), cells)
@@ -318,7 +318,7 @@ def test_the_summary(tmp_path: Path) -> None:
 
 
 def test_one_series(tmp_path: Path) -> None:
-    """One series has the points that count, by step; with keep all of them in row order."""
+    """A series has the points that count, by step."""
     run_dir = make_run(
         tmp_path / "run",
         [
@@ -337,7 +337,7 @@ def test_one_series(tmp_path: Path) -> None:
 
 
 def test_what_is_imported() -> None:
-    """Importing the reader loads neither numpy nor pyarrow; reading a run without metrics neither."""
+    """Importing the reader, and reading a run without metrics, loads neither numpy nor pyarrow."""
     program = (
         "import sys, bridge.rundir; from pathlib import Path; bridge.rundir.discover; bridge.rundir.read_run;"
         "print([name for name in ('numpy', 'pyarrow', 'yaml', 'torch', 'mlflow') if name in sys.modules])"
@@ -347,7 +347,7 @@ def test_what_is_imported() -> None:
 
 
 def test_statistics_that_are_no_numbers_are_named(tmp_path: Path) -> None:
-    """What summary.json has in the place of a number, or a number that no float holds, is left out and named."""
+    """Statistics that are no numbers, or too large for a float, are left out and named."""
     run_dir = write_sidecar(tmp_path / "run")
     stats = {"max": 10**400, "last": "fast", "max_step": 3, "count": [1], "first_nan_step": None}
     (run_dir / "summary.json").write_text(json.dumps({"metrics": {"a": stats}}))
@@ -361,7 +361,7 @@ def test_statistics_that_are_no_numbers_are_named(tmp_path: Path) -> None:
 
 
 def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
-    """Beyond twenty they are one notice."""
+    """Unreadable statistics beyond twenty are one notice."""
     run_dir = write_sidecar(tmp_path / "run")
     metrics = {f"m{number}": {"max": "x"} for number in range(150)}
     (run_dir / "summary.json").write_text(json.dumps({"metrics": metrics}))
@@ -370,9 +370,9 @@ def test_many_unreadable_statistics_are_counted(tmp_path: Path) -> None:
 
 
 def test_params_that_share_a_name_are_all_kept_and_told(tmp_path: Path) -> None:
-    """A nested and a dotted key that become one.
+    """A nested and a dotted key of one name are both kept.
 
-    The first has the name, the later ones get numbers, as the logger gives them.
+    The first has the name, and later ones get numbers, as the logger gives them.
     """
     run_dir = make_run(tmp_path / "run", hparams={"a": {"b": 1}, "a.b": 2, "c": {"d": 3}})
     (run_dir / "sidecar.json").write_text(json.dumps({"run_id": "r"}))
@@ -390,7 +390,7 @@ def test_params_that_share_a_name_are_all_kept_and_told(tmp_path: Path) -> None:
 
 
 def test_many_params_that_share_names_cost_little(tmp_path: Path) -> None:
-    """Thousands of keys that collide with numbered ones take no square of their number, and a bounded report."""
+    """Thousands of colliding keys take linear time and give a limited report."""
     run_dir = make_run(tmp_path / "run")
     (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
     taken = "".join(f"a.b_{number}: 0\n" for number in range(2, 3_000))

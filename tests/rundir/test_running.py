@@ -1,4 +1,4 @@
-"""Times where there is no time column, and the last rows of a running run that may still be superseded."""
+"""Estimated times, and the last rows of a running run, which a later row may supersede."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) -> Run:
-    """Return a running run with these (value, step)."""
+    """Make a running run with these (value, step)."""
     write_sidecar(path, status="running")
     write_metrics(path, HEADER, [[value, step, CREATED_S + number] for number, (value, step) in enumerate(rows)])
     (path / "heartbeat").touch()
@@ -30,7 +30,7 @@ def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) ->
 
 
 def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
-    """Rows that share the last row's step wait for a later step, a minute's quiet, or the end of the run."""
+    """Rows of the last step wait for a later step, a minute of quiet, or the end of the run."""
     path = tmp_path / "run"
     wanted = ReadOptions()
     running(path, [(1, 0), (2, 1), (3, 1)])
@@ -54,12 +54,12 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
 
 
 def times(delta: Delta) -> list[float]:
-    """Return the times of the events, from the start of the run."""
+    """Return the times of the events in seconds from the start of the run."""
     return [then - CREATED_S for _, _, then, _ in events_of([delta])]
 
 
 def test_estimated_times_never_move(tmp_path: Path) -> None:
-    """While a run without times grows, each export adds an anchor; what was sent keeps its times."""
+    """Times that were sent stay when the run grows."""
     path = write_sidecar(tmp_path / "run", status="running", time_column=None)
     (path / "heartbeat").touch()
 
@@ -88,7 +88,7 @@ def test_estimated_times_never_move(tmp_path: Path) -> None:
 
 
 def test_estimated_times_of_portions_are_those_of_the_whole(tmp_path: Path) -> None:
-    """The anchor of the first portion already knows of all rows there are."""
+    """The times of portions equal those of the whole run."""
     path = write_sidecar(tmp_path / "run", time_column=None)
     write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(6)])
     cursor, found, more = None, [], True
@@ -101,7 +101,7 @@ def test_estimated_times_of_portions_are_those_of_the_whole(tmp_path: Path) -> N
 
 
 def test_anchors_stay_few(tmp_path: Path) -> None:
-    """However often a run is exported, the anchors stay few enough for a cursor, the first and last among them."""
+    """After any number of exports the anchors fit a cursor and keep the first and last."""
     path = write_sidecar(tmp_path / "run", status="running", time_column=None)
     (path / "heartbeat").touch()
     cursor = None

@@ -1,4 +1,4 @@
-"""Rewinds in files that do not fit into memory: read again by ranges of steps, with the same result."""
+"""Rewinds in files larger than memory are read by ranges of steps, with the same result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
-    """Write a metrics.csv with these columns, written quickly; values are small integers."""
+    """Write a metrics.csv with these columns and small integer values."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
@@ -32,7 +32,7 @@ def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
 
 
 def fingerprint(blocks: list[Block]) -> list[tuple[str, bytes]]:
-    """Points in order: by metric the rows, steps and values as bytes."""
+    """Return the points in order: by metric the rows, steps and values as bytes."""
     names = sorted({name for block in blocks for name in block.names})
     found = []
     for name in names:
@@ -50,7 +50,7 @@ def fingerprint(blocks: list[Block]) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("kind", ["late", "zero", "all", "same"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool) -> None:
-    """With hardly any memory the result is the same, point by point and row by row."""
+    """A tiny memory budget gives the same points and rows."""
     count = 4000
     chance = np.random.default_rng(0)
     step = np.arange(count)
@@ -75,7 +75,7 @@ def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool
 
 
 def test_a_clean_file_streams_with_cursors_that_can_be_continued(tmp_path: Path) -> None:
-    """Without rewinds each portion's cursor is complete, whether the file fits into memory or not."""
+    """Without rewinds each portion's cursor is complete, also if the file exceeds memory."""
     path = write_sidecar(tmp_path / "run")
     write_rows(path, np.arange(4000), np.zeros((3, 4000)))
     run = read_run(path)
@@ -106,7 +106,7 @@ print(points, most)
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Three million points of which nearly all have to be sorted take no more memory than the budget asks for."""
+    """Sorting three million points takes no more memory than the budget."""
     count = 300_000
     step = np.arange(count)
     step[-2:] = [10, 20]

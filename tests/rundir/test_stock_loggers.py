@@ -1,4 +1,4 @@
-"""Directories that Lightning's own CSVLogger wrote in real trainings: all of them are found, named and exported."""
+"""Directories of Lightning's CSVLogger from real trainings are found, named and exported."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def check(python: str | Path, folder: Path, *, cli: bool) -> None:
 
 
 def test_runs_of_the_installed_lightning(tmp_path: Path) -> None:
-    """With and without hyperparameters, by Fabric, and by LightningCLI."""
+    """Runs with and without hyperparameters, by Fabric and by LightningCLI, verify as equal."""
     check(sys.executable, tmp_path, cli=True)
 
 
@@ -98,6 +98,6 @@ def test_runs_of_the_installed_lightning(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)  # half a gigabyte is unpacked
 @pytest.mark.parametrize("versions", [(f"lightning=={OLDEST}", "fsspec<2026", "packaging<25"), ("lightning",)])
 def test_runs_of_the_oldest_and_the_newest_lightning(tmp_path: Path, versions: tuple[str, ...]) -> None:
-    """LightningCLI's too."""
+    """Runs of the oldest and newest Lightning verify as equal."""
     python = fresh_environment(tmp_path, *versions, "jsonargparse[signatures]>=4.27", extra="logger")
     check(python, tmp_path, cli=True)

@@ -1,4 +1,4 @@
-"""Points that a later value replaced within one session are a notice with their number."""
+"""Points replaced within one session are a notice with their number."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fits(count: int) -> list[list[float]]:
 @pytest.mark.parametrize("budget", [1, 1 << 20])
 @pytest.mark.parametrize("options", [ReadOptions(ordered=True), ReadOptions(replaces=True)])
 def test_three_fits_on_one_logger(tmp_path: Path, options: ReadOptions, budget: int) -> None:
-    """Of the 30 points of a CSVLogger directory with three fits 20 are superseded, however the points are read."""
+    """Three fits of ten steps in one CSVLogger directory supersede 20 points."""
     run_dir = tmp_path / "version_0"
     run_dir.mkdir()
     write_metrics(run_dir, HEADER[:2], [row[:2] for row in fits(3)])
@@ -43,7 +43,7 @@ def test_three_fits_on_one_logger(tmp_path: Path, options: ReadOptions, budget: 
 
 
 def test_a_notice_tells_of_the_new_points_only(tmp_path: Path) -> None:
-    """An export tells how many points its own rows replaced."""
+    """An export counts the points that its new rows replace."""
     run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}])
     write_metrics(run_dir, HEADER, fits(2))
     options = ReadOptions(replaces=True)
@@ -54,7 +54,7 @@ def test_a_notice_tells_of_the_new_points_only(tmp_path: Path) -> None:
 
 
 def test_a_requeue_is_no_loss(tmp_path: Path) -> None:
-    """A value that replaces one of an earlier session is not counted: that is what the overlap rule is for."""
+    """Points that a later session replaces are not counted."""
     run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}, {"rows": 10}, {"rows": 20}])
     write_metrics(run_dir, HEADER, fits(3))
     assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == []
@@ -70,7 +70,7 @@ def test_the_original_says_nothing_of_sessions(tmp_path: Path) -> None:
 
 
 def test_a_repeated_value_is_no_loss(tmp_path: Path) -> None:
-    """The same value again at the same step replaces nothing."""
+    """An equal value at the same step replaces nothing."""
     run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}])
     write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [1.0, 0, CREATED_S + 1], [2.0, 1, CREATED_S + 2]])
     assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == []

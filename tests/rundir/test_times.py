@@ -1,4 +1,4 @@
-"""Start, end and status of runs whose times nobody wrote down, and of copies that lost the times of their files."""
+"""Start, end and status of runs without recorded times, and of copies that lost their mtimes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def csv_logger(path: Path, *, hparams: float | None = None, metrics: float = NOW
 
 
 def touch_all(path: Path, now: float) -> None:
-    """Make all files look as if they were written at `now`, as `cp -r` does."""
+    """Give all files the mtime `now`, as `cp -r` does."""
     for file in path.iterdir():
         os.utime(file, (now, now))
 
@@ -55,7 +55,7 @@ def touch_all(path: Path, now: float) -> None:
 def test_the_start_of_a_run_that_does_not_say(
     tmp_path: Path, name: str, hparams: float | None, start: float | tuple[int, ...] | None
 ) -> None:
-    """A stamp in a name tells it, else the oldest file if it is well before the end; else it is unknown."""
+    """The start is a stamp in a name, else the oldest mtime well before the end, else unknown."""
     run = read_run(csv_logger(tmp_path / name, hparams=hparams))
     expected = time.mktime((*start, 0, 0, -1)) if isinstance(start, tuple) else NOW if start is None else start
     assert (run.start, run.end, run.start_estimated, run.status) == (expected, NOW, True, Status.UNKNOWN)
@@ -64,20 +64,20 @@ def test_the_start_of_a_run_that_does_not_say(
 
 
 def test_an_event_file_tells_the_start(tmp_path: Path) -> None:
-    """TensorBoardLogger beside CSVLogger in one directory: the stamp in the event file's name is the start."""
+    """The stamp in an event file's name beside metrics.csv is the start."""
     path = csv_logger(tmp_path / "run")
     (path / f"events.out.tfevents.{int(NOW - HOUR)}.host.1.0").touch()
     assert read_run(path).start == NOW - HOUR
 
 
 def test_the_end_is_never_before_the_start(tmp_path: Path) -> None:
-    """Clocks of two machines may disagree."""
+    """The end is not before the start, even if two clocks disagree."""
     run = read_run(make_run(tmp_path / "run", created_at=CREATED_S, ended_at=CREATED_S - 5))
     assert (run.start, run.end) == (CREATED_S, CREATED_S)
 
 
 def test_an_estimate_that_changes_is_no_change(tmp_path: Path) -> None:
-    """A copy without its times has another end; nothing is sent for it, and verify finds no difference."""
+    """A copy without its mtimes sends nothing, and verify finds no difference."""
     path = csv_logger(tmp_path / "runs" / "a", hparams=NOW - HOUR)
     exporter = TensorBoardExporter(tmp_path / "tb")
     assert export_runs([path], exporter).totals.new == 1
@@ -87,7 +87,7 @@ def test_an_estimate_that_changes_is_no_change(tmp_path: Path) -> None:
 
 
 def killed(path: Path, **sidecar: object) -> Path:
-    """Write a run that was killed: its heartbeat holds its last time, as ours does, or nothing."""
+    """Write a killed run whose heartbeat holds its last time, as ours does, or nothing."""
     rows = [{"step": 0, "loss": 1.0, "wall_time": NOW - 60}]
     make_run(path, rows, status="running", updated_at=NOW - 120, **sidecar)
     touch_all(path, NOW)
@@ -96,7 +96,7 @@ def killed(path: Path, **sidecar: object) -> Path:
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_copy_without_its_times_stays_ended(tmp_path: Path, ours: bool) -> None:
-    """The time in the heartbeat decides, or the sidecar's and the last row's where there is none."""
+    """The end is the time in the heartbeat, else that of the sidecar or the last row."""
     path = killed(tmp_path / "run", sessions=[{"host": "a"}] if ours else [])
     if ours:
         (path / "heartbeat").write_text(f"{NOW - 30:017.6f}\n")
@@ -110,7 +110,7 @@ def test_a_copy_without_its_times_stays_ended(tmp_path: Path, ours: bool) -> Non
 
 
 def test_a_run_that_goes_on_is_no_copy(tmp_path: Path) -> None:
-    """A sidecar that was written at the start alone does not make a fresh heartbeat a copy's."""
+    """A fresh heartbeat with an old sidecar is a running run, not a copy."""
     path = killed(tmp_path / "run")
     os.utime(path / "heartbeat")
     os.utime(path / "metrics.csv")
@@ -118,14 +118,14 @@ def test_a_run_that_goes_on_is_no_copy(tmp_path: Path) -> None:
 
 
 def test_a_heartbeat_of_another_clock(tmp_path: Path) -> None:
-    """A writer whose clock is some minutes behind the file server's is alive all the same."""
+    """A writer whose clock is minutes behind the file server's is alive."""
     path = killed(tmp_path / "run", sessions=[{"host": "a"}])
     (path / "heartbeat").write_text(f"{time.time() - 600:017.6f}\n")
     assert read_run(path).status is Status.RUNNING
 
 
 def test_a_copied_run_is_listed_as_it_is_exported(tmp_path: Path) -> None:
-    """One status table for all commands."""
+    """All commands show the same status and times."""
     shutil.copytree(killed(tmp_path / "original"), tmp_path / "runs" / "copy", copy_function=shutil.copyfile)
     touch_all(tmp_path / "runs" / "copy", time.time())
     (record,) = open_registry(tmp_path / "runs", cache_dir=tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Processes to measure in."""
+"""Provide processes to measure in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LIGHT = (
 
 @pytest.fixture(scope="session")
 def light() -> Iterator[Zygote]:
-    """Forks processes that have all imported but MLflow."""
+    """Yield a process that forks children with everything imported except MLflow."""
     zygote = Zygote(_LIGHT)
     yield zygote
     zygote.close()
@@ -38,7 +38,7 @@ def light() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def heavy() -> Iterator[Zygote]:
-    """Forks processes that have MLflow imported too."""
+    """Yield a process that forks children with MLflow imported too."""
     zygote = Zygote((*_LIGHT, "mlflow.store.tracking.sqlalchemy_store", "mlflow", "bridge.exporters.mlflow.exporter"))
     yield zygote
     zygote.close()

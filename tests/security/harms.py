@@ -1,4 +1,4 @@
-"""Hostile files: each function turns a plain run directory into one that would fill the memory or never end."""
+"""Turn a plain run directory into one that would fill the memory or never end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MB = 1_000_000
 
 
 def sparse(name: str, head: str = "") -> Callable[[Path], None]:
-    """Return a file of a gibibyte of NUL characters behind `head`."""
+    """Write a file of a gibibyte of NUL characters after `head`."""
 
     def harm(run: Path) -> None:
         (run / name).write_text(head)
@@ -35,7 +35,7 @@ def sparse(name: str, head: str = "") -> Callable[[Path], None]:
 
 
 def content(name: str, *pieces: str, append: bool = False) -> Callable[[Path], None]:
-    """Return a file of these pieces."""
+    """Write a file of these pieces."""
 
     def harm(run: Path) -> None:
         with (run / name).open("a" if append else "w", newline="") as file:
@@ -45,7 +45,7 @@ def content(name: str, *pieces: str, append: bool = False) -> Callable[[Path], N
 
 
 def sidecar(**fields: Any) -> Callable[[Path], None]:
-    """Return a sidecar with these fields; a text that begins with `json:` stands there as it is."""
+    """Write a sidecar with these fields; a text that begins with `json:` is inserted as JSON."""
 
     def harm(run: Path) -> None:
         facts = json.loads((run / "sidecar.json").read_text()) | fields
@@ -59,7 +59,7 @@ def sidecar(**fields: Any) -> Callable[[Path], None]:
 
 
 def params_in_yaml(text: str) -> Callable[[Path], None]:
-    """hparams.yaml, and a sidecar without any of its own, so that it is asked."""
+    """Write hparams.yaml, and a sidecar without hparams, so that the file is read."""
 
     def harm(run: Path) -> None:
         sidecar(hparams={})(run)
@@ -69,7 +69,7 @@ def params_in_yaml(text: str) -> Callable[[Path], None]:
 
 
 def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
-    """Return a picture of these bytes, in the second line of media.jsonl."""
+    """Write an image of these bytes, named in the second line of media.jsonl."""
 
     def harm(run: Path) -> None:
         (run / "media" / "x.png").write_bytes(data())
@@ -79,7 +79,7 @@ def picture(data: Callable[[], bytes]) -> Callable[[Path], None]:
 
 
 def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
-    """Return a square PNG with all its pixels, which are zeros and so take no room.
+    """Return a square PNG with all its pixels, which are zeros and compress to little.
 
     `kind` 0 is grey, 6 has colours and alpha.
     """
@@ -121,7 +121,7 @@ def sparse_picture(run: Path) -> None:
 
 
 def aliases() -> str:
-    """Nine levels of nine aliases each: a kilobyte that means 387 million values."""
+    """Return nine levels of nine aliases each: a kilobyte that stands for 387 million values."""
     levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)]
     return "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(levels)
 
@@ -145,6 +145,6 @@ def tiff(pages: int) -> bytes:
 
 
 def gif(frames: int) -> bytes:
-    """Return a GIF of so many frames of one pixel: fifteen bytes each."""
+    """Return a GIF of so many frames of one pixel, fifteen bytes each."""
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     return head + (b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0") * frames + b";"

@@ -1,7 +1,7 @@
-"""What a hostile run directory costs: commands in a process of their own, its peak memory and its seconds measured.
+"""Measure the peak memory and time of commands on a hostile run directory.
 
-The process is forked from one that has everything imported. It is under limits of the operating system, so that a fault
-costs a failed test and not the machine.
+The process is forked from one that has everything imported. Limits of the operating system make a fault fail the test
+without harm to the machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ADDRESSES = 3 << 30
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process needed: megabytes at its peak, seconds for the slowest command."""
+    """A process's peak memory in megabytes, and the seconds of its slowest command."""
 
     megabytes: float
     seconds: float
@@ -50,7 +50,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the commands left, in their order, what they cost, and the private files that were touched."""
+    """The results of the commands in order, their cost, and the private files that they touched."""
 
     seen: tuple[Seen, ...]
     cost: Cost
@@ -58,7 +58,7 @@ class Measured:
 
 
 def measure(zygote: Zygote, root: Path, *commands: tuple[object, ...]) -> Measured:
-    """Type `commands` in the folder `root`, all in one process. Raises KilledError for one that hangs."""
+    """Run `commands` in the folder `root`, all in one process. Raises KilledError for one that hangs."""
     (outcome,) = zygote.run(Task(_carry_out, (root, commands)))
     if isinstance(outcome, Exception):
         raise outcome
@@ -91,7 +91,7 @@ def _carry_out(root: Path, commands: tuple[tuple[object, ...], ...]) -> Measured
 
 
 def assert_bounded(measured: Measured, *, megabytes: int = MEMORY_MB) -> None:
-    """Memory and time are what they may be."""
+    """Assert that memory and time are within bounds."""
     cost = measured.cost
     print(f"{cost.megabytes:.0f} MB, {cost.seconds:.2f} s")
     assert cost.megabytes < megabytes

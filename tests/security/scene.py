@@ -1,4 +1,4 @@
-"""Hostile run directories beside a good one, exported by the command line, and all that people see of it afterwards."""
+"""Export hostile run directories beside a good one by the command line, and collect what people see afterwards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TARGETS = ("tensorboard", "mlflow")
 def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
     """Return a grey PNG of that size.
 
-    Where `text` is given it stands in the file's comment, and only in the 1st row are pixels.
+    `text` goes into the file's comment, and only the first row then has pixels.
     """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -55,9 +55,9 @@ def png(width: int = 4, height: int = 4, *, text: bytes = b"") -> bytes:
 
 
 def plain_run(path: Path, **sidecar: Any) -> Path:
-    """Return a run directory as a logger writes it.
+    """Write a run directory as a logger does.
 
-    Three points, hparams.yaml, summary.json, and one picture that is its own.
+    It has three points, hparams.yaml, summary.json, and one unique image.
     """
     make_run(path, ROWS, **{"hparams": {"lr": 0.5}} | sidecar)
     (path / "hparams.yaml").write_text("lr: 0.5\n")
@@ -69,7 +69,7 @@ def plain_run(path: Path, **sidecar: Any) -> Path:
 
 
 def add_media(path: Path, file: str, *, tag: str = "val") -> None:
-    """Let the next line of media.jsonl name the picture `file`."""
+    """Append a line to media.jsonl that names the image `file`."""
     with (path / "media.jsonl").open("a") as lines:
         lines.write(json.dumps({"step": 0, "tag": tag, "type": "image", "path": file}) + "\n")
 
@@ -78,8 +78,8 @@ def add_media(path: Path, file: str, *, tag: str = "val") -> None:
 class Outside:
     """Somebody's private files.
 
-    Each would be read as what it is called, so that only the look at its place keeps it away.
-    `mark` stands in each of them, and nobody may ever see it.
+    Each is valid for the name that a link gives it, so only the check of its place protects it. All hold `mark`, which
+    nobody may ever see.
     """
 
     folder: Path
@@ -106,9 +106,9 @@ class Outside:
 
 @dataclass(frozen=True)
 class Case:
-    """One hostile run directory: what `harm` makes of a plain one, and what is said of it.
+    """One hostile run directory: what `harm` makes of a plain one, and the expected report.
 
-    `notices` are (kind, what) in the report, and with these, `in_mlflow`, in MLflow's; `reason` is a part of why the
+    `notices` are (kind, what) in the report, and with `in_mlflow` those in MLflow's; `reason` is part of why the
     run cannot be read at all ("": it can).
     """
 
@@ -123,7 +123,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a command left: its exit code, and all that it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -131,24 +131,24 @@ class Seen:
 
     @property
     def data(self) -> Any:
-        """What --json printed."""
+        """Return the output of --json, parsed."""
         return json.loads(self.out)
 
 
 @dataclass
 class Scene:
-    """A folder with `runs`, and `tb`, `mlflow.db` and `mlruns` where they are exported to."""
+    """A folder with `runs`, and the targets `tb`, `mlflow.db` and `mlruns`."""
 
     root: Path
     said: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> Path:
-        """Where the run directories are."""
+        """Return the folder of the run directories."""
         return self.root / "runs"
 
     def call(self, *words: object) -> Seen:
-        """Type a command in the folder; an error that nobody expected comes out."""
+        """Run a command in the folder; an unexpected exception propagates."""
         with contextlib.chdir(self.root):
             result = CliRunner(env={"BRIDGE_CACHE_DIR": "cache"}).invoke(bridge, [str(word) for word in words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -157,7 +157,7 @@ class Scene:
         return Seen(result.exit_code, result.stdout, result.stderr)
 
     def export(self, to: str, *words: object) -> Seen:
-        """Export all runs, in this process."""
+        """Export all runs in this process."""
         return self.call("export", "runs", "--workers", 1, *target(to), *words)
 
     def verify(self, to: str, *words: object) -> Seen:
@@ -165,11 +165,11 @@ class Scene:
         return self.call("verify", "runs", *target(to), *words)
 
     def holding(self, text: str) -> list[Path]:
-        """Return the files that an export left and that hold `text`."""
+        """Return the files of all exports that hold `text`."""
         return [path for path in self.left() if text.encode() in path.read_bytes()]
 
     def left(self) -> Iterator[Path]:
-        """All files that exports left, and the caches."""
+        """Return all files that exports left, and the caches."""
         for path in self.root.rglob("*"):
             within = path.relative_to(self.root).parts[0]
             if within not in ("runs", "outside") and path.is_file():
@@ -184,7 +184,7 @@ def target(to: str) -> list[str]:
 
 
 def points_of(scene: Scene, to: str, run_id: str, metric: str = "loss") -> list[tuple[int, float, float]]:
-    """Return the points of a metric as the target's own reader, or SQL, finds them."""
+    """Return the points of a metric from the target's own reader or SQL."""
     if to == "tensorboard":
         from tests.exporters.tensorboard.event_files import events, file_of
 

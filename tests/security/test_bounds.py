@@ -26,7 +26,7 @@ STATED = {
 
 
 def figure(value: int) -> set[str]:
-    """How a page may write a number: with commas, in binary units, in millions."""
+    """Return the ways in which a page may write a number: with commas, in binary units, in millions."""
     shown = {f"{value:,}"}
     shown |= {f"{value >> bits} {unit}" for bits, unit in ((20, "MiB"), (30, "GiB")) if value % (1 << bits) == 0}
     return shown | {f"{value // unit} million" for unit in (10**6, 1 << 20) if value % unit == 0}
@@ -34,13 +34,13 @@ def figure(value: int) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name in files.__all__ if name.startswith(("LARGEST", "LONGEST", "MOST"))])
 def test_the_page_states_every_limit(name: str) -> None:
-    """Its words stand on the page, and the figure in them is the constant's."""
+    """The page states each constant's figure in the expected words."""
     assert STATED[name] in PAGE
     assert any(text in STATED[name] for text in figure(getattr(files, name)))
 
 
 def test_the_page_states_what_tensorboard_gets() -> None:
-    """The figures for pictures and videos that are shown as they are."""
+    """The page states the limits of images and videos shown as they are."""
     largest = f"up to {media.MAX_FILE_BYTES >> 20} MiB and {media.MAX_PICTURE_PIXELS // 10**6} million"
     assert largest in PAGE
     assert f"frames of up to {media.MAX_FRAME_PIXELS // 10**6} million pixels" in PAGE

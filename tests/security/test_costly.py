@@ -1,6 +1,6 @@
 """Files made to fill the memory or to never end.
 
-Refused or cut within measured bounds, and the run beside them is whole.
+They are refused or cut within measured bounds, and the run beside them is complete.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costly:
-    """One hostile run directory: `harm` makes it of a plain one.
+    """One hostile run directory, which `harm` makes of a plain one.
 
-    It is unreadable, for a `reason` that holds these words, or has these `notices`, (kind, what, count); `hint` is a
-    part of the remedy.
+    It is unreadable for a `reason` with these words, or has these `notices` (kind, what, count); `hint` is part of the
+    remedy.
     """
 
     name: str
@@ -193,7 +193,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -
 
 
 def test_a_file_that_turned_bad_after_its_export(tmp_path: Path, light: Zygote) -> None:
-    """A quote that is opened and never closed behind rows that were exported: both readers stop at it, by name."""
+    """An unclosed quote behind exported rows is named by export and verify alike."""
     scene, to = Scene(tmp_path), target("tensorboard")
     for name in ("bad", "good"):
         plain_run(scene.runs / name)

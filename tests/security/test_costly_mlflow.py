@@ -1,4 +1,4 @@
-"""What only MLflow's exporter decodes, cleans, masks or cuts: within measured bounds too."""
+"""What only MLflow's exporter decodes, cleans, masks or cuts stays within measured bounds too."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ IN_MLFLOW: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", IN_MLFLOW)
 def test_memory_and_time_are_bounded_in_mlflow(tmp_path: Path, heavy: Zygote, sqlite_template: Path, name: str) -> None:
-    """What only MLflow decodes, cleans, masks or cuts.
+    """The export to MLflow stays within bounds.
 
-    Within bounds too, what it cannot show is named, the good run is whole.
+    The report names what it cannot show, and the good run is complete.
     """
     scene, to = Scene(tmp_path), target("mlflow")
     shutil.copy(sqlite_template, tmp_path / "mlflow.db")

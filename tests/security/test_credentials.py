@@ -1,4 +1,4 @@
-"""The credentials in an address are in nothing that anybody sees: output, reports, errors, tags, cursors, caches."""
+"""Credentials in an address appear in no output, report, error, tag, cursor or cache."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ USER = "ada"
 
 
 def forms(password: str) -> list[str]:
-    """How a password may come to light: as it is meant, as it stands in an address, as a header carries it."""
+    """Return the forms in which a password may appear: plain, in an address, in a header."""
     pair = f"{USER}:{password}".encode()
     return [password, quote(password, safe=""), base64.b64encode(pair).decode()]
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """One good run, and clients that do not wait."""
+    """Make one good run, and clients that do not wait."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     scene = Scene(tmp_path)
@@ -41,7 +41,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def commands(scene: Scene, uri: str) -> list[Seen]:
-    """Export, plan and verify against `uri`, told and as JSON, and what the configuration says of it."""
+    """Return export, plan and verify against `uri` as text and JSON, and the output of `config`."""
     to = ["--to", "mlflow", "--tracking-uri", uri, "--experiment", "e"]
     (scene.root / "bridge.yaml").write_text(json.dumps({"mlflow": {"tracking_uri": uri}}))
     return [
@@ -56,14 +56,14 @@ def commands(scene: Scene, uri: str) -> list[Seen]:
 
 
 def assert_unseen(scene: Scene, password: str, printed: str = "") -> None:
-    """No form of the password was printed, or stands in a file that the bridge left."""
+    """Assert that no form of the password was printed or is in a file of the bridge."""
     for form in forms(password):
         assert not any(form in said for said in (*scene.said, printed))
         assert [path for path in scene.holding(form) if path.name != "bridge.yaml"] == []
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Answers every request with a status and all that it was told, credentials in every form included."""
+    """Answers every request with a status and everything that it received, with credentials in every form."""
 
     status = 401
 
@@ -79,12 +79,12 @@ class Echo(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815 - named by the library
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def echo() -> Iterator[http.server.ThreadingHTTPServer]:
-    """Yield a server that tells everything it hears."""
+    """Yield a server that repeats everything it receives."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -95,7 +95,7 @@ def echo() -> Iterator[http.server.ThreadingHTTPServer]:
 
 
 def test_a_server_that_is_down(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
-    """The error names host and port, and that is all of the address."""
+    """The error shows only host and port of the address."""
     password = "down:p@ss/w0rd%"
     port = free_port()
     seen = commands(scene, f"http://{USER}:{quote(password, safe='')}@127.0.0.1:{port}")
@@ -112,7 +112,7 @@ def test_a_server_that_tells_what_it_heard(
     capfd: pytest.CaptureFixture[str],
     status: int,
 ) -> None:
-    """Whatever an answer repeats, the error does not."""
+    """An answer that repeats the credentials does not put them into the error."""
     password = f"hunter2-{status}"
     monkeypatch.setattr(Echo, "status", status)
     seen = commands(scene, f"http://{USER}:{password}@127.0.0.1:{echo.server_port}")
@@ -125,7 +125,7 @@ def test_a_server_that_tells_what_it_heard(
 def test_credentials_in_the_environment(
     scene: Scene, echo: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Those that MLflow's client is given beside the address are not told either."""
+    """Credentials that MLflow's client gets from the environment are not shown."""
     password = f"from-the-{name}"
     monkeypatch.setattr(Echo, "status", 500)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
@@ -150,7 +150,7 @@ WRONG = [
 
 @pytest.mark.parametrize("template", WRONG)
 def test_addresses_that_are_none(scene: Scene, capfd: pytest.CaptureFixture[str], template: str) -> None:
-    """An address that nobody can use is told without its credentials."""
+    """An invalid address is shown without its credentials."""
     password = f"wr0ng-{WRONG.index(template)}-address"
     for seen in commands(scene, template.format(f"{USER}:{password}", password))[:5]:
         assert seen.code in (1, 2)
@@ -159,7 +159,7 @@ def test_addresses_that_are_none(scene: Scene, capfd: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def locked_uri(postgres: Cluster, postgres_uri: str) -> str:
-    """Return a database that wants a password of USER; {} stands where it goes."""
+    """Return a database that requires a password of USER; {} marks its place."""
     rules = postgres.folder / "data" / "pg_hba.conf"
     rule = f"host all {USER} 127.0.0.1/32 scram-sha-256\n"
     if rule not in rules.read_text():
@@ -187,7 +187,7 @@ def _wait_until_refused(uri: str) -> None:
 
 
 def test_a_wrong_database_password(scene: Scene, locked_uri: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Refused for good, with a hint, and the password is not told."""
+    """A wrong password is a permanent error with a hint, and is not shown."""
     password = "wr0ng-p4ssword"
     seen = commands(scene, locked_uri.format(password))
     assert [one.code for one in seen] == [1, 1, 1, 1, 1, 0, 0]
@@ -197,7 +197,7 @@ def test_a_wrong_database_password(scene: Scene, locked_uri: str, capfd: pytest.
 
 
 def test_nothing_is_left_in_a_database(scene: Scene, locked_uri: str) -> None:
-    """Exported with the right password, no table of the database, no artifact and no report holds it."""
+    """With the right password no table, artifact or report holds it."""
     import psycopg2
 
     seen = commands(scene, locked_uri.format(RIGHT))
@@ -217,7 +217,7 @@ def test_nothing_is_left_in_a_database(scene: Scene, locked_uri: str) -> None:
 
 
 def test_nothing_is_left_behind_a_server(scene: Scene, mlflow_server: MlflowServer) -> None:
-    """The same through a server, whose address stands in the report: its database and its files hold no credentials."""
+    """Through a server its database and files hold no credentials of its address."""
     password = "thr0ugh-a-server"
     seen = commands(scene, mlflow_server.uri.replace("://", f"://{USER}:{password}@"))
     assert [one.code for one in seen] == [0] * len(seen)

@@ -1,6 +1,6 @@
-"""What leads out of a run directory, never ends, or is no file at all.
+"""Files that lead out of a run directory, never end, or are no files.
 
-Refused by name, and the run beside it is whole.
+They are refused by name, and the run beside them is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OWN_FILES = ("metrics.csv", "hparams.yaml", "summary.json", "media.jsonl")
 
 
 def names(path: str) -> Callable[[Path, Outside], None]:
-    """media.jsonl names this picture; {} is where the private folder lies."""
+    """Let media.jsonl name this image; {} is the private folder."""
     return lambda run, outside: add_media(run, path.format(outside.folder))
 
 
@@ -46,7 +46,7 @@ def links(name: str, to: str) -> Callable[[Path, Outside], None]:
 
 
 def replaces(name: str, make: Callable[[Path], Any]) -> Callable[[Path, Outside], None]:
-    """`make` puts something else in the place of the file `name`."""
+    """Replace the file `name` by what `make` creates."""
 
     def harm(run: Path, outside: Outside) -> None:
         (run / name).unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def media_folder_link(run: Path, outside: Outside) -> None:
 
 
 def tree_loops(run: Path, outside: Outside) -> None:
-    """Links from a folder to itself, to the folder above and to each other, in the tree and in the run directory."""
+    """Link a folder to itself, to its parent and to each other, in the tree and in the run directory."""
     tree = run.parent
     (tree / "deep").mkdir()
     for place in (tree / "deep", run):
@@ -87,12 +87,12 @@ def tree_loops(run: Path, outside: Outside) -> None:
 
 
 def heartbeat_link(run: Path, outside: Outside) -> None:
-    """Write a run that claims to live by somebody else's fresh file."""
+    """Link the heartbeat to somebody else's fresh file."""
     links("heartbeat", "id_ed25519")(run, outside)
 
 
 def checkpoint(path: str) -> Callable[[Path, Outside], None]:
-    """Let the sidecar name this checkpoint; {} is where the private folder lies."""
+    """Let the sidecar name this checkpoint; {} is the private folder."""
 
     def harm(run: Path, outside: Outside) -> None:
         shutil.rmtree(run)
@@ -175,7 +175,7 @@ IN_MLFLOW = [
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """All hostile run directories and a good one in one tree, exported to both targets, checkpoints and all."""
+    """Make all hostile run directories and a good one in one tree, and export it with checkpoints."""
     scene = Scene(tmp_path_factory.mktemp("paths"))
     shutil.copy(sqlite_template, scene.root / "mlflow.db")
     plain_run(scene.runs / "good", tags=["t:1"])
@@ -187,9 +187,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Sc
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene) -> dict[str, Any]:
-    """Return the report of the export into each target, by target.
+    """Return the report of the export into each target.
 
-    All runs into TensorBoard, those that matter into MLflow.
+    All runs go to TensorBoard, and those that matter to MLflow.
     """
     reports = {}
     for to in TARGETS:
@@ -200,13 +200,13 @@ def exported(scene: Scene) -> dict[str, Any]:
 
 
 def where(to: str) -> list[str]:
-    """Return the run directories that are exported there."""
+    """Return the run directories exported to the target."""
     return ["runs"] if to == "tensorboard" else [f"runs/{name}" for name in ("good", *IN_MLFLOW)]
 
 
 @pytest.fixture(scope="module")
 def shown(scene: Scene, exported: dict[str, Any]) -> bytes:
-    """All bytes of all files that the bridge left, and all that it printed, of looks at the runs too."""
+    """Return all bytes of the bridge's files, and all output, also of commands that show the runs."""
     scene.call("ls", "runs", "--json")
     for name in BY_NAME:
         scene.call("show", f"runs/{name}")
@@ -214,7 +214,7 @@ def shown(scene: Scene, exported: dict[str, Any]) -> bytes:
 
 
 def line_of(report: Any, run: str) -> Any:
-    """Return the line of a report on the run directory of that name."""
+    """Return the report's line on the run directory of that name."""
     (line,) = (line for line in report["runs"] if Path(line["path"]).name == run)
     return line
 
@@ -223,7 +223,7 @@ def line_of(report: Any, run: str) -> Any:
     ("name", "to"), [*((name, "tensorboard") for name in BY_NAME), *((name, "mlflow") for name in IN_MLFLOW)]
 )
 def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> None:
-    """The report names the file and its line, all else of the run is there.
+    """The report names the file and its line, and the rest of the run arrives.
 
     One without a sidecar is unreadable, with a remedy.
     """
@@ -244,7 +244,7 @@ def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_nothing_private_is_anywhere(scene: Scene, shown: bytes, name: str) -> None:
-    """What the links led to is in no event file, database, artifact or cache, and in nothing that was printed."""
+    """Private content is in no event file, database, artifact, cache or output."""
     mark = f"MARK-{name}-b3BlbnNzaC1rZXk"
     assert mark in (scene.root / "outside" / name / "metrics.csv").read_text()
     assert mark.encode() not in shown
@@ -252,7 +252,7 @@ def test_nothing_private_is_anywhere(scene: Scene, shown: bytes, name: str) -> N
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_the_good_run_is_whole(scene: Scene, exported: dict[str, Any], to: str) -> None:
-    """Points, picture, params and tags of the run between all these arrive, and nothing of it is lost."""
+    """The good run among these arrives with points, image, params and tags, without a notice."""
     line = line_of(exported[to], "good")
     assert (line["action"], line["points"], line["media"], line["notices"]) == ("new", 3, 1, [])
     assert points_of(scene, to, "good") == GOOD
@@ -260,7 +260,7 @@ def test_the_good_run_is_whole(scene: Scene, exported: dict[str, Any], to: str) 
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_verify_tells_them_apart(scene: Scene, exported: dict[str, Any], to: str) -> None:
-    """Verify, which reads everything by another road, finds what could be read equal and refuses the same runs."""
+    """Verify finds the readable runs equal and refuses the same runs as the export."""
     seen = scene.call("verify", *where(to), *target(to), "--json")
     verdicts = {Path(line["path"]).name: line["verdict"] for line in seen.data["runs"]}
     expected = {"good": "="} | {case.name: "!" if case.reason else "=" for case in CASES}
@@ -269,7 +269,7 @@ def test_verify_tells_them_apart(scene: Scene, exported: dict[str, Any], to: str
 
 
 def test_scan_and_ls_tell_them_apart(scene: Scene) -> None:
-    """The unreadable ones are named with their reason, all others are listed."""
+    """Unreadable runs are named with their reason, and all others are listed."""
     unreadable = {case.name: case.reason for case in CASES if case.reason}
     scan = scene.call("scan", "runs", "--json")
     problems = {Path(one["run_dir"]).name: one["reason"] for one in scan.data["scans"][0]["problems"]}
@@ -282,21 +282,21 @@ def test_scan_and_ls_tell_them_apart(scene: Scene) -> None:
 
 
 def test_links_do_not_decide_whether_a_run_is_alive(scene: Scene) -> None:
-    """A run whose heartbeat is a link to somebody's fresh file ended when its sidecar says so."""
+    """A run whose heartbeat is a link to a fresh file ends when its sidecar says so."""
     runs = {Path(run["run_dir"]).name: run for run in scene.call("ls", "runs", "--json").data["runs"]}
     found = runs["heartbeat-link"]
     assert (found["status"], found["ended_at"]) == ("completed", runs["good"]["ended_at"])
 
 
 def test_an_unreadable_run_alone_is_nothing_done(scene: Scene) -> None:
-    """Exit code 1 where no run could be read, and the error names the file on stderr."""
+    """If no run can be read, the exit code is 1, and the error names the file on stderr."""
     seen = scene.call("export", "runs/pipe-as-sidecar.json", "--to", "tensorboard", "--logdir", "other")
     assert (seen.code, not (scene.root / "other").exists()) == (1, True)
     assert "pipe-as-sidecar.json/sidecar.json is not a regular file." in seen.err
 
 
 def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_template: Path) -> None:
-    """Neither a private file nor its folder is opened or listed: the place is known before anything is read."""
+    """No private file or folder is opened or listed, because the place is checked first."""
     scene = Scene(tmp_path)
     shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     for case in CASES:
@@ -316,7 +316,7 @@ def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_te
 
 
 def test_a_large_file_that_is_swapped_while_it_is_sent(tmp_path: Path) -> None:
-    """The upload holds the file that was checked, even if somebody puts a link in its place meanwhile."""
+    """The upload sends the checked file, even if somebody replaces it by a link meanwhile."""
     outside = Outside.make(tmp_path / "outside", "MARK-swapped")
     path = tmp_path / "last.ckpt"
     with path.open("wb") as file:

@@ -1,6 +1,6 @@
-"""Text that is made to steer a terminal, to forge a line, to be markup or to be no text at all.
+"""Text that tries to steer a terminal, forge a line, act as markup, or is no valid text.
 
-It is shown, never obeyed.
+It is shown as text.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def hostile(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """Return a good run, one run for each hostile text, and run directories with hostile names."""
+    """Make a good run, one run for each hostile text, and run directories with hostile names."""
     scene = Scene(tmp_path_factory.mktemp("text"))
     shutil.copy(sqlite_template, scene.root / "mlflow.db")
     plain_run(scene.runs / "good")
@@ -107,7 +107,7 @@ RUNS = 1 + len(TEXTS) + 5 + UNDECODABLE
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene) -> dict[str, Any]:
-    """Return the report of the export into each target, by target."""
+    """Return the report of the export into each target."""
     reports = {}
     for to in TARGETS:
         assert scene.export(to, "--dry-run", "-v").code == 3
@@ -118,7 +118,7 @@ def exported(scene: Scene) -> dict[str, Any]:
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_all_that_can_be_read_arrives(scene: Scene, exported: dict[str, Any], to: str) -> None:
-    """No text keeps a run from its target, or harms the good one."""
+    """No text keeps a run from its target or harms the good one."""
     totals = exported[to]["totals"]
     assert (totals["new"], totals["unreadable"], totals["failed"]) == (RUNS, 5, 0)
     assert points_of(scene, to, "good") == GOOD
@@ -128,7 +128,7 @@ def test_all_that_can_be_read_arrives(scene: Scene, exported: dict[str, Any], to
 
 
 def test_no_name_leads_out_of_a_target(scene: Scene, exported: dict[str, Any]) -> None:
-    """Whatever a run or its media are called, all is written inside the targets' folders, and no file is hidden."""
+    """Any names of runs and media lead to visible files inside the targets' folders."""
     assert {path.name for path in scene.root.iterdir()} <= {"runs", "tb", "mlflow.db", "mlartifacts", "cache"}
     for line in exported["tensorboard"]["runs"]:
         if line["where"]:
@@ -138,9 +138,9 @@ def test_no_name_leads_out_of_a_target(scene: Scene, exported: dict[str, Any]) -
 
 
 def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
-    """PostgreSQL holds no NUL and no text longer than its column.
+    """PostgreSQL allows no NUL and no text longer than its column.
 
-    What has them arrives too, in experiments named by them.
+    Runs with such texts arrive, in experiments named by them.
     """
     runs = [f"runs/{name}" for name in ("good", "nul", "long", "surrogate", "escape")]
     to = ("--to", "mlflow", "--tracking-uri", postgres_uri, "--experiment", "{tags.k}", "--experiment-default", "other")
@@ -151,7 +151,7 @@ def test_a_strict_database_takes_all(scene: Scene, postgres_uri: str) -> None:
 
 
 def test_cursors_stay_short(scene: Scene, exported: dict[str, Any]) -> None:
-    """An identity of 600 emojis, which JSON writes as twelve characters each, still fits into a cursor."""
+    """An identity of 600 emojis, each twelve characters in JSON, fits a cursor."""
     with contextlib.closing(sqlite3.connect(scene.root / "mlflow.db")) as connection:
         (longest,) = connection.execute(
             "SELECT max(length(value)) FROM tags WHERE key = 'mlflow.bridge.cursor'"
@@ -180,7 +180,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_nothing_printed_steers_a_terminal(scene: Scene, exported: dict[str, Any], words: list[str]) -> None:
-    """No control character but newlines is printed, and no line that a run made up; --json can be parsed."""
+    """Output has no control characters except newlines, and no line forged by a run; --json parses."""
     seen = scene.call(*words)
     assert STEERS.findall(seen.out + seen.err) == []
     assert not any(line.startswith(FORGED) for line in (seen.out + seen.err).splitlines())
@@ -189,14 +189,14 @@ def test_nothing_printed_steers_a_terminal(scene: Scene, exported: dict[str, Any
 
 
 def test_nothing_an_export_prints_steers_a_terminal(scene: Scene, exported: dict[str, Any]) -> None:
-    """Neither the plan nor the report of any target."""
+    """The plan and the report of every target have no control characters."""
     for said in scene.said:
         assert STEERS.findall(said) == []
         assert not any(line.startswith(FORGED) for line in said.splitlines())
 
 
 def test_a_terminal_is_not_steered(scene: Scene) -> None:
-    """On a terminal, where tables have colours, nothing but colours is sent to it, and markup is text."""
+    """A terminal receives no control sequences except colours, and markup is text."""
     commands = [["ls", "runs"], *(["show", f"runs/{name}"] for name in TEXTS)]
     code = f"from bridge.cli import bridge\nfor words in {commands}: bridge.main(words, standalone_mode=False)"
     terminal, end = pty.openpty()
@@ -223,7 +223,7 @@ def test_a_terminal_is_not_steered(scene: Scene) -> None:
 
 
 def test_what_pages_show(scene: Scene, exported: dict[str, Any]) -> None:
-    """Notes are Markdown, by design, and TensorBoard cleans it; tags and hyperparameters are shown as they are."""
+    """Notes are Markdown, which TensorBoard sanitizes; tags and hyperparameters are shown as text."""
     from tensorboard.plugin_util import markdown_to_safe_html
 
     (folder,) = (line["where"] for line in exported["tensorboard"]["runs"] if line["path"].endswith("/runs/markdown"))

@@ -1,4 +1,4 @@
-"""Values of every wrong type in every field of a sidecar, and files that are something else: named and left out."""
+"""Values of any wrong type in a sidecar, and files of the wrong kind, are named and left out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SESSION: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def notices_of(path: Path, **sidecar: Any) -> dict[str, str]:
-    """Return what is said of each field of a plain run with this sidecar; its size apart."""
+    """Return the notice on each field of a plain run with this sidecar, without its size."""
     run = read_run(plain_run(path, **sidecar))
     assert [run.files["metrics.csv"].size > 0, run.summary_stats["loss"]["last"]] == [True, 0.25]
     return {notice.what: notice.detail for notice in run.notices if notice.kind.value == "left out"}
@@ -56,7 +56,7 @@ def notices_of(path: Path, **sidecar: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
-    """The notice says what the field is and what it should be; the run is read without it."""
+    """The notice gives the field's type and the expected one, and the run is read without it."""
     wanted, taken = FIELDS[field]
     for kind, value in VALUES.items():
         found = notices_of(tmp_path / kind, **{field: value})
@@ -68,7 +68,7 @@ def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
 
 @pytest.mark.parametrize("field", SESSION)
 def test_a_wrong_type_in_a_session_is_named(tmp_path: Path, field: str) -> None:
-    """The rest of the session stays."""
+    """A wrong field of a session is named, and the rest of the session stays."""
     wanted, taken = SESSION[field]
     for kind, value in VALUES.items():
         found = notices_of(tmp_path / kind, sessions=[{field: value, "user": "ada"}])
@@ -79,7 +79,7 @@ def test_a_wrong_type_in_a_session_is_named(tmp_path: Path, field: str) -> None:
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_runs_in_which_all_is_wrong(tmp_path: Path, sqlite_template: Path, to: str) -> None:
-    """They arrive in both targets and verify equal, and ls lists them; the good run beside them is whole."""
+    """Runs with only wrong fields arrive, verify as equal, and are listed; the good run is complete."""
     scene = Scene(tmp_path)
     shutil.copy(sqlite_template, scene.root / "mlflow.db")
     for number, value in enumerate(VALUES.values()):
@@ -134,7 +134,7 @@ WHOLE_FILE = {
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:
-    """Whatever stands in a file, the run arrives without it or is unreadable by name; no other run is touched by it."""
+    """A run with a file of the wrong kind arrives without it, or is unreadable by name."""
     scene = Scene(tmp_path)
     plain_run(scene.runs / "good")
     for name, contents in WHOLE_FILE.items():

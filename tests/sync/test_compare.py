@@ -1,4 +1,4 @@
-"""The comparison itself: each kind of difference is found, and what a target declares is all that it is allowed."""
+"""The comparison finds each kind of difference, and allows only what a target declares."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Point = "tuple[int, float] | tuple[int, float, float]"
 
 
 def columns(points: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """(step, value) or (step, value, time) as columns; the time is T0 + step unless given."""
+    """Return (step, value) or (step, value, time) as columns; the time is T0 + step unless given."""
     step = np.array([point[0] for point in points], dtype=np.int64)
     time = np.array([point[2] if len(point) > 2 else T0 + point[0] for point in points], dtype=np.float64)
     return step, time, np.array([point[1] for point in points], dtype=np.float64)
@@ -61,7 +61,7 @@ def found(
 
 
 def test_equal_series_have_no_difference() -> None:
-    """Points that are equal are equal, NaN and infinities among them, in whatever order they are held."""
+    """Equal points have no difference, NaN and infinities included, in any order."""
     points = [(0, 0.1), (1, math.nan), (2, math.inf), (3, -0.0)]
     assert found(compare_series, points, points[::-1]) == []
 
@@ -83,12 +83,12 @@ def test_equal_series_have_no_difference() -> None:
     ],
 )
 def test_each_difference_of_a_series_is_found(there: list[Any], expected: list[Any]) -> None:
-    """A point that is missing, too much, or has another value or time is named with its step."""
+    """A missing or extra point, or another value or time, is named with its step."""
     assert found(compare_series, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
 
 
 def test_the_last_bit_counts_where_values_are_exact() -> None:
-    """A target of 64 bits must hold the very value; one of 32 bits the nearest that it can."""
+    """A 64-bit target must hold the exact value, a 32-bit one the nearest."""
     near = math.nextafter(0.1, 1)
     assert found(compare_series, [(0, 0.1)], [(0, near)]) == [("*", "m", 0, "0.1", repr(near))]
     assert found(compare_series, [(0, 0.1)], [(0, near)], SINGLE) == []
@@ -98,12 +98,12 @@ def test_the_last_bit_counts_where_values_are_exact() -> None:
 
 
 def test_a_value_beyond_32_bits_is_infinite_there() -> None:
-    """What float32 cannot hold is infinite in a target of 32 bits, and that is no difference."""
+    """A value beyond float32 is infinite in a 32-bit target, without a difference."""
     assert found(compare_series, [(0, 1e300)], [(0, math.inf)], SINGLE) == []
 
 
 def test_clipped_infinities() -> None:
-    """Where infinities are declared as clipped, the largest finite number stands for them, and nothing else does."""
+    """Where a target declares infinities as clipped, only the largest finite number stands for them."""
     clips = Capabilities(infinities=False)
     largest = 1.7976931348623157e308
     assert found(compare_series, [(0, math.inf), (1, -math.inf)], [(0, largest), (1, -largest)], clips) == []
@@ -112,7 +112,7 @@ def test_clipped_infinities() -> None:
 
 
 def test_times_are_as_fine_as_declared() -> None:
-    """A time may be off by the target's resolution and no more; an estimated one by anything."""
+    """A time may differ by the target's resolution, and an estimated one by anything."""
     assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI) == []
     assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI) == []
     assert len(found(compare_series, [(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI)) == 1
@@ -121,7 +121,7 @@ def test_times_are_as_fine_as_declared() -> None:
 
 
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
-    """However many differences there are, their number is right and only the first are kept."""
+    """All differences are counted, and only the first are kept."""
     out = Findings()
     points = [(step, float(step)) for step in range(1000)]
     compare_series("m", held(points), held([(step, value + 1) for step, value in points]), EXACT, out)
@@ -130,7 +130,7 @@ def test_all_differences_are_counted_and_the_first_are_shown() -> None:
 
 
 def data(name: str) -> bytes:
-    """Return a real picture that is different for each name."""
+    """Return a real image that is different for each name."""
     return PICTURE.read_bytes() + name.encode()
 
 
@@ -139,7 +139,7 @@ def digest(name: str) -> str:
 
 
 def event(folder: Path, line: int, name: str, *, form: str = "png", caption: str | None = None) -> MediaEvent:
-    """Return an event whose file is a real picture, whatever format it is said to have."""
+    """Return an event whose file is a real image, whatever its declared format."""
     path = folder / f"{line}.png"
     path.write_bytes(data(name))
     file = RunFile(path=path, size=path.stat().st_size, mtime_ns=0)
@@ -168,7 +168,7 @@ def item(index: int, name: str, *, step: int = 0, caption: str | None = None) ->
     ],
 )
 def test_media_by_digest(tmp_path: Path, there: list[TargetMedia], expected: list[Any]) -> None:
-    """Media are compared by tag, step and index, by the digests of their files."""
+    """Media are compared by tag, step, index and digest."""
     out = Findings()
     events = [event(tmp_path, 0, "a", caption="c"), event(tmp_path, 1, "b")]
     assert compare_media(events, there, frozenset(), EXACT, out) == 2
@@ -180,7 +180,7 @@ def test_media_by_digest(tmp_path: Path, there: list[TargetMedia], expected: lis
 
 
 def test_media_that_the_target_converts_are_counted(tmp_path: Path) -> None:
-    """A format that is held in another encoding must be there; one that cannot be held is not asked for."""
+    """A converted format must be present, and an unsupported one need not be."""
     capabilities = Capabilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
     video = event(tmp_path, 1, "video", form="mp4")
     events = [event(tmp_path, 0, "a"), video, event(tmp_path, 2, "b", form="webm")]
@@ -192,7 +192,7 @@ def test_media_that_the_target_converts_are_counted(tmp_path: Path) -> None:
 
 
 def test_media_that_the_target_says_it_lacks(tmp_path: Path) -> None:
-    """Of a tag of which the target noted a notice less may be held, but nothing else."""
+    """A tag with a notice may have fewer media, but no others."""
     out = Findings()
     events = [event(tmp_path, 0, "a"), event(tmp_path, 1, "b")]
     compare_media(events, [item(0, "b")], frozenset({"media.s"}), EXACT, out)
@@ -202,7 +202,7 @@ def test_media_that_the_target_says_it_lacks(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_nobody_can_decode_need_not_be_held(tmp_path: Path) -> None:
-    """A file that only begins like a picture may be missing in the target; a good one may not."""
+    """A broken image may be missing in the target, and a good one may not."""
     broken = event(tmp_path, 0, "a")
     broken.file.path.write_bytes(PICTURE.read_bytes()[:40])
     out = Findings()
@@ -238,7 +238,7 @@ GOOD = TargetContent(
 
 
 def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
-    """Return the differences that remain when GOOD is held but for `changes`."""
+    """Return the differences that remain when the target holds GOOD with `changes`."""
     skip = changes.pop("skip", frozenset())
     capabilities = changes.pop("abilities", Capabilities(statuses=STATUSES))
     fields = {name: getattr(GOOD, name) for name in GOOD.__slots__}
@@ -248,14 +248,14 @@ def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
 
 
 def test_equal_facts_have_no_difference() -> None:
-    """Facts that a target holds in its own types, in another order, or masked as asked for, are equal."""
+    """Facts in the target's types, in another order, or masked as asked are equal."""
     assert facts() == []
     words = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***", "ckpt_path": "/a"}
     assert facts(params=words) == []
 
 
 def test_what_a_target_has_no_place_for_is_not_compared() -> None:
-    """None means that the target has no such thing."""
+    """None means that the target has no place for a fact."""
     assert facts(params=None, tags=None, notes=None, name=None, start=None) == []
 
 
@@ -273,7 +273,7 @@ def test_what_a_target_has_no_place_for_is_not_compared() -> None:
     ],
 )
 def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    """Any fact that is not as it was sent is named with both values."""
+    """A changed fact is named with both values."""
     assert facts(**changes) == [expected]
 
 
@@ -289,18 +289,18 @@ def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected
     ],
 )
 def test_each_difference_of_params_is_found(params: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    """A param that is not as in the source is named, and a secret in clear is a difference."""
+    """A changed param, and a secret in clear, is a difference."""
     assert GOOD.params is not None
     assert facts(params={**GOOD.params, **params}) == [expected]
 
 
 def test_a_missing_param_is_found() -> None:
-    """A param that is not held is a difference, but for None, which some targets cannot hold."""
+    """A missing param is a difference unless it is None, which some targets cannot hold."""
     assert facts(params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": "/a"}) == [("param lr", "0.1", None)]
 
 
 def test_secrets_in_tags_and_in_nested_params() -> None:
-    """A secret within a tag or a nested param must be masked, and is never shown."""
+    """A secret in a tag or a nested param must be masked, and is never shown."""
     clear = replace(RUN, tags=("token", "api_key:s3cret"), params={"db": '{"password": "p", "host": "h"}'})
     for tags, param, expected in (
         (("token", "api_key:***"), '{"password": "***", "host": "h"}', []),
@@ -316,19 +316,19 @@ def test_secrets_in_tags_and_in_nested_params() -> None:
 
 
 def test_what_people_edited_is_equal() -> None:
-    """Facts that people changed in the target are not compared."""
+    """Facts that people edited in the target are not compared."""
     assert facts(name="mine", tags=("mine",), skip=frozenset({"name", "tags"})) == []
 
 
 def test_what_was_cut_must_begin_alike() -> None:
-    """Of what the target holds cut, the beginning counts; without saying so, a cut is a difference."""
+    """A text noted as cut must match at its beginning; without the note a cut is a difference."""
     assert facts(notes="some no…", truncated=frozenset({"notes"})) == []
     assert len(facts(notes="other…", truncated=frozenset({"notes"}))) == 1
     assert len(facts(notes="some no…")) == 1
 
 
 def test_what_the_target_lacks_is_not_asked_for() -> None:
-    """What the target noted as a notice is not compared."""
+    """Content that the target noted as missing is not compared."""
     unsupported = frozenset({"status", "end", "params.lr"})
     assert (
         facts(
@@ -342,7 +342,7 @@ def test_what_the_target_lacks_is_not_asked_for() -> None:
 
 
 def test_a_running_run_with_an_old_end() -> None:
-    """Where an end cannot be cleared, a run that goes on may still have its old one."""
+    """Where an end cannot be cleared, a running run may have its old one."""
     for clears, expected in ((True, [("end", None, str(T0))]), (False, [])):
         out = Findings()
         there = TargetContent(series={}, status="", end=T0, start=T0)
@@ -354,7 +354,7 @@ def test_a_running_run_with_an_old_end() -> None:
 
 
 def test_facts_that_changed_since_the_export() -> None:
-    """Status and times are compared as of the last export: a change since is behind, not a difference."""
+    """A status or time that changed since the export is behind, not a difference."""
     as_sent = {"status": "completed", "start": repr(T0), "end": repr(T0 + 60)}
     assert facts_behind(RUN, (), as_sent) == ()
     then = {"status": "running", "start": repr(T0), "end": ""}
@@ -362,7 +362,7 @@ def test_facts_that_changed_since_the_export() -> None:
 
 
 def test_a_difference_in_json() -> None:
-    """The JSON of a difference is what the reference says."""
+    """The JSON of a difference is as the reference says."""
     difference = Difference(Verdict.DIFFERENT, "metrics.csv", "loss", 3, "0.1", "0.2")
     assert msgspec.to_builtins(difference) == {
         "verdict": "*",

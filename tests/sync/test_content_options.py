@@ -1,4 +1,4 @@
-"""Content options are remembered with each target: one that is not given keeps what the target was made with."""
+"""A target remembers its content options, and an option that is not given keeps its value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1), "acc": step} for step in range(
 
 
 def export(path: Path, exporter: MemoryExporter, *, rebuild: bool = False, **content: Any) -> tuple[str, list[str]]:
-    """Return what an export did that was given these content options, and the metrics that the target then holds."""
+    """Export with these content options; return the action and the metrics that the target holds."""
     options = Options(content=ContentOptions(**content), given=frozenset(content), rebuild=rebuild)
     (line,) = export_runs([path], exporter, options).runs
     box = exporter.box("uid-a")
@@ -33,7 +33,7 @@ def export(path: Path, exporter: MemoryExporter, *, rebuild: bool = False, **con
 
 
 def test_an_option_that_is_not_given_is_kept(tmp_path: Path) -> None:
-    """A later export without --metrics changes nothing, sends only the chosen metric, and a rebuild keeps it too."""
+    """A later export and a rebuild without --metrics keep the selection."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter()
     assert export(run, exporter, metrics=("loss",)) == ("new", ["loss"])
@@ -44,7 +44,7 @@ def test_an_option_that_is_not_given_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_given_replaces_that_one_alone(tmp_path: Path) -> None:
-    """Of two options the one that is not given stays."""
+    """Only the given option changes."""
     run = make_run(tmp_path / "runs" / "a", [{**row, "lr": 0.1} for row in ROWS])
     exporter = MemoryExporter()
     assert export(run, exporter, metrics=("*a*", "l*"), exclude_metrics=("lr",)) == ("new", ["acc", "loss"])
@@ -68,7 +68,7 @@ def test_an_option_that_is_given_replaces_that_one_alone(tmp_path: Path) -> None
     ],
 )
 def test_every_option_can_be_put_back(tmp_path: Path, given: dict[str, Any], put_back: dict[str, Any]) -> None:
-    """The target is then as one of a clean export without options."""
+    """After putting an option back the target equals one made without options."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter()
     export(run, exporter, **given)
@@ -86,7 +86,7 @@ def bridge_run(path: Path) -> Any:
 
 
 def test_a_target_that_takes_an_option_is_not_rebuilt(tmp_path: Path) -> None:
-    """Where the target declares it, another option is applied to what is there."""
+    """Where a target declares it, another option is applied without a rebuild."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter(capabilities=replace(MEMORY, adjusts=frozenset({"best"})))
     export(run, exporter)
@@ -96,7 +96,7 @@ def test_a_target_that_takes_an_option_is_not_rebuilt(tmp_path: Path) -> None:
 
 
 def test_keywords_count_as_given(tmp_path: Path) -> None:
-    """The Python API keeps what a call does not name."""
+    """The Python API keeps options that a call does not name."""
     make_run(tmp_path / "runs" / "a", ROWS)
     logdir = {"logdir": tmp_path / "tb"}
     bridge.export(tmp_path / "runs", to="tensorboard", target=logdir, exclude_metrics="acc")
@@ -108,7 +108,7 @@ def test_keywords_count_as_given(tmp_path: Path) -> None:
 def test_options_of_the_command_line_a_variable_and_the_file_count_as_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever says it, and `none`, `--metrics '*'` and `--media` put it back."""
+    """Any source gives an option, and `none`, `--metrics '*'` and `--media` put it back."""
     make_run(tmp_path / "runs" / "a", ROWS)
     monkeypatch.chdir(tmp_path)
 
@@ -132,7 +132,7 @@ def test_options_of_the_command_line_a_variable_and_the_file_count_as_given(
 
 
 def test_a_forgotten_flag_makes_no_new_mlflow_run(tmp_path: Path, sqlite_uri: str) -> None:
-    """The run id stays over exports with, without, and again with --best."""
+    """Exports with, without, and again with --best keep the run id."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="kept")
     lines = []

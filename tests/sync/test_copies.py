@@ -1,4 +1,4 @@
-"""Copies of a run directory: which one is exported, and which one is left alone."""
+"""Of several copies of a run directory the original is exported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def actions(report: Report, root: Path) -> dict[str, str]:
 
 
 def copy(run: Path, to: Path, *, rows: int | None = None) -> Path:
-    """Copy a run directory, with only its first rows."""
+    """Copy a run directory with only its first rows."""
     shutil.copytree(run, to)
     if rows is not None:
         lines = (to / "metrics.csv").read_bytes().splitlines(keepends=True)
@@ -38,7 +38,7 @@ def copy(run: Path, to: Path, *, rows: int | None = None) -> Path:
 
 
 def test_a_backup_beside_the_original(tmp_path: Path) -> None:
-    """The directory that lies where its run_dir says is exported; the copy is named, and nothing failed."""
+    """The directory at its run_dir is exported, and the copy is named without a failure."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     copy(run, tmp_path / "runs" / "a.bak", rows=2)
     report = export(tmp_path)
@@ -49,7 +49,7 @@ def test_a_backup_beside_the_original(tmp_path: Path) -> None:
 
 
 def test_copies_of_a_run_that_moved(tmp_path: Path) -> None:
-    """If none lies where it was written, the path that ends in the most parts of run_dir decides."""
+    """If none is at its run_dir, the path that shares the most trailing parts with it decides."""
     run = make_run(tmp_path / "runs" / "sweep" / "a", ROWS, run_dir="/elsewhere/sweep/a")
     copy(run, tmp_path / "runs" / "backup" / "a")
     report = export(tmp_path)
@@ -57,7 +57,7 @@ def test_copies_of_a_run_that_moved(tmp_path: Path) -> None:
 
 
 def test_copies_that_nothing_tells_apart(tmp_path: Path) -> None:
-    """Then none is exported, and each names the others."""
+    """If nothing decides, none is exported, and each names the others."""
     run = make_run(tmp_path / "runs" / "one", ROWS, run_dir="/elsewhere/a")
     copy(run, tmp_path / "runs" / "two")
     report = export(tmp_path)
@@ -67,7 +67,7 @@ def test_copies_that_nothing_tells_apart(tmp_path: Path) -> None:
 
 
 def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
-    """A backup that is exported by itself never cuts back what the original brought."""
+    """A backup exported alone removes nothing that the original sent."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     backup = copy(run, tmp_path / "backup" / "a", rows=2)
     export(tmp_path)
@@ -79,7 +79,7 @@ def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [0, 2])
 def test_a_moved_run_goes_on(tmp_path: Path, more: int) -> None:
-    """The same identity at another path, with every row that the target holds, is the same run."""
+    """The same identity at another path with all rows of the target continues it."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
     export(tmp_path)
     moved = shutil.move(run, tmp_path / "moved")

@@ -1,4 +1,4 @@
-"""Directories of TensorBoardLogger on their way into targets."""
+"""Export directories of TensorBoardLogger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
-    """Write a log directory with two runs; the first one was requeued."""
+    """Write a log directory with two runs, the first of them requeued."""
     folder = tmp_path / "logs"
     write_events(folder / "version_0", 0, [("loss", step, step / 8, START + step) for step in range(10)])
     write_events(folder / "version_0", 1, [("loss", step, step / 4, START + 100 + step) for step in range(5, 12)])
@@ -34,7 +34,7 @@ def logs(tmp_path: Path) -> Path:
 
 
 def test_such_runs_are_exported_and_verified(logs: Path) -> None:
-    """A target gets their points, status and times; the second export has nothing new."""
+    """A target gets their points, status and times, and a second export has nothing new."""
     exporter = MemoryExporter()
     report = export_runs([logs], exporter)
     assert [(line.run_id, str(line.action), line.points) for line in report.runs] == [
@@ -46,7 +46,7 @@ def test_such_runs_are_exported_and_verified(logs: Path) -> None:
 
 
 def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
-    """They are left out of an export to TensorBoard, with one line; a run directory that is named is exported."""
+    """An export to TensorBoard skips them with one line, unless a run directory is named."""
     exporter = find_exporter("tensorboard")(logdir=tmp_path / "tb")
     report = export_runs([logs], exporter)
     assert (report.runs, report.exit_code) == ((), 0)
@@ -58,7 +58,7 @@ def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
 
 
 def test_mlflow_holds_them(logs: Path, tmp_path: Path) -> None:
-    """MLflow gets the float32 values exactly, with their own times."""
+    """MLflow gets the exact float32 values with their own times."""
     exporter = find_exporter("mlflow")(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     report = export_runs([logs], exporter)
     assert [(line.points, line.reason) for line in report.runs] == [(12, ""), (3, "")]

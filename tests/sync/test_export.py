@@ -1,4 +1,4 @@
-"""Export many runs: what one run's trouble does to the others, and what the report says."""
+"""Exports of many runs isolate one run's failure and report it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def actions(report: Report) -> dict[str, str]:
 
 
 def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
-    """A second export sends nothing, one after new rows sends those alone."""
+    """A second export sends nothing, and one after new rows sends only these."""
     run = make_run(tmp_path / "runs" / "a", steps(0, 10))
     exporter = MemoryExporter(tmp_path / "boxes")
     first = export_runs([tmp_path / "runs"], exporter)
@@ -42,7 +42,7 @@ def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_run_does_not_stop_the_others(tmp_path: Path) -> None:
-    """It is named with its reason, and the exit code says that some failed."""
+    """An unreadable run is named with its reason and sets the exit code."""
     make_run(tmp_path / "good", steps(0, 3))
     (make_run(tmp_path / "bad", steps(0, 3)) / "sidecar.json").write_text("[1, 2")
     report = export_runs([tmp_path], MemoryExporter())
@@ -52,7 +52,7 @@ def test_an_unreadable_run_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
-    """`--as` makes a run of its own from one directory."""
+    """`--as` exports a directory as a new run."""
     first = make_run(tmp_path / "runs" / "a", steps(0, 3))
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([first], exporter)
@@ -64,7 +64,7 @@ def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
-    """The plan says what the export then does: the same actions and points."""
+    """The plan has the actions and points of the export that follows."""
     make_run(tmp_path / "runs" / "a", steps(0, 5))
     run = make_run(tmp_path / "runs" / "b", steps(0, 5))
     exporter = MemoryExporter(tmp_path / "boxes")
@@ -81,7 +81,7 @@ def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Path) -> None:
-    """A target made with other content options is replaced by one with the new ones."""
+    """A target made with other content options is replaced."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}])
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([tmp_path / "runs"], exporter)
@@ -94,7 +94,7 @@ def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Pa
 
 
 def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: Path) -> None:
-    """What a person deleted is left alone, and that is said."""
+    """A deleted target is left deleted, with a message, until --rebuild."""
     make_run(tmp_path / "runs" / "a", steps(0, 3))
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([tmp_path / "runs"], exporter)
@@ -109,7 +109,7 @@ def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: P
 
 
 def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
-    """The selection of the command line is applied before anything is sent."""
+    """Selection applies before anything is sent."""
     make_run(tmp_path / "a", steps(0, 3), tags=["keep"])
     make_run(tmp_path / "b", steps(0, 3))
     report = export_runs([tmp_path], MemoryExporter(), Options(selection=Selection(tags=("keep",))))
@@ -117,13 +117,13 @@ def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
 
 
 def test_no_runs_is_nothing_done_and_says_so(tmp_path: Path) -> None:
-    """In an empty tree nothing could be done, and the report says so."""
+    """The report of an empty tree says that nothing was done."""
     report = export_runs([tmp_path], MemoryExporter())
     assert (report.runs, report.exit_code, report.no_match.unknown) == ((), 1, True)
 
 
 def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    """A fault of the target is told once, with the first runs by name and the number of the others."""
+    """A fault of the target is reported once, with the first runs and the number of the others."""
     from bridge.cli import export as command
     from bridge.cli.output import Output
 

@@ -1,4 +1,4 @@
-"""Follow: passes over a growing tree, with a target and a source that come and go."""
+"""Follow passes over a growing tree while target and source come and go."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class Over(BaseException):
-    """The end of a scripted follow, as a signal's exception would end a real one."""
+    """Ends a scripted follow, as a signal's exception ends a real one."""
 
 
 @dataclass
 class Script:
-    """What happens between the passes of a follow, in place of waiting; and what was told."""
+    """What happens between the passes of a follow instead of waiting, and the messages."""
 
     events: list[Callable[[], object]]
     waits: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Script:
 
 
 def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> int | None:
-    """Return the exit code of a follow that ended by itself."""
+    """Return the exit code of a follow that ends by itself."""
     how = Following(pause=script.pause, **following)
     try:
         return follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
@@ -82,11 +82,11 @@ def append(run: Path, first: int, last: int) -> None:
 
 
 def nothing() -> None:
-    """Nothing happens."""
+    """Do nothing."""
 
 
 def test_new_rows_and_new_runs_are_found_and_only_they_are_sent(tmp_path: Path) -> None:
-    """Each pass sends what moved since the last one."""
+    """Each pass sends what changed since the last one."""
     root = tmp_path / "runs"
     first = make_run(root / "a", rows(0, 4), status="running")
     script = Script([lambda: append(first, 4, 6), nothing, lambda: make_run(root / "b", rows(0, 2))])
@@ -95,7 +95,7 @@ def test_new_rows_and_new_runs_are_found_and_only_they_are_sent(tmp_path: Path) 
 
 
 def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> None:
-    """What is settled and did not move costs stats alone."""
+    """Finished, unchanged runs cost only stats."""
     make_run(tmp_path / "runs" / "a", rows(0, 4))
     exporter = Flaky(tmp_path / "boxes")
     run_script([tmp_path / "runs"], exporter, Script([nothing, nothing, nothing]))
@@ -103,7 +103,7 @@ def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> No
 
 
 def test_an_outage_of_the_target_is_said_once_and_outlived(tmp_path: Path) -> None:
-    """Tries are spaced out while it lasts; afterwards all is sent."""
+    """An outage is reported once, tries are spaced out, and afterwards everything is sent."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
     exporter = Flaky(tmp_path / "boxes")
 
@@ -122,7 +122,7 @@ def test_an_outage_of_the_target_is_said_once_and_outlived(tmp_path: Path) -> No
 
 
 def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> None:
-    """A file system that is away for a while ends nothing."""
+    """A file system that disappears and returns is followed again."""
     root, away = tmp_path / "runs", tmp_path / "away"
     run = make_run(root / "a", rows(0, 4), status="running")
 
@@ -137,7 +137,7 @@ def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> 
 
 
 def test_a_run_that_fails_is_told_once_and_tried_when_it_moves(tmp_path: Path) -> None:
-    """A broken run does not fill the log, and is taken up when it is mended."""
+    """A broken run is reported once, and tried again when it changes."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4))
     whole = (run / "sidecar.json").read_text()
     (run / "sidecar.json").write_text("[")
@@ -147,7 +147,7 @@ def test_a_run_that_fails_is_told_once_and_tried_when_it_moves(tmp_path: Path) -
 
 
 def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
-    """Completed runs are done at once; a killed one only after the grace, since it may be requeued."""
+    """Completed runs are done at once, and killed ones after the grace, since a requeue may follow."""
     root = tmp_path / "runs"
     make_run(root / "a", rows(0, 4))
     killed = make_run(root / "b", rows(0, 2), status="running", heartbeat_age=1000)
@@ -160,7 +160,7 @@ def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
 
 
 def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
-    """A run that goes on is not done before it has completed."""
+    """A requeued run is done when it has completed."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
 
     def end() -> None:
@@ -177,7 +177,7 @@ def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("names", "code"), [("good bad", 3), ("bad", 1), ("good", 0)])
 def test_until_done_ends_with_the_code_of_an_export(tmp_path: Path, names: str, code: int) -> None:
-    """A run that cannot be read is a failure of the whole follow, however long ago it was told."""
+    """An unreadable run sets the exit code of the whole follow."""
     for name in names.split():
         make_run(tmp_path / "runs" / name, rows(0, 4))
     (tmp_path / "runs" / "bad").mkdir(exist_ok=True)
@@ -189,7 +189,7 @@ def test_until_done_ends_with_the_code_of_an_export(tmp_path: Path, names: str, 
 
 
 def test_a_run_that_cannot_be_read_is_waited_for_during_the_grace(tmp_path: Path) -> None:
-    """It may be mended: it counts as done once nothing in it has changed for so long."""
+    """An unreadable run is done after the grace without a change."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4))
     (run / "sidecar.json").write_text("[")
     exporter = MemoryExporter(tmp_path / "boxes")
@@ -200,7 +200,7 @@ def test_a_run_that_cannot_be_read_is_waited_for_during_the_grace(tmp_path: Path
 
 
 def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
-    """It is said once, without growing pauses; the other paths are followed meanwhile, and it is not done before."""
+    """A missing path is reported once and waited for while other paths are followed."""
     first, second = tmp_path / "first", tmp_path / "second"
     make_run(second / "b", rows(0, 2))
     script = Script([nothing, lambda: make_run(first / "a", rows(0, 4))])
@@ -215,7 +215,7 @@ def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_command_waits_for_its_runs_when_it_follows(tmp_path: Path) -> None:
-    """`bridge export --follow` takes a path that is not there yet; without --follow that is wrong usage."""
+    """--follow accepts a path that does not exist yet, which is wrong usage otherwise."""
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
     once = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (once.returncode, "runs does not exist" in once.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Nothing is lost silently: what the source could not give stands in the report, by name and place."""
+"""The report names everything that the source could not give, with its place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _told(report: Report) -> list[tuple[str, str]]:
 
 
 def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
-    """Bad rows, bad lines and missing files are named with the file and the line that they stand in."""
+    """Bad rows, bad lines and missing files are named with file and line."""
     _lossy(tmp_path)
     report = export_runs([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"))
     assert report.runs[0].points == 2
@@ -43,7 +43,7 @@ def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_tells_none(tmp_path: Path) -> None:
-    """A plan counts points and media; the export tells what could not be carried over."""
+    """A plan counts points and media, and only the export has notices."""
     _lossy(tmp_path)
     exporter = MemoryExporter(tmp_path / "boxes")
     (planned,) = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True)).runs

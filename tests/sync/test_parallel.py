@@ -1,4 +1,4 @@
-"""Many runs at once: the same result whoever works, and a worker that dies costs its own run at most."""
+"""Any executor gives the same result, and a dead worker costs at most its own run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class AtRun(SilentProgress):
-    """Does something when the first run is done."""
+    """Calls an action when the first run is done."""
 
     def __init__(self, act: object) -> None:
         self.act = act
@@ -75,7 +75,7 @@ def verdicts(root: Path, exporter: Exporter) -> dict[str, int]:
 @pytest.mark.usefixtures("_small_work_is_shared_too")
 @pytest.mark.parametrize("kind", ["memory", "tensorboard"])
 def test_processes_end_with_the_same_target(tmp_path: Path, kind: str) -> None:
-    """Two workers export all runs, and verify finds them all the same."""
+    """Two workers export all runs, and verify finds them equal."""
     root = tree(tmp_path / "runs", 6, 50)
     exporter = exporter_of(kind, tmp_path)
     report = export_runs([root], exporter, Options(workers=Workers(processes=2)))
@@ -87,7 +87,7 @@ def test_processes_end_with_the_same_target(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.usefixtures("_small_work_is_shared_too", "sqlite_uri")
 def test_a_target_with_one_writer_is_written_here(tmp_path: Path) -> None:
-    """A SQLite file has one writer however many workers there are."""
+    """A SQLite file has one writer with any number of workers."""
     root = tree(tmp_path / "runs", 4, 50)
     exporter = exporter_of("mlflow", tmp_path)
     assert exporter.capabilities.single_writer
@@ -99,7 +99,7 @@ def test_a_target_with_one_writer_is_written_here(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("sqlite_uri")
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_cluster: DaskCluster, kind: str) -> None:
-    """What the lost worker had is done again by the other one, and nothing is doubled."""
+    """The other worker repeats a lost worker's tasks, and nothing is duplicated."""
     root = tree(tmp_path / "runs", 30, 400)
     exporter = exporter_of(kind, tmp_path)
     victim = dask_cluster.workers[0]
@@ -113,7 +113,7 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_c
 
 
 class Deadly(MemoryExporter):
-    """Kills every process but the first that opens the target of run03, as the system does when memory is short."""
+    """Kills every process except the first that opens the target of run03, as when memory runs out."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -127,7 +127,7 @@ class Deadly(MemoryExporter):
 
 @pytest.mark.usefixtures("_small_work_is_shared_too")
 def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
-    """The report says which run it was and what to try; nothing else is lost with it."""
+    """The report names the run and what to try, and all other runs are exported."""
     root = tree(tmp_path / "runs", 6, 50)
     report = export_runs([root], Deadly(tmp_path / "boxes"), Options(workers=Workers(processes=2)))
     assert [(line.run_id, line.reason, line.hint) for line in report.failed] == [
@@ -145,7 +145,7 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
 def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
     tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report names them and says why; the others are done, and the next export does the rest."""
+    """The report names the remaining runs, and the next export does them."""
     monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 2.0)
     root = tree(tmp_path / "runs", 40, 20)
     exporter = exporter_of("tensorboard", tmp_path)
@@ -162,7 +162,7 @@ def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
 def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong address stops the export before anything is sent."""
+    """A wrong scheduler address stops the export before anything is sent."""
     monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.5)
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
@@ -195,26 +195,26 @@ processes = functools.partial(WorkerProcesses, 2)
 
 
 def test_every_task_comes_back_with_its_result() -> None:
-    """Each task is done once."""
+    """Each task runs once."""
     assert sorted(run_tasks(deque(range(20)), double, processes, 4)) == [(number, 2 * number) for number in range(20)]
 
 
 def test_a_worker_that_dies_costs_its_own_task_alone() -> None:
-    """A killed worker breaks the pool; only the task that kills again when it is alone is lost, and by name."""
+    """Only a task that kills its worker again when alone is lost, and is named."""
     outcomes = dict(run_tasks(deque(range(12)), die_at_seven, processes, 4))
     assert "worker process died" in str(outcomes.pop(7))
     assert outcomes == {number: 2 * number for number in range(12) if number != 7}
 
 
 def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: Path) -> None:
-    """A kill from outside, among others in flight, loses nothing."""
+    """A worker killed from outside loses no task."""
     tasks = [tmp_path / "a", tmp_path / "b"]
     tasks[1].touch()
     assert sorted(run_tasks(deque(tasks), die_once, processes, 2)) == [(task, task.name) for task in tasks]
 
 
 class FailingOnce(ThreadPoolExecutor):
-    """Raises an error of its own instead of the first result of each task, as Dask does when a worker was just lost."""
+    """Raises an error instead of the first result of each task, as Dask does after losing a worker."""
 
     seen: set[int] = set()  # noqa: RUF012 - shared by all executors of a test
 
@@ -229,13 +229,13 @@ class FailingOnce(ThreadPoolExecutor):
 
 
 def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that is none of the task's is no failure of it until it comes again."""
+    """An executor's error is a task's failure only if it comes twice."""
     monkeypatch.setattr(FailingOnce, "seen", set())
     assert sorted(run_tasks(deque([1, 2, 3]), double, functools.partial(FailingOnce, 2), 2)) == [(1, 2), (2, 4), (3, 6)]
 
 
 def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
-    """Ctrl-C ends what is in flight at once."""
+    """Ctrl-C ends tasks in flight at once."""
     started = tmp_path / "started"
 
     def interrupt() -> None:
@@ -267,7 +267,7 @@ class Gone(MemoryExporter):
 
 
 def test_a_fault_of_the_target_is_not_met_by_every_run(tmp_path: Path) -> None:
-    """After three runs in a row the others fail with the same reason, without waiting for the target each."""
+    """After three failures in a row the other runs fail with the same reason at once."""
     root = tree(tmp_path / "runs", 8, 2)
     exporter = Gone()
     report = export_runs([root], exporter)

@@ -1,4 +1,4 @@
-"""Progress: what a terminal, a log file and a callback are told of an export, also of one in other processes."""
+"""An export reports progress to a terminal, a log file or a callback, also from other processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorded(SilentProgress):
-    """All that a progress is told, as words."""
+    """Records all calls of a progress as words."""
 
     told: list[str] = field(default_factory=list)
     points: int = 0
@@ -67,7 +67,7 @@ def rows(count: int) -> list[dict[str, object]]:
 def test_a_run_is_told_of_while_it_is_on_its_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, workers: Workers, moves: int
 ) -> None:
-    """Here each delta is told before its run is done; elsewhere all points of a run with its end."""
+    """In this process each delta is reported before its run ends; elsewhere all points come at the end."""
     monkeypatch.setattr(parallel, "WORTH_WORKERS", 0)
     for name, count in (("large", 1000), ("small", 10)):
         make_run(tmp_path / "runs" / name, rows(count))
@@ -79,7 +79,7 @@ def test_a_run_is_told_of_while_it_is_on_its_way(
 
 
 def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
-    """What is sent while following is told like any export."""
+    """A follow reports progress like an export."""
     make_run(tmp_path / "runs" / "a", rows(10))
     told = Recorded()
     follow(
@@ -95,7 +95,7 @@ def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
 
 
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log file gets the runs, the points with their rate, and the time that remains once a run is done."""
+    """A log file gets runs, points with their rate, and the remaining time once a run is done."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = StringIO()
@@ -112,20 +112,20 @@ def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Terminal(StringIO):
-    """A stream that calls itself a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing() -> None:
-    """The stream decides, unless --quiet was given."""
+    """The stream decides the form unless --quiet is given."""
     kinds = [progress_on(Terminal()), progress_on(StringIO()), progress_on(Terminal(), quiet=True)]
     assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, SilentProgress]
 
 
 def test_a_bar_for_a_moment_is_not_drawn() -> None:
-    """What is over within `after` seconds leaves the terminal alone."""
+    """An export shorter than `after` seconds draws no bar."""
     stream = Terminal()
     with BarProgress(stream, after=60) as bars:
         bars.start(1)
@@ -134,7 +134,7 @@ def test_a_bar_for_a_moment_is_not_drawn() -> None:
 
 
 def test_a_real_terminal_shows_a_bar(tmp_path: Path) -> None:
-    """Runs, points and the time that remains; when all is done the bar is wiped away."""
+    """The bar shows runs, points and the remaining time, and disappears at the end."""
     make_run(tmp_path / "runs" / "a", rows(20_000))
     here, there = pty.openpty()
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]

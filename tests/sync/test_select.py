@@ -1,4 +1,4 @@
-"""Selection: which runs are meant."""
+"""Selection options choose the runs that they describe."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ def chosen(**words: object) -> str:
 
 
 def test_nothing_asked_selects_all() -> None:
-    """An empty selection leaves all runs, in their order."""
+    """An empty selection keeps all runs in order."""
     assert chosen() == "abcd"
 
 
 def test_ids_and_globs() -> None:
-    """--run-id takes ids and globs; of several one must match."""
+    """--run-id takes ids and globs, and one of several must match."""
     assert (chosen(run_ids=["a"]), chosen(run_ids=["a", "[c-d]"]), chosen(run_ids=["*"])) == ("a", "acd", "abcd")
 
 
 def test_an_id_with_the_signs_of_a_glob_is_found_by_itself() -> None:
-    """An id is compared as it is before it is taken for a glob."""
+    """An id is compared literally before it is tried as a glob."""
     odd = record("run[1]")
     assert select([odd, A], Selection(run_ids=("run[1]",))) == [odd]
 
 
 def test_several_tags_must_all_be_there() -> None:
-    """--tag narrows each time it is given; globs may be used."""
+    """Each --tag narrows the selection, and globs work."""
     assert (chosen(tags=["x"]), chosen(tags=["x", "sweep:1"]), chosen(tags=["sweep:*"])) == ("ab", "a", "a")
 
 
 def test_several_statuses_widen() -> None:
-    """--status widens each time it is given."""
+    """Each --status widens the selection."""
     assert (chosen(statuses=["KILLED"]), chosen(statuses=["killed", "running"])) == ("c", "cd")
 
 
 def test_since_is_about_the_last_sign_of_life() -> None:
-    """--since compares with the last sign of life, not with the start."""
+    """--since compares with the last sign of life, not the start."""
     assert chosen(since="2026-04-11T00:00:00Z") == "c"
 
 
 def test_where_and_the_others_all_hold() -> None:
-    """All that is asked for must hold."""
+    """All conditions must hold."""
     assert (chosen(where="acc > 0.1"), chosen(where="acc > 0.1", tags=["x"], run_ids=["b", "c"])) == ("abc", "b")
 
 
 def test_top_ranks_completed_runs_by_the_best_value_ever() -> None:
-    """--top takes the best value ever of completed runs, the best first."""
+    """--top ranks completed runs by their best value ever."""
     assert (chosen(top=(5, "acc:max")), chosen(top=(1, "acc:min"))) == ("ab", "a")
 
 
@@ -78,12 +78,12 @@ def test_top_by_the_last_value() -> None:
 
 
 def test_top_takes_other_statuses_where_they_are_asked_for() -> None:
-    """With --status the ranking is among those; a run without a value, or with NaN, is never in it."""
+    """With --status --top ranks among those; runs without a value or with NaN are left out."""
     assert chosen(top=(5, "acc:max"), statuses=["killed", "running", "completed"]) == "cab"
 
 
 def test_of_equal_values_the_earlier_start_wins() -> None:
-    """Ties are broken by the start, then by the path, never by chance."""
+    """Ties go to the earlier start, then to the path."""
     runs = [
         record(name, start=START - early, stats={"acc": {"max": 1}}) for name, early in [("p", 0), ("q", 9), ("o", 0)]
     ]
@@ -91,7 +91,7 @@ def test_of_equal_values_the_earlier_start_wins() -> None:
 
 
 def test_top_comes_after_the_rest() -> None:
-    """--top ranks what the other conditions leave."""
+    """--top ranks the runs that the other conditions leave."""
     assert chosen(top=(1, "acc:max"), where="acc.max < 0.85") == "b"
 
 
@@ -107,7 +107,7 @@ def test_top_comes_after_the_rest() -> None:
     ],
 )
 def test_words_that_mean_nothing(words: dict[str, object], message: str) -> None:
-    """Words that selection does not know are a usage error that repeats them."""
+    """An unknown word is a usage error that repeats it."""
     with pytest.raises(UsageError) as caught:
         chosen(**words)
     assert caught.value.message == message
@@ -122,19 +122,19 @@ def test_ages(text: str, seconds: float) -> None:
 
 
 def test_dates_are_local() -> None:
-    """A date without a zone means this machine's midnight."""
+    """A date without a zone is midnight on this machine."""
     assert since_of("2026-04-10") == datetime(2026, 4, 10).timestamp()
 
 
 def test_runs_as_read_are_chosen_like_records(tmp_path: Path) -> None:
-    """`select` takes runs straight from the source too, and returns those."""
+    """`select` takes and returns runs of the reader too."""
     paths = [make_run(tmp_path / name, [], hparams={"lr": lr}) for name, lr in [("a", 0.1), ("b", 0.01)]]
     runs = [read_run(path) for path in paths]
     assert select(runs, Selection.of(where="hparams.lr < 0.05")) == [runs[1]]
 
 
 def test_stock_runs_are_ranked_by_their_metrics_csv(tmp_path: Path) -> None:
-    """A run without a sidecar has its best values from metrics.csv, when metrics are asked for."""
+    """A run without a sidecar is ranked by its metrics.csv."""
     for name, rows in (("a", "0.2,0\r\n0.9,1\r\n0.1,2\r\n"), ("b", "0.8,0\r\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "hparams.yaml").write_text("{}\n")

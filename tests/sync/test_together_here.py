@@ -6,7 +6,7 @@ from tests.together import group_of
 
 
 def test_groups() -> None:
-    """The demo's runs are trained in one process alone; a file of the browser's keeps its server; others are free."""
+    """The demo's tests share one process, each browser file its own, and other tests run anywhere."""
     assert [
         group_of(test)
         for test in (

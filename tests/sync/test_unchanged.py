@@ -1,4 +1,4 @@
-"""Runs that an export found unchanged are not read again until their files or their target move."""
+"""Unchanged runs are not read again until their files or their target change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(4)]
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets the names of the run directories that exports read."""
+    """Return a list that collects the run directories that exports read."""
     found: list[str] = []
     real = select.gather
 
@@ -50,7 +50,7 @@ def exporter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 
 def age(*folders: Path) -> None:
-    """Back-date all files below, as they are when nobody hurries."""
+    """Back-date all files below, as if time had passed."""
     then = time.time_ns() - 10_000_000_000
     for folder in folders:
         for path in (*folder.rglob("*"), folder):
@@ -78,7 +78,7 @@ def actions(report: Report) -> dict[str, str]:
 
 
 def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
-    """The report has its line all the same, with its target's address."""
+    """An unchanged run has its report line and address without being read."""
     root = settle(tmp_path, exporter)
     before = export_runs([root], exporter)
     reads.clear()
@@ -92,7 +92,7 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
 
 @pytest.mark.parametrize("what", ["rows", "sidecar", "heartbeat"])
 def test_a_run_that_moved_is_read(tmp_path: Path, exporter: Exporter, reads: list[str], what: str) -> None:
-    """Whichever of its files has another size or time; the other run is not."""
+    """Only a run with a file of another size or mtime is read."""
     root = settle(tmp_path, exporter)
     reads.clear()
     if what == "rows":
@@ -107,7 +107,7 @@ def test_a_run_that_moved_is_read(tmp_path: Path, exporter: Exporter, reads: lis
 
 
 def test_a_target_that_moved_is_asked(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
-    """What somebody deleted or changed in the target is seen."""
+    """Changes and deletions in the target are noticed."""
     root = settle(tmp_path, exporter)
     export_runs([root], exporter)
     reads.clear()
@@ -124,7 +124,7 @@ def test_a_target_that_moved_is_asked(tmp_path: Path, exporter: Exporter, reads:
 
 
 def test_other_options_a_rebuild_and_a_selection_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
-    """What is asked for is done."""
+    """Other options, --rebuild and a selection read the runs again."""
     root = settle(tmp_path, exporter)
     reads.clear()
     given = Options(content=ContentOptions(exclude_metrics=("loss",)), given=frozenset({"exclude_metrics"}))
@@ -134,7 +134,7 @@ def test_other_options_a_rebuild_and_a_selection_read(tmp_path: Path, exporter: 
 
 
 def test_a_copy_is_told_apart_from_an_unchanged_run(tmp_path: Path, exporter: Exporter) -> None:
-    """A copy beside it has the same identity, so both are looked at."""
+    """A copy with the same identity makes both directories be read."""
     root = settle(tmp_path, exporter)
     shutil.copytree(root / "a", root / "copy")
     found = {line.path for line in export_runs([root], exporter).runs if line.run_id == "a"}
@@ -142,7 +142,7 @@ def test_a_copy_is_told_apart_from_an_unchanged_run(tmp_path: Path, exporter: Ex
 
 
 def test_nothing_new_loads_no_mlflow(tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SQLite MLflow whose runs are all unchanged is not opened."""
+    """With nothing new an export to SQLite does not open MLflow."""
     import subprocess
 
     monkeypatch.chdir(tmp_path)

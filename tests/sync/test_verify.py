@@ -1,4 +1,4 @@
-"""Verify over the reference exporter: every kind of damage is found and named, and nothing else is."""
+"""Verify, over the reference exporter, finds and names every kind of damage, and nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def exporter() -> MemoryExporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: MemoryExporter) -> Path:
-    """Return a run with points, text, params and images, exported."""
+    """Make and export a run with points, text, params and images."""
     path = run_with_images(tmp_path / "runs" / "a")
     rows = [*ROWS, {"step": 8, "phase": "done"}]
     make_run(path, rows, hparams={"lr": 0.1}, tags=["t"], notes="n")
@@ -62,7 +62,7 @@ def tamper(exporter: MemoryExporter) -> Box:
 
 
 def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> None:
-    """After an export the verdict is =, and the counts say how much was looked at."""
+    """After an export the verdict is =, with counts of what was compared."""
     line = check(run, exporter)
     assert (str(line.verdict), line.differences.count, line.where) == ("=", 0, "memory:uid-a")
     compared = line.compared
@@ -71,7 +71,7 @@ def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> Non
 
 
 def test_a_deleted_point_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A point that is gone is named with metric, step and value."""
+    """A missing point is named with metric, step and value."""
     box = tamper(exporter)
     box.points["acc"] = tuple(np.delete(column, 3) for column in box.points["acc"])
     exporter.put(box)
@@ -87,7 +87,7 @@ def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: MemoryEx
 
 
 def test_a_missing_image_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """An image that is not held is named with its file."""
+    """A missing image is named with its file."""
     box = tamper(exporter)
     del box.media[1]
     exporter.put(box)
@@ -104,7 +104,7 @@ def test_another_image_is_found(run: Path, exporter: MemoryExporter) -> None:
 
 
 def test_a_wrong_end_time_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """An end that is not the one that was sent is a difference."""
+    """Another end is a difference."""
     box = tamper(exporter)
     box.facts["end"] += 1.0
     exporter.put(box)
@@ -113,7 +113,7 @@ def test_a_wrong_end_time_is_found(run: Path, exporter: MemoryExporter) -> None:
 
 
 def test_a_wrong_status_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A status that is not the one that was sent is a difference."""
+    """Another status is a difference."""
     box = tamper(exporter)
     box.facts["status"] = "failed"
     exporter.put(box)
@@ -129,7 +129,7 @@ def test_a_series_that_the_run_never_logged_is_found(run: Path, exporter: Memory
 
 
 def test_a_missing_run_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A run that the target does not hold is + and exit code 4."""
+    """A run without a target is + with exit code 4."""
     exporter.remove("uid-a")
     report = verify_runs([run], exporter)
     assert [(str(line.verdict), line.reason) for line in report.runs] == [("+", "the target does not hold this run")]
@@ -137,7 +137,7 @@ def test_a_missing_run_is_found(run: Path, exporter: MemoryExporter) -> None:
 
 
 def test_a_deleted_run_is_said_to_be_so(run: Path, exporter: MemoryExporter) -> None:
-    """A run that a person deleted is missing, with the reason and the remedy."""
+    """A run deleted by a person is missing, with reason and remedy."""
     box = tamper(exporter)
     box.deleted = True
     exporter.put(box)
@@ -147,7 +147,7 @@ def test_a_deleted_run_is_said_to_be_so(run: Path, exporter: MemoryExporter) -> 
 
 
 def test_a_second_target_of_one_run_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A second target of one directory is a line of its own, -."""
+    """A second target of a run is a line with -."""
     box = tamper(exporter)
     box.extras = ["memory:other"]
     exporter.put(box)
@@ -157,7 +157,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: MemoryExporter
 
 
 def test_a_cursor_that_cannot_be_read_is_said(run: Path, exporter: MemoryExporter) -> None:
-    """A target whose cursor is damaged cannot be compared."""
+    """A target with a damaged cursor cannot be compared."""
     box = tamper(exporter)
     box.cursor = "{"
     exporter.put(box)
@@ -165,7 +165,7 @@ def test_a_cursor_that_cannot_be_read_is_said(run: Path, exporter: MemoryExporte
 
 
 def test_a_cursor_of_a_newer_bridge_is_said(run: Path, exporter: MemoryExporter) -> None:
-    """A target of a newer bridge cannot be compared, and the reason says why."""
+    """A target of a newer bridge cannot be compared, with the reason."""
     box = tamper(exporter)
     assert box.cursor is not None
     box.cursor = json.dumps(json.loads(box.cursor) | {"format": 99})
@@ -176,7 +176,7 @@ def test_a_cursor_of_a_newer_bridge_is_said(run: Path, exporter: MemoryExporter)
 
 
 def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) -> None:
-    """Rows, images and facts that came after the export are behind: no difference, but with strict."""
+    """Rows, images and facts since the export are behind, and a difference only with strict."""
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     write_metrics(run, header, [[1, 2, None, 9, CREATED_S + 9]], append=True)
     log_image(run, 9, "d.png", picture(9))
@@ -189,14 +189,14 @@ def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) 
 
 
 def test_an_edit_far_back_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A value that was changed in the source long after its export is found."""
+    """A source value changed long after its export is found."""
     file = run / "metrics.csv"
     file.write_text(file.read_text().replace("0.30000000000000004", "0.3"), newline="")
     assert differences(check(run, exporter)) == [("*", "loss", 3, "0.3", "0.30000000000000004")]
 
 
 def test_a_source_that_became_shorter_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A source that has lost rows which the target holds is a difference."""
+    """A source that lost rows is a difference."""
     make_run(run, ROWS[:5], hparams={"lr": 0.1}, tags=["t"], notes="n")
     line = check(run, exporter)
     assert str(line.verdict) == "*"
@@ -204,7 +204,7 @@ def test_a_source_that_became_shorter_is_found(run: Path, exporter: MemoryExport
 
 
 def test_a_half_filled_target_is_no_difference_before_its_cursor(run: Path, exporter: MemoryExporter) -> None:
-    """What a broken export left past the cursor is found, and the next export heals it."""
+    """Points of a broken export past the cursor are found, and the next export repairs them."""
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     write_metrics(run, header, [[1, 2, None, 9, CREATED_S + 9]], append=True)
     exporter.failure = Failure(at="cursor")
@@ -215,21 +215,21 @@ def test_a_half_filled_target_is_no_difference_before_its_cursor(run: Path, expo
 
 
 def test_a_directory_that_cannot_be_read(run: Path, exporter: MemoryExporter) -> None:
-    """A run directory with a broken sidecar is !, and the others are compared."""
+    """A run with a broken sidecar is !, and the others are compared."""
     (make_run(run.parent / "b") / "sidecar.json").write_text("{")
     report = verify_runs([run.parent], exporter)
     assert sorted((str(line.verdict), line.run_id) for line in report.runs) == [("!", "b"), ("=", "a")]
 
 
 def test_people_s_edits_are_equal(run: Path, exporter: MemoryExporter) -> None:
-    """What people changed in the target is named and is no difference."""
+    """People's edits of the target are named and no difference."""
     exporter.edit("uid-a", name="my name", notes="my notes")
     line = check(run, exporter)
     assert (str(line.verdict), line.edited) == ("=", ("name", "notes"))
 
 
 def test_the_shape_is_the_cursor_s(tmp_path: Path) -> None:
-    """What was exported with options is compared with the same options, without naming them again."""
+    """Verify takes content options from the target."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter()
     export_runs([path], exporter, Options(content=ContentOptions(exclude_metrics=("a*",))))
@@ -238,7 +238,7 @@ def test_the_shape_is_the_cursor_s(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
-    """With sample so many metrics are compared: the first, the last, and evenly between."""
+    """A sample compares the first and last metric and evenly between."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0} | {f"m{number:02}": number for number in range(11)}])
     exporter = MemoryExporter()
     export_runs([path], exporter)
@@ -254,7 +254,7 @@ def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_a_large_run_is_compared_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool) -> None:
-    """Whatever a portion holds, all metrics are compared once, facts and media once, and others are found."""
+    """In portions of any size all metrics are compared once, and facts and media once."""
     path = run_with_images(tmp_path / "runs" / "a")
     rows = [{"step": step} | {f"m{number}": number * step for number in range(7)} for step in range(5)]
     make_run(path, rows, hparams={"lr": 0.1})
@@ -276,7 +276,7 @@ def test_a_large_run_is_compared_in_portions(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_target_of_32_bits(tmp_path: Path) -> None:
-    """Where the target declares 32 bits, the nearest value that it can hold is equal."""
+    """In a 32-bit target the nearest value is equal."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = MemoryExporter(capabilities=replace(MEMORY, value_bits=32, infinities=False, time_step=1.0))
     export_runs([path], exporter)
@@ -284,13 +284,13 @@ def test_a_target_of_32_bits(tmp_path: Path) -> None:
 
 
 def test_nothing_to_compare(tmp_path: Path, exporter: MemoryExporter) -> None:
-    """Where there is no run, nothing was verified, and the exit code says so."""
+    """Without runs nothing is verified, and the exit code says so."""
     (tmp_path / "empty").mkdir()
     assert verify_runs([tmp_path / "empty"], exporter).exit_code == 1
 
 
 def test_the_json_of_a_report(run: Path, exporter: MemoryExporter) -> None:
-    """The JSON has the documented fields, in version 1."""
+    """The JSON has the documented fields in version 1."""
     box = tamper(exporter)
     box.points["acc"][3][2] = float("nan")
     exporter.put(box)
@@ -348,7 +348,7 @@ def capabilities(kind: str) -> Capabilities:
 @given(lines=LINES, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], kind: str) -> None:
-    """However a file grows between exports, torn in the middle or not, after each export verify finds it equal."""
+    """After each export of a growing or torn file verify finds it equal."""
     chosen = capabilities(kind)
     data = "\r\n".join(["a,b,step,wall_time", *lines, ""]).encode()
     exporter = MemoryExporter(capabilities=chosen)
@@ -364,7 +364,7 @@ def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], ki
 
 @pytest.mark.parametrize("threads", [False, True])
 def test_several_workers_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
-    """Whoever verifies, each run gets its check, and a second target its line."""
+    """Several workers give each run its check and a second target its line."""
     monkeypatch.setattr("bridge.sync.parallel.WORTH_WORKERS", 0)
     exporter = MemoryExporter(tmp_path / "boxes", capabilities=replace(MEMORY, threads=threads))
     for name in "abc":

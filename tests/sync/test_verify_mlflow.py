@@ -1,4 +1,4 @@
-"""Verify over a real MLflow database: what somebody changed behind MLflow's back is found, and nothing else."""
+"""Verify over a real MLflow database finds changes made behind MLflow's back, and nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exporter(sqlite_uri: str) -> Exporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: Exporter) -> Path:
-    """Return a run with points, params and images, exported."""
+    """Make and export a run with points, params and images."""
     path = run_with_images(tmp_path / "runs" / "a")
     make_run(path, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t", "project:x"], notes="n")
     export_runs([path], exporter)
@@ -47,7 +47,7 @@ def found(path: Path, exporter: Exporter) -> list[tuple[str, str, int | None, st
 
 
 def execute(uri: str, statement: str, *values: object) -> None:
-    """Change the database behind everybody's back; the statement must hit exactly one row."""
+    """Change the database directly, by a statement that must affect exactly one row."""
     connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
     with connection:
         assert connection.execute(statement, values).rowcount == 1
@@ -55,7 +55,7 @@ def execute(uri: str, statement: str, *values: object) -> None:
 
 
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
-    """After an export every point, param, tag and image is found equal."""
+    """After an export every point, param, tag and image is equal."""
     (line,) = verify(run, exporter).runs
     assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
     assert (line.compared.series, line.compared.points, line.compared.media, line.compared.params) == (2, 40, 3, 2)
@@ -63,7 +63,7 @@ def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
 
 
 def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(tmp_path: Path, exporter: Exporter) -> None:
-    """It stays in MLflow as it first was, the run is not made anew, and that is no difference."""
+    """A volatile param that a resume drops stays in MLflow without a difference."""
     path = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 0.1, "ckpt_path": "/a", "job_id": "1"})
     export_runs([path], exporter)
     make_run(path, ROWS, hparams={"lr": 0.1, "job_id": "2"})
@@ -73,19 +73,19 @@ def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(tmp_path: Path, e
 
 
 def test_a_deleted_point_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A point that somebody deleted from the database is named."""
+    """A point deleted from the database is named."""
     execute(sqlite_uri, "DELETE FROM metrics WHERE key = 'acc' AND step = 3")
     assert found(run, exporter) == [("+", "acc", 3, "3.0", None)]
 
 
 def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A value that differs in its seventh digit is named with both values."""
+    """A value changed in its seventh digit is named with both values."""
     execute(sqlite_uri, "UPDATE metrics SET value = 0.7000001 WHERE key = 'loss' AND step = 7")
     assert found(run, exporter) == [("*", "loss", 7, "0.7000000000000001", "0.7000001")]
 
 
 def test_a_wrong_last_value_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """The table of runs shows a row of its own for the last value of a metric: one that is not the last is named."""
+    """A wrong last value in MLflow's table of latest metrics is named."""
     execute(sqlite_uri, "UPDATE latest_metrics SET value = -7 WHERE key = 'acc'")
     assert found(run, exporter) == [("*", "acc (last)", 19, "19.0", "-7.0")]
 
@@ -94,13 +94,13 @@ BEST = Options(content=ContentOptions(best=("acc:max", "loss:min")))
 
 
 def test_a_running_best_is_the_same(run: Path, exporter: Exporter) -> None:
-    """What `--best` made is found equal, and is no series that nobody logged."""
+    """The metric of `--best` is equal, and no extra series."""
     export_runs([run], exporter, BEST)
     assert found(run, exporter) == []
 
 
 def test_a_best_that_is_another_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """Of a best only the latest value counts, and one that is not the best is named."""
+    """A latest value of `--best` that is not the best is named."""
     export_runs([run], exporter, BEST)
     statement = "UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'"
     execute(sqlite_uri, f"{statement} AND run_uuid IN (SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active')")
@@ -108,32 +108,32 @@ def test_a_best_that_is_another_is_found(run: Path, exporter: Exporter, sqlite_u
 
 
 def test_a_time_changed_by_a_second_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A point's time that is not its row's is named."""
+    """A point with another time than its row is named."""
     execute(sqlite_uri, "UPDATE metrics SET timestamp = timestamp + 1000 WHERE key = 'loss' AND step = 7")
     ((verdict, what, step, _, _),) = found(run, exporter)
     assert (verdict, what, step) == ("*", "loss (time)", 7)
 
 
 def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A run that seems to have ended at another time is found."""
+    """Another end time is found."""
     execute(sqlite_uri, "UPDATE runs SET end_time = end_time + 5000 WHERE name = 'a'")
     assert found(run, exporter) == [("*", "end", None, str(CREATED_S + 3600), str(CREATED_S + 3605))]
 
 
 def test_a_wrong_status_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A run with another status than the one sent is found."""
+    """Another status is found."""
     execute(sqlite_uri, "UPDATE runs SET status = 'FAILED' WHERE name = 'a'")
     assert [one[:2] for one in found(run, exporter)] == [("*", "status")]
 
 
 def test_a_changed_param_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A param with another value is found."""
+    """Another param value is found."""
     execute(sqlite_uri, "UPDATE params SET value = '0.2' WHERE key = 'lr'")
     assert found(run, exporter) == [("*", "param lr", None, "0.1", "0.2")]
 
 
 def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image whose files are gone from the artifact store is found."""
+    """An image without its files in the artifact store is found."""
     images = [file for file in tmp_path.rglob("*.png") if "+step+5+" in file.name]
     assert images
     for file in images:
@@ -144,7 +144,7 @@ def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path)
 
 
 def test_a_changed_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image with another byte in it is found."""
+    """An image with one other byte is found."""
     (file,) = [file for file in tmp_path.rglob("*.png") if "+step+5+" in file.name]
     data = bytearray(file.read_bytes())
     data[-20] ^= 1
@@ -153,7 +153,7 @@ def test_a_changed_image_is_found(run: Path, exporter: Exporter, tmp_path: Path)
 
 
 def test_a_missing_run_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A run that a person deleted is only in the source, and the line says so."""
+    """A run deleted by a person is only in the source, and the line says so."""
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri)
@@ -164,13 +164,13 @@ def test_a_missing_run_is_found(run: Path, exporter: Exporter, sqlite_uri: str) 
 
 
 def test_a_run_that_was_never_exported_is_found(run: Path, exporter: Exporter) -> None:
-    """A run that the target does not hold is only in the source."""
+    """A run without a target is only in the source."""
     make_run(run.parent / "b", ROWS)
     assert signs(verify(run.parent, exporter)) == {"a": "=", "b": "+"}
 
 
 def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A second run with the same identity in the experiment is extra."""
+    """A second run of the same identity is extra."""
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri)
@@ -182,7 +182,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, sqli
 
 
 def test_runs_that_are_not_ours_are_never_looked_at(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """Somebody else's run in the experiment is no difference."""
+    """Other runs in the experiment are no difference."""
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri)
@@ -191,7 +191,7 @@ def test_runs_that_are_not_ours_are_never_looked_at(run: Path, exporter: Exporte
 
 
 def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A name, a description and a tag that people changed are named, and the run is equal."""
+    """An edited name, description and tag are named, and the run is equal."""
     from mlflow import MlflowClient
 
     client = MlflowClient(sqlite_uri)
@@ -206,7 +206,7 @@ def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, sqlite_uri: st
 
 
 def test_a_sample(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """With a sample of one only the first metric's points are compared."""
+    """A sample of one compares only the first metric's points."""
     execute(sqlite_uri, "DELETE FROM metrics WHERE key = 'loss' AND step = 3")
     line: RunCheck
     (line,) = verify(run, exporter, sample=1).runs
@@ -214,7 +214,7 @@ def test_a_sample(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
 
 
 def run_id_of(client: object) -> str:
-    """Return the id of the one run there is named a."""
+    """Return the id of the one run named a."""
     experiment = client.get_experiment_by_name("verify")  # type: ignore[attr-defined]
     runs = client.search_runs([experiment.experiment_id])  # type: ignore[attr-defined]
     (run,) = [run for run in runs if run.info.run_name == "a"]
@@ -236,13 +236,13 @@ def signs(report: VerifyReport) -> dict[str, str]:
 def test_a_tag_of_the_bridge_that_is_not_as_written_is_found(
     run: Path, exporter: Exporter, sqlite_uri: str, statement: str, expected: tuple[str, str]
 ) -> None:
-    """Tags by which the bridge and MLflow's pages find things count too."""
+    """Tags by which the bridge and MLflow's pages find content are compared too."""
     execute(sqlite_uri, statement)
     assert [one[:2] for one in found(run, exporter)] == [expected]
 
 
 def test_a_missing_preview_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """Without its preview a picture is not in the grid."""
+    """An image without its preview is not in the grid, and is found."""
     preview = next(file for file in tmp_path.rglob("*+compressed.webp") if "+step+5+" in file.name)
     preview.unlink()
     ((sign, what, *_),) = found(run, exporter)
@@ -251,7 +251,7 @@ def test_a_missing_preview_is_found(run: Path, exporter: Exporter, tmp_path: Pat
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
 def test_a_copy_of_a_file_that_is_another_is_found(run: Path, exporter: Exporter, tmp_path: Path, damage: str) -> None:
-    """The copies of metrics.csv and other files are compared with what was to be uploaded."""
+    """Changed copies of metrics.csv and other files are found."""
     (copy,) = [file for file in tmp_path.rglob("metrics.csv") if file.parent != run]
     if damage == "gone":
         copy.unlink()

@@ -1,4 +1,4 @@
-"""Verify over real event files: damage on disk is found, and an undamaged export is not."""
+"""Verify over real event files finds damage on disk, and none in an undamaged export."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def exporter(tmp_path: Path) -> Exporter:
 
 @pytest.fixture
 def run(tmp_path: Path, exporter: Exporter) -> Path:
-    """Return a run with points, text, params and images, exported."""
+    """Make and export a run with points, text, params and images."""
     path = run_with_images(tmp_path / "runs" / "a")
     make_run(path, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t"], notes="n")
     export_runs([path], exporter)
@@ -58,7 +58,7 @@ def event_files(logdir: Path) -> list[Path]:
 
 
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
-    """After an export every point and image is found equal."""
+    """After an export every point and image is equal."""
     (line,) = verify(run, exporter).runs
     assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
     assert (line.compared.series, line.compared.points, line.compared.media) == (2, 100, 3)
@@ -66,7 +66,7 @@ def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
 
 
 def test_a_flipped_bit_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A bit that changed anywhere in an event file is found: its checksum, or what it says, is wrong."""
+    """A flipped bit anywhere in an event file is found by a checksum or by its content."""
     for file in event_files(tmp_path / "tb"):
         whole = file.read_bytes()
         for place in range(0, len(whole), max(1, len(whole) // 12)):
@@ -81,7 +81,7 @@ def test_a_flipped_bit_is_found(run: Path, exporter: Exporter, tmp_path: Path) -
 
 
 def test_a_cut_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An event file that has lost its end is found."""
+    """An event file cut at its end is found."""
     for file in event_files(tmp_path / "tb"):
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
@@ -90,7 +90,7 @@ def test_a_cut_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path
 
 
 def test_a_missing_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An event file that is gone (scalars, or images) is found."""
+    """A missing event file of scalars or images is found."""
     for file in event_files(tmp_path / "tb"):
         aside = file.rename(tmp_path / "aside")
         assert signs(verify(run, exporter)) in (["!"], ["*"]), file.name
@@ -98,9 +98,9 @@ def test_a_missing_event_file_is_found(run: Path, exporter: Exporter, tmp_path: 
 
 
 def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
-    """Write an event file anew, each record with a right checksum, without the events for which `change` says no.
+    """Rewrite an event file with valid checksums, without the events for which `change` returns none.
 
-    Its time stays, so that nothing but what it says can give it away.
+    Its mtime stays, so that only its content can reveal the change.
     """
     before = file.stat()
     kept = []
@@ -121,14 +121,14 @@ def differences(report: VerifyReport) -> list[tuple[str, str, int | None]]:
 
 
 def test_a_deleted_point_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """One event less, with every checksum right: the file is shorter than what is remembered of it."""
+    """A removed event with valid checksums is found by the recorded length."""
     rewrite(file_of(tmp_path / "tb" / "a", "scalars"), lambda event: event.step != 7 or not event.HasField("summary"))
     report = verify(run, exporter)
     assert (report.exit_code, signs(report)) == (4, ["!"])
 
 
 def test_another_value_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A value that differs in the last bit of its 32 is found, with its step."""
+    """A value changed in the last of its 32 bits is found with its step."""
 
     def change(event: Any) -> bool:
         for value in event.summary.value:
@@ -142,7 +142,7 @@ def test_another_value_is_found(run: Path, exporter: Exporter, tmp_path: Path) -
 
 
 def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """One picture less, in a file that still holds others, with every checksum right."""
+    """An image removed from a file that holds others is found."""
     media = file_of(tmp_path / "tb" / "a", "media")
     whole = len(events(media))
     rewrite(media, lambda event: event.step != 5)
@@ -152,7 +152,7 @@ def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path)
 
 
 def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A picture whose bytes differ, in an event of the same length, is another one, named with its step."""
+    """An image with other bytes in an event of the same length is named with its step."""
 
     def change(event: Any) -> bool:
         for value in event.summary.value:
@@ -170,7 +170,7 @@ def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -
 
 
 def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -> None:
-    """A picture stands at the time that media.jsonl says. A time that it does not say is not compared."""
+    """An image has the time in media.jsonl; a time that is not there is not compared."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     log_image(path, 0, "timed.png", picture(1), time=CREATED_S + 5)
     log_image(path, 1, "other.png", picture(2))
@@ -190,7 +190,7 @@ def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -
 
 
 def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """The end of the hparams session that another wrote is not the run's."""
+    """An hparams session with another end is found."""
 
     def change(event: Any) -> bool:
         for value in event.summary.value:
@@ -206,13 +206,13 @@ def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path
 
 
 def test_a_missing_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A run whose folder is gone is only in the source."""
+    """A run without its folder is only in the source."""
     shutil.rmtree(tmp_path / "tb" / "a")
     assert signs(verify(run, exporter)) == ["+"]
 
 
 def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A copy of a run's folder within the logdir is a second target."""
+    """A copy of a run's folder in the logdir is a second target."""
     shutil.copytree(tmp_path / "tb" / "a", tmp_path / "tb" / "b")
     report = verify(run, exporter)
     assert sorted(signs(report)) == ["-", "="]
@@ -220,7 +220,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, tmp_
 
 
 def test_other_people_s_files_are_never_looked_at(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """Event files that are not ours do not matter, whatever they hold."""
+    """Event files of others are ignored, whatever they hold."""
     other = tmp_path / "tb" / "theirs" / "events.out.tfevents.1.host"
     other.parent.mkdir()
     other.write_bytes(b"nonsense")

@@ -1,6 +1,6 @@
-"""`python -m tests.torture`: minutes of training, exporting, killing and starving.
+"""`python -m tests.torture`: train, export, kill and starve for minutes.
 
-Verify finds all the same at the end.
+Verify finds no difference at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.torture.scene import Scene
 
 
 def main() -> int:
-    """Return the exit code: 0 where every run is the same in every target."""
+    """Return the exit code: 0 if every run is equal in every target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=240.0, help="how long things are killed")
     parser.add_argument("--trainings", type=int, default=3)

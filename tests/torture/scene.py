@@ -1,4 +1,4 @@
-"""Trainings that write, followers that export, a server between, and a killer among them."""
+"""Run trainings, followers and a server, with a killer among them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ END_WITHIN = 240.0
 
 @dataclass
 class Actor:
-    """A process that is started again whenever it is gone. Its output is appended to `log`.
+    """A process that is restarted whenever it is gone, with its output appended to `log`.
 
-    `ended` are the exit codes with which it ended by itself, which it never should.
+    `ended` are the exit codes of ends that nobody caused, which should stay empty.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Actor:
             )
 
     def keep_alive(self) -> None:
-        """Start it if it is not there."""
+        """Start the process if it is gone."""
         code = None if self.process is None else self.process.poll()
         if code is not None:
             self.ended.append(code)
@@ -54,7 +54,7 @@ class Actor:
             self.start()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL the process and wait for its end."""
         if self.process is not None:
             self.process.kill()
             code = self.process.wait()
@@ -64,7 +64,7 @@ class Actor:
 
 @dataclass
 class Scene:
-    """All actors in `folder`; `play` lets them run and kills them, then asks verify. Seeded, but time is real."""
+    """All actors in `folder`; `play` runs and kills them, then verifies. It is seeded, but time is real."""
 
     folder: Path
     trainings: int
@@ -90,7 +90,7 @@ class Scene:
         ]
 
     def play(self, seconds: float) -> dict[str, str]:
-        """Let them run for `seconds`; what verify says of each target at the end."""
+        """Let the actors run for `seconds`, and return verify's report on each target."""
         self.runs.mkdir(parents=True)
         self._start_server()
         try:
@@ -108,7 +108,7 @@ class Scene:
                 self.server.stop()
 
     def summary(self) -> str:
-        """Return what was done, in one line."""
+        """Return a one-line summary."""
         done = ", ".join(f"{count} x {what}" for what, count in sorted(self.counts.items()) if what != "rows")
         return f"{len(self.trainers)} trainings wrote {self.counts['rows']:,} rows; {done}; seed {self.seed}"
 
@@ -135,9 +135,9 @@ class Scene:
         self.counts[f"killed {'training' if actor in self.trainers else actor.name}"] += 1
 
     def _starve(self, actor: Actor) -> None:
-        """No file of this process may grow for a moment, as on a full disk.
+        """Keep files of this process from growing for a moment, as on a full disk.
 
-        The kernel's signal for that is ignored by Python, which raises an OSError instead.
+        Python ignores the kernel's signal for that and raises an OSError instead.
         """
         if actor.process is None or actor.process.poll() is not None:
             return

@@ -1,4 +1,4 @@
-"""The short form of `make torture`: some seconds of it with every run of the tests."""
+"""Run the short form of `make torture` with every run of the tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SEED = 3
 
 
 def test_killed_trainings_and_followers_end_with_every_run_the_same(tmp_path: Path) -> None:
-    """Real trainings and followers into three targets are killed at random.
+    """Trainings and followers into three targets are killed at random.
 
-    At the end verify finds nothing that differs.
+    At the end verify finds no difference.
     """
     scene = Scene(tmp_path, trainings=1, seed=SEED, say=print)
     verdicts = scene.play(SECONDS)

@@ -1,4 +1,4 @@
-"""A real training that can be killed at any instant and started again.
+"""Train for real, ready to be killed at any instant and started again.
 
 `python -m tests.torture.training RUN_DIR STOP_FILE`.
 """
@@ -29,7 +29,7 @@ PAUSE = 0.01
 
 
 class Model(LightningModule):
-    """A line, and a logger that gets all kinds of things to write."""
+    """A line with a logger that gets everything it can store."""
 
     def __init__(self, stop: Path) -> None:
         super().__init__()
