@@ -39,7 +39,7 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over as far as anyone can tell (`killed` and `interrupted` may be requeued)."""
+        """Return whether the run seems to be over (`killed` and `interrupted` runs may be requeued)."""
         return self is not Status.RUNNING
 
 
@@ -173,12 +173,12 @@ class Block:
 
     @property
     def points(self) -> int:
-        """The number of points."""
+        """Return the number of points."""
         return int(self.present.sum())
 
     @property
     def nbytes(self) -> int:
-        """The bytes of memory that the columns take."""
+        """Return the bytes of memory that the columns take."""
         return len(self.row) * (24 + 9 * len(self.names))
 
     def rows(self, chosen: slice | NDArray[Any]) -> Block:
@@ -436,5 +436,5 @@ class Delta:
 
     @property
     def points(self) -> int:
-        """How many points are to be added."""
+        """Return the number of points to add."""
         return sum(block.points for block in self.blocks)

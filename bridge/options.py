@@ -208,7 +208,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bests(self) -> dict[str, int]:
-        """The metrics of `best`, each with 1 if its greatest value is the best and -1 if its least is."""
+        """Return the metrics of `best`, each with 1 if its greatest value is the best and -1 if its least is."""
         parts = (text.rpartition(":") for text in self.best)
         return {metric: 1 if direction == "max" else -1 for metric, _, direction in parts}
 

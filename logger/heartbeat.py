@@ -102,7 +102,7 @@ class BackgroundTimer:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs; in a forked child it does not."""
+        """Return whether the thread runs; in a forked child it does not."""
         return self._thread.is_alive()
 
     def stop(self) -> None:

@@ -102,30 +102,30 @@ class RegistryLogger(CSVLogger):
 
     @property
     def run_dir(self) -> Path:
-        """The run directory, absolute."""
+        """Return the absolute path of the run directory."""
         return self._settings.run_dir
 
     @property
     def run_id(self) -> str:
-        """The run's id, as given."""
+        """Return the run's id, as given."""
         return self._settings.run_id
 
     @property
     def log_dir(self) -> str:
-        """The run directory."""
+        """Return the run directory."""
         return str(self.run_dir)
 
     @property
     def root_dir(self) -> str:
-        """The run directory: there are no versions below it."""
+        """Return the run directory, because there are no versions below it."""
         return str(self.run_dir)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The RunWriter of the directory, opened at the first use.
+        """Return the RunWriter of the directory, opened at the first use.
 
-        On ranks other than zero an object that does nothing.
+        On ranks other than zero it is an object that does nothing.
         """
         writer: RunWriter | None = self._experiment  # type: ignore[assignment]
         if writer is None or not writer.usable():
@@ -135,12 +135,12 @@ class RegistryLogger(CSVLogger):
 
     @property
     def _writer(self) -> RunWriter:
-        """The open writer, within a hook."""
+        """Return the open writer, within a hook."""
         return self._experiment  # type: ignore[return-value]
 
     @property
     def tags(self) -> list[str]:
-        """The tags of the run; setting them writes them to the sidecar at once."""
+        """Return the tags of the run; setting them writes them to the sidecar at once."""
         held = self._held()
         return list(self._settings.tags) if held is None else held.tags
 
@@ -150,12 +150,12 @@ class RegistryLogger(CSVLogger):
 
     @property
     def _tags(self) -> list[str]:
-        """The tags under the name that stable-pretraining's Manager reads."""
+        """Return the tags, under the name that stable-pretraining's Manager reads."""
         return self.tags
 
     @property
     def notes(self) -> str:
-        """The notes of the run; setting them writes them to the sidecar at once."""
+        """Return the notes of the run; setting them writes them to the sidecar at once."""
         held = self._held()
         return self._settings.notes if held is None else held.notes
 

@@ -198,47 +198,47 @@ class RunWriter(SummaryWriterMethods):
 
     @property
     def log_dir(self) -> str:
-        """The run directory."""
+        """Return the run directory."""
         return str(self.run_dir)
 
     @property
     def metrics_file_path(self) -> str:
-        """The path of metrics.csv."""
+        """Return the path of metrics.csv."""
         return str(self._metrics_file.path)
 
     @property
     def metrics(self) -> list[dict[str, object]]:
-        """The rows that are not on disk yet."""
+        """Return the rows that are not on disk yet."""
         return [{**dict(zip(row.names, row.values, strict=True)), "step": row.step} for row in self._buffer]
 
     @property
     def metrics_keys(self) -> list[str]:
-        """The columns of metrics.csv, in their order."""
+        """Return the columns of metrics.csv, in their order."""
         return list(self._metrics_file.columns)
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """The hyperparameters that this start and earlier ones logged."""
+        """Return the hyperparameters that this start and earlier ones logged."""
         return dict(self._hparams.nested)
 
     @property
     def rows(self) -> int:
-        """The number of rows that this start and earlier ones logged."""
+        """Return the number of rows that this start and earlier ones logged."""
         return self._metrics_file.rows + len(self._buffer)
 
     @property
     def document(self) -> Sidecar:
-        """The sidecar as this process last wrote or read it."""
+        """Return the sidecar as this process last wrote or read it."""
         return self._sidecar.document
 
     @property
     def is_fit(self) -> bool:
-        """Whether this start trains, so that status, end and heartbeat are its own."""
+        """Return whether this start trains, which lets it change status, end and heartbeat."""
         return self._entry.fit is True
 
     @property
     def tags(self) -> list[str]:
-        """The tags of the run, with what people edited on disk up to the last write."""
+        """Return the tags of the run, with people's edits on disk up to the last write."""
         return list(self._sidecar.document.tags)
 
     @tags.setter
@@ -247,7 +247,7 @@ class RunWriter(SummaryWriterMethods):
 
     @property
     def notes(self) -> str:
-        """The notes of the run, with what people edited on disk up to the last write."""
+        """Return the notes of the run, with people's edits on disk up to the last write."""
         return self._sidecar.document.notes
 
     @notes.setter
@@ -412,7 +412,7 @@ class RunWriter(SummaryWriterMethods):
 
     @property
     def fit_can_be_abandoned(self) -> bool:
-        """Whether `abandon_fit` has a state to go back to."""
+        """Return whether `abandon_fit` has a state to restore."""
         return self._before_fit is not None
 
     @_one_at_a_time

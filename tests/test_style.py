@@ -49,17 +49,12 @@ def test_a_class_name_is_defined_once() -> None:
 
 
 def test_a_docstring_begins_with_a_verb() -> None:
-    """The docstring of a function says what it does, in the imperative; a property may name what it is."""
+    """The docstring of a function or property begins with an imperative verb."""
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {doc.splitlines()[0][:60]}"
         for path, tree in sources("bridge", "logger")
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_property(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if (doc := ast.get_docstring(node)) and doc.split()[0].strip("`,.:") not in VERBS
     ]
     assert wrong == []
-
-
-def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Return whether a decorator makes a property of the function."""
-    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)

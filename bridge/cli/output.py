@@ -33,7 +33,7 @@ class Exit(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """The code in the words of the help pages."""
+        """Return the code in the words of the help pages."""
         return _MEANINGS[self]
 
 

@@ -264,7 +264,7 @@ class EventTable:
 
     @property
     def size(self) -> int:
-        """The bytes of all files."""
+        """Return the bytes of all files."""
         return self.stat[0]
 
     def place(self, offset: int) -> str:

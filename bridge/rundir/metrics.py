@@ -165,12 +165,12 @@ class Rows:
 
     @property
     def row(self) -> NDArray[np.int64]:
-        """The rows' numbers."""
+        """Return the rows' numbers."""
         return np.arange(self.first, self.first + len(self), dtype=np.int64)
 
     @property
     def valid_steps(self) -> NDArray[np.int64]:
-        """The steps of the rows that have one."""
+        """Return the steps of the rows that have one."""
         return self.step if self.valid is None else self.step[self.valid]
 
     def offset(self, count: int) -> int:
@@ -524,7 +524,7 @@ class _RowBatch:
 
     @property
     def count(self) -> int:
-        """The number of rows so far."""
+        """Return the number of rows so far."""
         return len(self._steps)
 
     @property
@@ -658,7 +658,7 @@ class MetricsTable:
 
     @property
     def size(self) -> int:
-        """The bytes that the file had when it was opened."""
+        """Return the size in bytes that the file had when it was opened."""
         return self.stat[0]
 
     def layout_at(self, offset: int) -> Layout | None:
@@ -668,7 +668,7 @@ class MetricsTable:
 
     @property
     def name(self) -> str:
-        """The path of the file."""
+        """Return the path of the file."""
         return str(self.file.name)
 
     def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:

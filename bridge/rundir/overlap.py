@@ -72,7 +72,7 @@ class LastPoints:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics in the order in which they first appeared."""
+        """Return the metrics in the order of their first appearance."""
         return tuple(self._numbers)
 
     def points(self) -> dict[str, tuple[int, float]]:

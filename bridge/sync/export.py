@@ -189,7 +189,7 @@ class ExportTask:
 
     @property
     def backlog(self) -> int:
-        """About how many bytes of the run directory the target does not have."""
+        """Estimate the bytes of the run directory that the target does not have."""
         files, cursor = self.run.files, self.state.cursor
         size = sum(files[name].size for name in ("metrics.csv", "media.jsonl") if name in files)
         return max(0, size - (cursor.offset + cursor.media_offset if cursor is not None else 0))
@@ -270,7 +270,7 @@ class _RunExport:
 
     @property
     def content(self) -> ContentOptions:
-        """The content options of the run."""
+        """Return the content options of the run."""
         return self.task.content
 
     def refresh(self) -> None:

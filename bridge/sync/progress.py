@@ -84,7 +84,7 @@ class _CountedProgress(SilentProgress):
 
     @property
     def rate(self) -> str:
-        """The points a second so far."""
+        """Return the points per second so far."""
         return f"{self.points:,} points, {self.points / max(time.monotonic() - self.began, 1e-9):,.0f} points/s"
 
     def show(self) -> None:

@@ -95,7 +95,7 @@ class RunReport(_RunFields, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether this run was not brought into the target."""
+        """Return whether the export of this run failed."""
         return self.action in (Action.UNREADABLE, Action.FAILED)
 
     def to_json(self) -> RunReportJson:
@@ -175,12 +175,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> tuple[RunReport, ...]:
-        """The runs that were not brought into the target."""
+        """Return the runs whose export failed."""
         return tuple(run for run in self.runs if run.failed)
 
     @property
     def exit_code(self) -> int:
-        """0 if all runs are done, 1 if none could be done or a name was given that no run has, 3 if some failed."""
+        """Return 0 if all runs are done, 1 if none are or a given name matches no run, 3 if some failed."""
         return 1 if self.no_match.unknown else exit_code(failed=len(self.failed), of=len(self.runs))
 
     def count(self, action: Action) -> int:
@@ -189,7 +189,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def totals(self) -> ExportTotals:
-        """The sums over all runs."""
+        """Return the sums over all runs."""
         everywhere = [*self.notices, *(notice for run in self.runs for notice in run.notices)]
         return ExportTotals(
             **{action.value: self.count(action) for action in Action},
@@ -372,12 +372,12 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def equal(self) -> bool:
-        """Whether every run is the same in source and target (with `strict`, also up to date)."""
+        """Return whether every run is equal in source and target (with `strict`, also up to date)."""
         return all(run.verdict is Verdict.SAME and not (self.strict and run.behind) for run in self.runs)
 
     @property
     def exit_code(self) -> int:
-        """0 if all runs are equal, 4 if not, 1 if there is no run or a name was given that no run has."""
+        """Return 0 if all runs are equal, 4 if not, 1 if there is no run or a given name matches none."""
         if not self.runs:
             return 1 if self.no_match.unknown else 0
         return 0 if self.equal else 4
@@ -388,7 +388,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def totals(self) -> VerifyTotals:
-        """The sums over all runs."""
+        """Return the sums over all runs."""
         compared = {name: sum(getattr(run.compared, name) for run in self.runs) for name in Compared.__struct_fields__}
         return VerifyTotals(
             runs=len(self.runs),

@@ -102,7 +102,7 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """Whether all runs are selected, archived runs aside."""
+        """Return whether all runs are selected, except for archived ones."""
         return replace(self, archived=False) == Selection()
 
     @property
@@ -302,7 +302,7 @@ class Gathered:
 
     @property
     def warnings(self) -> list[str]:
-        """A line on the runs that are left out because they are event files already."""
+        """Return a line on the runs that are left out because they are event files already."""
         count = len(self.event_runs)
         if not count:
             return []
