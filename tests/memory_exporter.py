@@ -1,91 +1,106 @@
-"""The reference exporter, for tests: the contract in its plainest form, with abilities to choose and failures to order.
+"""The reference exporter for tests: the contract in its plainest form, with boxes that tests inspect and change.
 
-Targets live in this process, or as one file each in a folder, so that several processes can share them. Every
-write can be made to fail, or to be the process's last.
+The target of a run is one box, in this process or as a file in a folder that several processes share.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import fcntl
 import hashlib
 import os
 import pickle
 import threading
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bridge.errors import BridgeError, ConflictError, TargetRefusedError
-from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetState
+from bridge.errors import BridgeError, ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetMedia, TargetState
 from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
-from tests.memory_exporter_box import Box, Failure, Picture, add_block, cut, picture_of, remove, stored_time
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
-    from bridge.model import Delta, Run, Scalar
+    from numpy.typing import NDArray
+
+    from bridge.model import Block, Delta, MediaEvent, Run
     from bridge.options import ContentOptions
 
-__all__ = ["MEMORY", "Box", "Failure", "MemoryExporter", "MemoryTarget", "Picture"]
+__all__ = ["MEMORY", "Box", "MemoryExporter", "MemoryTarget"]
 
 MEMORY = Capabilities(
     replaces_points=True,
     time_step=0.0,
     statuses={status: status.value for status in Status},
 )
-"""What the exporter can do unless other abilities are chosen: everything, exactly."""
+"""What the exporter can do by default: everything, exactly."""
 
-EDITABLE = ("name", "notes", "tags")
+Columns: TypeAlias = "tuple[NDArray[Any], ...]"
+"""Row, step, time and value of a series."""
 
 _LOCK = threading.RLock()
 
 
+@dataclass(slots=True)
+class Box:
+    """The target of one run.
+
+    `media` are items by their line in media.jsonl. `cursor` is JSON text. `edited` names the facts that people changed,
+    `extras` are further targets of the run.
+    """
+
+    identity: str
+    cursor: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, Columns] = field(default_factory=dict)
+    media: list[tuple[int, TargetMedia]] = field(default_factory=list)
+    edited: set[str] = field(default_factory=set)
+    extras: list[str] = field(default_factory=list)
+    deleted: bool = False
+
+
 class MemoryExporter(Exporter):
-    """Keep runs in boxes: files in `folder`, or without it objects that are pickled with the exporter."""
+    """Exports into boxes: files in `folder`, or objects that are pickled with the exporter.
+
+    After `fails` is set, the next write of a cursor fails, once.
+    """
 
     name = "memory"
 
-    def __init__(
-        self, folder: Path | None = None, *, capabilities: Capabilities = MEMORY, failure: Failure | None = None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, *, capabilities: Capabilities = MEMORY) -> None:
         self.folder = folder
-        self.failure = failure
-        self._abilities = capabilities
-        self._boxes: dict[str, Box] = {}
+        self.fails = False
+        self._capabilities = capabilities
+        self._boxes: dict[str, bytes] = {}
 
     @property
     def capabilities(self) -> Capabilities:
-        """As chosen."""
-        return self._abilities
-
-    def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
-        """Nothing to prepare."""
+        """Return the capabilities that the test chose."""
+        return self._capabilities
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
-        """Return what the boxes say."""
-        return {run.identity: self._known(run.identity) for run in runs}
+        """Return the states of the runs' boxes."""
+        return {run.identity: self._state(run.identity) for run in runs}
 
-    def _known(self, identity: str) -> TargetState:
+    def _state(self, identity: str) -> TargetState:
         box = self.box(identity)
         if box is None:
             return TargetState()
-        known = TargetState(
+        state = TargetState(
             exists=True, deleted=box.deleted, edited=tuple(sorted(box.edited)), extras=tuple(box.extras)
         )
         try:
-            cursor = None if box.cursor is None else Cursor.from_json(box.cursor, where=self.place(identity))
+            cursor = None if box.cursor is None else Cursor.from_json(box.cursor, where=self.where(identity))
         except BridgeError as error:
-            return replace(known, error=error)
-        return replace(known, cursor=cursor)
+            return replace(state, error=error)
+        return replace(state, cursor=cursor)
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
-        """Return the facts that are not as last sent."""
+        """Return the facts that differ from those last sent."""
         sent = _sent(run, content)
         return tuple(key for key in sent if cursor.sent.get(key) != sent[key])
 
@@ -93,84 +108,50 @@ class MemoryExporter(Exporter):
         """Return the target; no box is made yet."""
         return MemoryTarget(self, run, content)
 
-    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """Nothing concerns several runs here."""
-        return ()
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def box(self, identity: str) -> Box | None:
-        """Return a copy of what is held of a run."""
-        if self.folder is None:
-            return copy.deepcopy(self._boxes.get(identity))
+        """Return a copy of a run's box."""
         try:
-            box: Box = pickle.loads(self._file(identity).read_bytes())
-        except FileNotFoundError:
+            data = self._boxes[identity] if self.folder is None else self._file(identity).read_bytes()
+        except (KeyError, FileNotFoundError):
             return None
+        box: Box = pickle.loads(data)
         return box
 
     def put(self, box: Box) -> None:
-        """Hold `box` from now on, whole and at one instant; tests tamper with it."""
+        """Store a box, whole and at one instant."""
         if self.folder is None:
-            self._boxes[box.identity] = copy.deepcopy(box)
+            self._boxes[box.identity] = pickle.dumps(box)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self._file(box.identity)
         beside = file.with_suffix(f".{os.getpid()}.new")
         beside.write_bytes(pickle.dumps(box))
         beside.replace(file)
 
-    def remove(self, identity: str) -> None:
-        """Forget all that is held of a run, as if it had never been exported."""
-        self._boxes.pop(identity, None)
-        if self.folder is not None:
-            self._file(identity).unlink(missing_ok=True)
-
     def edit(self, identity: str, **facts: Any) -> None:
         """Change `name`, `notes` or `tags` as a person does in a UI."""
         box = self.box(identity)
         assert box is not None
-        assert set(facts) <= set(EDITABLE)
         box.facts |= facts
         box.edited |= set(facts)
         self.put(box)
 
-    def write(self, box: Box, *, cursor: bool = False) -> None:
-        """One write of a target: may fail as ordered. `cursor` says that it carries one."""
-        due = self.failure is not None and self.failure.is_due(cursor=cursor)
-        if not due or (self.failure is not None and self.failure.after):
-            self.put(box)
-        if due and self.failure is not None:
-            self.failure.happen()
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One writer at a time, over threads and processes; freed by the system when its holder dies."""
-        with _LOCK:
-            if self.folder is None:
-                yield
-                return
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("w") as file:
+        """Let one writer at a time in, over threads and processes; a writer's death frees the lock."""
+        with _LOCK, contextlib.ExitStack() as stack:
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((self.folder / "lock").open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX)
-                yield
+            yield
+
+    def where(self, identity: str) -> str:
+        """Return the address of a run's box."""
+        return f"memory:{identity}" if self.folder is None else str(self._file(identity))
 
     def _file(self, identity: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.box"
-
-    def place(self, identity: str) -> str:
-        """Where the box of a run is."""
-        return f"memory:{identity}" if self.folder is None else str(self._file(identity))
 
 
 class MemoryTarget:
@@ -183,37 +164,37 @@ class MemoryTarget:
         self._last: str | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Cut off what no cursor covers, add the points, then the facts, then the cursor.
+        """Drop what no cursor covers, add points and media, then the facts, then the cursor.
 
-        Raises ConflictError where another export has changed the box since this one last wrote to it.
+        Raises ConflictError if another export has changed the box since this one last wrote to it.
         """
         with self._exporter.lock():
             box = self._exporter.box(self._run.identity) or Box(self._run.identity)
             if self._last is not None and box.cursor != self._last:
                 raise ConflictError(f"{self.where()} was changed by another export.", hint="Export again.")
             if delta.remember is not None:
-                box.cursor = delta.remember.with_(sent=_sent_before(box)).to_json()
-                self._exporter.write(box, cursor=True)
-            done = self._add(box, delta, self._exporter.write)
+                before = None if box.cursor is None else Cursor.from_json(box.cursor, where=box.identity)
+                box.cursor = delta.remember.with_(sent={} if before is None else before.sent).to_json()
+                self._exporter.put(box)
+            done = self._add(box, delta, visible=True)
+            self._exporter.put(box)
             self._last = box.cursor
             return done
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
-        """Fill a new box, out of sight, and put it in the old one's place at the end."""
+        """Fill a new box, and put it in place of the old one at the end."""
         with self._exporter.lock():
-            old = self._exporter.box(self._run.identity)
-            new = Box(self._run.identity)
-            if old is not None:
-                new.generation, new.extras, new.edited = old.generation + 1, old.extras, old.edited
-                new.facts = {key: old.facts[key] for key in old.edited}
+            old = self._exporter.box(self._run.identity) or Box(self._run.identity)
+            facts = {key: old.facts[key] for key in old.edited}
+            new = Box(self._run.identity, facts=facts, edited=old.edited, extras=old.extras)
             done = Applied()
             for delta in deltas:
-                done += self._add(new, delta, _out_of_sight)
-            self._exporter.write(new, cursor=True)
+                done += self._add(new, delta, visible=False)
+            self._exporter.put(new)
             return done
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """Return the box in the source's words."""
+        """Return the content of the box."""
         box = self._exporter.box(self._run.identity)
         if box is None:
             raise TargetRefusedError(f"{self.where()} does not exist.")
@@ -232,92 +213,101 @@ class MemoryTarget:
             status=facts.get("status", ""),
             start=facts.get("start"),
             end=facts.get("end"),
-            media=tuple(picture.held for picture in sorted(box.media, key=lambda picture: picture.line)),
+            media=tuple(item for _, item in sorted(box.media, key=lambda pair: pair[0])),
             cursor=self._exporter.cursors([self._run])[self._run.identity].cursor,
         )
 
     def where(self) -> str:
-        """Return the box's file, or a name for it."""
-        return self._exporter.place(self._run.identity)
+        """Return the box's address."""
+        return self._exporter.where(self._run.identity)
 
-    def _add(self, box: Box, delta: Delta, write: Any) -> Applied:
-        capabilities = self._exporter.capabilities
-        if delta.kind is DeltaKind.NEW:
-            cut(box, Cursor(identity=self._run.identity, path=str(self._run.path)))
-        elif delta.before is not None:
-            cut(box, delta.before)
-        remove(box, delta, capabilities)
+    def _add(self, box: Box, delta: Delta, *, visible: bool) -> Applied:
+        """Apply `delta` to `box`; if `visible`, store it after each step, as a real target would."""
+        run, capabilities = self._run, self._exporter.capabilities
+        if delta.kind is DeltaKind.NEW or delta.before is not None:
+            _cut(box, delta.before or Cursor(identity=run.identity, path=str(run.path)))
+        if delta.replace_from is not None:
+            for name, columns in list(box.points.items()):
+                kept = columns[1] < delta.replace_from
+                box.points[name] = tuple(column[kept] for column in columns)
         for block in delta.blocks:
-            add_block(box, block, capabilities)
-            write(box)
-        notices = list(_losses(delta, self._content, capabilities))
-        media = 0
-        for event in delta.media:
-            picture = picture_of(event)
-            if picture is None:
-                notices.append(Notice(NoticeKind.MISSING_FILE, event.path))
-            else:
-                box.media.append(picture)
-                media += 1
-        write(box)
-        box.facts |= {key: value for key, value in self._facts(delta.run).items() if key not in box.edited}
+            _add_block(box, block, ordered=capabilities.ordered_steps)
+            if visible:
+                self._exporter.put(box)
+        items = [(event, _item(event)) for event in delta.media]
+        box.media += [(event.line, item) for event, item in items if item is not None]
+        notices = [Notice(NoticeKind.MISSING_FILE, event.path) for event, item in items if item is None]
+        shown = _shown(delta.run, self._content)
+        if not delta.more:
+            params = delta.run.params
+            notices += [Notice(NoticeKind.REDACTED, key) for key in params if shown["params"][key] is not params[key]]
+        shown |= {
+            "status": capabilities.statuses[delta.run.status],
+            "start": delta.run.start,
+            "end": delta.run.end,
+        }
+        box.facts |= {key: value for key, value in shown.items() if key not in box.edited}
         box.deleted = False
-        write(box)
+        if visible:
+            self._exporter.put(box)
+        if self._exporter.fails:
+            self._exporter.fails = False
+            raise TargetUnavailableError("The target went away, as the test asked for.")
         box.cursor = delta.after.with_(sent=_sent(delta.run, self._content)).to_json()
-        write(box, cursor=True)
+        media = sum(item is not None for _, item in items)
         return Applied(points=delta.points, media=media, notices=tuple(notices))
 
-    def _facts(self, run: Run) -> dict[str, Any]:
-        capabilities = self._exporter.capabilities
-        return {
-            "name": run.name,
-            "notes": run.notes,
-            "tags": _shown_tags(run, self._content),
-            "params": _shown_params(run, self._content),
-            "status": capabilities.statuses.get(run.status, ""),
-            "start": float(stored_time(np.float64(run.start), capabilities)),
-            "end": None if run.end is None else float(stored_time(np.float64(run.end), capabilities)),
-        }
+
+def _cut(box: Box, before: Cursor) -> None:
+    """Drop what lies past the cursor `before`, the rest of an attempt that failed."""
+    for name, columns in list(box.points.items()):
+        kept = columns[0] < before.rows
+        box.points[name] = tuple(column[kept] for column in columns)
+    box.media = [(line, item) for line, item in box.media if line < before.media_lines]
 
 
-def _out_of_sight(box: Box, *, cursor: bool = False) -> None:
-    """Fail the write of a box before it can be seen."""
+def _add_block(box: Box, block: Block, *, ordered: bool) -> None:
+    """Add the points of a block. Raises TargetRefusedError if `ordered` and the steps do not increase."""
+    for number, name in enumerate(block.names):
+        here = block.present[number]
+        if not here.any():
+            continue
+        new: Columns = (block.row[here], block.step[here], block.time[here], block.values[number][here])
+        old = box.points.get(name)
+        if old is not None:
+            # A whole run in several deltas does not say what came before: points that come again are replaced.
+            again = set(zip(new[0].tolist(), new[1].tolist(), strict=True))
+            kept = [pair not in again for pair in zip(old[0].tolist(), old[1].tolist(), strict=True)]
+            new = tuple(np.concatenate((mine[kept], theirs)) for mine, theirs in zip(old, new, strict=True))
+        if ordered and (new[1][1:] <= new[1][:-1]).any():
+            raise TargetRefusedError(f"The steps of {name} do not increase, which this target needs.")
+        box.points[name] = new
 
 
-def _shown_params(run: Run, content: ContentOptions) -> dict[str, Scalar]:
+def _item(event: MediaEvent) -> TargetMedia | None:
+    """Return a media event as the target holds it, or None if its file is missing."""
+    try:
+        digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+    return TargetMedia(event.tag, event.step, event.index, digest, event.caption)
+
+
+def _shown(run: Run, content: ContentOptions) -> dict[str, Any]:
+    """Return name, notes, tags and params with secrets masked."""
     redaction = Redaction(content.redact)
-    return {key: redaction.value(key, value) for key, value in run.params.items()}
-
-
-def _shown_tags(run: Run, content: ContentOptions) -> tuple[str, ...]:
-    redaction = Redaction(content.redact)
-    return tuple(redaction.tag(tag) for tag in run.tags)
-
-
-def _losses(delta: Delta, content: ContentOptions, capabilities: Capabilities) -> list[Notice]:
-    run = delta.run
-    found = [
-        Notice(NoticeKind.REDACTED, key)
-        for key, shown in _shown_params(run, content).items()
-        if shown is not run.params[key] and not delta.more
-    ]
-    if not capabilities.infinities:
-        for block in delta.blocks:
-            infinite = (np.isinf(block.values) & block.present).sum(axis=1)
-            found += [
-                Notice(NoticeKind.CLIPPED, name, count=int(count))
-                for name, count in zip(block.names, infinite, strict=True)
-                if count
-            ]
-    return found
+    return {
+        "name": run.name,
+        "notes": run.notes,
+        "tags": tuple(redaction.tag(tag) for tag in run.tags),
+        "params": {key: redaction.value(key, value) for key, value in run.params.items()},
+    }
 
 
 def _sent(run: Run, content: ContentOptions) -> dict[str, str]:
-    params = sorted((key, repr(value)) for key, value in _shown_params(run, content).items())
-    facts = {"name": run.name, "notes": run.notes, "tags": repr(_shown_tags(run, content)), "params": repr(params)}
-    return sent_facts(run) | {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in facts.items()}
-
-
-def _sent_before(box: Box) -> Mapping[str, str]:
-    cursor = None if box.cursor is None else Cursor.from_json(box.cursor, where=box.identity)
-    return {} if cursor is None else cursor.sent
+    """Return what the cursor records of the facts: digests of those of `_shown`, and status and times."""
+    shown = _shown(run, content)
+    texts = shown | {"params": sorted((key, repr(value)) for key, value in shown["params"].items())}
+    return sent_facts(run) | {
+        key: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for key, value in texts.items()
+    }

@@ -54,7 +54,7 @@ class Actor:
             self.start()
 
     def kill(self) -> None:
-        """SIGKILL the process and wait for its end."""
+        """Kill the process with SIGKILL and wait for its end."""
         if self.process is not None:
             self.process.kill()
             code = self.process.wait()
