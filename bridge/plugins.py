@@ -11,23 +11,23 @@ from typing import Any
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """Return the tracking store for `registry:///RUNS`."""
-    from bridge.exporters.mlflow.live import LiveStore
+    from bridge.exporters.mlflow.live_store import LiveStore
 
     return LiveStore(_view(store_uri))  # type: ignore[abstract]  # the others are refused
 
 
 def model_registry(store_uri: str, tracking_uri: str | None = None) -> Any:
     """Return the model registry for `registry:///RUNS`, which is empty."""
-    from bridge.exporters.mlflow.live import LiveModelRegistry
+    from bridge.exporters.mlflow.live_store import LiveModelRegistry
 
     return LiveModelRegistry(store_uri, tracking_uri)  # type: ignore[abstract, no-untyped-call]
 
 
 def artifact_repository(artifact_uri: str, *_args: Any, **_keywords: Any) -> Any:
     """Return the artifact repository for `registry:///RUNS`."""
-    from bridge.exporters.mlflow.live import LiveArtifacts
+    from bridge.exporters.mlflow.live_files import LiveArtifacts
 
-    return LiveArtifacts(artifact_uri, _view(artifact_uri))
+    return LiveArtifacts(artifact_uri, _shared_files(_view(artifact_uri)))
 
 
 def _view(uri: str) -> Any:
@@ -39,6 +39,13 @@ def _view(uri: str) -> Any:
 
     root, _, _ = unquote(urlsplit(uri).path).partition(LIVE_PATH)
     return _shared_view(root, os.environ.get(VARIABLE, ""))
+
+
+@functools.cache
+def _shared_files(view: Any) -> Any:
+    from bridge.exporters.mlflow.live_files import LiveFiles
+
+    return LiveFiles(view)
 
 
 @functools.cache

@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 SERIES_BYTES = 256 * 2**20
 """How much the series in memory may take together. The runs that were looked at longest ago go first."""
 
+_PART_BYTES = 600
+"""What a series takes in memory beside its points."""
+
 SCAN_PERIOD = 2.0
 """Seconds between two scans, at least. A scan that takes long is followed by a pause ten times as long."""
 
 STALE_AFTER = 5.0
-"""A request that finds the records older than this, in seconds, waits for the scan; but not longer than SCAN_WAIT."""
+"""A request that finds the records older than this, in seconds, waits for the scan that goes on."""
 
 SCAN_WAIT = 0.5
+"""Seconds after the start of a scan at which no request waits for it any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -92,14 +96,16 @@ class LiveRuns:
         self._pause = SCAN_PERIOD
         self._scan_lock = threading.Lock()
         self._scan: threading.Event | None = None
+        self._scan_began = 0.0
         self._lock = threading.Lock()
         self._series: OrderedDict[str, SeriesCache] = OrderedDict()
+        self._kept_bytes = 0
         self._media: dict[str, tuple[object, tuple[MediaEvent, ...]]] = {}
 
     # Records
 
     def runs(self) -> Mapping[str, LiveRun]:
-        """Return the runs by id, in the order of their start.
+        """Return the runs by id, in the order of their start: the same mapping as before if none has changed.
 
         The first call scans. Later ones start a scan beside the request if the last one is some seconds old.
         """
@@ -109,11 +115,11 @@ class LiveRuns:
                 return self._runs
             age = time.monotonic() - self._scanned_at
             if age > self._pause and self._scan is None:
-                self._scan = threading.Event()
+                self._scan, self._scan_began = threading.Event(), time.monotonic()
                 threading.Thread(target=self._rescan_aside, args=(self._scan,), daemon=True).start()
             scan = self._scan
         if scan is not None and age > STALE_AFTER:
-            scan.wait(SCAN_WAIT)
+            scan.wait(max(0.0, self._scan_began + SCAN_WAIT - time.monotonic()))
         return self._runs
 
     def complete(self, runs: Iterable[LiveRun]) -> None:
@@ -123,6 +129,7 @@ class LiveRuns:
         lacking = [run for run in runs if not run.record.covered and not run.record.alive]
         for run, record in zip(lacking, with_statistics(run.record for run in lacking), strict=True):
             run.record = record
+            run.kept.clear()
 
     def refresh(self) -> None:
         """Scan now, and wait for it: a run directory was changed on behalf of a request."""
@@ -154,7 +161,8 @@ class LiveRuns:
             before = self._runs.get(run_id)
             same = before is not None and _version(before.record) == _version(record)
             found[run_id] = before if before is not None and same else LiveRun(run_id, record)
-        self._runs = found
+        if list(found.items()) != list(self._runs.items()):
+            self._runs = found
         self._scanned_at = time.monotonic()
         self._pause = max(SCAN_PERIOD, 10 * (self._scanned_at - began))
 
@@ -187,18 +195,27 @@ class LiveRuns:
         Return nothing if the run directory cannot be read any more.
         """
         with self._lock:
-            cache = self._series.pop(live.id, None) or SeriesCache(self.content)
-            self._series[live.id] = cache
+            cache = self._series.setdefault(live.id, SeriesCache(self.content))
+            self._series.move_to_end(live.id)
         try:
             found = cache.look(self.run(live))
         except RunDirectoryError:
             return {}
         with self._lock:
-            kept = sum(each.bytes for each in self._series.values())
-            while kept > self._series_bytes and len(self._series) > 1:
+            if self._series.get(live.id) is cache:
+                self._kept_bytes += cache.bytes - cache.counted
+                cache.counted = cache.bytes
+            while self._kept_bytes > self._series_bytes and len(self._series) > 1:
                 _, oldest = self._series.popitem(last=False)
-                kept -= oldest.bytes
+                self._kept_bytes -= oldest.counted
         return found
+
+    def size(self, live: LiveRun) -> int:
+        """Return the bytes of the run's metrics.csv, 0 if it has none."""
+        try:
+            return os.stat(f"{live.record.run_dir}/metrics.csv").st_size  # noqa: PTH116 - called for thousands of runs
+        except OSError:
+            return 0
 
     def media(self, live: LiveRun) -> Sequence[MediaEvent]:
         """Return the run's media events that count, as its files are now."""
@@ -220,6 +237,27 @@ class LiveRuns:
         return kept[1]
 
 
+class ByteCache:
+    """Bytes that are made on demand, one at a time. Beyond `most` bytes the ones that were not used for longest go."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: OrderedDict[object, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: object, make: Callable[[], bytes]) -> bytes:
+        """Return the bytes of `key`. Make them, and raise what `make` raises, if they are not here."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+                self._bytes += len(self._made[key])
+            self._made.move_to_end(key)
+            while self._bytes > self._most and len(self._made) > 1:
+                self._bytes -= len(self._made.popitem(last=False)[1])
+            return self._made[key]
+
+
 def _stat_of_points(run: Run) -> tuple[tuple[int, int], ...]:
     """Return size and mtime of the files with the run's points; nothing if it has none, or they cannot be read."""
     files = run.event_files or [run.files[name] for name in ("metrics.csv",) if name in run.files]
@@ -236,7 +274,10 @@ def _version(record: RunRecord) -> object:
 
 
 class SeriesCache:
-    """The series of one run. `look` returns them up to date; `bytes` is their size in memory."""
+    """The series of one run. `look` returns them up to date.
+
+    `bytes` is their size in memory, `counted` the part of it that the owner has added to its sum.
+    """
 
     def __init__(self, content: ContentOptions) -> None:
         self._content = content
@@ -246,7 +287,7 @@ class SeriesCache:
         self._cursor: Cursor | None = None
         # The parts of each series in order, as arrays of step, time and value. They are joined when they are asked for.
         self._parts: dict[str, list[Series]] = {}
-        self.bytes = 0
+        self.bytes = self.counted = 0
 
     def names(self) -> list[str]:
         """Return the names of the series read so far."""
@@ -281,7 +322,7 @@ class SeriesCache:
             for name, present, values in zip(block.names, block.present, block.values, strict=True):
                 part = Series(name, block.step[present], block.time[present], values[present])
                 self._parts.setdefault(name, []).append(part)
-                self.bytes += 24 * len(part.step)
+                self.bytes += 24 * len(part.step) + _PART_BYTES
 
     def _joined(self) -> Mapping[str, Series]:
         for name, parts in self._parts.items():

@@ -96,13 +96,36 @@ def test_an_old_list_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [run.record.run_id for run in live.runs().values()] == ["a", "b"]
 
 
+def test_a_slow_scan_delays_no_request_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait together for at most SCAN_WAIT after a scan began, however many a page needs."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}])
+    live = LiveRuns([tmp_path / "runs"])
+    before = live.runs()
+    monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
+    waits: list[float] = []
+
+    class Scan(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    live._scan, live._scan_began = Scan(), time.monotonic() - 0.4
+    assert live.runs() is before
+    live._scan_began -= 1.0
+    assert live.runs() is before
+    assert 0.0 < waits[0] <= 0.1
+    assert waits[1] == 0.0
+
+
 def test_what_was_made_of_a_record_goes_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed sidecar is read again, and an unchanged one is not."""
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0}], notes="old")
     live = LiveRuns([tmp_path / "runs"])
     first = only(live)
     assert live.run(first).notes == "old"
+    runs = live.runs()
     live._rescan()
+    assert live.runs() is runs
     assert only(live) is first
     write_sidecar(path, notes="newer")
     live._rescan()
@@ -126,7 +149,7 @@ def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path) -> None:
     """Beyond the limit the least recently viewed runs leave memory and are read again on demand."""
     for name in "abc":
         make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
-    live = LiveRuns([tmp_path / "runs"], series_bytes=500)
+    live = LiveRuns([tmp_path / "runs"], series_bytes=1800)
     for run in live.runs().values():
         assert len(live.series(run)["loss"].step) == 10
     assert len(live._series) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,9 @@ from PIL import Image
 
 from bridge import plugins
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.live import LiveArtifacts, LiveModelRegistry, LiveStore
 from bridge.exporters.mlflow.live_options import VARIABLE, LiveOptions
+from bridge.exporters.mlflow.live_store import LiveModelRegistry, LiveStore
+from bridge.exporters.mlflow.saved_view import VIEW_TAG
 from bridge.live import core as live_core
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlflow.entities import Run
+
+    from bridge.exporters.mlflow.live_files import LiveArtifacts
 
 NOT_COMPARED = {
     "mlflow.bridge.sweep_notes",
@@ -293,7 +298,7 @@ def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPa
             assert b"s3cret" not in data
             assert data or file.path in ("hparams.yaml", "metrics.csv")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
-    (run_id,) = [run.id for run in artifacts._view.live.runs().values() if run.record.name == "odd"]
+    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "odd"]
     assert "summary.json" not in [Path(file.path).name for file in artifacts.list_artifacts(run_id)]
     for path in ("private.txt", "../odd/private.txt", "/etc/passwd", "summary.json", ""):
         with pytest.raises(MlflowException, match="No such artifact"):
@@ -304,7 +309,7 @@ def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatc
     """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
     log_image(runs / "pictures", "photo", 1, "JPEG")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
-    (run_id,) = [run.id for run in artifacts._view.live.runs().values() if run.record.name == "pictures"]
+    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "pictures"]
     names = [file.path for file in artifacts.list_artifacts(f"{run_id}/images")]
     assert len(names) == 8
     for name in names:
@@ -414,6 +419,78 @@ def test_content_options_and_selection(runs: Path, monkeypatch: pytest.MonkeyPat
     shown = sorted((run.data.metrics for run in found), key=str)
     assert shown == [{"acc": 0.69, "acc.best": 0.69}, {"acc": 0.7, "acc.best": 0.7}]
     assert options.content == store._view.live.content
+
+
+def test_the_saved_view_is_that_of_an_export(
+    runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link of `bridge view` opens the columns that an export saves, sorted by the metric of --best."""
+    content = ContentOptions(best=("val/acc:max",))
+    monkeypatch.setenv(VARIABLE, json.dumps({"content": {"best": ["val/acc:max"]}}))
+    views = [
+        json.loads(client.get_experiment_by_name("runs").tags[VIEW_TAG])["state"].removeprefix("deflate;")
+        for client in (live_client(runs, monkeypatch), exported(runs, sqlite_template, content))
+    ]
+    states = [json.loads(zlib.decompress(base64.b64decode(view))) for view in views]
+    assert states[0] == states[1]
+    assert states[0]["orderByKey"] == "metrics.`val/acc.best`"
+
+
+def test_a_sweep_knows_the_best(runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --best the parent of a sweep summarises that metric, and each run's best can be searched and charted."""
+    content = ContentOptions(best=("loss:min",))
+    monkeypatch.setenv(VARIABLE, json.dumps({"content": {"best": ["loss:min"]}}))
+    clients = (live_client(runs, monkeypatch), exported(runs, sqlite_template, content))
+    parents, found = [], []
+    for client in clients:
+        ids = [client.get_experiment_by_name("runs").experiment_id]
+        (parent,) = client.search_runs(ids, "tags.`mlflow.bridge.sweep` = '12'")
+        parents.append((plain(parent.data.metrics), parent.data.tags["mlflow.note.content"].partition("best run")[0]))
+        below = client.search_runs(ids, "metrics.`loss.best` < 0.1", order_by=["metrics.`loss.best` ASC"])
+        history = client.get_metric_history(below[0].info.run_id, "loss.best")
+        found.append(([run.info.run_name for run in below], history[-1].value))
+    assert parents[0] == parents[1]
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 3
+
+
+def test_the_table_opens_no_directory_for_runs_of_one_start(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ended in its first start is shown from its record; of a requeued one the highest step counts."""
+    summary = {"loss": 0.5}
+    entry = {"user": "ada", "rows": 0}
+    make_run(runs / "plain", [{"step": 0, "loss": 0.5}], sessions=[entry], summary=summary, tags=["demo"])
+    rows: list[dict[str, Any]] = [{"step": step, "loss": 9.0 - step} for step in (0, 5, 9, 2)]
+    make_run(runs / "back", rows, sessions=[entry, {**entry, "rows": 3}], summary={"loss": 7.0}, tags=["demo"])
+    for name, count in (("plain", 1), ("back", 4)):
+        said = {"rows": count, "metrics": {"loss": {"last": summary["loss"], "count": count}}}
+        (runs / name / "summary.json").write_text(json.dumps(said))
+    store = store_of(runs)
+    read: list[str] = []
+    monkeypatch.setattr(store._view.live, "run", None)
+    monkeypatch.setattr(store._view.live, "series", lambda run: read.append(run.record.name) or {})
+    (experiment,) = store.search_experiments()
+    found = store.search_runs([experiment.experiment_id], "tags.demo = 'true'", 3, 10)
+    assert ({run.info.run_name for run in found}, read) == ({"plain", "back"}, ["back"])
+    monkeypatch.undo()
+    found = store_of(runs).search_runs([experiment.experiment_id], "attributes.run_name = 'back'", 3, 10)
+    assert found[0].data.metrics == {"loss": 0.0}
+
+
+def test_a_file_that_became_a_link_is_not_served(runs: Path, tmp_path: Path) -> None:
+    """Neither a listed file that is a link by now, nor one below a folder that is, leads out of the run."""
+    log_image(runs / "odd", "x", 1)
+    (tmp_path / "secret.png").write_text("s3cret")
+    artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
+    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "odd"]
+    path = next(file.path for file in artifacts.list_artifacts(f"{run_id}/images") if file.path.endswith(".png"))
+    assert artifacts.get_local_path(path)
+    (tmp_path / "media").mkdir()
+    shutil.copy(tmp_path / "secret.png", tmp_path / "media" / "x-1.png")
+    shutil.rmtree(runs / "odd" / "media")
+    (runs / "odd" / "media").symlink_to(tmp_path / "media")
+    for ask in (artifacts.get_local_path, lambda path: artifacts._download_file(path, str(tmp_path / "copy"))):
+        with pytest.raises(MlflowException, match="No such artifact"):
+            ask(path)
 
 
 @pytest.mark.parametrize("name", ["tracking_store", "model_registry_store", "artifact_repository"])

@@ -154,7 +154,7 @@ class MlflowExporter:
             if (target := now[run.identity].target) is not None
             and _version(self._at_start[run.identity]) != _version(now[run.identity])
         ]
-        members = {(target.experiment_id, sweep_of(run)) for run, target in changed if not content.flat}
+        members = {(target.experiment_id, sweep_of(run.tags)) for run, target in changed if not content.flat}
         notices = [Sweep(self._store, home, name).settle() for home, name in sorted(_named(members))]
         notices += [update_view(self._store, home) for home in sorted({target.experiment_id for _, target in changed})]
         return [notice for notice in notices if notice is not None]
@@ -194,6 +194,7 @@ class MlflowExporter:
         page = "#/experiments"
         if not naming.varies:
             page += f"/{live_experiment_id(naming.template)}/runs?workflowType=machine_learning"
+            page += f"&viewStateShareKey={VIEW_KEY}"
         address = f"[{host}]" if ":" in host else host
         interface = Interface(
             address=f"http://{address}:{port}/{page}",

@@ -14,6 +14,7 @@ import shlex
 import stat
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ _OPTIONAL_TAGS = (
 _REFUSED = re.compile(r"[^/\w.\- :]")
 
 
+@lru_cache(1 << 16)  # thousands of runs have the same names
 def clean(name: str) -> str:
     """Return `name` as a key that MLflow accepts: refused characters become `_`, and it is a plain relative path.
 
@@ -205,11 +207,9 @@ def facts_of(run: Run, content: ContentOptions) -> RunFacts:
     notices: list[Notice] = []
     params = _params(run, content, redaction, notices)
     notes = _description(run, notices)
-    tags = _masked_tags(run, redaction, notices)
+    tags = _masked_tags(run.tags, redaction, notices)
     listed, list_tag = _list_tag(tags, notices)
-    user_tags = UserTags.of(listed)
-    notices += user_tags.notices(listed)
-    values = {key: _truncated_tag(key, value, notices) for key, value in user_tags.values.items()}
+    values = _user_tags(listed, notices)
     newest = {newest_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {
         key: _truncated_tag(key, value, notices) for key, value in (_own_tags(run, redaction, notices) | newest).items()
@@ -250,7 +250,12 @@ def _name(run: Run, notices: list[Notice]) -> str:
     if len(run.name) > KEY_LIMIT:
         detail = f"the first {KEY_LIMIT} of {len(run.name)} characters are kept; sidecar.json has all"
         notices.append(Notice(NoticeKind.CUT, "name", detail))
-    return storable(run.name or run.run_id or "run")[:KEY_LIMIT]
+    return shown_name(run.name, run.run_id)
+
+
+def shown_name(name: str, run_id: str) -> str:
+    """Return a run's name as MLflow shows it."""
+    return storable(name or run_id or "run")[:KEY_LIMIT]
 
 
 def _description(run: Run, notices: list[Notice]) -> str:
@@ -311,10 +316,9 @@ def _params(run: Run, content: ContentOptions, redaction: Redaction, notices: li
         for name, key in renamed(keys).items()
     ]
     for name, value in run.params.items():
-        key, text = keys[name], storable(str(value))
+        key, text, shown = keys[name], storable(str(value)), param_text(name, value, redaction)
         if text != str(value):
             notices.append(Notice(NoticeKind.CUT, f"param {name}", _NUL_DETAIL))
-        shown = str(redaction.value(name, text))
         if shown != text:
             notices.append(Notice(NoticeKind.REDACTED, f"param {name}", f"the secret in it is {MASK}"))
         if len(shown) > PARAM_LIMIT:
@@ -326,6 +330,12 @@ def _params(run: Run, content: ContentOptions, redaction: Redaction, notices: li
     return Params(values, whole, keys, volatile, content.volatile)
 
 
+def param_text(name: str, value: Scalar, redaction: Redaction) -> str:
+    """Return a param's value as text, the secrets in it masked."""
+    return str(redaction.value(name, storable(str(value))))
+
+
+@lru_cache(1 << 16)
 def _matches(name: str, globs: tuple[str, ...]) -> bool:
     low = name.lower()
     return any(fnmatchcase(low, glob.lower()) for glob in globs)
@@ -409,14 +419,27 @@ def _list_tag(tags: Sequence[str], notices: list[Notice]) -> tuple[Sequence[str]
     return kept, text
 
 
-def _masked_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> list[str]:
-    """Return the run's tags with their secrets masked."""
-    if any("\0" in tag for tag in run.tags):
+def user_tags(tags: Sequence[str], redaction: Redaction) -> dict[str, str]:
+    """Return a run's tags as MLflow shows them, by key."""
+    listed, _ = _list_tag(_masked_tags(tags, redaction, []), [])
+    return _user_tags(listed, [])
+
+
+def _user_tags(listed: Sequence[str], notices: list[Notice]) -> dict[str, str]:
+    """Return the listed tags by key, truncated as MLflow asks."""
+    found = UserTags.of(listed)
+    notices += found.notices(listed)
+    return {key: _truncated_tag(key, value, notices) for key, value in found.values.items()}
+
+
+def _masked_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) -> list[str]:
+    """Return tags with their secrets masked."""
+    if any("\0" in tag for tag in tags):
         notices.append(Notice(NoticeKind.CUT, "tags", _NUL_DETAIL))
-    masked = [redaction.tag(tag) for tag in run.tags]
+    masked = [redaction.tag(tag) for tag in tags]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
-        for tag, shown in zip(run.tags, masked, strict=True)
+        for tag, shown in zip(tags, masked, strict=True)
         if tag != shown
     ]
     return [storable(tag) for tag in masked]
@@ -435,9 +458,9 @@ def _short(text: str) -> str:
 # The bridge's own tags and MLflow's natural ones
 
 
-def sweep_of(run: Run) -> str | None:
-    """Return the sweep that the run belongs to, from its tag `sweep:<id>`."""
-    found = next((tag.partition(":")[2] for tag in run.tags if re.match(r"sweep:.", tag)), None)
+def sweep_of(tags: Iterable[str]) -> str | None:
+    """Return the sweep that a run with these tags belongs to, from its tag `sweep:<id>`."""
+    found = next((tag.partition(":")[2] for tag in tags if re.match(r"sweep:.", tag)), None)
     return None if found is None else shortened(storable(found))
 
 
@@ -455,7 +478,7 @@ def _own_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> dict[str
     tags: dict[str, str | None] = {
         Tag.RUN_ID: run.run_id,
         Tag.SOURCE: os.fsencode(run.path).decode(errors="replace"),
-        Tag.STATUS: _status_beyond_mlflow(run),
+        Tag.STATUS: status_beyond_mlflow(run.status, run.status_word),
         Tag.TIME: None if run.time_column else "estimated",
         Tag.USER: newest("user"),
         "mlflow.source.name": None if shown is None else script_of(shown),
@@ -525,11 +548,14 @@ def script_of(command: str) -> str:
     return words[0] if words else command
 
 
-def _status_beyond_mlflow(run: Run) -> str | None:
-    """Return the status if MLflow's word for it says less: KILLED for interrupted, FINISHED for unknown."""
-    if run.status is Status.UNKNOWN:
-        return run.status_word or run.status.value
-    return run.status.value if STATUS_OF_WORD[STATUSES[run.status]] != run.status.value else None
+def status_beyond_mlflow(status: Status, word: str | None) -> str | None:
+    """Return the status if MLflow's word for it says less: KILLED for interrupted, FINISHED for unknown.
+
+    `word` is the sidecar's own, which an unknown status keeps.
+    """
+    if status is Status.UNKNOWN:
+        return word or status.value
+    return status.value if STATUS_OF_WORD[STATUSES[status]] != status.value else None
 
 
 def _restarts(sessions: Sequence[SessionEntry]) -> str | None:

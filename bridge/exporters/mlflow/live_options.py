@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from bridge.files import cache_dir
 from bridge.options import ContentOptions, SelectionOptions
 
 VARIABLE = "BRIDGE_VIEW"
@@ -39,6 +40,8 @@ def live_environment(options: LiveOptions, host: str) -> dict[str, str]:
         "MLFLOW_ARTIFACTS_DESTINATION": store,
         "MLFLOW_SERVE_ARTIFACTS": "true",
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        # MLflow's server copies files that it makes or passes on into a temporary folder.
+        "TMPDIR": str(cache_dir() / "view"),
     }
     if host != "127.0.0.1":
         # From 3.5 on MLflow refuses requests for other names than these.

@@ -15,6 +15,7 @@ from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.mlflow.facts import Tag, clean, digest, newest_tag
 from bridge.exporters.mlflow.find import cursor_of
 from bridge.model import Notice, NoticeKind
+from bridge.options import ContentOptions
 from bridge.secrets import MASK
 
 if TYPE_CHECKING:
@@ -41,14 +42,10 @@ def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
     runs = [run for run in store.all_runs(experiment_id) if not run.deleted and not run.superseded]
     if not runs:
         return None
-    state = view_state(runs)
-    if held is not None and _state_of(held) == state:
+    bests = bests_of(runs)
+    if held is not None and _state_of(held) == view_state(runs, bests):
         return None
-    starts = [run.start for run in runs if run.start is not None] or [0]
-    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-    view = json.dumps(
-        {"name": "bridge", "createdAt": min(starts), "updatedAt": max(starts), "state": f"deflate;{packed}"}
-    )
+    view = saved_view(runs, bests)
     try:
         store.set_experiment_tags(experiment_id, {VIEW_TAG: view, DIGEST_TAG: digest(view)})
     except TargetRefusedError as error:
@@ -61,12 +58,21 @@ def has_view(tags: Mapping[str, str]) -> bool:
     return VIEW_TAG in tags
 
 
-def view_state(runs: Sequence[FoundRun]) -> dict[str, Any]:
+def saved_view(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> str:
+    """Return the saved view of an experiment with these runs, as MLflow keeps it in a tag."""
+    starts = [run.start for run in runs if run.start is not None] or [0]
+    packed = base64.b64encode(zlib.compress(json.dumps(view_state(runs, bests)).encode(), 9)).decode()
+    view = {"name": "bridge", "createdAt": min(starts), "updatedAt": max(starts), "state": f"deflate;{packed}"}
+    return json.dumps(view)
+
+
+def view_state(runs: Sequence[FoundRun], bests: Mapping[str, int]) -> dict[str, Any]:
     """Return the state of MLflow's table: the best metrics, the params that differ, and the status if it says more.
 
-    The table is sorted by the best metric if there is one, else by the start.
+    `bests` are the metrics that `--best` names. The table is sorted by the first of them, else by the start.
     """
-    bests = _bests(runs)
+    keys = {clean(f"{clean(metric)}.best"): sign for metric, sign in bests.items()}
+    bests = {key: sign for key, sign in keys.items() if any(key in run.metrics for run in runs)}
     metrics = [key for best in bests for key in (best, best.removesuffix(".best"))]
     if not metrics:
         metrics = typical_metrics(runs)
@@ -87,23 +93,25 @@ def view_state(runs: Sequence[FoundRun]) -> dict[str, Any]:
     }
 
 
-def _bests(runs: Sequence[FoundRun]) -> dict[str, int]:
-    """Return the metrics that `--best` made, those of most runs first: 1 for max, -1 for min."""
-    said: Counter[tuple[str, int]] = Counter()
-    for run in runs:
-        try:
-            cursor = cursor_of(run)
-        except NewerFormatError:
-            continue
-        for text in cursor.content.get("best", ()) if cursor is not None else ():
-            metric, _, direction = text.rpartition(":")
-            key = clean(f"{clean(metric)}.best")
-            if key in run.metrics:
-                said[key, 1 if direction == "max" else -1] += 1
+def bests_of(runs: Sequence[FoundRun]) -> dict[str, int]:
+    """Return the metrics that any run was exported with a `--best` of, those of most runs first: 1 for max, -1 for min.
+
+    If runs disagree, the majority decides.
+    """
+    said = Counter(text for run in runs for text in _best_option(run))
     found: dict[str, int] = {}
-    for key, sign in sorted(said, key=lambda one: (-said[one], one)):
-        found.setdefault(key, sign)
+    for text in sorted(said, key=lambda text: (-said[text], text)):
+        for metric, sign in ContentOptions(best=(text,)).bests.items():
+            found.setdefault(metric, sign)
     return found
+
+
+def _best_option(run: FoundRun) -> list[str]:
+    try:
+        cursor = cursor_of(run)
+    except NewerFormatError:
+        return []
+    return list(cursor.content.get("best", ())) if cursor is not None else []
 
 
 def typical_metrics(runs: Sequence[FoundRun]) -> list[str]:

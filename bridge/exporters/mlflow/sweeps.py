@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.errors import ConflictError, NewerFormatError
+from bridge.errors import ConflictError
 from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
-from bridge.exporters.mlflow.find import Candidates, cursor_of
-from bridge.exporters.mlflow.saved_view import typical_metrics
+from bridge.exporters.mlflow.find import Candidates
+from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
 from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
 from bridge.model import Block, Notice, NoticeKind
-from bridge.options import ContentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -93,7 +92,8 @@ class Sweep:
                 if candidates.deleted is None:
                     return None
                 return Notice(NoticeKind.LEFT_OUT, f"sweep {self.name}", "a person deleted its parent run")
-            summary = ParentSummary.of(self._children(candidates))
+            children = self._children(candidates)
+            summary = ParentSummary.of(children, bests_of(children))
             if summary == written:
                 return None
             self._write(candidates.target, summary)
@@ -179,9 +179,9 @@ class ParentSummary:
     table: tuple[MetricSummary, ...]
 
     @classmethod
-    def of(cls, children: Sequence[FoundRun]) -> ParentSummary:
-        """Return the summary of `children`: of the metrics that `--best` names, else of two typical ones."""
-        bests = bests_of(children) or {
+    def of(cls, children: Sequence[FoundRun], bests: Mapping[str, int]) -> ParentSummary:
+        """Return the summary of `children`: of `bests`, the metrics that `--best` names, else of two typical ones."""
+        bests = bests or {
             key: -1 if re.search("loss|err|mse|mae|perplexity", key.lower()) else 1 for key in typical_metrics(children)
         }
         table = []
@@ -260,24 +260,6 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _escaped(text: str) -> str:
     """Return `text` for a cell of a Markdown table."""
     return re.sub(r"([\\|\[\]<>*_`])", r"\\\1", text.replace("\n", " "))
-
-
-def bests_of(children: Sequence[FoundRun]) -> dict[str, int]:
-    """Return the metrics that any child was exported with a `--best` of: 1 for max, -1 for min.
-
-    If children disagree, the majority decides.
-    """
-    said = Counter(text for child in children for text in _best_option(child))
-    rarest_first = sorted(said, key=lambda text: (said[text], text))
-    return ContentOptions(best=tuple({text.rpartition(":")[0]: text for text in rarest_first}.values())).bests
-
-
-def _best_option(child: FoundRun) -> list[str]:
-    try:
-        cursor = cursor_of(child)
-    except NewerFormatError:
-        return []
-    return list(cursor.content.get("best", ())) if cursor is not None else []
 
 
 def _value(child: FoundRun, metric: str) -> float | None:

@@ -561,7 +561,7 @@ class DeltaWriter:
 
     def _parent_tag(self, facts: RunFacts) -> dict[str, str]:
         """Return the tag that nests the run below its sweep's parent."""
-        sweep = sweep_of(self.run)
+        sweep = sweep_of(self.run.tags)
         if sweep is None or self.content.flat or Tag.PARENT in self.found.tags:
             return {}
         parent = Sweep(self.store, self.found.experiment_id, sweep).parent(start=facts.start)

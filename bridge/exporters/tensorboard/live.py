@@ -13,7 +13,7 @@ import json
 import re
 import socket
 import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from bridge.exporters.tensorboard import facts, media
 from bridge.exporters.tensorboard.events import hparams_columns, session_end, session_start
 from bridge.exporters.tensorboard.exporter import candidate_names, clean_folder, fold_case
 from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, metric_tags, plain
+from bridge.live import ByteCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -82,8 +83,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         self._live = live
         self._names: tuple[Any, dict[str, LiveRun]] = (None, {})
         self._experiment: tuple[Any, dict[str, bytes]] = (None, {})
-        self._gifs: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._gif_lock = threading.Lock()
+        self._gifs = ByteCache(GIF_BYTES)
 
     # Runs
 
@@ -371,14 +371,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
     def _picture(self, event: MediaEvent) -> bytes:
         if event.format not in media.VIDEO_FORMATS:
             return _loaded(event)
-        key = (str(event.file.path), event.file.mtime_ns)
-        # Converting takes long. The lock keeps two requests from converting at once.
-        with self._gif_lock:
-            data = self._gifs.pop(key, None) or _loaded(event)
-            self._gifs[key] = data
-            while sum(map(len, self._gifs.values())) > GIF_BYTES and len(self._gifs) > 1:
-                self._gifs.popitem(last=False)
-            return data
+        return self._gifs.get((event.file.path, event.file.mtime_ns), lambda: _loaded(event))
 
 
 def _is_validation(tag: str) -> bool:

@@ -1,0 +1,306 @@
+"""MLflow's tracking store and model registry on run directories: they answer what they can, and refuse all else.
+
+Whatever would write is refused with status 403, but for edits of names, descriptions and tags, if they are allowed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from mlflow.entities import Experiment, Metric, RunInfo, RunTag, ViewType
+from mlflow.entities import Run as MlflowRun
+from mlflow.entities.metric import MetricWithRunId
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry.abstract_store import AbstractStore as AbstractModelRegistry
+from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
+
+from bridge.errors import BridgeError
+from bridge.exporters.mlflow.facts import Tag as Key
+from bridge.exporters.mlflow.facts import UserTags
+from bridge.exporters.mlflow.live import metrics_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bridge.exporters.mlflow.live import LiveView
+    from bridge.live import LiveRun
+
+_READ_ONLY = "This is a live view of run directories, which can only be looked at."
+_EDITABLE = "Only the name, the description and the tags of a run can be edited in a live view."
+_EDIT_HINT = " Start it with --edit to change names, descriptions and tags."
+
+
+def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
+    """Raise the error for everything that would write. MLflow's server answers it with status 403."""
+    raise MlflowException(_READ_ONLY, error_code=PERMISSION_DENIED)
+
+
+class LiveStore(AbstractStore):
+    """A tracking store that reads run directories when it is asked."""
+
+    def __init__(self, view: LiveView) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._view = view
+
+    # Experiments
+
+    def search_experiments(
+        self,
+        view_type: int = ViewType.ACTIVE_ONLY,
+        max_results: int = 1000,
+        filter_string: str | None = None,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[Experiment]:
+        """Return the experiments that MLflow's own search finds."""
+        known = [] if view_type == ViewType.DELETED_ONLY else self._view.experiments().values()
+        found = list(map(self._view.experiment_entity, known))
+        found = SearchExperimentsUtils.filter(found, filter_string)
+        found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
+        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
+
+    def get_experiment(self, experiment_id: str) -> Experiment:
+        """Return one experiment with its saved view."""
+        return self._view.experiment_entity(self._view.experiment(experiment_id), with_view=True)
+
+    def get_experiment_by_name(self, experiment_name: str) -> Experiment | None:
+        """Return the experiment with this name, if there is one, with its saved view."""
+        found = next((each for each in self._view.experiments().values() if each.name == experiment_name), None)
+        return None if found is None else self._view.experiment_entity(found, with_view=True)
+
+    # Runs
+
+    def get_run(self, run_id: str) -> MlflowRun:
+        """Return one run as its directory is now."""
+        return self._view.entity(run_id)
+
+    def _search_runs(
+        self,
+        experiment_ids: Sequence[str],
+        filter_string: str | None,
+        run_view_type: int,
+        max_results: int,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> tuple[list[MlflowRun], str | None]:
+        """Return a page of the runs that MLflow's own search finds. Only the runs of the page are read."""
+        if run_view_type == ViewType.DELETED_ONLY:
+            return [], None
+        known = self._view.experiments()
+        experiments = [known[each] for each in map(str, experiment_ids) if each in known]
+        if "metric" in f"{filter_string or ''} {order_by or ''}".lower():
+            for each in experiments:
+                self._view.live.complete(each.runs)
+        runs = [run for each in experiments for run in self._view.searched(each)]
+        runs = SearchUtils.sort(SearchUtils.filter(runs, filter_string), order_by)
+        page, token = SearchUtils.paginate(runs, page_token, max_results)
+        return [self._view.row(run) for run in page], token
+
+    # Points
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList[Metric]:
+        """Return the points of one metric by step, as its file holds them now."""
+        series = self._view.one_series(run_id, metric_key)
+        total = 0 if series is None else len(series.step)
+        begin = SearchUtils.parse_start_offset_from_page_token(page_token)
+        end = total if max_results is None else min(total, begin + int(max_results))
+        points = [] if series is None else metrics_at(metric_key, series, np.arange(begin, end))
+        return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
+
+    def get_metric_history_bulk(
+        self, run_ids: Sequence[str], metric_key: str, max_results: int
+    ) -> list[MetricWithRunId]:
+        """Return the points of one metric of several runs, at most `max_results` together."""
+        found: list[MetricWithRunId] = []
+        for run_id in sorted(run_ids):
+            points = self.get_metric_history(run_id, metric_key, max_results - len(found))
+            found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
+            if len(found) >= max_results:
+                break
+        return found
+
+    def get_metric_history_bulk_interval(
+        self,
+        run_ids: Sequence[str],
+        metric_key: str,
+        max_results: int,
+        start_step: int | None,
+        end_step: int | None,
+    ) -> list[MetricWithRunId]:
+        """Return points of one metric of several runs for a chart, sampled by the rule of MLflow's own stores.
+
+        Of the steps of all runs in the range, at most `max_results` evenly spaced ones are chosen, the last one, and
+        the first and last of each run.
+        """
+        if (start_step is None) != (end_step is None):
+            raise MlflowException(
+                "Both start_step and end_step must be provided together, or neither should be provided.",
+                INVALID_PARAMETER_VALUE,
+            )
+        series = {run_id: of for run_id in run_ids if (of := self._view.one_series(run_id, metric_key)) is not None}
+        steps = np.unique(np.concatenate([each.step for each in series.values()] or [np.empty(0, np.int64)]))
+        low, high = (0, int(steps[-1]) if len(steps) else 0) if start_step is None else (start_step, end_step)
+        steps = steps[(steps >= low) & (steps <= high)]
+        max_results = max(1, max_results)
+        ends = [step for each in series.values() if len(each.step) for step in (each.step[0], each.step[-1])]
+        if len(steps) > max_results:
+            places = (np.arange(max_results) * (len(steps) / max_results)).astype(np.int64)
+            ends += list(steps[[*places, -1]])
+            steps = np.unique([step for step in ends if low <= step <= high])
+        found: list[MetricWithRunId] = []
+        for run_id in run_ids:
+            if run_id in series:
+                at = np.flatnonzero(np.isin(series[run_id].step, steps))
+                points = metrics_at(metric_key, series[run_id], at)
+                found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
+        return found
+
+    def get_metric_history_bulk_interval_from_steps(
+        self, run_id: str, metric_key: str, steps: Iterable[int], max_results: int
+    ) -> list[MetricWithRunId]:
+        """Return the points at these steps: MLflow 2 samples the steps by itself."""
+        series = self._view.one_series(run_id, metric_key)
+        if series is None:
+            return []
+        at = np.flatnonzero(np.isin(series.step, np.fromiter(steps, dtype=np.int64)))[:max_results]
+        return [MetricWithRunId(run_id=run_id, metric=point) for point in metrics_at(metric_key, series, at)]
+
+    # Edits
+
+    def set_tag(self, run_id: str, tag: RunTag) -> None:
+        """Set the name, the description or a tag of a run in its sidecar, if edits are allowed."""
+        run = self._editable(run_id)
+        if tag.key == Key.NAME:
+            self._edit(run, name=tag.value)
+        elif tag.key == Key.NOTES:
+            self._edit(run, notes=tag.value)
+        else:
+            new = tag.key if tag.value == "true" else f"{tag.key}:{tag.value}"
+            self._edit(run, add_tags=[new], remove_tags=[old for old in _tags_of(run, tag.key) if old != new])
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Remove the description or a tag of a run from its sidecar, if edits are allowed."""
+        run = self._editable(run_id)
+        if key == Key.NOTES:
+            self._edit(run, notes="")
+        else:
+            self._edit(run, remove_tags=_tags_of(run, key))
+
+    def update_run_info(self, run_id: str, run_status: Any, end_time: Any, run_name: str | None) -> RunInfo:
+        """Change the name of a run in its sidecar, if edits are allowed; refuse to change its status or end."""
+        run = self._editable(run_id)
+        if run_name is None or end_time is not None:
+            raise MlflowException(_EDITABLE, PERMISSION_DENIED)
+        self._edit(run, name=run_name)
+        return self._view.entity(run_id).info
+
+    def _editable(self, run_id: str) -> LiveRun:
+        _, run = self._view.of_run(run_id)
+        if self._view.edit is None:
+            raise MlflowException(_READ_ONLY + _EDIT_HINT, PERMISSION_DENIED)
+        if run is None:
+            raise MlflowException(
+                "The parent of a sweep has no run directory, so it cannot be edited.", PERMISSION_DENIED
+            )
+        return run
+
+    def _edit(self, run: LiveRun, **changes: Any) -> None:
+        reserved = [tag for tag in (*changes.get("add_tags", ()), *changes.get("remove_tags", ())) if _is_reserved(tag)]
+        if reserved or not changes:
+            raise MlflowException(_EDITABLE, PERMISSION_DENIED)
+        assert self._view.edit is not None
+        try:
+            self._view.edit(Path(run.record.run_dir), **changes)
+        except BridgeError as error:
+            raise MlflowException(error.message, PERMISSION_DENIED) from error
+        self._view.live.refresh()
+
+    # Nothing of the rest is here
+
+    def search_logged_models(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no logged models."""
+        return PagedList([], None)
+
+    def _search_datasets(self, _experiment_ids: Sequence[str]) -> list[Any]:
+        return []
+
+    def search_datasets(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no datasets."""
+        return PagedList([], None)
+
+    def search_traces(self, *_args: Any, **_keywords: Any) -> tuple[list[Any], None]:
+        """Return no traces."""
+        return [], None
+
+    def list_scorers(self, *_args: Any, **_keywords: Any) -> list[Any]:
+        """Return no scorers."""
+        return []
+
+    def query_tracemetrics_at(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no metrics of traces."""
+        return PagedList([], None)
+
+    def search_issues(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no issues."""
+        return PagedList([], None)
+
+
+def _tags_of(run: LiveRun, key: str) -> list[str]:
+    """Return the run's tags that MLflow shows under `key`."""
+    tags = UserTags.of(run.record.tags)
+    return [tag for tag in run.record.tags if tags.key(tag) == key]
+
+
+def _is_reserved(tag: str) -> bool:
+    return tag.startswith(("mlflow.", "bridge."))
+
+
+_READING = {
+    *("search_runs", "supports_workspaces", "supports_trace_archival", "filter_active_experiment_ids"),
+    *("end_async_logging", "flush_async_logging", "shut_down_async_logging", "list_scorers_across_experiments"),
+}
+"""Methods of MLflow's base class that write nothing, and are right as they are."""
+
+
+def _refuse_all_others(store: type, base: type, kept: Iterable[str] = ()) -> None:
+    """Let `store` refuse every public method of `base` that it does not define, whatever a newer MLflow adds."""
+    for name in dir(base):
+        if not name.startswith("_") and name not in vars(store) and name not in kept and callable(getattr(base, name)):
+            setattr(store, name, refuse)
+
+
+_refuse_all_others(LiveStore, AbstractStore, _READING)
+
+
+class LiveModelRegistry(AbstractModelRegistry):
+    """A model registry without models."""
+
+    def search_registered_models(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no models."""
+        return PagedList([], None)
+
+    def search_model_versions(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no versions of models."""
+        return PagedList([], None)
+
+    def get_latest_versions(self, *_args: Any, **_keywords: Any) -> list[Any]:
+        """Return no versions of models."""
+        return []
+
+    def list_webhooks(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no webhooks."""
+        return PagedList([], None)
+
+    def search_prompts(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
+        """Return no prompts."""
+        return PagedList([], None)
+
+
+_refuse_all_others(LiveModelRegistry, AbstractModelRegistry, {"supports_workspaces"})
