@@ -9,6 +9,7 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 pytest_plugins: list[str] = [
+    "tests.in_memory",
     "tests.closing_line",
     "tests.no_skips",
     "tests.together",
