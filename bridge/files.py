@@ -41,6 +41,7 @@ __all__ = [
     "clean",
     "fingerprint",
     "inside",
+    "open_file",
     "open_plain",
     "open_raw",
     "own_file",
@@ -149,6 +150,16 @@ def open_plain(path: Path) -> io.BufferedReader:
     return io.BufferedReader(open_raw(path))
 
 
+def open_file(file: RunFile) -> io.BufferedReader | io.BytesIO:
+    """Open a file of a run directory, or a part of one, as `open_plain` does. A part is read into memory."""
+    stream = open_plain(file.path)
+    if file.offset is None:
+        return stream
+    with stream:
+        stream.seek(file.offset)
+        return io.BytesIO(stream.read(file.size))
+
+
 def open_raw(path: Path) -> io.FileIO:
     """Open the file as `open_plain` does, without a buffer."""
     descriptor = os.open(path, _OPEN_FLAGS)
@@ -165,9 +176,10 @@ def open_raw(path: Path) -> io.FileIO:
     return file
 
 
-def read_head(path: Path, size: int) -> bytes:
-    """Return the first `size` bytes of the regular file at the real path `path`. Raises OSError."""
+def read_head(path: Path, size: int, *, offset: int = 0) -> bytes:
+    """Return `size` bytes, from byte `offset` on, of the regular file at the real path `path`. Raises OSError."""
     with open_raw(path) as file:
+        file.seek(offset)
         return file.read(size)
 
 

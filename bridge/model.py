@@ -82,14 +82,17 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """A regular file whose real path lies in the run directory.
+    """A regular file whose real path lies in the run directory, or a part of one.
 
-    `path` is that real path, `size` bytes, `mtime_ns` nanoseconds since the epoch, both as last looked at.
+    `path` is that real path, `size` bytes, `mtime_ns` nanoseconds since the epoch, both as last looked at. A part is
+    the `size` bytes from byte `offset` on; its `mtime_ns` is the time at which it was written.
+    `bridge.files.open_file` opens both.
     """
 
     path: Path
     size: int
     mtime_ns: int
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,11 @@ class Run:
     def running(self) -> bool:
         """Return if the run is shown as running."""
         return self.status is Status.RUNNING
+
+    @property
+    def row_files(self) -> tuple[RunFile, ...]:
+        """Return the files that hold the run's rows: its event files, or its metrics.csv."""
+        return self.event_files or tuple(file for name, file in self.files.items() if name == "metrics.csv")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,13 +227,13 @@ class MediaType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MediaEvent:
-    """One line of `media.jsonl` with its file.
+    """One line of `media.jsonl` with its file, or a picture in an event file.
 
-    `line` counts from 0. `index` is its place among the events that count of the same tag and step, from 0.
-    `file` is safe to read (a regular file inside the run directory, opened and recognised); events whose file
-    is not are notices and never get here. `format` is the file's true format in lower case, as its bytes say
-    (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is seconds since the epoch; if the line says none, it
-    is the file's mtime, and `is_time_known` is false.
+    `line` counts from 0; `path` is the file, or an event file and the byte at which the picture begins. `index` is its
+    place among the events that count of the same tag and step, from 0. `file` is safe to read (a regular file inside
+    the run directory, opened and recognised); events whose file is not are notices and never get here. `format` is the
+    file's true format in lower case, as its bytes say (`png`, `jpeg`, `gif`, `webp`, `mp4`, `webm`, ...). `time` is
+    seconds since the epoch; if the line says none, it is the file's mtime, and `is_time_known` is false.
     """
 
     line: int
@@ -241,6 +249,11 @@ class MediaEvent:
     fps: float | None = None
     session: int | None = None
     is_time_known: bool = True
+
+    @property
+    def where(self) -> str:
+        """Return the place of the event, for a person."""
+        return f"media.jsonl:{self.line + 1}" if self.file.offset is None else self.path
 
 
 CURSOR_FORMAT = 1

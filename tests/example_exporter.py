@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, ConflictError
 from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetMedia, TargetState
+from bridge.files import open_file
 from bridge.locks import file_lock
 from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
@@ -126,8 +126,10 @@ class JsonTarget:
 
     def _copy(self, event: Any) -> dict[str, Any] | Notice:
         try:
-            digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
-            shutil.copyfile(event.file.path, self._folder / f"{digest}.{event.format}")
+            with open_file(event.file) as file:
+                data = file.read()
+            digest = hashlib.sha256(data).hexdigest()
+            (self._folder / f"{digest}.{event.format}").write_bytes(data)
         except FileNotFoundError:
             return Notice(NoticeKind.MISSING_FILE, f"{event.tag}: {event.path}")
         return {"tag": event.tag, "step": event.step, "index": event.index, "digest": digest, "caption": event.caption}

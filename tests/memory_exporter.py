@@ -18,6 +18,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetMedia, TargetState
+from bridge.files import open_file
 from bridge.model import Cursor, DeltaKind, Notice, NoticeKind, Series, Status, sent_facts
 from bridge.secrets import Redaction
 
@@ -287,7 +288,8 @@ def _add_block(box: Box, block: Block, *, ordered: bool) -> None:
 def _item(event: MediaEvent) -> TargetMedia | None:
     """Return a media event as the target holds it, or None if its file is missing."""
     try:
-        digest = hashlib.sha256(event.file.path.read_bytes()).hexdigest()
+        with open_file(event.file) as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return None
     return TargetMedia(event.tag, event.step, event.index, digest, event.caption)

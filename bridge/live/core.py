@@ -26,7 +26,7 @@ from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import DeltaKind, Series
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import open_registry
-from bridge.rundir import Clock, ReadOptions, read_delta, read_media, read_run, read_whole
+from bridge.rundir import Clock, ReadOptions, media_stamp, read_delta, read_media, read_run, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -221,12 +221,9 @@ class LiveRuns:
         """Return the run's media events that count, as its files are now."""
         if not self.content.media:
             return ()
-        path = Path(live.record.run_dir) / "media.jsonl"
-        try:
-            found = os.stat(path)  # noqa: PTH116 - called for thousands of runs
-        except OSError:
+        version = media_stamp(live.record.run_dir)
+        if not version:
             return ()
-        version = (found.st_size, found.st_mtime_ns)
         kept = self._media.get(live.id)
         if kept is None or kept[0] != version:
             try:
@@ -260,9 +257,8 @@ class ByteCache:
 
 def _stat_of_points(run: Run) -> tuple[tuple[int, int], ...]:
     """Return size and mtime of the files with the run's points; nothing if it has none, or they cannot be read."""
-    files = run.event_files or [run.files[name] for name in ("metrics.csv",) if name in run.files]
     try:
-        found = [os.stat(file.path) for file in files]  # noqa: PTH116 - called at every request
+        found = [os.stat(file.path) for file in run.row_files]  # noqa: PTH116 - called at every request
     except OSError:
         return ()
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)

@@ -13,7 +13,7 @@ from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
-    from bridge.rundir.media import read_media
+    from bridge.rundir.media import media_stamp, read_media
     from bridge.rundir.series import count_points, read_points, read_series, read_summary
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ReadOptions",
     "count_points",
     "discover",
+    "media_stamp",
     "read_delta",
     "read_media",
     "read_points",
@@ -33,6 +34,7 @@ __all__ = [
 _LATER = {
     "ReadOptions": "deltas",
     "read_delta": "deltas",
+    "media_stamp": "media",
     "read_media": "media",
     "count_points": "series",
     "read_points": "series",

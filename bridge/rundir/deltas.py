@@ -13,7 +13,7 @@ import numpy as np
 from bridge.errors import IdentityError, RunDirectoryError
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.event_runs import EventTable
-from bridge.rundir.media import read_media
+from bridge.rundir.media import read_media, read_pictures
 from bridge.rundir.metrics import MODULUS
 from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, counting, merge, resolve
 from bridge.rundir.resume import (
@@ -147,7 +147,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         state, source = locate(run, cursor, content, table, block=block_size(options.limit))
         if table is None or table.layout is None:
             return _with_media(_nothing(run, cursor, content), (0, 0))
-        first = state.rows
+        first, begin = state.rows, state.offset
         rows, more = _take_portion(source if options.newest else without_last_step(source, run), options.limit)
         remember = _spread_times(state, table, rows, cursor, more=more)
         if not state.is_known and cursor is not None:
@@ -188,6 +188,8 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             lowers=sum(late.count for late in state.late.values()),
             notices=tuple(notices),
         )
+        if isinstance(table, EventTable):  # pictures come with the rows
+            return _with_media(delta, (0, 0) if waits or delta.more else table.stat, table, begin)
         return delta if delta.more else _with_media(delta, (0, 0) if waits else table.stat)
 
 
@@ -495,7 +497,8 @@ def read_whole(
                 late = sum(found.count for found in state.late.values())
                 notices = (*state.notices(table), *superseded_notice(superseded.count))
                 delta = replace(delta, lowers=late, notices=notices)
-                delta = _with_media(delta, table.stat if state.rows == table.total else (0, 0))
+                stat = table.stat if state.rows == table.total else (0, 0)
+                delta = _with_media(delta, stat, table if isinstance(table, EventTable) else None)
             yield delta
             delta = replace(delta, kind=DeltaKind.APPEND, remember=None)
 
@@ -564,16 +567,17 @@ def _nothing(run: Run, cursor: Cursor | None, content: ContentOptions) -> Delta:
     return Delta(run=run, kind=DeltaKind.NEW if cursor is None else DeltaKind.SAME, after=after, before=cursor)
 
 
-def _with_media(delta: Delta, stat: tuple[int, int]) -> Delta:
+def _with_media(delta: Delta, stat: tuple[int, int], table: EventTable | None = None, begin: int = 0) -> Delta:
     """Return `delta`, the last one for now, with the media past its `before`.
 
-    `stat` is that of metrics.csv, (0, 0) if not all of the file is in the target then. Media that no longer count mean
-    a rebuild. Raises Changed if the media lines that `before` covers have changed.
+    `stat` is that of metrics.csv, (0, 0) if not all of the file is in the target then. The pictures in event files are
+    those of `table` from byte `begin` on. Media that no longer count mean a rebuild. Raises Changed if the media lines
+    that `before` covers have changed.
     """
     run, before, after = delta.run, delta.before, delta.after
     if "media" in after.content:
         return replace(delta, after=after.with_(stat=(*stat, 0, 0) if _is_whole(run, stat) else None))
-    media = read_media(run, before)
+    media = read_media(run, before) if table is None else read_pictures(run, table, before, begin, after.offset)
     if media.removed and before is not None:
         return _changed(run, before, "; ".join(filter(None, (delta.reason, media.reason))))
     kind = delta.kind

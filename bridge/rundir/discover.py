@@ -126,7 +126,7 @@ def why_no_run(folder: str) -> str:
         return f"cannot be listed: {error.strerror}"
 
 
-def stamp(run_dir: Path) -> Stamp:
+def stamp(run_dir: Path | str) -> Stamp:
     """Return what stat says of the FILES of `run_dir`, or of its event files: if it is unchanged, so are they."""
     found = tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
     if found[0] is None and found[3] is None:  # neither sidecar.json nor metrics.csv

@@ -26,24 +26,36 @@ LARGEST_RECORD = 1 << 30
 """A length beyond this is not believed."""
 
 _HEAD, _FOOT = 12, 4
-_LARGE = 1 << 20
-"""Records above this are passed over unread: no scalar is that large, a picture may be."""
+_LARGE = 32 << 20
+"""Records above this are passed over unread. A picture of a training is smaller."""
 
 _LENGTH = struct.Struct("<Q").unpack_from
 _DOUBLE = struct.Struct("<d").unpack_from
 _FLOAT = struct.Struct("<f").unpack_from
 
-SCALAR, START, VERSION = "scalar", "start", "version"
+SCALAR, PICTURE, VERSION = "scalar", "picture", "version"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in an event file: the `size` bytes from byte `offset` on. Its record ends at byte `end`."""
+
+    tag: str
+    step: int
+    time: float
+    offset: int
+    size: int
+    end: int
 
 
 @dataclass(slots=True, eq=False)
 class EventBatch:
-    """Consecutive records: n scalars as columns, and a count of everything else.
+    """Consecutive records: n scalars as columns, the pictures, and a count of everything else.
 
     `tag` int32 (n,) indexes `tags`; `step` int64, `time` float64 (seconds since the epoch) and `value` float64 are
     (n,). `ends` int64 (n,) is the byte of the file at which the record of each scalar ends, and `end` the byte at which
-    the batch ends. `others` are kinds of values that are no scalars, with their number; `hparams` the data of the
-    hparams plugin. `problem` says why the file is not read further, "" if it can be.
+    the batch ends. `others` are kinds of values that are neither, with their number. `problem` says why the file is not
+    read further, "" if it can be.
     """
 
     tags: list[str]
@@ -53,8 +65,8 @@ class EventBatch:
     value: NDArray[np.float64]
     ends: NDArray[np.int64]
     end: int
+    pictures: list[Picture] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)
-    hparams: list[bytes] = field(default_factory=list)
     problem: str = ""
 
 
@@ -91,7 +103,7 @@ def _empty(end: int, *, others: dict[str, int] | None = None, problem: str = "")
     import numpy as np
 
     none, empty = np.empty(0, dtype=np.int64), np.empty(0)
-    return EventBatch([], none.astype(np.int32), none, empty, empty, none, end, others or {}, [], problem)
+    return EventBatch([], none.astype(np.int32), none, empty, empty, none, end, [], others or {}, problem)
 
 
 def _frames(data: bytes) -> tuple[list[int], int]:
@@ -212,9 +224,11 @@ def _add_odd(batch: EventBatch, data: bytes, offset: int, places: list[tuple[int
         for name, kind, value in values:
             if kind == SCALAR:
                 found.append((name, step, time, value, offset + stop + _FOOT))
-            elif kind == "hparams":
-                batch.hparams.append(value)
-            elif kind != VERSION:
+            elif kind == PICTURE:
+                place, size = value
+                picture = Picture(name, step, time, offset + begin + place, size, offset + stop + _FOOT)
+                batch.pictures.append(picture)
+            elif kind not in (VERSION, "hparams"):
                 batch.others[kind] = batch.others.get(kind, 0) + 1
     if batch.problem:
         kept = batch.ends <= batch.end
@@ -239,10 +253,11 @@ def _add_odd(batch: EventBatch, data: bytes, offset: int, places: list[tuple[int
 # Messages field by field --------------------------------------------------------------------------------------------
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (number, value) of each field of a protobuf message: varints as int, everything else as bytes.
+def fields(data: bytes, start: int = 0) -> Iterator[tuple[int, int | bytes, int]]:
+    """Yield number, value and place of each field of a protobuf message: varints as int, everything else as bytes.
 
-    Raises ValueError or IndexError for bytes that are no message.
+    The place is that of the value's first byte, where `data` begins at byte `start`. Raises ValueError or IndexError
+    for bytes that are no message.
     """
     at = 0
 
@@ -260,8 +275,9 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         key, at = varint(at)
         kind = key & 7
         if kind == 0:
-            number, at = varint(at)
-            yield key >> 3, number
+            number, end = varint(at)
+            yield key >> 3, number, start + at
+            at = end
             continue
         if kind == 2:
             size, at = varint(at)
@@ -271,35 +287,43 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError(f"a field of type {kind}")
         if size > len(data) - at:
             raise ValueError("a field longer than its message")
-        yield key >> 3, data[at : at + size]
+        yield key >> 3, data[at : at + size], start + at
         at += size
 
 
-def _message(value: int | bytes | None) -> dict[int, int | bytes]:
-    return dict(fields(value)) if isinstance(value, bytes) else {}
+def message(value: int | bytes | None) -> dict[int, int | bytes]:
+    """Return the fields of a message by number, of each the last; none where `value` is no message."""
+    return {number: found for number, found, _ in fields(value)} if isinstance(value, bytes) else {}
+
+
+def text(value: int | bytes | None) -> str:
+    """Return the text of a field; "" where it is missing."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
 def parse_event(data: bytes) -> tuple[float, int, list[tuple[str, str, Any]]]:
     """Return the wall time, the step, and the values of an event as (tag, kind, value).
 
-    The kind is SCALAR, `hparams` (the value is the plugin's data), VERSION, START (a session that purges later steps),
-    or a word for what it is otherwise: `images`, `histograms`, `audio`, `texts`, `graphs`, ... Raises ValueError,
+    The kind is SCALAR, PICTURE (the value is its place in `data` and its size), `hparams` (the value is the plugin's
+    data), VERSION, or a word for what it is otherwise: `histograms`, `audio`, `texts`, `graphs`, ... Raises ValueError,
     IndexError or struct.error for bytes that are no event.
     """
     time, step = 0.0, 0
     values: list[tuple[str, str, Any]] = []
-    for number, value in fields(data):
+    for number, value, place in fields(data):
         if number == 1 and isinstance(value, bytes):
             (time,) = _DOUBLE(value)
         elif number == 2 and isinstance(value, int):
             step = value - (1 << 64) if value >> 63 else value
         elif number == 5 and isinstance(value, bytes):
-            values += [_parse_value(part) for key, part in fields(value) if key == 1 and isinstance(part, bytes)]
+            for key, part, inner in fields(value, place):
+                if key == 1 and isinstance(part, bytes):
+                    values += _parse_value(part, inner)
         elif number == 3:
             values.append(("", VERSION, None))
         elif number in (4, 9):
             values.append(("", "graphs", None))
-        elif number == 7 and _message(value).get(1) == 1:
+        elif number == 7 and message(value).get(1) == 1:
             values.append(("", "session starts", None))
         elif number in (6, 7, 8):
             values.append(("", "log messages", None))
@@ -307,29 +331,42 @@ def parse_event(data: bytes) -> tuple[float, int, list[tuple[str, str, Any]]]:
 
 
 _WORDS = {4: "images", 5: "histograms", 6: "audio"}
-_PLUGINS = {"images": "images", "text": "texts", "histograms": "histograms", "audio": "audio", "pr_curves": "curves"}
+_PLUGINS = {"text": "texts", "pr_curves": "curves"}
 
 
-def _parse_value(data: bytes) -> tuple[str, str, Any]:
-    """Return the tag, kind and value of one `Summary.Value`."""
-    value = dict(fields(data))
-    raw = value.get(1, b"")
-    tag = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
-    plugin = _message(_message(value.get(9)).get(1))
-    raw = plugin.get(1, b"")
-    name = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
+def _parse_value(data: bytes, place: int) -> list[tuple[str, str, Any]]:
+    """Return the `Summary.Value` at `place` as (tag, kind, value). There are several only for several pictures."""
+    value = message(data)
+    tag = text(value.get(1))
+    plugin = message(message(value.get(9)).get(1))
+    name = text(plugin.get(1))
     scalar = value.get(2)
     if isinstance(scalar, bytes):
-        return tag, SCALAR, float(_FLOAT(scalar)[0])
+        return [(tag, SCALAR, float(_FLOAT(scalar)[0]))]
     if name == "hparams":
         content = plugin.get(2, b"")
-        return tag, "hparams", content if isinstance(content, bytes) else b""
+        return [(tag, "hparams", content if isinstance(content, bytes) else b"")]
     if 8 in value and name in ("", "scalars"):
-        number = _tensor_scalar(_message(value[8]))
+        number = _tensor_scalar(message(value[8]))
         if number is not None:
-            return tag, SCALAR, number
+            return [(tag, SCALAR, number)]
+    pictures = [(tag, PICTURE, found) for found in _pictures(data, place, is_tensor=name == "images")]
     word = next((word for key, word in _WORDS.items() if key in value), None)
-    return tag, word or _PLUGINS.get(name, name or "tensors"), None
+    return pictures or [(tag, word or _PLUGINS.get(name, name or "tensors"), None)]
+
+
+def _pictures(data: bytes, place: int, *, is_tensor: bool) -> list[tuple[int, int]]:
+    """Return place and size of the encoded pictures in the `Summary.Value` at `place`.
+
+    They are field 4 of an `Image`, or the texts in a tensor of the plugin `images`: width, height, then the pictures.
+    The image is field 4 of the value too, and both the tensor and its texts are field 8.
+    """
+    for number, value, inner in fields(data, place):
+        if isinstance(value, bytes) and number == (8 if is_tensor else 4):
+            strings = fields(value, inner)
+            found = [(at, len(one)) for key, one, at in strings if key == number and isinstance(one, bytes)]
+            return found[2:] if is_tensor else found[-1:]
+    return []
 
 
 _TENSOR_TYPES = {1: ("<f", 5), 2: ("<d", 6)}
@@ -339,7 +376,7 @@ _TENSOR_TYPES = {1: ("<f", 5), 2: ("<d", 6)}
 def _tensor_scalar(tensor: dict[int, int | bytes]) -> float | None:
     """Return the one float or double in a tensor without dimensions; None for any other tensor."""
     kind = tensor.get(1, 0)
-    if kind not in _TENSOR_TYPES or any(number == 2 for number in _message(tensor.get(2))):
+    if kind not in _TENSOR_TYPES or 2 in message(tensor.get(2)):
         return None
     form, place = _TENSOR_TYPES[int(kind) if isinstance(kind, int) else 0]
     raw = tensor.get(4) or tensor.get(place)

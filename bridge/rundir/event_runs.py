@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import RunDirectoryError
 from bridge.files import Refused, clean, inside, open_raw, shortened
 from bridge.model import NoticeKind
-from bridge.rundir.event_file import SCALAR, fields, parse_event, read_events
+from bridge.rundir.event_file import SCALAR, fields, message, parse_event, read_events, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bridge.model import Cursor, RunFile, Scalar
-    from bridge.rundir.event_file import EventBatch
+    from bridge.rundir.event_file import EventBatch, Picture
     from bridge.rundir.header import Layout
     from bridge.rundir.metrics import Rows
 
@@ -194,26 +194,22 @@ def _last_time(file: RunFile) -> float:
 def _session_params(data: bytes) -> dict[str, Scalar]:
     """Return the hyperparameters in the data of the hparams plugin; none if it does not begin a session."""
     params: dict[str, Scalar] = {}
-    for number, value in fields(data):
-        if number != 3 or not isinstance(value, bytes):
-            continue
-        for key, entry in fields(value):
-            if key == 1 and isinstance(entry, bytes):
-                pair = dict(fields(entry))
-                name, held = pair.get(1, b""), pair.get(2, b"")
-                if isinstance(name, bytes) and isinstance(held, bytes):
-                    params[clean(name.decode("utf-8", "replace"))] = _plain_value(dict(fields(held)))
+    begun = message(data).get(3)
+    for key, entry, _ in fields(begun) if isinstance(begun, bytes) else ():
+        if key == 1:
+            pair = message(entry)
+            params[clean(text(pair.get(1)))] = _plain_value(message(pair.get(2)))
     return params
 
 
 def _plain_value(value: Mapping[int, int | bytes]) -> Scalar:
     """Return a `google.protobuf.Value`: null, a number, a text or a bool. A number that is whole becomes an int."""
-    number, text = value.get(2), value.get(3)
+    number = value.get(2)
     if isinstance(number, bytes):
         (found,) = struct.unpack("<d", number)
         return int(found) if found.is_integer() and abs(found) < 2**53 else float(found)
-    if isinstance(text, bytes):
-        return clean(text.decode("utf-8", "replace"))
+    if 3 in value:
+        return clean(text(value[3]))
     return bool(value[4]) if 4 in value else None
 
 
@@ -232,7 +228,8 @@ class EventTable:
 
     `stat` is (bytes, mtime in nanoseconds) of all files together, from before the first byte was read. `session_rows`
     are the rows with which the files begin, as far as they were read. Rows come file by file; with a cursor, first the
-    rows that it covers and then those that are new, for several files can grow at once.
+    rows that it covers and then those that are new, for several files can grow at once. `pictures` are those among the
+    rows that were read.
     """
 
     def __init__(self, folder: Path, files: Sequence[RunFile]) -> None:
@@ -260,6 +257,7 @@ class EventTable:
         # Where the complete records of a segment end, by its number; a torn one at its end is left for the next time.
         self._complete: dict[int, int] = {}
         self._segments: list[_Segment] = []
+        self._pictures: dict[tuple[int, int], tuple[int, Picture]] = {}
         self._arrange([(at, 0, size) for at, size in enumerate(self._sizes)])
 
     @property
@@ -331,6 +329,14 @@ class EventTable:
         digests = {self._digest(at) for at in range(len(self._files))}
         return bool(cursor.files) and not digests & cursor.files.keys()
 
+    def pictures(self, stop: int) -> list[tuple[int, int, RunFile, Picture]]:
+        """Return the pictures up to byte `stop` of the rows that were read, in the order of rows.
+
+        Each is (byte at which its record ends, number of its file, file, picture).
+        """
+        found = [(end, file, self._files[file], one) for (file, _), (end, one) in self._pictures.items() if end <= stop]
+        return sorted(found, key=lambda item: (item[0], item[3].offset))
+
     def rows(
         self,
         layout: Layout | None = None,
@@ -357,6 +363,8 @@ class EventTable:
                 with open_raw(file) as opened:
                     end = low
                     for batch in read_events(opened, low, high):
+                        for picture in batch.pictures:
+                            self._pictures[one.file, picture.offset] = shift + picture.end, picture
                         for rows in self._batch_rows(batch, shift, shift + end, number, only, file):
                             number += len(rows)
                             self.total = max(self.total, number)

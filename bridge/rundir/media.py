@@ -1,7 +1,8 @@
-"""Read media.jsonl: the events past a cursor, which of them count, and what their files are.
+"""Read the media of a run: the events past a cursor, which of them count, and what their files are.
 
-The file is read whole, up to its size limit. A cursor holds the number of lines that a target has and a digest of
-those lines, so a change to them is noticed.
+media.jsonl is read whole, up to its size limit. A cursor holds the number of lines that a target has and a digest of
+those lines, so a change to them is noticed. The pictures in event files come with the rows: those that a target has lie
+before the byte at which its rows end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from bridge.files import (
     shortened,
 )
 from bridge.model import MediaEvent, MediaType, Notice, NoticeKind, RunFile
-from bridge.rundir.resume import Changed
+from bridge.rundir.discover import FILES, stamp
+from bridge.rundir.event_runs import EventTable
+from bridge.rundir.resume import Changed, open_table
 from bridge.rundir.run import first_named
 from logger.files import SNIFFED_BYTES, VIDEO_FORMATS, sniff
 from logger.sidecar import parse_time
@@ -35,8 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bridge.model import Cursor, Run
+    from bridge.rundir.event_file import Picture
 
-__all__ = ["MediaDelta", "read_media"]
+__all__ = ["MediaDelta", "media_stamp", "read_media", "read_pictures"]
 
 
 @dataclass(slots=True)
@@ -60,7 +64,10 @@ class MediaDelta:
 
 @dataclass(frozen=True, slots=True)
 class MediaLine:
-    """A well-formed line of media.jsonl; `number` counts from 0."""
+    """A well-formed line of media.jsonl, or a picture in an event file; `number` counts from 0.
+
+    `part` is the part of the event file that holds the picture. The file of a line is at `path`.
+    """
 
     number: int
     tag: str
@@ -71,16 +78,40 @@ class MediaLine:
     caption: str | None = None
     fps: float | None = None
     session: int | None = None
+    part: RunFile | None = None
+
+    @property
+    def where(self) -> str:
+        """Return the place of the event, for a person."""
+        return f"media.jsonl:{self.number + 1}" if self.part is None else self.path
 
 
-def read_media(run: Run, cursor: Cursor | None, *, most_lines: int | None = None) -> MediaDelta:
+def media_stamp(run_dir: str) -> tuple[object, ...]:
+    """Return what stat says of the file with the media of a run, or of its event files; () if there are none."""
+    try:
+        found = os.stat(f"{run_dir}{os.sep}media.jsonl")  # noqa: PTH116 - called for thousands of runs
+    except OSError:
+        return stamp(run_dir)[len(FILES) :]
+    return found.st_size, found.st_mtime_ns
+
+
+def read_media(run: Run, cursor: Cursor | None, *, until: Cursor | None = None) -> MediaDelta:
     """Return the media events of `run` past `cursor`, or all of them without one.
 
-    With `most_lines` only so many lines are looked at; `lines` counts them all.
+    With `until` only those that this cursor covers are looked at; `lines` counts them all.
 
     A last line without its newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
     and RunDirectoryError if media.jsonl cannot be read.
     """
+    if run.event_files:
+        with open_table(run) as table:
+            assert isinstance(table, EventTable)
+            place = table.find(until) if until is not None else None
+            for _ in table.rows():
+                pass
+            found = read_pictures(run, table, None, 0, table.size if place is None else place[1])
+            found.lines = len(table.pictures(table.size))
+            return found
     covered = cursor.media_lines if cursor is not None else 0
     lines, found = _complete_lines(run)
     if found.stat == (0, 0) and covered:
@@ -90,7 +121,9 @@ def read_media(run: Run, cursor: Cursor | None, *, most_lines: int | None = None
         raise Changed(reason, (found.stat, len(lines)))
     if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
         raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))
-    parsed = [parse_line(number, line) for number, line in enumerate(lines[:most_lines])]
+    parsed = [
+        parse_line(number, line) for number, line in enumerate(lines[: None if until is None else until.media_lines])
+    ]
     events = [line for line, _ in parsed if line is not None]
     bad = [
         Notice(NoticeKind.BAD_LINE, f"media.jsonl:{number + 1}", problem)
@@ -98,6 +131,49 @@ def read_media(run: Run, cursor: Cursor | None, *, most_lines: int | None = None
         if problem and number >= covered
     ]
     found.notices += first_named(bad, "media.jsonl", "further bad lines")
+    _apply_overlap(run, found, events, covered)
+    return found
+
+
+def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int, end: int) -> MediaDelta:
+    """Return the pictures in event files between two bytes of `table`; `cursor` ends at `begin`.
+
+    The rows between them were read. Rows before them are read if there are new pictures. All pictures are new where the
+    pictures of `cursor` do not go as far as its rows, because they could not be stored.
+    """
+    is_even = cursor is not None and cursor.media_offset == cursor.offset
+    covered = begin if is_even else 0
+    found = MediaDelta(lines=cursor.media_lines if cursor is not None and is_even else 0, offset=end)
+    if begin and (not is_even or any(at > begin for at, *_ in table.pictures(end))):
+        for _ in table.rows(stop=begin):
+            pass
+    pictures = table.pictures(end)
+    events = [
+        _picture_line(number, session, file, picture) for number, (_, session, file, picture) in enumerate(pictures)
+    ]
+    known = sum(at <= covered for at, *_ in pictures)
+    found.lines += len(events) - known
+    _apply_overlap(run, found, events, known)
+    return found
+
+
+def _picture_line(number: int, session: int, file: RunFile, picture: Picture) -> MediaLine:
+    time = parse_time(picture.time)
+    mtime_ns = file.mtime_ns if time is None else int(time * 1e9)
+    return MediaLine(
+        number=number,
+        tag=shortened(clean(picture.tag)),
+        step=picture.step,
+        type=MediaType.IMAGE,
+        path=f"{file.path.name}:{picture.offset}",
+        time=time,
+        session=session,
+        part=RunFile(file.path, picture.size, mtime_ns, picture.offset),
+    )
+
+
+def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaLine], covered: int) -> None:
+    """Put into `found` which of `events` count now, and which of the first `covered` no longer count."""
     now, repeated = counting_lines(events)
     then, _ = counting_lines(event for event in events if event.number < covered)
     found.notices += _repeated(repeated, covered)
@@ -109,10 +185,9 @@ def read_media(run: Run, cursor: Cursor | None, *, most_lines: int | None = None
         found.removed = tuple(_superseded(run, key, event) for key, event in gone.items())
         first = min(gone.values(), key=lambda event: event.number)
         found.reason = (
-            f"media.jsonl:{first.number + 1}: {first.tag} at step {first.step} is superseded by a later line"
+            f"{first.where}: {first.tag} at step {first.step} is superseded by a later line"
             f" ({len(gone)} media no longer count)"
         )
-    return found
 
 
 def _complete_lines(run: Run) -> tuple[list[bytes], MediaDelta]:
@@ -229,8 +304,8 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: 
     """Yield the events whose files are pictures or videos, and add a notice for each of the others."""
     for (_, index), event in events.items():
         try:
-            file = inside(run.path, event.path)
-            head = read_head(file.path, SNIFFED_BYTES)
+            file = event.part or inside(run.path, event.path)
+            head = read_head(file.path, SNIFFED_BYTES, offset=file.offset or 0)
         except Refused as error:
             kind, problem = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH, str(error)
         except OSError as error:
@@ -245,7 +320,7 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: 
             else:
                 yield _media_event(event, index, file, form)
                 continue
-        notices.append(Notice(kind, f"media.jsonl:{event.number + 1}", f"{event.tag}: {event.path} {problem}"))
+        notices.append(Notice(kind, event.where, f"{event.tag}: {event.path} {problem}"))
 
 
 def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> MediaEvent:
@@ -269,8 +344,8 @@ def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> Medi
 def _superseded(run: Run, key: tuple[int, int], event: MediaLine) -> MediaEvent:
     """Return an event that no longer counts; its file may have changed since, or be gone."""
     try:
-        file = inside(run.path, event.path)
-        form = sniff(read_head(file.path, SNIFFED_BYTES)) or ""
+        file = event.part or inside(run.path, event.path)
+        form = sniff(read_head(file.path, SNIFFED_BYTES, offset=file.offset or 0)) or ""
     except (Refused, OSError):
         file, form = RunFile(path=run.path / "media.jsonl", size=0, mtime_ns=0), ""
     return _media_event(event, key[1], file, form)

@@ -253,8 +253,7 @@ def open_table(run: Run) -> Iterator[Table | None]:
 
 def last_write(run: Run) -> float | None:
     """Return when rows of `run` were written last, in seconds since the epoch; None if there are none."""
-    files = run.event_files or [file for name, file in run.files.items() if name == "metrics.csv"]
-    return max((file.mtime_ns / 1e9 for file in files), default=None)
+    return max((file.mtime_ns / 1e9 for file in run.row_files), default=None)
 
 
 def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:

@@ -24,7 +24,7 @@ import numpy as np
 from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, TargetUnavailableError
-from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_plain
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file
 from bridge.model import Status, with_sent_times
 from bridge.options import ContentOptions
 from bridge.rundir import count_points, read_media, read_points, read_run
@@ -317,7 +317,7 @@ class _Comparison:
         events: tuple[MediaEvent, ...] = ()
         lines = 0
         if content.media:
-            media = read_media(self.run, None, most_lines=cursor.media_lines)
+            media = read_media(self.run, None, until=cursor)
             events, lines = media.events, media.lines
         behind = Behind(
             rows=max(0, rows - cursor.rows),
@@ -513,10 +513,6 @@ class _File:
     is_kept: bool
 
     @property
-    def where(self) -> str:
-        return f"{MEDIA}:{self.event.line + 1}"
-
-    @property
     def what(self) -> str:
         return f"media {self.event.tag} ({self.event.path})"
 
@@ -552,7 +548,7 @@ def compare_media(
             continue
         for file in _compare_unpaired(files, items, out):
             if f"media.{tag}" not in unsupported and not _is_broken(file.event):
-                out.add(Difference(Verdict.SOURCE_ONLY, file.where, file.what, step, file.digest))
+                out.add(Difference(Verdict.SOURCE_ONLY, file.event.where, file.what, step, file.digest))
     return sum(map(len, expected.values()))
 
 
@@ -562,16 +558,16 @@ def _compare_pairs(files: list[_File], items: list[TargetMedia], capabilities: C
         caption = file.event.caption or ""
         if file.is_kept and file.digest != item.digest:
             both = file.digest, item.digest
-            out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, *both))
+            out.add(Difference(Verdict.DIFFERENT, file.event.where, file.what, file.event.step, *both))
         elif item.caption is not None and item.caption != caption:
-            out.add(Difference(Verdict.DIFFERENT, file.where, file.what, file.event.step, caption, item.caption))
+            out.add(Difference(Verdict.DIFFERENT, file.event.where, file.what, file.event.step, caption, item.caption))
         elif (
             item.time is not None
             and file.event.is_time_known
             and not _is_close(item.time, file.event.time, time_tolerance(capabilities))
         ):
             what, times = f"time of {file.what}", (repr(file.event.time), repr(item.time))
-            out.add(Difference(Verdict.DIFFERENT, file.where, what, file.event.step, *times))
+            out.add(Difference(Verdict.DIFFERENT, file.event.where, what, file.event.step, *times))
 
 
 def _compare_unpaired(files: list[_File], items: list[TargetMedia], out: Findings) -> list[_File]:
@@ -596,7 +592,7 @@ def _compare_unpaired(files: list[_File], items: list[TargetMedia], out: Finding
 def _digest(event: MediaEvent) -> str | None:
     """Return the sha256 of an event's file in hex, None if the file cannot be read (any more)."""
     try:
-        with open_plain(event.file.path) as file:
+        with open_file(event.file) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
@@ -613,7 +609,7 @@ def _is_broken(event: MediaEvent) -> bool:
 
     broken: tuple[type[Exception], ...] = (Image.DecompressionBombError, *BROKEN_PICTURE)
     try:
-        with warnings.catch_warnings(), open_plain(event.file.path) as file:
+        with warnings.catch_warnings(), open_file(event.file) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as picture:
                 if picture.width * picture.height <= MOST_DECODED_PIXELS:

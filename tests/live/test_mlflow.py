@@ -33,6 +33,7 @@ from bridge.live import core as live_core
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.rundir.event_writing import age, append, picture, png, write_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowCli
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names and images, a CSVLogger's."""
+    """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names, images, and of each kind."""
     runs = tmp_path / "runs"
     rows = [{"step": step, "val/acc": 0.5 + step / 100, "loss": 1 / (step + 1)} for step in range(40)]
     for number in range(2):
@@ -119,6 +120,10 @@ def runs(tmp_path: Path) -> Path:
     stock.mkdir(parents=True)
     (stock / "metrics.csv").write_text("loss,step\n0.5,0\n0.25,1\n")
     os.utime(stock / "metrics.csv", (CREATED_S + 5, CREATED_S + 5))
+    events = write_events(runs / "events", 0, [("loss", step, 0.1 * step, CREATED_S + step) for step in range(9)])
+    append(events, picture("val/samples", 3, CREATED_S + 3, png(1), png(2), is_tensor=True))
+    write_events(runs / "events", 1, [("loss", step, 0.2 * step, CREATED_S + 90 + step) for step in range(5, 7)])
+    age(runs / "events")
     return runs
 
 
@@ -179,7 +184,7 @@ def tree(client: mlflow.MlflowClient, run_id: str, path: str | None = None) -> I
 def test_it_answers_as_a_clean_export(runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, statuses, times, params, tags, points, parents and files equal those of an export."""
     live, stock = told(live_client(runs, monkeypatch)), told(exported(runs, sqlite_template))
-    assert len(live) == 7
+    assert len(live) == 8
     for one, other in zip(sorted(live, key=str), sorted(stock, key=str), strict=True):
         assert one["tags"] == other["tags"]
         assert one == other
@@ -226,7 +231,7 @@ def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) 
         if not token:
             break
     assert paged == whole
-    assert len(set(paged)) == 7
+    assert len(set(paged)) == 8
 
 
 def test_charts_are_sampled_as_by_mlflow(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,7 +537,7 @@ def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None
         wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, 120)
         client = mlflow.MlflowClient(address)
         found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
-        assert len(found) == 7
+        assert len(found) == 8
         shown = next(run for run in found if run.info.run_name == "pictures")
         assert shown.info.artifact_uri == f"mlflow-artifacts:/{shown.info.run_id}"
         path = next(file.path for file in client.list_artifacts(shown.info.run_id, "images"))

@@ -28,6 +28,8 @@ from tests.exporters.tensorboard.pictures_by_hand import film
 from tests.fixtures.tensorboard_server import start_tensorboard
 from tests.require import require
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.rundir.event_writing import age, append, png, write_events
+from tests.rundir.event_writing import picture as event_picture
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -157,6 +159,19 @@ def test_it_shows_what_an_export_shows(tmp_path: Path, content: ContentOptions) 
         live = everything(address)
     assert live == exported(runs, tmp_path, content=content)
     assert "s3cret" not in repr(live)
+
+
+def test_it_shows_event_files_as_an_export_does(tmp_path: Path) -> None:
+    """A directory of TensorBoardLogger that was requeued is one curve, and its pictures have their bytes."""
+    run = tmp_path / "runs"
+    first = write_events(run, 0, [("loss", step, 0.1 * step, CREATED_S + step) for step in range(9)])
+    append(first, event_picture("samples", 3, CREATED_S + 3, png(1)), event_picture("samples", 8, CREATED_S, png(2)))
+    write_events(run, 1, [("loss", step, 0.2 * step, CREATED_S + 90 + step) for step in range(5, 7)])
+    age(run)
+    with served(run) as address:
+        live = everything(address)
+    assert [found for _, step, found in next(iter(live["images"].values()))] == [png(1), png(2)]
+    assert live == exported(run, tmp_path)
 
 
 def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:

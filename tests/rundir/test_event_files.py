@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import struct
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,17 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT
 
 from bridge.errors import RunDirectoryError
+from bridge.files import open_file
 from bridge.model import DeltaKind, NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_series, read_whole
 from bridge.rundir.event_file import read_events
 from tests.run_dirs import write_sidecar
-from tests.rundir.event_writing import START, record, scalar, version, write_events
+from tests.rundir.event_writing import START, age, append, picture, png, record, scalar, version, write_events
 from tests.rundir.oracle import Row, events
 from tests.rundir.targets import Target, points_of, rising
 
+PICTURE = b"a picture" * 20
 TAGS = ("loss", "val/acc", "损失", "a" * 126, "b" * 300, "x")
 numbers = st.floats(width=32, allow_nan=True)
 steps = st.one_of(st.integers(0, 300), st.integers(-(2**63), 2**63 - 1))
@@ -44,7 +44,7 @@ def any_event(draw: st.DrawFn) -> Event:
         if kind in ("scalar", "several"):
             value.simple_value = draw(numbers)
         elif kind == "image":
-            value.image.encoded_image_string = b"png"
+            value.image.encoded_image_string = PICTURE
         elif kind == "text":
             value.metadata.plugin_data.plugin_name = "text"
             value.tensor.string_val.append(b"hello")
@@ -145,9 +145,8 @@ def test_a_damaged_record_ends_the_file_and_is_named(tmp_path: Path, damage: byt
 
 
 def test_a_large_picture_is_passed_over(tmp_path: Path) -> None:
-    """A record of megabytes is skipped, and the points around it are read."""
-    event = Event(wall_time=START, step=1)
-    event.summary.value.add(tag="image").image.encoded_image_string = bytes(3 << 20)
+    """A record of many megabytes is skipped, and the points around it are read."""
+    event = picture("image", 1, START, bytes(33 << 20))
     path = tmp_path / "events"
     path.write_bytes(b"".join(map(record, [scalar("a", 0, 1.0, START), event, scalar("a", 2, 3.0, START)])))
     points, end, _ = read(path)
@@ -161,13 +160,6 @@ def run_dir(tmp_path: Path) -> Path:
     write_events(folder, 0, [("loss", step, step / 8, START + step) for step in range(10)])
     write_events(folder, 1, [("loss", step, step / 4, START + 100 + step) for step in range(5, 12)])
     return folder
-
-
-def age(folder: Path, seconds: float = 4000.0) -> None:
-    """Make all files of a folder old."""
-    then = time.time() - seconds
-    for path in folder.rglob("*"):
-        os.utime(path, (then, then))
 
 
 def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
@@ -354,6 +346,75 @@ def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
+
+
+def media_of(folder: Path, cursor: Any = None) -> list[tuple[str, int, int, bytes]]:
+    """Return tag, step, index and bytes of each picture that is new since `cursor`."""
+    found = []
+    for event in look(folder, cursor, replaces=True).media:
+        with open_file(event.file) as file:
+            found.append((event.tag, event.step, event.index, file.read()))
+    return found
+
+
+@pytest.mark.parametrize("is_tensor", [False, True])
+def test_pictures_have_the_bytes_of_the_event_file(tmp_path: Path, is_tensor: bool) -> None:
+    """Each is a part of its event file, with its own time, whichever way it was written; nothing is copied."""
+    path = write_events(tmp_path / "run", 0, [("loss", 0, 1.0, START)])
+    append(path, picture("samples", 3, START + 3, png(1), png(2), is_tensor=is_tensor))
+    append(path, picture("large", 4, START + 4, png(3) + bytes(9 << 20), is_tensor=is_tensor))
+    age(tmp_path)
+    assert media_of(tmp_path / "run") == [
+        ("samples", 3, 0, png(1)),
+        ("samples", 3, 1, png(2)),
+        ("large", 4, 0, png(3) + bytes(9 << 20)),
+    ]
+    (event, *_) = look(tmp_path / "run", None).media
+    assert (event.format, event.time, event.is_time_known, event.file.path) == ("png", START + 3, True, path)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "run", path]
+
+
+def test_only_new_pictures_come_again(run_dir: Path) -> None:
+    """A picture comes once; of a step that a later start logged again the later pictures count, by a rebuild."""
+    first, second = sorted(run_dir.iterdir())
+    append(first, picture("samples", 4, START + 4, png(1)), picture("samples", 9, START + 9, png(2)))
+    age(run_dir)
+    before = look(run_dir, None, replaces=True)
+    assert [event.step for event in before.media] == [4, 9]
+    append(second, picture("samples", 12, START + 112, png(3)))
+    age(run_dir)
+    after = look(run_dir, before.after, replaces=True)
+    assert (after.kind, [event.step for event in after.media], after.after.media_lines) == (DeltaKind.APPEND, [12], 3)
+    append(second, picture("samples", 9, START + 113, png(4)))
+    age(run_dir)
+    changed = look(run_dir, after.after, replaces=True)
+    assert changed.kind is DeltaKind.CHANGED
+    place = first.read_bytes().index(png(2))
+    assert changed.reason == (
+        f"{first.name}:{place}: samples at step 9 is superseded by a later line (1 media no longer count)"
+    )
+    assert media_of(run_dir) == [("samples", 4, 0, png(1)), ("samples", 12, 0, png(3)), ("samples", 9, 0, png(4))]
+
+
+def test_pictures_that_could_not_be_stored_come_again(run_dir: Path) -> None:
+    """A cursor whose media are behind its rows gets all pictures."""
+    append(min(run_dir.iterdir()), picture("samples", 4, START + 4, png(1)))
+    age(run_dir)
+    after = look(run_dir, None, replaces=True).after
+    pending = after.with_(media_lines=0, media_offset=0, stat=None)
+    assert media_of(run_dir, pending) == [("samples", 4, 0, png(1))]
+    assert media_of(run_dir, after.with_(stat=None)) == []
+
+
+def test_what_is_no_picture_is_a_notice(tmp_path: Path) -> None:
+    """The notice names the event file and the byte at which the picture would begin."""
+    path = write_events(tmp_path / "run", 0, [("loss", 0, 1.0, START)])
+    append(path, picture("samples", 3, START + 3, b"no picture"))
+    age(tmp_path)
+    delta = look(tmp_path / "run", None)
+    place = path.read_bytes().index(b"no picture")
+    assert delta.media == ()
+    assert [(one.kind, one.what) for one in delta.notices] == [(NoticeKind.UNREADABLE_MEDIA, f"{path.name}:{place}")]
 
 
 sessions = st.lists(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +12,7 @@ from bridge.rundir import read_run
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
-from tests.rundir.event_writing import START, write_events
+from tests.rundir.event_writing import START, age, append, picture, png, write_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +25,12 @@ def logs(tmp_path: Path) -> Path:
     write_events(folder / "version_0", 0, [("loss", step, step / 8, START + step) for step in range(10)])
     write_events(folder / "version_0", 1, [("loss", step, step / 4, START + 100 + step) for step in range(5, 12)])
     write_events(folder / "version_1", 0, [("acc", step, step / 8, START + step) for step in range(3)])
-    then = time.time() - 4000
-    for path in folder.rglob("*tfevents*"):
-        os.utime(path, (then, then))
+    append(
+        min((folder / "version_0").iterdir()),
+        picture("samples", 3, START + 3, png(1)),
+        picture("samples", 9, START + 9, png(2), png(3), is_tensor=True),
+    )
+    age(folder)
     return folder
 
 
@@ -53,17 +54,26 @@ def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
     assert report.warnings == (f"2 runs are left out, as event files already: see `tensorboard --logdir {logs}`",)
     assert verify_runs([logs], exporter).runs == ()
     report = export_runs([logs / "version_0"], exporter)
-    assert [(line.run_id, line.points) for line in report.runs] == [("version_0", 12)]
+    assert [(line.run_id, line.points, line.media) for line in report.runs] == [("version_0", 12, 3)]
     assert [str(line.verdict) for line in verify_runs([logs / "version_0"], exporter).runs] == ["="]
 
 
-def test_mlflow_holds_them(logs: Path, tmp_path: Path) -> None:
-    """MLflow gets the exact float32 values with their own times."""
+def test_mlflow_holds_them(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow gets the exact float32 values with their own times, and the images as they are."""
+    monkeypatch.chdir(tmp_path)
     exporter = find_exporter("mlflow")(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     report = export_runs([logs], exporter)
-    assert [(line.points, line.reason) for line in report.runs] == [(12, ""), (3, "")]
+    assert [(line.media, line.points, line.reason) for line in report.runs] == [(3, 12, ""), (0, 3, "")]
     held = exporter.open(read_run(logs / "version_0"), ContentOptions()).read()
     series = held.series["loss"]
     assert dict(zip(series.step.tolist(), series.value.tolist(), strict=True))[11] == 2.75
     assert dict(zip(series.step.tolist(), series.time.tolist(), strict=True))[11] == START + 111
+    assert [(item.tag, item.step, item.index) for item in held.media] == [
+        ("samples", 3, 0),
+        ("samples", 9, 0),
+        ("samples", 9, 1),
+    ]
+    stored = sorted(path.read_bytes() for path in (tmp_path / "mlruns").rglob("images/*.png"))
+    assert stored == sorted([png(1), png(2), png(3)])
+    assert sorted(path.name for path in logs.rglob("*.png")) == []
     assert [str(line.verdict) for line in verify_runs([logs], exporter).runs] == ["=", "="]

@@ -37,7 +37,7 @@ from bridge.exporters.mlflow.media import (
     grid_paths,
     plain_media_path,
 )
-from bridge.files import open_plain
+from bridge.files import open_file
 from bridge.live import ByteCache
 from bridge.model import MediaType, RunFile
 
@@ -145,15 +145,13 @@ class LiveFiles:
         """Return the bytes of an artifact that is no file of its own."""
         if isinstance(content, bytes):
             return content
-        file = content.event.file
-        key = (file.path, file.size, file.mtime_ns, content.part)
-        return self._pictures.get(key, lambda: _made(content))
+        return self._pictures.get((content.event.file, content.part), lambda: _made(content))
 
 
 def _made(picture: _Picture) -> bytes:
     """Return the picture; the file as it is if it cannot be decoded, and b"" if it cannot be read."""
     try:
-        with open_plain(picture.event.file.path) as stream:
+        with open_file(picture.event.file) as stream:
             data = stream.read(PICTURE_BYTES + 1)
     except OSError:
         return b""
@@ -196,7 +194,9 @@ class LiveArtifacts(ArtifactRepository):
     def get_local_path(self, artifact_path: str) -> str | None:
         """Return the path of a file that is served as it lies in its run directory; None for any other."""
         content = self._content(artifact_path)
-        return None if isinstance(content, bytes | _Picture) else os.fspath(content.path)
+        if isinstance(content, bytes | _Picture) or content.offset is not None:
+            return None
+        return os.fspath(content.path)
 
     def _content(self, path: str) -> Content:
         run_id, name = self._split(path)
@@ -212,7 +212,7 @@ class LiveArtifacts(ArtifactRepository):
         if isinstance(content, bytes | _Picture):
             Path(local_path).write_bytes(self._all_files.read(content))
             return
-        with open_plain(content.path) as source, Path(local_path).open("wb") as target:
+        with open_file(content) as source, Path(local_path).open("wb") as target:
             shutil.copyfileobj(source, target)
 
     log_artifact = log_artifacts = delete_artifacts = refuse

@@ -106,12 +106,13 @@ class LiveStore(AbstractStore):
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList[Metric]:
-        """Return the points of one metric by step, as its file holds them now."""
+        """Return the points of one metric by time, as its file holds them now."""
         series = self._view.one_series(run_id, metric_key)
         total = 0 if series is None else len(series.step)
         begin = SearchUtils.parse_start_offset_from_page_token(page_token)
         end = total if max_results is None else min(total, begin + int(max_results))
-        points = [] if series is None else metrics_at(metric_key, series, np.arange(begin, end))
+        order = np.arange(0) if series is None else np.lexsort((series.step, np.rint(series.time * 1000.0)))
+        points = [] if series is None else metrics_at(metric_key, series, order[begin:end])
         return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
 
     def get_metric_history_bulk(

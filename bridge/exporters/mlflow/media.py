@@ -32,14 +32,13 @@ from bridge.exporters.mlflow.facts import (
     plain_file,
     renamed,
 )
-from bridge.files import MOST_DECODED_PIXELS, open_plain
+from bridge.files import MOST_DECODED_PIXELS, open_file
 from bridge.model import MediaType, Notice, NoticeKind
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
-    from typing import BinaryIO
 
     import numpy as np
     from numpy.typing import NDArray
@@ -93,7 +92,7 @@ class ArtifactUpload:
     def __init__(self, destination: Path | None = None) -> None:
         self._destination = destination
         self._temporary: Path | None = None
-        self._linked: list[BinaryIO] = []
+        self._linked: list[io.BufferedReader | io.BytesIO] = []
         self._made: set[Path] = set()
         self.paths: list[str] = []
         self.bytes = 0
@@ -132,13 +131,13 @@ class ArtifactUpload:
     def add_file(self, path: str, file: RunFile) -> Notice | None:
         """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file."""
         try:
-            source = open_plain(file.path)
+            source = open_file(file)
         except OSError as error:
             return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
         self._linked.append(source)
         with artifact_errors(str(self.folder)):
             local = self._local_path(path)
-            if file.size >= _LINK_FROM_BYTES and self._destination is None:
+            if file.size >= _LINK_FROM_BYTES and file.offset is None and self._destination is None:
                 # Link to the opened file where the system can, so that a swapped path is not followed.
                 opened = Path(f"/proc/self/fd/{source.fileno()}")
                 local.symlink_to(opened if opened.exists() else file.path)
@@ -196,7 +195,7 @@ class ArtifactUpload:
 def _read(file: RunFile, *, limit: int) -> bytes | None:
     """Return the bytes of a plain file of at most `limit` bytes, None if it is gone, larger or no longer plain."""
     try:
-        with open_plain(file.path) as source:
+        with open_file(file) as source:
             data = source.read(limit + 1)
     except OSError:
         return None
@@ -398,7 +397,7 @@ def full_extension(event: MediaEvent) -> str:
     from PIL import Image
 
     try:
-        with open_plain(event.file.path) as stream, Image.open(stream) as picture:
+        with open_file(event.file) as stream, Image.open(stream) as picture:
             return "webp" if _count_frames(picture) > 1 else "png"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return "png"

@@ -371,7 +371,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
     def _picture(self, event: MediaEvent) -> bytes:
         if event.format not in media.VIDEO_FORMATS:
             return _loaded(event)
-        return self._gifs.get((event.file.path, event.file.mtime_ns), lambda: _loaded(event))
+        return self._gifs.get(event.file, lambda: _loaded(event))
 
 
 def _is_validation(tag: str) -> bool:

@@ -29,7 +29,7 @@ from bridge.exporters.tensorboard.facts import (
     plain,
     suffix_notice,
 )
-from bridge.files import BROKEN_PICTURE, open_plain, read_plain
+from bridge.files import BROKEN_PICTURE, open_file
 from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
@@ -180,7 +180,8 @@ def load_image(event: MediaEvent) -> EncodedImage | Notice:
     try:
         if event.format in VIDEO_FORMATS:
             return _convert_video(event)
-        data = read_plain(event.file.path, limit=MAX_FILE_BYTES)
+        with open_file(event.file) as file:
+            data = file.read(min(event.file.size, MAX_FILE_BYTES) + 1)
         size = _picture_size(data)
         if size[0] * size[1] <= MAX_PICTURE_PIXELS and len(data) <= MAX_FILE_BYTES:
             return EncodedImage(data, size)
@@ -229,7 +230,7 @@ def _convert_video(event: MediaEvent) -> EncodedImage | Notice:
     limits = {"max_pixels": str(MAX_FRAME_PIXELS)}
     stream_limits: Any = [limits] * MAX_STREAMS  # typed by PyAV as texts, but read as options by name
     # FFmpeg gets an open file, not a path: nothing in the file can make it open another one.
-    with open_plain(event.file.path) as file, av.open(file, "r", stream_options=stream_limits) as container:
+    with open_file(event.file) as file, av.open(file, "r", stream_options=stream_limits) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
