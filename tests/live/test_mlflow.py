@@ -120,7 +120,7 @@ def runs(tmp_path: Path) -> Path:
     stock.mkdir(parents=True)
     (stock / "metrics.csv").write_text("loss,step\n0.5,0\n0.25,1\n")
     os.utime(stock / "metrics.csv", (CREATED_S + 5, CREATED_S + 5))
-    events = write_events(runs / "events", 0, [("loss", step, 0.1 * step, CREATED_S + step) for step in range(9)])
+    events = write_events(runs / "events", 0, [("loss", step, 1 + 0.1 * step, CREATED_S + step) for step in range(9)])
     append(events, picture("val/samples", 3, CREATED_S + 3, png(1), png(2), is_tensor=True))
     write_events(runs / "events", 1, [("loss", step, 0.2 * step, CREATED_S + 90 + step) for step in range(5, 7)])
     age(runs / "events")
