@@ -316,24 +316,24 @@ def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
         assert (gif.format, gif.n_frames) == ("GIF", 12)
 
 
-@pytest.mark.parametrize(
-    ("host", "answered"),
-    [("127.0.0.1:1", True), ("localhost", True), ("LOCALHOST:80", True), ("[::1]:80", True)]
-    + [(host, False) for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "")],
-)
-def test_other_names_of_this_machine_are_refused(tmp_path: Path, host: str, answered: bool) -> None:
+def test_other_names_of_this_machine_are_refused(tmp_path: Path) -> None:
     """A web page whose host name resolves to 127.0.0.1 cannot read the runs through a browser."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+
+    def code(host: str) -> int:
+        try:
+            return int(urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host}), timeout=60).status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
     with served(tmp_path / "runs") as address:
-        request = urllib.request.Request(f"{address}/data/runs", headers={"Host": host})
-        if answered:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                assert json.load(answer) == ["a"]
-        else:
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(request, timeout=60)
-            assert caught.value.code == 403
-            caught.value.close()
+        url = f"{address}/data/runs"
+        ours = {host: code(host) for host in ("127.0.0.1:1", "localhost", "LOCALHOST:80", "[::1]:80")}
+        others = ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "")
+        refused = {host: code(host) for host in others}
+    assert set(ours.values()) == {200}, ours
+    assert set(refused.values()) == {403}, refused
 
 
 def sample(values: list[float], limit: int | None) -> list[int]:
