@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import errno
 import io
 import os
@@ -35,7 +34,6 @@ _REMEMBERED_LAYOUTS = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
 _SPECIAL = re.compile(r'[",\r\n]')
-_LINE_END = re.compile(rb"\r?\n")
 
 
 class MetricsFile:
@@ -201,18 +199,9 @@ class MetricsFile:
         """Yield the file with the present header and `more` empty cells at the end of every row."""
         found = scan(self.path)
         yield _join(self.columns).encode("utf-8", errors="backslashreplace")
-        quotes, carry = Quotes(), b""
-        with self.path.open("rb") as file:
-            file.seek(found.start)
-            left = found.end - found.start
-            while left > 0 and (chunk := file.read(min(_CHUNK, left))):
-                left -= len(chunk)
-                # A \r at the end of a chunk waits for the \n that may follow it.
-                chunk = carry + chunk
-                carry = b"\r" if chunk.endswith(b"\r") else b""
-                for piece, inside in quotes.pieces(chunk[: len(chunk) - len(carry)]):
-                    yield piece if inside else _pad_lines(piece, b"," * more)
-        yield carry
+        for record in _raw_records(self.path, found):
+            line = record.rstrip(b"\r\n")
+            yield line + b"," * more + record[len(line) :] if line else record
 
     def _number_rows(self, found: Scan) -> None:
         """Give a file without a `step` column one: each row gets the step that readers gave it, its number.
@@ -293,12 +282,6 @@ def _join(cells: Iterable[str]) -> str:
     return ",".join([_cell(cell) for cell in cells]) + "\r\n"
 
 
-def _pad_lines(part: bytes, commas: bytes) -> bytes:
-    if part.count(b"\n") == part.count(b"\r\n"):
-        return part.replace(b"\r\n", commas + b"\r\n")
-    return _LINE_END.sub(lambda end: commas + end.group(), part)
-
-
 def _chain(content: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
     yield from content
     yield tail
@@ -307,13 +290,12 @@ def _chain(content: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
 # Reading what is there
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """The result of a look through metrics.csv.
 
     `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte
-    `end` of `size`. `last_columns` is the last header line, another one if files were concatenated. If `quoted`, a row
-    may be more than one line; if `odd_lines`, there may be header lines or blank lines among the rows.
+    `end` of `size`. `last_columns` is the last header line, another one if files were concatenated. If `simple`, every
+    line is one row without quotes.
     """
 
     columns: tuple[str, ...] = ()
@@ -322,8 +304,7 @@ class Scan:
     rows: int = 0
     end: int = 0
     size: int = 0
-    quoted: bool = False
-    odd_lines: bool = False
+    simple: bool = True
     several_headers: bool = False
 
 
@@ -349,7 +330,7 @@ class Record(NamedTuple):
 
 
 def scan(path: Path) -> Scan:
-    """Look through the file `path` once, at the speed of the disk.
+    """Look through the file `path` once, at the speed of the disk if every line is one row.
 
     Without a complete header nothing counts as complete.
     """
@@ -360,27 +341,23 @@ def scan(path: Path) -> Scan:
         if not columns:
             return Scan(size=size)
         file.seek(start)
-        quotes, rows, at, end = Quotes(), 0, start, start
-        odd_lines, tail = False, b"\n"
-        while chunk := file.read(_CHUNK):
-            for piece, inside in quotes.pieces(chunk):
-                ends = 0 if inside else piece.count(b"\n")
-                if ends:
-                    rows, end = rows + ends, at + piece.rfind(b"\n") + 1
-                at += len(piece)
-            odd_lines = odd_lines or _may_hold_odd_lines(tail + chunk)
+        simple, rows, at, end, tail = "step" in columns, 0, start, start, b"\n"
+        while simple and (chunk := file.read(_CHUNK)):
+            simple = not _may_hold_odd_lines(tail + chunk)
+            if ends := chunk.count(b"\n"):
+                rows, end = rows + ends, at + chunk.rfind(b"\n") + 1
+            at += len(chunk)
             tail = chunk[-8:]
-    odd_lines = odd_lines or "step" not in columns
-    found = Scan(columns, columns, start, rows, end, size, quoted=quotes.any, odd_lines=odd_lines)
-    if not odd_lines:
-        return found
-    rows, headers, last = 0, 1, columns
-    for cells, good in _cells(path, found):
+    if simple:
+        return Scan(columns, columns, start, rows, end, size)
+    rows, headers, last, end = 0, 1, columns, start
+    for raw, cells, good in _complete_records(path, start, size):
+        end += len(raw)
         if good and _is_header(cells, last):
             headers, last = headers + 1, tuple(cells)
         elif cells:
             rows += 1
-    return dataclasses.replace(found, last_columns=last, rows=rows, several_headers=headers > 1)
+    return Scan(columns, last, start, rows, end, size, simple=False, several_headers=headers > 1)
 
 
 def header(path: Path) -> tuple[str, ...]:
@@ -397,11 +374,9 @@ def records(path: Path, found: Scan, *, skip: int = 0) -> Iterator[Record]:
 
     A header line among them is no row, and names the columns below it.
     """
-    columns = found.columns
-    by_lines = not found.quoted and not found.odd_lines
-    number = skip if by_lines else 0
-    for cells, good in _cells(path, found, skip_lines=number):
-        if found.odd_lines and good and _is_header(cells, columns):
+    columns, number = found.columns, skip if found.simple else 0
+    for _, cells, good in _complete_records(path, found.start, found.end, skip_lines=number):
+        if not found.simple and good and _is_header(cells, columns):
             columns = tuple(cells)
             continue
         number += bool(cells)  # a blank line is no row
@@ -418,84 +393,75 @@ def whole_number(cell: str) -> int | None:
     return number if -(2**63) <= number < 2**63 else None
 
 
-class Quotes:
-    """Follows a CSV file through its bytes from the start of a row, and says which of them are inside quoted cells.
-
-    A quote opens a cell only at the cell's beginning; elsewhere outside of a quoted cell it is an ordinary letter.
-    `inside`: a quoted cell is open at present; `any`: there was one.
-    """
-
-    def __init__(self) -> None:
-        self.inside = self.any = False
-        self._closed = False  # by the last byte: a quote that follows at once stands for a quote in the cell
-        self._before = b"\n"
-
-    def pieces(self, chunk: bytes) -> list[tuple[bytes, bool]]:
-        """Return the next bytes of the file in pieces, each with whether its line ends are inside a quoted cell."""
-        first, *others = chunk.split(b'"')
-        found = [(first, self.inside)] if first else []
-        self._advance(first)
-        for other in others:
-            if self.inside:
-                self.inside, self._closed = False, True
-            elif self._closed or self._before in b",\r\n":
-                self.inside, self._closed, self.any = True, False, True
-            self._before = b'"'
-            found.append((b'"' + other, self.inside))
-            self._advance(other)
-        return found
-
-    def _advance(self, text: bytes) -> None:
-        if text:
-            self._closed, self._before = False, text[-1:]
-
-
 def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
     """Return the header at the start of `file`, behind blank lines, and the offset after it.
 
     No columns if it is not complete.
     """
-    lines: list[str] = []
-    quotes, end = Quotes(), 0
-    for line in file:
-        text = line if end else line.removeprefix(_BOM)
-        end += len(line)
-        if not lines and not text.strip(b"\r\n"):
-            continue
-        quotes.pieces(text)
-        lines.append(text.decode("utf-8", errors="replace"))
-        if not quotes.inside and text.endswith(b"\n"):
-            try:
-                with no_field_limit():
-                    return tuple(next(csv.reader(lines), ())), end
-            except csv.Error:
-                break
+    start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+    for raw, cells, good in _records_of(file, start):
+        start += len(raw)
+        if cells:
+            return (tuple(cells), start) if good else ((), 0)
     return (), 0
 
 
-def _cells(path: Path, found: Scan, *, skip_lines: int = 0) -> Iterator[tuple[list[str], bool]]:
-    """Yield the cells of each complete record and true, or its text as one cell and false if it is no CSV."""
-    lines: list[str] = []
-    with path.open("rb") as file, no_field_limit():
-        file.seek(found.start)
-        part = io.BufferedReader(_Part(file, found.end), _CHUNK)
+def _complete_records(
+    path: Path, start: int, end: int, *, skip_lines: int = 0
+) -> Iterator[tuple[bytes, list[str], bool]]:
+    """Yield the complete records between two bytes of the file `path`, after the first `skip_lines` lines."""
+    with path.open("rb") as file:
+        file.seek(start)
         for _ in range(skip_lines):
-            part.readline()
+            file.readline()
+        yield from _records_of(file, file.tell(), end)
 
-        def read() -> Iterator[str]:
-            for line in part:  # lines end at a newline only; csv takes care of those within quotes
-                lines.append(line.decode("utf-8", errors="replace"))
-                yield lines[-1]
 
-        reader = csv.reader(read())
-        while True:
+def _records_of(file: BinaryIO, start: int, end: int | None = None) -> Iterator[tuple[bytes, list[str], bool]]:
+    """Yield the bytes of each complete record of `file`, its cells, and true; or its text as one cell and false.
+
+    The latter is for a record that is no CSV.
+    """
+    lines: list[bytes] = []
+    torn = False
+
+    def read() -> Iterator[str]:
+        nonlocal torn
+        at = start
+        file.seek(at)
+        while (end is None or at < end) and (line := file.readline()):
+            at += len(line)
+            lines.append(line)
+            yield line.decode("utf-8", errors="replace")
+        torn = True  # the record that asked for another line is not complete: a quote is open
+
+    reader = csv.reader(read())
+    while True:
+        with no_field_limit():
             try:
-                yield next(reader), True
+                cells, good = next(reader), True
             except StopIteration:
                 return
             except csv.Error:
-                yield ["".join(lines).rstrip("\r\n")], False
-            lines.clear()
+                cells, good = [b"".join(lines).decode("utf-8", errors="replace").rstrip("\r\n")], False
+        raw = b"".join(lines)
+        if torn or not raw.endswith(b"\n"):
+            return
+        yield raw, cells, good
+        lines.clear()
+
+
+def _raw_records(path: Path, found: Scan) -> Iterator[bytes]:
+    """Yield the bytes of each complete record below the header."""
+    if not found.simple:
+        yield from (raw for raw, _, _ in _complete_records(path, found.start, found.end))
+        return
+    with path.open("rb") as file:
+        file.seek(found.start)
+        left = found.end - found.start
+        while left > 0 and (line := file.readline()):
+            left -= len(line)
+            yield line
 
 
 def _is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
@@ -512,26 +478,9 @@ def _last_index(columns: tuple[str, ...], name: str) -> int:
     return len(columns) - 1 - columns[::-1].index(name)
 
 
-class _Part(io.RawIOBase):
-    """A binary file up to byte `end`."""
-
-    def __init__(self, file: BinaryIO, end: int) -> None:
-        self._file = file
-        self._left = end - file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(min(len(buffer), self._left))
-        self._left -= len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def _may_hold_odd_lines(chunk: bytes) -> bool:
-    """Return whether a line of `chunk` may be blank, or a header: a cell is the word `step` (it may also be text)."""
-    if b"\n\n" in chunk or b"\n\r\n" in chunk:
+    """Return whether a line of `chunk` may be quoted, blank, or a header (a cell is `step`, which may also be text)."""
+    if b'"' in chunk or b"\n\n" in chunk or b"\n\r\n" in chunk:
         return True
     at = chunk.find(b"step")
     while at >= 0:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logger.csv_file import MetricsFile, Quotes, records
+from logger.csv_file import MetricsFile, records
 from logger.row import Row
 from tests.logger.rows import media, read_rows, sidecar
 
@@ -151,16 +151,20 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_bytes() == body + b"2,3\r\n"
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_quotes_are_followed_across_pieces(size: int) -> None:
-    """Line ends within quoted cells are found wherever the file is cut into chunks."""
-    data = b'a,"x""\n""y",5" z\n"",""""\n"q\r\n","t"u"\n",1\nlast"\n'
-    quotes, ends, at = Quotes(), [], 0
-    for start in range(0, len(data), size):
-        for piece, inside in quotes.pieces(data[start : start + size]):
-            ends += [at + place for place, letter in enumerate(piece) if letter == 10 and not inside]
-            at += len(piece)
-    assert [data[: end + 1].count(b"\n") for end in ends] == [2, 3, 5, 7]
+def test_line_ends_in_quoted_cells_end_no_row(tmp_path: Path) -> None:
+    """Only a line end outside of quoted cells ends a row, and each row keeps its bytes when the header grows."""
+    before = [b'0,"x""\n""y"\r\n', b'1,5" z\n', b'2,""""\n', b"\n", b'3,"q\r\n"\n', b'4,"t"u"\n', b'5,"v"\n']
+    (tmp_path / "metrics.csv").write_bytes(b"step,t\n" + b"".join(before) + b'6,"last\n')
+    file = metrics_file(tmp_path)
+    file.resume()
+    assert file.rows == 6
+    file.append(rows({"a": 7}, start=6))
+    padded = [line.removesuffix(end) + b"," + end if line != b"\n" else line for line in before for end in [ends(line)]]
+    assert (tmp_path / "metrics.csv").read_bytes() == b"step,t,a\r\n" + b"".join(padded) + b"6,,7\r\n"
+
+
+def ends(line: bytes) -> bytes:
+    return b"\r\n" if line.endswith(b"\r\n") else b"\n"
 
 
 def test_rows_go_under_the_last_header_line(tmp_path: Path) -> None:
