@@ -7,6 +7,7 @@ found by name through the entry point group `bridge.exporters` (`find_exporter`)
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -123,7 +124,7 @@ class Capabilities:
     rebuild.
     `single_writer`: only one process at a time may apply.
     `threads`: the work waits for a server, so threads of one process serve as well as processes.
-    `points_a_delta`: the most points in one delta.
+    `points_a_delta`: the most points in one delta. `batch_runs`: the most runs in one `Exporter.batch`.
     `value_bits`: 64 or 32, the precision of a value. `time_step`: the resolution of times, in seconds.
     `infinities`: infinite values are stored as such; otherwise they are clipped to the largest finite ones.
     `statuses`: the target's word for each status, "" if it has none; empty if the target holds no status at all.
@@ -141,6 +142,7 @@ class Capabilities:
     single_writer: bool = False
     threads: bool = False
     points_a_delta: int = 1_000_000
+    batch_runs: int = 1
     value_bits: int = 64
     time_step: float = 0.001
     infinities: bool = True
@@ -244,6 +246,14 @@ class Exporter(Protocol):
     def open(self, run: Run, content: ContentOptions) -> Target:
         """Return the target of `run`. Nothing is created before `apply` or `rebuild`."""
         ...
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Let small runs share what a target does once for many: what the block applies may be durable only at its end.
+
+        Each run of a block has one target, which is given one delta. Raise TargetError at the end of the block if that
+        fails; then the runs are left as after a failed `apply`.
+        """
+        return nullcontext()
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Do what concerns several runs at once, after all runs of this export (the parents of sweeps)."""

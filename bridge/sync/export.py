@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 MOST_CONFLICTS = 50
 """How often one run is begun again because another export changed its target. Each time that export has got further."""
 
+_WRITES = frozenset({Action.NEW, Action.CHANGED, Action.REBUILD})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -131,7 +133,7 @@ def export_gathered(
             exporter.prepare(runs, options.content)
             tasks = _tasks(runs, exporter.cursors(runs), options)
             shown.start(len(tasks))
-            work = partial(export_run, dry_run=options.dry_run)
+            work = partial(export_batch, dry_run=options.dry_run)
             with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
                 for line in reports:
                     lines.append(line)
@@ -219,6 +221,25 @@ class ExportTask:
             reason=reason,
             hint=hint,
         )
+
+
+def export_batch(
+    tasks: Sequence[ExportTask],
+    exporter: Exporter,
+    *,
+    dry_run: bool = False,
+    sent: Callable[[int], None] = lambda points: None,
+) -> list[RunReport]:
+    """Bring some runs into their targets together, and report on each as `export_run` does."""
+    reports: list[RunReport] = []
+    try:
+        with exporter.batch():
+            for task in tasks:
+                reports.append(export_run(task, exporter, dry_run=dry_run, sent=sent))  # noqa: PERF401 - used if it ends
+    except TargetError as error:
+        pairs = zip(tasks, reports, strict=True)
+        return [task.failed(error) if report.action in _WRITES else report for task, report in pairs]
+    return reports
 
 
 def export_run(

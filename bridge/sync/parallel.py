@@ -1,4 +1,6 @@
-"""Bring many runs into their targets at once: each run is one task, done here or by a `concurrent.futures` executor.
+"""Bring many runs into their targets at once: each batch of runs is done here or by a `concurrent.futures` executor.
+
+A batch is one run, or several small ones where the target gains by that (`Exporter.batch`).
 
 Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target
 with a single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import ExportTask
@@ -43,6 +45,9 @@ R = TypeVar("R")
 
 WORTH_WORKERS = 64 << 20
 """Bytes of run directories to read, below which starting worker processes costs more than it saves."""
+
+SMALL_RUN = 1 << 20
+"""Bytes of a run directory up to which a run shares a batch with others. They become one delta."""
 
 MOST_FAULTS = 3
 """Runs in a row that may fail because of the same fault of the target before the others are given up."""
@@ -72,51 +77,78 @@ class Workers:
 def export_all(
     tasks: Sequence[ExportTask],
     exporter: Exporter,
-    work: Callable[..., RunReport],
+    work: Callable[..., Sequence[RunReport]],
     *,
     workers: Workers,
     progress: Progress,
 ) -> Generator[RunReport, None, None]:
-    """Do `work(task, exporter)` for each task, and yield the reports in the order in which the runs are done.
+    """Do `work(batch, exporter)` for batches of the tasks, and yield the reports in the order in which they are done.
 
-    `work` takes a callable `sent` as well, which it calls with the points of each delta. Raises MissingExtraError and
-    TargetUnavailableError if the Dask cluster cannot be reached at first.
+    `work` returns a report for each task of the batch. It takes a callable `sent` as well, which it calls with the
+    points of each delta. Raises MissingExtraError and TargetUnavailableError if the Dask cluster cannot be reached at
+    first.
     """
     capabilities = exporter.capabilities
     pool = None
     if not capabilities.single_writer:
         size = sum(task.backlog for task in tasks)
         pool = make_pool(workers, count=len(tasks), size=size, threads=capabilities.threads)
-    waiting = deque(tasks if pool is None else sorted(tasks, key=lambda task: task.backlog, reverse=True))
+    most = capabilities.batch_runs
+    if pool is not None:
+        tasks = sorted(tasks, key=lambda task: task.backlog, reverse=True)
+        # Each worker gets several batches, so that none is idle while another one has many runs left.
+        most = min(most, len(tasks) // (4 * pool[1]))
+    waiting = deque(_batches(tasks, most))
     faults = _Faults()
     with contextlib.closing(_reports(waiting, exporter, work, pool, progress)) as reports:
         for report in reports:
             yield report
             if faults.are_too_many(report):
-                given_up = [task.given_up(report) for task in waiting]
+                given_up = [task.given_up(report) for batch in waiting for task in batch]
                 waiting.clear()
                 yield from given_up
 
 
+def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask]]:
+    """Yield consecutive small tasks in batches of up to `most`, every other task alone."""
+    batch: list[ExportTask] = []
+    for task in tasks:
+        is_small = task.backlog <= SMALL_RUN
+        if batch and (len(batch) >= most or not is_small):
+            yield batch
+            batch = []
+        if is_small:
+            batch.append(task)
+        else:
+            yield [task]
+    if batch:
+        yield batch
+
+
 def _reports(
-    waiting: deque[ExportTask],
+    waiting: deque[list[ExportTask]],
     exporter: Exporter,
-    work: Callable[..., RunReport],
+    work: Callable[..., Sequence[RunReport]],
     pool: Pool | None,
     progress: Progress,
 ) -> Generator[RunReport, None, None]:
-    """Do the tasks in `waiting` until it is empty, and yield their reports."""
+    """Do the batches in `waiting` until it is empty, and yield the reports of their tasks."""
     if pool is None:
         while waiting:
-            yield work(waiting.popleft(), exporter, sent=progress.moved)
+            yield from work(waiting.popleft(), exporter, sent=progress.moved)
         return
     make_executor, in_flight = pool
     elsewhere = functools.partial(work_elsewhere, work, pickle.dumps(exporter))
-    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight)) as outcomes:
-        for task, outcome in outcomes:
-            report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
-            progress.moved(report.points)
-            yield report
+    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight, split=_one_by_one)) as outcomes:
+        for batch, outcome in outcomes:
+            reports = [task.failed(outcome) for task in batch] if isinstance(outcome, Exception) else outcome
+            for report in reports:
+                progress.moved(report.points)
+                yield report
+
+
+def _one_by_one(batch: list[ExportTask]) -> Iterable[list[ExportTask]]:
+    return ([task] for task in batch)
 
 
 @dataclass(slots=True)
@@ -169,13 +201,18 @@ def _unpickled(exporter: bytes) -> Exporter:
 
 
 def run_tasks(
-    waiting: deque[T], work: Callable[[T], R], make_executor: Callable[[], Executor], in_flight: int
+    waiting: deque[T],
+    work: Callable[[T], R],
+    make_executor: Callable[[], Executor],
+    in_flight: int,
+    *,
+    split: Callable[[T], Iterable[T]] = lambda task: (task,),
 ) -> Generator[tuple[T, R | Exception], None, None]:
     """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
 
     Tasks are taken out of `waiting`; the caller may take some out too. At most `in_flight` tasks are submitted at
-    once. A task that an executor loses is tried once more, alone. Raises what `make_executor` raises the first time;
-    later that is the outcome of all tasks that are left.
+    once. If an executor loses a task, each part of it (`split`) is tried once more, alone. Raises what `make_executor`
+    raises the first time; later that is the outcome of all tasks that are left.
     """
     lost, is_first = deque[T](), True
     while waiting or lost:
@@ -195,7 +232,7 @@ def run_tasks(
                 if not isinstance(outcome, Exception):
                     yield task, outcome
                 elif not is_alone:
-                    lost.append(task)
+                    lost.extend(split(task))
                 else:
                     yield task, _explained(outcome)
 

@@ -1,6 +1,7 @@
 """Export one run into a log directory, and die on the way.
 
 python -m tests.crash.tensorboard_steps every FOLDER N       kill an export at each N-th step, and repair it
+python -m tests.crash.tensorboard_steps together FOLDER N    the same with three runs in one batch
 python -m tests.crash.tensorboard_steps random FOLDER N S    kill N exports at random instants, with the seed S
 python -m tests.crash.tensorboard_steps export LOGDIR        export in small deltas
 
@@ -27,8 +28,10 @@ from bridge.exporters.tensorboard.events import need_tensorboard
 from bridge.exporters.tensorboard.state import read_state
 from bridge.model import Status
 from bridge.options import ContentOptions
+from bridge.sync.export import export_runs
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.pictures_by_hand import media_event
+from tests.run_dirs import make_run as write_run
 
 if TYPE_CHECKING:
     from bridge.model import Block, Delta, Run
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 SHAPE = ContentOptions()
 PICTURE = Path(__file__).parent.parent / "sync" / "picture.png"
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
+TOGETHER = ("red", "green", "blue")
 BEFORE_DELTAS = 25_000
 """Rows of `export` and `random`, in deltas of `DELTA`."""
 DELTA = 2_500
@@ -82,9 +86,9 @@ def deltas(status: Status, rows: int, size: int, factor: float = 1.0) -> tuple[D
     return tuple(made)
 
 
-def content(logdir: Path) -> dict[str, bytes]:
-    """Return the event files by name without the generation."""
-    folder = logdir / "abc"
+def content(logdir: Path, name: str = "abc") -> dict[str, bytes]:
+    """Return the event files of the run `name` and their names without the generation."""
+    folder = logdir / name
     names = [path.name for path in folder.iterdir()]
     left = [name for name in names if name.endswith(".new")]
     assert not left, left
@@ -142,6 +146,34 @@ def killed_at_every_step(folder: Path, stride: int) -> int:
         shutil.rmtree(before)
         shutil.copytree(logdir, before)
     return kills
+
+
+def killed_together(folder: Path, stride: int) -> int:
+    """Kill an export of three runs, which share one batch, at each `stride`-th step. Return how many were killed."""
+    root, clean, logdir = folder / "runs", folder / "clean", folder / "logs"
+    for name in TOGETHER:
+        write_run(root / name, [{"step": step, "loss": step / 8} for step in range(20)])
+    assert together(root, clean) == ["new"] * 3
+    step = kills = 0
+    while True:
+        step += stride
+        shutil.rmtree(logdir, ignore_errors=True)
+        child = os.fork()
+        if not child:
+            die_at(step)
+            together(root, logdir)
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        together(root, logdir)
+        for name in TOGETHER:
+            assert content(logdir, name) == content(clean, name), step
+        if not killed:
+            return kills
+        kills += 1
+
+
+def together(root: Path, logdir: Path) -> list[str]:
+    return [line.action for line in export_runs([root], TensorBoardExporter(logdir)).runs]
 
 
 @dataclass
@@ -222,6 +254,8 @@ def whole_export(logdir: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "every":
         print(killed_at_every_step(Path(sys.argv[2]), int(sys.argv[3])))
+    elif sys.argv[1] == "together":
+        print(killed_together(Path(sys.argv[2]), int(sys.argv[3])))
     elif sys.argv[1] == "random":
         print(json.dumps(asdict(killed_at_random_instants(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))))
     else:

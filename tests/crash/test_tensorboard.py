@@ -46,6 +46,14 @@ def test_killed_at_steps_that_it_takes(tmp_path: Path) -> None:
     assert int(said) > 25
 
 
+def test_killed_while_several_runs_are_written_together(tmp_path: Path) -> None:
+    """Runs of one batch, killed before any call: the next export ends with the files of one clean export."""
+    with start("together", str(tmp_path), "3") as process:
+        said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert int(said) > 20
+
+
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     """An export killed at a random instant is repaired by the next."""
     kills = killed_at_random(tmp_path, 20, seed=4)

@@ -73,18 +73,21 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: the cursor is written before the data",
         "bridge/exporters/tensorboard/target.py",
-        """        if self._unordered:
-            self._order_media()
-        for kind in set""",
-        """        write_state(self._folder, FolderState(identity=self._identity, cursor=last.after))
-        for kind in set""",
-        ("tests/crash/test_tensorboard.py",),
+        """                flush_files([path for writer in writers for path in writer.written])
+                flush_files([writer.write_state() for writer in writers])
+""",
+        """                flush_files([writer.write_state() for writer in writers])
+                for writer in writers:
+                    writer.acknowledge()
+                flush_files([path for writer in writers for path in writer.written])
+""",
+        ("tests/exporters/tensorboard/test_batch.py",),
     ),
     Mutant(
         "TensorBoard: bytes that no state acknowledges are kept",
         "bridge/exporters/tensorboard/state.py",
-        "self._begin = after.length if after else 0",
-        "self._begin = (folder / after.name).stat().st_size if after else 0",
+        "self._begin = self._length = after.length if after else 0",
+        'self._begin = self._length = os.stat(f"{folder}/{after.name}").st_size if after else 0',
         ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),
     Mutant(

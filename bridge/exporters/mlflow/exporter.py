@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
-from bridge.exporters.contract import Capabilities, Interface, TargetState
+from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.mlflow.client import require_mlflow
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
@@ -41,7 +41,7 @@ _DATABASE = replace(_API, threads=False, replaces_points=True, points_a_delta=1_
 _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 
-class MlflowExporter:
+class MlflowExporter(Exporter):
     """Replays runs into the MLflow at `tracking_uri`, by default where MLflow itself would write.
 
     `experiment` names the experiment and may hold placeholders. `experiment_default` is for runs without a value for

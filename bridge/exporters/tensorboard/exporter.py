@@ -30,7 +30,7 @@ from bridge.exporters.tensorboard.state import (
     parse_event_file_name,
     read_state,
 )
-from bridge.exporters.tensorboard.target import TensorBoardTarget
+from bridge.exporters.tensorboard.target import Batch, TensorBoardTarget
 from bridge.files import fingerprint
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
 
 _LEFTOVERS = "left-over files"
 _MAX_PART_BYTES = 200
+_BATCH_RUNS = 64
+"""Each holds a lock, and so an open file, until the batch is on the disk."""
 _MAX_FOLDERS = 2_000
 """Folders searched for copies of targets if every run was found in its own folder."""
 
@@ -64,6 +66,7 @@ class TensorBoardExporter(Exporter):
         self._lock_wait = lock_wait
         self._folders: dict[str, RunFolder] = {}
         self._touched: set[str] = set()
+        self._batch = Batch()
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
@@ -71,6 +74,7 @@ class TensorBoardExporter(Exporter):
         return Capabilities(
             ordered_steps=True,
             reads_event_files=True,
+            batch_runs=_BATCH_RUNS,
             value_bits=32,
             time_step=1e-6,
             statuses=STATUSES,
@@ -119,6 +123,10 @@ class TensorBoardExporter(Exporter):
             self._find_folders([run])
         return self._target(run, content, lock_wait=self._lock_wait)
 
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        """Let the runs that are applied in the block share the flushes to the disk."""
+        return self._batch.opened()
+
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Remember the mtimes of files that were copied or touched, so that the next export need not read them."""
         for run in runs:
@@ -161,7 +169,9 @@ class TensorBoardExporter(Exporter):
 
     def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
         group = self._folders[run.identity].path
-        return TensorBoardTarget(self._logdir / group, run, content, group=group, lock_wait=lock_wait)
+        return TensorBoardTarget(
+            self._logdir / group, run, content, group=group, lock_wait=lock_wait, batch=self._batch
+        )
 
     def _target_state(self, identity: str) -> TargetState:
         folder = self._logdir / self._folders[identity].path

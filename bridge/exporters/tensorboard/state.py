@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -23,13 +24,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
-from logger.files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from _typeshed import ReadableBuffer
 
 EVENT_KINDS = ("facts", "media", "scalars")
 """The event files of a run, in the order in which TensorBoard reads them.
@@ -45,6 +43,10 @@ STATE_FORMAT = 3
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.bridge\.(facts|media|scalars)\.g(\d{3,})")
 _CHUNK_BYTES = 2**20
+_BUFFER_BYTES = 2**16
+_FEW_FILES = 8
+"""Up to so many files are flushed one by one, since the whole file system may hold much more that must be written."""
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -115,8 +117,8 @@ def read_state(folder: Path) -> FolderState | None:
         return None
 
 
-def write_state(folder: Path, state: FolderState) -> None:
-    """Replace the state file of `folder` durably."""
+def encode_state(state: FolderState) -> bytes:
+    """Return the content of a state file."""
     data = {
         "format": STATE_FORMAT,
         "identity": state.identity,
@@ -132,7 +134,7 @@ def write_state(folder: Path, state: FolderState) -> None:
         "session": state.session,
     }
     data["digest"] = _digest(data)
-    replace_file(folder / STATE_NAME, json.dumps(data, sort_keys=True, allow_nan=False))
+    return json.dumps(data, sort_keys=True, allow_nan=False).encode()
 
 
 def _digest(data: Mapping[str, Any]) -> str:
@@ -181,51 +183,54 @@ class EventFile:
     The caller calls `finish` or `abandon`.
     """
 
-    def __init__(self, folder: Path, kind: str, generation: int, *, after: FileRecord | None = None) -> None:
-        self._path = folder / (after.name if after else event_file_name(kind, generation))
+    def __init__(self, folder: str, kind: str, generation: int, *, after: FileRecord | None = None) -> None:
+        self._name = after.name if after else event_file_name(kind, generation)
+        self.path = f"{folder}/{self._name}"
         # Not even a temporary name may have `tfevents` in it.
-        self._open_path = self._path if after else folder / f".bridge-{kind}-{generation}.new"
-        self._begin = after.length if after else 0
+        self._open_path = self.path if after else f"{folder}/.bridge-{kind}-{generation}.new"
+        self._begin = self._length = after.length if after else 0
         self._checksum = after.checksum if after else 0
-        self._file: BinaryIO = self._open_path.open("r+b" if after else "w+b")
-        self._file.seek(self._begin)
+        self._file: BinaryIO = open(self._open_path, "r+b" if after else "wb", _BUFFER_BYTES)  # noqa: PTH123, SIM115
+        if after:
+            self._file.seek(self._begin)
 
-    def write(self, data: ReadableBuffer) -> None:
+    def write(self, data: bytes | memoryview[int]) -> None:
         """Write bytes at the end."""
         self._file.write(data)
         self._checksum = zlib.crc32(data, self._checksum)
+        self._length += len(data)
 
-    def copy(self, path: Path, length: int) -> None:
+    def copy(self, path: str, length: int) -> None:
         """Write the first `length` bytes of the file `path` at the end."""
-        with path.open("rb") as source:
+        with open(path, "rb") as source:  # noqa: PTH123
             for chunk in _read_chunks(source, length):
                 self.write(chunk)
 
-    def content(self) -> tuple[BinaryIO, int]:
-        """Return the file, for reading what it holds so far, and the number of its bytes."""
+    @contextlib.contextmanager
+    def content(self) -> Iterator[tuple[BinaryIO, int]]:
+        """Open the file for reading what it holds so far. Yield it, and the number of its bytes."""
         self._file.flush()
-        return self._file, self._file.seek(0, os.SEEK_END)
+        with open(self._open_path, "rb") as file:  # noqa: PTH123
+            yield file, self._length
 
     def finish(self) -> FileRecord:
-        """Flush the file to the disk, give it its name, and return what to remember of it."""
-        length = self._file.seek(0, os.SEEK_END)
+        """Close the file, give it its name, and return what to remember of it. It may not be on the disk yet."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        mtime = _backdate_mtime(self._file.fileno())
         self._file.close()
-        mtime = _backdate_mtime(self._open_path)
-        if self._open_path != self._path:
-            self._open_path.replace(self._path)
-        return FileRecord(self._path.name, length, self._checksum, mtime)
+        if self._open_path != self.path:
+            os.replace(self._open_path, self.path)  # noqa: PTH105 - called for thousands of files
+        return FileRecord(self._name, self._length, self._checksum, mtime)
 
     def abandon(self) -> None:
         """Take back what was written, so that a full disk does not stay fuller than before."""
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
-            if self._open_path == self._path:
-                os.truncate(self._path, self._begin)
+            if self._open_path == self.path:
+                os.truncate(self.path, self._begin)
             else:
-                self._open_path.unlink()
+                os.unlink(self._open_path)  # noqa: PTH108
 
 
 def _read_chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
@@ -234,15 +239,55 @@ def _read_chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _backdate_mtime(path: Path) -> int:
-    """Set the mtime of `path` back by a second, so that any later write changes it. Return the new mtime.
+def _backdate_mtime(descriptor: int) -> int:
+    """Set the mtime of an open file back by a second, so that any later write changes it. Return the new mtime.
 
     Otherwise an edit within the same tick of the clock would leave no trace. Whole seconds survive copying.
     """
-    found = path.stat()
+    found = os.fstat(descriptor)
     with contextlib.suppress(OSError):  # another user's file in a shared folder, or a file system without mtimes
-        os.utime(path, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
-    return path.stat().st_mtime_ns
+        os.utime(descriptor, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
+    return os.fstat(descriptor).st_mtime_ns
+
+
+def flush_files(paths: Sequence[str]) -> None:
+    """Return when the files `paths`, all on one file system, are on the disk. Raise OSError.
+
+    A call for each file makes the disk write its journal as often. So many files share one call for the whole
+    file system, where the system has one.
+    """
+    if len(paths) > _FEW_FILES and (flush_file_system := _syncfs()) is not None:
+        with _opened(paths[0]) as descriptor:
+            flush_file_system(descriptor)
+        return
+    for path in paths:
+        with _opened(path) as descriptor:
+            os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _syncfs() -> Callable[[int], None] | None:
+    """Return Linux's call that flushes the file system of an open file, None elsewhere. Python's `os` lacks it."""
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return None
+
+    def flush(descriptor: int) -> None:
+        if call(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    return flush
 
 
 def check_files(folder: Path, state: FolderState | None, names: Collection[str]) -> tuple[FolderState | None, str]:

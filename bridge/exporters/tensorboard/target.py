@@ -1,8 +1,9 @@
 """Write one run's folder: append to it, or replace it by a complete new one.
 
-Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. A process
-killed in between leaves files that the next export finishes or removes. The scalars' file is a function of the run
-directory alone: whatever exports there were, it holds the bytes that one clean export would write.
+Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. Small runs do
+so together (`Batch`): a flush takes the disk ten milliseconds, however much there is to flush. A process killed in
+between leaves files that the next export finishes or removes. The scalars' file is a function of the run directory
+alone: whatever exports there were, it holds the bytes that one clean export would write.
 
 A watching TensorBoard follows a growing file, but does not notice one that is replaced under its old name. So appends
 are appends, and everything else gets a new generation in its name.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,22 +35,25 @@ from bridge.exporters.tensorboard.media import MediaRecord, encode_media, media_
 from bridge.exporters.tensorboard.state import (
     LOCK_NAME,
     MARKER_NAME,
+    STATE_NAME,
     EventFile,
     FolderState,
     check_files,
+    encode_state,
+    flush_files,
     folder_owner,
     leftover_files,
     os_errors,
     parse_event_file_name,
     read_state,
     write_marker,
-    write_state,
 )
 from bridge.locks import file_lock
 from bridge.model import DeltaKind, Notice, NoticeKind
+from logger.files import keep_access, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bridge.exporters.contract import TargetContent
@@ -57,22 +62,88 @@ if TYPE_CHECKING:
     from bridge.model import Block, Cursor, Delta, Run
     from bridge.options import ContentOptions
 
+_NEW_STATE = f".{STATE_NAME}.new"
 _STEP_LIMIT = 2**31
 """The HPARAMS page fails for all runs if a step does not fit into 32 bits."""
+
+
+class Batch:
+    """The writes of several targets, which share the flushes to the disk: first all data, then all states.
+
+    While it is open, a write waits until `commit`; else it is acknowledged at once.
+    """
+
+    def __init__(self) -> None:
+        self._writers: list[FolderWriter] = []
+        self._is_open = False
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep writes waiting while the block runs, then acknowledge them. Raise TargetError."""
+        self._is_open = True
+        try:
+            yield
+        finally:
+            self._is_open = False
+            self.commit()
+
+    def add(self, writer: FolderWriter) -> None:
+        """Take a finished write, which holds its folder's lock. Raise TargetError."""
+        self._writers.append(writer)
+        if not self._is_open:
+            self.commit()
+
+    def commit_folder(self, folder: Path) -> None:
+        """Call `commit` if a write into `folder` waits: it holds the folder's lock. Raise TargetError."""
+        if any(writer.folder == folder for writer in self._writers):
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the states of the writes that wait. Raise TargetError; what is not acknowledged then was taken back."""
+        writers, self._writers = self._writers, []
+        if not writers:
+            return
+        try:
+            with os_errors(writers[0].folder):
+                flush_files([path for writer in writers for path in writer.written])
+                flush_files([writer.write_state() for writer in writers])
+                for writer in writers:
+                    writer.acknowledge()
+        except BaseException:
+            for writer in writers:
+                writer.abandon()
+            raise
+        finally:
+            for writer in writers:
+                writer.locks.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A locked folder: its state, its damage as in `check_files`, the names in it, its lock, notes for the report."""
+
+    state: FolderState | None
+    damage: str
+    names: Sequence[str]
+    locks: contextlib.ExitStack
+    notes: tuple[str, ...]
 
 
 class TensorBoardTarget:
     """The folder of one run. `group` is its path below the log directory, `lock_wait` in seconds.
 
-    The folder is created by `apply` or `rebuild`.
+    The folder is created by `apply` or `rebuild`. What they write is acknowledged by `batch`.
     """
 
-    def __init__(self, folder: Path, run: Run, content: ContentOptions, *, group: str, lock_wait: float) -> None:
+    def __init__(
+        self, folder: Path, run: Run, content: ContentOptions, *, group: str, lock_wait: float, batch: Batch
+    ) -> None:
         self._folder = folder
         self._run = run
         self._content = content
         self._group = group
         self._lock_wait = lock_wait
+        self._batch = batch
         self._last: Delta | None = None
         self._files: Mapping[str, FileRecord] | None = None
 
@@ -82,30 +153,32 @@ class TensorBoardTarget:
         Do nothing if the folder already covers `delta`. Raise RebuildNeededError if the folder is damaged,
         TargetUnavailableError if another export moved its cursor.
         """
-        with self._locked() as (state, damage, notes):
+        with self._locked() as held:
+            state, damage, notes = held.state, held.damage, held.notes
             last, self._last = self._last, delta
             if not damage and _covers(state, delta):
                 return Applied(notes=notes)
             if delta.kind is DeltaKind.NEW:
-                return self._replace((delta,), state, damage) + Applied(notes=notes)
+                return self._replace((delta,), held) + Applied(notes=notes)
             if state is None or damage:
                 raise RebuildNeededError(f"{self._folder}: {damage}")
             if not self._follows(delta, last, state):
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
-                write_state(self._folder, state.with_(cursor=delta.remember.with_(sent=state.cursor.sent)))
-            return self._write((delta,), state, fresh=False) + Applied(notes=notes)
+                remembered = state.with_(cursor=delta.remember.with_(sent=state.cursor.sent))
+                replace_file(self._folder / STATE_NAME, encode_state(remembered))
+            return self._write((delta,), held, fresh=False) + Applied(notes=notes)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
-        with self._locked() as (state, damage, notes):
-            return self._replace(deltas, state, damage) + Applied(notes=notes)
+        with self._locked() as held:
+            return self._replace(deltas, held) + Applied(notes=held.notes)
 
     def remember_mtimes(self) -> None:
         """Write the event files' present mtimes into the state, if their content is unchanged. Raise TargetError."""
-        with self._locked() as (state, damage, _):
-            if state is not None and not damage:
-                write_state(self._folder, state)
+        with self._locked() as held:
+            if held.state is not None and not held.damage:
+                replace_file(self._folder / STATE_NAME, encode_state(held.state))
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
@@ -128,14 +201,14 @@ class TensorBoardTarget:
             return False
         return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
 
-    def _replace(self, deltas: Iterable[Delta], state: FolderState | None, damage: str) -> Applied:
+    def _replace(self, deltas: Iterable[Delta], held: _Held) -> Applied:
         """Write everything again. If the old files are damaged, a note says how."""
-        had_files = state is not None or any(parse_event_file_name(path.name) for path in self._folder.iterdir())
-        notes = (f"{self._folder}: rebuilt, because {damage}",) if damage and had_files else ()
-        return self._write(deltas, state or FolderState(self._run.identity), fresh=True) + Applied(notes=notes)
+        had_files = held.state is not None or any(parse_event_file_name(name) for name in held.names)
+        notes = (f"{self._folder}: rebuilt, because {held.damage}",) if held.damage and had_files else ()
+        return self._write(deltas, held, fresh=True) + Applied(notes=notes)
 
-    def _write(self, deltas: Iterable[Delta], state: FolderState, *, fresh: bool) -> Applied:
-        writer = FolderWriter(self._folder, state, self._run, self._content, group=self._group, fresh=fresh)
+    def _write(self, deltas: Iterable[Delta], held: _Held, *, fresh: bool) -> Applied:
+        writer = FolderWriter(self._folder, held, self._run, self._content, group=self._group, fresh=fresh)
         try:
             done, last = Applied(), None
             for delta in deltas:
@@ -144,42 +217,46 @@ class TensorBoardTarget:
             if last is None:
                 raise TargetRefusedError(f"{self._run.path}: there is nothing to write.")
             done += writer.finish(last)
-            self._files = writer.files
-            return done
         except BaseException:
             writer.abandon()
             raise
+        self._files = writer.files
+        writer.locks = held.locks.pop_all()
+        self._batch.add(writer)
+        return done
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[tuple[FolderState | None, str, tuple[str, ...]]]:
+    def _locked(self) -> Iterator[_Held]:
         """Create and lock the folder, and make sure that it belongs to this run.
 
-        Yield its state, its damage as in `check_files`, and notes for the report.
+        Yield what the folder holds. The lock ends with the block, unless its ExitStack was emptied.
         """
+        self._batch.commit_folder(self._folder)
         resolved = os.path.realpath(self._folder)
         if f"{resolved}/".startswith(f"{self._run.path}/"):
             raise TargetRefusedError(
                 f"The event files would go into the run directory itself: {resolved}.",
                 hint="Choose a --logdir outside the run directories.",
             )
-        with os_errors(self._folder), contextlib.ExitStack() as stack:
+        with os_errors(self._folder), contextlib.ExitStack() as locks:
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                held = stack.enter_context(file_lock(self._folder / LOCK_NAME, wait=self._lock_wait))
+                is_held = locks.enter_context(file_lock(self._folder / LOCK_NAME, wait=self._lock_wait))
             except TimeoutError:
                 raise TargetUnavailableError(
                     f"{self._folder} is being written by another export.",
                     hint="Wait until it is done and run this one again.",
                 ) from None
             no_locks = f"{self._folder}: this file system has no locks; two exports at once would not notice each other"
-            state = read_state(self._folder)
+            names = os.listdir(self._folder)  # noqa: PTH208 - names only
+            state = read_state(self._folder) if STATE_NAME in names else None
             owner = folder_owner(self._folder) if state is None else state.identity
             if owner not in (None, self._run.identity):
                 raise self._overtaken()
-            if state is None or not (self._folder / MARKER_NAME).exists():
+            if state is None or MARKER_NAME not in names:
                 write_marker(self._folder, self._run.identity)
-            names = os.listdir(self._folder)  # noqa: PTH208 - names only
-            yield *check_files(self._folder, state, names), () if held else (no_locks,)
+            state, damage = check_files(self._folder, state, names)
+            yield _Held(state, damage, names, locks, () if is_held else (no_locks,))
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
@@ -207,16 +284,22 @@ def _position(cursor: Cursor | None) -> object:
 
 
 class FolderWriter:
-    """One write into a run's folder: `add` deltas, then `finish`, or `abandon` after an error.
+    """One write into a run's folder: `add` deltas, then `finish`; or `abandon` after an error.
 
-    `state` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
-    `finish`. The caller holds the folder's lock. After `finish`, `files` are the event files as in the new state.
+    `held` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
+    `acknowledge`. After `finish`, `files` are the event files as in the new state, and the folder stays locked: the
+    caller makes the files `written` durable, calls `write_state`, makes that durable, and calls `acknowledge`.
     """
 
     def __init__(
-        self, folder: Path, state: FolderState, run: Run, content: ContentOptions, *, group: str, fresh: bool
+        self, folder: Path, held: _Held, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
-        self._folder = folder
+        state = held.state or FolderState(run.identity)
+        self.folder = folder
+        self.locks = contextlib.ExitStack()
+        self.written: list[str] = []
+        self._held = held
+        self._folder = str(folder)
         self._group = group
         self._content = content
         self._run = run
@@ -226,7 +309,8 @@ class FolderWriter:
         self._names = {} if fresh else dict(state.names)
         self._unsupported = set() if fresh else {item for item in state.unsupported if not item.startswith("params")}
         self._session = True if fresh else state.session
-        self._generations = _newest_generations(folder, state)
+        self._generations = _newest_generations(held)
+        self._state = state
         self._open_files: dict[str, EventFile] = {}
         self._tags: dict[str, str] = {}
         self._unordered = False
@@ -258,17 +342,17 @@ class FolderWriter:
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
     def finish(self, last: Delta) -> Applied:
-        """Make what was added durable together with the run's facts, then acknowledge it up to the cursor of `last`."""
+        """Write the run's facts, and make the state that acknowledges everything up to the cursor of `last`."""
         if self._unordered:
             self._order_media()
         for kind in set(self.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
                 self._open_files[kind] = self._open(kind)
         for kind, file in self._open_files.items():
-            self.files[kind] = file.finish()
+            self._finish_file(kind, file)
         facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
         notices = self._write_facts(facts)
-        state = FolderState(
+        self._state = FolderState(
             identity=self._identity,
             cursor=last.after.with_(sent=sent_digests(self._run, facts, group=self._group)),
             files=self.files,
@@ -278,19 +362,33 @@ class FolderWriter:
             unsupported=frozenset(self._unsupported) | unsupported_params(facts),
             session=self._session,
         )
-        write_state(self._folder, state)
-        self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
-        # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
-        kept = {record.name for record in state.files.values()}
-        names = [path.name for path in self._folder.iterdir() if path.name not in kept]
-        for name in leftover_files(self._folder, state, names):
-            (self._folder / name).unlink()
         return Applied(bytes=self._bytes, notices=notices)
 
+    def write_state(self) -> str:
+        """Write the new state beside the old one, and return the path of its file."""
+        path = f"{self._folder}/{_NEW_STATE}"
+        with open(path, "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
+            if self._held.state is not None:
+                keep_access(self.folder / STATE_NAME, file.fileno())
+            file.write(encode_state(self._state))
+        return path
+
+    def acknowledge(self) -> None:
+        """Replace the old state by the new one, then remove the files that only the old one names."""
+        os.replace(f"{self._folder}/{_NEW_STATE}", f"{self._folder}/{STATE_NAME}")  # noqa: PTH105
+        self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
+        # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
+        for name in leftover_files(self.folder, self._state, self._held.names):
+            with contextlib.suppress(FileNotFoundError):  # this write took over what a killed one left
+                os.unlink(f"{self._folder}/{name}")  # noqa: PTH108
+
     def abandon(self) -> None:
-        """Restore the folder as far as the disk allows."""
+        """Restore the folder as far as the disk allows. What was acknowledged stays."""
         for file in self._open_files.values():
             file.abandon()
+        if self._open_files:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._folder}/{_NEW_STATE}")  # noqa: PTH108
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
@@ -330,7 +428,7 @@ class FolderWriter:
                 file.write(version_record(self._run.start))
             else:
                 # A watching TensorBoard may have read what a killed export wrote beyond the record.
-                file.copy(self._folder / record.name, record.length)
+                file.copy(f"{self._folder}/{record.name}", record.length)
         except BaseException:
             file.abandon()
             raise
@@ -340,9 +438,13 @@ class FolderWriter:
         self._generations[kind] = self._generations.get(kind, -1) + 1
         return EventFile(self._folder, kind, self._generations[kind])
 
+    def _finish_file(self, kind: str, file: EventFile) -> None:
+        self.files[kind] = file.finish()
+        self.written.append(file.path)
+
     def _has_leftovers(self, kind: str) -> bool:
         record = self.files[kind]
-        return (self._folder / record.name).stat().st_size > record.length
+        return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
 
     def _order_media(self) -> None:
         """Replace the media file by a new one with its records in order."""
@@ -352,11 +454,11 @@ class FolderWriter:
             first = version_record(self._run.start)
             new.write(first)
             self._steps = {}
-            content, end = old.content()
-            for record in ordered_records(content, len(first), end, set(self._tags.values())):
-                self._steps[record.tag] = record.step
-                new.write(record.record)
-                self._bytes += len(record.record)
+            with old.content() as (content, end):
+                for record in ordered_records(content, len(first), end, set(self._tags.values())):
+                    self._steps[record.tag] = record.step
+                    new.write(record.record)
+                    self._bytes += len(record.record)
         except BaseException:
             new.abandon()
             raise
@@ -373,16 +475,16 @@ class FolderWriter:
             return ()
         file = self._open_files["facts"] = self._create("facts")
         file.write(data)
-        self.files["facts"] = file.finish()
+        self._finish_file("facts", file)
         self._bytes += len(data)
         return tuple(fact_notices(self._run, facts, metrics=metrics, session=self._session))
 
 
-def _newest_generations(folder: Path, state: FolderState) -> dict[str, int]:
+def _newest_generations(held: _Held) -> dict[str, int]:
     """Return the highest generation of each kind ever seen, so that no name is used twice."""
-    newest = dict(state.generations)
-    for path in folder.iterdir():
-        parsed = parse_event_file_name(path.name)
+    newest = dict(held.state.generations) if held.state is not None else {}
+    for name in held.names:
+        parsed = parse_event_file_name(name)
         if parsed is not None:
             newest[parsed[0]] = max(parsed[1], newest.get(parsed[0], -1))
     return newest
