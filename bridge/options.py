@@ -64,7 +64,7 @@ class RunsArgument(msgspec.Struct, frozen=True, kw_only=True):
 class TargetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where runs go."""
 
-    to: Annotated[str, Option("The target. `view` needs none: it takes the one whose package is installed.")] = ""
+    to: Annotated[str, Option("The kind of target: mlflow, tensorboard, or another exporter that is installed.")] = ""
     tracking_uri: Annotated[
         str | None,
         Option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Exit, exit_of, plain
+from bridge.cli.output import Exit, exit_of, plain, wrapped
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def _run(command: Callable[[], Any]) -> int:
 
 
 def _print_error(message: str, hint: str | None) -> None:
-    click.echo(f"Error: {plain(message, lines=True)}", err=True)
+    click.echo(wrapped(f"Error: {plain(message, lines=True)}"), err=True)
     if hint:
-        click.echo(f"Hint: {plain(hint, lines=True)}", err=True)
+        click.echo(wrapped(f"Hint: {plain(hint, lines=True)}"), err=True)
 
 
 @click.group(

@@ -134,7 +134,7 @@ def _click_option(item: Field) -> click.Option:
         flags = [f"--{dashed}/--no-{dashed}"] if can_be_put_back else flags
         settings |= {"is_flag": True, "default": item.default}
     else:
-        is_shown = not item.is_list and item.default not in (None, msgspec.NODEFAULT)
+        is_shown = not item.is_list and item.default not in (None, "", msgspec.NODEFAULT)
         settings |= {
             "type": _click_type(item),
             "metavar": option.metavar or None,

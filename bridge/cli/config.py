@@ -38,7 +38,7 @@ def config(out: Output) -> None:
     for row in rows:
         out.result(plain(f"{row['option']:<{width}}  {_shown(row['value'])}  ({row['source']})"))
     for cache in caches:
-        out.result(plain(f"cache: {cache['path']}  {cache['bytes']:,} bytes (can be deleted at any time)"))
+        out.result(plain(f"cache: {cache['path']}  ({cache['bytes'] / 1000:,.0f} kB; can be deleted at any time)"))
 
 
 def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[str, Any]:
@@ -70,7 +70,9 @@ def _as_json(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value) or "-"
-    return "-" if value is None else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _caches() -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def export(
         return report.exit_code
     print_report(report, out)
     if not out.quiet and not how.dry_run and report.runs and report.exit_code != Exit.NOTHING_DONE:
-        out.result(f"Open: {_how_to_look(runs, target, exporter)}")
+        out.result(f"Open: {how_to_look(runs, target, exporter)}")
     return report.exit_code
 
 
@@ -105,7 +105,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _how_to_look(runs: tuple[Path, ...], target: TargetOptions, exporter: Exporter) -> str:
+def how_to_look(runs: tuple[Path, ...], target: TargetOptions, exporter: Exporter) -> str:
     """Return the address of the runs on a server, or the command that opens the target."""
     from bridge.exporters.contract import Viewable
 
@@ -116,8 +116,9 @@ def _how_to_look(runs: tuple[Path, ...], target: TargetOptions, exporter: Export
         value = getattr(target, item.name)
         if item.name != "to" and value != item.default:
             words += [f"--{item.name.replace('_', '-')}", str(value)]
-    if target.to == "tensorboard" and "--logdir" not in words:
-        words += ["--logdir", str(target.logdir)]
+    # Without the target, `bridge view` would show the run directories themselves.
+    if isinstance(exporter, Viewable) and not {"--logdir", "--tracking-uri", "--database-uri"} & set(words):
+        words += exporter.place
     return shlex.join(words)
 
 
@@ -164,8 +165,9 @@ def _line(run: RunReport, label: str, exporter: str) -> str:
     if action == "unchanged":
         return f"= {label}: unchanged" + (f", {run.reason}" if run.reason else "")
     sign, word = ("+", "new") if action == "new" else ("*", "rebuilt" if action == "rebuild" else action)
-    reason = f" ({run.reason})" if run.reason else ""
-    return f"{sign} {label}: {word}{reason}, {sizes(run.points, run.media)}"
+    reason = f" ({run.reason.removeprefix('changed: ')})" if run.reason else ""
+    sent = f", {sizes(run.points, run.media)}" if run.points or run.media or action == "new" else ""
+    return f"{sign} {label}: {word}{reason}{sent}"
 
 
 def sizes(points: int, media: int) -> str:

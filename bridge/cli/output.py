@@ -69,6 +69,20 @@ def plain(text: object, *, lines: bool = False) -> str:
     return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
 
 
+def wrapped(text: str) -> str:
+    """Return a message for stderr: on a terminal its long lines are broken between words, never inside one."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) if len(line) > width else line
+        for line in text.split("\n")
+    )
+
+
 _SKIPPED_SHOWN = 10
 
 
@@ -109,7 +123,7 @@ class Output(OutputOptions, frozen=True, kw_only=True):
 
     def warn(self, message: str) -> None:
         """Print a message to stderr, also with --quiet."""
-        click.echo(plain(message, lines=True), err=True)
+        click.echo(wrapped(plain(message, lines=True)), err=True)
 
     def progress(self, *, after: float = 0.0) -> Progress:
         """Return the progress of an export on stderr; on a terminal its bars appear after `after` seconds."""

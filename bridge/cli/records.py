@@ -34,7 +34,8 @@ RECORDS_VERSION = 1
 _WIDEST = 1000
 """The widest column in characters. A terminal shows no more of a text, a pipe gets the whole of it."""
 
-_STATUS_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "interrupted": "yellow", "killed": "red"}
+_STATUS_STYLES = {"running": "bold", "failed": "red", "interrupted": "magenta", "killed": "red"}
+"""Of the terminal's colours only these two can be read on black and on white."""
 
 
 def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, full: bool = False) -> list[Registry]:

@@ -37,7 +37,11 @@ def scan(runs: tuple[Path, ...], cache: CacheOptions, full: bool, out: Output) -
 
 
 def _line(report: ScanReport) -> str:
-    return (
-        f"{report.root}: {counted(report.total, 'run')}, {report.upserted} read, {report.unchanged} unchanged, "
-        f"{report.invalid} invalid, {report.orphaned} orphaned, {report.seconds:.2f} s"
-    )
+    counts = [
+        (report.upserted, "read"),
+        (report.unchanged, "unchanged"),
+        (report.invalid, "unreadable"),
+        (report.orphaned, "gone"),
+    ]
+    said = ", ".join(f"{count:,} {word}" for count, word in counts if count)
+    return f"{counted(report.total, 'run')} in {report.root}{f' ({said})' if said else ''}, {report.seconds:.2f} s"

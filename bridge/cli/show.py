@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,8 @@ def _print_facts(record: RunRecord, session: SessionEntry | None, out: Output) -
     """Print the facts that a run has, one a line with its name in front; notes as lines of their own."""
     facts = {name: word_of(column(name), record) for name in ("name", "run_id", "status")}
     is_known = record.duration is not None
-    facts["started"] = f"{word_of(column('created_at'), record)} ({age(record.start)})" if is_known else "unknown"
+    recent = f" ({age(record.start)} ago)" if 0 <= time.time() - record.start < 86400 else ""
+    facts["started"] = f"{word_of(column('created_at'), record)}{recent}" if is_known else "unknown"
     facts |= {"ended": word_of(column("ended_at"), record), "duration": word_of(column("duration"), record)}
     facts["tags"] = word_of(column("tags"), record)
     facts["archived"] = "yes" if record.archived else ""

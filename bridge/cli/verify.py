@@ -103,6 +103,6 @@ def _totals(report: VerifyReport) -> str:
     verdicts = [f"{totals[name]:,} {sign} {words}" for sign, (name, words) in SIGNS.items() if totals[name]]
     behind = f"; {totals['behind']:,} not exported in full yet" if totals["behind"] else ""
     return (
-        f"{counted(totals['runs'], 'run')}: {', '.join(verdicts) or 'none found'}{behind}; compared "
+        f"{counted(totals['runs'], 'run')}: {', '.join(verdicts) or 'none found'}{behind}; "
         f"{counted(totals['series'], 'metric')}, {sizes(totals['points'], totals['media'])}; {report.seconds:.1f} s"
     )

@@ -52,7 +52,7 @@ def find_exporter(name: str) -> ExporterFactory:
             raise UsageError(f"There is no exporter {name!r}: {error}.") from error
     near = get_close_matches(name, exporter_names(), n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"There is no exporter {name!r}.{guess}", hint="There are: " + ", ".join(exporter_names()))
+    raise UsageError(f"There is no exporter {name!r}.{guess}", hint="--to takes " + " or ".join(exporter_names()) + ".")
 
 
 def _load(reference: str) -> ExporterFactory:

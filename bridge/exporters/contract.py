@@ -221,6 +221,11 @@ class Exporter(Protocol):
         """Return what the target can hold and do. This may ask the target once."""
         ...
 
+    @property
+    def first_step(self) -> str:
+        """Return what takes long before the first run is written, in words for people; "" if nothing does."""
+        return ""
+
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Look at all runs of this export before the first is applied (folder names, parents of sweeps)."""
 
@@ -308,6 +313,11 @@ class Viewable(Protocol):
     """An exporter whose targets have a user interface that `bridge view` can start on this machine."""
 
     default_port: int
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return the option of the command line that names the target, and its value."""
+        ...
 
     def interface(self, port: int) -> Interface:
         """Return the interface on 127.0.0.1 and `port`, after an export."""

@@ -133,6 +133,8 @@ def export_gathered(
             exporter.prepare(runs, options.content)
             tasks = _tasks(runs, exporter.cursors(runs), options)
             shown.start(len(tasks))
+            if tasks and not options.dry_run and exporter.first_step:
+                shown.waiting(exporter.first_step)
             work = partial(export_batch, dry_run=options.dry_run)
             with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
                 for line in reports:
@@ -310,7 +312,7 @@ class _RunExport:
         self.task = replace(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
-            return self.task.report(Action.DELETED, reason=why, hint="--rebuild makes it anew")
+            return self.task.report(Action.DELETED, reason=why, hint="--rebuild exports it again")
         if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):

@@ -24,6 +24,10 @@ class Progress(Protocol):
         """Receive the number of runs that are about to be exported."""
         ...
 
+    def waiting(self, step: str) -> None:
+        """Receive what takes long before the first run is written."""
+        ...
+
     def moved(self, points: int) -> None:
         """Receive the number of points that have reached their target."""
         ...
@@ -44,6 +48,9 @@ class SilentProgress:
 
     def start(self, runs: int) -> None:
         """Ignore the number of runs."""
+
+    def waiting(self, step: str) -> None:
+        """Ignore the step."""
 
     def moved(self, points: int) -> None:
         """Ignore the points."""
@@ -99,6 +106,11 @@ class LineProgress(_CountedProgress):
         self._stream = stream
         self._last = self.began
 
+    def waiting(self, step: str) -> None:
+        """Write the step at once."""
+        self._stream.write(f"{step[:1].upper()}{step[1:]} ...\n")
+        self._stream.flush()
+
     def show(self) -> None:
         """Write a line if the last one was long enough ago."""
         now = time.monotonic()
@@ -107,7 +119,9 @@ class LineProgress(_CountedProgress):
         self._last = now
         remaining = (now - self.began) / self.done * (self.runs - self.done) if self.done else 0.0
         left = f", about {remaining:.0f} s left" if remaining else ""
-        self._stream.write(f"{self.done}/{self.runs} runs, {self.rate}{left}\n")
+        self._stream.write(
+            f"{self.done} of {self.runs} {'run' if self.runs == 1 else 'runs'} done, {self.rate}{left}\n"
+        )
         self._stream.flush()
 
 
@@ -123,30 +137,38 @@ class BarProgress(_CountedProgress):
         self._after = after
         self._rich: RichProgress | None = None
         self._task: TaskID | None = None
+        self._step = ""
 
     def start(self, runs: int) -> None:
         """Make the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.theme import Theme
 
         self._rich = Progress(
             TextColumn("runs"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[rate]}"),
-            console=Console(file=self._stream),
+            # Rich's own colours suit a dark terminal only.
+            console=Console(file=self._stream, theme=Theme({"progress.remaining": "none", "bar.back": "bright_black"})),
             transient=True,
         )
         self._task = self._rich.add_task("", total=runs, rate="")
         super().start(runs)
+
+    def waiting(self, step: str) -> None:
+        """Draw the bar with the step until the first points have arrived."""
+        self._step = step
+        self.show()
 
     def show(self) -> None:
         """Draw the bar as it is now."""
         if self._rich is None or self._task is None or time.monotonic() - self.began < self._after:
             return
         self._rich.start()
-        self._rich.update(self._task, completed=self.done, rate=self.rate if self.points else "")
+        self._rich.update(self._task, completed=self.done, rate=self.rate if self.points else self._step)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

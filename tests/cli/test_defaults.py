@@ -91,4 +91,4 @@ def test_config_says_where_caches_lie_and_how_large_they_are(here: Path, monkeyp
     assert call(bridge, ["ls", "runs"]).exit_code == 0
     (cached,) = json.loads(call(bridge, ["config", "--json"]).stdout)["caches"]
     assert cached == {"path": str(here / "cache" / "registry"), "bytes": cached["bytes"]}
-    assert f"cache: {cached['path']}  {cached['bytes']:,} bytes" in call(bridge, ["config"]).stdout
+    assert f"cache: {cached['path']}  ({cached['bytes'] / 1000:,.0f} kB; " in call(bridge, ["config"]).stdout

@@ -259,9 +259,9 @@ def test_scan(here: Path) -> None:
     """`scan` prints its counts for each of RUNS."""
     code, out, err = call("scan", "runs")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{here}/runs: 3 runs, 3 read, 0 unchanged, 0 invalid, 0 orphaned, ")
-    assert call("scan", "runs")[1].startswith(f"{here}/runs: 3 runs, 0 read, 3 unchanged, 0 invalid, 0 orphaned, ")
-    assert call("scan", "runs", "--full")[1].startswith(f"{here}/runs: 3 runs, 3 read, 0 unchanged,")
+    assert out.startswith(f"3 runs in {here}/runs (3 read), ")
+    assert call("scan", "runs")[1].startswith(f"3 runs in {here}/runs (3 unchanged), ")
+    assert call("scan", "runs", "--full")[1].startswith(f"3 runs in {here}/runs (3 read), ")
 
 
 def test_scan_as_json(here: Path) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bridge.cli.output import wrapped
 from tests.run_dirs import make_run
 
 PROGRAM = f"{sys.executable} -m bridge"
@@ -77,3 +79,12 @@ def test_two_signals_at_once(here: Path) -> None:
     assert (process.returncode, err) == (130, "\nInterrupted.\n")
     assert shell(f"{PROGRAM} export runs --to tensorboard -q") == (0, "")
     assert shell(f"{PROGRAM} verify runs --to tensorboard --strict")[0] == 0
+
+
+def test_messages_on_a_terminal_break_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal gets no line that is wider than itself; a file gets each message as one line."""
+    text = "No runs in tb_logs: a run is a folder.\n  hint"
+    assert wrapped(text) == text
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setenv("COLUMNS", "20")
+    assert wrapped(text) == "No runs in tb_logs:\na run is a folder.\n  hint"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,16 +10,17 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli.command import command, make_exporter
+from bridge.cli.export import how_to_look
 from bridge.cli.output import Exit
 from bridge.errors import UsageError
 from bridge.exporters import exporter_names, find_exporter
+from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.options import TargetOptions
 from tests.memory_exporter import MemoryExporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from click.testing import Result
 
@@ -77,3 +79,17 @@ def test_an_option_of_another_target_is_wrong_usage_where_it_is_typed() -> None:
     result = made("--to", "tensorboard", "--tracking-uri", "http://a")
     assert isinstance(result.exception, UsageError)
     assert str(result.exception) == "--tracking-uri is not an option of --to tensorboard."
+
+
+def test_an_export_names_its_target_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that opens a default target names it, since `bridge view` without a target shows the runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    looks = [
+        how_to_look((Path("runs"),), TargetOptions(to="tensorboard"), TensorBoardExporter(Path("tb_logs"))),
+        how_to_look((Path("runs"),), TargetOptions(to="mlflow"), MlflowExporter("sqlite:///mlflow.db")),
+    ]
+    assert looks == [
+        "bridge view runs --to tensorboard --logdir tb_logs",
+        "bridge view runs --to mlflow --tracking-uri sqlite:///mlflow.db",
+    ]

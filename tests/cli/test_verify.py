@@ -40,7 +40,7 @@ def test_equal_runs(logdir: Path, tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
     assert sorted(lines[:2]) == ["= a: 20 points", "= b: 20 points"]
-    assert lines[2].startswith("2 runs: 2 = same; compared 2 metrics, 40 points; ")
+    assert lines[2].startswith("2 runs: 2 = same; 2 metrics, 40 points; ")
 
 
 def test_quiet(logdir: Path, tmp_path: Path) -> None:

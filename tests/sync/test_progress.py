@@ -101,13 +101,15 @@ def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     lines = LineProgress(stream)
     lines.start(3)
+    lines.waiting("making the tables of a new database")
     for second in (4, 10, 15):
         now[0] = 1000.0 + second
         lines.moved(2500)
     now[0] = 1020.0
     lines.run_done(RunReport(path="/runs/a", run_id="a", action=Action.NEW))
     assert stream.getvalue() == (
-        "0/3 runs, 5,000 points, 500 points/s\n1/3 runs, 7,500 points, 375 points/s, about 40 s left\n"
+        "Making the tables of a new database ...\n"
+        "0 of 3 runs done, 5,000 points, 500 points/s\n1 of 3 runs done, 7,500 points, 375 points/s, about 40 s left\n"
     )
 
 

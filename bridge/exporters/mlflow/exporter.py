@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -79,6 +80,11 @@ class MlflowExporter(Exporter):
         if database is None:
             return _API
         return _SQLITE if database.is_sqlite else _DATABASE
+
+    @property
+    def first_step(self) -> str:
+        """Return what the first write to a new SQLite file waits for: MLflow makes tables for seconds."""
+        return "making the tables of a new database" if self._store.is_absent else ""
 
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Open MLflow, so that its errors are reported once and not for each run.
@@ -158,6 +164,13 @@ class MlflowExporter(Exporter):
         notices = [Sweep(self._store, home, name).settle() for home, name in sorted(_named(members))]
         notices += [update_view(self._store, home) for home in sorted({target.experiment_id for _, target in changed})]
         return [notice for notice in notices if notice is not None]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return --tracking-uri and its value; a SQLite file by its path from the working directory."""
+        address = self._store.address
+        file = address.sqlite_file
+        return "--tracking-uri", address.shown if file is None else f"sqlite:///{os.path.relpath(file)}"
 
     def interface(self, port: int) -> Interface:
         """Return how to show MLflow's page: on the server that runs already, or on one that is to be started."""

@@ -137,6 +137,11 @@ class TensorBoardExporter(Exporter):
         self._touched.clear()
         return ()
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return --logdir and its value, as a path from the working directory."""
+        return "--logdir", os.path.relpath(self._logdir)
+
     def interface(self, port: int) -> Interface:
         """Return how to start TensorBoard on the log directory. Raise MissingExtraError if it is not installed."""
         need_tensorboard("To show runs in TensorBoard")
