@@ -22,6 +22,8 @@ from tests.logger.rows import read_rows, sidecar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.logger.conftest import Clock
+
 ROOT = Path(__file__).parents[2]
 
 # Lightning's advice about a model whose validation is not always used, and about the tuner's own checkpoint.
@@ -166,7 +168,7 @@ def test_a_run_that_is_resumed_is_running_and_ends_again(tmp_path: Path, lightni
     run_dir = tmp_path / "run"
     first = RegistryLogger(run_dir, "r")
     trainer(lightning_, first, max_epochs=1).fit(small_model(lightning_), data())
-    first.experiment._finalize("interrupted", evaluates=False)
+    first.experiment.finalize("interrupted")
     before = shown(run_dir)
     seen: list[str] = []
 
@@ -273,14 +275,14 @@ def test_a_second_fit_of_one_logger_that_dies_early_keeps_the_first_ones_end(tmp
     assert sessions(tmp_path / "run") == [True]
 
 
-def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(tmp_path: Path) -> None:
+def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(tmp_path: Path, clock: Clock) -> None:
     """A start that is no fit never touches the heartbeat."""
     before = fitted(tmp_path / "run", RuntimeError("x"))
 
     class Looks(Callback):
         def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
             writer = trainer.logger.experiment
-            writer._beat_at -= 60
+            clock.now += 60
             writer.on_timer()
 
     logger = RegistryLogger(tmp_path / "run", "r")

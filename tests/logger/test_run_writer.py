@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from logger.heartbeat import TIMER_INTERVAL
 from logger.media import Encoded
 from logger.open_run import Settings, open_run
 from logger.run_writer import RegistryLoggerWarning
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from logger.run_writer import RunWriter
+    from tests.logger.conftest import Clock
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,20 +36,24 @@ def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
     return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings))
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> float:
-    """Return the seconds until `true()`, and fail after `seconds`."""
-    began = time.monotonic()
+def wait_for(true: Callable[[], bool]) -> None:
+    """Wait until `true()`, and fail after a minute."""
+    end = time.perf_counter() + 60
     while not true():
-        assert time.monotonic() - began < seconds
+        assert time.perf_counter() < end
         time.sleep(0.02)
-    return time.monotonic() - began
 
 
-def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path) -> None:
+def background_threads() -> set[threading.Thread]:
+    """Return the writers' threads that run in this process."""
+    return {thread for thread in threading.enumerate() if thread.name == "registry-logger-heartbeat"}
+
+
+def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path, clock: Clock) -> None:
     """After a pause both JSON files are written when save returns."""
     writer = start(tmp_path)
     for step in range(3):
-        writer._json_at = 0.0
+        clock.now += 60
         writer.log_metrics({"a": float(step)}, step)
         writer.save()
         assert (summary(tmp_path)["step"], sidecar(tmp_path)["summary"]["a"], len(read_rows(tmp_path))) == (
@@ -58,20 +64,29 @@ def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path) -> None:
     writer.release()
 
 
-def test_the_json_files_cost_two_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_json_files_cost_two_percent(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write of the JSON files is followed by a pause of fifty times its duration."""
     writer = start(tmp_path)
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.02), real(descriptor))[1])
-    writer._json_at = 0.0
+    sync = os.fsync
+
+    def slow_sync(descriptor: int) -> None:
+        clock.now += 0.02
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    clock.now += 60
+    before = clock.now
     writer.log_metrics({"a": 1.0}, 0)
     writer.save()
-    pause = writer._json_at - time.monotonic()
-    assert pause > 50 * 0.04 - 0.1
-    monkeypatch.undo()
+    pause = 50 * (clock.now - before)
+    assert pause > 0
+    clock.now += pause - 0.1
     writer.log_metrics({"a": 2.0}, 1)
     writer.save()
     assert (summary(tmp_path)["step"], len(read_rows(tmp_path))) == (0, 2)
+    clock.now += 0.2
+    writer.save()
+    assert summary(tmp_path)["step"] == 1
     writer.release()
 
 
@@ -102,28 +117,30 @@ def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
     writer.release()
 
 
-def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path) -> None:
+def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path, clock: Clock) -> None:
     """A thread writes what was logged without a further call.
 
     It touches the heartbeat, and ends with the run.
     """
+    others = background_threads()
     writer = start(tmp_path)
     for step in range(200):
         writer.log_metrics({"a": 1.0}, step)
         writer.save()
     writer.log_metrics({"a": 2.0}, 200)
     os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
-    writer._beat_at -= 31
-    assert wait_for(lambda: summary(tmp_path)["step"] == 200) < 10
+    clock.now += 31
+    assert TIMER_INTERVAL < 5
+    wait_for(lambda: summary(tmp_path)["step"] == 200)
     assert len(read_rows(tmp_path)) == 201
-    assert time.time() - (tmp_path / "heartbeat").stat().st_mtime < 60
-    timer = writer._timer
-    assert timer is not None
+    assert (tmp_path / "heartbeat").stat().st_mtime > 1.0
+    (thread,) = background_threads() - others
     writer.finalize("completed")
-    wait_for(lambda: not timer.alive)
+    thread.join(60)
+    assert not thread.is_alive()
 
 
-def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path) -> None:
+def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path, clock: Clock) -> None:
     """A log call beats if the last beat is a second old, and never after the end."""
     writer = start(tmp_path)
 
@@ -132,20 +149,20 @@ def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: P
         writer.log_metrics({"a": 1.0}, None)
         return (tmp_path / "heartbeat").stat().st_mtime > 1.0
 
-    writer._beat_at = time.monotonic()
+    clock.now += 0.9
     assert not beats()
-    writer._beat_at -= 1.1
+    clock.now += 0.2
     assert beats()
     writer.finalize("completed")
-    writer._beat_at -= 60
+    clock.now += 60
     assert not beats()
     writer.release()
 
 
-def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path) -> None:
+def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path, clock: Clock) -> None:
     """Checkpoints and hparams are written at once, whatever the time budget."""
     writer = start(tmp_path)
-    writer._json_at = time.monotonic() + 1000.0
+    clock.now -= 1000.0  # the next regular write is far away
     writer.set_checkpoint("/c/best.ckpt")
     assert sidecar(tmp_path)["checkpoint_path"] == "/c/best.ckpt"
     writer.log_hparams({"a": {"b": 1}})
@@ -184,8 +201,7 @@ def _child(writer_dir: Path, rows: int) -> None:
     writer = start(writer_dir)
     for _ in range(rows):
         writer.log_metrics({"child": 1.0}, None)
-    assert writer._timer is not None
-    assert writer._timer.alive
+    assert len(background_threads()) == 1
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -299,9 +315,9 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> Non
     run_dir.rename(tmp_path / "away")
     writer.log_metrics({"a": 1.0}, 1)
     with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
-        writer._write_json()
+        writer.set_checkpoint("last.ckpt")
     writer.log_metrics({"a": 1.0}, 2)
-    writer._write_json()
+    writer.set_checkpoint("last.ckpt")
     (tmp_path / "away").rename(run_dir)
     writer.finalize("completed")
     assert [row["step"] for row in read_rows(run_dir)] == ["0", "1", "2"]
@@ -328,16 +344,16 @@ def refused_rows(run_dir: Path) -> RunWriter:
     for step in range(320):
         writer.log_metrics({"a": float(step)}, step)
         if step == 19:
-            writer._write_json()
+            writer.set_checkpoint("last.ckpt")
     with pytest.warns(RegistryLoggerWarning, match="tried again"):
-        writer._write_json()
+        writer.set_checkpoint("last.ckpt")
     assert (len(read_rows(run_dir)), sidecar(run_dir)["summary"]["a"]) == (20, 319.0)
     return writer
 
 
 @pytest.mark.parametrize("by", ["the thread", "save", "the end of the process", "the thread after finalize"])
 def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
-    tmp_path: Path, by: str, small_rows: Callable[[], None]
+    tmp_path: Path, by: str, small_rows: Callable[[], None], clock: Clock
 ) -> None:
     """Refused rows are written later, even though the JSON files were written before."""
     writer = refused_rows(tmp_path)
@@ -345,7 +361,7 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
         writer.finalize("completed")
         assert len(read_rows(tmp_path)) == 20
     small_rows()
-    writer._retry_at = 0.0
+    clock.now += 60
     if by == "save":
         writer.save()
     elif by == "the end of the process":
@@ -357,18 +373,18 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
     assert summary(tmp_path)["rows"] == 320
 
 
-def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[[], None]) -> None:
+def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[[], None], clock: Clock) -> None:
     """After a refused finalize the thread continues until the rows are on disk."""
+    others = background_threads()
     writer = refused_rows(tmp_path)
     writer.finalize("completed")
     small_rows()
-    timer = writer._timer
-    assert timer is not None
-    writer._retry_at = 0.0
+    (thread,) = background_threads() - others
+    clock.now += 60
     writer.on_timer()
     writer.on_timer()
-    assert writer._timer is None
-    wait_for(lambda: not timer.alive)
+    thread.join(60)
+    assert not thread.is_alive()
     assert (summary(tmp_path)["rows"], sidecar(tmp_path)["status"]) == (320, "completed")
 
 
@@ -388,7 +404,7 @@ def test_a_kill_while_the_disk_refuses_leaves_statistics_of_the_rows_on_disk(
     resumed.release()
 
 
-def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path: Path) -> None:
+def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path: Path, clock: Clock) -> None:
     """The heartbeat continues during a call that takes minutes, such as a large video."""
     writer = start(tmp_path)
     writer.log_metrics({"a": 1.0}, 0)
@@ -397,7 +413,7 @@ def test_the_heartbeat_goes_on_while_a_call_of_the_training_takes_long(tmp_path:
     def ticks() -> None:
         for _ in range(2):
             os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
-            writer._beat_at -= 60
+            clock.now += 60
             writer.on_timer()
             beats.append((tmp_path / "heartbeat").stat().st_mtime > 1.0)
 
