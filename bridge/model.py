@@ -379,21 +379,25 @@ def sent_facts(run: Run) -> dict[str, str]:
     return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
 
 
-def with_sent_times(run: Run, cursor: Cursor | None) -> Run:
-    """Return `run` with its estimated start and end as they were sent, so that another estimate is no change.
+def as_sent(run: Run, cursor: Cursor | None) -> Run:
+    """Return `run` with what was estimated as it was sent, so that another estimate is no change.
 
-    The estimated end of a metrics.csv that has grown since is a new one.
+    That is an estimated start, and if the files of rows have not grown since, an estimated end and the status of a
+    run that states none: copying such a directory makes its files look new, and only new rows show that it runs again.
     """
-    if cursor is None or not (run.start_estimated or run.end_estimated) or "start" not in cursor.sent:
+    if cursor is None or "start" not in cursor.sent:
         return run
-    start, end = run.start, run.end
+    start, end, status = run.start, run.end, run.status
     if run.start_estimated:
         start = float(cursor.sent["start"])
-    metrics = run.files.get("metrics.csv")
-    has_grown = metrics is not None and cursor.stat is not None and metrics.size != cursor.stat[0]
-    if run.end_estimated and cursor.sent.get("end") and not has_grown:
-        end = float(cursor.sent["end"])
-    return replace(run, start=start, end=None if end is None else max(end, start))
+    rows = run.event_files or [file for name, file in run.files.items() if name == "metrics.csv"]
+    has_grown = cursor.stat is not None and sum(file.size for file in rows) != cursor.stat[0]
+    if cursor.sent.get("end") and not has_grown:
+        if run.status_word is None and status is Status.RUNNING and cursor.sent["status"] == Status.UNKNOWN:
+            status, end = Status.UNKNOWN, float(cursor.sent["end"])
+        elif run.end_estimated:
+            end = float(cursor.sent["end"])
+    return replace(run, status=status, start=start, end=None if end is None else max(end, start))
 
 
 def fitting(text: str) -> str:

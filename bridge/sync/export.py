@@ -27,7 +27,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.exporters.contract import Applied
-from bridge.model import DeltaKind, fitting, with_sent_times
+from bridge.model import DeltaKind, as_sent, fitting
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
@@ -308,7 +308,7 @@ class _RunExport:
         state = self.task.state
         if state.error is not None:
             raise state.error
-        run = with_sent_times(self.task.run, state.cursor)
+        run = as_sent(self.task.run, state.cursor)
         self.task = replace(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"

@@ -25,7 +25,7 @@ from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, TargetUnavailableError
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file
-from bridge.model import Status, with_sent_times
+from bridge.model import Status, as_sent
 from bridge.options import ContentOptions
 from bridge.rundir import count_points, read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
@@ -172,7 +172,7 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
     A failure of any kind is a verdict; only KeyboardInterrupt and the like come out.
     """
     started = time.perf_counter()
-    run = with_sent_times(run, state.cursor)
+    run = as_sent(run, state.cursor)
     try:
         check = _without_target(run, state) or _Comparison(run, state, exporter, sample).check()
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.model import Status
+from bridge.rundir import read_run
 from bridge.sync.export import export_runs
-from tests.run_dirs import make_run, write_metrics
+from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +78,23 @@ def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
     assert actions(report, tmp_path) == {"backup/a": "copy"}, report.runs
     assert "the target holds more rows" in report.runs[0].reason
     assert actions(export(tmp_path), tmp_path) == {"runs/a": "unchanged"}
+
+
+def test_a_copy_without_times_of_a_run_that_states_no_status(tmp_path: Path) -> None:
+    """The files of a CSVLogger run look new after `cp -r`, and that is no change; new rows are one."""
+    run = tmp_path / "runs" / "version_0"
+    run.mkdir(parents=True)
+    write_metrics(run, ["loss", "step"], [(1.0 / (step + 1), step) for step in range(5)])
+    (run / "hparams.yaml").write_text("lr: 0.1\n")
+    for path in run.iterdir():
+        os.utime(path, (CREATED_S, CREATED_S))
+    assert actions(export(tmp_path), tmp_path) == {"runs/version_0": "new"}
+    for path in run.iterdir():
+        os.utime(path)
+    assert read_run(run).status is Status.RUNNING
+    assert actions(export(tmp_path), tmp_path) == {"runs/version_0": "unchanged"}
+    write_metrics(run, ["loss", "step"], [(0.1, 5)], append=True)
+    assert export(tmp_path).runs[0].reason == "changed: status, end"
 
 
 @pytest.mark.parametrize("more", [0, 2])
