@@ -169,7 +169,8 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
     if not runs:
         where = ", ".join(map(str, roots))
         return NoMatch(
-            f"No runs in {where}: a run is a folder with sidecar.json, or with a metrics.csv that has a step column.",
+            f"No runs in {where}: a run is a folder with sidecar.json, a metrics.csv that has a step column, or event"
+            " files that no export wrote.",
             unknown=True,
         )
     shown = [run for run in runs if selection.archived or not run.archived]

@@ -164,7 +164,7 @@ def test_no_runs_at_all(here: Path) -> None:
     code, out, err = call("ls", "empty", "--json")
     assert (code, out) == (1, '{\n  "version": 1,\n  "runs": []\n}\n')
     assert err.startswith(
-        "No runs in empty: a run is a folder with sidecar.json, or with a metrics.csv that has a step column."
+        "No runs in empty: a run is a folder with sidecar.json, a metrics.csv that has a step column, or event files"
     )
 
 

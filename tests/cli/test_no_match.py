@@ -89,7 +89,7 @@ def test_a_folder_without_runs(command: str, here: Path) -> None:
     result = CliRunner().invoke(bridge, [*COMMANDS[command], "tb"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        "No runs in tb: a run is a folder with sidecar.json, or with a metrics.csv that has a step"
+        "No runs in tb: a run is a folder with sidecar.json, a metrics.csv that has a step column, or event files"
     )
 
 
