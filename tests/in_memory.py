@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,14 @@ MEMORY = Path("/dev/shm")
 ROOM = 4 << 30
 """Bytes that must be free: several times what the ordinary suite writes."""
 
-FOLDER = pytest.StashKey[Path]()
-
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Let this process and its children make temporary files in memory."""
     if "TMPDIR" in os.environ or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
         return
-    folder = config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="bridge-tests-", dir=MEMORY))
+    folder = Path(tempfile.mkdtemp(prefix="bridge-tests-", dir=MEMORY))
     folder.chmod(0o755)  # a database server of another user has its files in it
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove what the run left."""
-    if FOLDER in config.stash:
-        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
-        del os.environ["TMPDIR"]
-        tempfile.tempdir = None
+    # multiprocessing removes a folder of its fork server in it, with priority -100, when this process ends.
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)

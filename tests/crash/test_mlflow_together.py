@@ -30,7 +30,7 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize(
     ("place", "count"),
-    [("sqlite", 2), *((place, 4) for place in PLACES), pytest.param("server", 2, marks=pytest.mark.slow)],
+    [*((place, 4) for place in PLACES), *(pytest.param(place, 2, marks=pytest.mark.slow) for place in PLACES)],
 )
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """Simultaneous exports make one run per directory, also after every run has grown and rewound."""

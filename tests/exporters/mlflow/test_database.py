@@ -87,19 +87,19 @@ def awkward_points(seed: int, count: int) -> list[Point]:
 
 def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, uri: str) -> None:
     """Rows in metrics and latest_metrics equal those of log_batch, over several writes."""
-    points = awkward_points(seed=1, count=4000)
+    points = awkward_points(seed=1, count=1600)
     twin = log_with_client(client, points)
     ours = make_run(database)
     expected = "c0"
-    for number, at in enumerate(range(0, len(points), 1300)):
-        part = block(points[at : at + 1300])
+    for number, at in enumerate(range(0, len(points), 550)):
+        part = block(points[at : at + 550])
         cursor = f"c{number + 1}"
         change = RunUpdate(
             expected_cursor=expected, blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": cursor}
         )
         database.write(ours, change)
         expected = cursor
-    assert len(table(uri, "metrics", ours)) > 3000
+    assert len(table(uri, "metrics", ours)) > 1200
     assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
     assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
 

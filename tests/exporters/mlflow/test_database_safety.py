@@ -74,7 +74,7 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
     ours = new_run_id("0", "uid-1")
     kills = 0
     # The first kill comes before any machine could have ended, the later ones later.
-    while kills < 6 and kill_after(0.04 * (kills + 1) * chance.uniform(0.5, 1.5), write_parts, uri):
+    while kills < 4 and kill_after(0.04 * (kills + 1) * chance.uniform(0.5, 1.5), write_parts, uri):
         kills += 1
         settle(uri)
         parts = int(tags_of(uri, ours).get("mlflow.bridge.cursor", 0))
