@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.exporters.contract import TargetMedia
 from bridge.options import ContentOptions
 from bridge.sync import verify
 from bridge.sync.export import Options, export_runs
@@ -68,64 +66,6 @@ def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> Non
     compared = line.compared
     assert (compared.series, compared.points, compared.media, compared.params) == (2, 16, 3, 1)
     assert not line.behind
-
-
-def test_a_deleted_point_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A missing point is named with metric, step and value."""
-    box = tamper(exporter)
-    box.points["acc"] = tuple(np.delete(column, 3) for column in box.points["acc"])
-    exporter.put(box)
-    assert differences(check(run, exporter)) == [("+", "acc", 3, "3.0", None)]
-
-
-def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """The smallest change of a value is a difference."""
-    box = tamper(exporter)
-    box.points["loss"][3][7] = 0.7000001
-    exporter.put(box)
-    assert differences(check(run, exporter)) == [("*", "loss", 7, "0.7000000000000001", "0.7000001")]
-
-
-def test_a_missing_image_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A missing image is named with its file."""
-    box = tamper(exporter)
-    del box.media[1]
-    exporter.put(box)
-    ((verdict, what, step, _, found),) = differences(check(run, exporter))
-    assert (verdict, what, step, found) == ("+", "media val/samples (media/b.png)", 0, None)
-
-
-def test_another_image_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """An image with other bytes is a difference."""
-    box = tamper(exporter)
-    box.media[0] = (box.media[0][0], TargetMedia("val/samples", 0, 0, "0" * 64))
-    exporter.put(box)
-    assert [one[0:2] for one in differences(check(run, exporter))] == [("*", "media val/samples (media/a.png)")]
-
-
-def test_a_wrong_end_time_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """Another end is a difference."""
-    box = tamper(exporter)
-    box.facts["end"] += 1.0
-    exporter.put(box)
-    expected = ("*", "end", None, str(CREATED_S + 3600), str(CREATED_S + 3601))
-    assert differences(check(run, exporter)) == [expected]
-
-
-def test_a_wrong_status_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """Another status is a difference."""
-    box = tamper(exporter)
-    box.facts["status"] = "failed"
-    exporter.put(box)
-    assert differences(check(run, exporter)) == [("*", "status", None, "completed (completed)", "failed")]
-
-
-def test_a_series_that_the_run_never_logged_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A metric that only the target has is named."""
-    box = tamper(exporter)
-    box.points["mine"] = box.points["acc"]
-    exporter.put(box)
-    assert differences(check(run, exporter)) == [("-", "mine", None, None, "8 points")]
 
 
 def test_a_missing_run_is_found(run: Path) -> None:

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 
 
-def test_a_run_is_found_by_its_identity_and_never_by_its_name(store: Store) -> None:
-    """Two directories with one name are two runs, and each is found by its identity tag."""
-    one, other = run_of(Path("/a/first")), run_of(Path("/b/first"), identity="another")
-    store.export(one, ROWS)
-    store.export(other, ROWS)
-    store.export(one)
-    tags = [
-        (run.info.run_name, run.data.tags["mlflow.bridge.uid"], run.data.tags["mlflow.bridge.source"])
-        for run in store.runs()
-    ]
-    assert sorted(tags) == [("first", "another", "/b/first"), ("first", "uid-first", "/a/first")]
-
-
 def test_start_and_end_are_those_of_the_run_to_the_millisecond(store: Store) -> None:
     """Start and end are the run's, not the export's."""
     store.export(run_of(start=START + 0.1234, end=START + 60.9876), ROWS)
@@ -244,16 +231,6 @@ def test_what_people_edit_stays_and_is_named(store: Store) -> None:
     assert (held.info.run_name, tags["mlflow.note.content"]) == ("best of all", "theirs")
     assert [tags.get(key) for key in ("project", "own", "keep", "gone")] == ["theirs", "theirs", "2", None]
     assert store.stale(changed) == []
-
-
-def test_a_second_export_with_nothing_new_has_nothing_to_say(store: Store) -> None:
-    """With nothing new nothing is stale, and applying the same again adds nothing."""
-    run = run_of(params={"lr": 0.1}, tags=("a:b",), notes="n")
-    store.export(run, ROWS)
-    before = store.run().to_dictionary()
-    assert (store.stale(run), store.known(run).edited) == ([], ())
-    store.export(run)
-    assert store.run().to_dictionary() == before
 
 
 def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:

@@ -272,18 +272,6 @@ def test_a_checkpoint_outside_the_run_directory_is_named(store: Store, tmp_path:
     assert store.run().data.tags["bridge.checkpoint"] == "/elsewhere/last.ckpt"
 
 
-def test_settings_of_lightnings_cli_and_hydra_are_artifacts(store: Store, tmp_path: Path) -> None:
-    """Settings of LightningCLI and Hydra are sent beside hparams.yaml, with secrets masked."""
-    run = _run_with_files(tmp_path / "r")
-    (tmp_path / "r" / ".hydra").mkdir()
-    names = ("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
-    for name in names:
-        (tmp_path / "r" / name).write_text("lr: 0.1\napi_key: abc\n")
-    files = {name: file_of(tmp_path / "r" / name) for name in names}
-    store.export(replace(run, files={**run.files, **files}), ROWS)
-    assert {name: store.artifact(name) for name in names} == dict.fromkeys(names, b"lr: 0.1\napi_key: '***'\n")
-
-
 def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:
     """A checkpoint link that leaves the run directory is a notice; one within it is a file."""
     folder = tmp_path / "r"

@@ -185,14 +185,6 @@ def test_texts_show_what_they_say(tmp_path: Path) -> None:
     assert markdown_to_safe_html(found["run/notes"]) == "<h1>Title</h1>"
 
 
-def test_texts_are_read_back(tmp_path: Path) -> None:
-    """Notes and tags come back as the run has them."""
-    export(tmp_path, tags=("a*b", "c\\d", "e\nf", "<&>", "größe"), notes="# Title\n\nline | two\n")
-    found = held(tmp_path)
-    assert found.tags == ("a*b", "c\\d", "e\nf", "<&>", "größe")
-    assert found.notes == "# Title\n\nline | two\n"
-
-
 def test_a_metric_with_the_name_of_a_fact(tmp_path: Path) -> None:
     """A metric keeps its name, and the text of that name gets a suffix and is read back."""
     run = make_model_run(tmp_path / "runs" / "abc", notes="hello")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import NewerFormatError, TargetUnavailableError
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import encode_block
 from bridge.model import NoticeKind, Status
@@ -97,18 +97,6 @@ def test_two_exports_of_one_run_write_the_same_bytes(run: Run, tmp_path: Path) -
     assert content(tmp_path / "one" / "abc") == content(tmp_path / "two" / "abc")
 
 
-def test_the_same_delta_again_adds_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """Applying a delta twice adds its points once."""
-    first = first_of(run)
-    second = second_of(run, first)
-    target = exporter.open(run, SHAPE)
-    target.apply(first)
-    target.apply(second)
-    before = (folder / SCALARS).read_bytes()
-    assert target.apply(second).points == 0
-    assert (folder / SCALARS).read_bytes() == before
-
-
 def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, run: Run) -> None:
     """A delta is refused if another export has moved the cursor."""
     first = first_of(run)
@@ -177,22 +165,6 @@ def test_a_rebuild_has_new_names(exporter: TensorBoardExporter, run: Run, folder
     ]
 
 
-def test_a_rebuild_that_fails_changes_nothing(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """If the source fails during a rebuild, the old target stays as it was."""
-    target = exporter.open(run, SHAPE)
-    first = first_of(run)
-    target.apply(first)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def broken() -> Iterator[Delta]:
-        yield make_delta(run, [make_block([0], {"loss": [1.0]})])
-        raise TargetRefusedError("broken")
-
-    with pytest.raises(TargetRefusedError, match="broken"):
-        target.rebuild(broken())
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 @pytest.mark.parametrize("same", [True, False])
 def test_what_was_never_acknowledged_is_left_behind(
     exporter: TensorBoardExporter, run: Run, folder: Path, same: bool
@@ -259,16 +231,6 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
         "a": [1.0, float("inf")],
         "b": [2.0, float("-inf")],
     }
-
-
-def test_a_run_without_points_has_its_facts(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """A run without rows is in TensorBoard with its facts, and its first points follow."""
-    target = exporter.open(run, SHAPE)
-    empty = make_delta(run)
-    target.apply(empty)
-    assert names(folder) == [*ALWAYS, FACTS]
-    target.apply(make_delta(run, [make_block([0], {"loss": [1.0]})], before=empty.after))
-    assert names(folder) == [*ALWAYS, FACTS, SCALARS]
 
 
 def test_what_must_be_remembered_first_is(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
