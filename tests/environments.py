@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import subprocess
+import sys
 import venv
 import zipfile
 from collections import Counter
@@ -36,6 +37,19 @@ class Environment:
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+
+def installed(name: str, requirements: Sequence[str]) -> Path:
+    """Return the folder with the programs of an environment with older packages, made once and kept in `.compat`."""
+    folder = Path(__file__).parents[1] / ".compat" / name
+    ready = folder / ".ready"
+    if not ready.exists():
+        print(f"Setting up {folder} (minutes, once)", file=sys.stderr)
+        venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+        command = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, *requirements], check=True)
+        ready.touch()
+    return folder / "bin"
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 import zlib
 from pathlib import Path
@@ -25,6 +26,7 @@ from mlflow.store.tracking.abstract_store import AbstractStore
 from PIL import Image
 
 from bridge import plugins
+from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.live_options import VARIABLE, LiveOptions
 from bridge.exporters.mlflow.live_store import LiveModelRegistry, LiveStore
@@ -96,8 +98,12 @@ def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowCli
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
+    """Return the folder of runs of every kind."""
+    return make_all_runs(tmp_path / "runs")
+
+
+def make_all_runs(runs: Path) -> Path:
     """Make runs of every kind: ended, failed, killed, in a sweep, with secrets, odd names, images, and of each kind."""
-    runs = tmp_path / "runs"
     rows = [{"step": step, "val/acc": 0.5 + step / 100, "loss": 1 / (step + 1)} for step in range(40)]
     for number in range(2):
         make_run(
@@ -229,25 +235,32 @@ def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(set(paged)) == 8
 
 
-def test_charts_are_sampled_as_by_mlflow(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chart has the points that MLflow's own rule samples from the same series."""
+@pytest.mark.parametrize(
+    ("low", "high", "most"),
+    [(None, None, 20), (None, None, 1), (300, 900, 50), (0, 0, 5), (5000, 6000, 50), (None, None, 10_000)],
+)
+def test_charts_are_sampled_as_by_mlflow(
+    tmp_path: Path,
+    sqlite_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    low: int | None,
+    high: int | None,
+    most: int,
+) -> None:
+    """The points of a chart are those that MLflow's SQL store chooses from an export."""
+    runs = tmp_path / "runs"
     rows = [{"step": 3 * step, "loss": math.sin(step)} for step in range(500)]
     make_run(runs / "long", rows)
     make_run(runs / "short", rows[100:107])
-    store = store_of(runs)
-    (experiment,) = store.search_experiments()
-    ids = [run.info.run_id for run in store.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)]
-
-    class Slow(LiveStore):
-        get_metric_history_bulk_interval = AbstractStore.get_metric_history_bulk_interval
-
-    slow = Slow(store._view)  # type: ignore[abstract]
-    for low, high, most in ((None, None, 20), (None, None, 1), (300, 900, 50), (5000, 6000, 50), (None, None, 10_000)):
-        asked = (ids, "loss", most, low, high)
-        one, other = store.get_metric_history_bulk_interval(*asked), slow.get_metric_history_bulk_interval(*asked)
-        assert [(point.run_id, point.step, point.value) for point in one] == [
-            (point.run_id, point.step, point.value) for point in other
-        ]
+    shown = []
+    for client in (live_client(runs, monkeypatch), exported(runs, sqlite_template)):
+        found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
+        names = {run.info.run_id: run.info.run_name for run in found}
+        store = client._tracking_client.store
+        points = store.get_metric_history_bulk_interval(list(names), "loss", most, low, high)
+        shown.append(sorted((names[one.run_id], one.step, one.value, one.timestamp) for one in points))
+    assert shown[0] == shown[1]
+    assert (len(shown[0]) > 0) == (low != 5000)
 
 
 def test_growth_and_requeues_are_shown_at_once(
@@ -446,12 +459,14 @@ def test_a_sweep_knows_the_best(runs: Path, sqlite_template: Path, monkeypatch: 
         ids = [client.get_experiment_by_name("runs").experiment_id]
         (parent,) = client.search_runs(ids, "tags.`mlflow.bridge.sweep` = '12'")
         parents.append((plain(parent.data.metrics), parent.data.tags["mlflow.note.content"].partition("best run")[0]))
-        below = client.search_runs(ids, "metrics.`loss.best` < 0.1", order_by=["metrics.`loss.best` ASC"])
+        below = client.search_runs(
+            ids, "metrics.`loss.best` < 0.1 and tags.team = 'red'", order_by=["metrics.`loss.best` ASC"]
+        )
         history = client.get_metric_history(below[0].info.run_id, "loss.best")
         found.append(([run.info.run_name for run in below], history[-1].value))
     assert parents[0] == parents[1]
     assert found[0] == found[1]
-    assert len(found[0][0]) == 3
+    assert found[0][0] == ["lr-1", "lr-0"]
 
 
 def test_the_table_opens_no_directory_for_runs_of_one_start(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,6 +491,15 @@ def test_the_table_opens_no_directory_for_runs_of_one_start(runs: Path, monkeypa
     assert found[0].data.metrics == {"loss": 0.0}
 
 
+def test_a_tracking_uri_that_cannot_be_written_to_stops_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live view needs no target, so a file store, the default of MLflow 2, is refused at the first export only."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with MlflowExporter() as exporter, pytest.raises(TargetRefusedError, match="file store"):
+        _ = exporter.capabilities
+    with pytest.raises(TargetRefusedError, match="file store"):
+        MlflowExporter("./mlruns")
+
+
 def test_a_file_that_became_a_link_is_not_served(runs: Path, tmp_path: Path) -> None:
     """Neither a listed file that is a link by now, nor one below a folder that is, leads out of the run."""
     log_image(runs / "odd", "x", 1)
@@ -495,8 +519,6 @@ def test_a_file_that_became_a_link_is_not_served(runs: Path, tmp_path: Path) -> 
 
 def test_entry_points_are_declared() -> None:
     """MLflow finds the plug-ins by entry points, in a module without imports."""
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for kind in ("tracking_store", "model_registry_store", "artifact_repository"):
         module, _, function = project["entry-points"][f"mlflow.{kind}"]["registry"].partition(":")
@@ -507,24 +529,34 @@ def test_entry_points_are_declared() -> None:
     assert done.stdout == "[]\n"
 
 
+def plugin_folder(folder: Path) -> Path:
+    """Return a folder for PYTHONPATH by which an MLflow elsewhere finds the plug-ins that pyproject.toml declares."""
+    plugin = folder / "plugin" / "bridge_live-0.dist-info"
+    plugin.mkdir(parents=True, exist_ok=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bridge-live\nVersion: 0\n")
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [
+        line
+        for name, group in groups.items()
+        for line in (f"[{name}]", *(f"{key} = {of}" for key, of in group.items()))
+    ]
+    (plugin / "entry_points.txt").write_text("\n".join(lines))
+    return plugin.parent
+
+
 def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None:
     """`mlflow server --backend-store-uri registry:///RUNS` serves the runs and writes only to the cache."""
     from tests.servers import free_port
 
-    plugin = tmp_path / "plugin" / "bridge_live-0.dist-info"
-    plugin.mkdir(parents=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: bridge-live\nVersion: 0\n")
-    (plugin / "entry_points.txt").write_text(
-        "[mlflow.tracking_store]\nregistry = bridge.plugins:tracking_store\n"
-        "[mlflow.model_registry_store]\nregistry = bridge.plugins:model_registry\n"
-        "[mlflow.artifact_repository]\nregistry = bridge.plugins:artifact_repository\n"
-    )
     port, here = free_port(), tmp_path / "here"
     here.mkdir()
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"registry://{runs}", "--artifacts-destination", f"registry://{runs}"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{plugin.parent}", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}:{plugin_folder(tmp_path)}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -148,10 +148,10 @@ def test_no_yaml_hurts(tmp_path: Path, bomb: str) -> None:
     """Bombs, loops and depth in hparams.yaml cost at most a notice and little time."""
     run_dir = make_run(tmp_path / "run")
     (run_dir / "hparams.yaml").write_text(bomb)
-    began = time.process_time()
+    began = time.perf_counter()
     run = read_run(run_dir)
     assert len(json.dumps(dict(run.params), default=str)) < 10_000_000
-    assert time.process_time() - began < 20
+    assert time.perf_counter() - began < 20
 
 
 def test_a_network_in_hparams_costs_its_own_key(tmp_path: Path) -> None:

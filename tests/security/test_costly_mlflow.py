@@ -71,7 +71,7 @@ def test_memory_and_time_are_bounded_in_mlflow(tmp_path: Path, heavy: Zygote, sq
 def test_names_that_clean_to_one_take_no_square_of_time() -> None:
     """Each of 20,000 names that MLflow has one key for gets its own: counted on, not looked for from the first."""
     names = ["".join("#@&$"[number >> 2 * place & 3] for place in range(8)) for number in range(20_000)]
-    began = time.process_time()
+    began = time.perf_counter()
     keys = keys_of(names)
-    assert time.process_time() - began < 3
+    assert time.perf_counter() - began < 3
     assert [keys[names[number]] for number in (0, 1, 19_999)] == ["_" * 8, "_" * 8 + "_2", "_" * 8 + "_20000"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
@@ -62,14 +63,25 @@ class MlflowExporter(Exporter):
         database_uri: str | None = None,
     ) -> None:
         self._experiment = (experiment, experiment_default)
-        self._store = MlflowStore(tracking_uri, ExperimentName.of(experiment, experiment_default), database_uri)
+        self._given = (tracking_uri, database_uri)
+        if any(self._given):
+            _ = self._store
         self._latest: dict[str, Candidates] = {}
         """What MLflow holds by now, by identity. Targets keep it up to date."""
         self._at_start: dict[str, Candidates] = {}
         """What MLflow held when the export began."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_experiment": self._experiment, "_store": self._store, "_latest": {}, "_at_start": {}}
+        return {"_experiment": self._experiment, "_given": self._given, "_store": self._store} | {
+            "_latest": {},
+            "_at_start": {},
+        }
+
+    @cached_property
+    def _store(self) -> MlflowStore:
+        """Return MLflow itself. A live view needs none, so the default may be one that cannot be written to."""
+        tracking_uri, database_uri = self._given
+        return MlflowStore(tracking_uri, ExperimentName.of(*self._experiment), database_uri)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -222,7 +234,8 @@ class MlflowExporter(Exporter):
         """Close all connections, and forget what was found."""
         self._latest.clear()
         self._at_start.clear()
-        self._store.close()
+        if "_store" in self.__dict__:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -135,32 +135,34 @@ class LiveStore(AbstractStore):
         start_step: int | None,
         end_step: int | None,
     ) -> list[MetricWithRunId]:
-        """Return points of one metric of several runs for a chart, sampled by the rule of MLflow's own stores.
+        """Return points of one metric of several runs for a chart, at most `max_results` of each run.
 
-        Of the steps of all runs in the range, at most `max_results` evenly spaced ones are chosen, the last one, and
-        the first and last of each run.
+        They are sampled as by MLflow's SQL store: the first of each of `max_results` equal parts, and the last.
         """
         if (start_step is None) != (end_step is None):
             raise MlflowException(
                 "Both start_step and end_step must be provided together, or neither should be provided.",
                 INVALID_PARAMETER_VALUE,
             )
-        series = {run_id: of for run_id in run_ids if (of := self._view.one_series(run_id, metric_key)) is not None}
-        steps = np.unique(np.concatenate([each.step for each in series.values()] or [np.empty(0, np.int64)]))
-        low, high = (0, int(steps[-1]) if len(steps) else 0) if start_step is None else (start_step, end_step)
-        steps = steps[(steps >= low) & (steps <= high)]
-        max_results = max(1, max_results)
-        ends = [step for each in series.values() if len(each.step) for step in (each.step[0], each.step[-1])]
-        if len(steps) > max_results:
-            places = (np.arange(max_results) * (len(steps) / max_results)).astype(np.int64)
-            ends += list(steps[[*places, -1]])
-            steps = np.unique([step for step in ends if low <= step <= high])
         found: list[MetricWithRunId] = []
         for run_id in run_ids:
-            if run_id in series:
-                at = np.flatnonzero(np.isin(series[run_id].step, steps))
-                points = metrics_at(metric_key, series[run_id], at)
-                found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
+            series = self._view.one_series(run_id, metric_key)
+            if series is None:
+                continue
+            steps = series.step  # increasing, each once
+            low, high = 0, len(steps)
+            if start_step is not None and end_step is not None:
+                low, high = np.searchsorted(steps, (start_step, end_step + 1)).tolist()
+            count = high - low
+            if count == 0:
+                continue
+            parts = min(max(1, max_results), count)
+            size, rest = divmod(count, parts)
+            # The first `rest` parts have one point more than `size`; the last place is that of the last point.
+            places = low + np.arange(parts) * size + np.minimum(np.arange(parts), rest)
+            places[-1] = high - 1
+            points = metrics_at(metric_key, series, places)
+            found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
         return found
 
     def get_metric_history_bulk_interval_from_steps(

@@ -74,7 +74,7 @@ def test_a_refusal_is_told_with_the_servers_words(status: int, body: str, says: 
     assert hint in str(caught.value.hint)
 
 
-def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
     """An untrusted certificate fails without retries, and one named as trusted is accepted."""
     certificate, key = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -83,12 +83,11 @@ def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path, monkeypatc
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        waits: list[float] = []
-        monkeypatch.setattr(time, "sleep", waits.append)
+        began = time.monotonic()
         with pytest.raises(TargetRefusedError, match="certificate") as caught:
             _ = MlflowApi(Address.of(f"https://127.0.0.1:{server.server_port}")).client
         server.shutdown()
-    assert waits == []
+    assert time.monotonic() - began < 10
     assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in str(caught.value.hint)
 
 

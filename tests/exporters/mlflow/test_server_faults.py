@@ -205,16 +205,17 @@ def test_several_runs_at_once_over_a_faulty_network(
 def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, status: int) -> None:
     """A refusal and a wrong path are not retried, and the error says what to check."""
     faulty_proxy.plan(Fault.STATUS, times=10_000, status=status)
+    began = time.monotonic()
     with pytest.raises(TargetRefusedError) as caught:
         Store(faulty_proxy.uri, experiment="refused").export(run_of(tmp_path / "run"), ROWS)
     assert caught.value.hint is not None
     assert sum(faulty_proxy.seen.values()) == 1
+    assert time.monotonic() - began < 5
 
 
-def test_no_server_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_is_said_at_once(tmp_path: Path) -> None:
     """If nobody listens at the address, the error comes without minutes of retries."""
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    began = time.monotonic()
     with pytest.raises(TargetUnavailableError, match="No server answers"):
         Store("http://127.0.0.1:9").export(run_of(tmp_path / "run"), ROWS)
-    assert waits == []
+    assert time.monotonic() - began < 5

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import venv
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.environments import installed
 from tests.fixtures.mlflow_server import MlflowServer, start_mlflow_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SERVERS = ("2.22", "3.4")
 CLIENTS = ("2.22", "3.0", "3.4")
 
-_ENVIRONMENTS = Path(__file__).parents[4] / ".compat"
 _NEEDS = ("sqlalchemy<2.1", "click", "filelock", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")
 """What the bridge needs, and a SQLAlchemy of which MLflow 2.22 can import everything."""
 
 
 def environment(version: str) -> Path:
     """Return the folder with an MLflow version's programs, after making its environment if needed."""
-    folder = _ENVIRONMENTS / f"mlflow-{version}"
-    ready = folder / ".ready"
-    if not ready.exists():
-        print(f"Setting up {folder} (minutes, once)", file=sys.stderr)
-        venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-        command = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, f"mlflow=={version}.*", *_NEEDS], check=True)
-        ready.touch()
-    return folder / "bin"
+    return installed(f"mlflow-{version}", (f"mlflow=={version}.*", *_NEEDS))
 
 
 @pytest.fixture(scope="session", params=SERVERS)

@@ -1,0 +1,154 @@
+"""The live view answers the requests of the pages as a stock server on a clean export does, also in older versions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bridge.exporters.mlflow import MlflowExporter
+from bridge.sync.export import export_runs
+from tests.environments import installed
+from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.live.test_mlflow import NOT_COMPARED, make_all_runs, plugin_folder
+from tests.live.test_tensorboard import everything, make_runs
+from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS = ("click", "filelock", "msgspec", "pillow", "pyyaml", "rich")
+OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", "numpy", "pyarrow", *NEEDS)
+OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *NEEDS)
+"""TensorBoard 2.16 needs the other packages of its time."""
+
+
+@contextlib.contextmanager
+def viewed(runs: Path, to: str, python: Path | str = sys.executable) -> Iterator[str]:
+    """Yield the address of `bridge view` in the environment of `python`."""
+    command = [python, "-m", "bridge", "view", runs, "--to", to, "--no-open", "--port", str(free_port())]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTEST_"))} | {
+        "PYTHONPATH": f"{ROOT}:{plugin_folder(runs.parent)}",
+        "PYTHONUNBUFFERED": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().partition("#")[0].strip().rstrip("/")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def ask(address: str, place: str, body: Any = None, **query: Any) -> bytes:
+    """Return what a server answers."""
+    request = urllib.request.Request(f"{address}/{place}?{urllib.parse.urlencode(query, doseq=True)}")
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def answers(address: str) -> dict[str, Any]:
+    """Return what MLflow's pages ask of the experiment `runs`, without what may differ from an export.
+
+    Left out are ids of runs and experiments, times of experiments, tags that an export needs for itself, addresses of
+    artifacts, and the step and time of last values in tables.
+    """
+
+    def get(place: str, body: Any = None, **query: Any) -> Any:
+        return json.loads(ask(address, f"ajax-api/2.0/mlflow/{place}", body, **query))
+
+    experiment = get("experiments/get-by-name", experiment_name="runs")["experiment"]
+    ids = [experiment["experiment_id"]]
+    found = get("runs/search", {"experiment_ids": ids, "max_results": 100})["runs"]
+    names = {run["info"]["run_id"]: run["info"]["run_name"] for run in found}
+    shown: dict[str, Any] = {
+        "runs": sorted(run["info"]["run_name"] for run in found),
+        "views": [tag["key"] for tag in experiment["tags"] if tag["key"] == "mlflow.sharedViewState.bridge"],
+        "filtered": sorted(
+            run["info"]["run_name"]
+            for run in get(
+                "runs/search", {"experiment_ids": ids, "filter": "metrics.loss < 0.1 and params.lr != '0.2'"}
+            )["runs"]
+        ),
+    }
+    for run in found:
+        run_id = run["info"]["run_id"]
+        whole = get("runs/get", run_id=run_id)["run"]
+        last = {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])}
+        shown[names[run_id]] = {
+            "info": {key: run["info"].get(key) for key in ("run_name", "status", "start_time", "end_time", "user_id")},
+            "row": last,
+            "metrics": sorted(whole["data"].get("metrics", []), key=str),
+            "params": sorted(whole["data"].get("params", []), key=str),
+            "tags": {
+                tag["key"]: re.sub(r"\b(?:\d+/runs/)?[0-9a-f]{32}\b", "(id)", tag["value"])
+                for tag in whole["data"].get("tags", [])
+                if tag["key"] not in NOT_COMPARED
+            },
+            "points": {key: get("metrics/get-history", run_id=run_id, metric_key=key)["metrics"] for key in last},
+            "files": {path: ask(address, "get-artifact", run_id=run_id, path=path) for path in _paths(get, run_id)},
+        }
+    chart = get("metrics/get-history-bulk-interval", run_ids=list(names), metric_key="loss", max_results=10)
+    shown["chart"] = sorted(
+        (names[one["run_id"]], one["step"], one["value"], one["timestamp"]) for one in chart["metrics"]
+    )
+    return shown
+
+
+def _paths(get: Any, run_id: str, folder: str = "") -> Iterator[str]:
+    for file in get("artifacts/list", run_id=run_id, path=folder).get("files", []):
+        if file["is_dir"]:
+            yield from _paths(get, run_id, file["path"])
+        elif file["path"] != ".bridge-target":
+            yield file["path"]
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["of today", pytest.param("2.22", marks=[pytest.mark.compat, pytest.mark.timeout(1200)])],
+)
+def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: str) -> None:
+    """Runs, points, charts, searches and the bytes of all files are those of a stock server of that version."""
+    runs = make_all_runs(tmp_path / "runs")
+    python = Path(sys.executable) if version == "of today" else installed("mlflow-2.22", OLD_MLFLOW) / "python"
+    with viewed(runs, "mlflow", python) as address:
+        live = answers(address)
+    server = start_mlflow_server(
+        f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "server", program=str(python.parent / "mlflow")
+    )
+    try:
+        assert not export_runs([runs], MlflowExporter(server.uri, "runs")).failed
+        stock = answers(server.uri)
+    finally:
+        server.stop()
+    assert len(live["runs"]) == 8
+    for part, said in stock.items():
+        assert live[part] == said, part
+    assert live.keys() == stock.keys()
+
+
+@pytest.mark.compat
+@pytest.mark.timeout(1200)
+def test_an_old_tensorboard_answers_as_the_one_of_today(tmp_path: Path) -> None:
+    """TensorBoard 2.16, the oldest that is supported, has the same data on every dashboard."""
+    runs = make_runs(tmp_path)
+    with viewed(runs, "tensorboard", installed("tensorboard-2.16", OLD_TENSORBOARD) / "python") as address:
+        old = everything(address)
+    with viewed(runs, "tensorboard") as address:
+        assert old == everything(address)
