@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -581,5 +582,15 @@ def test_a_run_without_metrics_and_media(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
     assert str(bench.export(path).action) == "unchanged"
     (path / "metrics.csv").unlink()
+    assert str(bench.export(path).action) == "unchanged"
+    bench.assert_verified(path)
+
+
+def test_a_copy_without_times_is_no_change(bench: Bench, tmp_path: Path) -> None:
+    """Copying a directory back without its times (`cp -r`) changes nothing, whatever its files' mtimes say."""
+    path = make_run(tmp_path / "runs" / "a", ROWS, status="failed", hparams={"lr": 0.1}, heartbeat_age=4000.0)
+    bench.export(path)
+    for file in path.iterdir():
+        os.utime(file)
     assert str(bench.export(path).action) == "unchanged"
     bench.assert_verified(path)

@@ -15,7 +15,7 @@ from bridge.exporters.mlflow.client import require_mlflow
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
-from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, signature
+from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
@@ -138,7 +138,7 @@ class MlflowExporter(Exporter):
         if cursor.extra.get("no_files") and not self._store.address.is_server:
             return stale
         files = cursor.extra.get("files", {})
-        stale += [name for name, file in due_files(run, content).items() if files.get(name) != signature(file)]
+        stale += [name for name, file in due_files(run, content).items() if not is_sent(file, files.get(name))]
         if cursor.extra.get("pending"):
             stale.append("files that could not be stored")
         sent_checkpoints = cursor.extra.get("checkpoints", {})

@@ -499,8 +499,25 @@ def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
 
 
 def signature(file: RunFile) -> str:
-    """Return the text by which a cursor recognises that a file was sent as it is now."""
-    return f"{file.size}:{file.mtime_ns}"
+    """Return the text by which a cursor recognises that a file was sent as it is now: size, mtime, digest."""
+    return f"{file.size}:{file.mtime_ns}:{_content_digest(file)}"
+
+
+def is_sent(file: RunFile, sent: str | None) -> bool:
+    """Return if `file` was sent as it is now, by the signature of what was `sent`.
+
+    The content decides where only the mtime differs: copying a directory without its times changes nothing.
+    """
+    size, mtime, content = (*(sent or "").split(":"), "", "", "")[:3]
+    if size != str(file.size):
+        return False
+    return mtime == str(file.mtime_ns) or (content != "" and content == _content_digest(file))
+
+
+def _content_digest(file: RunFile) -> str:
+    """Return a digest of a file's bytes; "" if it is too large to be read for that, or gone."""
+    data = _read(file, limit=_LARGEST_MASKED) if file.size <= _LARGEST_MASKED else None
+    return "" if data is None else hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def add_run_files(
@@ -510,7 +527,7 @@ def add_run_files(
     redaction = Redaction(content.redact)
     now = dict(sent)
     for name, file in due_files(run, content).items():
-        if sent.get(name) == signature(file):
+        if is_sent(file, sent.get(name)):
             continue
         now[name] = signature(file)
         if name in _UNMASKED:
@@ -603,7 +620,7 @@ def add_checkpoints(
 
 def checkpoint_signatures(run: Run) -> dict[str, str]:
     """Return what a cursor keeps of sent checkpoints: a short digest for each, or one for all if they are many."""
-    each = {path: digest(signature(file))[:8] for path, file in _checkpoint_files(run).items()}
+    each = {path: digest(f"{file.size}:{file.mtime_ns}")[:8] for path, file in _checkpoint_files(run).items()}
     return each if len(each) <= _MOST_SIGNATURES else {"*": digest(json.dumps(sorted(each.items())))}
 
 

@@ -34,6 +34,7 @@ from bridge.exporters.mlflow.media import (
     add_run_files,
     captions_of,
     due_files,
+    is_sent,
     parse_path,
     signature,
 )
@@ -217,7 +218,7 @@ class _Reader:
     def _copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
         """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
         files = due_files(self.run, content)
-        current = {name for name, file in files.items() if sent.get(name) == signature(file)}
+        current = {name for name, file in files.items() if is_sent(file, sent.get(name))}
         small = {name for name in current if files[name].size <= MOST_COMPARED}
         with ArtifactUpload() as upload:
             others = {name: signature(file) for name, file in files.items() if name not in small}
