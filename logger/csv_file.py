@@ -16,7 +16,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-from logger.files import free_beside, keep_access, no_field_limit, replace_file
+from logger.files import append_whole, free_beside, keep_access, no_field_limit, replace_file
 from logger.values import cell_text
 
 if TYPE_CHECKING:
@@ -152,14 +152,7 @@ class MetricsFile:
         data = text.encode("utf-8", errors="backslashreplace")
         path, after = self.path, before + len(data)
         self._pending = _PendingWrite(rows[0], len(rows), lambda: path.stat().st_size >= after)
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        except BaseException:
-            if os.fstat(descriptor).st_size < after:
-                os.ftruncate(descriptor, before)
-            raise
+        append_whole(descriptor, data)
         self._confirm(rows)
 
     def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:

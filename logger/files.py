@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SNIFFED_BYTES",
     "VIDEO_FORMATS",
+    "append_whole",
     "free_beside",
     "keep_access",
     "no_field_limit",
@@ -129,10 +130,27 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def free_beside(path: Path) -> Path:
-    """Return a name beside `path` that is free: `name.1`, `name.2`, ..."""
+def append_whole(descriptor: int, data: bytes) -> int:
+    """Append `data` to the open file `descriptor` and return its new size.
+
+    If the disk takes only a part of `data`, that is cut off again. Raises OSError.
+    """
+    before = os.fstat(descriptor).st_size
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except BaseException:
+        if os.fstat(descriptor).st_size < before + len(data):
+            os.ftruncate(descriptor, before)
+        raise
+    return before + len(data)
+
+
+def free_beside(path: Path, mark: str = ".") -> Path:
+    """Return a name beside `path` that is free: `name.1`, `name.2`, ..., with `mark` before the number."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{mark}{number}")).exists():
         number += 1
     return aside
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logger.files import replace_file
-from logger.values import ClassName, Plain, flatten, plain, strict
+from logger.values import ClassName, Plain, flatten, plain, plain_dict, strict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,10 +76,7 @@ class Hparams:
 
         Keys that collide, in one call or over several, come back with the names they got.
         """
-        new = plain(params)
-        if not isinstance(new, dict):
-            new = plain(getattr(params, "__dict__", {}))
-            assert isinstance(new, dict)
+        new = plain_dict(params)
         # New objects, no changes in place: a thread may be writing the old ones.
         self._beside = {
             key: value

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logger.files import SNIFFED_BYTES, sniff
+from logger.files import SNIFFED_BYTES, append_whole, sniff
 from logger.values import strict
 
 if TYPE_CHECKING:
@@ -138,14 +138,7 @@ class MediaFile:
     def _append(self, line: str) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
-            data = (line + "\n").encode("utf-8", errors="backslashreplace")
-            before = os.fstat(descriptor).st_size
-            try:
-                if os.write(descriptor, data) < len(data):
-                    raise OSError(f"{self.path}: the disk took only a part of a line")
-            except OSError:
-                os.ftruncate(descriptor, before)
-                raise
+            append_whole(descriptor, (line + "\n").encode("utf-8", errors="backslashreplace"))
         finally:
             os.close(descriptor)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from logger.csv_file import MetricsFile, Record, Scan, header, records, whole_number
-from logger.files import set_aside
+from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
 from logger.media import MediaFile
 from logger.row import STEP_LIMIT
@@ -42,7 +42,16 @@ if TYPE_CHECKING:
 
     Warn = Callable[[str, str], None]
 
-__all__ = ["METRICS_NAME", "OnExisting", "OpenedRun", "Settings", "holds_run", "open_directory", "open_run"]
+__all__ = [
+    "METRICS_NAME",
+    "OnExisting",
+    "OpenedRun",
+    "Settings",
+    "open_directory",
+    "open_run",
+    "refuse_existing",
+    "unique_tags",
+]
 
 METRICS_NAME = "metrics.csv"
 OnExisting = Literal["resume", "new", "error"]
@@ -85,16 +94,20 @@ class Settings:
         if on_existing not in ("resume", "new", "error"):
             raise ValueError(f'on_existing must be "resume", "new" or "error", not {on_existing!r}.')
         sweep = os.environ.get("SLURM_ARRAY_JOB_ID")
-        given = [tags] if isinstance(tags, str) else [*(tags or ())]
         return cls(
             run_dir=Path(os.path.abspath(Path(run_dir).expanduser())),  # noqa: PTH100 - resolve() would follow links
             run_id=str(run_id),
             token=uuid.uuid4().hex,
-            tags=tuple(dict.fromkeys([*map(str, given), *([f"sweep:{sweep}"] if sweep else [])])),
+            tags=tuple(unique_tags([*unique_tags(tags), *([f"sweep:{sweep}"] if sweep else [])])),
             on_existing=on_existing,
             flush_every=max(1, flush_every),
             **options,
         )
+
+
+def unique_tags(tags: Iterable[str] | str | None) -> list[str]:
+    """Return each of `tags` once, as text; a text is one tag."""
+    return list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags or ())))
 
 
 @dataclass(slots=True)
@@ -178,6 +191,14 @@ def holds_run(run_dir: Path) -> bool:
     return any((run_dir / name).exists() for name in (SIDECAR_NAME, METRICS_NAME))
 
 
+def refuse_existing(settings: Settings) -> None:
+    """Raise FileExistsError if there is a run that `on_existing` refuses."""
+    if settings.on_existing == "error" and holds_run(settings.run_dir):
+        raise FileExistsError(
+            f'{settings.run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".'
+        )
+
+
 def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], None]) -> OpenedRun:
     """Make `settings.run_dir`, or read what it holds.
 
@@ -226,11 +247,8 @@ def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
         held, _ = decode_sidecar((run_dir / SIDECAR_NAME).read_bytes(), run_dir)
         if any(session.id == settings.token for session in held.sessions):
             return
-    if settings.on_existing == "error":
-        raise FileExistsError(f'{run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".')
-    number = 1
-    while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
-        number += 1
+    refuse_existing(settings)
+    aside = free_beside(run_dir, ".old-")
     run_dir.rename(aside)
     log_info(f"{run_dir} held a run, which is now {aside}.")
 

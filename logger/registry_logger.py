@@ -16,7 +16,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-from logger.open_run import OnExisting, Settings, holds_run, open_run
+from logger.open_run import OnExisting, Settings, open_run, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
 from logger.run_writer import RegistryLoggerWarning, WarnOnce
 from logger.session import host_name, stage_of, was_pruned
@@ -98,7 +98,7 @@ class RegistryLogger(CSVLogger):
         self._warn = WarnOnce().warn
         self._fit: tuple[weakref.ref[Any], int | None] | None = None
         _register_with_pytorch_lightning()
-        self._check_existing()
+        rank_zero_only(refuse_existing)(settings)
 
     @property
     def run_dir(self) -> Path:
@@ -146,7 +146,7 @@ class RegistryLogger(CSVLogger):
 
     @tags.setter
     def tags(self, tags: Iterable[str]) -> None:
-        self._edit(tags=list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags))))
+        self._edit(tags=unique_tags(tags))
 
     @property
     def _tags(self) -> list[str]:
@@ -297,13 +297,6 @@ class RegistryLogger(CSVLogger):
             return False
         last = held.sessions[-1]
         return last.id == self._settings.token and last.fit is True
-
-    @rank_zero_only
-    def _check_existing(self) -> None:
-        if self._settings.on_existing == "error" and holds_run(self.run_dir):
-            raise FileExistsError(
-                f'{self.run_dir} holds a run already. Give another run_dir, or on_existing="resume" or "new".'
-            )
 
     def _ignored(self, method: str, options: Mapping[str, Any]) -> None:
         for name in options:

@@ -25,7 +25,7 @@ from logger.heartbeat import (
 )
 from logger.hparams import HPARAMS_NAME
 from logger.media import encode_image, encode_video, single_images
-from logger.open_run import METRICS_NAME, Settings, open_run
+from logger.open_run import METRICS_NAME, Settings, open_run, unique_tags
 from logger.other_loggers import SummaryWriterMethods
 from logger.row import Row, step_of, to_row
 from logger.session import running_trainer, stage_of, status_of
@@ -243,7 +243,7 @@ class RunWriter(SummaryWriterMethods):
 
     @tags.setter
     def tags(self, tags: Iterable[str]) -> None:
-        self.edit(tags=list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags))))
+        self.edit(tags=unique_tags(tags))
 
     @property
     def notes(self) -> str:

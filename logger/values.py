@@ -27,6 +27,7 @@ __all__ = [
     "number",
     "param_scalar",
     "plain",
+    "plain_dict",
     "restore_number",
     "strict",
 ]
@@ -72,20 +73,27 @@ def plain(value: object) -> Plain:
     return _plain(value, ())
 
 
-def flatten(params: object) -> Flat:
-    """Return hyperparameters of any kind with flat, dotted keys.
+def plain_dict(params: object) -> dict[str, Any]:
+    """Return hyperparameters of any kind as a nested dict of plain values.
 
-    Lists, empty lists and empty dicts stay values. If two keys become one, the later gets `_2` (`_3`, ...) and is
-    listed in `renamed`. An object that is neither a mapping nor similar to one contributes its attributes.
+    An object that is neither a mapping nor similar to one contributes its attributes.
     """
     tree = plain(params)
     if not isinstance(tree, dict):
-        attributes = getattr(params, "__dict__", None)
-        tree = plain(attributes) if attributes else {}
+        tree = plain(getattr(params, "__dict__", None) or {})
     assert isinstance(tree, dict)
+    return tree
+
+
+def flatten(params: object) -> Flat:
+    """Return hyperparameters of any kind, read as by `plain_dict`, with flat, dotted keys.
+
+    Lists, empty lists and empty dicts stay values. If two keys become one, the later gets `_2` (`_3`, ...) and is
+    listed in `renamed`.
+    """
     values: dict[str, Plain] = {}
     renamed: list[tuple[str, str]] = []
-    for key, value in _leaves(tree, ""):
+    for key, value in _leaves(plain_dict(params), ""):
         free = _free_key(key, values)
         if free != key:
             renamed.append((key, free))
