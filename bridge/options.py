@@ -121,6 +121,10 @@ class FilterOptions(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Literal["running", "completed", "failed", "interrupted", "killed", "unknown"], ...],
         Option("Only runs with this status; may repeat.", flag="--status"),
     ] = ()
+    kinds: Annotated[
+        tuple[Literal["RegistryLogger", "CSVLogger", "TensorBoardLogger"], ...],
+        Option("Only runs that this logger wrote; may repeat.", flag="--kind"),
+    ] = ()
     since: Annotated[
         str | None, Option("Only runs with a sign of life since: 3d, 12h, 2026-04-10, an ISO time.", "WHEN")
     ] = None

@@ -108,6 +108,7 @@ def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]
     return [
         name_column(records),
         value_column(column("status"), records),
+        *([value_column(column("kind"), records, rank=2)] if len({record.kind for record in records}) > 1 else []),
         time_column(records, rank=1),
         value_column(column("duration"), records, rank=3),
         *values,

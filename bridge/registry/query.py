@@ -296,7 +296,7 @@ def _sort_key(value: Any) -> tuple[int, Any] | None:
 
 _FIELDS = (
     "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
-    "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions",
+    "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "kind",
 )  # fmt: skip
 time_columns = ("created_at", "ended_at", "heartbeat", "updated_at")
 """The columns that hold times, as ISO text in UTC."""

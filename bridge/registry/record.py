@@ -31,9 +31,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a run directory at the last scan. Times are seconds since the epoch.
 
     `run_dir` is the real absolute path. `status` is the status that is shown (a dead run is `killed`), `status_word`
-    that of the sidecar. `start`, `end` and `last_alive` are those of `bridge.model.Run`, `updated` is the sidecar's
-    mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`, `count`, ...).
-    `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
+    that of the sidecar. `kind`, `start`, `end` and `last_alive` are those of `bridge.model.Run`, `updated` is the
+    sidecar's mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`,
+    `count`, ...). `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
     `covered` says that these cover all rows of metrics.csv; `bridge.registry.statistics` completes them otherwise.
     `orphaned` means that the last scan did not find the directory.
     """
@@ -43,6 +43,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
     status: Status
     status_word: str | None
+    kind: str = ""
     start: float
     end: float | None
     last_alive: float
@@ -117,6 +118,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             "name": self.name,
             "status": str(self.status),
             "status_word": self.status_word,
+            "kind": self.kind,
             "alive": self.alive,
             "created_at": self.created_at,
             "ended_at": self.ended_at,
@@ -143,6 +145,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             run_id=self.run_id,
             status=self.status,
             status_word=self.status_word,
+            kind=self.kind,
             start=self.start,
             end=self.end,
             last_alive=self.last_alive,
@@ -169,6 +172,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             identity=run.identity,
             status=run.status,
             status_word=run.status_word,
+            kind=run.kind,
             start=run.start,
             end=run.end,
             last_alive=run.last_alive,
@@ -306,6 +310,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         identity=identity,
         status=status,
         status_word=said.status,
+        kind="RegistryLogger",
         start=start,
         end=max(start, last_alive if said.ended_at is None else said.ended_at),
         last_alive=last_alive,

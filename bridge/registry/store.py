@@ -24,6 +24,7 @@ import msgspec
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
 from bridge.registry.record import RunRecord, compute_statistics, read_ended
+from bridge.rundir.event_runs import event_names
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
 
@@ -37,7 +38,7 @@ __all__ = ["FORMAT", "CachedRun", "NewerStoreError", "ScanReport", "Store", "is_
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """The format number of the cache. An older one is rebuilt, a newer one left alone."""
 
 LOCK_TIMEOUT_S = 5.0
@@ -408,7 +409,10 @@ def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result
     """Return a text that changes if any file that the record is made of is replaced or grows."""
     parts = [_mark(sidecar), _mark(summary)]
     if sidecar is None:
-        parts.append(_mark(_lstat(f"{run_dir}/metrics.csv")))
+        metrics = _lstat(f"{run_dir}/metrics.csv")
+        parts.append(_mark(metrics))
+        if metrics is None:
+            parts += [_mark(_lstat(f"{run_dir}/{name}")) for name in sorted(event_names(run_dir))]
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call

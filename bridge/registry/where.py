@@ -83,6 +83,7 @@ FIELDS: Mapping[str, tuple[Kind, str]] = {
     "path": (Kind.TEXT, "run_dir"),
     "run_dir": (Kind.TEXT, "run_dir"),
     "status": (Kind.STATUS, "status"),
+    "kind": (Kind.TEXT, "kind"),
     "notes": (Kind.TEXT, "notes"),
     "checkpoint_path": (Kind.TEXT, "checkpoint_path"),
     "start": (Kind.TIME, "start"),

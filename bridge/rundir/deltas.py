@@ -27,6 +27,7 @@ from bridge.rundir.resume import (
     superseded_notice,
     without_last_step,
 )
+from bridge.rundir.series import other_run_notice
 from bridge.rundir.times import Estimate
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         kind = DeltaKind.NEW if cursor is None else DeltaKind.APPEND if state.rows > first else DeltaKind.SAME
         low, reason = None, ""
         notices = state.notices(table)
+        if cursor is None and not more and not run.event_files:
+            notices += other_run_notice(run, state.last_points.points())
         following: int | None = None
         if state.late:
             settled = _settle(state, table, rows, last_steps, blocks, options, budget)
@@ -496,6 +499,8 @@ def read_whole(
             if is_last:
                 late = sum(found.count for found in state.late.values())
                 notices = (*state.notices(table), *superseded_notice(superseded.count))
+                if not run.event_files:
+                    notices += tuple(other_run_notice(run, state.last_points.points()))
                 delta = replace(delta, lowers=late, notices=notices)
                 stat = table.stat if state.rows == table.total else (0, 0)
                 delta = _with_media(delta, stat, table if isinstance(table, EventTable) else None)

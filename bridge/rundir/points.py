@@ -32,14 +32,23 @@ SCHEMA = pa.schema(
 def points_table(run: Run, metrics: Iterable[str] = ()) -> pa.Table:
     """Return the points of `run` that count, in the order of their steps, as a table with SCHEMA.
 
-    `metrics` are globs on metric names; without any the table holds all metrics. Raises RunDirectoryError.
+    `metrics` are globs on metric names; without any the table holds all metrics. The values of event files are float32
+    if all of them are. Raises RunDirectoryError.
     """
     content = ContentOptions(metrics=tuple(metrics), media=False)
     blocks = [block for delta in read_whole(run, content, ReadOptions(ordered=True)) for block in delta.blocks]
     names = sorted({name for block in blocks for name in block.names})
     if not blocks:
         return SCHEMA.empty_table()
-    return pa.concat_tables([_table(block, names) for block in blocks])
+    table = pa.concat_tables([_table(block, names) for block in blocks])
+    if run.event_files:
+        value = table["value"].to_numpy()
+        with np.errstate(over="ignore"):
+            short = value.astype(np.float32)
+        if np.array_equal(short, value, equal_nan=True):
+            # Written as text, a float32 has the digits that somebody logged: 0.1, not 0.10000000149011612.
+            return table.set_column(3, "value", pa.array(short))
+    return table
 
 
 def _table(block: Block, names: list[str]) -> pa.Table:
@@ -68,7 +77,8 @@ def csv_text(table: pa.Table) -> str:
 
 def json_columns(table: pa.Table) -> dict[str, list[Any]]:
     """Return a table of points as columns of JSON values: ISO times, and NaN and infinities as text."""
-    values = [value if np.isfinite(value) else str(value) for value in table["value"].to_pylist()]
+    shortest = map(float, table["value"].cast(pa.string()).to_pylist())
+    values = [value if np.isfinite(value) else str(value) for value in shortest]
     times = [time.isoformat() for time in table["time"].to_pylist()]
     return {"metric": table["metric"].to_pylist(), "step": table["step"].to_pylist(), "time": times, "value": values}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Block, Series
+from bridge.model import Block, Notice, NoticeKind, Series
 from bridge.options import ContentOptions
+from bridge.rundir.event_runs import event_files, event_names
 from bridge.rundir.overlap import counting
 from bridge.rundir.resume import ReadState, open_table
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bridge.model import Run
+    from bridge.model import Cursor, Run
     from bridge.rundir.metrics import Rows
 
 
@@ -28,7 +30,7 @@ def read_series(run: Run, name: str) -> Series:
     state = ReadState.begin(run, ContentOptions())
     columns = _Columns()
     only = frozenset((name,))
-    for rows in _rows(run, only=only):
+    for rows, _ in _rows_until(run, None, only=only):
         columns.add(state.select(rows), only)
     if state.estimate is not None:
         state.estimate = state.estimate.reaching(state.rows, run)
@@ -38,9 +40,9 @@ def read_series(run: Run, name: str) -> Series:
 
 
 def read_points(
-    run: Run, content: ContentOptions, *, rows: int | None = None, only: Collection[str] | None = None
+    run: Run, content: ContentOptions, *, until: Cursor | None = None, only: Collection[str] | None = None
 ) -> tuple[dict[str, Series], int]:
-    """Return the points that count among the first `rows` rows (None: all rows), and how many rows there are.
+    """Return the points that count among the rows that `until` covers (None: all), and how many rows there are.
 
     The series are by name: those that `content` asks for, that are among `only` if it is given, and that have points.
     Steps are sorted, with one point each. Times that could only be estimated are NaN. A point takes about 64 bytes of
@@ -50,9 +52,8 @@ def read_points(
     columns = _Columns()
     total = 0
     chosen = None if only is None else frozenset(only)
-    for part in _rows(run, only=chosen):
+    for part, wanted in _rows_until(run, until, only=chosen):
         total = part.first + len(part)
-        wanted = len(part) if rows is None else max(0, min(len(part), rows - part.first))
         columns.add(state.select(part.part(0, wanted)) if wanted else None, chosen)
     if state.estimate is not None:
         columns.forget_times()
@@ -60,8 +61,8 @@ def read_points(
     return columns.counting(state), total
 
 
-def count_points(run: Run, content: ContentOptions, *, rows: int | None = None) -> tuple[dict[str, int], int]:
-    """Return how many values each metric has in the first `rows` rows (None: all rows), and how many rows there are.
+def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = None) -> tuple[dict[str, int], int]:
+    """Return how many values each metric has in the rows that `until` covers (None: all), and how many rows there are.
 
     Points that do not count for the overlap rule are among them. So a large run can be read by groups of metrics.
     Raises RunDirectoryError if metrics.csv cannot be read.
@@ -69,9 +70,8 @@ def count_points(run: Run, content: ContentOptions, *, rows: int | None = None) 
     state = ReadState.begin(run, content)
     counts: dict[str, int] = {}
     total = 0
-    for part in _rows(run):
+    for part, wanted in _rows_until(run, until):
         total = part.first + len(part)
-        wanted = len(part) if rows is None else max(0, min(len(part), rows - part.first))
         block = state.select(part.part(0, wanted)) if wanted else None
         if block is not None:
             for name, count in zip(block.names, np.count_nonzero(block.present, axis=1).tolist(), strict=True):
@@ -89,7 +89,7 @@ def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
         return run.summary_stats
     stats: dict[str, dict[str, Any]] = {}
     state = ReadState.begin(run, ContentOptions())
-    for rows in _rows(run):
+    for rows, _ in _rows_until(run, None):
         block = state.select(rows)
         if block is None:
             continue
@@ -99,11 +99,37 @@ def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
     return stats
 
 
-def _rows(run: Run, *, only: frozenset[str] | None = None) -> Iterator[Rows]:
-    """Yield all rows of the run."""
+def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> list[Notice]:
+    """Return a notice if the event files beside the metrics.csv of `run` hold another run, since they are not read.
+
+    `last_points` are step and value of the last point of each metric in metrics.csv. The event files hold another run
+    if they reach as far and have no such point, or one that differs as float32. Raises RunDirectoryError.
+    """
+    files = event_files(run.path, event_names(run.path))
+    if not files:
+        return []
+    series, _ = read_points(replace(run, event_files=files), ContentOptions(), only=last_points)
+    differing = []
+    for name, one in series.items():
+        step, value = last_points[name]
+        found = one.value[one.step == step]
+        with np.errstate(over="ignore"):
+            is_same = np.array_equal(found, [np.float32(value)], equal_nan=True)
+        if one.step[-1] >= step and not is_same:
+            differing.append(name)
+    detail = f"hold another run than metrics.csv ({', '.join(differing[:3])}), and are not read"
+    return [Notice(NoticeKind.LEFT_OUT, "event files", detail, len(files))] if differing else []
+
+
+def _rows_until(run: Run, until: Cursor | None, *, only: frozenset[str] | None = None) -> Iterator[tuple[Rows, int]]:
+    """Yield all rows of the run in parts, each with the number of those that `until` covers (None: all)."""
     with open_table(run) as table:
-        if table is not None:
-            yield from table.rows(only=only)
+        if table is None:
+            return
+        if until is not None and until.files:
+            table.find(until)  # the rows that it covers come first
+        for rows in table.rows(only=only):
+            yield rows, len(rows) if until is None else max(0, min(len(rows), until.rows - rows.first))
 
 
 class _Columns:

@@ -61,26 +61,29 @@ class Selection:
 
     Archived runs are left out unless `archived`.
 
-    `run_ids` are ids or globs, one of which must match; `tags` tags or globs, all of which must; `since` is a time in
-    seconds since the epoch, compared with the last sign of life. `top` ranks what the rest leaves: completed runs and
-    those of unknown status, unless `statuses` asks for others.
+    `run_ids` are ids or globs, one of which must match; `tags` tags or globs, all of which must; `kinds` are those of
+    `Run.kind`, one of which must match; `since` is a time in seconds since the epoch, compared with the last sign of
+    life. `top` ranks what the rest leaves: completed runs and those of unknown status, unless `statuses` asks for
+    others.
     """
 
     run_ids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     statuses: tuple[Status, ...] = ()
+    kinds: tuple[str, ...] = ()
     since: float | None = None
     where: Where | None = None
     top: Top | None = None
     archived: bool = False
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - one keyword for each option
         cls,
         *,
         run_ids: Sequence[str] = (),
         tags: Sequence[str] = (),
         statuses: Sequence[str] = (),
+        kinds: Sequence[str] = (),
         since: str | None = None,
         where: str | None = None,
         archived: bool = False,
@@ -94,6 +97,7 @@ class Selection:
             run_ids=tuple(run_ids),
             tags=tuple(tags),
             statuses=tuple(status_of(word) for word in statuses),
+            kinds=tuple(kinds),
             since=None if since is None else since_of(since),
             where=None if where is None else parse(where),
             top=_top(*top, last=last) if top else None,
@@ -121,6 +125,7 @@ class Selection:
         return (
             (self.archived or not record.archived)
             and (not statuses or record.status in statuses)
+            and (not self.kinds or record.kind in self.kinds)
             and (self.since is None or record.last_alive >= self.since)
             and (not self.run_ids or any(_matches(record.run_id, glob) for glob in self.run_ids))
             and all(any(_matches(tag, glob) for tag in record.tags) for glob in self.tags)
@@ -181,6 +186,7 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
     unknown: list[str] = unknown_names(records, selection)
     words = [f"--run-id {glob}" for glob in selection.run_ids] + [f"--tag {tag}" for tag in selection.tags]
     words += [f"--status {status}" for status in selection.statuses]
+    words += [f"--kind {kind}" for kind in selection.kinds]
     words += ["--since"] if selection.since is not None else []
     words += [f"--where {selection.where.text!r}"] if selection.where else []
     words += [f"--top {selection.top.count} {selection.top.metric}:{selection.top.mode}"] if selection.top else []

@@ -271,7 +271,7 @@ class _Comparison:
         names, portions = self._portions(cursor, content)
         compared, behind = Compared(), Behind()
         for number, portion in enumerate(portions):
-            series, rows = read_points(self.run, content, rows=cursor.rows, only=portion)
+            series, rows = read_points(self.run, content, until=cursor, only=portion)
             held = target.read(only=portion)
             if held.cursor is not None and _covered(held.cursor) != _covered(cursor):
                 raise _MovedOn(held.cursor)
@@ -299,7 +299,7 @@ class _Comparison:
         """
         if self.sample is None and cursor.offset <= SMALL_BYTES:
             return (), [None]
-        counts, _ = count_points(self.run, content, rows=cursor.rows)
+        counts, _ = count_points(self.run, content, until=cursor)
         portions: list[list[str] | None] = []
         size = PORTION
         for name in _sampled(counts, self.sample):

@@ -149,7 +149,7 @@ def test_a_table_has_all_columns() -> None:
     table = columns([A, B])
     assert list(table) == [
         "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
-        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "hparams.lr",
+        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "kind", "hparams.lr",
         "hparams.opt", "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc", "min.loss",
     ]  # fmt: skip
     assert (table["tags"], table["hparams.opt"], table["max.acc"]) == (["x, y", "x"], ["adam", None], [0.9, 0.8])

@@ -219,6 +219,25 @@ def test_what_is_a_run(tmp_path: Path) -> None:
         read_run(tmp_path / "a" / "placeholder")
 
 
+@pytest.mark.parametrize(
+    ("values", "is_other"),
+    [([3.0, 2.0, 0.1], False), ([3.0, 2.0], False), ([3.0, 2.0, 0.1, 0.05], False), ([3.0, 2.0, 0.2], True)],
+    ids=["the same", "fewer", "more", "others"],
+)
+def test_event_files_of_another_run_beside_a_metrics_csv(tmp_path: Path, values: list[float], is_other: bool) -> None:
+    """A metrics.csv wins. A notice tells if the event files differ from its last points, as float32."""
+    write_events(tmp_path, 0, [("loss", step, value, START + step) for step, value in enumerate(values)])
+    (tmp_path / "metrics.csv").write_text("loss,step\n3.0,0\n2.0,1\n0.1,2\n")
+    age(tmp_path)
+    delta = look(tmp_path, None)
+    assert (delta.run.kind, delta.points) == ("CSVLogger", 3)
+    notices = [(notice.what, notice.detail) for notice in delta.notices]
+    detail = "hold another run than metrics.csv (loss), and are not read"
+    assert notices == ([("event files", detail)] if is_other else [])
+    (whole,) = read_whole(read_run(tmp_path), ContentOptions(), ReadOptions())
+    assert whole.notices == delta.notices
+
+
 def test_folders_of_add_scalars_belong_to_the_run_above(tmp_path: Path) -> None:
     """Folders of `add_scalars` are metrics of the run above, and no runs."""
     run_dir = tmp_path / "logs" / "version_0"

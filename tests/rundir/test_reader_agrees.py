@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bridge.model import Cursor
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_media, read_points, read_run, read_whole
 from tests import oracle
@@ -127,7 +128,7 @@ def test_the_first_rows_alone(lines: list[str], newline: str, rows: int) -> None
     """The points that count among the first rows are those of a file of these rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), csv_of(lines, newline))
-        series, total = read_points(read_run(path), ContentOptions(), rows=rows)
+        series, total = read_points(read_run(path), ContentOptions(), until=Cursor("", "", rows=rows))
         found = {
             name: sorted(_rows(one.step.tolist(), one.value.tolist(), one.time.tolist()), key=_step_and_value)
             for name, one in series.items()

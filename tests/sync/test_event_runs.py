@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import bridge
 from bridge.exporters import find_exporter
 from bridge.options import ContentOptions
+from bridge.registry import open_registry
 from bridge.rundir import read_run
-from bridge.sync.export import export_runs
+from bridge.sync.export import Options, export_runs
+from bridge.sync.select import Selection
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
-from tests.rundir.event_writing import START, age, append, picture, png, write_events
+from tests.rundir.event_writing import START, age, append, picture, png, scalar, write_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +49,47 @@ def test_such_runs_are_exported_and_verified(logs: Path) -> None:
     ]
     assert [str(line.verdict) for line in verify_runs([logs], exporter).runs] == ["=", "="]
     assert {str(line.action) for line in export_runs([logs], exporter).runs} == {"unchanged"}
+
+
+def test_growth_is_seen_by_the_registry_and_by_verify(logs: Path) -> None:
+    """`ls` reads an old run again once a later start writes to it; verify takes new records of any file for behind."""
+    exporter = MemoryExporter()
+    export_runs([logs], exporter)
+    assert open_registry(logs)["version_0"].summary == {"loss": 2.75}
+    first, second = sorted((logs / "version_0").iterdir())
+    append(first, scalar("acc", 20, 0.5, START + 500))
+    append(second, scalar("loss", 12, 3.0, START + 500))
+    age(logs, 3000)
+    assert open_registry(logs)["version_0"].summary == {"loss": 3.0, "acc": 0.5}
+    (check, _) = verify_runs([logs], exporter).runs
+    assert (str(check.verdict), check.behind.rows, check.differences.first) == ("=", 2, ())
+
+
+def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
+    """`--kind` chooses by who wrote the directory, in every command; `ls` shows the kinds if there are several."""
+    (logs / "csv").mkdir()
+    (logs / "csv" / "metrics.csv").write_text("loss,step\n2.0,0\n")
+    age(logs)
+    kinds = ["--kind", "CSVLogger"]
+    shown = CliRunner().invoke(bridge, ["ls", str(logs)], catch_exceptions=False).stdout
+    assert sorted(line.split()[2] for line in shown.splitlines()) == [
+        "CSVLogger",
+        "TensorBoardLogger",
+        "TensorBoardLogger",
+        "kind",
+    ]
+    shown = CliRunner().invoke(bridge, ["ls", str(logs), *kinds], catch_exceptions=False).stdout
+    assert [line.split()[0] for line in shown.splitlines()] == ["name", "csv"]
+    assert "kind" not in shown
+    best = CliRunner().invoke(bridge, ["best", "loss", str(logs), *kinds, "--json"], catch_exceptions=False)
+    assert [run["name"] for run in json.loads(best.stdout)["runs"]] == ["csv"]
+    selection = Selection.of(kinds=["TensorBoardLogger"], where="kind = TensorBoardLogger")
+    exporter = MemoryExporter()
+    report = export_runs([logs], exporter, Options(selection=selection))
+    assert [line.run_id for line in report.runs] == ["version_0", "version_1"]
+    report = export_runs([logs], exporter, Options(selection=Selection.of(kinds=["RegistryLogger"])))
+    assert (report.runs, report.exit_code) == ((), 0)
+    assert report.no_match.text == "0 of 3 runs match --kind RegistryLogger."
 
 
 def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
