@@ -51,7 +51,7 @@ class Option(NamedTuple):
 
 HeartbeatTimeout: TypeAlias = Annotated[
     float,
-    Option("Count a running run as killed when its heartbeat is older.", "SECONDS", key="heartbeat_timeout", least=0),
+    Option("Show a running run as killed if its heartbeat is older.", "SECONDS", key="heartbeat_timeout", least=0),
 ]
 
 
@@ -95,7 +95,7 @@ class TargetOptions(msgspec.Struct, frozen=True, kw_only=True):
     database_uri: Annotated[
         str | None,
         Option(
-            "MLflow: the database behind the server; points are written into it at full speed.",
+            "MLflow: the database behind the server; points are written straight into it, which is fast.",
             "URI",
             key="mlflow.database_uri",
             is_uri=True,
@@ -126,12 +126,12 @@ class FilterOptions(msgspec.Struct, frozen=True, kw_only=True):
         Option("Only runs that this logger wrote; may repeat.", flag="--kind"),
     ] = ()
     since: Annotated[
-        str | None, Option("Only runs with a sign of life since: 3d, 12h, 2026-04-10, an ISO time.", "WHEN")
+        str | None, Option("Only runs that were alive in the last 90m, 12h, 3d, or since 2026-04-10.", "WHEN")
     ] = None
     where: Annotated[
-        str | None, Option("Only runs for which this holds: 'val/acc > 0.7 and hparams.lr < 0.1'.", "EXPR")
+        str | None, Option("Only runs that meet this condition: 'val/acc > 0.7 and hparams.lr < 0.1'.", "EXPR")
     ] = None
-    archived: Annotated[bool, Option("Archived runs too.")] = False
+    archived: Annotated[bool, Option("Include archived runs.")] = False
 
 
 class SelectionOptions(FilterOptions, frozen=True, kw_only=True):
@@ -139,7 +139,9 @@ class SelectionOptions(FilterOptions, frozen=True, kw_only=True):
 
     top: Annotated[
         tuple[int, str] | None,
-        Option("Only the N best completed (or unknown) runs by their best value ever.", "N METRIC:max|min"),
+        Option(
+            "Only the N runs with the best value ever, of those that completed (or are unknown).", "N METRIC:max|min"
+        ),
     ] = None
     last: Annotated[bool, Option("With --top: rank by the last value instead.")] = False
 
@@ -176,7 +178,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     rename: Annotated[
         tuple[tuple[str, str], ...],
-        Option("Another name for a metric; may repeat.", "OLD=NEW", key="metrics.rename"),
+        Option("Give a metric another name; may repeat.", "OLD=NEW", key="metrics.rename"),
     ] = ()
     redact: Annotated[
         tuple[str, ...],
@@ -249,8 +251,8 @@ _CONTENT_DEFAULTS = {item.name: item.default for item in msgspec.structs.fields(
 class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How an export is done."""
 
-    rebuild: Annotated[bool, Option("Replace every target by a fresh one.")] = False
-    new_identity: Annotated[str | None, Option("Export the one run under another identity.", "ID", flag="--as")] = None
+    rebuild: Annotated[bool, Option("Replace every target by a new one.")] = False
+    new_identity: Annotated[str | None, Option("Export one run under another identity.", "ID", flag="--as")] = None
     heartbeat_timeout: HeartbeatTimeout = 180.0
     workers: Annotated[
         int | None, Option("Processes that work at once. Default: the cores.", "N", key="workers", least=1)
@@ -258,9 +260,11 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     dask: Annotated[
         str | None, Option("Work on this Dask cluster: tcp://host:8786, or a scheduler file.", "ADDRESS")
     ] = None
-    dry_run: Annotated[bool, Option("Print what would be done; touch nothing.")] = False
+    dry_run: Annotated[bool, Option("Print what would be done, and change nothing.")] = False
     follow: Annotated[bool, Option("Keep exporting what is new, until Ctrl-C.")] = False
-    interval: Annotated[float, Option("With --follow: seconds between two looks.", "SECONDS", least=0.05)] = 10.0
+    interval: Annotated[
+        float, Option("With --follow: seconds between two looks for changes.", "SECONDS", least=0.05)
+    ] = 10.0
     until_done: Annotated[bool, Option("With --follow: end when every run has completed or failed.")] = False
     grace: Annotated[
         float,
@@ -277,7 +281,7 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     sample: Annotated[
         int | None,
-        Option("Compare only N metrics a run, spread over their sorted names (for large targets).", "N", least=1),
+        Option("Compare only N metrics of each run, always the same ones (for large targets).", "N", least=1),
     ] = None
     strict: Annotated[bool, Option("Count what was not exported yet as a difference.")] = False
     new_identity: Annotated[str | None, Option("The run was exported under this identity.", "ID", flag="--as")] = None
@@ -288,7 +292,9 @@ class CompareOptions(msgspec.Struct, frozen=True, kw_only=True):
 class ViewOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How view shows a target."""
 
-    port: Annotated[int | None, Option("Default: the usual one, or any free one.", "P", least=1, most=65535)] = None
+    port: Annotated[
+        int | None, Option("The port of the page. Default: 6006 or 5000, or any free one.", "P", least=1, most=65535)
+    ] = None
     host: Annotated[
         str, Option("Listen on this address. With any but 127.0.0.1, other machines can see the runs.", "ADDRESS")
     ] = "127.0.0.1"
@@ -304,7 +310,7 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How runs are read."""
 
     db: Annotated[
-        Path | None, Option("The SQLite cache. Default: one for each RUNS in the user's cache directory.", "FILE")
+        Path | None, Option("The SQLite file that caches the runs. Default: in the user's cache directory.", "FILE")
     ] = None
     heartbeat_timeout: HeartbeatTimeout = 180.0
 
@@ -323,7 +329,7 @@ class OutputOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How much is printed, and as what."""
 
     json: Annotated[bool, Option("Print the result as JSON.")] = False
-    quiet: Annotated[bool, Option("Print only errors and what was asked for.", flag="-q --quiet")] = False
+    quiet: Annotated[bool, Option("Print only errors and requested results.", flag="-q --quiet")] = False
     verbose: Annotated[bool, Option("Print more on stderr.", flag="-v --verbose")] = False
 
 

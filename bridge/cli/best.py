@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bridge.registry import RunRecord
 
 
-@command("best", example="bridge best val/acc . -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
+@command("best", example="bridge best val/acc demo-runs -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 @click.argument("metric", shell_complete=complete_metrics)
 @click.option("--min", "smallest", is_flag=True, help="The smallest value is the best.")
 @click.option("--last", is_flag=True, help="Rank by the last value, not by the best one ever.")
@@ -50,7 +50,10 @@ def best(
     limit: int,
     out: Output,
 ) -> int:
-    """List the runs with the best values of a metric: completed (or unknown) ones, unless --status asks for others."""
+    """List the runs with the best values of a metric.
+
+    Only runs that completed, or whose status is unknown, take part, unless --status asks for others.
+    """
     if Path(metric).is_dir() and not all(path.exists() for path in runs):
         raise click.UsageError(f"The metric comes first: bridge best {runs[-1]} {metric}")
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)

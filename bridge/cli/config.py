@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @command("config", example="bridge config --json", exits=(Exit.DONE, Exit.USAGE))
 def config(out: Output) -> None:
-    """Show the options in effect for `bridge export` and where each comes from, then the caches and their sizes."""
+    """Show the options in effect for `bridge export`, where each comes from, and the caches with their sizes."""
     from bridge.cli.export import export
 
     context = click.get_current_context()

@@ -14,7 +14,7 @@ from bridge.cli.output import Exit, Output
 @command("demo", example="bridge demo demo-runs", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 @click.argument("folder", metavar="[DIR]", default="demo-runs", type=click.Path(file_okay=False, path_type=Path))
 def demo(folder: Path, out: Output) -> None:
-    """Train small real runs into DIR (default: demo-runs), so that there is something to look at."""
+    """Train small real runs in DIR (default: demo-runs), to have something to look at."""
     from bridge.demo import DEMO_RUNS, train_demo
 
     began = time.monotonic()

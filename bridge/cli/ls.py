@@ -40,9 +40,13 @@ if TYPE_CHECKING:
     from bridge.registry import RunRecord
 
 
-@command("ls", example="bridge ls . --where 'hparams.lr < 0.1' -n 10", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
+@command(
+    "ls", example="bridge ls demo-runs --where 'hparams.lr < 0.1'", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE)
+)
 @click.option("--alive", "liveness", flag_value="running", help="Only runs that are running.")
-@click.option("--dead", "liveness", flag_value="killed", help="Only runs that say they run and give no sign of life.")
+@click.option(
+    "--dead", "liveness", flag_value="killed", help="Only runs whose heartbeat stopped while they were running."
+)
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="At most N runs.")
 @click.option(
     "--sort",
@@ -62,7 +66,7 @@ def ls(
     reverse: bool,
     out: Output,
 ) -> int:
-    """List runs."""
+    """List runs, the newest first."""
     by = column(sort) if sort else None
     shown = parse_columns(table.columns)
     chosen_by = Selection.of(**asdict(selection))

@@ -34,9 +34,10 @@ def points(
     parquet: Path | None,
     out: Output,
 ) -> int:
-    """Print the points of one run as CSV, or write them to a file. They are those that the targets show.
+    """Print the points of one run as CSV, or write them to a file.
 
-    RUN is a run directory, or the id of a run found in RUNS. The columns are metric, step, time and value.
+    If a requeued job logged a step twice, the second value is printed, as in every target. RUN is a run directory, or
+    the id of a run found in RUNS. The columns are metric, step, time and value.
     """
     from bridge.api import read_points
     from bridge.rundir.points import csv_text, json_columns, write_points

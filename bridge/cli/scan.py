@@ -1,4 +1,4 @@
-"""`bridge scan`: bring the cache of runs up to date."""
+"""`bridge scan`: update the cache of runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from bridge.registry import ScanReport
 
 
-@command("scan", example="bridge scan .", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED))
+@command("scan", example="bridge scan demo-runs", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED))
 @click.option("--full", is_flag=True, help="Read every run again and forget what is gone.")
 def scan(runs: tuple[Path, ...], cache: CacheOptions, full: bool, out: Output) -> int:
-    """Bring the cache of runs up to date."""
+    """Update the cache of runs."""
     registries = open_registries(runs, cache, out, full=full)
     reports = [registry.report for registry in registries if registry.report]
     for report in reports:

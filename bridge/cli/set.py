@@ -22,7 +22,7 @@ from bridge.options import CacheOptions
 @click.option("--notes", metavar="TEXT", help="The notes, in Markdown; '' removes them.")
 @click.option("--tag", "tags", multiple=True, metavar="+TAG|-TAG", help="Add or remove a tag; may repeat.")
 @click.option(
-    "--archive/--unarchive", "archived", default=None, help="Hide the run from other commands, or show it again."
+    "--archive/--unarchive", "archived", default=None, help="Leave the run out of other commands, or include it again."
 )
 def set(  # noqa: A001 - the name of the command
     run: str,
@@ -36,7 +36,7 @@ def set(  # noqa: A001 - the name of the command
 ) -> None:
     """Change a run's name, notes and tags, or archive it. RUN is a run directory, or the id of a run found in RUNS.
 
-    The sidecar of the run is edited; a running training takes the edit over, and the next export sends it.
+    This edits the sidecar of the run. A training that is running keeps the edit, and the next export sends it.
     """
     from bridge.rundir.edit import edit_run
 

@@ -33,7 +33,7 @@ STATISTICS = ("last", "max", "max_step", "min", "min_step", "count", "nan_count"
 """The columns of the metrics, the most telling first."""
 
 
-@command("show", example="bridge show demo-runs/lr-0.1", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
+@command("show", example="bridge show preempted demo-runs", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 @click.argument("run", shell_complete=complete_run_ids)
 def show(run: str, runs: tuple[Path, ...], cache: CacheOptions, out: Output) -> None:
     """Show one run in full: RUN is a run directory, or the id of a run found in RUNS."""
