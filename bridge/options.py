@@ -174,7 +174,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: Annotated[bool, Option("MLflow: upload the checkpoint too.", key="mlflow.checkpoints")] = False
     best: Annotated[
         tuple[str, ...],
-        Option("MLflow: keep the best value so far as a metric of its own; may repeat.", "METRIC:max|min", key="best"),
+        Option("MLflow: keep the best value so far as a separate metric; may repeat.", "METRIC:max|min", key="best"),
     ] = ()
     rename: Annotated[
         tuple[tuple[str, str], ...],

@@ -283,7 +283,7 @@ def _check_identity(document: Sidecar, settings: Settings, warn: Warn) -> None:
         warn(
             "copy",
             f"{settings.run_dir} and {original} hold the same run, {settings.run_id!r}, "
-            "of which an export takes only one. Give the copy a run_id of its own to make it a run of its own.",
+            "of which an export takes only one. Give the copy another run_id to make it a separate run.",
         )
     else:
         document.forked_from = document.uid or document.run_id

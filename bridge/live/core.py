@@ -68,7 +68,7 @@ class LiveRuns:
 
     `choose` selects among the records; without it all runs are shown. `selection` are the options that `choose`
     follows, for a server in a process of its own. `content` says which metrics and media are shown, what is renamed and
-    what is masked. Raises UsageError if a root is no directory.
+    what is masked. Raises UsageError if a root is not a directory.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LiveRuns:
         self.roots = tuple(Path(os.path.realpath(root)) for root in roots)
         for root in self.roots:
             if not root.is_dir():
-                raise UsageError(f"{root} is no directory.")
+                raise UsageError(f"{root} is not a directory.")
         self.content = content or ContentOptions()
         self.selection = selection or SelectionOptions()
         self.heartbeat_timeout = heartbeat_timeout

@@ -183,7 +183,7 @@ def open_registry(  # noqa: PLR0913 - one keyword for each choice
     """
     real = os.path.realpath(root)
     if not os.path.isdir(real):  # noqa: PTH112
-        raise UsageError(f"{os.fspath(root)} is no directory.")
+        raise UsageError(f"{os.fspath(root)} is not a directory.")
     say = say or logging.getLogger("bridge.registry").warning
     load = partial(_load, real, scan=scan, ttl=scan_ttl_s, full=full, heartbeat_timeout=heartbeat_timeout)
     registry = _load_from_cache(real, load, db_path, cache_dir, say)
@@ -203,7 +203,7 @@ def _load_from_cache(
         path = Path(db_path) if db_path is not None else _cache_file(real, cache_dir)
         return _with_file(path, load, say, default_path=db_path is None)
     except (sqlite3.Error, OSError, RuntimeError, NewerStoreError) as error:
-        say(f"The cache of runs cannot be used, so this goes on in memory: {error}")
+        say(f"The cache of runs cannot be used, so the runs are kept in memory: {error}")
     return load(Store.in_memory())
 
 

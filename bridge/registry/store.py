@@ -72,7 +72,7 @@ class _DamagedRowError(sqlite3.DatabaseError):
 
 
 class NewerStoreError(Exception):
-    """The cache was made by a newer bridge and stays as it is."""
+    """The cache was made by a newer bridge, and was not changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def _is_foreign(path: Path, *, default_path: bool) -> bool:
 
 def _foreign_error(path: Path) -> UsageError:
     return UsageError(
-        f"{path} is not a cache of runs, so it stays as it is.",
+        f"{path} is not a cache of runs, so it was not changed.",
         hint="Give --db a file that does not exist yet, or move this one away.",
     )
 
@@ -264,7 +264,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> str:
     with _transaction(connection):
         version = _version(connection)  # again, since another process may have made the tables meanwhile
         if version > FORMAT:
-            raise NewerStoreError(f"The cache of runs {path} was made by a newer bridge and stays as it is.")
+            raise NewerStoreError(f"The cache of runs {path} was made by a newer bridge, and was not changed.")
         if version == FORMAT:
             return ""
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]

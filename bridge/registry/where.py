@@ -184,7 +184,7 @@ def column(text: str) -> Ref:
         pass  # its message is about conditions
     raise UsageError(
         f"{text!r} names no field, metric or hyperparameter.",
-        hint="For example run_id, val/acc, val/acc.max, hparams.lr; a name with odd signs stands in backticks.",
+        hint="For example run_id, val/acc, val/acc.max, hparams.lr; put a name with spaces in backticks.",
     )
 
 
@@ -488,7 +488,7 @@ class _Parser:
         if token.kind == "number":
             return _number(token.text)
         if "`" in token.text:
-            self._fail("expected a value, not a second name (text stands in quotes)", token)
+            self._fail("expected a value, not a second name (put text in quotes)", token)
         if token.is_word("nan"):
             self._fail("nothing compares with NaN; METRIC.nan_count > 0 finds runs that have one", token)
         return _CONSTANTS.get(token.text.lower(), token.text)

@@ -93,7 +93,7 @@ def read_delta(
                 raise IdentityError(
                     f"{run.path} has the identity {run.identity} of a run that was exported from {cursor.path}, "
                     f"but not its rows ({change.reason}).",
-                    hint=f"Give it an identity of its own: bridge export {run.path} --as NEW_ID",
+                    hint=f"Give it its own identity: bridge export {run.path} --as NEW_ID",
                 ) from change
             if seen is not None and seen.evidence == change.evidence:
                 if change.keeps:
@@ -103,7 +103,7 @@ def read_delta(
             seen = change
         time.sleep(BETWEEN_LOOKS)
     assert cursor is not None
-    reason = "metrics.csv is being rewritten just now"
+    reason = "metrics.csv is being rewritten"
     return Delta(run=run, kind=DeltaKind.SAME, after=cursor, before=cursor, reason=reason)
 
 
@@ -438,9 +438,7 @@ class _Pieces:
         """Return the rows of a piece. Raises RunDirectoryError if they are no longer the same."""
         found = list(self._table.rows(piece.layout, piece.start, piece.first, stop=piece.end))
         if sum(rows.digest() for rows in found) % MODULUS != piece.digest:
-            raise RunDirectoryError(
-                f"{self._table.name} changed while it was read.", hint="Try again: each export reads it anew."
-            )
+            raise RunDirectoryError(f"{self._table.name} changed while it was read.", hint="Export again.")
         return found
 
 

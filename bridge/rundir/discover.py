@@ -226,6 +226,6 @@ def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
             except OSError:
                 continue
             if not _why_no_run(path, files):
-                yield Skipped(Path(path), f"lies in {name} of the run {run}; to read it, give its own path")
+                yield Skipped(Path(path), f"is in the {name} of the run {run}; to read it, give its path")
             below += sorted(folders.values())
         level = below

@@ -55,7 +55,7 @@ def edit_run(
         raise RunDirectoryError(str(error)) from error
     except OSError as error:
         raise BridgeError(f"{path} cannot be changed: {error.strerror}.") from error
-    raise BridgeError(f"{path} was changed by others all the time.", hint="Try again.")
+    raise BridgeError(f"{path} is being changed by another program.", hint="Try again.")
 
 
 def _is_same(path: Path, seen: os.stat_result) -> bool:

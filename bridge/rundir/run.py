@@ -229,7 +229,7 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
         reason = why_no_run(str(real))
         if reason:
             raise RunDirectoryError(
-                f"{real} is no run directory: {reason}.",
+                f"{real} is not a run directory: {reason}.",
                 hint="Give the folder that a RegistryLogger or a CSVLogger wrote, or one above it.",
             )
         return Sidecar()

@@ -442,7 +442,7 @@ class _RunExport:
         done, edited = self.done, self.task.state.edited
         notes = done.notes
         if edited:
-            notes += (f"edited by people in the target, left as it is: {', '.join(edited)}",)
+            notes += (f"edited in the target, and left unchanged: {', '.join(edited)}",)
         says_nothing = self.dry_run or self.action is Action.UNCHANGED
         return with_fields(
             self.task.report(self.action, reason=self.reason),

@@ -260,12 +260,14 @@ def since_of(text: str, *, now: float | None = None) -> float:
     """Return the time that `3d`, `12h`, `2026-04-10` or an ISO time means; dates are local. Raises UsageError."""
     age = duration_of(text)
     if age is not None and age < 0:
-        raise UsageError(f"--since: {text!r} lies in the future.", hint=f"--since {text.removeprefix('-')}")
+        raise UsageError(f"--since: {text!r} is in the future.", hint=f"--since {text.removeprefix('-')}")
     if age is not None:
         return (time.time() if now is None else now) - age
     at = time_of(text)
     if at is None:
-        raise UsageError(f"--since: {text!r} is no age and no date.", hint="90m, 12h, 3d, 2w, 2026-04-10, an ISO time")
+        raise UsageError(
+            f"--since: {text!r} is neither an age nor a date.", hint="90m, 12h, 3d, 2w, 2026-04-10, an ISO time"
+        )
     return at
 
 
@@ -406,8 +408,8 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], li
         for run in same:
             others = ", ".join(str(other.path) for other in same if other is not run)
             error = RunDirectoryError(
-                f"{run.path} and {others} hold one run (identity {run.identity}), and none of them lies where the run"
-                " was written, so none is exported.",
+                f"{run.path} and {others} hold the same run (identity {run.identity}), and none of them is where the"
+                " run was written, so none is exported.",
                 hint="Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID",
             )
             undecided.append(

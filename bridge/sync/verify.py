@@ -205,7 +205,7 @@ def _without_target(run: Run, state: TargetState) -> RunCheck | None:
         raise state.error
     if state.deleted:
         reason = "a person deleted this run in the target, so it stays deleted"
-        return _check(run, Verdict.SOURCE_ONLY, reason=reason, hint="bridge export --rebuild makes it anew")
+        return _check(run, Verdict.SOURCE_ONLY, reason=reason, hint="bridge export --rebuild exports it again")
     if state.cursor is None and not state.exists:
         return _check(run, Verdict.SOURCE_ONLY, reason="the target does not hold this run", hint="bridge export")
     if state.cursor is None:
@@ -262,7 +262,7 @@ class _Comparison:
             except _MovedOn as moved:
                 cursor = moved.cursor
                 self.out = Findings()
-        raise TargetUnavailableError("The target changes all the time.", hint="Verify when nobody exports this run.")
+        raise TargetUnavailableError("The target keeps changing.", hint="Verify when nobody exports this run.")
 
     def _compare(self, cursor: Cursor) -> RunCheck:
         """Compare what `cursor` covers, a large run in portions. Raises _MovedOn if the target has another cursor."""

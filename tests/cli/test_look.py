@@ -290,7 +290,7 @@ def test_a_cache_that_cannot_be_used_is_said_once_and_costs_nothing(here: Path) 
     (here / "cache").write_text("in the way")
     code, out, err = call("ls", "runs")
     assert (code, len(lines(out)), len(err.splitlines())) == (0, 4, 2)
-    assert err.startswith("The cache of runs cannot be used, so this goes on in memory: ")
+    assert err.startswith("The cache of runs cannot be used, so the runs are kept in memory: ")
 
 
 def test_pipes_get_whole_lines(here: Path) -> None:

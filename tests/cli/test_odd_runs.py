@@ -74,7 +74,7 @@ def test_every_command_does_the_other_runs(line: str) -> None:
     [
         ("ls runs --heartbeat-timeout nan", "'nan' is not a number of seconds."),
         ("export runs --to tensorboard --follow --interval nan", "'nan' is not a number of seconds."),
-        ("ls runs --since=-3d", "--since: '-3d' lies in the future."),
+        ("ls runs --since=-3d", "--since: '-3d' is in the future."),
     ],
 )
 def test_spans_of_time_that_are_none(line: str, said: str) -> None:

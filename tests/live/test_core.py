@@ -217,5 +217,5 @@ def test_several_roots_and_a_choice(tmp_path: Path) -> None:
     assert sorted(run.record.run_id for run in LiveRuns(roots).runs().values()) == ["a", "b"]
     chosen = LiveRuns(roots, choose=lambda records: [one for one in records if one.run_id == "b"])
     assert only(chosen).record.run_id == "b"
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         LiveRuns([tmp_path / "nowhere"])

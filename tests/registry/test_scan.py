@@ -187,7 +187,7 @@ def test_the_root_may_be_a_link(tmp_path: Path, cache: Path) -> None:
 
 def test_a_root_that_is_no_directory(tmp_path: Path) -> None:
     """A missing root is a usage error, and makes no runs orphans."""
-    with pytest.raises(UsageError, match="missing is no directory"):
+    with pytest.raises(UsageError, match="missing is not a directory"):
         open_registry(tmp_path / "missing")
 
 

@@ -118,7 +118,7 @@ def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path, name: str, ve
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(UsageError, match="is not a cache of runs, so it stays as it is"):
+    with pytest.raises(UsageError, match="is not a cache of runs, so it was not changed"):
         opened(runs, db_path=file)
     assert file.read_bytes() == before
 
@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(runs: Path, tmp_path: Path)
     (tmp_path / "file").touch()
     registry, said = opened(runs, cache_dir=tmp_path / "file" / "cache")
     assert (len(registry), len(said)) == (2, 1)
-    assert said[0].startswith("The cache of runs cannot be used, so this goes on in memory: ")
+    assert said[0].startswith("The cache of runs cannot be used, so the runs are kept in memory: ")
 
 
 def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_a_locked_cache_is_done_without(runs: Path, cache: Path, monkeypatch: py
     holder.close()
     assert (len(registry), said) == (
         3,
-        ["The cache of runs cannot be used, so this goes on in memory: database is locked"],
+        ["The cache of runs cannot be used, so the runs are kept in memory: database is locked"],
     )
 
 
@@ -200,13 +200,13 @@ def test_a_full_disk_is_done_without(runs: Path, tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "from bridge.registry import open_registry\n"
         "said = []\n"
-        "print(len(open_registry(sys.argv[1], say=said.append)), len(said), said[0][:57])\n"
+        "print(len(open_registry(sys.argv[1], say=said.append)), len(said), said[0].partition(': ')[0])\n"
     )
     environment = os.environ | {"BRIDGE_CACHE_DIR": str(tmp_path / "full"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, str(runs)], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "2 1 The cache of runs cannot be used, so this goes on in memo\n"
+    assert done.stdout == "2 1 The cache of runs cannot be used, so the runs are kept in memory\n"
 
 
 def test_no_home_at_all(runs: Path) -> None:

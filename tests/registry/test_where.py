@@ -139,7 +139,7 @@ ERRORS = [
     ("`a`.foo > 1", 0, "after a name in backticks comes one of .last, .max, .min, .count"),
     ("start > x", 8, "start is compared with an ISO date or time, or seconds since the epoch"),
     ("3 > 2", 0, "one side must name a field, a metric, hparams.x or tag"),
-    ("hparams.x = `y`", 12, "expected a value, not a second name (text stands in quotes)"),
+    ("hparams.x = `y`", 12, "expected a value, not a second name (put text in quotes)"),
     ("val/acc ~ 3", 8, "~ matches a text with a glob: name ~ 'base*'"),
     ("val/`a b` > 3", 0, "put the whole name into backticks"),
     ("(" * 200, 101, "too deep: more than 100 parentheses and nots"),

@@ -39,10 +39,10 @@ def test_media_and_checkpoints_hide_runs_only_inside_a_run(tmp_path: Path) -> No
     for name in ("media/a", "checkpoints", "run", "run/media/x", "run/checkpoints/y/z", "run/checkpoints/1/2/3"):
         write_sidecar(tmp_path / name)
     assert found(tmp_path) == ["checkpoints", "media/a", "run"]
-    reason = f"of the run {tmp_path}/run; to read it, give its own path"
+    reason = f"of the run {tmp_path}/run; to read it, give its path"
     assert skipped(tmp_path) == [
-        ("run/checkpoints/y/z", f"lies in checkpoints {reason}"),
-        ("run/media/x", f"lies in media {reason}"),
+        ("run/checkpoints/y/z", f"is in the checkpoints {reason}"),
+        ("run/media/x", f"is in the media {reason}"),
     ]
     assert found(tmp_path / "run" / "media") == ["x"]
 

@@ -77,9 +77,9 @@ def test_a_sidecar_that_cannot_be_read(tmp_path: Path, content: bytes, message: 
 
 def test_no_run_directory(tmp_path: Path) -> None:
     """A folder without a sidecar and Lightning's files is refused."""
-    with pytest.raises(RunDirectoryError, match="is no run directory"):
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
         read_run(tmp_path)
-    with pytest.raises(RunDirectoryError, match="is no run directory"):
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
         read_run(tmp_path / "nowhere")
 
 

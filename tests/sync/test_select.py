@@ -101,8 +101,8 @@ def test_top_comes_after_the_rest() -> None:
         ({"top": (3, "acc")}, "--top: 'acc' does not say which end is best."),
         ({"top": (3, ":max")}, "--top: ':max' does not say which end is best."),
         ({"last": True}, "--last says how to rank, so it needs --top."),
-        ({"since": "yesterday"}, "--since: 'yesterday' is no age and no date."),
-        ({"since": "-3d"}, "--since: '-3d' lies in the future."),
+        ({"since": "yesterday"}, "--since: 'yesterday' is neither an age nor a date."),
+        ({"since": "-3d"}, "--since: '-3d' is in the future."),
         ({"statuses": ["done"]}, "There is no status 'done'."),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_deleted_run_is_said_to_be_so(run: Path, exporter: MemoryExporter) -> 
     box.deleted = True
     exporter.put(box)
     line = check(run, exporter)
-    assert (str(line.verdict), line.hint) == ("+", "bridge export --rebuild makes it anew")
+    assert (str(line.verdict), line.hint) == ("+", "bridge export --rebuild exports it again")
     assert "deleted" in line.reason
 
 

@@ -204,8 +204,8 @@ def deleted_experiment(experiment: Experiment) -> TargetRefusedError:
     """Return the error for runs whose experiment a person deleted."""
     return TargetRefusedError(
         f"The MLflow experiment {experiment.name!r} was deleted.",
-        hint=f"mlflow experiments restore --experiment-id {experiment.id}, another --experiment, or `mlflow gc`, which "
-        "forgets it.",
+        hint=f"Restore it (mlflow experiments restore --experiment-id {experiment.id}), give another --experiment, or "
+        "delete it for good (mlflow gc).",
     )
 
 

@@ -89,7 +89,7 @@ class TensorBoardExporter(Exporter):
         """
         need_tensorboard()
         if self._logdir.exists() and not self._logdir.is_dir():
-            raise TargetRefusedError(f"{self._logdir} is no folder.", hint="Choose another --logdir.")
+            raise TargetRefusedError(f"{self._logdir} is not a folder.", hint="Choose another --logdir.")
         self._find_folders(runs)
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:

@@ -83,7 +83,7 @@ def metric_tags(
 def metric_notices(tags: Mapping[str, str], rename: Mapping[str, str]) -> list[Notice]:
     """Return a notice for each metric that got another tag than its own or the one in `rename`."""
     return [
-        Notice(NoticeKind.RENAMED, name, f"stands as {tag!r}")
+        Notice(NoticeKind.RENAMED, name, f"stored as {tag!r}")
         for name, tag in tags.items()
         if tag != rename.get(name, name)
     ]
@@ -109,7 +109,7 @@ def free_tag(tag: str, metrics: Collection[str], suffix: str) -> str:
 def suffix_notice(what: str, tag: str, metrics: Collection[str], suffix: str) -> Notice:
     """Return the notice that `what` cannot stand under `tag`, because a metric has that tag."""
     return Notice(
-        NoticeKind.RENAMED, what, f"stands as {free_tag(tag, metrics, suffix)!r}, since a metric has that name"
+        NoticeKind.RENAMED, what, f"stored as {free_tag(tag, metrics, suffix)!r}, since a metric has that name"
     )
 
 
@@ -199,7 +199,7 @@ def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], sessi
     for key, value in facts.params.items():
         if not _is_showable(value):
             notices.append(
-                Notice(NoticeKind.LEFT_OUT, key, "no number that the HPARAMS page can take; it stands in TEXT")
+                Notice(NoticeKind.LEFT_OUT, key, "not a number that the HPARAMS page can show; it is in TEXT")
             )
         elif _is_rounded(value):
             notices.append(Notice(NoticeKind.CUT, key, "rounded to 53 bits in HPARAMS; in full in TEXT"))

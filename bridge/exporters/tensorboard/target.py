@@ -496,7 +496,7 @@ def _overflow_notices(block: Block) -> list[Notice]:
         beyond = np.isinf(block.values.astype(np.float32)) & np.isfinite(block.values) & block.present
     counts = beyond.sum(axis=1)
     return [
-        Notice(NoticeKind.CLIPPED, block.names[index], "beyond 32 bits, stands as infinite", int(counts[index]))
+        Notice(NoticeKind.CLIPPED, block.names[index], "beyond 32 bits, stored as infinite", int(counts[index]))
         for index in np.flatnonzero(counts)
     ]
 

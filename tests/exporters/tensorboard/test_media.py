@@ -194,7 +194,7 @@ def test_a_suffix_is_a_named_loss(tmp_path: Path, target: TensorBoardTarget) -> 
     )
     done = target.apply(delta)
     assert [(notice.kind, notice.what, notice.detail) for notice in done.notices] == [
-        (NoticeKind.RENAMED, "loss", "stands as 'loss/0 (image)', since a metric has that name")
+        (NoticeKind.RENAMED, "loss", "stored as 'loss/0 (image)', since a metric has that name")
     ]
 
 

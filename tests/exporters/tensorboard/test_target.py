@@ -223,9 +223,9 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
     delta = make_delta(run, [make_block([0, 1], {"a": [1.0, 1e39], "b": [2.0, -1e39]})])
     done = target.apply(delta)
     assert [(notice.kind, notice.what, notice.detail, notice.count) for notice in done.notices] == [
-        (NoticeKind.RENAMED, "b", "stands as 'b (2)'", 1),
-        (NoticeKind.CLIPPED, "a", "beyond 32 bits, stands as infinite", 1),
-        (NoticeKind.CLIPPED, "b", "beyond 32 bits, stands as infinite", 1),
+        (NoticeKind.RENAMED, "b", "stored as 'b (2)'", 1),
+        (NoticeKind.CLIPPED, "a", "beyond 32 bits, stored as infinite", 1),
+        (NoticeKind.CLIPPED, "b", "beyond 32 bits, stored as infinite", 1),
     ]
     assert {name: series.value.tolist() for name, series in target.read().series.items()} == {
         "a": [1.0, float("inf")],
