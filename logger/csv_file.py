@@ -50,7 +50,6 @@ class MetricsFile:
         self.rows = 0
         self._warn = warn or (lambda _key, _sentence: None)
         self._descriptor: int | None = None
-        self._size = 0
         self._several_headers = False
         self._layouts: dict[tuple[str, ...], list[int]] = {}
         self._pending: _PendingWrite | None = None
@@ -70,7 +69,7 @@ class MetricsFile:
         if found.rows and "step" not in found.columns:
             self._number_rows(found)
             found = scan(self.path)
-        self.columns, self.rows, self._size = list(found.last_columns), found.rows, found.end
+        self.columns, self.rows = list(found.last_columns), found.rows
         self._several_headers = found.several_headers
         self._layouts.clear()
         return found
@@ -84,10 +83,10 @@ class MetricsFile:
         either in the file or still in the list.
         """
         try:
+            present = self._reopen()
             self._settle(rows)
             if not rows:
                 return
-            present = self._reopen()
             new = self._new_columns(rows)
             if new:
                 self.columns += new
@@ -97,9 +96,11 @@ class MetricsFile:
                 return
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-                self._size = os.fstat(self._descriptor).st_size
             # Rows under several headers cannot all be padded: such a file gets one more header line for new columns.
-            self._write((_join(self.columns) if new or not present else "") + self._lines(rows), rows)
+            text = (_join(self.columns) if new or not present else "") + self._lines(rows)
+            self._pending = _PendingWrite(rows[0], len(rows), self.rows + len(rows))
+            append_whole(self._descriptor, text.encode("utf-8", errors="backslashreplace"))
+            self._confirm(rows)
         except BaseException:
             self.close()  # the next append looks at the file afresh
             raise
@@ -125,9 +126,7 @@ class MetricsFile:
         """Return whether there is a file with a header to append to; scan it if it is not the one that is open."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                state = os.fstat(self._descriptor)
-                if state.st_nlink > 0:
-                    self._size = state.st_size
+                if os.fstat(self._descriptor).st_nlink > 0:
                     return bool(self.columns)
         try:
             self.resume()
@@ -145,47 +144,31 @@ class MetricsFile:
         known = set(self.columns)
         return [name for name in wanted if name not in known]
 
-    def _write(self, text: str, rows: list[Row]) -> None:
-        """Append `text`, the lines of `rows`; if the disk takes only a part of it, cut that off again."""
-        descriptor, before = self._descriptor, self._size
-        assert descriptor is not None
-        data = text.encode("utf-8", errors="backslashreplace")
-        path, after = self.path, before + len(data)
-        self._pending = _PendingWrite(rows[0], len(rows), lambda: path.stat().st_size >= after)
-        append_whole(descriptor, data)
-        self._confirm(rows)
-
     def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
-        """Replace the file by `content` and `rows` at one instant, and go on appending to the new one."""
-
-        def confirm(new: os.stat_result) -> bool:
-            if rows:
-                self._pending = _PendingWrite(rows[0], len(rows), lambda: self.path.stat().st_ino == new.st_ino)
-            return True
-
+        """Replace the file by `content` and `rows` at one instant. The next append opens the new one."""
         tail = self._lines(rows).encode("utf-8", errors="backslashreplace")
-        state = replace_file(self.path, _chain(content, tail), confirm=confirm)
+        if rows:
+            self._pending = _PendingWrite(rows[0], len(rows), self.rows + len(rows))
+        replace_file(self.path, _chain(content, tail))
         self.close()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        if state is not None and os.fstat(descriptor).st_ino == state.st_ino:
-            self._descriptor, self._size = descriptor, state.st_size
-        else:  # another process replaced it at once
-            os.close(descriptor)
         if rows:
             self._confirm(rows)
 
     def _settle(self, rows: list[Row]) -> None:
-        """Take the rows out of the list that reached the disk although an exception interrupted their write."""
+        """Take the rows out of the list that reached the disk although an exception interrupted their write.
+
+        The file was closed after the exception, so `self.rows` counts what it holds.
+        """
         pending = self._pending
-        if pending is not None and rows and rows[0] is pending.first and pending.reached_disk():
-            self._confirm(rows)
+        if pending is not None and rows and rows[0] is pending.first and self.rows >= pending.rows_after:
+            del rows[: pending.number]
         self._pending = None
 
     def _confirm(self, rows: list[Row]) -> None:
-        pending = self._pending
-        assert pending is not None
-        self.rows += pending.number
-        del rows[: pending.number]
+        """Take the rows out of the list that were written."""
+        assert self._pending is not None
+        self.rows = self._pending.rows_after
+        del rows[: self._pending.number]
         self._pending = None
 
     def _with_more_cells(self, more: int) -> Iterator[bytes]:
@@ -254,11 +237,11 @@ class MetricsFile:
 
 
 class _PendingWrite(NamedTuple):
-    """A write that has begun: its first row, its number of rows, and a check whether it reached the disk."""
+    """A write that has begun: its first row, its number of rows, and the rows of the file after it."""
 
     first: Row
     number: int
-    reached_disk: Callable[[], bool]
+    rows_after: int
 
 
 def _cell(value: object) -> str:
