@@ -196,6 +196,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
                 str(metrics.path) if metrics else "",
                 metrics.mtime_ns if metrics else None,
                 running=run.running,
+                killed=run.status is Status.KILLED,
             ),
         )
 
@@ -208,18 +209,25 @@ def compute_statistics(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _covers_all_rows(
-    rows: int | None, summary_mtime_ns: int | None, metrics: str, metrics_mtime_ns: int | None, *, running: bool = False
+    rows: int | None,
+    summary_mtime_ns: int | None,
+    metrics: str,
+    metrics_mtime_ns: int | None,
+    *,
+    running: bool = False,
+    killed: bool = False,
 ) -> bool:
     """Return whether the statistics in summary.json are of all rows of the file `metrics`.
 
-    `rows` is the number of rows that summary.json says it covers. If it was written after the last row, it covers that.
-    While the run goes on, it may be a few seconds behind.
+    `rows` is the number of rows that summary.json says it covers. A writer that ends a run writes summary.json after
+    the last row. Of a killed run nobody knows the order, since a copy need not keep the times, so its rows are counted.
+    While the run goes on, summary.json may be a few seconds behind.
     """
     if metrics_mtime_ns is None:
         return True
     if rows is None or summary_mtime_ns is None:
         return False
-    if running or metrics_mtime_ns <= summary_mtime_ns:
+    if running or (metrics_mtime_ns <= summary_mtime_ns and not killed):
         return True
     try:
         with open_plain(Path(metrics)) as file:

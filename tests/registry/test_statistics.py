@@ -76,6 +76,13 @@ def test_an_older_summary_is_believed_if_it_covers_the_rows(tmp_path: Path, rows
     assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == expected
 
 
+def test_the_rows_of_a_killed_run_are_counted(tmp_path: Path) -> None:
+    """A copy without times may make a killed run's old summary look newer than its rows, so the rows are counted."""
+    run = make_run(tmp_path / "runs" / "a", ROWS, status="running", heartbeat_age=7200.0)
+    write_summary(run, rows=1)
+    assert open_registry(tmp_path / "runs")["a"].stats["acc"]["max"] == 0.9
+
+
 def test_a_running_run_is_not_read_again_and_again(tmp_path: Path, computed: list[str]) -> None:
     """A running run uses its summary, which is a few seconds old."""
     run = make_run(tmp_path / "runs" / "a", ROWS, status="running", summary={"acc": 0.5})
