@@ -166,7 +166,7 @@ def open_raw(path: Path) -> io.FileIO:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        if os.path.realpath(path) != os.path.abspath(path):  # noqa: PTH100 - normalises nothing in a real path
+        if not _lies_at(descriptor, path):
             raise OSError(errno.ELOOP, "a folder above it has become a link", str(path))
         file = io.FileIO(descriptor, "rb")
     except BaseException:
@@ -174,6 +174,17 @@ def open_raw(path: Path) -> io.FileIO:
         raise
     file.name = str(path)
     return file
+
+
+def _lies_at(descriptor: int, path: Path) -> bool:
+    """Return whether the open file lies at the real path `path`, and no folder above it is a link."""
+    wanted = os.path.abspath(path)  # noqa: PTH100 - normalises nothing in a real path
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == wanted:  # noqa: PTH115
+            return True
+    except OSError:
+        pass  # only Linux has it
+    return os.path.realpath(path) == wanted
 
 
 def read_head(path: Path, size: int, *, offset: int = 0) -> bytes:

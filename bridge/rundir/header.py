@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import RunDirectoryError
@@ -20,6 +21,7 @@ from logger.files import no_field_limit
 BOM = b"\xef\xbb\xbf"
 
 _FIRST_PIECE = 1 << 14
+_NOT_PLAIN = re.compile(rb'["\r\n\0]|\A\Z')
 
 # A quoted cell: it begins where a cell begins. The last group is empty if the quote is still open.
 _QUOTED = re.compile(rb'(?:\A|(?<=[,\r\n]))"[^"]*+(?:""[^"]*+)*+("?)')
@@ -120,14 +122,24 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
         blank = len(data) - len(data.removeprefix(BOM).lstrip(b"\r\n")) if at == 0 else 0
         length = _first_row(data[blank:])
         if length:
-            line = data[blank : blank + length]
-            cells = _cells(line, file)
-            return Layout.of(cells, time_column, at=at, end=at + blank + length), data[: blank + length]
+            line = data[blank : blank + length].rstrip(b"\r\n")
+            place = (time_column, at, at + blank + length)
+            if len(line) <= _FIRST_PIECE and not _NOT_PLAIN.search(line):
+                return _short_layout(line, *place), data[: blank + length]
+            layout = Layout.of(_cells(line, file), time_column, at=at, end=place[2])
+            return layout, data[: blank + length]
         if not piece:
             return None
         if len(data) > LONGEST_ROW:
             raise _no_header(file, f"is longer than {LONGEST_ROW >> 20} MiB")
         size = len(data)
+
+
+@lru_cache(maxsize=256)
+def _short_layout(line: bytes, time_column: str | None, at: int, end: int) -> Layout:
+    """Return the layout of a short header line of plain cells. The runs of a sweep share theirs."""
+    cells = line.decode("utf-8", errors="replace").split(",")
+    return Layout.of(cells, time_column, at=at, end=end)
 
 
 def _cells(line: bytes, file: BinaryIO) -> list[str]:

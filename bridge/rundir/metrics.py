@@ -278,10 +278,6 @@ class _ArrowParser:
         used = {layout.step, layout.time, *(place for places in self._metrics.values() for place in places)}
         self._included = [] if only is None else [name for place, name in enumerate(self._columns) if place in used]
         self._parsing = pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True)
-        self._reading = [
-            pacsv.ReadOptions(column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=threads)
-            for threads in (False, True)
-        ]
         self._text_columns: set[int] = set()
         self._converting: dict[bool, Any] = {}
 
@@ -339,7 +335,9 @@ class _ArrowParser:
             try:
                 return self._csv.read_csv(
                     self._pa.BufferReader(data),
-                    read_options=self._reading[len(data) > _ALONE],
+                    read_options=self._csv.ReadOptions(
+                        column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=len(data) > _ALONE
+                    ),
                     parse_options=self._parsing,
                     convert_options=self._conversion(step_as_text=step_as_text),
                 )

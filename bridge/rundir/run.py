@@ -320,7 +320,7 @@ def _sign_of_life(
 
     Copying a directory without its times makes its files look new. The times that stand inside the files then decide.
     """
-    beat, metrics, own = (_stat(real / name) for name in ("heartbeat", "metrics.csv", "sidecar.json"))
+    beat, metrics, own = (_stat(f"{real}/{name}") for name in ("heartbeat", "metrics.csv", "sidecar.json"))
     sign = beat or metrics or own
     if sign is None:
         return _SignOfLife(None, float("inf"))
@@ -353,7 +353,7 @@ def _last_event(events: Sequence[RunFile], facts: EventFacts, clock: Clock) -> _
     return _SignOfLife(last, age, stated=facts.end is not None)
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def _stat(path: Path | str) -> os.stat_result | None:
     try:
         found = os.lstat(path)
     except OSError:

@@ -33,7 +33,7 @@ from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
-from bridge.sync.report import Action, Report, RunReport, SkippedFolder
+from bridge.sync.report import WRITTEN, Action, Report, RunReport, SkippedFolder
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
@@ -51,8 +51,6 @@ log = logging.getLogger(__name__)
 
 MOST_CONFLICTS = 50
 """How often one run is begun again because another export changed its target. Each time that export has got further."""
-
-_WRITES = frozenset({Action.NEW, Action.CHANGED, Action.REBUILD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ def export_runs(
         new_identity=options.new_identity,
         read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
         unchanged=unchanged,
-        reads_event_files=exporter.capabilities.reads_event_files,
+        capabilities=lambda: exporter.capabilities,
     )
     report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
@@ -240,7 +238,7 @@ def export_batch(
                 reports.append(export_run(task, exporter, dry_run=dry_run, sent=sent))  # noqa: PERF401 - used if it ends
     except TargetError as error:
         pairs = zip(tasks, reports, strict=True)
-        return [task.failed(error) if report.action in _WRITES else report for task, report in pairs]
+        return [task.failed(error) if report.action in WRITTEN else report for task, report in pairs]
     return reports
 
 

@@ -125,7 +125,7 @@ class _Follower:
             present,
             selection=self.options.selection,
             read=self._read_if_moved,
-            reads_event_files=self.exporter.capabilities.reads_event_files,
+            capabilities=lambda: self.exporter.capabilities,
         )
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
         return absent, self._export(gathered, told)

@@ -42,6 +42,10 @@ class Action(StrEnum):
     FAILED = "failed"
 
 
+WRITTEN = frozenset({Action.NEW, Action.CHANGED, Action.REBUILD})
+"""Actions that wrote into the target."""
+
+
 class NoMatch(msgspec.Struct, frozen=True):
     """Why no run was selected. `unknown` says that there is no run at all, or that a name was given that no run has."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, RunDirectoryError, UsageError
+from bridge.exporters.contract import Capabilities
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
@@ -327,14 +328,15 @@ def gather(
     new_identity: str | None = None,
     read: Callable[[Path], Run] = read_run,
     unchanged: UnchangedRuns | None = None,
-    reads_event_files: bool = False,
+    capabilities: Callable[[], Capabilities] = Capabilities,
 ) -> Gathered:
     """Read the runs at and below `roots`, and select from them.
 
     `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
     replaces the identity of the only run; with several runs it is a UsageError. Of several directories with one
     identity, selected or not, only the original is a run (see `_without_copies`). Runs that `unchanged` knows are not
-    read. With `reads_event_files` runs that are event files are left out, unless their own directory is among `roots`.
+    read. Runs that are event files are left out if the target's user interface reads these by itself, unless their own
+    directory is among `roots`; `capabilities` is called if there are such runs.
     """
     runs: list[Run] = []
     failed: list[RunReport] = []
@@ -368,7 +370,8 @@ def gather(
     chosen = select(unique, wanted)
     no_match = NoMatch() if chosen or known or failed or undecided else explain_none(unique, wanted, roots)
     named = {root.resolve() for root in roots}
-    left_out = [run for run in chosen if reads_event_files and run.event_files and run.path not in named]
+    left_out = [run for run in chosen if run.event_files and run.path not in named]
+    left_out = left_out if left_out and capabilities().reads_event_files else []
     chosen = [run for run in chosen if run not in left_out] if left_out else chosen
     if new_identity is not None:
         if len(chosen) != 1:

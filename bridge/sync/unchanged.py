@@ -1,4 +1,4 @@
-"""Runs that an earlier export found unchanged, so that the next one need not read them.
+"""Runs that an earlier export left complete and unchanged, so that the next one need not read them.
 
 The user's cache holds, for each run, what stat said of its files and what its target's fingerprint was. While both are
 the same, the run is unchanged. When either moved, content decides: the run is read, and its target is asked. The cache
@@ -20,7 +20,7 @@ import msgspec
 from bridge.files import cache_dir, clean
 from bridge.options import ContentOptions
 from bridge.rundir.discover import stamp
-from bridge.sync.report import Action, RunReport
+from bridge.sync.report import WRITTEN, Action, RunReport
 from bridge.sync.select import Selection
 from logger.files import replace_file
 
@@ -53,12 +53,13 @@ class UnchangedRun(msgspec.Struct, frozen=True, array_like=True):
 class UnchangedRuns:
     """The unchanged runs of one target, as the cache holds them; `file` is None where nothing is to be remembered.
 
-    `stamps` holds what stat said of each run directory before it was read.
+    `stamps` holds what stat said of each run directory before it was read, and after `begun` (nanoseconds).
     """
 
     exporter: Exporter
     options: Options
     file: Path | None
+    begun: int = field(default_factory=time.time_ns)
     known: dict[str, UnchangedRun] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)
     still: list[UnchangedRun] = field(default_factory=list)
@@ -104,11 +105,8 @@ class UnchangedRuns:
         """Write the runs that are unchanged, and that cannot change without a file's mtime telling it, to the cache."""
         if self.file is None or self.options.dry_run:
             return
-        settled = time.time_ns() - SETTLED_NS
         by_path = {str(task.run.path): task for task in tasks}
-        found = [
-            run for report in reports if (run := self._unchanged(report, by_path.get(report.path), settled)) is not None
-        ]
+        found = [run for report in reports if (run := self._unchanged(report, by_path.get(report.path))) is not None]
         if not found and len(self.still) == len(self.known):
             return
         # The cache is a convenience: without room or rights for it the next export reads the runs again.
@@ -116,11 +114,14 @@ class UnchangedRuns:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.file, msgspec.msgpack.encode([*self.still, *found]), durable=False)
 
-    def _unchanged(self, report: RunReport, task: ExportTask | None, settled: int) -> UnchangedRun | None:
-        if task is None or report.action is not Action.UNCHANGED or report.notes or task.run.running:
+    def _unchanged(self, report: RunReport, task: ExportTask | None) -> UnchangedRun | None:
+        if task is None or task.run.running or report.notes:
+            return None
+        # A notice of a run that was written may stand for files that are to be sent again.
+        if report.action is not Action.UNCHANGED and (report.action not in WRITTEN or report.notices):
             return None
         seen = self.stamps.get(report.path)
-        if seen is None or any(file is not None and file[2] > settled for file in seen):
+        if seen is None or any(file is not None and file[2] > self.begun - SETTLED_NS for file in seen):
             return None
         fingerprint = self.exporter.fingerprint(report.where)
         if fingerprint is None or clean(report.path) != report.path:  # the cache holds UTF-8, and a path need not be

@@ -105,7 +105,7 @@ def verify_runs(
         selection=options.selection,
         new_identity=options.new_identity,
         read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
-        reads_event_files=exporter.capabilities.reads_event_files,
+        capabilities=lambda: exporter.capabilities,
     )
     checks: list[RunCheck] = []
     with exporter:

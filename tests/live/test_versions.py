@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS = ("click", "filelock", "msgspec", "pillow", "pyyaml", "rich")
+NEEDS = ("click", "msgspec", "pillow", "pyyaml", "rich")
 OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", "numpy", "pyarrow", *NEEDS)
 OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *NEEDS)
 """TensorBoard 2.16 needs the other packages of its time."""

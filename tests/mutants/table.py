@@ -114,7 +114,7 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: an edited state is trusted",
         "bridge/exporters/tensorboard/state.py",
-        'data.pop("digest") != _digest(data):',
+        'data.pop("digest") != _digest(json.dumps(data, sort_keys=True)):',
         'not data.pop("digest"):',
         ("tests/exporters/tensorboard/test_edits.py",),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.exporters import find_exporter
+from bridge.exporters.mlflow.client import sqlite_fingerprint
 from bridge.options import ContentOptions
 from bridge.sync import select
 from bridge.sync.export import Options, export_runs
@@ -88,6 +90,36 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
         (line.path, line.name, line.identity, line.where) for line in before.runs
     ]
     assert actions(after) == {"a": "unchanged", "b": "unchanged"}
+
+
+def test_the_export_that_writes_a_run_remembers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_uri: str, reads: list[str]
+) -> None:
+    """The second export into a SQLite MLflow reads nothing, although the database was written a moment ago."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "a", ROWS)
+    age(tmp_path / "runs")
+    exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged")
+    assert actions(export_runs([tmp_path / "runs"], exporter)) == {"a": "new"}
+    reads.clear()
+    assert actions(export_runs([tmp_path / "runs"], exporter)) == {"a": "unchanged"}
+    assert reads == []
+
+
+def test_each_write_into_a_sqlite_file_is_seen(tmp_path: Path) -> None:
+    """Two writes differ although the file keeps its size and gets its old times back."""
+    file = tmp_path / "x.db"
+    found = set()
+    for value in range(3):
+        with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t (v)")
+            connection.execute("DELETE FROM t")
+            connection.execute("INSERT INTO t VALUES (?)", (value,))
+        os.utime(file, (1, 1))
+        found.add(sqlite_fingerprint(file))
+    assert len(found) == 3
+    assert None not in found
+    assert sqlite_fingerprint(tmp_path / "none.db") is None
 
 
 @pytest.mark.parametrize("what", ["rows", "sidecar", "heartbeat"])

@@ -29,6 +29,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.exporters.mlflow.facts import Tag
+from bridge.files import fingerprint
 from bridge.locks import machine_lock
 from bridge.secrets import bare, hide_all, hide_in, keep, keep_pair, keep_uri
 
@@ -216,13 +217,25 @@ def _absolute_sqlite(uri: str) -> str:
     return f"{sqlite_uri(Path(path).absolute(), head=uri.partition(':///')[0])}{mark}{query}"
 
 
-def _sqlite_path(uri: str) -> str:
-    """Return the path in a SQLite URI as SQLAlchemy reads it."""
+def sqlite_fingerprint(file: Path) -> str | None:
+    """Return what differs after each write into the SQLite file; None if that cannot be told, or it does not exist.
+
+    Each transaction counts bytes 24 to 27 of the file up, unless it only appends to a write-ahead log (bytes 18 and 19
+    are 2 then). So no second of quiet is needed.
+    """
     try:
-        from sqlalchemy.engine import make_url
-    except ImportError:  # MLflow is missing too then, so nothing will be opened
-        return unquote(uri.partition(":///")[2].partition("?")[0])
-    return make_url(uri).database or ""
+        with file.open("rb", 0) as stream:
+            found, head = os.fstat(stream.fileno()), stream.read(28)
+    except OSError:
+        return None
+    if head[18:20] != b"\1\1" or os.path.exists(f"{file}-journal"):  # noqa: PTH110 - called for thousands of runs
+        return fingerprint([file, f"{file}-wal", f"{file}-journal"])
+    return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}.{head[24:28].hex()}"
+
+
+def _sqlite_path(uri: str) -> str:
+    """Return the path in a SQLite URI as SQLAlchemy reads it, which takes too long to import for this alone."""
+    return unquote(uri.partition("://")[2].partition("/")[2].partition("?")[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bridge.errors import RunError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
-from bridge.exporters.mlflow.client import require_mlflow
+from bridge.exporters.mlflow.client import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
@@ -19,7 +19,7 @@ from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_s
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
-from bridge.files import cache_dir, fingerprint
+from bridge.files import cache_dir
 from bridge.view import serve
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ class MlflowExporter(Exporter):
         return stale
 
     def fingerprint(self, where: str) -> str | None:
-        """Return size and time of the SQLite file, which holds all runs. Another MLflow has to be asked."""
+        """Return what differs after each write into the SQLite file, which holds all runs. Others have to be asked."""
         file = self._store.address.sqlite_file
-        return None if file is None or not file.exists() else fingerprint([file, f"{file}-wal", f"{file}-journal"])
+        return None if file is None else sqlite_fingerprint(file)
 
     def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
         """Return the target of `run`."""

@@ -100,7 +100,7 @@ def read_state(folder: Path) -> FolderState | None:
                 f"{path} was made by a newer bridge (state format {version}, this one knows {STATE_FORMAT}).",
                 hint="pip install --upgrade registry-bridge",
             )
-        if version != STATE_FORMAT or data.pop("digest") != _digest(data):
+        if version != STATE_FORMAT or data.pop("digest") != _digest(json.dumps(data, sort_keys=True)):
             return None
         cursor = data["cursor"]
         return FolderState(
@@ -133,13 +133,13 @@ def encode_state(state: FolderState) -> bytes:
         "unsupported": sorted(state.unsupported),
         "session": state.session,
     }
-    data["digest"] = _digest(data)
-    return json.dumps(data, sort_keys=True, allow_nan=False).encode()
+    text = json.dumps(data, sort_keys=True, allow_nan=False)
+    return f'{{"digest": "{_digest(text)}", {text[1:]}'.encode()
 
 
-def _digest(data: Mapping[str, Any]) -> str:
-    """Return a digest of the content of a state, by which an edited state is noticed."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
+def _digest(text: str) -> str:
+    """Return a digest of a state's JSON with sorted keys, by which an edited state is noticed."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def write_marker(folder: Path, identity: str) -> None:

@@ -75,6 +75,7 @@ class Batch:
 
     def __init__(self) -> None:
         self._writers: list[FolderWriter] = []
+        self._folders: set[Path] = set()
         self._is_open = False
 
     @contextlib.contextmanager
@@ -90,17 +91,19 @@ class Batch:
     def add(self, writer: FolderWriter) -> None:
         """Take a finished write, which holds its folder's lock. Raise TargetError."""
         self._writers.append(writer)
+        self._folders.add(writer.folder)
         if not self._is_open:
             self.commit()
 
     def commit_folder(self, folder: Path) -> None:
         """Call `commit` if a write into `folder` waits: it holds the folder's lock. Raise TargetError."""
-        if any(writer.folder == folder for writer in self._writers):
+        if folder in self._folders:
             self.commit()
 
     def commit(self) -> None:
         """Write the states of the writes that wait. Raise TargetError; what is not acknowledged then was taken back."""
         writers, self._writers = self._writers, []
+        self._folders.clear()
         if not writers:
             return
         try:

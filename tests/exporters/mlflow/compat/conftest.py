@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SERVERS = ("2.22", "3.4")
 CLIENTS = ("2.22", "3.0", "3.4")
 
-_NEEDS = ("sqlalchemy<2.1", "click", "filelock", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")
+_NEEDS = ("sqlalchemy<2.1", "click", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")
 """What the bridge needs, and a SQLAlchemy of which MLflow 2.22 can import everything."""
 
 
