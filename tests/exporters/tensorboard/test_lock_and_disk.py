@@ -139,7 +139,7 @@ def test_a_log_directory_that_is_a_file(tmp_path: Path) -> None:
     """A file in place of the log directory is an error before anything else happens."""
     (tmp_path / "logs").write_text("no folder")
     run = make_model_run(tmp_path / "runs" / "abc")
-    with pytest.raises(TargetRefusedError, match="logs is no folder"):
+    with pytest.raises(TargetRefusedError, match="logs is not a folder"):
         TensorBoardExporter(tmp_path / "logs").prepare([run], SHAPE)
 
 
