@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.errors import BridgeError, RunError, UsageError
+from bridge.errors import BridgeError, UsageError
 from bridge.options import OutputOptions
 from bridge.secrets import hide
 
@@ -49,9 +49,7 @@ _MEANINGS = {
 
 def exit_of(error: BridgeError) -> Exit:
     """Return the exit code for an error that ended a command."""
-    if isinstance(error, UsageError):
-        return Exit.USAGE
-    return Exit.SOME_FAILED if isinstance(error, RunError) else Exit.NOTHING_DONE
+    return Exit.USAGE if isinstance(error, UsageError) else Exit.NOTHING_DONE
 
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;

@@ -185,13 +185,18 @@ def print_columns(shown: Sequence[Column], out: Output) -> None:
 
 
 def fitting(shown: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that fit into `width` characters: those of rank 0, then by rank, in the order given."""
+    """Return the columns that fit into `width` characters, in the order given: those of rank 0, then by rank.
+
+    A column that is empty, or that does not fit and takes half of the width, leaves its room to the next.
+    """
     chosen: set[int] = set()
     used = -2
     for number, each in sorted(enumerate(shown), key=lambda pair: pair[1].rank):
         size = _width(each) + 2
-        if each.rank and used + size > width:
+        if each.rank and used + size > width and size <= width // 2:
             break
+        if each.rank and (used + size > width or not any(each.words)):
+            continue
         chosen.add(number)
         used += size
     return [each for number, each in enumerate(shown) if number in chosen]

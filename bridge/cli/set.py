@@ -15,7 +15,7 @@ from bridge.options import CacheOptions
 @command(
     "set",
     example="bridge set preempted demo-runs --tag +keep --notes 'Resumed after a preemption.'",
-    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE, Exit.SOME_FAILED),
+    exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE),
 )
 @click.argument("run", shell_complete=complete_run_ids)
 @click.option("--name", metavar="TEXT", help="The name to show; '' removes it.")

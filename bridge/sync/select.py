@@ -167,7 +167,7 @@ def describe_left_out(runs: Iterable[T], selection: Selection) -> str:
     total = sum(counts.values())
     statuses = ", ".join(f"{counts[status]} {status}" for status in others if counts[status])
     was = "run was" if total == 1 else "runs were"
-    return f"{total} {was} left out because of the status ({statuses}); --status asks for others."
+    return f"{total} {was} left out because of the status ({statuses}); --status includes them."
 
 
 def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path]) -> NoMatch:

@@ -68,7 +68,7 @@ def test_version() -> None:
         (BridgeError("m", hint="h"), 1),
         (TargetUnavailableError("m", hint="h"), 1),
         (TargetRefusedError("m", hint="h"), 1),
-        (RunDirectoryError("m", hint="h"), 3),
+        (RunDirectoryError("m", hint="h"), 1),
     ],
 )
 def test_errors_become_a_message_a_hint_and_an_exit_code(error: BridgeError, code: int) -> None:

@@ -179,7 +179,7 @@ def test_best() -> None:
     code, out, err = call("best", "val/acc", "runs")
     assert (code, err) == (
         0,
-        "1 run was left out because of the status (1 killed); --status asks for others.\n",
+        "1 run was left out because of the status (1 killed); --status includes them.\n",
     )
     assert lines(out) == [
         "name val/acc.max at step last lr start duration",
@@ -252,7 +252,7 @@ def test_show_a_run_that_cannot_be_read(here: Path) -> None:
     """A broken sidecar is an error with the reason."""
     (here / "runs" / "good" / "sidecar.json").write_text("{")
     code, _, err = call("show", "runs/good")
-    assert (code, err.startswith(f"Error: {here}/runs/good/sidecar.json cannot be read")) == (3, True)
+    assert (code, err.startswith(f"Error: {here}/runs/good/sidecar.json cannot be read")) == (1, True)
 
 
 def test_scan(here: Path) -> None:
@@ -319,6 +319,12 @@ def test_terminals_get_what_fits(here: Path, columns: int, header: str) -> None:
     assert [" ".join(line.split()) for line in shown if "name" in line] == [header]
     assert next(" ".join(line.split()) for line in shown if "new" in line).startswith("new completed 3 min")
     assert max(map(len, shown)) <= columns
+
+
+def test_a_very_long_name_leaves_room_for_others(here: Path) -> None:
+    """A metric whose name takes half of the terminal does not hide the shorter ones."""
+    make_run(here / "long" / "a", summary={f"val/{'a' * 60}": 0.5, "val/b": 0.7})
+    assert _on_a_terminal(["ls", "long"], columns=70)[0].split() == ["name", "status", "age", "duration", "val/b"]
 
 
 def test_names_leave_out_what_all_share(here: Path) -> None:

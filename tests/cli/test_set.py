@@ -49,7 +49,7 @@ def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
     """`set` refuses a run without a sidecar, because a new one would change its identity."""
     (run / "sidecar.json").unlink()
     code, out, err = call("runs/a", "--notes", "x")
-    assert (code, out) == (3, "")
+    assert (code, out) == (1, "")
     assert err.endswith("has no sidecar.json, so its name, notes and tags cannot be changed: its logger keeps none.\n")
     assert not (run / "sidecar.json").exists()
 

@@ -148,6 +148,6 @@ def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
     assert [str(run.status) for run in runs] == ["killed", "unknown"]
     assert [run.path.name for run in select(runs, top)] == ["b"]
     assert describe_left_out(runs, top) == (
-        "1 run was left out because of the status (1 killed); --status asks for others."
+        "1 run was left out because of the status (1 killed); --status includes them."
     )
     assert describe_left_out(runs, Selection.of(top=(5, "acc:max"), statuses=["killed", "unknown"])) == ""
