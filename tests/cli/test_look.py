@@ -48,8 +48,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 }
             )
         )
-    dead = make_run(tmp_path / "runs" / "dead", status="running", hparams={"lr": 0.1}, summary={"val/acc": 1.0})
-    (dead / "summary.json").write_text(json.dumps({"rows": 10, "metrics": {"val/acc": {"last": 1.0, "max": 1.0}}}))
+    rows = [{"step": 9, "val/acc": 1.0}]
+    dead = make_run(tmp_path / "runs" / "dead", rows, status="running", hparams={"lr": 0.1}, summary={"val/acc": 1.0})
+    (dead / "summary.json").write_text(json.dumps({"rows": 1, "metrics": {"val/acc": {"last": 1.0, "max": 1.0}}}))
     for name in ("heartbeat", "metrics.csv"):
         os.utime(dead / name, (1775826000, 1775826000))
     return tmp_path
