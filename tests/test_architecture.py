@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,29 @@ def _row(module: str) -> str:
 
 def _within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
+
+
+def test_the_ways_through_the_code_name_what_exists() -> None:
+    """Each file of the tables in CONTRIBUTING.md defines the functions and classes that its row names."""
+    folder, wrong, count = "", [], 0
+    for line in (HOME / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| where"):
+            folder = "".join(re.findall("`(.+?)`", line))
+        elif line.startswith("| `") and ".py` |" in line:
+            where, named, _ = line.strip("| ").split(" | ")
+            defined = definitions(HOME / folder / where.strip("`"))
+            count += 1
+            wrong += [f"{where}: {name}" for name in re.findall("`(.+?)`", named) if name not in defined]
+    assert wrong == []
+    assert count > 20
+
+
+def definitions(path: Path) -> set[str]:
+    """Return the functions and classes of a file, methods as `Class.method`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+    return found

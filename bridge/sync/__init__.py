@@ -1,1 +1,1 @@
-"""What the bridge does: export, plan, follow, verify; over the source and the exporter contract only."""
+"""Export, follow and verify runs. Know run directories and the contract of exporters, but no target by name."""
