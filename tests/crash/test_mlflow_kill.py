@@ -13,6 +13,7 @@ import pytest
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
+from tests.rundir.event_writing import age, append, picture, write_events
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -71,6 +72,28 @@ class Growing:
         write_sidecar(self.path, status="completed", hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
 
 
+class GrowingEvents:
+    """A directory of event files that grows in the same parts: each is a start of its own, with a new file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.step = 0
+
+    def grow(self, part: int) -> None:
+        """Write a file with values and an image."""
+        if part == 2:
+            self.step -= ROWS // 2
+        begin = CREATED_S + 10_000 * part
+        points = [("loss", self.step + at, 1 / (self.step + at + 1), begin + at) for at in range(ROWS)]
+        self.step += ROWS
+        file = write_events(self.path, part, points)
+        append(file, picture("samples", self.step, begin + ROWS, PICTURE.read_bytes()))
+
+    def end(self) -> None:
+        """Let the files be old."""
+        age(self.path)
+
+
 def content(store: Store, run: MlflowRun) -> dict[str, Any]:
     """Return what two exports of one run directory must share."""
     ours = ("mlflow.bridge.cursor", "mlflow.bridge.replaces")
@@ -92,13 +115,19 @@ def uri(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
 
 
-def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
+def kill_and_heal(
+    uri: str,
+    tmp_path: Path,
+    seed: int,
+    store: type[Store] = Store,
+    growing_run: type[Growing] | type[GrowingEvents] = Growing,
+) -> int:
     """Export a growing run, killed each time at some instant, then once without a kill.
 
     Return the number of kills.
     """
     chance = random.Random(seed)
-    growing = Growing(tmp_path / "runs" / "run")
+    growing = growing_run(tmp_path / "runs" / "run")
     arguments = (uri, f"killed-{tmp_path.name}", growing.path)
     kills, span = 0, 1.2
     for part in range(4):
@@ -120,6 +149,11 @@ def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Stor
 def test_a_killed_export_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
     """Exports killed while the run grows and rewinds end with one run, equal to a clean export."""
     assert kill_and_heal(uri, tmp_path, seed=11) > 0
+
+
+def test_a_killed_export_of_event_files_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
+    """The same holds for event files of a job that was requeued."""
+    assert kill_and_heal(uri, tmp_path, seed=12, growing_run=GrowingEvents) > 0
 
 
 @pytest.mark.slow

@@ -69,6 +69,37 @@ _READING = (
     ),
 )
 
+_EVENTS = (
+    Mutant(
+        "event files: a length of terabytes is believed",
+        "bridge/rundir/event_file.py",
+        "if size > LARGEST_RECORD:",
+        "if size < 0:",
+        ("tests/rundir/test_event_files.py",),
+    ),
+    Mutant(
+        "event files: Lightning's placeholder is a point",
+        "bridge/rundir/event_runs.py",
+        "keep &= ~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2]))",
+        "keep &= keep",
+        ("tests/rundir/test_event_files.py",),
+    ),
+    Mutant(
+        "event files: pictures that were not stored do not come again",
+        "bridge/rundir/media.py",
+        "is_even = cursor is not None and cursor.media_offset == cursor.offset",
+        "is_even = cursor is not None",
+        ("tests/rundir/test_event_files.py",),
+    ),
+    Mutant(
+        "event files: the cache of runs does not look at them",
+        "bridge/registry/store.py",
+        "        if metrics is None:",
+        "        if metrics is None and sidecar is not None:",
+        ("tests/sync/test_event_runs.py",),
+    ),
+)
+
 _TENSORBOARD = (
     Mutant(
         "TensorBoard: the cursor is written before the data",
@@ -310,4 +341,4 @@ _SECURITY = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_READING, *_TENSORBOARD, *_MLFLOW, *_SYNC, *_LOGGER, *_REGISTRY, *_SECURITY)
+MUTANTS: tuple[Mutant, ...] = (*_READING, *_EVENTS, *_TENSORBOARD, *_MLFLOW, *_SYNC, *_LOGGER, *_REGISTRY, *_SECURITY)

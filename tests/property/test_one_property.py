@@ -22,23 +22,14 @@ from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.contract.subjects import SUBJECTS
 from tests.property.living_run import LivingRun
-from tests.property.zygote import Kill, KilledError, Task, Zygote
+from tests.property.zygote import Kill, KilledError, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from bridge.exporters.contract import Exporter, TargetContent
+    from tests.property.zygote import Zygote
 
-MODULES = (
-    "bridge.sync.export",
-    "tests.memory_exporter",
-    "bridge.exporters.tensorboard",
-    "bridge.exporters.mlflow",
-    "bridge.rundir.deltas",
-    "mlflow.tracking",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "tensorboard.compat.proto.event_pb2",
-)
 VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", "inf", "-inf", ""])
 METRICS = ("acc", "grad/norm", "val loss")
 SHAPES = {
@@ -84,21 +75,113 @@ def plain(held: TargetContent, edits: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-class Histories(RuleBasedStateMachine):
-    """One run directory, one target, and everything that can happen to both."""
+class Exports(RuleBasedStateMachine):
+    """One run directory below `root`, one target, and all exports that can happen."""
 
     name: str
     zygote: Zygote
     templates: Mapping[str, Path]
+    path: Path
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="bridge-property-"))
+        self.root = self.folder / "runs"
+        self.content = SHAPES["plain"]
+        self.edits: dict[str, str] = {}
+
+    @rule(content=st.sampled_from(sorted(SHAPES)))
+    def options_change(self, content: str) -> None:
+        self.content = SHAPES[content]
+
+    @rule()
+    def export(self) -> None:
+        self.exported(self.zygote.run(self.task()))
+
+    @rule(change=st.integers(1, 25))
+    def export_is_killed_at_a_change(self, change: int) -> None:
+        self.exported(self.zygote.run(self.task(Kill(change=change))))
+
+    @rule(milliseconds=st.integers(1, 400))
+    def export_is_killed_some_time(self, milliseconds: int) -> None:
+        self.exported(self.zygote.run(self.task(Kill(seconds=milliseconds / 1000))))
+
+    @rule()
+    def two_exports_at_once(self) -> None:
+        self.exported(self.zygote.run(self.task(), self.task()))
+
+    @rule()
+    def verify_in_between(self) -> None:
+        """Run verify, which may find differences but never fails or writes."""
+        verify_runs([self.root], self.exporter())
+
+    def teardown(self) -> None:
+        try:
+            self.the_end_equals_one_clean_export()
+        finally:
+            shutil.rmtree(self.folder)
+
+    def finish(self) -> None:
+        """End the run."""
+        raise NotImplementedError
+
+    def the_end_equals_one_clean_export(self) -> None:
+        root, fresh = self.root, self.folder / "fresh"
+        # The last rows of a running run may still wait, and when they are sent is no promise.
+        self.finish()
+        assert self.zygote.run(self.task()) == [[]]
+        report = verify_runs([root], self.exporter())
+        assert [(str(line.verdict), line.reason, line.differences.first) for line in report.runs] == [("=", "", ())]
+        arguments = (self.name, fresh, self.templates, root, self.content)
+        assert self.zygote.run(Task(export, arguments)) == [[]]
+        held, clean = (
+            self.held(exporter) for exporter in (self.exporter(), subject(self.name).make(fresh, self.templates))
+        )
+        assert plain(held, self.edits) == plain(clean, self.edits)
+        if self.name == "tensorboard":
+            self.scalars_are_equal_byte_for_byte()
+
+    def scalars_are_equal_byte_for_byte(self) -> None:
+        wheres = [
+            Path(exporter.open(read_run(self.path), self.content).where())
+            for exporter in (self.exporter(), subject(self.name).make(self.folder / "fresh", self.templates))
+        ]
+        mine, clean = ([path.read_bytes() for path in sorted(where.glob("*tfevents*scalars*"))] for where in wheres)
+        assert mine == clean
+        assert len(mine) == (1 if sum(series.step.size for series in self.held(self.exporter()).series.values()) else 0)
+
+    def held(self, exporter: Exporter) -> TargetContent:
+        run = read_run(self.path)
+        with exporter:
+            exporter.prepare([run], self.content)
+            exporter.cursors([run])
+            return exporter.open(run, self.content).read()
+
+    def exporter(self) -> Exporter:
+        made: Exporter = subject(self.name).make(self.folder / "target", self.templates)
+        return made
+
+    def task(self, kill: Kill | None = None) -> Task:
+        return Task(export, (self.name, self.folder / "target", self.templates, self.root, self.content), kill)
+
+    @staticmethod
+    def exported(outcomes: list[Any]) -> None:
+        """Assert that an export ended or was killed, and did not fail."""
+        assert all(outcome == [] or isinstance(outcome, KilledError) for outcome in outcomes), outcomes
+
+
+class Histories(Exports):
+    """A directory of RegistryLogger, its target, and everything that can happen to both."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.places = (self.folder / "runs" / place for place in ("b", "deep/c", "d", "e"))
         self.run = LivingRun(self.folder / "runs" / "a")
         self.uids = (f"uid-{number}" for number in itertools.count(1))
-        self.content = SHAPES["plain"]
-        self.edits: dict[str, str] = {}
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        return self.run.path
 
     @initialize(values=st.lists(VALUES, min_size=1, max_size=1), count=st.integers(0, 4))
     def begin(self, values: list[str], count: int) -> None:
@@ -153,90 +236,19 @@ class Histories(RuleBasedStateMachine):
         self.run = LivingRun(self.run.path, uid=next(self.uids))
         self.edits = {}
 
-    @rule(content=st.sampled_from(sorted(SHAPES)))
-    def options_change(self, content: str) -> None:
-        self.content = SHAPES[content]
-
-    @rule()
-    def export(self) -> None:
-        self.exported(self.zygote.run(self.task()))
-
-    @rule(change=st.integers(1, 25))
-    def export_is_killed_at_a_change(self, change: int) -> None:
-        self.exported(self.zygote.run(self.task(Kill(change=change))))
-
-    @rule(milliseconds=st.integers(1, 400))
-    def export_is_killed_some_time(self, milliseconds: int) -> None:
-        self.exported(self.zygote.run(self.task(Kill(seconds=milliseconds / 1000))))
-
-    @rule()
-    def two_exports_at_once(self) -> None:
-        self.exported(self.zygote.run(self.task(), self.task()))
-
     @precondition(lambda self: self.name != "tensorboard")
     @rule(what=st.sampled_from(["notes", "tag"]), text=st.sampled_from(["by hand", "changed by hand"]))
     def a_person_edits_the_target(self, what: str, text: str) -> None:
         if edit(self.name, self.folder, self.exporter(), self.run.uid, what, text):
             self.edits[what] = text
 
-    @rule()
-    def verify_in_between(self) -> None:
-        """Run verify, which may find differences but never fails or writes."""
-        verify_runs([self.folder / "runs"], self.exporter())
-
-    def teardown(self) -> None:
-        try:
-            self.the_end_equals_one_clean_export()
-        finally:
-            shutil.rmtree(self.folder)
+    def finish(self) -> None:
+        self.run.edit(status="completed")
 
     def the_end_equals_one_clean_export(self) -> None:
-        root, fresh = self.folder / "runs", self.folder / "fresh"
-        # The last rows of a running run may still wait, and when they are sent is no promise.
-        self.run.edit(status="completed")
-        assert self.zygote.run(self.task()) == [[]]
-        report = verify_runs([root], self.exporter())
-        assert [(str(line.verdict), line.reason, line.differences.first) for line in report.runs] == [("=", "", ())]
-        arguments = (self.name, fresh, self.templates, root, self.content)
-        assert self.zygote.run(Task(export, arguments)) == [[]]
-        held, clean = (
-            self.held(exporter) for exporter in (self.exporter(), subject(self.name).make(fresh, self.templates))
-        )
-        assert plain(held, self.edits) == plain(clean, self.edits)
+        super().the_end_equals_one_clean_export()
         for what, text in self.edits.items():
             assert edited(self.name, self.folder, self.exporter(), self.run.uid, what) == [text]
-        if self.name == "tensorboard":
-            self.scalars_are_equal_byte_for_byte()
-
-    def scalars_are_equal_byte_for_byte(self) -> None:
-        wheres = [
-            Path(exporter.open(read_run(self.run.path), self.content).where())
-            for exporter in (self.exporter(), subject(self.name).make(self.folder / "fresh", self.templates))
-        ]
-        mine, clean = ([path.read_bytes() for path in sorted(where.glob("*tfevents*scalars*"))] for where in wheres)
-        assert mine == clean
-        assert len(mine) == (1 if sum(series.step.size for series in self.held(self.exporter()).series.values()) else 0)
-
-    def held(self, exporter: Exporter) -> TargetContent:
-        run = read_run(self.run.path)
-        with exporter:
-            exporter.prepare([run], self.content)
-            exporter.cursors([run])
-            return exporter.open(run, self.content).read()
-
-    def exporter(self) -> Exporter:
-        made: Exporter = subject(self.name).make(self.folder / "target", self.templates)
-        return made
-
-    def task(self, kill: Kill | None = None) -> Task:
-        return Task(
-            export, (self.name, self.folder / "target", self.templates, self.folder / "runs", self.content), kill
-        )
-
-    @staticmethod
-    def exported(outcomes: list[Any]) -> None:
-        """Assert that an export ended or was killed, and did not fail."""
-        assert all(outcome == [] or isinstance(outcome, KilledError) for outcome in outcomes), outcomes
 
 
 TAGS = {"notes": "mlflow.note.content", "tag": "project"}
@@ -284,12 +296,22 @@ def mlflow_runs(folder: Path, uid: str) -> tuple[Any, list[Any]]:
     return client, list(found)
 
 
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Yield one process for all tests, because importing everything takes seconds."""
-    process = Zygote(MODULES)
-    yield process
-    process.close()
+def run_histories(
+    histories: type[Exports], name: str, examples: int, zygote: Zygote, request: pytest.FixtureRequest
+) -> None:
+    """Try `examples` histories with the exporter of this name."""
+    templates = {"sqlite_template": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
+    machine = type("History", (histories,), {"name": name, "zygote": zygote, "templates": templates})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
@@ -298,15 +320,4 @@ def test_any_history_ends_like_one_clean_export(
     name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
 ) -> None:
     """After a last clean export verify finds no difference, and the target equals one clean export."""
-    templates = {"sqlite_template": request.getfixturevalue("sqlite_template")} if name.startswith("mlflow") else {}
-    machine = type("History", (Histories,), {"name": name, "zygote": zygote, "templates": templates})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=times * EXAMPLES[name],
-            stateful_step_count=12,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        ),
-    )
+    run_histories(Histories, name, times * EXAMPLES[name], zygote, request)
