@@ -167,9 +167,9 @@ class Block:
     """Rows as columns: n rows, k metrics.
 
     `row` int64 (n,) is the number of each row in metrics.csv, from 0; it does not rise if the block is sorted by step.
-    `step` int64 (n,); `time` float64 (n,), seconds since the epoch; `values` float64 (k, n), C order, one metric a
-    line; `present` bool (k, n): which values are points. The other values can be anything. `names` are sorted. In a
-    delta the overlap rule has been applied, and each row and each metric has a point.
+    `step` int64 (n,); `time` float64 (n,), seconds since the epoch; `values` float64 (k, n), C order: `values[i]` are
+    those of the metric `names[i]`; `present` bool (k, n): which values are points. The other values can be anything.
+    `names` are sorted. In a delta the overlap rule has been applied, and each row and each metric has a point.
     """
 
     names: tuple[str, ...]
@@ -277,10 +277,11 @@ class Cursor:
     metrics. `last_time` is the time at the last row. The header line in force is at byte `columns_at`. `stat` is (size,
     mtime in nanoseconds) of metrics.csv and of media.jsonl. media.jsonl: `media_lines` lines, which end at byte
     `media_offset`, with `media_digest` over their bytes. `anchors` are (row, time) from which times are estimated;
-    empty where the run has a time column. `shape` is `ContentOptions.differences()` of the options that shaped the
-    target. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a digest; the
-    keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with them. `extra` is
-    what else an exporter keeps (JSON values). `files` says where the cursor ends in event files (`EventTable.marks`).
+    empty where the run has a time column. `content` is `ContentOptions.differences()` of the options that the target
+    was made with. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a
+    digest; the keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with
+    them. `extra` is what else an exporter keeps (JSON values). `files` says where the cursor ends in event files
+    (`EventTable.marks`).
     `replacing` is the step at and after which the target's points are not complete: it holds some of them or none.
     `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
     """

@@ -196,7 +196,7 @@ def values_of(cells: Sequence[str], names: Sequence[str], without: set[str]) -> 
 
 
 def counting(points: Sequence[OraclePoint]) -> list[OraclePoint]:
-    """Return one point per step: of the last unbroken run of equal values at that step the first."""
+    """Return one point per step: of the last unbroken sequence of equal values at that step the first."""
     kept: dict[int, OraclePoint] = {}
     for point in points:
         before = kept.get(point.step)

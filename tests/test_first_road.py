@@ -151,7 +151,7 @@ def _rows(run: Path) -> list[dict[str, str]]:
 def _counting(run: Path) -> Points:
     """Apply the overlap rule point by point.
 
-    Of a step's values the last unbroken run of equal ones counts, with its first time.
+    Of a step's values the last unbroken sequence of equal ones counts, with its first time.
     """
     logged: dict[str, dict[int, tuple[float, float]]] = {}
     for row in _rows(run):

@@ -19,7 +19,7 @@ from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, counti
 from bridge.rundir.resume import (
     Changed,
     ReadState,
-    block_size,
+    chunk_size,
     learn_last_points,
     locate,
     open_table,
@@ -145,12 +145,12 @@ def _outdated(cursor: Cursor, content: ContentOptions) -> str:
 def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: ReadOptions, budget: int) -> Delta:
     """Read the delta past `cursor`, which was made with these options. Raises Changed if the file does not fit it."""
     with open_table(run) as table:
-        state, source = locate(run, cursor, content, table, block=block_size(options.limit))
+        state, source = locate(run, cursor, content, table, chunk=chunk_size(options.limit))
         if table is None or table.layout is None:
             return _with_media(_nothing(run, cursor, content), (0, 0))
         first, begin = state.rows, state.offset
         rows, more = _take_portion(source if options.newest else without_last_step(source, run), options.limit)
-        remember = _spread_times(state, table, rows, cursor, more=more)
+        remember = _estimate_times(state, table, rows, cursor, more=more)
         if not state.is_known and cursor is not None:
             learn_last_points(state, cursor, table, rows)
         last_steps = state.last_points.steps()
@@ -162,9 +162,9 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             notices += other_run_notice(run, state.last_points.points())
         following: int | None = None
         if state.late:
-            settled = _settle(state, table, rows, last_steps, blocks, options, budget)
-            blocks, low, reason = settled.blocks, settled.low, settled.reason
-            notices += superseded_notice(settled.superseded)
+            found = _apply_overlap(state, table, rows, last_steps, blocks, options, budget)
+            blocks, low, reason = found.blocks, found.low, found.reason
+            notices += superseded_notice(found.superseded)
         if cursor is not None and cursor.replacing is not None:
             low = cursor.replacing if low is None else min(low, cursor.replacing)
         if low is not None:
@@ -197,7 +197,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
 
 
 def _parts(source: Iterable[Rows], limit: int) -> Iterator[tuple[Rows, int]]:
-    """Yield the rows of `source` in parts of no more than about `limit` points, each with what it counts as."""
+    """Yield the rows of `source` in parts that weigh about `limit` at most, each with its weight."""
     for rows in source:
         yield from rows.split(limit)
 
@@ -206,15 +206,15 @@ def _take_portion(source: Iterator[Rows], limit: int) -> tuple[list[Rows], bool]
     """Take rows with about `limit` points from `source`; return them, and if others follow."""
     taken: list[Rows] = []
     weight = 0
-    for rows, size in _parts(source, limit):
-        if any(map(len, taken)) and weight + size > limit + limit // 4:
+    for rows, added in _parts(source, limit):
+        if any(map(len, taken)) and weight + added > limit + limit // 4:
             return taken, True
         taken.append(rows)
-        weight += size
+        weight += added
     return taken, False
 
 
-def _spread_times(
+def _estimate_times(
     state: ReadState, table: Table, rows: Sequence[Rows], cursor: Cursor | None, *, more: bool
 ) -> Cursor | None:
     """Estimate the times of `rows` if the run has none; return the cursor to remember before they are used."""
@@ -233,7 +233,7 @@ def _spread_times(
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
+class _NewPoints:
     """New points after the overlap rule.
 
     `superseded` points were replaced within their session. `low` is the lowest step at which the points of the target
@@ -246,7 +246,7 @@ class _Settled:
     reason: str = ""
 
 
-def _settle(
+def _apply_overlap(
     state: ReadState,
     table: Table,
     rows: Sequence[Rows],
@@ -254,7 +254,7 @@ def _settle(
     blocks: Sequence[Block],
     options: ReadOptions,
     budget: int,
-) -> _Settled:
+) -> _NewPoints:
     """Apply the overlap rule to `blocks`, the points of the new `rows`, among them late ones.
 
     `last_steps` are the last steps of the metrics before these rows. Late points that come at or before them are
@@ -267,7 +267,7 @@ def _settle(
     }
     earlier: list[Block] = []
     if touched:
-        earlier = _earlier(state, table, rows[0].first, _steps_up_to(blocks, touched), budget)
+        earlier = _earlier_points(state, table, rows[0].first, _steps_up_to(blocks, touched), budget)
     both = merge([*earlier, *blocks])
     assert both is not None
     old = sum(len(block.row) for block in earlier)
@@ -284,12 +284,12 @@ def _settle(
     if options.ordered or gone.any():
         steps = both.step[old:]
         changed += [
-            steps[new[line] & (steps <= touched[name])] for line, name in enumerate(both.names) if name in touched
+            steps[new[metric] & (steps <= touched[name])] for metric, name in enumerate(both.names) if name in touched
         ]
     low = min((int(steps.min()) for steps in changed if len(steps)), default=None)
     if low is None:
-        return _Settled(added, superseded.count)
-    return _Settled(added, superseded.count, low, _reason(state, table, rows, touched, int(gone.sum())))
+        return _NewPoints(added, superseded.count)
+    return _NewPoints(added, superseded.count, low, _reason(state, table, rows, touched, int(gone.sum())))
 
 
 def _steps_up_to(blocks: Sequence[Block], last_steps: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
@@ -302,7 +302,7 @@ def _steps_up_to(blocks: Sequence[Block], last_steps: Mapping[str, int]) -> dict
     return found
 
 
-def _earlier(
+def _earlier_points(
     state: ReadState, table: Table, rows: int, steps: Mapping[str, NDArray[np.int64]], budget: int
 ) -> list[Block]:
     """Return the points of some metrics at some steps in the first `rows` rows; those that count are among them."""
@@ -314,8 +314,8 @@ def _earlier(
         block = again.select(part.part(0, min(len(part), rows - part.first)))
         if block is not None:
             present = block.present.copy()
-            for line, name in enumerate(block.names):
-                present[line] &= np.isin(block.step, steps[name]) if name in steps else False
+            for metric, name in enumerate(block.names):
+                present[metric] &= np.isin(block.step, steps[name]) if name in steps else False
             chosen = block.where(present)
             if chosen is not None:
                 found.append(state.timed(chosen))
@@ -464,16 +464,16 @@ def read_whole(
         pieces = _Pieces(table, state, budget)
         marks: list[Cursor] = []
         weight = 0
-        source = table.rows(block=block_size(options.limit))
+        source = table.rows(chunk=chunk_size(options.limit))
         if not options.newest:
             source = without_last_step(source, run)
-        for rows, size in _parts(source, options.limit):
-            if weight and weight + size > options.limit + options.limit // 4:
+        for rows, added in _parts(source, options.limit):
+            if weight and weight + added > options.limit + options.limit // 4:
                 marks.append(state.cursor(table, None))
                 weight = 0
             before = state.last_time
             pieces.add(rows, before, state.take(rows))
-            weight += size
+            weight += added
         if state.estimate is not None:
             usable = tuple(anchor for anchor in anchors if anchor[0] <= table.total)
             state.estimate = Estimate.begin(run, usable).reaching(table.total, run)

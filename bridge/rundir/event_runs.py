@@ -343,7 +343,7 @@ class EventTable:
         offset: int | None = None,
         first: int | None = None,
         *,
-        block: int = 0,
+        chunk: int = 0,
         stop: int | None = None,
         only: frozenset[str] | None = None,
     ) -> Iterator[Rows]:

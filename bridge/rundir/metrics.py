@@ -1,9 +1,10 @@
-"""Parse metrics.csv, block by block, into batches of rows as columns of numbers.
+"""Parse metrics.csv, chunk by chunk, into batches of rows as columns of numbers.
 
-A block is a few megabytes of complete rows. pyarrow parses it into one column per metric. A column in which pyarrow
+A chunk is a few megabytes of complete rows. pyarrow parses it into one column per metric. A column in which pyarrow
 meets a cell that is no number is read as text from then on, and only its distinct cells are turned into numbers one by
-one. A block that pyarrow cannot split into rows as Python's csv module does (a row with too many cells, a newline in a
+one. A chunk that pyarrow cannot split into rows as Python's csv module does (a row with too many cells, a newline in a
 quoted cell, a header line in the middle, a blank line, ...) is read by the csv module instead, into the same `Rows`.
+`bridge.rundir.resume` makes a `Block` of the points among them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Cursor, Run
 
-BLOCK = 4 << 20
+CHUNK = 4 << 20
 """Bytes that are parsed at once: they and the columns made of them stay in the processor's cache."""
 
 MOST_NAMED = 20
@@ -49,10 +50,10 @@ _MOST_CELLS = 1 << 18
 """Cells that the csv module reads before they become columns; each is a Python object until then."""
 
 _SPARSE = 8
-"""Empty cells that count as much towards a limit as one point: they take about as much memory and work."""
+"""Empty cells that weigh as much as one point: they take about as much memory and work."""
 
 _LEAST_WEIGHT = 64
-"""Points that any batch counts as: a file in which header lines and rows alternate makes a batch of each row."""
+"""The least weight of a batch: a file in which header lines and rows alternate makes a batch of each row."""
 
 _ODD_COLUMN = re.compile(r"In CSV column #(\d+): .*conversion error")
 
@@ -208,9 +209,9 @@ class Rows:
         )
 
     def split(self, most: int) -> Iterator[tuple[Rows, int]]:
-        """Yield these rows in parts that count as about `most` points at most, each with what it counts as.
+        """Yield these rows in parts that weigh about `most` at most, each with its weight.
 
-        A row counts as its points, or as more if it is mostly empty.
+        The weight of a row is the number of its points, or more if it is mostly empty.
         """
         least, empty = min(most, _LEAST_WEIGHT), max(1, len(self.names) // _SPARSE)
         total = max(int(np.count_nonzero(self.present)), empty * len(self))
@@ -265,7 +266,7 @@ def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], 
 
 
 class _ArrowParser:
-    """Parse blocks below one header line with pyarrow; `only` some metrics, if given."""
+    """Parse chunks below one header line with pyarrow; `only` some metrics, if given."""
 
     def __init__(self, layout: Layout, only: frozenset[str] | None) -> None:
         import pyarrow as pa
@@ -302,8 +303,8 @@ class _ArrowParser:
         values, present = np.empty((len(names), count)), np.ones((len(names), count), dtype=bool)
         others: Words | None = None
         odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
-        for line, (name, places) in enumerate(self._metrics.items()):
-            bits = self._fill(table, name, places, values[line], present[line])
+        for metric, (name, places) in enumerate(self._metrics.items()):
+            bits = self._fill(table, name, places, values[metric], present[metric])
             if bits is not None and bits.any():
                 others = bits if others is None else others + bits
                 odd[NoticeKind.TEXT_CELL, name] = np.flatnonzero(bits) + first
@@ -379,18 +380,18 @@ class _ArrowParser:
                 column = column.cast(self._pa.int64())
             except self._pa.ArrowInvalid:
                 return None
-        step: NDArray[np.int64] = _plain(column, np.int64)
+        step: NDArray[np.int64] = _numbers(column, np.int64)
         if column.null_count == 0:
             return step, None
-        known = _known(column)
+        known = _not_null(column)
         return np.where(known, step, 0), known
 
     def _times(self, table: Any) -> NDArray[np.float64]:
         if self._layout.time is None:
             return np.full(table.num_rows, np.nan)
         column = _column(table, self._layout.time)
-        times: NDArray[np.float64] = _plain(column, np.float64)
-        return times if column.null_count == 0 else np.where(_known(column), times, np.nan)
+        times: NDArray[np.float64] = _numbers(column, np.float64)
+        return times if column.null_count == 0 else np.where(_not_null(column), times, np.nan)
 
     def _fill(
         self,
@@ -407,13 +408,13 @@ class _ArrowParser:
         bits: Words | None = None
         for number, place in enumerate(places):
             column = _column(table, place)
-            known = _known(column) if column.null_count else np.ones(len(values), dtype=bool)
+            known = _not_null(column) if column.null_count else np.ones(len(values), dtype=bool)
             if place in self._text_columns:
                 found, text = _decode_cells(name, column)
                 bits = np.zeros(len(values), dtype=np.uint64) if bits is None else bits
                 np.copyto(bits, text, where=known)
             else:
-                found = _plain(column, np.float64)
+                found = _numbers(column, np.float64)
                 if bits is not None:
                     bits[known] = 0
             if number == 0:
@@ -447,7 +448,7 @@ def _column(table: Any, place: int) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _known(column: Any) -> NDArray[np.bool_]:
+def _not_null(column: Any) -> NDArray[np.bool_]:
     """Return which entries of an Arrow array are not null; its validity bitmap holds one bit for each."""
     bits = np.frombuffer(column.buffers()[0], dtype=np.uint8)
     every = np.unpackbits(bits, bitorder="little", count=column.offset + len(column))
@@ -455,7 +456,7 @@ def _known(column: Any) -> NDArray[np.bool_]:
     return known
 
 
-def _plain(column: Any, kind: type[np.generic]) -> NDArray[Any]:
+def _numbers(column: Any, kind: type[np.generic]) -> NDArray[Any]:
     """Return the values of an Arrow array of 64-bit numbers without a copy; anything where it is null."""
     return np.frombuffer(column.buffers()[1], dtype=kind)[column.offset : column.offset + len(column)]
 
@@ -597,11 +598,11 @@ class _RowBatch:
         names = tuple(sorted(self._metrics))
         values, present = np.zeros((len(names), self.count)), np.zeros((len(names), self.count), dtype=bool)
         others = np.zeros(self.count, dtype=np.uint64)
-        for line, name in enumerate(names):
+        for metric, name in enumerate(names):
             rows, cells = self._metrics[name]
             at = np.array(rows)
-            values[line, at], bits = _parse_cells(name, cells)
-            present[line, at] = bits == 0
+            values[metric, at], bits = _parse_cells(name, cells)
+            present[metric, at] = bits == 0
             others[at] += bits
             if bits.any():
                 self._odd[NoticeKind.TEXT_CELL, name] = (self.first + at[bits != 0]).tolist()
@@ -704,7 +705,7 @@ class MetricsTable:
         place, count = self._counted if self._counted[0] <= offset else (0, 0)
         self.file.seek(place)
         while place < offset:
-            piece = self.file.read(min(BLOCK, offset - place))
+            piece = self.file.read(min(CHUNK, offset - place))
             if not piece:
                 break
             count += piece.count(b"\n")
@@ -718,11 +719,11 @@ class MetricsTable:
         offset: int | None = None,
         first: int = 0,
         *,
-        block: int = BLOCK,
+        chunk: int = CHUNK,
         stop: int | None = None,
         only: frozenset[str] | None = None,
     ) -> Iterator[Rows]:
-        """Yield the complete rows from byte `offset` on, as batches of about `block` bytes.
+        """Yield the complete rows from byte `offset` on, as batches of about `chunk` bytes.
 
         The row at `offset` has the number `first` and is below the header `layout`; the default is the first row of
         all. `stop` is the byte at which to end (default: the size at the opening). With `only`, a metric, other metrics
@@ -733,7 +734,7 @@ class MetricsTable:
         if layout is None:
             return
         begin, stop = layout.end if offset is None else offset, self.size if stop is None else stop
-        for start, data in self._blocks(begin, block, stop):
+        for start, data in self._chunks(begin, chunk, stop):
             parser = self._parsers.get((layout.at, only))
             if parser is None:
                 parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
@@ -748,16 +749,16 @@ class MetricsTable:
                 self.total = max(self.total, first)
                 yield rows
 
-    def _blocks(self, offset: int, block: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield complete rows with the byte at which they begin."""
-        wanted = block
+    def _chunks(self, offset: int, chunk: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield chunks of complete rows between two bytes, each with the byte at which it begins."""
+        wanted = chunk
         while offset < stop:
             self.file.seek(offset)
             data = self.file.read(min(wanted, stop - offset))
             end = complete_rows(data)
             if end:
                 yield offset, data[:end]
-                offset, wanted = offset + end, block
+                offset, wanted = offset + end, chunk
             elif len(data) < wanted:
                 return
             elif len(data) > LONGEST_ROW:

@@ -1,9 +1,9 @@
 """Apply the overlap rule: which point of a metric counts if there are several at one step.
 
-Of the values at one step the last unbroken run of equal ones counts, with its first point; NaN equals NaN. Most files
-need no rule, since each step of a metric comes once and steps rise. `LastPoints` notices where that is not so. Then
-`resolve` sends the points step by step: it collects the rows of as many of the lowest steps as fit into memory, applies
-the rule, and goes on with the steps after them.
+Of the values at one step the last unbroken sequence of equal ones counts, with its first point; NaN equals NaN. Most
+files need no rule, since each step of a metric comes once and steps rise. `LastPoints` notices where that is not so.
+Then `resolve` sends the points step by step: it collects the rows of as many of the lowest steps as fit into memory,
+applies the rule, and goes on with the steps after them.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class LastPoints:
         """
         numbers = self._appear(block)
         late: dict[int, LatePoints] = {}
-        for line in self._suspects(block):
-            found = self._check(int(numbers[line]), block, line)
+        for metric in self._suspects(block):
+            found = self._check(int(numbers[metric]), block, metric)
             if found is not None:
-                late[line] = found
+                late[metric] = found
         self._advance(numbers, block, late)
-        return {block.names[line]: found for line, found in late.items()}
+        return {block.names[metric]: found for metric, found in late.items()}
 
     def _add(self, name: str) -> int:
         number = self._numbers.setdefault(name, len(self._numbers))
@@ -113,9 +113,9 @@ class LastPoints:
         if known is None:
             if len(self._columns) >= _MOST_COLUMN_SETS:
                 self._columns.clear()
-            new = [line for line, name in enumerate(block.names) if name not in self._numbers]
+            new = [metric for metric, name in enumerate(block.names) if name not in self._numbers]
             rows = block.present[new].argmax(axis=1).tolist() if new else []
-            for _, name in sorted(zip(rows, (block.names[line] for line in new), strict=True)):
+            for _, name in sorted(zip(rows, (block.names[metric] for metric in new), strict=True)):
                 self._add(name)
             known = np.array([self._numbers[name] for name in block.names], dtype=np.intp)
             self._columns[block.names] = known
@@ -139,10 +139,10 @@ class LastPoints:
             return np.flatnonzero((counts > 1).any(axis=1)).tolist()
         return range(len(block.names))
 
-    def _check(self, number: int, block: Block, line: int) -> LatePoints | None:
-        """Check one metric, and clear the points that repeat the one before them."""
-        at = np.flatnonzero(block.present[line])
-        step, value = block.step[at], block.values[line, at]
+    def _check(self, number: int, block: Block, metric: int) -> LatePoints | None:
+        """Check metric `number`, at the place `metric` of `block`; clear the points that repeat the one before them."""
+        at = np.flatnonzero(block.present[metric])
+        step, value = block.step[at], block.values[metric, at]
         # The metric's points with its last point so far in front of them: point i comes after steps[i] and values[i].
         known = bool(self._known[number])
         steps = np.concatenate([[self._step[number]], step])
@@ -153,7 +153,7 @@ class LastPoints:
             repeated[0] = late[0] = False
         late &= ~repeated
         if repeated.any():
-            block.present[line, at[repeated]] = False
+            block.present[metric, at[repeated]] = False
         if not late.any():
             return None
         first = int(late.argmax())
@@ -161,22 +161,22 @@ class LastPoints:
 
     def _advance(self, numbers: NDArray[np.intp], block: Block, late: Iterable[int]) -> None:
         """Move the last points on by the points of `block`."""
-        lines = np.flatnonzero(block.present.any(axis=1))
-        if not len(lines):
+        metrics = np.flatnonzero(block.present.any(axis=1))
+        if not len(metrics):
             return
         # The place of each metric's last point in the block: the first one from behind.
-        last = len(block.step) - 1 - block.present[lines, ::-1].argmax(axis=1)
-        mine = numbers[lines]
+        last = len(block.step) - 1 - block.present[metrics, ::-1].argmax(axis=1)
+        mine = numbers[metrics]
         better = ~self._known[mine] | (block.step[last] >= self._step[mine])
-        lines, last, mine = lines[better], last[better], mine[better]
+        metrics, last, mine = metrics[better], last[better], mine[better]
         self._known[mine] = True
-        self._step[mine], self._value[mine] = block.step[last], block.values[lines, last]
-        for line in late:  # their last point need not have the greatest step
-            at = np.flatnonzero(block.present[line])
+        self._step[mine], self._value[mine] = block.step[last], block.values[metrics, last]
+        for metric in late:  # their last point need not have the greatest step
+            at = np.flatnonzero(block.present[metric])
             top = block.step[at].max() if len(at) else _LEAST
-            if len(at) and top >= self._step[numbers[line]]:
+            if len(at) and top >= self._step[numbers[metric]]:
                 where = at[np.flatnonzero(block.step[at] == top)[-1]]
-                self._step[numbers[line]], self._value[numbers[line]] = top, block.values[line, where]
+                self._step[numbers[metric]], self._value[numbers[metric]] = top, block.values[metric, where]
         highest = int(self._step[numbers].max())
         self._highest = highest if self._highest is None else max(self._highest, highest)
 
@@ -202,9 +202,9 @@ class Superseded:
     _steps: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, rows: NDArray[np.int64], steps: NDArray[np.int64], replaced: NDArray[np.bool_]) -> None:
-        """Add runs of equal values of one metric, with the first row of each and its step.
+        """Add sequences of equal values of one metric, with the first row of each and its step.
 
-        `replaced` says which runs have a later one at the same step, the next one. They count with `close`.
+        `replaced` says which of them have a later one at the same step, the next one. They count with `close`.
         """
         if self.starts is None or not replaced.any():
             return
@@ -223,20 +223,21 @@ def counting(block: Block, superseded: Superseded | None = None) -> NDArray[np.b
     """Return which points of `block`, whose rows are in row order, count (k, n)."""
     counts = np.zeros_like(block.present)
     order = np.argsort(block.step, kind="stable")
-    for line in range(len(block.names)):
+    for metric in range(len(block.names)):
         # The metric's points by step, and by row within a step.
-        at = order[block.present[line, order]]
+        at = order[block.present[metric, order]]
         if not len(at):
             continue
-        step, value = block.step[at], block.values[line, at]
-        # A run of equal values begins where the step or the value changes. It counts if the next run has another step.
+        step, value = block.step[at], block.values[metric, at]
+        # A sequence of equal values begins where the step or the value changes. `firsts` are the first points of all
+        # sequences. A sequence counts if the next one has another step.
         begins = np.concatenate([[True], (step[1:] != step[:-1]) | ~same_values(value[1:], value[:-1])])
-        runs = at[begins]
-        steps = block.step[runs]
+        firsts = at[begins]
+        steps = block.step[firsts]
         is_last = np.concatenate([steps[1:] != steps[:-1], [True]])
-        counts[line, runs[is_last]] = True
+        counts[metric, firsts[is_last]] = True
         if superseded is not None:
-            superseded.add(block.row[runs], steps, ~is_last)
+            superseded.add(block.row[firsts], steps, ~is_last)
     return counts
 
 
@@ -249,13 +250,13 @@ def merge(blocks: Sequence[Block]) -> Block | None:
     names = blocks[0].names
     if any(block.names != names for block in blocks):
         names = tuple(sorted({name for block in blocks for name in block.names}))
-    lines = {name: line for line, name in enumerate(names)}
+    places = {name: place for place, name in enumerate(names)}
     count = sum(len(block.row) for block in blocks)
     values, present = np.zeros((len(names), count)), np.zeros((len(names), count), dtype=bool)
     begin = 0
     for block in blocks:
         end = begin + len(block.row)
-        mine = slice(None) if block.names == names else [lines[name] for name in block.names]
+        mine = slice(None) if block.names == names else [places[name] for name in block.names]
         values[mine, begin:end], present[mine, begin:end] = block.values, block.present
         begin = end
     return Block(
@@ -274,10 +275,6 @@ class StepRange:
 
     low: int
     high: int | None = None
-
-    def meets(self, block: Block) -> bool:
-        """Return if any row of `block` has a step of this range."""
-        return self.may_hold(int(block.step.min()), int(block.step.max()))
 
     def may_hold(self, least: int, greatest: int) -> bool:
         """Return if rows with steps from `least` to `greatest` may have a step of this range."""

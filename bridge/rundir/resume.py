@@ -18,7 +18,7 @@ import numpy as np
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.header import metric_name
-from bridge.rundir.metrics import BAD_ROW, BLOCK, MOST_NAMED, NO_STEP, MetricsTable, open_metrics, to_hex
+from bridge.rundir.metrics import BAD_ROW, CHUNK, MOST_NAMED, NO_STEP, MetricsTable, open_metrics, to_hex
 from bridge.rundir.overlap import LastPoints, LatePoints
 from bridge.rundir.times import Estimate, fill, is_time
 
@@ -114,10 +114,10 @@ class ReadState:
         return state
 
     def take(self, rows: Rows) -> Block | None:
-        """Advance by `rows`, which begin at this place, and return their points.
+        """Advance by `rows`, which begin at this place, and return the points that are new.
 
         These are the points of the chosen metrics in rows with a step. Points that just repeat the last point of their
-        metric are left out; late points are in, and noted in `late`.
+        metric are left out; late points are in, and noted in `late`. The state can become a cursor afterwards.
         """
         self.digest += rows.digest()
         steps = rows.valid_steps
@@ -139,7 +139,10 @@ class ReadState:
         return block.filled()
 
     def select(self, rows: Rows) -> Block | None:
-        """Advance by the number and times of `rows`, and return the points of the chosen metrics."""
+        """Advance as far as times need it, and return all points of the chosen metrics, repetitions too.
+
+        Unlike `take`, leave digest, steps and last points as they are: the state cannot become a cursor afterwards.
+        """
         self.layout, self.offset, self.rows = rows.layout, rows.end, rows.first + len(rows)
         if not len(rows):
             return None
@@ -152,9 +155,9 @@ class ReadState:
                 if len(odd):
                     self.odd.setdefault(BAD_TIME, OddRows()).add(odd + rows.first)
         names, values, present = rows.names, rows.values, rows.present
-        chosen = self._chosen_lines(names)
+        chosen = self._chosen_metrics(names)
         if chosen is not None:
-            names = tuple(names[line] for line in chosen)
+            names = tuple(names[metric] for metric in chosen)
             values, present = values[chosen], present[chosen]
         if rows.valid is not None:
             present = present & rows.valid
@@ -231,13 +234,13 @@ class ReadState:
         self.odd.clear()
         self.problems.clear()
 
-    def _chosen_lines(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
-        """Return which of the metrics `names` the options ask for; None: all."""
+    def _chosen_metrics(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """Return the places of the metrics in `names` that the options ask for; None: all."""
         if not (self.content.metrics or self.content.exclude_metrics):
             return None
         if names not in self._chosen:
-            lines = [line for line, name in enumerate(names) if self.content.wants(name)]
-            self._chosen[names] = np.array(lines, dtype=np.intp) if len(lines) < len(names) else None
+            places = [place for place, name in enumerate(names) if self.content.wants(name)]
+            self._chosen[names] = np.array(places, dtype=np.intp) if len(places) < len(names) else None
         return self._chosen[names]
 
 
@@ -277,13 +280,13 @@ def superseded_notice(count: int) -> list[Notice]:
     return [Notice(NoticeKind.SUPERSEDED, "metrics.csv", detail, count)] if count else []
 
 
-def block_size(limit: int) -> int:
+def chunk_size(limit: int) -> int:
     """Return how many bytes to parse at once to get about `limit` points."""
-    return min(BLOCK, max(1 << 12, limit * 8))
+    return min(CHUNK, max(1 << 12, limit * 8))
 
 
 def locate(
-    run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None, *, block: int
+    run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None, *, chunk: int
 ) -> tuple[ReadState, Iterator[Rows]]:
     """Return the state at `cursor`, and the rows that follow; `table` is None if there is no metrics.csv.
 
@@ -296,18 +299,21 @@ def locate(
         return begin, iter(())
     begin.layout, begin.offset = table.layout, table.layout.end
     if cursor is None or not cursor.header:
-        return begin, table.rows(block=block)
+        return begin, table.rows(chunk=chunk)
     found = table.find(cursor)
     if found is not None:
         state = ReadState.at(run, content, cursor, *found)
-        return state, table.rows(found[0], found[1], state.rows, block=block)
+        return state, table.rows(found[0], found[1], state.rows, chunk=chunk)
     if isinstance(table, EventTable) and table.is_gone(cursor):
         raise Changed("the event files that the target was made of are gone", ("gone", table.stat), keeps=True)
-    return begin, _read_again(begin, cursor, table)
+    return begin, _read_up_to(begin, cursor, table)
 
 
-def _read_again(state: ReadState, cursor: Cursor, table: Table) -> Iterator[Rows]:
-    """Let `state` go from the first row to `cursor`; return the rows that follow."""
+def _read_up_to(state: ReadState, cursor: Cursor, table: Table) -> Iterator[Rows]:
+    """Advance `state` from the first row to `cursor`, and return the rows that follow.
+
+    Raises Changed if the digest of the rows up to `cursor` is not the cursor's.
+    """
     source = table.rows()
     rest: tuple[Rows, ...] = ()
     for rows in source:

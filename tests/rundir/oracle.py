@@ -44,7 +44,7 @@ def points(rows: Sequence[Row]) -> dict[tuple[str, bool], list[tuple[int, int, f
 
 
 def counting(series: Sequence[tuple[int, int, float | str]]) -> list[tuple[int, int, float | str]]:
-    """Return the point that counts at each step: the first of the last unbroken run of equal values."""
+    """Return the point that counts at each step: the first of the last unbroken sequence of equal values."""
     by_step = defaultdict(list)
     for point in series:
         by_step[point[1]].append(point)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def read(path: Path, data: bytes, *, block: int = 1 << 22) -> list[Rows]:
+def read(path: Path, data: bytes, *, chunk: int = 1 << 22) -> list[Rows]:
     """Return the rows of a metrics.csv with the content `data`."""
     path.write_bytes(data)
     with path.open("rb", buffering=0) as file:
-        return list(MetricsTable(file, "wall_time").rows(block=block))
+        return list(MetricsTable(file, "wall_time").rows(chunk=chunk))
 
 
 def slowly(data: bytes) -> list[Rows]:
@@ -118,12 +118,12 @@ def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]],
     st.integers(1, 60),
 )
 @example([("1", "1", "", ""), ("two\r\nlines", "2", "", "")], "\r\n", 7)
-def test_both_parsers_and_all_blocks_agree(tmp_path: Path, cells: list[list[str]], end: str, block: int) -> None:
-    """Rows, offsets and digest depend neither on the parser nor on the cut into blocks."""
+def test_both_parsers_and_all_chunks_agree(tmp_path: Path, cells: list[list[str]], end: str, chunk: int) -> None:
+    """Rows, offsets and digest depend neither on the parser nor on the cut into chunks."""
     data = written(cells, end)
     exact = slowly(data)
     whole = read(tmp_path / "metrics.csv", data)
-    pieces = read(tmp_path / "metrics.csv", data, block=block)
+    pieces = read(tmp_path / "metrics.csv", data, chunk=chunk)
     assert plain(whole) == plain(exact) == plain(pieces)
     assert digest(whole) == digest(exact) == digest(pieces)
 
@@ -139,8 +139,8 @@ def test_blank_lines_are_nothing(tmp_path: Path) -> None:
         assert digest(whole) == digest(exact)
 
 
-def test_large_blocks_agree(tmp_path: Path) -> None:
-    """Blocks parsed by several threads, with a column of numbers and texts, give the same rows."""
+def test_large_chunks_agree(tmp_path: Path) -> None:
+    """Chunks parsed by several threads, with a column of numbers and texts, give the same rows."""
     chance = random.Random(3)
     odd = ["", "x", "True", "nan", "two\nlines", "1_0", "warm-up (1)"]
     cells = [
@@ -153,7 +153,7 @@ def test_large_blocks_agree(tmp_path: Path) -> None:
         for place in range(15_000)
     ]
     data = written(cells, "\r\n")
-    exact, whole, halves = slowly(data), read(tmp_path / "a", data), read(tmp_path / "b", data, block=len(data) // 2)
+    exact, whole, halves = slowly(data), read(tmp_path / "a", data), read(tmp_path / "b", data, chunk=len(data) // 2)
     assert plain(exact) == plain(whole) == plain(halves)
     assert digest(exact) == digest(whole) == digest(halves)
     texts = [
@@ -205,14 +205,14 @@ def test_the_digest_knows_what_changed(tmp_path: Path, changed: bytes) -> None:
 
 
 def test_ten_thousand_columns(tmp_path: Path) -> None:
-    """A row with ten thousand columns, longer than a block, is read like any other."""
+    """A row with ten thousand columns, longer than a chunk, is read like any other."""
     names = [f"m{number:05d}" for number in range(10_000)]
     header = ",".join([*names, "step"])
     lines = [
         ",".join([*(str(number + place) if number % 3 else "" for number in range(10_000)), str(place)])
         for place in range(3)
     ]
-    rows = read(tmp_path / "metrics.csv", "\r\n".join([header, *lines, ""]).encode(), block=4096)
+    rows = read(tmp_path / "metrics.csv", "\r\n".join([header, *lines, ""]).encode(), chunk=4096)
     assert [len(part) for part in rows] == [1, 1, 1]
     last = rows[2]
     assert last.names == tuple(names)
