@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 SERIES_BYTES = 256 * 2**20
 """How much the series in memory may take together. The runs that were looked at longest ago go first."""
+
+_LOOKERS = 16
 
 _PART_BYTES = 600
 """What a series takes in memory beside its points."""
@@ -221,7 +224,7 @@ class LiveRuns:
         """Return the run's media events that count, as its files are now."""
         if not self.content.media:
             return ()
-        version = media_stamp(live.record.run_dir)
+        version = media_stamp(live.record.run_dir, live.record.kind)
         if not version:
             return ()
         kept = self._media.get(live.id)
@@ -232,6 +235,20 @@ class LiveRuns:
             except RunDirectoryError:
                 return ()
         return kept[1]
+
+    def media_of(self, runs: Sequence[LiveRun]) -> dict[str, Sequence[MediaEvent]]:
+        """Return the media events of many runs by id.
+
+        On a network file system each look takes milliseconds, so _LOOKERS threads share them.
+        """
+        found: dict[str, Sequence[MediaEvent]] = {}
+
+        def look(part: Sequence[LiveRun]) -> None:
+            found.update((live.id, self.media(live)) for live in part)
+
+        with ThreadPoolExecutor(_LOOKERS) as pool:
+            list(pool.map(look, (runs[start::_LOOKERS] for start in range(_LOOKERS))))
+        return found
 
 
 class ByteCache:

@@ -86,12 +86,14 @@ class MediaLine:
         return f"media.jsonl:{self.number + 1}" if self.part is None else self.path
 
 
-def media_stamp(run_dir: str) -> tuple[object, ...]:
+def media_stamp(run_dir: str, kind: str) -> tuple[object, ...]:
     """Return what stat says of the file with the media of a run, or of its event files; () if there are none."""
+    if kind == "TensorBoardLogger":
+        return stamp(run_dir)[len(FILES) :]
     try:
         found = os.stat(f"{run_dir}{os.sep}media.jsonl")  # noqa: PTH116 - called for thousands of runs
     except OSError:
-        return stamp(run_dir)[len(FILES) :]
+        return ()
     return found.st_size, found.st_mtime_ns
 
 

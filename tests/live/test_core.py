@@ -209,6 +209,23 @@ def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatc
     assert LiveRuns([tmp_path / "runs"], content=ContentOptions(media=False)).media(only(live)) == ()
 
 
+def test_a_look_at_many_runs_costs_one_call_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that answers slowly is asked once for each run, by several threads; the events are the same."""
+    for name in "abc":
+        make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 4.0}])
+    log_image(tmp_path / "runs" / "b", 0, "a.png", picture(1), caption="first")
+    live = LiveRuns([tmp_path / "runs"])
+    runs = list(live.runs().values())
+    live.media_of(runs)
+    asked: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: asked.append(str(path)) or stat(path, **more))
+    found = live.media_of(runs)
+    monkeypatch.undo()
+    assert {run.record.run_id: len(found[run.id]) for run in runs} == {"a": 0, "b": 1, "c": 0}
+    assert sorted(asked) == [str(tmp_path / "runs" / name / "media.jsonl") for name in "abc"]
+
+
 def test_several_roots_and_a_choice(tmp_path: Path) -> None:
     """Roots may overlap, and `choose` selects among the records."""
     for name in "ab":

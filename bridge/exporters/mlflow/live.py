@@ -57,11 +57,11 @@ from bridge.model import MediaType, Series
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from bridge.exporters.mlflow.find import ExperimentName
     from bridge.live import LiveRun, LiveRuns
-    from bridge.model import Run
+    from bridge.model import MediaEvent, Run
 
 _VIEW_RUNS = 1_000
 """How many of the newest runs of an experiment its saved view is made of."""
@@ -273,30 +273,37 @@ class LiveView:
             source = self.live.run(run)
         except RunDirectoryError as error:
             raise MlflowException(error.message, RESOURCE_DOES_NOT_EXIST) from error
-        return self._entity(experiment, run, source, self._last_points(run))
+        return self._entity(experiment, run, source, self._last_points(run), self.live.media(run))
 
-    def row(self, found: SearchedRun | MlflowRun) -> MlflowRun:
-        """Return a run that the search found as a table shows it. Made from its record, and from its points if needed.
+    def rows(self, page: Sequence[SearchedRun | MlflowRun]) -> list[MlflowRun]:
+        """Return runs that the search found as a table shows them."""
+        media = self.live.media_of([found.run for found in page if isinstance(found, SearchedRun)])
+        return [self.row(found, media[found.run.id]) if isinstance(found, SearchedRun) else found for found in page]
+
+    def row(self, found: SearchedRun, events: Sequence[MediaEvent] = ()) -> MlflowRun:
+        """Return a run with these media as a table shows it: made from its record, and from its points if needed.
 
         A run of one start has ended with the last values that its record holds. Another one may have gone back to
         earlier steps, and of these MLflow shows the values at the highest.
         """
-        if not isinstance(found, SearchedRun):
-            return found
         run, record = found.run, found.run.record
-        events = self.live.media(run)
         kept: tuple[object, MlflowRun] = run.kept.get("row", (None, None))
         if kept[0] is events:
             return kept[1]
         is_final = record.covered and not record.alive and record.sessions == 1
         metrics = self.last_values(run) if is_final else self._last_points(run, most_bytes=_LARGEST_READ)
-        row = self._entity(found.experiment, run, record.to_run(), metrics)
+        row = self._entity(found.experiment, run, record.to_run(), metrics, events)
         if is_final:
             run.kept["row"] = (events, row)
         return row
 
     def _entity(
-        self, experiment: LiveExperiment, run: LiveRun, source: Run, metrics: Mapping[str, Metric]
+        self,
+        experiment: LiveExperiment,
+        run: LiveRun,
+        source: Run,
+        metrics: Mapping[str, Metric],
+        events: Sequence[MediaEvent],
     ) -> MlflowRun:
         facts = facts_of(source, self.live.content)
         tags = {**facts.user_tags, **facts.own_tags, Key.UID: source.identity, Key.NAME: facts.name}
@@ -305,7 +312,6 @@ class LiveView:
         parent = self._parent_id(experiment, run)
         if parent is not None:
             tags[Key.PARENT] = parent
-        events = self.live.media(run)
         if any(event.type is MediaType.IMAGE for event in events):
             tags[Key.IMAGES] = "True"
         if any(event.caption for event in events):

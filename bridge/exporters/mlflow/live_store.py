@@ -99,7 +99,7 @@ class LiveStore(AbstractStore):
         runs = [run for each in experiments for run in self._view.searched(each)]
         runs = SearchUtils.sort(SearchUtils.filter(runs, filter_string), order_by)
         page, token = SearchUtils.paginate(runs, page_token, max_results)
-        return [self._view.row(run) for run in page], token
+        return self._view.rows(page), token
 
     # Points
 

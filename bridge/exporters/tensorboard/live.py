@@ -123,6 +123,11 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             return named.items()
         return [(name, named[name]) for name in run_tag_filter.runs if name in named]
 
+    def _media(self, run_tag_filter: Any) -> Mapping[str, Sequence[MediaEvent]]:
+        """Return the media events of each chosen run by its id."""
+        found = self._live.media_of([live for _, live in self._chosen_runs(run_tag_filter)])
+        return defaultdict(tuple, found)
+
     def _by_run(self, run_tag_filter: Any, tags_of: Callable[[str, LiveRun], Mapping[str, Any]]) -> dict[str, Any]:
         """Return for each chosen run what `tags_of` gives by tag, without the tags that are not asked for."""
         wanted = None if run_tag_filter is None else run_tag_filter.tags
@@ -202,12 +207,15 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def list_tensors(self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None) -> Any:
         """Return the texts, or what HPARAMS reads, by run and tag."""
+        if plugin_name not in ("text", "hparams"):
+            return {}
         first = next(iter(self._named_runs()), None)
+        events = self._media(run_tag_filter) if plugin_name == "text" else {}
 
         def series(name: str, live: LiveRun) -> Mapping[str, Any]:
             contents: Mapping[str, bytes]
             if plugin_name == "text":
-                contents = dict.fromkeys(self._texts(live), _TEXT)
+                contents = dict.fromkeys(self._texts(live, events[live.id]), _TEXT)
             else:
                 contents = {**self._session(name, live), **(self._experiment_of_all() if name == first else {})}
             return {
@@ -221,7 +229,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 for tag, content in contents.items()
             }
 
-        return self._by_run(run_tag_filter, series) if plugin_name in ("text", "hparams") else {}
+        return self._by_run(run_tag_filter, series)
 
     def read_tensors(
         self,
@@ -233,6 +241,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         run_tag_filter: Any = None,
     ) -> Any:
         """Return the texts by run and tag, the last `downsample` of each."""
+        if plugin_name != "text":
+            return {}
+        events = self._media(run_tag_filter)
 
         def texts(_: str, live: LiveRun) -> Mapping[str, Any]:
             return {
@@ -240,10 +251,10 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                     provider.TensorDatum(step, time, np.array(text.encode(), dtype=object))
                     for step, time, text in points[-downsample if downsample else 0 :]
                 ]
-                for tag, points in self._texts(live).items()
+                for tag, points in self._texts(live, events[live.id]).items()
             }
 
-        return self._by_run(run_tag_filter, texts) if plugin_name == "text" else {}
+        return self._by_run(run_tag_filter, texts)
 
     def _shown_facts(self, live: LiveRun) -> facts.ShownFacts:
         if "facts" not in live.kept:
@@ -252,13 +263,13 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         shown: facts.ShownFacts = live.kept["facts"]
         return shown
 
-    def _texts(self, live: LiveRun) -> dict[str, list[tuple[int, float, str]]]:
+    def _texts(self, live: LiveRun, events: Sequence[MediaEvent]) -> dict[str, list[tuple[int, float, str]]]:
         """Return the run's texts by tag, as step, time and Markdown, by step."""
         metrics = self._metric_tags(live)
         found: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
         for tag, text in facts.fact_texts(self._shown_facts(live)).items():
             found[free_tag(tag, metrics, "text")].append((0, live.record.start, text))
-        for event in self._live.media(live):
+        for event in events:
             if event.caption:
                 tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
                 found[tag].append((event.step, event.time, plain(event.caption)))
@@ -300,11 +311,11 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     # Pictures
 
-    def _images(self, live: LiveRun) -> Mapping[str, Sequence[MediaEvent]]:
+    def _images(self, live: LiveRun, events: Sequence[MediaEvent]) -> Mapping[str, Sequence[MediaEvent]]:
         """Return the media events that TensorBoard can show, by tag, by step."""
         metrics, found = self._metric_tags(live), defaultdict(list)
         formats = media.KEPT_FORMATS | (media.VIDEO_FORMATS if media.can_convert() else frozenset())
-        for event in sorted(self._live.media(live), key=lambda event: event.step):
+        for event in sorted(events, key=lambda event: event.step):
             if event.format in formats:
                 found[free_tag(image_tag(event.tag, event.index), metrics, "image")].append(event)
         return found
@@ -313,6 +324,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
     ) -> Any:
         """Return the tags with pictures, by run."""
+        if plugin_name != "images":
+            return {}
+        events = self._media(run_tag_filter)
 
         def series(_: str, live: LiveRun) -> Mapping[str, Any]:
             return {
@@ -324,10 +338,10 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                     description=plain(next((image.caption for image in images if image.caption), "") or ""),
                     display_name="",
                 )
-                for tag, images in self._images(live).items()
+                for tag, images in self._images(live, events[live.id]).items()
             }
 
-        return self._by_run(run_tag_filter, series) if plugin_name == "images" else {}
+        return self._by_run(run_tag_filter, series)
 
     def read_blob_sequences(
         self,
@@ -339,10 +353,13 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         run_tag_filter: Any = None,
     ) -> Any:
         """Return references to the pictures by run and tag, evenly chosen if there are more than `downsample`."""
+        if plugin_name != "images":
+            return {}
+        events = self._media(run_tag_filter)
 
         def pictures(_: str, live: LiveRun) -> Mapping[str, Any]:
             found = {}
-            for tag, images in self._images(live).items():
+            for tag, images in self._images(live, events[live.id]).items():
                 count = len(images) if downsample is None else min(len(images), downsample)
                 places = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int)).tolist()
                 found[tag] = [
@@ -356,7 +373,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 ]
             return found
 
-        return self._by_run(run_tag_filter, pictures) if plugin_name == "images" else {}
+        return self._by_run(run_tag_filter, pictures)
 
     def read_blob(self, ctx: Any = None, *, blob_key: str) -> bytes:
         """Return the bytes of a picture, or of a video as a GIF. Raise NotFoundError."""
