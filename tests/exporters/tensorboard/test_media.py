@@ -6,7 +6,8 @@ import hashlib
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -20,8 +21,6 @@ from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.require import require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bridge.exporters.tensorboard.target import TensorBoardTarget
     from bridge.model import MediaEvent, Notice
 
@@ -34,10 +33,9 @@ def target(tmp_path: Path) -> TensorBoardTarget:
     return TensorBoardExporter(tmp_path / "logs").open(run, SHAPE)
 
 
-def losses_of(target: TensorBoardTarget, *media: MediaEvent, **fields: Any) -> list[Notice]:
+def notices_of(target: TensorBoardTarget, *media: MediaEvent) -> list[Notice]:
     """Apply the events as a new run and return the notices."""
-    run = make_model_run(target._run.path)
-    return list(target.apply(make_delta(run, media=media, **fields)).notices)
+    return list(target.apply(make_delta(make_model_run(Path("/runs/abc")), media=media)).notices)
 
 
 def shown(tmp_path: Path) -> list[tuple[str, int]]:
@@ -61,7 +59,7 @@ def tensors(tmp_path: Path) -> dict[tuple[str, int], list[bytes]]:
 def test_pictures_are_held_as_they_are(tmp_path: Path, target: TensorBoardTarget, suffix: str) -> None:
     """A record holds the bytes of the file with its width and height."""
     path = draw(tmp_path / f"a.{suffix}")
-    assert losses_of(target, media_event(path)) == []
+    assert notices_of(target, media_event(path)) == []
     assert tensors(tmp_path) == {("val/samples/0", 0): [b"64", b"48", path.read_bytes()]}
     (item,) = target.read().media
     assert (item.tag, item.step, item.index) == ("val/samples", 0, 0)
@@ -74,7 +72,7 @@ def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorB
     media = [
         media_event(path, step=step, index=index, caption=f"{step}-{index}") for step in (0, 5) for index in (0, 1)
     ]
-    assert losses_of(target, *media) == []
+    assert notices_of(target, *media) == []
     assert shown(tmp_path) == [
         ("val/samples/0", 0),
         ("val/samples/caption", 0),
@@ -207,7 +205,7 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None
     broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     gone = media_event(draw(tmp_path / "gone.png"), tag="gone")
     gone.file.path.unlink()
-    found = losses_of(
+    found = notices_of(
         target,
         media_event(draw(tmp_path / "a.tiff"), tag="tiff"),
         media_event(broken, tag="broken"),
@@ -240,14 +238,14 @@ def bomb(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000)])
 def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[int, int]) -> None:
     """An image too large for a browser is left out by its header, without decoding."""
-    (notice,) = losses_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
+    (notice,) = notices_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
     assert (notice.kind, notice.what) == (NoticeKind.TOO_LARGE, "val/samples: media/bomb.png")
 
 
 def test_a_video_becomes_a_gif(tmp_path: Path, target: TensorBoardTarget) -> None:
     """A video becomes a GIF with all frames at its speed."""
     require(media.can_convert(), "PyAV")
-    assert losses_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
+    assert notices_of(target, media_event(film(tmp_path / "a.mp4", 12), caption="a film")) == []
     width, height, data = tensors(tmp_path)["val/samples/0", 0]
     assert (width, height) == (b"96", b"64")
     with Image.open(io.BytesIO(data)) as gif:
@@ -259,7 +257,7 @@ def test_a_long_video_is_thinned(tmp_path: Path, target: TensorBoardTarget, monk
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "GIF_FRAMES", 4)
     monkeypatch.setattr(media, "GIF_EDGE", 48)
-    (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 4 of its 12 frames")
     with Image.open(io.BytesIO(tensors(tmp_path)["val/samples/0", 0][2])) as gif:
         assert (gif.size, gif.n_frames, gif.info["duration"]) == ((48, 32), 4, 300)
@@ -269,7 +267,7 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
     """Decoding stops at a limit, with a notice that the rest is missing."""
     require(media.can_convert(), "PyAV")
     monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 5 * 96 * 64)
-    (notice,) = losses_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
@@ -292,7 +290,7 @@ def test_a_broken_video(tmp_path: Path, target: TensorBoardTarget) -> None:
     require(media.can_convert(), "PyAV")
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video" * 100)
-    (notice,) = losses_of(target, media_event(path))
+    (notice,) = notices_of(target, media_event(path))
     assert notice.kind is NoticeKind.UNREADABLE_MEDIA
 
 
