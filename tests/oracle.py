@@ -53,7 +53,7 @@ class OracleMedia:
 
 @dataclass
 class OracleRun:
-    """What a run directory says. `series` are the points that count, by metric and step; `rows` counts all rows."""
+    """A run directory's content: `series` by metric and step, with only the points that count; `rows` counts all."""
 
     series: dict[str, list[OraclePoint]] = field(default_factory=dict)
     rows: int = 0
@@ -87,7 +87,7 @@ def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
 
 
 def own_file(run_dir: Path, name: str) -> Path | None:
-    """Return the real path of a regular file of `run_dir`, None for a missing one and for one that lies outside."""
+    """Return the real path of a regular file of `run_dir`, or None for a missing one and one outside."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         return None

@@ -39,7 +39,7 @@ def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_a_class_name_is_defined_once() -> None:
-    """One thing per word: a class name stands once in bridge and logger."""
+    """No two classes of bridge and logger share a name."""
     names = Counter(
         node.name
         for _, tree in sources("bridge", "logger")

@@ -1,9 +1,9 @@
-"""What logging costs a training: CSVLogger, TensorBoardLogger and RegistryLogger side by side.
+"""Compare the cost of logging for a training: CSVLogger, TensorBoardLogger and RegistryLogger side by side.
 
     python -m tests.benchmarks.logger_cost [--quick]        python -m tests.benchmarks logger_cost
 
-Three measures: `log_metrics` of 10 values followed by `save()`, as Lightning's Trainer does it; a whole small training;
-and what of that training passes inside the logger. The promise: RegistryLogger takes at most twice CSVLogger's time.
+There are three measures: `log_metrics` of 10 values followed by `save()`, as Lightning's Trainer does it; a whole small
+training; and the part of that training inside the logger. RegistryLogger may take at most twice CSVLogger's time.
 """
 
 from __future__ import annotations

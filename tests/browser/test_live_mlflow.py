@@ -1,6 +1,6 @@
-"""What people see in MLflow on run directories, in a real Chromium, while a run grows and is requeued.
+"""Look at MLflow on run directories in a real Chromium while a run grows and is requeued.
 
-Screenshots are left in pytest's temporary folder, for people to look at.
+Screenshots are left in pytest's temporary folder for people to look at.
 """
 
 from __future__ import annotations

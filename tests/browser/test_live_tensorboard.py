@@ -1,4 +1,4 @@
-"""What people see in TensorBoard on run directories, in a real Chromium, while a run grows and is requeued."""
+"""Look at TensorBoard on run directories in a real Chromium while a run grows and is requeued."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_names_that_are_no_utf8(here: Path) -> None:
 
 
 def test_two_signals_at_once(here: Path) -> None:
-    """A second SIGTERM right after the first changes nothing: exit code 130, one word, and the next export goes on."""
+    """A second SIGTERM right after the first changes nothing: exit code 130, one word, and the next export resumes."""
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard", "--follow", "--interval", "0.2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -8,7 +8,7 @@ import pytest
 
 
 class Clock:
-    """The monotonic clock of this process, which stands still; `now` is its time in seconds."""
+    """A monotonic clock that moves only when a test sets `now`, its time in seconds."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
@@ -19,7 +19,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the monotonic clock by one that stands still until a test moves it."""
+    """Replace the monotonic clock by one that a test moves."""
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     return clock

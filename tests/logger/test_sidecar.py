@@ -1,4 +1,4 @@
-"""The format: strict JSON, whole files, tolerant reading, access that people gave."""
+"""The format of sidecars and heartbeats: strict JSON, whole files, tolerant reading, unchanged access rights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.require import require
 
 
 def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    """What is written is read back, non-finite numbers included; the file is strict JSON, and its times are floats."""
+    """A written sidecar is strict JSON with times as floats, and is read back with its non-finite numbers."""
     session = SessionEntry(id="s", started_at=5.5, pid=7, slurm={"job_id": "1"})
     held = Sidecar(
         uid="u",
@@ -49,7 +49,7 @@ def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
-    """What other programs wrote stays, in the sidecar and in the entries of sessions; what the struct holds wins."""
+    """Unknown fields of the sidecar and its sessions stay, and known ones are overwritten."""
     over = {"unknown": [1], "sessions": [{"id": "s", "cpu": "fast", "pid": 1}], "status": "odd", "archived": True}
     held = Sidecar(status="running", sessions=[SessionEntry(id="s", pid=2)])
     found = json.loads(encode_document(held, over))
@@ -59,7 +59,7 @@ def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
 
 
 def test_a_wrong_field_costs_itself_and_is_named(tmp_path: Path) -> None:
-    """Times in any form, numbers as text and one tag as text are taken; all else is left out and named."""
+    """Times in any form, numbers as text and one tag as text are read; a wrong field is left out and named."""
     text = json.dumps(
         {
             "run_id": 12,
@@ -98,14 +98,14 @@ def test_a_wrong_field_costs_itself_and_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_sidecar_says_so(tmp_path: Path, text: str, reason: str) -> None:
-    """What cannot be read raises a ValueError that names the file and the reason."""
+    """An unreadable file raises a ValueError with the file and the reason."""
     with pytest.raises(SidecarError, match=reason) as caught:
         decode_sidecar(text.encode("latin-1"), tmp_path / "sidecar.json")
     assert str(tmp_path / "sidecar.json") in str(caught.value)
 
 
 def test_numbers_of_other_writers_are_read(tmp_path: Path) -> None:
-    """A bare NaN, which the original wrote, is read; where it stands in min and max, both are unknown."""
+    """A bare NaN of the original is read; as min or max it means that both are unknown."""
     text = '{"metrics": {"a": {"last": NaN, "min": "-Infinity"}, "b": 3, "c": {"min": NaN, "max": 0.9, "count": 2}}}'
     found, problems = decode_summary(text.encode(), tmp_path)
     assert math.isnan(found.metrics["a"].last or 0.0)
@@ -134,12 +134,12 @@ def test_numbers_of_other_writers_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_times_are_read_in_any_form(value: object, expected: float | None) -> None:
-    """ISO texts (without a zone: UTC) and seconds are times; all else is none."""
+    """ISO texts (UTC without a zone) and seconds are times, and anything else is none."""
     assert parse_time(value) == expected
 
 
 def test_a_replaced_file_keeps_mode_and_group(tmp_path: Path) -> None:
-    """People who gave a file to their group find it so after the next write."""
+    """A rewritten file keeps the mode and group that people gave it."""
     path = tmp_path / "a.json"
     replace_file(path, "{}")
     path.chmod(0o640)
@@ -153,7 +153,7 @@ def test_a_replaced_file_keeps_mode_and_group(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """A sidecar that is a link is written where it points."""
+    """If the sidecar is a link, its target is written."""
     (tmp_path / "real.json").write_text("{}")
     (tmp_path / "link.json").symlink_to("real.json")
     replace_file(tmp_path / "link.json", json_text({"a": 1}))
@@ -162,7 +162,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """When the data cannot be written the old file stays, and no temporary file is left."""
+    """A failed write leaves the old file and no temporary one."""
     path = tmp_path / "a.json"
     replace_file(path, json_text({"a": 1}))
     with pytest.raises(ZeroDivisionError):
@@ -172,7 +172,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_another_user_can_read_what_the_umask_allows() -> None:
-    """With umask 022 another user id reads the files; with 077 it does not."""
+    """Another user reads the files with umask 022 and not with 077."""
     require(os.getuid() == 0, "being root (to read as another user id)")
     codes = []
     with tempfile.TemporaryDirectory() as folder:  # tmp_path lies below a folder that only its owner may enter
@@ -192,7 +192,7 @@ def test_another_user_can_read_what_the_umask_allows() -> None:
 
 
 def test_a_heartbeat_holds_its_time(tmp_path: Path) -> None:
-    """A beat makes the file, writes the time into it and moves its mtime; a reader never finds half a time."""
+    """A beat makes the file, writes the time into it and moves its mtime; no reader finds half a time."""
     assert (heartbeat_age(tmp_path), read_beat(tmp_path)) == (None, None)
     for now in (1775822400.25, 1775822401.5):
         touch_heartbeat(tmp_path, now)
@@ -208,7 +208,7 @@ def test_a_heartbeat_holds_its_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"1775822400.250000\n"])
 def test_a_heartbeat_can_be_put_back(tmp_path: Path, content: bytes | None) -> None:
-    """Its time, its mtime, and that there was none."""
+    """A restored heartbeat has its old time and mtime, or is absent again."""
     if content is not None:
         (tmp_path / "heartbeat").write_bytes(content)
         os.utime(tmp_path / "heartbeat", (5.0, 5.0))
