@@ -256,7 +256,8 @@ class Exporter(Protocol):
         """Let small runs share what a target does once for many: what the block applies may be durable only at its end.
 
         Each run of a block has one target, which is given one delta. Raise TargetError at the end of the block if that
-        fails; then the runs are left as after a failed `apply`.
+        fails; then the runs are left as after a failed `apply`. After ConflictError and TargetRefusedError each one is
+        exported again, alone.
         """
         return nullcontext()
 

@@ -24,6 +24,7 @@ from bridge.errors import (
     RebuildNeededError,
     RunDirectoryError,
     TargetError,
+    TargetRefusedError,
     UsageError,
 )
 from bridge.exporters.contract import Applied
@@ -236,6 +237,9 @@ def export_batch(
         with exporter.batch():
             for task in tasks:
                 reports.append(export_run(task, exporter, dry_run=dry_run, sent=sent))  # noqa: PERF401 - used if it ends
+    except (ConflictError, TargetRefusedError):
+        # One of them is the reason, and the others must not fail with it.
+        return [export_run(task, exporter, dry_run=dry_run, sent=sent) for task in tasks]
     except TargetError as error:
         pairs = zip(tasks, reports, strict=True)
         return [task.failed(error) if report.action in WRITTEN else report for task, report in pairs]

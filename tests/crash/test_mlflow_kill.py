@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge.exporters import find_exporter
+from bridge.exporters.mlflow.write_db import Tables
+from bridge.sync.verify import verify_runs
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
-from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
+from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.event_writing import age, append, picture, write_events
 
 if TYPE_CHECKING:
@@ -25,7 +29,6 @@ ROWS = 700
 
 def export(uri: str, experiment: str, folder: Path, best: tuple[str, ...] = ()) -> None:
     """Run `bridge export FOLDER --to mlflow`."""
-    from bridge.exporters import find_exporter
     from bridge.options import ContentOptions
     from bridge.sync.export import Options, export_runs
     from bridge.sync.report import Action
@@ -161,3 +164,80 @@ def test_a_killed_export_of_event_files_is_healed_by_the_next(uri: str, tmp_path
 def test_many_kills(uri: str, tmp_path: Path, seed: int) -> None:
     """Exports killed at many more instants end the same."""
     kill_and_heal(uri, tmp_path, seed)
+
+
+SMALL = 12
+
+
+def add_small_runs(folder: Path, part: int) -> None:
+    """Write finished runs that one export brings in together."""
+    for number in range(SMALL):
+        name, start = f"{part}-{number}", CREATED_S + 100 * number
+        rows = [{"step": step, "loss": 1 / (step + 1), "wall_time": start + step} for step in range(50)]
+        make_run(folder / name, rows, run_id=name, uid=name, hparams={"lr": 0.1}, tags=["project:x"])
+
+
+def export_until_the_commit(uri: str, experiment: str, folder: Path) -> None:
+    """Export, and end the process after the last row of a transaction over several runs, before its commit."""
+    write_held, runs = Tables.write_held, [0]
+
+    def write_and_end(tables: Tables) -> None:
+        held = len({run_id for _, run_id in tables._held.get("tags", ())})
+        write_held(tables)
+        runs[0] = max(runs[0], held)
+        if held > 1:
+            os._exit(0)
+
+    Tables.write_held = write_and_end  # type: ignore[method-assign]
+    export(uri, experiment, folder)
+    raise AssertionError(f"no transaction over several runs was seen, but one over {runs[0]}")
+
+
+def check_small_runs(uri: str, experiment: str, folder: Path) -> None:
+    """Check that every run is in MLflow once and as after a clean export, also by verify."""
+    clean = f"clean-{experiment}"
+    export(uri, clean, folder)
+    stores = [Store(uri, experiment=name) for name in (experiment, clean)]
+    contents = [{run.info.run_name: content(store, run) for run in store.runs()} for store in stores]
+    assert contents[0] == contents[1]
+    assert [len(store.runs()) for store in stores] == [len(list(folder.iterdir()))] * 2
+    checks = verify_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment)).runs
+    assert {str(check.verdict) for check in checks} == {"="}
+
+
+def kill_small_runs(uri: str, tmp_path: Path, seed: int, parts: int) -> int:
+    """Add small runs and kill the export, `parts` times; let the last export end. Return the number of kills."""
+    chance, folder, experiment = random.Random(seed), tmp_path / "runs", f"small-{tmp_path.name}"
+    kills, span = 0, 0.4
+    for part in range(parts):
+        add_small_runs(folder, part)
+        if kill_after(chance.uniform(0.0, span), export, uri, experiment, folder):
+            kills += 1
+        else:
+            span *= 0.6  # this machine is faster than that
+    export(uri, experiment, folder)
+    check_small_runs(uri, experiment, folder)
+    return kills
+
+
+def test_several_new_runs_survive_a_kill_in_their_transaction(uri: str, tmp_path: Path) -> None:
+    """Small runs that were on their way together when the export was killed are there once and whole in the end."""
+    assert kill_small_runs(uri, tmp_path, seed=5, parts=4) > 0
+
+
+@pytest.mark.parametrize("uri", ["sqlite", "postgresql"], indirect=True)
+def test_a_kill_before_the_commit_of_several_runs_writes_none(uri: str, tmp_path: Path) -> None:
+    """A transaction over several runs is all or nothing, and the next export brings them all in."""
+    folder, experiment = tmp_path / "runs", f"small-{tmp_path.name}"
+    add_small_runs(folder, 0)
+    assert not kill_after(60.0, export_until_the_commit, uri, experiment, folder)
+    assert Store(uri, experiment=experiment).runs() == []
+    export(uri, experiment, folder)
+    check_small_runs(uri, experiment, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_many_kills_of_several_new_runs(uri: str, tmp_path: Path, seed: int) -> None:
+    """The same at many more instants."""
+    kill_small_runs(uri, tmp_path, seed, parts=10)

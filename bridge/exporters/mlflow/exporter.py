@@ -39,7 +39,7 @@ _API = Capabilities(
     adjusts=frozenset(ADJUSTED_OPTIONS),
     media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
 )
-_DATABASE = replace(_API, threads=False, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
+_DATABASE = replace(_API, threads=False, batch_runs=50, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
 _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
 
 
@@ -154,6 +154,10 @@ class MlflowExporter(Exporter):
     def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
         """Return the target of `run`."""
         return MlflowTarget(self._store, run, content, self._latest)
+
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        """Let the new runs of the block get into the database in one transaction."""
+        return self._store.batch()
 
     def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
         """Delete duplicate runs and abandoned rebuilds. Update the sweeps and saved views of runs that have changed."""

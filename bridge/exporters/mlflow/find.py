@@ -25,8 +25,9 @@ from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
 from bridge.model import Cursor, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from bridge.exporters.mlflow.write_db import RunUpdate
     from bridge.model import Run
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -248,6 +249,9 @@ def edited_tags(run: FoundRun) -> tuple[str, ...]:
 _MOST_NAMED_RUNS = 200
 """Up to this many runs one select names each of them. For more, all of the bridge's runs are selected."""
 
+_POINTS_TOGETHER = 30_000
+"""Once so many points wait, they are written, so that other programs never wait for long."""
+
 _STATE_TAGS = (
     Tag.UID,
     Tag.CURSOR,
@@ -292,6 +296,9 @@ class MlflowStore:
         self.parents: dict[tuple[str, str], str | None] = {}
         """The parents of sweeps that were found, by experiment and sweep."""
         self._lock = threading.RLock()
+        self._held: list[tuple[str, RunUpdate]] | None = None
+        """New runs that wait to be written together, None outside of `batch`."""
+        self._held_error: TargetError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address, "_given_name": self._given_name, "_database_uri": self._database_uri}
@@ -332,10 +339,50 @@ class MlflowStore:
                 self._looked = True
             return self._database
 
+    def write(self, run_id: str, update: RunUpdate) -> None:
+        """Write `update`: into the database if there is one, else through MLflow's client.
+
+        In a batch a new run of the database may wait.
+        """
+        if self._held is None or update.create is None:
+            self._write_held()
+            (self.database or ApiWriter(self.api)).write(run_id, update)
+            return
+        self._held.append((run_id, update))
+        if sum(block.points for _, one in self._held for block in one.blocks) >= _POINTS_TOGETHER:
+            self._write_held()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write the new runs of the block together: at its end, or before anything else is written or read of any run.
+
+        Raise TargetError at its end if some of them are not written.
+        """
+        self._held, self._held_error = [], None
+        try:
+            yield
+            self._write_held()
+        finally:
+            self._held = self._held_error = None
+
+    def _write_held(self) -> None:
+        if self._held_error is not None:
+            raise self._held_error
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        assert self.database is not None  # only a database's run has an id before it exists
+        try:
+            self.database.write_together(held)
+        except TargetError as error:
+            self._held_error = error
+            raise
+
     @property
-    def writer(self) -> Database | ApiWriter:
-        """Return the writer of runs: the database if there is one, else MLflow's client."""
-        return self.database or ApiWriter(self.api)
+    def _content(self) -> Database | MlflowApi:
+        """Return what reads and changes runs, once those that wait are written."""
+        self._write_held()
+        return self.database or self.api
 
     def _open_database(self) -> Database | None:
         address = Address.of_database(self._database_uri) if self._database_uri else self.address
@@ -497,35 +544,35 @@ class MlflowStore:
         if experiment_ids == [] or self.is_absent:
             return []
         identities = [run.identity for run in runs]
-        database = self.database
-        if database is None:
-            return self.api.runs_with_tag(Tag.UID, identities, experiment_ids)
+        content = self._content
+        if isinstance(content, MlflowApi):
+            return content.runs_with_tag(Tag.UID, identities, experiment_ids)
         keys = {key for run in runs for key in UserTags.of(run.tags).values}.union(_STATE_TAGS)
         having = (Tag.UID, identities) if len(runs) <= _MOST_NAMED_RUNS else None
-        return database.runs(sorted(keys), experiment_ids=experiment_ids, having=having)
+        return content.runs(sorted(keys), experiment_ids=experiment_ids, having=having)
 
     def runs_with_tag(self, key: str, value: str, experiment_id: str) -> list[FoundRun]:
         """Return all runs of an experiment, deleted ones too, whose tag `key` is `value`, with all that they hold."""
-        database = self.database
-        if database is None:
-            return self.api.runs_with_tag(key, [value], [experiment_id])
-        return database.runs_in_full(having=(key, [value]), experiment_ids=[experiment_id])
+        content = self._content
+        if isinstance(content, MlflowApi):
+            return content.runs_with_tag(key, [value], [experiment_id])
+        return content.runs_in_full(having=(key, [value]), experiment_ids=[experiment_id])
 
     def all_runs(self, experiment_id: str) -> list[FoundRun]:
         """Return all of the bridge's runs in an experiment, with all that they hold."""
-        database = self.database
-        if database is None:
-            return list(self.api.search(f"tags.`{Tag.UID}` LIKE '%'", [experiment_id]))
-        return database.runs_in_full(having=(Tag.UID, None), experiment_ids=[experiment_id])
+        content = self._content
+        if isinstance(content, MlflowApi):
+            return list(content.search(f"tags.`{Tag.UID}` LIKE '%'", [experiment_id]))
+        return content.runs_in_full(having=(Tag.UID, None), experiment_ids=[experiment_id])
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics."""
-        return (self.database or self.api).run(run_id)
+        return self._content.run(run_id)
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Put a run into MLflow's trash, with `tags` that say why. One that is there already stays as it is."""
-        (self.database or self.api).soft_delete(run_id, tags)
+        self._content.soft_delete(run_id, tags)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, whatever its cursor says."""
-        (self.database or self.api).set_tags(run_id, tags)
+        self._content.set_tags(run_id, tags)

@@ -50,17 +50,15 @@ if TYPE_CHECKING:
     from bridge.options import ContentOptions
 
 TARGET_MARK = ".bridge-target"
-"""The empty file beside copies of source files. Without it a scan would take the artifacts for a run directory."""
+"""The file beside copies of source files. Without it a scan would take the artifacts for a run directory."""
 
-README_FILE = "bridge/README.md"
-_README = """# Files that `bridge export` wrote
-
-- `hparams.yaml`, `sidecar.json`, `metrics.csv`, `media.jsonl`, `summary.json` and other files beside them are copies
-  from the run directory, their secrets masked.
-- `.bridge-target` is empty. It keeps `bridge` from taking these copies for a run directory.
-- `names.json` maps the names that MLflow refuses to the run's own names, `media.json` those of pictures and videos,
-  `checkpoints.json` those of checkpoints. `params.json` and `notes.md` hold in full what MLflow would truncate.
-- `captions.json` is the table of all captions.
+_TARGET_TEXT = """`bridge export` wrote these files:
+- hparams.yaml, sidecar.json, metrics.csv, media.jsonl, summary.json and other files beside them are copies from the
+  run directory, their secrets masked. This file keeps bridge from taking them for a run directory.
+- bridge/names.json maps the names that MLflow refuses to the run's own names, bridge/media.json those of pictures and
+  videos, bridge/checkpoints.json those of checkpoints.
+- bridge/params.json and bridge/notes.md hold in full what MLflow would truncate.
+- bridge/captions.json is the table of all captions.
 """
 
 CAPTIONS_FILE = "bridge/captions.json"
@@ -545,8 +543,7 @@ def add_run_files(
             detail = "it cannot be read, so secrets in it cannot be masked"
             notices.append(Notice(NoticeKind.LEFT_OUT, name, detail))
     if now and not sent:
-        upload.add(TARGET_MARK, b"")
-        upload.add(README_FILE, _README.encode())
+        upload.add(TARGET_MARK, _TARGET_TEXT.encode())
     return now
 
 

@@ -141,7 +141,7 @@ class Sweep:
             tags=tags,
             row=row,
         )
-        self.store.writer.write(parent.run_id, update)
+        self.store.write(parent.run_id, update)
 
 
 def _one_row(values: Mapping[str, float], step: int, time: float) -> Block:

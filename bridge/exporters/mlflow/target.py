@@ -307,7 +307,7 @@ class MlflowTarget:
             if writer.takes_files:
                 self._copy_user_files(old.run_id, new.run_id)
         update = RunUpdate(expected_cursor=new.tags.get(Tag.CURSOR), tags=tags, deleted_tags=gone, row=row)
-        store.writer.write(new.run_id, update)
+        store.write(new.run_id, update)
         if old is not None and not old.deleted:
             store.soft_delete(old.run_id, {Tag.REPLACED_BY: new.run_id})
             for child in store.runs_with_tag(Tag.PARENT, old.run_id, old.experiment_id):
@@ -674,7 +674,7 @@ class DeltaWriter:
         """Write `update`, and remember the tags that the run has then. The first write creates a new run."""
         if self.new is not None:
             update = replace(update, create=self.new, tags={**self.new.tags, **update.tags})
-        self.store.writer.write(self.found.run_id, update)
+        self.store.write(self.found.run_id, update)
         self.new = None
         self._note_tags(update.tags, gone)
 

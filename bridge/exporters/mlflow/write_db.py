@@ -371,19 +371,20 @@ class Database:
             "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value"
         )
         rows = [{"key": key, "value": value, "experiment": int(experiment_id)} for key, value in sorted(tags.items())]
-        with _translate_errors(self._engine), self._transaction() as connection:
-            connection.execute(_statement(sql), rows)
+        with _translate_errors(self._engine), self._transaction() as tables:
+            tables.connection.execute(_statement(sql), rows)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run, whatever its cursor says."""
-        with _translate_errors(self._engine), self._transaction() as connection:
-            RunTables(connection, run_id).set_tags(tags)
+        """Set tags of a run, whatever its cursor says. Do nothing if it is gone for good."""
+        with _translate_errors(self._engine), self._transaction() as tables:
+            if tables.rows("SELECT run_uuid FROM runs WHERE run_uuid = :run", run=run_id):
+                tables.run(run_id).set_tags(tags)
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
         sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run AND "
-        with _translate_errors(self._engine), self._transaction() as connection:
-            run = RunTables(connection, run_id)
+        with _translate_errors(self._engine), self._transaction() as tables:
+            run = tables.run(run_id)
             now = int(time.time() * 1000)
             if run.execute(f"{sql}lifecycle_stage = 'active'", [{"now": now}]):
                 run.set_tags(tags)
@@ -398,42 +399,30 @@ class Database:
         A rewind of more rows than a SQLite transaction may hold takes several. Then the first one sets the interim
         cursor, which says that the target is incomplete; the last one writes the new points and the new cursor.
         """
-        logged = rows_of(update.blocks, update.names)
-        rows = [part.distinct() for part in logged]
-        expected = update.expected_cursor
         limit = self._bulk.limit
         if update.replace_from is not None and limit is not None:
-            expected = self._delete_in_parts(run_id, update, max(limit - sum(map(len, rows)), 1), expected)
+            rows = sum(len(part.distinct()) for part in rows_of(update.blocks, update.names))
+            expected = self._delete_in_parts(run_id, update, max(limit - rows, 1), update.expected_cursor)
+            update = replace(update, expected_cursor=expected)
+        return self.write_together([(run_id, update)])
 
-        def write_all(connection: Connection, *, again: bool) -> int:
-            run = RunTables(connection, run_id)
-            run.claim(update.create, lock_clause=self._bulk.lock_clause)
-            cursor = run.tag(Tag.CURSOR)
-            if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
-                return 0  # the commit had arrived, only its answer was lost
-            _check_cursor(run_id, cursor, expected)
-            gone = run.delete_points(update) if update.replace_from is not None else set()
-            run.delete_keys(update.deleted_keys)
-            new = self._bulk.insert(connection, run_id, rows)
-            run.set_latest(logged)
-            run.find_latest(gone - {part.key for part in logged})
-            for best_key, (key, sign) in sorted(update.bests.items()):
-                logged_rows = next((part for part in logged if part.key == key), None)
-                run.set_best(best_key, key, sign, logged_rows, is_rewind=update.replace_from is not None)
-            run.set_params(update.params)
-            run.set_row(update.row)
-            run.delete_tags(update.deleted_tags)
-            run.set_tags(update.tags)
-            return new
+    def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> int:
+        """Bring each update into its run, all in one transaction, as `write` does for one that replaces no points."""
+        logged = [rows_of(update.blocks, update.names) for _, update in updates]
+        # One order for all exports, so that two of them never wait for each other's runs.
+        work = sorted(zip(updates, logged, strict=True), key=lambda one: one[0][0])
+
+        def write_all(tables: Tables, *, again: bool) -> int:
+            return sum(_write_one(tables.run(run_id), update, rows, again=again) for (run_id, update), rows in work)
 
         return self._transact(write_all)
 
     def _delete_in_parts(self, run_id: str, update: RunUpdate, most: int, expected: str | None) -> str | None:
         """Delete replaced points until at most `most` are left. Return the run's cursor after that."""
 
-        def delete(connection: Connection, *, again: bool) -> int:
-            run = RunTables(connection, run_id)
-            run.claim(None, lock_clause=self._bulk.lock_clause)
+        def delete(tables: Tables, *, again: bool) -> int:
+            run = tables.run(run_id)
+            run.claim(update)
             left = run.count_points(update)
             if left <= most:
                 return 0
@@ -453,8 +442,8 @@ class Database:
         """Run `work` in a transaction, again if the database lost it to a deadlock, a restart or a full queue."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with _translate_errors(self._engine), self._transaction() as connection:
-                    return work(connection, again=attempt > 1)
+                with _translate_errors(self._engine), self._transaction() as tables:
+                    return work(tables, again=attempt > 1)
             except ConflictError:
                 raise
             except TargetUnavailableError:
@@ -464,15 +453,39 @@ class Database:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self) -> Iterator[Tables]:
         with self._engine.connect() as connection:
             self._bulk.begin(connection)
             try:
-                yield connection
+                tables = Tables(connection, self._bulk)
+                yield tables
+                tables.write_held()
                 connection.commit()
             finally:
                 connection.rollback()
                 self._bulk.ended()
+
+
+def _write_one(run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool) -> int:
+    """Bring `update` into `run`. Return the number of new metric rows. `logged` are the points of the update."""
+    run.claim(update)
+    cursor = run.tag(Tag.CURSOR)
+    if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
+        return 0  # the commit had arrived, only its answer was lost
+    _check_cursor(run.run_id, cursor, update.expected_cursor)
+    gone = run.delete_points(update) if update.replace_from is not None else set()
+    run.delete_keys(update.deleted_keys)
+    new = run.insert(logged)
+    run.set_latest(logged)
+    run.find_latest(gone - {part.key for part in logged})
+    for best_key, (key, sign) in sorted(update.bests.items()):
+        logged_rows = next((part for part in logged if part.key == key), None)
+        run.set_best(best_key, key, sign, logged_rows, is_rewind=update.replace_from is not None)
+    run.set_pairs("params", update.params)
+    run.set_row(update.row)
+    run.delete_tags(update.deleted_tags)
+    run.set_tags(update.tags)
+    return new
 
 
 def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None:
@@ -493,15 +506,16 @@ _LONGEST_USER = 256
 _NEW_RUN = """
 INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
                   deleted_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
-VALUES (:run, :name, 'UNKNOWN', '', '', :user, 'RUNNING', :start, NULL, NULL, '', 'active', :artifacts, :experiment)
+VALUES (:run, :name, 'UNKNOWN', '', '', :user, :status, :start, :end, NULL, '', 'active', :artifacts, :experiment)
 ON CONFLICT DO NOTHING
 """
-_SET_LATEST = """
-INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-VALUES (:key, :value, :timestamp, :step, :is_nan, :run)
-ON CONFLICT (key, run_uuid) DO UPDATE
-SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step, is_nan = excluded.is_nan
-"""
+_SET_COLUMNS = {
+    "tags": ("value",),
+    "params": ("value",),
+    "latest_metrics": ("value", "timestamp", "step", "is_nan"),
+}
+"""The columns of the tables with one row for each key of a run, beside `key` and `run_uuid`."""
+
 _FIND_LATEST = """
 SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key
 ORDER BY step DESC, timestamp DESC, value DESC, is_nan LIMIT 1
@@ -512,75 +526,126 @@ ORDER BY value {order}, step, timestamp LIMIT 1
 """
 
 
+class Tables:
+    """MLflow's tables within the transaction of `connection`.
+
+    Rows that are set are held back, and written for all runs of the transaction together: before anything is read or
+    deleted, and at the end.
+    """
+
+    def __init__(self, connection: Connection, bulk: SqliteBulk | PostgresBulk) -> None:
+        self.connection = connection
+        self.bulk = bulk
+        self._held: dict[str, dict[tuple[str, str], tuple[object, ...]]] = {}
+        self._locations: dict[str, str] = {}
+
+    def run(self, run_id: str) -> RunTables:
+        """Return the rows of one run."""
+        return RunTables(self, run_id)
+
+    def hold(self, table: str, key: str, run_id: str, values: tuple[object, ...]) -> None:
+        """Set or replace the row of `key` in one of the tables of _SET_COLUMNS, in time."""
+        self._held.setdefault(table, {})[key, run_id] = values
+
+    def write_held(self) -> None:
+        """Write the rows that were held back, in the order of their keys: two writers in other orders deadlock."""
+        for table, held in self._held.items():
+            rows = [(*place, *held[place]) for place in sorted(held)]
+            self.bulk.set_rows(self.connection, table, _SET_COLUMNS[table], rows)
+        self._held.clear()
+
+    def rows(self, sql: str, **values: object) -> list[Any]:
+        """Return the rows of a select."""
+        self.write_held()
+        return _select(self.connection, sql, **values)
+
+    def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
+        """Execute `sql` for each of `rows`. Return how many rows it changed."""
+        if not rows:
+            return 0
+        self.write_held()
+        return int(self.connection.execute(_statement(sql), list(rows)).rowcount)
+
+    def artifact_location(self, experiment_id: str) -> str:
+        """Return where an experiment keeps its artifacts. Raise TargetRefusedError if the experiment was deleted."""
+        if experiment_id not in self._locations:
+            sql = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = :experiment"
+            found = self.rows(sql, experiment=int(experiment_id))
+            if not found or found[0].lifecycle_stage != "active":
+                raise TargetRefusedError(
+                    f"MLflow experiment {experiment_id} was deleted.",
+                    hint=f"mlflow experiments restore -x {experiment_id}",
+                )
+            self._locations[experiment_id] = found[0].artifact_location
+        return self._locations[experiment_id]
+
+
 class RunTables:
-    """The rows of one run in all tables, within the transaction of `connection`."""
+    """The rows of one run in all tables. Nothing is read or deleted of a run that this transaction created."""
 
-    def __init__(self, connection: Connection, run_id: str) -> None:
-        self._connection = connection
-        self._run_id = run_id
+    def __init__(self, tables: Tables, run_id: str) -> None:
+        self._tables = tables
+        self.run_id = run_id
+        self._is_new = False
 
-    def claim(self, create: NewRun | None, *, lock_clause: str) -> None:
-        """Keep other writers of this run out until the transaction ends. Create the run if it is missing.
+    def claim(self, update: RunUpdate) -> None:
+        """Keep other writers of this run out until the transaction ends. Create the run if `update` says so.
 
-        Raise ConflictError for a run that is deleted, or missing without `create`.
+        Raise ConflictError for a run that is deleted, or missing and not to be created.
         """
-        sql = f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{lock_clause}"
-        stage = self._one(sql)
-        if stage is None and create is not None and self._create(create):
+        if update.create is not None and self._create(update.create, update.row):
             return
-        if stage is None:
-            stage = self._one(sql)
+        stage = self._one(f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{self._tables.bulk.lock_clause}")
         if stage != "active":
-            raise ConflictError(f"MLflow run {self._run_id} was deleted in the meantime.", hint="Export again.")
+            raise ConflictError(f"MLflow run {self.run_id} was deleted in the meantime.", hint="Export again.")
 
-    def _create(self, create: NewRun) -> bool:
-        experiment = self._rows(
-            "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = :experiment",
-            experiment=int(create.experiment_id),
-        )
-        if not experiment or experiment[0].lifecycle_stage != "active":
-            raise TargetRefusedError(
-                f"MLflow experiment {create.experiment_id} was deleted.",
-                hint=f"mlflow experiments restore -x {create.experiment_id}",
-            )
+    def _create(self, create: NewRun, row: RunRow | None) -> bool:
+        """Create the run with its row, and return True; return False if it exists."""
+        row = row or RunRow("RUNNING", create.name, create.start, None)
         new = {
-            "name": create.name,
+            "run": self.run_id,
+            "name": row.name,
             "user": create.user[:_LONGEST_USER],
-            "start": create.start,
-            "artifacts": artifact_uri(experiment[0].artifact_location, self._run_id),
+            "status": row.status,
+            "start": row.start,
+            "end": row.end,
+            "artifacts": artifact_uri(self._tables.artifact_location(create.experiment_id), self.run_id),
             "experiment": int(create.experiment_id),
         }
-        created = self.execute(_NEW_RUN, [new])
-        if created:
-            self.set_tags({Tag.NAME: create.name})
-        return bool(created)
+        # Not `execute`: rows of other runs may go on waiting.
+        self._is_new = self._tables.connection.execute(_statement(_NEW_RUN), new).rowcount > 0
+        if self._is_new:
+            self.set_tags({Tag.NAME: row.name})
+        return self._is_new
+
+    def insert(self, logged: Sequence[KeyRows]) -> int:
+        """Insert the points that do not exist yet. Return their number."""
+        rows = [part.distinct() for part in logged]
+        return self._tables.bulk.insert(self._tables.connection, self.run_id, rows, is_new=self._is_new)
 
     def tag(self, key: str) -> str | None:
         """Return the value of one tag."""
+        if self._is_new:
+            return None
         return self._one("SELECT value FROM tags WHERE run_uuid = :run AND key = :key", key=key)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags, in the order of their keys: two writers in other orders would deadlock."""
-        self._set_pairs("tags", tags)
+        """Set or replace tags."""
+        self.set_pairs("tags", tags)
 
     def delete_tags(self, keys: Iterable[str]) -> None:
         """Delete tags, if they exist."""
-        self.execute("DELETE FROM tags WHERE key = :key AND run_uuid = :run", [{"key": key} for key in keys])
+        if not self._is_new:
+            self.execute("DELETE FROM tags WHERE key = :key AND run_uuid = :run", [{"key": key} for key in keys])
 
-    def set_params(self, params: Mapping[str, str]) -> None:
-        """Set or replace params."""
-        self._set_pairs("params", params)
-
-    def _set_pairs(self, table: str, pairs: Mapping[str, str]) -> None:
-        self.execute(
-            f"INSERT INTO {table} (key, value, run_uuid) VALUES (:key, :value, :run) "
-            "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value",
-            [{"key": key, "value": value} for key, value in sorted(pairs.items())],
-        )
+    def set_pairs(self, table: str, pairs: Mapping[str, str]) -> None:
+        """Set or replace tags or params."""
+        for key, value in pairs.items():
+            self._tables.hold(table, key, self.run_id, (value,))
 
     def set_row(self, row: RunRow | None) -> None:
         """Set the run's own row, and the tag that repeats its name."""
-        if row is None:
+        if row is None or self._is_new:
             return
         self.execute(
             "UPDATE runs SET status = :status, name = :name, start_time = :start, end_time = :end "
@@ -604,18 +669,14 @@ class RunTables:
         self._set_latest(found)
 
     def _set_latest(self, rows: Mapping[str, tuple[LatestValue, bool]]) -> None:
-        self.execute(
-            _SET_LATEST,
-            [
-                {"key": key, "value": row.value, "timestamp": row.timestamp, "step": row.step, "is_nan": bool(is_nan)}
-                for key, (row, is_nan) in sorted(rows.items())
-            ],
-        )
+        for key, (row, is_nan) in rows.items():
+            values = (row.value, row.timestamp, row.step, bool(is_nan))
+            self._tables.hold("latest_metrics", key, self.run_id, values)
 
     def _latest(self, keys: Sequence[str]) -> dict[str, LatestValue]:
         sql = "SELECT key, step, timestamp, value FROM latest_metrics WHERE run_uuid = :run AND key IN :keys"
         found: dict[str, LatestValue] = {}
-        for at in range(0, len(keys), _KEYS_AT_ONCE):
+        for at in range(0, 0 if self._is_new else len(keys), _KEYS_AT_ONCE):
             rows = self._rows(sql, keys=list(keys[at : at + _KEYS_AT_ONCE]))
             found |= {row.key: LatestValue(row.step, row.timestamp, row.value) for row in rows}
         return found
@@ -692,13 +753,10 @@ class RunTables:
 
     def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
         """Execute `sql` for each of `rows`. Return how many rows it changed."""
-        if not rows:
-            return 0
-        done = self._connection.execute(_statement(sql), [{"run": self._run_id, **row} for row in rows])
-        return int(done.rowcount)
+        return self._tables.execute(sql, [{"run": self.run_id, **row} for row in rows])
 
     def _rows(self, sql: str, **values: object) -> list[Any]:
-        return _select(self._connection, sql, run=self._run_id, **values)
+        return self._tables.rows(sql, run=self.run_id, **values)
 
     def _one(self, sql: str, **values: object) -> str | None:
         rows = self._rows(sql, **values)

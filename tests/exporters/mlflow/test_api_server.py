@@ -221,7 +221,7 @@ def test_a_file_that_the_server_finds_too_large_is_a_loss(
     assert [(notice.kind, notice.what) for notice in applied.notices if notice.kind is not NoticeKind.RENAMED] == [
         (NoticeKind.TOO_LARGE, "metrics.csv")
     ]
-    assert server.files() == [".bridge-target", "bridge/README.md", "bridge/names.json", "summary.json"]
+    assert server.files() == [".bridge-target", "bridge/names.json", "summary.json"]
     assert through.stale(run) == []
 
 

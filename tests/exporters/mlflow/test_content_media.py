@@ -166,13 +166,12 @@ def _run_with_files(folder: Path, status: Status = Status.COMPLETED) -> Run:
 def test_a_running_run_has_its_settings_and_an_ended_one_all_its_files(store: Store, tmp_path: Path) -> None:
     """Growing files are sent once at the end, with the mark that keeps copies from being taken for runs."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS)
-    assert store.files() == [".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"]
+    assert store.files() == [".bridge-target", "hparams.yaml", "sidecar.json"]
     run = _run_with_files(tmp_path / "r")
     assert store.stale(run) == ["status", "end", "metrics.csv", "media.jsonl", "summary.json"]
     store.export(run)
     assert store.files() == [
         ".bridge-target",
-        "bridge/README.md",
         "hparams.yaml",
         "media.jsonl",
         "metrics.csv",
@@ -208,7 +207,7 @@ def test_artifacts_can_be_had_at_once_or_not_at_all(
 ) -> None:
     """--artifacts decides when files are sent, if at all."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
-    known = {".bridge-target", "bridge/README.md", "hparams.yaml", "sidecar.json"}
+    known = {".bridge-target", "hparams.yaml", "sidecar.json"}
     assert [file for file in store.files() if file not in known] == files
 
 
