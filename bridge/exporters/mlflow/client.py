@@ -648,10 +648,9 @@ class MlflowApi:
         """Return one run with its tags, params and latest metrics."""
         return FoundRun.of(self.call("get_run", run_id))
 
-    def create_run(self, experiment_id: str, *, name: str, start: int, tags: Mapping[str, str]) -> str:
-        """Create a run that began at `start` (milliseconds). Return its id."""
-        run = self.call("create_run", experiment_id, start_time=start, tags=dict(tags), run_name=name)
-        return str(run.info.run_id)
+    def create_run(self, experiment_id: str, *, name: str, start: int, tags: Mapping[str, str]) -> FoundRun:
+        """Create a run that began at `start` (milliseconds), and return it."""
+        return FoundRun.of(self.call("create_run", experiment_id, start_time=start, tags=dict(tags), run_name=name))
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags in one request."""

@@ -339,14 +339,17 @@ class MlflowStore:
                 self._looked = True
             return self._database
 
-    def write(self, run_id: str, update: RunUpdate) -> None:
+    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
         """Write `update`: into the database if there is one, else through MLflow's client.
 
-        In a batch a new run of the database may wait.
+        In a batch a new run of the database may wait. `now` is the run if it was read a moment ago.
         """
         if self._held is None or update.create is None:
             self._write_held()
-            (self.database or ApiWriter(self.api)).write(run_id, update)
+            if self.database is not None:
+                self.database.write(run_id, update)
+            else:
+                ApiWriter(self.api).write(run_id, update, now)
             return
         self._held.append((run_id, update))
         if sum(block.points for _, one in self._held for block in one.blocks) >= _POINTS_TOGETHER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+import zlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,7 @@ ADJUSTED_OPTIONS = ("best", "checkpoints")
 
 _CONFLICT_ATTEMPTS = 5
 _REPLACEMENT_ATTEMPTS = 50
+_LOCKS = 16
 
 
 class MlflowTarget:
@@ -140,14 +142,19 @@ class MlflowTarget:
 
     def _open(self, delta: Delta) -> DeltaWriter:
         """Return a writer for the run of this run directory. Create the run if there is none."""
+        is_unknown = self._run.identity not in self._found
+        if is_unknown and self._store.database is None:
+            return self._writer_of(self._create(delta))  # which looks for the run itself
+        return self._writer_of(self._chosen() or self._create(delta))
+
+    def _chosen(self) -> FoundRun | None:
+        """Return the target as it is now, None if there is none. Raise RunGoneError if a person deleted it."""
         candidates = self._candidates()
         if candidates.target is None and candidates.deleted is not None:
             raise RunGoneError(f"{self.where()}: the run was deleted in the meantime.", hint="Export again.")
-        if candidates.target is not None:
-            return self._writer_of(self._store.run(candidates.target.run_id))
-        return self._writer_of(self._create(delta))
+        return None if candidates.target is None else self._store.run(candidates.target.run_id)
 
-    def _writer_of(self, found: FoundRun, before_last: Callable[[], None] | None = None) -> DeltaWriter:
+    def _writer_of(self, found: FoundRun, before_last: Callable[[], FoundRun | None] | None = None) -> DeltaWriter:
         return DeltaWriter(
             store=self._store,
             run=self._run,
@@ -155,7 +162,7 @@ class MlflowTarget:
             found=found,
             takes_files=self._store.takes_files(self._store.experiment_by_id(found.experiment_id)),
             identity=self._identity_tags(),
-            before_last=before_last or self._check_still_chosen,
+            before_last=before_last or self._keep_one,
             all_facts=self._facts,
             new=self._new,
         )
@@ -204,28 +211,32 @@ class MlflowTarget:
             self._new = NewRun(experiment.id, facts.name, facts.start, facts.user, tags)
             tags = {Tag.NAME: facts.name}
             return FoundRun(run_id, experiment.id, "RUNNING", deleted=False, start=facts.start, end=None, tags=tags)
-        # The lock keeps exports of one machine from creating two. The check after it finds those of other machines.
-        with machine_lock(f"{self._store.address.uri} {experiment.id}"):
+        # The lock keeps exports of one machine from creating two. `_keep_one` finds those of other machines.
+        # Some runs share one, so that threads can create others at the same time and the files of locks stay few.
+        share = zlib.crc32(self._run.identity.encode("utf-8", "replace")) % _LOCKS
+        with machine_lock(f"{self._store.address.uri} {experiment.id} {share}"):
             self._forget()
-            if self._candidates().target is None:
-                self._store.api.create_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
-            self._forget()
-        candidates = self._candidates()
-        if candidates.target is None:
-            raise TargetUnavailableError(f"{self.where()}: the run was created and is not there.")
-        for extra in candidates.extras:
-            self._store.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
-        return self._store.run(candidates.target.run_id)
+            return self._chosen() or self._store.api.create_run(
+                experiment.id, name=facts.name, start=facts.start, tags=tags
+            )
 
-    def _check_still_chosen(self) -> None:
-        """Raise ConflictError before the last cursor if another run became the target. Databases decide by run id."""
+    def _keep_one(self) -> FoundRun | None:
+        """Delete doubles before the last cursor, and return the run as it is now. Databases decide by run id.
+
+        Raise ConflictError if another run is the target.
+        """
         if self._store.database is not None or self._writer is None:
-            return
+            return None
         mine = self._writer.found.run_id
         self._found.pop(self._run.identity, None)
-        target = self._candidates().target
+        candidates = self._candidates()
+        target = candidates.target
+        if target is not None:
+            for extra in candidates.extras:
+                self._store.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: target.run_id})
         if target is None or target.run_id != mine:
             raise ConflictError(f"MLflow run {mine} is no longer the target of {self._run.path}.", hint="Export again.")
+        return target
 
     # Replacing a run
 
@@ -273,7 +284,7 @@ class MlflowTarget:
         tags = self._first_tags(facts) | {Tag.BUILDING: before or "nothing"}
         database = self._store.database
         if database is None:
-            return self._store.api.create_run(experiment.id, name=facts.name, start=facts.start, tags=tags)
+            return self._store.api.create_run(experiment.id, name=facts.name, start=facts.start, tags=tags).run_id
         new = NewRun(experiment.id, facts.name, facts.start, facts.user)
         for _ in range(_REPLACEMENT_ATTEMPTS):
             run_id = new_run_id(experiment.unique, self._run.identity, replaces=before)
@@ -387,8 +398,8 @@ class DeltaWriter:
     """Writes deltas into one MLflow run: files first, then points and facts, the cursor with the last.
 
     `found` is the run as it is now. `takes_files` is False if artifacts cannot be stored. `identity` are the tags that
-    make it the target. `before_last` is called before the last cursor of an export is written. `all_facts` are those of
-    the run directory. `new` says how the first write creates the run.
+    make it the target. `before_last` is called before the last cursor of an export is written, and may return the run
+    as it is then. `all_facts` are those of the run directory. `new` says how the first write creates the run.
     """
 
     store: MlflowStore
@@ -397,7 +408,7 @@ class DeltaWriter:
     found: FoundRun
     takes_files: bool
     identity: Mapping[str, str]
-    before_last: Callable[[], None]
+    before_last: Callable[[], FoundRun | None]
     all_facts: RunFacts
     new: NewRun | None = None
 
@@ -422,8 +433,7 @@ class DeltaWriter:
             remembered = delta.remember.with_(sent=cursor.sent, extra=cursor.extra) if cursor else delta.remember
             self._set_tags({Tag.CURSOR: remembered.to_json()})
         size = self._upload(work)
-        if not delta.more:
-            self.before_last()
+        now = None if delta.more else self.before_last()
         options = self.content.differences()
         shaped = {key: value for key, value in delta.after.content.items() if key not in ADJUSTED_OPTIONS}
         shaped |= {key: options[key] for key in ADJUSTED_OPTIONS if key in options}
@@ -433,7 +443,7 @@ class DeltaWriter:
             before = delta.before or Cursor(self.run.identity, str(self.run.path))
             kept = {name: getattr(before, name) for name in ("media_lines", "media_offset", "media_digest")}
             after = after.with_(stat=None, **kept)
-        self._write(work, after)
+        self._write(work, after, now)
         return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
 
     def _metric_keys(self, delta: Delta, cursor: Cursor | None) -> dict[str, str]:
@@ -670,16 +680,16 @@ class DeltaWriter:
             return
         self._send(RunUpdate(expected_cursor=self.found.tags.get(Tag.CURSOR), tags=tags))
 
-    def _send(self, update: RunUpdate, gone: tuple[str, ...] = ()) -> None:
+    def _send(self, update: RunUpdate, gone: tuple[str, ...] = (), now: FoundRun | None = None) -> None:
         """Write `update`, and remember the tags that the run has then. The first write creates a new run."""
         if self.new is not None:
             update = replace(update, create=self.new, tags={**self.new.tags, **update.tags})
-        self.store.write(self.found.run_id, update)
+        self.store.write(self.found.run_id, update, now)
         self.new = None
         self._note_tags(update.tags, gone)
 
-    def _write(self, work: _DeltaWork, after: Cursor) -> None:
-        """Write points, facts and the cursor `after`, and remember the run as it is then."""
+    def _write(self, work: _DeltaWork, after: Cursor, now: FoundRun | None) -> None:
+        """Write points, facts and the cursor `after`, and remember the run as it is then. `now` is the run before."""
         delta, updates, found = work.delta, work.updates, self.found
         missing = {key: value for key, value in self.identity.items() if found.tags.get(key) != value}
         replace_from = delta.replace_from
@@ -700,7 +710,7 @@ class DeltaWriter:
             params=updates.params,
             row=updates.row,
         )
-        self._send(update, (*update.deleted_tags, Tag.PENDING))
+        self._send(update, (*update.deleted_tags, Tag.PENDING), now)
         self.found = replace(self.found, params={**found.params, **updates.params})
         if updates.row is not None:
             row = updates.row

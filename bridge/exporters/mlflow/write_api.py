@@ -9,6 +9,7 @@ import functools
 import json
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,20 +51,20 @@ class ApiWriter:
 
     api: MlflowApi
 
-    def write(self, run_id: str, update: RunUpdate) -> int:
-        """Bring `update` into the run: points, params, the run's row, tags, and the cursor last.
+    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> int:
+        """Bring `update` into the run: points, the run's row, params, tags, and the cursor last.
 
-        Return the number of points sent. Raise TargetError; RebuildNeededError for a best that cannot be corrected.
+        `now` is the run if it was read a moment ago. Return the number of points sent. Raise TargetError;
+        RebuildNeededError for a best that cannot be corrected.
         """
-        now = self.api.run(run_id)
+        now = now or self.api.run(run_id)
         _check_cursor(now, update)
         sent, is_pending = self._send_points(now, update)
-        self._send_params(run_id, update.params)
         if update.row is not None:
             self._set_row(now, update.row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
-        self._send_tags(run_id, update.tags)
+        self._send_fields(run_id, update)
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
             self._delete_tag(run_id, Tag.PENDING)
         return sent
@@ -147,12 +148,6 @@ class ApiWriter:
         row = KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
         self._log(now.run_id, [row])
 
-    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        for batch in _batches(params):
-            self.api.call("log_batch", run_id, params=[Param(key, value) for key, value in batch.items()])
-
     def _set_row(self, now: FoundRun, row: RunRow) -> None:
         if row.end is not None and (now.end != row.end or now.status != row.status):
             self.api.call("set_terminated", now.run_id, row.status, row.end)
@@ -163,16 +158,23 @@ class ApiWriter:
         if any(changed.values()):
             self.api.call("update_run", now.run_id, **changed)
 
-    def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set the tags. The cursor, and the list of user tags that belongs to it, go with the last request."""
-        last = {key: tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in tags}
-        for batch in _batches({key: value for key, value in tags.items() if key not in last}):
-            if len(batch) + len(last) <= _ENTITIES_A_REQUEST:
-                last = batch | last
-            else:
-                self.api.set_tags(run_id, batch)
-        if last:
-            self.api.set_tags(run_id, last)
+    def _send_fields(self, run_id: str, update: RunUpdate) -> None:
+        """Set params and tags. The cursor, and the list of user tags that belongs to it, go with the last request.
+
+        MLflow stores the params of a request before its tags.
+        """
+        from mlflow.entities import Param, RunTag
+
+        last = {key: update.tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in update.tags}
+        others = {key: value for key, value in update.tags.items() if key not in last}
+        requests = list(zip_longest(_batches(update.params), _batches(others), fillvalue={}))
+        if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
+            requests.append(({}, {}))
+        requests[-1] = (requests[-1][0], requests[-1][1] | last)
+        for params, tags in requests:
+            entities = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
+            if any(entities):
+                self.api.call("log_batch", run_id, params=entities[0], tags=entities[1])
 
     def _delete_tag(self, run_id: str, key: str) -> None:
         try:

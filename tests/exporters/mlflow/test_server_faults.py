@@ -47,7 +47,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_run(api: MlflowApi) -> str:
-    return api.create_run("0", name="a run", start=START_MS, tags={})
+    return api.create_run("0", name="a run", start=START_MS, tags={}).run_id
 
 
 def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
