@@ -345,7 +345,7 @@ class MlflowStore:
         In a batch a new run of the database may wait. `now` is the run if it was read a moment ago.
         """
         if self._held is None or update.create is None:
-            self._write_held()
+            self.write_held()
             if self.database is not None:
                 self.database.write(run_id, update)
             else:
@@ -353,7 +353,7 @@ class MlflowStore:
             return
         self._held.append((run_id, update))
         if sum(block.points for _, one in self._held for block in one.blocks) >= _POINTS_TOGETHER:
-            self._write_held()
+            self.write_held()
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -364,11 +364,12 @@ class MlflowStore:
         self._held, self._held_error = [], None
         try:
             yield
-            self._write_held()
+            self.write_held()
         finally:
             self._held = self._held_error = None
 
-    def _write_held(self) -> None:
+    def write_held(self) -> None:
+        """Write the new runs of a batch that wait. Raise TargetError, again and again until the batch ends."""
         if self._held_error is not None:
             raise self._held_error
         if not self._held:
@@ -384,7 +385,7 @@ class MlflowStore:
     @property
     def _content(self) -> Database | MlflowApi:
         """Return what reads and changes runs, once those that wait are written."""
-        self._write_held()
+        self.write_held()
         return self.database or self.api
 
     def _open_database(self) -> Database | None:

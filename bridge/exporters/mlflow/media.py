@@ -498,7 +498,11 @@ def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
 
 def signature(file: RunFile) -> str:
     """Return the text by which a cursor recognises that a file was sent as it is now: size, mtime, digest."""
-    return f"{file.size}:{file.mtime_ns}:{_content_digest(file)}"
+    return _signature(file, _small_content(file))
+
+
+def _signature(file: RunFile, data: bytes | None) -> str:
+    return f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
 
 
 def is_sent(file: RunFile, sent: str | None) -> bool:
@@ -509,12 +513,16 @@ def is_sent(file: RunFile, sent: str | None) -> bool:
     size, mtime, content = (*(sent or "").split(":"), "", "", "")[:3]
     if size != str(file.size):
         return False
-    return mtime == str(file.mtime_ns) or (content != "" and content == _content_digest(file))
+    return mtime == str(file.mtime_ns) or (content != "" and content == _content_digest(_small_content(file)))
 
 
-def _content_digest(file: RunFile) -> str:
-    """Return a digest of a file's bytes; "" if it is too large to be read for that, or gone."""
-    data = _read(file, limit=_LARGEST_MASKED) if file.size <= _LARGEST_MASKED else None
+def _small_content(file: RunFile) -> bytes | None:
+    """Return a file's bytes, None if it is too large to be read at once, gone, or no plain file."""
+    return _read(file, limit=_LARGEST_MASKED) if file.size <= _LARGEST_MASKED else None
+
+
+def _content_digest(data: bytes | None) -> str:
+    """Return a digest of a file's bytes, "" if there are none."""
     return "" if data is None else hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
@@ -527,12 +535,12 @@ def add_run_files(
     for name, file in due_files(run, content).items():
         if is_sent(file, sent.get(name)):
             continue
-        now[name] = signature(file)
+        data = _small_content(file)
+        now[name] = _signature(file, data)
         if name in _UNMASKED:
             notice = upload.add_file(name, file)
             notices += [] if notice is None else [notice]
             continue
-        data = _read(file, limit=_LARGEST_MASKED)
         if data is None:
             notices.append(Notice(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file"))
             continue

@@ -167,9 +167,10 @@ class ApiWriter:
 
         last = {key: update.tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in update.tags}
         others = {key: value for key, value in update.tags.items() if key not in last}
-        requests = list(zip_longest(_batches(update.params), _batches(others), fillvalue={}))
+        nothing: dict[str, str] = {}
+        requests = list(zip_longest(_batches(update.params), _batches(others), fillvalue=nothing))
         if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
-            requests.append(({}, {}))
+            requests.append((nothing, nothing))
         requests[-1] = (requests[-1][0], requests[-1][1] | last)
         for params, tags in requests:
             entities = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
