@@ -13,6 +13,7 @@ TITLES = {
     "source_memory": "Reading 100 million points",
     "tensorboard_writer": "Into TensorBoard",
     "mlflow_writer": "Into MLflow",
+    "live_view": "The live view",
     "whole_process": "Whole commands",
 }
 
