@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _LOCAL = "127.0.0.1"
 
+STARTING = "Starting the page ..."
+"""Said before a server starts: MLflow's takes ten seconds, and more on a busy machine."""
+
 
 @command("view", example="bridge view demo-runs --to tensorboard", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
 def view(
@@ -98,6 +101,8 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
     interface = _interface(exporter, how.port)
+    if interface.argv:
+        out.say(STARTING)
     with serve(interface, cache_dir() / "view" / f"{exporter.name}-{urlsplit(interface.address).port}.log"):
         out.result(interface.address)
         if interface.argv:
@@ -145,6 +150,7 @@ def _view_live(
         print_no_match(no_match, out)
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
+    out.say(STARTING)
     with exporter.serve_live(live, host=how.host, port=port, edit=how.edit) as address:
         out.result(address)
         out.result(f"From another machine first: {tunnel(port)}")

@@ -100,7 +100,7 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
         found = ask(address, "api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100})
     names = {run["info"]["run_name"] for run in found["runs"]}
     assert {"preempted", "killed", "diverged", "lr-0.1"} <= names
-    assert page.endswith("workflowType=machine_learning")
+    assert page.endswith("workflowType=machine_learning&viewStateShareKey=bridge")
     assert is_gone(address)
     assert not (tmp_path / "s.db").exists()
 
