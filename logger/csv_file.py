@@ -320,7 +320,7 @@ def scan(path: Path) -> Scan:
         simple, rows, at, end, tail = "step" in columns, 0, start, start, b"\n"
         while simple and (chunk := file.read(_CHUNK)):
             simple = not _may_hold_odd_lines(tail + chunk)
-            if ends := chunk.count(b"\n"):
+            if ends := chunk.count(b"\n"):  # each ends a row, because nothing is quoted
                 rows, end = rows + ends, at + chunk.rfind(b"\n") + 1
             at += len(chunk)
             tail = chunk[-8:]
