@@ -29,7 +29,7 @@ from bridge import plugins
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.live_options import VARIABLE, LiveOptions
-from bridge.exporters.mlflow.live_store import LiveModelRegistry, LiveStore
+from bridge.exporters.mlflow.live_store import LiveModelRegistry, LiveStore, refuse_all_others
 from bridge.exporters.mlflow.saved_view import VIEW_TAG
 from bridge.live import core as live_core
 from bridge.options import ContentOptions
@@ -359,6 +359,22 @@ def test_everything_that_writes_is_refused(runs: Path) -> None:
             assert name in own or "async" in name or name.startswith(("search_runs", "supports", "filter", "list")), (
                 name
             )
+
+
+def test_methods_of_a_newer_mlflow_are_refused() -> None:
+    """A method that a release adds to MLflow's base class is refused without a change of ours."""
+
+    class Newer(AbstractStore):
+        def create_thing(self) -> None:
+            """Write something."""
+
+    class Live(Newer):
+        pass
+
+    refuse_all_others(Live, Newer)
+    with pytest.raises(MlflowException, match="can only be looked at") as caught:
+        Live.create_thing(None)  # type: ignore[arg-type]
+    assert caught.value.get_http_status_code() == 403
 
 
 def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:

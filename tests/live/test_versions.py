@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.environments import installed
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import NOT_COMPARED, make_all_runs, plugin_folder
 from tests.live.test_tensorboard import everything, make_runs
+from tests.run_dirs import make_run
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -141,6 +143,23 @@ def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: st
     for part, said in stock.items():
         assert live[part] == said, part
     assert live.keys() == stock.keys()
+
+
+def test_mlflow_refuses_other_names_of_this_machine(tmp_path: Path) -> None:
+    """A web page whose name points to 127.0.0.1 cannot read the runs through a browser."""
+    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    with viewed(tmp_path / "runs", "mlflow") as address:
+        codes = []
+        for host in ("localhost", "evil.example"):
+            request = urllib.request.Request(f"{address}/ajax-api/2.0/mlflow/experiments/search?max_results=1")
+            request.add_header("Host", host)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    codes.append(answer.status)
+            except urllib.error.HTTPError as error:
+                codes.append(error.code)
+                error.close()
+    assert codes == [200, 403]
 
 
 @pytest.mark.compat

@@ -272,14 +272,14 @@ _READING = {
 """Methods of MLflow's base class that write nothing, and are right as they are."""
 
 
-def _refuse_all_others(store: type, base: type, kept: Iterable[str] = ()) -> None:
+def refuse_all_others(store: type, base: type, kept: Iterable[str] = ()) -> None:
     """Let `store` refuse every public method of `base` that it does not define, whatever a newer MLflow adds."""
     for name in dir(base):
         if not name.startswith("_") and name not in vars(store) and name not in kept and callable(getattr(base, name)):
             setattr(store, name, refuse)
 
 
-_refuse_all_others(LiveStore, AbstractStore, _READING)
+refuse_all_others(LiveStore, AbstractStore, _READING)
 
 
 class LiveModelRegistry(AbstractModelRegistry):
@@ -306,4 +306,4 @@ class LiveModelRegistry(AbstractModelRegistry):
         return PagedList([], None)
 
 
-_refuse_all_others(LiveModelRegistry, AbstractModelRegistry, {"supports_workspaces"})
+refuse_all_others(LiveModelRegistry, AbstractModelRegistry, {"supports_workspaces"})
