@@ -1,8 +1,8 @@
 """Append to metrics.csv, extend its header, and repair what a kill left of it.
 
 The file has Lightning's form: a header, one row per log call, CRLF line ends, empty cells. A row that was on disk stays
-there, once, whenever the process is killed. The functions below decide what a row is exactly as readers of run
-directories do.
+there, once, whenever the process is killed. The functions below decide what a row is exactly as `bridge.rundir.header`
+and `bridge.rundir.metrics` do; `logger` imports nothing of `bridge`.
 """
 
 from __future__ import annotations
@@ -394,9 +394,9 @@ def _complete_records(
 
 
 def _records_of(file: BinaryIO, start: int, end: int | None = None) -> Iterator[tuple[bytes, list[str], bool]]:
-    """Yield the bytes of each complete record of `file`, its cells, and true; or its text as one cell and false.
+    """Yield each complete record of `file`: its bytes, its cells, and if it is CSV.
 
-    The latter is for a record that is no CSV.
+    A record that is no CSV has its whole text as its one cell.
     """
     lines: list[bytes] = []
     torn = False

@@ -20,7 +20,7 @@ STEP_LIMIT = 2**63
 
 
 class Row(NamedTuple):
-    """The names and values of one row side by side, without the step and the time that every row has."""
+    """One row: `names` and `values` of its metrics, of one length, the step, and the time in seconds since the epoch."""
 
     names: tuple[str, ...]
     values: Sequence[object]

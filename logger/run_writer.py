@@ -267,16 +267,16 @@ class RunWriter(SummaryWriterMethods):
                 self.dropped_rows += 1
                 self._changed()
                 return
-        place = step_of(step, self.step, warn=self.warn)
+        at_step = step_of(step, self.step, warn=self.warn)
         row = to_row(
             metrics_dict,
-            place,
+            at_step,
             now,
             stats=self.stats,
             time_column=self._metrics_file.time_column,
             warn=self.warn,
         )
-        self.step = place
+        self.step = at_step
         self._buffer.append(row)
         self._waiting_values += len(row.names)
         self._changed()
@@ -324,9 +324,9 @@ class RunWriter(SummaryWriterMethods):
     def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: Any) -> None:
         """Store one item. If it cannot be encoded or stored, that is warned about and counted."""
         try:
-            place = (self.step or 0) if step is None else step_of(step, self.step, warn=self.warn)
+            at_step = (self.step or 0) if step is None else step_of(step, self.step, warn=self.warn)
             text = None if caption is None else str(caption)
-            self.media.add(str(tag), place, kind, encode(), caption=text, session=self.session)
+            self.media.add(str(tag), at_step, kind, encode(), caption=text, session=self.session)
         except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
             self.media.failed += 1
             self.warn(

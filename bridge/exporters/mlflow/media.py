@@ -1,6 +1,6 @@
 """Put a run's files into MLflow's artifacts.
 
-Pictures in the image grid, videos, captions, source files, checkpoints.
+The files are pictures for the image grid, videos, captions, copies of the run directory's files, and checkpoints.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from bridge.options import ContentOptions
 
 TARGET_MARK = ".bridge-target"
-"""The file beside copies of source files. Without it a scan would take the artifacts for a run directory."""
+"""The file beside copies of a run's files. Without it a scan would take the artifacts for a run directory."""
 
 _TARGET_TEXT = """`bridge export` wrote these files:
 - hparams.yaml, sidecar.json, metrics.csv, media.jsonl, summary.json and other files beside them are copies from the
@@ -233,7 +233,10 @@ class AddedMedia:
 
 
 def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent]) -> AddedMedia:
-    """Add `events` to `upload`: each picture twice for the grid, anything else once. Names follow from the events."""
+    """Add `events` to `upload`: each picture twice for the grid, anything else once.
+
+    A path depends on `identity` and the event alone, so an upload that is repeated replaces its own files.
+    """
     added = AddedMedia()
     for event in events:
         tag = clean_tag(event.tag)
@@ -268,7 +271,10 @@ def plain_media_path(event: MediaEvent) -> str:
 
 
 def grid_paths(identity: str, event: MediaEvent, extension: str) -> tuple[str, str]:
-    """Return the paths of a picture in the image grid: the full one with this extension, and the small one."""
+    """Return the paths of a picture in the image grid: the full one with this extension, and the small one.
+
+    MLflow's page reads key, step and time from the path, and finds the small one by its ending.
+    """
     name = uuid.uuid5(_NAMESPACE, f"{identity}\n{event.tag}\n{event.step}\n{event.index}").hex[:16]
     # MLflow shows one picture of a key at a step, so the index is part of the key.
     key = f"{clean_tag(event.tag)}/{event.index}".replace("/", "~")

@@ -77,11 +77,11 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class MediaRecord:
-    """One record of the media file with its tag and step."""
+    """One record of the media file with its tag and step; `data` are all its bytes."""
 
     tag: str
     step: int
-    record: bytes
+    data: bytes
 
 
 def can_convert() -> bool:
@@ -141,26 +141,26 @@ def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[st
     places: dict[tuple[str, int], tuple[int, int]] = {}
     captions: dict[tuple[str, int], tuple[int, str]] = {}  # by logged tag and index: step, text
     for offset, data in events.read_records(file, begin, end):
-        event = events.parse_event(data)
-        value = event.summary.value[0]
-        key = (free_tag(value.tag, metrics, "image" if _is_image(value) else "text"), event.step)
+        message = events.parse_event(data)
+        value = message.summary.value[0]
+        key = (free_tag(value.tag, metrics, "image" if _is_image(value) else "text"), message.step)
         places.pop(key, None)
         places[key] = (offset, len(data))
         captioned = None if _is_image(value) else parse_caption_tag(value.tag)
-        if captioned is not None and (captioned not in captions or event.step <= captions[captioned][0]):
-            captions[captioned] = (event.step, value.tensor.string_val[0].decode())
+        if captioned is not None and (captioned not in captions or message.step <= captions[captioned][0]):
+            captions[captioned] = (message.step, value.tensor.string_val[0].decode())
     described: set[str] = set()
     for (tag, step), (offset, length) in sorted(places.items(), key=lambda place: place[0][1]):
         file.seek(offset)
         record = file.read(events.HEADER + length + events.FOOTER)
-        event = events.parse_event(record[events.HEADER : events.HEADER + length])
-        value = event.summary.value[0]
+        message = events.parse_event(record[events.HEADER : events.HEADER + length])
+        value = message.summary.value[0]
         logged = parse_image_tag(value.tag) if _is_image(value) and tag not in described else None
         description = captions[logged][1] if logged in captions else ""
         described.add(tag)
         if (value.tag, value.metadata.summary_description) != (tag, description):
             value.tag, value.metadata.summary_description = tag, description
-            record = events.frame(event.SerializeToString(deterministic=True))
+            record = events.frame(message.SerializeToString(deterministic=True))
         yield MediaRecord(tag, step, record)
 
 

@@ -102,7 +102,7 @@ class ContentReader:
                 self._add_session(value.metadata.plugin_data.content)
 
     def _add_point(self, event: Any, value: Any) -> None:
-        name = self._state.names.get(value.tag, value.tag)
+        name = self._state.renamed.get(value.tag, value.tag)
         self._names.add(name)
         if self._only is None or name in self._only:
             steps, times, values = self._points.setdefault(name, (array("q"), array("d"), array("d")))

@@ -70,19 +70,19 @@ class FileRecord:
 class FolderState:
     """The content of a run's state file.
 
-    `files` are the event files by kind, `generations` the highest generation of each kind ever used. `names` maps
-    tags to metrics whose tag is not their own name. `steps` are the last steps in the media file, by tag.
-    `unsupported` is as in `TargetContent`. `session` is false if a step is too large for the HPARAMS page.
+    `files` are the event files by kind, `generations` the highest generation of each kind ever used. `renamed` maps
+    tags to metrics whose tag is not their own name. `media_steps` are the last steps in the media file, by tag.
+    `unsupported` is as in `TargetContent`. `fits_hparams` is false if a step is too large for the HPARAMS page.
     """
 
     identity: str
     cursor: Cursor | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     generations: Mapping[str, int] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    steps: Mapping[str, int] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    media_steps: Mapping[str, int] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
-    session: bool = True
+    fits_hparams: bool = True
 
     def with_(self, **changes: Any) -> FolderState:
         """Return a copy with `changes`."""
@@ -108,10 +108,10 @@ def read_state(folder: Path) -> FolderState | None:
             cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=str(path)),
             files={kind: FileRecord(**record) for kind, record in data["files"].items()},
             generations=data["generations"],
-            names=data["names"],
-            steps=data["steps"],
+            renamed=data["names"],
+            media_steps=data["steps"],
             unsupported=frozenset(data["unsupported"]),
-            session=bool(data["session"]),
+            fits_hparams=bool(data["session"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -128,10 +128,10 @@ def encode_state(state: FolderState) -> bytes:
             for kind, record in state.files.items()
         },
         "generations": dict(state.generations),
-        "names": dict(state.names),
-        "steps": dict(state.steps),
+        "names": dict(state.renamed),
+        "steps": dict(state.media_steps),
         "unsupported": sorted(state.unsupported),
-        "session": state.session,
+        "session": state.fits_hparams,
     }
     text = json.dumps(data, sort_keys=True, allow_nan=False)
     return f'{{"digest": "{_digest(text)}", {text[1:]}'.encode()

@@ -122,7 +122,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _LockedFolder:
     """A locked folder: its state, its damage as in `check_files`, the names in it, its lock, notes for the report."""
 
     state: FolderState | None
@@ -204,13 +204,13 @@ class TensorBoardTarget:
             return False
         return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
 
-    def _replace(self, deltas: Iterable[Delta], held: _Held) -> Applied:
+    def _replace(self, deltas: Iterable[Delta], held: _LockedFolder) -> Applied:
         """Write everything again. If the old files are damaged, a note says how."""
         had_files = held.state is not None or any(parse_event_file_name(name) for name in held.names)
         notes = (f"{self._folder}: rebuilt, because {held.damage}",) if held.damage and had_files else ()
         return self._write(deltas, held, fresh=True) + Applied(notes=notes)
 
-    def _write(self, deltas: Iterable[Delta], held: _Held, *, fresh: bool) -> Applied:
+    def _write(self, deltas: Iterable[Delta], held: _LockedFolder, *, fresh: bool) -> Applied:
         writer = FolderWriter(self._folder, held, self._run, self._content, group=self._group, fresh=fresh)
         try:
             done, last = Applied(), None
@@ -229,7 +229,7 @@ class TensorBoardTarget:
         return done
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[_Held]:
+    def _locked(self) -> Iterator[_LockedFolder]:
         """Create and lock the folder, and make sure that it belongs to this run.
 
         Yield what the folder holds. The lock ends with the block, unless its ExitStack was emptied.
@@ -259,7 +259,7 @@ class TensorBoardTarget:
             if state is None or MARKER_NAME not in names:
                 write_marker(self._folder, self._run.identity)
             state, damage = check_files(self._folder, state, names)
-            yield _Held(state, damage, names, locks, () if is_held else (no_locks,))
+            yield _LockedFolder(state, damage, names, locks, () if is_held else (no_locks,))
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
@@ -287,7 +287,7 @@ def _position(cursor: Cursor | None) -> object:
 
 
 class FolderWriter:
-    """One write into a run's folder: `add` deltas, then `finish`; or `abandon` after an error.
+    """Writes deltas into a run's folder: `add` each, then `finish`; or `abandon` after an error.
 
     `held` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
     `acknowledge`. After `finish`, `files` are the event files as in the new state, and the folder stays locked: the
@@ -295,7 +295,7 @@ class FolderWriter:
     """
 
     def __init__(
-        self, folder: Path, held: _Held, run: Run, content: ContentOptions, *, group: str, fresh: bool
+        self, folder: Path, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
         state = held.state or FolderState(run.identity)
         self.folder = folder
@@ -308,15 +308,15 @@ class FolderWriter:
         self._run = run
         self._identity = state.identity
         self.files = {} if fresh else dict(state.files)
-        self._steps = {} if fresh else dict(state.steps)
-        self._names = {} if fresh else dict(state.names)
+        self._media_steps = {} if fresh else dict(state.media_steps)
+        self._renamed = {} if fresh else dict(state.renamed)
         self._unsupported = set() if fresh else {item for item in state.unsupported if not item.startswith("params")}
-        self._session = True if fresh else state.session
+        self._fits_hparams = True if fresh else state.fits_hparams
         self._generations = _newest_generations(held)
         self._state = state
         self._open_files: dict[str, EventFile] = {}
-        self._tags: dict[str, str] = {}
-        self._unordered = False
+        self._tag_of: dict[str, str] = {}
+        self._media_unordered = False
         self._bytes = 0
 
     def add(self, delta: Delta) -> Applied:
@@ -325,28 +325,28 @@ class FolderWriter:
         notices = self._choose_tags(delta)
         for block in delta.blocks:
             notices += _overflow_notices(block)
-            self._session = self._session and _fits_hparams(block)
-            tags = [self._tags[name].encode() for name in block.names]
+            self._fits_hparams = self._fits_hparams and _fits_hparams(block)
+            tags = [self._tag_of[name].encode() for name in block.names]
             for records in encode_block(block, tags):
                 self._write("scalars", records.data)
         shown = 0
-        metrics = set(self._tags.values()) if delta.media else set()
+        metrics = set(self._tag_of.values()) if delta.media else set()
         for event in delta.media:
-            items, lost = encode_media(event, metrics, self._steps)
+            items, lost = encode_media(event, metrics, self._media_steps)
             notices += lost
             shown += bool(items)
             if not items:
                 self._unsupported.add(f"media.{event.tag}")
-            if len(items) > 1 and items[0].tag in self._steps and items[1].tag not in self._steps:
+            if len(items) > 1 and items[0].tag in self._media_steps and items[1].tag not in self._media_steps:
                 # The tag's first caption comes after its first picture, which must carry it as its description.
-                self._unordered = True
+                self._media_unordered = True
             for item in items:
                 self._add_media(item)
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
     def finish(self, last: Delta) -> Applied:
         """Write the run's facts, and make the state that acknowledges everything up to the cursor of `last`."""
-        if self._unordered:
+        if self._media_unordered:
             self._order_media()
         for kind in set(self.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
@@ -360,10 +360,10 @@ class FolderWriter:
             cursor=last.after.with_(sent=sent_digests(self._run, facts, group=self._group)),
             files=self.files,
             generations=self._generations,
-            names=self._names,
-            steps=self._steps,
+            renamed=self._renamed,
+            media_steps=self._media_steps,
             unsupported=frozenset(self._unsupported) | unsupported_params(facts),
-            session=self._session,
+            fits_hparams=self._fits_hparams,
         )
         return Applied(bytes=self._bytes, notices=notices)
 
@@ -397,22 +397,23 @@ class FolderWriter:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
         rename = dict(self._content.rename)
         names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
-        tags = metric_tags(names, rename, self._names)
+        tags = metric_tags(names, rename, self._renamed)
         # A metric may take a tag that an image or a caption in the media file has.
-        taken = media_notices(delta.media, set(tags.values()), self._steps)
-        self._unordered = self._unordered or any(tag in self._steps for tag in tags.values())
-        seen = set(self._tags) | set(self._names.values())
+        taken = media_notices(delta.media, set(tags.values()), self._media_steps)
+        self._media_unordered = self._media_unordered or any(tag in self._media_steps for tag in tags.values())
+        seen = set(self._tag_of) | set(self._renamed.values())
         new = {name: tag for name, tag in tags.items() if name not in seen}
-        self._tags |= tags
-        self._names |= {tag: name for name, tag in tags.items() if tag != name}
+        self._tag_of |= tags
+        self._renamed |= {tag: name for name, tag in tags.items() if tag != name}
         return metric_notices(new, rename) + taken
 
     def _add_media(self, record: MediaRecord) -> None:
-        last = self._steps.get(record.tag)
+        """Write `record` to the media file, and note whether it comes at or before the last step of its tag."""
+        last = self._media_steps.get(record.tag)
         if last is not None and record.step <= last:
-            self._unordered = True
-        self._steps[record.tag] = record.step if last is None else max(last, record.step)
-        self._write("media", record.record)
+            self._media_unordered = True
+        self._media_steps[record.tag] = record.step if last is None else max(last, record.step)
+        self._write("media", record.data)
 
     def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
         if kind not in self._open_files:
@@ -456,12 +457,12 @@ class FolderWriter:
         try:
             first = version_record(self._run.start)
             new.write(first)
-            self._steps = {}
+            self._media_steps = {}
             with old.content() as (content, end):
-                for record in ordered_records(content, len(first), end, set(self._tags.values())):
-                    self._steps[record.tag] = record.step
-                    new.write(record.record)
-                    self._bytes += len(record.record)
+                for record in ordered_records(content, len(first), end, set(self._tag_of.values())):
+                    self._media_steps[record.tag] = record.step
+                    new.write(record.data)
+                    self._bytes += len(record.data)
         except BaseException:
             new.abandon()
             raise
@@ -470,8 +471,8 @@ class FolderWriter:
 
     def _write_facts(self, facts: ShownFacts) -> tuple[Notice, ...]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
-        metrics = set(self._tags.values())
-        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=self._session)
+        metrics = set(self._tag_of.values())
+        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=self._fits_hparams)
         old = self.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
@@ -480,10 +481,10 @@ class FolderWriter:
         file.write(data)
         self._finish_file("facts", file)
         self._bytes += len(data)
-        return tuple(fact_notices(self._run, facts, metrics=metrics, session=self._session))
+        return tuple(fact_notices(self._run, facts, metrics=metrics, session=self._fits_hparams))
 
 
-def _newest_generations(held: _Held) -> dict[str, int]:
+def _newest_generations(held: _LockedFolder) -> dict[str, int]:
     """Return the highest generation of each kind ever seen, so that no name is used twice."""
     newest = dict(held.state.generations) if held.state is not None else {}
     for name in held.names:
