@@ -20,7 +20,7 @@ STEP_LIMIT = 2**63
 
 
 class Row(NamedTuple):
-    """One row: `names` and `values` of its metrics, of one length, the step, and the time in seconds since the epoch."""
+    """One row: `names` and `values` of its metrics, of one length, its step, its time in seconds since the epoch."""
 
     names: tuple[str, ...]
     values: Sequence[object]
