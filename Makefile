@@ -31,7 +31,7 @@ help:
 	@echo "make torture      minutes of training, exporting and killing at random"
 	@echo "make compat       older MLflow and Lightning, and a new user's first minutes, in environments of their own"
 	@echo "make screenshots  take the pictures of the docs again"
-	@echo "make cli-reference  write what is made from the options: cli.md, the table in config.md, bridge.schema.json"
+	@echo "make cli-reference  write what is made from the options: cli.md, the table in config.md, the JSON schemas"
 	@echo "make constraints  take the newest versions that fit, and write them down"
 
 setup: $(READY)

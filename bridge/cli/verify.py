@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, make_exporter
 from bridge.cli.export import cores, print_no_match, sizes
-from bridge.cli.output import Exit, Output, counted, plain
+from bridge.cli.output import Exit, Output, counted, plain, tell_skipped
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
 if TYPE_CHECKING:
@@ -55,9 +55,12 @@ def verify(
         out.result_json(report.to_dict())
     else:
         report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
+    for warning in report.warnings if not out.json else ():
+        out.say(warning)
     if report.no_match.text:
         print_no_match(report.no_match, out)
     elif not out.json:
+        tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
         out.result(_totals(report))
     return report.exit_code
 

@@ -34,7 +34,7 @@ from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
-from bridge.sync.report import WRITTEN, Action, Report, RunReport, SkippedFolder
+from bridge.sync.report import WRITTEN, Action, Report, RunReport
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
@@ -148,7 +148,7 @@ def export_gathered(
         notices=notices,
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
-        skipped=tuple(SkippedFolder(str(folder.path), folder.reason) for folder in gathered.skipped),
+        skipped=gathered.skipped,
     )
 
 

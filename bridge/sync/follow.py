@@ -148,8 +148,8 @@ class _Follower:
         due = tuple(run for run in gathered.runs if self._is_due(run))
         news = tuple(line for line in gathered.failed if self.failures.get(Path(line.path)) != line.reason)
         copies = tuple(line for line in gathered.copies if line.path not in self.passed_over)
-        skipped = tuple(folder for folder in gathered.skipped if str(folder.path) not in self.passed_over)
-        self.passed_over.update([line.path for line in copies], [str(folder.path) for folder in skipped])
+        skipped = tuple(folder for folder in gathered.skipped if folder.path not in self.passed_over)
+        self.passed_over.update([line.path for line in copies], [folder.path for folder in skipped])
         if not due and not news and not copies and not skipped:
             return ""
         progress = None if self.progress is None else self.progress()

@@ -165,7 +165,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What an export did, or would do (`dry_run`).
 
     `notices` concern the export as a whole. `no_match` explains why no run was selected, `warnings` name metrics in the
-    options that no run has, `skipped` are folders that only look like runs.
+    options that no run has and runs that were left out, `skipped` are folders that only look like runs.
     """
 
     exporter: str
@@ -361,15 +361,22 @@ class VerifyJson(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     totals: VerifyTotals
     no_match: str
+    warnings: list[str]
     runs: list[RunCheck]
+    skipped: list[SkippedFolder]
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run."""
+    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run.
+
+    `no_match`, `warnings` and `skipped` are as in `Report`.
+    """
 
     exporter: str
     runs: tuple[RunCheck, ...] = ()
     no_match: NoMatch = NoMatch()
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
     strict: bool = False
     sample: int | None = None
     seconds: float = 0.0
@@ -413,7 +420,9 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
             seconds=round(self.seconds, 6),
             totals=self.totals,
             no_match=self.no_match.text,
+            warnings=list(self.warnings),
             runs=[msgspec.structs.replace(run, seconds=round(run.seconds, 6)) for run in self.runs],
+            skipped=list(self.skipped),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,13 +27,12 @@ from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run
 from bridge.secrets import hide_all, hide_in
-from bridge.sync.report import Action, NoMatch, RunReport
+from bridge.sync.report import Action, NoMatch, RunReport, SkippedFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from bridge.options import ContentOptions
-    from bridge.rundir.discover import Skipped
     from bridge.sync.unchanged import UnchangedRuns
 
 log = logging.getLogger(__name__)
@@ -297,8 +296,8 @@ class Gathered:
 
     `found` counts the run directories before anything was selected, `no_match` explains why nothing was. `copies` are
     directories that hold a run which is exported from another directory. `skipped` are folders that only look like run
-    directories. `unchanged` are the reports of runs that need not be read. `event_runs` are runs that were left out,
-    because the target's own user interface reads their event files.
+    directories. `unchanged` are the reports of runs that need not be read. `warnings` say which runs were left out
+    although nobody asked for that.
     """
 
     runs: tuple[Run, ...]
@@ -306,19 +305,9 @@ class Gathered:
     found: int
     copies: tuple[RunReport, ...] = ()
     no_match: NoMatch = field(default_factory=NoMatch)
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
     unchanged: tuple[RunReport, ...] = ()
-    event_runs: tuple[Path, ...] = ()
-
-    @property
-    def warnings(self) -> list[str]:
-        """Return a line on the runs that are left out because they are event files already."""
-        count = len(self.event_runs)
-        if not count:
-            return []
-        logdir = os.path.commonpath([path.parent for path in self.event_runs])
-        runs = "1 run is" if count == 1 else f"{count:,} runs are"
-        return [f"{runs} left out, as event files already: see `tensorboard --logdir {logdir}`"]
+    warnings: tuple[str, ...] = ()
 
 
 def gather(
@@ -369,6 +358,7 @@ def gather(
     wanted = selection or Selection()
     chosen = select(unique, wanted)
     no_match = NoMatch() if chosen or known or failed or undecided else explain_none(unique, wanted, roots)
+    not_ranked = "" if no_match.text else describe_left_out(unique, wanted)
     named = {root.resolve() for root in roots}
     left_out = [run for run in chosen if run.event_files and run.path not in named]
     left_out = left_out if left_out and capabilities().reads_event_files else []
@@ -383,10 +373,19 @@ def gather(
         found=len(discovery.runs),
         copies=tuple(copies),
         no_match=no_match,
-        skipped=tuple(discovery.skipped),
+        skipped=tuple(SkippedFolder(str(folder.path), folder.reason) for folder in discovery.skipped),
         unchanged=tuple(known.values()),
-        event_runs=tuple(run.path for run in left_out),
+        warnings=tuple(filter(None, (_describe_event_runs(left_out), not_ranked))),
     )
+
+
+def _describe_event_runs(runs: Sequence[Run]) -> str:
+    """Return a line on runs that are left out because they are event files already; "" if there are none."""
+    if not runs:
+        return ""
+    logdir = os.path.commonpath([run.path.parent for run in runs])
+    subject = "1 run is" if len(runs) == 1 else f"{len(runs):,} runs are"
+    return f"{subject} left out, as event files already: see `tensorboard --logdir {logdir}`"
 
 
 def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], list[RunReport]]:

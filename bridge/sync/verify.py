@@ -118,6 +118,8 @@ def verify_runs(
         exporter=exporter.name,
         runs=tuple(checks),
         no_match=gathered.no_match,
+        warnings=gathered.warnings,
+        skipped=gathered.skipped,
         strict=options.strict,
         sample=options.sample,
         seconds=time.perf_counter() - started,

@@ -49,6 +49,29 @@ def test_quiet(logdir: Path, tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
+def test_folders_that_are_no_runs_are_named(logdir: Path, tmp_path: Path) -> None:
+    """A folder that only looks like a run is named with the reason, also in --json; the exit code stays 0."""
+    (tmp_path / "runs" / "table").mkdir()
+    (tmp_path / "runs" / "table" / "metrics.csv").write_text("name,value\n")
+    words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
+    reason = "metrics.csv has no column step, and so is not a logger's"
+    result = call(*words)
+    assert (result.exit_code, f"table: skipped, because it is not a run: {reason}" in result.stderr) == (0, True)
+    data = json.loads(call(*words, "--json").stdout)
+    assert data["skipped"] == [{"path": f"{tmp_path}/runs/table", "reason": reason}]
+
+
+@pytest.mark.parametrize("command", ["export", "verify"])
+def test_runs_that_top_leaves_out_are_counted(logdir: Path, tmp_path: Path, command: str) -> None:
+    """Runs that --top does not rank because of their status are counted, on stderr and in --json."""
+    make_run(tmp_path / "runs" / "broken", ROWS, status="failed")
+    words = (command, tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--top", 1, "loss:max")
+    said = "1 run was left out because of the status (1 failed); --status asks for others."
+    result = call(*words)
+    assert (result.exit_code, said in result.stderr) == (0, True)
+    assert json.loads(call(*words, "--json").stdout)["warnings"] == [said]
+
+
 def test_a_missing_run(logdir: Path, tmp_path: Path) -> None:
     """A run that the target does not hold shows + and a hint, and the exit code is 4."""
     shutil.rmtree(logdir / "b")

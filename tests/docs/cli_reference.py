@@ -1,7 +1,7 @@
-"""Write the pages that are made from the options: `python -m tests.docs.cli_reference`.
+"""Write the pages and schemas that are made from the code: `python -m tests.docs.cli_reference`.
 
 docs/reference/cli.md is the help of every command, the table in docs/reference/config.md lists the keys of bridge.yaml,
-and bridge/bridge.schema.json is the JSON schema of that file.
+and bridge/bridge.schema.json is the JSON schema of that file. docs/reference/json-*.schema.json are the reports' ones.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.cli import bridge
 from bridge.options import config_keys, json_schema
+from bridge.sync import report
 
 if TYPE_CHECKING:
     import click
@@ -29,8 +30,14 @@ def made() -> dict[Path, str]:
     return {
         CLI: _reference(),
         CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
-        SCHEMA: json.dumps(json_schema(), indent=2) + "\n",
+        SCHEMA: _indented(json_schema()),
+        ROOT / "docs/reference/json-export.schema.json": _indented(report.json_schema(report.ExportJson)),
+        ROOT / "docs/reference/json-verify.schema.json": _indented(report.json_schema(report.VerifyJson)),
     }
+
+
+def _indented(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def _reference() -> str:
