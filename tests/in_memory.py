@@ -5,6 +5,7 @@ No test loses its meaning by that: processes are killed, machines are not. A TMP
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,7 +24,11 @@ def pytest_configure() -> None:
     """Let this process and its children make temporary files in memory."""
     if "TMPDIR" in os.environ or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
         return
-    folder = Path(tempfile.mkdtemp(prefix="bridge-tests-", dir=MEMORY))
+    for left in MEMORY.glob("bridge-tests.*.*"):
+        with contextlib.suppress(ValueError):
+            if not Path(f"/proc/{int(left.name.split('.')[1])}").exists():
+                shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
+    folder = Path(tempfile.mkdtemp(prefix=f"bridge-tests.{os.getpid()}.", dir=MEMORY))
     folder.chmod(0o755)  # a database server of another user has its files in it
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     # multiprocessing removes a folder of its fork server in it, with priority -100, when this process ends.
