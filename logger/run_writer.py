@@ -417,7 +417,7 @@ class RunWriter(SummaryWriterMethods):
 
     @_one_at_a_time
     def release(self) -> None:
-        """Bring everything to disk and let go of the directory: another start continues it, or the process ends."""
+        """Bring everything to disk and write nothing more: another start continues the run, or the process ends."""
         if self._version != self._written:
             self._write_json()
         self._warn_of_unwritten_rows()
@@ -431,8 +431,8 @@ class RunWriter(SummaryWriterMethods):
     def on_timer(self) -> None:
         """Beat while the run is running, and save a state that nobody saved.
 
-        The heartbeat waits for nobody. While a call of the training takes long (a large video), saving is left for
-        later.
+        The heartbeat needs no lock. If a call of the training holds the lock for long (a large video), the state is
+        saved by a later tick.
         """
         now = time.monotonic()
         if now - self._beat_at >= HEARTBEAT_INTERVAL - 1.0:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_plain, shortened
+from logger.files import no_field_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.model import RunFile
-from logger.files import no_field_limit
 
 BOM = b"\xef\xbb\xbf"
 

@@ -282,7 +282,10 @@ def _export_despite_conflicts(export: _RunExport) -> RunReport:
 
 @dataclass(slots=True)
 class _RunExport:
-    """One run on its way into its target. `done` sums up what was sent so far."""
+    """One run on its way into its target.
+
+    `done` sums up what was sent so far. `action` and `reason` are those of the report. `sent` is as in `export_run`.
+    """
 
     task: ExportTask
     exporter: Exporter
@@ -424,7 +427,7 @@ class _RunExport:
         self.action, self.reason = Action.REBUILD, reason
 
     def _watch(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
-        """Pass deltas on; add their notices to the report, and tell how many points were sent."""
+        """Pass deltas on. Add the notices of each to the report, and call `sent` when the target asks for the next."""
         for delta in deltas:
             self.done += Applied(notices=delta.notices)
             yield delta

@@ -63,28 +63,32 @@ STATUS_OF_WORD = {"RUNNING": "running", "FINISHED": "completed", "FAILED": "fail
 class Tag:
     """Keys of the tags that the bridge reads back. MLflow's pages hide every key that begins with `mlflow.`."""
 
-    UID = "mlflow.bridge.uid"
+    UID = "mlflow.bridge.uid"  # the identity: it makes an MLflow run the target of a run directory
     RUN_ID = "mlflow.bridge.run_id"
-    SOURCE = "mlflow.bridge.source"
+    SOURCE = "mlflow.bridge.source"  # the path of the run directory
     CURSOR = "mlflow.bridge.cursor"
-    TAGS = "mlflow.bridge.tags"
-    NAMES = "mlflow.bridge.names"
-    SWEEP = "mlflow.bridge.sweep"
-    EXPERIMENT = "mlflow.bridge.experiment"
-    BUILDING = "mlflow.bridge.building"
-    PENDING = "mlflow.bridge.pending"
-    PENDING_MEDIA = "mlflow.bridge.pending_media"
+    TAGS = "mlflow.bridge.tags"  # the user tags that the bridge set, as a JSON list
+    NAMES = "mlflow.bridge.names"  # renamed metrics and params, where no artifact can hold the map
+    SWEEP = "mlflow.bridge.sweep"  # on the parent run of a sweep
+    EXPERIMENT = "mlflow.bridge.experiment"  # on an experiment its first name, on a run the template of its name
+    # While an export writes. Each says what a stopped export may have left.
+    BUILDING = "mlflow.bridge.building"  # the run is a replacement, not complete yet, of the run with this id
+    PENDING = "mlflow.bridge.pending"  # the run may hold points past its cursor
+    PENDING_MEDIA = "mlflow.bridge.pending_media"  # the artifacts may hold media up to this number of lines
+    # Between runs, by id.
     REPLACES = "mlflow.bridge.replaces"
     REPLACED_BY = "mlflow.bridge.replaced_by"
     DUPLICATE_OF = "mlflow.bridge.duplicate_of"
-    STATUS = "bridge.status"
-    TIME = "bridge.time"
+    # Visible on MLflow's pages.
+    STATUS = "bridge.status"  # a status for which MLflow has no word
+    TIME = "bridge.time"  # `estimated` if the run directory holds no times
+    # MLflow's own.
     NAME = "mlflow.runName"
     NOTES = "mlflow.note.content"
     PARENT = "mlflow.parentRunId"
     USER = "mlflow.user"
-    IMAGES = "mlflow.loggedImages"
-    ARTIFACTS = "mlflow.loggedArtifacts"
+    IMAGES = "mlflow.loggedImages"  # makes the page show the grid of step images
+    ARTIFACTS = "mlflow.loggedArtifacts"  # the tables that the page shows
 
 
 _HIDDEN = "mlflow.bridge."

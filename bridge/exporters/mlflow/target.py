@@ -735,7 +735,17 @@ class _FieldUpdates:
 
 @dataclass(slots=True)
 class _DeltaWork:
-    """The parts of one write: `sent` and `extra` of the new cursor, tags to set beside the facts, notices."""
+    """The parts of one write: `sent` and `extra` of the new cursor, tags to set beside the facts, notices.
+
+    `keys` maps each metric to its key. These are the entries of `extra`, each of them absent if it has nothing to say:
+
+    - `files`, `maps`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_full_texts`,
+      `add_checkpoints`).
+    - `bests`: the keys of the metrics that `--best` added.
+    - `odd_media`: true if some tags of media were changed, so MEDIA_FILE must be read.
+    - `pending`: true if the artifact store failed, so the next export sends the files.
+    - `no_files`: true if artifacts cannot be stored at all. `lost_media`: the tags of the media left out then.
+    """
 
     delta: Delta
     keys: Mapping[str, str]
