@@ -118,7 +118,7 @@ def shoot_mlflow(browser: Browser, address: str, runs: dict[str, str]) -> None:
 
 
 def shoot_mlflow_charts(page: Page, address: str) -> None:
-    """Take a picture of the charts without the run that diverged: beside its loss of 1e35 no other can be seen."""
+    """Take a picture of the charts without the run that diverged: its loss of 1e35 would flatten all other curves."""
     page.set_viewport_size({"width": 1500, "height": 1110})
     page.goto(f"{address}&compareRunsMode=CHART")
     page.get_by_role("searchbox", name="Search metric charts").fill("^(train|val)/(acc|loss)")
