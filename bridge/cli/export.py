@@ -193,7 +193,7 @@ def _totals(report: Report) -> str:
         return f"No runs found, {report.seconds:.1f} s"
     first, _, rest = said[0].partition(" ")
     said[0] = f"{first} {'run' if first == '1' else 'runs'} {rest}"
-    sent = f": {sizes(totals['points'], totals['media'])}" if count else ""
+    sent = f": {sizes(totals['points'], totals['media'])}" if totals["points"] or totals["media"] else ""
     notices = f"; {counted(totals['notices'], 'notice')}" if totals["notices"] else ""
     return f"{', '.join(said)}{sent}, {report.seconds:.1f} s{notices}"
 
