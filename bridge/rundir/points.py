@@ -52,7 +52,7 @@ def points_table(run: Run, metrics: Iterable[str] = ()) -> pa.Table:
 
 
 def _table(block: Block, names: list[str]) -> pa.Table:
-    # `present` is (k, n), one metric a line. Transposed, its nonzero entries come row by row: first all metrics of the
+    # `present` is (k, n) for k metrics. Transposed, its nonzero entries come row by row: first all metrics of the
     # first row. `rows` and `places` are (points,): the row and the metric of each point.
     rows, places = np.nonzero(block.present.T)
     codes = np.array([names.index(name) for name in block.names], dtype=np.int32)

@@ -93,9 +93,9 @@ def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
         block = state.select(rows)
         if block is None:
             continue
-        for line, name in enumerate(block.names):
-            at = np.flatnonzero(block.present[line])
-            _add(stats.setdefault(name, _nothing()), block.step[at], block.values[line, at])
+        for metric, name in enumerate(block.names):
+            at = np.flatnonzero(block.present[metric])
+            _add(stats.setdefault(name, _nothing()), block.step[at], block.values[metric, at])
     return stats
 
 
@@ -142,10 +142,10 @@ class _Columns:
         """Add the points of `block`, of some metrics if `only` is given."""
         if block is None:
             return
-        for line, name in enumerate(block.names):
+        for metric, name in enumerate(block.names):
             if only is None or name in only:
-                at = np.flatnonzero(block.present[line])
-                columns = block.row[at], block.step[at], block.time[at], block.values[line, at]
+                at = np.flatnonzero(block.present[metric])
+                columns = block.row[at], block.step[at], block.time[at], block.values[metric, at]
                 self._parts.setdefault(name, []).append(columns)
 
     def forget_times(self) -> None:

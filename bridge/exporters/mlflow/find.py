@@ -296,9 +296,9 @@ class MlflowStore:
         self.parents: dict[tuple[str, str], str | None] = {}
         """The parents of sweeps that were found, by experiment and sweep."""
         self._lock = threading.RLock()
-        self._held: list[tuple[str, RunUpdate]] | None = None
+        self._waiting: list[tuple[str, RunUpdate]] | None = None
         """New runs that wait to be written together, None outside of `batch`."""
-        self._held_error: TargetError | None = None
+        self._waiting_error: TargetError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address, "_given_name": self._given_name, "_database_uri": self._database_uri}
@@ -344,16 +344,16 @@ class MlflowStore:
 
         In a batch a new run of the database may wait. `now` is the run if it was read a moment ago.
         """
-        if self._held is None or update.create is None:
-            self.write_held()
+        if self._waiting is None or update.create is None:
+            self.write_waiting()
             if self.database is not None:
                 self.database.write(run_id, update)
             else:
                 ApiWriter(self.api).write(run_id, update, now)
             return
-        self._held.append((run_id, update))
-        if sum(block.points for _, one in self._held for block in one.blocks) >= _POINTS_TOGETHER:
-            self.write_held()
+        self._waiting.append((run_id, update))
+        if sum(block.points for _, one in self._waiting for block in one.blocks) >= _POINTS_TOGETHER:
+            self.write_waiting()
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -361,31 +361,31 @@ class MlflowStore:
 
         Raise TargetError at its end if some of them are not written.
         """
-        self._held, self._held_error = [], None
+        self._waiting, self._waiting_error = [], None
         try:
             yield
-            self.write_held()
+            self.write_waiting()
         finally:
-            self._held = self._held_error = None
+            self._waiting = self._waiting_error = None
 
-    def write_held(self) -> None:
+    def write_waiting(self) -> None:
         """Write the new runs of a batch that wait. Raise TargetError, again and again until the batch ends."""
-        if self._held_error is not None:
-            raise self._held_error
-        if not self._held:
+        if self._waiting_error is not None:
+            raise self._waiting_error
+        if not self._waiting:
             return
-        held, self._held = self._held, []
+        waiting, self._waiting = self._waiting, []
         assert self.database is not None  # only a database's run has an id before it exists
         try:
-            self.database.write_together(held)
+            self.database.write_together(waiting)
         except TargetError as error:
-            self._held_error = error
+            self._waiting_error = error
             raise
 
     @property
     def _content(self) -> Database | MlflowApi:
         """Return what reads and changes runs, once those that wait are written."""
-        self.write_held()
+        self.write_waiting()
         return self.database or self.api
 
     def _open_database(self) -> Database | None:

@@ -632,7 +632,7 @@ class DeltaWriter:
             if self.new is not None and self._folder() is None:
                 # An artifact store that is not a local path asks for the run.
                 self._send(RunUpdate(expected_cursor=None, tags={}))
-                self.store.write_held()
+                self.store.write_waiting()
             is_path = self.store.address.is_server and experiment.artifacts.startswith(("/", "file:"))
             work.notices += upload.send(self.store.api, self.found.run_id, is_shared_path=is_path)
             return upload.bytes

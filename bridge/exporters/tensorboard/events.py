@@ -388,7 +388,7 @@ class RecordTemplate:
     def fill(
         self, steps: NDArray[np.uint64], times: NDArray[np.float64], values: NDArray[np.float32]
     ) -> NDArray[np.uint8]:
-        """Return uint8 (n, length), the records of n rows; `values` is (k, n), one line per tag."""
+        """Return uint8 (n, length), the records of n rows; `values` is (k, n) for k tags."""
         count = len(steps)
         records = np.empty((count, self.length), dtype=np.uint8)
         records[:] = self._base
