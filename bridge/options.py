@@ -111,11 +111,13 @@ class FilterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     run_ids: Annotated[
         tuple[str, ...],
-        Option("Only runs with this run id; may repeat.", "GLOB", flag="--run-id", completes="run_ids"),
+        Option("Only runs whose id matches; may repeat.", "GLOB", flag="--run-id", completes="run_ids"),
     ] = ()
     tags: Annotated[
         tuple[str, ...],
-        Option("Only runs with this tag; may repeat, then with all of them.", "TAG", flag="--tag", completes="tags"),
+        Option(
+            "Only runs with a tag that matches; may repeat, then all must match.", "TAG", flag="--tag", completes="tags"
+        ),
     ] = ()
     statuses: Annotated[
         tuple[Literal["running", "completed", "failed", "interrupted", "killed", "unknown"], ...],
@@ -139,9 +141,7 @@ class SelectionOptions(FilterOptions, frozen=True, kw_only=True):
 
     top: Annotated[
         tuple[int, str] | None,
-        Option(
-            "Only the N runs with the best value ever, of those that completed (or are unknown).", "N METRIC:max|min"
-        ),
+        Option("Only the N runs with the best value ever, of those that completed.", "N METRIC:max|min"),
     ] = None
     last: Annotated[bool, Option("With --top: rank by the last value instead.")] = False
 
@@ -156,11 +156,11 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     metrics: Annotated[
         tuple[str, ...],
-        Option("Only metrics with this name; may repeat.", "GLOB", key="metrics.include", completes="metrics"),
+        Option("Only metrics whose name matches; may repeat.", "GLOB", key="metrics.include", completes="metrics"),
     ] = ()
     exclude_metrics: Annotated[
         tuple[str, ...],
-        Option("No metrics with this name; may repeat.", "GLOB", key="metrics.exclude", completes="metrics"),
+        Option("No metrics whose name matches; may repeat.", "GLOB", key="metrics.exclude", completes="metrics"),
     ] = ()
     media: Annotated[bool, Option("With or without images and videos.", key="media")] = True
     artifacts: Annotated[
@@ -182,7 +182,9 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     redact: Annotated[
         tuple[str, ...],
-        Option("Mask hyperparameters with this key, instead of the built-in list; may repeat.", "GLOB", key="redact"),
+        Option(
+            "Mask hyperparameters whose key matches, instead of the built-in list; may repeat.", "GLOB", key="redact"
+        ),
     ] = (
         "*password*",
         "*passwd*",

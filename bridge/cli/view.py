@@ -44,9 +44,11 @@ def view(
 ) -> int:
     """Show runs in TensorBoard or MLflow until Ctrl-C.
 
-    The page shows the run directories themselves, as they are at that moment; nothing is exported. To view a target,
-    give --logdir or --tracking-uri: the runs are exported to it first, and new rows for as long as the page is shown.
-    The target is not rebuilt if it was made with other options.
+    The page shows the run directories themselves, as they are at that moment; nothing is exported. Without --to it is
+    TensorBoard's page, or MLflow's if TensorBoard is not installed.
+
+    To view a target, give --logdir or --tracking-uri: the runs are exported to it first, and new rows for as long as
+    the page is shown. The target is not rebuilt if it was made with other options.
     """
     from bridge.exporters.contract import LiveViewable
 
