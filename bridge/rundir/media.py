@@ -64,12 +64,12 @@ class MediaDelta:
 
 @dataclass(frozen=True, slots=True)
 class MediaLine:
-    """A well-formed line of media.jsonl, or a picture in an event file; `number` counts from 0.
+    """A well-formed line of media.jsonl, or a picture in an event file; `line` counts from 0.
 
     `part` is the part of the event file that holds the picture. The file of a line is at `path`.
     """
 
-    number: int
+    line: int
     tag: str
     step: int
     type: MediaType
@@ -83,7 +83,7 @@ class MediaLine:
     @property
     def where(self) -> str:
         """Return the place of the event, for a person."""
-        return f"media.jsonl:{self.number + 1}" if self.part is None else self.path
+        return f"media.jsonl:{self.line + 1}" if self.part is None else self.path
 
 
 def media_stamp(run_dir: str, kind: str) -> tuple[object, ...]:
@@ -100,9 +100,8 @@ def media_stamp(run_dir: str, kind: str) -> tuple[object, ...]:
 def read_media(run: Run, cursor: Cursor | None, *, until: Cursor | None = None) -> MediaDelta:
     """Return the media events of `run` past `cursor`, or all of them without one.
 
-    With `until` only those that this cursor covers are looked at; `lines` counts them all.
-
-    A last line without its newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
+    With `until` lines past that cursor are ignored, though `MediaDelta.lines` counts them. A last line without its
+    newline is not there yet. Raises Changed if the lines that the cursor covers have changed,
     and RunDirectoryError if media.jsonl cannot be read.
     """
     if run.event_files:
@@ -163,7 +162,7 @@ def _picture_line(number: int, session: int, file: RunFile, picture: Picture) ->
     time = parse_time(picture.time)
     mtime_ns = file.mtime_ns if time is None else int(time * 1e9)
     return MediaLine(
-        number=number,
+        line=number,
         tag=shortened(clean(picture.tag)),
         step=picture.step,
         type=MediaType.IMAGE,
@@ -175,17 +174,17 @@ def _picture_line(number: int, session: int, file: RunFile, picture: Picture) ->
 
 
 def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaLine], covered: int) -> None:
-    """Put into `found` which of `events` count now, and which of the first `covered` no longer count."""
-    now, repeated = counting_lines(events)
-    then, _ = counting_lines(event for event in events if event.number < covered)
-    found.notices += _repeated(repeated, covered)
-    found.notices += _shared(now.values(), covered)
+    """Put into `found` the events that count and are new, and those of the first `covered` that no longer count."""
+    now, written_over = counting_lines(events)
+    then, _ = counting_lines(event for event in events if event.line < covered)
+    found.notices += _written_over_notices(written_over, covered)
+    found.notices += _shared_file_notices(now.values(), covered)
     new = {key: event for key, event in now.items() if key not in then}
     found.events = tuple(_with_files(run, new, found.notices))
     gone = {key: event for key, event in then.items() if key not in now}
     if gone:
         found.removed = tuple(_superseded(run, key, event) for key, event in gone.items())
-        first = min(gone.values(), key=lambda event: event.number)
+        first = min(gone.values(), key=lambda event: event.line)
         found.reason = (
             f"{first.where}: {first.tag} at step {first.step} is superseded by a later line"
             f" ({len(gone)} media no longer count)"
@@ -259,7 +258,7 @@ def _event(number: int, data: Any) -> tuple[MediaLine | None, str]:
     caption, session, time = data.get("caption"), data.get("session"), data.get("time")
     problem = "" if shortened(tag) == tag else f"has a tag of {len(tag)} characters, of which the first are kept"
     return MediaLine(
-        number=number,
+        line=number,
         tag=shortened(clean(tag)),
         step=step,
         type=MediaType(kind),
@@ -294,11 +293,11 @@ def counting_lines(events: Iterable[MediaLine]) -> tuple[dict[tuple[int, int], M
         last = [event for event in group if event.session == group[-1].session]
         if group[-1].session is None:
             by_path = {event.path: event for event in last}
-            written_over.update({event.number: by_path[event.path] for event in last})
-            last = sorted(by_path.values(), key=lambda event: event.number)
-        found.update({(event.number, index): event for index, event in enumerate(last)})
+            written_over.update({event.line: by_path[event.path] for event in last})
+            last = sorted(by_path.values(), key=lambda event: event.line)
+        found.update({(event.line, index): event for index, event in enumerate(last)})
     return dict(sorted(found.items())), {
-        number: event for number, event in written_over.items() if event.number != number
+        number: event for number, event in written_over.items() if event.line != number
     }
 
 
@@ -327,7 +326,7 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: 
 
 def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> MediaEvent:
     return MediaEvent(
-        line=event.number,
+        line=event.line,
         tag=event.tag,
         step=event.step,
         index=index,
@@ -353,26 +352,26 @@ def _superseded(run: Run, key: tuple[int, int], event: MediaLine) -> MediaEvent:
     return _media_event(event, key[1], file, form)
 
 
-def _repeated(written_over: Mapping[int, MediaLine], covered: int) -> list[Notice]:
+def _written_over_notices(written_over: Mapping[int, MediaLine], covered: int) -> list[Notice]:
     """Return a notice for each line past the cursor that names the same file as an earlier line."""
     found = [
         Notice(
             NoticeKind.LEFT_OUT,
             f"media.jsonl:{number + 1}",
-            f"{by.tag}: {by.path} was written again by line {by.number + 1}",
+            f"{by.tag}: {by.path} was written again by line {by.line + 1}",
         )
         for number, by in written_over.items()
-        if by.number >= covered
+        if by.line >= covered
     ]
     return first_named(found, "media.jsonl", "further lines whose files were written again")
 
 
-def _shared(events: Iterable[MediaLine], covered: int) -> list[Notice]:
+def _shared_file_notices(events: Iterable[MediaLine], covered: int) -> list[Notice]:
     """Return a notice for tags that share files, such as `a/b` and `a__b`: both show what was written last."""
     tags: dict[str, dict[str, bool]] = {}
     for event in events:
         of_path = tags.setdefault(event.path, {})
-        of_path[event.tag] = of_path.get(event.tag, False) or event.number >= covered
+        of_path[event.tag] = of_path.get(event.tag, False) or event.line >= covered
     shared: dict[str, list[str]] = {}
     for path, of_path in tags.items():
         if len(of_path) > 1 and any(of_path.values()):
