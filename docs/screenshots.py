@@ -158,23 +158,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         bridge("demo", "demo-runs", folder=folder)
-        database = f"sqlite:///{folder / 'mlflow.db'}"
-        target = ("--to", "mlflow", "--tracking-uri", database, "--experiment", EXPERIMENT, "--best", "val/acc:max")
+        mlflow = ("--to", "mlflow", "--experiment", EXPERIMENT, "--best", "val/acc:max")
         expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         shoot_terminal(browser, folder)
         with view("demo-runs", "--to", "tensorboard", folder=folder) as address:
             shoot_tensorboard(browser, address)
-        with view("demo-runs", *target, folder=folder) as address:
-            shoot_mlflow(browser, address, run_ids(folder))
+        with view("demo-runs", *mlflow, folder=folder) as address:
+            shoot_mlflow(browser, address, run_ids(address))
         browser.close()
 
 
-def run_ids(folder: Path) -> dict[str, str]:
+def run_ids(address: str) -> dict[str, str]:
     """Return MLflow's ids of the runs, by name."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient(address.partition("/#")[0])
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}

@@ -25,7 +25,7 @@ from bridge.exporters.mlflow.facts import UserTags
 from bridge.exporters.mlflow.live import metrics_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bridge.exporters.mlflow.live import LiveView
     from bridge.live import LiveRun
@@ -38,6 +38,10 @@ _EDIT_HINT = " Start it with --edit to change names, descriptions and tags."
 def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
     """Raise the error for everything that would write. MLflow's server answers it with status 403."""
     raise MlflowException(_READ_ONLY, error_code=PERMISSION_DENIED)
+
+
+def _no_page() -> PagedList[Any]:
+    return PagedList([], None)
 
 
 class LiveStore(AbstractStore):
@@ -225,35 +229,6 @@ class LiveStore(AbstractStore):
             raise MlflowException(error.message, PERMISSION_DENIED) from error
         self._view.live.refresh()
 
-    # Nothing of the rest is here
-
-    def search_logged_models(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no logged models."""
-        return PagedList([], None)
-
-    def _search_datasets(self, _experiment_ids: Sequence[str]) -> list[Any]:
-        return []
-
-    def search_datasets(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no datasets."""
-        return PagedList([], None)
-
-    def search_traces(self, *_args: Any, **_keywords: Any) -> tuple[list[Any], None]:
-        """Return no traces."""
-        return [], None
-
-    def list_scorers(self, *_args: Any, **_keywords: Any) -> list[Any]:
-        """Return no scorers."""
-        return []
-
-    def query_tracemetrics_at(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no metrics of traces."""
-        return PagedList([], None)
-
-    def search_issues(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no issues."""
-        return PagedList([], None)
-
 
 def _tags_of(run: LiveRun, key: str) -> list[str]:
     """Return the run's tags that MLflow shows under `key`."""
@@ -269,41 +244,31 @@ _READING = {
     *("search_runs", "supports_workspaces", "supports_trace_archival", "filter_active_experiment_ids"),
     *("end_async_logging", "flush_async_logging", "shut_down_async_logging", "list_scorers_across_experiments"),
 }
-"""Methods of MLflow's base class that write nothing, and are right as they are."""
+"""Methods of MLflow's base classes that write nothing, and are right as they are."""
+
+_NOTHING: Mapping[str, Callable[[], Any]] = {
+    **dict.fromkeys(("search_logged_models", "search_datasets", "query_trace_metrics", "search_issues"), _no_page),
+    **dict.fromkeys(("_search_datasets", "list_scorers", "get_latest_versions"), list),
+    **dict.fromkeys(("search_registered_models", "search_model_versions", "list_webhooks", "search_prompts"), _no_page),
+    "search_traces": lambda: ([], None),
+}
+"""What is not here: MLflow's pages ask for it, and get nothing."""
 
 
-def refuse_all_others(store: type, base: type, kept: Iterable[str] = ()) -> None:
+def refuse_all_others(store: type, base: type) -> None:
     """Let `store` refuse every public method of `base` that it does not define, whatever a newer MLflow adds."""
+    for name, nothing in _NOTHING.items():
+        if hasattr(base, name) or name == "_search_datasets":
+            setattr(store, name, lambda *_args, _nothing=nothing, **_keywords: _nothing())
     for name in dir(base):
-        if not name.startswith("_") and name not in vars(store) and name not in kept and callable(getattr(base, name)):
+        is_method = not name.startswith("_") and callable(getattr(base, name))
+        if is_method and name not in vars(store) and name not in _READING:
             setattr(store, name, refuse)
-
-
-refuse_all_others(LiveStore, AbstractStore, _READING)
 
 
 class LiveModelRegistry(AbstractModelRegistry):
     """A model registry without models."""
 
-    def search_registered_models(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no models."""
-        return PagedList([], None)
 
-    def search_model_versions(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no versions of models."""
-        return PagedList([], None)
-
-    def get_latest_versions(self, *_args: Any, **_keywords: Any) -> list[Any]:
-        """Return no versions of models."""
-        return []
-
-    def list_webhooks(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no webhooks."""
-        return PagedList([], None)
-
-    def search_prompts(self, *_args: Any, **_keywords: Any) -> PagedList[Any]:
-        """Return no prompts."""
-        return PagedList([], None)
-
-
-refuse_all_others(LiveModelRegistry, AbstractModelRegistry, {"supports_workspaces"})
+refuse_all_others(LiveStore, AbstractStore)
+refuse_all_others(LiveModelRegistry, AbstractModelRegistry)
