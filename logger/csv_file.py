@@ -30,7 +30,7 @@ __all__ = ["MetricsFile", "Record", "Scan", "header", "records", "scan", "whole_
 
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_REMEMBERED_LAYOUTS = 256
+_REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
 _SPECIAL = re.compile(r'[",\r\n]')
@@ -51,7 +51,7 @@ class MetricsFile:
         self._warn = warn or (lambda _key, _sentence: None)
         self._descriptor: int | None = None
         self._several_headers = False
-        self._layouts: dict[tuple[str, ...], list[int]] = {}
+        self._places: dict[tuple[str, ...], list[int]] = {}
         self._pending: _PendingWrite | None = None
 
     def resume(self) -> Scan:
@@ -71,7 +71,7 @@ class MetricsFile:
             found = scan(self.path)
         self.columns, self.rows = list(found.last_columns), found.rows
         self._several_headers = found.several_headers
-        self._layouts.clear()
+        self._places.clear()
         return found
 
     def append(self, rows: list[Row]) -> None:
@@ -90,7 +90,7 @@ class MetricsFile:
             new = self._new_columns(rows)
             if new:
                 self.columns += new
-                self._layouts.clear()
+                self._places.clear()
             if new and present and not self._several_headers:
                 self._rewrite(self._with_more_cells(len(new)), rows)
                 return
@@ -132,11 +132,11 @@ class MetricsFile:
             self.resume()
         except FileNotFoundError:
             self.columns, self.rows = [], 0
-            self._layouts.clear()
+            self._places.clear()
         return bool(self.columns)
 
     def _new_columns(self, rows: Sequence[Row]) -> list[str]:
-        if all(row.names in self._layouts for row in rows):
+        if all(row.names in self._places for row in rows):
             return []
         wanted = dict.fromkeys(["step"] if self.time_column is None else ["step", self.time_column])
         for row in rows:
@@ -220,19 +220,19 @@ class MetricsFile:
         return "".join([self._line(row) for row in rows])
 
     def _line(self, row: Row) -> str:
-        # The layout of a set of names is the column of each name, then those of the step and the time.
-        layout = self._layouts.get(row.names)
-        if layout is None:
-            if len(self._layouts) >= _REMEMBERED_LAYOUTS:
-                self._layouts.clear()
+        # `places` are the columns of the row's names, then those of the step and the time.
+        places = self._places.get(row.names)
+        if places is None:
+            if len(self._places) >= _REMEMBERED_PLACES:
+                self._places.clear()
             own = [*row.names, "step"] if self.time_column is None else [*row.names, "step", self.time_column]
-            layout = self._layouts[row.names] = [self.columns.index(name) for name in own]
+            places = self._places[row.names] = [self.columns.index(name) for name in own]
         line = [""] * len(self.columns)
-        for position, value in zip(layout, row.values, strict=False):
-            line[position] = repr(value) if type(value) is float else _cell(value)
-        line[layout[len(row.names)]] = str(row.step)
+        for place, value in zip(places, row.values, strict=False):
+            line[place] = repr(value) if type(value) is float else _cell(value)
+        line[places[len(row.names)]] = str(row.step)
         if self.time_column is not None:
-            line[layout[-1]] = f"{row.time:.6f}"
+            line[places[-1]] = f"{row.time:.6f}"
         return ",".join(line) + "\r\n"
 
 
