@@ -58,8 +58,8 @@ class TargetContent:
     """The content of a target for one run, in the run's own words. None means that the target has no such thing.
 
     `series` are by the names that the run logged, so an exporter undoes its renames. `bests` are the metrics that the
-    exporter itself added for `--best`, by their name. `last` is the value that the target shows as the
-    last one of a metric, if it stores that beside the points.
+    exporter itself added for `--best`, by their name. `last` is the point that the target shows as the
+    last one of a metric, as a series of one, if it stores that beside the points.
 
     `params` have the run's keys. A value is typed or text, as the target has it: the whole text if the target keeps a
     truncated value in full elsewhere, the mask if it is masked (so in `tags`). `status` is the target's own word
@@ -83,7 +83,7 @@ class TargetContent:
     start: float | None = None
     end: float | None = None
     bests: Mapping[str, Series] | None = None
-    last: Mapping[str, float] = field(default_factory=dict)
+    last: Mapping[str, Series] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     mismatches: tuple[Mismatch, ...] = ()
     media: tuple[TargetMedia, ...] = ()

@@ -385,8 +385,8 @@ class _Comparison:
         place = int(np.nanargmax(value))
         best = _stored(expected.value[[place]], self.exporter.capabilities)
         found = held.last.get(f"{name}.best")
-        if found is None or not _same_value(best, np.float64(found)).all():
-            both = repr(float(best[0])), None if found is None else repr(float(found))
+        if found is None or not _same_value(best, found.value).all():
+            both = repr(float(best[0])), None if found is None else repr(float(found.value[0]))
             self.out.add(Difference(Verdict.DIFFERENT, CSV, f"{name}.best (last)", int(expected.step[place]), *both))
 
 
@@ -442,12 +442,21 @@ def compare_series(name: str, expected: Series, held: Series | None, capabilitie
     _add_pairs(f"{name} (time)", source[0], source[1], target[1], wrong, out)
 
 
-def compare_latest(name: str, expected: Series, shown: float, capabilities: Capabilities, out: Findings) -> None:
-    """Compare the value that the target shows as the latest of a series with the one at the greatest step."""
-    value = _stored(expected.value[-1:], capabilities)
-    if not _same_value(value, _stored(np.array([shown], dtype=np.float64), capabilities)).all():
-        both = repr(float(value[0])), repr(float(shown))
-        out.add(Difference(Verdict.DIFFERENT, CSV, f"{name} (last)", int(expected.step[-1]), *both))
+def compare_latest(name: str, expected: Series, shown: Series, capabilities: Capabilities, out: Findings) -> None:
+    """Compare the point that the target shows as the latest of a series with the one at the greatest step."""
+    step, values = int(expected.step[-1]), [_stored(one.value[-1:], capabilities) for one in (expected, shown)]
+    times = float(expected.time[-1]), float(shown.time[0])
+
+    def note(what: str, wanted: object, found: object) -> None:
+        out.add(Difference(Verdict.DIFFERENT, CSV, f"{name} ({what})", step, repr(wanted), repr(found)))
+
+    if not _same_value(*values).all():
+        note("last", float(values[0][0]), float(values[1][0]))
+    if int(shown.step[0]) != step:
+        note("last, step", step, int(shown.step[0]))
+    # An estimated time is NaN, which compares false with everything.
+    if abs(times[0] - times[1]) > time_tolerance(capabilities):
+        note("last, time", *times)
 
 
 def _stored(value: NDArray[np.float64], capabilities: Capabilities) -> NDArray[np.float64]:

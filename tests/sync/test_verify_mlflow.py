@@ -6,6 +6,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from bridge.exporters import find_exporter
 from bridge.options import ContentOptions
@@ -247,6 +248,27 @@ def test_a_missing_preview_is_found(run: Path, exporter: Exporter, tmp_path: Pat
     preview.unlink()
     ((sign, what, *_),) = found(run, exporter)
     assert (sign, what.startswith("the preview of images/"), "+step+5+" in what) == ("+", True, True)
+
+
+def test_a_preview_that_shows_something_else_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A preview is compared with its picture, and not only looked for."""
+    preview = next(file for file in tmp_path.rglob("*+compressed.webp") if "+step+5+" in file.name)
+    with Image.open(preview) as picture:
+        size = picture.size
+    Image.effect_noise(size, 200).save(preview)
+    assert [one[0] for one in found(run, exporter)] == ["*"]
+    preview.write_bytes(b"no picture")
+    ((sign, what, *_),) = found(run, exporter)
+    assert (sign, what.startswith("the preview of images/")) == ("*", True)
+
+
+@pytest.mark.parametrize(("column", "word"), [("step", "step"), ("timestamp", "time")])
+def test_a_latest_value_at_another_step_or_time_is_found(
+    run: Path, exporter: Exporter, sqlite_uri: str, column: str, word: str
+) -> None:
+    """Step and time of the value that MLflow's table shows are compared too."""
+    execute(sqlite_uri, f"UPDATE latest_metrics SET {column} = {column} - 5 WHERE key = 'loss'")
+    assert [one[:2] for one in found(run, exporter)] == [("*", f"loss (last, {word})")]
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])

@@ -455,7 +455,8 @@ class Experiment:
 class FoundRun:
     """One run as MLflow holds it. `status` is MLflow's word, times are in milliseconds.
 
-    `tags` are all of its tags or, where `asked` is given, those of these keys. `metrics` are its latest values.
+    `tags` are all of its tags or, where `asked` is given, those of these keys. `metrics` are its latest values,
+    `latest` their steps and times if MLflow's client told them.
     """
 
     run_id: str
@@ -467,6 +468,7 @@ class FoundRun:
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    latest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     asked: frozenset[str] | None = None
 
     @classmethod
@@ -483,6 +485,7 @@ class FoundRun:
             tags=dict(run.data.tags) | ({Tag.NAME: info.run_name} if info.run_name else {}),
             params=dict(run.data.params),
             metrics=dict(run.data.metrics),
+            latest={metric.key: (metric.step, metric.timestamp) for metric in run.data._metric_objs},
         )
 
     @property
@@ -766,11 +769,11 @@ class MlflowApi:
         with self._artifact_server():
             return Path(str(self.call("download_artifacts", run_id, path, str(into))))
 
-    def read_artifact(self, run_id: str, path: str, into: Path) -> bytes | None:
-        """Return an artifact's bytes, None if there is no such file."""
+    def find_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
+        """Download an artifact below `into`. Return its local path, None if there is no such file."""
         if path not in {file.path for file in self.files(run_id, path.rpartition("/")[0])}:
             return None
-        return self.download(run_id, path, into).read_bytes()
+        return self.download(run_id, path, into)
 
 
 def _experiment(found: Any) -> Experiment:

@@ -129,7 +129,7 @@ class MlflowExporter(Exporter):
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return the names of the facts and files of `run` that differ from what was last sent."""
-        sent = facts_of(run, content).sent
+        sent = facts_of(run, content, ignores_case=self._store.ignores_case).sent
         stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
         if "start" in stale and self._store.database is None and "start" in cursor.sent:
             stale.remove("start")  # MLflow's API cannot move it

@@ -205,11 +205,11 @@ class RunFacts:
         return self.own_tags.get(Tag.USER, "unknown")
 
 
-def facts_of(run: Run, content: ContentOptions) -> RunFacts:
-    """Return the facts of `run` as MLflow is to show them."""
+def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -> RunFacts:
+    """Return the facts of `run` as MLflow is to show them, in a database that ignores the case of keys if so."""
     redaction = Redaction(content.redact)
     notices: list[Notice] = []
-    params = _params(run, content, redaction, notices)
+    params = _params(run, content, redaction, notices, ignores_case=ignores_case)
     notes = _description(run, notices)
     tags = _masked_tags(run.tags, redaction, notices)
     listed, list_tag = _list_tag(tags, notices)
@@ -310,9 +310,11 @@ def newest_tag(key: str) -> str:
     return clean(f"{_NEWEST}{key}")
 
 
-def _params(run: Run, content: ContentOptions, redaction: Redaction, notices: list[Notice]) -> Params:
+def _params(
+    run: Run, content: ContentOptions, redaction: Redaction, notices: list[Notice], *, ignores_case: bool
+) -> Params:
     """Return the params of `run`: renamed, masked and truncated as MLflow's rules and `content` ask."""
-    keys = keys_of(run.params)
+    keys = keys_of(run.params, ignores_case=ignores_case)
     values: dict[str, str] = {}
     whole: dict[str, str] = {}
     notices += [
@@ -357,7 +359,8 @@ class UserTags:
     """A run's tags as MLflow's: `values` by MLflow's key, `keys` from a tag's name to its key.
 
     `key:value` becomes key = value, and several of one key are joined by `, `. Any other text is a bare word, `word` =
-    `true`, unless a key of that name exists. Keys that MLflow or the bridge use get the prefix `tag.`.
+    `true`, unless a key of that name exists. Keys that MLflow or the bridge use get the prefix `tag.`. Keys that
+    differ in case alone, which are one key in MySQL, get numbers in every target.
     """
 
     values: Mapping[str, str]
@@ -375,7 +378,8 @@ class UserTags:
             else:
                 words[tag] = None
         names = [*joined, *(word for word in words if word not in joined)]
-        keys = keys_of(names, {name: f"tag.{name}" for name in names if name.startswith(_RESERVED)})
+        reserved = {name: f"tag.{name}" for name in names if name.startswith(_RESERVED)}
+        keys = keys_of(names, reserved, ignores_case=True)
         values = {keys[name]: ", ".join(joined[name]) if name in joined else "true" for name in names}
         return cls(values, keys)
 

@@ -394,6 +394,37 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
         raise UnreadablePictureError("too many pixels") from error
 
 
+_MOST_APART = 24.0
+"""The mean difference of two channels, of 255, up to which a lossy small picture is that of a full one."""
+
+
+def is_preview_of(small: Path, full: Path) -> bool:
+    """Return if `small` holds the first frame of `full` as `full_and_small` makes it small, or `full` is unreadable."""
+    import numpy as np
+
+    found, expected = _first_frame(small), _first_frame(full, _resized)
+    if found is None or expected is None:
+        return expected is None
+    # Red, green and blue times alpha of both pictures, (height, width, 3) in 0 to 255: WebP may change the colour of
+    # what is transparent.
+    colours = [frame[..., :3] * (frame[..., 3:] / 255.0) for frame in (found, expected)]
+    return found.shape == expected.shape and float(np.abs(colours[0] - colours[1]).mean()) <= _MOST_APART
+
+
+def _first_frame(file: Path, change: Callable[[Image], Image] = lambda frame: frame) -> NDArray[np.float64] | None:
+    """Return the channels of a picture, (height, width, 4) in 0 to 255, None if it cannot be decoded."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `full_and_small`
+            with Image.open(file) as picture:
+                return np.asarray(change(_eight_bits(picture)).convert("RGBA"), dtype=np.float64)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return None
+
+
 def full_extension(event: MediaEvent) -> str:
     """Return the extension that `full_and_small` would give the full picture, without decoding it."""
     if event.format in ("png", "webp"):

@@ -34,6 +34,7 @@ from bridge.exporters.mlflow.media import (
     add_run_files,
     captions_of,
     due_files,
+    is_preview_of,
     is_sent,
     parse_path,
     signature,
@@ -41,16 +42,12 @@ from bridge.exporters.mlflow.media import (
 from bridge.model import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.find import MlflowStore
     from bridge.model import Run, Scalar
     from bridge.options import ContentOptions
-
-
-MOST_COMPARED = 32 << 20
-"""Bytes of a copied file up to which its content is compared."""
 
 
 def read_back(
@@ -64,16 +61,15 @@ def read_back(
     cursor = cursor_of(found)
     extra = cursor.extra if cursor is not None else {}
     with tempfile.TemporaryDirectory(prefix="bridge-read-") as folder:
-        reader = _Reader(
-            store, found, run, facts_of(run, content), Path(folder), has_full_texts=bool(extra.get("maps"))
-        )
+        facts = facts_of(run, content, ignores_case=store.ignores_case)
+        reader = _Reader(store, found, run, facts, Path(folder), has_full_texts=bool(extra.get("maps")))
         reader.read_names(odd_media=bool(extra.get("odd_media")))
         bests = reader.bests(content, extra.get("bests", ()), only)
         series = reader.series(set(extra.get("bests", ())), only)
         return TargetContent(
             series=series,
             bests=bests,
-            last=reader.latest_values((*series, *bests)),
+            last=reader.latest_points((*series, *bests)),
             names=frozenset(reader.metric_names(set(extra.get("bests", ())))),
             params=reader.params(),
             tags=reader.tags(),
@@ -88,6 +84,13 @@ def read_back(
             truncated=frozenset(reader.truncated()),
             unsupported=frozenset(reader.unsupported(extra.get("lost_media", ()))),
         )
+
+
+def _series(name: str, points: Sequence[tuple[int, int, float]]) -> Series:
+    """Return points (step, time in milliseconds, value) as columns."""
+    step, timestamp, value = zip(*points, strict=True) if points else ((), (), ())
+    time = np.array(timestamp, dtype=np.float64) / 1000.0
+    return Series(name, np.array(step, dtype=np.int64), time, np.array(value, dtype=np.float64))
 
 
 @dataclass(slots=True)
@@ -139,18 +142,18 @@ class _Reader:
     def _history(self, name: str, key: str) -> Series:
         points = self.store.api.history(self.found.run_id, key)
         points.sort(key=lambda point: (point.step, point.timestamp))
-        return Series(
-            name=name,
-            step=np.array([point.step for point in points], dtype=np.int64),
-            time=np.array([point.timestamp for point in points], dtype=np.float64) / 1000.0,
-            value=np.array([point.value for point in points], dtype=np.float64),
-        )
+        return _series(name, [(point.step, point.timestamp, point.value) for point in points])
 
-    def latest_values(self, names: Iterable[str]) -> dict[str, float]:
-        """Return MLflow's latest values, which it keeps beside the points. `names` may hold bests."""
+    def latest_points(self, names: Iterable[str]) -> dict[str, Series]:
+        """Return MLflow's latest points, which it keeps beside all points. `names` may hold bests."""
         keys = {name: key for key, name in self.names.get("metrics", {}).items()}
         best_keys = {f"{name}.best": clean(f"{key}.best") for name, key in keys.items()}
-        return {name: float(self.found.metrics[(best_keys | keys).get(name, name)]) for name in names}
+        found = {}
+        for name in names:
+            key = (best_keys | keys).get(name, name)
+            step, timestamp = self.found.latest[key]
+            found[name] = _series(name, [(step, timestamp, self.found.metrics[key])])
+        return found
 
     def params(self) -> dict[str, Scalar]:
         """Return the params, long ones in full, and the newest value of a volatile one."""
@@ -189,8 +192,7 @@ class _Reader:
                 if place is not None:
                     plain, step, index = place
                     tag = self.names.get("media", {}).get(plain, plain)
-                    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                    yield TargetMedia(tag, step, index, digest, captions.get((tag, step, index)))
+                    yield TargetMedia(tag, step, index, _digest_of(file), captions.get((tag, step, index)))
 
     def mismatches(self, content: ContentOptions, extra: Mapping[str, Any]) -> Iterator[Mismatch]:
         """Yield what the bridge wrote for itself and for MLflow's pages, and what is no longer as it was written."""
@@ -212,21 +214,23 @@ class _Reader:
             yield Mismatch("media", "media.jsonl", f"tag {Tag.IMAGES}", "any value", None)
         for path in sorted(full):
             preview = f"{path.rpartition('.')[0]}+compressed.webp"
+            what = f"the preview of {path}"
             if preview not in paths:
-                yield Mismatch("media", "media.jsonl", f"the preview of {path}", "a picture", None)
+                yield Mismatch("media", "media.jsonl", what, "a picture", None)
+            elif not is_preview_of(self.folder / preview, self.folder / path):
+                yield Mismatch("media", "media.jsonl", what, "the picture in small", "another picture")
 
     def _copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
         """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
         files = due_files(self.run, content)
         current = {name for name, file in files.items() if is_sent(file, sent.get(name))}
-        small = {name for name in current if files[name].size <= MOST_COMPARED}
         with ArtifactUpload() as upload:
-            others = {name: signature(file) for name, file in files.items() if name not in small}
-            add_run_files(upload, self.run, content, others, [])
-            for name in sorted(small & set(upload.paths)):
-                held = self._artifact(name)
-                expected = hashlib.sha256((upload.folder / name).read_bytes()).hexdigest()
-                found = None if held is None else hashlib.sha256(held).hexdigest()
+            changed = {name: signature(file) for name, file in files.items() if name not in current}
+            add_run_files(upload, self.run, content, changed, [])
+            for name in sorted(current & set(upload.paths)):
+                expected = _digest_of(upload.folder / name)
+                held = self.store.api.find_artifact(self.found.run_id, name, self.folder)
+                found = None if held is None else _digest_of(held)
                 if found != expected:
                     yield Mismatch(name, name, f"the copy of {name}", expected, found)
 
@@ -251,4 +255,14 @@ class _Reader:
             yield "tags"
 
     def _artifact(self, path: str) -> bytes | None:
-        return self.store.api.read_artifact(self.found.run_id, path, self.folder)
+        found = self.store.api.find_artifact(self.found.run_id, path, self.folder)
+        return None if found is None else found.read_bytes()
+
+
+def _digest_of(file: Path) -> str:
+    """Return the hexadecimal sha256 of a file of any size."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()

@@ -194,7 +194,7 @@ class MlflowTarget:
 
     @functools.cached_property
     def _facts(self) -> RunFacts:
-        return facts_of(self._run, self._content)
+        return facts_of(self._run, self._content, ignores_case=self._store.ignores_case)
 
     def _create(self, delta: Delta) -> FoundRun:
         """Create the run with a cursor that covers nothing, or return the one that another export just created."""
@@ -653,7 +653,8 @@ class DeltaWriter:
             file = folder / path
             return file.read_bytes() if file.is_file() else None
         with tempfile.TemporaryDirectory(prefix="bridge-fetch-") as into:
-            return self.store.api.read_artifact(self.found.run_id, path, Path(into))
+            found = self.store.api.find_artifact(self.found.run_id, path, Path(into))
+            return None if found is None else found.read_bytes()
 
     def _leave_files_out(self, work: _DeltaWork) -> None:
         """Name the files that are left out because a server keeps them and only its database is given."""

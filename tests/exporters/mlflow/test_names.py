@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.exporters.mlflow.facts import clean, keys_of
+from bridge.exporters.mlflow.facts import clean, facts_of, keys_of
 from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
+from bridge.options import ContentOptions
+from tests.exporters.mlflow.by_hand import run_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -48,6 +55,16 @@ def test_keys_that_differ_in_case_alone_stay_apart_in_mysql() -> None:
     assert keys_of(["Loss", "loss", "LOSS"], ignores_case=True) == {"Loss": "Loss", "loss": "loss_2", "LOSS": "LOSS_3"}
     store = MlflowStore("mysql+pymysql://me@host/db", ExperimentName.of("trials", None))
     assert store.ignores_case
+
+
+def test_params_and_tags_that_differ_in_case_alone_stay_apart_in_mysql(tmp_path: Path) -> None:
+    """The later key gets a number and a notice, as after any other collision."""
+    run = run_of(tmp_path / "run", params={"lr": 0.1, "LR": 0.2}, tags=("team:a", "Team:b"))
+    facts = facts_of(run, ContentOptions(), ignores_case=True)
+    assert facts.params.values == {"lr": "0.1", "LR_2": "0.2"}
+    assert facts.user_tags == {"team": "a", "Team_2": "b"}
+    assert [notice.what for notice in facts.notices] == ["param LR", "tag Team"]
+    assert facts_of(run, ContentOptions()).params.values == {"lr": "0.1", "LR": "0.2"}
 
 
 def test_people_can_choose_another_name() -> None:
