@@ -15,6 +15,7 @@ TITLES = {
     "mlflow_writer": "Into MLflow",
     "live_view": "The live view",
     "whole_process": "Whole commands",
+    "many_runs": "Many small runs",
 }
 
 

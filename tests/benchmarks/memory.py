@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 _LAUNCHER = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
 with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+    file.write(f"{used.ru_maxrss} {used.ru_utime + used.ru_stime}")
 sys.exit(code)
 """
 
@@ -28,4 +29,9 @@ def launched(command: list[str], account: Path) -> list[str]:
 
 def most_mib(account: Path) -> float:
     """Return the peak memory in MiB of the command, or of the largest process that it waited for."""
-    return int(account.read_text()) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return int(account.read_text().split()[0]) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def processor_seconds(account: Path) -> float:
+    """Return the processor time of the command and of all processes that it waited for."""
+    return float(account.read_text().split()[1])
