@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -20,11 +21,13 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.contract.test_media import log_image, picture
+from tests.environments import installed
+from tests.live.test_mlflow import plugin_folder
+from tests.live.test_versions import OLD_MLFLOW
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Page, Response
 
@@ -93,8 +96,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def view(runs: Path, *options: str) -> Iterator[Site]:
-    command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", "mlflow", "--no-open", *options]
+def view(runs: Path, *options: str, python: Path | str = sys.executable) -> Iterator[Site]:
+    command = [str(python), "-m", "bridge", "view", str(runs), "--to", "mlflow", "--no-open", *options]
     environment = os.environ | {"BRIDGE_CACHE_DIR": str(runs.parent / "cache"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -257,6 +260,31 @@ def test_edits_land_in_the_sidecar(runs: Path, page: Page) -> None:
         expect(page.get_by_test_id("note-editor-preview-content").locator("strong")).to_have_text("here")
         site.finish(page, "edited")
     assert json.loads((runs / "broken" / "sidecar.json").read_text())["notes"] == "typed **here**"
+
+
+@pytest.mark.compat
+@pytest.mark.timeout(1200)
+def test_the_pages_of_mlflow_2(runs: Path, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest MLflow that is supported shows the table, a run, its curves, pictures and files without an error."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{plugin_folder(runs.parent)}")
+    with view(runs, python=installed("mlflow-2.22", OLD_MLFLOW) / "python") as site:
+        site.open(page, "runs")
+        expect(page.get_by_role("link", name="baseline", exact=True)).to_be_visible(timeout=60_000)
+        site.finish(page, "old-table")
+        site.open(page, "baseline")
+        expect(page.get_by_text("optimizer.name").first).to_be_visible()
+        assert "hunter2" not in page.locator("body").inner_text()
+        site.finish(page, "old-run")
+        page.set_viewport_size({"width": 1600, "height": 2600})
+        site.open(page, "baseline/model-metrics")
+        expect(page.locator('img[src*="get-artifact"]').first).to_be_visible()
+        expect(page.locator(".js-plotly-plot").nth(2)).to_be_visible()  # MLflow 2 shows the section `val` twice
+        lines = drawn(page)
+        assert lines == [[1.0 / (step + 1) for step in range(20)], *[[step / 20 for step in range(20)]] * 2]
+        site.finish(page, "old-curves")
+        site.open(page, "baseline/artifacts/hparams.yaml")
+        page.wait_for_function("document.body.innerText.includes('***')")
+        site.finish(page, "old-files")
 
 
 def edit_description(page: Page, text: str) -> None:
