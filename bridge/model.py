@@ -385,14 +385,16 @@ def as_sent(run: Run, cursor: Cursor | None) -> Run:
 
     That is an estimated start, and if the files of rows have not grown since, an estimated end and the status of a
     run that states none: copying such a directory makes its files look new, and only new rows show that it runs again.
+    The start in event files stays when the first of them is deleted.
     """
     if cursor is None or "start" not in cursor.sent:
         return run
     start, end, status = run.start, run.end, run.status
     if run.start_estimated:
         start = float(cursor.sent["start"])
-    rows = run.event_files or [file for name, file in run.files.items() if name == "metrics.csv"]
-    has_grown = cursor.stat is not None and sum(file.size for file in rows) != cursor.stat[0]
+    elif run.event_files:  # people delete old ones to save space, and the target keeps their points
+        start = min(start, float(cursor.sent["start"]))
+    has_grown = cursor.stat is not None and sum(file.size for file in run.row_files) != cursor.stat[0]
     if cursor.sent.get("end") and not has_grown:
         if run.status_word is None and status is Status.RUNNING and cursor.sent["status"] == Status.UNKNOWN:
             status, end = Status.UNKNOWN, float(cursor.sent["end"])

@@ -253,7 +253,8 @@ class EventTable:
         self.name = str(folder)
         self.total = 0
         self.session_rows: list[int] = []
-        self._missing = 0
+        # Deleted files that the cursor covers, and the number of their rows.
+        self._deleted = self._missing = 0
         # Where the complete records of a segment end, by its number; a torn one at its end is left for the next time.
         self._complete: dict[int, int] = {}
         self._segments: list[_Segment] = []
@@ -278,7 +279,7 @@ class EventTable:
         """Return what a cursor keeps to find byte `offset` again.
 
         For each of the newest files these are a digest of its name, the byte up to which it was read, and the four
-        bytes before it: the checksum of the last record. Under "" is the number of all files.
+        bytes before it: the checksum of the last record. Under "" are the numbers of all files and of deleted ones.
         """
         read = dict.fromkeys(range(len(self._files)), 0)
         for number, one in enumerate(self._segments):
@@ -287,7 +288,7 @@ class EventTable:
             elif one.start < offset:
                 read[one.file] = min(self._complete.get(number, one.end), one.begin + offset - one.start)
         newest = list(read.items())[-_MOST_KEPT:]
-        files: dict[str, tuple[int, str]] = {"": (len(read), "")}
+        files: dict[str, tuple[int, str]] = {"": (len(read) + self._deleted, f"{self._deleted}")}
         files |= {self._digest(at): (end, self._witness(at, end)) for at, end in newest}
         return {"header": "events", "files": files}
 
@@ -298,7 +299,7 @@ class EventTable:
         """
         assert self.layout is not None
         known = dict(cursor.files)
-        count = known.pop("", (0, ""))[0]
+        count, deleted = known.pop("", (0, "0"))
         digests = [self._digest(at) for at in range(len(self._files))]
         first = next((at for at, digest in enumerate(digests) if digest in known), None)
         if first is None:
@@ -314,13 +315,14 @@ class EventTable:
                 old.append((at, 0, end))
                 if size > end:
                     new.append((at, end, size))
-            elif at < first and count > len(known):
+            elif at < first and count - int(deleted) > len(known):
                 old.append((at, 0, size))
             else:
                 new.append((at, 0, size))
         self._arrange([*old, *new])
         offset = sum(end for _, _, end in old)
-        if len(old) < count:
+        self._deleted = count - len(old)
+        if self._deleted:
             self._missing = cursor.rows - sum(len(part) for part in self.rows(stop=offset))
         return self.layout, offset
 

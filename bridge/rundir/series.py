@@ -41,8 +41,10 @@ def read_series(run: Run, name: str) -> Series:
 
 def read_points(
     run: Run, content: ContentOptions, *, until: Cursor | None = None, only: Collection[str] | None = None
-) -> tuple[dict[str, Series], int]:
-    """Return the points that count among the rows that `until` covers (None: all), and how many rows there are.
+) -> tuple[dict[str, Series], range]:
+    """Return the points that count among the rows that `until` covers (None: all), and the numbers of all rows.
+
+    The numbers begin at 0, unless the first rows that `until` covers were in event files that are deleted by now.
 
     The series are by name: those that `content` asks for, that are among `only` if it is given, and that have points.
     Steps are sorted, with one point each. Times that could only be estimated are NaN. A point takes about 64 bytes of
@@ -50,15 +52,15 @@ def read_points(
     """
     state = ReadState.begin(run, content)
     columns = _Columns()
-    total = 0
+    numbers = range(0)
     chosen = None if only is None else frozenset(only)
     for part, wanted in _rows_until(run, until, only=chosen):
-        total = part.first + len(part)
+        numbers = range(numbers.start if numbers else part.first, part.first + len(part))
         columns.add(state.select(part.part(0, wanted)) if wanted else None, chosen)
     if state.estimate is not None:
         columns.forget_times()
         state.estimate = None
-    return columns.counting(state), total
+    return columns.counting(state), numbers
 
 
 def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = None) -> tuple[dict[str, int], int]:

@@ -218,19 +218,28 @@ def _without_target(run: Run, state: TargetState) -> RunCheck | None:
 
 @dataclass(slots=True)
 class Findings:
-    """The differences of one run as they are found: all are counted by verdict, the first FIRST are kept."""
+    """The differences of one run as they are found: all are counted by verdict, the first FIRST are kept.
+
+    `deleted` rows were in event files that are deleted by now. The target keeps them, so what only it has is no
+    difference then.
+    """
 
     first: list[Difference] = field(default_factory=list)
     counts: Counter[Verdict] = field(default_factory=Counter)
+    deleted: int = 0
 
     def add(self, difference: Difference, *, count: int = 1) -> None:
         """Note a difference that stands for `count` of its kind."""
+        if self.deleted and difference.verdict is Verdict.TARGET_ONLY:
+            return
         self.counts[difference.verdict] += count
         if len(self.first) < FIRST:
             self.first.append(difference)
 
     def add_points(self, differences: Iterator[Difference], verdict: Verdict, count: int) -> None:
         """Count `count` differences; only as many are taken from `differences` as will be shown."""
+        if self.deleted and verdict is Verdict.TARGET_ONLY:
+            return
         room = FIRST - len(self.first)
         self.first += [difference for difference, _ in zip(differences, range(room), strict=False)]
         self.counts[verdict] += count
@@ -279,14 +288,18 @@ class _Comparison:
                 raise _MovedOn(held.cursor)
             own = names or series.keys()
             if number == 0:
-                behind, compared = self._compare_facts_and_media(held, cursor, content, rows)
+                self.out.deleted = rows.start
+                behind, compared = self._compare_facts_and_media(held, cursor, content, rows.stop)
                 if self.sample is None:
                     self._note_others(held, own)
             points = self._compare_series(series, own, held, content)
             compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
+        reason = ""
+        if self.out.deleted:
+            reason = f"the target keeps {self.out.deleted:,} rows of event files that are deleted"
         differences = Differences(count=self.out.counts.total(), first=tuple(self.out.first))
         return with_fields(
-            _check(self.run, Verdict.DIFFERENT if differences.count else Verdict.SAME),
+            _check(self.run, Verdict.DIFFERENT if differences.count else Verdict.SAME, reason=reason),
             where=target.where(),
             behind=behind,
             compared=compared,
@@ -373,7 +386,7 @@ class _Comparison:
             if name in held.last:
                 compare_latest(name, expected, held.last[name], capabilities, self.out)
             # A metric of the run's own that has the name of the best wins.
-            if held.bests is not None and name in content.bests and f"{name}.best" not in own:
+            if held.bests is not None and not self.out.deleted and name in content.bests and f"{name}.best" not in own:
                 self._compare_best(name, expected, content.bests[name], held)
         return points
 

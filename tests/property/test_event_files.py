@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from bridge.sync.verify import verify_runs
 from tests.property.living_events import LivingEvents
 from tests.property.test_one_property import SHAPES, SLOW, Exports, run_histories
 
@@ -85,6 +86,8 @@ class EventHistories(Exports):
             return
         self.finish()
         assert self.zygote.run(self.task()) == [[]]
+        report = verify_runs([self.root], self.exporter())
+        assert [(str(line.verdict), line.differences.first) for line in report.runs] == [("=", ())]
         now = self.points()
         assert {name: points - now.get(name, set()) for name, points in self.kept.items()} == {
             name: set() for name in self.kept

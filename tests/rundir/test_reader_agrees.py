@@ -134,7 +134,7 @@ def test_the_first_rows_alone(lines: list[str], newline: str, rows: int) -> None
             for name, one in series.items()
         }
         assert_same(found, of_oracle(oracle.read(path, rows=rows)))
-        assert total == oracle.read(path).rows
+        assert total == range(oracle.read(path).rows)
 
 
 TEXTS = st.sampled_from(["", "a", "x/y", "a b", "größe", "\ud800", "1", "[1]"])
@@ -276,5 +276,5 @@ def test_what_is_no_file_of_the_run_is_not_read(tmp_path: Path, name: str, make:
     make(path / name)
     run = read_run(path)
     series, rows = read_points(run, ContentOptions())
-    assert (rows == 0, series == {}) == (name == "metrics.csv",) * 2
+    assert (rows == range(0), series == {}) == (name == "metrics.csv",) * 2
     assert read_media(run, None).events == ()

@@ -65,6 +65,23 @@ def test_growth_is_seen_by_the_registry_and_by_verify(logs: Path) -> None:
     assert (str(check.verdict), check.behind.rows, check.differences.first) == ("=", 2, ())
 
 
+def test_deleted_event_files_cost_the_target_nothing(logs: Path) -> None:
+    """The target keeps points, images and start of a file that is deleted; verify says so and finds no difference."""
+    exporter = MemoryExporter()
+    export_runs([logs], exporter)
+    first, second = sorted((logs / "version_0").iterdir())
+    first.unlink()
+    for _ in range(2):
+        append(second, scalar("loss", 12, 3.0, START + 500))
+        age(logs, 3000)
+        export_runs([logs], exporter)
+        held = exporter.open(read_run(logs / "version_0"), ContentOptions()).read()
+        assert (held.start, held.series["loss"].step.tolist(), len(held.media)) == (START, list(range(13)), 3)
+        (check, _) = verify_runs([logs], exporter).runs
+        assert (str(check.verdict), check.differences.first) == ("=", ())
+        assert check.reason == "the target keeps 10 rows of event files that are deleted"
+
+
 def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
     """`--kind` chooses by who wrote the directory, in every command; `ls` shows the kinds if there are several."""
     (logs / "csv").mkdir()
