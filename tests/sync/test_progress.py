@@ -38,6 +38,9 @@ class Recorded(SilentProgress):
     def start(self, runs: int) -> None:
         self.told.append(f"{runs} runs")
 
+    def waiting(self, step: str) -> None:
+        self.told.append(step)
+
     def moved(self, points: int) -> None:
         self.told.append("moved")
         self.points += points
@@ -92,6 +95,21 @@ def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
         progress=lambda: told,
     )
     assert told.told == ["1 runs", "moved", "a done"]
+
+
+class New(MemoryExporter):
+    """A target whose first write takes long."""
+
+    first_step = "making the tables of a new database"
+
+
+def test_an_export_says_what_its_first_write_waits_for(tmp_path: Path) -> None:
+    """The step is reported before the first point, and not by a dry run, which writes nothing."""
+    make_run(tmp_path / "runs" / "a", rows(10))
+    exported, planned = Recorded(), Recorded()
+    export_runs([tmp_path / "runs"], New(tmp_path / "boxes"), Options(dry_run=True), progress=planned)
+    export_runs([tmp_path / "runs"], New(tmp_path / "boxes"), progress=exported)
+    assert (New.first_step in planned.told, exported.told[:3]) == (False, ["1 runs", New.first_step, "moved"])
 
 
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
