@@ -134,16 +134,13 @@ def _reports(
 ) -> Generator[RunReport, None, None]:
     """Do the batches in `waiting` until it is empty, and yield the reports of their tasks."""
     if pool is None:
-        while waiting:
-            yield from work(waiting.popleft(), exporter, sent=progress.moved)
-        return
-    make_executor, in_flight = pool
-    elsewhere = functools.partial(work_elsewhere, work, pickle.dumps(exporter))
-    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight, split=_one_by_one)) as outcomes:
+        work = functools.partial(work, sent=progress.moved)
+    with contextlib.closing(do_tasks(waiting, work, exporter, pool, split=_one_by_one)) as outcomes:
         for batch, outcome in outcomes:
             reports = [task.failed(outcome) for task in batch] if isinstance(outcome, Exception) else outcome
             for report in reports:
-                progress.moved(report.points)
+                if pool is not None:
+                    progress.moved(report.points)
                 yield report
 
 
@@ -188,7 +185,30 @@ def make_pool(workers: Workers, *, count: int, size: int, threads: bool) -> Pool
     return functools.partial(WorkerProcesses, workers.processes), 2 * workers.processes
 
 
-def work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
+def do_tasks(
+    waiting: deque[T],
+    work: Callable[[T, Exporter], R],
+    exporter: Exporter,
+    pool: Pool | None,
+    *,
+    split: Callable[[T], Iterable[T]] = lambda task: (task,),
+) -> Generator[tuple[T, R | Exception], None, None]:
+    """Do `work(task, exporter)` for the tasks in `waiting`: here in this order, or by a pool as `run_tasks` does.
+
+    Yield each task with its result, or with what an executor raised.
+    """
+    if pool is None:
+        while waiting:
+            task = waiting.popleft()
+            yield task, work(task, exporter)
+        return
+    make_executor, in_flight = pool
+    elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
+    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight, split=split)) as outcomes:
+        yield from outcomes
+
+
+def _work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
     """Return `work(task, exporter)`; the exporter comes pickled."""
     return work(task, _unpickled(exporter))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import pickle
 import time
 import warnings
 from collections import Counter, defaultdict, deque
@@ -29,7 +28,7 @@ from bridge.model import Status, as_sent
 from bridge.options import ContentOptions
 from bridge.rundir import count_points, read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
-from bridge.sync.parallel import Workers, make_pool, run_tasks, work_elsewhere
+from bridge.sync.parallel import Workers, do_tasks, make_pool
 from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport
 from bridge.sync.select import gather
 
@@ -150,16 +149,13 @@ def _all_checks(
 def _checks(
     tasks: Sequence[CheckTask], exporter: Exporter, options: VerifyOptions
 ) -> Iterator[tuple[CheckTask, RunCheck]]:
-    """Check each run, here in the order given, or by several workers in the order in which they are done."""
-    size = sum(file.size for run, _ in tasks for file in run.files.values())
-    pool = make_pool(options.workers, count=len(tasks), size=size, threads=exporter.capabilities.threads)
-    if pool is None:
-        for task in tasks:
-            yield task, check_run(*task, exporter, sample=options.sample)
-        return
-    make_executor, in_flight = pool
-    work = partial(work_elsewhere, partial(_check_task, sample=options.sample), pickle.dumps(exporter))
-    with closing(run_tasks(deque(tasks), work, make_executor, in_flight)) as outcomes:
+    """Check each run, here in the order given, or by several workers, who begin with the largest runs."""
+    sizes = [sum(file.size for file in run.files.values()) for run, _ in tasks]
+    pool = make_pool(options.workers, count=len(tasks), size=sum(sizes), threads=exporter.capabilities.threads)
+    if pool is not None:
+        tasks = [tasks[place] for place in sorted(range(len(tasks)), key=sizes.__getitem__, reverse=True)]
+    work = partial(_check_task, sample=options.sample)
+    with closing(do_tasks(deque(tasks), work, exporter, pool)) as outcomes:
         for task, outcome in outcomes:
             yield task, _failed_check(task[0], outcome) if isinstance(outcome, Exception) else outcome
 

@@ -66,7 +66,7 @@ def test_runs_that_top_leaves_out_are_counted(logdir: Path, tmp_path: Path, comm
     """Runs that --top does not rank because of their status are counted, on stderr and in --json."""
     make_run(tmp_path / "runs" / "broken", ROWS, status="failed")
     words = (command, tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir, "--top", 1, "loss:max")
-    said = "1 run was left out because of the status (1 failed); --status asks for others."
+    said = "1 run was left out because of the status (1 failed); --status includes them."
     result = call(*words)
     assert (result.exit_code, said in result.stderr) == (0, True)
     assert json.loads(call(*words, "--json").stdout)["warnings"] == [said]
