@@ -306,11 +306,12 @@ class EventTable:
             return None
         old: list[tuple[int, int, int]] = []
         new: list[tuple[int, int, int]] = []
+        is_behind = False  # a file that the cursor does not know came
         for at, digest in enumerate(digests):
             size = self._sizes[at]
             if digest in known:
                 end, witness = known[digest]
-                if (new and new[-1][1] == 0) or size < end or witness != self._witness(at, end):
+                if is_behind or size < end or witness != self._witness(at, end):
                     return None
                 old.append((at, 0, end))
                 if size > end:
@@ -318,6 +319,7 @@ class EventTable:
             elif at < first and count - int(deleted) > len(known):
                 old.append((at, 0, size))
             else:
+                is_behind = True
                 new.append((at, 0, size))
         self._arrange([*old, *new])
         offset = sum(end for _, _, end in old)

@@ -25,6 +25,7 @@ class LivingEvents:
     path: Path
     files: list[Path] = field(default_factory=list)
     step: int = 0
+    highest: int = 0
     clock: int = 0
     pictures: int = 0
 
@@ -44,6 +45,7 @@ class LivingEvents:
     def log(self, tag: str, value: float, *, stride: int) -> None:
         """Log one value at a step that is `stride` further on."""
         self.step += stride
+        self.highest = max(self.highest, self.step)
         self._add(self.files[-1], scalar(tag, self.step, value, self._tick()))
 
     def add_scalars(self, curve: str, value: float) -> None:
@@ -68,9 +70,8 @@ class LivingEvents:
         self.begin(0)
 
     def delete_oldest(self) -> None:
-        """Delete the oldest of several files, as people do to save room."""
-        if len(self.files) > 1:
-            self.files.pop(0).unlink()
+        """Delete the oldest file, as people do to save space."""
+        self.files.pop(0).unlink()
 
     def end(self) -> None:
         """Make all files old."""

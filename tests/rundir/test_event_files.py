@@ -23,6 +23,7 @@ from bridge.model import DeltaKind, NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_series, read_whole
 from bridge.rundir.event_file import read_events
+from bridge.rundir.resume import open_table
 from tests.run_dirs import write_sidecar
 from tests.rundir.event_writing import START, age, append, picture, png, record, scalar, version, write_events
 from tests.rundir.oracle import Row, events
@@ -360,6 +361,18 @@ def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.Monk
     newest.write_bytes(newest.read_bytes()[:-60])
     age(run_dir, 3000)
     assert look(run_dir, first.after, replaces=True).kind is DeltaKind.CHANGED
+
+
+def test_a_cursor_before_several_files_is_found_again(tmp_path: Path) -> None:
+    """Files of which nothing was read yet are known files, so nothing is read twice."""
+    for number in range(3):
+        write_events(tmp_path, number, [("loss", 9 * number + step, 1.0, START + number) for step in range(9)])
+    age(tmp_path)
+    first = look(tmp_path, None, limit=1)
+    assert first.more
+    with open_table(read_run(tmp_path)) as table:
+        assert table is not None
+        assert table.find(first.after) is not None
 
 
 @pytest.fixture(autouse=True)
