@@ -48,6 +48,7 @@ __all__ = [
     "read_head",
     "read_plain",
     "shortened",
+    "why_broken",
 ]
 
 LARGEST_JSON = 8 << 20
@@ -90,6 +91,12 @@ BROKEN_PICTURE: tuple[type[Exception], ...] = (
     MemoryError, struct.error,
 )  # fmt: skip
 """What Pillow and PyAV raise for pictures and videos that are broken: each of these was seen."""
+
+
+def why_broken(error: Exception) -> str:
+    """Return why a picture or video cannot be read. Pillow's own words for an unknown format hold a memory address."""
+    return "its format is unknown" if type(error).__name__ == "UnidentifiedImageError" else str(error)[:200]
+
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -32,7 +32,7 @@ from bridge.exporters.mlflow.facts import (
     plain_file,
     renamed,
 )
-from bridge.files import MOST_DECODED_PIXELS, open_file
+from bridge.files import MOST_DECODED_PIXELS, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 from bridge.secrets import Redaction
 
@@ -389,7 +389,7 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
                 _eight_bits(picture).save(full, "PNG")
                 return "png", full.getvalue(), small
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise UnreadablePictureError(str(error)[:200]) from error
+        raise UnreadablePictureError(why_broken(error)) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePictureError("too many pixels") from error
 

@@ -29,7 +29,7 @@ from bridge.exporters.tensorboard.facts import (
     plain,
     suffix_notice,
 )
-from bridge.files import BROKEN_PICTURE, open_file
+from bridge.files import BROKEN_PICTURE, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def load_image(event: MediaEvent) -> EncodedImage | Notice:
         return Notice(NoticeKind.MISSING_FILE, what)
     except BROKEN_PICTURE as error:
         kind = "video" if event.type is MediaType.VIDEO else "picture"
-        return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {error}")
+        return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {why_broken(error)}")
 
 
 def _refuse(event: MediaEvent) -> Notice | None:
