@@ -544,11 +544,11 @@ def compare_media(
     capabilities: Capabilities,
     out: Findings,
 ) -> int:
-    """Compare media by tag, step and index, by the digests of their files. Return how many were expected.
+    """Compare media by tag, step and index, by the digests of their files. Return how many were compared.
 
     Files of a format that the target converts must be there, whatever their digests; those of a format that it cannot
     hold are not expected. Of a tag in `unsupported` the target may hold less. A picture that nobody can decode may be
-    missing.
+    missing. What may be missing, and is, does not count.
     """
     expected: dict[tuple[str, int], list[_File]] = defaultdict(list)
     found: dict[tuple[str, int], list[TargetMedia]] = defaultdict(list)
@@ -560,6 +560,7 @@ def compare_media(
                 expected[event.tag, event.step].append(_File(event, digest, is_kept=not converted))
     for item in held:
         found[item.tag, item.step].append(item)
+    count = sum(map(len, expected.values()))
     for tag, step in sorted({*expected, *found}):
         files = expected.get((tag, step), [])
         items = sorted(found.get((tag, step), ()), key=lambda item: item.index)
@@ -567,9 +568,11 @@ def compare_media(
             _compare_pairs(files, items, capabilities, out)
             continue
         for file in _compare_unpaired(files, items, out):
-            if f"media.{tag}" not in unsupported and not _is_broken(file.event):
+            if f"media.{tag}" in unsupported or _is_broken(file.event):
+                count -= 1
+            else:
                 out.add(Difference(Verdict.SOURCE_ONLY, file.event.where, file.what, step, file.digest))
-    return sum(map(len, expected.values()))
+    return count
 
 
 def _compare_pairs(files: list[_File], items: list[TargetMedia], capabilities: Capabilities, out: Findings) -> None:

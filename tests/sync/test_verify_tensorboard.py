@@ -225,3 +225,12 @@ def test_other_people_s_files_are_never_looked_at(run: Path, exporter: Exporter,
     other.parent.mkdir()
     other.write_bytes(b"nonsense")
     assert signs(verify(run, exporter)) == ["="]
+
+
+def test_a_picture_that_nobody_can_decode_is_not_counted(run: Path, exporter: Exporter) -> None:
+    """Verify counts the pictures that it compared; a broken one, which the export named, is none of them."""
+    before = verify(run, exporter).totals.media
+    log_image(run, 9, "broken.png", b"\x89PNG\r\n\x1a\n" + bytes(20))
+    assert [notice.kind for notice in export_runs([run], exporter).runs[0].notices] == ["unreadable media"]
+    report = verify(run, exporter)
+    assert (str(report.runs[0].verdict), report.totals.media) == ("=", before)
