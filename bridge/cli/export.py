@@ -137,12 +137,12 @@ def print_report(report: Report, out: Output) -> None:
         out.warn(failure)
     for run in report.runs:
         if not run.failed and not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
-            out.result(plain(_line(run, labels[run.path], report.exporter)))
+            out.line(_line(run, labels[run.path], report.exporter))
             for entry in run.to_dict()["notices"]:
                 examples = "; ".join(": ".join(filter(None, one.values())) for one in entry["examples"])
-                out.result(plain(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}"))
+                out.line(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}")
             for note in run.notes:
-                out.result(plain(f"    {note}"))
+                out.line(f"    {note}")
     tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
     if not out.quiet:
         out.result(_totals(report))

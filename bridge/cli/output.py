@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -67,16 +67,21 @@ def plain(text: object, *, lines: bool = False) -> str:
     return pattern.sub(lambda found: _escape(found.group()), hide(str(text)))
 
 
-def wrapped(text: str) -> str:
-    """Return a message for stderr: on a terminal its long lines are broken between words, never inside one."""
-    if not sys.stderr.isatty():
+def wrapped(text: str, *, stream: TextIO | None = None, indent: str = "") -> str:
+    """Return a text for `stream` (stderr): on a terminal its long lines are broken between words, never inside one.
+
+    The parts of a broken line begin with `indent`.
+    """
+    if not (stream or sys.stderr).isatty():
         return text
     import shutil
     import textwrap
 
     width = shutil.get_terminal_size().columns
     return "\n".join(
-        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) if len(line) > width else line
+        textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
         for line in text.split("\n")
     )
 
@@ -101,6 +106,10 @@ class Output(OutputOptions, frozen=True, kw_only=True):
     def result(self, text: str) -> None:
         """Print a result; its control characters become visible, its newlines stay."""
         click.echo(plain(text, lines=True))
+
+    def line(self, text: str) -> None:
+        """Print one line of a report; control characters and line breaks become visible, and a terminal breaks it."""
+        click.echo(wrapped(plain(text), stream=sys.stdout, indent="    "))
 
     def result_json(self, value: object) -> None:
         r"""Print a result as strict JSON, indented; control characters are escaped as in JSON (`\u009b`)."""

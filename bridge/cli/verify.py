@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, make_exporter
 from bridge.cli.export import cores, print_no_match, sizes
-from bridge.cli.output import Exit, Output, counted, plain, tell_skipped
+from bridge.cli.output import Exit, Output, counted, tell_skipped
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ def _print(check: RunCheck, out: Output, *, strict: bool) -> None:
     parts += [counted(check.differences.count, "difference")] if check.differences.count else []
     parts += [f"not exported yet: {check.behind}"] if check.behind else []
     parts += [f"edited in the target: {', '.join(check.edited)}"] if check.edited else []
-    out.result(plain(f"{check.verdict} {check.name or check.run_id}: {'; '.join(parts)}".removesuffix(": ")))
+    out.line(f"{check.verdict} {check.name or check.run_id}: {'; '.join(parts)}".removesuffix(": "))
     for difference in check.differences.first:
-        out.result(plain(f"    {_in_words(difference)}"))
+        out.line(f"    {_in_words(difference)}")
     if check.differences.first and check.differences.count > len(check.differences.first):
         out.result(f"    and {check.differences.count - len(check.differences.first):,} more")
     if check.where and (out.verbose or not is_same):
-        out.result(plain(f"    target: {check.where}"))
+        out.line(f"    target: {check.where}")
     if check.hint and not is_same:
-        out.result(plain(f"    hint: {check.hint}"))
+        out.line(f"    hint: {check.hint}")
 
 
 def _in_words(difference: Difference) -> str:
