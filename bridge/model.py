@@ -437,7 +437,7 @@ class Delta:
     only, and the next delta goes on at `after.replacing`. `reason` says, for a person, why the kind is REWIND or
     CHANGED, with file and line if known. `metrics` are the names of all metrics up to `after`, in the order in which
     they first appeared (by row, then by name). `remember` is given if times are estimated: it must be in the target
-    before any point of this delta. `lowers` counts the late points: those at or before the last step of their metric.
+    before any point of this delta.
     """
 
     run: Run
@@ -451,7 +451,6 @@ class Delta:
     more: bool = False
     metrics: tuple[str, ...] = ()
     remember: Cursor | None = None
-    lowers: int = 0
     notices: tuple[Notice, ...] = ()
 
     @property

@@ -188,7 +188,6 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             more=more or following is not None,
             metrics=state.last_points.names,
             remember=remember,
-            lowers=sum(late.count for late in state.late.values()),
             notices=tuple(notices),
         )
         if isinstance(table, EventTable):  # pictures come with the rows
@@ -495,11 +494,10 @@ def read_whole(
                 more=not is_last,
             )
             if is_last:
-                late = sum(found.count for found in state.late.values())
                 notices = (*state.notices(table), *superseded_notice(superseded.count))
                 if not run.event_files:
                     notices += tuple(other_run_notice(run, state.last_points.points()))
-                delta = replace(delta, lowers=late, notices=notices)
+                delta = replace(delta, notices=notices)
                 stat = table.stat if state.rows == table.total else (0, 0)
                 delta = _with_media(delta, stat, table if isinstance(table, EventTable) else None)
             yield delta

@@ -32,16 +32,15 @@ _MOST_COLUMN_SETS = 64
 class LatePoints:
     """Points of one metric that come at or before its last step and do not just repeat its last point.
 
-    `low` is the least of their steps, `count` their number; `row` and `step` are those of the first one.
+    `low` is the least of their steps; `row` and `step` are those of the first one.
     """
 
     low: int
-    count: int
     row: int
     step: int
 
     def __add__(self, later: LatePoints) -> LatePoints:
-        return LatePoints(min(self.low, later.low), self.count + later.count, self.row, self.step)
+        return LatePoints(min(self.low, later.low), self.row, self.step)
 
 
 class LastPoints:
@@ -157,7 +156,7 @@ class LastPoints:
         if not late.any():
             return None
         first = int(late.argmax())
-        return LatePoints(int(step[late].min()), int(late.sum()), int(block.row[at[first]]), int(step[first]))
+        return LatePoints(int(step[late].min()), int(block.row[at[first]]), int(step[first]))
 
     def _advance(self, numbers: NDArray[np.intp], block: Block, late: Iterable[int]) -> None:
         """Move the last points on by the points of `block`."""

@@ -460,8 +460,6 @@ class DeltaWriter:
 
     def _check_leftovers(self, delta: Delta) -> None:
         """Raise RebuildNeededError if a stopped export sent points or media that no longer count."""
-        if Tag.PENDING in self.found.tags and (delta.lowers or delta.kind is DeltaKind.REWIND):
-            raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
         # Before media are sent, the run is marked with the number of lines of media.jsonl. If fewer events count by
         # now than there are such lines, some of the media that were sent do not count any more.
         cursor, until = cursor_of(self.found), self.found.tags.get(Tag.PENDING_MEDIA)

@@ -76,6 +76,8 @@ class ApiWriter:
         rows = [part.distinct() for part in logged]
         if is_pending:
             held = {part.key: self.api.history(run_id, part.key) for part in rows}
+            if any(_holds_others(part, held[part.key]) for part in rows):
+                raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
             rows = [left for part in rows if (left := _without(part, held[part.key])) is not None]
         batches = list(batches_for_requests(rows))
         if len(batches) > 1 and not is_pending:
@@ -250,17 +252,23 @@ def rows_of_history(key: str, points: Sequence[Metric]) -> KeyRows:
 
 def _without(rows: KeyRows, held: Sequence[Metric]) -> KeyRows | None:
     """Return `rows` without those that are among the points `held`, None if nothing is left."""
-    # NaN equals nothing, so a row is compared as (timestamp, step, value, is NaN) with 0 for NaN, as it is stored.
-    known = rows_of_history(rows.key, held)
-    columns = [
-        list(zip(*(column.tolist() for column in (one.timestamp, one.step, one.value, one.is_nan)), strict=True))
-        for one in (rows, known)
-    ]
-    there = set(columns[1])
-    new = np.array([point not in there for point in columns[0]], dtype=np.bool_)
+    there = set(_points(rows_of_history(rows.key, held)))
+    new = np.array([point not in there for point in _points(rows)], dtype=np.bool_)
     if not new.any():
         return None
     return rows if new.all() else rows.take(new)
+
+
+def _holds_others(rows: KeyRows, held: Sequence[Metric]) -> bool:
+    """Return if some of the points `held` are at a step of `rows`, with another value or time."""
+    wanted, steps = set(_points(rows)), set(rows.step.tolist())
+    return any(point[1] in steps and point not in wanted for point in _points(rows_of_history(rows.key, held)))
+
+
+def _points(rows: KeyRows) -> list[tuple[int, int, float, bool]]:
+    """Return rows as (timestamp, step, value, is NaN), with 0 for NaN, which equals nothing."""
+    columns = (rows.timestamp, rows.step, rows.value, rows.is_nan)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _batches(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:

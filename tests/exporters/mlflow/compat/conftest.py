@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SERVERS = ("2.22", "3.4")
+SERVERS = ("2.22", "3.0", "3.4")
 CLIENTS = ("2.22", "3.0", "3.4")
 
 _NEEDS = ("sqlalchemy<2.1", "click", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")

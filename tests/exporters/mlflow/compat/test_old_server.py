@@ -1,4 +1,4 @@
-"""Servers of MLflow 2.22 and 3.4 hold what the current release holds, through their API and their database."""
+"""Servers of MLflow 2.22, 3.0 and 3.4 hold what the current release holds, through their API and their database."""
 
 from __future__ import annotations
 
