@@ -338,7 +338,7 @@ class _Comparison:
         self._compare_counts(cursor, rows, lines)
         skip = frozenset((*behind.facts, *(name.partition(".")[0] for name in self.state.edited)))
         for one in held.mismatches:
-            if one.fact.partition(".")[0] not in skip:
+            if one.fact not in skip:
                 verdict = Verdict.SOURCE_ONLY if one.found is None else Verdict.DIFFERENT
                 self.out.add(Difference(verdict, one.file, one.what, None, one.expected, one.found))
         capabilities = self.exporter.capabilities
@@ -651,7 +651,7 @@ def facts_behind(run: Run, stale: Iterable[str], sent: Mapping[str, str]) -> tup
     `stale` are those that the exporter finds changed. Status and times are compared here too, so that an exporter that
     misses a change is found.
     """
-    behind = {name.partition(".")[0] for name in stale}
+    behind = set(stale)
     if run.status != sent.get("status", run.status):
         behind.add("status")
     for name, now in (("start", run.start), ("end", run.end)):

@@ -57,6 +57,9 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
         assert any("The next export sends them" in notice.detail for notice in line.notices)
     run = store.run()
     assert (run.info.status, run.data.params, len(store.points("loss"))) == ("FINISHED", {"f_x_": "1"}, 3)
+    (check,) = verify_runs([path], store.exporter()).runs
+    pending = {"files that could not be stored", "hparams.yaml", "media.jsonl", "metrics.csv", "sidecar.json"}
+    assert (pending <= set(check.behind.facts), check.behind.media_lines) == (True, 1)
     blocked.unlink()
     check_healed(store, path)
 
