@@ -91,25 +91,56 @@ class LiveExperiment:
 class SearchedRun:
     """One run for MLflow's search, which asks for fields of `info` and for metrics, params and tags by key.
 
-    A value is taken from the run's record when the search asks for it, so a filter over thousands of runs is fast.
+    A value is taken from the run's record when the search asks for it, so a search over thousands of runs is fast.
     """
 
     inputs = RunInputs([])
+    lifecycle_stage = LifecycleStage.ACTIVE
 
     def __init__(self, view: LiveView, experiment: LiveExperiment, run: LiveRun) -> None:
-        record = run.record
         self.run = run
         self.experiment = experiment
         self._view = view
-        self.info = view.info(
-            run.id,
-            experiment.id,
-            STATUSES[record.status],
-            milliseconds(record.start),
-            None if record.end is None else milliseconds(record.end),
-            shown_name(record.name, record.run_id),
-            storable(str(record.session.get("user") or "unknown")),
-        )
+
+    @property
+    def info(self) -> SearchedRun:
+        """Return what has the fields below."""
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Return MLflow's id of the run."""
+        return self.run.id
+
+    @property
+    def status(self) -> str:
+        """Return MLflow's word for the status."""
+        return STATUSES[self.run.record.status]
+
+    @property
+    def start_time(self) -> int:
+        """Return the start in milliseconds."""
+        return milliseconds(self.run.record.start)
+
+    @property
+    def end_time(self) -> int | None:
+        """Return the end in milliseconds."""
+        return None if self.run.record.end is None else milliseconds(self.run.record.end)
+
+    @property
+    def run_name(self) -> str:
+        """Return the name that is shown."""
+        return shown_name(self.run.record.name, self.run.record.run_id)
+
+    @property
+    def user_id(self) -> str:
+        """Return the user who trained."""
+        return storable(str(self.run.record.session.get("user") or "unknown"))
+
+    @property
+    def artifact_uri(self) -> str:
+        """Return the address of the run's files."""
+        return self._view.artifact_uri(self.run.id)
 
     @property
     def data(self) -> SimpleNamespace:
@@ -137,17 +168,17 @@ class SearchedRun:
 
     def found(self) -> FoundRun:
         """Return the run for the summary of its sweep and for the saved view, which need no tags but these."""
-        record, info = self.run.record, self.info
+        record = self.run.record
         status = status_beyond_mlflow(record.status, record.status_word)
         names = _names_by_key(tuple(record.hparams))
         return FoundRun(
-            run_id=info.run_id,
-            experiment_id=info.experiment_id,
-            status=info.status,
+            run_id=self.run_id,
+            experiment_id=self.experiment.id,
+            status=self.status,
             deleted=False,
-            start=info.start_time,
-            end=info.end_time,
-            tags={Key.NAME: info.run_name, **({Key.STATUS: status} if status else {})},
+            start=self.start_time,
+            end=self.end_time,
+            tags={Key.NAME: self.run_name, **({Key.STATUS: status} if status else {})},
             params={key: self._view.param(name, record.hparams[name]) for key, name in names.items()},
             metrics={key: metric.value for key, metric in self._view.last_values(self.run).items()},
         )
@@ -316,15 +347,18 @@ class LiveView:
             tags[Key.IMAGES] = "True"
         if any(event.caption for event in events):
             tags[Key.ARTIFACTS] = json.dumps([{"path": CAPTIONS_FILE, "type": "table"}])
-        info = self.info(run.id, experiment.id, facts.status, facts.start, facts.end, facts.name, facts.user)
+        info = self._info(run.id, experiment.id, facts.status, facts.start, facts.end, facts.name, facts.user)
         params = [Param(key, value) for key, value in facts.params.values.items()]
         data = RunData(list(metrics.values()), params, [RunTag(*tag) for tag in tags.items()])
         return MlflowRun(info, data, RunInputs([]))
 
-    def info(
+    def artifact_uri(self, run_id: str) -> str:
+        """Return the address of a run's files."""
+        return f"{self._artifact_root}{run_id}"
+
+    def _info(
         self, run_id: str, experiment_id: str, status: str, start: int, end: int | None, name: str, user: str
     ) -> RunInfo:
-        """Return MLflow's facts of a run beside metrics, params and tags. Times are in milliseconds."""
         more = {"run_uuid": run_id} if _IS_MLFLOW_2 else {}
         return RunInfo(
             run_id=run_id,
@@ -334,7 +368,7 @@ class LiveView:
             start_time=start,
             end_time=end,
             lifecycle_stage=LifecycleStage.ACTIVE,
-            artifact_uri=f"{self._artifact_root}{run_id}",
+            artifact_uri=self.artifact_uri(run_id),
             run_name=name,
             **more,
         )
@@ -355,7 +389,7 @@ class LiveView:
         name = shown_name(sweep, run_id)
         start = min(child.start or 0 for child in children)
         end = None if running or not ends else max(ends)
-        info = self.info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
+        info = self._info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
         summary = ParentSummary.of(children, self.live.content.bests)
         tags = {Key.NAME: name, Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
         time = max(ends, default=start)
