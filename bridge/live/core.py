@@ -11,6 +11,7 @@ Nothing is written but the registry's cache.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import threading
@@ -165,6 +166,9 @@ class LiveRuns:
             same = before is not None and _version(before.record) == _version(record)
             found[run_id] = before if before is not None and same else LiveRun(run_id, record)
         if list(found.items()) != list(self._runs.items()):
+            if not self._runs:
+                # Else Python looks through all the new records once in the middle of the next request.
+                gc.collect()
             self._runs = found
         self._scanned_at = time.monotonic()
         self._pause = max(SCAN_PERIOD, 10 * (self._scanned_at - began))
