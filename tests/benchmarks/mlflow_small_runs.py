@@ -52,7 +52,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         def sqlite() -> str:
             return f"sqlite:///{shutil.copy(template, folder / f'{next(_numbers)}.db')}"
 
-        rows += _database("SQLite", sqlite, runs, at_least=20)
+        rows += _database("SQLite", sqlite, runs, at_least=15)
         programs = find_programs()
         if programs is not None:
             cluster = Cluster(programs)

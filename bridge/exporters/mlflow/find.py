@@ -249,7 +249,7 @@ def edited_tags(run: FoundRun) -> tuple[str, ...]:
 _MOST_NAMED_RUNS = 200
 """Up to this many runs one select names each of them. For more, all of the bridge's runs are selected."""
 
-_POINTS_TOGETHER = 30_000
+_POINTS_TOGETHER = 50_000
 """Once so many points wait, they are written, so that other programs never wait for long."""
 
 _STATE_TAGS = (
