@@ -1,4 +1,4 @@
-"""Locks between processes, kept by the operating system (flock): they end with the process that holds them.
+"""Locks between processes, kept by the operating system through filelock: they end with the process that holds them.
 
 A lock file is never removed. If it were, one process could hold the removed file and another one its replacement.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import getpass
 import hashlib
-import math
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["file_lock", "machine_lock"]
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-_POLL = 0.05
-"""Seconds between two tries: waiting in the system could not be limited."""
 
 
 @contextlib.contextmanager
@@ -35,30 +30,21 @@ def file_lock(path: Path, *, wait: float = -1) -> Iterator[bool]:
     Wait at most `wait` seconds for another process or thread, without limit if `wait` is negative.
     Raise TimeoutError if the lock is still held then, and OSError if `path` cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    from filelock import FileLock
+
+    # Without flock, filelock would make lock files that outlive their process; a killed export would block the next.
+    lock = FileLock(path, timeout=wait, fallback_to_soft=False)
     try:
-        yield _lock(descriptor, wait)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, wait: float) -> bool:
-    """Lock an open file until it is closed. Return False if the file system has no locks. Raise TimeoutError."""
-    deadline = time.monotonic() + wait if wait >= 0 else math.inf
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError from None
-            time.sleep(min(_POLL, left))
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return False
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             raise
-        else:
-            return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
