@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from collections import Counter
@@ -21,6 +22,10 @@ from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+ROOT = Path(__file__).parents[1]
+BRIDGE_NEEDS = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+"""The packages that the bridge itself needs, as pip takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +46,15 @@ class Environment:
 
 def installed(name: str, requirements: Sequence[str]) -> Path:
     """Return the folder with the programs of an environment with older packages, made once and kept in `.compat`."""
-    folder = Path(__file__).parents[1] / ".compat" / name
+    folder = ROOT / ".compat" / name
     ready = folder / ".ready"
-    if not ready.exists():
+    wanted = "\n".join(requirements)
+    if not ready.exists() or ready.read_text() != wanted:
         print(f"Setting up {folder} (minutes, once)", file=sys.stderr)
         venv.EnvBuilder(with_pip=True, clear=True).create(folder)
         command = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, *requirements], check=True)
-        ready.touch()
+        ready.write_text(wanted)
     return folder / "bin"
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.sync.export import export_runs
-from tests.environments import installed
+from tests.environments import BRIDGE_NEEDS, installed
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import NOT_COMPARED, make_all_runs, plugin_folder
 from tests.live.test_tensorboard import everything, make_runs
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS = ("click", "msgspec", "pillow", "pyyaml", "rich")
-OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", "numpy", "pyarrow", *NEEDS)
-OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *NEEDS)
+OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", *BRIDGE_NEEDS)
+OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *BRIDGE_NEEDS)
 """TensorBoard 2.16 needs the other packages of its time."""
 
 

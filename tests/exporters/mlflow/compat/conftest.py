@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.environments import installed
+from tests.environments import BRIDGE_NEEDS, installed
 from tests.fixtures.mlflow_server import MlflowServer, start_mlflow_server
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SERVERS = ("2.22", "3.0", "3.4")
 CLIENTS = ("2.22", "3.0", "3.4")
 
-_NEEDS = ("sqlalchemy<2.1", "click", "msgspec", "numpy", "pillow", "pyarrow", "pyyaml", "rich")
+_NEEDS = ("sqlalchemy<2.1", *BRIDGE_NEEDS)
 """What the bridge needs, and a SQLAlchemy of which MLflow 2.22 can import everything."""
 
 
