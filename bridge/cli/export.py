@@ -131,7 +131,8 @@ def print_report(report: Report, out: Output) -> None:
         out.say(warning)
     if report.no_match.text:
         print_no_match(report.no_match, out)
-        return
+        if not report.runs:
+            return
     labels = labels_of(report.runs)
     for failure in failures(report):
         out.warn(failure)

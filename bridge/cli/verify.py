@@ -59,7 +59,7 @@ def verify(
         out.say(warning)
     if report.no_match.text:
         print_no_match(report.no_match, out)
-    elif not out.json:
+    if not out.json and (report.runs or not report.no_match.text):
         tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
         out.result(_totals(report))
     return report.exit_code

@@ -14,7 +14,7 @@ from bridge.errors import IdentityError, RunDirectoryError
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.media import read_media, read_pictures
-from bridge.rundir.metrics import MODULUS
+from bridge.rundir.metrics import MODULUS, to_hex
 from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, counting, merge, resolve
 from bridge.rundir.resume import (
     Changed,
@@ -562,8 +562,11 @@ def _cut(block: Block, limit: int) -> Iterator[Block]:
 
 
 def _nothing(run: Run, cursor: Cursor | None, content: ContentOptions) -> Delta:
-    """Return the delta of a run without rows."""
-    after = cursor or Cursor(identity=run.identity, path="")
+    """Return the delta of a run without rows.
+
+    Its digest is that of no rows: a cursor without any digest is of a target that was made and not yet filled.
+    """
+    after = cursor or Cursor(identity=run.identity, path="", digest=to_hex(0))
     after = after.with_(path=str(run.path), content=content.differences(), stat=None)
     return Delta(run=run, kind=DeltaKind.NEW if cursor is None else DeltaKind.SAME, after=after, before=cursor)
 

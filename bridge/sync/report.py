@@ -389,8 +389,8 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def exit_code(self) -> int:
         """Return 0 if all runs are equal, 4 if not, 1 if there is no run or a given name matches none."""
-        if not self.runs:
-            return 1 if self.no_match.unknown else 0
+        if self.no_match.unknown:
+            return 1
         return 0 if self.equal else 4
 
     def count(self, verdict: Verdict) -> int:

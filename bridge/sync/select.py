@@ -357,7 +357,8 @@ def gather(
     unique, copies, undecided = _without_copies(runs)
     wanted = selection or Selection()
     chosen = select(unique, wanted)
-    no_match = NoMatch() if chosen or known or failed or undecided else explain_none(unique, wanted, roots)
+    is_told = chosen or known or (not unique and (failed or undecided))
+    no_match = NoMatch() if is_told else explain_none(unique, wanted, roots)
     not_ranked = "" if no_match.text else describe_left_out(unique, wanted)
     named = {root.resolve() for root in roots}
     left_out = [run for run in chosen if run.event_files and run.path not in named]

@@ -60,6 +60,17 @@ def test_a_name_that_no_run_has(command: str, words: list[str], said: str, quiet
     assert err.endswith(f"; {said}\n")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unreadable_run_does_not_hide_that_nothing_matches(command: str, here: Path) -> None:
+    """Beside a run that cannot be read, a name that no run has is named all the same, and exits with 1."""
+    (here / "runs" / "bad").mkdir()
+    (here / "runs" / "bad" / "sidecar.json").write_text("{")
+    code, _, err = call(COMMANDS[command], "--where", "val/accuracy > 0.5")
+    assert code == 1
+    assert "0 of 2 runs match --where 'val/accuracy > 0.5'" in err
+    assert "; no run has val/accuracy; did you mean val/acc?" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

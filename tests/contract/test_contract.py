@@ -586,6 +586,15 @@ def test_a_run_without_metrics_and_media(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
+def test_a_run_that_never_had_a_metrics_csv(bench: Bench, tmp_path: Path) -> None:
+    """A run that crashed before its logger made metrics.csv is new once, then unchanged, and verifies as equal."""
+    path = tmp_path / "runs" / "a"
+    write_sidecar(path, status="failed")
+    assert str(bench.export(path).action) == "new"
+    bench.assert_verified(path)
+    assert str(bench.export(path).action) == "unchanged"
+
+
 def test_a_copy_without_times_is_no_change(bench: Bench, tmp_path: Path) -> None:
     """Copying a directory back without its times (`cp -r`) changes nothing, whatever its files' mtimes say."""
     path = make_run(tmp_path / "runs" / "a", ROWS, status="failed", hparams={"lr": 0.1}, heartbeat_age=4000.0)
