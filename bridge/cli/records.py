@@ -120,7 +120,8 @@ def time_column(records: Sequence[RunRecord], *, rank: int) -> Column:
     """Return the column of the starts: their ages for a terminal, times for a pipe."""
     if Output().console().is_terminal:
         return Column("age", [age(record.start) for record in records], rank=rank)
-    return Column("start", [_local_time(record.start) for record in records], rank=rank)
+    words = ["unknown" if record.duration is None else _local_time(record.start) for record in records]
+    return Column("start", words, rank=rank)
 
 
 def tags_column(records: Sequence[RunRecord], *, rank: int) -> list[Column]:

@@ -34,7 +34,7 @@ from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.progress import SilentProgress
-from bridge.sync.report import WRITTEN, Action, Report, RunReport
+from bridge.sync.report import WRITTEN, Action, Report, RunReport, older_copy_of
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
@@ -321,7 +321,7 @@ class _RunExport:
         if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):
-            why = f"an older copy: the target holds more rows, exported from {state.cursor.path}"
+            why = older_copy_of(state.cursor.path)
             hint = "Give it its own identity: bridge export RUN_DIR --as NEW_ID, or replace the target's run: --rebuild"
             return self.task.report(Action.COPY, reason=why, hint=hint)
         self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.content)

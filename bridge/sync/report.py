@@ -287,6 +287,11 @@ class Differences(msgspec.Struct, frozen=True):
     first: tuple[Difference, ...] = ()
 
 
+def older_copy_of(path: str) -> str:
+    """Return the reason why a run directory, which holds less than was exported from `path`, changes nothing."""
+    return f"an older copy: the target holds more rows, exported from {path}"
+
+
 class Behind(msgspec.Struct, frozen=True, kw_only=True):
     """What the run directory holds that the target's cursor does not cover yet; a difference only with --strict."""
 

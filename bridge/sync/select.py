@@ -411,8 +411,8 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], li
         for run in same:
             others = ", ".join(str(other.path) for other in same if other is not run)
             error = RunDirectoryError(
-                f"{run.path} and {others} hold the same run (identity {run.identity}), and none of them is where the"
-                " run was written, so none is exported.",
+                f"{run.path} and {others} hold the same run (identity {run.identity}), and nothing tells which of"
+                " them is the original, so none is exported.",
                 hint="Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID",
             )
             undecided.append(

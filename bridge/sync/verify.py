@@ -24,12 +24,12 @@ from msgspec.structs import replace as with_fields
 
 from bridge.errors import BridgeError, TargetUnavailableError
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file
-from bridge.model import Status, as_sent
+from bridge.model import Status, as_sent, fitting
 from bridge.options import ContentOptions
 from bridge.rundir import count_points, read_media, read_points, read_run
 from bridge.secrets import Redaction, hide_all, hide_in
 from bridge.sync.parallel import Workers, do_tasks, make_pool
-from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport
+from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport, older_copy_of
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class _Comparison:
         content = ContentOptions.kept(cursor.content)
         target = self.exporter.open(self.run, content)
         names, portions = self._portions(cursor, content)
-        compared, behind = Compared(), Behind()
+        compared, behind, reason = Compared(), Behind(), ""
         for number, portion in enumerate(portions):
             series, rows = read_points(self.run, content, until=cursor, only=portion)
             held = target.read(only=portion)
@@ -285,12 +285,13 @@ class _Comparison:
             own = names or series.keys()
             if number == 0:
                 self.out.deleted = rows.start
+                if rows.stop < cursor.rows and cursor.path != fitting(str(self.run.path)):
+                    reason = older_copy_of(cursor.path)
                 behind, compared = self._compare_facts_and_media(held, cursor, content, rows.stop)
                 if self.sample is None:
                     self._note_others(held, own)
             points = self._compare_series(series, own, held, content)
             compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
-        reason = ""
         if self.out.deleted:
             reason = f"the target keeps {self.out.deleted:,} rows of event files that are deleted"
         differences = Differences(count=self.out.counts.total(), first=tuple(self.out.first))

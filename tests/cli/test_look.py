@@ -397,3 +397,13 @@ def test_folders_that_are_no_runs_are_named(here: Path, words: tuple[str, ...]) 
         data = json.loads(out)
         (folder,) = (data if words[0] == "export" else data["scans"][0])["skipped"]
         assert (code, folder["path"]) == (0, f"{here}/runs/table")
+
+
+def test_ls_for_a_pipe_says_that_a_start_is_unknown(here: Path) -> None:
+    """A run without a known start shows no time as its start."""
+    run = here / "bare" / "version_0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("epoch,step,loss\n0,0,1.0\n")
+    os.utime(run / "metrics.csv", (1775826000, 1775826000))
+    line = next(line for line in CliRunner().invoke(bridge, "ls bare").stdout.splitlines() if "version_0" in line)
+    assert line.split()[:3] == ["bare/version_0", "unknown", "unknown"]

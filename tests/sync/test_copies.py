@@ -13,6 +13,8 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
 from bridge.rundir import read_run
 from bridge.sync.export import export_runs
+from bridge.sync.report import Verdict
+from bridge.sync.verify import verify_runs
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -69,6 +71,17 @@ def test_copies_that_nothing_tells_apart(tmp_path: Path) -> None:
     assert (report.exit_code, (tmp_path / "tb" / "one").exists()) == (1, False)
 
 
+def test_two_directories_that_are_both_at_their_run_dir(tmp_path: Path) -> None:
+    """Two directories that a logger wrote to under one identity: none is exported, and the reason is true."""
+    run = make_run(tmp_path / "runs" / "one", ROWS)
+    two = copy(run, tmp_path / "runs" / "two")
+    sidecar = (two / "sidecar.json").read_text()
+    (two / "sidecar.json").write_text(sidecar.replace(str(run), str(two)))
+    report = export(tmp_path)
+    assert actions(report, tmp_path) == {"runs/one": "failed", "runs/two": "failed"}
+    assert "nothing tells which of them is the original" in report.runs[0].reason
+
+
 def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
     """A backup exported alone removes nothing that the original sent."""
     run = make_run(tmp_path / "runs" / "a", ROWS)
@@ -77,6 +90,8 @@ def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:
     report = export(tmp_path, backup)
     assert actions(report, tmp_path) == {"backup/a": "copy"}, report.runs
     assert "the target holds more rows" in report.runs[0].reason
+    check = verify_runs([backup], TensorBoardExporter(tmp_path / "tb")).runs[0]
+    assert (check.verdict, check.reason) == (Verdict.DIFFERENT, report.runs[0].reason)
     assert actions(export(tmp_path), tmp_path) == {"runs/a": "unchanged"}
 
 
