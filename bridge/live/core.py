@@ -165,13 +165,14 @@ class LiveRuns:
             before = self._runs.get(run_id)
             same = before is not None and _version(before.record) == _version(record)
             found[run_id] = before if before is not None and same else LiveRun(run_id, record)
+        took = time.monotonic() - began
         if list(found.items()) != list(self._runs.items()):
             if not self._runs:
                 # Else Python looks through all the new records once in the middle of the next request.
                 gc.collect()
             self._runs = found
         self._scanned_at = time.monotonic()
-        self._pause = max(SCAN_PERIOD, 10 * (self._scanned_at - began))
+        self._pause = max(SCAN_PERIOD, 10 * took)
 
     # One run
 

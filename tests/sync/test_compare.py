@@ -354,11 +354,11 @@ def test_a_running_run_with_an_old_end() -> None:
 
 
 def test_facts_that_changed_since_the_export() -> None:
-    """A status or time that changed since the export is behind, not a difference."""
+    """A status or time that changed since the export is behind, not a difference; files keep their whole names."""
     as_sent = {"status": "completed", "start": repr(T0), "end": repr(T0 + 60)}
     assert facts_behind(RUN, (), as_sent) == ()
     then = {"status": "running", "start": repr(T0), "end": ""}
-    assert facts_behind(RUN, ("tags.x", "notes"), then) == ("end", "notes", "status", "tags")
+    assert facts_behind(RUN, ("tags", "metrics.csv"), then) == ("end", "metrics.csv", "status", "tags")
 
 
 def test_a_difference_in_json() -> None:

@@ -112,6 +112,9 @@ class SearchedRun:
         """Return MLflow's id of the run."""
         return self.run.id
 
+    run_uuid = run_id
+    """The name by which MLflow 2 sorts."""
+
     @property
     def status(self) -> str:
         """Return MLflow's word for the status."""
