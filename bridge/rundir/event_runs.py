@@ -11,17 +11,18 @@ import os
 import re
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
-from bridge.files import Refused, clean, inside, open_raw, shortened
-from bridge.model import NoticeKind
+from bridge.files import Refused, clean, inside, open_raw, own_file, read_head, shortened
+from bridge.model import Notice, NoticeKind
 from bridge.rundir.event_file import SCALAR, fields, message, parse_event, read_events, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from bridge.model import Cursor, RunFile, Scalar
     from bridge.rundir.event_file import EventBatch, Picture
@@ -73,14 +74,24 @@ def scalars_names(folder: Path | str, child: str) -> list[str]:
     inner = f"{folder}{os.sep}{child}"
     try:
         names = [name for name in os.listdir(inner) if is_event_file(name)]  # noqa: PTH208 - names are all it takes
-        tags = {tag for name in names for tag in _tags(f"{inner}{os.sep}{name}")}
+        tags = {tag for file in _own_files(inner, names) for tag in _tags(file.path)}
     except OSError:
         return []
     is_one = len(tags) == 1 and child.startswith(_folder_prefix(next(iter(tags))))
     return [f"{child}/{name}" for name in names] if is_one else []
 
 
-def _tags(path: str) -> set[str]:
+def _own_files(folder: str, names: Iterable[str]) -> Iterator[RunFile]:
+    """Yield the files among `names` that may be read: a pipe would never end, and a link can lead out of `folder`."""
+    real = Path(os.path.realpath(folder))
+    for name in names:
+        with suppress(Refused):
+            file = own_file(real, name)
+            if file is not None:
+                yield file
+
+
+def _tags(path: Path) -> set[str]:
     """Return the tags of the scalars at the beginning of an event file."""
     try:
         return {tag for data in _first_records(path) for tag, kind, _ in parse_event(data)[2] if kind == SCALAR}
@@ -101,10 +112,10 @@ class EventFacts:
     params: Mapping[str, Scalar] = field(default_factory=dict)
 
 
-def event_files(folder: Path, names: Iterable[str]) -> tuple[RunFile, ...]:
+def event_files(folder: Path, names: Iterable[str], notices: list[Notice]) -> tuple[RunFile, ...]:
     """Return the event files among `names` in `folder`, by their first wall time, then by name with numbers as numbers.
 
-    A file that must not be read, or that holds no record yet, is left out.
+    A file that holds no record yet is left out, and so is one that must not be read, which is added to `notices`.
     """
     found = []
     for name in names:
@@ -113,7 +124,11 @@ def event_files(folder: Path, names: Iterable[str]) -> tuple[RunFile, ...]:
         try:
             file = inside(folder, name)
             first = next(_first_records(file.path), None)
-        except (Refused, OSError):
+        except Refused as error:
+            if not error.missing:
+                notices.append(Notice(NoticeKind.REFUSED_PATH, clean(name), str(error)))
+            continue
+        except OSError:
             continue
         if first is not None:
             numbered = [int(part) if part.isdigit() else part for part in _NUMBERS.split(name)]
@@ -123,12 +138,11 @@ def event_files(folder: Path, names: Iterable[str]) -> tuple[RunFile, ...]:
 
 def holds_points(folder: str, names: Iterable[str]) -> bool:
     """Return if an event file among `names` holds a point other than the placeholder, or was written just now."""
-    for name in names:
-        path = f"{folder}{os.sep}{name}"
+    for file in _own_files(folder, names):
         try:
-            if time.time() - os.stat(path).st_mtime < FRESH:  # noqa: PTH116 - asked for each folder of a walk
+            if time.time() - file.mtime_ns / 1e9 < FRESH:
                 return True
-            for data in _first_records(path, _MOST_SEARCHED):
+            for data in _first_records(file.path, _MOST_SEARCHED):
                 _, step, values = parse_event(data)
                 if any(kind == SCALAR and (tag, step, value) != PLACEHOLDER for tag, kind, value in values):
                     return True
@@ -157,10 +171,9 @@ def read_event_facts(files: Sequence[RunFile]) -> EventFacts:
     return EventFacts(start, end, params)
 
 
-def _first_records(path: Path | str, size: int = _FIRST_BYTES) -> Iterator[bytes]:
+def _first_records(path: Path, size: int = _FIRST_BYTES) -> Iterator[bytes]:
     """Yield the data of the first complete records of a file, as far as they lie in its first `size` bytes."""
-    with open(path, "rb") as file:  # noqa: PTH123 - a text or a Path
-        data = file.read(size)
+    data = read_head(path, size)
     at = 0
     while at + 16 <= len(data):
         (length,) = struct.unpack_from("<Q", data, at)
@@ -295,14 +308,17 @@ class EventTable:
     def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
         """Return the byte at which `cursor` ends; None if the files do not hold what it covers.
 
-        Files that were deleted since do not matter. A new file that comes before a known one does.
+        Old files that were deleted since do not matter. If only the newest are gone, somebody took back the last
+        starts, whose points count no longer. A new file that comes before a known one matters too.
         """
         assert self.layout is not None
         known = dict(cursor.files)
         count, deleted = known.pop("", (0, "0"))
         digests = [self._digest(at) for at in range(len(self._files))]
         first = next((at for at, digest in enumerate(digests) if digest in known), None)
-        if first is None:
+        gone = [digest not in digests for digest in known]
+        is_taken_back = any(gone) and gone == sorted(gone) and not int(deleted)
+        if first is None or is_taken_back:
             return None
         old: list[tuple[int, int, int]] = []
         new: list[tuple[int, int, int]] = []

@@ -323,7 +323,8 @@ def _read_up_to(state: ReadState, cursor: Cursor, table: Table) -> Iterator[Rows
             rest = (rows.part(count, len(rows)),)
             break
     if state.rows < cursor.rows:
-        reason = f"metrics.csv has {state.rows} rows, the target was made of {cursor.rows}"
+        holder = "metrics.csv has" if isinstance(table, MetricsTable) else "the event files have"
+        reason = f"{holder} {state.rows} rows, the target was made of {cursor.rows}"
         raise Changed(reason, (table.stat, state.rows))
     if to_hex(state.digest) != (cursor.digest or to_hex(0)):
         reason = f"metrics.csv: what its first {cursor.rows} rows hold has changed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import struct
 import tempfile
@@ -350,6 +351,43 @@ def test_deleted_files_cost_the_target_nothing(run_dir: Path, monkeypatch: pytes
     third = look(run_dir, second.after, replaces=True)
     assert (third.kind, third.after) == (DeltaKind.SAME, second.after)
     assert third.reason == "the event files that the target was made of are gone; the target keeps its points"
+
+
+def test_the_newest_file_that_is_gone_is_a_rebuild(run_dir: Path) -> None:
+    """If somebody deletes the file of the last start, its points count no longer, and those that it replaced do."""
+    age(run_dir)
+    first = look(run_dir, None, replaces=True)
+    max(run_dir.iterdir()).unlink()
+    for _ in range(2):  # the same after the next start
+        changed = look(run_dir, first.after, replaces=True)
+        assert (changed.kind, changed.points) == (DeltaKind.CHANGED, 0)
+        write_events(run_dir, 2, [("loss", 11, 4.0, START + 200)])
+        age(run_dir)
+    assert changed.reason == "the event files have 11 rows, the target was made of 17"
+
+
+def test_a_file_that_must_not_be_read_is_named(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A link that leads out is no part of the run, and no reason to say nothing."""
+    oldest, newest = sorted(run_dir.iterdir())
+    newest.symlink_to(newest.rename(tmp_path_factory.mktemp("elsewhere") / newest.name))
+    run = read_run(run_dir)
+    assert [file.path.name for file in run.event_files] == [oldest.name]
+    refused = [(one.what, one.detail) for one in run.notices if one.kind is NoticeKind.REFUSED_PATH]
+    assert refused == [(newest.name, "is a link that leads out of the run directory")]
+
+
+@pytest.mark.timeout(20)
+def test_pipes_and_links_make_no_run(tmp_path: Path) -> None:
+    """A pipe named like an event file is never opened, and a link that leads out is not followed."""
+    outside = write_events(tmp_path / "runs" / "run", 0, [("loss", 0, 1.0, START)])
+    for name in ("pipe", "link", "run/loss_a"):
+        (tmp_path / "runs" / name).mkdir()
+    os.mkfifo(tmp_path / "runs" / "pipe" / outside.name)
+    os.mkfifo(tmp_path / "runs" / "run" / "loss_a" / outside.name)
+    (tmp_path / "runs" / "link" / outside.name).symlink_to(outside)
+    age(tmp_path)
+    found = discover([tmp_path / "runs"])
+    assert [path.name for path in found.runs] == ["run"]
 
 
 def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
