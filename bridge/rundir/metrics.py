@@ -204,7 +204,7 @@ class Rows:
             valid=None if self.valid is None else self.valid[low:high],
             ends=None if self.ends is None else self.ends[low:high] - (start - self.start),
             others=None if self.others is None else self.others[low:high],
-            odd={what: rows[(rows >= first) & (rows < last)] for what, rows in self.odd.items()},
+            odd={what: kept for what, rows in self.odd.items() if len(kept := rows[(rows >= first) & (rows < last)])},
             problems={row: problem for row, problem in self.problems.items() if first <= row < last},
         )
 

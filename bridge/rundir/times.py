@@ -114,7 +114,7 @@ class Estimate:
             return self
         found = run.files.get("metrics.csv")
         now = run.end if run.end is not None else found.mtime_ns / 1e9 if found is not None else run.last_alive
-        return Estimate(_thinned((*self.anchors, (rows, round(max(now, then), 3)))))
+        return Estimate(_thinned((*self.anchors, (rows, max(round(now, 3), then)))))
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the time of each row number: the moment at which the count of rows reaches it."""

@@ -53,9 +53,33 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
         assert whole[-1].after.rows == 1
 
 
+def test_text_in_rows_that_wait_is_told_when_they_go(tmp_path: Path) -> None:
+    """A text cell in a row that is held back causes no notice before the row is exported."""
+    path, wanted = tmp_path / "run", ReadOptions()
+    running(path, [(1, 0)])
+    columns = ("loss", "acc", "step", "wall_time")
+    write_metrics(path, columns, [[1, 1, 0, CREATED_S], ["text", 1, 1, CREATED_S + 1]])
+    os.utime(path / "metrics.csv")
+    first = look(path, None, wanted)
+    assert (first.after.rows, first.notices) == (1, ())
+    write_sidecar(path)
+    second = look(path, first.after, wanted)
+    assert [(notice.what, notice.count) for notice in second.notices] == [("loss", 1)]
+
+
 def times(delta: Delta) -> list[float]:
     """Return the times of the events in seconds from the start of the run."""
     return [then - CREATED_S for _, _, then, _ in events_of([delta])]
+
+
+def test_estimated_times_of_an_unknown_start_never_go_back(tmp_path: Path) -> None:
+    """Where start and end are one moment, which no millisecond hits, each row has that moment as its time."""
+    path = tmp_path / "run"
+    path.mkdir()
+    write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(3)])
+    os.utime(path / "metrics.csv", ns=(0, int(CREATED_S) * 10**9 + 170_000))
+    found = times(look(path, None))
+    assert min(found) == max(found)
 
 
 def test_estimated_times_never_move(tmp_path: Path) -> None:

@@ -54,10 +54,11 @@ class ExperimentName:
     def of(cls, given: str | None, default: str | None) -> ExperimentName:
         """Return the name that the options give, else what MLflow's environment variables say, else its default.
 
-        Raise UsageError for a placeholder that does not exist.
+        `given` may be $MLFLOW_EXPERIMENT_NAME itself, which must agree with $MLFLOW_EXPERIMENT_ID. Raise UsageError for
+        a placeholder that does not exist.
         """
         named = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        if not given and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()):
+        if given in (None, "", named) and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()):
             return cls(named or "", default, experiment_id)
         template = given or named or "Default"
         for placeholder in _PLACEHOLDER.findall(template):

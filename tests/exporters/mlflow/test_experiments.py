@@ -58,6 +58,8 @@ def test_an_id_and_a_name_that_disagree_are_wrong_usage(any_store: Store, monkey
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     with pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_NAME is 'another'"):
         unnamed(any_store).export(run_of(), ROWS)
+    with pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_NAME is 'another'"):  # the commands pass the variable on
+        Store(any_store.uri, experiment="another").export(run_of(), ROWS)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", any_store.experiment)
     unnamed(any_store).export(run_of(), ROWS)
     assert any_store.run().info.experiment_id == experiment_id
