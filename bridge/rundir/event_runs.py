@@ -82,8 +82,11 @@ def scalars_names(folder: Path | str, child: str) -> list[str]:
 
 
 def _own_files(folder: str, names: Iterable[str]) -> Iterator[RunFile]:
-    """Yield the files among `names` that may be read: a pipe would never end, and a link can lead out of `folder`."""
-    real = Path(os.path.realpath(folder))
+    """Yield the files among `names` that may be read: a pipe would never end, and a link can lead out.
+
+    `folder` is a real path.
+    """
+    real = Path(folder)
     for name in names:
         with suppress(Refused):
             file = own_file(real, name)
