@@ -147,7 +147,8 @@ class LastPoints:
         steps = np.concatenate([[self._step[number]], step])
         values = np.concatenate([[self._value[number]], value])
         repeated = (step == steps[:-1]) & same_values(value, values[:-1])
-        late = step <= np.maximum.accumulate(steps)[:-1]
+        # Of points at or before an earlier step, the first and the lowest also come right after a step that is as high.
+        late = step <= steps[:-1]
         if not known:
             repeated[0] = late[0] = False
         late &= ~repeated

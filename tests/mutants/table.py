@@ -22,10 +22,10 @@ _READING = (
         _OVERLAP,
     ),
     Mutant(
-        "only the step before tells a late point",
+        "another value at the last step is no late point",
         "bridge/rundir/overlap.py",
-        "late = step <= np.maximum.accumulate(steps)[:-1]",
         "late = step <= steps[:-1]",
+        "late = step < steps[:-1]",
         _OVERLAP,
     ),
     Mutant(
