@@ -116,9 +116,9 @@ _TENSORBOARD = (
     ),
     Mutant(
         "TensorBoard: bytes that no state acknowledges are kept",
-        "bridge/exporters/tensorboard/state.py",
-        "self._begin = self._length = after.length if after else 0",
-        'self._begin = self._length = os.stat(f"{folder}/{after.name}").st_size if after else 0',
+        "bridge/exporters/tensorboard/target.py",
+        'return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116',
+        "return False",
         ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),
     Mutant(
