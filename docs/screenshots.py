@@ -149,6 +149,21 @@ def shoot_mlflow_images(page: Page, run: str) -> None:
     keep(page, "mlflow-images")
 
 
+def plot_curves(folder: Path) -> None:
+    """Draw the curves of the demo's sweep as the page on notebooks does."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from bridge import open_registry, read_points
+
+    sweep = open_registry(folder / "demo-runs").query(tag="sweep:digits-lr")
+    curves = pd.concat([read_points(run, "val/acc").assign(run=run.run_id) for run in sweep])
+    axes = curves.pivot(index="step", columns="run", values="value").plot(ylabel="val/acc", figsize=(8, 4))
+    axes.figure.savefig(PICTURES / "notebook.png", dpi=110, bbox_inches="tight")
+    plt.close(axes.figure)
+    print(PICTURES / "notebook.png")
+
+
 def main() -> None:
     """Train the demo's runs and take all pictures."""
     PICTURES.mkdir(exist_ok=True)
@@ -162,6 +177,7 @@ def main() -> None:
         expect.set_options(timeout=60_000)
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         shoot_terminal(browser, folder)
+        plot_curves(folder)
         with view("demo-runs", "--to", "tensorboard", folder=folder) as address:
             shoot_tensorboard(browser, address)
         with view("demo-runs", *mlflow, folder=folder) as address:
