@@ -56,6 +56,9 @@ def best(
     """
     if Path(metric).is_dir() and not all(path.exists() for path in runs):
         raise click.UsageError(f"The metric comes first: bridge best {runs[-1]} {metric}")
+    name, _, mode = metric.rpartition(":")
+    if name and mode in ("max", "min"):  # as --top and --best take it
+        metric, smallest = name, smallest or mode == "min"
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
     filters = Selection.of(**asdict(selection))

@@ -303,7 +303,9 @@ class Behind(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.rows or self.media_lines or self.facts)
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows"] * bool(self.rows) + [f"{self.media_lines:,} media"] * bool(self.media_lines)
+        parts = [f"{self.rows:,} row{'' if self.rows == 1 else 's'}"] * bool(self.rows) + [
+            f"{self.media_lines:,} media"
+        ] * bool(self.media_lines)
         return ", ".join([*parts, *self.facts])
 
 

@@ -206,6 +206,13 @@ def test_best_selects(words: list[str], found: list[str]) -> None:
     assert (code, [run["run_id"] for run in json.loads(out)["runs"]]) == (0, found)
 
 
+@pytest.mark.parametrize(("metric", "found"), [("val/acc:max", ["good", "poor"]), ("val/acc:min", ["poor", "good"])])
+def test_best_takes_a_metric_as_top_does(metric: str, found: list[str]) -> None:
+    """The end that is best may follow the metric's name, as in --top and --best."""
+    _, out, _ = call("best", metric, "runs", "--last", "--json")
+    assert [run["run_id"] for run in json.loads(out)["runs"]] == found
+
+
 @pytest.mark.parametrize("run", ["good", "uid-good", "goo", "runs/good"])
 def test_show(run: str) -> None:
     """`show` finds a run by its id, its identity, a prefix of its id, or its path."""

@@ -97,7 +97,7 @@ def test_behind(logdir: Path, tmp_path: Path) -> None:
     words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
     result = call(*words)
     assert result.exit_code == 0
-    assert "= a: 20 points; not exported yet: 1 rows\n" in result.stdout
+    assert "= a: 20 points; not exported yet: 1 row\n" in result.stdout
     assert call(*words, "--strict").exit_code == 4
 
 
