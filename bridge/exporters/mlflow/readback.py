@@ -140,6 +140,10 @@ class _Reader:
         return found
 
     def _history(self, name: str, key: str) -> Series:
+        database = self.store.database
+        if database is not None:
+            step, timestamp, value = database.history(self.found.run_id, key)
+            return Series(name, step, timestamp / 1000.0, value)
         points = self.store.api.history(self.found.run_id, key)
         points.sort(key=lambda point: (point.step, point.timestamp))
         return _series(name, [(point.step, point.timestamp, point.value) for point in points])

@@ -28,6 +28,8 @@ from bridge.secrets import hide_all, hide_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from sqlalchemy import Connection, Engine
 
     from bridge.exporters.mlflow.rows import KeyRows
@@ -205,6 +207,10 @@ def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -
     return uuid.uuid5(_NAMESPACE, "\n".join((experiment, identity, replaces or ""))).hex
 
 
+_ROWS_AT_ONCE = 50_000
+"""Points that are held as rows while a history is read."""
+
+
 class Database:
     """MLflow's database, opened for bulk writing. Safe to use from several threads; cannot be pickled."""
 
@@ -306,6 +312,31 @@ class Database:
             conditions.append(f"r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having{one_of})")
             values |= {"having": having[0]} | ({} if having[1] is None else {"values": list(having[1])})
         return self._runs(" AND ".join(conditions), values, asked=None if keys is None else frozenset(keys))
+
+    def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return the points of one key as columns of one length, sorted by step and time: step, milliseconds, value.
+
+        MLflow's own reader makes several objects for each point.
+        """
+        import numpy as np
+
+        # Because of the order SQLite takes the index over run and key. Otherwise it reads this key of all runs.
+        sql = (
+            "SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key"
+            " ORDER BY step, timestamp"
+        )
+        step, timestamp, value = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+        with _translate_errors(self._engine), self._engine.connect() as connection:
+            rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
+                _statement(sql), {"run": run_id, "key": key}
+            )
+            for some in rows.partitions():
+                steps, timestamps, values, nans = zip(*some, strict=True)
+                step.append(np.array(steps, np.int64))
+                timestamp.append(np.array(timestamps, np.int64))
+                # MLflow stores 0 for NaN.
+                value.append(np.where(nans, np.nan, np.array(values, np.float64)))
+        return np.concatenate(step), np.concatenate(timestamp), np.concatenate(value)
 
     def _runs(self, condition: str, values: Mapping[str, object], asked: frozenset[str] | None) -> list[FoundRun]:
         sql = (
