@@ -1,8 +1,8 @@
 """Append to metrics.csv, extend its header, and repair what a kill left of it.
 
 The file has Lightning's form: a header, one row per log call, CRLF line ends, empty cells. A row that was on disk stays
-there, once, whenever the process is killed. The functions below decide what a row is exactly as `bridge.rundir.header`
-and `bridge.rundir.metrics` do; `logger` imports nothing of `bridge`.
+there, once, whenever the process is killed. `read_records` decides what a row is exactly as `bridge.rundir.header` and
+`bridge.rundir.metrics` do; `logger` imports nothing of `bridge`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import io
 import os
 import re
-import shutil
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from logger.files import append_whole, free_beside, keep_access, no_field_limit, replace_file
+from logger.files import append_whole, free_beside, no_field_limit, replace_file
 from logger.values import cell_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
     from logger.row import Row
 
-__all__ = ["MetricsFile", "Record", "Scan", "header", "records", "scan", "whole_number"]
+__all__ = ["MetricsFile", "Record", "read_records", "whole_number"]
 
-_CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
 _REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
 _SPECIAL = re.compile(r'[",\r\n]')
+
+_CELL = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,\n]*+'
+_RECORD = re.compile(rb'[^"\n]*+\n|' + _CELL + rb"(?:," + _CELL + rb")*+\n")
+"""A line without quotes, or cells up to a line end outside of quotes. Only at the start of a cell a quote opens one."""
 
 
 class MetricsFile:
@@ -48,31 +50,36 @@ class MetricsFile:
         self.time_column = time_column
         self.columns: list[str] = []
         self.rows = 0
+        self._headers = 0
         self._warn = warn or (lambda _key, _sentence: None)
         self._descriptor: int | None = None
-        self._several_headers = False
         self._places: dict[tuple[str, ...], list[int]] = {}
-        self._pending: _PendingWrite | None = None
+        self._pending: tuple[Row, int, int] | None = (
+            None  # of a write that began: first row, rows, rows on disk after it
+        )
 
-    def resume(self) -> Scan:
-        """Continue the file that is there and return what it holds, after a torn tail is cut off.
+    def resume(self) -> None:
+        """Continue the file, if there is one: count what it holds, and cut off a torn tail.
 
-        A tail of more than one line is kept beside the file, with a warning. Raises FileNotFoundError if there is no
-        file, and other OSErrors if it cannot be written.
+        A tail of more than one line is kept beside the file, with a warning. Raises OSError if the file cannot be
+        written.
         """
         self.close()
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        found = scan(self.path)
-        if found.end < found.size:
-            self._keep_tail(found)
-            os.ftruncate(self._descriptor, found.end)
-        if found.rows and "step" not in found.columns:
-            self._number_rows(found)
-            found = scan(self.path)
-        self.columns, self.rows = list(found.last_columns), found.rows
-        self._several_headers = found.several_headers
+        self.columns, self.rows, self._headers, end = [], 0, 0, 0
         self._places.clear()
-        return found
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        for record in read_records(self.path):
+            end += len(record.raw)
+            if record.kind == "header":
+                self.columns, self._headers = list(record.columns), self._headers + 1
+            elif record.kind == "row":
+                self.rows += 1
+        if end < os.fstat(self._descriptor).st_size:
+            self._keep_tail(end)
+            os.ftruncate(self._descriptor, end)
 
     def append(self, rows: list[Row]) -> None:
         """Move `rows` (the list is emptied) to the end of the file as one write of whole lines.
@@ -83,24 +90,31 @@ class MetricsFile:
         either in the file or still in the list.
         """
         try:
-            present = self._reopen()
+            if self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0:
+                self.resume()
             self._settle(rows)
             if not rows:
                 return
             new = self._new_columns(rows)
+            # Rows under several headers cannot all be padded: such a file gets one more header line for new columns.
+            grows = bool(new and self.columns) and (self._headers == 1 or "step" in new)
             if new:
                 self.columns += new
                 self._places.clear()
-            if new and present and not self._several_headers:
-                self._rewrite(self._with_more_cells(len(new)), rows)
-                return
-            if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            # Rows under several headers cannot all be padded: such a file gets one more header line for new columns.
-            text = (_join(self.columns) if new or not present else "") + self._lines(rows)
-            self._pending = _PendingWrite(rows[0], len(rows), self.rows + len(rows))
-            append_whole(self._descriptor, text.encode("utf-8", errors="backslashreplace"))
-            self._confirm(rows)
+            lines = [self._line(row) for row in rows]
+            data = _encode(lines if grows or not new else [_join(self.columns), *lines])
+            self._pending = (rows[0], len(rows), self.rows + len(rows))
+            if grows:
+                replace_file(self.path, chain(self._padded(new), [data]))
+                self.close()  # the next append opens the new file
+            else:
+                if self._descriptor is None:
+                    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                    self._descriptor = os.open(self.path, flags, 0o666)
+                append_whole(self._descriptor, data)
+            self.rows += len(rows)
+            self._headers = self._headers or 1
+            self._settle(rows)
         except BaseException:
             self.close()  # the next append looks at the file afresh
             raise
@@ -116,24 +130,22 @@ class MetricsFile:
                     raise
 
     def close(self) -> None:
-        """Close the file; the next append opens and scans it again."""
+        """Close the file; the next append opens and reads it again."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
-    def _reopen(self) -> bool:
-        """Return whether there is a file with a header to append to; scan it if it is not the one that is open."""
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                if os.fstat(self._descriptor).st_nlink > 0:
-                    return bool(self.columns)
-        try:
-            self.resume()
-        except FileNotFoundError:
-            self.columns, self.rows = [], 0
-            self._places.clear()
-        return bool(self.columns)
+    def _settle(self, rows: list[Row]) -> None:
+        """Take the rows out of the list that the last write brought to disk, also if an exception interrupted it.
+
+        The file was read again after an exception, so `self.rows` counts what it holds.
+        """
+        if self._pending is not None:
+            first, number, rows_after = self._pending
+            if rows and rows[0] is first and self.rows >= rows_after:
+                del rows[:number]
+            self._pending = None
 
     def _new_columns(self, rows: Sequence[Row]) -> list[str]:
         if all(row.names in self._places for row in rows):
@@ -144,80 +156,37 @@ class MetricsFile:
         known = set(self.columns)
         return [name for name in wanted if name not in known]
 
-    def _rewrite(self, content: Iterable[bytes], rows: list[Row]) -> None:
-        """Replace the file by `content` and `rows` at one instant. The next append opens the new one."""
-        tail = self._lines(rows).encode("utf-8", errors="backslashreplace")
-        if rows:
-            self._pending = _PendingWrite(rows[0], len(rows), self.rows + len(rows))
-        replace_file(self.path, _chain(content, tail))
-        self.close()
-        if rows:
-            self._confirm(rows)
+    def _padded(self, new: Sequence[str]) -> Iterator[bytes]:
+        """Yield the file under the present header, with empty cells for the `new` columns at the end of every row.
 
-    def _settle(self, rows: list[Row]) -> None:
-        """Take the rows out of the list that reached the disk although an exception interrupted their write.
-
-        The file was closed after the exception, so `self.rows` counts what it holds.
+        A file without a `step` column gets one, with the step that readers gave each row: its number.
         """
-        pending = self._pending
-        if pending is not None and rows and rows[0] is pending.first and self.rows >= pending.rows_after:
-            del rows[: pending.number]
-        self._pending = None
+        yield _encode([_join(self.columns)])
+        number = 0
+        for record in read_records(self.path):
+            line = record.raw.rstrip(b"\r\n")
+            if record.kind == "row":
+                step = b",%d" % number if "step" in new else b","
+                yield line + step + b"," * (len(new) - 1) + record.raw[len(line) :]
+                number += 1
+            elif record.kind == "blank":
+                yield record.raw
 
-    def _confirm(self, rows: list[Row]) -> None:
-        """Take the rows out of the list that were written."""
-        assert self._pending is not None
-        self.rows = self._pending.rows_after
-        del rows[: self._pending.number]
-        self._pending = None
-
-    def _with_more_cells(self, more: int) -> Iterator[bytes]:
-        """Yield the file with the present header and `more` empty cells at the end of every row."""
-        found = scan(self.path)
-        yield _join(self.columns).encode("utf-8", errors="backslashreplace")
-        for record in _raw_records(self.path, found):
-            line = record.rstrip(b"\r\n")
-            yield line + b"," * more + record[len(line) :] if line else record
-
-    def _number_rows(self, found: Scan) -> None:
-        """Give a file without a `step` column one: each row gets the step that readers gave it, its number.
-
-        A row that readers ignore stays one, with all of its cells.
-        """
-        self.columns = [*found.columns, "step"]
-
-        def lines() -> Iterator[bytes]:
-            yield _join(self.columns).encode("utf-8", errors="backslashreplace")
-            for number, record in enumerate(records(self.path, found)):
-                cells = [*record.cells, str(number) if record.good else ""]
-                if not record.good and len(cells) == len(self.columns):
-                    cells.append("")  # its number of cells stays wrong
-                yield _join(cells).encode("utf-8", errors="backslashreplace")
-
-        self._rewrite(lines(), [])
-
-    def _keep_tail(self, found: Scan) -> None:
+    def _keep_tail(self, end: int) -> None:
         """Copy the part to be cut off if it is more than one torn line: an unclosed quote swallows all that follows."""
         with self.path.open("rb") as file:
-            file.seek(found.end)
-            if not any(b"\n" in chunk for chunk in iter(lambda: file.read(_CHUNK), b"")):
-                return
-            file.seek(found.end)
-            aside = free_beside(self.path)
-            with aside.open("xb") as copy:
-                keep_access(self.path, copy.fileno())
-                shutil.copyfileobj(file, copy, _CHUNK)
-                copy.flush()
-                os.fsync(copy.fileno())
-        where = "its header" if not found.columns else f"row {found.rows}"
+            file.seek(end)
+            tail = file.read()
+        if b"\n" not in tail:
+            return
+        aside = free_beside(self.path)
+        replace_file(aside, tail)
+        where = f"row {self.rows}" if self.columns else "its header"
         self._warn(
             "metrics.csv",
             f"{self.path} cannot be read after {where}, because a quote is never closed; "
             f"the rest is kept as {aside.name}.",
         )
-
-    def _lines(self, rows: Sequence[Row]) -> str:
-        return "".join([self._line(row) for row in rows])
 
     def _line(self, row: Row) -> str:
         # `places` are the columns of the row's names, then those of the step and the time.
@@ -236,14 +205,6 @@ class MetricsFile:
         return ",".join(line) + "\r\n"
 
 
-class _PendingWrite(NamedTuple):
-    """A write that has begun: its first row, its number of rows, and the rows of the file after it."""
-
-    first: Row
-    number: int
-    rows_after: int
-
-
 def _cell(value: object) -> str:
     """Return `value` as the csv module would write it."""
     if value is None:
@@ -258,106 +219,53 @@ def _join(cells: Iterable[str]) -> str:
     return ",".join([_cell(cell) for cell in cells]) + "\r\n"
 
 
-def _chain(content: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
-    yield from content
-    yield tail
+def _encode(lines: Iterable[str]) -> bytes:
+    return "".join(lines).encode("utf-8", errors="backslashreplace")
 
 
 # Reading what is there
 
 
-class Scan(NamedTuple):
-    """The result of a look through metrics.csv.
-
-    `columns` is the header, which ends at byte `start`; `rows` complete rows follow it, the last of which ends at byte
-    `end` of `size`. `last_columns` is the last header line, another one if files were concatenated. If `simple`, every
-    line is one row without quotes.
-    """
-
-    columns: tuple[str, ...] = ()
-    last_columns: tuple[str, ...] = ()
-    start: int = 0
-    rows: int = 0
-    end: int = 0
-    size: int = 0
-    simple: bool = True
-    several_headers: bool = False
-
-
 class Record(NamedTuple):
-    """The cells of one row below the header `columns`.
+    """A complete line (or several, if a quoted cell holds line ends) of metrics.csv.
 
-    Not `good` if readers ignore it (a wrong number of cells, no CSV).
+    `columns` is the header line above it, for a header line its own cells. A file can hold several header lines if
+    others were appended to it.
     """
 
+    raw: bytes
+    kind: Literal["header", "row", "blank"]
     columns: tuple[str, ...]
-    cells: list[str]
-    good: bool
 
-    def filled(self) -> dict[str, str]:
-        """Return the cells that are not empty, by column.
+    def cells(self) -> dict[str, str] | None:
+        """Return the cells of a row that are not empty, by column, the last of several columns of one name.
 
-        Of several columns of one name the last, for steps the last column's.
+        None for a row that readers ignore: it has a wrong number of cells, or is no CSV.
         """
-        found = {name: cell for name, cell in zip(self.columns, self.cells, strict=False) if cell}
-        if self.good and self.columns.count("step") > 1:
-            found["step"] = self.cells[_last_index(self.columns, "step")]
-        return found
+        cells = _parse(self.raw)
+        if cells is None or len(cells) != len(self.columns):
+            return None
+        return {name: cell for name, cell in zip(self.columns, cells, strict=True) if cell}
 
 
-def scan(path: Path) -> Scan:
-    """Look through the file `path` once, at the speed of the disk if every line is one row.
-
-    Without a complete header nothing counts as complete.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        columns, start = _first_record(file)
-        if not columns:
-            return Scan(size=size)
-        file.seek(start)
-        simple, rows, at, end, tail = "step" in columns, 0, start, start, b"\n"
-        while simple and (chunk := file.read(_CHUNK)):
-            simple = not _may_hold_odd_lines(tail + chunk)
-            if ends := chunk.count(b"\n"):  # each ends a row, because nothing is quoted
-                rows, end = rows + ends, at + chunk.rfind(b"\n") + 1
-            at += len(chunk)
-            tail = chunk[-8:]
-    if simple:
-        return Scan(columns, columns, start, rows, end, size)
-    rows, headers, last, end = 0, 1, columns, start
-    for raw, cells, good in _complete_records(path, start, size):
-        end += len(raw)
-        if good and _is_header(cells, last):
-            headers, last = headers + 1, tuple(cells)
-        elif cells:
-            rows += 1
-    return Scan(columns, last, start, rows, end, size, simple=False, several_headers=headers > 1)
-
-
-def header(path: Path) -> tuple[str, ...]:
-    """Return the columns of the file `path`, or none if there is no file, or no complete header in it."""
-    try:
-        with path.open("rb") as file:
-            return _first_record(file)[0]
-    except FileNotFoundError:
-        return ()
-
-
-def records(path: Path, found: Scan, *, skip: int = 0) -> Iterator[Record]:
-    """Yield the complete rows of `path` from row `skip` on.
-
-    A header line among them is no row, and names the columns below it.
-    """
-    columns, number = found.columns, skip if found.simple else 0
-    for _, cells, good in _complete_records(path, found.start, found.end, skip_lines=number):
-        if not found.simple and good and _is_header(cells, columns):
-            columns = tuple(cells)
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the complete lines of `path` from its start, none without a header that is CSV."""
+    columns: tuple[str, ...] = ()
+    for raw in _split(path):
+        line = raw if columns else raw.removeprefix(_BOM)
+        if not line.strip(b"\r\n"):
+            yield Record(raw, "blank", columns)
             continue
-        number += bool(cells)  # a blank line is no row
-        if cells and number > skip:
-            yield Record(columns, cells, good and len(cells) == len(columns))
+        # A header line in the middle holds the cell `step`, or repeats a header without one.
+        may_be_header = b"step" in line or "step" not in columns
+        cells = _parse(line) if may_be_header else None
+        if cells is not None and (not columns or _is_header(cells, columns)):
+            columns = tuple(cells)
+            yield Record(raw, "header", columns)
+        elif columns:
+            yield Record(raw, "row", columns)
+        else:
+            return
 
 
 def whole_number(cell: str) -> int | None:
@@ -369,75 +277,28 @@ def whole_number(cell: str) -> int | None:
     return number if -(2**63) <= number < 2**63 else None
 
 
-def _first_record(file: BinaryIO) -> tuple[tuple[str, ...], int]:
-    """Return the header at the start of `file`, behind blank lines, and the offset after it.
-
-    No columns if it is not complete.
-    """
-    start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-    for raw, cells, good in _records_of(file, start):
-        start += len(raw)
-        if cells:
-            return (tuple(cells), start) if good else ((), 0)
-    return (), 0
-
-
-def _complete_records(
-    path: Path, start: int, end: int, *, skip_lines: int = 0
-) -> Iterator[tuple[bytes, list[str], bool]]:
-    """Yield the complete records between two bytes of the file `path`, after the first `skip_lines` lines."""
+def _split(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of each complete record of the file `path`."""
     with path.open("rb") as file:
-        file.seek(start)
-        for _ in range(skip_lines):
-            file.readline()
-        yield from _records_of(file, file.tell(), end)
+        rest, size = b"", _CHUNK
+        while chunk := file.read(size):
+            rest += chunk
+            end = 0
+            while match := _RECORD.match(rest, end):
+                yield match[0]
+                end = match.end()
+            # Within a quoted cell of any length the reads grow, so that its start is not searched too often.
+            size = _CHUNK if end else len(rest)
+            rest = rest[end:]
 
 
-def _records_of(file: BinaryIO, start: int, end: int | None = None) -> Iterator[tuple[bytes, list[str], bool]]:
-    """Yield each complete record of `file`: its bytes, its cells, and if it is CSV.
-
-    A record that is no CSV has its whole text as its one cell.
-    """
-    lines: list[bytes] = []
-    torn = False
-
-    def read() -> Iterator[str]:
-        nonlocal torn
-        at = start
-        file.seek(at)
-        while (end is None or at < end) and (line := file.readline()):
-            at += len(line)
-            lines.append(line)
-            yield line.decode("utf-8", errors="replace")
-        torn = True  # the record that asked for another line is not complete: a quote is open
-
-    reader = csv.reader(read())
-    while True:
-        with no_field_limit():
-            try:
-                cells, good = next(reader), True
-            except StopIteration:
-                return
-            except csv.Error:
-                cells, good = [b"".join(lines).decode("utf-8", errors="replace").rstrip("\r\n")], False
-        raw = b"".join(lines)
-        if torn or not raw.endswith(b"\n"):
-            return
-        yield raw, cells, good
-        lines.clear()
-
-
-def _raw_records(path: Path, found: Scan) -> Iterator[bytes]:
-    """Yield the bytes of each complete record below the header."""
-    if not found.simple:
-        yield from (raw for raw, _, _ in _complete_records(path, found.start, found.end))
-        return
-    with path.open("rb") as file:
-        file.seek(found.start)
-        left = found.end - found.start
-        while left > 0 and (line := file.readline()):
-            left -= len(line)
-            yield line
+def _parse(raw: bytes) -> list[str] | None:
+    """Return the cells of a record, or None if it is no CSV."""
+    with no_field_limit():
+        try:
+            return next(csv.reader([raw.decode("utf-8", errors="replace")]))
+        except csv.Error:
+            return None
 
 
 def _is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
@@ -446,21 +307,5 @@ def _is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
         return tuple(cells) == columns
     if "step" not in cells or not all(cells):
         return False
-    place = _last_index(columns, "step")
+    place = len(columns) - 1 - columns[::-1].index("step")
     return place >= len(cells) or whole_number(cells[place]) is None
-
-
-def _last_index(columns: tuple[str, ...], name: str) -> int:
-    return len(columns) - 1 - columns[::-1].index(name)
-
-
-def _may_hold_odd_lines(chunk: bytes) -> bool:
-    """Return whether a line of `chunk` may be quoted, blank, or a header (a cell is `step`, which may also be text)."""
-    if b'"' in chunk or b"\n\n" in chunk or b"\n\r\n" in chunk:
-        return True
-    at = chunk.find(b"step")
-    while at >= 0:
-        if chunk[at - 1 : at] in (b",", b"\n", b'"') and chunk[at + 4 : at + 5] in (b",", b"\r", b"\n", b'"'):
-            return True
-        at = chunk.find(b"step", at + 4)
-    return False

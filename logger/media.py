@@ -12,18 +12,18 @@ import io
 import json
 import os
 import re
-import secrets
-import shutil
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logger.files import SNIFFED_BYTES, append_whole, sniff
+from logger.files import SNIFFED_BYTES, append_whole, replace_file, sniff
 from logger.values import strict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -62,24 +62,26 @@ class Encoded:
     """An item as the bytes of a file, or as the path of a file to copy, with the ending for its name."""
 
     ending: str
-    data: bytes | None = None
+    data: bytes = b""
     source: Path | None = None
     fps: float | None = None
 
 
 class MediaFile:
-    """The media of one run directory; `failed` counts the items that could not be stored."""
+    """The media of one run directory; `failed` counts the items that could not be stored.
+
+    A torn last line of media.jsonl is cut off, so that it cannot swallow the next one.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.path = run_dir / MEDIA_NAME
         self.failed = 0
         self._next_index: dict[str, dict[int, int]] = {}
-
-    def resume(self) -> None:
-        """Cut off a torn last line of media.jsonl, so that it cannot swallow the next one."""
         if self.path.is_file():
-            _cut_torn_line(self.path)
+            data = self.path.read_bytes()
+            if not data.endswith(b"\n"):
+                os.truncate(self.path, data.rfind(b"\n") + 1)
 
     def add(self, tag: str, step: int, kind: str, item: Encoded, *, caption: str | None, session: int) -> None:
         """Store `item` in a file and add its line. Raises OSError if the disk refuses."""
@@ -101,23 +103,17 @@ class MediaFile:
         self._append(json.dumps(strict(event), allow_nan=False))
 
     def _store(self, folder: Path, step: int, item: Encoded) -> Path:
-        temporary = folder / f".{secrets.token_hex(4)}.tmp"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        file = self._reserve(folder, step, item.ending)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                if item.source is not None:
-                    with item.source.open("rb") as source:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                else:
-                    file.write(item.data or b"")
-            return self._place(temporary, folder, step, item.ending)
+            replace_file(file, item.data if item.source is None else _chunks(item.source), durable=False)
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                file.unlink()
             raise
+        return file
 
-    def _place(self, temporary: Path, folder: Path, step: int, ending: str) -> Path:
-        """Rename the file to the first free name of its step.
+    def _reserve(self, folder: Path, step: int, ending: str) -> Path:
+        """Make an empty file with the first free name of its step: another process may write here too.
 
         An index is used once in the folder, whatever the ending.
         """
@@ -127,13 +123,10 @@ class MediaFile:
         while True:
             index = next_index.get(step, 0)
             next_index[step] = index + 1
-            final = folder / f"{step:08d}_{index}.{_safe_ending(ending)}"
-            try:
-                final.touch(exist_ok=False)  # reserves the name: another process may write here too
-            except FileExistsError:
-                continue
-            temporary.replace(final)
-            return final
+            file = folder / f"{step:08d}_{index}.{_safe_ending(ending)}"
+            with contextlib.suppress(FileExistsError):
+                file.touch(exist_ok=False)
+                return file
 
     def _append(self, line: str) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -179,20 +172,9 @@ def _next_indices(folder: Path) -> dict[int, int]:
     return following
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Cut off the part of `path` after its last line end."""
-    with path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            at = file.read(end - start).rfind(b"\n")
-            if at >= 0:
-                end = start + at + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(1 << 20), b"")
 
 
 # Encoding

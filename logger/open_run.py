@@ -1,24 +1,21 @@
-"""Open a run directory for writing: make it, or continue what is there. A process has one writer for each directory."""
+"""Open a run directory for writing: make it, or continue what is there."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import re
-import threading
 import time
 import uuid
-from dataclasses import dataclass, field
-from multiprocessing import util
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from logger.csv_file import MetricsFile, Record, Scan, header, records, whole_number
+from logger.csv_file import MetricsFile, read_records, whole_number
 from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
 from logger.media import MediaFile
-from logger.row import STEP_LIMIT
 from logger.session import other_process, session_entry
 from logger.sidecar import (
     SCHEMA_VERSION,
@@ -37,10 +34,8 @@ from logger.values import cell_number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from logger.run_writer import RunWriter
+    from logger.row import Warn
     from logger.sidecar import Sidecar
-
-    Warn = Callable[[str, str], None]
 
 __all__ = [
     "METRICS_NAME",
@@ -48,7 +43,6 @@ __all__ = [
     "OpenedRun",
     "Settings",
     "open_directory",
-    "open_run",
     "refuse_existing",
     "unique_tags",
 ]
@@ -56,8 +50,8 @@ __all__ = [
 METRICS_NAME = "metrics.csv"
 OnExisting = Literal["resume", "new", "error"]
 
-_LEFTOVER = re.compile(r"\.(sidecar\.json|summary\.json|hparams\.yaml|metrics\.csv)\.[0-9a-f]{8}\.tmp")
-_LEFTOVER_MEDIA = re.compile(r"\.[0-9a-f]{8}\.tmp")
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""The names that `logger.files.temporary_name` gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,80 +104,23 @@ def unique_tags(tags: Iterable[str] | str | None) -> list[str]:
     return list(dict.fromkeys([tags] if isinstance(tags, str) else map(str, tags or ())))
 
 
-@dataclass(slots=True)
-class Restored:
-    """The state that the rows on disk give: statistics of each metric, and the last row's step (None without rows)."""
-
-    stats: dict[str, MetricStats] = field(default_factory=dict)
-    step: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """A run directory that is open for writing; `session` numbers this start, `first` says that it is the first."""
+    """A run directory that is open for writing.
+
+    `stats` and `step` are the statistics and the last step of the rows on disk. `session` numbers this start, `first`
+    says that it is the first.
+    """
 
     sidecar: SidecarFile
     metrics: MetricsFile
     media: MediaFile
     hparams: Hparams
     summary: dict[str, Any]
-    restored: Restored
+    stats: dict[str, MetricStats]
+    step: int | None
     session: int
     first: bool
-
-
-class _Writers:
-    """The writers of this process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.by_directory: dict[Path, RunWriter] = {}
-        self.release_at_exit = False
-
-
-_writers = _Writers()
-
-
-def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: None) -> RunWriter:
-    """Return this process's writer of `settings.run_dir`. Raises OSError if the directory cannot be written.
-
-    One start of a run has one writer, however many copies of its logger there are. Another start takes the directory
-    over, after the rows of the earlier one are on disk. `log_info` is called with a sentence if a run is resumed.
-    """
-    from logger.run_writer import RunWriter, WarnOnce
-
-    with _writers.lock:
-        writer = _writers.by_directory.get(settings.run_dir)
-        if writer is not None and writer.usable():
-            if writer.settings.token == settings.token:
-                return writer
-            writer.release()
-        warn_once = WarnOnce()
-        opened = open_directory(settings, warn=warn_once.warn, log_info=log_info)
-        writer = _writers.by_directory[settings.run_dir] = RunWriter(settings, opened, warn_once)
-        if not _writers.release_at_exit:
-            _writers.release_at_exit = True
-            atexit.register(_release_all)
-            # The children of multiprocessing end without atexit.
-            util.Finalize(None, _release_all, exitpriority=100)
-        return writer
-
-
-def _release_all() -> None:
-    with _writers.lock:
-        for writer in list(_writers.by_directory.values()):
-            if writer.usable():
-                with contextlib.suppress(OSError):
-                    writer.release()
-
-
-def _forget_writers() -> None:
-    """Forget the writers in a forked child: they, their threads and their rows belong to the parent."""
-    _writers.__init__()  # type: ignore[misc]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_writers)
 
 
 def holds_run(run_dir: Path) -> bool:
@@ -214,27 +151,25 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     sidecar = SidecarFile(run_dir)
     existed = _load_sidecar(sidecar, settings, warn)
     document = sidecar.document
-    path = run_dir / METRICS_NAME
-    metrics = MetricsFile(path, time_column=_time_column(document, settings, path, warn), warn=warn)
-    document.time_column = metrics.time_column
-    found = metrics.resume() if path.exists() else Scan()
-    media = MediaFile(run_dir)
-    media.resume()
+    metrics = MetricsFile(run_dir / METRICS_NAME, time_column=document.time_column, warn=warn)
+    metrics.resume()
+    if metrics.time_column is None:
+        metrics.time_column = document.time_column = _new_time_column(metrics, settings, warn)
     hparams = Hparams(run_dir / HPARAMS_NAME)
     if not hparams.resume(document.hparams):
         warn("hparams", f"{hparams.path} cannot be read; it is kept as {set_aside(hparams.path).name}.")
     summary = _load_summary(run_dir)
-    restored = _restore(path, found, summary, time_column=metrics.time_column)
+    stats, step = _restore(metrics, summary)
     other = other_process(run_dir, document)
     # Where another process may be at work a young file may be one that it is just writing.
     _remove_leftovers(run_dir, older_than=600 if other else 0)
-    session, new = _add_session(document, settings, rows=found.rows)
-    if new and (existed or found.rows):
-        last = "" if restored.step is None else f", the last at step {restored.step}"
-        log_info(f"{run_dir} is resumed: it holds {found.rows} rows{last}.")
+    session, new = _add_session(document, settings, rows=metrics.rows)
+    if new and (existed or metrics.rows):
+        last = "" if step is None else f", the last at step {step}"
+        log_info(f"{run_dir} is resumed: it holds {metrics.rows} rows{last}.")
         if other is not None:
             warn("another process", other)
-    return OpenedRun(sidecar, metrics, media, hparams, summary, restored, session, first=not existed)
+    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, summary, stats, step, session, first=not existed)
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
@@ -306,13 +241,14 @@ def _original_of(document: Sidecar, run_dir: Path) -> Path | None:
     return original if same else None
 
 
-def _time_column(document: Sidecar, settings: Settings, path: Path, warn: Warn) -> str | None:
-    """Return the column for the times of rows: that of the run so far, else the one wished for; None for no times."""
-    if document.time_column:
-        return document.time_column
+def _new_time_column(metrics: MetricsFile, settings: Settings, warn: Warn) -> str | None:
+    """Return the column for the times of rows in a run that has none yet; None for no times."""
     wished = settings.time_column
-    if wished is not None and wished in header(path):
-        warn("time column", f"{path} has a metric called {wished!r}, so no times of rows are written to this run.")
+    if wished in metrics.columns:
+        warn(
+            "time column",
+            f"{metrics.path} has a metric called {wished!r}, so no times of rows are written to this run.",
+        )
         return None
     return wished
 
@@ -329,38 +265,29 @@ def _load_summary(run_dir: Path) -> dict[str, Any]:
         return {}
 
 
-def _restore(path: Path, found: Scan, summary: dict[str, Any], *, time_column: str | None) -> Restored:
-    """Return the statistics of the `found` rows in the metrics.csv at `path`.
+def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, MetricStats], int | None]:
+    """Return the statistics of the rows on disk, and the last row's step (None without rows).
 
-    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. A
-    summary that does not say how many it covers counts only if there are no rows. If it says null, the disk refused
-    rows, and it does not count at all.
+    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. One
+    that does not say how many it covers is another writer's, or the disk refused rows: it does not count.
     """
     held, _ = convert_document(summary, Summary)
-    covers = held.rows is not None and 0 <= held.rows <= found.rows
-    refused = "rows" in summary and summary["rows"] is None
-    restored = Restored()
-    if covers or not (found.rows or refused):
-        restored.stats = held.metrics
-        restored.step = held.step if held.step is not None and -STEP_LIMIT <= held.step < STEP_LIMIT else None
-    skip = held.rows if covers and held.rows is not None else 0
-    if skip < found.rows:
-        for number, record in enumerate(records(path, found, skip=skip), start=skip):
-            _add_row(restored, record, number=number, time_column=time_column)
-    return restored
-
-
-def _add_row(restored: Restored, record: Record, *, number: int, time_column: str | None) -> None:
-    """Add the values that readers find in a row; a row that they ignore has none."""
-    row = record.filled()
-    step = whole_number(row.get("step", "")) if "step" in record.columns else number
-    if not record.good or step is None:
-        return
-    restored.step = step
-    for name, cell in row.items():
-        value = None if name in ("step", time_column) else cell_number(cell)
-        if value is not None:
-            restored.stats.setdefault(name, MetricStats()).add(value, step)
+    covered = held.rows if held.rows is not None and 0 <= held.rows <= metrics.rows else 0
+    stats, last = (held.metrics, held.step) if covered else ({}, None)
+    if covered == metrics.rows:
+        return stats, last
+    rows = (record for record in read_records(metrics.path) if record.kind == "row")
+    for number, record in enumerate(islice(rows, covered, None), start=covered):
+        cells = record.cells() or {}
+        step = whole_number(cells.get("step", "")) if "step" in record.columns else number
+        if not cells or step is None:
+            continue  # readers ignore the row
+        last = step
+        for name, cell in cells.items():
+            value = None if name in ("step", metrics.time_column) else cell_number(cell)
+            if value is not None:
+                stats.setdefault(name, MetricStats()).add(value, step)
+    return stats, last
 
 
 def _add_session(document: Sidecar, settings: Settings, *, rows: int) -> tuple[int, bool]:
@@ -398,9 +325,7 @@ def _oldest_change(run_dir: Path) -> float:
 
 def _remove_leftovers(run_dir: Path, *, older_than: float) -> None:
     """Remove temporary files, at least `older_than` seconds old, that a killed process left."""
-    found = [path for path in run_dir.glob(".*.tmp") if _LEFTOVER.fullmatch(path.name)]
-    found += [path for path in run_dir.glob("media/*/.*.tmp") if _LEFTOVER_MEDIA.fullmatch(path.name)]
-    for path in found:
+    for path in (*run_dir.glob(".*.tmp"), *run_dir.glob("media/*/.*.tmp")):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime >= older_than:
+            if _LEFTOVER.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import sys
 import uuid
-import weakref
 from collections.abc import Sequence  # noqa: TC003 - LightningCLI evaluates the signature
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,10 +15,10 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
-from logger.open_run import OnExisting, Settings, open_run, refuse_existing, unique_tags
+from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
-from logger.run_writer import RegistryLoggerWarning, WarnOnce
-from logger.session import host_name, stage_of, was_pruned
+from logger.run_writer import RegistryLoggerWarning, WarnOnce, open_run
+from logger.session import host_name, running_trainer, stage_of
 from logger.sidecar import SIDECAR_NAME, Sidecar, SidecarError, decode_sidecar
 
 if TYPE_CHECKING:
@@ -96,7 +95,6 @@ class RegistryLogger(CSVLogger):
         self._settings = settings
         self._made_by = (host_name(), os.getpid())
         self._warn = WarnOnce().warn
-        self._fit: tuple[weakref.ref[Any], int | None] | None = None
         _register_with_pytorch_lightning()
         rank_zero_only(refuse_existing)(settings)
 
@@ -183,10 +181,9 @@ class RegistryLogger(CSVLogger):
     @_hook
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Store nothing. The Trainer calls this hook when it begins: in `fit` the run is running from now on."""
-        trainer = _trainer_of(model)
+        trainer = running_trainer()
         if stage_of(trainer) == "fit":
-            self._fit = (weakref.ref(trainer), _first_step(trainer))
-            self._writer.begin_fit()
+            self._writer.begin_fit(trainer)
 
     @_hook
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -255,21 +252,14 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def _finalize(self, status: str) -> None:
-        writer, fit, self._fit = self._writer, self._fit, None
-        trainer = fit[0]() if fit is not None else None
-        if fit is not None and trainer is not None and trainer.global_step == fit[1] and writer.fit_can_be_abandoned:
-            writer.abandon_fit()
-            return
-        if was_pruned(sys.exc_info()[1]) and writer.is_fit:
-            writer.tags = [*writer.tags, "pruned"]
-        writer.finalize(status)
+        self._writer.finalize(status)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy.
 
         In another process it opens the directory anew; in this one all copies share a writer.
         """
-        return {**self.__dict__, "_experiment": None, "_fit": None}
+        return {**self.__dict__, "_experiment": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -301,22 +291,6 @@ class RegistryLogger(CSVLogger):
     def _ignored(self, method: str, options: Mapping[str, Any]) -> None:
         for name in options:
             self._warn(f"{method} {name}", f"{method} of RegistryLogger does not store {name!r}; it is ignored.")
-
-
-def _trainer_of(model: Any) -> Any | None:
-    """Return the Trainer that `model` (a LightningModule, or any module) is attached to, or None."""
-    try:
-        return model.trainer
-    except (AttributeError, RuntimeError):  # Lightning raises RuntimeError if no Trainer is attached
-        return None
-
-
-def _first_step(trainer: Any) -> int | None:
-    """Return the `global_step` with which a fit begins, that of a checkpoint if one is about to be restored."""
-    connector = getattr(trainer, "_checkpoint_connector", None)
-    checkpoint = getattr(connector, "_loaded_checkpoint", None)
-    step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
-    return trainer.global_step if step is None else step  # type: ignore[no-any-return]
 
 
 def _register_with_pytorch_lightning() -> None:

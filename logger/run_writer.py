@@ -1,17 +1,21 @@
-"""RunWriter: write one run directory from one process.
+"""RunWriter: write one run directory from one process, which has one writer for each directory.
 
 It is what `logger.experiment` returns, free of torch and lightning.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 from logger.files import replace_file
@@ -25,20 +29,20 @@ from logger.heartbeat import (
 )
 from logger.hparams import HPARAMS_NAME
 from logger.media import encode_image, encode_video, single_images
-from logger.open_run import METRICS_NAME, Settings, open_run, unique_tags
+from logger.open_run import METRICS_NAME, Settings, open_directory, unique_tags
 from logger.other_loggers import SummaryWriterMethods
 from logger.row import Row, step_of, to_row
-from logger.session import running_trainer, stage_of, status_of
+from logger.session import first_step, running_trainer, stage_of, status_of, was_pruned
 from logger.sidecar import SCHEMA_VERSION, SUMMARY_NAME, Summary, encode_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from logger.media import Encoded
-    from logger.open_run import OpenedRun
     from logger.sidecar import Sidecar
 
-__all__ = ["RegistryLoggerWarning", "RunWriter", "WarnOnce"]
+__all__ = ["RegistryLoggerWarning", "RunWriter", "WarnOnce", "open_run"]
 
 _BEAT_AT_CALLS = 1.0
 """A log call beats if the last beat is this many seconds old."""
@@ -103,12 +107,16 @@ def _one_at_a_time(method: _Method) -> _Method:
 
 
 class _BeforeFit(NamedTuple):
-    """The status, end and heartbeat of the run before a fit began, and whether this start was one already."""
+    """The status, end and heartbeat of the run before a fit began, and whether this start was one already.
+
+    `step` is the Trainer's `global_step` with which the fit began.
+    """
 
     status: str | None
     ended_at: float | None
     fit: bool | None
     beat: Beat | None
+    step: int | None
 
 
 class _State(NamedTuple):
@@ -134,27 +142,19 @@ class RunWriter(SummaryWriterMethods):
     NAME_METRICS_FILE = METRICS_NAME
     NAME_HPARAMS_FILE = HPARAMS_NAME
 
-    def __init__(self, settings: Settings, opened: OpenedRun, warn_once: WarnOnce) -> None:
-        """Write the sidecar of the directory that was opened. Raises OSError if the disk refuses."""
+    def __init__(self, settings: Settings, *, log_info: Callable[[str], None]) -> None:
+        """Open the directory of `settings` and write its sidecar. Raises OSError if the disk refuses.
+
+        Call `open_run` instead: it knows the writers that there are.
+        """
         self.settings = settings
         self.run_dir = settings.run_dir
         self.pid = os.getpid()
         self.released = False
         self.dropped_rows = 0
-        self.media = opened.media
-        self.session = opened.session
-        self.stats, self.step = opened.restored.stats, opened.restored.step
-        self._lock = threading.RLock()
-        self._put_off: list[Callable[[], None]] = []
-        self.warn = warn_once.warn
-        self._json_lock = threading.Lock()
-        self._version = self._written = 0  # counts changes of the state, and which of them the JSON files hold
-        self._retry_at = self._json_at = 0.0
-        self._beat_at = time.monotonic()
-        self._timer: BackgroundTimer | None = None
-        self._buffer: list[Row] = []
-        self._waiting_values = 0
-        self._error: OSError | None = None
+        self.warn = WarnOnce().warn
+        opened = open_directory(settings, warn=self.warn, log_info=log_info)
+        self.media, self.session, self.stats, self.step = opened.media, opened.session, opened.stats, opened.step
         self._sidecar, self._metrics_file, self._hparams = opened.sidecar, opened.metrics, opened.hparams
         self._summary = opened.summary
         document = self._sidecar.document
@@ -163,9 +163,17 @@ class RunWriter(SummaryWriterMethods):
             self._entry.fit, document.status, document.ended_at = True, "running", None
         self.status, self.ended_at, self.checkpoint = document.status, document.ended_at, document.checkpoint_path
         self._before_fit: _BeforeFit | None = None
-        self._version += 1
+        self._lock = threading.RLock()
+        self._put_off: list[Callable[[], None]] = []
+        self._json_lock = threading.Lock()
+        self._version, self._written = 1, 0  # counts changes of the state, and which of them the JSON files hold
+        self._retry_at = self._json_at = 0.0
+        self._buffer: list[Row] = []
+        self._waiting_values = 0
+        self._error: OSError | None = None
         self._write_state(self._snapshot(), refuse=True)
-        self._beat(self._beat_at)
+        self._beat(time.monotonic())
+        self._timer: BackgroundTimer | None = None
         self._start_timer()
 
     @classmethod
@@ -184,8 +192,7 @@ class RunWriter(SummaryWriterMethods):
         `options` are those of RegistryLogger too: `on_existing`, `time_column`, and `flush_every`. Raises OSError if
         the directory cannot be written, and FileExistsError if it holds a run and `on_existing` is "error".
         """
-        settings = Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options)
-        return open_run(settings)
+        return open_run(Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options))
 
     def __enter__(self) -> Self:
         return self
@@ -259,7 +266,7 @@ class RunWriter(SummaryWriterMethods):
         """Add a row; without `step` it gets the last one + 1."""
         now = time.time()
         if not self.is_fit and stage_of(running_trainer()) in (None, "fit"):
-            self._begin_fit()
+            self._begin_fit(None)
         if self._waiting_values >= _MAX_WAITING_VALUES:
             if time.monotonic() >= self._retry_at:
                 self._flush()
@@ -369,11 +376,17 @@ class RunWriter(SummaryWriterMethods):
         follow; they do not change it. What the disk refuses is tried again by the thread.
         """
         # Here, and not under the lock: the exception in flight and the Trainer on the stack are those of the caller.
-        evaluates = stage_of(running_trainer()) not in (None, "fit")
-        self._finalize(status_of(status), evaluates=evaluates)
+        if self.is_fit and was_pruned(sys.exc_info()[1]):
+            self.tags = [*self.tags, "pruned"]
+        self._finalize(status_of(status), running_trainer())
 
     @_one_at_a_time
-    def _finalize(self, status: str, *, evaluates: bool) -> None:
+    def _finalize(self, status: str, trainer: Any | None) -> None:
+        evaluates = stage_of(trainer) not in (None, "fit")
+        before = self._before_fit
+        if before is not None and trainer is not None and not evaluates and trainer.global_step == before.step:
+            self._abandon_fit(before)
+            return
         if self.is_fit and (self.status == "running" or not evaluates):
             self.status, self.ended_at, self._before_fit = status, _now(), None
         self._changed()
@@ -383,25 +396,25 @@ class RunWriter(SummaryWriterMethods):
             self._stop()
 
     @_one_at_a_time
-    def begin_fit(self) -> None:
-        """Show the run as running from now on, on disk at once: a training begins in it."""
-        if not self.is_fit or self.status != "running":
-            self._begin_fit()
+    def begin_fit(self, trainer: Any) -> None:
+        """Show the run as running from now on, on disk at once: `trainer` begins to train in it.
 
-    def _begin_fit(self) -> None:
-        self._before_fit = _BeforeFit(self.status, self.ended_at, self._entry.fit, read_beat(self.run_dir))
+        If it ends before its first training step, `finalize` puts status, end and heartbeat back.
+        """
+        if not self.is_fit or self.status != "running":
+            self._begin_fit(first_step(trainer))
+
+    def _begin_fit(self, step: int | None) -> None:
+        beat = read_beat(self.run_dir)
+        self._before_fit = _BeforeFit(self.status, self.ended_at, self._entry.fit, beat, step)
         self._entry.fit = True
         self.status, self.ended_at = "running", None
         self._changed()
         self._beat(time.monotonic())
         self._write_json()
 
-    @_one_at_a_time
-    def abandon_fit(self) -> None:
-        """Put status, end and heartbeat back to what they were before `begin_fit`."""
-        before, self._before_fit = self._before_fit, None
-        if before is None:
-            return
+    def _abandon_fit(self, before: _BeforeFit) -> None:
+        self._before_fit = None
         self.status, self.ended_at, self._entry.fit = before.status, before.ended_at, before.fit
         self._changed()
         self._write_json()
@@ -409,11 +422,6 @@ class RunWriter(SummaryWriterMethods):
             restore_beat(self.run_dir, before.beat)
         except OSError as error:
             self._refused(error)
-
-    @property
-    def fit_can_be_abandoned(self) -> bool:
-        """Return whether `abandon_fit` has a state to restore."""
-        return self._before_fit is not None
 
     @_one_at_a_time
     def release(self) -> None:
@@ -549,6 +557,56 @@ class RunWriter(SummaryWriterMethods):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
+
+
+class _Writers:
+    """The writers of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.by_directory: dict[Path, RunWriter] = {}
+        self.release_at_exit = False
+
+
+_writers = _Writers()
+
+
+def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: None) -> RunWriter:
+    """Return this process's writer of `settings.run_dir`. Raises OSError if the directory cannot be written.
+
+    One start of a run has one writer, however many copies of its logger there are. Another start takes the directory
+    over, after the rows of the earlier one are on disk. `log_info` is called with a sentence if a run is resumed.
+    """
+    with _writers.lock:
+        writer = _writers.by_directory.get(settings.run_dir)
+        if writer is not None and writer.usable():
+            if writer.settings.token == settings.token:
+                return writer
+            writer.release()
+        writer = _writers.by_directory[settings.run_dir] = RunWriter(settings, log_info=log_info)
+        if not _writers.release_at_exit:
+            _writers.release_at_exit = True
+            atexit.register(_release_all)
+            # The children of multiprocessing end without atexit.
+            util.Finalize(None, _release_all, exitpriority=100)
+        return writer
+
+
+def _release_all() -> None:
+    with _writers.lock:
+        for writer in list(_writers.by_directory.values()):
+            if writer.usable():
+                with contextlib.suppress(OSError):
+                    writer.release()
+
+
+def _forget_writers() -> None:
+    """Forget the writers in a forked child: they, their threads and their rows belong to the parent."""
+    _writers.__init__()  # type: ignore[misc]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)
 
 
 def _now() -> float:

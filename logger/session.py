@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from logger.sidecar import Sidecar
 
 __all__ = [
+    "first_step",
     "git_commit",
     "host_name",
     "other_process",
@@ -33,6 +35,9 @@ __all__ = [
 ]
 
 _MAX_COMMAND = 4000
+_GIT_TIMEOUT = 5.0
+"""Seconds that a start waits for git."""
+
 _SECRET = re.compile(r"passw(or)?d|secret|api_?key|access_?token|auth_?token|private_?key|credential", re.IGNORECASE)
 _SLURM = {
     "SLURM_JOB_ID": "job_id",
@@ -106,6 +111,14 @@ def running_trainer() -> Any | None:
     return None
 
 
+def first_step(trainer: Any) -> int:
+    """Return the `global_step` with which a fit begins, that of a checkpoint if one is about to be restored."""
+    connector = getattr(trainer, "_checkpoint_connector", None)
+    checkpoint = getattr(connector, "_loaded_checkpoint", None)
+    step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
+    return trainer.global_step if step is None else step  # type: ignore[no-any-return]
+
+
 def stage_of(trainer: Any | None) -> str | None:
     """Return the function of the Trainer that is running: fit, validate, test or predict; None without a Trainer."""
     name = getattr(getattr(trainer, "state", None), "fn", None)
@@ -162,44 +175,13 @@ def _process_lives(pid: int) -> bool:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in the repository around `folder`, read from its files.
-
-    None outside of one.
-    """
+    """Return the commit that is checked out in the repository around `folder`, None outside of one."""
+    command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
-        folder = folder.resolve()
-        for place in (folder, *folder.parents):
-            if (place / ".git").exists():
-                return _head(_git_folder(place / ".git"))
-    except (OSError, ValueError, RuntimeError):
-        pass
-    return None
-
-
-def _git_folder(place: Path) -> Path:
-    """Return the folder with HEAD: `.git`, or what the file `.git` of a work tree or submodule names."""
-    if place.is_file():
-        return (place.parent / place.read_text().removeprefix("gitdir:").strip()).resolve()
-    return place
-
-
-def _head(git: Path) -> str | None:
-    head = (git / "HEAD").read_text().strip()
-    if not head.startswith("ref:"):
-        return head or None
-    name = head.removeprefix("ref:").strip()
-    common = git / "commondir"
-    shared = (git / common.read_text().strip()).resolve() if common.is_file() else git
-    for place in (git, shared):
-        if (place / name).is_file():
-            return (place / name).read_text().strip() or None
-    packed = shared / "packed-refs"
-    if packed.is_file():
-        for line in packed.read_text().splitlines():
-            commit, _, ref = line.partition(" ")
-            if ref == name:
-                return commit
-    return None
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_TIMEOUT)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # there is no git, or the file system does not answer
+    return done.stdout.strip() or None
 
 
 def _script_folder() -> Path:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from logger.media import Encoded
-from logger.open_run import Settings, open_run
+from logger.open_run import Settings
+from logger.run_writer import open_run
 
 
 def main(run_dir: Path) -> None:

@@ -18,8 +18,8 @@ from lightning.fabric.utilities.data import AttributeDict
 
 from bridge.rundir import read_run
 from logger.hparams import Hparams, load_yaml
-from logger.open_run import Settings, open_run
-from logger.run_writer import RegistryLoggerWarning
+from logger.open_run import Settings
+from logger.run_writer import RegistryLoggerWarning, open_run
 from logger.values import ClassName
 from tests.logger.rows import sidecar
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from logger.media import Encoded
-from logger.open_run import Settings, open_run
-from logger.run_writer import RegistryLoggerWarning
+from logger.open_run import Settings
+from logger.run_writer import RegistryLoggerWarning, open_run
 from logger.session import git_commit
 from tests.logger.rows import media, read_rows, sidecar, summary, without_time
 from tests.run_dirs import CREATED_S, make_run
@@ -344,7 +344,7 @@ def test_what_a_kill_left_of_media_is_removed(tmp_path: Path) -> None:
     first.log_media("a/b", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
     first.release()
     folder = tmp_path / "media" / "a%2Fb"
-    (folder / ".0123abcd.tmp").write_bytes(b"half")
+    (folder / ".00000003_1.png.0123abcd.tmp").write_bytes(b"half")
     (folder / ".mine.tmp").write_bytes(b"mine")
     start(tmp_path, "second").release()
     assert sorted(path.name for path in folder.iterdir()) == [".mine.tmp", "00000003_0.png"]

@@ -19,8 +19,8 @@ import pytest
 
 from logger.heartbeat import TIMER_INTERVAL
 from logger.media import Encoded
-from logger.open_run import Settings, open_run
-from logger.run_writer import RegistryLoggerWarning
+from logger.open_run import Settings
+from logger.run_writer import RegistryLoggerWarning, open_run
 from tests.logger.rows import read_rows, sidecar, summary
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path, clock: Cloc
 PROGRAM = """
 import sys
 from pathlib import Path
-from logger.open_run import Settings, open_run
+from logger.open_run import Settings
+from logger.run_writer import open_run
 writer = open_run(Settings(run_dir=Path(sys.argv[1]), run_id="r", token="t"))
 for step in range(60):
     writer.log_metrics({"a": 1.0}, step)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bridge.rundir import read_run, read_summary
-from logger.open_run import Settings, open_run
-from logger.run_writer import RegistryLoggerWarning
+from logger.open_run import Settings
+from logger.run_writer import RegistryLoggerWarning, open_run
 from logger.sidecar import MetricStats
 from tests.logger.rows import read_rows, sidecar, summary, without_time
 

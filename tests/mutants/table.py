@@ -252,7 +252,7 @@ _LOGGER = (
     Mutant(
         "logger: a torn last row stays",
         "logger/csv_file.py",
-        "            os.ftruncate(self._descriptor, found.end)",
+        "            os.ftruncate(self._descriptor, end)",
         "            pass",
         ("tests/logger/test_csv_file.py",),
     ),
