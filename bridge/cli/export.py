@@ -139,9 +139,9 @@ def print_report(report: Report, out: Output) -> None:
     for run in report.runs:
         if not run.failed and not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
             out.line(_line(run, labels[run.path], report.exporter))
-            for entry in run.to_dict()["notices"]:
-                examples = "; ".join(": ".join(filter(None, one.values())) for one in entry["examples"])
-                out.line(f"    {counted(entry['count'], 'notice')}: {entry['kind']}: {examples}")
+            for entry in run.to_json().notices:
+                examples = "; ".join(": ".join(filter(None, (one.what, one.detail))) for one in entry.examples)
+                out.line(f"    {counted(entry.count, 'notice')}: {entry.kind}: {examples}")
             for note in run.notes:
                 out.line(f"    {note}")
     tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)

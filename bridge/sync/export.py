@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as with_fields
 
+from bridge import rundir
 from bridge.errors import (
     BridgeError,
     ConflictError,
@@ -30,10 +31,9 @@ from bridge.errors import (
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, as_sent, fitting
 from bridge.options import ContentOptions
-from bridge.rundir import read_run
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
-from bridge.sync.progress import SilentProgress
+from bridge.sync.progress import Progress
 from bridge.sync.report import WRITTEN, Action, Report, RunReport, older_copy_of
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from bridge.exporters.contract import Capabilities, Exporter, Target, TargetState
+    from bridge.exporters.contract import Exporter, Target, TargetState
     from bridge.model import Cursor, Delta, Notice, Run
-    from bridge.rundir import Clock, ReadOptions
-    from bridge.sync.progress import Progress
+    from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
 
 log = logging.getLogger(__name__)
@@ -79,6 +78,11 @@ class Options:
             return self.content
         return with_fields(kept, **{name: getattr(self.content, name) for name in self.given})
 
+    def task(self, run: Run, state: TargetState) -> ExportTask:
+        """Return what is to be done with one run."""
+        kept = ContentOptions() if state.cursor is None else ContentOptions.kept(state.cursor.content)
+        return ExportTask(run, state, self.content_over(kept), rebuild=self.rebuild, reshape=self.reshape)
+
 
 def export_runs(
     roots: Sequence[Path],
@@ -98,11 +102,11 @@ def export_runs(
     unchanged = UnchangedRuns.load(exporter, options)
     gathered = gather(
         roots,
+        exporter,
         selection=options.selection,
         new_identity=options.new_identity,
-        read=partial(read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
+        read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
         unchanged=unchanged,
-        capabilities=lambda: exporter.capabilities,
     )
     report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
@@ -128,9 +132,10 @@ def export_gathered(
     lines: list[RunReport] = []
     notices: tuple[Notice, ...] = ()
     if runs or not gathered.unchanged:
-        with progress or SilentProgress() as shown, exporter:
+        with progress or Progress() as shown, exporter:
             exporter.prepare(runs, options.content)
-            tasks = _tasks(runs, exporter.cursors(runs), options)
+            states = exporter.cursors(runs)
+            tasks = [options.task(run, states[run.identity]) for run in runs]
             shown.start(len(tasks))
             if tasks and not options.dry_run and exporter.first_step:
                 shown.waiting(exporter.first_step)
@@ -144,29 +149,12 @@ def export_gathered(
             unchanged.remember(tasks, lines)
     return Report(
         exporter=exporter.name,
-        runs=(*gathered.unchanged, *lines, *gathered.copies, *gathered.failed),
+        runs=(*gathered.unchanged, *lines, *gathered.others),
         notices=notices,
         seconds=time.perf_counter() - started,
         dry_run=options.dry_run,
         skipped=gathered.skipped,
     )
-
-
-def _tasks(runs: Sequence[Run], states: Mapping[str, TargetState], options: Options) -> list[ExportTask]:
-    return [
-        ExportTask(
-            run,
-            states[run.identity],
-            options.content_over(_kept_content(states[run.identity])),
-            rebuild=options.rebuild,
-            reshape=options.reshape,
-        )
-        for run in runs
-    ]
-
-
-def _kept_content(state: TargetState) -> ContentOptions:
-    return ContentOptions() if state.cursor is None else ContentOptions.kept(state.cursor.content)
 
 
 def _finish(tasks: Sequence[ExportTask], exporter: Exporter) -> tuple[Notice, ...]:
@@ -201,27 +189,14 @@ class ExportTask:
         """Return the report of this run, which `error` ended."""
         if not isinstance(error, BridgeError):
             log.debug("run %s failed", self.run.path, exc_info=hide_in(error))
-            return self.report(Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
+            return RunReport.of(self.run, Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
-        report = self.report(action, reason=error.message, hint=error.hint or "")
-        return with_fields(report, retry=isinstance(error, TargetError))
+        retry = isinstance(error, TargetError)
+        return RunReport.of(self.run, action, reason=error.message, hint=error.hint or "", retry=retry)
 
     def given_up(self, other: RunReport) -> RunReport:
         """Return the report of this run, which was not begun because of the fault that ended `other`."""
-        return with_fields(self.report(Action.FAILED, reason=other.reason, hint=other.hint), retry=True)
-
-    def report(self, action: Action, *, reason: str = "", hint: str = "") -> RunReport:
-        """Return a report of this run without anything sent."""
-        run = self.run
-        return RunReport(
-            path=str(run.path),
-            run_id=run.run_id,
-            name=run.name,
-            identity=run.identity,
-            action=action,
-            reason=reason,
-            hint=hint,
-        )
+        return RunReport.of(self.run, Action.FAILED, reason=other.reason, hint=other.hint, retry=True)
 
 
 def export_batch(
@@ -260,24 +235,10 @@ def export_run(
     """
     started = time.perf_counter()
     try:
-        report = _export_despite_conflicts(_RunExport(task, exporter, dry_run, sent))
+        report = _RunExport(task, exporter, dry_run, sent).carry_out()
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         report = task.failed(error)
     return with_fields(report, seconds=time.perf_counter() - started)
-
-
-def _export_despite_conflicts(export: _RunExport) -> RunReport:
-    """Export the run; if another export changes its target meanwhile, go on from what the target holds then."""
-    conflicts = 0
-    while True:
-        try:
-            if conflicts:
-                export.refresh()
-            return export.carry_out()
-        except ConflictError:
-            conflicts += 1
-            if conflicts > MOST_CONFLICTS:
-                raise
 
 
 @dataclass(slots=True)
@@ -296,20 +257,31 @@ class _RunExport:
     action: Action = Action.UNCHANGED
     reason: str = ""
 
-    @property
-    def content(self) -> ContentOptions:
-        """Return the content options of the run."""
-        return self.task.content
+    def carry_out(self) -> RunReport:
+        """Export the run; if another export changes its target meanwhile, go on from what the target holds then.
 
-    def refresh(self) -> None:
+        Raises BridgeError.
+        """
+        conflicts = 0
+        while True:
+            try:
+                if conflicts:
+                    self._ask_again()
+                return self._carry_out()
+            except ConflictError:
+                conflicts += 1
+                if conflicts > MOST_CONFLICTS:
+                    raise
+
+    def _ask_again(self) -> None:
         """Ask the target for its state again."""
         run = self.task.run
         self.task = replace(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
         if not self.done.points:
             self.action, self.reason = Action.UNCHANGED, ""
 
-    def carry_out(self) -> RunReport:
-        """Send what is new, or rebuild the target, and return the report. Raises BridgeError."""
+    def _carry_out(self) -> RunReport:
+        """Send what is new, or rebuild the target, and return the report."""
         state = self.task.state
         if state.error is not None:
             raise state.error
@@ -317,14 +289,14 @@ class _RunExport:
         self.task = replace(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
-            return self.task.report(Action.DELETED, reason=why, hint="--rebuild exports it again")
+            return RunReport.of(run, Action.DELETED, reason=why, hint="--rebuild exports it again")
         if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
             raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):
             why = older_copy_of(state.cursor.path)
             hint = "Give it its own identity: bridge export RUN_DIR --as NEW_ID, or replace the target's run: --rebuild"
-            return self.task.report(Action.COPY, reason=why, hint=hint)
-        self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.content)
+            return RunReport.of(run, Action.COPY, reason=why, hint=hint)
+        self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.task.content)
         try:
             reason = self._reason_to_rebuild() or (
                 self._send_new() if state.cursor is None else self._send_changes(state.cursor)
@@ -340,22 +312,19 @@ class _RunExport:
 
         A moved run holds everything that the target holds.
         """
-        from bridge.rundir import read_delta, read_whole
-
-        run, options = self.task.run, self._read_options()
-        if cursor.path == fitting(str(run.path)):
+        if cursor.path == fitting(str(self.task.run.path)):
             return False
         try:
-            if read_delta(run, cursor, self.content, options).kind is not DeltaKind.CHANGED:
+            if self._delta_past(cursor).kind is not DeltaKind.CHANGED:
                 return False
         except IdentityError:
             pass
-        *_, last = read_whole(run, self.content, options)
+        *_, last = self._whole()
         return last.after.rows < cursor.rows or last.after.media_lines < cursor.media_lines
 
     def _changed_options(self, cursor: Cursor) -> dict[str, str]:
         """Return the content options that differ from those of the target, each with words for people."""
-        now, then = self.content.differences(), dict(cursor.content)
+        now, then = self.task.content.differences(), dict(cursor.content)
         names = [name for name in dict.fromkeys((*now, *then)) if now.get(name) != then.get(name)]
         return {
             name: f"{name.replace('_', '-')} (was {_in_words(then, name)}, is {_in_words(now, name)})" for name in names
@@ -380,28 +349,24 @@ class _RunExport:
         self.action = Action.NEW
         if self.exporter.capabilities.replaces_points:
             return self._send_deltas(None)
-        from bridge.rundir import read_whole
-
         # This target can only be rebuilt when a rewind comes, so all rows are looked at before the first point is sent.
-        for delta in self._watch(read_whole(self.task.run, self.content, self._read_options())):
+        for delta in self._watch(self._whole()):
             self.done += self.target.apply(delta)
         return ""
 
     def _send_changes(self, cursor: Cursor) -> str:
         """Send what lies past `cursor`, and facts that changed. Return why the target must be rebuilt, or ""."""
         stale = dict.fromkeys(
-            (*self._changed_options(cursor), *self.exporter.stale(self.task.run, cursor, self.content))
+            (*self._changed_options(cursor), *self.exporter.stale(self.task.run, cursor, self.task.content))
         )
         # The target takes these options without a rebuild, so for the reader they are those that it was made with.
-        return self._send_deltas(cursor.with_(content=self.content.differences()), tuple(stale))
+        return self._send_deltas(cursor.with_(content=self.task.content.differences()), tuple(stale))
 
     def _send_deltas(self, cursor: Cursor | None, stale: tuple[str, ...] = ()) -> str:
-        from bridge.rundir import read_delta
-
-        capabilities, options = self.exporter.capabilities, self._read_options()
+        replaces = self.exporter.capabilities.replaces_points
         while True:
-            delta = read_delta(self.task.run, cursor, self.content, options)
-            if _needs_rebuild(delta, capabilities):
+            delta = self._delta_past(cursor)
+            if delta.kind is DeltaKind.CHANGED or (delta.kind is DeltaKind.REWIND and not replaces):
                 return delta.reason
             if delta.kind is not DeltaKind.SAME or stale:
                 for one in self._watch((delta,)):
@@ -415,16 +380,19 @@ class _RunExport:
 
     def _rebuild(self, reason: str) -> None:
         """Replace the target by a fresh one."""
-        from bridge.rundir import read_whole
-
         cursor = self.task.state.cursor
-        anchors = cursor.anchors if cursor is not None else ()
-        deltas = read_whole(self.task.run, self.content, self._read_options(), anchors=anchors)
+        deltas = self._whole(anchors=cursor.anchors if cursor is not None else ())
         self.done = Applied()
         # First `rebuild`, which reads the deltas, and so adds to `done` through `_watch`.
         applied = self.target.rebuild(self._watch(deltas))
         self.done += applied
         self.action, self.reason = Action.REBUILD, reason
+
+    def _delta_past(self, cursor: Cursor | None) -> Delta:
+        return rundir.read_delta(self.task.run, cursor, self.task.content, self._read_options())
+
+    def _whole(self, *, anchors: tuple[tuple[int, float], ...] = ()) -> Iterator[Delta]:
+        return rundir.read_whole(self.task.run, self.task.content, self._read_options(), anchors=anchors)
 
     def _watch(self, deltas: Iterable[Delta]) -> Iterator[Delta]:
         """Pass deltas on. Add the notices of each to the report, and call `sent` when the target asks for the next."""
@@ -433,11 +401,9 @@ class _RunExport:
             yield delta
             self.sent(delta.points)
 
-    def _read_options(self) -> ReadOptions:
-        from bridge.rundir import ReadOptions
-
+    def _read_options(self) -> rundir.ReadOptions:
         capabilities = self.exporter.capabilities
-        return ReadOptions(
+        return rundir.ReadOptions(
             ordered=capabilities.ordered_steps,
             replaces=capabilities.replaces_points,
             limit=capabilities.points_a_delta,
@@ -449,8 +415,10 @@ class _RunExport:
         if edited:
             notes += (f"edited in the target, and left unchanged: {', '.join(edited)}",)
         says_nothing = self.dry_run or self.action is Action.UNCHANGED
-        return with_fields(
-            self.task.report(self.action, reason=self.reason),
+        return RunReport.of(
+            self.task.run,
+            self.action,
+            reason=self.reason,
             where=self.target.where(),
             points=done.points,
             media=done.media,
@@ -466,14 +434,6 @@ def _in_words(options: Mapping[str, Any], name: str) -> str:
         return "the default"
     value = options[name]
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _needs_rebuild(delta: Delta, capabilities: Capabilities) -> bool:
-    if delta.kind is DeltaKind.CHANGED:
-        return True
-    if delta.kind is not DeltaKind.REWIND:
-        return False
-    return not capabilities.replaces_points
 
 
 class _DryRunTarget:

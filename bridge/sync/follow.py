@@ -121,13 +121,8 @@ class _Follower:
     def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
         """Export what changed. Return what is missing of the source and why the target is out of reach, if so."""
         present, absent = self._present_roots()
-        gathered = gather(
-            present,
-            selection=self.options.selection,
-            read=self._read_if_moved,
-            capabilities=lambda: self.exporter.capabilities,
-        )
-        self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.failed)
+        gathered = gather(present, self.exporter, selection=self.options.selection, read=self._read_if_moved)
+        self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.others if line.failed)
         return absent, self._export(gathered, told)
 
     def _present_roots(self) -> tuple[list[Path], str]:
@@ -146,19 +141,21 @@ class _Follower:
     def _export(self, gathered: Gathered, told: Callable[[Report], None]) -> str:
         """Export the runs that are due. Return why the target cannot be reached, "" if it can."""
         due = tuple(run for run in gathered.runs if self._is_due(run))
-        news = tuple(line for line in gathered.failed if self.failures.get(Path(line.path)) != line.reason)
-        copies = tuple(line for line in gathered.copies if line.path not in self.passed_over)
+        others = tuple(line for line in gathered.others if self._is_news(line))
         skipped = tuple(folder for folder in gathered.skipped if folder.path not in self.passed_over)
-        self.passed_over.update([line.path for line in copies], [folder.path for folder in skipped])
-        if not due and not news and not copies and not skipped:
+        if not due and not others and not skipped:
             return ""
+        self.passed_over.update([line.path for line in others], [folder.path for folder in skipped])
         progress = None if self.progress is None else self.progress()
-        asked = replace(gathered, runs=due, failed=news, copies=copies, skipped=skipped)
+        asked = replace(gathered, runs=due, others=others, skipped=skipped)
         try:
             report = export_gathered(asked, self.exporter, self.options, progress=progress)
         except TargetUnavailableError as error:
             return error.message
         return self._settle(report, told)
+
+    def _is_news(self, line: RunReport) -> bool:
+        return self.failures.get(Path(line.path)) != line.reason if line.failed else line.path not in self.passed_over
 
     def _settle(self, report: Report, told: Callable[[Report], None]) -> str:
         """Remember what became of each run, and tell what is new. Return the first trouble with the target, or ""."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Pool: TypeAlias = "tuple[Callable[[], Executor], int]"
-"""A maker of executors, and how many tasks may be in flight in each."""
+"""A maker of executors, and how many batches may be in flight in each."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,8 +55,8 @@ MOST_FAULTS = 3
 CONNECT_TIMEOUT = 30.0
 """Seconds within which a Dask scheduler must answer."""
 
-DASK_TASKS = 64
-"""Tasks that may be in flight on a Dask cluster."""
+DASK_BATCHES = 64
+"""Batches that may be in flight on a Dask cluster."""
 
 TICK = 0.25
 """Seconds between two looks at whether an executor is lost."""
@@ -72,6 +72,25 @@ class Workers:
     processes: int = 1
     threads: int | None = None
     dask: str | None = None
+
+    def pool(self, *, count: int, size: int, wait: bool) -> Pool | None:
+        """Return the pool for `count` tasks, with `size` bytes of run directories to read; None if we do the work.
+
+        With `wait` the work is mostly waiting for a server.
+        """
+        if self.dask is not None:
+            return functools.partial(DaskExecutor, self.dask), DASK_BATCHES
+        if count < 2:
+            return None
+        if wait:
+            # Threads cost nothing to start, and each run waits for the server, however small it is.
+            from concurrent.futures import ThreadPoolExecutor
+
+            most = self.threads or self.processes
+            return (functools.partial(ThreadPoolExecutor, most), 2 * most) if most > 1 else None
+        if self.processes < 2 or size < WORTH_WORKERS:
+            return None
+        return functools.partial(WorkerProcesses, self.processes), 2 * self.processes
 
 
 def export_all(
@@ -92,18 +111,28 @@ def export_all(
     pool = None
     if not capabilities.single_writer:
         size = sum(task.backlog for task in tasks)
-        pool = make_pool(workers, count=len(tasks), size=size, threads=capabilities.threads)
+        pool = workers.pool(count=len(tasks), size=size, wait=capabilities.threads)
     most = capabilities.batch_runs
-    if pool is not None:
+    if pool is None:
+        work = functools.partial(work, sent=progress.moved)
+    else:
         tasks = sorted(tasks, key=lambda task: task.backlog, reverse=True)
         # Each worker gets several batches, so that none is idle while another one has many runs left.
         most = min(most, len(tasks) // (4 * pool[1]))
     waiting = deque(_batches(tasks, most))
-    faults = _Faults()
-    with contextlib.closing(_reports(waiting, exporter, work, pool, progress)) as reports:
-        for report in reports:
+    fault, in_a_row = "", 0
+    with contextlib.closing(run_batches(waiting, work, exporter, pool)) as outcomes:
+        for task, outcome in outcomes:
+            report = task.failed(outcome) if isinstance(outcome, Exception) else outcome
+            if pool is not None:
+                progress.moved(report.points)
             yield report
-            if faults.are_too_many(report):
+            if not (report.failed and report.retry):
+                in_a_row = 0
+                continue
+            in_a_row = in_a_row + 1 if report.reason == fault else 1
+            fault = report.reason
+            if in_a_row >= MOST_FAULTS:
                 given_up = [task.given_up(report) for batch in waiting for task in batch]
                 waiting.clear()
                 yield from given_up
@@ -125,168 +154,84 @@ def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask
         yield batch
 
 
-def _reports(
-    waiting: deque[list[ExportTask]],
-    exporter: Exporter,
-    work: Callable[..., Sequence[RunReport]],
-    pool: Pool | None,
-    progress: Progress,
-) -> Generator[RunReport, None, None]:
-    """Do the batches in `waiting` until it is empty, and yield the reports of their tasks."""
-    if pool is None:
-        work = functools.partial(work, sent=progress.moved)
-    with contextlib.closing(do_tasks(waiting, work, exporter, pool, split=_one_by_one)) as outcomes:
-        for batch, outcome in outcomes:
-            reports = [task.failed(outcome) for task in batch] if isinstance(outcome, Exception) else outcome
-            for report in reports:
-                if pool is not None:
-                    progress.moved(report.points)
-                yield report
-
-
-def _one_by_one(batch: list[ExportTask]) -> Iterable[list[ExportTask]]:
-    return ([task] for task in batch)
-
-
-@dataclass(slots=True)
-class _Faults:
-    """Counts runs in a row that failed because of the same fault of the target."""
-
-    reason: str = ""
-    count: int = 0
-
-    def are_too_many(self, report: RunReport) -> bool:
-        """Count `report`. Return whether MOST_FAULTS runs in a row have failed with its reason."""
-        if not (report.failed and report.retry):
-            self.count = 0
-            return False
-        self.count = self.count + 1 if report.reason == self.reason else 1
-        self.reason = report.reason
-        return self.count >= MOST_FAULTS
-
-
-def make_pool(workers: Workers, *, count: int, size: int, threads: bool) -> Pool | None:
-    """Return a maker of executors and how many tasks each may have in flight, None if this process does the work.
-
-    There are `count` tasks, with `size` bytes of run directories to read; `threads` says that waiting dominates.
-    """
-    if workers.dask is not None:
-        return functools.partial(DaskExecutor, workers.dask), DASK_TASKS
-    if count < 2:
-        return None
-    if threads:
-        # Threads cost nothing to start, and each run waits for the server, however small it is.
-        from concurrent.futures import ThreadPoolExecutor
-
-        most = workers.threads or workers.processes
-        return (functools.partial(ThreadPoolExecutor, most), 2 * most) if most > 1 else None
-    if workers.processes < 2 or size < WORTH_WORKERS:
-        return None
-    return functools.partial(WorkerProcesses, workers.processes), 2 * workers.processes
-
-
-def do_tasks(
-    waiting: deque[T],
-    work: Callable[[T, Exporter], R],
-    exporter: Exporter,
-    pool: Pool | None,
-    *,
-    split: Callable[[T], Iterable[T]] = lambda task: (task,),
+def run_batches(
+    waiting: deque[list[T]], work: Callable[[list[T], Exporter], Sequence[R]], exporter: Exporter, pool: Pool | None
 ) -> Generator[tuple[T, R | Exception], None, None]:
-    """Do `work(task, exporter)` for the tasks in `waiting`: here in this order, or by a pool as `run_tasks` does.
+    """Do `work(batch, exporter)` for each batch, in this order, by `pool` or without one in this process.
 
-    Yield each task with its result, or with what an executor raised.
+    Yield each task with its result, or with what its executor raised. Batches are taken out of `waiting`; the caller
+    may take some out too. If an executor loses a batch, each of its tasks is tried once more, alone. Raises what the
+    first executor's maker raises; later that is the outcome of all tasks that are left.
     """
     if pool is None:
         while waiting:
-            task = waiting.popleft()
-            yield task, work(task, exporter)
+            batch = waiting.popleft()
+            yield from zip(batch, work(batch, exporter), strict=True)
         return
     make_executor, in_flight = pool
     elsewhere = functools.partial(_work_elsewhere, work, pickle.dumps(exporter))
-    with contextlib.closing(run_tasks(waiting, elsewhere, make_executor, in_flight, split=split)) as outcomes:
-        yield from outcomes
-
-
-def _work_elsewhere(work: Callable[[T, Exporter], R], exporter: bytes, task: T) -> R:
-    """Return `work(task, exporter)`; the exporter comes pickled."""
-    return work(task, _unpickled(exporter))
-
-
-@functools.lru_cache(maxsize=2)
-def _unpickled(exporter: bytes) -> Exporter:
-    """Return the exporter, the same one for all tasks of a process."""
-    made: Exporter = pickle.loads(exporter)  # noqa: S301 - pickled by this program for its own workers
-    return made
-
-
-def run_tasks(
-    waiting: deque[T],
-    work: Callable[[T], R],
-    make_executor: Callable[[], Executor],
-    in_flight: int,
-    *,
-    split: Callable[[T], Iterable[T]] = lambda task: (task,),
-) -> Generator[tuple[T, R | Exception], None, None]:
-    """Run `work` on each task, in this order, and yield each task with its result or with what its executor raised.
-
-    Tasks are taken out of `waiting`; the caller may take some out too. At most `in_flight` tasks are submitted at
-    once. If an executor loses a task, each part of it (`split`) is tried once more, alone. Raises what `make_executor`
-    raises the first time; later that is the outcome of all tasks that are left.
-    """
-    lost, is_first = deque[T](), True
+    lost, is_first = deque[list[T]](), True
     while waiting or lost:
         try:
             executor = make_executor()
         except BridgeError as error:
             if is_first:
                 raise
-            left = (*lost, *waiting)
+            left = [task for batch in (*lost, *waiting) for task in batch]
             waiting.clear()
             yield from ((task, error) for task in left)
             return
         is_first, is_alone = False, bool(lost)
-        batch = deque([lost.popleft()]) if is_alone else waiting
+        batches = deque([lost.popleft()]) if is_alone else waiting
         with _ended(executor):
-            for task, outcome in _until_broken(executor, batch, work, in_flight):
+            for batch, outcome in _until_broken(executor, batches, elsewhere, in_flight):
                 if not isinstance(outcome, Exception):
-                    yield task, outcome
-                elif not is_alone:
-                    lost.extend(split(task))
+                    yield from zip(batch, outcome, strict=True)
+                elif is_alone:
+                    yield from ((task, _explained(outcome)) for task in batch)
                 else:
-                    yield task, _explained(outcome)
+                    lost.extend([task] for task in batch)
+
+
+def _work_elsewhere(work: Callable[[list[T], Exporter], Sequence[R]], exporter: bytes, batch: list[T]) -> Sequence[R]:
+    """Return `work(batch, exporter)`; the exporter comes pickled."""
+    return work(batch, _unpickled(exporter))
+
+
+@functools.lru_cache(maxsize=2)
+def _unpickled(exporter: bytes) -> Exporter:
+    """Return the exporter, the same one for all batches of a process."""
+    made: Exporter = pickle.loads(exporter)  # noqa: S301 - pickled by this program for its own workers
+    return made
 
 
 def _until_broken(
-    executor: Executor, batch: deque[T], work: Callable[[T], R], in_flight: int
+    executor: Executor, batches: deque[T], work: Callable[[T], R], in_flight: int
 ) -> Iterator[tuple[T, R | Exception]]:
-    """Take tasks from `batch` until it is empty or the executor is broken. Yield each with its result or error."""
+    """Take from `batches` until none is left or the executor is broken. Yield each with its result or error."""
     submitted: dict[Future[R], T] = {}
     broken = False
-    while submitted or (batch and not broken):
-        while batch and not broken and len(submitted) < in_flight:
-            task = batch.popleft()
+    while submitted or (batches and not broken):
+        while batches and not broken and len(submitted) < in_flight:
+            batch = batches.popleft()
             try:
-                submitted[executor.submit(work, task)] = task
-            except Exception as error:  # noqa: BLE001 - whatever the executor raises, the task is tried once more
+                submitted[executor.submit(work, batch)] = batch
+            except Exception as error:  # noqa: BLE001 - whatever the executor raises, the batch is tried once more
                 broken = True
-                yield task, error
+                yield batch, error
         done, _ = wait(submitted, timeout=TICK, return_when=FIRST_COMPLETED)
         for future in done:
-            outcome = _outcome(future)
-            broken = broken or isinstance(outcome, BrokenExecutor)
+            outcome: R | Exception
+            try:
+                outcome = future.result()
+            except Exception as error:  # noqa: BLE001 - tasks raise nothing, so this is the executor's
+                outcome = error
+                broken = broken or isinstance(error, BrokenExecutor)
             yield submitted.pop(future), outcome
         if not done and isinstance(executor, DaskExecutor) and executor.is_lost():
             # What was submitted may never end.
-            yield from ((task, BrokenExecutor("the Dask scheduler is gone")) for task in submitted.values())
+            yield from ((batch, BrokenExecutor("the Dask scheduler is gone")) for batch in submitted.values())
             return
-
-
-def _outcome(future: Future[R]) -> R | Exception:
-    try:
-        return future.result()
-    except Exception as error:  # noqa: BLE001 - tasks raise nothing, so this is the executor's
-        return error
 
 
 def _explained(error: Exception) -> Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,46 +17,20 @@ LINE_EVERY = 10.0
 """Seconds between two progress lines without a terminal."""
 
 
-class Progress(Protocol):
-    """Hears how an export goes on, from one thread. A context manager."""
+class Progress:
+    """Hears how an export goes on, from one thread. A context manager. This one shows nothing."""
 
     def start(self, runs: int) -> None:
         """Receive the number of runs that are about to be exported."""
-        ...
 
     def waiting(self, step: str) -> None:
         """Receive what takes long before the first run is written."""
-        ...
 
     def moved(self, points: int) -> None:
         """Receive the number of points that have reached their target."""
-        ...
 
     def run_done(self, report: RunReport) -> None:
         """Receive the report of a run that is done."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class SilentProgress:
-    """Show nothing."""
-
-    def start(self, runs: int) -> None:
-        """Ignore the number of runs."""
-
-    def waiting(self, step: str) -> None:
-        """Ignore the step."""
-
-    def moved(self, points: int) -> None:
-        """Ignore the points."""
-
-    def run_done(self, report: RunReport) -> None:
-        """Ignore the run."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +41,7 @@ class SilentProgress:
         return None
 
 
-class _CountedProgress(SilentProgress):
+class _CountedProgress(Progress):
     """Count runs and points, and call `show` after each change."""
 
     def __init__(self) -> None:
@@ -141,16 +115,16 @@ class BarProgress(_CountedProgress):
 
     def start(self, runs: int) -> None:
         """Make the bar."""
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.theme import Theme
 
-        self._rich = Progress(
-            TextColumn("runs"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
+        self._rich = progress.Progress(
+            progress.TextColumn("runs"),
+            progress.BarColumn(bar_width=20),
+            progress.TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
             # Rich's own colours suit a dark terminal only.
             console=Console(file=self._stream, theme=Theme({"progress.remaining": "none", "bar.back": "bright_black"})),
             transient=True,
@@ -183,5 +157,5 @@ def progress_on(stream: TextIO, *, quiet: bool = False, after: float = 0.0) -> P
     The bar appears `after` so many seconds: what is over by then needs none.
     """
     if quiet:
-        return SilentProgress()
+        return Progress()
     return BarProgress(stream, after=after) if stream.isatty() else LineProgress(stream)

@@ -1,21 +1,21 @@
 """The reports of an export and of a verify, run by run, and their JSON.
 
 The structs that end in `Json` are the documents that `--json` prints; docs/reference/json-export.md and json-verify.md
-describe them, and `json_schema` gives their JSON schemas.
+describe them, and their JSON schemas are made of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bridge.model import Notice
+    from bridge.model import Notice, Run
 
 REPORT_VERSION = 1
 """The `version` of an export's JSON; it grows when a field changes its meaning or goes away."""
@@ -97,6 +97,11 @@ class RunReport(_RunFields, frozen=True, kw_only=True):
 
     notices: tuple[Notice, ...] = ()
 
+    @classmethod
+    def of(cls, run: Run, action: Action, **fields: Any) -> Self:
+        """Return the report of `run` with these fields."""
+        return cls(**_names_of(run), action=action, **fields)
+
     @property
     def failed(self) -> bool:
         """Return whether the export of this run failed."""
@@ -108,10 +113,9 @@ class RunReport(_RunFields, frozen=True, kw_only=True):
         fields["seconds"] = round(self.seconds, 6)
         return RunReportJson(**fields, notices=summarise_notices(self.notices))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the run's part of the JSON report as plain values."""
-        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
-        return data
+
+def _names_of(run: Run) -> dict[str, Any]:
+    return {"path": str(run.path), "run_id": run.run_id, "name": run.name, "identity": run.identity}
 
 
 class RunReportJson(_RunFields, frozen=True, kw_only=True):
@@ -161,21 +165,36 @@ class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[SkippedFolder]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export did, or would do (`dry_run`).
+class _AnyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of both reports.
 
-    `notices` concern the export as a whole. `no_match` explains why no run was selected, `warnings` name metrics in the
-    options that no run has and runs that were left out, `skipped` are folders that only look like runs.
+    `no_match` explains why no run was selected, `warnings` name metrics in the options that no run has and runs that
+    were left out, `skipped` are folders that only look like runs.
     """
 
     exporter: str
-    runs: tuple[RunReport, ...] = ()
     no_match: NoMatch = NoMatch()
     warnings: tuple[str, ...] = ()
-    notices: tuple[Notice, ...] = ()
-    seconds: float = 0.0
-    dry_run: bool = False
     skipped: tuple[SkippedFolder, ...] = ()
+    seconds: float = 0.0
+
+    def _common(self) -> dict[str, Any]:
+        """Return these fields as both documents have them."""
+        return {
+            "exporter": self.exporter,
+            "no_match": self.no_match.text,
+            "warnings": list(self.warnings),
+            "skipped": list(self.skipped),
+            "seconds": round(self.seconds, 6),
+        }
+
+
+class Report(_AnyReport, frozen=True, kw_only=True):
+    """What an export did, or would do (`dry_run`). `notices` concern the export as a whole."""
+
+    runs: tuple[RunReport, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    dry_run: bool = False
 
     @property
     def failed(self) -> tuple[RunReport, ...]:
@@ -187,16 +206,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Return 0 if all runs are done, 1 if none are or a given name matches no run, 3 if some failed."""
         return 1 if self.no_match.unknown else exit_code(failed=len(self.failed), of=len(self.runs))
 
-    def count(self, action: Action) -> int:
-        """Return how many runs had `action`."""
-        return sum(run.action is action for run in self.runs)
-
     @property
     def totals(self) -> ExportTotals:
         """Return the sums over all runs."""
+        actions = Counter(run.action for run in self.runs)
         everywhere = [*self.notices, *(notice for run in self.runs for notice in run.notices)]
         return ExportTotals(
-            **{action.value: self.count(action) for action in Action},
+            **{action.value: actions[action] for action in Action},
             runs=len(self.runs),
             points=sum(run.points for run in self.runs),
             media=sum(run.media for run in self.runs),
@@ -204,25 +220,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             notices=sum(notice.count for notice in everywhere),
         )
 
-    def to_json(self) -> ExportJson:
-        """Return the JSON report."""
-        return ExportJson(
-            version=REPORT_VERSION,
-            exporter=self.exporter,
-            dry_run=self.dry_run,
-            exit_code=self.exit_code,
-            seconds=round(self.seconds, 6),
-            totals=self.totals,
-            no_match=self.no_match.text,
-            warnings=list(self.warnings),
-            notices=summarise_notices(self.notices),
-            runs=[run.to_json() for run in self.runs],
-            skipped=list(self.skipped),
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON report as plain values."""
-        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
+        report = ExportJson(
+            version=REPORT_VERSION,
+            dry_run=self.dry_run,
+            exit_code=self.exit_code,
+            totals=self.totals,
+            notices=summarise_notices(self.notices),
+            runs=[run.to_json() for run in self.runs],
+            **self._common(),
+        )
+        data: dict[str, Any] = msgspec.to_builtins(report)
         return data
 
     def _repr_html_(self) -> str:
@@ -339,6 +348,11 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
     edited: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    @classmethod
+    def of(cls, run: Run, verdict: Verdict, **fields: Any) -> Self:
+        """Return the check of `run` with these fields."""
+        return cls(**_names_of(run), verdict=verdict, **fields)
+
 
 class VerifyTotals(msgspec.Struct, frozen=True, kw_only=True):
     """How many runs had each verdict, and the sums over all runs."""
@@ -373,20 +387,12 @@ class VerifyJson(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[SkippedFolder]
 
 
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run.
+class VerifyReport(_AnyReport, frozen=True, kw_only=True):
+    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run."""
 
-    `no_match`, `warnings` and `skipped` are as in `Report`.
-    """
-
-    exporter: str
     runs: tuple[RunCheck, ...] = ()
-    no_match: NoMatch = NoMatch()
-    warnings: tuple[str, ...] = ()
-    skipped: tuple[SkippedFolder, ...] = ()
     strict: bool = False
     sample: int | None = None
-    seconds: float = 0.0
 
     @property
     def equal(self) -> bool:
@@ -400,45 +406,29 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
             return 1
         return 0 if self.equal else 4
 
-    def count(self, verdict: Verdict) -> int:
-        """Return how many runs have `verdict`."""
-        return sum(run.verdict is verdict for run in self.runs)
-
     @property
     def totals(self) -> VerifyTotals:
         """Return the sums over all runs."""
+        verdicts = Counter(run.verdict for run in self.runs)
         compared = {name: sum(getattr(run.compared, name) for run in self.runs) for name in Compared.__struct_fields__}
         return VerifyTotals(
             runs=len(self.runs),
-            **{verdict.name.lower(): self.count(verdict) for verdict in Verdict},
+            **{verdict.name.lower(): verdicts[verdict] for verdict in Verdict},
             behind=sum(bool(run.behind) for run in self.runs),
             differences=sum(run.differences.count for run in self.runs),
             **compared,
         )
 
-    def to_json(self) -> VerifyJson:
-        """Return the JSON report."""
-        return VerifyJson(
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON report as plain values."""
+        report = VerifyJson(
             version=VERIFY_VERSION,
-            exporter=self.exporter,
             strict=self.strict,
             sample=self.sample,
             exit_code=self.exit_code,
-            seconds=round(self.seconds, 6),
             totals=self.totals,
-            no_match=self.no_match.text,
-            warnings=list(self.warnings),
             runs=[msgspec.structs.replace(run, seconds=round(run.seconds, 6)) for run in self.runs],
-            skipped=list(self.skipped),
+            **self._common(),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON report as plain values."""
-        data: dict[str, Any] = msgspec.to_builtins(self.to_json())
+        data: dict[str, Any] = msgspec.to_builtins(report)
         return data
-
-
-def json_schema(document: type[ExportJson] | type[VerifyJson]) -> dict[str, Any]:
-    """Return the JSON schema of what `--json` prints."""
-    schema: dict[str, Any] = msgspec.json.schema(document)
-    return schema

@@ -12,16 +12,13 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from msgspec.structs import replace as with_fields
-
-from bridge.errors import BridgeError, RunDirectoryError, UsageError
-from bridge.exporters.contract import Capabilities
+from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
@@ -32,6 +29,7 @@ from bridge.sync.report import Action, NoMatch, RunReport, SkippedFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from bridge.exporters.contract import Exporter
     from bridge.options import ContentOptions
     from bridge.sync.unchanged import UnchangedRuns
 
@@ -292,55 +290,54 @@ def _top(count: int, text: str, *, last: bool) -> Top:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The runs found below some paths: `runs` are selected and readable, `failed` says why others are not.
+    """The runs found below some paths: `runs` are selected and readable, `others` are reports of those left alone.
 
-    `found` counts the run directories before anything was selected, `no_match` explains why nothing was. `copies` are
-    directories that hold a run which is exported from another directory. `skipped` are folders that only look like run
-    directories. `unchanged` are the reports of runs that need not be read. `warnings` say which runs were left out
-    although nobody asked for that.
+    Others cannot be read, or they are copies of a run that is exported from another directory. `no_match` explains why
+    nothing was selected. `skipped` are folders that only look like run directories. `unchanged` are the reports of runs
+    that need not be read. `warnings` say which runs were left out although nobody asked for that.
     """
 
     runs: tuple[Run, ...]
-    failed: tuple[RunReport, ...]
-    found: int
-    copies: tuple[RunReport, ...] = ()
-    no_match: NoMatch = field(default_factory=NoMatch)
-    skipped: tuple[SkippedFolder, ...] = ()
-    unchanged: tuple[RunReport, ...] = ()
-    warnings: tuple[str, ...] = ()
+    others: tuple[RunReport, ...]
+    no_match: NoMatch
+    skipped: tuple[SkippedFolder, ...]
+    unchanged: tuple[RunReport, ...]
+    warnings: tuple[str, ...]
 
 
 def gather(
     roots: Sequence[Path],
+    exporter: Exporter,
     *,
     selection: Selection | None = None,
     new_identity: str | None = None,
     read: Callable[[Path], Run] = read_run,
     unchanged: UnchangedRuns | None = None,
-    capabilities: Callable[[], Capabilities] = Capabilities,
 ) -> Gathered:
     """Read the runs at and below `roots`, and select from them.
 
     `read` reads one run directory; it raises RunDirectoryError for one that cannot be read. `new_identity` (`--as`)
     replaces the identity of the only run; with several runs it is a UsageError. Of several directories with one
     identity, selected or not, only the original is a run (see `_without_copies`). Runs that `unchanged` knows are not
-    read. Runs that are event files are left out if the target's user interface reads these by itself, unless their own
-    directory is among `roots`; `capabilities` is called if there are such runs.
+    read. Runs that are event files are left out if the user interface of the exporter's target reads these by itself,
+    unless their own directory is among `roots`.
     """
     runs: list[Run] = []
-    failed: list[RunReport] = []
+    unreadable: list[RunReport] = []
     known: dict[str, RunReport] = {}
     discovery = discover(roots)
 
     def read_one(path: Path) -> None:
         try:
             runs.append(read(path))
-        except RunDirectoryError as error:
-            failed.append(_refused(path, path.name, error, Action.UNREADABLE))
         except Exception as error:  # one run's failure is its line in the report; the other runs go on
-            log.debug("run %s cannot be read", path, exc_info=hide_in(error))
-            unexpected = RunDirectoryError(hide_all(f"{path}: {type(error).__name__}: {error}"))
-            failed.append(_refused(path, path.name, unexpected, Action.UNREADABLE))
+            reason, hint = hide_all(f"{path}: {type(error).__name__}: {error}"), ""
+            if isinstance(error, RunDirectoryError):
+                reason, hint = error.message, error.hint or ""
+            else:
+                log.debug("run %s cannot be read", path, exc_info=hide_in(error))
+            line = RunReport(path=str(path), run_id=path.name, action=Action.UNREADABLE, reason=reason, hint=hint)
+            unreadable.append(line)
 
     for path in discovery.runs:
         report = None if unchanged is None else unchanged.report(path)
@@ -354,25 +351,26 @@ def gather(
         assert unchanged is not None
         unchanged.forget(str(path))
         read_one(path)
-    unique, copies, undecided = _without_copies(runs)
+    unique, copies = _without_copies(runs)
     wanted = selection or Selection()
     chosen = select(unique, wanted)
-    is_told = chosen or known or (not unique and (failed or undecided))
+    others = (*copies, *unreadable)
+    is_told = chosen or known or (not unique and any(line.failed for line in others))
     no_match = NoMatch() if is_told else explain_none(unique, wanted, roots)
     not_ranked = "" if no_match.text else describe_left_out(unique, wanted)
     named = {root.resolve() for root in roots}
     left_out = [run for run in chosen if run.event_files and run.path not in named]
-    left_out = left_out if left_out and capabilities().reads_event_files else []
-    chosen = [run for run in chosen if run not in left_out] if left_out else chosen
+    if left_out and not exporter.capabilities.reads_event_files:
+        left_out = []
+    if left_out:
+        chosen = [run for run in chosen if not run.event_files or run.path in named]
     if new_identity is not None:
         if len(chosen) != 1:
             raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
         chosen = [replace(chosen[0], identity=new_identity)]
     return Gathered(
         runs=tuple(chosen),
-        failed=(*failed, *undecided),
-        found=len(discovery.runs),
-        copies=tuple(copies),
+        others=others,
         no_match=no_match,
         skipped=tuple(SkippedFolder(str(folder.path), folder.reason) for folder in discovery.skipped),
         unchanged=tuple(known.values()),
@@ -389,8 +387,8 @@ def _describe_event_runs(runs: Sequence[Run]) -> str:
     return f"{subject} left out, as event files already: see `tensorboard --logdir {logdir}`"
 
 
-def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], list[RunReport]]:
-    """Return the runs without copies, the report of each copy, and the reports of runs whose original is unknown.
+def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
+    """Return the runs without copies, and the reports of copies and of runs whose original is unknown.
 
     Directories with one identity are copies of one run. The original is the one that lies where its `run_dir` says;
     if none does, the one whose path ends in the most parts of `run_dir`. If that decides nothing, none is exported.
@@ -399,26 +397,25 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport], li
     for run in runs:
         by_identity[run.identity].append(run)
     originals: list[Run] = []
-    copies: list[RunReport] = []
-    undecided: list[RunReport] = []
+    reports: list[RunReport] = []
     for same in by_identity.values():
         ranks: list[float] = [_likeness(run) for run in same] if len(same) > 1 else [0]
-        original = same[ranks.index(max(ranks))] if ranks.count(max(ranks)) == 1 else None
-        if original is not None:
+        best = max(ranks)
+        if ranks.count(best) == 1:
+            original = same[ranks.index(best)]
             originals.append(original)
-            copies += [_copy(run, original) for run in same if run is not original]
+            why = f"a copy of {original.path}"
+            reports += [RunReport.of(run, Action.COPY, reason=why) for run in same if run is not original]
             continue
         for run in same:
             others = ", ".join(str(other.path) for other in same if other is not run)
-            error = RunDirectoryError(
+            reason = (
                 f"{run.path} and {others} hold the same run (identity {run.identity}), and nothing tells which of"
-                " them is the original, so none is exported.",
-                hint="Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID",
+                " them is the original, so none is exported."
             )
-            undecided.append(
-                with_fields(_refused(run.path, run.run_id, error, Action.FAILED), identity=run.identity, name=run.name)
-            )
-    return originals, copies, undecided
+            hint = "Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID"
+            reports.append(RunReport.of(run, Action.FAILED, reason=reason, hint=hint))
+    return originals, reports
 
 
 def _likeness(run: Run) -> float:
@@ -431,18 +428,3 @@ def _likeness(run: Run) -> float:
         return math.inf
     pairs = zip(reversed(written.parts), reversed(run.path.parts), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _copy(run: Run, original: Run) -> RunReport:
-    return RunReport(
-        path=str(run.path),
-        run_id=run.run_id,
-        name=run.name,
-        identity=run.identity,
-        action=Action.COPY,
-        reason=f"a copy of {original.path}",
-    )
-
-
-def _refused(path: Path, run_id: str, error: BridgeError, action: Action) -> RunReport:
-    return RunReport(path=str(path), run_id=run_id, action=action, reason=error.message, hint=error.hint or "")

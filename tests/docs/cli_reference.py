@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bridge.cli import bridge
 from bridge.options import config_keys, json_schema
 from bridge.sync import report
@@ -31,8 +33,8 @@ def made() -> dict[Path, str]:
         CLI: _reference(),
         CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
         SCHEMA: _indented(json_schema()),
-        ROOT / "docs/reference/json-export.schema.json": _indented(report.json_schema(report.ExportJson)),
-        ROOT / "docs/reference/json-verify.schema.json": _indented(report.json_schema(report.VerifyJson)),
+        ROOT / "docs/reference/json-export.schema.json": _indented(msgspec.json.schema(report.ExportJson)),
+        ROOT / "docs/reference/json-verify.schema.json": _indented(msgspec.json.schema(report.VerifyJson)),
     }
 
 

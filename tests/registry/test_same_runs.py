@@ -10,6 +10,7 @@ import pytest
 from bridge.registry import open_registry
 from bridge.rundir import discover
 from bridge.sync.select import gather
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def test_hparams_of_a_file_of_their_own_are_followed(tmp_path: Path) -> None:
     assert open_registry(tmp_path / "runs")["a"].hparams == {"lr": 0.1}
     (run / "hparams.yaml").write_text("lr: 0.25\n")
     registry = open_registry(tmp_path / "runs")
-    assert registry["a"].hparams == gather([tmp_path / "runs"]).runs[0].params == {"lr": 0.25}
+    assert registry["a"].hparams == gather([tmp_path / "runs"], MemoryExporter()).runs[0].params == {"lr": 0.25}
     again = open_registry(tmp_path / "runs").report
     assert again is not None
     assert again.unchanged == 1

@@ -7,9 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,13 +17,14 @@ from bridge.errors import TargetUnavailableError
 from bridge.exporters import find_exporter
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
-from bridge.sync.parallel import WorkerProcesses, Workers, run_tasks
-from bridge.sync.progress import SilentProgress
+from bridge.sync.parallel import WorkerProcesses, Workers, run_batches
+from bridge.sync.progress import Progress
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.memory_exporter import MemoryTarget
 
 
-class AtRun(SilentProgress):
+class AtRun(Progress):
     """Calls an action when the first run is done."""
 
     def __init__(self, act: object) -> None:
@@ -68,8 +69,7 @@ def exporter_of(kind: str, folder: Path) -> Exporter:
 
 
 def verdicts(root: Path, exporter: Exporter) -> dict[str, int]:
-    report = verify_runs([root], exporter)
-    return {str(verdict): report.count(verdict) for verdict in {line.verdict for line in report.runs}}
+    return dict(Counter(str(line.verdict) for line in verify_runs([root], exporter).runs))
 
 
 @pytest.mark.usefixtures("_small_work_is_shared_too")
@@ -169,60 +169,62 @@ def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
         export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))
 
 
-def double(number: int) -> int:
-    return 2 * number
+def double(numbers: list[int], exporter: object) -> list[int]:
+    return [2 * number for number in numbers]
 
 
-def die_at_seven(number: int) -> int:
-    if number == 7:
+def die_at_seven(numbers: list[int], exporter: object) -> list[int]:
+    if 7 in numbers:
         os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
+    return double(numbers, exporter)
 
 
-def die_once(marker: Path) -> str:
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return marker.name
+def die_once(markers: list[Path], exporter: object) -> list[str]:
+    for marker in markers:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return [marker.name for marker in markers]
 
 
-def sleep_long(started: Path) -> None:
-    started.touch()
+def sleep_long(started: list[Path], exporter: object) -> list[None]:
+    started[0].touch()
     time.sleep(60)
+    return [None]
 
 
-processes = functools.partial(WorkerProcesses, 2)
-
-
-def test_every_task_comes_back_with_its_result() -> None:
-    """Each task runs once."""
-    assert sorted(run_tasks(deque(range(20)), double, processes, 4)) == [(number, 2 * number) for number in range(20)]
+def outcomes(work: Any, batches: Iterable[Sequence[Any]], executor: Any = WorkerProcesses) -> list[tuple[Any, Any]]:
+    """Return the tasks of all batches with their results, from executors of two workers each."""
+    pool = functools.partial(executor, 2), 4
+    return list(run_batches(deque(map(list, batches)), work, MemoryExporter(), pool))
 
 
 def test_a_worker_that_dies_costs_its_own_task_alone() -> None:
-    """Only a task that kills its worker again when alone is lost, and is named."""
-    outcomes = dict(run_tasks(deque(range(12)), die_at_seven, processes, 4))
-    assert "worker process died" in str(outcomes.pop(7))
-    assert outcomes == {number: 2 * number for number in range(12) if number != 7}
+    """Only a task that kills its worker again when alone is lost, and is named; each other one runs once."""
+    found = outcomes(die_at_seven, [range(0, 4), range(4, 9), range(9, 12)])
+    assert len(found) == 12
+    there = dict(found)
+    assert "worker process died" in str(there.pop(7))
+    assert there == {number: 2 * number for number in range(12) if number != 7}
 
 
 def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: Path) -> None:
     """A worker killed from outside loses no task."""
     tasks = [tmp_path / "a", tmp_path / "b"]
     tasks[1].touch()
-    assert sorted(run_tasks(deque(tasks), die_once, processes, 2)) == [(task, task.name) for task in tasks]
+    assert sorted(outcomes(die_once, [[task] for task in tasks])) == [(task, task.name) for task in tasks]
 
 
 class FailingOnce(ThreadPoolExecutor):
-    """Raises an error instead of the first result of each task, as Dask does after losing a worker."""
+    """Raises an error instead of the first result of each batch, as Dask does after losing a worker."""
 
     seen: set[int] = set()  # noqa: RUF012 - shared by all executors of a test
 
     def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def, override]
         future = super().submit(fn, *args, **kwargs)
-        if args[-1] in self.seen:
+        if args[-1][0] in self.seen:
             return future
-        self.seen.add(args[-1])
+        self.seen.add(args[-1][0])
         failed: Future[int] = Future()
         failed.set_exception(TypeError("cannot unpack"))
         return failed
@@ -231,7 +233,7 @@ class FailingOnce(ThreadPoolExecutor):
 def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor's error is a task's failure only if it comes twice."""
     monkeypatch.setattr(FailingOnce, "seen", set())
-    assert sorted(run_tasks(deque([1, 2, 3]), double, functools.partial(FailingOnce, 2), 2)) == [(1, 2), (2, 4), (3, 6)]
+    assert sorted(outcomes(double, [[1], [2], [3]], FailingOnce)) == [(1, 2), (2, 4), (3, 6)]
 
 
 def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
     began = time.monotonic()
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        list(run_tasks(deque([started]), sleep_long, processes, 2))
+        outcomes(sleep_long, [[started]])
     thread.join()
     assert time.monotonic() - began < 20
 

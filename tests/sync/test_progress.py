@@ -17,7 +17,7 @@ from bridge.sync import parallel, progress
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.parallel import Workers
-from bridge.sync.progress import BarProgress, LineProgress, SilentProgress, progress_on
+from bridge.sync.progress import BarProgress, LineProgress, Progress, progress_on
 from bridge.sync.report import Action, RunReport
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Recorded(SilentProgress):
+class Recorded(Progress):
     """Records all calls of a progress as words."""
 
     told: list[str] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Terminal(StringIO):
 def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing() -> None:
     """The stream decides the form unless --quiet is given."""
     kinds = [progress_on(Terminal()), progress_on(StringIO()), progress_on(Terminal(), quiet=True)]
-    assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, SilentProgress]
+    assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, Progress]
 
 
 def test_a_bar_for_a_moment_is_not_drawn() -> None:

@@ -330,7 +330,7 @@ class Database:
             rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
                 _statement(sql), {"run": run_id, "key": key}
             )
-            for some in rows.partitions():
+            for some in rows.partitions(_ROWS_AT_ONCE):
                 steps, timestamps, values, nans = zip(*some, strict=True)
                 step.append(np.array(steps, np.int64))
                 timestamp.append(np.array(timestamps, np.int64))
