@@ -26,7 +26,7 @@ help:
 	@echo "make check        everything that CI checks: format, lint, types, docs, tests"
 	@echo "make format       format the code"
 	@echo "make docs         build the documentation into site/"
-	@echo "make bench        benchmarks beside other tools (QUICK=1: under two minutes)"
+	@echo "make bench        benchmarks beside other tools (QUICK=1: a few minutes)"
 	@echo "make mutants      break the code in named places; each must turn a test red"
 	@echo "make torture      minutes of training, exporting and killing at random"
 	@echo "make compat       older MLflow and Lightning, and a new user's first minutes, in environments of their own"

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -27,98 +26,58 @@ from bridge.live import LiveRuns
 from bridge.options import ContentOptions
 from bridge.registry import open_registry
 from bridge.sync.export import Options, export_runs
+from tests.benchmarks.commands import bridge, measure
 from tests.benchmarks.rows import OURS, best_of, row
-from tests.benchmarks.scan import make_tree
-from tests.benchmarks.tensorboard_writer import make_run
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.fixtures.tensorboard_server import start_tensorboard
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 from tests.servers import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-TAG = "train/metric_3"
+METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
 CHART_RUNS = 40
+LARGEST_MIB = 600
+STOCK_MLFLOW = "stock MLflow, exported to SQLite"
+API = "ajax-api/2.0/mlflow"
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
     """List, search and draw 10,000 runs (quick: 1,000), and draw one of a million rows (quick: 100,000)."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder).resolve()
-        before = os.environ.get("BRIDGE_CACHE_DIR")
-        os.environ["BRIDGE_CACHE_DIR"] = str(here / "cache")
-        try:
+        with mock.patch.dict(os.environ, {"BRIDGE_CACHE_DIR": str(here / "cache")}):
             count = 1_000 if quick else 10_000
+            many = _make_runs(here / "many" / "runs", count, 20)
             return [
-                *_list(here / "many", count),
-                *_charts(here),
-                *_mlflow(here / "mlflow", count),
-                *_large(here / "large", 100_000 if quick else 1_000_000),
+                *_list(many, count),
+                *_charts(here / "few"),
+                *_mlflow(many, count),
+                *_large(here / "large" / "runs", 100_000 if quick else 1_000_000),
             ]
-        finally:
-            os.environ.pop("BRIDGE_CACHE_DIR")
-            if before is not None:
-                os.environ["BRIDGE_CACHE_DIR"] = before
 
 
-def _list(root: Path, count: int) -> list[dict[str, Any]]:
-    make_tree(root, count)
-    open_registry(root)
-    work = f"the list of {count:,} runs and their metrics, warm"
-    registry = best_of(3, lambda: open_registry(root))
-    seconds = min(_listed(root, count) for _ in range(3))
-    return [
-        row(work, OURS, seconds, count, "runs"),
-        row(work, "the registry, as bridge ls reads it", registry, count, "runs", at_least=1 / 3),
-    ]
-
-
-def _listed(root: Path, count: int) -> float:
-    port = free_port()
-    live = LiveRuns([root])
-    with TensorBoardExporter(root / "none").serve_live(live, host="127.0.0.1", port=port) as address:
-        began = time.perf_counter()
-        names = _ask(address.rstrip("/"), "data/runs")
-        seconds = time.perf_counter() - began
-        assert len(names) == count
-    return seconds
-
-
-def _charts(here: Path) -> list[dict[str, Any]]:
-    for number in range(CHART_RUNS):
-        make_run(here / "runs" / f"model_{number:02d}", 1_000)
-    names = [f"model_{number:02d}" for number in range(CHART_RUNS)]
-    with TensorBoardExporter(here / "none").serve_live(
-        LiveRuns([here / "runs"]), host="127.0.0.1", port=free_port()
-    ) as address:
-        _ask(address.rstrip("/"), "data/runs")
-        ours = [_drawn(address.rstrip("/"), names) for _ in range(2)]
-    assert not export_runs([here / "runs"], TensorBoardExporter(here / "logs")).failed
-    server = start_tensorboard(here / "logs", here)
-    try:
-        assert server.until(lambda: sorted(server.get("plugin/scalars/tags") or ()), names) == names
-        stock = [_drawn(server.uri, names) for _ in range(2)]
-    finally:
-        server.stop()
-    works = [f"a chart of {CHART_RUNS} runs of 1,000 rows, {time_}" for time_ in ("first time", "second time")]
-    return [
-        made
-        for work, mine, theirs in zip(works, ours, stock, strict=True)
-        for made in (
-            row(work, OURS, mine, CHART_RUNS, "curves"),
-            row(work, "stock TensorBoard, exported and loaded", theirs, CHART_RUNS, "curves", at_least=0.8),
-        )
-    ]
-
-
-def _drawn(address: str, names: Sequence[str]) -> float:
-    """Return how long the requests of one chart take, one after another."""
-    began = time.perf_counter()
-    for name in names:
-        points = _ask(address, f"data/plugin/scalars/scalars?{urllib.parse.urlencode({'run': name, 'tag': TAG})}")
-        assert len(points) == 1_000
-    return time.perf_counter() - began
+def _make_runs(root: Path, count: int, rows: int) -> Path:
+    """Write finished runs of 4 metrics and 21 params, as RegistryLogger leaves them."""
+    for number in range(count):
+        path, start = root / f"group-{number // 100:03d}" / f"run-{number:05d}", CREATED_S + number
+        hparams = {"lr": 0.1 / (number % 9 + 1), "seed": number}
+        hparams |= {f"model.option{option}": number * option % 7 for option in range(19)}
+        values = np.sin(number + np.arange(rows)[:, None] + np.arange(len(METRICS)))
+        last = dict(zip(METRICS, values[-1].tolist(), strict=True))
+        times = {"created_at": start, "ended_at": start + rows, "updated_at": start + rows}
+        sessions = [{"user": "ada", "host": "n1", "command": "train.py", "rows": 0}]
+        write_sidecar(path, tags=[f"team:{number % 3}"], hparams=hparams, summary=last, sessions=sessions, **times)
+        lines = [[*row, step, start + step] for step, row in enumerate(values.tolist())]
+        write_metrics(path, [*METRICS, "step", "wall_time"], lines)
+        stats = {
+            name: {"last": column[-1], "min": min(column), "max": max(column), "count": rows}
+            for name, column in zip(METRICS, values.T.tolist(), strict=True)
+        }
+        (path / "summary.json").write_text(json.dumps({"schema_version": 1, "rows": rows, "metrics": stats}))
+        (path / "heartbeat").touch()
+    return root
 
 
 def _ask(address: str, path: str, body: Any = None) -> Any:
@@ -128,35 +87,78 @@ def _ask(address: str, path: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
-# MLflow
+def _twice(ask: Callable[[], object]) -> list[float]:
+    """Return how long requests take, the first and the second time."""
+    return [best_of(1, ask) for _ in range(2)]
 
-_API = "ajax-api/2.0/mlflow"
-_METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
+
+def _beside(
+    work: str, ours: list[float], stock: list[float], who: str, amount: int, unit: str, **memory: float
+) -> list[dict[str, Any]]:
+    """Return the rows of ours and of the stock server, which may be no faster, for the first and the second time."""
+    return [
+        made
+        for time_, mine, theirs in zip(("first", "second"), ours, stock, strict=True)
+        for made in (
+            row(f"{work}, {time_} time", OURS, mine, amount, unit, **memory),
+            row(f"{work}, {time_} time", who, theirs, amount, unit, at_least=1),
+        )
+    ]
 
 
-def _make_runs(root: Path, count: int, rows: int) -> None:
-    """Write finished runs of 4 metrics and 21 params, as RegistryLogger leaves them."""
-    for number in range(count):
-        path, start = root / f"group-{number // 100:03d}" / f"run-{number:05d}", CREATED_S + number
-        hparams = {"lr": 0.1 / (number % 9 + 1), "seed": number}
-        hparams |= {f"model.option{option}": number * option % 7 for option in range(19)}
-        values = np.sin(number + np.arange(rows)[:, None] + np.arange(4))
-        last = dict(zip(_METRICS, values[-1].tolist(), strict=True))
-        times = {"created_at": start, "ended_at": start + rows, "updated_at": start + rows}
-        sessions = [{"user": "ada", "host": "n1", "command": "train.py", "rows": 0}]
-        write_sidecar(path, tags=[f"team:{number % 3}"], hparams=hparams, summary=last, sessions=sessions, **times)
-        lines = [[*row, step, start + step] for step, row in enumerate(values.tolist())]
-        write_metrics(path, [*_METRICS, "step", "wall_time"], lines)
-        stats = {
-            name: {"last": column[-1], "min": min(column), "max": max(column), "count": rows}
-            for name, column in zip(_METRICS, values.T.tolist(), strict=True)
-        }
-        (path / "summary.json").write_text(json.dumps({"schema_version": 1, "rows": rows, "metrics": stats}))
-        (path / "heartbeat").touch()
+# TensorBoard
 
 
 @contextlib.contextmanager
-def _live_mlflow(root: Path) -> Iterator[tuple[str, Any]]:
+def _live_tensorboard(root: Path) -> Iterator[str]:
+    exporter = TensorBoardExporter(root / "none")
+    with exporter.serve_live(LiveRuns([root]), host="127.0.0.1", port=free_port()) as address:
+        yield address.rstrip("/")
+
+
+def _list(root: Path, count: int) -> list[dict[str, Any]]:
+    open_registry(root)
+    registry = best_of(3, lambda: open_registry(root))
+    seconds = []
+    for _ in range(3):
+        with _live_tensorboard(root) as address:
+            seconds.append(best_of(1, lambda address=address: _ask(address, "data/runs")))
+            assert len(_ask(address, "data/runs")) == count
+    work = f"TensorBoard: the list of {count:,} runs after a start"
+    return [
+        row(work, OURS, min(seconds), count, "runs"),
+        row(work, "the registry, as bridge ls reads it", registry, count, "runs", at_least=1 / 3),
+    ]
+
+
+def _charts(here: Path) -> list[dict[str, Any]]:
+    _make_runs(here / "runs", CHART_RUNS, 1_000)
+    with _live_tensorboard(here / "runs") as address:
+        names = _ask(address, "data/runs")
+        ours = _twice(lambda: _draw(address, names))
+    assert not export_runs([here / "runs"], TensorBoardExporter(here / "logs")).failed
+    server = start_tensorboard(here / "logs", here)
+    try:
+        assert server.until(lambda: len(server.get("plugin/scalars/tags") or ()), CHART_RUNS) == CHART_RUNS
+        stock = _twice(lambda: _draw(server.uri, _ask(server.uri, "data/runs")))
+    finally:
+        server.stop()
+    work = f"TensorBoard: a chart of {CHART_RUNS} runs of 1,000 rows"
+    return _beside(work, ours, stock, "stock TensorBoard, exported and loaded", CHART_RUNS, "curves")
+
+
+def _draw(address: str, names: Sequence[str]) -> None:
+    """Send the requests of one chart, one after another."""
+    for name in names:
+        query = urllib.parse.urlencode({"run": name, "tag": METRICS[0]})
+        assert len(_ask(address, f"data/plugin/scalars/scalars?{query}")) == 1_000
+
+
+# MLflow
+
+
+@contextlib.contextmanager
+def _live_mlflow(root: Path) -> Iterator[tuple[str, Callable[[], float]]]:
     """Yield the address of a live view in MLflow, and a function that returns the memory of its server, in MiB."""
     before = set(psutil.Process().children(recursive=True))
     with MlflowExporter(experiment="runs").serve_live(LiveRuns([root]), host="127.0.0.1", port=free_port()) as address:
@@ -181,97 +183,65 @@ def _stock_mlflow(root: Path) -> Iterator[str]:
         server.stop()
 
 
-def _searched(address: str) -> dict[str, float]:
+def _search(address: str, **query: Any) -> list[Any]:
+    path = f"{API}/experiments/get-by-name?experiment_name=runs"
+    experiment = _ask(address, path)["experiment"]["experiment_id"]
+    runs: list[Any] = _ask(address, f"{API}/runs/search", {"experiment_ids": [experiment], **query})["runs"]
+    assert runs
+    return runs
+
+
+def _chart(address: str, run_ids: Sequence[str]) -> list[Any]:
+    query = urllib.parse.urlencode({"run_ids": list(run_ids), "metric_key": "val/acc", "max_results": 320}, doseq=True)
+    points: list[Any] = _ask(address, f"{API}/metrics/get-history-bulk-interval?{query}")["metrics"]
+    assert points
+    return points
+
+
+def _page(address: str) -> dict[str, list[float]]:
     """Return how long each request of MLflow's pages takes, the first and the second time."""
-    found: dict[str, float] = {}
-
-    def measured(work: str, path: str, body: Any = None) -> Any:
-        for time_ in ("first", "second"):
-            began = time.perf_counter()
-            answer = _ask(address, f"{_API}/{path}", body)
-            found[f"{work}, {time_} time"] = time.perf_counter() - began
-        return answer
-
-    experiment = _ask(address, f"{_API}/experiments/get-by-name?experiment_name=runs")["experiment"]["experiment_id"]
-    ids = {"experiment_ids": [experiment]}
-    newest = {**ids, "max_results": 100, "order_by": ["attributes.start_time DESC"]}
-    runs = measured("the table", "runs/search", newest)["runs"]
+    newest = {"max_results": 100, "order_by": ["attributes.start_time DESC"]}
     metric = {"filter": "metrics.`val/acc` > 0.5 and params.seed != '3'", "order_by": ["metrics.`val/loss` ASC"]}
-    assert len(measured("a filter by metric and param", "runs/search", {**ids, "max_results": 100, **metric})["runs"])
-    tags = {"filter": "tags.team = '1'"}
-    assert len(measured("a filter by tag", "runs/search", {**ids, "max_results": 100, **tags})["runs"])
-    measured("1,000 rows", "runs/search", {**ids, "max_results": 1_000})
-    measured("a chart of 20 runs", _chart_of([run["info"]["run_id"] for run in runs[:20]]))
-    return found
+    queries = {
+        "the table": newest,
+        "a filter by metric and param": {"max_results": 100, **metric},
+        "a filter by tag": {"max_results": 100, "filter": "tags.team = '1'"},
+        "1,000 rows": {"max_results": 1_000},
+    }
+    found = {work: _twice(partial(_search, address, **query)) for work, query in queries.items()}
+    ids = [run["info"]["run_id"] for run in _search(address, **newest)[:20]]
+    return found | {"a chart of 20 runs": _twice(lambda: _chart(address, ids))}
 
 
-def _chart_of(run_ids: Sequence[str]) -> str:
-    query = {"run_ids": list(run_ids), "metric_key": "val/acc", "max_results": 320}
-    return f"metrics/get-history-bulk-interval?{urllib.parse.urlencode(query, doseq=True)}"
-
-
-def _mlflow(here: Path, count: int) -> list[dict[str, Any]]:
-    _make_runs(here / "runs", count, 20)
-    open_registry(here / "runs")
-    command = [sys.executable, "-m", "bridge", "ls", str(here / "runs"), "--json"]
-    ls = best_of(3, lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
-    with _live_mlflow(here / "runs") as (address, memory):
-        began = time.perf_counter()
-        assert len(_ask(address, f"{_API}/experiments/search", {"max_results": 10})["experiments"]) == 1
-        listed = time.perf_counter() - began
-        ours, mib = _searched(address), memory()
-    with _stock_mlflow(here / "runs") as address:
-        stock = _searched(address)
+def _mlflow(root: Path, count: int) -> list[dict[str, Any]]:
+    command = bridge("ls", root, "--json")
+    ls = min(measure(command, root.parent).seconds for _ in range(3))
+    with _live_mlflow(root) as (address, memory):
+        listed = best_of(1, lambda: _ask(address, f"{API}/experiments/search", {"max_results": 10}))
+        ours, mib = _page(address), memory()
+    with _stock_mlflow(root) as address:
+        stock = _page(address)
     work = f"MLflow: the experiment of {count:,} runs after a start"
+    note = "memory: after all requests below"
     rows = [
-        row(work, OURS, listed, count, "runs", mib=mib, at_most_mib=600, note="memory: after all requests below"),
+        row(work, OURS, listed, count, "runs", mib=mib, at_most_mib=LARGEST_MIB, note=note),
         row(work, "bridge ls, with a warm cache", ls, count, "runs", at_least=1 / 3),
     ]
-    for name, seconds in ours.items():
-        work = f"MLflow, {count:,} runs: {name}"
-        rows += [
-            row(work, OURS, seconds, 1, "requests"),
-            row(work, "stock MLflow, exported to SQLite", stock[name], 1, "requests", at_least=1),
-        ]
+    for name in ours:
+        rows += _beside(f"MLflow, {count:,} runs: {name}", ours[name], stock[name], STOCK_MLFLOW, 1, "requests")
     return rows
 
 
-def _large(here: Path, rows: int) -> list[dict[str, Any]]:
-    _make_runs(here / "runs", 1, rows)
-    with _live_mlflow(here / "runs") as (address, memory):
-        ours = _charts_of_one(address)
-        mib = memory()
-    with _stock_mlflow(here / "runs") as address:
-        theirs = _charts_of_one(address)
-    made = []
-    for number, (mine, stock) in enumerate(zip(ours, theirs, strict=True)):
-        work = f"MLflow: a chart of one run of {rows:,} rows, {('first', 'second')[number]} time"
-        made += [
-            row(work, OURS, mine, rows, "points", mib=mib, at_most_mib=600),
-            row(work, "stock MLflow, exported to SQLite", stock, rows, "points", at_least=1),
-        ]
-    with TensorBoardExporter(here / "none").serve_live(
-        LiveRuns([here / "runs"]), host="127.0.0.1", port=free_port()
-    ) as address:
-        (name,) = _ask(address.rstrip("/"), "data/runs")
-        query = urllib.parse.urlencode({"run": name, "tag": "val/acc"})
-        for time_ in ("first", "second"):
-            began = time.perf_counter()
-            assert len(_ask(address.rstrip("/"), f"data/plugin/scalars/scalars?{query}")) > 0
-            seconds = time.perf_counter() - began
-            made.append(
-                row(f"TensorBoard: a chart of one run of {rows:,} rows, {time_} time", OURS, seconds, rows, "points")
-            )
-    return made
+def _large(root: Path, rows: int) -> list[dict[str, Any]]:
+    _make_runs(root, 1, rows)
 
+    def draw(address: str) -> list[float]:
+        (run,) = _search(address)
+        return _twice(lambda: _chart(address, [run["info"]["run_id"]]))
 
-def _charts_of_one(address: str) -> list[float]:
-    experiment = _ask(address, f"{_API}/experiments/get-by-name?experiment_name=runs")["experiment"]["experiment_id"]
-    (run,) = _ask(address, f"{_API}/runs/search", {"experiment_ids": [experiment]})["runs"]
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        points = _ask(address, f"{_API}/{_chart_of([run['info']['run_id']])}")["metrics"]
-        seconds.append(time.perf_counter() - began)
-        assert len(points) == 320
-    return seconds
+    with _live_mlflow(root) as (address, memory):
+        ours, mib = draw(address), memory()
+    with _stock_mlflow(root) as address:
+        stock = draw(address)
+    work = f"MLflow: a chart of one run of {rows:,} rows"
+    return _beside(work, ours, stock, STOCK_MLFLOW, rows, "points", mib=mib, at_most_mib=LARGEST_MIB)

@@ -1,7 +1,5 @@
 """Compare the cost of logging for a training: CSVLogger, TensorBoardLogger and RegistryLogger side by side.
 
-    python -m tests.benchmarks.logger_cost [--quick]        python -m tests.benchmarks logger_cost
-
 There are three measures: `log_metrics` of 10 values followed by `save()`, as Lightning's Trainer does it; a whole small
 training; and the part of that training inside the logger. RegistryLogger may take at most twice CSVLogger's time.
 """
@@ -9,7 +7,6 @@ training; and the part of that training inside the logger. RegistryLogger may ta
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import time
 import warnings
@@ -19,31 +16,44 @@ from typing import TYPE_CHECKING, Any
 from tests.benchmarks.rows import OURS, row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lightning.pytorch.loggers import Logger
-
-__all__ = ["run"]
 
 CALLS = "logger: log_metrics of 10 values + save"
 TRAINING = "logger: a whole small training"
 INSIDE = "logger: of that training, inside the logger"
 
 
-def _loggers() -> dict[str, Callable[[Path], Logger]]:
+def run(quick: bool) -> list[dict[str, Any]]:
+    """Take the three measures for every logger in turn, and keep the best of several rounds."""
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from logger import RegistryLogger
 
-    makers: dict[str, Callable[[Path], Logger]] = {
+    loggers = {
         "CSVLogger": lambda path: CSVLogger(path, name="", version=""),
         OURS: lambda path: RegistryLogger(path / "run", "run"),
+        "TensorBoardLogger": lambda path: TensorBoardLogger(str(path), name="", version=""),
     }
+    rounds, calls, steps = (3, 1000, 200) if quick else (7, 5000, 1500)
+    best: dict[tuple[str, str], float] = {}
+    logging.disable(logging.WARNING)
     try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        return makers
-    return {**makers, "TensorBoardLogger": lambda path: TensorBoardLogger(str(path), name="", version="")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(rounds):
+                with tempfile.TemporaryDirectory() as folder:
+                    for who, make in loggers.items():
+                        found = {CALLS: _calls(make(Path(folder) / "calls" / who), calls)}
+                        found |= _training(make(Path(folder) / "fit" / who), steps)
+                        for work, seconds in found.items():
+                            best[work, who] = min(seconds, best.get((work, who), seconds))
+    finally:
+        logging.disable(logging.NOTSET)
+    amounts = {CALLS: (calls, "calls"), TRAINING: (steps, "steps"), INSIDE: (steps, "steps")}
+    return [
+        row(work, who, seconds, *amounts[work], **({"at_least": 0.5} if who == "CSVLogger" else {}))
+        for (work, who), seconds in sorted(best.items())
+    ]
 
 
 def _calls(logger: Logger, count: int) -> float:
@@ -58,8 +68,8 @@ def _calls(logger: Logger, count: int) -> float:
     return time.perf_counter() - began
 
 
-def _training(logger: Logger, steps: int) -> tuple[float, float]:
-    """Return the seconds of a training that logs 10 values a step, and how many of them the logger spent."""
+def _training(logger: Logger, steps: int) -> dict[str, float]:
+    """Return the seconds of a training that logs 10 values a step, and how many of them the logger's hooks spent."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
 
@@ -79,80 +89,23 @@ def _training(logger: Logger, steps: int) -> tuple[float, float]:
 
     torch.manual_seed(0)
     data = torch.utils.data.DataLoader(torch.randn(steps, 32), batch_size=None)
-    trainer = Trainer(
-        max_epochs=1,
-        logger=logger,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    inside = _stopwatch(logger)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(max_epochs=1, logger=logger, log_every_n_steps=1, accelerator="cpu", **quiet)
+    inside: list[float] = []
+    for name in ("log_hyperparams", "log_metrics", "save", "finalize"):
+        _watch(logger, name, inside)
     began = time.perf_counter()
     trainer.fit(Small(), data)
-    return time.perf_counter() - began, sum(inside)
+    return {TRAINING: time.perf_counter() - began, INSIDE: sum(inside)}
 
 
-def _stopwatch(logger: Logger) -> list[float]:
-    """Return a list that takes the seconds of every call of the logger's hooks."""
-    inside: list[float] = []
+def _watch(logger: Logger, name: str, inside: list[float]) -> None:
+    """Add the seconds of every call of a logger's method to `inside`."""
+    method = getattr(logger, name)
 
-    def watch(name: str) -> None:
-        method = getattr(logger, name)
+    def call(*args: Any, **kwargs: Any) -> None:
+        began = time.perf_counter()
+        method(*args, **kwargs)
+        inside.append(time.perf_counter() - began)
 
-        def call(*args: Any, **kwargs: Any) -> None:
-            began = time.perf_counter()
-            method(*args, **kwargs)
-            inside.append(time.perf_counter() - began)
-
-        setattr(logger, name, call)
-
-    for name in ("log_hyperparams", "log_metrics", "save", "finalize"):
-        watch(name)
-    return inside
-
-
-def run(quick: bool) -> list[dict[str, Any]]:
-    """Take the three measures for every logger in turn, and keep the best of several rounds."""
-    rounds, calls, steps = (3, 1000, 200) if quick else (7, 5000, 1500)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _measure(rounds, calls, steps)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _measure(rounds: int, calls: int, steps: int) -> list[dict[str, Any]]:
-    makers = _loggers()
-    best: dict[tuple[str, str], float] = {}
-
-    def note(work: str, who: str, seconds: float) -> None:
-        best[work, who] = min(seconds, best.get((work, who), seconds))
-
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for who, make in makers.items():
-                note(CALLS, who, _calls(make(Path(folder) / "calls" / who), calls))
-                whole, inside = _training(make(Path(folder) / "fit" / who), steps)
-                note(TRAINING, who, whole)
-                note(INSIDE, who, inside)
-    amounts = {CALLS: (calls, "call"), TRAINING: (steps, "step"), INSIDE: (steps, "step")}
-    return [
-        # At most twice CSVLogger's time, on the calls alone and over a whole training.
-        row(work, who, seconds, *amounts[work], **({"at_least": 0.5} if who == "CSVLogger" else {}))
-        for (work, who), seconds in sorted(best.items())
-    ]
-
-
-def main() -> None:
-    """Print the measures."""
-    for line in run(quick="--quick" in sys.argv):
-        each = line["seconds"] / line["amount"] * 1e6
-        print(f"{line['work']:<44} {line['who']:<18} {each:>10.1f} us a {line['unit']}")
-
-
-if __name__ == "__main__":
-    main()
+    setattr(logger, name, call)

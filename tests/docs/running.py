@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.__main__ import main
 from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.property.zygote import Task
 from tests.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
+
+    from tests.property.zygote import Zygote
 
 OURS = Path(sys.executable).parent
 
@@ -29,6 +36,7 @@ DATABASE = "postgresql://mlflow@db/mlflow"
 SCHEDULER, SCHEDULER_FILE = "tcp://scheduler:8786", "/shared/scheduler.json"
 PROGRAM, DATA = "/opt/bridge/bin/bridge", "/data/"
 PORT = "--port 5001"
+_VIEWS: set[tuple[str, ...]] = set()
 
 MODEL = """
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -79,33 +87,69 @@ def reader(programs: Path = OURS) -> dict[str, str]:
     return mine | {"PATH": f"{programs}{os.pathsep}{mine['PATH']}", "BROWSER": "true", "PYTHONUNBUFFERED": "1"}
 
 
-def run_command(command: str, folder: Path, environment: dict[str, str]) -> None:
+def run_command(command: str, folder: Path, environment: dict[str, str], zygote: Zygote | None = None) -> None:
     """Run `command` in `folder` and assert that it succeeds; one that stays until Ctrl-C must have started its work.
 
-    Commands that set up or build the project, `pip install` and `make`, are tested in test_new_user.py.
+    With `zygote` a command of ours runs in a child of it. Commands that set up or build the project, `pip install` and
+    `make`, are tested in test_new_user.py. A view that another page started with the same options is not started again.
     """
     words = shlex.split(command, comments=True)
     if words[0] in ("pip", "make"):
         return
     if words[:2] == ["bridge", "view"]:
-        _stay(words, folder, environment, _page_answers)
+        options = tuple(word for word in words if word not in ("runs", "demo-runs"))
+        if options not in _VIEWS:
+            _VIEWS.add(options)
+            _stay(words, folder, environment, _page_answers)
     elif "--follow" in words and "--until-done" not in words:
         _stay(words, folder, environment, _all_is_there)
+    elif zygote and Path(words[0]).name in ("bridge", "python"):
+        _run(words, folder, environment, zygote)
     else:
-        _run(["bash", "-c", command], folder, environment)
+        subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True, timeout=200)
 
 
-def run_python(text: str, folder: Path) -> None:
+def run_python(text: str, folder: Path, zygote: Zygote) -> None:
     """Run a block of Python in `folder` as a script."""
-    model = MODEL if re.search(r"\bmodel\b", text) else ""
-    _run([sys.executable, "-c", model + text], folder, reader())
+    script = folder / "block.py"
+    script.write_text((MODEL if re.search(r"\bmodel\b", text) else "") + text)
+    _run(["python", str(script)], folder, reader(), zygote)
+    script.unlink()
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+def _run(words: list[str], folder: Path, environment: dict[str, str], zygote: Zygote) -> None:
+    log = folder / "output.log"
+    (code,) = zygote.run(Task(_child, (words, folder, environment, log)))
+    assert code == 0, f"{shlex.join(words)}\n{code}\n{log.read_text()}"
+
+
+def _child(words: list[str], folder: Path, environment: dict[str, str], log: Path) -> object:
+    """Do what `bridge ...` or `python FILE ...` does, in a child of the zygote, and return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    code: object = 0
+    try:
+        if Path(words[0]).name == "bridge":
+            sys.argv = words
+            main()
+        else:
+            sys.argv = words[1:]
+            sys.path.insert(0, str(folder))
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:  # noqa: BLE001 - shown with the output
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # a child of the zygote ends without them
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def _stay(words: list[str], folder: Path, environment: dict[str, str], at_work: Callable[[str], bool]) -> None:

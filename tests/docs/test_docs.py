@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -18,6 +19,9 @@ from bridge.cli import bridge
 from bridge.options import load_config
 from tests.docs.blocks import Block, blocks_of
 from tests.docs.running import DATA, put_in, reader, run_command, run_python, stand_ins
+
+if TYPE_CHECKING:
+    from tests.property.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "cli.md")
@@ -37,7 +41,12 @@ RUN_PAGES = [page for page in ALL_PAGES if any(is_script(block) or block.command
 
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name)
 def test_every_command_of_a_page_runs(
-    page: Path, tmp_path: Path, demo_runs: Path, sqlite_template: Path, request: pytest.FixtureRequest
+    page: Path,
+    tmp_path: Path,
+    demo_runs: Path,
+    sqlite_template: Path,
+    zygote: Zygote,
+    request: pytest.FixtureRequest,
 ) -> None:
     """All blocks of a page succeed, run in order in one folder."""
     fill(tmp_path, page, demo_runs, sqlite_template)
@@ -47,9 +56,9 @@ def test_every_command_of_a_page_runs(
                 (tmp_path / block.file).write_text(block.text)
             try:
                 if is_script(block):
-                    run_python(put_in(block.text, names), tmp_path)
+                    run_python(put_in(block.text, names), tmp_path, zygote)
                 for command in block.commands():
-                    run_command(put_in(command, names), tmp_path, reader())
+                    run_command(put_in(command, names), tmp_path, reader(), zygote)
             except BaseException as error:
                 error.add_note(f"in the block at {page}:{block.line}")
                 raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.benchmarks.memory import launched, most_mib
+from tests.benchmarks.commands import measure
 from tests.security.harms import aliases, content, huge_png, params_in_yaml, picture, sidecar, sparse, sparse_picture
 from tests.security.scene import Outside, add_media, plain_run
 from tests.security.test_paths import links, names, replaces
@@ -129,18 +128,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         harm(plain_run(folder / "runs" / name))
     plain_run(folder / "runs" / "good")
     program = f"from tests.live.test_hostile import main; main({str(folder / 'runs')!r})"
-    account = folder / "account"
-    done = subprocess.run(
-        launched([sys.executable, "-c", program], account),
-        env=os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found | {"megabytes": most_mib(account)}
+    used = measure([sys.executable, "-c", program], folder)
+    found: dict[str, Any] = json.loads(used.output)
+    return found | {"megabytes": used.mib}
 
 
 @pytest.mark.parametrize("name", [*PATHS, *COSTLY])

@@ -1,8 +1,10 @@
-"""Read run directories: metrics.csv beside other readers, an append to a large file, and the walk over many runs."""
+"""Read run directories: metrics.csv and event files beside other readers, an append, and the walk over many runs."""
 
 from __future__ import annotations
 
 import csv
+import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,33 +14,42 @@ import pyarrow.csv as pacsv
 
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, discover, read_delta, read_run, read_whole
+from tests.benchmarks.commands import measure
 from tests.benchmarks.rows import OURS, best_of, row
-from tests.benchmarks.source_memory import METRICS, write_rows
-from tests.run_dirs import write_sidecar
+from tests.benchmarks.runs import METRICS, REWIND, make_run
+from tests.rundir.event_writing import START, write_events
 
 if TYPE_CHECKING:
     from bridge.model import Run
 
 WANTED = ReadOptions(ordered=True, limit=10_000_000)
+READ_EVENTS = """
+import sys
+from pathlib import Path
+from bridge.options import ContentOptions
+from bridge.rundir import ReadOptions, read_run, read_whole
+run = read_run(Path(sys.argv[1]))
+print(sum(delta.points for delta in read_whole(run, ContentOptions(), ReadOptions(ordered=True))))
+"""
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Return all rows; `quick` makes the large file and the tree smaller."""
+    """Return all rows; `quick` makes the large files smaller."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
         return [
             *_parsing(here),
             *_event_files(here, 20_000),
-            *_appending(here, 1_000_000 if quick else 12_000_000),
+            _memory_of_events(here, 100_000 if quick else 1_000_000),
+            _appending(here, 300_000 if quick else 3_000_000),
             *_walking(here, 10_000),
         ]
 
 
 def _parsing(here: Path) -> list[dict[str, Any]]:
     """Measure parsing; ours includes the overlap rule, digest and times, and the others only parse."""
-    path = write_sidecar(here / "parsing")
-    write_rows(path / "metrics.csv", 100_000)
-    run, file, points = read_run(path), path / "metrics.csv", 100_000 * METRICS
+    run = read_run(make_run(here / "parsing", 100_000, digits=4))
+    file, points = run.path / "metrics.csv", 100_000 * METRICS
     work = f"metrics.csv of {points:,} points to columns"
 
     def dict_reader() -> None:
@@ -65,7 +76,7 @@ def _event_files(here: Path, points: int) -> list[dict[str, Any]]:
     folder = here / "events"
     writer = EventFileWriter(str(folder))
     for number in range(points):
-        event = Event(wall_time=1775822400.0 + number, step=number // 8)
+        event = Event(wall_time=START + number, step=number // 8)
         event.summary.value.add(tag=f"metric/{number % 8}", simple_value=number / 7)
         writer.add_event(event)
     writer.close()
@@ -87,10 +98,18 @@ def _event_files(here: Path, points: int) -> list[dict[str, Any]]:
     ]
 
 
-def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
-    """Measure the export of one new row in a file of a gigabyte."""
-    path = write_sidecar(here / "appending")
-    write_rows(path / "metrics.csv", rows)
+def _memory_of_events(here: Path, count: int) -> dict[str, Any]:
+    points = ((f"metric/{number % 8}", number // 8, number / 7, START + number) for number in range(count))
+    os.utime(write_events(here / "many-events", 0, points), (START, START))
+    used = measure([sys.executable, "-c", READ_EVENTS, here / "many-events"], here)
+    assert int(used.output) == count
+    work = f"event file of {count:,} points, in a process of its own"
+    return row(work, OURS, used.seconds, count, "points", mib=used.mib, at_most_mib=300)
+
+
+def _appending(here: Path, rows: int) -> dict[str, Any]:
+    """Measure the reading of one new row in a large file."""
+    path = make_run(here / "appending", rows, digits=4)
     cursor, wanted = None, ReadOptions(ordered=True)
     run = read_run(path)
     while True:
@@ -100,10 +119,10 @@ def _appending(here: Path, rows: int) -> list[dict[str, Any]]:
             break
     size = (path / "metrics.csv").stat().st_size
     with (path / "metrics.csv").open("a") as file:
-        file.write("0.5," * METRICS + f"{rows},1775999999.0\n")
+        file.write(REWIND.replace(",0,", f",{rows},"))
     grown: Run = read_run(path)
     seconds = best_of(9, lambda: read_delta(grown, cursor, ContentOptions(), wanted))
-    return [row(f"one row more in a file of {size >> 20} MiB", OURS, seconds, 1, "appends", at_most=0.05)]
+    return row(f"one row more in a file of {size >> 20} MiB", OURS, seconds, 1, "appends", at_most=0.05)
 
 
 def _walking(here: Path, runs: int) -> list[dict[str, Any]]:
