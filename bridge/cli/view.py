@@ -128,7 +128,7 @@ def _view_live(
 ) -> int:
     """Show the run directories themselves."""
     from bridge.live import LiveRuns
-    from bridge.rundir import discover
+    from bridge.rundir import discover, runs_within
     from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
 
@@ -145,7 +145,9 @@ def _view_live(
     if how.host != _LOCAL:
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
     found = len(live.runs())
-    tell_skipped([(str(folder.path), folder.reason) for folder in discover(runs).skipped], out)
+    there = discover(runs)
+    skipped = [*there.skipped, *(inner for run in there for inner in runs_within(run))]
+    tell_skipped([(str(folder.path), folder.reason) for folder in skipped], out)
     if not found:
         registries = [open_registry(root, say=out.warn) for root in runs]
         no_match = explain_none([record for registry in registries for record in registry], chosen, runs)

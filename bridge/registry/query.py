@@ -231,12 +231,11 @@ def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartb
     report = None
     scanned_at = store.scanned_at(root)
     if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
-        from bridge.rundir.discover import walk
         from bridge.rundir.run import read_run
         from bridge.rundir.times import Clock
 
         read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
-        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, walk=walk, read=read)
+        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, read=read)
     return Registry(store.records(root), root=Path(root), report=report)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
 
 
+_encoder = msgspec.msgpack.Encoder()
+
 SESSION_FIELDS = ("user", "host", "command", "git_commit", "slurm", "restart_count")
 
 
@@ -104,6 +106,16 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         value = self.stats.get(name, {}).get(stat)
         return value if isinstance(value, int | float) else _NOT_FINITE.get(str(value))
 
+    def encoded(self) -> bytes:
+        """Return the record as MessagePack, without its path, which need not be UTF-8."""
+        record = msgspec.structs.replace(self, run_dir="")
+        try:
+            return _encoder.encode(record)
+        except OverflowError:  # a whole number of more than 64 bits
+            stats = {name: _storable(of) for name, of in self.stats.items()}
+            changes = {"hparams": _storable(self.hparams), "stats": stats, "session": _storable(self.session)}
+            return _encoder.encode(msgspec.structs.replace(record, **changes))
+
     def with_statistics(self, stats: dict[str, dict[str, Any]]) -> RunRecord:
         """Return the record with statistics that cover all rows of metrics.csv."""
         last = {name: of["last"] for name, of in stats.items() if of.get("last") is not None}
@@ -182,13 +194,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             tags=tuple(run.tags),
             notes=run.notes,
             archived=run.archived,
-            hparams=_storable(run.params),
+            hparams=dict(run.params),
             summary=dict(run.summary),
-            stats={name: _storable(stats) for name, stats in run.summary_stats.items()},
+            stats={name: dict(stats) for name, stats in run.summary_stats.items()},
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
             start_estimated=run.start_estimated,
-            session=_storable(_newest(run.sessions)),
+            session=_newest(run.sessions),
             covered=not run.event_files
             and _covers_all_rows(
                 run.summary_rows,
@@ -254,7 +266,7 @@ def _newest(sessions: Sequence[SessionEntry]) -> dict[str, Any]:
 
 
 def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as the cache can hold them: a whole number of more than 64 bits becomes a float."""
+    """Return the values as MessagePack can hold them: a whole number of more than 64 bits becomes a float."""
     return {
         key: value if type(value) is not int or -(1 << 63) <= value < 1 << 63 else _as_float(value)
         for key, value in values.items()
@@ -306,7 +318,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         return None
     if any(found is not None and not stat.S_ISREG(found.st_mode) for found in (heartbeat, metrics)):
         return None
-    name = said.display_name or run_name(said.run_id, Path(run_dir))
+    name = said.display_name or run_name(said.run_id, run_dir)
     longest = max(len(said.run_id), len(name))
     if longest > LONGEST_NAME or "\0" in said.run_id + identity or fitting(shortened(identity)) != identity:
         return None
@@ -324,16 +336,16 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         last_alive=last_alive,
         updated=sidecar.st_mtime_ns / 1e9,
         name=clean(name),
-        parent=clean(os.path.basename(os.path.dirname(run_dir))),  # noqa: PTH119, PTH120 - a Path costs more
+        parent=clean(run_dir.rsplit(os.sep, 2)[-2]),
         tags=tuple(dict.fromkeys(said.tags)),
         notes=said.notes,
         archived=said.archived,
-        hparams=_storable(said.hparams),
+        hparams=said.hparams,
         summary=said.summary,
-        stats={metric: _storable(msgspec.structs.asdict(of)) for metric, of in stats.metrics.items()},
+        stats=msgspec.to_builtins(stats.metrics),
         checkpoint_path=said.checkpoint_path,
         sessions=len(said.sessions),
-        session=_storable(_newest(said.sessions)),
+        session=_newest(said.sessions),
         covered=_covers_all_rows(
             stats.rows,
             None if summary is None else summary.st_mtime_ns,

@@ -17,13 +17,14 @@ import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
 from bridge.registry.record import RunRecord, compute_statistics, read_ended
+from bridge.rundir.discover import runs_within, walk
 from bridge.rundir.event_runs import event_names
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
@@ -75,15 +76,14 @@ class NewerStoreError(Exception):
     """The cache was made by a newer bridge, and was not changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedRun:
+class CachedRun(NamedTuple):
     """What the cache knows of a run directory, as far as a scan compares it."""
 
     stamp: str
-    status: Status
-    ended: bool
+    status: str
+    ended: int
     last_alive: float
-    orphaned: bool
+    orphaned: int
 
 
 class Store:
@@ -148,10 +148,7 @@ class Store:
             (os.fsencode(root),),
         )
         with _damage_errors():
-            return {
-                os.fsdecode(path): CachedRun(stamp, Status(status), bool(ended), last_alive, bool(orphaned))
-                for path, stamp, status, ended, last_alive, orphaned in rows
-            }
+            return {os.fsdecode(path): CachedRun(*columns) for path, *columns in rows}
 
     def records(self, root: str) -> list[RunRecord]:
         """Return the records of all runs below `root`, orphans too, in the order of their start."""
@@ -340,7 +337,6 @@ def scan(
     *,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
-    walk: Callable[[list[str], list[Skipped]], Iterable[str]],
     read: Callable[[Path], Run],
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`.
@@ -362,6 +358,8 @@ def scan(
         stamp = _stamp(run_dir, sidecar, summary)
         if before and _has_stamp(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
             continue
+        within = runs_within(run_dir)
+        skipped += within
         try:
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
@@ -370,7 +368,7 @@ def scan(
                 record = RunRecord.of(run)
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
                     record = record.with_statistics(compute_statistics(run))
-            rows.append(_row(root, stamp, record))
+            rows.append(_row(root, "" if within else stamp, record))  # named by every scan
         except RunDirectoryError as error:
             problems.append((run_dir, error.message))
         except Exception as error:  # whatever goes wrong with one run, the others are found all the same
@@ -398,11 +396,9 @@ def scan(
 
 
 def _row(root: str, stamp: str, record: RunRecord) -> Row:
-    # Without the path, which need not be UTF-8.
-    encoded = _encoder.encode(msgspec.structs.replace(record, run_dir=""))
     paths = (os.fsencode(root), os.fsencode(record.run_dir))
     ended = record.status_word in TERMINAL_STATUSES
-    return (*paths, stamp, record.status, ended, record.last_alive, record.start, 0, encoded)
+    return (*paths, stamp, record.status, ended, record.last_alive, record.start, 0, record.encoded())
 
 
 def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None) -> str:
@@ -416,6 +412,7 @@ def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
+    parts += [_mark(_lstat(f"{run_dir}/checkpoints")), _mark(_lstat(f"{run_dir}/media"))]
     return "|".join(parts)
 
 
@@ -445,7 +442,7 @@ def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float) -> b
     """Return whether a sign of life, or its absence, may change the status though no sidecar was written."""
     if before.ended:
         return False
-    if before.status is Status.RUNNING or before.last_alive >= doubtful_since:
+    if before.status == Status.RUNNING or before.last_alive >= doubtful_since:
         return True
     signs = (_lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
     return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.rundir.discover import discover
+from bridge.rundir.discover import discover, runs_within
 from bridge.rundir.run import read_run
 from bridge.rundir.times import Clock
 
@@ -29,6 +29,7 @@ __all__ = [
     "read_series",
     "read_summary",
     "read_whole",
+    "runs_within",
 ]
 
 _LATER = {

@@ -1,6 +1,6 @@
 """Find run directories below folders, and name the folders that only look like one."""
 
-# ruff: noqa: PTH112, PTH116 - a walk over a hundred thousand folders: a Path for each would cost more than the walk
+# ruff: noqa: PTH112, PTH114, PTH116 - a walk over a hundred thousand folders: a Path for each would cost more than the walk
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover",
-    "read_header", "stamp", "walk", "why_no_run",
+    "read_header", "runs_within", "stamp", "walk", "why_no_run",
 ]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
 """The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
 
-FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl", "heartbeat")
-"""The files of a run directory that change while its run goes on."""
+_OWN_FOLDERS = ("checkpoints", "media")
+"""Folders of a run that hold its own files. The walk does not enter them; `runs_within` names the runs in there."""
+
+FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl", "heartbeat", *_OWN_FOLDERS)
+"""The files and folders of a run directory that change while its run goes on."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """(inode, size, mtime in nanoseconds) of each of FILES, or None for a missing file."""
 
 _NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
-_OF_A_RUN = ("checkpoints", "media")
-"""Folders of a run that hold its own files. Runs in there are not read, but named."""
 
 _HEADER_BYTES = 1 << 20
 LFS_POINTER = b"version https://git-lfs.github.com/"
@@ -77,12 +78,12 @@ def discover(roots: Sequence[Path]) -> Discovery:
     return Discovery(runs, skipped)
 
 
-def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator[str]:
-    """Yield the run directories at and below `roots` (real paths of folders), and add to `skipped` unless it is None.
+def walk(roots: Sequence[str], skipped: list[Skipped]) -> Iterator[str]:
+    """Yield the run directories at and below `roots` (real paths of folders), and add what is passed over to `skipped`.
 
     The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
     directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
-    a run's checkpoints and media.
+    a run's checkpoints and media, for which there is `runs_within`.
     """
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
@@ -94,8 +95,7 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
         try:
             files, folders, links = _listing(folder)
         except OSError as error:
-            if skipped is not None:
-                skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
+            skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
             continue
         if TARGET_MARK in files:
             continue
@@ -103,16 +103,37 @@ def walk(roots: Sequence[str], skipped: list[Skipped] | None = None) -> Iterator
         if not reason:
             yield folder
             follow = False
-            if any(map(is_event_file, files)):
+            for name in _OWN_FOLDERS:
+                folders.pop(name, None)
+            if folders and any(map(is_event_file, files)):
                 folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
-            for name in _OF_A_RUN:
-                inner = folders.pop(name, None)
-                if inner is not None and skipped is not None:
-                    skipped += _runs_within(folder, name, inner)
-        elif skipped is not None and ("metrics.csv" in files or any(map(is_event_file, files))):
+        elif "metrics.csv" in files or any(map(is_event_file, files)):
             skipped.append(Skipped(Path(folder), reason))
-        below = {**folders, **links} if follow else folders
+        below = folders | links if follow else folders
         waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
+
+
+def runs_within(run: Path | str) -> list[Skipped]:
+    """Return the run directories up to two levels inside the checkpoints and media of the run directory `run`.
+
+    This takes longer than the walk itself, so it belongs to the reading of a run that is new or changed (see FILES).
+    """
+    found: list[Skipped] = []
+    for name in _OWN_FOLDERS:
+        own = f"{run}{os.sep}{name}"
+        level = [own]
+        for _ in range(3):
+            below: list[str] = []
+            for path in level:
+                try:
+                    files, folders, _ = _listing(path)
+                except OSError:
+                    continue
+                if not _why_no_run(path, files) and not os.path.islink(own):
+                    found.append(Skipped(Path(path), f"is in the {name} of the run {run}; to read it, give its path"))
+                below += folders.values()
+            level = sorted(below)
+    return found
 
 
 def why_no_run(folder: str) -> str:
@@ -142,19 +163,19 @@ def _identity(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _listing(folder: str) -> tuple[set[str], dict[str, str], dict[str, str]]:
+def _listing(folder: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
     """Return the names of the files in `folder`, and the real paths of its folders that may be entered, by name.
 
     Links to folders are in a mapping of their own.
     """
-    files: set[str] = set()
+    files: list[str] = []
     folders: dict[str, str] = {}
     links: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name in ("sidecar.json", "metrics.csv") or not _is_folder(entry):
-                files.add(name)
+            if entry.is_file(follow_symlinks=False) or name in ("sidecar.json", "metrics.csv") or not _is_folder(entry):
+                files.append(name)
             elif name[0] == "." or name in _NEVER_ENTERED:
                 continue
             elif entry.is_symlink():
@@ -171,7 +192,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _why_no_run(folder: str, files: set[str]) -> str:
+def _why_no_run(folder: str, files: list[str]) -> str:
     if "sidecar.json" in files:
         return ""
     if "metrics.csv" not in files:
@@ -213,19 +234,3 @@ def _header_problem(line: bytes) -> str:
     columns = columns_of(line)
     is_known = "step" in columns or ("created_at" in columns and "epoch" in columns)
     return "" if is_known else "has no column step, and so is not a logger's"
-
-
-def _runs_within(run: str, name: str, folder: str) -> Iterator[Skipped]:
-    """Yield the run directories up to two levels below the folder `name` of a run, which the walk does not enter."""
-    level = [folder]
-    for _ in range(3):
-        below: list[str] = []
-        for path in level:
-            try:
-                files, folders, _ = _listing(path)
-            except OSError:
-                continue
-            if not _why_no_run(path, files):
-                yield Skipped(Path(path), f"is in the {name} of the run {run}; to read it, give its path")
-            below += sorted(folders.values())
-        level = below

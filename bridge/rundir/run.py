@@ -14,7 +14,7 @@ import re
 import stat
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
@@ -105,7 +105,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     end, end_estimated = _end(status, sidecar, life, start)
     run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
     identity = (sidecar.uid or sidecar.run_id or str(real)).replace("\0", "\ufffd")
-    name = sidecar.display_name or run_name(run_id if sidecar.run_id else "", real)
+    name = sidecar.display_name or run_name(run_id if sidecar.run_id else "", str(real))
     summary = sidecar.summary or {metric: of["last"] for metric, of in stats.items() if of["last"] is not None}
     return Run(
         path=real,
@@ -138,14 +138,14 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     )
 
 
-def run_name(run_id: str, path: PurePath) -> str:
+def run_name(run_id: str, path: str) -> str:
     """Return the name of a run without a display name, from its id ("" if it has none) and its real path.
 
     It is the last part of the id, or the folder's name. While the first part of a name says little (`0`, `version_0`),
     the part above it is put in front: first the other parts of the id, then the folders above the run directory.
     """
-    parts = [part for part in run_id.split("/") if part] or [path.name]
-    folders = list(path.parts[1:])
+    folders = path.split("/")[1:]
+    parts = [part for part in run_id.split("/") if part] or folders[-1:]
     above = folders[: -len(parts)] if folders[-len(parts) :] == parts else folders[:-1]
     above = [part for part in above if part not in _NAMELESS] + parts[:-1]
     name = [parts[-1]]

@@ -22,7 +22,7 @@ from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
-from bridge.rundir import discover, read_run
+from bridge.rundir import discover, read_run, runs_within
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.report import Action, NoMatch, RunReport, SkippedFolder
 
@@ -328,6 +328,10 @@ def gather(
     discovery = discover(roots)
 
     def read_one(path: Path) -> None:
+        within = runs_within(path)
+        discovery.skipped.extend(within)
+        if within and unchanged is not None:
+            unchanged.stamps.pop(str(path), None)  # not to be remembered: each export names the runs within
         try:
             runs.append(read(path))
         except Exception as error:  # one run's failure is its line in the report; the other runs go on

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bridge.registry.store import Store, scan
-from bridge.rundir.discover import walk
 from bridge.rundir.run import read_run
 from tests.benchmarks.rows import OURS, best_in_turn, row
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
@@ -91,7 +90,7 @@ def our_scan(root: Path, database: Path) -> None:
     """Scan as `bridge scan` does."""
     store, _ = Store.open(database)
     try:
-        scan(str(root), store, walk=walk, read=read_run)
+        scan(str(root), store, read=read_run)
     finally:
         store.close()
 

@@ -283,7 +283,7 @@ _REGISTRY = (
     Mutant(
         "registry: a dead run stays running",
         "bridge/registry/store.py",
-        "if before.status is Status.RUNNING or before.last_alive >= doubtful_since:",
+        "if before.status == Status.RUNNING or before.last_alive >= doubtful_since:",
         "if before.last_alive >= doubtful_since + 1e9:",
         ("tests/registry/test_scan.py",),
     ),

@@ -134,6 +134,19 @@ def test_a_dead_run_is_not_read_again(tmp_path: Path) -> None:
     assert counts(open_registry(tmp_path / "runs").report) == (1, 0, 1, 0, 0)
 
 
+def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path) -> None:
+    """A run in another run's checkpoints is named each time, also if it came after the outer one was read."""
+    outer = make_run(tmp_path / "runs" / "a")
+    (outer / "checkpoints").mkdir()
+    assert open_registry(tmp_path / "runs").report.skipped == ()  # type: ignore[union-attr]
+    inner = make_run(outer / "checkpoints" / "version_0")
+    for _ in range(2):
+        report = open_registry(tmp_path / "runs").report
+        assert report is not None
+        reason = f"is in the checkpoints of the run {outer}; to read it, give its path"
+        assert report.skipped == ((str(inner), reason),)
+
+
 def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
     """Another --heartbeat-timeout changes statuses without changes on disk."""
     run = make_run(tmp_path / "runs" / "a", status="running")

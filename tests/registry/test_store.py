@@ -62,7 +62,7 @@ def test_a_damaged_cache_is_rebuilt_and_said(runs: Path, cache: Path, damage: st
         file.write_bytes(file.read_bytes()[:5000])
     else:
         with sqlite3.connect(file) as connection:
-            connection.execute("UPDATE runs SET status = 'purple'")
+            connection.execute("UPDATE runs SET record = 'purple'")
         connection.close()
     registry, said = opened(runs)
     assert (len(registry), said) == (2, [f"The cache of runs {file} was damaged; it is rebuilt."])

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -253,7 +252,7 @@ def test_python_objects_in_hparams_are_their_content(tmp_path: Path) -> None:
 )
 def test_names(path: str, run_id: str, name: str) -> None:
     """A part of a name that says little gets its parent in front, from the run id, then the path."""
-    assert run_name(run_id, PurePosixPath(path)) == name
+    assert run_name(run_id, path) == name
 
 
 def test_a_clock_that_is_known_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

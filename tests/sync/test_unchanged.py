@@ -92,6 +92,15 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
     assert actions(after) == {"a": "unchanged", "b": "unchanged"}
 
 
+def test_runs_inside_checkpoints_are_named_by_every_export(tmp_path: Path, exporter: Exporter) -> None:
+    """A run that starts in the checkpoints of an unchanged run is named, by each export."""
+    root = settle(tmp_path, exporter)
+    inner = make_run(root / "a" / "checkpoints" / "version_0")
+    for _ in range(3):
+        assert [folder.path for folder in export_runs([root], exporter).skipped] == [str(inner)]
+        age(root)
+
+
 def test_the_export_that_writes_a_run_remembers_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_uri: str, reads: list[str]
 ) -> None:
