@@ -130,8 +130,8 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def append_whole(descriptor: int, data: bytes) -> int:
-    """Append `data` to the open file `descriptor` and return its new size.
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Append `data` to the open file `descriptor`.
 
     If the disk takes only a part of `data`, that is cut off again. Raises OSError.
     """
@@ -144,7 +144,6 @@ def append_whole(descriptor: int, data: bytes) -> int:
         if os.fstat(descriptor).st_size < before + len(data):
             os.ftruncate(descriptor, before)
         raise
-    return before + len(data)
 
 
 def free_beside(path: Path, mark: str = ".") -> Path:

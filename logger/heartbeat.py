@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from logger.sidecar import HEARTBEAT_NAME, HEARTBEAT_TIMEOUT
+from logger.sidecar import HEARTBEAT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,6 @@ __all__ = [
     "TIMER_INTERVAL",
     "BackgroundTimer",
     "Beat",
-    "heartbeat_age",
     "read_beat",
     "restore_beat",
     "touch_heartbeat",
@@ -72,17 +70,6 @@ def restore_beat(run_dir: Path, beat: Beat | None) -> None:
     os.utime(path, ns=(beat.mtime_ns, beat.mtime_ns))
 
 
-def heartbeat_age(run_dir: Path) -> float | None:
-    """Return how many seconds ago another process beat in `run_dir`.
-
-    None if that is so long ago that it must be dead.
-    """
-    with contextlib.suppress(OSError):
-        age = time.time() - (run_dir / HEARTBEAT_NAME).stat().st_mtime
-        return max(0.0, age) if age <= HEARTBEAT_TIMEOUT else None
-    return None
-
-
 class _TimerOwner(Protocol):
     def on_timer(self) -> None: ...
 
@@ -97,13 +84,7 @@ class BackgroundTimer:
         self._owner = weakref.ref(owner)
         self._on_error = on_error
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True)
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """Return whether the thread runs; in a forked child it does not."""
-        return self._thread.is_alive()
+        threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """Let the thread end, without waiting for it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+import contextlib
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -203,15 +204,13 @@ def _attributes(name: str, mapping: dict[Any, Any]) -> object:
 
 def _numpy_scalar(code: object, data: object) -> object:
     """Return the number in the bytes `data`, which numpy wrote as the type `code` (`f8`, `i4`, ...), little-endian."""
-    formats = {"f8": "d", "f4": "f", "f2": "e", "b1": "?"} | {
-        f"{sign}{1 << power}": letter if sign == "i" else letter.upper()
-        for sign in "iu"
-        for power, letter in enumerate("bhiq")
-    }
-    layout = formats.get(str(code).lstrip("<|="))
-    if layout is None or not isinstance(data, bytes) or struct.calcsize(layout) != len(data):
-        return ClassName("numpy.generic")
-    return struct.unpack(f"<{layout}", data)[0]
+    import numpy as np
+
+    if isinstance(data, bytes) and re.fullmatch(r"<?[fiub][1-8]", str(code).lstrip("=|")):
+        with contextlib.suppress(TypeError, ValueError):
+            (number,) = np.frombuffer(data, str(code))
+            return number.item()
+    return ClassName("numpy.generic")
 
 
 def _as_dict(pairs: object) -> object:

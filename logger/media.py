@@ -189,12 +189,15 @@ def single_images(images: object) -> list[Any]:
     return [images]
 
 
-def encode_image(item: Any) -> Encoded:
+def encode_image(item: Any, *, channels_first: bool | None = None) -> Encoded:
     """Encode an image of any kind. Files and bytes keep their format; everything else becomes a PNG.
 
     Arrays have the shape HW, HWC or CHW with 1, 3 or 4 channels, and hold uint8, bool, whole numbers from 0 to 255, or
-    floats in [0, 1]. Floats outside are clipped with a warning; NaN is black. Raises MediaError for anything else.
+    floats in [0, 1]. Floats outside are clipped with a warning; NaN is black. `channels_first` decides if a shape fits
+    both orders; by default it is true for tensors. Raises MediaError for anything else.
     """
+    if channels_first is None:
+        channels_first = hasattr(item, "detach")
     stored = _stored(item)
     if stored is not None:
         return stored
@@ -212,7 +215,7 @@ def encode_image(item: Any) -> Encoded:
         array = _pixels(_array(item))
         if array.ndim == 4 and array.shape[0] == 1:
             array = array[0]
-        image = Image.fromarray(_channels_last(array, channels_first=hasattr(item, "detach")))
+        image = Image.fromarray(_channels_last(array, channels_first=channels_first))
     image.save(drawn, format="PNG")
     return Encoded("png", drawn.getvalue())
 

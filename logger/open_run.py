@@ -26,13 +26,13 @@ from logger.sidecar import (
     SidecarFile,
     Summary,
     convert_document,
-    decode_sidecar,
     parse_json,
+    read_sidecar,
 )
 from logger.values import cell_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
     from logger.row import Warn
     from logger.sidecar import Sidecar
@@ -153,12 +153,20 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     document = sidecar.document
     metrics = MetricsFile(run_dir / METRICS_NAME, time_column=document.time_column, warn=warn)
     metrics.resume()
-    if metrics.time_column is None:
-        metrics.time_column = document.time_column = _new_time_column(metrics, settings, warn)
+    if document.time_column is None and settings.time_column in metrics.columns:
+        column = settings.time_column
+        warn(
+            "time column",
+            f"{metrics.path} has a metric called {column!r}, so no times of rows are written to this run.",
+        )
+    elif document.time_column is None:
+        metrics.time_column = document.time_column = settings.time_column
     hparams = Hparams(run_dir / HPARAMS_NAME)
     if not hparams.resume(document.hparams):
         warn("hparams", f"{hparams.path} cannot be read; it is kept as {set_aside(hparams.path).name}.")
-    summary = _load_summary(run_dir)
+    summary: dict[str, Any] = {}
+    with contextlib.suppress(OSError, SidecarError):  # the rows can replace it
+        summary = parse_json((run_dir / SUMMARY_NAME).read_bytes(), run_dir / SUMMARY_NAME)
     stats, step = _restore(metrics, summary)
     other = other_process(run_dir, document)
     # Where another process may be at work a young file may be one that it is just writing.
@@ -178,10 +186,9 @@ def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
     Not if this start wrote it.
     """
     run_dir = settings.run_dir
-    with contextlib.suppress(OSError, SidecarError):
-        held, _ = decode_sidecar((run_dir / SIDECAR_NAME).read_bytes(), run_dir)
-        if any(session.id == settings.token for session in held.sessions):
-            return
+    held = read_sidecar(run_dir)
+    if held is not None and any(session.id == settings.token for session in held.sessions):
+        return
     refuse_existing(settings)
     aside = free_beside(run_dir, ".old-")
     run_dir.rename(aside)
@@ -231,38 +238,11 @@ def _original_of(document: Sidecar, run_dir: Path) -> Path | None:
     if not document.run_dir:
         return None
     original = Path(document.run_dir)
-    try:
-        if original.samefile(run_dir):
-            return None
-        held, _ = decode_sidecar((original / SIDECAR_NAME).read_bytes(), original)
-    except (OSError, SidecarError):
+    held = read_sidecar(original)
+    if held is None or original.samefile(run_dir):
         return None  # the run was moved
     same = held.uid == document.uid if document.uid else held.run_id == document.run_id
     return original if same else None
-
-
-def _new_time_column(metrics: MetricsFile, settings: Settings, warn: Warn) -> str | None:
-    """Return the column for the times of rows in a run that has none yet; None for no times."""
-    wished = settings.time_column
-    if wished in metrics.columns:
-        warn(
-            "time column",
-            f"{metrics.path} has a metric called {wished!r}, so no times of rows are written to this run.",
-        )
-        return None
-    return wished
-
-
-def _load_summary(run_dir: Path) -> dict[str, Any]:
-    """Return the JSON object in the summary of `run_dir`.
-
-    An empty one if it cannot be read, because rows can replace it.
-    """
-    path = run_dir / SUMMARY_NAME
-    try:
-        return parse_json(path.read_bytes(), path)
-    except (OSError, SidecarError):
-        return {}
 
 
 def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, MetricStats], int | None]:
@@ -301,20 +281,14 @@ def _add_session(document: Sidecar, settings: Settings, *, rows: int) -> tuple[i
             return number, False
     document.sessions = [*document.sessions, session_entry(settings.token, rows=rows)]
     given = document.given
-    before = [tag for tag in _texts(given.get("tags")) if tag]
-    present = list(dict.fromkeys(document.tags))
-    document.tags = present + [tag for tag in settings.tags if tag not in present and tag not in before]
-    document.given = {"tags": list(dict.fromkeys([*before, *settings.tags]))}
+    document.tags = unique_tags([*document.tags, *(tag for tag in settings.tags if tag not in given.tags)])
+    given.tags = unique_tags([*given.tags, *settings.tags])
     for name in ("notes", "display_name"):
-        new, held, earlier = getattr(settings, name), getattr(document, name), given.get(name)
+        new, held, earlier = getattr(settings, name), getattr(document, name), getattr(given, name)
         if new and new != earlier and (not held or held == earlier):
             setattr(document, name, new)
-        document.given[name] = new or earlier or ""
+        setattr(given, name, new or earlier)
     return len(document.sessions) - 1, True
-
-
-def _texts(value: object) -> Collection[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else ()
 
 
 def _oldest_change(run_dir: Path) -> float:

@@ -15,8 +15,6 @@ from logger.media import encode_image
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from logger.media import Encoded
-
 __all__ = ["SummaryWriterMethods", "Unsupported", "is_method_of_other_logger"]
 
 _OTHER_METHODS = frozenset(
@@ -97,7 +95,7 @@ class SummaryWriterMethods:
         self, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None, dataformats: str = "CHW"
     ) -> None:
         """Store one image, whose dimensions `dataformats` names; its time is that of the call."""
-        encode = functools.partial(_encode, img_tensor, dataformats)
+        encode = functools.partial(encode_image, img_tensor, channels_first=dataformats == "CHW")
         self.log_media(tag, "image", encode, step=global_step, caption=None)
 
     def add_images(
@@ -127,13 +125,3 @@ class SummaryWriterMethods:
     def close(self) -> None:
         """Bring the rows to disk; the logger's `finalize` ends the run."""
         self.save()
-
-
-def _encode(image: Any, dataformats: str) -> Encoded:
-    """Encode an array whose dimensions are `dataformats`: CHW, HWC or HW."""
-    if hasattr(image, "detach"):
-        image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()
-    if dataformats == "CHW" and getattr(image, "ndim", 0) == 3:
-        image = image.transpose(1, 2, 0)
-    return encode_image(image)

@@ -19,7 +19,7 @@ from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
 from logger.run_writer import RegistryLoggerWarning, WarnOnce, open_run
 from logger.session import host_name, running_trainer, stage_of
-from logger.sidecar import SIDECAR_NAME, Sidecar, SidecarError, decode_sidecar
+from logger.sidecar import Sidecar, read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -275,10 +275,7 @@ class RegistryLogger(CSVLogger):
         """Return the sidecar of the run as it is now, or None before the first use."""
         if self._experiment is not None:
             return self._writer.document
-        try:
-            return decode_sidecar((self.run_dir / SIDECAR_NAME).read_bytes(), self.run_dir)[0]
-        except (OSError, SidecarError):
-            return None
+        return read_sidecar(self.run_dir)
 
     def _left_running(self) -> bool:
         """Return whether a child of this start wrote the run and ended without finalizing it: then it failed."""

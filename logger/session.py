@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logger.heartbeat import heartbeat_age
-from logger.sidecar import TERMINAL_STATUSES, SessionEntry
+from logger.heartbeat import read_beat
+from logger.sidecar import HEARTBEAT_TIMEOUT, TERMINAL_STATUSES, SessionEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,8 +88,9 @@ def host_name() -> str:
 
 def other_process(run_dir: Path, sidecar: Sidecar) -> str | None:
     """Return a sentence about another process that seems to be writing `run_dir` now, or None."""
-    age = heartbeat_age(run_dir)
-    if age is None or sidecar.status in TERMINAL_STATUSES:
+    beat = read_beat(run_dir)
+    age = HEARTBEAT_TIMEOUT if beat is None else max(0.0, time.time() - beat.mtime_ns / 1e9)
+    if age >= HEARTBEAT_TIMEOUT or sidecar.status in TERMINAL_STATUSES:
         return None
     last = sidecar.sessions[-1] if sidecar.sessions else SessionEntry()
     if last.host == host_name() and last.pid is not None and not _process_lives(last.pid):

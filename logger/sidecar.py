@@ -39,13 +39,13 @@ __all__ = [
     "SidecarFile",
     "Summary",
     "convert_document",
-    "decode_sidecar",
-    "decode_summary",
+    "decode_document",
     "encode_document",
     "json_text",
     "parse_heartbeat",
     "parse_json",
     "parse_time",
+    "read_sidecar",
 ]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
@@ -91,11 +91,16 @@ class SessionEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     fit: bool | None = None
 
 
-class Sidecar(msgspec.Struct, kw_only=True):
-    """The content of sidecar.json.
+class Given(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The tags, notes and name that starts of a run brought along, whatever people made of them since."""
 
-    `summary` holds each metric's last value, `given` the tags and notes that earlier starts brought along.
-    """
+    tags: list[str] = []
+    notes: str = ""
+    display_name: str = ""
+
+
+class Sidecar(msgspec.Struct, kw_only=True):
+    """The content of sidecar.json; `summary` holds each metric's last value."""
 
     schema_version: int = SCHEMA_VERSION
     uid: str | None = None
@@ -115,7 +120,7 @@ class Sidecar(msgspec.Struct, kw_only=True):
     checkpoint_path: str | None = None
     sessions: list[SessionEntry] = []
     time_column: str | None = None
-    given: dict[str, Any] = {}
+    given: Given = msgspec.field(default_factory=Given)
 
 
 class MetricStats(msgspec.Struct, kw_only=True):
@@ -168,21 +173,22 @@ _OPTIONAL = frozenset({"uid", "display_name", "archived", "forked_from", "time_c
 """Fields of the sidecar that are not written without a value."""
 
 
-def decode_sidecar(data: bytes, path: AnyPath) -> tuple[Sidecar, list[Problem]]:
-    """Return the sidecar in `data`, the bytes of the file `path`, and the fields that were left out as wrong.
+def read_sidecar(run_dir: Path) -> Sidecar | None:
+    """Return the sidecar in `run_dir`, or None if there is none that can be read."""
+    path = run_dir / SIDECAR_NAME
+    try:
+        return decode_document(path.read_bytes(), path, Sidecar)[0]
+    except (OSError, SidecarError):
+        return None
+
+
+def decode_document(data: bytes, path: AnyPath, kind: type[Document]) -> tuple[Document, list[Problem]]:
+    """Return the Sidecar or Summary in `data`, the bytes of the file `path`, and the wrong fields, which are left out.
 
     All times are seconds since the epoch, also those that the file holds as ISO text. Raises SidecarError if `data` is
     no JSON object.
     """
-    return convert_document(parse_json(data, path), Sidecar)
-
-
-def decode_summary(data: bytes, path: AnyPath) -> tuple[Summary, list[Problem]]:
-    """Return the summary in `data`, the bytes of the file `path`, and the fields that were left out as wrong.
-
-    Raises SidecarError if `data` is no JSON object.
-    """
-    return convert_document(parse_json(data, path), Summary)
+    return convert_document(parse_json(data, path), kind)
 
 
 def convert_document(data: dict[str, Any], kind: type[Document]) -> tuple[Document, list[Problem]]:
@@ -230,16 +236,9 @@ class SidecarFile:
 
         Raises SidecarError if it cannot be read; it is set aside then.
         """
-        self._seen = self._state()
-        try:
-            self._on_disk = parse_json(self.path.read_bytes(), self.path)
-        except FileNotFoundError:
-            return False
-        except SidecarError:
-            set_aside(self.path)
-            raise
-        self.document, _ = convert_document(self._on_disk, Sidecar)
-        return True
+        found = self._read()
+        self.document = found or self.document
+        return found is not None
 
     def write(self, fields: dict[str, Any]) -> None:
         """Replace the file by `document` with new values of `fields`, after edits on disk are taken over.
@@ -258,22 +257,34 @@ class SidecarFile:
                 return
 
     def _take_over_edits(self) -> None:
-        state = self._state()
-        if state is None or state == self._seen:
-            return
-        self._seen = state
         try:
-            self._on_disk = parse_json(self.path.read_bytes(), self.path)
-        except FileNotFoundError:
-            return
+            edited = self._read()
         except SidecarError:
-            set_aside(self.path)  # an editor may be in the middle of its work: it keeps its file
+            return  # an editor may be in the middle of its work: it keeps its file
+        if edited is None:
             return
-        edited, _ = convert_document(self._on_disk, Sidecar)
         for name in ("tags", "notes", "display_name", "archived"):
             setattr(self.document, name, getattr(edited, name))
         known = {session.id for session in self.document.sessions}
         self.document.sessions += [session for session in edited.sessions if session.id not in known]
+
+    def _read(self) -> Sidecar | None:
+        """Return the content of the file if it is another one than at the last look.
+
+        Raises SidecarError if it cannot be read; it is set aside then.
+        """
+        state = self._state()
+        if state is None or state == self._seen:
+            return None
+        self._seen = state
+        try:
+            self._on_disk = parse_json(self.path.read_bytes(), self.path)
+        except FileNotFoundError:
+            return None
+        except SidecarError:
+            set_aside(self.path)
+            raise
+        return convert_document(self._on_disk, Sidecar)[0]
 
     def _state(self) -> tuple[int, int, int] | None:
         try:
@@ -359,6 +370,7 @@ _WANTED: dict[Any, str] = {
     list: "a list",
     dict: "an object",
     SessionEntry: "an object",
+    Given: "an object",
     MetricStats: "an object",
 }
 

@@ -37,7 +37,7 @@ from bridge.rundir.discover import LFS_POINTER, columns_of, read_header, why_no_
 from bridge.rundir.event_runs import FRESH, EventFacts, event_files, event_names, read_event_facts
 from bridge.rundir.header import has_column
 from bridge.rundir.times import Clock
-from logger.sidecar import Sidecar, SidecarError, Summary, decode_sidecar, decode_summary, parse_heartbeat, parse_time
+from logger.sidecar import Sidecar, SidecarError, Summary, decode_document, parse_heartbeat, parse_time
 from logger.values import ClassName, flatten, param_scalar
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
                 f"{path} is larger than {LARGEST_JSON >> 20} MiB.",
                 hint="A sidecar is some kilobytes: repair it, or move the run directory away.",
             )
-        sidecar, problems = decode_sidecar(_encodable(data), path)
+        sidecar, problems = decode_document(_encodable(data), path, Sidecar)
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {error.strerror}.") from error
     except SidecarError as error:
@@ -265,7 +265,7 @@ def _read_statistics(
             detail = f"larger than {LARGEST_JSON >> 20} MiB, not read"
             notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", detail))
             return {}, None
-        summary, problems = decode_summary(_encodable(data), real / "summary.json")
+        summary, problems = decode_document(_encodable(data), real / "summary.json", Summary)
     except OSError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", f"cannot be read: {error.strerror}"))
         return {}, None
