@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,11 +185,9 @@ class Pictures(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the video of the first layer's weights."""
-        with tempfile.TemporaryDirectory() as folder:
-            video = Path(folder) / "weights.mp4"
-            _write_video(video, [*self._frames, _weights(pl_module)], fps=8)
-            caption = ["the first layer while it learns"]
-            self._logger.log_video("weights", [str(video)], step=trainer.global_step, caption=caption, fps=[8])
+        video = np.stack([*self._frames, _weights(pl_module)])
+        caption = "the first layer while it learns"
+        self._logger.log_video("weights", video, step=trainer.global_step, caption=caption, fps=8, format="mp4")
 
 
 class SignalAt(Callback):
@@ -235,18 +232,6 @@ def _shades(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 def _enlarge(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _write_video(path: Path, frames: Sequence[NDArray[np.uint8]], *, fps: int) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames[0].shape
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
-        container.mux(stream.encode())
 
 
 if __name__ == "__main__":
