@@ -21,8 +21,8 @@ GROUPS = {
     "tests/exporters/mlflow/test_api_server.py": "server",
     "tests/exporters/mlflow/test_server_faults.py": "server",
     "tests/property/": "property",
-    "tests/test_first_road.py": "demo",
     "tests/test_packaging.py": "packaging",
+    "tests/test_real_trainings.py": "demo",
 }
 """By the beginning of a test's id: its group. All others go wherever there is room."""
 

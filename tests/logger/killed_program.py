@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 from logger.media import Encoded
-from logger.open_run import Settings
-from logger.run_writer import open_run
+from logger.run_writer import RunWriter
 
 
 def main(run_dir: Path) -> None:
-    writer = open_run(Settings(run_dir=run_dir, run_id="killed", token=str(os.getpid())))
+    writer = RunWriter.open(run_dir, "killed")
     number = writer.rows
     while True:
         row: dict[str, object] = {"number": number, "text": f'line\r\nbreak, "{number}"' if number % 3 == 0 else None}

@@ -16,12 +16,10 @@ from lightning.pytorch.tuner import Tuner
 
 from logger import RegistryLogger, RunWriter
 from logger.heartbeat import Beat, read_beat, restore_beat
-from tests.logger.models import data, small_model, trainer
+from tests.logger.models import data, evaluate, fit, small_model, trainer
 from tests.logger.rows import read_rows, sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.logger.conftest import Clock
 
 ROOT = Path(__file__).parents[2]
@@ -33,9 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
-PACKAGES = pytest.mark.parametrize(
-    "lightning_", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pytorch_lightning"]
-)
+PACKAGES = pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning], ids=["new", "old"])
+LONG_AGO = Beat(b"1775822400.000000\n", 1775822400_000000000)
 
 
 class Shown(NamedTuple):
@@ -56,66 +53,47 @@ def sessions(run_dir: Path) -> list[bool]:
     return [session.get("fit", False) for session in sidecar(run_dir)["sessions"]]
 
 
-def raise_at(step: int, error: BaseException) -> Callable[[Any, int], None]:
-    def each_step(_: Any, batch: int) -> None:
-        if batch == step:
-            raise error
-
-    return each_step
-
-
-def fitted(run_dir: Path, error: BaseException | None = None, lightning_: Any = lightning.pytorch) -> Shown:
-    """Train a run in `run_dir` an hour ago, and let it end with `error` if given."""
-    model = small_model(lightning_, each_step=raise_at(2, error) if error else lambda _model, _batch: None)
-    fit = trainer(lightning_, RegistryLogger(run_dir, "r"), max_epochs=1, enable_checkpointing=False)
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture(params=[None, RuntimeError("x"), KeyboardInterrupt()], ids=["completed", "failed", "interrupted"])
+def before(tmp_path: Path, request: pytest.FixtureRequest) -> Shown:
+    """Train a run in `tmp_path` long ago, which ended with the parameter, and return what it shows."""
     try:
-        fit.fit(model, data())
+        fit(tmp_path, request.param or (lambda _model, _batch: None))
     except (RuntimeError, SystemExit):
-        assert error is not None
-    finally:
-        signal.signal(signal.SIGINT, before)
-    beat = read_beat(run_dir)
-    assert beat is not None
-    restore_beat(run_dir, Beat(b"1775822400.000000\n", 1775822400_000000000))
-    return shown(run_dir)
+        assert request.param is not None
+    restore_beat(tmp_path, LONG_AGO)
+    return shown(tmp_path)
 
 
+FAILED = pytest.mark.parametrize("before", [RuntimeError("x")], ids=["failed"], indirect=True)
+
+
+@FAILED
 @PACKAGES
-def test_a_crashed_run_that_is_validated_stays_failed(tmp_path: Path, lightning_: Any) -> None:
+def test_a_crashed_run_that_is_validated_stays_failed(tmp_path: Path, before: Shown, package: Any) -> None:
     """A validation adds rows and a session to a crashed run, and keeps status, end and heartbeat."""
-    before = fitted(tmp_path / "run", RuntimeError("x"), lightning_)
-    assert before.status == "failed"
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning_, logger).validate(small_model(lightning_), data(), verbose=False)
-    assert shown(tmp_path / "run") == before
-    assert sessions(tmp_path / "run") == [True, False]
-    assert "val" in read_rows(tmp_path / "run")[-1]
+    evaluate("validate", tmp_path, package)
+    assert (before.status, shown(tmp_path)) == ("failed", before)
+    assert sessions(tmp_path) == [True, False]
+    assert "val" in read_rows(tmp_path)[-1]
 
 
 KILLED = """
-import os, signal, sys, warnings
-import lightning.pytorch
-from logger import RegistryLogger
-from tests.logger.models import data, small_model, trainer
+import os, pathlib, signal, sys, warnings
+from tests.logger.models import fit
 
 warnings.simplefilter("ignore")
-kill = lambda model, batch: os.kill(os.getpid(), signal.SIGKILL) if batch == 2 else None
-fit = trainer(lightning.pytorch, RegistryLogger(sys.argv[1], "r"), enable_checkpointing=False)
-fit.fit(small_model(lightning.pytorch, each_step=kill), data())
+fit(pathlib.Path(sys.argv[1]), lambda model, batch: os.kill(os.getpid(), signal.SIGKILL) if batch == 2 else None)
 """
 
 
 def test_a_killed_run_that_is_validated_a_week_later_stays_killed(tmp_path: Path) -> None:
     """A validation in another process keeps the heartbeat of the killed training."""
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "run"], cwd=ROOT, check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
-    week_ago = Beat(b"1775822400.000000\n", 1775822400_000000000)
-    restore_beat(tmp_path / "run", week_ago)
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning.pytorch, logger).validate(small_model(lightning.pytorch), data(), verbose=False)
-    assert shown(tmp_path / "run") == Shown("running", None, week_ago)
-    assert sessions(tmp_path / "run") == [True, False]
+    restore_beat(tmp_path, LONG_AGO)
+    evaluate("validate", tmp_path)
+    assert shown(tmp_path) == Shown("running", None, LONG_AGO)
+    assert sessions(tmp_path) == [True, False]
 
 
 class Dies(Callback):
@@ -123,161 +101,143 @@ class Dies(Callback):
         setattr(self, hook, self._die)
 
     def _die(self, *_: Any, **__: Any) -> None:
-        raise RuntimeError("no data")
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start", "on_train_batch_start"])
-@pytest.mark.parametrize("error", [None, RuntimeError("x"), KeyboardInterrupt()])
-def test_a_start_that_dies_before_its_first_step_changes_nothing(
-    tmp_path: Path, hook: str, error: BaseException | None
-) -> None:
+def test_a_start_that_dies_before_its_first_step_changes_nothing(tmp_path: Path, before: Shown, hook: str) -> None:
     """A start without a training step is no fit and keeps the run's status."""
-    before = fitted(tmp_path / "run", error)
-    logger = RegistryLogger(tmp_path / "run", "r")
-    with pytest.raises(RuntimeError, match="no data"):
-        trainer(lightning.pytorch, logger, callbacks=[Dies(hook)]).fit(small_model(lightning.pytorch), data())
-    assert shown(tmp_path / "run") == before
-    assert sessions(tmp_path / "run") == [True, False]
-
-
-def test_a_completed_training_that_is_resumed_at_its_end_keeps_its_end(tmp_path: Path) -> None:
-    """A requeued job that resumes the last checkpoint keeps the run's end."""
-    model = small_model(lightning.pytorch)
-    trainer(lightning.pytorch, RegistryLogger(tmp_path / "run", "r")).fit(model, data())
-    before = shown(tmp_path / "run")
-    checkpoint = sidecar(tmp_path / "run")["checkpoint_path"]
-    logger = RegistryLogger(tmp_path / "run", "r")
-    fit = trainer(lightning.pytorch, logger, callbacks=[])
-    fit.fit(small_model(lightning.pytorch), data(), ckpt_path=checkpoint, weights_only=False)
-    assert shown(tmp_path / "run") == before
-    assert sessions(tmp_path / "run") == [True, False]
-
-
-@PACKAGES
-def test_a_run_that_is_resumed_is_running_and_ends_again(tmp_path: Path, lightning_: Any) -> None:
-    """A requeued run is interrupted while it waits, running from its fit on, and completed at the end."""
-    run_dir = tmp_path / "run"
-    first = RegistryLogger(run_dir, "r")
-    trainer(lightning_, first, max_epochs=1).fit(small_model(lightning_), data())
-    first.experiment.finalize("interrupted")
-    before = shown(run_dir)
-    seen: list[str] = []
-
-    class Looks(lightning_.Callback):
-        def setup(self, *_: Any, **__: Any) -> None:
-            seen.append(shown(run_dir).status)
-
-        def on_train_start(self, *_: Any) -> None:
-            seen.append(shown(run_dir).status)
-
-    logger = RegistryLogger(run_dir, "r")
-    _ = logger.experiment
-    assert shown(run_dir) == before
-    fit = trainer(lightning_, logger, max_epochs=2, callbacks=[Looks()])
-    fit.fit(small_model(lightning_), data(), ckpt_path=sidecar(run_dir)["checkpoint_path"], weights_only=False)
-    after = shown(run_dir)
-    assert (before.status, seen, after.status) == ("interrupted", ["interrupted", "running"], "completed")
-    assert after.ended_at is not None
-    assert before.ended_at is not None
-    assert after.ended_at > before.ended_at
-    assert sessions(run_dir) == [True, True]
-
-
-def test_the_learning_rate_finder_alone_changes_nothing(tmp_path: Path) -> None:
-    """The tuner fits without the logger, so the run is unchanged."""
-    before = fitted(tmp_path / "run", RuntimeError("x"))
-    fit = trainer(lightning.pytorch, RegistryLogger(tmp_path / "run", "r"), default_root_dir=tmp_path)
-    model = small_model(lightning.pytorch)
-    model.lr = 0.1
-    Tuner(fit).lr_find(model, data(), num_training=3)
-    assert shown(tmp_path / "run") == before
-
-
-def test_a_directory_that_was_only_tested_is_completed(tmp_path: Path) -> None:
-    """The first start of a directory always counts, and a later test changes nothing."""
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning.pytorch, logger).test(small_model(lightning.pytorch), data(), verbose=False)
-    before = shown(tmp_path / "run")
-    assert before.status == "completed"
-    again = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning.pytorch, again).test(small_model(lightning.pytorch), data(), verbose=False)
-    assert shown(tmp_path / "run") == before
-    assert sessions(tmp_path / "run") == [True, False]
-
-
-@PACKAGES
-def test_a_fit_that_logs_no_hyperparameters_is_a_fit(tmp_path: Path, lightning_: Any) -> None:
-    """With `enable_autolog_hparams=False` the first row begins the fit, as no hook runs before."""
-    before = fitted(tmp_path / "run", RuntimeError("x"), lightning_)
-    seen: list[str] = []
-    model = small_model(lightning_, each_step=lambda _model, batch: seen.append(shown(tmp_path / "run").status))
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning_, logger, max_epochs=1, enable_autolog_hparams=False).fit(model, data())
-    after = shown(tmp_path / "run")
-    assert (seen[-1], after.status, after.beat != before.beat) == ("running", "completed", True)
-    assert sessions(tmp_path / "run") == [True, True]
-
-
-def test_a_loop_without_a_trainer_is_a_fit_from_its_first_row(tmp_path: Path) -> None:
-    """A resumed loop shows the old status until its first row, then running, then completed."""
-    before = fitted(tmp_path / "run", RuntimeError("x"))
-    logger = RegistryLogger(tmp_path / "run", "r")
-    logger.log_hyperparams({"lr": 0.1})
-    assert shown(tmp_path / "run") == before
-    logger.log_metrics({"loss": 1.0})
-    assert (shown(tmp_path / "run").status, shown(tmp_path / "run").ended_at) == ("running", None)
-    logger.finalize("success")
-    assert shown(tmp_path / "run").status == "completed"
-
-
-def test_a_writer_without_lightning_ends_as_its_block_ends(tmp_path: Path) -> None:
-    """A RunWriter block ends completed, failed after an exception, interrupted after Ctrl-C."""
-    ends: list[tuple[BaseException | None, str]] = [
-        (None, "completed"),
-        (ValueError("x"), "failed"),
-        (KeyboardInterrupt(), "interrupted"),
-    ]
-    for error, status in ends:
-        try:
-            with RunWriter.open(tmp_path / "run", "r", tags=["a"], notes="n", display_name="d") as run:
-                run.log_hyperparams({"lr": 0.1})
-                run.log_metrics({"loss": 0.5}, step=3)
-                assert shown(tmp_path / "run").status == "running"
-                if error is not None:
-                    raise error
-        except (ValueError, KeyboardInterrupt):
-            pass
-        assert shown(tmp_path / "run").status == status
-    found = sidecar(tmp_path / "run")
-    assert (found["tags"], found["notes"], found["display_name"], found["hparams"]) == (["a"], "n", "d", {"lr": 0.1})
-    assert len(read_rows(tmp_path / "run")) == 3
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, callbacks=[Dies(hook)])
+    assert shown(tmp_path) == before
+    assert sessions(tmp_path) == [True, False]
 
 
 def test_a_second_fit_of_one_logger_that_dies_early_keeps_the_first_ones_end(tmp_path: Path) -> None:
     """A second fit without a step keeps the end of the first."""
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning.pytorch, logger, max_epochs=1).fit(small_model(lightning.pytorch), data())
-    before = shown(tmp_path / "run")
-    with pytest.raises(RuntimeError, match="no data"):
-        trainer(lightning.pytorch, logger, callbacks=[Dies("on_train_start")]).fit(
-            small_model(lightning.pytorch), data()
-        )
-    assert shown(tmp_path / "run") == before
-    assert sessions(tmp_path / "run") == [True]
+    logger = RegistryLogger(tmp_path, "r")
+    fit(logger)
+    before = shown(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        fit(logger, callbacks=[Dies("on_train_start")])
+    assert (shown(tmp_path), sessions(tmp_path)) == (before, [True])
 
 
-def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(tmp_path: Path, clock: Clock) -> None:
+def test_a_completed_training_that_is_resumed_at_its_end_keeps_its_end(tmp_path: Path) -> None:
+    """A requeued job that resumes the last checkpoint keeps the run's end."""
+    fit(tmp_path, enable_checkpointing=True)
+    before = shown(tmp_path)
+    again = trainer(lightning.pytorch, RegistryLogger(tmp_path, "r"), max_epochs=1)
+    checkpoint = sidecar(tmp_path)["checkpoint_path"]
+    again.fit(small_model(lightning.pytorch), data(), ckpt_path=checkpoint, weights_only=False)
+    assert (shown(tmp_path), sessions(tmp_path)) == (before, [True, False])
+
+
+@PACKAGES
+def test_a_run_that_is_resumed_is_running_and_ends_again(tmp_path: Path, package: Any) -> None:
+    """A requeued run is interrupted while it waits, running from its fit on, and completed at the end."""
+    first = RegistryLogger(tmp_path, "r")
+    fit(first, package=package, enable_checkpointing=True)
+    first.experiment.finalize("interrupted")
+    before = shown(tmp_path)
+    seen: list[str] = []
+
+    class Looks(package.Callback):
+        def setup(self, *_: Any, **__: Any) -> None:
+            seen.append(shown(tmp_path).status)
+
+        def on_train_start(self, *_: Any) -> None:
+            seen.append(shown(tmp_path).status)
+
+    logger = RegistryLogger(tmp_path, "r")
+    _ = logger.experiment
+    assert shown(tmp_path) == before
+    again = trainer(package, logger, callbacks=[Looks()])
+    checkpoint = sidecar(tmp_path)["checkpoint_path"]
+    again.fit(small_model(package), data(), ckpt_path=checkpoint, weights_only=False)
+    after = shown(tmp_path)
+    assert (before.status, seen, after.status) == ("interrupted", ["interrupted", "running"], "completed")
+    assert (after.ended_at or 0) > (before.ended_at or 0)
+    assert sessions(tmp_path) == [True, True]
+
+
+@FAILED
+def test_the_learning_rate_finder_alone_changes_nothing(tmp_path: Path, before: Shown) -> None:
+    """The tuner fits without the logger, so the run is unchanged, and the next training is logged."""
+    logger = RegistryLogger(tmp_path, "r")
+    tuned = trainer(lightning.pytorch, logger, default_root_dir=tmp_path / "tuner", max_epochs=1)
+    model = small_model(lightning.pytorch)
+    model.lr = 0.1
+    Tuner(tuned).lr_find(model, data(), num_training=3)
+    assert (tuned.logger, shown(tmp_path)) == (logger, before)
+    tuned.fit(model, data())
+    assert (shown(tmp_path).status, len(read_rows(tmp_path))) == ("completed", 2 + 4)
+
+
+def test_a_directory_that_was_only_tested_is_completed(tmp_path: Path) -> None:
+    """The first start of a directory always counts, and a later test changes nothing."""
+    evaluate("test", tmp_path)
+    before = shown(tmp_path)
+    evaluate("test", tmp_path)
+    assert (before.status, shown(tmp_path), sessions(tmp_path)) == ("completed", before, [True, False])
+
+
+@FAILED
+@PACKAGES
+def test_a_fit_that_logs_no_hyperparameters_is_a_fit(tmp_path: Path, before: Shown, package: Any) -> None:
+    """With `enable_autolog_hparams=False` the first row begins the fit, as no hook runs before."""
+    seen: list[str] = []
+    fit(tmp_path, lambda *_: seen.append(shown(tmp_path).status), package, enable_autolog_hparams=False)
+    after = shown(tmp_path)
+    assert (seen[-1], after.status, after.beat != before.beat) == ("running", "completed", True)
+    assert sessions(tmp_path) == [True, True]
+
+
+@FAILED
+def test_a_loop_without_a_trainer_is_a_fit_from_its_first_row(tmp_path: Path, before: Shown) -> None:
+    """A resumed loop shows the old status until its first row, then running, then completed."""
+    logger = RegistryLogger(tmp_path, "r")
+    logger.log_hyperparams({"lr": 0.1})
+    assert shown(tmp_path) == before
+    logger.log_metrics({"loss": 1.0})
+    assert shown(tmp_path)[:2] == ("running", None)
+    logger.finalize("success")
+    assert shown(tmp_path).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "completed"), (ValueError("x"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_writer_without_lightning_ends_as_its_block_ends(
+    tmp_path: Path, error: BaseException | None, status: str
+) -> None:
+    """A RunWriter block ends completed, failed after an exception, interrupted after Ctrl-C, also a second time."""
+    for _ in range(2):
+        try:
+            with RunWriter.open(tmp_path, "r", tags=["a"], notes="n", display_name="d") as run:
+                run.log_hyperparams({"lr": 0.1})
+                run.log_metrics({"loss": 0.5}, step=3)
+                assert shown(tmp_path).status == "running"
+                if error is not None:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            pass
+        assert shown(tmp_path).status == status
+    found = sidecar(tmp_path)
+    assert (found["tags"], found["notes"], found["display_name"], found["hparams"]) == (["a"], "n", "d", {"lr": 0.1})
+    assert len(read_rows(tmp_path)) == 2
+
+
+@FAILED
+def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(
+    tmp_path: Path, before: Shown, clock: Clock
+) -> None:
     """A start that is no fit never touches the heartbeat."""
-    before = fitted(tmp_path / "run", RuntimeError("x"))
 
     class Looks(Callback):
         def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
-            writer = trainer.logger.experiment
             clock.now += 60
-            writer.on_timer()
+            trainer.logger.experiment.on_timer()
 
-    logger = RegistryLogger(tmp_path / "run", "r")
-    trainer(lightning.pytorch, logger, callbacks=[Looks()]).validate(
-        small_model(lightning.pytorch), data(), verbose=False
-    )
-    assert shown(tmp_path / "run") == before
+    evaluate("validate", tmp_path, callbacks=[Looks()])
+    assert shown(tmp_path) == before

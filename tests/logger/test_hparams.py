@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
+import warnings
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,59 +17,41 @@ import yaml
 from lightning.fabric.utilities.data import AttributeDict
 
 from bridge.rundir import read_run
-from logger.hparams import Hparams, load_yaml
-from logger.open_run import Settings
-from logger.run_writer import RegistryLoggerWarning, open_run
+from logger.hparams import load_yaml
+from logger.run_writer import RegistryLoggerWarning
 from logger.values import ClassName
-from tests.logger.rows import sidecar
-
-if TYPE_CHECKING:
-    from logger.run_writer import RunWriter
-
-
-def start(run_dir: Path, token: str = "first") -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token))
+from tests.logger.rows import edit_sidecar, sidecar, start
 
 
 @pytest.mark.parametrize(
     ("calls", "flat", "told"),
     [
-        ([{"a.b": 1}, {"a": {"c": 2}}], {"a.b": 1, "a.c": 2}, ()),
-        ([{"a": {"b": 1}}, {"a.b": 2}], {"a.b": 1, "a.b_2": 2}, (("a.b", "a.b_2"),)),
-        ([{"a": {"b": 1}, "a.b": 2}, {"a": {"b": 3}}], {"a.b": 3, "a.b_2": 2}, (("a.b", "a.b_2"),)),
-        ([{"a": {"b": 1}, "a.b": 2}, {"a": {"c": 3}}], {"a.c": 3, "a.b": 2}, ()),
-        ([{"a": 1}, {"a": {"b": 2}}, {"a": 3}], {"a": 3}, ()),
+        ([{"a.b": 1}, {"a": {"c": 2}}], {"a.b": 1, "a.c": 2}, []),
+        ([{"a": {"b": 1}}, {"a.b": 2}], {"a.b": 1, "a.b_2": 2}, ["a.b_2"]),
+        ([{"a": {"b": 1}, "a.b": 2}, {"a": {"b": 3}}], {"a.b": 3, "a.b_2": 2}, ["a.b_2"]),
+        ([{"a": {"b": 1}, "a.b": 2}, {"a": {"c": 3}}], {"a.c": 3, "a.b": 2}, ["a.b_2"]),
+        ([{"a": 1}, {"a": {"b": 2}}, {"a": 3}], {"a": 3}, []),
     ],
 )
 def test_keys_that_collide_over_several_calls_are_all_kept(
-    tmp_path: Path, calls: list[dict[str, Any]], flat: dict[str, Any], told: tuple[tuple[str, str], ...]
+    tmp_path: Path, calls: list[dict[str, Any]], flat: dict[str, Any], told: list[str]
 ) -> None:
-    """A dotted and a nested key stay two, also after a resume."""
-    hparams = Hparams(tmp_path / "hparams.yaml")
-    for call in calls:
-        renamed = hparams.update(call)
-    assert (hparams.flat, renamed) == (flat, told)
-    resumed = Hparams(tmp_path / "hparams.yaml")
-    assert resumed.resume(flat)
-    resumed.update({"z": 1})
-    assert resumed.flat == flat | {"z": 1}
-    assert read_run_params(tmp_path) == flat | {"z": 1}
-
-
-def read_run_params(run_dir: Path) -> dict[str, Any]:
-    """Return the params that a reader finds in hparams.yaml alone."""
-    (run_dir / "sidecar.json").write_text('{"run_id": "r"}')
-    return dict(read_run(run_dir).params)
-
-
-def test_a_collision_over_two_calls_is_told(tmp_path: Path) -> None:
-    """Of two hyperparameters of one name the second gets another, with a warning."""
+    """A dotted and a nested key stay two, with a warning, also after a resume and for readers of hparams.yaml."""
     writer = start(tmp_path)
-    writer.log_hparams({"a": {"b": 1}})
-    with pytest.warns(RegistryLoggerWarning, match="'a.b_2'"):
-        writer.log_hparams({"a.b": 2})
-    writer.release()
-    assert sidecar(tmp_path)["hparams"] == {"a.b": 1, "a.b_2": 2}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for call in calls:
+            writer.log_hparams(call)
+    assert [repr(name) in str(warning.message) for warning in caught for name in told] == [True] * len(told)
+    assert sidecar(tmp_path)["hparams"] == flat
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistryLoggerWarning)
+        resumed = start(tmp_path)
+        resumed.log_hparams({"z": 1})
+    resumed.release()
+    assert sidecar(tmp_path)["hparams"] == flat | {"z": 1}
+    (tmp_path / "sidecar.json").write_text('{"run_id": "r"}')
+    assert dict(read_run(tmp_path).params) == flat | {"z": 1}
 
 
 def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
@@ -77,10 +59,8 @@ def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
     writer = start(tmp_path)
     writer.log_hparams({"lr": 0.1, "net": {"depth": 2}, "inf": float("inf")})
     writer.release()
-    edited = sidecar(tmp_path)
-    edited["hparams"] |= {"lr": 0.2, "mine": 1, "net.width": 3}
-    (tmp_path / "sidecar.json").write_text(json.dumps(edited))
-    writer = start(tmp_path, "second")
+    edit_sidecar(tmp_path, hparams=sidecar(tmp_path)["hparams"] | {"lr": 0.2, "mine": 1, "net.width": 3})
+    writer = start(tmp_path)
     writer.log_hparams({"z": 0})
     expected = {"lr": 0.2, "net.depth": 2, "inf": "Infinity", "mine": 1, "net.width": 3, "z": 0}
     assert sidecar(tmp_path)["hparams"] == expected
@@ -166,13 +146,7 @@ def test_a_short_file_cannot_fill_the_memory() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [", "? [a]\n: 1\n", "a: \0\n"])
-def test_a_yaml_that_no_loader_takes_is_kept_aside(tmp_path: Path, text: str) -> None:
-    """A start continues after an unreadable hparams.yaml, warns, and keeps the file."""
-    (tmp_path / "hparams.yaml").write_text(text)
-    (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\n")
-    with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml\.1"):
-        writer = start(tmp_path)
-    writer.log_hparams({"z": 1})
-    writer.release()
-    assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"z": 1}
-    assert (tmp_path / "hparams.yaml.1").read_text() == text
+def test_what_is_no_yaml_is_an_error(text: str) -> None:
+    """Whatever the fault, it is a ValueError."""
+    with pytest.raises(ValueError, match=r"\w"):
+        load_yaml(text)

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,19 +19,8 @@ from logger.run_writer import RegistryLoggerWarning
 from tests.logger.rows import media
 from tests.require import require
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-
-@pytest.fixture
-def logger(tmp_path: Path) -> Iterator[RegistryLogger]:
-    logger = RegistryLogger(tmp_path / "run", "run")
-    yield logger
-    logger.finalize("success")
-
-
-def pixels(data: bytes | None) -> np.ndarray:
-    assert data is not None
+def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
@@ -127,7 +116,7 @@ def test_arrays_become_moving_pictures(shape: tuple[int, ...]) -> None:
     frames = video[0] if video.ndim == 5 else video
     frames[...] = np.arange(4).reshape(4, *[1] * (frames.ndim - 1)) * 60
     encoded = encode_video(video, fps=10, format=None)
-    image: Any = Image.open(io.BytesIO(encoded.data or b""))
+    image: Any = Image.open(io.BytesIO(encoded.data))
     assert (encoded.ending, encoded.fps, image.n_frames, image.size, image.info["duration"]) == (
         "gif",
         10.0,
@@ -142,28 +131,15 @@ def test_arrays_become_films_where_av_is_installed(format: str) -> None:  # noqa
     """With `format` an array becomes a video of that format."""
     av = pytest.importorskip("av")
     encoded = encode_video(np.zeros((5, 3, 16, 17), np.uint8), fps=5, format=format)
-    with av.open(io.BytesIO(encoded.data or b"")) as film:
+    with av.open(io.BytesIO(encoded.data)) as film:
         assert sum(1 for _ in film.decode(video=0)) == 5
     assert encoded.ending == format
 
 
 def test_no_two_tags_share_a_file(logger: RegistryLogger) -> None:
     """Any two tags, empty, long, climbing or in any script, have distinct folders."""
-    tags = [
-        "a/b",
-        "a__b",
-        "a%2Fb",
-        "потеря",
-        "損失",
-        "",
-        "..",
-        "../../x",
-        ".hidden",
-        "x" * 300,
-        "x" * 299 + "y",
-        "a b",
-        "a\nb",
-    ]
+    strange = ["a/b", "a__b", "a%2Fb", "потеря", "損失", "", "..", "../../x", ".hidden", "a b", "a\nb"]
+    tags = [*strange, "x" * 300, "x" * 299 + "y"]
     for tag in tags:
         logger.log_image(tag, [GRAY], step=1)
     events = media(logger.run_dir)

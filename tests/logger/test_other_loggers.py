@@ -6,9 +6,7 @@ Calls that have a place in a run directory are stored, others are ignored with a
 from __future__ import annotations
 
 import logging
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
@@ -23,41 +21,36 @@ from PIL import Image
 
 from logger import RegistryLogger, RegistryLoggerWarning, RunWriter
 from logger import run_writer as run_writer_module
-from tests.logger.models import data, small_model, trainer
-from tests.logger.rows import media, read_rows, sidecar, without_time
+from tests.logger.models import data, fit, small_model, trainer
+from tests.logger.rows import media, read_rows, sidecar, steps, without_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
 
-@pytest.fixture
-def logger(tmp_path: Path) -> Iterator[RegistryLogger]:
-    logger = RegistryLogger(tmp_path / "run", "run")
-    yield logger
-    logger.finalize("success")
+LOGGER_METHODS = ["log_text", "log_table", "log_audio", "watch", "add_histogram", "log_artifact"]
+EXPERIMENT_METHODS = ["add_histogram", "log", "log_artifact", "add_text", "track", "add_hparams"]
 
 
-@pytest.mark.parametrize("name", ["log_text", "log_table", "log_audio", "watch", "add_histogram", "log_artifact"])
+@pytest.mark.parametrize("name", [*LOGGER_METHODS, *(f"experiment.{name}" for name in EXPERIMENT_METHODS)])
 def test_methods_of_other_loggers_warn_once(logger: RegistryLogger, name: str) -> None:
-    """Methods of other loggers warn once and return None, whatever their arguments."""
+    """Methods of other loggers, and those of their experiments, warn once and return None, whatever their arguments."""
+    on_experiment, _, last = name.rpartition(".")
+    holder = logger.experiment if on_experiment else logger
     with pytest.warns(RegistryLoggerWarning, match=f"{name} is not supported"):
-        assert getattr(logger, name)("key", [1], step=3) is None
-    assert getattr(logger, name)(model=None) is None  # a second warning would be an error
+        assert getattr(holder, last)("key", [1], step=3) is None
+    assert getattr(holder, last)(model=None) is None  # a second warning would be an error
 
 
-@pytest.mark.parametrize("name", ["add_histogram", "log", "log_artifact", "add_text", "track", "add_hparams"])
-def test_methods_of_other_experiments_warn_once(logger: RegistryLogger, name: str) -> None:
-    """Methods of SummaryWriter, wandb, MLflow and Comet on `experiment` warn once."""
-    with pytest.warns(RegistryLoggerWarning, match=f"experiment.{name} is not supported"):
-        assert getattr(logger.experiment, name)("key", [1], step=3) is None
-    assert getattr(logger.experiment, name)() is None
-    with pytest.warns(RegistryLoggerWarning, match="experiment.config.update"):
+def test_attributes_of_other_experiments_warn(logger: RegistryLogger) -> None:
+    """Attributes of wandb's runs can be used like wandb's."""
+    with pytest.warns(RegistryLoggerWarning, match=r"experiment\.config\.update"):
         logger.experiment.config.update({"a": 1})
-    with pytest.warns(RegistryLoggerWarning, match="experiment.summary"):
+    with pytest.warns(RegistryLoggerWarning, match=r"experiment\.summary"):
         logger.experiment.summary["best"] = 1
 
 
@@ -121,32 +114,11 @@ def test_such_calls_in_a_training_do_not_end_it(tmp_path: Path) -> None:
         model.logger.log_text(key="t", columns=["a"], data=[["b"]])
         model.logger.experiment.log({"x": 1})
 
-    logger = RegistryLogger(tmp_path / "run", "r")
-    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegistryLoggerWarning)
-        fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+        fit(tmp_path / "run", each_step)
     assert sidecar(tmp_path / "run")["status"] == "completed"
     assert sum("mine" in row for row in read_rows(tmp_path / "run")) == 4
-
-
-class TrialPruned(Exception):  # noqa: N818 - Optuna's name
-    pass
-
-
-def test_a_pruned_trial_is_interrupted_and_tagged(tmp_path: Path) -> None:
-    """Optuna's TrialPruned, recognized by name, is no failure."""
-
-    def each_step(_: Any, batch: int) -> None:
-        if batch == 2:
-            raise TrialPruned
-
-    logger = RegistryLogger(tmp_path / "run", "r", tags=["a"])
-    fit = trainer(lightning.pytorch, logger, enable_checkpointing=False)
-    with pytest.raises(TrialPruned):
-        fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
-    found = sidecar(tmp_path / "run")
-    assert (found["status"], found["tags"]) == ("interrupted", ["a", "pruned"])
 
 
 def test_tags_and_notes_can_be_read_and_set(tmp_path: Path) -> None:
@@ -322,28 +294,24 @@ def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run.finalize("success")
     (tmp_path / "away").rename(tmp_path / "run")
     run.release()
-    assert [row["step"] for row in read_rows(tmp_path / "run")] == [str(step) for step in range(51)]
+    assert steps(tmp_path / "run") == list(range(51))
     assert sidecar(tmp_path / "run")["summary"] == {"a": 1.0, "b": 2.0}
 
 
-def test_a_full_disk_in_a_training_is_told_at_its_end(tmp_path: Path) -> None:
+def test_a_full_disk_in_a_training_is_told_at_its_end(
+    tmp_path: Path, limit_files: Callable[[int | None], None]
+) -> None:
     """A training on a full disk continues, and its last warning counts the missing rows."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
     def each_step(model: Any, batch: int) -> None:
         model.logger.log_metrics({"filler": "x" * 3000}, batch)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+        limit_files(5000)
 
     logger = RegistryLogger(tmp_path / "run", "r", flush_logs_every_n_steps=1)
-    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
-    try:
-        with pytest.warns(RegistryLoggerWarning) as caught:
-            fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+    with pytest.warns(RegistryLoggerWarning) as caught:
+        fit(logger, each_step)
+    limit_files(None)
     told = [str(warning.message) for warning in caught]
     assert sum("cannot be written" in sentence for sentence in told) == 1
     assert "rows of" in told[-1]

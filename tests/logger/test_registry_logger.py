@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,14 @@ import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
-from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import logger as package
+import logger as package_logger
 from logger import RegistryLogger
 from logger.session import status_of
-from tests.logger.models import data, small_model, trainer
-from tests.logger.rows import media, read_rows, sidecar, summary, without_time
+from tests.logger.models import data, evaluate, fit, small_model, trainer
+from tests.logger.rows import read_rows, sidecar, steps, summary, without_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,24 +36,21 @@ if TYPE_CHECKING:
 # Lightning's advice about a model whose validation is not always used.
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
-PACKAGES = pytest.mark.parametrize(
-    "lightning_", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pytorch_lightning"]
-)
+PACKAGES = pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning], ids=["new", "old"])
 
 
 @PACKAGES
-def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
+def test_a_training_is_logged_whole(logger: RegistryLogger, package: Any) -> None:
     """Fit and test in either package log every row, with hparams, checkpoint and status."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
-    fit = trainer(lightning_, logger)
-    assert fit.log_dir == str(tmp_path / "run")
-    model = small_model(lightning_)
-    fit.fit(model, data(), data())
+    whole = trainer(package, logger)
+    assert whole.log_dir == str(logger.run_dir)
+    model = small_model(package)
+    whole.fit(model, data(), data())
     found = sidecar(logger.run_dir)
     assert (found["status"], found["hparams"]) == ("completed", {"width": 4})
-    assert found["checkpoint_path"] == str(tmp_path / "run/checkpoints/epoch=1-step=8.ckpt")
+    assert found["checkpoint_path"] == str(logger.run_dir / "checkpoints/epoch=1-step=8.ckpt")
     assert found["ended_at"] is not None
-    fit.test(model, data(), verbose=False)
+    whole.test(model, data(), verbose=False)
     rows = read_rows(logger.run_dir)
     assert [(row["step"], row["epoch"], *sorted(row.keys() - {"step", "epoch", "wall_time"})) for row in rows] == [
         *[(str(step), "0", "loss") for step in range(4)],
@@ -71,12 +68,11 @@ def test_a_training_is_logged_whole(tmp_path: Path, lightning_: Any) -> None:
 
 
 @PACKAGES
-def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
+def test_a_second_fit_is_running_again(logger: RegistryLogger, package: Any) -> None:
     """A second fit is running with a heartbeat until it ends.
 
-    Test and validate keep the status.
+    Test and validate keep the status, as does `log_graph` outside of a fit.
     """
-    logger = RegistryLogger(tmp_path / "run", "r1")
     seen: list[tuple[str, bool, bool]] = []
 
     def look(_: Any, batch: int) -> None:
@@ -86,17 +82,16 @@ def test_a_second_fit_is_running_again(tmp_path: Path, lightning_: Any) -> None:
             seen.append((found["status"], found["ended_at"] is None, beat))
             os.utime((logger.run_dir / "heartbeat"), (1.0, 1.0))
 
-    model = small_model(lightning_, each_step=look)
     for _ in range(2):
-        trainer(lightning_, logger, max_epochs=1, enable_checkpointing=False).fit(model, data())
+        fit(logger, look, package)
         ended = sidecar(logger.run_dir)
         assert (ended["status"], ended["ended_at"] is not None) == ("completed", True)
-        trainer(lightning_, logger).test(model, data(), verbose=False)
-        trainer(lightning_, logger).validate(model, data(), verbose=False)
+        evaluate("test", logger, package)
+        evaluate("validate", logger, package)
         assert sidecar(logger.run_dir)["status"] == "completed"
     assert seen == [("running", True, True)] * 2
     logger.log_graph(torch.nn.Linear(1, 1))
-    logger.log_graph(small_model(lightning_))
+    logger.log_graph(small_model(package))
     assert sidecar(logger.run_dir)["status"] == "completed"
 
 
@@ -107,18 +102,15 @@ def test_it_is_a_csvlogger_of_both_packages(tmp_path: Path) -> None:
     assert isinstance(logger, pytorch_lightning.loggers.CSVLogger)
     assert (logger.log_dir, logger.save_dir, logger.root_dir) == (str(tmp_path / "run"),) * 3
     assert (logger.run_dir, logger.run_id, logger.name, logger.version) == (tmp_path / "run", "r1", "", "")
+    logger.finalize("success")  # as the main process of a spawned training does, which logs nothing
     assert not (tmp_path / "run").exists()
-    assert package.RegistryLogger is RegistryLogger
+    assert package_logger.RegistryLogger is RegistryLogger
     with pytest.raises(AttributeError, match="nothing"):
-        _ = package.nothing
+        _ = package_logger.nothing
 
 
-def _raise(error: BaseException) -> Any:
-    def each_step(_: Any, batch: int) -> None:
-        if batch == 2:
-            raise error
-
-    return each_step
+class TrialPruned(Exception):  # noqa: N818 - Optuna's name
+    pass
 
 
 @PACKAGES
@@ -131,56 +123,44 @@ def _raise(error: BaseException) -> Any:
         (SystemExit(3), "failed"),
         (SIGTERMException(), "interrupted"),
         (pytorch_lightning.utilities.exceptions.SIGTERMException(), "interrupted"),
+        (TrialPruned(), "interrupted"),
     ],
 )
 def test_the_status_tells_a_failure_from_an_interruption(
-    tmp_path: Path, lightning_: Any, error: BaseException, status: str
+    logger: RegistryLogger, package: Any, error: BaseException, status: str
 ) -> None:
-    """The exception in flight distinguishes a failure from a preemption and Ctrl-C."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises((type(error), SystemExit)):
-            trainer(lightning_, logger, enable_checkpointing=False).fit(
-                small_model(lightning_, each_step=_raise(error)), data()
-            )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert sidecar(logger.run_dir)["status"] == status
-    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1"]
+    """The exception in flight distinguishes a failure from a preemption, Ctrl-C and a pruned trial."""
+    with pytest.raises((type(error), SystemExit)):
+        fit(logger, error, package)
+    found = sidecar(logger.run_dir)
+    assert (found["status"], found["tags"]) == (status, ["pruned"] * isinstance(error, TrialPruned))
+    assert steps(logger.run_dir) == [0, 1]
+    logger.experiment.release()
 
 
-def test_a_real_sigterm_interrupts(tmp_path: Path) -> None:
+def test_a_real_sigterm_interrupts(logger: RegistryLogger) -> None:
     """SLURM's preemption signal ends the training, and the run is interrupted."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
-
-    def each_step(_: Any, batch: int) -> None:
-        if batch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.raises(SIGTERMException):
-        trainer(lightning.pytorch, logger).fit(small_model(lightning.pytorch, each_step=each_step), data())
+        fit(logger, lambda _, batch: os.kill(os.getpid(), signal.SIGTERM) if batch == 1 else None)
     assert sidecar(logger.run_dir)["status"] == "interrupted"
 
 
-def test_slurms_requeue_signal_interrupts(tmp_path: Path) -> None:
+def test_slurms_requeue_signal_interrupts(logger: RegistryLogger) -> None:
     """A requeue in mid-run is an interruption, and a completion if the run continues to its end."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     statuses = []
 
     def _slurm_sigusr_handler_fn() -> None:
         logger.finalize("finished")
 
-    def each_step(_: Any, batch: int) -> None:
+    def each_step(model: Any, batch: int) -> None:
+        assert hasattr(model.trainer._signal_connector, "_slurm_sigusr_handler_fn")
         if batch == 1:
             _slurm_sigusr_handler_fn()
             statuses.append(sidecar(logger.run_dir)["status"])
 
-    fit = trainer(lightning.pytorch, logger, max_epochs=1, enable_checkpointing=False)
-    assert hasattr(fit._signal_connector, "_slurm_sigusr_handler_fn")
-    fit.fit(small_model(lightning.pytorch, each_step=each_step), data())
+    fit(logger, each_step)
     assert (statuses, sidecar(logger.run_dir)["status"]) == (["interrupted"], "completed")
-    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2", "3"]
+    assert steps(logger.run_dir) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -198,9 +178,8 @@ def test_words_without_an_exception(word: str, status: str) -> None:
     assert status_of(word) == status
 
 
-def test_a_new_end_decides_anew(tmp_path: Path, clock: Clock) -> None:
+def test_a_new_end_decides_anew(logger: RegistryLogger, clock: Clock) -> None:
     """Rows after finalize keep the status, and the next finalize sets status and end again."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics({"a": 1.0})
     logger.finalize("success")
     first = sidecar(logger.run_dir)
@@ -214,19 +193,12 @@ def test_a_new_end_decides_anew(tmp_path: Path, clock: Clock) -> None:
     assert (last["status"], last["ended_at"] > first["ended_at"]) == ("failed", True)
 
 
-def test_finalize_without_a_log_touches_nothing(tmp_path: Path) -> None:
-    """The main process of a spawned training logs nothing and writes nothing."""
-    RegistryLogger(tmp_path / "run", "r1").finalize("success")
-    assert not (tmp_path / "run").exists()
-
-
 def _log_in_child(logger: RegistryLogger) -> None:
     logger.log_metrics({"a": 1.0})
 
 
-def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
+def test_a_spawned_training_that_failed_is_failed(logger: RegistryLogger) -> None:
     """If a child died without ending its run, the parent's finalize ends it as failed."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     child = multiprocessing.get_context("fork").Process(target=_log_in_child, args=(logger,))
     child.start()
     child.join()
@@ -237,55 +209,42 @@ def test_a_spawned_training_that_failed_is_failed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("copies", [lambda logger: pickle.loads(pickle.dumps(logger)), copy.deepcopy, copy.copy])
-def test_copies_share_one_writer(tmp_path: Path, copies: Any) -> None:
+def test_copies_share_one_writer(logger: RegistryLogger, copies: Any) -> None:
     """A pickled or copied logger continues the same rows, heartbeat and session."""
-    logger = RegistryLogger(tmp_path / "run", "r1", tags=["a"])
     logger.log_metrics({"a": 1.0})
     other = copies(logger)
     other.log_metrics({"a": 2.0})
     logger.log_metrics({"a": 3.0})
     logger.finalize("success")
     assert (other.run_id, other.save_dir, other.experiment) == (logger.run_id, logger.save_dir, logger.experiment)
-    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2"]
+    assert steps(logger.run_dir) == [0, 1, 2]
     assert len(sidecar(logger.run_dir)["sessions"]) == 1
 
 
-def test_a_copy_in_a_strange_process_is_a_start_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_in_a_strange_process_is_a_start_of_its_own(logger: RegistryLogger) -> None:
     """A logger unpickled by an unrelated program starts a new session."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics({"a": 1.0})
     logger.finalize("failed")
-    logger._made_by = ("elsewhere", 1)
-    pickle.loads(pickle.dumps(logger)).log_metrics({"a": 1.0})
+    program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()).log_metrics({'a': 1.0})"
+    # A shell between the two is the parent of the program.
+    command = ["sh", "-c", f'"{sys.executable}" -c "{program}"; exit $?']
+    subprocess.run(command, input=pickle.dumps(logger), check=True)
     assert len(sidecar(logger.run_dir)["sessions"]) == 2
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the tuner's own checkpoint
-def test_lr_find_leaves_the_logger_as_it_was(tmp_path: Path) -> None:
-    """Lightning's tuner detaches and restores the logger, and the next training is logged."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
-    fit = trainer(lightning.pytorch, logger, max_epochs=1, default_root_dir=tmp_path)
-    model = small_model(lightning.pytorch)
-    model.lr = 0.1
-    Tuner(fit).lr_find(model, data(), num_training=3)
-    assert fit.logger is logger
-    fit.fit(model, data())
-    assert [row["step"] for row in read_rows(logger.run_dir)] == ["0", "1", "2", "3"]
-
-
-def test_experiment_offers_what_lightnings_writer_does(tmp_path: Path) -> None:
+def test_experiment_offers_what_lightnings_writer_does(logger: RegistryLogger) -> None:
     """`logger.experiment` has the attributes and methods of Lightning's ExperimentWriter."""
-    experiment = RegistryLogger(tmp_path / "run", "r1").experiment
+    experiment = logger.experiment
     experiment.log_hparams({"a": 1})
     experiment.log_metrics({"b": 1.0}, 4)
     assert (experiment.metrics, experiment.hparams, experiment.log_dir) == (
         [{"b": 1.0, "step": 4}],
         {"a": 1},
-        str(tmp_path / "run"),
+        str(logger.run_dir),
     )
     experiment.save()
     assert (experiment.metrics, experiment.metrics_keys) == ([], ["step", "wall_time", "b"])
-    assert experiment.metrics_file_path == str(tmp_path / "run/metrics.csv")
+    assert experiment.metrics_file_path == str(logger.run_dir / "metrics.csv")
     assert (experiment.NAME_METRICS_FILE, experiment.NAME_HPARAMS_FILE) == ("metrics.csv", "hparams.yaml")
 
 
@@ -342,55 +301,27 @@ def test_a_job_array_is_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("params", [{"a": {"b": 1}}, Namespace(a={"b": 1}), Namespace(a=Namespace(b=1))])
-def test_hyperparameters_of_any_kind(tmp_path: Path, params: Any) -> None:
+def test_hyperparameters_of_any_kind(logger: RegistryLogger, params: Any) -> None:
     """Mappings and namespaces give the same files."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_hyperparams(params)
     logger.log_hyperparams()
     assert sidecar(logger.run_dir)["hparams"] == {"a.b": 1}
     assert yaml.safe_load((logger.run_dir / "hparams.yaml").read_text()) == {"a": {"b": 1}}
 
 
-def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(tmp_path: Path) -> None:
+def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(logger: RegistryLogger) -> None:
     """Objects, enums, tuples, aliases and any script become plain values in hparams.yaml.
 
     Collisions warn.
     """
-    logger = RegistryLogger(tmp_path / "run", "r1")
     shared = [1, 2]
+    same = {"one": shared, "two": shared, "名": None}
     with pytest.warns(UserWarning, match=r"'a\.b'"):
-        logger.log_hyperparams(
-            {
-                "a": {"b": 1},
-                "a.b": 2,
-                "one": shared,
-                "two": shared,
-                "t": (1, "é"),
-                "o": object(),
-                "nan": float("inf"),
-                "名": None,
-            }
-        )
-    assert yaml.safe_load((logger.run_dir / "hparams.yaml").read_text()) == {
-        "a": {"b": 1},
-        "a.b": 2,
-        "one": [1, 2],
-        "two": [1, 2],
-        "t": [1, "é"],
-        "o": "<object object>",
-        "nan": float("inf"),
-        "名": None,
-    }
-    assert sidecar(logger.run_dir)["hparams"] == {
-        "a.b": 1,
-        "a.b_2": 2,
-        "one": [1, 2],
-        "two": [1, 2],
-        "t": [1, "é"],
-        "o": "<object object>",
-        "nan": "Infinity",
-        "名": None,
-    }
+        logger.log_hyperparams({"a": {"b": 1}, "a.b": 2, "t": (1, "é"), "o": object(), "nan": float("inf")} | same)
+    same |= {"t": [1, "é"], "o": "<object object>"}
+    nested = yaml.safe_load((logger.run_dir / "hparams.yaml").read_text())
+    assert nested == {"a": {"b": 1}, "a.b": 2, "nan": float("inf")} | same
+    assert sidecar(logger.run_dir)["hparams"] == {"a.b": 1, "a.b_2": 2, "nan": "Infinity"} | same
 
 
 def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
@@ -401,10 +332,9 @@ def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
     assert without_time(read_rows(logger.run_dir)) == [{"step": "0", "tmp-a": "1.0"}]
 
 
-def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
+def test_names_of_any_script_are_kept(logger: RegistryLogger) -> None:
     """Names in any script, with commas, quotes and emoji, are columns of exactly that name."""
     names = ["потеря", "損失", "acc@5", "a,b", 'say "x"', "🙂", " lead", "tab\t", "\ud800"]
-    logger = RegistryLogger(tmp_path / "run", "r1")
     logger.log_metrics(dict.fromkeys(names, 1.0), 0)
     logger.finalize("success")
     (row,) = without_time(read_rows(logger.run_dir))
@@ -412,9 +342,8 @@ def test_names_of_any_script_are_kept(tmp_path: Path) -> None:
     assert list(summary(logger.run_dir)["metrics"]) == names
 
 
-def test_a_failing_hook_does_not_end_a_training(tmp_path: Path) -> None:
+def test_a_failing_hook_does_not_end_a_training(logger: RegistryLogger) -> None:
     """Arguments that a hook cannot handle cause a warning, not an exception."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
     with pytest.warns(UserWarning, match="log_metrics of RegistryLogger failed"):
         logger.log_metrics(5)  # type: ignore[arg-type]
     logger.log_metrics({"a": 1.0})
@@ -437,12 +366,3 @@ def test_the_directory_does_not_move_with_the_working_directory(
     monkeypatch.chdir("/")
     logger.log_metrics({"a": 1.0})
     assert (tmp_path / "run/sidecar.json").exists()
-
-
-def test_images_of_a_training_belong_to_its_step(tmp_path: Path) -> None:
-    """An image logged without a step gets the last row's step."""
-    logger = RegistryLogger(tmp_path / "run", "r1")
-    logger.log_metrics({"a": 1.0}, 12)
-    logger.log_image("x", [[[0.5]]])
-    assert [event["step"] for event in media(logger.run_dir)] == [12]
-    assert "torch" in sys.modules

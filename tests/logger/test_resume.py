@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
+from logger import RegistryLogger
 from logger.media import Encoded
 from logger.open_run import Settings
 from logger.run_writer import RegistryLoggerWarning, open_run
 from logger.session import git_commit
-from tests.logger.rows import media, read_rows, sidecar, summary, without_time
+from tests.logger.rows import edit_sidecar, media, read_rows, sidecar, start, steps, summary, without_time
 from tests.run_dirs import CREATED_S, make_run
-
-if TYPE_CHECKING:
-    from logger.run_writer import RunWriter
-
-
-def start(run_dir: Path, token: str, said: list[str] | None = None, **settings: Any) -> RunWriter:
-    announce = (lambda _: None) if said is None else said.append
-    return open_run(Settings(run_dir=run_dir, **{"run_id": "r"} | settings, token=token), log_info=announce)
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     """A resume keeps rows, columns, start, uid, hparams, checkpoint and unknown fields.
 
-    It adds a session and sets the status to running.
+    It adds a session and sets the status to running. Only a start after the first says what it found.
     """
-    first = start(tmp_path, "first", tags=("a",), notes="n")
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    options: dict[str, Any] = {"run_dir": tmp_path, "run_id": "r", "tags": ["a"], "notes": "n"}
+    said: list[str] = []
+    first = open_run(Settings.make(**options), log_info=said.append)
     first.log_hparams({"lr": 0.1, "net": {"depth": 2}})
     first.log_metrics({"z": 1.0, "a": 2.0}, 7)
     first.set_checkpoint("/c/last.ckpt")
     first.finalize("failed")
-    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"unknown": [1], "display_name": "mine"}))
+    edit_sidecar(tmp_path, unknown=[1], display_name="mine")
     before = sidecar(tmp_path)
-    said: list[str] = []
-    second = start(tmp_path, "second", said, tags=("a",), notes="n")
+    second = open_run(Settings.make(**options), log_info=said.append)
     second.log_hparams({"net": {"width": 8}})
     second.log_metrics({"a": 3.0, "b": 4.0}, 5)
     second.save()
@@ -63,15 +60,6 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_fresh_directory_is_not_resumed(tmp_path: Path) -> None:
-    """A first start prints no message, even if the folder holds other files."""
-    (tmp_path / "config.yaml").write_text("a: 1\n")
-    said: list[str] = []
-    writer = start(tmp_path, "first", said)
-    assert (said, writer.session) == ([], 0)
-    writer.release()
-
-
 def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each session's entry has host, user, pid, SLURM ids, restart count, command and commit."""
     for name, value in {"JOB_ID": "77", "ARRAY_JOB_ID": "70", "ARRAY_TASK_ID": "3", "RESTART_COUNT": "2"}.items():
@@ -79,7 +67,7 @@ def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         sys, "orig_argv", ["python", "train.py", "--api-key", "xyz", "--wandb_api_key=xyz", "--max_tokens=5"]
     )
-    start(tmp_path, "first").release()
+    start(tmp_path).release()
     (entry,) = sidecar(tmp_path)["sessions"]
     assert entry["slurm"] == {"job_id": "77", "array_job_id": "70", "array_task_id": "3"}
     assert (entry["restart_count"], entry["rows"], entry["host"]) == (2, 0, socket.gethostname())
@@ -87,79 +75,54 @@ def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {"started_at", "user", "pid"} <= entry.keys()
 
 
-def test_the_commit_is_read_from_gits_files(tmp_path: Path) -> None:
-    """The commit is found on a branch, detached, packed and in a work tree, and is None elsewhere."""
+def test_the_commit_is_that_of_the_working_tree(tmp_path: Path) -> None:
+    """The commit is found from a folder below the work tree, and is None without a commit or a repository."""
 
-    def git(*arguments: str, where: Path = tmp_path / "repository") -> str:
+    def git(*arguments: str) -> str:
         author = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
-        done = subprocess.run(["git", *author, *arguments], cwd=where, check=True, capture_output=True, text=True)
+        done = subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    repository, tree = tmp_path / "repository", tmp_path / "tree"
-    (repository / "src").mkdir(parents=True)
-    assert git_commit(repository) is None
+    (tmp_path / "src").mkdir()
+    assert git_commit(tmp_path) is None
     git("init", "--quiet")
-    assert git_commit(repository) is None
+    assert git_commit(tmp_path) is None
     git("commit", "--quiet", "--allow-empty", "-m", "one")
-    one = git("rev-parse", "HEAD")
-    assert git_commit(repository / "src") == one
-    git("pack-refs", "--all")
-    assert git_commit(repository) == one
-    git("worktree", "add", "--quiet", "-b", "side", str(tree))
-    git("commit", "--quiet", "--allow-empty", "-m", "two", where=tree)
-    assert git_commit(tree) == git("rev-parse", "HEAD", where=tree) != one
-    git("pack-refs", "--all")
-    git("checkout", "--quiet", "--detach", one, where=tree)
-    assert git_commit(tree) == one
+    assert git_commit(tmp_path / "src") == git("rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize(
-    ("edited", "given", "expected"),
+    ("field", "first", "edited", "given", "expected"),
     [
-        (["a", "b"], ("a", "b"), ["a", "b"]),
-        (["b"], ("a", "b"), ["b"]),  # a person took a tag away: it stays away
-        (["b", "mine"], ("a", "b", "c"), ["b", "mine", "c"]),  # a tag that the script gives for the first time comes
-        ([], ("a", "b"), []),
+        ("tags", ["a", "b"], ["a", "b"], ["a", "b"], ["a", "b"]),
+        ("tags", ["a", "b"], ["b"], ["a", "b"], ["b"]),  # a person took a tag away: it stays away
+        ("tags", ["a", "b"], ["b", "mine"], ["a", "b", "c"], ["b", "mine", "c"]),  # one that is given anew comes
+        ("tags", ["a", "b"], [], ["a", "b"], []),
+        ("tags", [], "base", ["more"], ["base", "more"]),  # one text is one tag, as for readers
+        ("notes", "n", "n", "n", "n"),
+        ("notes", "n", "edited", "n", "edited"),
+        ("notes", "n", "edited", "new", "edited"),
+        ("notes", "n", "n", "new", "new"),
+        ("notes", "n", "", "n", ""),
+        ("notes", "n", "n", "", "n"),
     ],
 )
-def test_tags_that_people_took_away_stay_away(
-    tmp_path: Path, edited: list[str], given: tuple[str, ...], expected: list[str]
+def test_tags_and_notes_that_people_changed_stay(
+    tmp_path: Path, field: str, first: Any, edited: Any, given: Any, expected: Any
 ) -> None:
-    """A start adds its tags once, and a later start does not restore removed ones."""
-    start(tmp_path, "first", tags=("a", "b")).release()
-    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": edited}))
-    start(tmp_path, "second", tags=given).release()
-    assert sidecar(tmp_path)["tags"] == expected
-
-
-@pytest.mark.parametrize(
-    ("edited", "given", "expected"),
-    [
-        ("n", "n", "n"),
-        ("edited", "n", "edited"),
-        ("edited", "new", "edited"),
-        ("n", "new", "new"),
-        ("", "n", ""),
-        ("n", "", "n"),
-    ],
-)
-def test_notes_that_people_rewrote_stay(tmp_path: Path, edited: str, given: str, expected: str) -> None:
-    """A start's notes apply only if they are new and nobody rewrote the earlier ones."""
-    start(tmp_path, "first", notes="n").release()
-    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"notes": edited}))
-    start(tmp_path, "second", notes=given).release()
-    assert sidecar(tmp_path)["notes"] == expected
+    """A start adds its tags and notes once: a later start restores none that people removed or rewrote."""
+    start(tmp_path, **{field: first}).release()
+    edit_sidecar(tmp_path, **{field: edited})
+    start(tmp_path, **{field: given}).release()
+    assert sidecar(tmp_path)[field] == expected
 
 
 def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
     """It gets no uid; new rows get times, and ISO times become floats."""
     run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
     (run_dir / "metrics.csv").write_bytes(b"step,a\r\n0,1.0\r\n")
-    found = sidecar(run_dir)
-    for name in ("uid", "sessions", "time_column"):
-        del found[name]
-    (run_dir / "sidecar.json").write_text(json.dumps(found))
-    writer = start(run_dir, "first", run_id="old")
+    edit_sidecar(run_dir, uid=None, sessions=None, time_column=None)
+    writer = start(run_dir, run_id="old")
     writer.log_metrics({"a": 2.0}, 1)
     writer.finalize("completed")
     after = sidecar(run_dir)
@@ -189,7 +152,7 @@ def test_what_the_original_left_is_counted_whole(
     run_dir = tmp_path / name
     shutil.copytree(GOLDEN / f"original-{name}" / "run", run_dir)
     before = sidecar(run_dir)
-    writer = start(run_dir, "first", run_id=before["run_id"])
+    writer = start(run_dir, run_id=before["run_id"])
     writer.log_metrics({"train/loss": 0.1}, 99)
     writer.finalize("completed")
     stats = summary(run_dir)["metrics"]["train/loss"]
@@ -207,66 +170,67 @@ def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "hparams.yaml").write_text(
         "lr: 0.1\nkind: !!python/object/apply:collections.OrderedDict\n- - - a\n    - 1\n"
     )
-    writer = start(tmp_path, "first")
+    writer = start(tmp_path)
     writer.log_metrics({"a": 2.0}, None)
     writer.finalize("completed")
     assert sidecar(tmp_path)["hparams"] == {"lr": 0.1, "kind.a": 1}
-    assert [row["step"] for row in read_rows(tmp_path)] == ["4", "5"]
+    assert steps(tmp_path) == [4, 5]
 
 
-def test_an_unreadable_sidecar_is_kept_aside(tmp_path: Path) -> None:
-    """A torn sidecar is renamed with a warning, and the run continues with a new one."""
-    start(tmp_path, "first").finalize("completed")
-    (tmp_path / "sidecar.json").write_text('{"uid": ')
-    with pytest.warns(RegistryLoggerWarning, match="not JSON"):
-        writer = start(tmp_path, "second")
-    writer.release()
-    assert (tmp_path / "sidecar.json.1").read_text() == '{"uid": '
-    assert sidecar(tmp_path)["status"] == "running"
-
-
-def test_an_unreadable_hparams_file_is_kept_aside(tmp_path: Path) -> None:
-    """An unreadable hparams.yaml is renamed, and the sidecar's hparams stay."""
-    start(tmp_path, "first").log_hparams({"a": 1})
-    (tmp_path / "hparams.yaml").write_text("a: [")
-    with pytest.warns(RegistryLoggerWarning, match=r"hparams\.yaml\.1"):
-        writer = start(tmp_path, "second")
+@pytest.mark.parametrize(("name", "content"), [("sidecar.json", '{"uid": '), ("hparams.yaml", "a: [")])
+def test_a_file_that_cannot_be_read_is_kept_aside(tmp_path: Path, name: str, content: str) -> None:
+    """A torn file is renamed with a warning, and the run continues with what the others hold."""
+    first = start(tmp_path)
+    first.log_hparams({"a": 1})
+    first.release()
+    (tmp_path / name).write_text(content)
+    with pytest.warns(RegistryLoggerWarning, match="cannot be read"):
+        writer = start(tmp_path)
     writer.log_hparams({"b": 2})
     writer.release()
-    assert sidecar(tmp_path)["hparams"] == {"a": 1, "b": 2}
-    assert (tmp_path / "hparams.yaml.1").read_text() == "a: ["
-
-
-@pytest.mark.parametrize(("host", "pid", "warned"), [("elsewhere", 1, True), (None, 1, True), (None, 2**22 + 1, False)])
-def test_a_fresh_heartbeat_of_another_process_is_told(tmp_path: Path, host: str | None, pid: int, warned: bool) -> None:
-    """A start warns of another host or living process that may be writing, and not of a dead one."""
-    start(tmp_path, "first").release()
+    assert (tmp_path / f"{name}.1").read_text() == content
     found = sidecar(tmp_path)
-    found["sessions"][0] |= {"pid": pid} | ({"host": host} if host else {})
-    (tmp_path / "sidecar.json").write_text(json.dumps(found))
-    if warned:
-        with pytest.warns(RegistryLoggerWarning, match=f"process {pid} on {host or socket.gethostname()}"):
-            start(tmp_path, "second").release()
-    else:
-        start(tmp_path, "second").release()
+    assert (found["status"], found["hparams"]) == ("running", {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "beat", "warned"),
+    [("elsewhere", 1, None, True), (None, 1, None, True), (None, 2**22 + 1, None, False), (None, 1, 1.0, False)],
+)
+def test_a_fresh_heartbeat_of_another_process_is_told(
+    tmp_path: Path, host: str | None, pid: int, beat: float | None, warned: bool
+) -> None:
+    """A start warns of another host or living process that may be writing, not of a dead one or an old heartbeat."""
+    start(tmp_path).release()
+    edit_sidecar(
+        tmp_path, sessions=[sidecar(tmp_path)["sessions"][0] | {"pid": pid} | ({"host": host} if host else {})]
+    )
+    if beat is not None:
+        os.utime(tmp_path / "heartbeat", (beat, beat))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        start(tmp_path).release()
+    assert [f"process {pid} on {host or socket.gethostname()}" in str(warning.message) for warning in told] == [
+        True
+    ] * warned
 
 
 def test_a_run_of_another_id_keeps_its_own(tmp_path: Path) -> None:
     """A start with another run_id warns, and the run keeps its id."""
-    start(tmp_path, "first", run_id="one").release()
+    start(tmp_path, run_id="one").release()
     with pytest.warns(RegistryLoggerWarning, match="'one'"):
-        start(tmp_path, "second", run_id="two").release()
+        start(tmp_path, run_id="two").release()
     assert sidecar(tmp_path)["run_id"] == "one"
 
 
 def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) -> None:
     """A torn last line is cut off, and later items get new lines and files."""
-    first = start(tmp_path, "first")
+    first = start(tmp_path)
     first.log_media("a", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
     first.release()
     whole = (tmp_path / "media.jsonl").read_text()
     (tmp_path / "media.jsonl").write_text(whole + '{"step": 3, "tag": "a", "pa')
-    second = start(tmp_path, "second")
+    second = start(tmp_path)
     second.log_media("a", "image", lambda: Encoded("jpg", b"2"), step=3, caption="c")
     second.release()
     assert [(event["path"], event["session"], event["caption"]) for event in media(tmp_path)] == [
@@ -278,22 +242,18 @@ def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) ->
 
 def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
     """A second logger writes the first one's rows before it continues, and the first stays usable."""
-    first = start(tmp_path, "first")
-    first.log_metrics({"a": 1.0}, 0)
-    second = start(tmp_path, "second")
-    second.log_metrics({"a": 2.0}, None)
-    assert (first.usable(), second.usable(), second.rows) == (False, True, 2)
-    again = start(tmp_path, "first")
-    again.log_metrics({"a": 3.0}, None)
-    again.release()
-    assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "2"]
-    assert [session["id"] for session in sidecar(tmp_path)["sessions"]] == ["first", "second"]
+    first, second = (RegistryLogger(tmp_path / "run", "r") for _ in range(2))
+    for number, logger in enumerate((first, second, first)):
+        logger.log_metrics({"a": float(number)})
+    first.finalize("success")
+    assert steps(tmp_path / "run") == [0, 1, 2]
+    assert len(sidecar(tmp_path / "run")["sessions"]) == 2
 
 
 def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Path) -> None:
     """Statistics cover the metrics of all headers, and header lines are not rows."""
     (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n3,4,6\r\n")
-    start(tmp_path, "first").finalize("completed")
+    start(tmp_path).finalize("completed")
     metrics = summary(tmp_path)["metrics"]
     assert {name: (of["count"], of["last"]) for name, of in metrics.items()} == {
         "a": (3, 4.0),
@@ -311,7 +271,7 @@ def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
         b"step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n"
         b'7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n'
     )
-    writer = start(tmp_path, "first")
+    writer = start(tmp_path)
     assert {name: (of.count, of.last, of.max_step) for name, of in writer.stats.items()} == {
         "a": (1, 1, 0),
         "b": (1, 10, 9),
@@ -320,31 +280,23 @@ def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
     writer.release()
 
 
-def test_one_tag_as_a_text_stays(tmp_path: Path) -> None:
-    """A sidecar whose tags are one text has that tag, as for readers."""
-    start(tmp_path, "first").release()
-    (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"tags": "base"}))
-    start(tmp_path, "second", tags=("more",)).release()
-    assert sidecar(tmp_path)["tags"] == ["base", "more"]
-
-
 def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
     """A newer schema_version stays, and a missing one becomes ours."""
-    start(tmp_path, "first").release()
+    start(tmp_path).release()
     for name, held, kept in (("sidecar.json", 9, 9), ("summary.json", 8, 8), ("sidecar.json", "x", 1)):
         found = json.loads((tmp_path / name).read_text())
         (tmp_path / name).write_text(json.dumps(found | {"schema_version": held}))
-        start(tmp_path, f"{name}{held}").finalize("completed")
+        start(tmp_path).finalize("completed")
         assert json.loads((tmp_path / name).read_text())["schema_version"] == kept
 
 
 def test_what_a_kill_left_of_media_is_removed(tmp_path: Path) -> None:
     """The next start removes partial media files and keeps the files of others."""
-    first = start(tmp_path, "first")
+    first = start(tmp_path)
     first.log_media("a/b", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
     first.release()
     folder = tmp_path / "media" / "a%2Fb"
     (folder / ".00000003_1.png.0123abcd.tmp").write_bytes(b"half")
     (folder / ".mine.tmp").write_bytes(b"mine")
-    start(tmp_path, "second").release()
+    start(tmp_path).release()
     assert sorted(path.name for path in folder.iterdir()) == [".mine.tmp", "00000003_0.png"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,27 +12,24 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from logger.heartbeat import TIMER_INTERVAL
 from logger.media import Encoded
-from logger.open_run import Settings
-from logger.run_writer import RegistryLoggerWarning, open_run
-from tests.logger.rows import read_rows, sidecar, summary
+from logger.run_writer import RegistryLoggerWarning
+from tests.logger.rows import edit_sidecar, read_rows, sidecar, start, steps, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from logger.run_writer import RunWriter
+    from logger import RegistryLogger, RunWriter
     from tests.logger.conftest import Clock
 
+    Alarm = Callable[[Callable[[], None]], Callable[[float], object]]
+
 ROOT = Path(__file__).parents[2]
-
-
-def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings))
 
 
 def wait_for(true: Callable[[], bool]) -> None:
@@ -49,23 +45,8 @@ def background_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "registry-logger-heartbeat"}
 
 
-def test_a_save_after_a_pause_is_written_at_once(tmp_path: Path, clock: Clock) -> None:
-    """After a pause both JSON files are written when save returns."""
-    writer = start(tmp_path)
-    for step in range(3):
-        clock.now += 60
-        writer.log_metrics({"a": float(step)}, step)
-        writer.save()
-        assert (summary(tmp_path)["step"], sidecar(tmp_path)["summary"]["a"], len(read_rows(tmp_path))) == (
-            step,
-            step,
-            step + 1,
-        )
-    writer.release()
-
-
 def test_the_json_files_cost_two_percent(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write of the JSON files is followed by a pause of fifty times its duration."""
+    """After a pause save writes both JSON files, and then not for fifty times the duration of that write."""
     writer = start(tmp_path)
     sync = os.fsync
 
@@ -79,7 +60,7 @@ def test_the_json_files_cost_two_percent(tmp_path: Path, clock: Clock, monkeypat
     writer.log_metrics({"a": 1.0}, 0)
     writer.save()
     pause = 50 * (clock.now - before)
-    assert pause > 0
+    assert (summary(tmp_path)["step"], sidecar(tmp_path)["summary"], pause > 0) == (0, {"a": 1.0}, True)
     clock.now += pause - 0.1
     writer.log_metrics({"a": 2.0}, 1)
     writer.save()
@@ -134,10 +115,8 @@ def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path, clock: Clo
     wait_for(lambda: summary(tmp_path)["step"] == 200)
     assert len(read_rows(tmp_path)) == 201
     assert (tmp_path / "heartbeat").stat().st_mtime > 1.0
-    (thread,) = background_threads() - others
     writer.finalize("completed")
-    thread.join(60)
-    assert not thread.is_alive()
+    wait_for(lambda: background_threads() == others)
 
 
 def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path, clock: Clock) -> None:
@@ -172,10 +151,8 @@ def test_checkpoints_and_hparams_are_on_disk_at_once(tmp_path: Path, clock: Cloc
 
 PROGRAM = """
 import sys
-from pathlib import Path
-from logger.open_run import Settings
-from logger.run_writer import open_run
-writer = open_run(Settings(run_dir=Path(sys.argv[1]), run_id="r", token="t"))
+from logger import RunWriter
+writer = RunWriter.open(sys.argv[1], "r")
 for step in range(60):
     writer.log_metrics({"a": 1.0}, step)
 """
@@ -198,28 +175,26 @@ def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code:
     assert (summary(tmp_path)["step"], sidecar(tmp_path)["status"]) == (None if rows == 50 else 59, "running")
 
 
-def _child(writer_dir: Path, rows: int) -> None:
-    writer = start(writer_dir)
+def _child(logger: RegistryLogger, rows: int) -> None:
     for _ in range(rows):
-        writer.log_metrics({"child": 1.0}, None)
+        logger.log_metrics({"child": 1.0})
     assert len(background_threads()) == 1
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str) -> None:
+def test_a_child_process_goes_on_in_the_same_session(logger: RegistryLogger, method: str) -> None:
     """A forked or spawned child writes in the same session, and the parent's rows stay single."""
-    writer = start(tmp_path)
-    writer.log_metrics({"parent": 1.0}, 0)
-    writer.save()
-    writer.log_metrics({"parent": 1.0}, 1)
-    child = multiprocessing.get_context(method).Process(target=_child, args=(tmp_path, 3))
+    logger.log_metrics({"parent": 1.0}, 0)
+    logger.save()
+    logger.log_metrics({"parent": 1.0}, 1)
+    child = multiprocessing.get_context(method).Process(target=_child, args=(logger, 3))  # type: ignore[attr-defined]
     child.start()
     child.join()
     assert child.exitcode == 0
-    writer.release()
-    found = read_rows(tmp_path)
+    logger.finalize("success")
+    found = read_rows(logger.run_dir)
     assert sorted(next(iter(row.keys() - {"step", "wall_time"})) for row in found) == ["child"] * 3 + ["parent"] * 2
-    assert len(sidecar(tmp_path)["sessions"]) == 1
+    assert len(sidecar(logger.run_dir)["sessions"]) == 1
 
 
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
@@ -243,31 +218,39 @@ def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
         assert values == [repr(float(value)) for value in range(200)]
 
 
-def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path) -> None:
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    """Return a function that makes its argument the handler of a timer, and returns how to set the timer in seconds."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def handle(handler: Callable[[], None]) -> Callable[[float], None]:
+        signal.signal(signal.SIGALRM, lambda *_: handler())
+        return functools.partial(signal.setitimer, signal.ITIMER_REAL)
+
+    yield handle
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path, alarm: Alarm) -> None:
     """A signal handler can finalize at any instant without deadlock, loss or duplicates."""
     writer = start(tmp_path)
-    calls = 0
+    calls = armed = step = 0
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         nonlocal calls
         calls += 1
         writer.log_metrics({"handler": 1.0}, 0)
         writer.finalize("interrupted")
 
-    before = signal.signal(signal.SIGALRM, handler)
-    armed = 0
-    try:
-        step = 0
-        while calls < 60:
-            if calls == armed:
-                armed += 1
-                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00005 * calls)
-            writer.log_metrics({"a": float(step)}, step)
-            writer.save()
-            step += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    set_timer = alarm(handler)
+    while calls < 60:
+        if calls == armed:
+            armed += 1
+            set_timer(0.0005 + 0.00005 * calls)
+        writer.log_metrics({"a": float(step)}, step)
+        writer.save()
+        step += 1
     writer.finalize("completed")
     found = read_rows(tmp_path)
     assert [float(row["a"]) for row in found if "a" in row] == [float(number) for number in range(step)]
@@ -277,32 +260,27 @@ def test_a_signal_handler_may_finalize_in_the_middle_of_anything(tmp_path: Path)
 
 # The exception may come between the opening of a file and the first line that would close it; Python closes it then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path, alarm: Alarm) -> None:
     """A KeyboardInterrupt anywhere in a log call keeps accepted rows once and the writer usable."""
     writer = start(tmp_path, flush_every=1)
 
-    def handler(*_: object) -> None:
+    def handler() -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, handler)
-    interrupts, step = 0, 0
-    try:
-        while interrupts < 60:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00003 * interrupts)
-                while True:
-                    step += 1
-                    writer.log_metrics({"a": float(step), f"m{step // 50}": 1.0}, step)
-                    writer.save()
-            except KeyboardInterrupt:
-                interrupts += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    set_timer = alarm(handler)
+    interrupts = step = 0
+    while interrupts < 60:
+        try:
+            set_timer(0.0005 + 0.00003 * interrupts)
+            while True:
+                step += 1
+                writer.log_metrics({"a": float(step), f"m{step // 50}": 1.0}, step)
+                writer.save()
+        except KeyboardInterrupt:
+            interrupts += 1
     writer.finalize("interrupted")
     values = [int(float(row["a"])) for row in read_rows(tmp_path)]
-    assert len(values) == len(set(values))
-    assert sorted(values) == values
+    assert sorted(set(values)) == values
     assert len(values) >= step - interrupts  # the call that was interrupted may not have taken its row
     assert sidecar(tmp_path)["status"] == "interrupted"
 
@@ -321,26 +299,13 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> Non
     writer.set_checkpoint("last.ckpt")
     (tmp_path / "away").rename(run_dir)
     writer.finalize("completed")
-    assert [row["step"] for row in read_rows(run_dir)] == ["0", "1", "2"]
+    assert steps(run_dir) == [0, 1, 2]
     assert summary(run_dir)["rows"] == 3
 
 
-@pytest.fixture
-def small_rows() -> Iterator[Callable[[], None]]:
-    """Limit files to 4,000 bytes, so that the disk refuses rows but not the two JSON files.
-
-    Call it to lift the limit.
-    """
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, before)
-
-
-def refused_rows(run_dir: Path) -> RunWriter:
+def refused_rows(run_dir: Path, limit_files: Callable[[int | None], None]) -> RunWriter:
     """Return a writer with 20 rows on disk and 300 refused ones, whose JSON files were written."""
+    limit_files(4000)
     writer = start(run_dir, flush_every=1000)
     for step in range(320):
         writer.log_metrics({"a": float(step)}, step)
@@ -354,14 +319,15 @@ def refused_rows(run_dir: Path) -> RunWriter:
 
 @pytest.mark.parametrize("by", ["the thread", "save", "the end of the process", "the thread after finalize"])
 def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
-    tmp_path: Path, by: str, small_rows: Callable[[], None], clock: Clock
+    tmp_path: Path, by: str, limit_files: Callable[[int | None], None], clock: Clock
 ) -> None:
-    """Refused rows are written later, even though the JSON files were written before."""
-    writer = refused_rows(tmp_path)
+    """Refused rows are written later, even though the JSON files were written before, and then the thread ends."""
+    others = background_threads()
+    writer = refused_rows(tmp_path, limit_files)
     if by == "the thread after finalize":
         writer.finalize("completed")
         assert len(read_rows(tmp_path)) == 20
-    small_rows()
+    limit_files(None)
     clock.now += 60
     if by == "save":
         writer.save()
@@ -369,38 +335,27 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
         writer.release()
     else:
         writer.on_timer()
-    assert [row["step"] for row in read_rows(tmp_path)] == [str(step) for step in range(320)]
-    writer.release()
+    assert steps(tmp_path) == list(range(320))
+    if by == "the thread after finalize":
+        writer.on_timer()
+    else:
+        writer.release()
     assert summary(tmp_path)["rows"] == 320
-
-
-def test_the_thread_ends_when_all_is_there(tmp_path: Path, small_rows: Callable[[], None], clock: Clock) -> None:
-    """After a refused finalize the thread continues until the rows are on disk."""
-    others = background_threads()
-    writer = refused_rows(tmp_path)
-    writer.finalize("completed")
-    small_rows()
-    (thread,) = background_threads() - others
-    clock.now += 60
-    writer.on_timer()
-    writer.on_timer()
-    thread.join(60)
-    assert not thread.is_alive()
-    assert (summary(tmp_path)["rows"], sidecar(tmp_path)["status"]) == (320, "completed")
+    wait_for(lambda: background_threads() == others)
 
 
 @pytest.mark.parametrize("rows", [20, 0])
 def test_a_kill_while_the_disk_refuses_leaves_statistics_of_the_rows_on_disk(
-    tmp_path: Path, rows: int, small_rows: Callable[[], None]
+    tmp_path: Path, rows: int, limit_files: Callable[[int | None], None]
 ) -> None:
     """The next start ignores statistics of rows that never reached the disk."""
-    writer = refused_rows(tmp_path / "run")
+    writer = refused_rows(tmp_path / "run", limit_files)
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
-    small_rows()
+    limit_files(None)
     writer.release()
     if not rows:
         (tmp_path / "killed" / "metrics.csv").unlink()
-    resumed = start(tmp_path / "killed", "second")
+    resumed = start(tmp_path / "killed")
     assert (resumed.stats["a"].count if rows else len(resumed.stats), resumed.rows) == (rows, rows)
     resumed.release()
 
@@ -443,30 +398,14 @@ def test_edits_of_others_are_taken_over_at_every_write(tmp_path: Path) -> None:
     """
     writer = start(tmp_path, tags=("given",), notes="first")
     for number in range(3):
-        edited = sidecar(tmp_path) | {
-            "notes": f"edit {number}",
-            "tags": ["mine"],
-            "display_name": "best",
-            "archived": True,
-            "unknown": {"number": number},
-            "status": "failed",
-            "hparams": {"lr": 1},
-        }
-        (tmp_path / "sidecar.json").write_text(json.dumps(edited))
+        mine = {"notes": f"edit {number}", "tags": ["mine"], "display_name": "best", "archived": True}
+        mine |= {"unknown": {"number": number}}
+        edit_sidecar(tmp_path, **mine, status="failed", hparams={"lr": 1})
         writer.log_hparams({"depth": 2})
         found = sidecar(tmp_path)
-        names = ("notes", "tags", "display_name", "archived", "unknown", "status", "hparams")
-        assert [found[name] for name in names] == [
-            f"edit {number}",
-            ["mine"],
-            "best",
-            True,
-            {"number": number},
-            "running",
-            {"depth": 2},
-        ]
-    without = {name: value for name, value in sidecar(tmp_path).items() if name != "display_name"}
-    (tmp_path / "sidecar.json").write_text(json.dumps(without))
+        assert {name: found[name] for name in mine} == mine
+        assert (found["status"], found["hparams"]) == ("running", {"depth": 2})
+    edit_sidecar(tmp_path, display_name=None)
     writer.finalize("completed")
     assert "display_name" not in sidecar(tmp_path)
 
@@ -479,7 +418,7 @@ def test_an_edit_that_comes_while_the_sidecar_is_written_wins(tmp_path: Path, mo
     def fsync(descriptor: int) -> None:
         if not edits:
             edits.append(1)
-            (tmp_path / "sidecar.json").write_text(json.dumps(sidecar(tmp_path) | {"notes": "just now"}))
+            edit_sidecar(tmp_path, notes="just now")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)

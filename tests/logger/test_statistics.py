@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
 
 from bridge.rundir import read_run, read_summary
-from logger.open_run import Settings
-from logger.run_writer import RegistryLoggerWarning, open_run
+from logger.run_writer import RegistryLoggerWarning
 from logger.sidecar import MetricStats
-from tests.logger.rows import read_rows, sidecar, summary, without_time
+from tests.logger.rows import read_rows, sidecar, start, steps, summary, without_time
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from logger.run_writer import RunWriter
-
-
-def start(run_dir: Path, token: str = "first", **settings: Any) -> RunWriter:
-    return open_run(Settings(run_dir=run_dir, run_id="r", token=token, **settings))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +91,7 @@ def test_statistics_cover_all_sessions(tmp_path: Path, state: str) -> None:
             path.unlink()
         case "torn":
             path.write_text('{"metrics": {"lo')
-    writer = start(tmp_path, "second")
+    writer = start(tmp_path)
     writer.log_metrics({"loss": 3.0}, None)
     writer.finalize("completed")
     found = summary(tmp_path)
@@ -115,65 +109,54 @@ def test_statistics_cover_all_sessions(tmp_path: Path, state: str) -> None:
     assert found["metrics"]["epoch"]["count"] == 3
 
 
-def test_steps_go_on_without_being_given(tmp_path: Path) -> None:
-    """A row without a step gets the last one + 1, also after a resume."""
-    writer = start(tmp_path)
-    for step in (None, None, 10, None):
-        writer.log_metrics({"a": 1.0}, step)
-        writer.save()
-    writer.release()
-    start(tmp_path, "second").log_metrics({"a": 1.0}, None)
-    start(tmp_path, "second").finalize("completed")
-    assert [row["step"] for row in read_rows(tmp_path)] == ["0", "1", "10", "11", "12"]
-
-
 @pytest.mark.parametrize(
-    ("step", "written"),
+    ("given", "written", "warned"),
     [
-        ("4", "0"),
-        (2.5, "2"),
-        (math.nan, "0"),
-        (4.0, "4"),
-        (2**63, "0"),
-        (-(2**63) - 1, "0"),
-        (1e30, "0"),
-        pytest.param(10**5000, "0", id="a number that cannot even be printed"),
+        ([None, None, 10, None], [0, 1, 10, 11], False),
+        ([4.0], [4], False),
+        ([2.5], [2], True),
+        (["4"], [0], True),
+        ([math.nan], [0], True),
+        ([2**63], [0], True),
+        ([-(2**63) - 1], [0], True),
+        ([1e30], [0], True),
+        pytest.param([10**5000], [0], True, id="a number that cannot even be printed"),
+        pytest.param([2**63 - 1, None], [2**63 - 1] * 2, False, id="steps end where readers end"),
     ],
 )
-def test_odd_steps_are_told_and_never_raise(tmp_path: Path, step: object, written: str) -> None:
-    """A fraction is cut off, and an invalid step becomes the next one, each with a warning."""
+def test_every_row_gets_a_step(tmp_path: Path, given: list[object], written: list[int], warned: bool) -> None:
+    """A row without a step gets the last one + 1, also after a resume.
+
+    A fraction is cut off, and an invalid step becomes the next one, each with a warning.
+    """
     writer = start(tmp_path)
-    if written == "4":
-        writer.log_metrics({"a": 1.0}, step)
-    else:
-        with pytest.warns(UserWarning, match="step"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for step in given:
             writer.log_metrics({"a": 1.0}, step)
-    writer.finalize("completed")
-    assert [row["step"] for row in read_rows(tmp_path)] == [written]
-
-
-def test_steps_end_where_readers_end(tmp_path: Path) -> None:
-    """After the greatest 64-bit step a row without a step repeats it."""
-    writer = start(tmp_path)
-    writer.log_metrics({"a": 1.0}, 2**63 - 1)
-    writer.log_metrics({"a": 2.0})
-    writer.finalize("completed")
-    assert [row["step"] for row in read_rows(tmp_path)] == [str(2**63 - 1)] * 2
+            writer.save()
+    assert [warning.category for warning in told] == [RegistryLoggerWarning] * warned
+    resumed = start(tmp_path)
+    resumed.log_metrics({"a": 1.0})
+    resumed.release()
+    assert steps(tmp_path) == [*written, min(written[-1] + 1, 2**63 - 1)]
 
 
 def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
-    """Text, arrays and unprintable objects become cells without statistics, and never raise."""
+    """Text, arrays as they are now, and unprintable objects become cells without statistics, and never raise."""
 
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
 
     writer = start(tmp_path)
-    writer.log_metrics({"text": "a,b", "list": [1, 2], "broken": Broken(), "nothing": None, 5: 1.0, "step": 99}, 1)
+    array = np.array([1.0, 2.0])
+    row = {"text": "a,b", "list": [1, 2], "array": array, "broken": Broken(), "nothing": None, 5: 1.0, "step": 99}
+    writer.log_metrics(row, 1)  # type: ignore[arg-type]
+    array[:] = 9.0
     writer.finalize("completed")
-    assert without_time(read_rows(tmp_path)) == [
-        {"step": "1", "text": "a,b", "list": "[1, 2]", "broken": f"<{Broken.__qualname__}>", "5": "1.0"}
-    ]
+    cells = {"text": "a,b", "list": "[1, 2]", "array": "[1. 2.]", "broken": f"<{Broken.__qualname__}>", "5": "1.0"}
+    assert without_time(read_rows(tmp_path)) == [{"step": "1"} | cells]
     assert list(summary(tmp_path)["metrics"]) == ["5"]
 
 
@@ -195,17 +178,7 @@ def test_a_text_that_readers_take_for_a_number_counts(tmp_path: Path) -> None:
         "b": 1.0,
         "e": math.inf,
     }
-    assert {name: of.last for name, of in start(tmp_path, "second").stats.items()} == {"a": 1.5, "b": 1, "e": math.inf}
-
-
-def test_an_array_that_is_changed_later_is_written_as_it_was(tmp_path: Path) -> None:
-    """A row holds the values at the time of the call."""
-    writer = start(tmp_path)
-    values = np.array([1.0, 2.0])
-    writer.log_metrics({"a": values}, 0)
-    values[:] = 9.0
-    writer.finalize("completed")
-    assert without_time(read_rows(tmp_path)) == [{"step": "0", "a": "[1. 2.]"}]
+    assert {name: of.last for name, of in start(tmp_path).stats.items()} == {"a": 1.5, "b": 1, "e": math.inf}
 
 
 def test_a_metric_called_like_the_time_column_gets_another_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ def test_groups() -> None:
     assert [
         group_of(test)
         for test in (
-            "tests/test_first_road.py::test_a[x]",
+            "tests/test_real_trainings.py::test_a[x]",
             "tests/cli/test_view.py::test_b",
             "tests/browser/test_mlflow.py::test_c",
             "tests/rundir/test_run.py::test_d",
