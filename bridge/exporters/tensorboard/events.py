@@ -1,4 +1,4 @@
-"""Encode event records: scalars straight from columns, everything else with TensorBoard's protocol buffers.
+"""Encode event records: scalars straight from columns, everything else message by message.
 
 An event file is a sequence of TFRecords (tensorflow/core/lib/io/record_writer.h), with little-endian numbers:
 
@@ -20,7 +20,6 @@ columns with numpy. Rare combinations of metrics are encoded one record at a tim
 
 from __future__ import annotations
 
-import json
 import struct
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -61,8 +60,14 @@ _MAX_CELLS = 262_144
 _MIN_TEMPLATE_ROWS = 64
 """Making a template costs about as much as it saves over this many rows."""
 
+_CHECKED_ROWS = 1024
+"""Records whose checksums are found at once: their variable bytes and table entries fit into the processor's cache."""
+
 _FEW_TAGS, _MANY_TAGS = 256, 4096
 """A template takes about 4 KiB per tag. Those of up to so many tags are cached: many small ones, few large ones."""
+
+_STATUSES = {"SUCCESS": 1, "FAILURE": 2, "RUNNING": 3}
+"""The numbers of the status in tensorboard/plugins/hparams/api.proto."""
 
 _VARINT_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
@@ -120,20 +125,19 @@ def append_zeros(registers: Words, count: int) -> Words:
     return registers if count == 0 else _look_up(_zero_tables(count), registers)
 
 
-def crc32c(data: bytes | memoryview | NDArray[np.uint8]) -> int:
+def crc32c(data: bytes) -> int:
     """Return the CRC-32C of `data`."""
-    message = data if isinstance(data, np.ndarray) else np.frombuffer(data, dtype=np.uint8)
-    length = len(message)
+    length = len(data)
     if length < _SHORT:
         register = 0xFFFFFFFF
-        for byte in message.tobytes():
+        for byte in data:
             register = _PLAIN_TABLE[(register ^ byte) & 0xFF] ^ (register >> 8)
         return register ^ 0xFFFFFFFF
     # (n, 8): the message in groups of eight bytes, filled up with zeros in front, which leave a register of zero as it
     # is. `registers` first holds one register per group. Each round joins neighbours: the left one moves over the
     # `span` bytes of the right one.
     padded = np.zeros(-(-length // _GROUP) * _GROUP, dtype=np.uint8)
-    padded[len(padded) - length :] = message
+    padded[len(padded) - length :] = np.frombuffer(data, dtype=np.uint8)
     groups = padded.reshape(-1, _GROUP)
     registers = np.zeros(len(groups), dtype=np.uint32)
     for place in range(_GROUP):
@@ -171,9 +175,10 @@ def mask(checksums: Words) -> Words:
     return ((checksums >> np.uint32(15)) | (checksums << np.uint32(17))) + np.uint32(_MASK_DELTA)
 
 
-def masked_crc32c(data: bytes | memoryview | NDArray[np.uint8]) -> int:
+def masked_crc32c(data: bytes) -> int:
     """Return the masked CRC-32C of `data`, as a record holds it."""
-    return int(mask(np.array([crc32c(data)], dtype=np.uint32))[0])
+    checksum = crc32c(data)
+    return ((checksum >> 15 | checksum << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 # Records
@@ -201,6 +206,7 @@ def varint(number: int) -> bytes:
     return bytes(digits)
 
 
+@lru_cache(maxsize=4)
 def version_record(time: float) -> bytes:
     """Return the record that begins every event file: Event.wall_time [1] and Event.file_version [3]."""
     version = b"brain.Event:2"
@@ -338,23 +344,6 @@ def _value_prefix(tag: bytes) -> bytes:
     return b"\x0a" + varint(len(inner) + 4) + inner
 
 
-def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
-    """Return a template, from a cache if possible: the runs of a sweep share theirs."""
-    if len(tags) <= _FEW_TAGS:
-        return _small_template(tags, width)
-    return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
-
-
-@lru_cache(maxsize=64)
-def _small_template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
-    return RecordTemplate(tags, width)
-
-
-@lru_cache(maxsize=4)
-def _large_template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
-    return RecordTemplate(tags, width)
-
-
 class RecordTemplate:
     """The records of rows that hold values for exactly `tags`, with steps of `width` bytes.
 
@@ -370,20 +359,22 @@ class RecordTemplate:
         self.length = HEADER + len(data) + FOOTER
         self._width = width
         self._base = np.frombuffer(header(len(data)) + data + bytes(FOOTER), dtype=np.uint8)
-        ends = np.cumsum([len(prefix) + 4 for prefix in prefixes])
-        self._offsets = [HEADER + len(head) + int(end) - 4 for end in ends]
+        ends = HEADER + len(head) + np.cumsum([len(prefix) + 4 for prefix in prefixes])
+        self._offsets: list[int] = (ends - 4).tolist()
+        # (m,): the places of the m variable bytes before the checksum.
+        fields = [(HEADER + 1, 8), (HEADER + 10, width), *((offset, 4) for offset in self._offsets)]
+        self._places = np.concatenate([np.arange(start, start + size) for start, size in fields])
         # The checksum of a record is that of the template XOR one table entry per variable byte. Each variable byte
         # has its own table of 256 entries, which depends on the number of bytes behind it. They are found from the
-        # end of the record to its beginning.
+        # end of the record to its beginning, and stand one after the other in one array of m * 256 entries.
         self._checksum = np.uint32(crc32c(data))
-        self._value_tables = np.empty((len(prefixes), 4, 256), dtype=np.uint32)
-        tables = _tables_of_run(BYTE_TABLE, 4)
-        for index in range(len(prefixes) - 1, -1, -1):
-            self._value_tables[index] = tables
-            tables = append_zeros(tables, len(prefixes[index]) + 4)
-        behind_step = summary + len(head) - 10 - width
-        self._step_tables = _tables_of_run(append_zeros(BYTE_TABLE, behind_step), width)
-        self._time_tables = _tables_of_run(append_zeros(self._step_tables[0], 2), 8)
+        tables = np.empty((len(self._places), 256), dtype=np.uint32)
+        table, behind = BYTE_TABLE, HEADER + len(data) - 1
+        for index, place in reversed(list(enumerate(self._places.tolist()))):
+            table, behind = append_zeros(table, behind - place), place
+            tables[index] = table
+        self._tables = tables.reshape(-1)
+        self._starts = np.arange(len(self._places))[:, None] * 256
 
     def fill(
         self, steps: NDArray[np.uint64], times: NDArray[np.float64], values: NDArray[np.float32]
@@ -392,19 +383,20 @@ class RecordTemplate:
         count = len(steps)
         records = np.empty((count, self.length), dtype=np.uint8)
         records[:] = self._base
-        seconds = np.ascontiguousarray(times, dtype="<f8")
-        self._column(records, HEADER + 1, "<f8")[:] = seconds
-        digits = _varint_digits(steps, self._width)
-        records[:, HEADER + 10 : HEADER + 10 + self._width] = digits.T
-        values = np.ascontiguousarray(values, dtype="<f4")
+        self._column(records, HEADER + 1, "<f8")[:] = times
+        for place in range(self._width):  # seven bits of the step each, lowest first
+            digit = (steps >> np.uint64(7 * place)).astype(np.uint8)
+            records[:, HEADER + 10 + place] = digit | 0x80 if place < self._width - 1 else digit & 0x7F
         for offset, column in zip(self._offsets, values, strict=True):
             self._column(records, offset, "<f4")[:] = column
-        sums = np.full(count, self._checksum, dtype=np.uint32)
-        _add_bytes(sums, self._time_tables, seconds.view(np.uint8).reshape(count, 8).T)
-        _add_bytes(sums, self._step_tables, digits)
-        for tables, column in zip(self._value_tables, values, strict=True):
-            _add_bytes(sums, tables, column.view(np.uint8).reshape(count, 4).T)
-        self._column(records, self.length - FOOTER, "<u4")[:] = mask(sums)
+        sums = np.empty(count, dtype=np.uint32)
+        for start in range(0, count, _CHECKED_ROWS):
+            part = slice(start, start + _CHECKED_ROWS)
+            # (m, rows): the variable bytes, then the places of their table entries.
+            entries = records[part].T[self._places].astype(np.intp)
+            entries += self._starts
+            np.bitwise_xor.reduce(self._tables.take(entries), axis=0, out=sums[part])
+        self._column(records, self.length - FOOTER, "<u4")[:] = mask(sums ^ self._checksum)
         return records
 
     def _column(self, records: NDArray[np.uint8], offset: int, kind: str) -> NDArray[np.generic]:
@@ -412,39 +404,43 @@ class RecordTemplate:
         return np.ndarray((len(records),), dtype=kind, buffer=records.data, offset=offset, strides=(self.length,))
 
 
-def _tables_of_run(last: Words, count: int) -> Words:
-    """Return (count, 256), the tables of `count` bytes in a row, the last of which has the table `last`."""
-    return np.stack([append_zeros(last, count - 1 - place) for place in range(count)])
+_small_template = lru_cache(maxsize=64)(RecordTemplate)
+_large_template = lru_cache(maxsize=4)(RecordTemplate)
 
 
-def _varint_digits(steps: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
-    """Return (width, n), the bytes of n steps as varints of `width` bytes: seven bits each, lowest first."""
-    digits = np.empty((width, len(steps)), dtype=np.uint8)
-    for place in range(width):
-        digits[place] = (steps >> np.uint64(7 * place)) & np.uint64(0x7F)
-        if place < width - 1:
-            digits[place] |= 0x80
-    return digits
+def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
+    """Return a template, from a cache if possible: the runs of a sweep share theirs."""
+    if len(tags) <= _FEW_TAGS:
+        return _small_template(tags, width)
+    return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
 
 
-def _add_bytes(sums: Words, tables: Words, columns: NDArray[np.uint8]) -> None:
-    """Add to n checksums the table entries of m columns of bytes; `tables` is (m, 256), `columns` (m, n)."""
-    entries = np.empty(len(sums), dtype=np.uint32)
-    for table, column in zip(tables, columns, strict=True):
-        # A byte never exceeds its table. `clip` only spares numpy its own check and a second buffer.
-        table.take(column, out=entries, mode="clip")
-        sums ^= entries
+# Texts, images and hyperparameters
+#
+# The messages are small and few in kind, so they are put together here, in the order of their fields. The names in
+# brackets are those of the files in tensorboard/compat/proto and tensorboard/plugins, the numbers those of the fields.
 
 
-# Texts, images and hyperparameters, with TensorBoard's own protocol buffers
+def _field(number: int, data: bytes) -> bytes:
+    """Return the field `number` of a message, which holds a text, bytes, or another message."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def _text(number: int, text: str | bytes) -> bytes:
+    """Return the field `number`, which holds a text or bytes: none if it is empty, as protocol buffers write it."""
+    data = text.encode() if isinstance(text, str) else text
+    return _field(number, data) if data else b""
+
+
+def _double(number: int, value: float) -> bytes:
+    return varint(number << 3 | 1) + struct.pack("<d", value)
 
 
 def text_record(tag: str, text: str, *, step: int, time: float) -> bytes:
     """Return a record for the TEXT page, which shows Markdown."""
-    from tensorboard.plugins.text import plugin_data_pb2
-
-    content = plugin_data_pb2.TextPluginData(version=0).SerializeToString()
-    return _tensor_record(tag, _strings([text.encode("utf-8", "replace")], shape=()), ("text", content), step, time)
+    # TensorProto: dtype [1] DT_STRING, tensor_shape [2] of no dimensions, string_val [8]
+    tensor = b"\x08\x07" + _field(2, b"") + _field(8, text.encode("utf-8", "replace"))
+    return _tensor_record(tag, tensor, ("text", b""), step, time)
 
 
 def image_record(tag: str, image: bytes, *, size: tuple[int, int], description: str, step: int, time: float) -> bytes:
@@ -452,13 +448,10 @@ def image_record(tag: str, image: bytes, *, size: tuple[int, int], description: 
 
     `size` is width and height in pixels. TensorBoard shows the description of a tag's first record.
     """
-    from tensorboard.plugins.image import plugin_data_pb2
-
-    content = plugin_data_pb2.ImagePluginData(version=0).SerializeToString()
     strings = [str(size[0]).encode(), str(size[1]).encode(), image]
-    return _tensor_record(
-        tag, _strings(strings, shape=(len(strings),)), ("images", content), step, time, description=description
-    )
+    # A tensor of one dimension: TensorShapeProto.dim [2], whose size [1] is 3
+    tensor = b"\x08\x07" + _field(2, _field(2, b"\x08\x03")) + b"".join(_field(8, string) for string in strings)
+    return _tensor_record(tag, tensor, ("images", b""), step, time, description=description)
 
 
 def session_start_record(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
@@ -466,19 +459,20 @@ def session_start_record(values: Mapping[str, bool | float | str], *, group: str
     return _hparams_record("_hparams_/session_start_info", session_start(values, group=group, time=time), time)
 
 
-def session_start(values: Mapping[str, bool | float | str], *, group: str, time: float) -> Any:
+def session_start(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
     """Return the plugin data of `session_start_record`, an HParamsPluginData message."""
-    from tensorboard.plugins.hparams import plugin_data_pb2
+    # SessionStartInfo: a map [1] from texts to google.protobuf.Value, group_name [4], start_time_secs [5]
+    hparams = b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, _value(value))) for name, value in sorted(values.items())
+    )
+    return _field(3, hparams + _text(4, group) + _double(5, time))
 
-    info = plugin_data_pb2.SessionStartInfo(group_name=group, start_time_secs=time)
-    for name, value in values.items():
-        if isinstance(value, bool):
-            info.hparams[name].bool_value = value
-        elif isinstance(value, str):
-            info.hparams[name].string_value = value
-        else:
-            info.hparams[name].number_value = value
-    return plugin_data_pb2.HParamsPluginData(version=0, session_start_info=info)
+
+def _value(value: bool | float | str) -> bytes:
+    """Return a google.protobuf.Value: number_value [2], string_value [3] or bool_value [4]."""
+    if isinstance(value, bool):
+        return b"\x20" + varint(value)
+    return _field(3, value.encode()) if isinstance(value, str) else _double(2, value)
 
 
 def session_end_record(status: str, *, end: float, time: float) -> bytes:
@@ -486,47 +480,27 @@ def session_end_record(status: str, *, end: float, time: float) -> bytes:
     return _hparams_record("_hparams_/session_end_info", session_end(status, end=end), time)
 
 
-def session_end(status: str, *, end: float) -> Any:
+def session_end(status: str, *, end: float) -> bytes:
     """Return the plugin data of `session_end_record`, an HParamsPluginData message."""
-    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-
-    info = plugin_data_pb2.SessionEndInfo(status=api_pb2.Status.Value(f"STATUS_{status}"), end_time_secs=end)
-    return plugin_data_pb2.HParamsPluginData(version=0, session_end_info=info)
+    # SessionEndInfo: status [1], end_time_secs [2]
+    return _field(4, b"\x08" + varint(_STATUSES[status]) + _double(2, end))
 
 
-def hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Sequence[str]) -> Any:
-    """Return the plugin data that names the columns of the HPARAMS page, an HParamsPluginData message.
-
-    `params` are all values of each hyperparameter, `metrics` the tags of metrics in the order of their columns.
-    Each column gets the type that TensorBoard would find by itself: text if the values are of several types.
-    """
-    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-
-    columns = []
-    for name, values in params.items():
-        kinds = {
-            "bool" if isinstance(value, bool) else "text" if isinstance(value, str) else "number" for value in values
-        }
-        info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
-        if kinds == {"number"}:
-            info.type = api_pb2.DATA_TYPE_FLOAT64
-            info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
-        elif kinds == {"bool"}:
-            info.type = api_pb2.DATA_TYPE_BOOL
-            info.domain_discrete.extend(sorted(set(values)))
-        else:
-            info.type = api_pb2.DATA_TYPE_STRING
-            info.domain_discrete.extend(sorted({_json_text(value) for value in values}))
-        columns.append(info)
-    experiment = api_pb2.Experiment(
-        hparam_infos=columns,
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics],
-    )
-    return plugin_data_pb2.HParamsPluginData(version=0, experiment=experiment)
+def _hparams_record(tag: str, content: bytes, time: float) -> bytes:
+    # The page reads only the metadata. A tensor must be there, so it is an empty one: DT_FLOAT, a dimension of size 0.
+    return _tensor_record(tag, b"\x08\x01" + _field(2, _field(2, b"")), ("hparams", content), 0, time)
 
 
-def _json_text(value: bool | float | str) -> str:
-    return value if isinstance(value, str) else json.dumps(value if isinstance(value, bool) else float(value))
+def _tensor_record(
+    tag: str, tensor: bytes, plugin: tuple[str, bytes], step: int, time: float, *, description: str = ""
+) -> bytes:
+    # SummaryMetadata: plugin_data [1] (plugin_name [1], content [2]), summary_description [3]
+    metadata = _field(1, _text(1, plugin[0]) + _text(2, plugin[1])) + _text(3, description)
+    # Summary.Value: tag [1], tensor [8], metadata [9]
+    value = _text(1, tag) + _field(8, tensor) + _field(9, metadata)
+    # Event: wall_time [1], step [2], summary [5] of one value [1]
+    number = b"\x10" + varint(step % 2**64) if step else b""
+    return frame(_double(1, time) + number + _field(5, _field(1, value)))
 
 
 def parse_event(data: bytes) -> Any:
@@ -538,35 +512,3 @@ def parse_event(data: bytes) -> Any:
         return event_pb2.Event.FromString(data)
     except DecodeError as error:
         raise ValueError(str(error)) from error
-
-
-def _hparams_record(tag: str, data: Any, time: float) -> bytes:
-    from tensorboard.compat.proto import tensor_pb2, tensor_shape_pb2, types_pb2
-
-    # The page reads only the metadata. A tensor must be there, so it is an empty one.
-    shape = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=0)])
-    nothing = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_shape=shape)
-    return _tensor_record(tag, nothing, ("hparams", data.SerializeToString(deterministic=True)), 0, time)
-
-
-def _strings(values: list[bytes], *, shape: tuple[int, ...]) -> Any:
-    from tensorboard.compat.proto import tensor_pb2, tensor_shape_pb2, types_pb2
-
-    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape]
-    return tensor_pb2.TensorProto(
-        dtype=types_pb2.DT_STRING, string_val=values, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims)
-    )
-
-
-def _tensor_record(
-    tag: str, tensor: Any, plugin: tuple[str, bytes], step: int, time: float, *, description: str = ""
-) -> bytes:
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-
-    metadata = summary_pb2.SummaryMetadata(
-        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=plugin[0], content=plugin[1]),
-        summary_description=description,
-    )
-    value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-    event = event_pb2.Event(wall_time=time, step=step, summary=summary_pb2.Summary(value=[value]))
-    return frame(event.SerializeToString(deterministic=True))

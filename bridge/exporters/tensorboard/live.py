@@ -20,14 +20,12 @@ import numpy as np
 from tensorboard import default, errors, program
 from tensorboard.backend import application
 from tensorboard.data import provider
-from tensorboard.plugins.image import plugin_data_pb2 as image_data
-from tensorboard.plugins.scalar import plugin_data_pb2 as scalar_data
-from tensorboard.plugins.text import plugin_data_pb2 as text_data
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.tensorboard import facts, media
-from bridge.exporters.tensorboard.events import hparams_columns, session_end, session_start
+from bridge.exporters.tensorboard.events import session_end, session_start
 from bridge.exporters.tensorboard.exporter import candidate_names, clean_folder, fold_case
 from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, metric_tags, plain
 from bridge.live import ByteCache
@@ -45,10 +43,6 @@ SAMPLES = {"scalars": 10_000, "images": 1_000, "text": 1_000}
 
 GIF_BYTES = 64 * 2**20
 """How much the converted videos in memory may take together."""
-
-_SCALAR = scalar_data.ScalarPluginData(version=0).SerializeToString()
-_IMAGE = image_data.ImagePluginData(version=0).SerializeToString()
-_TEXT = text_data.TextPluginData(version=0).SerializeToString()
 
 
 def sample(values: NDArray[np.float64], limit: int | None) -> NDArray[np.intp]:
@@ -152,7 +146,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             one = provider.ScalarTimeSeries(
                 max_step=0,
                 max_wall_time=live.record.last_alive,
-                plugin_content=_SCALAR,
+                plugin_content=b"",
                 description="",
                 display_name="",
             )
@@ -215,7 +209,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         def series(name: str, live: LiveRun) -> Mapping[str, Any]:
             contents: Mapping[str, bytes]
             if plugin_name == "text":
-                contents = dict.fromkeys(self._texts(live, events[live.id]), _TEXT)
+                contents = dict.fromkeys(self._texts(live, events[live.id]), b"")
             else:
                 contents = {**self._session(name, live), **(self._experiment_of_all() if name == first else {})}
             return {
@@ -285,7 +279,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             if status:
                 end = record.last_alive if record.end is None else record.end
                 found["_hparams_/session_end_info"] = session_end(status, end=end)
-            live.kept["session"] = {tag: data.SerializeToString() for tag, data in found.items()}
+            live.kept["session"] = found
         session: Mapping[str, bytes] = live.kept["session"]
         return session
 
@@ -304,8 +298,8 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 metrics.update(self._metric_tags(live))
                 for key, value in facts.session_values(self._shown_facts(live).params).items():
                     values.setdefault(key, []).append(value)
-            data = hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
-            found = {"_hparams_/experiment": data.SerializeToString()}
+            data = _hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
+            found = {"_hparams_/experiment": data}
             self._experiment = (runs, found)
         return found
 
@@ -334,7 +328,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                     max_step=images[-1].step,
                     max_wall_time=images[-1].time,
                     max_length=3,
-                    plugin_content=_IMAGE,
+                    plugin_content=b"",
                     description=plain(next((image.caption for image in images if image.caption), "") or ""),
                     display_name="",
                 )
@@ -393,6 +387,39 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
 def _is_validation(tag: str) -> bool:
     return re.search(r"(^|[^a-z])(val|valid|validation|test|eval)([^a-z]|$)", tag.lower()) is not None
+
+
+def _hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Sequence[str]) -> bytes:
+    """Return the plugin data that names the columns of the HPARAMS page, a serialized HParamsPluginData.
+
+    `params` are all values of each hyperparameter, `metrics` the tags of metrics in the order of their columns.
+    Each column gets the type that TensorBoard would find by itself: text if the values are of several types.
+    """
+    columns = []
+    for name, values in params.items():
+        kinds = {
+            "bool" if isinstance(value, bool) else "text" if isinstance(value, str) else "number" for value in values
+        }
+        info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
+        if kinds == {"number"}:
+            info.type = api_pb2.DATA_TYPE_FLOAT64
+            info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
+        elif kinds == {"bool"}:
+            info.type = api_pb2.DATA_TYPE_BOOL
+            info.domain_discrete.extend(sorted(set(values)))
+        else:
+            info.type = api_pb2.DATA_TYPE_STRING
+            info.domain_discrete.extend(sorted({_json_text(value) for value in values}))
+        columns.append(info)
+    experiment = api_pb2.Experiment(
+        hparam_infos=columns,
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics],
+    )
+    return bytes(plugin_data_pb2.HParamsPluginData(experiment=experiment).SerializeToString())
+
+
+def _json_text(value: bool | float | str) -> str:
+    return value if isinstance(value, str) else json.dumps(value if isinstance(value, bool) else float(value))
 
 
 def _reference(part: str, live: LiveRun, event: MediaEvent) -> Any:
