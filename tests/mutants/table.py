@@ -152,7 +152,7 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: a caption that comes late is no description",
         "bridge/exporters/tensorboard/target.py",
-        "items[0].tag in self._media_steps and items[1].tag not in self._media_steps",
+        "items[0].tag in state.media_steps and items[1].tag not in state.media_steps",
         "items[1].tag == items[0].tag",
         ("tests/exporters/tensorboard/test_media.py",),
     ),

@@ -174,9 +174,7 @@ class TensorBoardExporter(Exporter):
 
     def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
         group = self._folders[run.identity].path
-        return TensorBoardTarget(
-            self._logdir / group, run, content, group=group, lock_wait=lock_wait, batch=self._batch
-        )
+        return TensorBoardTarget(self._logdir, group, run, content, lock_wait=lock_wait, batch=self._batch)
 
     def _target_state(self, identity: str) -> TargetState:
         folder = self._logdir / self._folders[identity].path

@@ -2,8 +2,8 @@
 
     events.out.tfevents.*.bridge.{facts,media,scalars}.gNNN   the event files, each with its generation
     bridge-state.json   identity, cursor, and of each event file its name, length, checksum and mtime
-    .bridge-target      the identity alone, in case the state is lost; keeps searches for run directories out
-    .bridge-lock        held by the export that writes
+    .bridge-target      the identity alone, in case the state is lost; keeps searches for run directories out; locked by
+                        the export that writes
 
 The state is written after the data that it describes are on the disk. So bytes past the lengths in the state were never
 acknowledged, and a file that does not begin as the state says was changed by somebody else.
@@ -20,13 +20,13 @@ import os
 import re
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
 EVENT_KINDS = ("facts", "media", "scalars")
@@ -37,7 +37,6 @@ Its Python loader reads one file after the other and then follows only the last,
 
 STATE_NAME = "bridge-state.json"
 MARKER_NAME = ".bridge-target"
-LOCK_NAME = ".bridge-lock"
 
 STATE_FORMAT = 3
 
@@ -66,7 +65,7 @@ class FileRecord:
     mtime: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FolderState:
     """The content of a run's state file.
 
@@ -77,16 +76,12 @@ class FolderState:
 
     identity: str
     cursor: Cursor | None = None
-    files: Mapping[str, FileRecord] = field(default_factory=dict)
-    generations: Mapping[str, int] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    media_steps: Mapping[str, int] = field(default_factory=dict)
-    unsupported: frozenset[str] = frozenset()
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    media_steps: dict[str, int] = field(default_factory=dict)
+    unsupported: set[str] = field(default_factory=set)
     fits_hparams: bool = True
-
-    def with_(self, **changes: Any) -> FolderState:
-        """Return a copy with `changes`."""
-        return replace(self, **changes)
 
 
 def read_state(folder: Path) -> FolderState | None:
@@ -110,7 +105,7 @@ def read_state(folder: Path) -> FolderState | None:
             generations=data["generations"],
             renamed=data["names"],
             media_steps=data["steps"],
-            unsupported=frozenset(data["unsupported"]),
+            unsupported=set(data["unsupported"]),
             fits_hparams=bool(data["session"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -127,9 +122,9 @@ def encode_state(state: FolderState) -> bytes:
             kind: {"name": record.name, "length": record.length, "checksum": record.checksum, "mtime": record.mtime}
             for kind, record in state.files.items()
         },
-        "generations": dict(state.generations),
-        "names": dict(state.renamed),
-        "steps": dict(state.media_steps),
+        "generations": state.generations,
+        "names": state.renamed,
+        "steps": state.media_steps,
         "unsupported": sorted(state.unsupported),
         "session": state.fits_hparams,
     }
@@ -145,7 +140,8 @@ def _digest(text: str) -> str:
 def write_marker(folder: Path, identity: str) -> None:
     """Write into `folder` which run it belongs to."""
     text = json.dumps({"made by": "bridge export --to tensorboard", "identity": identity})
-    (folder / MARKER_NAME).write_text(text)
+    with open(f"{folder}/{MARKER_NAME}", "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
+        file.write(text.encode())
 
 
 def folder_owner(folder: Path) -> str | None:
@@ -316,7 +312,7 @@ def check_files(folder: Path, state: FolderState | None, names: Collection[str])
         if parsed is not None and parsed[0] not in files:
             return state, f"its state file does not name {name}"
     same = all(files[kind] is record for kind, record in state.files.items())
-    return (state if same else state.with_(files=files)), ""
+    return (state if same else replace(state, files=files)), ""
 
 
 def _unchanged_since(folder: Path, record: FileRecord) -> FileRecord | None:

@@ -12,9 +12,10 @@ are appends, and everything else gets a new generation in its name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +32,8 @@ from bridge.exporters.tensorboard.facts import (
     shown_facts,
     unsupported_params,
 )
-from bridge.exporters.tensorboard.media import MediaRecord, encode_media, media_notices, ordered_records
+from bridge.exporters.tensorboard.media import encode_media, media_notices, ordered_records
 from bridge.exporters.tensorboard.state import (
-    LOCK_NAME,
     MARKER_NAME,
     STATE_NAME,
     EventFile,
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from bridge.options import ContentOptions
 
 _NEW_STATE = f".{STATE_NAME}.new"
+_LARGEST = (2 - 2**-24) * 2.0**127
+"""From here on a float64 rounds to an infinite float32."""
+
 _STEP_LIMIT = 2**31
 """The HPARAMS page fails for all runs if a step does not fit into 32 bits."""
 
@@ -133,15 +136,15 @@ class _LockedFolder:
 
 
 class TensorBoardTarget:
-    """The folder of one run. `group` is its path below the log directory, `lock_wait` in seconds.
+    """The folder of one run: `group` below `logdir`. `lock_wait` is in seconds.
 
     The folder is created by `apply` or `rebuild`. What they write is acknowledged by `batch`.
     """
 
     def __init__(
-        self, folder: Path, run: Run, content: ContentOptions, *, group: str, lock_wait: float, batch: Batch
+        self, logdir: Path, group: str, run: Run, content: ContentOptions, *, lock_wait: float, batch: Batch
     ) -> None:
-        self._folder = folder
+        self._folder = logdir / group
         self._run = run
         self._content = content
         self._group = group
@@ -168,7 +171,7 @@ class TensorBoardTarget:
             if not self._follows(delta, last, state):
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
-                remembered = state.with_(cursor=delta.remember.with_(sent=state.cursor.sent))
+                remembered = replace(state, cursor=delta.remember.with_(sent=state.cursor.sent))
                 replace_file(self._folder / STATE_NAME, encode_state(remembered))
             return self._write((delta,), held, fresh=False) + Applied(notes=notes)
 
@@ -223,7 +226,7 @@ class TensorBoardTarget:
         except BaseException:
             writer.abandon()
             raise
-        self._files = writer.files
+        self._files = writer.state.files
         writer.locks = held.locks.pop_all()
         self._batch.add(writer)
         return done
@@ -235,16 +238,15 @@ class TensorBoardTarget:
         Yield what the folder holds. The lock ends with the block, unless its ExitStack was emptied.
         """
         self._batch.commit_folder(self._folder)
-        resolved = os.path.realpath(self._folder)
-        if f"{resolved}/".startswith(f"{self._run.path}/"):
+        if f"{_real_path(self._folder.parent)}/{self._folder.name}/".startswith(f"{self._run.path}/"):
             raise TargetRefusedError(
-                f"The event files would go into the run directory itself: {resolved}.",
+                f"The event files would go into the run directory itself: {self._folder}.",
                 hint="Choose a --logdir outside the run directories.",
             )
         with os_errors(self._folder), contextlib.ExitStack() as locks:
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                is_held = locks.enter_context(file_lock(self._folder / LOCK_NAME, wait=self._lock_wait))
+                is_held = locks.enter_context(file_lock(self._folder / MARKER_NAME, wait=self._lock_wait))
             except TimeoutError:
                 raise TargetUnavailableError(
                     f"{self._folder} is being written by another export.",
@@ -256,7 +258,7 @@ class TensorBoardTarget:
             owner = folder_owner(self._folder) if state is None else state.identity
             if owner not in (None, self._run.identity):
                 raise self._overtaken()
-            if state is None or MARKER_NAME not in names:
+            if state is None or not os.stat(self._folder / MARKER_NAME).st_size:  # noqa: PTH116
                 write_marker(self._folder, self._run.identity)
             state, damage = check_files(self._folder, state, names)
             yield _LockedFolder(state, damage, names, locks, () if is_held else (no_locks,))
@@ -290,30 +292,27 @@ class FolderWriter:
     """Writes deltas into a run's folder: `add` each, then `finish`; or `abandon` after an error.
 
     `held` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
-    `acknowledge`. After `finish`, `files` are the event files as in the new state, and the folder stays locked: the
-    caller makes the files `written` durable, calls `write_state`, makes that durable, and calls `acknowledge`.
+    `acknowledge`. After `finish`, the folder stays locked: the caller makes the files `written` durable, calls
+    `write_state`, makes that durable, and calls `acknowledge`.
     """
 
     def __init__(
         self, folder: Path, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
-        state = held.state or FolderState(run.identity)
         self.folder = folder
         self.locks = contextlib.ExitStack()
         self.written: list[str] = []
+        old = held.state or FolderState(run.identity)
+        self.state = FolderState(run.identity, generations=old.generations) if fresh else old
+        for name in held.names:  # no name is used twice
+            if (parsed := parse_event_file_name(name)) is not None:
+                kind, generation = parsed
+                self.state.generations[kind] = max(generation, self.state.generations.get(kind, -1))
         self._held = held
         self._folder = str(folder)
         self._group = group
         self._content = content
         self._run = run
-        self._identity = state.identity
-        self.files = {} if fresh else dict(state.files)
-        self._media_steps = {} if fresh else dict(state.media_steps)
-        self._renamed = {} if fresh else dict(state.renamed)
-        self._unsupported = set() if fresh else {item for item in state.unsupported if not item.startswith("params")}
-        self._fits_hparams = True if fresh else state.fits_hparams
-        self._generations = _newest_generations(held)
-        self._state = state
         self._open_files: dict[str, EventFile] = {}
         self._tag_of: dict[str, str] = {}
         self._media_unordered = False
@@ -322,58 +321,54 @@ class FolderWriter:
     def add(self, delta: Delta) -> Applied:
         """Write the points and pictures of `delta`, without acknowledging them."""
         self._run = delta.run
+        state = self.state
         notices = self._choose_tags(delta)
         for block in delta.blocks:
             notices += _overflow_notices(block)
-            self._fits_hparams = self._fits_hparams and _fits_hparams(block)
-            tags = [self._tag_of[name].encode() for name in block.names]
-            for records in encode_block(block, tags):
+            state.fits_hparams = state.fits_hparams and _fits_hparams(block)
+            for records in encode_block(block, [self._tag_of[name].encode() for name in block.names]):
                 self._write("scalars", records.data)
         shown = 0
         metrics = set(self._tag_of.values()) if delta.media else set()
         for event in delta.media:
-            items, lost = encode_media(event, metrics, self._media_steps)
+            items, lost = encode_media(event, metrics, state.media_steps)
             notices += lost
             shown += bool(items)
             if not items:
-                self._unsupported.add(f"media.{event.tag}")
-            if len(items) > 1 and items[0].tag in self._media_steps and items[1].tag not in self._media_steps:
+                state.unsupported.add(f"media.{event.tag}")
+            if len(items) > 1 and items[0].tag in state.media_steps and items[1].tag not in state.media_steps:
                 # The tag's first caption comes after its first picture, which must carry it as its description.
                 self._media_unordered = True
             for item in items:
-                self._add_media(item)
+                last = state.media_steps.get(item.tag, item.step - 1)
+                self._media_unordered = self._media_unordered or item.step <= last
+                state.media_steps[item.tag] = max(last, item.step)
+                self._write("media", item.data)
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
     def finish(self, last: Delta) -> Applied:
         """Write the run's facts, and make the state that acknowledges everything up to the cursor of `last`."""
         if self._media_unordered:
             self._order_media()
-        for kind in set(self.files) - set(self._open_files) - {"facts"}:
+        for kind in set(self.state.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
                 self._open_files[kind] = self._open(kind)
         for kind, file in self._open_files.items():
             self._finish_file(kind, file)
         facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
         notices = self._write_facts(facts)
-        self._state = FolderState(
-            identity=self._identity,
-            cursor=last.after.with_(sent=sent_digests(self._run, facts, group=self._group)),
-            files=self.files,
-            generations=self._generations,
-            renamed=self._renamed,
-            media_steps=self._media_steps,
-            unsupported=frozenset(self._unsupported) | unsupported_params(facts),
-            fits_hparams=self._fits_hparams,
-        )
+        others = {item for item in self.state.unsupported if not item.startswith("params")}
+        self.state.unsupported = others | unsupported_params(facts)
+        self.state.cursor = last.after.with_(sent=sent_digests(self._run, facts, group=self._group))
         return Applied(bytes=self._bytes, notices=notices)
 
     def write_state(self) -> str:
         """Write the new state beside the old one, and return the path of its file."""
         path = f"{self._folder}/{_NEW_STATE}"
         with open(path, "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
-            if self._held.state is not None:
+            if STATE_NAME in self._held.names:
                 keep_access(self.folder / STATE_NAME, file.fileno())
-            file.write(encode_state(self._state))
+            file.write(encode_state(self.state))
         return path
 
     def acknowledge(self) -> None:
@@ -381,7 +376,7 @@ class FolderWriter:
         os.replace(f"{self._folder}/{_NEW_STATE}", f"{self._folder}/{STATE_NAME}")  # noqa: PTH105
         self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
         # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
-        for name in leftover_files(self.folder, self._state, self._held.names):
+        for name in leftover_files(self.folder, self.state, self._held.names):
             with contextlib.suppress(FileNotFoundError):  # this write took over what a killed one left
                 os.unlink(f"{self._folder}/{name}")  # noqa: PTH108
 
@@ -395,25 +390,17 @@ class FolderWriter:
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
-        rename = dict(self._content.rename)
+        rename, renamed = dict(self._content.rename), self.state.renamed
         names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
-        tags = metric_tags(names, rename, self._renamed)
+        tags = metric_tags(names, rename, renamed)
         # A metric may take a tag that an image or a caption in the media file has.
-        taken = media_notices(delta.media, set(tags.values()), self._media_steps)
-        self._media_unordered = self._media_unordered or any(tag in self._media_steps for tag in tags.values())
-        seen = set(self._tag_of) | set(self._renamed.values())
+        taken = media_notices(delta.media, set(tags.values()), self.state.media_steps)
+        self._media_unordered = self._media_unordered or any(tag in self.state.media_steps for tag in tags.values())
+        seen = set(self._tag_of) | set(renamed.values())
         new = {name: tag for name, tag in tags.items() if name not in seen}
         self._tag_of |= tags
-        self._renamed |= {tag: name for name, tag in tags.items() if tag != name}
+        renamed |= {tag: name for name, tag in tags.items() if tag != name}
         return metric_notices(new, rename) + taken
-
-    def _add_media(self, record: MediaRecord) -> None:
-        """Write `record` to the media file, and note whether it comes at or before the last step of its tag."""
-        last = self._media_steps.get(record.tag)
-        if last is not None and record.step <= last:
-            self._media_unordered = True
-        self._media_steps[record.tag] = record.step if last is None else max(last, record.step)
-        self._write("media", record.data)
 
     def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
         if kind not in self._open_files:
@@ -423,9 +410,9 @@ class FolderWriter:
 
     def _open(self, kind: str) -> EventFile:
         """Open the event file of `kind` for appending, or a new one if there is none that can be continued."""
-        record = self.files.get(kind)
+        record = self.state.files.get(kind)
         if record is not None and not self._has_leftovers(kind):
-            return EventFile(self._folder, kind, self._generations[kind], after=record)
+            return EventFile(self._folder, kind, self.state.generations[kind], after=record)
         file = self._create(kind)
         try:
             if record is None:
@@ -439,15 +426,15 @@ class FolderWriter:
         return file
 
     def _create(self, kind: str) -> EventFile:
-        self._generations[kind] = self._generations.get(kind, -1) + 1
-        return EventFile(self._folder, kind, self._generations[kind])
+        generation = self.state.generations[kind] = self.state.generations.get(kind, -1) + 1
+        return EventFile(self._folder, kind, generation)
 
     def _finish_file(self, kind: str, file: EventFile) -> None:
-        self.files[kind] = file.finish()
+        self.state.files[kind] = file.finish()
         self.written.append(file.path)
 
     def _has_leftovers(self, kind: str) -> bool:
-        record = self.files[kind]
+        record = self.state.files[kind]
         return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
 
     def _order_media(self) -> None:
@@ -457,10 +444,10 @@ class FolderWriter:
         try:
             first = version_record(self._run.start)
             new.write(first)
-            self._media_steps = {}
+            self.state.media_steps.clear()
             with old.content() as (content, end):
                 for record in ordered_records(content, len(first), end, set(self._tag_of.values())):
-                    self._media_steps[record.tag] = record.step
+                    self.state.media_steps[record.tag] = record.step
                     new.write(record.data)
                     self._bytes += len(record.data)
         except BaseException:
@@ -471,9 +458,9 @@ class FolderWriter:
 
     def _write_facts(self, facts: ShownFacts) -> tuple[Notice, ...]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
-        metrics = set(self._tag_of.values())
-        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=self._fits_hparams)
-        old = self.files.get("facts")
+        metrics, session = set(self._tag_of.values()), self.state.fits_hparams
+        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=session)
+        old = self.state.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
             return ()
@@ -481,24 +468,20 @@ class FolderWriter:
         file.write(data)
         self._finish_file("facts", file)
         self._bytes += len(data)
-        return tuple(fact_notices(self._run, facts, metrics=metrics, session=self._fits_hparams))
+        return tuple(fact_notices(self._run, facts, metrics=metrics, session=session))
 
 
-def _newest_generations(held: _LockedFolder) -> dict[str, int]:
-    """Return the highest generation of each kind ever seen, so that no name is used twice."""
-    newest = dict(held.state.generations) if held.state is not None else {}
-    for name in held.names:
-        parsed = parse_event_file_name(name)
-        if parsed is not None:
-            newest[parsed[0]] = max(parsed[1], newest.get(parsed[0], -1))
-    return newest
+@functools.lru_cache(maxsize=64)
+def _real_path(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 def _overflow_notices(block: Block) -> list[Notice]:
     """Return a notice for each metric of `block` with finite values beyond float32."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        beyond = np.isinf(block.values.astype(np.float32)) & np.isfinite(block.values) & block.present
-    counts = beyond.sum(axis=1)
+    large = np.abs(block.values) >= _LARGEST
+    if not large.any():
+        return []
+    counts = (large & np.isfinite(block.values) & block.present).sum(axis=1)
     return [
         Notice(NoticeKind.CLIPPED, block.names[index], "beyond 32 bits, stored as infinite", int(counts[index]))
         for index in np.flatnonzero(counts)

@@ -30,7 +30,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from bridge.locks import file_lock
-with file_lock(Path(sys.argv[1]) / ".bridge-lock", wait=0):
+with file_lock(Path(sys.argv[1]) / ".bridge-target", wait=0):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHAPE = ContentOptions()
 SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 FACTS = "events.out.tfevents.0000000001.bridge.facts.g000"
-ALWAYS = [".bridge-lock", ".bridge-target", "bridge-state.json"]
+ALWAYS = [".bridge-target", "bridge-state.json"]
 
 
 @pytest.fixture
@@ -58,13 +58,12 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_is_in_a_folder(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
-    """A folder holds event files named for their kind, the state, the marker and the lock."""
+    """A folder holds event files named for their kind, the state and the marker."""
     exporter.open(run, SHAPE).apply(first_of(run))
     assert names(folder) == [*ALWAYS, FACTS, SCALARS]
     state = json.loads((folder / "bridge-state.json").read_text())
     assert (state["format"], state["identity"], state["cursor"]["rows"]) == (3, "uid-abc", 2)
     assert json.loads((folder / ".bridge-target").read_text())["identity"] == "uid-abc"
-    assert (folder / ".bridge-lock").read_bytes() == b""
 
 
 def test_every_event_file_begins_at_the_start_of_the_run(
