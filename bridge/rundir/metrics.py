@@ -1,9 +1,10 @@
 """Parse metrics.csv, chunk by chunk, into batches of rows as columns of numbers.
 
-A chunk is a few megabytes of complete rows. pyarrow parses it into one column per metric. A column in which pyarrow
-meets a cell that is no number is read as text from then on, and only its distinct cells are turned into numbers one by
-one. A chunk that pyarrow cannot split into rows as Python's csv module does (a row with too many cells, a newline in a
-quoted cell, a header line in the middle, a blank line, ...) is read by the csv module instead, into the same `Rows`.
+A chunk is a few megabytes of complete rows. pyarrow parses it into one column per metric; msgspec does if the chunk is
+small and holds plain numbers only. A column in which pyarrow meets a cell that is no number is read as text from then
+on, and only its distinct cells are turned into numbers one by one. A chunk that pyarrow cannot split into rows as
+Python's csv module does (a row with too many cells, a newline in a quoted cell, a header line in the middle, a blank
+line, ...) is read by the csv module instead, into the same `Rows`.
 `bridge.rundir.resume` makes a `Block` of the points among them.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,8 +45,8 @@ MOST_NAMED = 20
 BAD_ROW = (NoticeKind.BAD_ROW, "")
 NO_STEP = (NoticeKind.NO_STEP, "")
 
-_ALONE = 1 << 18
-"""Bytes up to which pyarrow's threads cost more than they gain."""
+_FEW_BYTES = 1 << 18
+"""Bytes up to which msgspec is tried first, and pyarrow's threads cost more than they gain."""
 
 _MOST_CELLS = 1 << 18
 """Cells that the csv module reads before they become columns; each is a Python object until then."""
@@ -262,6 +264,53 @@ def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], 
     return values, np.array(bits, dtype=np.uint64)
 
 
+# msgspec ------------------------------------------------------------------------------------------------------------
+
+_NUMBERS = msgspec.json.Decoder(list[list[int | float | None]])
+
+
+def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: frozenset[str] | None) -> Rows | None:
+    """Return the rows `data` if every cell is empty or a number that JSON writes alike; else None.
+
+    Most files hold nothing else. Few rows take less time as a list of lists in JSON than in pyarrow, whose import alone
+    takes the time of a hundred runs.
+    """
+    if layout.step is None or any(len(places) > 1 for places in layout.metrics.values()):
+        return None
+    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):  # in JSON a carriage return means nothing
+        return None
+    text = b"[[%b]]" % data[:-1].replace(b"\n", b"],[")
+    try:
+        try:
+            rows = _NUMBERS.decode(text)
+        except msgspec.DecodeError:
+            text = text.replace(b"\r", b"").replace(b",,", b",null,").replace(b",,", b",null,")
+            rows = _NUMBERS.decode(text.replace(b"[,", b"[null,").replace(b",]", b",null]"))
+        # A text with brackets might make a row of its own.
+        if len(rows) != data.count(b"\n") or set(map(len, rows)) != {len(layout.columns)}:
+            return None
+        cells = np.array(rows, dtype=np.float64).T  # (columns, n)
+    except (msgspec.MsgspecError, OverflowError):
+        return None
+    step = np.array([row[layout.step] for row in rows])
+    if step.dtype != np.int64 or (b"-0" in data and not cells.all()):  # for JSON -0 is the integer 0
+        return None
+    metrics = {name: places[0] for name, places in layout.metrics.items() if only is None or name in only}
+    values = cells[list(metrics.values())]
+    return Rows(
+        layout=layout,
+        first=first,
+        start=start,
+        end=start + len(data),
+        data=data,
+        names=tuple(metrics),
+        step=step,
+        time=np.full(len(rows), np.nan) if layout.time is None else cells[layout.time].copy(),
+        values=values,
+        present=~np.isnan(values),  # JSON has no NaN, so it stands for an empty cell
+    )
+
+
 # pyarrow ------------------------------------------------------------------------------------------------------------
 
 
@@ -337,7 +386,7 @@ class _ArrowParser:
                 return self._csv.read_csv(
                     self._pa.BufferReader(data),
                     read_options=self._csv.ReadOptions(
-                        column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=len(data) > _ALONE
+                        column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=len(data) > _FEW_BYTES
                     ),
                     parse_options=self._parsing,
                     convert_options=self._conversion(step_as_text=step_as_text),
@@ -735,10 +784,14 @@ class MetricsTable:
             return
         begin, stop = layout.end if offset is None else offset, self.size if stop is None else stop
         for start, data in self._chunks(begin, chunk, stop):
-            parser = self._parsers.get((layout.at, only))
-            if parser is None:
-                parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
-            parsed = parser.parse(data, start, first)
+            parsed = None
+            if len(data) <= _FEW_BYTES:
+                parsed = parse_plain(data, layout=layout, start=start, first=first, only=only)
+            if parsed is None:
+                parser = self._parsers.get((layout.at, only))
+                if parser is None:
+                    parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
+                parsed = parser.parse(data, start, first)
             batches: Iterator[Rows] = (
                 parse_records(data, layout=layout, start=start, first=first, time_column=self.time_column)
                 if parsed is None
