@@ -267,6 +267,8 @@ def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], 
 # msgspec ------------------------------------------------------------------------------------------------------------
 
 _NUMBERS = msgspec.json.Decoder(list[list[int | float | None]])
+_MINUS_ZERO = re.compile(rb"-0[,\r\n]")
+"""A float with a sign, which for JSON is the integer 0."""
 
 
 def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: frozenset[str] | None) -> Rows | None:
@@ -293,10 +295,10 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     except (msgspec.MsgspecError, OverflowError):
         return None
     step = np.array([row[layout.step] for row in rows])
-    if step.dtype != np.int64 or (b"-0" in data and not cells.all()):  # for JSON -0 is the integer 0
-        return None
     metrics = {name: places[0] for name, places in layout.metrics.items() if only is None or name in only}
     values = cells[list(metrics.values())]
+    if step.dtype != np.int64 or (not values.all() and _MINUS_ZERO.search(data)):
+        return None
     return Rows(
         layout=layout,
         first=first,
