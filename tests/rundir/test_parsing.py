@@ -75,7 +75,7 @@ def digest(rows: list[Rows]) -> int:
 numbers = st.one_of(
     st.floats().map(repr),
     st.integers(-(10**25), 10**25).map(str),
-    st.sampled_from(["", "", "nan", "inf", "-inf", "1e-320", "-0.0", "1e999", " 7 ", "+3", ".5", "5.", "1E5"]),
+    st.sampled_from(["", "", "nan", "inf", "-inf", "1e-320", "-0.0", "-0", "1e999", " 7 ", "+3", ".5", "5.", "1E5"]),
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
 )
 anything = st.one_of(
