@@ -297,7 +297,7 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     step = np.array([row[layout.step] for row in rows])
     metrics = {name: places[0] for name, places in layout.metrics.items() if only is None or name in only}
     values = cells[list(metrics.values())]
-    if step.dtype != np.int64 or (not values.all() and _MINUS_ZERO.search(data)):
+    if step.dtype != np.int64 or (not cells.all() and _MINUS_ZERO.search(data)):
         return None
     return Rows(
         layout=layout,
