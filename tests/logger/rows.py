@@ -1,20 +1,30 @@
-"""Open runs, and read the writer's files back with nothing but the standard library."""
+"""Open runs, in other processes too, and read the writer's files back with nothing but the standard library."""
 
 from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 from logger import RunWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 def start(run_dir: Path, **options: Any) -> RunWriter:
     """Return the writer of a new start of the run in `run_dir`."""
     return RunWriter.open(run_dir, **{"run_id": "r"} | options)
+
+
+def in_child(function: Callable[..., object], *arguments: object, method: str = "fork") -> None:
+    """Call `function` in a child process, which must end well."""
+    child = multiprocessing.get_context(method).Process(target=function, args=arguments)  # type: ignore[attr-defined]
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def read_rows(run_dir: Path) -> list[dict[str, str]]:

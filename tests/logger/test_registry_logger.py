@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +23,7 @@ import logger as package_logger
 from logger import RegistryLogger
 from logger.session import status_of
 from tests.logger.models import data, evaluate, fit, small_model, trainer
-from tests.logger.rows import read_rows, sidecar, steps, summary, without_time
+from tests.logger.rows import in_child, read_rows, sidecar, steps, summary, without_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,15 +190,13 @@ def test_a_new_end_decides_anew(logger: RegistryLogger, clock: Clock) -> None:
     assert (last["status"], last["ended_at"] > first["ended_at"]) == ("failed", True)
 
 
-def _log_in_child(logger: RegistryLogger) -> None:
+def _log(logger: RegistryLogger) -> None:
     logger.log_metrics({"a": 1.0})
 
 
 def test_a_spawned_training_that_failed_is_failed(logger: RegistryLogger) -> None:
     """If a child died without ending its run, the parent's finalize ends it as failed."""
-    child = multiprocessing.get_context("fork").Process(target=_log_in_child, args=(logger,))
-    child.start()
-    child.join()
+    in_child(_log, logger)
     assert sidecar(logger.run_dir)["status"] == "running"
     logger.finalize("failed")
     found = sidecar(logger.run_dir)
@@ -221,15 +216,20 @@ def test_copies_share_one_writer(logger: RegistryLogger, copies: Any) -> None:
     assert len(sidecar(logger.run_dir)["sessions"]) == 1
 
 
-def test_a_copy_in_a_strange_process_is_a_start_of_its_own(logger: RegistryLogger) -> None:
-    """A logger unpickled by an unrelated program starts a new session."""
-    logger.log_metrics({"a": 1.0})
+def _log_pickled(pickled: bytes, strange: bool) -> None:
+    if strange:
+        in_child(_log_pickled, pickled, False)  # the child of a child did not make the logger, nor did its parent
+    else:
+        _log(pickle.loads(pickled))
+
+
+@pytest.mark.parametrize("strange", [False, True])
+def test_a_copy_in_a_strange_process_is_a_start_of_its_own(logger: RegistryLogger, strange: bool) -> None:
+    """A logger unpickled by an unrelated program starts a new session, one in a child continues its own."""
+    _log(logger)
     logger.finalize("failed")
-    program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()).log_metrics({'a': 1.0})"
-    # A shell between the two is the parent of the program.
-    command = ["sh", "-c", f'"{sys.executable}" -c "{program}"; exit $?']
-    subprocess.run(command, input=pickle.dumps(logger), check=True)
-    assert len(sidecar(logger.run_dir)["sessions"]) == 2
+    in_child(_log_pickled, pickle.dumps(logger), strange)
+    assert len(sidecar(logger.run_dir)["sessions"]) == 1 + strange
 
 
 def test_experiment_offers_what_lightnings_writer_does(logger: RegistryLogger) -> None:

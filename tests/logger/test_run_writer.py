@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,13 +17,14 @@ import pytest
 
 from logger.heartbeat import TIMER_INTERVAL
 from logger.media import Encoded
-from logger.run_writer import RegistryLoggerWarning
-from tests.logger.rows import edit_sidecar, read_rows, sidecar, start, steps, summary
+from logger.run_writer import RegistryLoggerWarning, open_run
+from tests.logger.rows import edit_sidecar, in_child, read_rows, sidecar, start, steps, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from logger import RegistryLogger, RunWriter
+    from logger import RunWriter
+    from logger.open_run import Settings
     from tests.logger.conftest import Clock
 
     Alarm = Callable[[Callable[[], None]], Callable[[float], object]]
@@ -175,26 +175,25 @@ def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code:
     assert (summary(tmp_path)["step"], sidecar(tmp_path)["status"]) == (None if rows == 50 else 59, "running")
 
 
-def _child(logger: RegistryLogger, rows: int) -> None:
-    for _ in range(rows):
-        logger.log_metrics({"child": 1.0})
+def _child(settings: Settings) -> None:
+    writer = open_run(settings)
+    for _ in range(3):
+        writer.log_metrics({"child": 1.0})
     assert len(background_threads()) == 1
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_process_goes_on_in_the_same_session(logger: RegistryLogger, method: str) -> None:
+def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str) -> None:
     """A forked or spawned child writes in the same session, and the parent's rows stay single."""
-    logger.log_metrics({"parent": 1.0}, 0)
-    logger.save()
-    logger.log_metrics({"parent": 1.0}, 1)
-    child = multiprocessing.get_context(method).Process(target=_child, args=(logger, 3))  # type: ignore[attr-defined]
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    logger.finalize("success")
-    found = read_rows(logger.run_dir)
+    writer = start(tmp_path)
+    writer.log_metrics({"parent": 1.0}, 0)
+    writer.save()
+    writer.log_metrics({"parent": 1.0}, 1)
+    in_child(_child, writer.settings, method=method)
+    writer.release()
+    found = read_rows(tmp_path)
     assert sorted(next(iter(row.keys() - {"step", "wall_time"})) for row in found) == ["child"] * 3 + ["parent"] * 2
-    assert len(sidecar(logger.run_dir)["sessions"]) == 1
+    assert len(sidecar(tmp_path)["sessions"]) == 1
 
 
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
