@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import subprocess
@@ -13,8 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pytest
 
+from tests import oracle
+from tests.logger.rows import read_rows, sidecar
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 Points: TypeAlias = "dict[str, list[tuple[int, float, float]]]"
@@ -46,43 +47,34 @@ def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_demo_leaves_the_runs_that_it_promises(demo_runs: Path) -> None:
-    """The demo makes a sweep and runs that diverged, were preempted and killed, with their statuses."""
-    sidecars = {
-        path.parent.relative_to(demo_runs): json.loads(path.read_text()) for path in demo_runs.rglob("sidecar.json")
-    }
-    assert {str(path): (sidecar["status"], len(sidecar["sessions"])) for path, sidecar in sidecars.items()} == {
-        "diverged": ("completed", 1),
-        "killed": ("running", 1),
-        "preempted": ("completed", 2),
-        "sweep/lr-0.003": ("completed", 1),
-        "sweep/lr-0.01": ("completed", 1),
-        "sweep/lr-0.03": ("completed", 1),
-        "sweep/lr-0.1": ("completed", 1),
+    """The demo makes a sweep and runs that diverged, were preempted and killed, with their statuses and sessions."""
+    assert sorted(str(path.parent.relative_to(demo_runs)) for path in demo_runs.rglob("sidecar.json")) == RUN_IDS
+    found = {run_id: sidecar(demo_runs / run_id) for run_id in RUN_IDS}
+    assert {run_id: (run["status"], len(run["sessions"])) for run_id, run in found.items()} == {
+        run_id: {"killed": ("running", 1), "preempted": ("completed", 2)}.get(run_id, ("completed", 1))
+        for run_id in RUN_IDS
     }
 
 
 def test_a_preempted_demo_run_repeats_steps(demo_runs: Path) -> None:
     """The preempted run logs the steps after its last checkpoint twice."""
-    rows = _rows(demo_runs / "preempted")
-    steps = [int(row["step"]) for row in rows if row["train/loss"]]
-    assert [step for step in sorted(set(steps)) if steps.count(step) > 1] == [69, 71, 73, 75, 77, 79]
+    logged = [int(row["step"]) for row in read_rows(demo_runs / "preempted") if "train/loss" in row]
+    assert [step for step in sorted(set(logged)) if logged.count(step) > 1] == [69, 71, 73, 75, 77, 79]
 
 
 def test_the_killed_demo_run_died_ten_minutes_ago(demo_runs: Path) -> None:
     """The killed run's heartbeat is old, and no time in its files is later."""
-    run = demo_runs / "killed"
-    heartbeat = (run / "heartbeat").stat().st_mtime
+    heartbeat = (demo_runs / "killed" / "heartbeat").stat().st_mtime
     assert (demo_runs / "preempted" / "heartbeat").stat().st_mtime - heartbeat > 500
-    times = [float(row["wall_time"]) for row in _rows(run)]
+    times = [float(row["wall_time"]) for row in read_rows(demo_runs / "killed")]
     assert max(times) < heartbeat + 60
     assert times == sorted(times)
 
 
 def test_the_diverged_demo_run_ends_in_nan(demo_runs: Path) -> None:
     """The diverged run's loss begins as a number and ends as NaN."""
-    losses = [float(row["train/loss"]) for row in _rows(demo_runs / "diverged") if row["train/loss"]]
-    assert math.isfinite(losses[0])
-    assert math.isnan(losses[-1])
+    losses = oracle.read(demo_runs / "diverged").series["train/loss"]
+    assert (math.isfinite(losses[0].value), math.isnan(losses[-1].value)) == (True, True)
 
 
 @pytest.mark.parametrize("run_id", RUN_IDS)
@@ -90,10 +82,7 @@ def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
     demo_runs: Path, exported: Path, run_id: str
 ) -> None:
     """TensorBoard's loader finds each point that counts once, in 32 bits."""
-    expected = {
-        name: [(step, time, float(np.float32(value))) for step, time, value in points]
-        for name, points in _counting(demo_runs / run_id).items()
-    }
+    expected = _counting(demo_runs / run_id, value=lambda value: float(np.float32(value)))
     held = _tensorboard_points(exported / "tb" / run_id.rpartition("/")[2])
     assert list(_told(held)) == list(_told(expected))
 
@@ -101,10 +90,7 @@ def test_tensorboard_holds_the_points_that_the_overlap_rule_leaves(
 @pytest.mark.parametrize("run_id", RUN_IDS)
 def test_mlflow_holds_the_points_that_the_overlap_rule_leaves(demo_runs: Path, exported: Path, run_id: str) -> None:
     """MlflowClient finds each point that counts once, with its time in milliseconds."""
-    expected = {
-        name: [(step, round(time * 1000) / 1000, value) for step, time, value in points]
-        for name, points in _counting(demo_runs / run_id).items()
-    }
+    expected = _counting(demo_runs / run_id, time=lambda time: round(time * 1000) / 1000)
     held = _mlflow_points(f"sqlite:///{exported}/m.db", run_id)
     assert list(_told(held)) == list(_told(expected))
 
@@ -121,7 +107,7 @@ def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> N
         "killed": "KILLED"
     }
     for run_id in RUN_IDS:
-        times = [float(row["wall_time"]) * 1000 for row in _rows(demo_runs / run_id)]
+        times = [float(row["wall_time"]) * 1000 for row in read_rows(demo_runs / run_id)]
         info = runs[run_id].info
         assert info.start_time <= times[0]
         # The killed run ends at the time that its heartbeat holds, which may be older than its last row.
@@ -143,27 +129,10 @@ def _bridge(*arguments: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _counting(run: Path) -> Points:
-    """Apply the overlap rule point by point.
-
-    Of a step's values the last unbroken sequence of equal ones counts, with its first time.
-    """
-    logged: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in _rows(run):
-        step, time = int(row["step"]), float(row["wall_time"])
-        for name in row.keys() - {"step", "wall_time"}:
-            if not row[name]:
-                continue
-            value, series = float(row[name]), logged.setdefault(name, {})
-            before = series.get(step)
-            if before is None or not (before[1] == value or (math.isnan(before[1]) and math.isnan(value))):
-                series[step] = (time, value)
-    return {name: [(step, *series[step]) for step in sorted(series)] for name, series in logged.items()}
+def _counting(run: Path, *, time: Callable[[float], float] = float, value: Callable[[float], float] = float) -> Points:
+    """Return the points of `run` that count, with each time and value as a target holds it."""
+    series = oracle.read(run).series
+    return {name: [(point.step, time(point.time), value(point.value)) for point in series[name]] for name in series}
 
 
 def _told(points: Points) -> Iterator[tuple[str, int, float, str]]:
@@ -179,8 +148,7 @@ def _tensorboard_points(folder: Path) -> Points:
 
     plugins: dict[str, str] = {}
     points: Points = {}
-    files: Iterable[Path] = sorted(path for path in folder.iterdir() if "tfevents" in path.name)
-    for path in files:
+    for path in sorted(path for path in folder.iterdir() if "tfevents" in path.name):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 plugin = plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)

@@ -6,7 +6,6 @@ and one that is killed. `bridge.demo.training` trains; this module starts its pr
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -21,11 +20,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, MissingExtraError, UsageError
-from logger.files import replace_file
-from logger.sidecar import HEARTBEAT_NAME, SIDECAR_NAME, SidecarError, json_text, parse_heartbeat, parse_json
+from logger.sidecar import read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = ["DEMO_RUNS", "train_demo"]
@@ -42,7 +40,7 @@ DEMO_RUNS = {
 """The runs of the demo, each with the status that its sidecar ends with (killed: its process never got to say so)."""
 
 KILLED_AGO = 600.0
-"""How long ago, in seconds, the killed run is made to have died: long enough to be taken for dead."""
+"""Seconds by which the clock of the killed run is behind: long enough for the run to be taken for dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +54,7 @@ class _Step:
     notes: str = ""
     signal: str | None = None
     signal_at: int = 0
+    clock_behind: float = 0.0
 
 
 _SWEEP = tuple(
@@ -85,6 +84,7 @@ _KILLED = _Step(
     notes="Killed by SIGKILL in mid-training, so nothing could note its end.",
     signal="SIGKILL",
     signal_at=150,
+    clock_behind=KILLED_AGO,
 )
 
 _LANES: tuple[tuple[tuple[_Step, ...], ...], ...] = (
@@ -115,7 +115,9 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
     say(f"Training {len(DEMO_RUNS)} small runs into {folder}; this takes about a minute.")
     try:
         _train(folder, say)
-        _set_back(folder / "killed", KILLED_AGO)
+        for path in (folder / "killed").rglob("*"):
+            mtime = path.stat().st_mtime - KILLED_AGO
+            os.utime(path, (mtime, mtime))
     except BaseException:
         for name in {run_id.partition("/")[0] for run_id in DEMO_RUNS}:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -126,11 +128,8 @@ def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
 
 
 def _complete(folder: Path) -> bool:
-    try:
-        found = {run_id: _sidecar(folder / run_id).get("status") for run_id in DEMO_RUNS}
-    except (OSError, SidecarError):
-        return False
-    return found == DEMO_RUNS
+    found = {run_id: read_sidecar(folder / run_id) for run_id in DEMO_RUNS}
+    return {run_id: sidecar.status for run_id, sidecar in found.items() if sidecar is not None} == DEMO_RUNS
 
 
 def _train(folder: Path, say: Callable[[str], None]) -> None:
@@ -198,48 +197,3 @@ class _Children:
             for child in self._running:
                 if child.poll() is None:
                     child.kill()
-
-
-def _set_back(run_dir: Path, seconds: float) -> None:
-    """Make the run in `run_dir` have happened `seconds` earlier: every time in its files, and the files' own."""
-    sidecar = _sidecar(run_dir)
-    for entry in (sidecar, *sidecar.get("sessions", ())):
-        for key in ("created_at", "updated_at", "started_at"):
-            if entry.get(key) is not None:
-                entry[key] -= seconds
-    mtimes = {path: path.stat().st_mtime for path in run_dir.rglob("*") if path.is_file()}
-    replace_file(run_dir / SIDECAR_NAME, json_text(sidecar))
-    heartbeat = run_dir / HEARTBEAT_NAME
-    beat = parse_heartbeat(heartbeat.read_bytes())
-    if beat is not None:
-        replace_file(heartbeat, f"{beat - seconds:017.6f}\n")
-    _set_back_rows(run_dir / "metrics.csv", sidecar.get("time_column"), seconds)
-    _set_back_lines(run_dir / "media.jsonl", seconds)
-    for path, mtime in mtimes.items():
-        os.utime(path, (mtime - seconds, mtime - seconds))
-
-
-def _sidecar(run_dir: Path) -> dict[str, Any]:
-    """Return the JSON object in the sidecar of `run_dir`."""
-    return parse_json((run_dir / SIDECAR_NAME).read_bytes(), run_dir / SIDECAR_NAME)
-
-
-def _set_back_rows(path: Path, column: str | None, seconds: float) -> None:
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    if column in header:
-        place = header.index(column)
-        for row in rows:
-            row[place] = repr(float(row[place]) - seconds)
-    replace_file(path, "".join(",".join(row) + "\r\n" for row in (header, *rows)))
-
-
-def _set_back_lines(path: Path, seconds: float) -> None:
-    def lines() -> Iterator[str]:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            event = json.loads(line)
-            if isinstance(event.get("time"), int | float):
-                event["time"] -= seconds
-            yield json.dumps(event) + "\n"
-
-    replace_file(path, "".join(lines()))
