@@ -23,34 +23,6 @@ from bridge.model import RunFile
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "BROKEN_PICTURE",
-    "LARGEST_HPARAMS_FILE",
-    "LARGEST_JSON",
-    "LARGEST_MEDIA",
-    "LARGEST_MEDIA_LIST",
-    "LARGEST_PARAMS",
-    "LARGEST_YAML",
-    "LONGEST_EVENT",
-    "LONGEST_NAME",
-    "LONGEST_ROW",
-    "MOST_COLUMNS",
-    "MOST_DECODED_PIXELS",
-    "Refused",
-    "cache_dir",
-    "clean",
-    "fingerprint",
-    "inside",
-    "open_file",
-    "open_plain",
-    "open_raw",
-    "own_file",
-    "read_head",
-    "read_plain",
-    "shortened",
-    "why_broken",
-]
-
 LARGEST_JSON = 8 << 20
 """Bytes of sidecar.json and of summary.json. Python needs up to 30 times as much memory for what they hold."""
 
@@ -195,19 +167,13 @@ def _lies_at(descriptor: int, path: Path) -> bool:
 
 
 def read_head(path: Path, size: int, *, offset: int = 0) -> bytes:
-    """Return `size` bytes, from byte `offset` on, of the regular file at the real path `path`. Raises OSError."""
-    with open_raw(path) as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-def read_plain(path: Path, *, limit: int) -> bytes:
-    """Return the bytes of the regular file at the real path `path`; of a larger file the first `limit` + 1.
+    """Return `size` bytes, from byte `offset` on, of the regular file at the real path `path`; fewer if it ends before.
 
     Raises OSError.
     """
-    with open_plain(path) as file:
-        return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+    with open_raw(path) as file:
+        file.seek(offset)
+        return file.read(min(size, os.fstat(file.fileno()).st_size + 1))  # no more memory than the file takes
 
 
 def clean(text: str) -> str:

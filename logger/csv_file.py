@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logger.files import append_whole, free_beside, no_field_limit, replace_file
-from logger.values import cell_text
+from logger.values import cell_text, is_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from logger.row import Row
 
-__all__ = ["MetricsFile", "Record", "read_records", "whole_number"]
+__all__ = ["MetricsFile", "Record", "read_records"]
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
@@ -259,22 +259,13 @@ def read_records(path: Path) -> Iterator[Record]:
         # A header line in the middle holds the cell `step`, or repeats a header without one.
         may_be_header = b"step" in line or "step" not in columns
         cells = _parse(line) if may_be_header else None
-        if cells is not None and (not columns or _is_header(cells, columns)):
+        if cells is not None and (not columns or is_header(cells, columns)):
             columns = tuple(cells)
             yield Record(raw, "header", columns)
         elif columns:
             yield Record(raw, "row", columns)
         else:
             return
-
-
-def whole_number(cell: str) -> int | None:
-    """Return the int64 that `cell` holds as a step, or None if it holds none."""
-    try:
-        number = int(cell)
-    except ValueError:
-        return None
-    return number if -(2**63) <= number < 2**63 else None
 
 
 def _split(path: Path) -> Iterator[bytes]:
@@ -299,13 +290,3 @@ def _parse(raw: bytes) -> list[str] | None:
             return next(csv.reader([raw.decode("utf-8", errors="replace")]))
         except csv.Error:
             return None
-
-
-def _is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
-    """Return whether `cells` name columns: all are filled, one is `step`, and the cell of the step holds no number."""
-    if "step" not in columns:
-        return tuple(cells) == columns
-    if "step" not in cells or not all(cells):
-        return False
-    place = len(columns) - 1 - columns[::-1].index("step")
-    return place >= len(cells) or whole_number(cells[place]) is None

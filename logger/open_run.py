@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from logger.csv_file import MetricsFile, read_records, whole_number
+from logger.csv_file import MetricsFile, read_records
 from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
 from logger.media import MediaFile
@@ -29,7 +29,7 @@ from logger.sidecar import (
     parse_json,
     read_sidecar,
 )
-from logger.values import cell_number
+from logger.values import cell_number, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -24,12 +24,14 @@ __all__ = [
     "cell_number",
     "cell_text",
     "flatten",
+    "is_header",
     "number",
     "param_scalar",
     "plain",
     "plain_dict",
     "restore_number",
     "strict",
+    "whole_number",
 ]
 
 Plain: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
@@ -146,6 +148,28 @@ def cell_number(cell: str) -> int | float | None:
         return float(cell)
     except ValueError:
         return None
+
+
+def whole_number(cell: str) -> int | None:
+    """Return the integer in a cell as Python's int() reads it; None if there is none, or it needs more than 64 bits."""
+    try:
+        found = int(cell)
+    except ValueError:
+        return None
+    return found if -(2**63) <= found < 2**63 else None
+
+
+def is_header(cells: Sequence[str], columns: tuple[str, ...]) -> bool:
+    """Return if `cells`, below the header `columns` of metrics.csv, are another header line.
+
+    All of them are filled, one is `step`, and there is no number in the step's place.
+    """
+    if "step" not in columns:
+        return tuple(cells) == columns
+    if "step" not in cells or not all(cells):
+        return False
+    place = len(columns) - 1 - columns[::-1].index("step")  # the last column of that name counts
+    return place >= len(cells) or whole_number(cells[place]) is None
 
 
 def cell_text(value: object) -> str:

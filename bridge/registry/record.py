@@ -6,7 +6,6 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,7 +216,7 @@ def compute_statistics(run: Run) -> dict[str, dict[str, Any]]:
     """Return the statistics of each metric in metrics.csv. Raises RunDirectoryError if that cannot be read."""
     from bridge.rundir import read_summary
 
-    return {name: dict(of) for name, of in read_summary(replace(run, summary_stats={})).items()}
+    return read_summary(run)
 
 
 def _covers_all_rows(

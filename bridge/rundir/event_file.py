@@ -10,7 +10,7 @@ does not either, unless a record makes no sense. The module loads numpy only whe
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -68,6 +68,17 @@ class EventBatch:
     pictures: list[Picture] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)
     problem: str = ""
+
+    def scalars(self, chosen: NDArray[Any]) -> EventBatch:
+        """Return the batch with some of its scalars, which a mask or places choose."""
+        return replace(
+            self,
+            tag=self.tag[chosen],
+            step=self.step[chosen],
+            time=self.time[chosen],
+            value=self.value[chosen],
+            ends=self.ends[chosen],
+        )
 
 
 def read_events(file: BinaryIO, begin: int, end: int) -> Iterator[EventBatch]:
@@ -204,50 +215,44 @@ def _decode(data: bytes, starts: list[int], offset: int) -> EventBatch:
         end=offset + len(data),
     )
     odd = np.flatnonzero(~plain)
-    if len(odd):
-        _add_odd(batch, data, offset, [(int(p[row]), int(stop[row])) for row in odd])
-    return batch
+    return _with_odd(batch, data, offset, [(int(p[row]), int(stop[row])) for row in odd]) if len(odd) else batch
 
 
-def _add_odd(batch: EventBatch, data: bytes, offset: int, places: list[tuple[int, int]]) -> None:
-    """Parse the records at `places` one by one, and put their scalars among those of `batch`."""
+def _with_odd(batch: EventBatch, data: bytes, offset: int, places: list[tuple[int, int]]) -> EventBatch:
+    """Return `batch` with what is in the records at `places`, which are parsed one by one."""
     import numpy as np
 
-    found: list[tuple[str, int, float, float, int]] = []
+    found: list[tuple[int, int, float, float, int]] = []
+    numbers = {name: number for number, name in enumerate(batch.tags)}
     for begin, stop in places:
+        end = offset + stop + _FOOT
         try:
-            time, step, values = parse_event(data[begin:stop])
-        except (ValueError, IndexError, struct.error) as error:
-            batch.problem = f"byte {offset + begin - _HEAD}: a record makes no sense ({error})"
+            then, at, values = parse_event(data[begin:stop])
+        except ValueError as error:
             batch.end = offset + begin - _HEAD
+            batch.problem = f"byte {batch.end}: a record makes no sense ({error})"
             break
-        for name, kind, value in values:
+        for name, kind, content in values:
             if kind == SCALAR:
-                found.append((name, step, time, value, offset + stop + _FOOT))
+                found.append((numbers.setdefault(name, len(numbers)), at, then, content, end))
             elif kind == PICTURE:
-                place, size = value
-                picture = Picture(name, step, time, offset + begin + place, size, offset + stop + _FOOT)
-                batch.pictures.append(picture)
+                place, size = content
+                batch.pictures.append(Picture(name, at, then, offset + begin + place, size, end))
             elif kind not in (VERSION, "hparams"):
                 batch.others[kind] = batch.others.get(kind, 0) + 1
-    if batch.problem:
-        kept = batch.ends <= batch.end
-        batch.tag, batch.step, batch.time = batch.tag[kept], batch.step[kept], batch.time[kept]
-        batch.value, batch.ends = batch.value[kept], batch.ends[kept]
-    if not found:
-        return
-    numbers = {name: number for number, name in enumerate(batch.tags)}
-    codes = [numbers.setdefault(name, len(numbers)) for name, *_ in found]
-    batch.tags = list(numbers)
-    _, steps, times, numbers_found, stops = zip(*found, strict=True)
-    ends = np.concatenate([batch.ends, np.array(stops, np.int64)])
+    kept = batch.scalars(batch.ends <= batch.end)
+    tag, step, time, value, ends = zip(*found, strict=True) if found else [()] * 5
+    both = replace(
+        kept,
+        tags=list(numbers),
+        tag=np.concatenate([kept.tag, np.array(tag, np.int32)]),
+        step=np.concatenate([kept.step, np.array(step, np.int64)]),
+        time=np.concatenate([kept.time, np.array(time, np.float64)]),
+        value=np.concatenate([kept.value, np.array(value, np.float64)]),
+        ends=np.concatenate([kept.ends, np.array(ends, np.int64)]),
+    )
     # Stable, so that several scalars of one event keep their order.
-    order = np.argsort(ends, kind="stable")
-    batch.ends = ends[order]
-    batch.tag = np.concatenate([batch.tag, np.array(codes, np.int32)])[order]
-    batch.step = np.concatenate([batch.step, np.array(steps, np.int64)])[order]
-    batch.time = np.concatenate([batch.time, np.array(times, np.float64)])[order]
-    batch.value = np.concatenate([batch.value, np.array(numbers_found, np.float64)])[order]
+    return both.scalars(np.argsort(both.ends, kind="stable"))
 
 
 # Messages field by field --------------------------------------------------------------------------------------------
@@ -256,31 +261,20 @@ def _add_odd(batch: EventBatch, data: bytes, offset: int, places: list[tuple[int
 def fields(data: bytes, start: int = 0) -> Iterator[tuple[int, int | bytes, int]]:
     """Yield number, value and place of each field of a protobuf message: varints as int, everything else as bytes.
 
-    The place is that of the value's first byte, where `data` begins at byte `start`. Raises ValueError or IndexError
-    for bytes that are no message.
+    The place is that of the value's first byte, where `data` begins at byte `start`. Raises ValueError for bytes that
+    are no message.
     """
     at = 0
-
-    def varint(at: int) -> tuple[int, int]:
-        number = shift = 0
-        while shift < 70:
-            byte = data[at]
-            number |= (byte & 127) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 128:
-                return number, at
-        raise ValueError("an integer without end")
-
     while at < len(data):
-        key, at = varint(at)
+        key, at = _varint(data, at)
         kind = key & 7
         if kind == 0:
-            number, end = varint(at)
+            number, end = _varint(data, at)
             yield key >> 3, number, start + at
             at = end
             continue
         if kind == 2:
-            size, at = varint(at)
+            size, at = _varint(data, at)
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
@@ -289,6 +283,16 @@ def fields(data: bytes, start: int = 0) -> Iterator[tuple[int, int | bytes, int]
             raise ValueError("a field longer than its message")
         yield key >> 3, data[at : at + size], start + at
         at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the integer at byte `at`, and where it ends."""
+    number = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        number |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return number, at + place + 1
+    raise ValueError("an integer without end")
 
 
 def message(value: int | bytes | None) -> dict[int, int | bytes]:
@@ -305,9 +309,16 @@ def parse_event(data: bytes) -> tuple[float, int, list[tuple[str, str, Any]]]:
     """Return the wall time, the step, and the values of an event as (tag, kind, value).
 
     The kind is SCALAR, PICTURE (the value is its place in `data` and its size), `hparams` (the value is the plugin's
-    data), VERSION, or a word for what it is otherwise: `histograms`, `audio`, `texts`, `graphs`, ... Raises ValueError,
-    IndexError or struct.error for bytes that are no event.
+    data), VERSION, or a word for what it is otherwise: `histograms`, `audio`, `texts`, `graphs`, ... Raises ValueError
+    for bytes that are no event.
     """
+    try:
+        return _parse_event(data)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+
+
+def _parse_event(data: bytes) -> tuple[float, int, list[tuple[str, str, Any]]]:
     time, step = 0.0, 0
     values: list[tuple[str, str, Any]] = []
     for number, value, place in fields(data):

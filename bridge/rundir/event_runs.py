@@ -12,14 +12,16 @@ import re
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
-from bridge.files import Refused, clean, inside, open_raw, own_file, read_head, shortened
+from bridge.files import Refused, clean, open_raw, own_file, read_head, shortened
 from bridge.model import Notice, NoticeKind
 from bridge.rundir.event_file import SCALAR, fields, message, parse_event, read_events, text
+from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +39,9 @@ PLACEHOLDER = ("hp_metric", 0, -1.0)
 
 _FIRST_BYTES = 1 << 16
 _MOST_SEARCHED = 1 << 20
+_MOST_WALKED = 4 << 20
+"""Bytes of a file whose records are all looked at for its last time; 20 million bytes of scalars take a second."""
+
 _MOST_CELLS = 4 << 20
 _MOST_KEPT = 40
 """Files whose end a cursor keeps. Older ones are taken to be as they were."""
@@ -81,38 +86,32 @@ def scalars_names(folder: Path | str, child: str) -> list[str]:
     return [f"{child}/{name}" for name in names] if is_one else []
 
 
-def _own_files(folder: str, names: Iterable[str]) -> Iterator[RunFile]:
+def _own_files(folder: Path | str, names: Iterable[str], notices: list[Notice] | None = None) -> Iterator[RunFile]:
     """Yield the files among `names` that may be read: a pipe would never end, and a link can lead out.
 
-    `folder` is a real path.
+    `folder` is a real path. The other files are added to `notices`.
     """
     real = Path(folder)
     for name in names:
-        with suppress(Refused):
+        try:
             file = own_file(real, name)
+        except Refused as error:
+            if notices is not None and not error.missing:
+                notices.append(Notice(NoticeKind.REFUSED_PATH, clean(name), str(error)))
+        else:
             if file is not None:
                 yield file
 
 
 def _tags(path: Path) -> set[str]:
-    """Return the tags of the scalars at the beginning of an event file."""
-    try:
+    """Return the tags of the scalars at the beginning of an event file. Raises OSError."""
+    with suppress(ValueError):
         return {tag for data in _first_records(path) for tag, kind, _ in parse_event(data)[2] if kind == SCALAR}
-    except (ValueError, IndexError, struct.error):
-        return set()
+    return set()
 
 
 def _folder_prefix(tag: str) -> str:
     return tag.replace("/", "_") + "_"
-
-
-@dataclass(frozen=True, slots=True)
-class EventFacts:
-    """What event files say of their run: its first and last wall time, and the hyperparameters of the HPARAMS page."""
-
-    start: float | None = None
-    end: float | None = None
-    params: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 def event_files(folder: Path, names: Iterable[str], notices: list[Notice]) -> tuple[RunFile, ...]:
@@ -121,57 +120,47 @@ def event_files(folder: Path, names: Iterable[str], notices: list[Notice]) -> tu
     A file that holds no record yet is left out, and so is one that must not be read, which is added to `notices`.
     """
     found = []
-    for name in names:
-        if not is_event_file(name):
-            continue
-        try:
-            file = inside(folder, name)
-            first = next(_first_records(file.path), None)
-        except Refused as error:
-            if not error.missing:
-                notices.append(Notice(NoticeKind.REFUSED_PATH, clean(name), str(error)))
-            continue
-        except OSError:
-            continue
-        if first is not None:
-            numbered = [int(part) if part.isdigit() else part for part in _NUMBERS.split(name)]
-            found.append((_time_of(first), numbered, file))
+    for file in _own_files(folder, names, notices):
+        with suppress(OSError):
+            for first in islice(_first_records(file.path), 1):
+                numbered = [int(part) if part.isdigit() else part for part in _NUMBERS.split(str(file.path))]
+                found.append((_wall_time(first) or 0.0, numbered, file))
     return tuple(file for _, _, file in sorted(found, key=lambda item: item[:2]))
 
 
 def holds_points(folder: str, names: Iterable[str]) -> bool:
     """Return if an event file among `names` holds a point other than the placeholder, or was written just now."""
     for file in _own_files(folder, names):
-        try:
-            if time.time() - file.mtime_ns / 1e9 < FRESH:
-                return True
+        if time.time() - file.mtime_ns / 1e9 < FRESH:
+            return True
+        with suppress(OSError, ValueError):
             for data in _first_records(file.path, _MOST_SEARCHED):
                 _, step, values = parse_event(data)
                 if any(kind == SCALAR and (tag, step, value) != PLACEHOLDER for tag, kind, value in values):
                     return True
-        except (OSError, ValueError, IndexError, struct.error):
-            continue
     return False
 
 
-def read_event_facts(files: Sequence[RunFile]) -> EventFacts:
-    """Return what `files` say of their run; the hyperparameters are those of the last file that has some."""
-    start: float | None = None
-    end: float | None = None
+def read_event_facts(files: Sequence[RunFile]) -> tuple[float | None, float | None, dict[str, Scalar]]:
+    """Return the first and the last wall time in `files`, None if there is none, and the hyperparameters.
+
+    These are those of the HPARAMS page in the last file that has some. Of a large file only the beginning is read, and
+    its mtime counts as its last wall time.
+    """
+    times: list[float] = []
     params: dict[str, Scalar] = {}
     for file in files:
-        try:
-            for data in _first_records(file.path):
-                then, _, values = parse_event(data)
-                start = then if start is None else min(start, then)
-                end = then if end is None else max(end, then)
-                for _, kind, value in values:
-                    if kind == "hparams":
-                        params = _session_params(value) or params
-        except (OSError, ValueError, IndexError, struct.error):
-            continue
-        end = max(end or 0.0, _last_time(file))
-    return EventFacts(start, end, params)
+        is_large = file.size > _MOST_WALKED
+        with suppress(OSError, ValueError, struct.error):
+            for data in _first_records(file.path, _FIRST_BYTES if is_large else file.size):
+                then = _wall_time(data)
+                if then is not None:
+                    times.append(then)
+                if b"hparams" in data:
+                    params = next(filter(None, map(_session_params, parse_event(data)[2])), params)
+        if is_large:
+            times.append(file.mtime_ns / 1e9)
+    return min(times, default=None), max(times, default=None), params
 
 
 def _first_records(path: Path, size: int = _FIRST_BYTES) -> Iterator[bytes]:
@@ -186,31 +175,16 @@ def _first_records(path: Path, size: int = _FIRST_BYTES) -> Iterator[bytes]:
         at += 16 + length
 
 
-def _time_of(data: bytes) -> float:
-    try:
-        return parse_event(data)[0]
-    except (ValueError, IndexError, struct.error):
-        return 0.0
+def _wall_time(data: bytes) -> float | None:
+    """Return the wall time of an event: its first field, a double. None if it has none that a clock can give."""
+    return parse_time(struct.unpack_from("<d", data, 1)[0]) if data[:1] == b"\x09" and len(data) >= 9 else None
 
 
-def _last_time(file: RunFile) -> float:
-    """Return the wall time of the last complete record; for a large file, the time of its last write.
-
-    The records are walked by their lengths, which takes a second for 20 million bytes of scalars.
-    """
-    if file.size > 4 << 20:
-        return file.mtime_ns / 1e9
-    last = 0.0
-    for data in _first_records(file.path, file.size):
-        if len(data) >= 9 and data[0] == 0x09:  # the field `wall_time`, a double, comes first
-            last = max(last, struct.unpack_from("<d", data, 1)[0])
-    return last
-
-
-def _session_params(data: bytes) -> dict[str, Scalar]:
-    """Return the hyperparameters in the data of the hparams plugin; none if it does not begin a session."""
+def _session_params(value: tuple[str, str, Any]) -> dict[str, Scalar]:
+    """Return the hyperparameters in a value of an event; none if it does not begin a session of the hparams plugin."""
+    _, kind, data = value
+    begun = message(data).get(3) if kind == "hparams" else None
     params: dict[str, Scalar] = {}
-    begun = message(data).get(3)
     for key, entry, _ in fields(begun) if isinstance(begun, bytes) else ():
         if key == 1:
             pair = message(entry)
@@ -229,14 +203,23 @@ def _plain_value(value: Mapping[int, int | bytes]) -> Scalar:
     return bool(value[4]) if 4 in value else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Segment:
-    """Bytes of one file: from `begin` to `end`. In the order of rows they begin at byte `start`."""
+    """Bytes of one file: from `begin` to `end`. In the order of rows they begin at byte `start`.
+
+    `complete` is where the complete records end once they were read; a torn one behind them is left for the next time.
+    """
 
     file: int
     begin: int
     end: int
     start: int
+    complete: int
+
+    @property
+    def stop(self) -> int:
+        """Return the byte in the order of rows at which the segment ends."""
+        return self.start + self.end - self.begin
 
 
 class EventTable:
@@ -248,6 +231,8 @@ class EventTable:
     rows that were read.
     """
 
+    holder = "the event files"
+
     def __init__(self, folder: Path, files: Sequence[RunFile]) -> None:
         """Look at the sizes of `files`, which lie in the run directory `folder`."""
         from bridge.rundir.header import Layout
@@ -257,39 +242,27 @@ class EventTable:
         self._sizes: list[int] = []
         newest = 0
         for file in files:
-            try:
+            with suppress(OSError):  # deleted just now
                 found = os.stat(file.path)  # noqa: PTH116 - hundreds of files in one folder
-            except OSError:
-                continue  # deleted just now
-            self._files.append(file)
-            self._sizes.append(found.st_size)
-            newest = max(newest, found.st_mtime_ns)
+                self._files.append(file)
+                self._sizes.append(found.st_size)
+                newest = max(newest, found.st_mtime_ns)
         self.stat = (sum(self._sizes), newest)
+        self.size = self.stat[0]
         self.layout: Layout | None = Layout(("step", "wall_time"), 0, 1, {}) if self._files else None
         self.name = str(folder)
         self.total = 0
         self.session_rows: list[int] = []
         # Deleted files that the cursor covers, and the number of their rows.
         self._deleted = self._missing = 0
-        # Where the complete records of a segment end, by its number; a torn one at its end is left for the next time.
-        self._complete: dict[int, int] = {}
         self._segments: list[_Segment] = []
         self._pictures: dict[tuple[int, int], tuple[int, Picture]] = {}
         self._arrange([(at, 0, size) for at, size in enumerate(self._sizes)])
-
-    @property
-    def size(self) -> int:
-        """Return the bytes of all files."""
-        return self.stat[0]
 
     def place(self, offset: int) -> str:
         """Return the name of the file that holds byte `offset`."""
         segment = next((one for one in reversed(self._segments) if one.start <= offset), self._segments[0])
         return self._files[segment.file].path.name
-
-    def lines_between(self, begin: int, end: int) -> int:
-        """Return 0: no times have to be estimated."""
-        return 0
 
     def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
         """Return what a cursor keeps to find byte `offset` again.
@@ -298,14 +271,13 @@ class EventTable:
         bytes before it: the checksum of the last record. Under "" are the numbers of all files and of deleted ones.
         """
         read = dict.fromkeys(range(len(self._files)), 0)
-        for number, one in enumerate(self._segments):
-            if one.start + one.end - one.begin <= offset:
-                read[one.file] = self._complete.get(number, one.end)
+        for one in self._segments:
+            if one.stop <= offset:
+                read[one.file] = one.complete
             elif one.start < offset:
-                read[one.file] = min(self._complete.get(number, one.end), one.begin + offset - one.start)
-        newest = list(read.items())[-_MOST_KEPT:]
+                read[one.file] = min(one.complete, one.begin + offset - one.start)
         files: dict[str, tuple[int, str]] = {"": (len(read) + self._deleted, f"{self._deleted}")}
-        files |= {self._digest(at): (end, self._witness(at, end)) for at, end in newest}
+        files |= {self._digest(at): (end, self._witness(at, end)) for at, end in list(read.items())[-_MOST_KEPT:]}
         return {"header": "events", "files": files}
 
     def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
@@ -326,15 +298,13 @@ class EventTable:
         old: list[tuple[int, int, int]] = []
         new: list[tuple[int, int, int]] = []
         is_behind = False  # a file that the cursor does not know came
-        for at, digest in enumerate(digests):
-            size = self._sizes[at]
+        for at, (digest, size) in enumerate(zip(digests, self._sizes, strict=True)):
             if digest in known:
                 end, witness = known[digest]
                 if is_behind or size < end or witness != self._witness(at, end):
                     return None
                 old.append((at, 0, end))
-                if size > end:
-                    new.append((at, end, size))
+                new += [(at, end, size)] if size > end else []
             elif at < first and count - int(deleted) > len(known):
                 old.append((at, 0, size))
             else:
@@ -363,7 +333,7 @@ class EventTable:
     def rows(
         self,
         layout: Layout | None = None,
-        offset: int | None = None,
+        offset: int = 0,
         first: int | None = None,
         *,
         chunk: int = 0,
@@ -372,15 +342,15 @@ class EventTable:
     ) -> Iterator[Rows]:
         """Yield the rows from byte `offset` on, of which the first has the number `first`, up to byte `stop`."""
         number = self._missing if first is None else first
-        begin, stop = offset or 0, self.size if stop is None else stop
-        for place, one in enumerate(self._segments):
-            length = one.end - one.begin
-            if begin >= one.start + length or one.start >= stop:
+        stop = self.size if stop is None else stop
+        for one in self._segments:
+            if offset >= one.stop or one.start >= stop:
                 continue
-            if one.begin == 0 and begin <= one.start:
+            if one.begin == 0 and offset <= one.start:
                 self.session_rows.append(number)
-            low, high = one.begin + max(0, begin - one.start), one.begin + min(length, stop - one.start)
+            # A byte of the file and its place in the order of rows lie this far apart.
             shift = one.start - one.begin
+            low, high = max(one.begin, offset - shift), min(one.end, stop - shift)
             file = self._files[one.file].path
             try:
                 with open_raw(file) as opened:
@@ -394,7 +364,7 @@ class EventTable:
                             yield rows
                         end = batch.end
                     if high == one.end:
-                        self._complete[place] = end
+                        one.complete = end
             except OSError as error:
                 raise RunDirectoryError(f"{file} cannot be read: {error.strerror}.") from error
 
@@ -410,29 +380,25 @@ class EventTable:
         from bridge.rundir.metrics import Rows
 
         assert self.layout is not None
-        keep = np.ones(len(batch.tag), dtype=bool)
         if PLACEHOLDER[0] in batch.tags:
             mine = batch.tag == batch.tags.index(PLACEHOLDER[0])
-            keep &= ~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2]))
+            batch = batch.scalars(~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2])))
         metrics = [self._metric(tag, file) for tag in batch.tags]
         names = sorted(set(metrics))
         lines = {name: line for line, name in enumerate(names)}
         # The line of each record in the table: that of its tag's metric.
-        line = np.array([lines[name] for name in metrics], dtype=np.int64)[batch.tag[keep]]
-        step, ends = batch.step[keep], batch.ends[keep]
-        times, values = batch.time[keep], batch.value[keep]
+        line = np.array([lines[name] for name in metrics], dtype=np.int64)[batch.tag]
+        total = len(batch.step)
         odd = {(NoticeKind.LEFT_OUT, kind): np.full(count, first) for kind, count in batch.others.items()}
         if batch.problem:
             odd[NoticeKind.BAD_LINE, f"{file.name}: {batch.problem}"] = np.full(1, first)
         size = max(1, _MOST_CELLS // max(1, len(names)))
-        for low in range(0, max(1, len(step)), size):
+        for low in range(0, max(1, total), size):
             part = slice(low, low + size)
-            count = len(step[part])
-            is_last = low + size >= len(step)
-            end = shift + batch.end if is_last else shift + int(ends[part][-1])
-            table = np.zeros((len(names), count))
-            present = np.zeros((len(names), count), dtype=bool)
-            table[line[part], np.arange(count)] = values[part]
+            count = len(batch.step[part])
+            end = shift + (batch.end if low + size >= total else int(batch.ends[part][-1]))
+            values, present = np.zeros((len(names), count)), np.zeros((len(names), count), dtype=bool)
+            values[line[part], np.arange(count)] = batch.value[part]
             present[line[part], np.arange(count)] = True
             if only is not None:
                 present[[name not in only for name in names]] = False
@@ -443,11 +409,11 @@ class EventTable:
                 end=end,
                 data=b"",
                 names=tuple(names),
-                step=step[part],
-                time=times[part],
-                values=table,
+                step=batch.step[part],
+                time=batch.time[part],
+                values=values,
                 present=present,
-                ends=shift + ends[part] - begin,
+                ends=shift + batch.ends[part] - begin,
                 odd=odd,
             )
             odd = {}
@@ -461,10 +427,10 @@ class EventTable:
 
     def _arrange(self, parts: Sequence[tuple[int, int, int]]) -> None:
         """Put parts of files, each (file, begin, end), into the order of rows."""
-        self._segments, self._complete = [], {}
+        self._segments = []
         start = 0
         for file, begin, end in parts:
-            self._segments.append(_Segment(file, begin, end, start))
+            self._segments.append(_Segment(file, begin, end, start, end))
             start += end - begin
 
     def _digest(self, at: int) -> str:
@@ -474,6 +440,4 @@ class EventTable:
 
     def _witness(self, at: int, end: int) -> str:
         """Return the four bytes before byte `end` of a file, the checksum of a record, as text."""
-        with open_raw(self._files[at].path) as file:
-            file.seek(max(0, end - 4))
-            return file.read(min(4, end)).hex()
+        return read_head(self._files[at].path, min(4, end), offset=max(0, end - 4)).hex()

@@ -10,13 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import RunDirectoryError
-from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_plain, shortened
+from bridge.files import LONGEST_ROW, MOST_COLUMNS, shortened
 from logger.files import no_field_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bridge.model import RunFile
+    from collections.abc import Iterator, Sequence
 
 BOM = b"\xef\xbb\xbf"
 
@@ -33,7 +31,8 @@ class Layout:
 
     `columns` are the cells of the line at byte `at` of the file; the rows below it begin at byte `end`. `step` and
     `time` are places of columns, None if there is no such column. `metrics` holds the places of the columns of each
-    metric, by name in sorted order; a name that is there twice has two places.
+    metric, by name in sorted order; a name that is there twice has two places. `renamed` are the metrics whose column
+    has another name, with the length of that.
     """
 
     columns: tuple[str, ...]
@@ -42,6 +41,7 @@ class Layout:
     metrics: dict[str, tuple[int, ...]] = field(hash=False)
     at: int = 0
     end: int = 0
+    renamed: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, columns: Sequence[str], time_column: str | None, *, at: int = 0, end: int = 0) -> Layout:
@@ -52,17 +52,8 @@ class Layout:
         step = places.pop("step", [None])[-1]
         time = places.pop(time_column, [None])[-1] if time_column is not None else None
         metrics = {name: tuple(places[name]) for name in sorted(places)}
-        return cls(tuple(columns), step, time, metrics, at, end)
-
-    def is_header(self, cells: Sequence[str]) -> bool:
-        """Return if `cells` is another header line: all cells filled, a `step`, and no number in the step's place."""
-        if len(cells) > MOST_COLUMNS:
-            return False
-        if self.step is None:
-            return tuple(cells) == self.columns
-        if "step" not in cells or not all(cells):
-            return False
-        return self.step >= len(cells) or parse_int64(cells[self.step]) is None
+        renamed = tuple((name, len(column)) for column in columns if (name := metric_name(column)) != column)
+        return cls(tuple(columns), step, time, metrics, at, end, renamed)
 
 
 def metric_name(column: str) -> str:
@@ -70,42 +61,26 @@ def metric_name(column: str) -> str:
     return shortened(column.replace("\0", "\ufffd") if "\0" in column else column)
 
 
-def parse_int64(cell: str) -> int | None:
-    """Return the integer in `cell` as Python's int() reads it; None if there is none, or it needs more than 64 bits."""
-    try:
-        number = int(cell)
-    except ValueError:
-        return None
-    return number if -(2**63) <= number < 2**63 else None
-
-
 def complete_rows(data: bytes) -> int:
     """Return how many bytes of `data`, which begins with a row, are complete rows: up to a newline outside quotes."""
-    end = data.rfind(b"\n")
-    if end < 0 or data.find(b'"') < 0:
-        return end + 1
-    last, place = -1, 0
-    for match in _QUOTED.finditer(data):
-        last = max(last, data.rfind(b"\n", place, match.start()))
-        if not match.group(1):
-            return last + 1
-        place = match.end()
-    return max(last, data.rfind(b"\n", place)) + 1
+    return max(data.rfind(b"\n", begin, end) for begin, end in _unquoted(data)) + 1
 
 
 def _first_row(data: bytes) -> int:
     """Return how many bytes the first complete row of `data` has, 0 if none is complete."""
-    if data.find(b'"') < 0:
-        return data.find(b"\n") + 1
+    ends = (data.find(b"\n", begin, end) for begin, end in _unquoted(data))
+    return next((end for end in ends if end >= 0), -1) + 1
+
+
+def _unquoted(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each stretch of `data` before, between and after quoted cells."""
     place = 0
-    for match in _QUOTED.finditer(data):
-        end = data.find(b"\n", place, match.start())
-        if end >= 0:
-            return end + 1
+    for match in _QUOTED.finditer(data) if b'"' in data else ():
+        yield place, match.start()
         if not match.group(1):
-            return 0
+            return  # the quote is still open
         place = match.end()
-    return data.find(b"\n", place) + 1
+    yield place, len(data)
 
 
 def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tuple[Layout, bytes] | None:
@@ -160,13 +135,3 @@ def _no_header(file: BinaryIO, problem: str) -> RunDirectoryError:
         f"{file.name}: the header line {problem}.",
         hint="Repair the file, or move it away to export the run without its metrics.",
     )
-
-
-def has_column(file: RunFile, name: str) -> bool:
-    """Return if the header of the metrics.csv `file` holds the column `name`; True if there is no header yet."""
-    try:
-        with open_plain(file.path) as stream:
-            found = read_layout(stream, None)
-    except OSError:
-        return False
-    return found is None or name in found[0].columns

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import RunDirectoryError
@@ -40,50 +40,23 @@ if TYPE_CHECKING:
     from bridge.model import Cursor, Run
     from bridge.rundir.event_file import Picture
 
-__all__ = ["MediaDelta", "media_stamp", "read_media", "read_pictures"]
-
 
 @dataclass(slots=True)
 class MediaDelta:
-    """The media events past a cursor, and those that the cursor covers and that no longer count (`removed`).
+    """The media events past a cursor.
 
-    `lines`, `offset` and `digest` are the cursor's after this delta: complete lines, their bytes, a digest of them.
-    `stat` is (size, mtime in nanoseconds) from before the first byte was read, zeros without a file. `reason` says
-    why events were removed.
+    `superseded` says why events that the cursor covers no longer count, "" if all of them do. `lines`, `offset` and
+    `digest` are the cursor's after this delta: complete lines, their bytes, a digest of them. `stat` is (size, mtime
+    in nanoseconds) from before the first byte was read, zeros without a file.
     """
 
     events: tuple[MediaEvent, ...] = ()
-    removed: tuple[MediaEvent, ...] = ()
+    superseded: str = ""
     notices: list[Notice] = field(default_factory=list)
-    reason: str = ""
     lines: int = 0
     offset: int = 0
     digest: str = ""
     stat: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class MediaLine:
-    """A well-formed line of media.jsonl, or a picture in an event file; `line` counts from 0.
-
-    `part` is the part of the event file that holds the picture. The file of a line is at `path`.
-    """
-
-    line: int
-    tag: str
-    step: int
-    type: MediaType
-    path: str
-    time: float | None = None
-    caption: str | None = None
-    fps: float | None = None
-    session: int | None = None
-    part: RunFile | None = None
-
-    @property
-    def where(self) -> str:
-        """Return the place of the event, for a person."""
-        return f"media.jsonl:{self.line + 1}" if self.part is None else self.path
 
 
 def media_stamp(run_dir: str, kind: str) -> tuple[object, ...]:
@@ -114,17 +87,18 @@ def read_media(run: Run, cursor: Cursor | None, *, until: Cursor | None = None) 
             found.lines = len(table.pictures(table.size))
             return found
     covered = cursor.media_lines if cursor is not None else 0
-    lines, found = _complete_lines(run)
-    if found.stat == (0, 0) and covered:
-        raise Changed("media.jsonl is gone", ("gone",))
+    lines, found = _complete_lines(run.files.get("media.jsonl"))
+    if found.stat == (0, 0):
+        if covered:
+            raise Changed("media.jsonl is gone", ("gone",))
+        return found
     if len(lines) < covered:
         reason = f"media.jsonl has {len(lines)} lines, the target was made of {covered}"
         raise Changed(reason, (found.stat, len(lines)))
     if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
         raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))
-    parsed = [
-        parse_line(number, line) for number, line in enumerate(lines[: None if until is None else until.media_lines])
-    ]
+    lines = lines[: None if until is None else until.media_lines]
+    parsed = [_parse_line(number, line, run.files["media.jsonl"]) for number, line in enumerate(lines)]
     events = [line for line, _ in parsed if line is not None]
     bad = [
         Notice(NoticeKind.BAD_LINE, f"media.jsonl:{number + 1}", problem)
@@ -150,7 +124,7 @@ def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int
             pass
     pictures = table.pictures(end)
     events = [
-        _picture_line(number, session, file, picture) for number, (_, session, file, picture) in enumerate(pictures)
+        _picture_event(number, session, file, picture) for number, (_, session, file, picture) in enumerate(pictures)
     ]
     known = sum(at <= covered for at, *_ in pictures)
     found.lines += len(events) - known
@@ -158,43 +132,44 @@ def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int
     return found
 
 
-def _picture_line(number: int, session: int, file: RunFile, picture: Picture) -> MediaLine:
-    time = parse_time(picture.time)
-    mtime_ns = file.mtime_ns if time is None else int(time * 1e9)
-    return MediaLine(
+def _picture_event(number: int, session: int, file: RunFile, picture: Picture) -> MediaEvent:
+    then = parse_time(picture.time)
+    mtime_ns = file.mtime_ns if then is None else int(then * 1e9)
+    return MediaEvent(
         line=number,
         tag=shortened(clean(picture.tag)),
         step=picture.step,
+        index=0,
         type=MediaType.IMAGE,
         path=f"{file.path.name}:{picture.offset}",
-        time=time,
+        file=RunFile(file.path, picture.size, mtime_ns, picture.offset),
+        format="",
+        time=then or 0.0,
+        is_time_known=then is not None,
         session=session,
-        part=RunFile(file.path, picture.size, mtime_ns, picture.offset),
     )
 
 
-def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaLine], covered: int) -> None:
-    """Put into `found` the events that count and are new, and those of the first `covered` that no longer count."""
-    now, written_over = counting_lines(events)
-    then, _ = counting_lines(event for event in events if event.line < covered)
+def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaEvent], covered: int) -> None:
+    """Put into `found` the events that count and are new, and if one of the first `covered` no longer counts."""
+    now, written_over = _counting(events)
+    then, _ = _counting(event for event in events if event.line < covered)
     found.notices += _written_over_notices(written_over, covered)
-    found.notices += _shared_file_notices(now.values(), covered)
-    new = {key: event for key, event in now.items() if key not in then}
-    found.events = tuple(_with_files(run, new, found.notices))
-    gone = {key: event for key, event in then.items() if key not in now}
+    found.notices += _shared_file_notices(now, covered)
+    known, kept = set(then), set(now)
+    found.events = tuple(_with_files(run, [event for event in now if event not in known], found.notices))
+    gone = [event for event in then if event not in kept]
     if gone:
-        found.removed = tuple(_superseded(run, key, event) for key, event in gone.items())
-        first = min(gone.values(), key=lambda event: event.line)
-        found.reason = (
+        first = gone[0]
+        found.superseded = (
             f"{first.where}: {first.tag} at step {first.step} is superseded by a later line"
             f" ({len(gone)} media no longer count)"
         )
 
 
-def _complete_lines(run: Run) -> tuple[list[bytes], MediaDelta]:
+def _complete_lines(file: RunFile | None) -> tuple[list[bytes], MediaDelta]:
     """Return the complete lines without their newlines, and a delta that holds nothing but what describes them."""
     found = MediaDelta()
-    file = run.files.get("media.jsonl")
     if file is None:
         return [], found
     try:
@@ -218,8 +193,10 @@ def _digest(lines: Sequence[bytes]) -> str:
     return hashlib.blake2b(b"\n".join([*lines, b""]), digest_size=10).hexdigest() if lines else ""
 
 
-def parse_line(number: int, line: bytes) -> tuple[MediaLine | None, str]:
-    """Return the event in `line`, and what is wrong with the line ("" if nothing is).
+def _parse_line(number: int, line: bytes, file: RunFile) -> tuple[MediaEvent | None, str]:
+    """Return the event in `line` of media.jsonl, and what is wrong with the line ("" if nothing is).
+
+    Until the event's own file is looked at, its file is `file`, media.jsonl, without a format.
 
     A writer that was killed in the middle of a line leaves a torn one, and the next event may follow on the same line.
     That event counts.
@@ -229,13 +206,13 @@ def parse_line(number: int, line: bytes) -> tuple[MediaLine | None, str]:
     if not line or line.isspace():
         return None, "is blank"
     try:
-        return _event(number, json.loads(line))
+        return _event(number, json.loads(line), file)
     except RecursionError:
         return None, "is nested too deeply"
     except ValueError as error:
         problem = f"is not JSON ({error})"
     try:
-        event, _ = _event(number, json.loads(line[max(0, line.rfind(b'{"')) :]))
+        event, _ = _event(number, json.loads(line[max(0, line.rfind(b'{"')) :]), file)
     except (ValueError, RecursionError):
         event = None
     if event is None:
@@ -243,7 +220,7 @@ def parse_line(number: int, line: bytes) -> tuple[MediaLine | None, str]:
     return event, "begins with a torn line, which is lost; the event after it is taken"
 
 
-def _event(number: int, data: Any) -> tuple[MediaLine | None, str]:
+def _event(number: int, data: Any, file: RunFile) -> tuple[MediaEvent | None, str]:
     if not isinstance(data, dict):
         return None, f"holds a JSON {type(data).__name__}, not an object"
     tag, step, path, kind = (data.get(key) for key in ("tag", "step", "path", "type"))
@@ -255,15 +232,20 @@ def _event(number: int, data: Any) -> tuple[MediaLine | None, str]:
         return None, "has no path that is a text"
     if kind not in ("image", "video"):
         return None, f"has the type {kind!r:.40}, neither image nor video"
-    caption, session, time = data.get("caption"), data.get("session"), data.get("time")
+    caption, session, then = data.get("caption"), data.get("session"), data.get("time")
+    time = parse_time(then) if isinstance(then, int | float) else None
     problem = "" if shortened(tag) == tag else f"has a tag of {len(tag)} characters, of which the first are kept"
-    return MediaLine(
+    return MediaEvent(
         line=number,
         tag=shortened(clean(tag)),
         step=step,
+        index=0,
         type=MediaType(kind),
         path=clean(path),
-        time=parse_time(time) if isinstance(time, int | float) else None,
+        file=file,
+        format="",
+        time=time or 0.0,
+        is_time_known=time is not None,
         caption=clean(caption) if isinstance(caption, str) else None,
         fps=_positive(data.get("fps")),
         session=session if isinstance(session, int) and not isinstance(session, bool) else None,
@@ -278,34 +260,32 @@ def _positive(value: object) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def counting_lines(events: Iterable[MediaLine]) -> tuple[dict[tuple[int, int], MediaLine], dict[int, MediaLine]]:
-    """Return the events that count, and the later line for each line number that was written over.
+def _counting(events: Iterable[MediaEvent]) -> tuple[list[MediaEvent], dict[int, MediaEvent]]:
+    """Return the events that count, each with its index, and the later event for each line that was written over.
 
-    The key of an event is (line number, index among the events of its tag and step). Per tag and step the events of the
-    last session count. Where lines say nothing of sessions, the last line with each path counts.
+    The index is the place among the events of one tag and step. Per tag and step the events of the last session count.
+    Where lines say nothing of sessions, the last line with each path counts.
     """
-    groups: dict[tuple[str, int], list[MediaLine]] = {}
+    groups: dict[tuple[str, int], list[MediaEvent]] = {}
     for event in events:
         groups.setdefault((event.tag, event.step), []).append(event)
-    found: dict[tuple[int, int], MediaLine] = {}
-    written_over: dict[int, MediaLine] = {}
+    found: list[MediaEvent] = []
+    written_over: dict[int, MediaEvent] = {}
     for group in groups.values():
         last = [event for event in group if event.session == group[-1].session]
         if group[-1].session is None:
             by_path = {event.path: event for event in last}
-            written_over.update({event.line: by_path[event.path] for event in last})
+            written_over |= {event.line: by_path[event.path] for event in last if by_path[event.path] is not event}
             last = sorted(by_path.values(), key=lambda event: event.line)
-        found.update({(event.line, index): event for index, event in enumerate(last)})
-    return dict(sorted(found.items())), {
-        number: event for number, event in written_over.items() if event.line != number
-    }
+        found += [replace(event, index=index) for index, event in enumerate(last)]
+    return sorted(found, key=lambda event: event.line), written_over
 
 
-def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: list[Notice]) -> Iterator[MediaEvent]:
+def _with_files(run: Run, events: Iterable[MediaEvent], notices: list[Notice]) -> Iterator[MediaEvent]:
     """Yield the events whose files are pictures or videos, and add a notice for each of the others."""
-    for (_, index), event in events.items():
+    for event in events:
         try:
-            file = event.part or inside(run.path, event.path)
+            file = event.file if event.file.offset is not None else inside(run.path, event.path)
             head = read_head(file.path, SNIFFED_BYTES, offset=file.offset or 0)
         except Refused as error:
             kind, problem = NoticeKind.MISSING_FILE if error.missing else NoticeKind.REFUSED_PATH, str(error)
@@ -319,40 +299,14 @@ def _with_files(run: Run, events: Mapping[tuple[int, int], MediaLine], notices: 
                 problem = "is neither a picture nor a video" if head else "is empty"
                 kind = NoticeKind.UNREADABLE_MEDIA
             else:
-                yield _media_event(event, index, file, form)
+                time = event.time if event.is_time_known else file.mtime_ns / 1e9
+                type_ = MediaType.VIDEO if form in VIDEO_FORMATS else event.type
+                yield replace(event, file=file, format=form, time=time, type=type_)
                 continue
         notices.append(Notice(kind, event.where, f"{event.tag}: {event.path} {problem}"))
 
 
-def _media_event(event: MediaLine, index: int, file: RunFile, form: str) -> MediaEvent:
-    return MediaEvent(
-        line=event.line,
-        tag=event.tag,
-        step=event.step,
-        index=index,
-        type=MediaType.VIDEO if form in VIDEO_FORMATS else event.type,
-        path=event.path,
-        file=file,
-        format=form,
-        time=file.mtime_ns / 1e9 if event.time is None else event.time,
-        is_time_known=event.time is not None,
-        caption=event.caption,
-        fps=event.fps,
-        session=event.session,
-    )
-
-
-def _superseded(run: Run, key: tuple[int, int], event: MediaLine) -> MediaEvent:
-    """Return an event that no longer counts; its file may have changed since, or be gone."""
-    try:
-        file = event.part or inside(run.path, event.path)
-        form = sniff(read_head(file.path, SNIFFED_BYTES, offset=file.offset or 0)) or ""
-    except (Refused, OSError):
-        file, form = RunFile(path=run.path / "media.jsonl", size=0, mtime_ns=0), ""
-    return _media_event(event, key[1], file, form)
-
-
-def _written_over_notices(written_over: Mapping[int, MediaLine], covered: int) -> list[Notice]:
+def _written_over_notices(written_over: Mapping[int, MediaEvent], covered: int) -> list[Notice]:
     """Return a notice for each line past the cursor that names the same file as an earlier line."""
     found = [
         Notice(
@@ -366,7 +320,7 @@ def _written_over_notices(written_over: Mapping[int, MediaLine], covered: int) -
     return first_named(found, "media.jsonl", "further lines whose files were written again")
 
 
-def _shared_file_notices(events: Iterable[MediaLine], covered: int) -> list[Notice]:
+def _shared_file_notices(events: Iterable[MediaEvent], covered: int) -> list[Notice]:
     """Return a notice for tags that share files, such as `a/b` and `a__b`: both show what was written last."""
     tags: dict[str, dict[str, bool]] = {}
     for event in events:

@@ -18,6 +18,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import msgspec
@@ -25,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.errors import RunDirectoryError
-from bridge.files import LONGEST_ROW, open_raw
+from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_raw
 from bridge.model import NoticeKind
-from bridge.rundir.header import Layout, complete_rows, parse_int64, read_layout
+from bridge.rundir.header import Layout, complete_rows, read_layout
 from logger.files import no_field_limit
 from logger.sidecar import parse_time
+from logger.values import cell_number, is_header, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +52,9 @@ _FEW_BYTES = 1 << 18
 
 _MOST_CELLS = 1 << 18
 """Cells that the csv module reads before they become columns; each is a Python object until then."""
+
+_LOT = 1000
+"""Records that the csv module reads at once."""
 
 _SPARSE = 8
 """Empty cells that weigh as much as one point: they take about as much memory and work."""
@@ -213,20 +218,16 @@ class Rows:
     def split(self, most: int) -> Iterator[tuple[Rows, int]]:
         """Yield these rows in parts that weigh about `most` at most, each with its weight.
 
-        The weight of a row is the number of its points, or more if it is mostly empty.
+        The weight of a row is the number of its points, or more if it is mostly empty. A part that has rows weighs
+        something.
         """
         least, empty = min(most, _LEAST_WEIGHT), max(1, len(self.names) // _SPARSE)
         total = max(int(np.count_nonzero(self.present)), empty * len(self))
         if total <= most or len(self) <= 1:
-            yield self, max(total, least)
+            yield self, max(total, least) if len(self) else 0
             return
-        so_far = np.cumsum(np.maximum(np.count_nonzero(self.present, axis=0), empty))
-        low, passed = 0, 0
-        while low < len(self):
-            # so_far rises, so the part ends where so_far passes the limit; one row is always taken.
-            high = max(low + 1, int(np.searchsorted(so_far, passed + most, side="right")))
-            yield self.part(low, high), max(int(so_far[high - 1]) - passed, least)
-            low, passed = high, int(so_far[high - 1])
+        for low, high, weight in cuts(np.maximum(np.count_nonzero(self.present, axis=0), empty), most):
+            yield self.part(low, high), max(weight, least)
 
     def digest(self) -> int:
         """Return the digest of these rows."""
@@ -246,17 +247,23 @@ class Rows:
         return int((total * _row_words(self.row)).sum(dtype=np.uint64)) % MODULUS
 
 
-def parse_number(cell: str) -> float | None:
-    """Return what `cell` says as Python's float() reads it, True and False as 1 and 0; None for other text."""
-    try:
-        return float(cell)
-    except ValueError:
-        return {"True": 1.0, "False": 0.0}.get(cell)
+def cuts(weights: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
+    """Cut rows with these weights (n,) into parts that weigh about `most` at most; yield begin, end and weight of each.
+
+    A part has at least one row.
+    """
+    so_far = np.cumsum(weights)
+    low, passed = 0, 0
+    while low < len(so_far):
+        # so_far rises, so the part ends where so_far passes the limit.
+        high = max(low + 1, int(np.searchsorted(so_far, passed + most, side="right")))
+        yield low, high, int(so_far[high - 1]) - passed
+        low, passed = high, int(so_far[high - 1])
 
 
 def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], Words]:
     """Return the numbers in `cells` of the metric `name`, and the bits that stand for text: 0 for each number."""
-    numbers = [parse_number(cell) for cell in cells]
+    numbers = [cell_number(cell) for cell in cells]
     values = np.array([0.0 if number is None else number for number in numbers], dtype=np.float64)
     bits = [
         text_bits(f"{name}\x1f{cell}") | 1 if number is None else 0 for cell, number in zip(cells, numbers, strict=True)
@@ -326,28 +333,36 @@ class _ArrowParser:
         self._pa, self._csv = pa, pacsv
         self._layout = layout
         self._metrics = {name: places for name, places in layout.metrics.items() if only is None or name in only}
-        self._columns = [str(place) for place in range(len(layout.columns))]
+        self._names = [str(place) for place in range(len(layout.columns))]
         used = {layout.step, layout.time, *(place for places in self._metrics.values() for place in places)}
-        self._included = [] if only is None else [name for place, name in enumerate(self._columns) if place in used]
+        # The places of the columns that are read.
+        self._places = [place for place in range(len(layout.columns)) if only is None or place in used]
         self._parsing = pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True)
         self._text_columns: set[int] = set()
-        self._converting: dict[bool, Any] = {}
+        self._converting: Any = None
 
     def parse(self, data: bytes, start: int, first: int) -> Rows | None:
         """Return the rows `data`, or None if only the csv module gives what Python reads."""
         layout, count = self._layout, data.count(b"\n")
         # A row has a comma or a newline for each column. With fewer bytes some line is blank or too short, and
-        # pyarrow would make a whole row of empty cells of each.
-        if count * len(layout.columns) > len(data):
+        # pyarrow would make a whole row of empty cells of each. It takes `0x1f` for an integer, unlike Python's int().
+        # One letter is found a hundred times as fast as two bytes of which the first is in every row.
+        has_hex = any(letter in data and b"0" + letter in data for letter in (b"x", b"X"))
+        if has_hex or count * len(layout.columns) > len(data):
             return None
-        # pyarrow takes `0x1f` for an integer, and Python's int() does not.
-        table = self._read(data, step_as_text=b"x" in data or b"X" in data)
+        table = self._read(data)
         if table is None or table.num_rows != count:  # a newline in quotes, or a carriage return alone
             return None
-        steps = self._steps(table, first)
-        if steps is None:
-            return None
-        step, valid = steps
+        batch = table.combine_chunks().to_batches()[0]
+        columns = dict(zip(self._places, batch.columns, strict=True))
+        valid: NDArray[np.bool_] | None = None
+        if layout.step is None:
+            step = np.arange(first, first + count, dtype=np.int64)
+        else:
+            step = _numbers(columns[layout.step], np.int64)
+            if columns[layout.step].null_count:
+                valid = _not_null(columns[layout.step])
+                step = np.where(valid, step, 0)
         if (valid is not None or layout.step is None) and _has_blank_line(data):
             return None
         names = tuple(self._metrics)
@@ -355,8 +370,14 @@ class _ArrowParser:
         others: Words | None = None
         odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
         for metric, (name, places) in enumerate(self._metrics.items()):
-            bits = self._fill(table, name, places, values[metric], present[metric])
-            if bits is not None and bits.any():
+            if len(places) == 1 and places[0] not in self._text_columns:
+                column = columns[places[0]]
+                values[metric] = _numbers(column, np.float64)
+                if column.null_count:
+                    present[metric] = _not_null(column)
+                continue
+            bits = self._fill(columns, name, places, values[metric], present[metric])
+            if bits.any():
                 others = bits if others is None else others + bits
                 odd[NoticeKind.TEXT_CELL, name] = np.flatnonzero(bits) + first
         # pyarrow takes `nan(x)` for a number, and Python's float() does not.
@@ -373,7 +394,7 @@ class _ArrowParser:
             data=data,
             names=names,
             step=step,
-            time=self._times(table),
+            time=self._times(columns, count),
             values=values,
             present=present,
             valid=valid,
@@ -381,101 +402,80 @@ class _ArrowParser:
             odd=odd,
         )
 
-    def _read(self, data: bytes, *, step_as_text: bool) -> Any:
+    def _read(self, data: bytes) -> Any:
         """Return an Arrow table, or None if pyarrow refuses the rows."""
+        reading = self._csv.ReadOptions(
+            column_names=self._names, block_size=2 * LONGEST_ROW, use_threads=len(data) > _FEW_BYTES
+        )
         while True:
+            self._converting = self._converting or self._conversion()
             try:
                 return self._csv.read_csv(
                     self._pa.BufferReader(data),
-                    read_options=self._csv.ReadOptions(
-                        column_names=self._columns, block_size=2 * LONGEST_ROW, use_threads=len(data) > _FEW_BYTES
-                    ),
+                    read_options=reading,
                     parse_options=self._parsing,
-                    convert_options=self._conversion(step_as_text=step_as_text),
+                    convert_options=self._converting,
                 )
             except self._pa.ArrowInvalid as error:
                 found = _ODD_COLUMN.search(str(error))
-                place = int(found.group(1)) if found is not None and not self._included else None
+                place = int(found.group(1)) if found is not None and len(self._places) == len(self._names) else None
                 if place in (None, self._layout.step, self._layout.time) or place in self._text_columns:
                     return None
                 self._text_columns.add(place)
-                self._converting.clear()
+                self._converting = None
 
-    def _conversion(self, *, step_as_text: bool) -> Any:
-        if step_as_text not in self._converting:
-            types = dict.fromkeys(self._columns, self._pa.float64())
-            types |= {self._columns[place]: self._pa.binary() for place in self._text_columns}
-            if self._layout.step is not None:
-                kind = self._pa.string() if step_as_text else self._pa.int64()
-                types[self._columns[self._layout.step]] = kind
-            self._converting[step_as_text] = self._csv.ConvertOptions(
-                column_types=types,
-                null_values=[""],
-                strings_can_be_null=True,
-                check_utf8=False,
-                include_columns=self._included,
-            )
-        return self._converting[step_as_text]
+    def _conversion(self) -> Any:
+        types = dict.fromkeys(self._names, self._pa.float64())
+        types |= {self._names[place]: self._pa.binary() for place in self._text_columns}
+        if self._layout.step is not None:
+            types[self._names[self._layout.step]] = self._pa.int64()
+        return self._csv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            check_utf8=False,
+            include_columns=[self._names[place] for place in self._places],
+        )
 
-    def _steps(self, table: Any, first: int) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None] | None:
-        """Return the steps, and which rows have one (None: all); None if one is no plain integer."""
-        if self._layout.step is None:
-            return np.arange(first, first + table.num_rows, dtype=np.int64), None
-        column = _column(table, self._layout.step)
-        if column.type == self._pa.string():
-            import pyarrow.compute as pc
-
-            try:
-                if pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
-                    return None
-                column = column.cast(self._pa.int64())
-            except self._pa.ArrowInvalid:
-                return None
-        step: NDArray[np.int64] = _numbers(column, np.int64)
-        if column.null_count == 0:
-            return step, None
-        known = _not_null(column)
-        return np.where(known, step, 0), known
-
-    def _times(self, table: Any) -> NDArray[np.float64]:
+    def _times(self, columns: Mapping[int, Any], count: int) -> NDArray[np.float64]:
         if self._layout.time is None:
-            return np.full(table.num_rows, np.nan)
-        column = _column(table, self._layout.time)
+            return np.full(count, np.nan)
+        column = columns[self._layout.time]
         times: NDArray[np.float64] = _numbers(column, np.float64)
         return times if column.null_count == 0 else np.where(_not_null(column), times, np.nan)
 
     def _fill(
         self,
-        table: Any,
+        columns: Mapping[int, Any],
         name: str,
         places: tuple[int, ...],
         values: NDArray[np.float64],
         present: NDArray[np.bool_],
-    ) -> Words | None:
-        """Fill in the values of a metric and where it has any; return the bits of its text cells (None: it has none).
+    ) -> Words:
+        """Fill in the values of a metric with text or several columns, and where it has any; return the bits of text.
 
         Of several columns of one name the last cell that is not empty counts.
         """
-        bits: Words | None = None
-        for number, place in enumerate(places):
-            column = _column(table, place)
+        bits = np.zeros(len(values), dtype=np.uint64)
+        present[:] = False
+        for place in places:
+            column = columns[place]
             known = _not_null(column) if column.null_count else np.ones(len(values), dtype=bool)
             if place in self._text_columns:
                 found, text = _decode_cells(name, column)
-                bits = np.zeros(len(values), dtype=np.uint64) if bits is None else bits
-                np.copyto(bits, text, where=known)
             else:
-                found = _numbers(column, np.float64)
-                if bits is not None:
-                    bits[known] = 0
-            if number == 0:
-                values[:], present[:] = found, known
-            else:
-                np.copyto(values, found, where=known)
-                present |= known
-        if bits is not None:
-            present &= bits == 0
+                found, text = _numbers(column, np.float64), np.zeros_like(bits)
+            np.copyto(values, found, where=known)
+            np.copyto(bits, text, where=known)
+            present |= known
+        present &= bits == 0
         return bits
+
+
+@lru_cache(maxsize=32)
+def _parser(layout: Layout, only: frozenset[str] | None) -> _ArrowParser:
+    """Return a parser below a header line. The runs of a sweep share theirs."""
+    return _ArrowParser(layout, only)
 
 
 def _decode_cells(name: str, column: Any) -> tuple[NDArray[np.float64], Words]:
@@ -492,11 +492,6 @@ def _decode_cells(name: str, column: Any) -> tuple[NDArray[np.float64], Words]:
 
 def _has_blank_line(data: bytes) -> bool:
     return data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data
-
-
-def _column(table: Any, place: int) -> Any:
-    column = table.column(str(place))
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _not_null(column: Any) -> NDArray[np.bool_]:
@@ -524,16 +519,25 @@ def _read_records(data: bytes) -> Iterator[tuple[list[str] | None, int]]:
             sizes.append(len(line))
             yield line.decode("utf-8", errors="replace")
 
-    reader = csv.reader(lines())
+    def records() -> Iterator[tuple[list[str] | None, int]]:
+        reader = csv.reader(lines())
+        while True:
+            try:
+                cells: list[str] | None = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                cells = None
+            yield cells, sum(sizes)
+            sizes.clear()
+
+    found = records()
     while True:
-        try:
-            cells: list[str] | None = next(reader)
-        except StopIteration:
+        with no_field_limit():  # holds a lock, so not while the caller works
+            lot = list(islice(found, _LOT))
+        if not lot:
             return
-        except csv.Error:
-            cells = None
-        yield cells, sum(sizes)
-        sizes.clear()
+        yield from lot
 
 
 def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_column: str | None) -> Iterator[Rows]:
@@ -542,141 +546,126 @@ def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_c
     A batch for each header line, and not too large ones.
     The last batch has the layout that is in force at the end, so it may have no rows.
     """
-    records = _read_records(data)
-    part: _RowBatch | None = _RowBatch(layout, first, start)
-    while part is not None:
-        with no_field_limit():
-            following = part.fill(records, time_column)
-        yield part.rows(data[part.start - start : part.end - start])
-        part = following
+    begin = end = start
+    records: list[list[str] | None] = []
+    ends: list[int] = []
+    weight = widest = 0
+
+    def batch() -> Rows:
+        return _to_columns(layout, first, begin, data[begin - start : end - start], records, ends)
+
+    for cells, size in _read_records(data):
+        before, end = end, end + size
+        if cells is not None and not cells:
+            continue  # a blank line is nothing
+        if cells is not None and len(cells) <= MOST_COLUMNS and is_header(cells, layout.columns):
+            following, end = end, before
+            yield batch()
+            layout = Layout.of(cells, time_column, at=before, end=following)
+            begin = end = following
+        else:
+            records.append(cells)
+            ends.append(end - begin)
+            weight += 1 + len(cells or ())
+            if cells is not None and len(cells) == len(layout.columns):
+                widest = len(cells)
+            # `weight` counts the objects that the cells take, the other factor the size of the table made of them.
+            if max(weight, len(records) * widest >> 3) < _MOST_CELLS:
+                continue
+            yield batch()
+            begin = end
+        first += len(records)
+        records, ends, weight, widest = [], [], 0, 0
+    yield batch()
+
+
+def _to_columns(
+    layout: Layout, first: int, start: int, data: bytes, records: Sequence[list[str] | None], ends: Sequence[int]
+) -> Rows:
+    """Return `records`, the cells of rows below one header line, as columns, without metrics that have no cells."""
+    count = len(records)
+    step, time, others = np.zeros(count, np.int64), np.full(count, np.nan), np.zeros(count, np.uint64)
+    valid = np.ones(count, dtype=bool)
+    good: list[tuple[int, list[str]]] = []
+    bad: list[int] = []
+    problems: dict[int, str] = {}
+    for here, cells in enumerate(records):
+        problem, bits = _bad_row(layout, cells)
+        if problem or cells is None:
+            bad.append(here)
+            others[here] = bits
+            if len(problems) < MOST_NAMED:
+                problems[first + here] = problem
+            continue
+        good.append((here, cells))
+        number = first + here if layout.step is None else whole_number(cells[layout.step])
+        valid[here] = number is not None
+        step[here] = number or 0
+        if layout.time is not None and (then := _parse_time_cell(cells[layout.time])) is not None:
+            time[here] = then
+    columns: dict[str, tuple[NDArray[np.int64], NDArray[np.float64], Words]] = {}
+    for name, places in layout.metrics.items() if good else ():
+        filled = [(here, cell) for here, cells in good if (cell := _last_filled(cells, places))]
+        if filled:
+            columns[name] = np.array([here for here, _ in filled]), *_parse_cells(name, [cell for _, cell in filled])
+    # Not all columns: bad rows would take the memory of as many cells as there are columns.
+    values, present = np.zeros((len(columns), count)), np.zeros((len(columns), count), dtype=bool)
+    odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
+    has_cells = np.zeros(count, dtype=bool)
+    for metric, (name, (at, numbers, bits_of_cells)) in enumerate(columns.items()):
+        values[metric, at] = numbers
+        present[metric, at] = bits_of_cells == 0
+        has_cells[at] = True
+        others[at] += bits_of_cells
+        if bits_of_cells.any():
+            odd[NoticeKind.TEXT_CELL, name] = first + at[bits_of_cells != 0]
+    if (~valid & has_cells).any():
+        odd[NO_STEP] = first + np.flatnonzero(~valid & has_cells)
+    if bad:
+        odd[BAD_ROW] = first + np.array(bad)
+        valid[bad] = False
+    return Rows(
+        layout=layout,
+        first=first,
+        start=start,
+        end=start + len(data),
+        data=data,
+        names=tuple(columns),
+        step=step,
+        time=time,
+        values=values,
+        present=present,
+        valid=None if valid.all() else valid,
+        ends=np.array(ends, dtype=np.int64),
+        others=others if others.any() else None,
+        odd=odd,
+        problems=problems,
+    )
+
+
+def _bad_row(layout: Layout, cells: list[str] | None) -> tuple[str, int]:
+    """Return what is wrong with a row whose cells are `cells` (None: it is no CSV), and bits that stand for it."""
+    if cells is None or len(cells) != len(layout.columns):
+        problem = "is no CSV" if cells is None else f"has {len(cells)} cells, the header {len(layout.columns)}"
+        # Without the empty cells that a growing header puts behind every row.
+        return problem, text_bits("\x1f".join(cells or []).rstrip("\x1f"))
+    cell = "" if layout.step is None else cells[layout.step]
+    if not cell or whole_number(cell) is not None:
+        return "", 0
+    named = zip(layout.columns, cells, strict=True)
+    mixed = sum(text_bits(f"{name}\x1f{cell}") for name, cell in named if cell)
+    return f"has the step {cell!r:.40}, no 64-bit integer", mixed % MODULUS
+
+
+def _last_filled(cells: Sequence[str], places: tuple[int, ...]) -> str:
+    """Return the last cell that is not empty among those at `places`."""
+    return cells[places[0]] if len(places) == 1 else next((cells[at] for at in reversed(places) if cells[at]), "")
 
 
 def _parse_time_cell(cell: str) -> float | None:
     """Return a time as a number, or as ISO text in UTC, which test-tube writes (`2019-08-01 12:30:00.5`)."""
-    number = parse_number(cell)
+    number = cell_number(cell)
     return parse_time(cell) if number is None and cell else number
-
-
-class _RowBatch:
-    """Rows below one header line, cell by cell."""
-
-    def __init__(self, layout: Layout, first: int, start: int) -> None:
-        self.layout, self.first, self.start, self.end = layout, first, start, start
-        self._ends: list[int] = []
-        self._steps: list[int] = []
-        self._times: list[float] = []
-        self._invalid: list[int] = []
-        self._others: dict[int, int] = {}
-        self._odd: dict[tuple[NoticeKind, str], list[int]] = {}
-        self._problems: dict[int, str] = {}
-        self._metrics: dict[str, tuple[list[int], list[str]]] = {}
-        self._cells = 0
-
-    @property
-    def count(self) -> int:
-        """Return the number of rows so far."""
-        return len(self._steps)
-
-    @property
-    def is_full(self) -> bool:
-        """Return if another row would make too many objects, or too large a table."""
-        return max(self._cells, self.count * len(self._metrics) >> 3) >= _MOST_CELLS
-
-    def fill(self, records: Iterator[tuple[list[str] | None, int]], time_column: str | None) -> _RowBatch | None:
-        """Take records up to a header line or until this part is full; return the part that follows."""
-        for cells, size in records:
-            begin, end = self.end, self.end + size
-            if cells is not None and not cells:
-                self.end = end  # a blank line is nothing
-            elif cells is not None and self.layout.is_header(cells):
-                layout = Layout.of(cells, time_column, at=begin, end=end)
-                return _RowBatch(layout, self.first + self.count, end)
-            else:
-                self._add(cells, end)
-                if self.is_full:
-                    return _RowBatch(self.layout, self.first + self.count, end)
-        return None
-
-    def _add(self, cells: list[str] | None, end: int) -> None:
-        """Add a row that ends at byte `end`; None is one that is no CSV."""
-        layout, here = self.layout, self.count
-        self._cells += 1 + len(cells or ())
-        self._ends.append(end - self.start)
-        self.end = end
-        self._steps.append(0)
-        self._times.append(np.nan)
-        if cells is None or len(cells) != len(layout.columns):
-            have = "is no CSV" if cells is None else f"has {len(cells)} cells, the header {len(layout.columns)}"
-            # Without the empty cells that a growing header puts behind every row.
-            self._add_bad(here, have, text_bits("\x1f".join(cells or []).rstrip("\x1f")))
-            return
-        step: int | None = self.first + here
-        if layout.step is not None:
-            step = parse_int64(cells[layout.step])
-            if step is None and cells[layout.step]:
-                named = zip(layout.columns, cells, strict=True)
-                mixed = sum(text_bits(f"{name}\x1f{cell}") for name, cell in named if cell)
-                self._add_bad(here, f"has the step {cells[layout.step]!r:.40}, no 64-bit integer", mixed)
-                return
-        if layout.time is not None and (time := _parse_time_cell(cells[layout.time])) is not None:
-            self._times[here] = time
-        filled = False
-        for name, places in layout.metrics.items():
-            cell = next((cells[place] for place in reversed(places) if cells[place]), "")
-            if cell:
-                rows, texts = self._metrics.setdefault(name, ([], []))
-                rows.append(here)
-                texts.append(cell)
-                filled = True
-        if step is not None:
-            self._steps[here] = step
-        else:
-            self._invalid.append(here)
-            if filled:
-                self._odd.setdefault(NO_STEP, []).append(self.first + here)
-
-    def _add_bad(self, here: int, problem: str, bits: int) -> None:
-        self._invalid.append(here)
-        self._others[here] = bits % MODULUS
-        bad = self._odd.setdefault(BAD_ROW, [])
-        bad.append(self.first + here)
-        if len(bad) <= MOST_NAMED:
-            self._problems[self.first + here] = problem
-
-    def rows(self, data: bytes) -> Rows:
-        """Return these rows as columns, without metrics that have no cells."""
-        # Not all columns: bad rows would take the memory of as many cells as there are columns.
-        names = tuple(sorted(self._metrics))
-        values, present = np.zeros((len(names), self.count)), np.zeros((len(names), self.count), dtype=bool)
-        others = np.zeros(self.count, dtype=np.uint64)
-        for metric, name in enumerate(names):
-            rows, cells = self._metrics[name]
-            at = np.array(rows)
-            values[metric, at], bits = _parse_cells(name, cells)
-            present[metric, at] = bits == 0
-            others[at] += bits
-            if bits.any():
-                self._odd[NoticeKind.TEXT_CELL, name] = (self.first + at[bits != 0]).tolist()
-        others[list(self._others)] += np.array(list(self._others.values()), dtype=np.uint64)
-        valid = np.ones(self.count, dtype=bool)
-        valid[self._invalid] = False
-        return Rows(
-            layout=self.layout,
-            first=self.first,
-            start=self.start,
-            end=self.start + len(data),
-            data=data,
-            names=names,
-            step=np.array(self._steps, dtype=np.int64),
-            time=np.array(self._times, dtype=np.float64),
-            values=values,
-            present=present,
-            valid=valid if self._invalid else None,
-            ends=np.array(self._ends, dtype=np.int64),
-            others=others if others.any() else None,
-            odd={what: np.array(rows, dtype=np.int64) for what, rows in self._odd.items()},
-            problems=self._problems,
-        )
 
 
 # The file -----------------------------------------------------------------------------------------------------------
@@ -697,7 +686,7 @@ class MetricsTable:
     layout: Layout | None = field(init=False)
     first_line: bytes = field(init=False)
     total: int = 0
-    _parsers: dict[tuple[int, frozenset[str] | None], _ArrowParser] = field(default_factory=dict)
+    holder = "metrics.csv"
     _counted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -710,11 +699,6 @@ class MetricsTable:
     def size(self) -> int:
         """Return the size in bytes that the file had when it was opened."""
         return self.stat[0]
-
-    def layout_at(self, offset: int) -> Layout | None:
-        """Return the layout of the header line at byte `offset`; None if there is no complete one."""
-        found = read_layout(self.file, self.time_column, at=offset)
-        return found[0] if found is not None else None
 
     @property
     def name(self) -> str:
@@ -734,16 +718,14 @@ class MetricsTable:
             or cursor.window != self._window(cursor.offset)
         ):
             return None
-        layout = self.layout_at(cursor.columns_at) if cursor.columns_at else self.layout
+        layout = self.layout
+        if cursor.columns_at:
+            layout, _ = read_layout(self.file, self.time_column, at=cursor.columns_at) or (None, b"")
         return None if layout is None else (layout, max(cursor.offset, layout.end))
 
     def place(self, offset: int) -> str:
         """Return the name of the file with the line that begins at byte `offset`."""
         return f"metrics.csv:{self.lines_before(offset) + 1}"
-
-    def lines_between(self, begin: int, end: int) -> int:
-        """Return how many lines end between two bytes."""
-        return self.lines_before(end) - self.lines_before(begin)
 
     def _window(self, end: int, size: int = 1 << 16) -> str:
         """Return a digest of the at most `size` bytes before byte `end`."""
@@ -790,10 +772,7 @@ class MetricsTable:
             if len(data) <= _FEW_BYTES:
                 parsed = parse_plain(data, layout=layout, start=start, first=first, only=only)
             if parsed is None:
-                parser = self._parsers.get((layout.at, only))
-                if parser is None:
-                    parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
-                parsed = parser.parse(data, start, first)
+                parsed = _parser(layout, only).parse(data, start, first)
             batches: Iterator[Rows] = (
                 parse_records(data, layout=layout, start=start, first=first, time_column=self.time_column)
                 if parsed is None

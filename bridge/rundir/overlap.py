@@ -16,7 +16,7 @@ import numpy as np
 from bridge.model import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,7 +25,6 @@ BUDGET = 96 << 20
 
 _LEAST = np.iinfo(np.int64).min
 _PART_CELLS = 1 << 20
-_MOST_COLUMN_SETS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,85 +45,48 @@ class LatePoints:
 class LastPoints:
     """The last point of each metric: its greatest step, and the value that counts there (the last one at that step).
 
-    The metrics are numbered in the order in which they first appear (by row, then by name).
+    The metrics are in the order in which they first appear (by row, then by name). Of some only the name may be known.
     """
 
     def __init__(self, points: Mapping[str, tuple[int, float]] | None = None, names: Iterable[str] = ()) -> None:
         """Begin with the last `points` that are known; the further `names` are known to have appeared."""
-        self._numbers: dict[str, int] = {}
-        # By metric number: if its last point is known, and its step and value.
-        self._known = np.zeros(64, dtype=bool)
-        self._step = np.full(64, _LEAST, dtype=np.int64)
-        self._value = np.zeros(64)
-        self._highest: int | None = None
-        # The metric numbers of a block's metrics, by the block's names.
-        self._columns: dict[tuple[str, ...], NDArray[np.intp]] = {}
-        for name in names:
-            self._add(name)
-        for name, (step, value) in (points or {}).items():
-            number = self._add(name)
-            self._known[number], self._step[number], self._value[number] = True, step, value
-            self._highest = step if self._highest is None else max(self._highest, step)
+        self._points: dict[str, tuple[int, float] | None] = dict.fromkeys(names) | dict(points or {})
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._points)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the metrics in the order of their first appearance."""
-        return tuple(self._numbers)
+        return tuple(self._points)
 
     def points(self) -> dict[str, tuple[int, float]]:
         """Return the step and value of each metric's last point. A zero has no sign here: 0 and -0 are equal values."""
-        steps, values, known = self._step.tolist(), (self._value + 0.0).tolist(), self._known.tolist()
-        return {name: (steps[number], values[number]) for name, number in self._numbers.items() if known[number]}
-
-    def steps(self) -> dict[str, int]:
-        """Return the greatest step of each metric with a known last point."""
-        steps, known = self._step.tolist(), self._known.tolist()
-        return {name: steps[number] for name, number in self._numbers.items() if known[number]}
+        return {name: (last[0], last[1] + 0.0) for name, last in self._points.items() if last is not None}
 
     def take(self, block: Block) -> dict[str, LatePoints]:
         """Advance by `block` and return its late points by metric.
 
         Points that just repeat the last point of their metric are cleared in `block.present`.
         """
-        numbers = self._appear(block)
-        late: dict[int, LatePoints] = {}
+        new = [metric for metric, name in enumerate(block.names) if name not in self._points]
+        if new:
+            rows = block.present[new].argmax(axis=1).tolist()
+            self._points |= dict.fromkeys(block.names[metric] for _, metric in sorted(zip(rows, new, strict=True)))
+        late = {}
         for metric in self._suspects(block):
-            found = self._check(int(numbers[metric]), block, metric)
+            found = self._check(block, metric)
             if found is not None:
-                late[metric] = found
-        self._advance(numbers, block, late)
-        return {block.names[metric]: found for metric, found in late.items()}
-
-    def _add(self, name: str) -> int:
-        number = self._numbers.setdefault(name, len(self._numbers))
-        if number == len(self._known):
-            self._known = np.concatenate([self._known, np.zeros(number, dtype=bool)])
-            self._step = np.concatenate([self._step, np.full(number, _LEAST, dtype=np.int64)])
-            self._value = np.concatenate([self._value, np.zeros(number)])
-        return number
-
-    def _appear(self, block: Block) -> NDArray[np.intp]:
-        """Return the numbers of the block's metrics; new ones are numbered by their first row, then by name."""
-        known = self._columns.get(block.names)
-        if known is None:
-            if len(self._columns) >= _MOST_COLUMN_SETS:
-                self._columns.clear()
-            new = [metric for metric, name in enumerate(block.names) if name not in self._numbers]
-            rows = block.present[new].argmax(axis=1).tolist() if new else []
-            for _, name in sorted(zip(rows, (block.names[metric] for metric in new), strict=True)):
-                self._add(name)
-            known = np.array([self._numbers[name] for name in block.names], dtype=np.intp)
-            self._columns[block.names] = known
-        return known
+                late[block.names[metric]] = found
+        self._advance(block, late)
+        return late
 
     def _suspects(self, block: Block) -> Sequence[int]:
         """Return the metrics of `block` that may have a step at or before their last one."""
         step = block.step
         rises = step[1:] > step[:-1]
-        after = self._highest is None or int(step[0]) > self._highest
+        highest = max((last[0] for last in self._points.values() if last is not None), default=None)
+        after = highest is None or int(step[0]) > highest
         if after and rises.all():
             return ()
         if after and not (step[1:] < step[:-1]).any():
@@ -138,18 +100,18 @@ class LastPoints:
             return np.flatnonzero((counts > 1).any(axis=1)).tolist()
         return range(len(block.names))
 
-    def _check(self, number: int, block: Block, metric: int) -> LatePoints | None:
-        """Check metric `number`, at the place `metric` of `block`; clear the points that repeat the one before them."""
+    def _check(self, block: Block, metric: int) -> LatePoints | None:
+        """Check the metric at the place `metric` of `block`; clear the points that repeat the one before them."""
+        known = self._points[block.names[metric]]
         at = np.flatnonzero(block.present[metric])
         step, value = block.step[at], block.values[metric, at]
         # The metric's points with its last point so far in front of them: point i comes after steps[i] and values[i].
-        known = bool(self._known[number])
-        steps = np.concatenate([[self._step[number]], step])
-        values = np.concatenate([[self._value[number]], value])
+        before = known or (0, 0.0)
+        steps, values = np.concatenate([[before[0]], step]), np.concatenate([[before[1]], value])
         repeated = (step == steps[:-1]) & same_values(value, values[:-1])
         # Of points at or before an earlier step, the first and the lowest also come right after a step that is as high.
         late = step <= steps[:-1]
-        if not known:
+        if known is None:
             repeated[0] = late[0] = False
         late &= ~repeated
         if repeated.any():
@@ -159,26 +121,20 @@ class LastPoints:
         first = int(late.argmax())
         return LatePoints(int(step[late].min()), int(block.row[at[first]]), int(step[first]))
 
-    def _advance(self, numbers: NDArray[np.intp], block: Block, late: Iterable[int]) -> None:
-        """Move the last points on by the points of `block`."""
+    def _advance(self, block: Block, late: Collection[str]) -> None:
+        """Move the last points on by the points of `block`; those of the metrics `late` may come in any order."""
         metrics = np.flatnonzero(block.present.any(axis=1))
-        if not len(metrics):
-            return
         # The place of each metric's last point in the block: the first one from behind.
         last = len(block.step) - 1 - block.present[metrics, ::-1].argmax(axis=1)
-        mine = numbers[metrics]
-        better = ~self._known[mine] | (block.step[last] >= self._step[mine])
-        metrics, last, mine = metrics[better], last[better], mine[better]
-        self._known[mine] = True
-        self._step[mine], self._value[mine] = block.step[last], block.values[metrics, last]
-        for metric in late:  # their last point need not have the greatest step
-            at = np.flatnonzero(block.present[metric])
-            top = block.step[at].max() if len(at) else _LEAST
-            if len(at) and top >= self._step[numbers[metric]]:
-                where = at[np.flatnonzero(block.step[at] == top)[-1]]
-                self._step[numbers[metric]], self._value[numbers[metric]] = top, block.values[metric, where]
-        highest = int(self._step[numbers].max())
-        self._highest = highest if self._highest is None else max(self._highest, highest)
+        for place, metric in enumerate(metrics.tolist()):
+            if late and block.names[metric] in late:  # the last one of those with the greatest step
+                at = np.flatnonzero(block.present[metric])
+                last[place] = at[block.step[at] == block.step[at].max()][-1]
+        points = zip(metrics.tolist(), block.step[last].tolist(), block.values[metrics, last].tolist(), strict=True)
+        for metric, step, value in points:
+            known = self._points[block.names[metric]]
+            if known is None or step >= known[0]:
+                self._points[block.names[metric]] = step, value
 
 
 def same_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -330,20 +286,26 @@ def resolve(
 def _shrunk(held: list[Block], steps: StepRange, budget: int, superseded: Superseded | None) -> list[Block]:
     """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
 
-    A point that does not count by now will not count later. So only the points of too many different steps are too
-    much; then the range ends in the middle of them.
+    Only the points of too many different steps are too much; then the range ends in the middle of them.
     """
-    whole = merge(held)
-    assert whole is not None
-    kept = whole.where(counting(whole, superseded))
-    if kept is None:
-        return []
-    if kept.nbytes > budget // 2:
-        middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
-        if middle > int(kept.step.min()):
-            steps.high = middle
-            kept = kept.rows(kept.step < middle)
-    return [kept]
+    for kept in condensed(held, superseded):
+        if kept.nbytes > budget // 2:
+            middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
+            if middle > int(kept.step.min()):
+                steps.high = middle
+                return [kept.rows(kept.step < middle)]
+        return [kept]
+    return []
+
+
+def condensed(blocks: Sequence[Block], superseded: Superseded | None = None) -> list[Block]:
+    """Return the points of `blocks`, in row order, that count so far, as one block or none.
+
+    A point that does not count by now will not count with later ones either.
+    """
+    whole = merge(blocks)
+    kept = whole.where(counting(whole, superseded)) if whole is not None else None
+    return [] if kept is None else [kept]
 
 
 def by_step(whole: Block, present: NDArray[np.bool_]) -> Iterator[Block]:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
-from bridge.rundir.header import metric_name
-from bridge.rundir.metrics import BAD_ROW, CHUNK, MOST_NAMED, NO_STEP, MetricsTable, open_metrics, to_hex
-from bridge.rundir.overlap import LastPoints, LatePoints
+from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, open_metrics, to_hex
+from bridge.rundir.overlap import LastPoints, LatePoints, Superseded
 from bridge.rundir.times import Estimate, fill, is_time
 
 if TYPE_CHECKING:
@@ -36,6 +34,15 @@ QUIET = 60.0
 """Seconds without a write after which no rows wait for later ones."""
 
 BAD_TIME = (NoticeKind.BAD_TIME, "")
+
+_DETAILS = {
+    NoticeKind.NO_STEP: "rows without a step, from 0: {rows}",
+    NoticeKind.TEXT_CELL: "text is not exported; metrics.csv keeps it",
+    NoticeKind.LEFT_OUT: "not exported; the event files keep them",
+    NoticeKind.BAD_LINE: "the rest of this file is not read",
+    NoticeKind.BAD_TIME: "times that no clock gives, rows from 0: {rows}; they have the time of the row before",
+}
+"""What a notice says of odd rows, in the order of the notices."""
 
 Table: TypeAlias = MetricsTable | EventTable
 """What rows are read from: one metrics.csv, or event files."""
@@ -169,13 +176,22 @@ class ReadState:
             return block
         return Block(block.names, block.row, block.step, self.estimate.of(block.row), block.values, block.present)
 
-    def cursor(self, table: Table, before: Cursor | None) -> Cursor:
+    def begun(self) -> Cursor:
+        """Return the cursor before the first row, for a target that is made with these options and anchors."""
+        return Cursor(
+            identity=self.run.identity,
+            path=str(self.run.path),
+            anchors=() if self.estimate is None else self.estimate.anchors,
+            content=self.content.differences(),
+        )
+
+    def cursor(self, table: Table, before: Cursor | None, *, replacing: int | None = None) -> Cursor:
         """Return the cursor at this place of `table`, with what an exporter keeps in `before`.
 
-        The caller sets what concerns media, and `stat`.
+        `replacing` is the step from which on the target's points are not complete. The caller sets what concerns
+        media, and `stat`.
         """
-        base = before or Cursor(identity=self.run.identity, path=str(self.run.path))
-        return base.with_(
+        return (before or self.begun()).with_(
             path=str(self.run.path),
             rows=self.rows,
             offset=self.offset,
@@ -187,7 +203,7 @@ class ReadState:
             **table.marks(self.offset, self.layout),
             anchors=() if self.estimate is None else self.estimate.anchors,
             content=self.content.differences(),
-            replacing=None,
+            replacing=replacing,
             complete=True,
             stat=None,
         )
@@ -195,44 +211,21 @@ class ReadState:
     def notices(self, table: Table) -> list[Notice]:
         """Return notices of the odd rows and cells, the first bad rows by their line."""
         found = [
-            Notice(NoticeKind.RENAMED, name, f"its column in metrics.csv has a name of {len(column)} characters")
-            for column in (self.layout.columns if self.layout is not None else ())
-            if (name := metric_name(column)) != column
+            Notice(NoticeKind.RENAMED, name, f"its column in metrics.csv has a name of {length} characters")
+            for name, length in (self.layout.renamed if self.layout is not None else ())
         ]
         for at, problem in self.problems.values():
             found.append(Notice(NoticeKind.BAD_ROW, table.place(at), f"the row {problem}"))
         bad = self.odd.get(BAD_ROW, OddRows()).count - len(self.problems)
         if bad:
             found.append(Notice(NoticeKind.BAD_ROW, "metrics.csv", "further bad rows", bad))
-        if NO_STEP in self.odd:
-            rows = self.odd[NO_STEP]
-            found.append(Notice(NoticeKind.NO_STEP, "metrics.csv", f"rows without a step, from 0: {rows}", rows.count))
         found += [
-            Notice(NoticeKind.TEXT_CELL, name, "text is not exported; metrics.csv keeps it", rows.count)
-            for (kind, name), rows in sorted(self.odd.items())
-            if kind is NoticeKind.TEXT_CELL
+            Notice(kind, what or table.holder, detail.format(rows=rows), rows.count)
+            for kind, detail in _DETAILS.items()
+            for (odd, what), rows in sorted(self.odd.items())
+            if odd is kind
         ]
-        found += [
-            Notice(NoticeKind.LEFT_OUT, what, "not exported; the event files keep them", rows.count)
-            for (kind, what), rows in sorted(self.odd.items())
-            if kind is NoticeKind.LEFT_OUT
-        ]
-        found += [
-            Notice(NoticeKind.BAD_LINE, what, "the rest of this file is not read")
-            for (kind, what), rows in sorted(self.odd.items())
-            if kind is NoticeKind.BAD_LINE
-        ]
-        if BAD_TIME in self.odd:
-            rows = self.odd[BAD_TIME]
-            detail = f"times that no clock gives, rows from 0: {rows}; they have the time of the row before"
-            found.append(Notice(NoticeKind.BAD_TIME, "metrics.csv", detail, rows.count))
         return found
-
-    def forget(self) -> None:
-        """Forget the late points and odd rows so far, which an earlier export has told of."""
-        self.late.clear()
-        self.odd.clear()
-        self.problems.clear()
 
     def _chosen_metrics(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
         """Return the places of the metrics in `names` that the options ask for; None: all."""
@@ -254,9 +247,13 @@ def open_table(run: Run) -> Iterator[Table | None]:
             yield table
 
 
-def last_write(run: Run) -> float | None:
-    """Return when rows of `run` were written last, in seconds since the epoch; None if there are none."""
-    return max((file.mtime_ns / 1e9 for file in run.row_files), default=None)
+def first_rows(table: Table, count: int) -> Iterator[Rows]:
+    """Yield the first `count` rows of `table` in parts."""
+    for rows in table.rows():
+        part = rows.part(0, min(len(rows), count - rows.first))
+        yield part
+        if part.first + len(part) >= count:
+            return
 
 
 def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
@@ -274,63 +271,41 @@ def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
     return np.array(starts, dtype=np.int64) if starts else None
 
 
-def superseded_notice(count: int) -> list[Notice]:
-    """Return the notice of `count` points that were replaced within their session, if there are any."""
-    detail = "points replaced by a later value at the same step of the same session; metrics.csv keeps them"
-    return [Notice(NoticeKind.SUPERSEDED, "metrics.csv", detail, count)] if count else []
+def superseded_notice(superseded: Superseded, table: Table) -> list[Notice]:
+    """Return the notice of points of `table` that were replaced within their session, if there are any."""
+    detail = f"points replaced by a later value at the same step of the same session; they stay in {table.holder}"
+    return [Notice(NoticeKind.SUPERSEDED, table.holder, detail, superseded.count)] if superseded.count else []
 
 
-def chunk_size(limit: int) -> int:
-    """Return how many bytes to parse at once to get about `limit` points."""
-    return min(CHUNK, max(1 << 12, limit * 8))
-
-
-def locate(
-    run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None, *, chunk: int
-) -> tuple[ReadState, Iterator[Rows]]:
-    """Return the state at `cursor`, and the rows that follow; `table` is None if there is no metrics.csv.
+def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None) -> ReadState:
+    """Return the state at `cursor`; `table` is None if there is no metrics.csv.
 
     Raises Changed if the file does not hold what the cursor covers.
     """
-    begin = ReadState.begin(run, content, cursor.anchors if cursor is not None else ())
+    state = ReadState.begin(run, content, cursor.anchors if cursor is not None else ())
     if table is None or table.layout is None:
         if cursor is not None and cursor.rows:
             raise Changed("metrics.csv is gone or empty", ("gone", table.stat if table is not None else None))
-        return begin, iter(())
-    begin.layout, begin.offset = table.layout, table.layout.end
+        return state
+    state.layout, state.offset = table.layout, table.layout.end
     if cursor is None or not cursor.header:
-        return begin, table.rows(chunk=chunk)
+        return state
     found = table.find(cursor)
     if found is not None:
-        state = ReadState.at(run, content, cursor, *found)
-        return state, table.rows(found[0], found[1], state.rows, chunk=chunk)
+        return ReadState.at(run, content, cursor, *found)
     if isinstance(table, EventTable) and table.is_gone(cursor):
         raise Changed("the event files that the target was made of are gone", ("gone", table.stat), keeps=True)
-    return begin, _read_up_to(begin, cursor, table)
-
-
-def _read_up_to(state: ReadState, cursor: Cursor, table: Table) -> Iterator[Rows]:
-    """Advance `state` from the first row to `cursor`, and return the rows that follow.
-
-    Raises Changed if the digest of the rows up to `cursor` is not the cursor's.
-    """
-    source = table.rows()
-    rest: tuple[Rows, ...] = ()
-    for rows in source:
-        count = min(len(rows), cursor.rows - state.rows)
-        state.take(rows.part(0, count))
-        if state.rows == cursor.rows:
-            rest = (rows.part(count, len(rows)),)
-            break
+    for rows in first_rows(table, cursor.rows):
+        state.take(rows)
     if state.rows < cursor.rows:
-        holder = "metrics.csv has" if isinstance(table, MetricsTable) else "the event files have"
-        reason = f"{holder} {state.rows} rows, the target was made of {cursor.rows}"
+        reason = f"there are {state.rows} rows in {table.holder}, the target was made of {cursor.rows}"
         raise Changed(reason, (table.stat, state.rows))
     if to_hex(state.digest) != (cursor.digest or to_hex(0)):
-        reason = f"metrics.csv: what its first {cursor.rows} rows hold has changed"
+        reason = f"{table.holder}: what the first {cursor.rows} rows hold has changed"
         raise Changed(reason, (table.stat, to_hex(state.digest)))
-    state.forget()
-    return chain(rest, source)
+    # An earlier export has told of the late points and odd rows so far.
+    state.late, state.odd, state.problems = {}, {}, {}
+    return state
 
 
 def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequence[Rows]) -> None:
@@ -342,9 +317,9 @@ def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequ
     steps = [int(part.valid_steps.min()) for part in rows if len(part.valid_steps)]
     needed = bool(steps) and cursor.last_step is not None and min(steps) <= cursor.last_step
     again = ReadState.begin(state.run, state.content)
-    for part in table.rows():
-        again.take(part.part(0, min(len(part), cursor.rows - part.first)))
-        if again.rows >= cursor.rows or (not needed and len(again.last_points) >= cursor.seen):
+    for part in first_rows(table, cursor.rows):
+        again.take(part)
+        if not needed and len(again.last_points) >= cursor.seen:
             break
     state.last_points = again.last_points if needed else LastPoints(names=again.last_points.names)
     state.is_known = needed
@@ -356,7 +331,7 @@ def without_last_step(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
     Rows that share the last row's step wait until a later step follows, the run ends, or nothing was written for a
     minute: the run may still supersede them. So several values at the newest step are no rewind.
     """
-    written = last_write(run)
+    written = max((file.mtime_ns / 1e9 for file in run.row_files), default=None)
     if written is None or not run.running or time.time() - written >= QUIET:
         yield from source
         return
@@ -372,13 +347,12 @@ def without_last_step(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
             last = int(steps[-1])
         waiting.append(rows)
     for rows in waiting:
-        others = np.ones(len(rows), dtype=bool) if rows.valid is None else rows.valid.copy()
-        mine = np.flatnonzero(others & (rows.step == last))
-        others &= rows.step != last
+        valid = np.ones(len(rows), dtype=bool) if rows.valid is None else rows.valid
         # The rows with the last step from behind: those after the last row that has another step.
-        after = int(np.flatnonzero(others)[-1]) + 1 if others.any() else 0
-        begin = mine[mine >= after]
-        if len(begin):
-            yield rows.part(0, int(begin[0]))
+        others = np.flatnonzero(valid & (rows.step != last))
+        after = int(others[-1]) + 1 if len(others) else 0
+        mine = np.flatnonzero(valid[after:] & (rows.step[after:] == last))
+        if len(mine):
+            yield rows.part(0, after + int(mine[0]))
             return
         yield rows

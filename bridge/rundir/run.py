@@ -15,7 +15,9 @@ import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import asdict
 
 from bridge.errors import RunDirectoryError
 from bridge.files import (
@@ -29,13 +31,12 @@ from bridge.files import (
     open_plain,
     own_file,
     read_head,
-    read_plain,
     shortened,
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import LFS_POINTER, columns_of, read_header, why_no_run
-from bridge.rundir.event_runs import FRESH, EventFacts, event_files, event_names, read_event_facts
-from bridge.rundir.header import has_column
+from bridge.rundir.event_runs import FRESH, event_files, event_names, read_event_facts
+from bridge.rundir.header import read_layout
 from bridge.rundir.times import Clock
 from logger.sidecar import Sidecar, SidecarError, Summary, decode_document, parse_heartbeat, parse_time
 from logger.values import ClassName, flatten, param_scalar
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Scalar
 
-__all__ = ["first_named", "read_run", "run_name"]
+Document = TypeVar("Document", Sidecar, Summary)
 
 RUN_FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.jsonl")
 """The files of a run directory that are read."""
@@ -88,19 +89,19 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     notices: list[Notice] = []
     files = _own_files(real, notices)
     sidecar = _read_sidecar(real, files, notices)
-    stats, summary_rows = _read_statistics(real, files, notices)
+    stats, summary_rows = _read_statistics(files, notices)
     is_other = bool({"sidecar.json", "metrics.csv"} & files.keys())
     events = () if is_other else event_files(real, event_names(real), notices)
-    facts = read_event_facts(events)
+    first_event, last_event, event_params = read_event_facts(events)
     time_column = EVENT_TIME if events else _time_column(sidecar, files)
     life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
     if events:
-        life = _last_event(events, facts, clock or Clock())
+        life = _last_event(events, last_event, clock or Clock())
         heartbeat_timeout = max(heartbeat_timeout, FRESH)
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
     start, start_estimated = _start(real, sidecar, files, life, time_column)
-    if facts.start is not None:
-        start, start_estimated = facts.start, False
+    if first_event is not None:
+        start, start_estimated = first_event, False
     last_alive = start if life.last is None else life.last
     end, end_estimated = _end(status, sidecar, life, start)
     run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
@@ -121,7 +122,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         last_alive=last_alive,
         name=_bounded("display_name", clean(name), notices),
         parent=clean(real.parent.name),
-        params=_params(sidecar, files, notices) or dict(facts.params),
+        params=_params(sidecar, files, notices) or event_params,
         tags=tuple(dict.fromkeys(sidecar.tags)),
         notes=sidecar.notes,
         archived=sidecar.archived,
@@ -235,15 +236,7 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
             )
         return Sidecar()
     try:
-        data = read_plain(files["sidecar.json"].path, limit=LARGEST_JSON)
-        if len(data) > LARGEST_JSON:
-            raise RunDirectoryError(
-                f"{path} is larger than {LARGEST_JSON >> 20} MiB.",
-                hint="A sidecar is some kilobytes: repair it, or move the run directory away.",
-            )
-        sidecar, problems = decode_document(_encodable(data), path, Sidecar)
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}.") from error
+        sidecar, problems = _decode(files["sidecar.json"], Sidecar)
     except SidecarError as error:
         raise RunDirectoryError(str(error), hint="Repair the file, or move the run directory away.") from error
     notices += _left_out("sidecar.json", problems)
@@ -251,7 +244,7 @@ def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice
 
 
 def _read_statistics(
-    real: Path, files: Mapping[str, RunFile], notices: list[Notice]
+    files: Mapping[str, RunFile], notices: list[Notice]
 ) -> tuple[dict[str, Mapping[str, float | int | None]], int | None]:
     """Return the statistics in summary.json by metric, and the number of rows that they cover.
 
@@ -260,25 +253,23 @@ def _read_statistics(
     if "summary.json" not in files:
         return {}, None
     try:
-        data = read_plain(files["summary.json"].path, limit=LARGEST_JSON)
-        if len(data) > LARGEST_JSON:
-            detail = f"larger than {LARGEST_JSON >> 20} MiB, not read"
-            notices.append(Notice(NoticeKind.TOO_LARGE, "summary.json", detail))
-            return {}, None
-        summary, problems = decode_document(_encodable(data), real / "summary.json", Summary)
-    except OSError as error:
-        notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", f"cannot be read: {error.strerror}"))
-        return {}, None
+        summary, problems = _decode(files["summary.json"], Summary)
     except SidecarError as error:
         notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", str(error)))
         return {}, None
     notices += _left_out("summary.json", problems)
-    return _statistics(summary), summary.rows
+    return {name: asdict(of) for name, of in summary.metrics.items()}, summary.rows
 
 
-def _statistics(summary: Summary) -> dict[str, Mapping[str, float | int | None]]:
-    fields = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
-    return {name: {field: getattr(of, field) for field in fields} for name, of in summary.metrics.items()}
+def _decode(file: RunFile, kind: type[Document]) -> tuple[Document, list[tuple[str, str]]]:
+    """Return what a JSON file holds. Raises SidecarError if it cannot be read or is too large."""
+    try:
+        data = read_head(file.path, LARGEST_JSON + 1)
+    except OSError as error:
+        raise SidecarError(f"{file.path} cannot be read: {error.strerror}.") from error
+    if len(data) > LARGEST_JSON:
+        raise SidecarError(f"{file.path} is larger than {LARGEST_JSON >> 20} MiB; such a file has some kilobytes.")
+    return decode_document(_encodable(data), file.path, kind)
 
 
 def _left_out(file: str, problems: Sequence[tuple[str, str]]) -> list[Notice]:
@@ -334,7 +325,7 @@ def _sign_of_life(
     oldest = min(found.st_mtime for found in (beat, metrics, own) if found is not None)
     claims = [sidecar.updated_at]
     if sidecar.updated_at is None or oldest > sidecar.updated_at + _HOUR:
-        claims.append(_last_row_time(files, time_column))
+        claims.append(_row_time(files, time_column, last=True))
     known = [claim for claim in claims if claim is not None]
     if known and oldest > max(known) + _HOUR:
         return _SignOfLife(max(known), clock.age(sign, max(known)), stated=True)
@@ -343,15 +334,14 @@ def _sign_of_life(
     return _SignOfLife(sign.st_mtime, clock.age(sign))
 
 
-def _last_event(events: Sequence[RunFile], facts: EventFacts, clock: Clock) -> _SignOfLife:
-    """Return the last sign of life of a run that only wrote event files: the time of its last event."""
+def _last_event(events: Sequence[RunFile], last: float | None, clock: Clock) -> _SignOfLife:
+    """Return the last sign of life of a run that only wrote event files: `last`, the time of its last event."""
     newest = max(events, key=lambda file: file.mtime_ns)
     try:
         age = clock.age(newest.path.stat())
     except OSError:
         age = float("inf")
-    last = facts.end if facts.end is not None else newest.mtime_ns / 1e9
-    return _SignOfLife(last, age, stated=facts.end is not None)
+    return _SignOfLife(newest.mtime_ns / 1e9 if last is None else last, age, stated=last is not None)
 
 
 def _stat(path: Path | str) -> os.stat_result | None:
@@ -364,7 +354,7 @@ def _stat(path: Path | str) -> os.stat_result | None:
 
 def _written_heartbeat(real: Path) -> float | None:
     try:
-        return parse_heartbeat(read_plain(real / "heartbeat", limit=64))
+        return parse_heartbeat(read_head(real / "heartbeat", 64))
     except OSError:
         return None
 
@@ -379,7 +369,7 @@ def _start(
     """
     if sidecar.created_at is not None:
         return sidecar.created_at, False
-    first = _first_row_time(files, time_column)
+    first = _row_time(files, time_column)
     if first is not None:
         return first, False
     mtimes = [file.mtime_ns / 1e9 for file in files.values()]
@@ -418,47 +408,34 @@ def _end(status: Status, sidecar: Sidecar, life: _SignOfLife, start: float) -> t
 
 def _time_column(sidecar: Sidecar, files: Mapping[str, RunFile]) -> str | None:
     """Return the name of the time column, if metrics.csv has it or has no header yet."""
-    if "sidecar.json" not in files and "metrics.csv" in files:
-        return TEST_TUBE_TIME if _is_of_test_tube(files["metrics.csv"]) else None
-    if sidecar.time_column is None or "metrics.csv" not in files:
+    if "metrics.csv" not in files or ("sidecar.json" in files and sidecar.time_column is None):
         return sidecar.time_column
-    return sidecar.time_column if has_column(files["metrics.csv"], sidecar.time_column) else None
-
-
-def _is_of_test_tube(file: RunFile) -> bool:
-    """Return whether test-tube wrote the metrics.csv: it has no step column, and dates each row."""
     try:
-        with open_plain(file.path) as stream:
-            columns = columns_of(read_header(stream))
-    except (OSError, csv.Error):
-        return False
-    return "step" not in columns and {TEST_TUBE_TIME, "epoch"} <= set(columns)
+        with open_plain(files["metrics.csv"].path) as stream:
+            found = read_layout(stream, None)
+    except OSError:
+        return None
+    if "sidecar.json" in files:
+        return sidecar.time_column if found is None or sidecar.time_column in found[0].columns else None
+    # test-tube writes no step column, and dates each row.
+    columns = set(found[0].columns) if found is not None else set()
+    return TEST_TUBE_TIME if "step" not in columns and {TEST_TUBE_TIME, "epoch"} <= columns else None
 
 
-def _first_row_time(files: Mapping[str, RunFile], time_column: str | None) -> float | None:
-    """Return the time of the first row of metrics.csv; None if it has none."""
+def _row_time(files: Mapping[str, RunFile], time_column: str | None, *, last: bool = False) -> float | None:
+    """Return the time of the first or the last complete row of metrics.csv; None if it says none."""
     if time_column is None or "metrics.csv" not in files:
         return None
     try:
         with open_plain(files["metrics.csv"].path) as stream:
             columns = columns_of(read_header(stream))
-            cells = columns_of(read_header(stream))
-        return parse_time(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
-    except (OSError, csv.Error, ValueError):
-        return None
-
-
-def _last_row_time(files: Mapping[str, RunFile], time_column: str | None) -> float | None:
-    """Return the time of the last complete row of metrics.csv; None if it has no time column."""
-    if time_column is None or "metrics.csv" not in files:
-        return None
-    try:
-        with open_plain(files["metrics.csv"].path) as stream:
-            columns = columns_of(read_header(stream))
-            stream.seek(-min(_TAIL_BYTES, os.fstat(stream.fileno()).st_size), os.SEEK_END)
-            lines = stream.read(_TAIL_BYTES).split(b"\n")[:-1]
-        last = next((line for line in reversed(lines) if line.strip()), b"")
-        cells = columns_of(last)
+            if last:
+                stream.seek(-min(_TAIL_BYTES, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+                lines = stream.read(_TAIL_BYTES).split(b"\n")[:-1]
+                row = next((line for line in reversed(lines) if line.strip()), b"")
+            else:
+                row = read_header(stream)
+        cells = columns_of(row)
         return parse_time(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
     except (OSError, csv.Error, ValueError):
         return None
@@ -473,7 +450,7 @@ def _params(sidecar: Sidecar, files: Mapping[str, RunFile], notices: list[Notice
     from logger.hparams import load_yaml
 
     try:
-        text = read_plain(files["hparams.yaml"].path, limit=LARGEST_HPARAMS_FILE)
+        text = read_head(files["hparams.yaml"].path, LARGEST_HPARAMS_FILE + 1)
         if len(text) > LARGEST_HPARAMS_FILE:
             detail = f"larger than {LARGEST_HPARAMS_FILE >> 20} MiB, not read"
             notices.append(Notice(NoticeKind.TOO_LARGE, "hparams.yaml", detail))

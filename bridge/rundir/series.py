@@ -1,4 +1,4 @@
-"""Read one metric of a run, or statistics of all of them."""
+"""Read the points of a run at once, their number, or their statistics."""
 
 from __future__ import annotations
 
@@ -6,37 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from bridge.model import Block, Notice, NoticeKind, Series
 from bridge.options import ContentOptions
 from bridge.rundir.event_runs import event_files, event_names
 from bridge.rundir.overlap import counting
 from bridge.rundir.resume import ReadState, open_table
+from logger.sidecar import MetricStats
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from bridge.model import Cursor, Run
     from bridge.rundir.metrics import Rows
-
-
-def read_series(run: Run, name: str) -> Series:
-    """Return the points of the metric `name` that count, by step; none if the run does not have the metric.
-
-    Only its own column is turned into numbers. Raises RunDirectoryError if metrics.csv cannot be read.
-    """
-    state = ReadState.begin(run, ContentOptions())
-    columns = _Columns()
-    only = frozenset((name,))
-    for rows, _ in _rows_until(run, None, only=only):
-        columns.add(state.select(rows), only)
-    if state.estimate is not None:
-        state.estimate = state.estimate.reaching(state.rows, run)
-    return columns.counting(state).get(name) or Series(
-        name=name, step=np.empty(0, dtype=np.int64), time=np.empty(0), value=np.empty(0)
-    )
 
 
 def read_points(
@@ -51,16 +36,20 @@ def read_points(
     memory; `count_points` says how many there are. Raises RunDirectoryError if metrics.csv cannot be read.
     """
     state = ReadState.begin(run, content)
-    columns = _Columns()
+    parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
     numbers = range(0)
     chosen = None if only is None else frozenset(only)
-    for part, wanted in _rows_until(run, until, only=chosen):
-        numbers = range(numbers.start if numbers else part.first, part.first + len(part))
-        columns.add(state.select(part.part(0, wanted)) if wanted else None, chosen)
-    if state.estimate is not None:
-        columns.forget_times()
-        state.estimate = None
-    return columns.counting(state), numbers
+    for rows, wanted in _rows_until(run, until, only=chosen):
+        numbers = range(numbers.start if numbers else rows.first, rows.first + len(rows))
+        block = state.select(rows.part(0, wanted)) if wanted else None
+        if block is None:
+            continue
+        for metric, name in enumerate(block.names):
+            if chosen is None or name in chosen:
+                at = np.flatnonzero(block.present[metric])
+                time = block.time[at] if state.estimate is None else np.full(len(at), np.nan)
+                parts.setdefault(name, []).append((block.row[at], block.step[at], time, block.values[metric, at]))
+    return {name: _counting(name, columns) for name, columns in parts.items()}, numbers
 
 
 def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = None) -> tuple[dict[str, int], int]:
@@ -81,15 +70,13 @@ def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = No
     return counts, total
 
 
-def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
+def read_summary(run: Run) -> dict[str, dict[str, Any]]:
     """Return for each metric `last`, `min`, `max`, `count`, `min_step`, `max_step`, `nan_count` and `first_nan_step`.
 
-    They come from summary.json if there is one. Else they are computed from metrics.csv: from all values that were
-    logged, in row order; NaN changes neither `min` nor `max`. Raises RunDirectoryError if metrics.csv cannot be read.
+    They are computed from all values that were logged, in row order, also those that the overlap rule leaves out; NaN
+    changes neither `min` nor `max`. Raises RunDirectoryError if metrics.csv cannot be read.
     """
-    if run.summary_stats:
-        return run.summary_stats
-    stats: dict[str, dict[str, Any]] = {}
+    stats: dict[str, MetricStats] = {}
     state = ReadState.begin(run, ContentOptions())
     for rows, _ in _rows_until(run, None):
         block = state.select(rows)
@@ -97,8 +84,8 @@ def read_summary(run: Run) -> Mapping[str, Mapping[str, Any]]:
             continue
         for metric, name in enumerate(block.names):
             at = np.flatnonzero(block.present[metric])
-            _add(stats.setdefault(name, _nothing()), block.step[at], block.values[metric, at])
-    return stats
+            _add(stats.setdefault(name, MetricStats()), block.step[at], block.values[metric, at])
+    return {name: asdict(of) for name, of in stats.items()}
 
 
 def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> list[Notice]:
@@ -107,7 +94,8 @@ def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> 
     `last_points` are step and value of the last point of each metric in metrics.csv. The event files hold another run
     if they reach as far and have no such point, or one that differs as float32. Raises RunDirectoryError.
     """
-    files = event_files(run.path, event_names(run.path), [])
+    names = event_names(run.path)
+    files = event_files(run.path, names, []) if names else ()
     if not files:
         return []
     series, _ = read_points(replace(run, event_files=files), ContentOptions(), only=last_points)
@@ -134,63 +122,29 @@ def _rows_until(run: Run, until: Cursor | None, *, only: frozenset[str] | None =
             yield rows, len(rows) if until is None else max(0, min(len(rows), until.rows - rows.first))
 
 
-class _Columns:
-    """The points of each metric in row order, as long columns: row, step, time and value."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
-
-    def add(self, block: Block | None, only: frozenset[str] | None) -> None:
-        """Add the points of `block`, of some metrics if `only` is given."""
-        if block is None:
-            return
-        for metric, name in enumerate(block.names):
-            if only is None or name in only:
-                at = np.flatnonzero(block.present[metric])
-                columns = block.row[at], block.step[at], block.time[at], block.values[metric, at]
-                self._parts.setdefault(name, []).append(columns)
-
-    def forget_times(self) -> None:
-        """Make all times NaN."""
-        for parts in self._parts.values():
-            parts[:] = [(row, step, np.full(len(row), np.nan), value) for row, step, _, value in parts]
-
-    def counting(self, state: ReadState) -> dict[str, Series]:
-        """Return the points that count, by step, with the times that `state` estimates if it does."""
-        found = {}
-        for name, parts in self._parts.items():
-            row, step, time, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-            if state.estimate is not None:
-                time = state.estimate.of(row)
-            block = Block((name,), row, step, time, value[None, :], np.ones((1, len(step)), dtype=bool))
-            counts = np.flatnonzero(counting(block)[0])
-            order = counts[np.argsort(step[counts])]
-            found[name] = Series(name=name, step=step[order], time=time[order], value=value[order])
-        return found
+def _counting(name: str, parts: Sequence[tuple[NDArray[Any], ...]]) -> Series:
+    """Return the points of a metric that count, by step; `parts` are (row, step, time, value), in row order."""
+    row, step, time, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    block = Block((name,), row, step, time, value[None, :], np.ones((1, len(step)), dtype=bool))
+    counts = np.flatnonzero(counting(block)[0])
+    order = counts[np.argsort(step[counts])]
+    return Series(name=name, step=step[order], time=time[order], value=value[order])
 
 
-def _nothing() -> dict[str, Any]:
-    stats: dict[str, Any] = dict.fromkeys(
-        ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
-    )
-    stats["count"] = stats["nan_count"] = 0
-    return stats
-
-
-def _add(stats: dict[str, Any], step: NDArray[np.int64], value: NDArray[np.float64]) -> None:
+def _add(stats: MetricStats, step: NDArray[np.int64], value: NDArray[np.float64]) -> None:
     """Add values, at least one, to `stats`."""
-    stats["last"] = float(value[-1])
-    stats["count"] += len(value)
+    stats.last = float(value[-1])
+    stats.count += len(value)
     nan = np.isnan(value)
     if nan.any():
-        stats["nan_count"] += int(nan.sum())
-        if stats["first_nan_step"] is None:
-            stats["first_nan_step"] = int(step[nan.argmax()])
+        stats.nan_count += int(nan.sum())
+        if stats.first_nan_step is None:
+            stats.first_nan_step = int(step[nan.argmax()])
         step, value = step[~nan], value[~nan]
     if not len(value):
         return
     least, greatest = int(value.argmin()), int(value.argmax())
-    if stats["min"] is None or value[least] < stats["min"]:
-        stats["min"], stats["min_step"] = float(value[least]), int(step[least])
-    if stats["max"] is None or value[greatest] > stats["max"]:
-        stats["max"], stats["max_step"] = float(value[greatest]), int(step[greatest])
+    if stats.min is None or value[least] < stats.min:
+        stats.min, stats.min_step = float(value[least]), int(step[least])
+    if stats.max is None or value[greatest] > stats.max:
+        stats.max, stats.max_step = float(value[greatest]), int(step[greatest])

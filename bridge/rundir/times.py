@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-__all__ = ["ALLOWANCE", "MOST_ANCHORS", "Anchors", "Clock", "Estimate", "fill", "is_time"]
-
 ALLOWANCE = 60.0
 """Seconds by which the file server's clock may be off while it is not known."""
 

@@ -45,12 +45,8 @@ _READING = (
     Mutant(
         "a row without its newline is read",
         "bridge/rundir/header.py",
-        """    end = data.rfind(b"\\n")
-    if end < 0 or data.find(b'"') < 0:
-        return end + 1""",
-        """    end = data.rfind(b"\\n")
-    if end < 0 or data.find(b'"') < 0:
-        return len(data)""",
+        'return max(data.rfind(b"\\n", begin, end) for begin, end in _unquoted(data)) + 1',
+        "return max(end for _, end in _unquoted(data))",
         _OVERLAP,
     ),
     Mutant(
@@ -80,8 +76,8 @@ _EVENTS = (
     Mutant(
         "event files: Lightning's placeholder is a point",
         "bridge/rundir/event_runs.py",
-        "keep &= ~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2]))",
-        "keep &= keep",
+        "batch = batch.scalars(~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2])))",
+        "batch = batch.scalars(mine | ~mine)",
         ("tests/rundir/test_event_files.py",),
     ),
     Mutant(

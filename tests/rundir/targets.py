@@ -1,20 +1,71 @@
-"""The plainest possible targets: they apply deltas as the contract says, and can be compared."""
+"""The plainest possible targets: they apply deltas as the contract says, and can be compared with what was logged."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from bridge.model import Cursor, Delta, DeltaKind
+import numpy as np
+
+from bridge.model import Cursor, Delta, DeltaKind, Series
 from bridge.options import ContentOptions
-from bridge.rundir import read_delta, read_run, read_whole
-from tests.rundir.oracle import Event, events_of
+from bridge.rundir import read_delta, read_points, read_run, read_whole
+from tests.oracle import OraclePoint, counting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from bridge.model import Run
     from bridge.rundir import ReadOptions
 
 BUDGET = 1 << 20
+
+Event: TypeAlias = "tuple[int, int, float, tuple[tuple[str, str], ...]]"
+"""One source row at one place: row, step, time, and (metric, value as float.hex) by metric."""
+
+Points: TypeAlias = "dict[tuple[str, int], list[tuple[float, str]]]"
+"""Time and value, as float.hex, of the points by metric and step."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of metrics.csv; `step` is None without one, and values are floats or text."""
+
+    step: int | None
+    time: float
+    cells: dict[str, float | str] = field(default_factory=dict)
+    bad: bool = False
+
+
+def expected(rows: Sequence[Row]) -> Points:
+    """Return the points of `rows` that count, by the oracle's overlap rule."""
+    logged: dict[str, list[OraclePoint]] = {}
+    for number, row in enumerate(rows):
+        for name, value in row.cells.items():
+            if row.step is not None and not row.bad and not isinstance(value, str):
+                logged.setdefault(name, []).append(OraclePoint(number, row.step, row.time, value))
+    return {
+        (name, point.step): [(point.time, float(point.value).hex())]
+        for name, points in logged.items()
+        for point in counting(points)
+    }
+
+
+def events_of(deltas: Iterable[Delta]) -> list[Event]:
+    """Return the events in `deltas`, one per row of a block."""
+    found: list[Event] = []
+    for delta in deltas:
+        for block in delta.blocks:
+            for column in range(len(block.row)):
+                values = tuple(
+                    (name, float(block.values[line, column]).hex())
+                    for line, name in enumerate(block.names)
+                    if block.present[line, column]
+                )
+                assert values, "a row of a block without a point"
+                found.append((int(block.row[column]), int(block.step[column]), float(block.time[column]), values))
+    return found
 
 
 class Target:
@@ -34,7 +85,7 @@ class Target:
         self.budget = budget
         self.text: str | None = None
         self.events: list[Event] = []
-        self.points: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self.points: Points = {}
         self.metrics: tuple[str, ...] = ()
         self.rebuilds = 0
         self.kinds: list[DeltaKind] = []
@@ -83,18 +134,15 @@ class Target:
         self.text = after.to_json()
         self.metrics = delta.metrics
 
-    def held(self) -> dict[tuple[str, int], list[tuple[float, str]]]:
+    def held(self) -> Points:
         """Return the points by metric and step."""
         return {key: held for key, held in self.points.items() if held}
 
 
-def points_of(events: list[Event]) -> dict[tuple[str, int], list[tuple[float, str]]]:
-    """Return the points of `events` by metric and step."""
-    found: dict[tuple[str, int], list[tuple[float, str]]] = {}
-    for _, step, time, values in events:
-        for name, value in values:
-            found.setdefault((name, step), []).append((time, value))
-    return found
+def series_of(run: Run, name: str) -> Series:
+    """Return the points of one metric that count; without any where the run does not have it."""
+    none = Series(name, np.empty(0, np.int64), np.empty(0), np.empty(0))
+    return read_points(run, ContentOptions(), only=[name])[0].get(name, none)
 
 
 def rising(events: list[Event]) -> bool:

@@ -22,13 +22,13 @@ from bridge.errors import RunDirectoryError
 from bridge.files import open_file
 from bridge.model import DeltaKind, NoticeKind, Status
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_series, read_whole
+from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_whole
 from bridge.rundir.event_file import read_events
 from bridge.rundir.resume import open_table
 from tests.run_dirs import write_sidecar
 from tests.rundir.event_writing import START, age, append, picture, png, record, scalar, version, write_events
-from tests.rundir.oracle import Row, events
-from tests.rundir.targets import Target, points_of, rising
+from tests.rundir.targets import Row, Target, rising, series_of
+from tests.rundir.targets import expected as expected_points
 
 PICTURE = b"a picture" * 20
 TAGS = ("loss", "val/acc", "损失", "a" * 126, "b" * 300, "x")
@@ -182,7 +182,7 @@ def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
 def test_a_requeued_job_is_one_curve(run_dir: Path) -> None:
     """Steps logged again have their new values and times."""
     age(run_dir)
-    series = read_series(read_run(run_dir), "loss")
+    series = series_of(read_run(run_dir), "loss")
     assert series.step.tolist() == list(range(12))
     assert series.value.tolist() == [*(step / 8 for step in range(5)), *(step / 4 for step in range(5, 12))]
     assert series.time.tolist() == [
@@ -291,7 +291,7 @@ def test_the_placeholder_is_no_point(tmp_path: Path) -> None:
     age(folder)
     (delta,) = read_whole(read_run(folder), ContentOptions(), ReadOptions())
     assert delta.points == 2
-    assert read_series(read_run(folder), "hp_metric").step.tolist() == [3]
+    assert series_of(read_run(folder), "hp_metric").step.tolist() == [3]
 
 
 def test_hyperparameters_of_the_plugin(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_newest_file_that_is_gone_is_a_rebuild(run_dir: Path) -> None:
         assert (changed.kind, changed.points) == (DeltaKind.CHANGED, 0)
         write_events(run_dir, 2, [("loss", 11, 4.0, START + 200)])
         age(run_dir)
-    assert changed.reason == "the event files have 11 rows, the target was made of 17"
+    assert changed.reason == "there are 11 rows in the event files, the target was made of 17"
 
 
 def test_a_file_that_must_not_be_read_is_named(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -527,6 +527,6 @@ def test_any_history_ends_as_one_clean_read(
                 target.export(folder)
         age(folder, 100)
         target.export(folder)
-    assert target.held() == points_of(events(rows))
+    assert target.held() == expected_points(rows)
     assert replaces or rising(target.events)
     assert json.loads(target.text or "")["rows"] == len(rows)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, read_run, read_series, read_whole
-from tests.rundir.oracle import events_of
+from bridge.rundir import ReadOptions, read_points, read_run, read_whole
+from tests.rundir.targets import events_of
 
 if TYPE_CHECKING:
     from bridge.model import Delta, Run
@@ -89,13 +89,16 @@ def test_series(case: Case) -> None:
 
 
 @cases_with("series")
-def test_one_series(case: Case) -> None:
-    """A series read alone equals the same series read with others."""
+def test_all_points_at_once(case: Case) -> None:
+    """The same points are read at once, with times where metrics.csv has them, all metrics or only one."""
     run = case.run()
-    for name, points in case.expected["series"].items():
-        series = read_series(run, name)
-        found = zip(series.step.tolist(), series.time.tolist(), map(value_of, series.value.tolist()), strict=True)
-        assert list(found) == [(step, then, value_of(value)) for step, then, value in points]
+    for only in (None, *([name] for name in case.expected["series"])):
+        series, _ = read_points(run, ContentOptions(), only=only)
+        assert series.keys() == set(case.expected["series"] if only is None else only)
+        for name, one in series.items():
+            times = one.time.tolist() if run.time_column else [then for _, then, _ in case.expected["series"][name]]
+            found = zip(one.step.tolist(), times, map(value_of, one.value.tolist()), strict=True)
+            assert list(found) == [(step, then, value_of(value)) for step, then, value in case.expected["series"][name]]
 
 
 @cases_with("events")

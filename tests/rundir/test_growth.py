@@ -15,8 +15,8 @@ from bridge.model import Cursor, Delta, DeltaKind, NoticeKind
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run
 from bridge.rundir import deltas as delta_module
-from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
-from tests.rundir.oracle import events_of
+from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
+from tests.rundir.targets import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +172,7 @@ def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: lis
     write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1], [3.0, 2, CREATED_S + 2]])
     delta = look(run_dir, cursor)
     assert delta.kind is DeltaKind.CHANGED
-    assert delta.reason == "metrics.csv: what its first 2 rows hold has changed"
+    assert delta.reason == "metrics.csv: what the first 2 rows hold has changed"
     assert delta.points == 0
     assert delta.after == cursor
 
@@ -205,35 +205,6 @@ def test_a_file_that_is_gone(run_dir: Path, waits: list[Callable[[], object]]) -
     (run_dir / "metrics.csv").unlink()
     delta = look(run_dir, cursor)
     assert (delta.kind, delta.reason) == (DeltaKind.CHANGED, "metrics.csv is gone or empty")
-
-
-def test_options_that_differ_are_named(run_dir: Path) -> None:
-    """A target made with other options is rebuilt, and the reason names them."""
-    cursor = look(run_dir, None, content=ContentOptions(metrics=("loss",))).after
-    delta = look(run_dir, cursor, content=ContentOptions(exclude_metrics=("a*", "b")))
-    assert delta.kind is DeltaKind.CHANGED
-    assert delta.reason == (
-        "made with other options: exclude-metrics (was the default, is a* b), metrics (was loss, is the default)"
-    )
-
-
-def test_a_target_that_was_never_finished_is_made_anew(run_dir: Path) -> None:
-    """A target with an incomplete cursor is rebuilt."""
-    cursor = look(run_dir, None).after.with_(complete=False)
-    assert look(run_dir, cursor).kind is DeltaKind.CHANGED
-
-
-def test_portions_are_continued_where_they_ended(tmp_path: Path) -> None:
-    """With a limit, each portion continues from the cursor of the last."""
-    path = make_run(tmp_path / "run", [{"loss": float(step), "step": step} for step in range(10)])
-    cursor, found, more = None, [], True
-    while more:
-        delta = look(path, cursor, ReadOptions(ordered=True, limit=4))
-        assert delta.points <= 6
-        assert delta.more == (delta.after.stat is None)
-        found += points(delta)
-        cursor, more = delta.after, delta.more
-    assert found == [(step, float(step)) for step in range(10)]
 
 
 def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
@@ -272,34 +243,6 @@ def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
     assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 1, [(1, 2.0)])
     assert look(run_dir, delta.after, ReadOptions(replaces=True)).kind is DeltaKind.SAME
     assert look(run_dir, cursor, ReadOptions()).kind is DeltaKind.REWIND
-
-
-def test_a_large_replacement_comes_in_parts(run_dir: Path) -> None:
-    """A replacement larger than memory comes in ranges of steps, each with the step that follows."""
-    rows = [[float(step), step, CREATED_S + step] for step in range(2, 40)]
-    write_metrics(run_dir, (), rows, append=True)
-    cursor = look(run_dir, None).after
-    write_metrics(run_dir, (), [[-1.0, 0, CREATED_S + 50]], append=True)
-    found: list[tuple[int, float]] = []
-    steps: list[int | None] = [0]
-    more = True
-    while more:
-        delta = read_delta(read_run(run_dir), cursor, ContentOptions(), ReadOptions(replaces=True), budget=400)
-        assert (delta.kind, delta.replace_from) == (DeltaKind.REWIND, steps[-1])
-        found += points(delta)
-        cursor, more = delta.after, delta.more
-        steps.append(cursor.replacing)
-    assert len(steps) > 3
-    assert steps[-1] is None
-    assert found == [(0, -1.0), (1, 2.0), *((step, float(step)) for step in range(2, 40))]
-
-
-def test_new_lower_steps_are_points_for_an_unordered_target(run_dir: Path) -> None:
-    """For an unordered target a new lower step is an ordinary point."""
-    cursor = look(run_dir, None).after
-    write_metrics(run_dir, (), [[9.0, -5, CREATED_S + 2]], append=True)
-    delta = look(run_dir, cursor, ReadOptions(replaces=True))
-    assert (delta.kind, points(delta)) == (DeltaKind.APPEND, [(-5, 9.0)])
 
 
 @pytest.fixture

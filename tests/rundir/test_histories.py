@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from bridge.rundir import ReadOptions
 from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, write_sidecar
-from tests.rundir.oracle import Row, events, without_texts
-from tests.rundir.targets import Target, points_of, rising
+from tests.rundir.targets import Row, Target, expected, rising
 
 VALUES = (0.0, -0.0, 1.0, 2.5, math.nan, math.inf, -math.inf)
 NAMES = ("a", "b", "c/d")
@@ -90,7 +89,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
-quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick
@@ -104,7 +103,7 @@ def test_an_ordered_target_ends_as_one_clean_read(
         path = write_sidecar(Path(folder) / "run")
         target = Target(ReadOptions(ordered=True, limit=limit), keeps_last_points=keeps_last_points, budget=budget)
         grow(path, rows, cuts, seed, target)
-    assert target.held() == points_of(without_texts(events(rows), rows))
+    assert target.held() == expected(rows)
     assert rising(target.events)
 
 
@@ -120,7 +119,7 @@ def test_an_unordered_target_ends_as_one_clean_read(
         wanted = ReadOptions(replaces=replaces, limit=limit)
         target = Target(wanted, keeps_last_points=keeps_last_points, budget=budget)
         grow(path, rows, cuts, seed, target)
-    assert target.held() == points_of(without_texts(events(rows), rows))
+    assert target.held() == expected(rows)
 
 
 @pytest.mark.slow
@@ -149,5 +148,5 @@ def test_thousands_of_histories(
             assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
             assert target.metrics == clean.metrics
     for target in targets:
-        assert target.held() == points_of(without_texts(events(rows), rows))
+        assert target.held() == expected(rows)
     assert rising(targets[0].events)

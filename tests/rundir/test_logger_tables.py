@@ -15,8 +15,7 @@ from bridge.rundir import deltas as delta_module
 from logger.csv_file import MetricsFile
 from logger.row import Row as LoggedRow
 from tests.run_dirs import CREATED_S, write_sidecar
-from tests.rundir.oracle import Row, events
-from tests.rundir.targets import Target, points_of
+from tests.rundir.targets import Row, Target, expected
 
 NAMES = ("loss", "val/acc", 'odd "name", with\nmore', "损失", "epoch")
 
@@ -44,7 +43,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(sessions, st.booleans())
 def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float], int]], int]], exports: bool) -> None:
     """All complete rows of sessions that end torn somewhere are read, bit for bit."""
-    expected: list[Row] = []
+    logged_rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
         target = Target(ReadOptions(ordered=True))
@@ -52,11 +51,11 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
             file = MetricsFile(path / "metrics.csv", time_column="wall_time")
             if (path / "metrics.csv").exists():
                 file.resume()
-                del expected[file.rows :]
+                del logged_rows[file.rows :]
             for cells, step in logged:
-                then = CREATED_S + len(expected)
+                then = CREATED_S + len(logged_rows)
                 file.append([LoggedRow(tuple(cells), tuple(cells.values()), step, then)])
-                expected.append(Row(step, then, {name: float(value) for name, value in cells.items()}))
+                logged_rows.append(Row(step, then, {name: float(value) for name, value in cells.items()}))
                 if exports:
                     target.export(path)
             file.close()
@@ -66,7 +65,7 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
         file = MetricsFile(path / "metrics.csv", time_column="wall_time")
         if (path / "metrics.csv").exists():
             file.resume()
-            del expected[file.rows :]
+            del logged_rows[file.rows :]
         file.close()
         target.export(path)
-    assert target.held() == points_of(events(expected))
+    assert target.held() == expected(logged_rows)

@@ -10,7 +10,7 @@ from bridge.model import DeltaKind, Run
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
-from tests.rundir.oracle import events_of
+from tests.rundir.targets import events_of
 from tests.rundir.test_growth import HEADER, ORDERED, look, points
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import write_sidecar
-from tests.rundir.oracle import events_of
+from tests.rundir.targets import events_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,13 +10,14 @@ import pytest
 
 from bridge.exporters import find_exporter
 from bridge.live import LiveRuns
-from bridge.rundir import discover, read_run, read_series
+from bridge.rundir import discover, read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.verify import verify_runs
 from tests.logger.environments import ROOT, fresh_environment
 from tests.memory_exporter import MemoryExporter
 from tests.rundir.event_writing import age
+from tests.rundir.targets import series_of
 from tests.rundir.test_stock_loggers import OLDEST
 
 if TYPE_CHECKING:
@@ -127,13 +128,13 @@ def check(python: str | Path, folder: Path) -> None:
     names |= {"torch", "tensors"} | ({"tensorboardX"} if "tensorboardX" in found else set())
     assert kinds == dict.fromkeys(names, "TensorBoardLogger") | {"two/version_1": "CSVLogger"}
     assert dict(found["plain/version_0"].params) == {"width": 4, "lr": 0.01, "name": "linear"}
-    requeued = read_series(found["requeued/version_4711"], "loss")
-    per_epoch = len(read_series(found["plain/version_0"], "loss").step) // 2
+    requeued = series_of(found["requeued/version_4711"], "loss")
+    per_epoch = len(series_of(found["plain/version_0"], "loss").step) // 2
     assert len(found["requeued/version_4711"].event_files) == 3
     assert requeued.step.tolist() == list(range(4 * per_epoch))
-    assert len(read_series(found["scalars/version_0"], "both/a").step) == 2 * per_epoch
-    assert read_series(found["tensors"], "loss").step.tolist() == [0, 1, 2]
-    assert len(read_series(found["killed/version_0"], "loss").step) >= per_epoch
+    assert len(series_of(found["scalars/version_0"], "both/a").step) == 2 * per_epoch
+    assert series_of(found["tensors"], "loss").step.tolist() == [0, 1, 2]
+    assert len(series_of(found["killed/version_0"], "loss").step) >= per_epoch
     exporter = find_exporter("mlflow")(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="real")
     report = export_runs([runs], exporter)
     assert {run.name: str(run.action) for run in report.runs} == dict.fromkeys(kinds, "new")
