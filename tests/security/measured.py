@@ -32,7 +32,7 @@ MLFLOW_MB = 200
 """What MLflow adds to that: 120 MB before it does anything."""
 
 SECONDS = 15.0
-"""What one command may take on a busy machine; each takes a second or two."""
+"""The processor time that one command may take; each takes a second or two."""
 
 PATIENCE_S = 60
 """After so many seconds a process counts as hanging and is ended."""
@@ -42,7 +42,7 @@ _ADDRESSES = 3 << 30
 
 @dataclass(frozen=True)
 class Cost:
-    """A process's peak memory in megabytes, and the seconds of its slowest command."""
+    """A process's peak memory in megabytes, and the processor seconds of its slowest command."""
 
     megabytes: float
     seconds: float
@@ -83,9 +83,9 @@ def _carry_out(root: Path, commands: tuple[tuple[object, ...], ...]) -> Measured
     sys.addaudithook(note)
     scene, seen, slowest = Scene(root), [], 0.0
     for words in commands:
-        began = time.perf_counter()
+        began = time.process_time()
         seen.append(scene.call(*words))
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return Measured(tuple(seen), Cost(peak, slowest), tuple(touched))
 

@@ -26,6 +26,7 @@ __all__ = [
     "Scene",
     "Seen",
     "add_media",
+    "assert_good",
     "plain_run",
     "png",
     "points_of",
@@ -108,17 +109,36 @@ class Outside:
 class Case:
     """One hostile run directory: what `harm` makes of a plain one, and the expected report.
 
-    `notices` are (kind, what) in the report, and with `in_mlflow` those in MLflow's; `reason` is part of why the
-    run cannot be read at all ("": it can).
+    The run is unreadable for a `reason` with these words and a remedy with this `hint`, or it arrives with `notices`:
+    kind, what (of the first), and how many if it is not one. `in_mlflow` are further ones in MLflow's report.
     """
 
     name: str
-    harm: Callable[[Path, Outside], None]
-    notices: tuple[tuple[str, str], ...] = ()
+    harm: Callable[..., None]
+    notices: tuple[tuple[str | int, ...], ...] = ()
     reason: str = ""
+    hint: str = "Put a plain file in its place, or move the run directory away."
     points: int = 3
     media: int = 1
-    in_mlflow: tuple[tuple[str, str], ...] = ()
+    in_mlflow: tuple[tuple[str | int, ...], ...] = ()
+
+    def assert_told(self, line: Any, to: str = "tensorboard") -> None:
+        """Assert that the line of a report names the fault, and that the rest of the run arrived."""
+        if self.reason:
+            told = (line["action"], self.reason in line["reason"], self.hint in line["hint"])
+            assert told == ("unreadable", True, True), line
+            assert line["path"] in line["reason"]
+            return
+        expected = self.notices + (self.in_mlflow if to == "mlflow" else ())
+        found = [(entry["kind"], entry["examples"][0]["what"], entry["count"]) for entry in line["notices"]]
+        assert (line["action"], line["points"], line["media"], found) == (
+            "new", self.points, self.media, [(*notice, 1)[:3] for notice in expected]
+        )  # fmt: skip
+
+
+def assert_good(line: Any) -> None:
+    """Assert that the good run arrived with points and image, without a notice."""
+    assert (line["action"], line["points"], line["media"], line["notices"]) == ("new", 3, 1, [])
 
 
 @dataclass(frozen=True)

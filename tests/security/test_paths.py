@@ -16,7 +16,18 @@ from bridge.exporters.mlflow.media import ArtifactUpload
 from bridge.model import RunFile
 from tests.require import require
 from tests.security.measured import measure
-from tests.security.scene import GOOD, TARGETS, Case, Outside, Scene, add_media, plain_run, points_of, target
+from tests.security.scene import (
+    GOOD,
+    TARGETS,
+    Case,
+    Outside,
+    Scene,
+    add_media,
+    assert_good,
+    plain_run,
+    points_of,
+    target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,11 +97,6 @@ def tree_loops(run: Path, outside: Outside) -> None:
         (place / "gone").symlink_to("nowhere")
 
 
-def heartbeat_link(run: Path, outside: Outside) -> None:
-    """Link the heartbeat to somebody else's fresh file."""
-    links("heartbeat", "id_ed25519")(run, outside)
-
-
 def checkpoint(path: str) -> Callable[[Path, Outside], None]:
     """Let the sidecar name this checkpoint; {} is the private folder."""
 
@@ -142,7 +148,7 @@ CASES = [
     Case("device-as-sidecar.json", replaces("sidecar.json", device), reason="leads out of the run directory"),
     Case("loop-as-sidecar.json", replaces("sidecar.json", loop), reason="is not a regular file"),
     Case("folder-as-sidecar.json", replaces("sidecar.json", folder), reason="is not a regular file"),
-    Case("heartbeat-link", heartbeat_link),
+    Case("heartbeat-link", links("heartbeat", "id_ed25519")),
     Case("tree-loops", tree_loops),
     Case("checkpoint-absolute", checkpoint("{}/id_ed25519"), in_mlflow=(("left out", "checkpoint"),)),
     Case(
@@ -157,7 +163,7 @@ CASES = [
     Case(
         "checkpoint-pipe",
         checkpoint_pipe,
-        in_mlflow=tuple((REFUSED, f"checkpoints/{name}.ckpt") for name in ("last", "loop", "zero")),
+        in_mlflow=((REFUSED, "checkpoints/last.ckpt", 3),),
     ),
 ]
 BY_NAME = {case.name: case for case in CASES}
@@ -227,19 +233,7 @@ def test_it_is_refused_by_name(exported: dict[str, Any], name: str, to: str) -> 
 
     One without a sidecar is unreadable, with a remedy.
     """
-    case, line = BY_NAME[name], line_of(exported[to], name)
-    if case.reason:
-        assert (line["action"], case.reason in line["reason"]) == ("unreadable", True)
-        assert f"runs/{name}/sidecar.json" in line["reason"]
-        assert line["hint"] == "Put a plain file in its place, or move the run directory away."
-        return
-    notices = [(entry["kind"], one["what"]) for entry in line["notices"] for one in entry["examples"]]
-    assert (line["action"], line["points"], line["media"], tuple(notices)) == (
-        "new",
-        case.points,
-        case.media,
-        case.notices + (case.in_mlflow if to == "mlflow" else ()),
-    )
+    BY_NAME[name].assert_told(line_of(exported[to], name), to)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -253,8 +247,7 @@ def test_nothing_private_is_anywhere(scene: Scene, shown: bytes, name: str) -> N
 @pytest.mark.parametrize("to", TARGETS)
 def test_the_good_run_is_whole(scene: Scene, exported: dict[str, Any], to: str) -> None:
     """The good run among these arrives with points, image, params and tags, without a notice."""
-    line = line_of(exported[to], "good")
-    assert (line["action"], line["points"], line["media"], line["notices"]) == ("new", 3, 1, [])
+    assert_good(line_of(exported[to], "good"))
     assert points_of(scene, to, "good") == GOOD
 
 
