@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 import re
@@ -12,7 +13,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,29 +46,28 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------------------------------
 # Addresses
 
-_OTHER_DATABASES = ("mysql", "mssql", "oracle", "mariadb")
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
+_KINDS = {
+    "sqlite": "sqlite",
+    "file": "file store",
+    **dict.fromkeys(("postgresql", "postgres"), "postgresql"),
+    **dict.fromkeys(("mysql", "mssql", "oracle", "mariadb"), "other database"),
+    **dict.fromkeys(("http", "https", *_DATABRICKS), "server"),
+}
+"""The kinds of tracking URI by the first word of their scheme."""
+
 _FILE_STORE_HINT = (
     "The bridge does not write file stores such as ./mlruns, with or without MLFLOW_ALLOW_FILE_STORE. Give a database "
     "or a server, for example --tracking-uri sqlite:///mlflow.db. `mlflow migrate-filestore` moves a file store there."
 )
 
 
-class AddressKind(StrEnum):
-    """The kinds of tracking URI."""
-
-    SQLITE = "sqlite"
-    POSTGRESQL = "postgresql"
-    DATABASE = "other database"
-    SERVER = "server"
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A checked tracking URI. `uri` may hold credentials; `shown` never does."""
+    """A checked tracking URI, of one of the kinds in _KINDS. `uri` may hold credentials; `shown` never does."""
 
     uri: str
-    kind: AddressKind
+    kind: str
 
     @classmethod
     def of(cls, uri: str | None) -> Address:
@@ -84,38 +83,32 @@ class Address:
                 f"{without_credentials(text)} is not an address: {error}.",
                 hint="Check --tracking-uri: scheme, host and port.",
             ) from None
-        scheme = re.match(r"([A-Za-z][\w+.-]*):", text)
-        name = scheme[1].lower().partition("+")[0] if scheme else ""
-        if text in _DATABRICKS:
-            name = text  # MLflow's client knows these words, which have no host
-        if name == "sqlite":
-            return cls(_absolute_sqlite(text), AddressKind.SQLITE)
-        if name in ("postgresql", "postgres"):
-            return cls(text, AddressKind.POSTGRESQL)
-        if name in _OTHER_DATABASES:
-            return cls(text, AddressKind.DATABASE)
-        if name in ("http", "https", *_DATABRICKS):
-            return cls(text.rstrip("/"), AddressKind.SERVER)
-        if name in ("", "file"):
+        scheme, colon, _ = text.partition(":")
+        if not colon and text not in _DATABRICKS:  # MLflow's client knows these words, which have no host
+            scheme = "file"
+        kind = _KINDS.get(scheme.lower().partition("+")[0])
+        if kind == "file store":
             raise TargetRefusedError(f"{without_credentials(text)} is an MLflow file store.", hint=_FILE_STORE_HINT)
-        raise UsageError(
-            f"{without_credentials(text)} is not a tracking URI that MLflow knows.",
-            hint="Give a server (http://host:5000) or a database (sqlite:///mlflow.db, postgresql://...).",
-        )
+        if kind is None:
+            raise UsageError(
+                f"{without_credentials(text)} is not a tracking URI that MLflow knows.",
+                hint="Give a server (http://host:5000) or a database (sqlite:///mlflow.db, postgresql://...).",
+            )
+        if kind == "server":
+            text = text.rstrip("/")
+        return cls(_absolute_sqlite(text) if kind == "sqlite" else text, kind)
 
     @classmethod
     def of_database(cls, uri: str) -> Address:
         """Return the address of the database behind a server. Raise UsageError if `uri` is no database."""
-        try:
+        with contextlib.suppress(BridgeError):
             address = cls.of(uri)
-        except BridgeError:
-            address = None
-        if address is None or address.is_server:
-            raise UsageError(
-                f"--database-uri: {without_credentials(uri)} is not a database.",
-                hint="Give what the server was started with as --backend-store-uri (postgresql://..., sqlite:///...).",
-            )
-        return address
+            if not address.is_server:
+                return address
+        raise UsageError(
+            f"--database-uri: {without_credentials(uri)} is not a database.",
+            hint="Give what the server was started with as --backend-store-uri (postgresql://..., sqlite:///...).",
+        )
 
     @property
     def shown(self) -> str:
@@ -133,17 +126,17 @@ class Address:
     @property
     def is_server(self) -> bool:
         """Return True if MLflow is reached over HTTP."""
-        return self.kind is AddressKind.SERVER
+        return self.kind == "server"
 
     @property
     def is_bulk_database(self) -> bool:
         """Return True for the databases that `write_db` can write to."""
-        return self.kind in (AddressKind.SQLITE, AddressKind.POSTGRESQL)
+        return self.kind in ("sqlite", "postgresql")
 
     @property
     def sqlite_file(self) -> Path | None:
         """Return the file of a SQLite address, None for other databases and for one in memory."""
-        if self.kind is not AddressKind.SQLITE:
+        if self.kind != "sqlite":
             return None
         path = _sqlite_path(self.uri)
         return Path(path) if path and path != ":memory:" else None
@@ -244,14 +237,18 @@ def _sqlite_path(uri: str) -> str:
 RETRY_PAUSES_S = (0.2, 1.0, 3.0)
 """Seconds to wait before each further try. MLflow's client has retried on its own before that."""
 
-_HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
+_GONE = re.compile(r"must be in (?:the )?'active'|Run .* not found")
 _SENT_TWICE = re.compile(r"UNIQUE constraint failed: (?:latest_)?metrics|duplicate key value violates .*metric")
 """MLflow's message when the same points arrive while it is still storing them. Later it accepts them as known."""
+
+_HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
+_KEEPS_ANSWERING = re.compile(r"too many (\d{3}) error responses")
+_NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
+_REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+_PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR", "ABORTED")
 _LOGIN_FAILED = re.compile(
     r"authentication failed|access denied|no password supplied|(?:role|database) \S+ does not exist"
 )
-_NETWORK = re.compile(r"failed with (?:timeout )?exception|not in a valid JSON format|Max retries exceeded")
-_REFUSED_CODES = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
 _STORE_ERRORS = (
     ("boto3.exceptions", "Boto3Error"),
     ("botocore.exceptions", "BotoCoreError"),
@@ -305,32 +302,27 @@ def translate_errors(target: str) -> Iterator[None]:
     except (RequestException, ConnectionError, TimeoutError) as error:
         raise TargetUnavailableError(f"{target} cannot be reached: {_brief(error)}") from hide_in(error)
     except SQLAlchemyError as error:
-        raise _from_database(target, error) from hide_in(error)
+        raise database_error(target, error) from hide_in(error)
 
 
 @contextlib.contextmanager
 def artifact_errors(target: str) -> Iterator[None]:
     """Raise what an artifact store raises in the block as TargetRefusedError, including its library's own errors."""
+    loaded = [getattr(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
     try:
         yield
     except BridgeError:
         raise
-    except _store_errors() as error:
+    except (OSError, ImportError, *loaded) as error:
         raise TargetRefusedError(
             f"The artifact store of {target} did not take the files: {type(error).__name__}: {_brief(error)}",
             hint="Repair the store, or leave files out: --no-artifacts --no-media.",
         ) from hide_in(error)
 
 
-def _store_errors() -> tuple[type[BaseException], ...]:
-    """Return the system's errors and the base errors of the artifact libraries that are loaded."""
-    loaded = [(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
-    return (OSError, ImportError, *(getattr(module, name) for module, name in loaded))
-
-
 def _from_mlflow(target: str, error: MlflowException) -> TargetError:
     text = str(error.message)
-    if "must be in the 'active'" in text or "must be in 'active'" in text or re.search(r"Run .* not found", text):
+    if _GONE.search(text):
         return RunGoneError(
             f"{target}: the run was deleted while it was written to.", hint="Export again to see what is there now."
         )
@@ -340,20 +332,17 @@ def _from_mlflow(target: str, error: MlflowException) -> TargetError:
     status = int(found[1]) if found else _REFUSED_CODES.get(error.error_code, 0)
     if status:
         return _from_status(target, status, text)
-    if _NETWORK.search(text):
-        return _from_network(target, text)
-    if error.error_code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR", "ABORTED"):
-        return TargetUnavailableError(f"{target}: {_brief(text)}")
-    return TargetRefusedError(f"{target} refuses: {_brief(text)}")
-
-
-def _from_network(target: str, text: str) -> TargetError:
-    status = re.search(r"too many (\d{3}) error responses", text)
-    if status:
-        return TargetUnavailableError(f"{target} keeps answering {status[1]}.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return _untrusted(target)
-    return TargetUnavailableError(f"{target} cannot be reached: {_brief(text)}")
+    if kept := _KEEPS_ANSWERING.search(text):
+        message = f"{target} keeps answering {kept[1]}."
+    elif _NETWORK.search(text):
+        message = f"{target} cannot be reached: {_brief(text)}"
+    elif error.error_code in _PASSING_CODES:
+        message = f"{target}: {_brief(text)}"
+    else:
+        return TargetRefusedError(f"{target} refuses: {_brief(text)}")
+    return TargetUnavailableError(message)
 
 
 def _untrusted(target: str) -> TargetRefusedError:
@@ -364,9 +353,12 @@ def _untrusted(target: str) -> TargetRefusedError:
 
 
 def _from_status(target: str, status: int, text: str) -> TargetError:
+    # The server's own words in a message of MLflow's client.
+    found = re.search(r"Response body: '(.*)'\s*$", text, re.DOTALL)
+    answer = _brief(found[1] if found else text)
     if status == 401:
         return TargetRefusedError(
-            f"{target} does not accept the user or password ({status}): {_brief(_answer(text))}",
+            f"{target} does not accept the user or password ({status}): {answer}",
             hint="MLflow reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
         )
     if status == 403:
@@ -374,7 +366,7 @@ def _from_status(target: str, status: int, text: str) -> TargetError:
             hint = "Start the server with --allowed-hosts and the host in this address, or use one that it allows."
         else:
             hint = "The user lacks a right there. Ask the server's administrator, or use another experiment or user."
-        return TargetRefusedError(f"{target} forbids it ({status}): {_brief(_answer(text))}", hint=hint)
+        return TargetRefusedError(f"{target} forbids it ({status}): {answer}", hint=hint)
     if status in (404, 405, 301, 302, 307, 308):
         return TargetRefusedError(
             f"There is no MLflow at {target} (it answers {status}).",
@@ -385,23 +377,20 @@ def _from_status(target: str, status: int, text: str) -> TargetError:
     return TargetRefusedError(f"{target} refuses ({status}): {_brief(text)}")
 
 
-def _answer(text: str) -> str:
-    """Return the server's own words in a message of MLflow's client."""
-    found = re.search(r"Response body: '(.*)'\s*$", text, re.DOTALL)
-    return found[1] if found else text
-
-
-def _from_database(target: str, error: Exception) -> TargetError:
-    text = _brief(getattr(error, "orig", None) or error)
-    low = text.lower()
+def database_error(target: str, error: Exception) -> TargetError:
+    """Return an error of SQLAlchemy or of a database's driver as one of the bridge, which may pass or does not."""
+    cause = getattr(error, "orig", None) or error
+    text, low = f"{target}: {_brief(cause) or type(cause).__name__}", str(cause).lower()
     if _LOGIN_FAILED.search(low):
-        return TargetRefusedError(f"{target}: {text}", hint="Check user, password and database in the address.")
-    if "locked" in low or "deadlock" in low or "connection" in low or "timeout" in low:
-        return TargetUnavailableError(f"{target}: {text}")
-    hint = "Is the disk full, or the file read-only?" if "disk" in low or "readonly" in low else None
+        return TargetRefusedError(text, hint="Check user, password and database in the address.")
     if "unable to open database file" in low:
-        hint = "The folder of the SQLite file must exist and be writable."
-    return TargetRefusedError(f"{target}: {text}", hint=hint)
+        return TargetRefusedError(text, hint="The folder of the SQLite file must exist and be writable.")
+    if "full" in low or "readonly" in low:
+        return TargetRefusedError(text, hint="Is the disk full, or the file read-only?")
+    # The names that the Python standard for databases gives to what the program itself cannot help.
+    if {"OperationalError", "InterfaceError", "TimeoutError"} & {kind.__name__ for kind in type(cause).__mro__}:
+        return TargetUnavailableError(text, hint="Is the database reachable, and not locked by another program?")
+    return TargetRefusedError(text)
 
 
 def _brief(text: object) -> str:
@@ -417,22 +406,6 @@ _PAGE = 1000
 _MOST_SINGLE_SEARCHES = 16
 """Up to this many runs are searched one by one (20 ms each). For more, all of the bridge's runs are listed."""
 _REACHABLE_WITHIN_S = 10.0
-
-
-_OWN_ARTIFACT_SERVER = (3, 5)
-"""The first MLflow whose client stores artifacts at its own tracking URI."""
-
-
-class _GlobalUri:
-    """MLflow's global tracking URI while uploads borrow it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.before: str | None = None
-
-
-_global_uri = _GlobalUri()
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +483,7 @@ class MlflowApi:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._client: MlflowClient | None = None
+        self._artifacts = functools.lru_cache(256)(self._open_artifacts)
         self._opening = threading.Lock()
 
     @property
@@ -607,7 +581,7 @@ class MlflowApi:
     def runs_with_tag(self, key: str, values: Sequence[str], experiment_ids: Sequence[str] | None) -> list[FoundRun]:
         """Return all runs, deleted ones too, whose tag `key` has one of `values`. None searches all experiments."""
         if experiment_ids is None:
-            experiment_ids = self._all_experiments()
+            experiment_ids = [found.experiment_id for found in self._pages("search_experiments")]
         wanted = set(values)
         quoted = {text: _quoted(text) for text in wanted}
         if len(wanted) > _MOST_SINGLE_SEARCHES or any(text is None for text in quoted.values()):
@@ -619,33 +593,20 @@ class MlflowApi:
         """Yield all runs, deleted ones too, that match `filter_string`, page by page."""
         from mlflow.entities import ViewType
 
+        if experiment_ids:
+            order = ["attributes.run_id"]
+            options = {"filter_string": filter_string, "run_view_type": ViewType.ALL, "order_by": order}
+            yield from map(FoundRun.of, self._pages("search_runs", experiment_ids=list(experiment_ids), **options))
+
+    def _pages(self, method: str, **options: Any) -> Iterator[Any]:
+        """Yield what a search of the client returns, page by page."""
         token = None
-        while experiment_ids:
-            page = self.call(
-                "search_runs",
-                list(experiment_ids),
-                filter_string,
-                run_view_type=ViewType.ALL,
-                max_results=_PAGE,
-                order_by=["attributes.run_id"],
-                page_token=token,
-            )
-            yield from map(FoundRun.of, page)
+        while True:
+            page = self.call(method, max_results=_PAGE, page_token=token, **options)
+            yield from page
             token = page.token
             if not token:
                 return
-
-    def _all_experiments(self) -> list[str]:
-        from mlflow.entities import ViewType
-
-        ids: list[str] = []
-        token = None
-        while True:
-            page = self.call("search_experiments", view_type=ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
-            ids += [str(found.experiment_id) for found in page]
-            token = page.token
-            if not token:
-                return ids
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics."""
@@ -676,8 +637,8 @@ class MlflowApi:
 
     def upload(self, run_id: str, folder: Path) -> None:
         """Upload all files below `folder` as artifacts of the run. MLflow's client retries; this does not."""
-        with artifact_errors(self.address.shown), translate_errors(self.address.shown), self._artifact_server():
-            self.client.log_artifacts(run_id, str(folder))
+        with artifact_errors(self.address.shown), translate_errors(self.address.shown):
+            self._artifacts(run_id).log_artifacts(str(folder))
 
     def check_visible(self, run_id: str, names: set[str]) -> None:
         """Raise TargetRefusedError unless the server itself lists `names` among the run's artifacts.
@@ -705,56 +666,14 @@ class MlflowApi:
 
     def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
         """Upload one file into the artifact folder `folder`."""
-        with artifact_errors(self.address.shown), translate_errors(self.address.shown), self._artifact_server():
-            self.client.log_artifact(run_id, str(file), folder)
-
-    @contextlib.contextmanager
-    def _artifact_server(self) -> Iterator[None]:
-        """Make clients up to 3.4 store artifacts at this server: they take it from the global tracking URI.
-
-        The script that calls the bridge may log to another server, so the last block to end puts its URI back.
-        """
-        import mlflow
-
-        if not self.address.is_server or tuple(map(int, mlflow.__version__.split(".")[:2])) >= _OWN_ARTIFACT_SERVER:
-            yield
-            return
-        from mlflow.tracking._tracking_service import utils as module
-
-        utils: Any = module
-        with _global_uri.lock:
-            if _global_uri.users == 0:
-                _global_uri.before = utils._tracking_uri
-            _global_uri.users += 1
-            utils._tracking_uri = self.address.uri
-        try:
-            yield
-        finally:
-            with _global_uri.lock:
-                _global_uri.users -= 1
-                if _global_uri.users == 0:
-                    utils._tracking_uri = _global_uri.before
+        with artifact_errors(self.address.shown), translate_errors(self.address.shown):
+            self._artifacts(run_id).log_artifact(str(file), folder)
 
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
-        """Return the files and folders directly below an artifact path, none if it does not exist.
-
-        Below a folder MlflowClient would also look for a model of that name, which a server of MLflow 2 answers with
-        404. So this asks the run's artifact repository, unless the path cannot stand in its URI.
-        """
-        listed: list[FileInfo]
-        if not path or set(path) & set("#?%"):
-            with self._artifact_server():
-                listed = self.call("list_artifacts", run_id, path or None)
-            return listed
-        from mlflow.artifacts import list_artifacts
-        from mlflow.entities import FileInfo as Info
-
-        uri = f"{self.call('get_run', run_id).info.artifact_uri}/{path}"
-        with self._artifact_server():
-            listed = call_with_retry(
-                self.address.shown, lambda: list_artifacts(artifact_uri=uri, tracking_uri=self.address.uri)
-            )
-        return [Info(f"{path}/{file.path.rpartition('/')[2]}", file.is_dir, file.file_size) for file in listed]
+        """Return the files and folders directly below an artifact path, none if it does not exist."""
+        repository = self._artifacts(run_id)
+        listed: list[FileInfo] = call_with_retry(self.address.shown, lambda: repository.list_artifacts(path or None))
+        return listed
 
     def all_files(self, run_id: str, folder: str = "") -> Iterator[str]:
         """Yield the paths of all artifacts below `folder`."""
@@ -766,14 +685,30 @@ class MlflowApi:
 
     def download(self, run_id: str, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into`. Return its local path."""
-        with self._artifact_server():
-            return Path(str(self.call("download_artifacts", run_id, path, str(into))))
+        repository = self._artifacts(run_id)
+        return Path(call_with_retry(self.address.shown, lambda: repository.download_artifacts(path, str(into))))
 
     def find_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
         """Download an artifact below `into`. Return its local path, None if there is no such file."""
         if path not in {file.path for file in self.files(run_id, path.rpartition("/")[0])}:
             return None
         return self.download(run_id, path, into)
+
+    def _open_artifacts(self, run_id: str) -> Any:
+        """Return MLflow's repository of the run's artifacts, at this server whatever the global tracking URI is."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        uri = self.call("get_run", run_id).info.artifact_uri
+        uri = add_databricks_profile_info_to_artifact_uri(uri, self.address.uri)
+        if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
+            return get_artifact_repository(uri, tracking_uri=self.address.uri)
+        # An older MLflow takes the server from the global tracking URI, which may be another one.
+        is_of_server = uri.startswith("mlflow-artifacts:")
+        return get_artifact_repository(
+            MlflowArtifactsRepository.resolve_uri(uri, self.address.uri) if is_of_server else uri
+        )
 
 
 def _experiment(found: Any) -> Experiment:
@@ -814,37 +749,30 @@ def _create_sqlite_file(file: Path) -> None:
 
 
 def _check_reachable(address: Address) -> None:
-    """Raise TargetUnavailableError at once if nobody listens: MLflow's client would retry for four minutes."""
+    """Raise at once if nobody listens, or for an untrusted certificate: MLflow's client would retry for four minutes.
+
+    These are TargetUnavailableError and TargetRefusedError.
+    """
     parts = urlsplit(address.uri)
     if parts.scheme not in ("http", "https") or parts.hostname is None or parts.scheme in getproxies():
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=_REACHABLE_WITHIN_S).close()
-        if parts.scheme == "https":
-            _check_certificate(address)
     except OSError as error:
         raise TargetUnavailableError(
             f"No server answers at {address.shown}: {error.strerror or error}.",
             hint="Is the server running, and are host and port of --tracking-uri right?",
         ) from error
+    if parts.scheme == "https":
+        import requests
+        from mlflow.utils.credentials import get_default_host_creds
 
-
-def _check_certificate(address: Address) -> None:
-    """Raise TargetRefusedError for a certificate that is not trusted: MLflow's client would retry for four minutes."""
-    import requests
-    from mlflow.utils.credentials import get_default_host_creds
-
-    credentials = get_default_host_creds(address.uri)
-    try:
-        requests.head(
-            address.uri,
-            verify=credentials.verify,
-            cert=credentials.client_cert_path,
-            timeout=_REACHABLE_WITHIN_S,
-            allow_redirects=False,
-        )
-    except requests.exceptions.SSLError as error:
-        raise _untrusted(address.shown) from hide_in(error)
-    except requests.exceptions.RequestException:
-        return  # the client's own requests will tell
+        known = get_default_host_creds(address.uri)
+        options: dict[str, Any] = {"verify": known.verify, "cert": known.client_cert_path, "allow_redirects": False}
+        try:
+            requests.head(address.uri, timeout=_REACHABLE_WITHIN_S, **options)
+        except requests.exceptions.SSLError as error:
+            raise _untrusted(address.shown) from hide_in(error)
+        except requests.exceptions.RequestException:
+            return  # the client's own requests will tell

@@ -20,10 +20,16 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.client import Experiment, FoundRun, missing_driver, without_credentials
+from bridge.exporters.mlflow.client import (
+    Experiment,
+    FoundRun,
+    database_error,
+    missing_driver,
+    without_credentials,
+)
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, rows_of
-from bridge.secrets import hide_all, hide_in
+from bridge.secrets import hide_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -129,17 +135,7 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, driver.Error) as error:
-        cause = getattr(error, "orig", None) or error
-        said = hide_all((str(cause).strip() or type(cause).__name__).splitlines()[0])
-        message = f"The database {engine.url.render_as_string(hide_password=True)} did not do it: {said}."
-        passing = isinstance(cause, driver.OperationalError | driver.InterfaceError)
-        if re.search("authentication failed|no password supplied|does not exist", said):
-            hint = "Check user, password and database in the address."
-            raise TargetRefusedError(message, hint=hint) from hide_in(error)
-        if "full" in said or not passing:
-            raise TargetRefusedError(message) from hide_in(error)
-        hint = "Is the database reachable, and not locked by another program?"
-        raise TargetUnavailableError(message, hint=hint) from hide_in(error)
+        raise database_error(engine.url.render_as_string(hide_password=True), error) from hide_in(error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_p
         # On another machine the same path is another folder. Here the files vanish between upload and list.
         other = Store(server.uri, experiment="elsewhere")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mlflow.MlflowClient.log_artifacts", lambda *_: shutil.rmtree(root, ignore_errors=True))
+            stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifacts"
+            patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
             (line,) = export_runs([path], other.exporter(), OPTIONS).runs
         notice = next(notice for notice in line.notices if notice.what == "artifacts")
         assert "does not see the files" in notice.detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import ssl
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DBAPIError
 
 from bridge.errors import MissingExtraError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.client import (
@@ -20,6 +22,7 @@ from bridge.exporters.mlflow.client import (
     RunGoneError,
     artifact_errors,
     call_with_retry,
+    database_error,
     translate_errors,
     without_credentials,
 )
@@ -28,50 +31,47 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(
-    ("text", "kind", "hint"),
-    [
-        (
-            "API request to endpoint /x failed with error code 401 != 200. Response body: 'no'",
-            TargetRefusedError,
-            "TOKEN",
-        ),
-        (
-            "API request to endpoint /x failed with error code 404 != 200. Response body: 'no'",
-            TargetRefusedError,
-            "port",
-        ),
-        ("API request to endpoint /x failed with error code 503 != 200.", TargetUnavailableError, ""),
-        ("API request to http://h/x failed with exception Max retries exceeded", TargetUnavailableError, ""),
-        ("The run abc must be in the 'active' state. Current state is deleted.", RunGoneError, "again"),
-        ("Run with id=abc not found", RunGoneError, "again"),
-        ("BAD_REQUEST: UNIQUE constraint failed: metrics.key, metrics.step", TargetUnavailableError, ""),
-    ],
-)
-def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], hint: str) -> None:
-    """An error's status and text decide its class."""
-    with pytest.raises(kind) as caught, translate_errors("http://h"):
-        raise MlflowException(text)
-    assert hint in (caught.value.hint or "")
-
-
 REST = "API request to endpoint /api failed with error code {} != 200. Response body: '{}'"
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "says", "hint"),
+    ("text", "kind", "says", "hint"),
     [
-        (403, "Invalid Host header - possible DNS rebinding attack detected", "Invalid Host header", "--allowed-hosts"),
-        (403, "Permission denied", "Permission denied", "lacks a right"),
-        (401, "You are not authenticated.", "You are not authenticated.", "MLFLOW_TRACKING_PASSWORD"),
+        (REST.format(401, "Who are you?"), TargetRefusedError, "Who are you?", "MLFLOW_TRACKING_PASSWORD"),
+        (REST.format(403, "Invalid Host header - DNS rebinding"), TargetRefusedError, "Host header", "--allowed-hosts"),
+        (REST.format(403, "Permission denied"), TargetRefusedError, "Permission denied", "lacks a right"),
+        (REST.format(404, "no"), TargetRefusedError, "no MLflow at http://h", "port"),
+        (REST.format(503, ""), TargetUnavailableError, "answers 503", ""),
+        ("API request to http://h/x failed with exception Max retries exceeded", TargetUnavailableError, "reached", ""),
+        ("The run abc must be in the 'active' state. Current state is deleted.", RunGoneError, "deleted", "again"),
+        ("Run with id=abc not found", RunGoneError, "deleted", "again"),
+        ("BAD_REQUEST: UNIQUE constraint failed: metrics.key, metrics.step", TargetUnavailableError, "sent twice", ""),
     ],
 )
-def test_a_refusal_is_told_with_the_servers_words(status: int, body: str, says: str, hint: str) -> None:
-    """A forbidden host, a missing right and a wrong password are three different errors."""
-    with pytest.raises(TargetRefusedError) as caught, translate_errors("http://h"):
-        raise MlflowException(REST.format(status, body))
+def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], says: str, hint: str) -> None:
+    """An error's status and text decide its class; a refusal has the server's own words."""
+    with pytest.raises(kind) as caught, translate_errors("http://h"):
+        raise MlflowException(text)
     assert says in caught.value.message
-    assert hint in str(caught.value.hint)
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "hint"),
+    [
+        (sqlite3.OperationalError("database is locked"), TargetUnavailableError, "locked by another program"),
+        (sqlite3.OperationalError("unable to open database file"), TargetRefusedError, "must exist and be writable"),
+        (sqlite3.OperationalError("database or disk is full"), TargetRefusedError, "disk full"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), TargetRefusedError, "read-only"),
+        (sqlite3.IntegrityError("NOT NULL constraint failed"), TargetRefusedError, ""),
+    ],
+)
+def test_what_a_database_says_is_sorted(cause: Exception, kind: type[TargetError], hint: str) -> None:
+    """A database that is busy may be tried again, also if the driver itself says so; all else is refused."""
+    for error in (cause, DBAPIError("INSERT", {}, cause)):
+        found = database_error("sqlite:///x.db", error)
+        assert (type(found), str(cause) in found.message) == (kind, True)
+        assert hint in (found.hint or "")
 
 
 def test_an_untrusted_certificate_is_reported_at_once(tmp_path: Path) -> None:
