@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 START_TIMEOUT = 120.0
 """Seconds within which a user interface must answer; a first start on a slow shared file system takes long."""
 
-END_TIMEOUT = 10.0
-"""Seconds that a user interface gets to end by itself before it is killed."""
-
 _PORT_LOCKS = contextlib.ExitStack()
 """The locks of the ports that this process chose. They are held until it ends, so that no other view that starts at
 the same moment chooses the same port and takes this one's page for its own."""
@@ -77,7 +74,10 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
         _wait_for_answer(interface, process, log)
         yield
     finally:
-        _end(process)
+        # At once: the server may take seconds to end by itself, and a database or a sidecar is written whole or not.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -92,15 +92,3 @@ def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log
     raise TargetUnavailableError(
         f"{interface.argv[0]} did not come up at {interface.probe}.", hint=f"Its last output (all in {log}):\n{last}"
     )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_TIMEOUT)
-            break
-    # What the server started and left behind ends with it.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

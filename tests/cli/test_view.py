@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bridge.view import tunnel
+from bridge.exporters.contract import Interface
+from bridge.view import free_port, serve, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +116,6 @@ def test_the_tunnel_leads_to_a_name_that_others_know(monkeypatch: pytest.MonkeyP
 
 def test_two_views_that_start_at_once_take_two_ports() -> None:
     """A chosen port is reserved before anything listens on it."""
-    from bridge.view import free_port
-
     usual = free_port(None, usual=0)
     program = f"from bridge.view import free_port; print(free_port(None, usual={usual}))"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -140,6 +140,22 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
     command = [sys.executable, "-m", "bridge", "view", *words, "--no-open"]
     given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
     return subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_server_is_not_waited_for(tmp_path: Path) -> None:
+    """A server that ignores requests to end is gone as soon as the page is."""
+    port = free_port(None, usual=0)
+    program = (
+        "import http.server, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()"
+    )
+    address = f"http://127.0.0.1:{port}/"
+    interface = Interface(address=address, probe=address, argv=(sys.executable, "-c", program))
+    with serve(interface, tmp_path / "log"):
+        assert not is_gone(address)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert is_gone(address)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
