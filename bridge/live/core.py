@@ -103,7 +103,6 @@ class LiveRuns:
         self._scan_began = 0.0
         self._lock = threading.Lock()
         self._series: OrderedDict[str, SeriesCache] = OrderedDict()
-        self._kept_bytes = 0
         self._media: dict[str, tuple[object, tuple[MediaEvent, ...]]] = {}
 
     # Records
@@ -158,10 +157,9 @@ class LiveRuns:
         unique.sort(key=lambda record: (record.start, record.run_id, record.run_dir))
         found: dict[str, LiveRun] = {}
         for record in unique if self._choose is None else self._choose(unique):
-            run_id = hashlib.md5(record.identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+            run_id = _id_of(record.identity)
             if run_id in found:  # a copy of a run directory
-                text = f"{record.identity}\n{record.run_dir}"
-                run_id = hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+                run_id = _id_of(f"{record.identity}\n{record.run_dir}")
             before = self._runs.get(run_id)
             same = before is not None and _version(before.record) == _version(record)
             found[run_id] = before if before is not None and same else LiveRun(run_id, record)
@@ -210,12 +208,9 @@ class LiveRuns:
         except RunDirectoryError:
             return {}
         with self._lock:
-            if self._series.get(live.id) is cache:
-                self._kept_bytes += cache.bytes - cache.counted
-                cache.counted = cache.bytes
-            while self._kept_bytes > self._series_bytes and len(self._series) > 1:
-                _, oldest = self._series.popitem(last=False)
-                self._kept_bytes -= oldest.counted
+            excess = sum(kept.bytes for kept in self._series.values()) - self._series_bytes
+            while excess > 0 and len(self._series) > 1:
+                excess -= self._series.popitem(last=False)[1].bytes
         return found
 
     def size(self, live: LiveRun) -> int:
@@ -277,6 +272,10 @@ class ByteCache:
             return self._made[key]
 
 
+def _id_of(text: str) -> str:
+    return hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+
+
 def _stat_of_points(run: Run) -> tuple[tuple[int, int], ...]:
     """Return size and mtime of the files with the run's points; nothing if it has none, or they cannot be read."""
     try:
@@ -292,10 +291,7 @@ def _version(record: RunRecord) -> object:
 
 
 class SeriesCache:
-    """The series of one run. `look` returns them up to date.
-
-    `bytes` is their size in memory, `counted` the part of it that the owner has added to its sum.
-    """
+    """The series of one run. `look` returns them up to date; `bytes` is their size in memory."""
 
     def __init__(self, content: ContentOptions) -> None:
         self._content = content
@@ -305,7 +301,7 @@ class SeriesCache:
         self._cursor: Cursor | None = None
         # The parts of each series in order, as arrays of step, time and value. They are joined when they are asked for.
         self._parts: dict[str, list[Series]] = {}
-        self.bytes = self.counted = 0
+        self.bytes = 0
 
     def names(self) -> list[str]:
         """Return the names of the series read so far."""

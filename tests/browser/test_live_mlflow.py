@@ -248,7 +248,7 @@ def test_edits_are_refused_in_words(site: Site, page: Page) -> None:
     """Without --edit the view refuses a new description, and the page gives the reason."""
     site.open(page, "broken")
     edit_description(page, "mine")
-    expect(page.get_by_text(re.compile("can only be looked at")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("changes nothing but")).first).to_be_visible()
     assert [line.partition(" ")[0] for line in site.failed] == ["403"] * len(site.failed) != []
 
 

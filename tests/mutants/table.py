@@ -322,13 +322,6 @@ _SECURITY = (
         ("tests/security/test_paths.py",),
     ),
     Mutant(
-        "MLflow: a checkpoint may be a link to anybody's file",
-        "bridge/exporters/mlflow/facts.py",
-        "if not real.is_relative_to(folder) or not stat.S_ISREG(found.st_mode):",
-        "if not stat.S_ISREG(found.st_mode):",
-        ("tests/security/test_paths.py",),
-    ),
-    Mutant(
         "a server's answer is shown as it is",
         "bridge/exporters/mlflow/client.py",
         'line = hide_all(" ".join(str(text).split()))',

@@ -6,26 +6,26 @@ compare them with what a run in MLflow holds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shlex
-import stat
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.files import shortened
-from bridge.model import Notice, NoticeKind, RunFile, Status, sent_facts
+from bridge.files import Refused, inside, shortened
+from bridge.model import Notice, NoticeKind, Status, sent_facts
 from bridge.secrets import MASK, Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bridge.model import Run, Scalar
+    from bridge.model import Run, RunFile, Scalar
     from bridge.options import ContentOptions
     from logger.sidecar import SessionEntry
 
@@ -211,28 +211,26 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
     notices: list[Notice] = []
     params = _params(run, content, redaction, notices, ignores_case=ignores_case)
     notes = _description(run, notices)
-    tags = _masked_tags(run.tags, redaction, notices)
-    listed, list_tag = _list_tag(tags, notices)
-    values = _user_tags(listed, notices)
+    tags = user_tags(run.tags, redaction, notices)
     newest = {newest_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {
         key: _truncated_tag(key, value, notices) for key, value in (_own_tags(run, redaction, notices) | newest).items()
     }
-    own[Tag.TAGS] = list_tag
+    own[Tag.TAGS] = tags.listed
     name = _name(run, notices)
     is_truncated = notes != storable(run.notes)
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
         "name": digest(name),
         "notes": digest(notes),
-        "tags": digest(json.dumps([sorted(values.items()), list_tag])),
+        "tags": digest(json.dumps([sorted(tags.values.items()), tags.listed])),
         "bridge tags": digest(json.dumps([sorted(own.items()), run.notes if is_truncated else ""])),
         "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
     }
     return RunFacts(
         name=name,
         notes=notes,
-        user_tags=values,
+        user_tags=tags.values,
         own_tags=own,
         params=params,
         status=STATUSES[run.status],
@@ -241,7 +239,7 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         sent=sent,
         notices=tuple(notices),
         whole_notes=run.notes if is_truncated else None,
-        lists_all=len(listed) == len(tags),
+        lists_all=tags.lists_all,
     )
 
 
@@ -411,46 +409,40 @@ def read_list_tag(tags: Mapping[str, str]) -> list[str]:
     return [tag for tag in found if isinstance(tag, str)] if isinstance(found, list) else []
 
 
-def _list_tag(tags: Sequence[str], notices: list[Notice]) -> tuple[Sequence[str], str]:
-    """Return as many of the first `tags` as fit into one MLflow tag, and that tag's value: their JSON list.
+@dataclass(frozen=True, slots=True)
+class SentTags:
+    """The user tags that are sent, by key, and their JSON list in `Tag.TAGS`. `lists_all` is False if some are not."""
+
+    values: Mapping[str, str]
+    listed: str
+    lists_all: bool
+
+
+def user_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) -> SentTags:
+    """Return a run's tags as MLflow shows them: masked, and as many of the first as one list holds.
 
     The list tells a later export which tags the bridge set, so a tag that does not fit is not sent at all.
     """
-    kept = tags[:TAG_LIMIT]
-    text = json.dumps(kept, ensure_ascii=False)
-    while len(text) > TAG_LIMIT:
-        kept = kept[: min(len(kept) - 1, len(kept) * TAG_LIMIT // len(text))]
-        text = json.dumps(kept, ensure_ascii=False)
-    if len(kept) < len(tags):
-        detail = f"the first {len(kept)} of {len(tags)} tags are sent; sidecar.json has all"
-        notices.append(Notice(NoticeKind.LEFT_OUT, "tags", detail, count=len(tags) - len(kept)))
-    return kept, text
-
-
-def user_tags(tags: Sequence[str], redaction: Redaction) -> dict[str, str]:
-    """Return a run's tags as MLflow shows them, by key."""
-    listed, _ = _list_tag(_masked_tags(tags, redaction, []), [])
-    return _user_tags(listed, [])
-
-
-def _user_tags(listed: Sequence[str], notices: list[Notice]) -> dict[str, str]:
-    """Return the listed tags by key, truncated as MLflow asks."""
-    found = UserTags.of(listed)
-    notices += found.notices(listed)
-    return {key: _truncated_tag(key, value, notices) for key, value in found.values.items()}
-
-
-def _masked_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) -> list[str]:
-    """Return tags with their secrets masked."""
     if any("\0" in tag for tag in tags):
         notices.append(Notice(NoticeKind.CUT, "tags", _NUL_DETAIL))
-    masked = [redaction.tag(tag) for tag in tags]
+    masked = [storable(redaction.tag(tag)) for tag in tags]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
         for tag, shown in zip(tags, masked, strict=True)
-        if tag != shown
+        if storable(tag) != shown
     ]
-    return [storable(tag) for tag in masked]
+    kept = masked[:TAG_LIMIT]
+    listed = json.dumps(kept, ensure_ascii=False)
+    while len(listed) > TAG_LIMIT:
+        kept = kept[: min(len(kept) - 1, len(kept) * TAG_LIMIT // len(listed))]
+        listed = json.dumps(kept, ensure_ascii=False)
+    if len(kept) < len(tags):
+        detail = f"the first {len(kept)} of {len(tags)} tags are sent; sidecar.json has all"
+        notices.append(Notice(NoticeKind.LEFT_OUT, "tags", detail, count=len(tags) - len(kept)))
+    found = UserTags.of(kept)
+    notices += found.notices(kept)
+    values = {key: _truncated_tag(key, value, notices) for key, value in found.values.items()}
+    return SentTags(values, listed, len(kept) == len(tags))
 
 
 def _tag_name(tag: str) -> str:
@@ -516,27 +508,20 @@ def _own_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> dict[str
 
 def checkpoint_file(run: Run) -> RunFile | None:
     """Return the checkpoint that the sidecar names if it is a plain file inside the run directory, else None."""
-    if not run.checkpoint or "\0" in run.checkpoint:
+    if not run.checkpoint:
         return None
     named = Path(run.checkpoint)
-    is_inside = ".." not in named.parts and named.is_relative_to(run.path)
+    is_inside = named.is_relative_to(run.path)
     # The directory may have moved since: then the file lies below its own `checkpoints`.
     candidates = (named.relative_to(run.path) if is_inside else named, Path("checkpoints") / named.name)
-    return next((file for path in candidates if (file := plain_file(run.path, path)) is not None), None)
+    return next((file for path in candidates if (file := plain_file(run, path)) is not None), None)
 
 
-def plain_file(folder: Path, path: Path) -> RunFile | None:
-    """Return the file at the relative `path` below `folder`, None unless it is a plain file that really lies there."""
-    if path.is_absolute() or ".." in path.parts:
-        return None
-    try:
-        real = (folder / path).resolve(strict=True)
-        found = real.stat()
-    except (OSError, RuntimeError, ValueError):
-        return None
-    if not real.is_relative_to(folder) or not stat.S_ISREG(found.st_mode):
-        return None
-    return RunFile(path=real, size=found.st_size, mtime_ns=found.st_mtime_ns)
+def plain_file(run: Run, path: Path) -> RunFile | None:
+    """Return the file at the relative `path`, None unless it is a plain file inside the run directory."""
+    with contextlib.suppress(Refused):
+        return inside(run.path, os.fspath(path))
+    return None
 
 
 _LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch", "pdb", "cProfile")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import math
 import threading
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ from bridge.exporters.mlflow.facts import (
 )
 from bridge.exporters.mlflow.facts import Tag as Key
 from bridge.exporters.mlflow.live_options import live_digest, live_experiment_id
-from bridge.exporters.mlflow.media import CAPTIONS_FILE
+from bridge.exporters.mlflow.media import table_tag
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view
 from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.model import MediaType, Series
@@ -89,61 +88,23 @@ class LiveExperiment:
 
 
 class SearchedRun:
-    """One run for MLflow's search, which asks for fields of `info` and for metrics, params and tags by key.
+    """One run for MLflow's search, which asks for fields of `info`, and for metrics, params and tags of `data` by key.
 
     A value is taken from the run's record when the search asks for it, so a search over thousands of runs is fast.
     """
 
     inputs = RunInputs([])
-    lifecycle_stage = LifecycleStage.ACTIVE
 
-    def __init__(self, view: LiveView, experiment: LiveExperiment, run: LiveRun) -> None:
+    def __init__(self, view: LiveView, experiment_id: str, run: LiveRun) -> None:
         self.run = run
-        self.experiment = experiment
         self._view = view
-
-    @property
-    def info(self) -> SearchedRun:
-        """Return what has the fields below."""
-        return self
-
-    @property
-    def run_id(self) -> str:
-        """Return MLflow's id of the run."""
-        return self.run.id
-
-    run_uuid = run_id
-    """The name by which MLflow 2 sorts."""
-
-    @property
-    def status(self) -> str:
-        """Return MLflow's word for the status."""
-        return STATUSES[self.run.record.status]
-
-    @property
-    def start_time(self) -> int:
-        """Return the start in milliseconds."""
-        return milliseconds(self.run.record.start)
-
-    @property
-    def end_time(self) -> int | None:
-        """Return the end in milliseconds."""
-        return None if self.run.record.end is None else milliseconds(self.run.record.end)
-
-    @property
-    def run_name(self) -> str:
-        """Return the name that is shown."""
-        return shown_name(self.run.record.name, self.run.record.run_id)
-
-    @property
-    def user_id(self) -> str:
-        """Return the user who trained."""
-        return storable(str(self.run.record.session.get("user") or "unknown"))
-
-    @property
-    def artifact_uri(self) -> str:
-        """Return the address of the run's files."""
-        return self._view.artifact_uri(self.run.id)
+        record = run.record
+        end = None if record.end is None else milliseconds(record.end)
+        name = shown_name(record.name, record.run_id)
+        user = storable(str(record.session.get("user") or "unknown"))
+        self.info = view.info(
+            run.id, experiment_id, STATUSES[record.status], milliseconds(record.start), end, name, user
+        )
 
     @property
     def data(self) -> SimpleNamespace:
@@ -164,24 +125,24 @@ class SearchedRun:
         if key.startswith(("mlflow.", "bridge.")):
             found: str | None = self._view.row(self).data.tags.get(key, default)
             return found
-        tags = self.run.kept.get("user tags")
+        tags: Mapping[str, str] | None = self.run.kept.get("user tags")
         if tags is None:
-            tags = self.run.kept["user tags"] = user_tags(self.run.record.tags, self._view.redaction)
+            tags = self.run.kept["user tags"] = user_tags(self.run.record.tags, self._view.redaction, []).values
         return tags.get(key, default)
 
     def found(self) -> FoundRun:
         """Return the run for the summary of its sweep and for the saved view, which need no tags but these."""
-        record = self.run.record
+        record, info = self.run.record, self.info
         status = status_beyond_mlflow(record.status, record.status_word)
         names = _names_by_key(tuple(record.hparams))
         return FoundRun(
-            run_id=self.run_id,
-            experiment_id=self.experiment.id,
-            status=self.status,
+            run_id=info.run_id,
+            experiment_id=info.experiment_id,
+            status=info.status,
             deleted=False,
-            start=self.start_time,
-            end=self.end_time,
-            tags={Key.NAME: self.run_name, **({Key.STATUS: status} if status else {})},
+            start=info.start_time,
+            end=info.end_time,
+            tags={Key.NAME: info.run_name, **({Key.STATUS: status} if status else {})},
             params={key: self._view.param(name, record.hparams[name]) for key, name in names.items()},
             metrics={key: metric.value for key, metric in self._view.last_values(self.run).items()},
         )
@@ -238,7 +199,7 @@ class LiveView:
             experiment_id = live_experiment_id(name)
             experiment = found.setdefault(experiment_id, LiveExperiment(experiment_id, name))
             experiment.runs.append(run)
-            parent = self._parent_id(experiment, run)
+            parent = self._parent_id(experiment_id, run)
             if parent is not None:
                 experiment.children.setdefault(parent, []).append(run)
         return found
@@ -250,9 +211,9 @@ class LiveView:
         except RunError:
             return None
 
-    def _parent_id(self, experiment: LiveExperiment, run: LiveRun) -> str | None:
+    def _parent_id(self, experiment_id: str, run: LiveRun) -> str | None:
         sweep = None if self.live.content.flat else sweep_of(run.record.tags)
-        return None if sweep is None else live_digest(f"{experiment.id}\nsweep\n{sweep}")
+        return None if sweep is None else live_digest(f"{experiment_id}\nsweep\n{sweep}")
 
     def experiment(self, experiment_id: str) -> LiveExperiment:
         """Return one experiment. Raise MlflowException if there is none with this id."""
@@ -272,9 +233,15 @@ class LiveView:
     def searched(self, experiment: LiveExperiment) -> list[SearchedRun | MlflowRun]:
         """Return all runs of an experiment for MLflow's search, and the parents of its sweeps."""
         if experiment.searched is None:
-            runs = [SearchedRun(self, experiment, run) for run in experiment.runs]
+            runs = [self._searched(experiment, run) for run in experiment.runs]
             experiment.searched = [*runs, *(self._parent(experiment, run_id) for run_id in experiment.children)]
         return experiment.searched
+
+    def _searched(self, experiment: LiveExperiment, run: LiveRun) -> SearchedRun:
+        found: SearchedRun | None = run.kept.get("searched")
+        if found is None:
+            found = run.kept["searched"] = SearchedRun(self, experiment.id, run)
+        return found
 
     def experiment_entity(self, experiment: LiveExperiment, *, with_view: bool = False) -> Experiment:
         """Return an experiment as MLflow's entity, on request with its saved view."""
@@ -283,7 +250,8 @@ class LiveView:
         if with_view:
             if experiment.view is None:
                 newest = sorted(experiment.runs, key=lambda run: -run.record.start)[:_VIEW_RUNS]
-                runs = [SearchedRun(self, experiment, run).found() for run in newest]
+                self.live.complete(newest)
+                runs = [self._searched(experiment, run).found() for run in newest]
                 experiment.view = saved_view(runs, self.live.content.bests)
             tags[VIEW_TAG] = experiment.view
         return Experiment(
@@ -307,7 +275,7 @@ class LiveView:
             source = self.live.run(run)
         except RunDirectoryError as error:
             raise MlflowException(error.message, RESOURCE_DOES_NOT_EXIST) from error
-        return self._entity(experiment, run, source, self._last_points(run), self.live.media(run))
+        return self._entity(experiment.id, run, source, self._last_points(run), self.live.media(run))
 
     def rows(self, page: Sequence[SearchedRun | MlflowRun]) -> list[MlflowRun]:
         """Return runs that the search found as a table shows them."""
@@ -325,15 +293,16 @@ class LiveView:
         if kept[0] is events:
             return kept[1]
         is_final = record.covered and not record.alive and record.sessions == 1
-        metrics = self.last_values(run) if is_final else self._last_points(run, most_bytes=_LARGEST_READ)
-        row = self._entity(found.experiment, run, record.to_run(), metrics, events)
+        is_large = not is_final and self.live.size(run) > _LARGEST_READ
+        metrics = self.last_values(run) if is_final or is_large else self._last_points(run)
+        row = self._entity(found.info.experiment_id, run, record.to_run(), metrics, events)
         if is_final:
             run.kept["row"] = (events, row)
         return row
 
     def _entity(
         self,
-        experiment: LiveExperiment,
+        experiment_id: str,
         run: LiveRun,
         source: Run,
         metrics: Mapping[str, Metric],
@@ -343,25 +312,22 @@ class LiveView:
         tags = {**facts.user_tags, **facts.own_tags, Key.UID: source.identity, Key.NAME: facts.name}
         if facts.notes:
             tags[Key.NOTES] = facts.notes
-        parent = self._parent_id(experiment, run)
+        parent = self._parent_id(experiment_id, run)
         if parent is not None:
             tags[Key.PARENT] = parent
         if any(event.type is MediaType.IMAGE for event in events):
             tags[Key.IMAGES] = "True"
         if any(event.caption for event in events):
-            tags[Key.ARTIFACTS] = json.dumps([{"path": CAPTIONS_FILE, "type": "table"}])
-        info = self._info(run.id, experiment.id, facts.status, facts.start, facts.end, facts.name, facts.user)
+            tags |= table_tag({})
+        info = self.info(run.id, experiment_id, facts.status, facts.start, facts.end, facts.name, facts.user)
         params = [Param(key, value) for key, value in facts.params.values.items()]
         data = RunData(list(metrics.values()), params, [RunTag(*tag) for tag in tags.items()])
         return MlflowRun(info, data, RunInputs([]))
 
-    def artifact_uri(self, run_id: str) -> str:
-        """Return the address of a run's files."""
-        return f"{self._artifact_root}{run_id}"
-
-    def _info(
+    def info(
         self, run_id: str, experiment_id: str, status: str, start: int, end: int | None, name: str, user: str
     ) -> RunInfo:
+        """Return MLflow's entity with the columns of a run."""
         more = {"run_uuid": run_id} if _IS_MLFLOW_2 else {}
         return RunInfo(
             run_id=run_id,
@@ -371,33 +337,31 @@ class LiveView:
             start_time=start,
             end_time=end,
             lifecycle_stage=LifecycleStage.ACTIVE,
-            artifact_uri=self.artifact_uri(run_id),
+            artifact_uri=f"{self._artifact_root}{run_id}",
             run_name=name,
             **more,
         )
 
     def _parent(self, experiment: LiveExperiment, run_id: str) -> MlflowRun:
         """Return the parent of a sweep, with the summary of its children that an export gives it."""
-        if run_id not in experiment.parents:
-            experiment.parents[run_id] = self._made_parent(experiment, run_id)
-        return experiment.parents[run_id]
-
-    def _made_parent(self, experiment: LiveExperiment, run_id: str) -> MlflowRun:
+        if run_id in experiment.parents:
+            return experiment.parents[run_id]
         runs = experiment.children[run_id]
         self.live.complete(runs)
-        children = [SearchedRun(self, experiment, run).found() for run in runs]
+        children = [self._searched(experiment, run).found() for run in runs]
         running = any(child.status == "RUNNING" for child in children)
         ends = [child.end for child in children if child.end is not None]
         sweep = sweep_of(runs[0].record.tags) or ""
         name = shown_name(sweep, run_id)
         start = min(child.start or 0 for child in children)
         end = None if running or not ends else max(ends)
-        info = self._info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
+        info = self.info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
         summary = ParentSummary.of(children, self.live.content.bests)
         tags = {Key.NAME: name, Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
-        time = max(ends, default=start)
-        metrics = [Metric(key, value, time, 0) for key, value in summary.metrics().items()]
-        return MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
+        metrics = [Metric(key, value, max(ends, default=start), 0) for key, value in summary.metrics().items()]
+        made = MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
+        experiment.parents[run_id] = made
+        return made
 
     # Params and metrics
 
@@ -405,44 +369,31 @@ class LiveView:
         """Return a param as MLflow holds it."""
         return param_text(name, value, self.redaction)[:PARAM_LIMIT]
 
-    def series(self, run: LiveRun) -> dict[str, Series]:
-        """Return the run's points by MLflow's key."""
-        series = self.live.series(run)
-        keys = keys_of(series, dict(self.live.content.rename))
-        return {keys[name]: of for name, of in series.items()}
-
     def one_series(self, run_id: str, key: str) -> Series | None:
         """Return the points of one metric of a run; a best one, and one of a sweep's parent, has its latest alone."""
         experiment, run = self.of_run(run_id)
-        if run is None:
-            parent = self._parent(experiment, run_id)
-            value = parent.data.metrics.get(key)
-            point = None if value is None else Metric(key, value, parent.info.end_time or parent.info.start_time, 0)
-        else:
-            series = self.series(run).get(key)
-            if series is not None:
-                return series
-            point = self._last_points(run).get(key)
+        if run is not None:
+            series = self.live.series(run)
+            names = {found: name for name, found in keys_of(series, dict(self.live.content.rename)).items()}
+            if key in names:
+                return series[names[key]]
+        last = self._parent(experiment, run_id).data._metric_objs if run is None else self._last_points(run).values()
+        point = next((metric for metric in last if metric.key == key), None)
         if point is None:
             return None
         return Series(key, np.array([point.step]), np.array([point.timestamp / 1000.0]), np.array([point.value]))
 
-    def _last_points(self, run: LiveRun, *, most_bytes: int | None = None) -> Mapping[str, Metric]:
-        """Return the last point of each metric by key, and the best one so far of those that --best names.
-
-        From the run's record if its metrics.csv has more than `most_bytes`.
-        """
-        if most_bytes is not None and self.live.size(run) > most_bytes:
-            return self.last_values(run)
+    def _last_points(self, run: LiveRun) -> Mapping[str, Metric]:
+        """Return the last point of each metric by key, and the best one so far of those that --best names."""
         series = self.live.series(run)
         found = {}
         for key, (name, stat) in self._metric_keys(tuple(series)).items():
-            one = series[name]
-            if stat == "last" and len(one.step):
-                found[key] = _metric(key, one, -1)
-            elif stat != "last" and not np.isnan(one.value).all():
-                best = np.nanargmax(one.value) if stat == "max" else np.nanargmin(one.value)
-                found[key] = _metric(key, one, int(best))
+            value = series[name].value
+            if stat == "last" and len(value):
+                (found[key],) = metrics_at(key, series[name], [-1])
+            elif stat != "last" and not np.isnan(value).all():
+                best = np.nanargmax(value) if stat == "max" else np.nanargmin(value)
+                (found[key],) = metrics_at(key, series[name], [int(best)])
         return found
 
     def last_values(self, run: LiveRun) -> Mapping[str, Metric]:
@@ -491,12 +442,7 @@ def _finite(value: float) -> float:
     return math.copysign(_LARGEST_FLOAT, value) if math.isinf(value) else float(value)
 
 
-def _metric(key: str, series: Series, at: int) -> Metric:
-    value, time, step = float(series.value[at]), float(series.time[at]), int(series.step[at])
-    return Metric(key, _finite(value), milliseconds(time), step)
-
-
-def metrics_at(key: str, series: Series, at: np.ndarray[Any, Any]) -> list[Metric]:
+def metrics_at(key: str, series: Series, at: np.ndarray[Any, Any] | Sequence[int]) -> list[Metric]:
     """Return the points at the places `at` of a series."""
     times = np.rint(series.time[at] * 1000.0).astype(np.int64).tolist()
     values = np.nan_to_num(series.value[at], nan=np.nan, posinf=_LARGEST_FLOAT, neginf=-_LARGEST_FLOAT).tolist()

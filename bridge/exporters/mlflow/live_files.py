@@ -5,13 +5,14 @@ Pictures have the names that MLflow's slider of pictures expects, and are conver
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import urllib.parse
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
@@ -23,26 +24,27 @@ from bridge.exporters.mlflow.facts import facts_of, keys_of
 from bridge.exporters.mlflow.live_options import LIVE_PATH
 from bridge.exporters.mlflow.live_store import refuse
 from bridge.exporters.mlflow.media import (
+    CHECKPOINTS_FILE,
     MEDIA_FILE,
-    TARGET_MARK,
     ArtifactUpload,
     UnreadablePictureError,
     add_captions,
     add_checkpoints,
+    add_copies,
     add_full_texts,
-    add_run_files,
-    clean_tag,
+    add_media,
+    due_files,
     full_and_small,
     full_extension,
     grid_paths,
-    plain_media_path,
+    read_picture,
 )
 from bridge.files import open_file
 from bridge.live import ByteCache
-from bridge.model import MediaType, RunFile
+from bridge.model import RunFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bridge.exporters.mlflow.live import LiveView
     from bridge.live import LiveRun
@@ -50,18 +52,22 @@ if TYPE_CHECKING:
 
 
 PICTURE_BYTES = 64 << 20
-"""How much the made pictures may take together, and the file of one of them at most."""
+"""How much the made pictures may take together in memory."""
 
 _MOST_LISTINGS = 32
 """How many runs' lists of files stay in memory."""
 
+Content: TypeAlias = "bytes | RunFile | Callable[[], bytes]"
+"""An artifact: its bytes, a file of the run directory, or what makes a picture on demand."""
+
 
 class Listing(ArtifactUpload):
-    """Collects artifacts by path instead of uploading them."""
+    """Collects artifacts by path instead of uploading them. `pictures` keeps those that are made on demand."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: ByteCache) -> None:
         super().__init__()
         self.found: dict[str, Content] = {}
+        self._pictures = pictures
 
     def add(self, path: str, data: bytes) -> None:
         """Add a file with this content."""
@@ -71,16 +77,35 @@ class Listing(ArtifactUpload):
         """Add a file of the run directory, which is read when it is asked for."""
         self.found[path] = file
 
+    def add_picture(self, event: MediaEvent, identity: str) -> tuple[str, str] | None:
+        """Add a picture, which is converted when it is asked for. Return its two paths, None if it cannot be shown."""
+        extension = _extension(event.file, event.format)
+        if extension is None:
+            return None
+        full, small = grid_paths(identity, event, extension)
+        is_kept = event.format in ("png", "webp")
+        self.found[full] = event.file if is_kept else functools.partial(self._convert, event, is_small=False)
+        self.found[small] = functools.partial(self._convert, event, is_small=True)
+        return full, small
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture made of a run's file on demand: the full one (`part` 1) or the small one (2) of `full_and_small`."""
+    def _convert(self, event: MediaEvent, *, is_small: bool) -> bytes:
+        def make() -> bytes:
+            data = read_picture(event.file)
+            if data is None:
+                raise UnreadablePictureError("gone or too large")
+            _, full, small = full_and_small(data, event.format)
+            return small if is_small else full
 
-    event: MediaEvent
-    part: int
+        return self._pictures.get((event.file, is_small), make)
 
 
-Content: TypeAlias = "bytes | RunFile | _Picture"
+@functools.lru_cache(1 << 16)  # a run that grows has each picture decoded once
+def _extension(file: RunFile, form: str) -> str | None:
+    """Return the extension that a picture has in the grid, None if it cannot be shown there."""
+    data = read_picture(file)
+    with contextlib.suppress(UnreadablePictureError):
+        return None if data is None else full_extension(data, form)
+    return None
 
 
 class LiveFiles:
@@ -112,56 +137,20 @@ class LiveFiles:
 
     def _list(self, run: LiveRun, events: Sequence[MediaEvent]) -> dict[str, Content]:
         source, content = self.view.live.run(run), self.view.live.content
-        files = Listing()
-        add_run_files(files, source, content, {}, [])
-        files.found.pop(TARGET_MARK, None)
+        files = Listing(self._pictures)
+        add_copies(files, due_files(source, content), content, [])
         keys = keys_of(self.view.live.metrics(run), dict(content.rename))
         add_full_texts(files, keys, facts_of(source, content), "")
-        names: dict[str, str] = {}
-        captions: list[list[Any]] = []
-        for event in events:
-            tag = clean_tag(event.tag)
-            if tag != event.tag:
-                names[tag] = event.tag
-            image: Any = plain_media_path(event)
-            if event.type is MediaType.IMAGE:
-                full, small = grid_paths(source.identity, event, full_extension(event))
-                files.found[full] = event.file if event.format in ("png", "webp") else _Picture(event, 1)
-                files.found[small] = _Picture(event, 2)
-                image = {"type": "image", "filepath": full, "compressed_filepath": small}
-            else:
-                files.found[image] = event.file
-            if event.caption:
-                captions.append([event.tag, event.index, event.step, event.caption, image])
-        if captions:
-            add_captions(files, captions, None)
-        if names:
-            files.add_json(MEDIA_FILE, names)
+        media = add_media(files, source.identity, events)
+        if media.captions:
+            add_captions(files, media.captions, None)
+        names = {MEDIA_FILE: media.names}
         if content.checkpoints:
-            add_checkpoints(files, source, {}, [])
+            _, names[CHECKPOINTS_FILE] = add_checkpoints(files, source, {}, [])
+        for path, of_file in names.items():
+            if of_file:
+                files.add_json(path, of_file)
         return files.found
-
-    def read(self, content: bytes | _Picture) -> bytes:
-        """Return the bytes of an artifact that is no file of its own."""
-        if isinstance(content, bytes):
-            return content
-        return self._pictures.get((content.event.file, content.part), lambda: _made(content))
-
-
-def _made(picture: _Picture) -> bytes:
-    """Return the picture; the file as it is if it cannot be decoded, and b"" if it cannot be read."""
-    try:
-        with open_file(picture.event.file) as stream:
-            data = stream.read(PICTURE_BYTES + 1)
-    except OSError:
-        return b""
-    if len(data) > PICTURE_BYTES:
-        return b""
-    try:
-        _, full, small = full_and_small(data, picture.event.format)
-    except UnreadablePictureError:
-        return data
-    return full if picture.part == 1 else small
 
 
 class LiveArtifacts(ArtifactRepository):
@@ -187,16 +176,16 @@ class LiveArtifacts(ArtifactRepository):
             if not name.startswith(below):
                 continue
             first, slash, _ = name[len(below) :].partition("/")
-            size = None if slash or isinstance(content, _Picture) else _size(content)
+            size = None if slash else _size(content)
             found[first] = FileInfo(f"{prefix}{first}", bool(slash), size)
         return [found[name] for name in sorted(found)]
 
     def get_local_path(self, artifact_path: str) -> str | None:
         """Return the path of a file that is served as it lies in its run directory; None for any other."""
         content = self._content(artifact_path)
-        if isinstance(content, bytes | _Picture) or content.offset is not None:
-            return None
-        return os.fspath(content.path)
+        if isinstance(content, RunFile) and content.offset is None:
+            return os.fspath(content.path)
+        return None
 
     def _content(self, path: str) -> Content:
         run_id, name = self._split(path)
@@ -209,8 +198,11 @@ class LiveArtifacts(ArtifactRepository):
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         content = self._content(remote_file_path)
-        if isinstance(content, bytes | _Picture):
-            Path(local_path).write_bytes(self._all_files.read(content))
+        if not isinstance(content, RunFile):
+            try:
+                Path(local_path).write_bytes(content if isinstance(content, bytes) else content())
+            except UnreadablePictureError as error:  # the file has changed since it was listed
+                raise MlflowException(f"No such artifact: {remote_file_path}", RESOURCE_DOES_NOT_EXIST) from error
             return
         with open_file(content) as source, Path(local_path).open("wb") as target:
             shutil.copyfileobj(source, target)
@@ -218,5 +210,7 @@ class LiveArtifacts(ArtifactRepository):
     log_artifact = log_artifacts = delete_artifacts = refuse
 
 
-def _size(content: bytes | RunFile) -> int:
-    return len(content) if isinstance(content, bytes) else content.size
+def _size(content: Content) -> int | None:
+    if isinstance(content, RunFile):
+        return content.size
+    return len(content) if isinstance(content, bytes) else None

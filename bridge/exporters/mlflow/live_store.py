@@ -25,19 +25,20 @@ from bridge.exporters.mlflow.facts import UserTags
 from bridge.exporters.mlflow.live import metrics_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bridge.exporters.mlflow.live import LiveView
     from bridge.live import LiveRun
 
-_READ_ONLY = "This is a live view of run directories, which can only be looked at."
-_EDITABLE = "Only the name, the description and the tags of a run can be edited in a live view."
-_EDIT_HINT = " Start it with --edit to change names, descriptions and tags."
+_REFUSAL = (
+    "A live view of run directories changes nothing but the names, descriptions and tags of runs, and these only if it "
+    "was started with --edit."
+)
 
 
 def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
     """Raise the error for everything that would write. MLflow's server answers it with status 403."""
-    raise MlflowException(_READ_ONLY, error_code=PERMISSION_DENIED)
+    raise MlflowException(_REFUSAL, error_code=PERMISSION_DENIED)
 
 
 def _no_page() -> PagedList[Any]:
@@ -119,65 +120,43 @@ class LiveStore(AbstractStore):
         points = [] if series is None else metrics_at(metric_key, series, order[begin:end])
         return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
 
-    def get_metric_history_bulk(
-        self, run_ids: Sequence[str], metric_key: str, max_results: int
-    ) -> list[MetricWithRunId]:
-        """Return the points of one metric of several runs, at most `max_results` together."""
-        found: list[MetricWithRunId] = []
-        for run_id in sorted(run_ids):
-            points = self.get_metric_history(run_id, metric_key, max_results - len(found))
-            found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
-            if len(found) >= max_results:
-                break
-        return found
+    if hasattr(AbstractStore, "_evenly_spaced_indices"):  # else its method samples as that MLflow's SQL store does
 
-    def get_metric_history_bulk_interval(
-        self,
-        run_ids: Sequence[str],
-        metric_key: str,
-        max_results: int,
-        start_step: int | None,
-        end_step: int | None,
-    ) -> list[MetricWithRunId]:
-        """Return points of one metric of several runs for a chart, at most `max_results` of each run.
+        def get_metric_history_bulk_interval(
+            self,
+            run_ids: Sequence[str],
+            metric_key: str,
+            max_results: int,
+            start_step: int | None,
+            end_step: int | None,
+        ) -> list[MetricWithRunId]:
+            """Return points of one metric of several runs for a chart, at most `max_results` of each run.
 
-        They are sampled as by MLflow's SQL store: the first of each of `max_results` equal parts, and the last.
-        """
-        if (start_step is None) != (end_step is None):
-            raise MlflowException(
-                "Both start_step and end_step must be provided together, or neither should be provided.",
-                INVALID_PARAMETER_VALUE,
-            )
-        found: list[MetricWithRunId] = []
-        for run_id in run_ids:
-            series = self._view.one_series(run_id, metric_key)
-            if series is None:
-                continue
-            steps = series.step  # increasing, each once
-            low, high = 0, len(steps)
-            if start_step is not None and end_step is not None:
-                low, high = np.searchsorted(steps, (start_step, end_step + 1)).tolist()
-            count = high - low
-            if count == 0:
-                continue
-            parts = min(max(1, max_results), count)
-            size, rest = divmod(count, parts)
-            # The first `rest` parts have one point more than `size`; the last place is that of the last point.
-            places = low + np.arange(parts) * size + np.minimum(np.arange(parts), rest)
-            places[-1] = high - 1
-            points = metrics_at(metric_key, series, places)
-            found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
-        return found
-
-    def get_metric_history_bulk_interval_from_steps(
-        self, run_id: str, metric_key: str, steps: Iterable[int], max_results: int
-    ) -> list[MetricWithRunId]:
-        """Return the points at these steps: MLflow 2 samples the steps by itself."""
-        series = self._view.one_series(run_id, metric_key)
-        if series is None:
-            return []
-        at = np.flatnonzero(np.isin(series.step, np.fromiter(steps, dtype=np.int64)))[:max_results]
-        return [MetricWithRunId(run_id=run_id, metric=point) for point in metrics_at(metric_key, series, at)]
+            They are sampled as by MLflow's SQL store: the first of each of `max_results` equal parts, and the last.
+            """
+            if (start_step is None) != (end_step is None):
+                raise MlflowException(
+                    "Both start_step and end_step must be provided together, or neither should be provided.",
+                    INVALID_PARAMETER_VALUE,
+                )
+            found: list[MetricWithRunId] = []
+            for run_id in run_ids:
+                series = self._view.one_series(run_id, metric_key)
+                steps = np.arange(0) if series is None else series.step  # increasing, each once
+                low, high = 0, len(steps)
+                if start_step is not None and end_step is not None:
+                    low, high = np.searchsorted(steps, (start_step, end_step + 1)).tolist()
+                count = high - low
+                if series is None or count == 0:
+                    continue
+                parts = min(max(1, max_results), count)
+                size, rest = divmod(count, parts)
+                # The first `rest` parts have one point more than `size`; the last place is that of the last point.
+                places = low + np.arange(parts) * size + np.minimum(np.arange(parts), rest)
+                places[-1] = high - 1
+                points = metrics_at(metric_key, series, places)
+                found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
+            return found
 
     # Edits
 
@@ -204,14 +183,14 @@ class LiveStore(AbstractStore):
         """Change the name of a run in its sidecar, if edits are allowed; refuse to change its status or end."""
         run = self._editable(run_id)
         if run_name is None or end_time is not None:
-            raise MlflowException(_EDITABLE, PERMISSION_DENIED)
+            refuse()
         self._edit(run, name=run_name)
         return self._view.entity(run_id).info
 
     def _editable(self, run_id: str) -> LiveRun:
         _, run = self._view.of_run(run_id)
         if self._view.edit is None:
-            raise MlflowException(_READ_ONLY + _EDIT_HINT, PERMISSION_DENIED)
+            refuse()
         if run is None:
             raise MlflowException(
                 "The parent of a sweep has no run directory, so it cannot be edited.", PERMISSION_DENIED
@@ -221,7 +200,7 @@ class LiveStore(AbstractStore):
     def _edit(self, run: LiveRun, **changes: Any) -> None:
         reserved = [tag for tag in (*changes.get("add_tags", ()), *changes.get("remove_tags", ())) if _is_reserved(tag)]
         if reserved or not changes:
-            raise MlflowException(_EDITABLE, PERMISSION_DENIED)
+            refuse()
         assert self._view.edit is not None
         try:
             self._view.edit(Path(run.record.run_dir), **changes)
@@ -243,6 +222,7 @@ def _is_reserved(tag: str) -> bool:
 _READING = {
     *("search_runs", "supports_workspaces", "supports_trace_archival", "filter_active_experiment_ids"),
     *("end_async_logging", "flush_async_logging", "shut_down_async_logging", "list_scorers_across_experiments"),
+    *("get_metric_history_bulk_interval", "get_metric_history_bulk_interval_from_steps"),
 }
 """Methods of MLflow's base classes that write nothing, and are right as they are."""
 

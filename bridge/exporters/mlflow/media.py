@@ -18,7 +18,7 @@ import uuid
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow.client import artifact_errors
@@ -38,13 +38,12 @@ from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from bridge.exporters.mlflow.client import FoundRun, MlflowApi
+    from bridge.exporters.mlflow.client import MlflowApi
     from bridge.exporters.mlflow.facts import RunFacts
     from bridge.model import MediaEvent, Run, RunFile
     from bridge.options import ContentOptions
@@ -80,7 +79,7 @@ _MOST_REFUSED = 20
 """After so many refused files the store itself is at fault."""
 
 
-class ArtifactUpload:
+class ArtifactUpload(contextlib.ExitStack):
     """The files on their way into a run's artifacts.
 
     If `destination` is a folder, they are written there at once. Otherwise they are laid out in a temporary folder,
@@ -88,24 +87,11 @@ class ArtifactUpload:
     """
 
     def __init__(self, destination: Path | None = None) -> None:
+        super().__init__()
         self._destination = destination
         self._temporary: Path | None = None
-        self._linked: list[io.BufferedReader | io.BytesIO] = []
-        self._made: set[Path] = set()
-        self.paths: list[str] = []
+        self.paths: dict[str, None] = {}
         self.bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
-        while self._linked:
-            self._linked.pop().close()
 
     @property
     def folder(self) -> Path:
@@ -114,6 +100,7 @@ class ArtifactUpload:
             return self._destination
         if self._temporary is None:
             self._temporary = Path(tempfile.mkdtemp(prefix="bridge-upload-"))
+            self.callback(shutil.rmtree, self._temporary, ignore_errors=True)
         return self._temporary
 
     def add(self, path: str, data: bytes) -> None:
@@ -132,27 +119,38 @@ class ArtifactUpload:
             source = open_file(file)
         except OSError as error:
             return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
-        self._linked.append(source)
-        with artifact_errors(str(self.folder)):
+        with artifact_errors(str(self.folder)), contextlib.ExitStack() as until_copied:
+            until_copied.enter_context(source)
             local = self._local_path(path)
             if file.size >= _LINK_FROM_BYTES and file.offset is None and self._destination is None:
                 # Link to the opened file where the system can, so that a swapped path is not followed.
                 opened = Path(f"/proc/self/fd/{source.fileno()}")
                 local.symlink_to(opened if opened.exists() else file.path)
+                self.enter_context(until_copied.pop_all())
             else:
                 with local.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
-                self._linked.pop().close()
         self.bytes += file.size
         return None
 
+    def add_picture(self, event: MediaEvent, identity: str) -> tuple[str, str] | None:
+        """Add a picture to the grid. Return the paths of its two files, None if its file is gone or too large.
+
+        Raise UnreadablePictureError.
+        """
+        data = read_picture(event.file)
+        if data is None:
+            return None
+        extension, full, small = full_and_small(data, event.format)
+        paths = grid_paths(identity, event, extension)
+        self.add(paths[0], full)
+        self.add(paths[1], small)
+        return paths
+
     def _local_path(self, path: str) -> Path:
         local = self.folder / path
-        if local.parent not in self._made:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(local.parent)
-        if path not in self.paths:
-            self.paths.append(path)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        self.paths[path] = None
         return local
 
     def send(self, api: MlflowApi, run_id: str, *, is_shared_path: bool = False) -> list[Notice]:
@@ -188,6 +186,11 @@ class ArtifactUpload:
         if others and len(notices) == len(self.paths):
             raise others[0]
         return notices
+
+
+def read_picture(file: RunFile) -> bytes | None:
+    """Return the bytes of a picture's file, None if it is gone, too large or no longer plain."""
+    return _read(file, limit=_LARGEST_PICTURE)
 
 
 def _read(file: RunFile, *, limit: int) -> bytes | None:
@@ -247,7 +250,10 @@ def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent
         plain = plain_media_path(event)
         paths = None
         if event.type is MediaType.IMAGE:
-            paths = _add_to_grid(upload, identity, event, plain, added.notices)
+            try:
+                paths = upload.add_picture(event, identity)
+            except UnreadablePictureError as error:
+                added.notices.append(Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}"))
         if paths is not None:
             added.in_grid = True
         else:
@@ -305,24 +311,6 @@ def is_own_file(path: str) -> bool:
     return _OWN_FILES.fullmatch(path) is not None or parse_path(path) is not None
 
 
-def _add_to_grid(
-    upload: ArtifactUpload, identity: str, event: MediaEvent, plain: str, notices: list[Notice]
-) -> tuple[str, str] | None:
-    """Add a picture to the grid. Return the paths of its two files, None if it cannot be shown there."""
-    data = _read(event.file, limit=_LARGEST_PICTURE)
-    if data is None:
-        return None
-    try:
-        extension, full, small = full_and_small(data, event.format)
-    except UnreadablePictureError as error:
-        notices.append(Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}"))
-        return None
-    paths = grid_paths(identity, event, extension)
-    upload.add(paths[0], full)
-    upload.add(paths[1], small)
-    return paths
-
-
 def add_captions(upload: ArtifactUpload, rows: Iterable[Sequence[Any]], held: bytes | None) -> None:
     """Add the captions' table with `rows` merged into the one that MLflow holds. A new row replaces an old one."""
     found: dict[tuple[Any, ...], list[Any]] = {}
@@ -338,10 +326,10 @@ def captions_of(table: bytes) -> Mapping[tuple[str, int, int], str]:
     return {(row[0], row[2], row[1]): row[3] for row in json.loads(table)["data"]}
 
 
-def table_tag(run: FoundRun) -> dict[str, str]:
-    """Return the tag that makes MLflow's UI show the captions as a table, none if the run has it."""
+def table_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tag that makes MLflow's UI show the captions as a table, none if it is among the run's `tags`."""
     try:
-        tables = json.loads(run.tags.get(Tag.ARTIFACTS) or "[]")
+        tables = json.loads(tags.get(Tag.ARTIFACTS) or "[]")
     except ValueError:
         tables = []
     entry = {"path": CAPTIONS_FILE, "type": "table"}
@@ -356,7 +344,6 @@ SMALL = 256
 """The longer side of the small picture in pixels, as MLflow makes it."""
 
 _MOST_FRAMES = 2_000
-_STRIP_PIXELS = 1 << 20
 
 
 class UnreadablePictureError(Exception):
@@ -369,6 +356,33 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
     PNG and WebP stay as they are. A moving GIF becomes a lossless moving WebP, anything else that Pillow reads a PNG.
     Raise UnreadablePictureError.
     """
+    with _opened(data) as (picture, frames):
+        small = _webp(picture, _resized, lossless=max(picture.size) <= SMALL)
+        if form in ("png", "webp"):
+            return form, data, small
+        if frames > 1:
+            return "webp", _webp(picture, lambda frame: frame.copy(), lossless=True), small
+        full = io.BytesIO()
+        _eight_bits(picture).save(full, "PNG")
+        return "png", full.getvalue(), small
+
+
+def full_extension(data: bytes, form: str) -> str:
+    """Return the extension that `full_and_small` gives, without making its pictures. Raise UnreadablePictureError."""
+    from PIL import ImageSequence
+
+    with _opened(data) as (picture, frames):
+        for frame in ImageSequence.Iterator(picture):
+            frame.load()
+        return form if form in ("png", "webp") else "webp" if frames > 1 else "png"
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[tuple[Image, int]]:
+    """Open a picture for the block, with its number of frames.
+
+    Raise UnreadablePictureError if it is too large or cannot be decoded, also for what Pillow raises in the block.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -380,14 +394,7 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
                 if pixels > MOST_DECODED_PIXELS or frames > _MOST_FRAMES:
                     size = f"{picture.width} x {picture.height}, {frames} frames"
                     raise UnreadablePictureError(f"{size}: too large to be decoded")
-                small = _webp(picture, _resized, lossless=max(picture.size) <= SMALL)
-                if form in ("png", "webp"):
-                    return form, data, small
-                if frames > 1:
-                    return "webp", _webp(picture, lambda frame: frame.copy(), lossless=True), small
-                full = io.BytesIO()
-                _eight_bits(picture).save(full, "PNG")
-                return "png", full.getvalue(), small
+                yield picture, frames
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise UnreadablePictureError(why_broken(error)) from error
     except Image.DecompressionBombError as error:
@@ -414,28 +421,12 @@ def is_preview_of(small: Path, full: Path) -> bool:
 def _first_frame(file: Path, change: Callable[[Image], Image] = lambda frame: frame) -> NDArray[np.float64] | None:
     """Return the channels of a picture, (height, width, 4) in 0 to 255, None if it cannot be decoded."""
     import numpy as np
-    from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `full_and_small`
-            with Image.open(file) as picture:
-                return np.asarray(change(_eight_bits(picture)).convert("RGBA"), dtype=np.float64)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        with _opened(file.read_bytes()) as (picture, _):
+            return np.asarray(change(_eight_bits(picture)).convert("RGBA"), dtype=np.float64)
+    except UnreadablePictureError:
         return None
-
-
-def full_extension(event: MediaEvent) -> str:
-    """Return the extension that `full_and_small` would give the full picture, without decoding it."""
-    if event.format in ("png", "webp"):
-        return event.format
-    from PIL import Image
-
-    try:
-        with open_file(event.file) as stream, Image.open(stream) as picture:
-            return "webp" if _count_frames(picture) > 1 else "png"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return "png"
 
 
 def _count_frames(picture: Image) -> int:
@@ -495,23 +486,18 @@ def _eight_bits(frame: Image) -> Image:
 def _stretched(frame: Image) -> Image:
     """Return a picture of greys in 8 bits, from black for its least value to white for its greatest."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image as Pillow
 
-    width, height = frame.size
-    # Strips of rows, because a float for each pixel of a large picture would fill the memory.
-    rows = max(1, _STRIP_PIXELS // width)
-    tops = range(0, height, rows)
-
-    def strip(top: int) -> NDArray[np.float64]:
-        return np.asarray(frame.crop((0, top, width, min(top + rows, height))), dtype=np.float64)
-
-    low = float(np.nanmin([np.nanmin(strip(top)) for top in tops]))
-    high = float(np.nanmax([np.nanmax(strip(top)) for top in tops]))
-    grey = Image.new("L", frame.size)
-    for top in tops if high > low else ():
-        scaled = (strip(top) - low) / (high - low) * 255.0
-        grey.paste(Image.fromarray(np.nan_to_num(scaled).astype(np.uint8), "L"), (0, top))
-    return grey
+    floats = frame.convert("F")
+    extrema: Any = floats.getextrema()
+    low, high = extrema
+    if math.isnan(low):  # Pillow takes a NaN for the least value if it comes first
+        values = np.asarray(floats)  # (height, width)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if not high > low:
+        return Pillow.new("L", frame.size)
+    scale = 255.0 / (high - low)
+    return floats.point(lambda value: value * scale - low * scale).convert("L")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -531,15 +517,6 @@ def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
     if not run.running or content.artifacts == "now":
         names += [name for name in _AT_THE_END if name in run.files]
     return {name: run.files[name] for name in names}
-
-
-def signature(file: RunFile) -> str:
-    """Return the text by which a cursor recognises that a file was sent as it is now: size, mtime, digest."""
-    return _signature(file, _small_content(file))
-
-
-def _signature(file: RunFile, data: bytes | None) -> str:
-    return f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
 
 
 def is_sent(file: RunFile, sent: str | None) -> bool:
@@ -566,14 +543,28 @@ def _content_digest(data: bytes | None) -> str:
 def add_run_files(
     upload: ArtifactUpload, run: Run, content: ContentOptions, sent: Mapping[str, str], notices: list[Notice]
 ) -> dict[str, str]:
-    """Add the files that are due and differ from `sent`, their secrets masked. Return what is sent after that."""
+    """Add the files that are due and differ from `sent`. Return what is sent after that."""
+    due = due_files(run, content)
+    now = dict(sent) | add_copies(
+        upload, {name: file for name, file in due.items() if not is_sent(file, sent.get(name))}, content, notices
+    )
+    if now and not sent:
+        upload.add(TARGET_MARK, _TARGET_TEXT.encode())
+    return now
+
+
+def add_copies(
+    upload: ArtifactUpload, files: Mapping[str, RunFile], content: ContentOptions, notices: list[Notice]
+) -> dict[str, str]:
+    """Add files of a run directory, their secrets masked.
+
+    Return the texts by which a cursor recognises each one as it is now: size, mtime, digest.
+    """
     redaction = Redaction(content.redact)
-    now = dict(sent)
-    for name, file in due_files(run, content).items():
-        if is_sent(file, sent.get(name)):
-            continue
+    signatures = {}
+    for name, file in files.items():
         data = _small_content(file)
-        now[name] = _signature(file, data)
+        signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
         if name in _UNMASKED:
             notice = upload.add_file(name, file)
             notices += [] if notice is None else [notice]
@@ -587,9 +578,7 @@ def add_run_files(
         else:
             detail = "it cannot be read, so secrets in it cannot be masked"
             notices.append(Notice(NoticeKind.LEFT_OUT, name, detail))
-    if now and not sent:
-        upload.add(TARGET_MARK, _TARGET_TEXT.encode())
-    return now
+    return signatures
 
 
 def names_map(keys: Mapping[str, str], facts: RunFacts) -> dict[str, dict[str, str]]:
@@ -668,7 +657,7 @@ def checkpoint_signatures(run: Run) -> dict[str, str]:
 
 def _checkpoint_files(run: Run) -> dict[str, RunFile]:
     """Return the run directory's checkpoints by path: plain files below `checkpoints`."""
-    files = ((path, plain_file(run.path, path)) for path in _checkpoint_paths(run))
+    files = ((path, plain_file(run, path)) for path in _checkpoint_paths(run))
     return {path.as_posix(): file for path, file in files if file is not None}
 
 

@@ -31,13 +31,12 @@ from bridge.exporters.mlflow.media import (
     CAPTIONS_FILE,
     MEDIA_FILE,
     ArtifactUpload,
-    add_run_files,
+    add_copies,
     captions_of,
     due_files,
     is_preview_of,
     is_sent,
     parse_path,
-    signature,
 )
 from bridge.model import Series
 
@@ -60,17 +59,22 @@ def read_back(
     found = store.api.run(run_id)
     cursor = cursor_of(found)
     extra = cursor.extra if cursor is not None else {}
+    made: Collection[str] = extra.get("bests", ())
     with tempfile.TemporaryDirectory(prefix="bridge-read-") as folder:
         facts = facts_of(run, content, ignores_case=store.ignores_case)
         reader = _Reader(store, found, run, facts, Path(folder), has_full_texts=bool(extra.get("maps")))
         reader.read_names(odd_media=bool(extra.get("odd_media")))
-        bests = reader.bests(content, extra.get("bests", ()), only)
-        series = reader.series(set(extra.get("bests", ())), only)
+        names = reader.names.get("metrics", {})
+        own = {names.get(key, key): key for key in found.metrics if key not in made}
+        best = {metric: clean(f"{own.get(metric, metric)}.best") for metric in content.bests}
+        best = {metric: key for metric, key in best.items() if key in made and key in found.metrics}
+        wanted = {name: key for name, key in own.items() if only is None or name in only}
+        wanted_best = {f"{metric}.best": key for metric, key in best.items() if only is None or metric in only}
         return TargetContent(
-            series=series,
-            bests=bests,
-            last=reader.latest_points((*series, *bests)),
-            names=frozenset(reader.metric_names(set(extra.get("bests", ())))),
+            series={name: reader.history(name, key) for name, key in wanted.items()},
+            bests={name: _last(reader.history(name, key)) for name, key in wanted_best.items()},
+            last={name: reader.latest_point(name, key) for name, key in (wanted | wanted_best).items()},
+            names=frozenset(own),
             params=reader.params(),
             tags=reader.tags(),
             notes=reader.notes(),
@@ -91,6 +95,10 @@ def _series(name: str, points: Sequence[tuple[int, int, float]]) -> Series:
     step, timestamp, value = zip(*points, strict=True) if points else ((), (), ())
     time = np.array(timestamp, dtype=np.float64) / 1000.0
     return Series(name, np.array(step, dtype=np.int64), time, np.array(value, dtype=np.float64))
+
+
+def _last(series: Series) -> Series:
+    return Series(series.name, series.step[-1:], series.time[-1:], series.value[-1:])
 
 
 @dataclass(slots=True)
@@ -114,32 +122,8 @@ class _Reader:
         if odd_media:
             self.names["media"] = json.loads(self._artifact(MEDIA_FILE) or b"{}")
 
-    def metric_names(self, bests: Collection[str]) -> Iterator[str]:
-        """Yield the names of the run's own metrics."""
-        names = self.names.get("metrics", {})
-        yield from (names.get(key, key) for key in self.found.metrics if key not in bests)
-
-    def series(self, bests: Collection[str], only: Collection[str] | None) -> dict[str, Series]:
-        """Return the points of the run's own metrics, by step and then by time."""
-        series = {}
-        for key in self.found.metrics:
-            name = self.names.get("metrics", {}).get(key, key)
-            if key not in bests and (only is None or name in only):
-                series[name] = self._history(name, key)
-        return series
-
-    def bests(self, content: ContentOptions, made: Collection[str], only: Collection[str] | None) -> dict[str, Series]:
-        """Return the latest point of each `NAME.best` that was made, under that name."""
-        keys = {name: key for key, name in self.names.get("metrics", {}).items()}
-        found = {}
-        for metric in content.bests:
-            best_key = clean(f"{keys.get(metric, metric)}.best")
-            if best_key in made and best_key in self.found.metrics and (only is None or metric in only):
-                history = self._history(f"{metric}.best", best_key)
-                found[history.name] = Series(history.name, history.step[-1:], history.time[-1:], history.value[-1:])
-        return found
-
-    def _history(self, name: str, key: str) -> Series:
+    def history(self, name: str, key: str) -> Series:
+        """Return all points of a key, by step and then by time."""
         database = self.store.database
         if database is not None:
             step, timestamp, value = database.history(self.found.run_id, key)
@@ -148,16 +132,10 @@ class _Reader:
         points.sort(key=lambda point: (point.step, point.timestamp))
         return _series(name, [(point.step, point.timestamp, point.value) for point in points])
 
-    def latest_points(self, names: Iterable[str]) -> dict[str, Series]:
-        """Return MLflow's latest points, which it keeps beside all points. `names` may hold bests."""
-        keys = {name: key for key, name in self.names.get("metrics", {}).items()}
-        best_keys = {f"{name}.best": clean(f"{key}.best") for name, key in keys.items()}
-        found = {}
-        for name in names:
-            key = (best_keys | keys).get(name, name)
-            step, timestamp = self.found.latest[key]
-            found[name] = _series(name, [(step, timestamp, self.found.metrics[key])])
-        return found
+    def latest_point(self, name: str, key: str) -> Series:
+        """Return MLflow's latest point of a key, which it keeps beside all points."""
+        step, timestamp = self.found.latest[key]
+        return _series(name, [(step, timestamp, self.found.metrics[key])])
 
     def params(self) -> dict[str, Scalar]:
         """Return the params, long ones in full, and the newest value of a volatile one."""
@@ -226,12 +204,10 @@ class _Reader:
 
     def _copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
         """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
-        files = due_files(self.run, content)
-        current = {name for name, file in files.items() if is_sent(file, sent.get(name))}
+        due = due_files(self.run, content).items()
         with ArtifactUpload() as upload:
-            changed = {name: signature(file) for name, file in files.items() if name not in current}
-            add_run_files(upload, self.run, content, changed, [])
-            for name in sorted(current & set(upload.paths)):
+            add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content, [])
+            for name in sorted(upload.paths):
                 expected = _digest_of(upload.folder / name)
                 held = self.store.api.find_artifact(self.found.run_id, name, self.folder)
                 found = None if held is None else _digest_of(held)

@@ -617,7 +617,7 @@ class DeltaWriter:
                 extra["odd_media"] = True
             if media.captions:
                 add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
-                work.tags |= table_tag(self.found)
+                work.tags |= table_tag(self.found.tags)
             if work.facts is not None:
                 files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
                 texts = add_full_texts(upload, work.keys, work.facts, extra.get("maps", ""))

@@ -165,7 +165,8 @@ def test_user_host_command_and_commit_are_those_of_the_training(store: Store) ->
     """User, host, command and commit come from the newest session that has them."""
     sessions = (
         SessionEntry(user="ada", host="node1", command="train.py --lr 0.1", git_commit="abc123", slurm={"job_id": "7"}),
-        SessionEntry(host="node2", slurm={"job_id": "8"}, restart_count=3),
+        SessionEntry(host="node2", slurm={"job_id": "8", "partition": "gpu"}, restart_count=3),
+        SessionEntry(),
     )
     store.export(run_of(sessions=sessions), ROWS)
     tags = store.run().data.tags
@@ -184,7 +185,7 @@ def test_user_host_command_and_commit_are_those_of_the_training(store: Store) ->
         "bridge.command": "train.py --lr 0.1",
         "bridge.host": "node2",
         "bridge.restarts": "3",
-        "bridge.slurm": "job_id=8",
+        "bridge.slurm": "job_id=8, partition=gpu",
     }
 
 
@@ -284,13 +285,6 @@ def test_a_placeholder_that_does_not_exist_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"\{user\}") as caught:
         MlflowExporter("sqlite:////tmp/x.db", experiment="{user}")
     assert caught.value.hint == "There are {tags.NAME}, {hparams.NAME}, {parent}."
-
-
-def test_an_old_file_store_is_refused_with_a_hint() -> None:
-    """./mlruns is refused, because MLflow no longer writes it."""
-    with pytest.raises(TargetRefusedError, match="file store") as caught:
-        MlflowExporter("./mlruns")
-    assert "sqlite:///mlflow.db" in (caught.value.hint or "")
 
 
 def test_an_experiment_that_we_make_in_a_file_keeps_its_artifacts_beside_it(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from bridge.exporters.mlflow.facts import UserTags, read_list_tag
 from bridge.model import NoticeKind
-from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import run_of
 
 if TYPE_CHECKING:
@@ -53,24 +52,6 @@ def test_no_two_tags_become_one(store: Store) -> None:
         (NoticeKind.LEFT_OUT, "tag team"),
     ]
     assert (json.loads(held["mlflow.bridge.tags"]), store.read(run).tags) == (list(tags), tags)
-
-
-def test_a_long_name_is_cut_and_that_is_said(store: Store) -> None:
-    """A tag name is cut to 250 characters with a notice."""
-    applied = store.export(run_of(name="n" * 300), ROWS)
-    assert store.run().info.run_name == "n" * 250
-    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "name")]
-
-
-def test_slurms_facts_are_one_tag(store: Store) -> None:
-    """One tag holds the SLURM facts of the newest session that has them."""
-    sessions = (
-        SessionEntry(slurm={"job_id": "1"}),
-        SessionEntry(slurm={"job_id": "7", "partition": "gpu"}),
-        SessionEntry(),
-    )
-    store.export(run_of(sessions=sessions), ROWS)
-    assert store.run().data.tags["bridge.slurm"] == "job_id=7, partition=gpu"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "server"])
