@@ -45,7 +45,7 @@ CheckTask: TypeAlias = "tuple[Run, TargetState]"
 SMALL_BYTES = 32 << 20
 """Bytes of metrics.csv up to which a run is compared at once. A larger one is compared in portions."""
 
-PORTION = 2_000_000
+PORTION = 1_000_000
 """Points that are compared at once of a large run, unless one series alone has more."""
 
 

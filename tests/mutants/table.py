@@ -233,7 +233,7 @@ _SYNC = (
         "bridge/sync/export.py",
         "self.done += Applied(notices=delta.notices)",
         "self.done += Applied()",
-        ("tests/sync/test_notices.py",),
+        ("tests/sync/test_export.py",),
     ),
     Mutant(
         "a deleted run comes back",

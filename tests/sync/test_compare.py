@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -23,7 +22,6 @@ from bridge.sync.compare import (
     compare_series,
     facts_behind,
 )
-from bridge.sync.report import Difference, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +30,7 @@ T0 = 1_775_822_400.0
 EXACT = Capabilities(time_step=0.0)
 MILLI = Capabilities(time_step=0.001)
 SINGLE = Capabilities(value_bits=32, time_step=0.0)
+CLIPS = Capabilities(infinities=False, time_step=0.0)
 STATUSES = {status: status.value.upper() for status in Status} | {Status.RUNNING: ""}
 
 PICTURE = Path(__file__).with_name("picture.png")
@@ -60,15 +59,10 @@ def found(
     return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in out.first]
 
 
-def test_equal_series_have_no_difference() -> None:
-    """Equal points have no difference, NaN and infinities included, in any order."""
-    points = [(0, 0.1), (1, math.nan), (2, math.inf), (3, -0.0)]
-    assert found(compare_series, points, points[::-1]) == []
-
-
 @pytest.mark.parametrize(
     ("there", "expected"),
     [
+        pytest.param([(2, 0.3), (0, 0.5), (1, 0.4)], [], id="another order"),
         pytest.param([(0, 0.5), (2, 0.3)], [("+", "m", 1, "0.4", None)], id="a deleted point"),
         pytest.param([(0, 0.5), (1, 0.4), (2, 0.3), (9, 7)], [("-", "m", 9, None, "7.0")], id="an invented point"),
         pytest.param([(0, 0.5), (1, 0.4), (1, 0.4), (2, 0.3)], [("-", "m", 1, None, "0.4")], id="a doubled point"),
@@ -87,37 +81,35 @@ def test_each_difference_of_a_series_is_found(there: list[Any], expected: list[A
     assert found(compare_series, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
 
 
-def test_the_last_bit_counts_where_values_are_exact() -> None:
-    """A 64-bit target must hold the exact value, a 32-bit one the nearest."""
-    near = math.nextafter(0.1, 1)
-    assert found(compare_series, [(0, 0.1)], [(0, near)]) == [("*", "m", 0, "0.1", repr(near))]
-    assert found(compare_series, [(0, 0.1)], [(0, near)], SINGLE) == []
-    assert found(compare_series, [(0, 0.1)], [(0, float(np.float32(0.1)))], SINGLE) == []
-    above = float(np.nextafter(np.float32(0.1), np.float32(1)))
-    assert len(found(compare_series, [(0, 0.1)], [(0, above)], SINGLE)) == 1
+NEAR = math.nextafter(0.1, 1)
+SINGLE_TENTH = float(np.float32(0.1))
+LARGEST = 1.7976931348623157e308
 
 
-def test_a_value_beyond_32_bits_is_infinite_there() -> None:
-    """A value beyond float32 is infinite in a 32-bit target, without a difference."""
-    assert found(compare_series, [(0, 1e300)], [(0, math.inf)], SINGLE) == []
-
-
-def test_clipped_infinities() -> None:
-    """Where a target declares infinities as clipped, only the largest finite number stands for them."""
-    clips = Capabilities(infinities=False)
-    largest = 1.7976931348623157e308
-    assert found(compare_series, [(0, math.inf), (1, -math.inf)], [(0, largest), (1, -largest)], clips) == []
-    assert len(found(compare_series, [(0, math.inf)], [(0, 1e308)], clips)) == 1
-    assert len(found(compare_series, [(0, math.inf)], [(0, largest)])) == 1
-
-
-def test_times_are_as_fine_as_declared() -> None:
-    """A time may differ by the target's resolution, and an estimated one by anything."""
-    assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI) == []
-    assert found(compare_series, [(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI) == []
-    assert len(found(compare_series, [(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI)) == 1
-    assert len(found(compare_series, [(0, 1, T0)], [(0, 1, T0 + 0.0006)], EXACT)) == 1
-    assert found(compare_series, [(0, 1, math.nan)], [(0, 1, T0)], EXACT) == []
+@pytest.mark.parametrize(
+    ("expected", "there", "capabilities", "count"),
+    [
+        pytest.param([(0, math.nan), (1, math.inf), (2, -0.0)], None, EXACT, 0, id="odd numbers"),
+        pytest.param([(0, 0.1)], [(0, NEAR)], EXACT, 1, id="the last bit"),
+        pytest.param([(0, 0.1)], [(0, NEAR)], SINGLE, 0, id="the last bit of 64 in a target of 32"),
+        pytest.param([(0, 0.1)], [(0, SINGLE_TENTH)], SINGLE, 0, id="the nearest number of 32 bits"),
+        pytest.param([(0, 0.1)], [(0, math.nextafter(SINGLE_TENTH, 1) + 1e-8)], SINGLE, 1, id="another of 32 bits"),
+        pytest.param([(0, 1e300)], [(0, math.inf)], SINGLE, 0, id="beyond 32 bits"),
+        pytest.param([(0, math.inf), (1, -math.inf)], [(0, LARGEST), (1, -LARGEST)], CLIPS, 0, id="clipped"),
+        pytest.param([(0, math.inf)], [(0, 1e308)], CLIPS, 1, id="clipped to another number"),
+        pytest.param([(0, math.inf)], [(0, LARGEST)], EXACT, 1, id="clipped without need"),
+        pytest.param([(0, 1, T0 + 0.0006)], [(0, 1, T0 + 0.001)], MILLI, 0, id="a time rounded up"),
+        pytest.param([(0, 1, T0 + 0.0006)], [(0, 1, T0)], MILLI, 0, id="a time rounded down"),
+        pytest.param([(0, 1, T0)], [(0, 1, T0 + 0.0021)], MILLI, 1, id="a time further away"),
+        pytest.param([(0, 1, T0)], [(0, 1, T0 + 0.0006)], EXACT, 1, id="a time where times are exact"),
+        pytest.param([(0, 1, math.nan)], [(0, 1, T0)], EXACT, 0, id="an estimated time"),
+    ],
+)
+def test_values_and_times_are_as_exact_as_the_target_declares(
+    expected: list[Any], there: list[Any] | None, capabilities: Capabilities, count: int
+) -> None:
+    """A target must hold the nearest number and time that it can, and no other."""
+    assert len(found(compare_series, expected, expected if there is None else there, capabilities)) == count
 
 
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
@@ -247,56 +239,61 @@ def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
     return [(one.what, one.expected, one.found) for one in out.first]
 
 
-def test_equal_facts_have_no_difference() -> None:
-    """Facts in the target's types, in another order, or masked as asked are equal."""
-    assert facts() == []
-    words = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***", "ckpt_path": "/a"}
-    assert facts(params=words) == []
-
-
-def test_what_a_target_has_no_place_for_is_not_compared() -> None:
-    """None means that the target has no place for a fact."""
-    assert facts(params=None, tags=None, notes=None, name=None, start=None) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({"name": "two"}, ("name", "one", "two"), id="name"),
-        pytest.param({"notes": "some"}, ("notes", "some notes", "some"), id="notes"),
-        pytest.param({"tags": ("t",)}, ("tags", "k:v, t", "t"), id="tags"),
-        pytest.param({"status": "FAILED"}, ("status", "COMPLETED (completed)", "FAILED"), id="status"),
-        pytest.param({"status": ""}, ("status", "COMPLETED (completed)", "nothing"), id="no status"),
-        pytest.param({"end": T0 + 61}, ("end", str(T0 + 60), str(T0 + 61)), id="a wrong end time"),
-        pytest.param({"end": None}, ("end", str(T0 + 60), None), id="no end time"),
-        pytest.param({"start": T0 + 1}, ("start", str(T0), str(T0 + 1)), id="a wrong start time"),
+        pytest.param({}, [], id="nothing"),
+        pytest.param(
+            dict.fromkeys(("params", "tags", "notes", "name", "start")), [], id="what the target has no place for"
+        ),
+        pytest.param({"name": "two"}, [("name", "one", "two")], id="name"),
+        pytest.param({"notes": "some"}, [("notes", "some notes", "some")], id="notes"),
+        pytest.param({"tags": ("t",)}, [("tags", "k:v, t", "t")], id="tags"),
+        pytest.param({"status": "FAILED"}, [("status", "COMPLETED (completed)", "FAILED")], id="status"),
+        pytest.param({"status": ""}, [("status", "COMPLETED (completed)", "nothing")], id="no status"),
+        pytest.param({"end": T0 + 61}, [("end", str(T0 + 60), str(T0 + 61))], id="a wrong end time"),
+        pytest.param({"end": None}, [("end", str(T0 + 60), None)], id="no end time"),
+        pytest.param({"start": T0 + 1}, [("start", str(T0), str(T0 + 1))], id="a wrong start time"),
+        pytest.param({"name": "mine", "tags": (), "skip": frozenset({"name", "tags"})}, [], id="edits of people"),
+        pytest.param({"notes": "some no…", "truncated": frozenset({"notes"})}, [], id="a cut text"),
+        pytest.param(
+            {"notes": "other…", "truncated": frozenset({"notes"})},
+            [("notes", "some notes", "other…")],
+            id="a cut text that begins otherwise",
+        ),
+        pytest.param({"notes": "some no…"}, [("notes", "some notes", "some no…")], id="a cut without a note"),
+        pytest.param(
+            {"status": "", "end": None, "unsupported": frozenset({"status", "end"})}, [], id="what the target lacks"
+        ),
     ],
 )
-def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    """A changed fact is named with both values."""
-    assert facts(**changes) == [expected]
+def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected: list[Any]) -> None:
+    """A changed fact is named with both values, unless the target said why."""
+    assert facts(**changes) == expected
+
+
+TEXTS = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***", "ckpt_path": "/a"}
 
 
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        pytest.param({"lr": 0.1000001}, ("param lr", "0.1", "0.1000001"), id="another number"),
-        pytest.param({"lr": "0.10"}, ("param lr", "0.1", "0.10"), id="another text"),
-        pytest.param({"flag": 1.0}, ("param flag", "True", "1.0"), id="a number for a bool"),
-        pytest.param({"api_key": "s3cret"}, ("param api_key", "(masked)", "the secret, in clear"), id="a secret"),
-        pytest.param({"api_key": "other"}, ("param api_key", "(masked)", "something else"), id="no mask"),
-        pytest.param({"extra": 1}, ("param extra", None, "1"), id="one too many"),
+        pytest.param(TEXTS, [], id="texts"),
+        pytest.param({"lr": 0.1000001}, [("param lr", "0.1", "0.1000001")], id="another number"),
+        pytest.param({"lr": "0.10"}, [("param lr", "0.1", "0.10")], id="another text"),
+        pytest.param({"flag": 1.0}, [("param flag", "True", "1.0")], id="a number for a bool"),
+        pytest.param({"api_key": "s3cret"}, [("param api_key", "(masked)", "the secret, in clear")], id="a secret"),
+        pytest.param({"api_key": "other"}, [("param api_key", "(masked)", "something else")], id="no mask"),
+        pytest.param({"extra": 1}, [("param extra", None, "1")], id="one too many"),
+        pytest.param({"lr": ...}, [("param lr", "0.1", None)], id="a missing one"),
     ],
 )
-def test_each_difference_of_params_is_found(params: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    """A changed param, and a secret in clear, is a difference."""
+def test_each_difference_of_params_is_found(params: dict[str, Any], expected: list[Any]) -> None:
+    """A changed or missing param, and a secret in clear, is a difference; one that is None may be missing."""
     assert GOOD.params is not None
-    assert facts(params={**GOOD.params, **params}) == [expected]
-
-
-def test_a_missing_param_is_found() -> None:
-    """A missing param is a difference unless it is None, which some targets cannot hold."""
-    assert facts(params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": "/a"}) == [("param lr", "0.1", None)]
+    there = {name: value for name, value in {**GOOD.params, **params}.items() if value is not ...}
+    assert facts(params=there) == expected
+    assert facts(params=there, unsupported=frozenset({f"params.{name}" for name in params})) == []
 
 
 def test_secrets_in_tags_and_in_nested_params() -> None:
@@ -313,32 +310,6 @@ def test_secrets_in_tags_and_in_nested_params() -> None:
         FactsComparison(clear, there, ContentOptions(), EXACT, frozenset(), out).compare({})
         assert [one.what for one in out.first] == expected
         assert "s3cret" not in repr(out.first)
-
-
-def test_what_people_edited_is_equal() -> None:
-    """Facts that people edited in the target are not compared."""
-    assert facts(name="mine", tags=("mine",), skip=frozenset({"name", "tags"})) == []
-
-
-def test_what_was_cut_must_begin_alike() -> None:
-    """A text noted as cut must match at its beginning; without the note a cut is a difference."""
-    assert facts(notes="some no…", truncated=frozenset({"notes"})) == []
-    assert len(facts(notes="other…", truncated=frozenset({"notes"}))) == 1
-    assert len(facts(notes="some no…")) == 1
-
-
-def test_what_the_target_lacks_is_not_asked_for() -> None:
-    """Content that the target noted as missing is not compared."""
-    unsupported = frozenset({"status", "end", "params.lr"})
-    assert (
-        facts(
-            status="",
-            end=None,
-            params={"n": 3, "flag": True, "api_key": "***", "ckpt_path": ""},
-            unsupported=unsupported,
-        )
-        == []
-    )
 
 
 def test_a_running_run_with_an_old_end() -> None:
@@ -359,16 +330,3 @@ def test_facts_that_changed_since_the_export() -> None:
     assert facts_behind(RUN, (), as_sent) == ()
     then = {"status": "running", "start": repr(T0), "end": ""}
     assert facts_behind(RUN, ("tags", "metrics.csv"), then) == ("end", "metrics.csv", "status", "tags")
-
-
-def test_a_difference_in_json() -> None:
-    """The JSON of a difference is as the reference says."""
-    difference = Difference(Verdict.DIFFERENT, "metrics.csv", "loss", 3, "0.1", "0.2")
-    assert msgspec.to_builtins(difference) == {
-        "verdict": "*",
-        "file": "metrics.csv",
-        "what": "loss",
-        "step": 3,
-        "expected": "0.1",
-        "found": "0.2",
-    }

@@ -135,3 +135,41 @@ def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureF
     lines.append(RunReport(path="/runs/f", run_id="f", action=Action.UNREADABLE, reason="f cannot be read."))
     command.print_report(Report(exporter="mlflow", runs=tuple(lines)), Output())
     assert capsys.readouterr().err == ("! a, b, c and 2 more: The server is away.\n  Run it.\n! f: f cannot be read.\n")
+
+
+def run_with_bad_lines(tmp_path: Path) -> Path:
+    run = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
+    rows = [[0.25, 1, 1775822401.0], [0.125, "one", 1775822402.0], [0.0625, 3, 1775822403.0, "too much"]]
+    write_metrics(run, (), rows, append=True)
+    (run / "media.jsonl").write_text(
+        '{"step": 1, "tag": "val", "type": "image", "path": "media/gone.png"}\n{"step": \n'
+    )
+    return run
+
+
+def notices(report: Report) -> list[tuple[str, str]]:
+    (line,) = report.runs
+    return sorted((str(notice.kind), notice.what) for notice in line.notices)
+
+
+def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
+    """Bad rows, bad lines and missing files are named with file and line."""
+    run_with_bad_lines(tmp_path)
+    report = export_runs([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"))
+    assert report.runs[0].points == 2
+    assert notices(report) == [
+        ("bad line", "media.jsonl:2"),
+        ("bad row", "metrics.csv:4"),
+        ("bad row", "metrics.csv:5"),
+        ("missing file", "media.jsonl:1"),
+    ]
+
+
+def test_a_dry_run_tells_none(tmp_path: Path) -> None:
+    """A plan counts points and media, and only the export has notices."""
+    run_with_bad_lines(tmp_path)
+    exporter = MemoryExporter(tmp_path / "boxes")
+    (planned,) = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True)).runs
+    (done,) = export_runs([tmp_path / "runs"], exporter).runs
+    assert (str(planned.action), planned.points, planned.media) == (str(done.action), done.points, done.media)
+    assert planned.notices == ()

@@ -102,7 +102,7 @@ def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> No
     assert exporter.asked == 1
 
 
-def test_an_outage_of_the_target_is_said_once_and_outlived(tmp_path: Path) -> None:
+def test_an_outage_of_the_target_is_reported_once_and_ends(tmp_path: Path) -> None:
     """An outage is reported once, tries are spaced out, and afterwards everything is sent."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
     exporter = Flaky(tmp_path / "boxes")
@@ -136,7 +136,7 @@ def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> 
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 1)]]
 
 
-def test_a_run_that_fails_is_told_once_and_tried_when_it_moves(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_reported_once_and_tried_when_it_moves(tmp_path: Path) -> None:
     """A broken run is reported once, and tried again when it changes."""
     run = make_run(tmp_path / "runs" / "a", rows(0, 4))
     whole = (run / "sidecar.json").read_text()

@@ -67,7 +67,7 @@ def rows(count: int) -> list[dict[str, object]]:
     ],
     ids=["here", "one writer", "processes", "threads"],
 )
-def test_a_run_is_told_of_while_it_is_on_its_way(
+def test_progress_within_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, workers: Workers, moves: int
 ) -> None:
     """In this process each delta is reported before its run ends; elsewhere all points come at the end."""

@@ -174,7 +174,7 @@ def test_other_options_a_rebuild_and_a_selection_read(tmp_path: Path, exporter: 
     assert len(reads) == 4
 
 
-def test_a_copy_is_told_apart_from_an_unchanged_run(tmp_path: Path, exporter: Exporter) -> None:
+def test_a_copy_of_an_unchanged_run_is_a_copy(tmp_path: Path, exporter: Exporter) -> None:
     """A copy with the same identity makes both directories be read."""
     root = settle(tmp_path, exporter)
     shutil.copytree(root / "a", root / "copy")

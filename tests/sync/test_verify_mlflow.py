@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,26 +18,61 @@ from tests.contract.test_media import run_with_images
 from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from mlflow import MlflowClient
+
     from bridge.exporters.contract import Exporter
-    from bridge.sync.report import RunCheck, VerifyReport
+    from bridge.sync.report import VerifyReport
 
 ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(20)]
+BEST = Options(content=ContentOptions(best=("acc:max", "loss:min")))
+
+
+@pytest.fixture(scope="module")
+def exported(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a folder with a run that was exported, points, params and images, and a copy of the folder."""
+    folder = tmp_path_factory.mktemp("verify")
+    shutil.copy(sqlite_template, folder / "mlflow.db")
+    run = run_with_images(folder / "runs" / "a")
+    make_run(run, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t", "project:x"], notes="n")
+    export_runs([run], exporter_of(folder))
+    return folder, shutil.copytree(folder, folder / "copy")
 
 
 @pytest.fixture
-def exporter(sqlite_uri: str) -> Exporter:
-    return find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="verify")
+def folder(exported: tuple[Path, Path]) -> Iterator[Path]:
+    """Yield the folder, and put it back as it was: `runs`, `mlartifacts` and `mlflow.db`."""
+    folder, copy = exported
+    yield folder
+    for name in ("runs", "mlartifacts"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(copy / name, folder / name)
+    # MLflow keeps its connections to the database, so the file must stay the same one.
+    with closing(sqlite3.connect(copy / "mlflow.db")) as before, closing(sqlite3.connect(folder / "mlflow.db")) as now:
+        before.backup(now)
 
 
 @pytest.fixture
-def run(tmp_path: Path, exporter: Exporter) -> Path:
-    """Make and export a run with points, params and images."""
-    path = run_with_images(tmp_path / "runs" / "a")
-    make_run(path, ROWS, hparams={"lr": 0.1, "n": 3}, tags=["t", "project:x"], notes="n")
-    export_runs([path], exporter)
-    return path
+def exporter(folder: Path) -> Exporter:
+    return exporter_of(folder)
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    return folder / "runs" / "a"
+
+
+@pytest.fixture
+def client(folder: Path) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def exporter_of(folder: Path) -> Exporter:
+    return find_exporter("mlflow")(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="verify")
 
 
 def verify(path: Path, exporter: Exporter, **options: object) -> VerifyReport:
@@ -47,25 +84,77 @@ def found(path: Path, exporter: Exporter) -> list[tuple[str, str, int | None, st
     return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in line.differences.first]
 
 
-def execute(uri: str, statement: str, *values: object) -> None:
+def execute(folder: Path, statement: str) -> None:
     """Change the database directly, by a statement that must affect exactly one row."""
-    connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
-    with connection:
-        assert connection.execute(statement, values).rowcount == 1
-    connection.close()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        assert connection.execute(statement).rowcount == 1
 
 
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
-    """After an export every point, param, tag and image is equal."""
+    """After an export every point, param, tag and image is equal, and the metrics of `--best` are no extra series."""
     (line,) = verify(run, exporter).runs
     assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
     assert (line.compared.series, line.compared.points, line.compared.media, line.compared.params) == (2, 40, 3, 2)
     assert not line.behind
+    export_runs([run], exporter, BEST)
+    assert found(run, exporter) == []
 
 
-def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(tmp_path: Path, exporter: Exporter) -> None:
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DELETE FROM metrics WHERE key = 'acc' AND step = 3", ("+", "acc", 3, "3.0", None)),
+        (
+            "UPDATE metrics SET value = 0.7000001 WHERE key = 'loss' AND step = 7",
+            ("*", "loss", 7, "0.7000000000000001", "0.7000001"),
+        ),
+        (
+            "UPDATE metrics SET timestamp = timestamp + 1000 WHERE key = 'loss' AND step = 7",
+            ("*", "loss (time)", 7, str(CREATED_S + 7), str(CREATED_S + 8)),
+        ),
+        ("UPDATE latest_metrics SET value = -7 WHERE key = 'acc'", ("*", "acc (last)", 19, "19.0", "-7.0")),
+        ("UPDATE latest_metrics SET step = step - 5 WHERE key = 'loss'", ("*", "loss (last, step)", 19, "19", "14")),
+        (
+            "UPDATE latest_metrics SET timestamp = timestamp - 5000 WHERE key = 'loss'",
+            ("*", "loss (last, time)", 19, str(CREATED_S + 19), str(CREATED_S + 14)),
+        ),
+        (
+            "UPDATE runs SET end_time = end_time + 5000 WHERE name = 'a'",
+            ("*", "end", None, str(CREATED_S + 3600), str(CREATED_S + 3605)),
+        ),
+        (
+            "UPDATE runs SET status = 'FAILED' WHERE name = 'a'",
+            ("*", "status", None, "FINISHED (completed)", "FAILED"),
+        ),
+        ("UPDATE params SET value = '0.2' WHERE key = 'lr'", ("*", "param lr", None, "0.1", "0.2")),
+        (
+            "UPDATE tags SET value = 'x' WHERE key = 'mlflow.bridge.run_id'",
+            ("*", "tag mlflow.bridge.run_id", None, "a", "x"),
+        ),
+        (
+            "DELETE FROM tags WHERE key = 'mlflow.loggedImages'",
+            ("+", "tag mlflow.loggedImages", None, "any value", None),
+        ),
+    ],
+)
+def test_a_change_in_the_database_is_found(
+    folder: Path, run: Path, exporter: Exporter, statement: str, expected: tuple[object, ...]
+) -> None:
+    """Whatever is not as it was exported is named with both values."""
+    execute(folder, statement)
+    assert found(run, exporter) == [expected]
+
+
+def test_a_best_that_is_another_is_found(folder: Path, run: Path, exporter: Exporter) -> None:
+    """A latest value of `--best` that is not the best is named."""
+    export_runs([run], exporter, BEST)
+    execute(folder, "UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'")
+    assert found(run, exporter) == [("*", "acc.best (last)", 19, "19.0", "-7.0")]
+
+
+def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(folder: Path, exporter: Exporter) -> None:
     """A volatile param that a resume drops stays in MLflow without a difference."""
-    path = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 0.1, "ckpt_path": "/a", "job_id": "1"})
+    path = make_run(folder / "runs" / "b", ROWS, hparams={"lr": 0.1, "ckpt_path": "/a", "job_id": "1"})
     export_runs([path], exporter)
     make_run(path, ROWS, hparams={"lr": 0.1, "job_id": "2"})
     (done,) = export_runs([path], exporter).runs
@@ -73,108 +162,63 @@ def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(tmp_path: Path, e
     assert (str(done.action), str(line.verdict), line.differences.first) == ("changed", "=", ())
 
 
-def test_a_deleted_point_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A point deleted from the database is named."""
-    execute(sqlite_uri, "DELETE FROM metrics WHERE key = 'acc' AND step = 3")
-    assert found(run, exporter) == [("+", "acc", 3, "3.0", None)]
+def pictures(folder: Path, ending: str) -> list[Path]:
+    """Return the stored files of the image at step 5 whose names end in `ending`."""
+    return [file for file in (folder / "mlartifacts").rglob(f"*{ending}") if "+step+5+" in file.name]
 
 
-def test_a_value_changed_in_its_7th_digit_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A value changed in its seventh digit is named with both values."""
-    execute(sqlite_uri, "UPDATE metrics SET value = 0.7000001 WHERE key = 'loss' AND step = 7")
-    assert found(run, exporter) == [("*", "loss", 7, "0.7000000000000001", "0.7000001")]
-
-
-def test_a_wrong_last_value_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A wrong last value in MLflow's table of latest metrics is named."""
-    execute(sqlite_uri, "UPDATE latest_metrics SET value = -7 WHERE key = 'acc'")
-    assert found(run, exporter) == [("*", "acc (last)", 19, "19.0", "-7.0")]
-
-
-BEST = Options(content=ContentOptions(best=("acc:max", "loss:min")))
-
-
-def test_a_running_best_is_the_same(run: Path, exporter: Exporter) -> None:
-    """The metric of `--best` is equal, and no extra series."""
-    export_runs([run], exporter, BEST)
-    assert found(run, exporter) == []
-
-
-def test_a_best_that_is_another_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A latest value of `--best` that is not the best is named."""
-    export_runs([run], exporter, BEST)
-    statement = "UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'"
-    execute(sqlite_uri, f"{statement} AND run_uuid IN (SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active')")
-    assert found(run, exporter) == [("*", "acc.best (last)", 19, "19.0", "-7.0")]
-
-
-def test_a_time_changed_by_a_second_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A point with another time than its row is named."""
-    execute(sqlite_uri, "UPDATE metrics SET timestamp = timestamp + 1000 WHERE key = 'loss' AND step = 7")
-    ((verdict, what, step, _, _),) = found(run, exporter)
-    assert (verdict, what, step) == ("*", "loss (time)", 7)
-
-
-def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """Another end time is found."""
-    execute(sqlite_uri, "UPDATE runs SET end_time = end_time + 5000 WHERE name = 'a'")
-    assert found(run, exporter) == [("*", "end", None, str(CREATED_S + 3600), str(CREATED_S + 3605))]
-
-
-def test_a_wrong_status_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """Another status is found."""
-    execute(sqlite_uri, "UPDATE runs SET status = 'FAILED' WHERE name = 'a'")
-    assert [one[:2] for one in found(run, exporter)] == [("*", "status")]
-
-
-def test_a_changed_param_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """Another param value is found."""
-    execute(sqlite_uri, "UPDATE params SET value = '0.2' WHERE key = 'lr'")
-    assert found(run, exporter) == [("*", "param lr", None, "0.1", "0.2")]
-
-
-def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image without its files in the artifact store is found."""
-    images = [file for file in tmp_path.rglob("*.png") if "+step+5+" in file.name]
-    assert images
-    for file in images:
-        for each in file.parent.glob(file.stem + "*"):
-            each.unlink()
-    differences = found(run, exporter)
-    assert [(one[0], one[1], one[2]) for one in differences] == [("+", "media val/samples (media/c.png)", 5)]
-
-
-def test_a_changed_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image with one other byte is found."""
-    (file,) = [file for file in tmp_path.rglob("*.png") if "+step+5+" in file.name]
+@pytest.mark.parametrize("sign", ["+", "*"])
+def test_a_picture_that_is_missing_or_another_is_found(folder: Path, run: Path, exporter: Exporter, sign: str) -> None:
+    """An image without its files in the artifact store, or with one other byte, is named."""
+    (file,) = pictures(folder, ".png")
     data = bytearray(file.read_bytes())
     data[-20] ^= 1
     file.write_bytes(data)
-    assert [(one[0], one[1], one[2]) for one in found(run, exporter)] == [("*", "media val/samples (media/c.png)", 5)]
+    if sign == "+":
+        for each in file.parent.glob(f"{file.stem}*"):
+            each.unlink()
+    assert [one[:3] for one in found(run, exporter)] == [(sign, "media val/samples (media/c.png)", 5)]
 
 
-def test_a_missing_run_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
-    """A run deleted by a person is only in the source, and the line says so."""
-    from mlflow import MlflowClient
+@pytest.mark.parametrize("damage", ["gone", "another picture", "no picture"])
+def test_a_preview_that_is_missing_or_another_is_found(
+    folder: Path, run: Path, exporter: Exporter, damage: str
+) -> None:
+    """The grid shows previews, so each is compared with its picture."""
+    (preview,) = pictures(folder, "+compressed.webp")
+    if damage == "another picture":
+        with Image.open(preview) as picture:
+            size = picture.size
+        Image.effect_noise(size, 200).save(preview)
+    elif damage == "no picture":
+        preview.write_bytes(b"no picture")
+    else:
+        preview.unlink()
+    ((sign, what, *_),) = found(run, exporter)
+    assert (sign, what.startswith("the preview of images/")) == ("+" if damage == "gone" else "*", True)
 
-    client = MlflowClient(sqlite_uri)
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_copy_of_a_file_that_is_another_is_found(folder: Path, run: Path, exporter: Exporter, damage: str) -> None:
+    """Changed copies of metrics.csv and other files are found."""
+    (copy,) = (folder / "mlartifacts").rglob("metrics.csv")
+    if damage == "gone":
+        copy.unlink()
+    else:
+        copy.write_bytes(copy.read_bytes().replace(b"19", b"91"))
+    assert [one[:2] for one in found(run, exporter)] == [("+" if damage == "gone" else "*", "the copy of metrics.csv")]
+
+
+def test_a_missing_run_is_found(run: Path, exporter: Exporter, client: MlflowClient) -> None:
+    """A run that a person deleted, and one that was never exported, are only in the source."""
     client.delete_run(run_id_of(client))
-    (line,) = verify(run, exporter).runs
-    assert str(line.verdict) == "+"
-    assert "deleted" in line.reason
-
-
-def test_a_run_that_was_never_exported_is_found(run: Path, exporter: Exporter) -> None:
-    """A run without a target is only in the source."""
     make_run(run.parent / "b", ROWS)
-    assert signs(verify(run.parent, exporter)) == {"a": "=", "b": "+"}
+    first, second = verify(run.parent, exporter).runs
+    assert (str(first.verdict), "deleted" in first.reason, str(second.verdict)) == ("+", True, "+")
 
 
-def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
+def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, client: MlflowClient) -> None:
     """A second run of the same identity is extra."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(sqlite_uri)
     first = client.get_run(run_id_of(client))
     client.create_run(first.info.experiment_id, tags=dict(first.data.tags))
     report = verify(run, exporter)
@@ -182,20 +226,14 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, sqli
     assert report.exit_code == 4
 
 
-def test_runs_that_are_not_ours_are_never_looked_at(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
+def test_runs_that_are_not_ours_are_never_looked_at(run: Path, exporter: Exporter, client: MlflowClient) -> None:
     """Other runs in the experiment are no difference."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(sqlite_uri)
     client.create_run(client.get_run(run_id_of(client)).info.experiment_id, run_name="a")
-    assert signs(verify(run, exporter)) == {"a": "="}
+    assert [str(line.verdict) for line in verify(run, exporter).runs] == ["="]
 
 
-def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
+def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, client: MlflowClient) -> None:
     """An edited name, description and tag are named, and the run is equal."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(sqlite_uri)
     run_id = run_id_of(client)
     client.update_run(run_id, name="my name")
     client.set_tag(run_id, "mlflow.note.content", "my notes")
@@ -206,77 +244,16 @@ def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, sqlite_uri: st
     assert {"name", "notes"} <= set(line.edited)
 
 
-def test_a_sample(run: Path, exporter: Exporter, sqlite_uri: str) -> None:
+def test_a_sample(folder: Path, run: Path, exporter: Exporter) -> None:
     """A sample of one compares only the first metric's points."""
-    execute(sqlite_uri, "DELETE FROM metrics WHERE key = 'loss' AND step = 3")
-    line: RunCheck
+    execute(folder, "DELETE FROM metrics WHERE key = 'loss' AND step = 3")
     (line,) = verify(run, exporter, sample=1).runs
     assert (str(line.verdict), line.compared.series, line.compared.points) == ("=", 1, 20)
 
 
-def run_id_of(client: object) -> str:
-    """Return the id of the one run named a."""
-    experiment = client.get_experiment_by_name("verify")  # type: ignore[attr-defined]
-    runs = client.search_runs([experiment.experiment_id])  # type: ignore[attr-defined]
-    (run,) = [run for run in runs if run.info.run_name == "a"]
+def run_id_of(client: MlflowClient) -> str:
+    """Return the id of the one run."""
+    experiment = client.get_experiment_by_name("verify")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
     return str(run.info.run_id)
-
-
-def signs(report: VerifyReport) -> dict[str, str]:
-    return {line.run_id: str(line.verdict) for line in report.runs}
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("UPDATE tags SET value = 'x' WHERE key = 'mlflow.bridge.run_id'", ("*", "tag mlflow.bridge.run_id")),
-        ("DELETE FROM tags WHERE key = 'mlflow.bridge.source'", ("+", "tag mlflow.bridge.source")),
-        ("DELETE FROM tags WHERE key = 'mlflow.loggedImages'", ("+", "tag mlflow.loggedImages")),
-    ],
-)
-def test_a_tag_of_the_bridge_that_is_not_as_written_is_found(
-    run: Path, exporter: Exporter, sqlite_uri: str, statement: str, expected: tuple[str, str]
-) -> None:
-    """Tags by which the bridge and MLflow's pages find content are compared too."""
-    execute(sqlite_uri, statement)
-    assert [one[:2] for one in found(run, exporter)] == [expected]
-
-
-def test_a_missing_preview_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image without its preview is not in the grid, and is found."""
-    preview = next(file for file in tmp_path.rglob("*+compressed.webp") if "+step+5+" in file.name)
-    preview.unlink()
-    ((sign, what, *_),) = found(run, exporter)
-    assert (sign, what.startswith("the preview of images/"), "+step+5+" in what) == ("+", True, True)
-
-
-def test_a_preview_that_shows_something_else_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A preview is compared with its picture, and not only looked for."""
-    preview = next(file for file in tmp_path.rglob("*+compressed.webp") if "+step+5+" in file.name)
-    with Image.open(preview) as picture:
-        size = picture.size
-    Image.effect_noise(size, 200).save(preview)
-    assert [one[0] for one in found(run, exporter)] == ["*"]
-    preview.write_bytes(b"no picture")
-    ((sign, what, *_),) = found(run, exporter)
-    assert (sign, what.startswith("the preview of images/")) == ("*", True)
-
-
-@pytest.mark.parametrize(("column", "word"), [("step", "step"), ("timestamp", "time")])
-def test_a_latest_value_at_another_step_or_time_is_found(
-    run: Path, exporter: Exporter, sqlite_uri: str, column: str, word: str
-) -> None:
-    """Step and time of the value that MLflow's table shows are compared too."""
-    execute(sqlite_uri, f"UPDATE latest_metrics SET {column} = {column} - 5 WHERE key = 'loss'")
-    assert [one[:2] for one in found(run, exporter)] == [("*", f"loss (last, {word})")]
-
-
-@pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_a_copy_of_a_file_that_is_another_is_found(run: Path, exporter: Exporter, tmp_path: Path, damage: str) -> None:
-    """Changed copies of metrics.csv and other files are found."""
-    (copy,) = [file for file in tmp_path.rglob("metrics.csv") if file.parent != run]
-    if damage == "gone":
-        copy.unlink()
-    else:
-        copy.write_bytes(copy.read_bytes().replace(b"19", b"91"))
-    assert [one[:2] for one in found(run, exporter)] == [("+" if damage == "gone" else "*", "the copy of metrics.csv")]

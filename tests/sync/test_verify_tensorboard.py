@@ -80,21 +80,19 @@ def test_a_flipped_bit_is_found(run: Path, exporter: Exporter, tmp_path: Path) -
     assert signs(verify(run, exporter)) == ["="]
 
 
-def test_a_cut_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An event file cut at its end is found."""
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_an_event_file_that_is_cut_or_missing_is_found(
+    run: Path, exporter: Exporter, tmp_path: Path, damage: str
+) -> None:
+    """Every file of a run counts, those of scalars, images and facts."""
     for file in event_files(tmp_path / "tb"):
-        whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // 2])
-        assert signs(verify(run, exporter)) in (["!"], ["*"])
-        file.write_bytes(whole)
-
-
-def test_a_missing_event_file_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A missing event file of scalars or images is found."""
-    for file in event_files(tmp_path / "tb"):
-        aside = file.rename(tmp_path / "aside")
+        aside = shutil.copy2(file, tmp_path / "aside")
+        if damage == "cut":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        else:
+            file.unlink()
         assert signs(verify(run, exporter)) in (["!"], ["*"]), file.name
-        aside.rename(file)
+        shutil.copy2(aside, file)
 
 
 def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
@@ -116,57 +114,70 @@ def rewrite(file: Path, change: Callable[[Any], bool]) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def differences(report: VerifyReport) -> list[tuple[str, str, int | None]]:
-    return [(str(one.verdict), one.what, one.step) for line in report.runs for one in line.differences.first]
+def named(report: VerifyReport) -> list[tuple[str, int | None]]:
+    return [(one.what, one.step) for line in report.runs for one in line.differences.first]
 
 
-def test_a_deleted_point_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A removed event with valid checksums is found by the recorded length."""
-    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), lambda event: event.step != 7 or not event.HasField("summary"))
+def without_a_point(event: Any) -> bool:
+    return event.step != 7 or not event.HasField("summary")
+
+
+def without_an_image(event: Any) -> bool:
+    return bool(event.step != 5)
+
+
+def with_another_value(event: Any) -> bool:
+    """Change a value in the last of its 32 bits."""
+    for value in event.summary.value:
+        if event.step == 7 and value.tag == "acc":
+            value.simple_value = float(np.nextafter(np.float32(value.simple_value), np.float32(9)))
+    return True
+
+
+def with_another_image(event: Any) -> bool:
+    """Change a byte of an image, which keeps its length."""
+    for value in event.summary.value:
+        if value.tag == "val/samples/1":
+            data = value.tensor.string_val[2]
+            value.tensor.string_val[2] = data[:-1] + bytes([data[-1] ^ 1])
+    return True
+
+
+def with_another_end(event: Any) -> bool:
+    for value in event.summary.value:
+        if value.tag == SESSION_END_INFO_TAG:
+            data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+            data.session_end_info.end_time_secs += 1
+            value.metadata.plugin_data.content = data.SerializeToString()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sign", "expected"),
+    [
+        ("scalars", without_a_point, "!", []),
+        ("media", without_an_image, "!", []),
+        ("scalars", with_another_value, "*", [("acc", 7)]),
+        ("media", with_another_image, "*", [("media val/samples (media/b.png)", 0)]),
+        ("facts", with_another_end, "*", [("end", None)]),
+    ],
+)
+def test_another_event_with_a_valid_checksum_is_found(
+    run: Path,
+    exporter: Exporter,
+    tmp_path: Path,
+    file: str,
+    change: Callable[[Any], bool],
+    sign: str,
+    expected: list[Any],
+) -> None:
+    """A missing event is found by the recorded length, and a changed one is named with its step."""
+    events_file = file_of(tmp_path / "tb" / "a", file)
+    before = len(events(events_file))
+    rewrite(events_file, change)
+    assert len(events(events_file)) == before - (sign == "!")
     report = verify(run, exporter)
-    assert (report.exit_code, signs(report)) == (4, ["!"])
-
-
-def test_another_value_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A value changed in the last of its 32 bits is found with its step."""
-
-    def change(event: Any) -> bool:
-        for value in event.summary.value:
-            if event.step == 7 and value.tag == "acc":
-                value.simple_value = float(np.nextafter(np.float32(value.simple_value), np.float32(9)))
-        return True
-
-    rewrite(file_of(tmp_path / "tb" / "a", "scalars"), change)
-    report = verify(run, exporter)
-    assert (report.exit_code, differences(report)) == (4, [("*", "acc", 7)])
-
-
-def test_a_missing_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image removed from a file that holds others is found."""
-    media = file_of(tmp_path / "tb" / "a", "media")
-    whole = len(events(media))
-    rewrite(media, lambda event: event.step != 5)
-    assert len(events(media)) == whole - 1
-    report = verify(run, exporter)
-    assert (report.exit_code, signs(report)) == (4, ["!"])
-
-
-def test_another_image_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An image with other bytes in an event of the same length is named with its step."""
-
-    def change(event: Any) -> bool:
-        for value in event.summary.value:
-            if value.tag == "val/samples/1":
-                data = value.tensor.string_val[2]
-                value.tensor.string_val[2] = data[:-1] + bytes([data[-1] ^ 1])
-        return True
-
-    rewrite(file_of(tmp_path / "tb" / "a", "media"), change)
-    report = verify(run, exporter)
-    assert (report.exit_code, {(what, step) for _, what, step in differences(report)}) == (
-        4,
-        {("media val/samples (media/b.png)", 0)},
-    )
+    assert (report.exit_code, signs(report), named(report)) == (4, [sign], expected)
 
 
 def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -> None:
@@ -183,26 +194,7 @@ def test_another_time_of_an_image_is_found(exporter: Exporter, tmp_path: Path) -
         return True
 
     rewrite(file_of(tmp_path / "tb" / "a", "media"), change)
-    report = verify(path, exporter)
-    assert [(what, step) for _, what, step in differences(report)] == [
-        ("time of media val/samples (media/timed.png)", 0)
-    ]
-
-
-def test_a_wrong_end_time_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """An hparams session with another end is found."""
-
-    def change(event: Any) -> bool:
-        for value in event.summary.value:
-            if value.tag == SESSION_END_INFO_TAG:
-                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-                data.session_end_info.end_time_secs += 1
-                value.metadata.plugin_data.content = data.SerializeToString()
-        return True
-
-    rewrite(file_of(tmp_path / "tb" / "a", "facts"), change)
-    report = verify(run, exporter)
-    assert (report.exit_code, differences(report)) == (4, [("*", "end", None)])
+    assert named(verify(path, exporter)) == [("time of media val/samples (media/timed.png)", 0)]
 
 
 def test_a_missing_run_is_found(run: Path, exporter: Exporter, tmp_path: Path) -> None:
@@ -219,7 +211,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, tmp_
     assert report.exit_code == 4
 
 
-def test_other_people_s_files_are_never_looked_at(run: Path, exporter: Exporter, tmp_path: Path) -> None:
+def test_files_of_others_are_never_looked_at(run: Path, exporter: Exporter, tmp_path: Path) -> None:
     """Event files of others are ignored, whatever they hold."""
     other = tmp_path / "tb" / "theirs" / "events.out.tfevents.1.host"
     other.parent.mkdir()
