@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -212,19 +213,15 @@ def _with_file(path: Path, load: Callable[[Store], T], say: Callable[[str], None
     store, message = Store.open(path, default_path=default_path)
     if message:
         say(message)
-    try:
-        return load(store)
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-    finally:
-        store.close()
+    with contextlib.closing(store):
+        try:
+            return load(store)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
     say(f"The cache of runs {path} was damaged; it is rebuilt.")
-    store = Store.rebuilt(path)
-    try:
+    with contextlib.closing(Store.rebuilt(path)) as store:
         return load(store)
-    finally:
-        store.close()
 
 
 def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartbeat_timeout: float) -> Registry:

@@ -2,22 +2,20 @@
 
 The original logger starts its summary anew with each session, says nothing of the rows it covers, and a first NaN
 spoils min and max; a CSVLogger writes no summary at all. Computing reads all of metrics.csv, so the results are kept in
-a file in the user's cache directory, by a digest of the content: a copied, moved or touched directory costs no second
-computation.
+a file in the user's cache directory until size or mtime of metrics.csv changes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bridge.errors import RunDirectoryError, UsageError
-from bridge.files import Refused, open_plain, own_file
+from bridge.files import Refused, own_file
 from bridge.files import cache_dir as default_cache_dir
 from bridge.registry.record import compute_statistics
 from bridge.registry.store import NewerStoreError, Store
@@ -25,14 +23,11 @@ from bridge.rundir.run import read_run
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from bridge.model import RunFile
     from bridge.registry.record import RunRecord
 
 __all__ = ["with_statistics"]
-
-Statistics: TypeAlias = dict[str, dict[str, Any]]
 
 
 def with_statistics(records: Iterable[RunRecord], cache_dir: str | os.PathLike[str] | None = None) -> list[RunRecord]:
@@ -43,69 +38,38 @@ def with_statistics(records: Iterable[RunRecord], cache_dir: str | os.PathLike[s
     records = list(records)
     if all(record.covered for record in records):
         return records
-    with _opened(cache_dir) as cache:
-        return [record if record.covered else _completed(record, cache) for record in records]
+    computed: list[tuple[str, str, dict[str, dict[str, Any]]]] = []
+    with contextlib.closing(_opened(cache_dir)) as store:
+        try:
+            return [record if record.covered else _completed(record, store, computed) for record in records]
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                store.keep_statistics(computed)
 
 
-def _completed(record: RunRecord, cache: _Cache) -> RunRecord:
+def _completed(
+    record: RunRecord, store: Store, computed: list[tuple[str, str, dict[str, dict[str, Any]]]]
+) -> RunRecord:
+    """Return a record with all its statistics, and add those that `store` does not know to `computed`."""
     try:
         file = own_file(Path(record.run_dir), "metrics.csv")
         if file is None:
             return record
-        content = cache.content(file)
-        stats = cache.statistics(content)
+        path, stamp = str(file.path), f"{file.size}.{file.mtime_ns}"
+        stats = None
+        with contextlib.suppress(sqlite3.Error, msgspec.MsgspecError):
+            stats = store.statistics(path, stamp)
         if stats is None:
             stats = compute_statistics(read_run(Path(record.run_dir)))
-            cache.new_statistics.append((content, stats))
+            computed.append((path, stamp, stats))
     except (OSError, Refused, RunDirectoryError):
         return record
     return record.with_statistics(stats)
 
 
-class _Cache:
-    """The file of statistics, and what is to be added to it. With `store` None nothing is found and nothing kept."""
-
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self._new_contents: list[tuple[str, str, bytes]] = []
-        self.new_statistics: list[tuple[bytes, Statistics]] = []
-
-    def content(self, file: RunFile) -> bytes:
-        """Return a digest of the content of `file`, which is read only if its size or mtime is new."""
-        path, stamp = str(file.path), f"{file.size}.{file.mtime_ns}"
-        with contextlib.suppress(sqlite3.Error):
-            known = None if self._store is None else self._store.content_of(path, stamp)
-            if known is not None:
-                return known
-        with open_plain(file.path) as stream:
-            digest = hashlib.file_digest(stream, "sha256").digest()
-        self._new_contents.append((path, stamp, digest))
-        return digest
-
-    def statistics(self, content: bytes) -> Statistics | None:
-        """Return the statistics of a metrics.csv with this content; None if they are not known."""
-        with contextlib.suppress(sqlite3.Error, msgspec.MsgspecError):
-            return None if self._store is None else self._store.statistics(content)
-        return None
-
-    def save(self) -> None:
-        """Add what is new to the file."""
-        if self._store is not None and (self._new_contents or self.new_statistics):
-            self._store.keep_statistics(self._new_contents, self.new_statistics)
-
-
-@contextlib.contextmanager
-def _opened(directory: str | os.PathLike[str] | None) -> Iterator[_Cache]:
-    """Yield the cache, and save it at the end; without a usable file one that keeps nothing."""
-    store = None
+def _opened(directory: str | os.PathLike[str] | None) -> Store:
+    """Return the store in the cache directory; where no file can be used, an empty one."""
     with contextlib.suppress(sqlite3.Error, OSError, RuntimeError, NewerStoreError, UsageError):
         base = default_cache_dir() if directory is None else Path(directory)
-        store, _ = Store.open(base / "statistics.sqlite", default_path=True)
-    cache = _Cache(store)
-    try:
-        yield cache
-    finally:
-        with contextlib.suppress(sqlite3.Error):
-            cache.save()
-        if store is not None:
-            store.close()
+        return Store.open(base / "statistics.sqlite", default_path=True)[0]
+    return Store.in_memory()

@@ -39,7 +39,7 @@ __all__ = ["FORMAT", "CachedRun", "NewerStoreError", "ScanReport", "Store", "is_
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """The format number of the cache. An older one is rebuilt, a newer one left alone."""
 
 LOCK_TIMEOUT_S = 5.0
@@ -53,9 +53,8 @@ _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLES = (
     "CREATE TABLE runs (root BLOB, run_dir BLOB, stamp TEXT, status TEXT, ended INTEGER, last_alive REAL, start REAL,"
     " orphaned INTEGER, record BLOB, PRIMARY KEY (root, run_dir))",
-    # Statistics computed from a metrics.csv by a digest of its content, which is known by path and stamp.
-    "CREATE TABLE contents (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB)",
-    "CREATE TABLE statistics (digest BLOB PRIMARY KEY, stats BLOB)",
+    # Statistics computed from a metrics.csv.
+    "CREATE TABLE statistics (path BLOB PRIMARY KEY, stamp TEXT, stats BLOB)",
     "CREATE TABLE scans (root BLOB PRIMARY KEY, scanned_at REAL NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
@@ -65,7 +64,7 @@ Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
 
 
-_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(RunRecord)
+_decoder = msgspec.msgpack.Decoder(RunRecord)
 
 
 class _DamagedRowError(sqlite3.DatabaseError):
@@ -185,29 +184,18 @@ class Store:
             scanned = (key, time.time() if now is None else now)
             connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
 
-    def content_of(self, path: str, stamp: str) -> bytes | None:
-        """Return the digest of the file that had this stamp; None if it is not known."""
+    def statistics(self, path: str, stamp: str) -> dict[str, dict[str, Any]] | None:
+        """Return the statistics of a metrics.csv as it was at this stamp; None if they are not known."""
         row = self._connection.execute(
-            "SELECT digest FROM contents WHERE path = ? AND stamp = ?", (os.fsencode(path), stamp)
+            "SELECT stats FROM statistics WHERE path = ? AND stamp = ?", (os.fsencode(path), stamp)
         ).fetchone()
-        return None if row is None else row[0]
-
-    def statistics(self, digest: bytes) -> dict[str, dict[str, Any]] | None:
-        """Return the statistics of the metrics.csv with this content; None if they are not known."""
-        row = self._connection.execute("SELECT stats FROM statistics WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=dict[str, dict[str, Any]])
 
-    def keep_statistics(
-        self,
-        contents: Iterable[tuple[str, str, bytes]],
-        statistics: Iterable[tuple[bytes, dict[str, dict[str, Any]]]],
-    ) -> None:
-        """Store (path, stamp, digest) of files, and (digest, statistics) of contents."""
+    def keep_statistics(self, found: Iterable[tuple[str, str, dict[str, dict[str, Any]]]]) -> None:
+        """Store (path, stamp, statistics) of files."""
+        rows = [(os.fsencode(path), stamp, msgspec.msgpack.encode(stats)) for path, stamp, stats in found]
         with _transaction(self._connection) as connection:
-            rows = [(os.fsencode(path), stamp, digest) for path, stamp, digest in contents]
-            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", rows)
-            encoded = [(digest, _encoder.encode(stats)) for digest, stats in statistics]
-            connection.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?)", encoded)
+            connection.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?, ?)", rows)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
