@@ -29,6 +29,7 @@ __all__ = [
     "TargetRefusedError",
     "TargetUnavailableError",
     "UsageError",
+    "counted",
 ]
 
 
@@ -99,3 +100,8 @@ class RebuildNeededError(TargetError):
 
 def _rebuild(kind: type[BridgeError], message: str, hint: str | None) -> BridgeError:
     return kind(message, hint=hint)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 run`, `2 runs`, `12,000 runs`, for a message."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -323,7 +323,7 @@ class TableOptions(msgspec.Struct, frozen=True, kw_only=True):
     columns: Annotated[
         str | None, Option("The columns to show: run_id,status,val/acc,val/acc.max,hparams.lr", "NAMES")
     ] = None
-    csv: Annotated[Path | None, Option("Write all columns to FILE as CSV.", "FILE")] = None
+    csv: Annotated[Path | None, Option("Write all columns to FILE as CSV; `-` is stdout.", "FILE")] = None
     parquet: Annotated[Path | None, Option("Write all columns to FILE as Parquet.", "FILE")] = None
 
 

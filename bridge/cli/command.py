@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "BRIDGE_"
 """--tracking-uri is also BRIDGE_TRACKING_URI; every option and the argument RUNS have such a variable."""
 
+STDOUT = Path("-")
+"""What `--csv -` names."""
+
 RECENT_S = 30.0
 """Completion reads the runs from a cache of this age, in seconds, so that a second Tab does not wait for a scan."""
 
@@ -158,9 +161,22 @@ def _click_type(item: Field) -> Any:
     types = {
         int: click.IntRange(min=item.option.least, max=item.option.most),  # type: ignore[arg-type]  # whole numbers
         float: Seconds(min=item.option.least),
-        Path: click.Path(file_okay=item.name != "logdir", dir_okay=item.name == "logdir", path_type=Path),
+        Path: click.Path(file_okay=False, path_type=Path) if item.name == "logdir" else File(),
     }
     return types.get(item.item, str)
+
+
+class File(click.Path):
+    """A file to write, as a Path; `-` is stdout for CSV, and for nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if str(value) == "-" and param is not None and param.name != "csv":
+            self.fail("'-' is not the name of a file.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Seconds(click.FloatRange):

@@ -13,7 +13,8 @@ import click
 from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter
-from bridge.cli.output import Exit, Output, counted, plain, tell_skipped
+from bridge.cli.output import Exit, Output, plain, tell_skipped
+from bridge.errors import counted
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
 

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.export import print_no_match
-from bridge.cli.output import Exit, Output, counted
+from bridge.cli.output import Exit, Output
 from bridge.cli.records import (
     Column,
     deliver,
@@ -26,6 +26,7 @@ from bridge.cli.records import (
     value_column,
     warn_of_unknown,
 )
+from bridge.errors import counted
 from bridge.model import Status
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UsageError, counted
 from bridge.options import OutputOptions
 from bridge.secrets import hide
 
@@ -87,11 +87,6 @@ def wrapped(text: str, *, stream: TextIO | None = None, indent: str = "") -> str
 
 
 _SKIPPED_SHOWN = 10
-
-
-def counted(count: int, noun: str) -> str:
-    """Return `1 run`, `2 runs`, `12,000 runs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _escape(character: str) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.command import command, complete_metrics, complete_run_ids
-from bridge.cli.output import Exit, Output, counted
+from bridge.cli.command import STDOUT, File, command, complete_metrics, complete_run_ids
+from bridge.cli.output import Exit, Output
 from bridge.cli.show import find_run
+from bridge.errors import counted
 from bridge.options import CacheOptions
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @command(
@@ -23,8 +22,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--metrics", multiple=True, metavar="GLOB", shell_complete=complete_metrics, help="Only these metrics; may repeat."
 )
-@click.option("--csv", type=_FILE, metavar="FILE", help="Write FILE as CSV.")
-@click.option("--parquet", type=_FILE, metavar="FILE", help="Write FILE as Parquet.")
+@click.option("--csv", type=File(), metavar="FILE", help="Write FILE as CSV.")
+@click.option("--parquet", type=File(), metavar="FILE", help="Write FILE as Parquet.")
 def points(
     run: str,
     runs: tuple[Path, ...],
@@ -42,6 +41,7 @@ def points(
     from bridge.api import read_points
     from bridge.rundir.points import csv_text, json_columns, write_points
 
+    csv = None if csv == STDOUT else csv
     record = find_run(run, runs, cache, out)
     table = read_points(record, metrics or None, arrow=True)
     for path, as_csv in ((csv, True), (parquet, False)):

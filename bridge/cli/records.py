@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Output, counted, plain, tell_skipped
+from bridge.cli.command import STDOUT
+from bridge.cli.output import Output, plain, tell_skipped
+from bridge.errors import counted
 from bridge.registry import open_registry
-from bridge.registry.query import columns, write_csv, write_parquet
+from bridge.registry.query import columns, csv_text, write_csv, write_parquet
 from bridge.registry.statistics import with_statistics
 from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import sentence, unknown_refs
@@ -167,7 +169,9 @@ def deliver(
     if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
         records = with_statistics(records)
     for path, write in ((table.csv, write_csv), (table.parquet, write_parquet)):
-        if path is not None:
+        if path == STDOUT:
+            out.result(csv_text(columns(records)).replace("\r\n", "\n").removesuffix("\n"))
+        elif path is not None:
             write(columns(records), path)
             out.say(f"{counted(len(records), 'run')} written to {path}.")
     if out.json:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.command import command
-from bridge.cli.output import Exit, Output, counted, plain, tell_skipped
+from bridge.cli.output import Exit, Output, plain, tell_skipped
 from bridge.cli.records import RECORDS_VERSION, open_registries
+from bridge.errors import counted
 from bridge.options import CacheOptions
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, make_exporter
 from bridge.cli.export import cores, print_no_match, sizes
-from bridge.cli.output import Exit, Output, counted, tell_skipped
+from bridge.cli.output import Exit, Output, tell_skipped
+from bridge.errors import counted
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter, was_typed
 from bridge.cli.export import failures, print_no_match, sizes
-from bridge.cli.output import Exit, Output, counted, tell_skipped
-from bridge.errors import UsageError
+from bridge.cli.output import Exit, Output, tell_skipped
+from bridge.errors import UsageError, counted
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
 from bridge.registry import open_registry

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.errors import BridgeError, UsageError
+from bridge.errors import BridgeError, UsageError, counted
 from bridge.files import cache_dir as default_cache_dir
 from bridge.model import Status
 from bridge.registry.store import NewerStoreError, Store, is_damage
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bridge.registry.store import ScanReport
     from bridge.registry.where import Ref
 
-__all__ = ["Registry", "columns", "open_registry", "ordered", "time_columns", "write_csv", "write_parquet"]
+__all__ = ["Registry", "columns", "csv_text", "open_registry", "ordered", "time_columns", "write_csv", "write_parquet"]
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Registry:
         counts = Counter(record.status for record in self._records)
         statuses = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
         orphans = f", {len(self.orphans)} orphaned" if self.orphans else ""
-        return f"<Registry {self.root}: {len(self)} runs ({statuses or 'none'}){orphans}>"
+        return f"<Registry {self.root}: {counted(len(self), 'run')} ({statuses or 'none'}){orphans}>"
 
     def _repr_html_(self) -> str:
         """Return the newest runs as a table, for a notebook."""
@@ -87,7 +87,9 @@ class Registry:
         ]
         more = f", the newest {HTML_ROWS}" if len(self) > HTML_ROWS else ""
         return html_table(
-            ("name", "status", "started (UTC)", *shown), rows, caption=f"{len(self)} runs in {self.root}{more}"
+            ("name", "status", "started (UTC)", *shown),
+            rows,
+            caption=f"{counted(len(self), 'run')} in {self.root}{more}",
         )
 
     def close(self) -> None:
@@ -326,18 +328,20 @@ def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, capt
     )
 
 
-def write_csv(table: Mapping[str, list[Any]], path: Path) -> None:
-    """Write the table as CSV (UTF-8, one header line) in place of `path`; a missing value is an empty cell.
-
-    Raises BridgeError if that fails.
-    """
+def csv_text(table: Mapping[str, list[Any]]) -> str:
+    """Return the table as CSV with one header line; a missing value is an empty cell."""
     import csv
 
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(table)
     writer.writerows(zip(*table.values(), strict=True))
-    _write(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+    return text.getvalue()
+
+
+def write_csv(table: Mapping[str, list[Any]], path: Path) -> None:
+    """Write the table as CSV (UTF-8) in place of `path`. Raises BridgeError if that fails."""
+    _write(path, csv_text(table).encode("utf-8", errors="backslashreplace"))
 
 
 def write_parquet(table: Mapping[str, list[Any]], path: Path) -> None:

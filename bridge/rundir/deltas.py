@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from bridge.errors import IdentityError, RunDirectoryError
+from bridge.errors import IdentityError, RunDirectoryError, counted
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.media import read_media, read_pictures
@@ -299,7 +299,7 @@ def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mappi
             f", and so do {len(touched) - 1} more metrics" if len(touched) > 2 else ", and so does another metric"
         )
     if gone:
-        words.append(f"; {gone} points no longer count" if gone > 1 else "; 1 point no longer counts")
+        words.append(f"; {counted(gone, 'point')} no longer count{'s' if gone == 1 else ''}")
     return "".join(words)
 
 

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import RunDirectoryError
+from bridge.errors import RunDirectoryError, counted
 from bridge.files import (
     LARGEST_MEDIA,
     LARGEST_MEDIA_LIST,
@@ -93,7 +93,7 @@ def read_media(run: Run, cursor: Cursor | None, *, until: Cursor | None = None) 
             raise Changed("media.jsonl is gone", ("gone",))
         return found
     if len(lines) < covered:
-        reason = f"media.jsonl has {len(lines)} lines, the target was made of {covered}"
+        reason = f"media.jsonl has {counted(len(lines), 'line')}, the target was made of {covered:,}"
         raise Changed(reason, (found.stat, len(lines)))
     if cursor is not None and (digest := _digest(lines[:covered])) != cursor.media_digest:
         raise Changed("media.jsonl: lines that are in the target have changed", (found.stat, digest))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from bridge.errors import counted
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, open_metrics, to_hex
@@ -298,10 +299,10 @@ def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Tabl
     for rows in first_rows(table, cursor.rows):
         state.take(rows)
     if state.rows < cursor.rows:
-        reason = f"there are {state.rows} rows in {table.holder}, the target was made of {cursor.rows}"
+        reason = f"found {counted(state.rows, 'row')} in {table.holder}, the target was made of {cursor.rows}"
         raise Changed(reason, (table.stat, state.rows))
     if to_hex(state.digest) != (cursor.digest or to_hex(0)):
-        reason = f"{table.holder}: what the first {cursor.rows} rows hold has changed"
+        reason = f"{table.holder}: the content of the first {counted(cursor.rows, 'row')} has changed"
         raise Changed(reason, (table.stat, to_hex(state.digest)))
     # An earlier export has told of the late points and odd rows so far.
     state.late, state.odd, state.problems = {}, {}, {}

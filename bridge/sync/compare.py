@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.errors import counted
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file
 from bridge.model import Status
 from bridge.secrets import Redaction
@@ -118,7 +119,7 @@ def compare_series(name: str, expected: Series, held: Series | None, capabilitie
     """
     if held is None or not len(held.step):
         count = len(expected.step)
-        out.add(Difference(Verdict.SOURCE_ONLY, CSV, name, None, f"{count:,} points"), count=count)
+        out.add(Difference(Verdict.SOURCE_ONLY, CSV, name, None, counted(count, "point")), count=count)
         return
     order = np.argsort(held.step, kind="stable")
     step, time, value = expected.step, expected.time, _stored(expected.value, capabilities)

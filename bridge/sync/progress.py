@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self, TextIO
 
+from bridge.errors import counted
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -66,7 +68,9 @@ class _CountedProgress(Progress):
     @property
     def rate(self) -> str:
         """Return the points per second so far."""
-        return f"{self.points:,} points, {self.points / max(time.monotonic() - self.began, 1e-9):,.0f} points/s"
+        return (
+            f"{counted(self.points, 'point')}, {self.points / max(time.monotonic() - self.began, 1e-9):,.0f} points/s"
+        )
 
     def show(self) -> None:
         """Show the counts."""
@@ -93,9 +97,7 @@ class LineProgress(_CountedProgress):
         self._last = now
         remaining = (now - self.began) / self.done * (self.runs - self.done) if self.done else 0.0
         left = f", about {remaining:.0f} s left" if remaining else ""
-        self._stream.write(
-            f"{self.done} of {self.runs} {'run' if self.runs == 1 else 'runs'} done, {self.rate}{left}\n"
-        )
+        self._stream.write(f"{self.done:,} of {counted(self.runs, 'run')} done, {self.rate}{left}\n")
         self._stream.flush()
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from bridge.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -243,7 +245,9 @@ class Report(_AnyReport, frozen=True, kw_only=True):
             (run.run_id, run.action, f"{run.points:,}", f"{run.media:,}", len(run.notices) or "", run.reason)
             for run in self.runs
         ]
-        return html_table(headers, rows, caption=self.no_match.text or f"{self.exporter}: {len(self.runs)} runs")
+        return html_table(
+            headers, rows, caption=self.no_match.text or f"{self.exporter}: {counted(len(self.runs), 'run')}"
+        )
 
 
 def exit_code(*, failed: int, of: int) -> int:
@@ -312,9 +316,7 @@ class Behind(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.rows or self.media_lines or self.facts)
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} row{'' if self.rows == 1 else 's'}"] * bool(self.rows) + [
-            f"{self.media_lines:,} media"
-        ] * bool(self.media_lines)
+        parts = [counted(self.rows, "row")] * bool(self.rows) + [f"{self.media_lines:,} media"] * bool(self.media_lines)
         return ", ".join([*parts, *self.facts])
 
 

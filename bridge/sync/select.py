@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from bridge.errors import RunDirectoryError, UsageError
+from bridge.errors import RunDirectoryError, UsageError, counted
 from bridge.model import Run, Status
 from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
@@ -163,8 +163,8 @@ def describe_left_out(runs: Iterable[T], selection: Selection) -> str:
         return ""
     total = sum(counts.values())
     statuses = ", ".join(f"{counts[status]} {status}" for status in others if counts[status])
-    was = "run was" if total == 1 else "runs were"
-    return f"{total} {was} left out because of the status ({statuses}); --status includes them."
+    were = f"{counted(total, 'run')} {'was' if total == 1 else 'were'}"
+    return f"{were} left out because of the status ({statuses}); --status includes them."
 
 
 def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path]) -> NoMatch:
@@ -179,7 +179,8 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
     shown = [run for run in runs if selection.archived or not run.archived]
     hidden = len(runs) - len(shown)
     if not shown:
-        return NoMatch(f"All {_runs(hidden)} are archived; --archived includes them.")
+        subject = "The only run is" if hidden == 1 else f"All {hidden:,} runs are"
+        return NoMatch(f"{subject} archived; --archived includes archived runs.")
     records = [run if isinstance(run, RunRecord) else RunRecord.of(run) for run in shown]
     unknown: list[str] = unknown_names(records, selection)
     words = [f"--run-id {glob}" for glob in selection.run_ids] + [f"--tag {tag}" for tag in selection.tags]
@@ -188,7 +189,7 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
     words += ["--since"] if selection.since is not None else []
     words += [f"--where {selection.where.text!r}"] if selection.where else []
     words += [f"--top {selection.top.count} {selection.top.metric}:{selection.top.mode}"] if selection.top else []
-    text = f"0 of {_runs(len(shown))} match {' '.join(words)}"
+    text = f"0 of {counted(len(shown), 'run')} match {' '.join(words)}"
     left_out = describe_left_out(shown, selection)
     if unknown:
         return NoMatch(sentence("; ".join([text, *unknown])), unknown=True)
@@ -248,10 +249,6 @@ def sentence(text: str) -> str:
 def _no_run_has(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
     near = get_close_matches(name, known, n=1)
     return f"no run has {what}" + (f"; did you mean {prefix}{near[0]}?" if near else "")
-
-
-def _runs(count: int) -> str:
-    return f"{count:,} {'run' if count == 1 else 'runs'}"
 
 
 def since_of(text: str, *, now: float | None = None) -> float:
@@ -387,8 +384,8 @@ def _describe_event_runs(runs: Sequence[Run]) -> str:
     if not runs:
         return ""
     logdir = os.path.commonpath([run.path.parent for run in runs])
-    subject = "1 run is" if len(runs) == 1 else f"{len(runs):,} runs are"
-    return f"{subject} left out, as event files already: see `tensorboard --logdir {logdir}`"
+    are = f"{counted(len(runs), 'run')} {'is' if len(runs) == 1 else 'are'}"
+    return f"{are} left out, as event files already: see `tensorboard --logdir {logdir}`"
 
 
 def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec.structs import replace as with_fields
 
 from bridge import rundir
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, counted
 from bridge.model import as_sent, fitting
 from bridge.options import ContentOptions
 from bridge.secrets import hide_all, hide_in
@@ -205,7 +205,7 @@ class _Comparison:
                 points += compare_metric(series[name], own, held, content, self.exporter.capabilities, self.out)
             compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
         if self.out.deleted:
-            reason = f"the target keeps {self.out.deleted:,} rows of event files that are deleted"
+            reason = f"the target keeps {counted(self.out.deleted, 'row')} of event files that are deleted"
         return RunCheck.of(
             self.run,
             Verdict.DIFFERENT if self.out.count else Verdict.SAME,
@@ -271,7 +271,7 @@ class _Comparison:
         """Note the metrics that only the target has."""
         for name in sorted({*held.series, *held.names} - set(own)):
             count = len(held.series[name].step) if name in held.series else 1
-            found = f"{count:,} points" if name in held.series else "a metric"
+            found = counted(count, "point") if name in held.series else "a metric"
             if count:
                 self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, found), count=count)
 

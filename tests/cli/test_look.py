@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import bridge
-from bridge.cli.output import counted
+from bridge.errors import counted
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -136,6 +136,14 @@ def test_ls_writes_files(here: Path) -> None:
     with (here / "t.csv").open(newline="") as file:
         assert [row["max.val/acc"] for row in csv.DictReader(file)] == ["0.4", "0.9"]
     assert parquet.read_table(here / "t.parquet")["max.val/acc"].to_pylist() == [0.4, 0.9]
+
+
+def test_ls_writes_csv_to_stdout(here: Path) -> None:
+    """`--csv -` prints the CSV; for Parquet `-` is refused. Neither writes a file of that name."""
+    code, out, _ = call("ls", "runs", "--csv", "-", "--run-id", "good")
+    assert (code, [row["max.val/acc"] for row in csv.DictReader(out.splitlines())]) == (0, ["0.9"])
+    assert call("ls", "runs", "--parquet", "-")[0] == 2
+    assert not (here / "-").exists()
 
 
 def test_a_wrong_condition_points_at_its_fault() -> None:

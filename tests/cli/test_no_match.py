@@ -113,7 +113,7 @@ def test_archived_runs_are_left_out(command: str) -> None:
     for more, count in (([], 2), (["--archived"], 3)):
         assert len(json.loads(CliRunner().invoke(bridge, [*words, *more]).stdout)["runs"]) == count
     alone = CliRunner().invoke(bridge, [*COMMANDS[command], "runs/old"])
-    assert (alone.exit_code, alone.stderr) == (0, "All 1 run are archived; --archived includes them.\n")
+    assert (alone.exit_code, alone.stderr) == (0, "The only run is archived; --archived includes archived runs.\n")
 
 
 def test_folders_that_only_look_like_runs_are_named(here: Path) -> None:

@@ -363,7 +363,7 @@ def test_the_newest_file_that_is_gone_is_a_rebuild(run_dir: Path) -> None:
         assert (changed.kind, changed.points) == (DeltaKind.CHANGED, 0)
         write_events(run_dir, 2, [("loss", 11, 4.0, START + 200)])
         age(run_dir)
-    assert changed.reason == "there are 11 rows in the event files, the target was made of 17"
+    assert changed.reason == "found 11 rows in the event files, the target was made of 17"
 
 
 def test_a_file_that_must_not_be_read_is_named(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -172,7 +172,7 @@ def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: lis
     write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1], [3.0, 2, CREATED_S + 2]])
     delta = look(run_dir, cursor)
     assert delta.kind is DeltaKind.CHANGED
-    assert delta.reason == "metrics.csv: what the first 2 rows hold has changed"
+    assert delta.reason == "metrics.csv: the content of the first 2 rows has changed"
     assert delta.points == 0
     assert delta.after == cursor
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.errors import ConflictError
+from bridge.errors import ConflictError, counted
 from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
 from bridge.exporters.mlflow.find import Candidates
 from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
@@ -204,7 +204,7 @@ class ParentSummary:
         """Return the parent's description: children by status, statistics of each metric, groups of equal settings."""
         states = Counter(child.tags.get(Tag.STATUS) or STATUS_OF_WORD.get(child.status, "") for child in self.children)
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        parts = [f"{len(self.children)} runs: {counts}"]
+        parts = [f"{counted(len(self.children), 'run')}: {counts}"]
         names = {child.run_id: child.name for child in self.children}
         rows = [metric.cells(names, experiment_id) for metric in self.table]
         if rows:
