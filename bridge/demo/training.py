@@ -45,7 +45,7 @@ CLASSES = 10
 class Training:
     """One training. `signal` (a name such as SIGTERM) is sent to this process at step `signal_at`.
 
-    `clock_behind` are the seconds by which this process sets its clock back before it trains. A run directory that holds
+    `clock_behind` are the seconds by which this process sets its clock back before it trains. A run directory with
     `checkpoints/last.ckpt` is resumed from there.
     """
 
