@@ -30,9 +30,9 @@ LOOKS = 5
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Return all rows, about 10,000 runs and one of 10 million points; `quick` takes a tenth of both."""
+    """Return all rows, about 10,000 runs and one of 10 million points; `quick` takes fewer of both."""
     with databases() as (folder, kinds):
-        count, large = (1_000, 100_000) if quick else (10_000, 1_000_000)
+        count, large = (300, 100_000) if quick else (10_000, 1_000_000)
         runs, few = make_runs(folder / "runs", count, ROWS), make_runs(folder / "few", 100, ROWS)
         make_run(folder / "large" / "run", large)
 

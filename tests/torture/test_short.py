@@ -1,8 +1,10 @@
-"""Run the short form of `make torture` with every run of the tests."""
+"""Run the short form of `make torture` with the slow tests: each of its parts has a test of its own in every run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.torture.scene import Scene
 
@@ -13,6 +15,7 @@ SECONDS = 10.0
 SEED = 3
 
 
+@pytest.mark.slow
 def test_killed_trainings_and_followers_end_with_every_run_the_same(tmp_path: Path) -> None:
     """Trainings and followers into three targets are killed at random.
 
