@@ -37,6 +37,12 @@ ACC = [(0, 0.25), (2, 0.5), (3, 0.75)]
 HEADER = ["acc", "loss", "step", "wall_time"]
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the usual run."""
+    return make_run(tmp_path / "runs" / "a", ROWS)
+
+
 def grow(path: Path, *rows: tuple[object, ...]) -> None:
     """Append rows of HEADER; their times follow from their number."""
     count = len((path / "metrics.csv").read_text().splitlines()) - 1
@@ -81,7 +87,7 @@ def test_nothing_is_made_by_looking(bench: Bench, tmp_path: Path) -> None:
     assert (tuple(known.edited), tuple(known.extras)) == ((), ())
 
 
-def test_abilities_are_whole(bench: Bench) -> None:
+def test_capabilities_are_complete(bench: Bench) -> None:
     """An exporter declares all statuses or none, and sensible limits."""
     capabilities = bench.exporter.capabilities
     assert set(capabilities.statuses) in (set(), set(Status))
@@ -89,9 +95,8 @@ def test_abilities_are_whole(bench: Bench) -> None:
     assert capabilities.value_bits in (32, 64)
 
 
-def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
-    """A target gives back points and times under the names that the run logged."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
+def test_read_gives_back_what_was_applied(bench: Bench, path: Path) -> None:
+    """A target gives back points and times under the names that the run logged, and those it is asked for."""
     bench.export(path)
     held = bench.read(path)
     assert {name for name, series in held.series.items() if len(series.step)} == {"loss", "acc"}
@@ -100,15 +105,8 @@ def test_read_gives_back_what_was_applied(bench: Bench, tmp_path: Path) -> None:
     order = held.series["acc"].step.argsort()
     times = held.series["acc"].time[order].tolist()
     assert times == pytest.approx([CREATED_S, CREATED_S + 2, CREATED_S + 3], abs=bench.exporter.capabilities.time_step)
+    assert points_of(bench.open(read_run(path)).read(only=["acc"]), "acc") == ACC
     bench.assert_verified(path)
-
-
-def test_read_some_series_only(bench: Bench, tmp_path: Path) -> None:
-    """A target asked for some series returns these whole."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
-    bench.export(path)
-    held = bench.open(read_run(path)).read(only=["acc"])
-    assert points_of(held, "acc") == ACC
 
 
 def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
@@ -140,10 +138,9 @@ def test_facts_are_read_back(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
-def test_the_cursor_is_what_was_applied(bench: Bench, tmp_path: Path) -> None:
+def test_the_cursor_is_what_was_applied(bench: Bench, path: Path) -> None:
     """The cursor after an export covers all rows and records content options, status and times."""
     bench.content = ContentOptions(exclude_metrics=("acc",))
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     run = read_run(path)
     cursor = bench.cursor(run)
@@ -168,9 +165,8 @@ def test_twice_is_the_same_as_once(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, path)
 
 
-def test_a_second_export_does_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_second_export_does_nothing(bench: Bench, path: Path) -> None:
     """With nothing new no fact is stale and the delta is SAME."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     run = read_run(path)
     assert tuple(bench.exporter.stale(run, bench.cursor(run), bench.content)) == ()
@@ -217,9 +213,8 @@ def test_a_break_in_the_middle_of_a_delta(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, path)
 
 
-def test_a_break_in_the_first_delta(bench: Bench, tmp_path: Path) -> None:
+def test_a_break_in_the_first_delta(bench: Bench, path: Path) -> None:
     """A first export that breaks leaves no target that looks complete."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     delta = bench.interrupted(bench.whole(run)[0])
     with pytest.raises(TargetError):
@@ -243,9 +238,8 @@ def test_a_rebuild_is_as_a_clean_export(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, path)
 
 
-def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, tmp_path: Path) -> None:
+def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, path: Path) -> None:
     """A rebuild that breaks keeps the old target and its cursor, and the next one is clean."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     before = bench.cursor(read_run(path))
     make_run(path, [{"step": step, "loss": 1.0} for step in range(6)])
@@ -260,9 +254,8 @@ def test_the_old_target_stays_until_the_new_one_is_complete(bench: Bench, tmp_pa
     assert_as_clean(bench, path)
 
 
-def test_a_requeued_run(bench: Bench, tmp_path: Path) -> None:
+def test_a_requeued_run(bench: Bench, path: Path) -> None:
     """After a requeue at a lower step the target equals a clean export of the longer file."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     grow(path, (None, 8.0, 2), (0.875, 9.0, 3), (None, 10.0, 4))
     bench.export(path)
@@ -315,10 +308,9 @@ def test_a_run_that_goes_on_after_its_end(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_cursor_of_a_newer_bridge_stops_its_run(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A target written by a newer bridge is refused and left unchanged."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     with monkeypatch.context() as newer:
         newer.setattr(cursor_module, "CURSOR_FORMAT", 99)
         bench.export(path)
@@ -327,9 +319,8 @@ def test_a_cursor_of_a_newer_bridge_stops_its_run(
         assert isinstance(later.cursors([run])[run.identity].error, NewerFormatError)
 
 
-def test_pickling(bench: Bench, tmp_path: Path) -> None:
+def test_pickling(bench: Bench, path: Path) -> None:
     """An exporter can be pickled before and after use."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.exporter = pickle.loads(pickle.dumps(bench.exporter))
     bench.export(path)
     bench.exporter = pickle.loads(pickle.dumps(bench.exporter))
@@ -337,9 +328,8 @@ def test_pickling(bench: Bench, tmp_path: Path) -> None:
         assert points_of(bench.read(path), "loss") == LOSS
 
 
-def test_deltas_can_be_sent_to_another_process(bench: Bench, tmp_path: Path) -> None:
+def test_deltas_can_be_sent_to_another_process(bench: Bench, path: Path) -> None:
     """A delta can be read in one process and applied in another."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     target = bench.open(run)
     for delta in pickle.loads(pickle.dumps(bench.whole(run))):
@@ -401,28 +391,15 @@ def test_secrets_stay_here(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "val/acc",
-        "acc@5",
-        "grad norm (l2)",
-        "größe",
-        "精度",
-        "a//b",
-        "x" * 300,
-        "a.b-c_d:e",
-        "100%",
-        "😀",
-        "/lead",
-        "../up",
-    ],
-)
-def test_names_of_metrics_come_back(bench: Bench, tmp_path: Path, name: str) -> None:
-    """A target may rename a metric, but gives it back under the logged name."""
-    path = make_run(tmp_path / "runs" / "a", [{"step": 0, name: 0.5}])
+NAMES = ("val/acc", "grad norm (l2)", "größe", "精度", "a//b", "x" * 300, "a.b-c_d:e", "100%", "😀", "/lead", "../up")
+
+
+def test_names_of_metrics_come_back(bench: Bench, tmp_path: Path) -> None:
+    """A target may rename metrics, but gives each back under the logged name."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0} | {name: number for number, name in enumerate(NAMES)}])
     bench.export(path)
-    assert points_of(bench.read(path), name) == [(0, 0.5)]
+    held = bench.read(path)
+    assert {name: points_of(held, name) for name in NAMES} == {name: [(0, place)] for place, name in enumerate(NAMES)}
     bench.assert_verified(path)
 
 
@@ -446,14 +423,6 @@ def test_numbers_of_every_kind(bench: Bench, tmp_path: Path) -> None:
     assert [step for step, _ in points_of(bench.read(path), "v")] == steps
     assert points_of(bench.read(path), "v")[0] == (-5, None)
     bench.assert_verified(path)
-
-
-def test_a_run_without_rows(bench: Bench, tmp_path: Path) -> None:
-    """A run without rows has a target with its facts."""
-    path = make_run(tmp_path / "runs" / "a", [], notes="soon")
-    bench.export(path)
-    assert bench.read(path).notes in (None, "soon")
-    assert_as_clean(bench, path)
 
 
 def test_times_once_sent_never_move(bench: Bench, tmp_path: Path) -> None:
@@ -515,9 +484,8 @@ def test_a_moved_run_keeps_its_target(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, moved)
 
 
-def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
+def test_other_options_lead_to_a_rebuild(bench: Bench, path: Path) -> None:
     """A target made with other options is replaced."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     bench.export(path)
     bench.content = ContentOptions(metrics=("acc",))
     assert str(bench.export(path).action) == "rebuild"
@@ -526,27 +494,19 @@ def test_other_options_lead_to_a_rebuild(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, path)
 
 
-def test_closing_is_not_the_end(bench: Bench, tmp_path: Path) -> None:
-    """A closed exporter reopens its connections when it is used again."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
+def test_closing_is_not_the_end(bench: Bench, path: Path) -> None:
+    """A closed exporter reopens its connections when it is used again, and its targets have addresses for people."""
     bench.export(path)
     bench.exporter.close()
     bench.exporter.close()
     assert points_of(bench.read(path), "loss") == LOSS
-
-
-def test_where_is_for_people(bench: Bench, tmp_path: Path) -> None:
-    """A target has an address that a person can use."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
-    bench.export(path)
     where = bench.open(read_run(path)).where()
     assert where
     assert where.isprintable()
 
 
-def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path) -> None:
+def test_two_exports_at_once_end_with_one_run(bench: Bench, tmp_path: Path, path: Path) -> None:
     """Two exporters that both found no target end, after one more export, with one clean target."""
-    path = make_run(tmp_path / "runs" / "a", ROWS)
     run = read_run(path)
     with bench.make(tmp_path / "target") as other:
         other.prepare([run], bench.content)
@@ -575,24 +535,18 @@ def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
     assert_as_clean(bench, path)
 
 
-def test_a_run_without_metrics_and_media(bench: Bench, tmp_path: Path) -> None:
-    """A run without rows is new once, then unchanged, and verifies as equal."""
-    path = make_run(tmp_path / "runs" / "a", (), status="failed", hparams={"lr": 0.1})
+@pytest.mark.parametrize("has_table", [True, False])
+def test_a_run_without_rows(bench: Bench, tmp_path: Path, has_table: bool) -> None:
+    """A run that crashed before its first row, or before metrics.csv was made, is new once, then unchanged."""
+    path = make_run(tmp_path / "runs" / "a", (), status="failed", hparams={"lr": 0.1}, notes="soon")
+    if not has_table:
+        (path / "metrics.csv").unlink()
     assert str(bench.export(path).action) == "new"
-    bench.assert_verified(path)
+    assert bench.read(path).notes in (None, "soon")
+    assert_as_clean(bench, path)
+    (path / "metrics.csv").unlink(missing_ok=True)
     assert str(bench.export(path).action) == "unchanged"
-    (path / "metrics.csv").unlink()
-    assert str(bench.export(path).action) == "unchanged"
     bench.assert_verified(path)
-
-
-def test_a_run_that_never_had_a_metrics_csv(bench: Bench, tmp_path: Path) -> None:
-    """A run that crashed before its logger made metrics.csv is new once, then unchanged, and verifies as equal."""
-    path = tmp_path / "runs" / "a"
-    write_sidecar(path, status="failed")
-    assert str(bench.export(path).action) == "new"
-    bench.assert_verified(path)
-    assert str(bench.export(path).action) == "unchanged"
 
 
 def test_a_copy_without_times_is_no_change(bench: Bench, tmp_path: Path) -> None:

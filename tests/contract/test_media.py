@@ -116,7 +116,7 @@ def test_media_can_be_left_out(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
-def test_a_missing_image_stops_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_missing_image_is_a_notice(bench: Bench, tmp_path: Path) -> None:
     """A missing image file is a notice, and the target holds the others."""
     path = run_with_images(tmp_path / "runs" / "a")
     (path / "media" / "b.png").unlink()
