@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Exit, exit_of, plain, wrapped
-from bridge.errors import BridgeError
+from bridge.cli.output import Exit, plain, wrapped
+from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +89,7 @@ def _run(command: Callable[[], Any]) -> int:
         return Exit.INTERRUPTED
     except BridgeError as error:
         _print_error(error.message, error.hint)
-        return exit_of(error)
+        return Exit.USAGE if isinstance(error, UsageError) else Exit.NOTHING_DONE
     except OSError as error:
         # An error of the operating system that names a file is the user's; any other one is a bug.
         if error.filename is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from bridge.errors import BridgeError, UsageError, counted
+from bridge.errors import counted
 from bridge.options import OutputOptions
 from bridge.secrets import hide
 
@@ -45,11 +45,6 @@ _MEANINGS = {
     Exit.DIFFERENCES: "verify found differences",
     Exit.INTERRUPTED: "interrupted",
 }
-
-
-def exit_of(error: BridgeError) -> Exit:
-    """Return the exit code for an error that ended a command."""
-    return Exit.USAGE if isinstance(error, UsageError) else Exit.NOTHING_DONE
 
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;

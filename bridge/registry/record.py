@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,24 @@ from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortene
 from bridge.model import Run, Status, fitting
 from bridge.rundir.run import run_name
 from logger.sidecar import SessionEntry, Sidecar, Summary
+from logger.values import restore_number, strict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
+__all__ = ["RunRecord", "compute_statistics", "iso", "lstat", "read_ended"]
 
 
 _encoder = msgspec.msgpack.Encoder()
 
 SESSION_FIELDS = ("user", "host", "command", "git_commit", "slurm", "restart_count")
+
+
+FIELDS = (
+    "run_id", "run_dir", "identity", "name", "status", "status_word", "kind", "alive", "created_at", "ended_at",
+    "updated_at", "heartbeat", "duration", "parent", "tags", "notes", "archived", "checkpoint_path", "sessions",
+)  # fmt: skip
+"""The fields of a record that are shown, with what it computes; hyperparameters and metrics come behind them."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,8 +109,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return a statistic of a metric, `last` for its last value; None if it is unknown."""
         if stat == "last" and name in self.summary:
             return self.summary[name]
-        value = self.stats.get(name, {}).get(stat)
-        return value if isinstance(value, int | float) else _NOT_FINITE.get(str(value))
+        value = restore_number(self.stats.get(name, {}).get(stat))
+        return value if isinstance(value, int | float) else None
 
     def encoded(self) -> bytes:
         """Return the record as MessagePack, without its path, which need not be UTF-8."""
@@ -122,30 +129,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as strict JSON values: times as ISO text, numbers that are not finite as text."""
-        return {
-            "run_id": self.run_id,
-            "run_dir": self.run_dir,
-            "identity": self.identity,
-            "name": self.name,
-            "status": str(self.status),
-            "status_word": self.status_word,
-            "kind": self.kind,
-            "alive": self.alive,
-            "created_at": self.created_at,
-            "ended_at": self.ended_at,
-            "updated_at": self.updated_at,
-            "heartbeat": self.heartbeat,
-            "duration": self.duration,
-            "parent": self.parent,
-            "tags": list(self.tags),
-            "notes": self.notes,
-            "archived": self.archived,
-            "checkpoint_path": self.checkpoint_path,
-            "sessions": self.sessions,
-            "hparams": _strict(self.hparams),
-            "summary": _strict(self.summary),
-            "metrics": _strict(self.stats),
-        }
+        held = {"hparams": self.hparams, "summary": self.summary, "metrics": self.stats}
+        told: dict[str, Any] = strict({name: getattr(self, name) for name in FIELDS} | held)
+        return told
 
     def to_run(self) -> Run:
         """Return the run as far as the record knows it: without its files, and with one session for all."""
@@ -279,17 +265,6 @@ def _as_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    return [_strict(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 # Ended runs, which are the many, in a short way. `read_run` takes four times as long as a scan may (`make bench`): it
 # resolves paths, looks into metrics.csv, and checks field by field. None of that matters for an ended run whose two
 # JSON files have the right type in every field, which msgspec checks while it parses. All others are for `read_run`.
@@ -307,7 +282,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
     try:
         said = _sidecars.decode(_read(f"{run_dir}/sidecar.json", sidecar))
         stats = Summary() if summary is None else _summaries.decode(_read(f"{run_dir}/summary.json", summary))
-        heartbeat, metrics = _lstat(f"{run_dir}/heartbeat"), _lstat(f"{run_dir}/metrics.csv")
+        heartbeat, metrics = lstat(f"{run_dir}/heartbeat"), lstat(f"{run_dir}/metrics.csv")
     except (msgspec.MsgspecError, UnicodeError, OSError, RecursionError):
         return None
     status = _ENDED.get(said.status or "")
@@ -365,7 +340,8 @@ def _read(path: str, found: os.stat_result) -> bytes:
         os.close(descriptor)
 
 
-def _lstat(path: str) -> os.stat_result | None:
+def lstat(path: str) -> os.stat_result | None:
+    """Return what lstat says of a file, None if there is none."""
     try:
         return os.lstat(path)
     except OSError:

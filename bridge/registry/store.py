@@ -23,7 +23,7 @@ import msgspec
 
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
-from bridge.registry.record import RunRecord, compute_statistics, read_ended
+from bridge.registry.record import RunRecord, compute_statistics, lstat, read_ended
 from bridge.rundir.discover import runs_within, walk
 from bridge.rundir.event_runs import event_names
 from bridge.secrets import hide_all, hide_in
@@ -342,7 +342,7 @@ def scan(
     for run_dir in walk([root], skipped):
         seen.add(run_dir)
         before = known.get(run_dir)
-        sidecar, summary = _lstat(f"{run_dir}/sidecar.json"), _lstat(f"{run_dir}/summary.json")
+        sidecar, summary = lstat(f"{run_dir}/sidecar.json"), lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary)
         if before and _has_stamp(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
             continue
@@ -393,20 +393,20 @@ def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result
     """Return a text that changes if any file that the record is made of is replaced or grows."""
     parts = [_mark(sidecar), _mark(summary)]
     if sidecar is None:
-        metrics = _lstat(f"{run_dir}/metrics.csv")
+        metrics = lstat(f"{run_dir}/metrics.csv")
         parts.append(_mark(metrics))
         if metrics is None:
-            parts += [_mark(_lstat(f"{run_dir}/{name}")) for name in sorted(event_names(run_dir))]
+            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in sorted(event_names(run_dir))]
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
-    parts += [_mark(_lstat(f"{run_dir}/checkpoints")), _mark(_lstat(f"{run_dir}/media"))]
+    parts += [_mark(lstat(f"{run_dir}/checkpoints")), _mark(lstat(f"{run_dir}/media"))]
     return "|".join(parts)
 
 
 def _hparams_mark(run_dir: str) -> str:
     """Return the part of a stamp that `read_ended` does not need: hparams.yaml counts if a sidecar has no hparams."""
-    return f"|{_mark(_lstat(f'{run_dir}/hparams.yaml'))}"
+    return f"|{_mark(lstat(f'{run_dir}/hparams.yaml'))}"
 
 
 def _has_stamp(run_dir: str, before: CachedRun, stamp: str) -> bool:
@@ -419,18 +419,11 @@ def _mark(found: os.stat_result | None) -> str:
     return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}" if found else ""
 
 
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
-
-
 def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float) -> bool:
     """Return whether a sign of life, or its absence, may change the status though no sidecar was written."""
     if before.ended:
         return False
     if before.status == Status.RUNNING or before.last_alive >= doubtful_since:
         return True
-    signs = (_lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
+    signs = (lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
     return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)
