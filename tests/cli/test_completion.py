@@ -31,7 +31,6 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     summary = {"summary": {"val/acc": 0.8, "val/loss": 0.2, "grad norm (l2)": 1.0}}
     make_run(tmp_path / "there" / "runs" / "good", run_id="lr/0.1", tags=["sweep:lr-1", "team:a b"], **summary)
     make_run(tmp_path / "there" / "runs" / "poor", run_id="poor", tags=["sweep:lr-1"], **summary)
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "there")
     return tmp_path / "there" / "runs"

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path) -> Path:
     """Make one run of two metrics in the working directory."""
     rows = [{"step": step, "loss": 1 / (step + 1), "acc": step / 3} for step in range(3)]
     make_run(tmp_path / "runs" / "a", rows, hparams={"lr": 0.1, "hostname": "node7", "api_key": "s3cret"})
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -42,7 +41,14 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
     monkeypatch.setenv("BRIDGE_LOGDIR", "of-environment")
     assert export()["points"] == 3
     assert export("--metrics", "*", "--logdir", "typed")["points"] == 6
-    assert {path.name for path in here.iterdir()} == {"runs", "bridge.yaml", "of-file", "of-environment", "typed"}
+    assert {path.name for path in here.iterdir()} == {
+        "runs",
+        "cache",
+        "bridge.yaml",
+        "of-file",
+        "of-environment",
+        "typed",
+    }
 
 
 def test_the_file_itself_can_be_named_in_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +91,6 @@ def test_a_plan_names_the_runs_that_are_unchanged_too(here: Path) -> None:
 
 def test_config_says_where_caches_lie_and_how_large_they_are(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`bridge config` names each cache with its size."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(here / "cache"))
     call = CliRunner().invoke
     assert json.loads(call(bridge, ["config", "--json"]).stdout)["caches"] == []
     assert call(bridge, ["ls", "runs"]).exit_code == 0

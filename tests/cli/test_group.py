@@ -20,17 +20,12 @@ from bridge.errors import (
     TargetUnavailableError,
     UsageError,
 )
+from tests.cli.calling import call
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 OFFERED = bridge.list_commands(click.Context(bridge))
-
-
-def call(*words: object) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of a command."""
-    result = CliRunner().invoke(bridge, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("name", OFFERED)

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from bridge.cli import bridge
 from bridge.errors import counted
+from tests.cli.calling import call
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make three runs (good, poor and dead) in a working directory with its own cache."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    monkeypatch.chdir(tmp_path)
     for name, acc, lr in (("good", 0.9, 0.1), ("poor", 0.4, 0.5)):
         created = f"2026-04-10T1{int(acc * 10)}:00:00+00:00" if acc < 0.9 else "2026-04-09T12:00:00+00:00"
         run = make_run(
@@ -54,12 +53,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("heartbeat", "metrics.csv"):
         os.utime(dead / name, (1775826000, 1775826000))
     return tmp_path
-
-
-def call(*words: object) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of a command."""
-    result = CliRunner().invoke(bridge, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def lines(text: str) -> list[str]:
@@ -397,21 +390,22 @@ def _on_a_terminal(words: list[str], *, columns: int) -> list[str]:
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).splitlines()]
 
 
-@pytest.mark.parametrize("words", [("ls",), ("scan",), ("export", "--to", "tensorboard", "--logdir", "tb")])
-def test_folders_that_are_no_runs_are_named(here: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", ["ls", "scan", "export", "verify"])
+def test_folders_that_are_no_runs_are_named(here: Path, command: str) -> None:
     """A foreign metrics.csv is named with the reason, also in --json, and does not change the exit code."""
+    target = ["--to", "tensorboard", "--logdir", "tb"]
+    words = ["runs", *(target if command in ("export", "verify") else [])]
+    if command == "verify":
+        call("export", *words)
     (here / "runs" / "table").mkdir()
     (here / "runs" / "table" / "metrics.csv").write_text("name,value\n")
-    code, _, err = call(words[0], "runs", *words[1:])
-    said = (
-        f"{here}/runs/table: skipped, because it is not a run: metrics.csv has no column step, and so is not a logger's"
-    )
-    assert (code, said in err) == (0, True)
-    if words[0] != "ls":
-        code, out, _ = call(words[0], "runs", *words[1:], "--json")
-        data = json.loads(out)
-        (folder,) = (data if words[0] == "export" else data["scans"][0])["skipped"]
-        assert (code, folder["path"]) == (0, f"{here}/runs/table")
+    code, _, err = call(command, *words)
+    reason = "metrics.csv has no column step, and so is not a logger's"
+    assert (code, f"{here}/runs/table: skipped, because it is not a run: {reason}" in err) == (0, True)
+    if command != "ls":
+        told = json.loads(call(command, *words, "--json")[1])
+        skipped = (told["scans"][0] if command == "scan" else told)["skipped"]
+        assert skipped == [{"path": f"{here}/runs/table", "reason": reason}]
 
 
 def test_ls_for_a_pipe_says_that_a_start_is_unknown(here: Path) -> None:

@@ -19,10 +19,8 @@ HUGE = 10**400
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path) -> Path:
     """Make two runs, one with numbers that no float holds, in a working directory with a cache."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     for name, value in (("plain", 0.5), ("huge", HUGE)):
         run = make_run(tmp_path / "runs" / name, [{"step": 0, "acc": 0.5}], hparams={"lr": value}, summary={"acc": 0.5})
         stats = {"acc": {"max": value, "min": value, "last": 0.5, "max_step": value}}

@@ -7,20 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import bridge
-from bridge.cli import bridge as command
+from tests.cli.calling import call
 from tests.run_dirs import make_run, write_metrics
 
 T0 = 1775822400.0
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(place: Path) -> Path:
     """Make a run that logged steps 1 and 2 twice after a requeue, with a gap and a NaN."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     path = make_run(Path("runs/a"), [])
     rows = [["1.0", "0", "", T0], ["2.0", "1", "", T0 + 1], ["3.0", "2", "", T0 + 2]]
     rows += [["2.5", "1", "0.5", T0 + 10], ["nan", "2", "", T0 + 11]]
@@ -28,14 +25,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def call(*words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(command, ["points", *words])
-    return result.exit_code, result.stdout, result.stderr
-
-
 def test_points_are_those_that_count(run: Path) -> None:
     """Each point is one line, in order of steps and in UTC, without superseded values."""
-    code, out, err = call("a", "runs")
+    code, out, err = call("points", "a", "runs")
     assert (code, err) == (0, "")
     assert list(csv.reader(out.splitlines())) == [
         ["metric", "step", "time", "value"],
@@ -50,16 +42,16 @@ def test_points_go_to_files(run: Path) -> None:
     """--csv and --parquet write files, --metrics selects, and --json is strict JSON."""
     from pyarrow import parquet
 
-    code, out, err = call("a", "runs", "--metrics", "l*", "--csv", "p.csv", "--parquet", "p.parquet")
+    code, out, err = call("points", "a", "runs", "--metrics", "l*", "--csv", "p.csv", "--parquet", "p.parquet")
     assert (code, out, err) == (0, "", "3 points written to p.csv.\n3 points written to p.parquet.\n")
     assert Path("p.csv").read_text().splitlines()[1] == '"loss",0,2026-04-10 12:00:00.000000Z,1'
     assert parquet.read_table("p.parquet")["step"].to_pylist() == [0, 1, 2]
-    assert json.loads(call("a", "runs", "--json")[1])["points"]["value"] == [1.0, 0.5, 2.5, "nan"]
+    assert json.loads(call("points", "a", "runs", "--json")[1])["points"]["value"] == [1.0, 0.5, 2.5, "nan"]
 
 
 def test_a_metric_that_is_not_there(run: Path) -> None:
     """A name that no metric has exits with 1."""
-    assert call("a", "runs", "--metrics", "nothing")[0] == 1
+    assert call("points", "a", "runs", "--metrics", "nothing")[0] == 1
 
 
 def test_read_points_for_a_notebook(run: Path) -> None:

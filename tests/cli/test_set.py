@@ -9,23 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from bridge.cli import bridge
+from tests.cli.calling import call
 from tests.run_dirs import make_run
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(place: Path) -> Path:
     """Make a run with two tags and an unknown field."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     return make_run(Path("runs/a"), [{"step": 0, "loss": 1.0}], tags=["old", "kept"], theirs=[1])
-
-
-def call(*words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(bridge, ["set", *words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def sidecar(run: Path) -> dict[str, Any]:
@@ -37,18 +29,18 @@ def test_name_notes_tags_and_archived_change_and_all_else_stays(run: Path) -> No
     """Each option changes its field and keeps all others, unknown ones included."""
     before = sidecar(run)
     words = ["--name", "best of all", "--notes", "# seen", "--tag", "+new", "--tag=-old", "--tag", "+kept", "--archive"]
-    code, out, err = call("a", "runs", *words)
+    code, out, err = call("set", "a", "runs", *words)
     assert (code, out, err) == (0, "a: changed name, notes, archived, tags. The next export sends it.\n", "")
     changed = {"display_name": "best of all", "notes": "# seen", "tags": ["kept", "new"], "archived": True}
     assert sidecar(run) == {**before, **changed}
-    assert call("runs/a", "--name", "", "--unarchive", "--tag=-kept", "--tag=-new")[0] == 0
+    assert call("set", "runs/a", "--name", "", "--unarchive", "--tag=-kept", "--tag=-new")[0] == 0
     assert sidecar(run) == {**before, "notes": "# seen", "tags": [], "archived": False}
 
 
 def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
     """`set` refuses a run without a sidecar, because a new one would change its identity."""
     (run / "sidecar.json").unlink()
-    code, out, err = call("runs/a", "--notes", "x")
+    code, out, err = call("set", "runs/a", "--notes", "x")
     assert (code, out) == (1, "")
     assert err.endswith("has no sidecar.json, so its name, notes and tags cannot be changed: its logger keeps none.\n")
     assert not (run / "sidecar.json").exists()
@@ -80,7 +72,7 @@ def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: 
 )
 def test_wrong_usage(run: Path, words: list[str], said: str) -> None:
     """No change, a tag without a sign, and an unknown run are wrong usage."""
-    code, out, err = call(*words)
+    code, out, err = call("set", *words)
     assert (code, out, said in err) == (2, "", True)
 
 
@@ -92,5 +84,5 @@ def test_a_read_only_share_is_one_sentence(run: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(edit, "replace_file", refuse)
-    code, _, err = call("runs/a", "--notes", "x")
+    code, _, err = call("set", "runs/a", "--notes", "x")
     assert (code, "sidecar.json cannot be changed: Read-only file system." in err) == (1, True)

@@ -19,10 +19,8 @@ PROGRAM = f"{sys.executable} -m bridge"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path) -> Path:
     """Make two runs in a working directory with its own cache."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     for name in "ab":
         make_run(tmp_path / "runs" / name, [{"step": step, "loss": step / 3} for step in range(20)])
     return tmp_path

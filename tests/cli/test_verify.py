@@ -49,18 +49,6 @@ def test_quiet(logdir: Path, tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_folders_that_are_no_runs_are_named(logdir: Path, tmp_path: Path) -> None:
-    """A folder that only looks like a run is named with the reason, also in --json; the exit code stays 0."""
-    (tmp_path / "runs" / "table").mkdir()
-    (tmp_path / "runs" / "table" / "metrics.csv").write_text("name,value\n")
-    words = ("verify", tmp_path / "runs", "--to", "tensorboard", "--logdir", logdir)
-    reason = "metrics.csv has no column step, and so is not a logger's"
-    result = call(*words)
-    assert (result.exit_code, f"table: skipped, because it is not a run: {reason}" in result.stderr) == (0, True)
-    data = json.loads(call(*words, "--json").stdout)
-    assert data["skipped"] == [{"path": f"{tmp_path}/runs/table", "reason": reason}]
-
-
 @pytest.mark.parametrize("command", ["export", "verify"])
 def test_runs_that_top_leaves_out_are_counted(logdir: Path, tmp_path: Path, command: str) -> None:
     """Runs that --top does not rank because of their status are counted, on stderr and in --json."""
@@ -107,12 +95,6 @@ def test_json(logdir: Path, tmp_path: Path) -> None:
     data = json.loads(result.stdout)
     assert (data["version"], data["exit_code"], data["totals"]["same"]) == (1, 0, 2)
     assert [line["verdict"] for line in data["runs"]] == ["=", "="]
-
-
-def test_nothing_to_verify(tmp_path: Path) -> None:
-    """Without runs the exit code is 1."""
-    (tmp_path / "empty").mkdir()
-    assert call("verify", tmp_path / "empty", "--to", "tensorboard", "--logdir", tmp_path / "tb").exit_code == 1
 
 
 @pytest.mark.parametrize(
