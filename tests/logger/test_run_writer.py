@@ -71,21 +71,6 @@ def test_the_json_files_cost_two_percent(tmp_path: Path, clock: Clock, monkeypat
     writer.release()
 
 
-def test_a_stream_of_saves_brings_rows_to_disk_and_json_rarely(tmp_path: Path) -> None:
-    """Every save writes its row, and few of them write the JSON files."""
-    writer = start(tmp_path)
-    versions = set()
-    for step in range(2000):
-        writer.log_metrics({"a": 1.0}, step)
-        writer.save()
-        versions.add((tmp_path / "summary.json").stat().st_mtime_ns)
-        assert writer.metrics == []
-    assert len(read_rows(tmp_path)) == 2000
-    assert len(versions) < 200
-    writer.release()
-    assert summary(tmp_path)["step"] == 1999
-
-
 def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
     """Without a save rows are written after every `flush_logs_every_n_steps` of them."""
     writer = start(tmp_path, flush_every=3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -136,29 +135,6 @@ def test_numbers_of_other_writers_are_read(tmp_path: Path) -> None:
 def test_times_are_read_in_any_form(value: object, expected: float | None) -> None:
     """ISO texts (UTC without a zone) and seconds are times, and anything else is none."""
     assert parse_time(value) == expected
-
-
-def test_a_replaced_file_keeps_mode_and_group(tmp_path: Path) -> None:
-    """A rewritten file keeps the mode and group that people gave it."""
-    path = tmp_path / "a.json"
-    replace_file(path, "{}")
-    path.chmod(0o640)
-    if os.getuid() == 0:
-        os.chown(path, -1, 4321)
-    before = path.stat()
-    replace_file(path, json_text({"a": 1}))
-    after = path.stat()
-    assert (after.st_gid, stat.S_IMODE(after.st_mode)) == (before.st_gid, 0o640)
-    assert after.st_ino != before.st_ino
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """If the sidecar is a link, its target is written."""
-    (tmp_path / "real.json").write_text("{}")
-    (tmp_path / "link.json").symlink_to("real.json")
-    replace_file(tmp_path / "link.json", json_text({"a": 1}))
-    assert (tmp_path / "link.json").is_symlink()
-    assert json.loads((tmp_path / "real.json").read_text()) == {"a": 1}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
