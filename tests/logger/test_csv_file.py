@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
+LONG = "step,a\r\n" + f"0,{'1' * 60}\r\n" * 20_000
 
 
 def rows(*metrics: dict[str, object], start: int = 0) -> list[Row]:
@@ -59,7 +60,7 @@ def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
         ("step,", "", 0),
         ("", "", 0),
         pytest.param('step,a\r\n0,5" pipe\r\n1,1\r\n2', 'step,a\r\n0,5" pipe\r\n1,1\r\n', 2, id="a stray quote"),
-        pytest.param("step,a\r\n" + "0,1\r\n" * 200_000 + "0", "step,a\r\n" + "0,1\r\n" * 200_000, 200_000, id="long"),
+        pytest.param(f"{LONG}0,1", LONG, 20_000, id="several reads"),
         pytest.param('\ufeff\r\n\r\n"step",a\r\n0,1\r\n', '\ufeff\r\n\r\n"step",a\r\n0,1\r\n', 1, id="blank before"),
         pytest.param("step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", "step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", 2, id="blank lines"),
         pytest.param("step,a\r\n0,step\r\n1,b\r\n", "step,a\r\n0,step\r\n1,b\r\n", 2, id="a text that says step"),
