@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from logger.sidecar import HEARTBEAT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
+
+    from logger.run_writer import RunWriter
 
 __all__ = [
     "HEARTBEAT_INTERVAL",
@@ -31,6 +33,9 @@ TIMER_INTERVAL = 4.0
 """The thread looks this often for a state that is not on disk, which therefore gets there within ten seconds."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class Beat(NamedTuple):
     """The heartbeat file at one moment: its content and its mtime in nanoseconds."""
 
@@ -38,7 +43,7 @@ class Beat(NamedTuple):
     mtime_ns: int
 
 
-def touch_heartbeat(run_dir: Path, now: float | None = None) -> None:
+def touch_heartbeat(run_dir: Path) -> None:
     """Write the present time into the heartbeat of `run_dir`, which also moves its mtime.
 
     Raises OSError if the directory is gone or read-only.
@@ -46,7 +51,7 @@ def touch_heartbeat(run_dir: Path, now: float | None = None) -> None:
     # One write of always the same length into the open file: a reader never finds a part of it.
     descriptor = os.open(run_dir / HEARTBEAT_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        os.write(descriptor, f"{time.time() if now is None else now:017.6f}\n".encode())
+        os.write(descriptor, f"{time.time():017.6f}\n".encode())
     finally:
         os.close(descriptor)
 
@@ -70,19 +75,14 @@ def restore_beat(run_dir: Path, beat: Beat | None) -> None:
     os.utime(path, ns=(beat.mtime_ns, beat.mtime_ns))
 
 
-class _TimerOwner(Protocol):
-    def on_timer(self) -> None: ...
-
-
 class BackgroundTimer:
     """A daemon thread that calls its owner's `on_timer` every TIMER_INTERVAL seconds.
 
     It ends when it is stopped, or when the owner is gone.
     """
 
-    def __init__(self, owner: _TimerOwner, *, on_error: Callable[[BaseException], None]) -> None:
+    def __init__(self, owner: RunWriter) -> None:
         self._owner = weakref.ref(owner)
-        self._on_error = on_error
         self._stop = threading.Event()
         threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True).start()
 
@@ -98,5 +98,5 @@ class BackgroundTimer:
             try:
                 owner.on_timer()
             except Exception as error:  # noqa: BLE001 - one failure must not stop the heartbeat
-                self._on_error(error)
+                _log.warning("Saving %s failed: %s: %s", owner.run_dir, type(error).__name__, error)
             del owner

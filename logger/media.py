@@ -68,7 +68,7 @@ class Encoded:
 
 
 class MediaFile:
-    """The media of one run directory; `failed` counts the items that could not be stored.
+    """The media of one run directory.
 
     A torn last line of media.jsonl is cut off, so that it cannot swallow the next one.
     """
@@ -76,7 +76,6 @@ class MediaFile:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.path = run_dir / MEDIA_NAME
-        self.failed = 0
         self._next_index: dict[str, dict[int, int]] = {}
         if self.path.is_file():
             data = self.path.read_bytes()

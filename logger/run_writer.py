@@ -329,13 +329,12 @@ class RunWriter(SummaryWriterMethods):
 
     @_one_at_a_time
     def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: Any) -> None:
-        """Store one item. If it cannot be encoded or stored, that is warned about and counted."""
+        """Store one item. If it cannot be encoded or stored, that is warned about."""
         try:
             at_step = (self.step or 0) if step is None else step_of(step, self.step, warn=self.warn)
             text = None if caption is None else str(caption)
             self.media.add(str(tag), at_step, kind, encode(), caption=text, session=self.session)
         except Exception as error:  # noqa: BLE001 - an item that fails must not end a training
-            self.media.failed += 1
             self.warn(
                 f"media {tag}",
                 f"{kind.capitalize()} {tag!r} at step {step} could not be stored: {type(error).__name__}: {error}",
@@ -467,7 +466,7 @@ class RunWriter(SummaryWriterMethods):
             self._start_timer()
 
     def _start_timer(self) -> None:
-        self._timer = BackgroundTimer(self, on_error=self._timer_failed)
+        self._timer = BackgroundTimer(self)
 
     def _beat(self, now: float) -> None:
         self._beat_at = now
@@ -546,9 +545,6 @@ class RunWriter(SummaryWriterMethods):
         if missing:
             self.warn("unwritten rows", f"{missing:,} rows of {self.run_dir} are not on disk: {self._error}")
 
-    def _timer_failed(self, error: BaseException) -> None:
-        _log.warning("Saving %s failed: %s: %s", self.run_dir, type(error).__name__, error)
-
     def _stop(self) -> None:
         self._stop_timer()
         self._metrics_file.close()
@@ -565,7 +561,6 @@ class _Writers:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.by_directory: dict[Path, RunWriter] = {}
-        self.release_at_exit = False
 
 
 _writers = _Writers()
@@ -583,12 +578,11 @@ def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: 
             if writer.settings.token == settings.token:
                 return writer
             writer.release()
-        writer = _writers.by_directory[settings.run_dir] = RunWriter(settings, log_info=log_info)
-        if not _writers.release_at_exit:
-            _writers.release_at_exit = True
+        if not _writers.by_directory:  # the first of this process
             atexit.register(_release_all)
             # The children of multiprocessing end without atexit.
             util.Finalize(None, _release_all, exitpriority=100)
+        writer = _writers.by_directory[settings.run_dir] = RunWriter(settings, log_info=log_info)
         return writer
 
 

@@ -101,7 +101,7 @@ def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path, clock: Clo
     assert len(read_rows(tmp_path)) == 201
     assert (tmp_path / "heartbeat").stat().st_mtime > 1.0
     writer.finalize("completed")
-    wait_for(lambda: background_threads() == others)
+    wait_for(lambda: background_threads() <= others)
 
 
 def test_the_heartbeat_is_touched_at_most_once_a_second_at_log_calls(tmp_path: Path, clock: Clock) -> None:
@@ -325,7 +325,7 @@ def test_rows_that_the_disk_refused_get_there_when_it_takes_them(
     else:
         writer.release()
     assert summary(tmp_path)["rows"] == 320
-    wait_for(lambda: background_threads() == others)
+    wait_for(lambda: background_threads() <= others)
 
 
 @pytest.mark.parametrize("rows", [20, 0])
