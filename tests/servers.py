@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import signal
 import socket
 import subprocess
+import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import pytest
+
+_START_WITHIN_S = 120.0
 
 
 def free_port() -> int:
@@ -18,21 +28,59 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Return a server in a new session, so that it can be ended with all its children.
 
-    Its output goes to `log`.
+    It runs in the folder of `log`, to which its output goes.
     """
     with log.open("wb") as file:
         return subprocess.Popen(
             command,
-            cwd=folder,
+            cwd=log.parent,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def wait_for_server(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], bool]) -> None:
+    """Wait until `is_up` returns True without an OSError; else end the server and show its log."""
+    end = time.monotonic() + _START_WITHIN_S
+    try:
+        while time.monotonic() < end and process.poll() is None:
+            with contextlib.suppress(OSError):
+                if is_up():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"The server did not start:\n{log.read_text()[-4000:]}")
+    except BaseException:
+        end_server(process)
+        raise
+
+
+def answers(address: str) -> bool:
+    """Return True if the address answers. Raises OSError otherwise."""
+    with urllib.request.urlopen(address, timeout=5):
+        return True
+
+
+def end_server(process: subprocess.Popen[bytes]) -> None:
+    """End a server and all processes of its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str) -> Iterator[Path]:
+    """Yield the folder that all processes of a test run share, for a `name` to one of them at a time."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield shared
 
 
 def make_schema(uri: str, *, artifacts: str) -> None:
