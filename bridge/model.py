@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -324,10 +324,11 @@ class Cursor:
         return text if len(text) < CURSOR_LIMIT or self.last_points is None else self._dump(None)
 
     def _dump(self, last_points: Mapping[str, tuple[int, float]] | None) -> str:
-        kept: dict[str, Any] = {"format": CURSOR_FORMAT}
+        kept: dict[str, Any] = {"format": CURSOR_FORMAT, "identity": self.identity, "path": self.path}
+        nothing = Cursor(self.identity, self.path)
         for key in self.__slots__:
             value = getattr(self, key)
-            if key != "last_points" and value != _CURSOR_DEFAULTS.get(key, _MISSING):
+            if key != "last_points" and value != getattr(nothing, key):
                 kept[key] = value
         if last_points is not None:
             # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
@@ -360,14 +361,6 @@ class Cursor:
             return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
-
-
-_MISSING = object()
-_CURSOR_DEFAULTS = {
-    item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-    for item in fields(Cursor)
-    if item.default is not MISSING or item.default_factory is not MISSING
-}
 
 
 def sent_facts(run: Run) -> dict[str, str]:

@@ -10,6 +10,7 @@ Whole exports are compared byte for byte, except for the generation in a file's 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ from tests.exporters.tensorboard.pictures_by_hand import media_event
 from tests.run_dirs import make_run as write_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from bridge.model import Block, Delta, Run
 
 SHAPE = ContentOptions()
@@ -112,37 +115,48 @@ def die_at(step: int) -> None:
     sys.addaudithook(watch)
 
 
+def kill_at_steps(
+    stride: int, logdir: Path, begin: Callable[[], object], export: Callable[[], object]
+) -> Iterator[int]:
+    """Kill `export` at each `stride`-th step and repair it. Yield each step; at the last one it ends without a kill.
+
+    `begin` makes `logdir` as it is before each export.
+    """
+    for step in itertools.count(stride, stride):
+        shutil.rmtree(logdir, ignore_errors=True)
+        begin()
+        child = os.fork()
+        if not child:
+            die_at(step)
+            export()
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        export()
+        yield step
+        if not killed:
+            return
+
+
 def killed_at_every_step(folder: Path, stride: int) -> int:
     """Kill exports of a new, a grown and a rewound run at each `stride`-th step; return the number of kills."""
     need_tensorboard()
-    clean = folder / "clean"
+    clean, before, logdir = folder / "clean", folder / "before", folder / "logs"
     phases = (
         {"rows": 60},
         {"rows": 90, "status": Status.COMPLETED},
         {"rows": 90, "status": Status.COMPLETED, "factor": 2.0},
     )
-    before, kills = folder / "before", 0
+    kills = 0
     before.mkdir()
     for phase in phases:
         shutil.rmtree(clean, ignore_errors=True)
         export(clean, **phase)
-        step = 0
-        while True:
-            step += stride
-            logdir = folder / "logs"
-            shutil.rmtree(logdir, ignore_errors=True)
-            shutil.copytree(before, logdir)
-            child = os.fork()
-            if not child:
-                die_at(step)
-                export(logdir, **phase)
-                os._exit(0)
-            killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-            export(logdir, **phase)
+        for step in kill_at_steps(
+            stride, logdir, partial(shutil.copytree, before, logdir), partial(export, logdir, **phase)
+        ):
             assert content(logdir) == content(clean), (phase, step)
-            if not killed:
-                break
             kills += 1
+        kills -= 1
         shutil.rmtree(before)
         shutil.copytree(logdir, before)
     return kills
@@ -154,22 +168,11 @@ def killed_together(folder: Path, stride: int) -> int:
     for name in TOGETHER:
         write_run(root / name, [{"step": step, "loss": step / 8} for step in range(20)])
     assert together(root, clean) == ["new"] * 3
-    step = kills = 0
-    while True:
-        step += stride
-        shutil.rmtree(logdir, ignore_errors=True)
-        child = os.fork()
-        if not child:
-            die_at(step)
-            together(root, logdir)
-            os._exit(0)
-        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        together(root, logdir)
-        for name in TOGETHER:
-            assert content(logdir, name) == content(clean, name), step
-        if not killed:
-            return kills
-        kills += 1
+    steps = 0
+    for step in kill_at_steps(stride, logdir, lambda: None, partial(together, root, logdir)):
+        assert [content(logdir, name) for name in TOGETHER] == [content(clean, name) for name in TOGETHER], step
+        steps += 1
+    return steps - 1
 
 
 def together(root: Path, logdir: Path) -> list[str]:

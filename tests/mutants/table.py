@@ -226,7 +226,7 @@ _SYNC = (
         "bridge/sync/verify.py",
         "for extra in state.extras:",
         "for extra in ():",
-        ("tests/sync/test_verify.py",),
+        ("tests/sync/test_verify_tensorboard.py::test_a_second_target_of_one_run_is_found",),
     ),
     Mutant(
         "notices of the reader are not reported",

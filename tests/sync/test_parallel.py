@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import threading
-import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -173,12 +171,6 @@ def double(numbers: list[int], exporter: object) -> list[int]:
     return [2 * number for number in numbers]
 
 
-def die_at_seven(numbers: list[int], exporter: object) -> list[int]:
-    if 7 in numbers:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return double(numbers, exporter)
-
-
 def die_once(markers: list[Path], exporter: object) -> list[str]:
     for marker in markers:
         if not marker.exists():
@@ -187,25 +179,10 @@ def die_once(markers: list[Path], exporter: object) -> list[str]:
     return [marker.name for marker in markers]
 
 
-def sleep_long(started: list[Path], exporter: object) -> list[None]:
-    started[0].touch()
-    time.sleep(60)
-    return [None]
-
-
 def outcomes(work: Any, batches: Iterable[Sequence[Any]], executor: Any = WorkerProcesses) -> list[tuple[Any, Any]]:
     """Return the tasks of all batches with their results, from executors of two workers each."""
     pool = functools.partial(executor, 2), 4
     return list(run_batches(deque(map(list, batches)), work, MemoryExporter(), pool))
-
-
-def test_a_worker_that_dies_costs_its_own_task_alone() -> None:
-    """Only a task that kills its worker again when alone is lost, and is named; each other one runs once."""
-    found = outcomes(die_at_seven, [range(0, 4), range(4, 9), range(9, 12)])
-    assert len(found) == 12
-    there = dict(found)
-    assert "worker process died" in str(there.pop(7))
-    assert there == {number: 2 * number for number in range(12) if number != 7}
 
 
 def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: Path) -> None:
@@ -234,24 +211,6 @@ def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: py
     """An executor's error is a task's failure only if it comes twice."""
     monkeypatch.setattr(FailingOnce, "seen", set())
     assert sorted(outcomes(double, [[1], [2], [3]], FailingOnce)) == [(1, 2), (2, 4), (3, 6)]
-
-
-def test_an_interrupt_does_not_wait_for_the_workers(tmp_path: Path) -> None:
-    """Ctrl-C ends tasks in flight at once."""
-    started = tmp_path / "started"
-
-    def interrupt() -> None:
-        while not started.exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    began = time.monotonic()
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        outcomes(sleep_long, [[started]])
-    thread.join()
-    assert time.monotonic() - began < 20
 
 
 class Gone(MemoryExporter):

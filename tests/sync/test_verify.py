@@ -68,13 +68,6 @@ def test_an_exported_run_is_the_same(run: Path, exporter: MemoryExporter) -> Non
     assert not line.behind
 
 
-def test_a_missing_run_is_found(run: Path) -> None:
-    """A run without a target is + with exit code 4."""
-    report = verify_runs([run], MemoryExporter())
-    assert [(str(line.verdict), line.reason) for line in report.runs] == [("+", "the target does not hold this run")]
-    assert report.exit_code == 4
-
-
 def test_a_deleted_run_has_a_reason_and_a_hint(run: Path, exporter: MemoryExporter) -> None:
     """A run deleted by a person is missing, with reason and remedy."""
     box = tamper(exporter)
@@ -83,16 +76,6 @@ def test_a_deleted_run_has_a_reason_and_a_hint(run: Path, exporter: MemoryExport
     line = check(run, exporter)
     assert (str(line.verdict), line.hint) == ("+", "bridge export --rebuild exports it again")
     assert "deleted" in line.reason
-
-
-def test_a_second_target_of_one_run_is_found(run: Path, exporter: MemoryExporter) -> None:
-    """A second target of a run is a line with -."""
-    box = tamper(exporter)
-    box.extras = ["memory:other"]
-    exporter.put(box)
-    report = verify_runs([run], exporter)
-    assert [(str(line.verdict), line.where) for line in report.runs] == [("=", "memory:uid-a"), ("-", "memory:other")]
-    assert report.exit_code == 4
 
 
 def test_a_cursor_that_cannot_be_read(run: Path, exporter: MemoryExporter) -> None:
@@ -151,13 +134,6 @@ def test_a_directory_that_cannot_be_read(run: Path, exporter: MemoryExporter) ->
     (make_run(run.parent / "b") / "sidecar.json").write_text("{")
     report = verify_runs([run.parent], exporter)
     assert sorted((str(line.verdict), line.run_id) for line in report.runs) == [("!", "b"), ("=", "a")]
-
-
-def test_edits_of_people_are_equal(run: Path, exporter: MemoryExporter) -> None:
-    """People's edits of the target are named and no difference."""
-    exporter.edit("uid-a", name="my name", notes="my notes")
-    line = check(run, exporter)
-    assert (str(line.verdict), line.edited) == ("=", ("name", "notes"))
 
 
 def test_the_content_options_are_those_of_the_target(tmp_path: Path) -> None:
