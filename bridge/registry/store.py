@@ -14,10 +14,12 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -59,6 +61,8 @@ _TABLES = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
+
+T = TypeVar("T")
 
 Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
@@ -292,6 +296,14 @@ _SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
 _CLOCK_TOLERANCE_S = 120.0
 """Seconds by which the clocks of this machine and of the file server may differ."""
 
+_SAMPLE = 32
+_SLOW_S = 0.003
+"""Seconds that a look at one run takes on average where a file system is slow; a local one takes less than a tenth."""
+_AT_ONCE = 16
+
+_computing = threading.Lock()
+"""Held while all rows of a metrics.csv are read, which may take much memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
@@ -334,20 +346,17 @@ def scan(
     """
     began = time.perf_counter()
     known = {} if full else store.known(root)
-    rows: list[Row] = []
-    problems: list[tuple[str, str]] = []
-    seen: set[str] = set()
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
     skipped: list[Skipped] = []
-    for run_dir in walk([root], skipped):
-        seen.add(run_dir)
+
+    def look(run_dir: str) -> tuple[Row | str | None, list[Skipped]]:
+        """Return the row of a run that is new or changed, why it cannot be read, or None, and the runs within it."""
         before = known.get(run_dir)
         sidecar, summary = lstat(f"{run_dir}/sidecar.json"), lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary)
         if before and _has_stamp(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
-            continue
+            return None, []
         within = runs_within(run_dir)
-        skipped += within
         try:
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
@@ -355,13 +364,21 @@ def scan(
                 run = read(Path(run_dir))
                 record = RunRecord.of(run)
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
-                    record = record.with_statistics(compute_statistics(run))
-            rows.append(_row(root, "" if within else stamp, record))  # named by every scan
+                    with _computing:
+                        record = record.with_statistics(compute_statistics(run))
+            return _row(root, "" if within else stamp, record), within  # those within are named by every scan
         except RunDirectoryError as error:
-            problems.append((run_dir, error.message))
+            return error.message, within
         except Exception as error:  # whatever goes wrong with one run, the others are found all the same
             log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
-            problems.append((run_dir, hide_all(f"{type(error).__name__}: {error}")))
+            return hide_all(f"{type(error).__name__}: {error}"), within
+
+    runs = list(walk([root], skipped))
+    looks = _look_at_each(look, runs)
+    rows = [found for found, _ in looks if isinstance(found, tuple)]
+    problems = [(run_dir, found) for run_dir, (found, _) in zip(runs, looks, strict=True) if isinstance(found, str)]
+    skipped += [one for _, within in looks for one in within]
+    seen = set(runs)
     gone = [path for path in known if path not in seen]
     store.save(
         root,
@@ -381,6 +398,16 @@ def scan(
         problems=tuple(problems),
         skipped=tuple((str(folder.path), folder.reason) for folder in skipped),
     )
+
+
+def _look_at_each(look: Callable[[str], T], runs: Sequence[str]) -> list[T]:
+    """Return what `look` finds for each of `runs`, several at once if the first show that the file system is slow."""
+    began = time.perf_counter()
+    looks = [look(run_dir) for run_dir in runs[:_SAMPLE]]
+    is_slow = time.perf_counter() - began > _SLOW_S * len(looks)
+    # Threads wait for a server at once; on a local disk they would only slow each other down.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [*looks, *(pool.map if is_slow else map)(look, runs[_SAMPLE:])]
 
 
 def _row(root: str, stamp: str, record: RunRecord) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -42,13 +43,15 @@ class Clock:
         self._device: int | None = None
         self._ahead = 0.0
         self._asked = -_REFRESH_S
+        self._comparing = threading.Lock()
 
     def age(self, found: os.stat_result, then: float | None = None) -> float:
         """Return the age in seconds, never negative, of the file with the stat result `found`.
 
         `then`, a time that the file's writer stated, replaces its mtime.
         """
-        self._compare()
+        with self._comparing:
+            self._compare()
         now = time.time() - (found.st_mtime if then is None else then)
         if self._device is not None and found.st_dev == self._device:
             return max(0.0, now + self._ahead)

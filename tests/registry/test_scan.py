@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,12 @@ import pytest
 from bridge.errors import UsageError
 from bridge.model import Status
 from bridge.registry import open_registry
+from bridge.registry import store as store_module
+from bridge.rundir import read_run
 from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
+    from bridge.model import Run
     from bridge.registry import ScanReport
 
 
@@ -132,6 +136,24 @@ def test_a_dead_run_is_not_read_again(tmp_path: Path) -> None:
         os.utime(run / name, (old, old))
     open_registry(tmp_path / "runs")
     assert counts(open_registry(tmp_path / "runs").report) == (1, 0, 1, 0, 0)
+
+
+def test_a_slow_file_system_is_read_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a look at a run takes long, several are read at once, with the same result."""
+    monkeypatch.setattr(store_module, "_SLOW_S", 0.0)
+    monkeypatch.setattr(store_module, "_SAMPLE", 1)
+    for number in range(9):
+        make_run(tmp_path / f"{number}", status="running")
+    together = threading.Barrier(4)
+
+    def read(path: Path) -> Run:
+        if path.name != "0":
+            together.wait(60)
+        return read_run(path)
+
+    store = store_module.Store.in_memory()
+    assert counts(store_module.scan(str(tmp_path), store, read=read)) == (9, 9, 0, 0, 0)
+    assert sorted(record.run_id for record in store.records(str(tmp_path))) == list("012345678")
 
 
 def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path) -> None:
