@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pytest
 from playwright.sync_api import expect
 
-from bridge.exporters.mlflow import MlflowExporter
-from bridge.sync.export import export_runs
-from tests.browser.test_live_mlflow import Site, drawn, view
-from tests.fixtures.mlflow_server import start_mlflow_server
+from tests.browser.test_mlflow import drawn, exported, view
 from tests.rundir.event_writing import START, age, append, picture, png, write_events
 
 if TYPE_CHECKING:
@@ -32,38 +27,19 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def look(site: Site, page: Page) -> None:
-    """Check the curve and both images on the page of the run."""
+@pytest.mark.parametrize("show", [view, exported])
+def test_a_run_of_event_files(runs: Path, sqlite_template: Path, page: Page, show: Any) -> None:
+    """The live view and an export show one curve without a zigzag, and the slider steps through the images."""
     page.set_viewport_size({"width": 1600, "height": 2600})
-    (name,) = site.runs
-    site.open(page, f"{name}/model-metrics")
-    expect(page.locator(".js-plotly-plot")).to_have_count(1, timeout=60_000)
-    assert drawn(page) == [[8.0] * 5 + [4.0] * 7]
-    shown = page.locator('img[src*="get-artifact"]')
-    expect(shown).to_have_count(1)
-    slider = page.get_by_role("slider").first
-    slider.focus()
-    for step in (4, 0):
-        slider.press("ArrowRight" if step else "ArrowLeft")
-        expect(page.locator(f'img[src*="samples~0%2Bstep%2B{step}%2B"]')).to_be_visible()
-    site.finish(page, "event-files")
-
-
-def test_a_run_of_event_files_in_the_live_view(runs: Path, page: Page) -> None:
-    """The live view shows one curve without a zigzag, and the slider steps through the images."""
-    with view(runs) as site:
-        look(site, page)
-
-
-def test_an_exported_run_of_event_files(runs: Path, sqlite_template: Path, tmp_path: Path, page: Page) -> None:
-    """MLflow shows the same after an export."""
-    uri = f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'mlflow.db')}"
-    server = start_mlflow_server(uri, tmp_path)
-    try:
-        assert export_runs([runs], MlflowExporter(server.uri, "digits")).exit_code == 0
-        client = mlflow.MlflowClient(server.uri)
-        experiment = client.get_experiment_by_name("digits").experiment_id
-        names = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment])}
-        look(Site(server.uri, experiment, names, tmp_path), page)
-    finally:
-        server.stop()
+    with show(runs) if show is view else show(runs, sqlite_template) as site:
+        (name,) = site.runs
+        site.open(page, f"{name}/model-metrics")
+        expect(page.locator(".js-plotly-plot")).to_have_count(1, timeout=60_000)
+        assert drawn(page) == [[8.0] * 5 + [4.0] * 7]
+        expect(page.locator('img[src*="get-artifact"]')).to_have_count(1)
+        slider = page.get_by_role("slider").first
+        slider.focus()
+        for step in (4, 0):
+            slider.press("ArrowRight" if step else "ArrowLeft")
+            expect(page.locator(f'img[src*="samples~0%2Bstep%2B{step}%2B"]')).to_be_visible()
+        site.finish(page, "event-files")
