@@ -10,7 +10,6 @@ line, ...) is read by the csv module instead, into the same `Rows`.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.errors import RunDirectoryError
-from bridge.files import LONGEST_ROW, MOST_COLUMNS, open_raw
+from bridge.files import LONGEST_ROW, MOST_COLUMNS
 from bridge.model import NoticeKind
 from bridge.rundir.header import Layout, complete_rows, read_layout
 from logger.files import no_field_limit
@@ -36,7 +35,7 @@ from logger.values import cell_number, is_header, whole_number
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from bridge.model import Cursor, Run
+    from bridge.model import Cursor
 
 CHUNK = 4 << 20
 """Bytes that are parsed at once: they and the columns made of them stay in the processor's cache."""
@@ -803,21 +802,3 @@ class MetricsTable:
                 )
             else:
                 wanted *= 2
-
-
-@contextlib.contextmanager
-def open_metrics(run: Run) -> Iterator[MetricsTable | None]:
-    """Open the metrics.csv of `run`; None if there is none. Raises RunDirectoryError if it cannot be read."""
-    found = run.files.get("metrics.csv")
-    if found is None:
-        yield None
-        return
-    try:
-        file = open_raw(found.path)
-    except FileNotFoundError:
-        yield None
-        return
-    except OSError as error:
-        raise RunDirectoryError(f"{found.path} cannot be read: {error.strerror}.") from error
-    with file:
-        yield MetricsTable(file, run.time_column)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from bridge.errors import counted
+from bridge.errors import RunDirectoryError, counted
+from bridge.files import open_raw
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
-from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, open_metrics, to_hex
+from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, to_hex
 from bridge.rundir.overlap import LastPoints, LatePoints, Superseded
 from bridge.rundir.times import Estimate, fill, is_time
 
@@ -243,9 +244,20 @@ def open_table(run: Run) -> Iterator[Table | None]:
     """Open the rows of `run`; None if there are none. Raises RunDirectoryError if they cannot be read."""
     if run.event_files:
         yield EventTable(run.path, run.event_files)
-    else:
-        with open_metrics(run) as table:
-            yield table
+        return
+    found = run.files.get("metrics.csv")
+    if found is None:
+        yield None
+        return
+    try:
+        file = open_raw(found.path)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise RunDirectoryError(f"{found.path} cannot be read: {error.strerror}.") from error
+    with file:
+        yield MetricsTable(file, run.time_column)
 
 
 def first_rows(table: Table, count: int) -> Iterator[Rows]:

@@ -57,8 +57,8 @@ _MOST_CONFIGS = 10
 TEST_TUBE_TIME = "created_at"
 """The column of times in a metrics.csv of test-tube, Lightning's first logger."""
 
-_LARGEST_POINTER = 1024
-"""Bytes. Git LFS's pointers are smaller."""
+_POINTER_BYTES = range(100, 1024)
+"""The sizes of Git LFS's pointers lie in this range."""
 
 _MOST_NAMED = 20
 
@@ -201,7 +201,7 @@ def _own_files(real: Path, notices: list[Notice]) -> dict[str, RunFile]:
 
 
 def _is_lfs_pointer(file: RunFile) -> bool:
-    if file.size > _LARGEST_POINTER:
+    if file.size not in _POINTER_BYTES:
         return False
     try:
         return read_head(file.path, len(LFS_POINTER)) == LFS_POINTER

@@ -7,7 +7,9 @@ import io
 import math
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,9 @@ from bridge.rundir import ReadOptions
 from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, write_sidecar
 from tests.rundir.targets import Row, Target, expected, rising
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 VALUES = (0.0, -0.0, 1.0, 2.5, math.nan, math.inf, -math.inf)
 NAMES = ("a", "b", "c/d")
@@ -89,64 +94,57 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
+KINDS = {
+    "ordered": ReadOptions(ordered=True),
+    "unordered": ReadOptions(),
+    "replaces": ReadOptions(replaces=True),
+}
 quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_history = given(
+    history=histories(),
+    limit=st.sampled_from([1, 2, 3, 1000]),
+    keeps_last_points=st.booleans(),
+    budget=st.sampled_from([1, 300, 1 << 20]),
+)
 
 
-@quick
-@given(histories(), st.sampled_from([1, 2, 1000]), st.booleans(), st.sampled_from([1, 1 << 20]))
-def test_an_ordered_target_ends_as_one_clean_read(
-    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
-) -> None:
-    """An ordered target's points do not depend on its history, and the steps of each metric rise."""
+def check(kinds: Sequence[str], history: tuple[list[Row], list[int], int], limit: int, **options: Any) -> None:
+    """Grow a run, exported to a target of each kind, and compare each with the rule and with one clean read."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
-        target = Target(ReadOptions(ordered=True, limit=limit), keeps_last_points=keeps_last_points, budget=budget)
-        grow(path, rows, cuts, seed, target)
-    assert target.held() == expected(rows)
-    assert rising(target.events)
-
-
-@quick
-@given(histories(), st.sampled_from([1, 3, 1000]), st.booleans(), st.booleans(), st.sampled_from([1, 300, 1 << 20]))
-def test_an_unordered_target_ends_as_one_clean_read(
-    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, replaces: bool, budget: int
-) -> None:
-    """An unordered target ends with the points of one clean read, by rebuild or replacement."""
-    rows, cuts, seed = history
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_sidecar(Path(folder) / "run")
-        wanted = ReadOptions(replaces=replaces, limit=limit)
-        target = Target(wanted, keeps_last_points=keeps_last_points, budget=budget)
-        grow(path, rows, cuts, seed, target)
-    assert target.held() == expected(rows)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@settings(quick, max_examples=2000)
-@given(histories(), st.sampled_from([1, 2, 3, 1000]), st.booleans(), st.sampled_from([1, 500, 1 << 20]))
-def test_thousands_of_histories(
-    history: tuple[list[Row], list[int], int], limit: int, keeps_last_points: bool, budget: int
-) -> None:
-    """Ordered, unordered and replacing targets that share a history all end as one clean read, with equal cursors."""
-    rows, cuts, seed = history
-    wanted = [
-        ReadOptions(ordered=True, limit=limit),
-        ReadOptions(limit=limit),
-        ReadOptions(replaces=True, limit=limit),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_sidecar(Path(folder) / "run")
-        targets = [Target(each, keeps_last_points=keeps_last_points, budget=budget) for each in wanted]
+        targets = [Target(replace(KINDS[kind], limit=limit), **options) for kind in kinds]
         grow(path, rows, cuts, seed, *targets)
-        for target in targets:
-            clean = Target(target.wanted, keeps_last_points=keeps_last_points, budget=budget)
+        for kind, target in zip(kinds, targets, strict=True):
+            clean = Target(target.wanted, **options)
             clean.rebuild(path)
             assert clean.cursor is not None
             assert target.cursor is not None
             assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
             assert target.metrics == clean.metrics
-    for target in targets:
-        assert target.held() == expected(rows)
-    assert rising(targets[0].events)
+            assert target.held() == expected(rows)
+            assert kind != "ordered" or rising(target.events)
+
+
+@quick
+@any_history
+def test_an_ordered_target_ends_as_one_clean_read(**drawn: Any) -> None:
+    """An ordered target's points and cursor do not depend on its history, and the steps of each metric rise."""
+    check(["ordered"], **drawn)
+
+
+@pytest.mark.parametrize("kind", ["unordered", "replaces"])
+@quick
+@any_history
+def test_an_unordered_target_ends_as_one_clean_read(kind: str, **drawn: Any) -> None:
+    """An unordered target ends with the points and the cursor of one clean read, by rebuild or replacement."""
+    check([kind], **drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(quick, max_examples=2000)
+@any_history
+def test_thousands_of_histories(**drawn: Any) -> None:
+    """Targets of all kinds that share a history all end as one clean read."""
+    check(list(KINDS), **drawn)

@@ -17,8 +17,6 @@ from tests.rundir.targets import events_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bridge.model import Block
-
 
 def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
     """Write a metrics.csv with these columns and small integer values."""
@@ -29,22 +27,6 @@ def write_rows(path: Path, step: np.ndarray, values: np.ndarray) -> None:
     times = 1775822400.0 + np.arange(len(step))
     table = pa.table([*values, step, times], names=names)
     pacsv.write_csv(table, path / "metrics.csv", pacsv.WriteOptions(quoting_header="none"))
-
-
-def fingerprint(blocks: list[Block]) -> list[tuple[str, bytes]]:
-    """Return the points in order: by metric the rows, steps and values as bytes."""
-    names = sorted({name for block in blocks for name in block.names})
-    found = []
-    for name in names:
-        parts = [
-            np.stack([block.row, block.step, block.values[line].view(np.int64)])[:, block.present[line]]
-            for block in blocks
-            for line in [block.names.index(name) if name in block.names else -1]
-            if line >= 0
-        ]
-        found.append((name, np.concatenate(parts, axis=1).tobytes()))
-    order = np.concatenate([np.stack([block.row, block.step]) for block in blocks], axis=1)
-    return [*found, ("order", order.tobytes())]
 
 
 @pytest.mark.parametrize("kind", ["late", "zero", "all", "same"])
@@ -66,10 +48,10 @@ def test_a_small_budget_changes_nothing(tmp_path: Path, kind: str, ordered: bool
     write_rows(path, step, chance.integers(0, 3, size=(3, count)).astype(float))
     run = read_run(path)
     wanted = ReadOptions(ordered=ordered, limit=1000)
-    plenty = [block for delta in read_whole(run, ContentOptions(), wanted) for block in delta.blocks]
+    plenty = events_of(read_whole(run, ContentOptions(), wanted))
     for budget in (1, 30_000):
         scarce = list(read_whole(run, ContentOptions(), wanted, budget=budget))
-        assert fingerprint([block for delta in scarce for block in delta.blocks]) == fingerprint(plenty)
+        assert events_of(scarce) == plenty
         assert [delta.after.complete for delta in scarce] == [False] * (len(scarce) - 1) + [True]
         assert max(delta.points for delta in scarce) <= 1500 + 3
 
