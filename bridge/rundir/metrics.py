@@ -70,7 +70,8 @@ Words: TypeAlias = NDArray[np.uint64]
 #
 # The digest of rows adds up: digest(rows 0..m) = digest(0..n) + digest(n..m) modulo 2^64. The digest of one row is the
 # sum over its cells of a mix of the value's bits with the column's name, times an odd number made of the row's number.
-# So the order of columns, empty columns and the way in which a number is written do not matter. The digest finds
+# So the order of columns, empty columns and the way in which a number is written do not matter, and neither do text and
+# bad rows, which are not exported. The digest finds
 # accidents, it does not protect against forgery.
 
 MODULUS = 1 << 64
@@ -85,12 +86,6 @@ def bytes_digest(data: bytes) -> str:
 def to_hex(digest: int) -> str:
     """Return a digest of rows as a cursor keeps it."""
     return f"{digest % MODULUS:016x}"
-
-
-def text_bits(text: str) -> int:
-    """Return 64 bits that stand for a text."""
-    data = text.encode("utf-8", errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -145,7 +140,6 @@ class Rows:
     between. `ends` int64 (n,) are the ends of the rows, counted from `start`; None if each line of `data` is a row.
     `names` are the metrics. `step` is int64 (n,), `time` float64 (n,) with NaN for none, `values` float64 (k, n), and
     `present` bool (k, n) says which cells hold a number. `valid` bool (n,) says which rows have a step (None: all).
-    `others` uint64 (n,) is a digest of all cells that are in no column of numbers (None: there are none).
     `odd` holds numbers of rows, int64, by what is odd: BAD_ROW, NO_STEP, or (TEXT_CELL, metric). `problems` says what
     is wrong with the first bad rows, by their number.
     """
@@ -162,7 +156,6 @@ class Rows:
     present: NDArray[np.bool_]
     valid: NDArray[np.bool_] | None = None
     ends: NDArray[np.int64] | None = None
-    others: Words | None = None
     odd: Mapping[tuple[NoticeKind, str], NDArray[np.int64]] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     _digest: int | None = None
@@ -209,7 +202,6 @@ class Rows:
             present=self.present[:, low:high],
             valid=None if self.valid is None else self.valid[low:high],
             ends=None if self.ends is None else self.ends[low:high] - (start - self.start),
-            others=None if self.others is None else self.others[low:high],
             odd={what: kept for what, rows in self.odd.items() if len(kept := rows[(rows >= first) & (rows < last)])},
             problems={row: problem for row, problem in self.problems.items() if first <= row < last},
         )
@@ -241,8 +233,6 @@ class Rows:
             total += _cells_digest(("\0step",), self.step.view(np.uint64)[None, :], known)
         if self.layout.time is not None:
             total += _cells_digest(("\0time",), self.time.view(np.uint64)[None, :], ~np.isnan(self.time)[None, :])
-        if self.others is not None:
-            total += self.others
         return int((total * _row_words(self.row)).sum(dtype=np.uint64)) % MODULUS
 
 
@@ -260,14 +250,11 @@ def cuts(weights: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]
         low, passed = high, int(so_far[high - 1])
 
 
-def _parse_cells(name: str, cells: Sequence[str]) -> tuple[NDArray[np.float64], Words]:
-    """Return the numbers in `cells` of the metric `name`, and the bits that stand for text: 0 for each number."""
+def _parse_cells(cells: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the numbers in `cells`, and which of these hold one; the others hold text."""
     numbers = [cell_number(cell) for cell in cells]
     values = np.array([0.0 if number is None else number for number in numbers], dtype=np.float64)
-    bits = [
-        text_bits(f"{name}\x1f{cell}") | 1 if number is None else 0 for cell, number in zip(cells, numbers, strict=True)
-    ]
-    return values, np.array(bits, dtype=np.uint64)
+    return values, np.array([number is not None for number in numbers], dtype=bool)
 
 
 # msgspec ------------------------------------------------------------------------------------------------------------
@@ -366,7 +353,7 @@ class _ArrowParser:
             return None
         names = tuple(self._metrics)
         values, present = np.empty((len(names), count)), np.ones((len(names), count), dtype=bool)
-        others: Words | None = None
+        has_text = np.zeros(count, dtype=bool)
         odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
         for metric, (name, places) in enumerate(self._metrics.items()):
             if len(places) == 1 and places[0] not in self._text_columns:
@@ -375,16 +362,15 @@ class _ArrowParser:
                 if column.null_count:
                     present[metric] = _not_null(column)
                 continue
-            bits = self._fill(columns, name, places, values[metric], present[metric])
-            if bits.any():
-                others = bits if others is None else others + bits
-                odd[NoticeKind.TEXT_CELL, name] = np.flatnonzero(bits) + first
+            is_text = self._fill(columns, places, values[metric], present[metric])
+            if is_text.any():
+                has_text |= is_text
+                odd[NoticeKind.TEXT_CELL, name] = np.flatnonzero(is_text) + first
         # pyarrow takes `nan(x)` for a number, and Python's float() does not.
         if b"(" in data and bool((np.isnan(values) & present).any()):
             return None
         if valid is not None:
-            filled = present.any(axis=0) if others is None else present.any(axis=0) | (others != 0)
-            odd[NO_STEP] = np.flatnonzero(~valid & filled) + first
+            odd[NO_STEP] = np.flatnonzero(~valid & (present.any(axis=0) | has_text)) + first
         return Rows(
             layout=layout,
             first=first,
@@ -397,7 +383,6 @@ class _ArrowParser:
             values=values,
             present=present,
             valid=valid,
-            others=others,
             odd=odd,
         )
 
@@ -446,29 +431,27 @@ class _ArrowParser:
     def _fill(
         self,
         columns: Mapping[int, Any],
-        name: str,
         places: tuple[int, ...],
         values: NDArray[np.float64],
         present: NDArray[np.bool_],
-    ) -> Words:
-        """Fill in the values of a metric with text or several columns, and where it has any; return the bits of text.
+    ) -> NDArray[np.bool_]:
+        """Fill in the values of a metric with text or several columns, and where it has any; return where it has text.
 
         Of several columns of one name the last cell that is not empty counts.
         """
-        bits = np.zeros(len(values), dtype=np.uint64)
+        filled = np.zeros(len(values), dtype=bool)
         present[:] = False
         for place in places:
             column = columns[place]
             known = _not_null(column) if column.null_count else np.ones(len(values), dtype=bool)
             if place in self._text_columns:
-                found, text = _decode_cells(name, column)
+                found, is_number = _decode_cells(column)
             else:
-                found, text = _numbers(column, np.float64), np.zeros_like(bits)
+                found, is_number = _numbers(column, np.float64), known
             np.copyto(values, found, where=known)
-            np.copyto(bits, text, where=known)
-            present |= known
-        present &= bits == 0
-        return bits
+            np.copyto(present, is_number, where=known)
+            filled |= known
+        return filled & ~present
 
 
 @lru_cache(maxsize=32)
@@ -477,16 +460,16 @@ def _parser(layout: Layout, only: frozenset[str] | None) -> _ArrowParser:
     return _ArrowParser(layout, only)
 
 
-def _decode_cells(name: str, column: Any) -> tuple[NDArray[np.float64], Words]:
-    """Return the numbers in an Arrow column of bytes and the bits of its text cells, both with 0 where there are none.
+def _decode_cells(column: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the numbers in an Arrow column of bytes, and which cells hold one; anything where it is null.
 
     Each distinct cell is parsed once: `indices` says for each row which of the distinct cells it holds.
     """
     encoded = column.dictionary_encode()
     cells = [cell.decode("utf-8", errors="replace") for cell in encoded.dictionary.to_pylist()]
-    values, bits = _parse_cells(name, cells or [""])
+    values, is_number = _parse_cells(cells or [""])
     indices = np.asarray(encoded.indices.fill_null(0))
-    return values[indices], bits[indices]
+    return values[indices], is_number[indices]
 
 
 def _has_blank_line(data: bytes) -> bool:
@@ -583,16 +566,15 @@ def _to_columns(
 ) -> Rows:
     """Return `records`, the cells of rows below one header line, as columns, without metrics that have no cells."""
     count = len(records)
-    step, time, others = np.zeros(count, np.int64), np.full(count, np.nan), np.zeros(count, np.uint64)
-    valid = np.ones(count, dtype=bool)
+    step, time = np.zeros(count, np.int64), np.full(count, np.nan)
+    valid, has_cells = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
     good: list[tuple[int, list[str]]] = []
     bad: list[int] = []
     problems: dict[int, str] = {}
     for here, cells in enumerate(records):
-        problem, bits = _bad_row(layout, cells)
+        problem = _why_bad(layout, cells)
         if problem or cells is None:
             bad.append(here)
-            others[here] = bits
             if len(problems) < MOST_NAMED:
                 problems[first + here] = problem
             continue
@@ -602,22 +584,19 @@ def _to_columns(
         step[here] = number or 0
         if layout.time is not None and (then := _parse_time_cell(cells[layout.time])) is not None:
             time[here] = then
-    columns: dict[str, tuple[NDArray[np.int64], NDArray[np.float64], Words]] = {}
+    columns: dict[str, tuple[NDArray[np.int64], list[str]]] = {}
     for name, places in layout.metrics.items() if good else ():
         filled = [(here, cell) for here, cells in good if (cell := _last_filled(cells, places))]
         if filled:
-            columns[name] = np.array([here for here, _ in filled]), *_parse_cells(name, [cell for _, cell in filled])
+            columns[name] = np.array([here for here, _ in filled]), [cell for _, cell in filled]
     # Not all columns: bad rows would take the memory of as many cells as there are columns.
     values, present = np.zeros((len(columns), count)), np.zeros((len(columns), count), dtype=bool)
     odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
-    has_cells = np.zeros(count, dtype=bool)
-    for metric, (name, (at, numbers, bits_of_cells)) in enumerate(columns.items()):
-        values[metric, at] = numbers
-        present[metric, at] = bits_of_cells == 0
+    for metric, (name, (at, texts)) in enumerate(columns.items()):
+        values[metric, at], present[metric, at] = _parse_cells(texts)
         has_cells[at] = True
-        others[at] += bits_of_cells
-        if bits_of_cells.any():
-            odd[NoticeKind.TEXT_CELL, name] = first + at[bits_of_cells != 0]
+        if not present[metric, at].all():
+            odd[NoticeKind.TEXT_CELL, name] = first + at[~present[metric, at]]
     if (~valid & has_cells).any():
         odd[NO_STEP] = first + np.flatnonzero(~valid & has_cells)
     if bad:
@@ -636,24 +615,20 @@ def _to_columns(
         present=present,
         valid=None if valid.all() else valid,
         ends=np.array(ends, dtype=np.int64),
-        others=others if others.any() else None,
         odd=odd,
         problems=problems,
     )
 
 
-def _bad_row(layout: Layout, cells: list[str] | None) -> tuple[str, int]:
-    """Return what is wrong with a row whose cells are `cells` (None: it is no CSV), and bits that stand for it."""
-    if cells is None or len(cells) != len(layout.columns):
-        problem = "is no CSV" if cells is None else f"has {len(cells)} cells, the header {len(layout.columns)}"
-        # Without the empty cells that a growing header puts behind every row.
-        return problem, text_bits("\x1f".join(cells or []).rstrip("\x1f"))
+def _why_bad(layout: Layout, cells: list[str] | None) -> str:
+    """Return what is wrong with a row whose cells are `cells` (None: it is no CSV), "" if nothing is."""
+    if cells is None:
+        return "is no CSV"
+    if len(cells) != len(layout.columns):
+        return f"has {len(cells)} cells, the header {len(layout.columns)}"
     cell = "" if layout.step is None else cells[layout.step]
-    if not cell or whole_number(cell) is not None:
-        return "", 0
-    named = zip(layout.columns, cells, strict=True)
-    mixed = sum(text_bits(f"{name}\x1f{cell}") for name, cell in named if cell)
-    return f"has the step {cell!r:.40}, no 64-bit integer", mixed % MODULUS
+    is_good = not cell or whole_number(cell) is not None
+    return "" if is_good else f"has the step {cell!r:.40}, no 64-bit integer"
 
 
 def _last_filled(cells: Sequence[str], places: tuple[int, ...]) -> str:

@@ -79,11 +79,7 @@ def grow(path: Path, rows: list[Row], cuts: list[int], seed: int, *targets: Targ
     chance = random.Random(seed)
     columns = ["step", "wall_time"]
     for cut in cuts:
-        # A bad row's cells are counted by the header, so its digest would change with it.
-        fixed = any(row.bad for row in rows)
-        columns = (
-            columns_of(rows if fixed else rows[:cut], chance, columns) if columns[2:] == [] or not fixed else columns
-        )
+        columns = columns_of(rows[:cut], chance, columns)
         write(path, rows[:cut], columns, torn=chance.choice(["", "", "1,", '"torn', "7"]))
         for target in targets:
             target.export(path)
