@@ -177,7 +177,8 @@ def _process_lives(pid: int) -> bool:
 
 def git_commit(folder: Path) -> str | None:
     """Return the commit that is checked out in the repository around `folder`, None outside of one."""
-    command = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
+    # In a container the repository often belongs to another user, whose files git refuses to read unless told to.
+    command = ["git", "-c", "safe.directory=*", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_TIMEOUT)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
