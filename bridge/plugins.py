@@ -56,9 +56,9 @@ def _shared_view(root: str, given: str) -> Any:
 
     import msgspec
 
-    from bridge.exporters.mlflow.find import ExperimentName
     from bridge.exporters.mlflow.live import LiveView
     from bridge.exporters.mlflow.live_options import LIVE_PATH, LiveOptions
+    from bridge.exporters.mlflow.store import ExperimentName
     from bridge.live import LiveRuns
     from bridge.rundir.edit import edit_run
     from bridge.sync.select import Selection, select

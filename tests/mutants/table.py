@@ -186,8 +186,8 @@ _MLFLOW = (
     Mutant(
         "MLflow: NaN loses its flag",
         "bridge/exporters/mlflow/rows.py",
-        "found.append(KeyRows(key, timestamp, step, finite, is_nan))",
-        "found.append(KeyRows(key, timestamp, step, finite, np.zeros_like(is_nan)))",
+        "value[at, which], is_nan[at, which])",
+        "value[at, which], np.zeros_like(is_nan[at, which]))",
         ("tests/exporters/mlflow/test_database.py",),
     ),
     Mutant(

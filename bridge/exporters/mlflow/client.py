@@ -34,12 +34,14 @@ from bridge.locks import machine_lock
 from bridge.secrets import bare, hide_all, hide_in, keep, keep_pair, keep_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    import numpy as np
     from mlflow import MlflowClient
-    from mlflow.entities import FileInfo, Metric
+    from mlflow.entities import FileInfo
     from mlflow.entities import Run as MlflowRun
     from mlflow.exceptions import MlflowException
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -578,16 +580,27 @@ class MlflowApi:
             raise TargetUnavailableError(f"{self.address.shown}: experiment {name!r} was created and is not there.")
         return created
 
-    def runs_with_tag(self, key: str, values: Sequence[str], experiment_ids: Sequence[str] | None) -> list[FoundRun]:
-        """Return all runs, deleted ones too, whose tag `key` has one of `values`. None searches all experiments."""
+    def runs_with_tag(
+        self,
+        key: str,
+        values: Collection[str] | None,
+        experiment_ids: Sequence[str] | None,
+        *,
+        only: Collection[str] | None = None,
+    ) -> list[FoundRun]:
+        """Return all runs, deleted ones too, whose tag `key` has one of `values`, or any value for None.
+
+        They come with all that they hold, whatever `only` says. None searches all experiments.
+        """
         if experiment_ids is None:
             experiment_ids = [found.experiment_id for found in self._pages("search_experiments")]
-        wanted = set(values)
-        quoted = {text: _quoted(text) for text in wanted}
-        if len(wanted) > _MOST_SINGLE_SEARCHES or any(text is None for text in quoted.values()):
+        quoted = {text: _quoted(text) for text in values or ()}
+        if values is None or len(quoted) > _MOST_SINGLE_SEARCHES or None in quoted.values():
             found = self.search(f"tags.`{key}` LIKE '%'", experiment_ids)
-            return [run for run in found if run.tags.get(key) in wanted]
-        return [run for text in sorted(wanted) for run in self.search(f"tags.`{key}` = {quoted[text]}", experiment_ids)]
+            return [run for run in found if values is None or run.tags.get(key) in quoted]
+        return [
+            run for _, text in sorted(quoted.items()) for run in self.search(f"tags.`{key}` = {text}", experiment_ids)
+        ]
 
     def search(self, filter_string: str, experiment_ids: Sequence[str]) -> Iterator[FoundRun]:
         """Yield all runs, deleted ones too, that match `filter_string`, page by page."""
@@ -612,9 +625,11 @@ class MlflowApi:
         """Return one run with its tags, params and latest metrics."""
         return FoundRun.of(self.call("get_run", run_id))
 
-    def create_run(self, experiment_id: str, *, name: str, start: int, tags: Mapping[str, str]) -> FoundRun:
-        """Create a run that began at `start` (milliseconds), and return it."""
-        return FoundRun.of(self.call("create_run", experiment_id, start_time=start, tags=dict(tags), run_name=name))
+    def create(self, new: FoundRun) -> FoundRun:
+        """Create a run like `new`, whose id MLflow chooses, and return it."""
+        tags = {key: value for key, value in new.tags.items() if key != Tag.NAME}
+        made = self.call("create_run", new.experiment_id, start_time=new.start, tags=tags, run_name=new.name)
+        return FoundRun.of(made)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags in one request."""
@@ -630,10 +645,16 @@ class MlflowApi:
         except RunGoneError:
             return
 
-    def history(self, run_id: str, key: str) -> list[Metric]:
-        """Return all points of one key, in no particular order."""
-        points: list[Metric] = self.call("get_metric_history", run_id, key)
-        return points
+    def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return the points of one key as columns, sorted by step and time: step, milliseconds, value."""
+        import numpy as np
+
+        found = sorted(self.call("get_metric_history", run_id, key), key=lambda point: (point.step, point.timestamp))
+        return (
+            np.array([point.step for point in found], np.int64),
+            np.array([point.timestamp for point in found], np.int64),
+            np.array([point.value for point in found], np.float64),
+        )
 
     def upload(self, run_id: str, folder: Path) -> None:
         """Upload all files below `folder` as artifacts of the run. MLflow's client retries; this does not."""

@@ -13,10 +13,10 @@ from bridge.errors import RunError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.mlflow.client import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
-from bridge.exporters.mlflow.find import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
+from bridge.exporters.mlflow.store import Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
 from bridge.files import cache_dir
@@ -66,16 +66,14 @@ class MlflowExporter(Exporter):
         self._given = (tracking_uri, database_uri)
         if any(self._given):
             _ = self._store
-        self._latest: dict[str, Candidates] = {}
-        """What MLflow holds by now, by identity. Targets keep it up to date."""
+        self._found: dict[str, Candidates] = {}
+        """What MLflow holds of each run, by identity, for the targets that were not opened yet."""
         self._at_start: dict[str, Candidates] = {}
         """What MLflow held when the export began."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_experiment": self._experiment, "_given": self._given, "_store": self._store} | {
-            "_latest": {},
-            "_at_start": {},
-        }
+        _ = self._store  # its address may depend on the working directory
+        return {**self.__dict__, "_found": {}, "_at_start": {}}
 
     @cached_property
     def _store(self) -> MlflowStore:
@@ -122,7 +120,7 @@ class MlflowExporter(Exporter):
             except RunError as error:
                 states[run.identity] = TargetState(error=error)
         found = self._store.find(with_experiment)
-        self._latest.update(found)
+        self._found.update(found)
         self._at_start.update(found)
         shown = self._store.address.shown
         return states | {identity: candidates.state(shown) for identity, candidates in found.items()}
@@ -153,7 +151,7 @@ class MlflowExporter(Exporter):
 
     def open(self, run: Run, content: ContentOptions) -> MlflowTarget:
         """Return the target of `run`."""
-        return MlflowTarget(self._store, run, content, self._latest)
+        return MlflowTarget(self._store, run, content, self._found.pop(run.identity, None))
 
     def batch(self) -> contextlib.AbstractContextManager[None]:
         """Let the new runs of the block get into the database in one transaction."""
@@ -165,7 +163,7 @@ class MlflowExporter(Exporter):
             if candidates.target is not None:
                 for extra in (*candidates.extras, *candidates.abandoned):
                     why = {} if extra.superseded else {Tag.DUPLICATE_OF: candidates.target.run_id}
-                    self._store.soft_delete(extra.run_id, why)
+                    self._store.runs.soft_delete(extra.run_id, why)
         looked_at = [run for run in runs if run.identity in self._at_start]
         if self._store.is_absent or not looked_at:
             return ()
@@ -193,7 +191,7 @@ class MlflowExporter(Exporter):
         naming, address = self._store.naming, self._store.address
         found = None if naming.varies else self._store.experiment(naming.template)
         page = "" if found is None else f"/{found.id}/runs?workflowType=machine_learning"
-        if found is not None and has_view(self._store.experiment_tags(found.id)):
+        if found is not None and has_view(self._store.runs.experiment_tags(found.id)):
             page += f"&viewStateShareKey={VIEW_KEY}"
         if address.is_server:
             return Interface(address=address.page(page), probe=f"{address.uri}/health")
@@ -236,7 +234,7 @@ class MlflowExporter(Exporter):
 
     def close(self) -> None:
         """Close all connections, and forget what was found."""
-        self._latest.clear()
+        self._found.clear()
         self._at_start.clear()
         if "_store" in self.__dict__:
             self._store.close()

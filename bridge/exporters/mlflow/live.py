@@ -58,7 +58,7 @@ from bridge.secrets import Redaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bridge.exporters.mlflow.find import ExperimentName
+    from bridge.exporters.mlflow.store import ExperimentName
     from bridge.live import LiveRun, LiveRuns
     from bridge.model import MediaEvent, Run
 

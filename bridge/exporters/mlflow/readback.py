@@ -26,7 +26,6 @@ from bridge.exporters.mlflow.facts import (
     newest_tag,
     read_list_tag,
 )
-from bridge.exporters.mlflow.find import cursor_of
 from bridge.exporters.mlflow.media import (
     CAPTIONS_FILE,
     MEDIA_FILE,
@@ -38,13 +37,14 @@ from bridge.exporters.mlflow.media import (
     is_sent,
     parse_path,
 )
+from bridge.exporters.mlflow.store import cursor_of
 from bridge.model import Series
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
-    from bridge.exporters.mlflow.find import MlflowStore
+    from bridge.exporters.mlflow.store import MlflowStore
     from bridge.model import Run, Scalar
     from bridge.options import ContentOptions
 
@@ -124,13 +124,8 @@ class _Reader:
 
     def history(self, name: str, key: str) -> Series:
         """Return all points of a key, by step and then by time."""
-        database = self.store.database
-        if database is not None:
-            step, timestamp, value = database.history(self.found.run_id, key)
-            return Series(name, step, timestamp / 1000.0, value)
-        points = self.store.api.history(self.found.run_id, key)
-        points.sort(key=lambda point: (point.step, point.timestamp))
-        return _series(name, [(point.step, point.timestamp, point.value) for point in points])
+        step, timestamp, value = self.store.runs.history(self.found.run_id, key)
+        return Series(name, step, timestamp / 1000.0, value)
 
     def latest_point(self, name: str, key: str) -> Series:
         """Return MLflow's latest point of a key, which it keeps beside all points."""

@@ -98,18 +98,20 @@ def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
     """
     parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
     for block in blocks:
+        # One timestamp a row; flags and values as in the table, (metrics, rows), of which some cells may be absent.
         timestamp = np.rint(block.time * 1000.0).astype(np.int64)
-        for name, values, present in zip(block.names, block.values, block.present, strict=True):
-            at = np.flatnonzero(present)
-            if len(at):
-                parts.setdefault(names[name], []).append((timestamp[at], block.step[at], values[at]))
-    found = []
-    for key in sorted(parts):
-        timestamp, step, value = (np.concatenate(columns) for columns in zip(*parts[key], strict=True))
-        is_nan = np.isnan(value)
-        finite = np.clip(np.where(is_nan, 0.0, value), -_GREATEST, _GREATEST)
-        found.append(KeyRows(key, timestamp, step, finite, is_nan))
-    return found
+        is_nan = np.isnan(block.values)
+        value = np.clip(np.where(is_nan, 0.0, block.values), -_GREATEST, _GREATEST)
+        counts = block.present.sum(axis=1).tolist()
+        for at, (name, count) in enumerate(zip(block.names, counts, strict=True)):
+            if count:
+                which = slice(None) if count == len(timestamp) else block.present[at]
+                columns = (timestamp[which], block.step[which], value[at, which], is_nan[at, which])
+                parts.setdefault(names[name], []).append(columns)
+    return [
+        KeyRows(key, *(some[0] if len(some) == 1 else map(np.concatenate, zip(*some, strict=True))))
+        for key, some in sorted(parts.items())
+    ]
 
 
 def batches_of_rows(rows: Sequence[KeyRows], limit: int) -> Iterator[list[KeyRows]]:
@@ -193,11 +195,10 @@ class SqliteBulk:
         marks = ", ".join("?" * (2 + len(columns)))
         connection.exec_driver_sql(_set_statement(table, columns, f"({marks})"), list(rows))
 
-    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> int:
-        """Insert the rows that do not exist yet. Return their number. Of a new run none exists."""
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
+        """Insert the rows that do not exist yet. Of a new run none exists."""
         driver = connection.connection.driver_connection
         assert driver is not None
-        before = driver.total_changes
         cursor = driver.cursor()
         for key_rows in rows:
             for is_nan in (False, True):
@@ -215,7 +216,6 @@ class SqliteBulk:
                     cursor.executemany(
                         _sqlite_insert(size), ((*head, *flat[place : place + 3 * size]) for place in places)
                     )
-        return int(driver.total_changes - before)
 
 
 @functools.cache
@@ -259,17 +259,17 @@ class PostgresBulk:
             statement = _set_statement(table, columns, ", ".join([marks] * len(some)))
             connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
 
-    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> int:
-        """Insert the rows that do not exist yet. Return their number. Of a new run none exists.
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
+        """Insert the rows that do not exist yet. Of a new run none exists.
 
         Copy straight into the table, which works unless a row exists already. Then use a temporary table.
         """
         if not rows:
-            return 0
+            return
         data = _copy_data(run_id, rows)
         if is_new:
             _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-            return sum(map(len, rows))
+            return
         driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
         savepoint = connection.begin_nested()
         try:
@@ -280,17 +280,16 @@ class PostgresBulk:
             savepoint.rollback()
         else:
             savepoint.commit()
-            return sum(map(len, rows))
+            return
         connection.exec_driver_sql(
             "CREATE TEMPORARY TABLE bridge_rows (key varchar, run_uuid varchar, is_nan boolean, "
             "timestamp bigint, step bigint, value double precision) ON COMMIT DROP"
         )
         _copy(connection, f"COPY bridge_rows ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-        done = connection.exec_driver_sql(
+        connection.exec_driver_sql(
             f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM bridge_rows ON CONFLICT DO NOTHING"
         )
         connection.exec_driver_sql("DROP TABLE bridge_rows")
-        return int(done.rowcount)
 
 
 def _set_statement(table: str, columns: Sequence[str], rows: str) -> str:

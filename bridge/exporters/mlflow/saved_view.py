@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.mlflow.facts import Tag, clean, digest, newest_tag
-from bridge.exporters.mlflow.find import cursor_of
+from bridge.exporters.mlflow.store import cursor_of
 from bridge.model import Notice, NoticeKind
 from bridge.options import ContentOptions
 from bridge.secrets import MASK
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
-    from bridge.exporters.mlflow.find import MlflowStore
+    from bridge.exporters.mlflow.store import MlflowStore
 
 VIEW_KEY = "bridge"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
@@ -35,11 +35,15 @@ _MOST_PARAMS = 5
 
 def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
     """Write the saved view of an experiment, unless it is up to date, or a person changed or deleted it."""
-    tags = store.experiment_tags(experiment_id)
+    tags = store.runs.experiment_tags(experiment_id)
     held, written = tags.get(VIEW_TAG), tags.get(DIGEST_TAG)
     if (held is None) != (written is None) or (held is not None and digest(held) != written):
         return None
-    runs = [run for run in store.all_runs(experiment_id) if not run.deleted and not run.superseded]
+    runs = [
+        run
+        for run in store.runs.runs_with_tag(Tag.UID, None, [experiment_id])
+        if not run.deleted and not run.superseded
+    ]
     if not runs:
         return None
     bests = bests_of(runs)
@@ -47,7 +51,7 @@ def update_view(store: MlflowStore, experiment_id: str) -> Notice | None:
         return None
     view = saved_view(runs, bests)
     try:
-        store.set_experiment_tags(experiment_id, {VIEW_TAG: view, DIGEST_TAG: digest(view)})
+        store.runs.set_experiment_tags(experiment_id, {VIEW_TAG: view, DIGEST_TAG: digest(view)})
     except TargetRefusedError as error:
         return Notice(NoticeKind.LEFT_OUT, "saved view", error.message)
     return None

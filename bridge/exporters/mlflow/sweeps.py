@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import statistics
@@ -12,18 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.errors import ConflictError, counted
+from bridge.exporters.mlflow.client import FoundRun
 from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
-from bridge.exporters.mlflow.find import Candidates
 from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
-from bridge.exporters.mlflow.write_db import NewRun, RunRow, RunUpdate, new_run_id
+from bridge.exporters.mlflow.store import Candidates
+from bridge.exporters.mlflow.write_db import RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
 from bridge.model import Block, Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from bridge.exporters.mlflow.client import FoundRun
-    from bridge.exporters.mlflow.find import MlflowStore
+    from bridge.exporters.mlflow.store import MlflowStore
 
 _NOTES_DIGEST = f"{Tag.SWEEP}_notes"
 """The hidden tag with the digest of a parent's description as the bridge wrote it."""
@@ -52,24 +53,18 @@ class Sweep:
         return self.store.parents[place]
 
     def _candidates(self) -> Candidates:
-        return Candidates.among(self.store.runs_with_tag(Tag.SWEEP, self.name, self.experiment_id))
+        return Candidates.among(self.store.runs.runs_with_tag(Tag.SWEEP, [self.name], [self.experiment_id]))
 
     def _create(self, start: int) -> Candidates:
-        title, tags = self.name[:KEY_LIMIT], {Tag.SWEEP: self.name}
-        database = self.store.database
-        if database is not None:
-            # The id follows from the sweep, so exports at the same moment create one and the same run.
-            experiment = self.store.experiment_by_id(self.experiment_id)
-            run_id = new_run_id(experiment.unique, f"sweep\n{self.name}")
-            new = NewRun(self.experiment_id, title, start)
-            try:
-                database.write(run_id, RunUpdate(expected_cursor=None, tags=tags, create=new))
-            except ConflictError:
-                return self._candidates()
-        else:
-            with machine_lock(f"{self.store.address.uri} {self.experiment_id}"):
-                if self._candidates().target is None:
-                    self.store.api.create_run(self.experiment_id, name=title, start=start, tags=tags)
+        """Create the parent, unless another export just did."""
+        # In a database the id follows from the sweep, so exports at the same moment create one and the same run.
+        run_id = new_run_id(self.store.experiment_by_id(self.experiment_id).unique, f"sweep\n{self.name}")
+        tags = {Tag.NAME: self.name[:KEY_LIMIT], Tag.SWEEP: self.name}
+        new = FoundRun(run_id, self.experiment_id, "RUNNING", deleted=False, start=start, end=None, tags=tags)
+        with machine_lock(f"{self.store.address.uri} {self.experiment_id}"):
+            if self._candidates().target is None:
+                with contextlib.suppress(ConflictError):
+                    self.store.runs.create(new)
         return self._keep_one()
 
     def _keep_one(self) -> Candidates:
@@ -77,7 +72,7 @@ class Sweep:
         candidates = self._candidates()
         for extra in candidates.extras:
             if candidates.target is not None and Tag.DUPLICATE_OF not in extra.tags:
-                self.store.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
+                self.store.runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
         return candidates
 
     def settle(self) -> Notice | None:
@@ -105,12 +100,13 @@ class Sweep:
         parent = candidates.target
         assert parent is not None
         found: list[FoundRun] = []
-        for run in self.store.runs_with_tag(Tag.SWEEP, self.name, self.experiment_id):
-            for child in self.store.runs_with_tag(Tag.PARENT, run.run_id, self.experiment_id):
+        runs = self.store.runs
+        for run in runs.runs_with_tag(Tag.SWEEP, [self.name], [self.experiment_id]):
+            for child in runs.runs_with_tag(Tag.PARENT, [run.run_id], [self.experiment_id]):
                 if child.deleted or child.superseded:
                     continue
                 if run.run_id != parent.run_id:
-                    self.store.set_tags(child.run_id, {Tag.PARENT: parent.run_id})
+                    runs.set_tags(child.run_id, {Tag.PARENT: parent.run_id})
                 found.append(child)
         return found
 
@@ -129,19 +125,16 @@ class Sweep:
         if digest(held) == parent.tags.get(_NOTES_DIGEST, digest("")):
             tags = {Tag.NOTES: notes, _NOTES_DIGEST: digest(notes)}
         values = {key: value for key, value in summary.metrics().items() if parent.metrics.get(key) != value}
+        update = RunUpdate(expected_cursor=None, keys={key: key for key in values}, tags=tags, row=row)
         step = 0
-        if self.store.database is None and values:
+        if self.store.database is not None:
+            update.deleted_keys = sorted(set(values) & set(parent.metrics))
+        elif values:
             # Points cannot be deleted there, and MLflow shows the one of the highest step.
-            step = max(len(self.store.api.history(parent.run_id, key)) for key in values)
-        update = RunUpdate(
-            expected_cursor=None,
-            blocks=[_one_row(values, step, max(ends, default=start) / 1000.0)] if values else [],
-            names={key: key for key in values},
-            deleted_keys=sorted(set(values) & set(parent.metrics)) if self.store.database is not None else [],
-            tags=tags,
-            row=row,
-        )
-        self.store.write(parent.run_id, update)
+            step = max(len(self.store.api.history(parent.run_id, key)[0]) for key in values)
+        if values:
+            update.blocks = [_one_row(values, step, max(ends, default=start) / 1000.0)]
+        self.store.runs.write(parent.run_id, update)
 
 
 def _one_row(values: Mapping[str, float], step: int, time: float) -> Block:

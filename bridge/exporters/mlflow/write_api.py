@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mlflow.entities import Metric
+    from numpy.typing import NDArray
 
     from bridge.exporters.mlflow.write_db import RunRow, RunUpdate
 
 POINTS_A_REQUEST = 1000
-"""The most points that MLflow accepts in one request."""
+"""The most points that MLflow accepts in one request, and the most points, params and tags together."""
 
 BYTES_A_REQUEST = 900_000
 """The most bytes sent in one request. MLflow accepts 1,000,000."""
@@ -39,93 +39,102 @@ _BYTES_A_POINT = 120
 """The most bytes of a point in a request beside its key: field names, value, time and step."""
 
 _ENTITIES_A_REQUEST = 100
+"""The most params that MLflow accepts in one request, and the most tags."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApiWriter:
-    """Writes through MlflowClient.
+class ApiRuns(MlflowApi):
+    """The runs behind MLflow's client.
 
     An update whose points take several requests sets the tag `mlflow.bridge.pending` first and deletes it at the end.
     A run with that tag may hold points past its cursor; they are not sent a second time.
     """
 
-    api: MlflowApi
-
-    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> int:
+    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
         """Bring `update` into the run: points, the run's row, params, tags, and the cursor last.
 
-        `now` is the run if it was read a moment ago. Return the number of points sent. Raise TargetError;
-        RebuildNeededError for a best that cannot be corrected.
+        `now` is the run if it was read a moment ago. Raise TargetError; RebuildNeededError for a best that cannot be
+        corrected.
         """
-        now = now or self.api.run(run_id)
+        now = now or self.run(run_id)
         _check_cursor(now, update)
-        sent, is_pending = self._send_points(now, update)
+        logged = rows_of(update.blocks, update.keys)
+        is_pending = Tag.PENDING in now.tags
+        batches = list(batches_for_requests(self._missing(run_id, logged) if is_pending else _distinct(logged)))
+        if len(batches) > 1 and not is_pending:
+            self.set_tags(run_id, {Tag.PENDING: "true"})
+            is_pending = True
+        for batch in batches[:-1]:
+            self._log(run_id, batch)
+        for best_key, (key, sign) in sorted(update.bests.items()):
+            self._send_best(now, best_key, key, sign, next((part for part in logged if part.key == key), None))
         if update.row is not None:
             self._set_row(now, update.row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
-        self._send_fields(run_id, update)
+        self._send_fields(run_id, update, batches[-1] if batches else [])
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
             self._delete_tag(run_id, Tag.PENDING)
-        return sent
 
-    def _send_points(self, now: FoundRun, update: RunUpdate) -> tuple[int, bool]:
-        """Send the points. Return their number, and whether the run now has the tag `mlflow.bridge.pending`."""
-        run_id, is_pending = now.run_id, Tag.PENDING in now.tags
-        logged = rows_of(update.blocks, update.names)
-        rows = [part.distinct() for part in logged]
-        if is_pending:
-            held = {part.key: self.api.history(run_id, part.key) for part in rows}
-            if any(_holds_others(part, held[part.key]) for part in rows):
+    def _missing(self, run_id: str, logged: Sequence[KeyRows]) -> list[KeyRows]:
+        """Return the rows that the run lacks. Raise RebuildNeededError if it holds others at their steps."""
+        left: list[KeyRows] = []
+        for part in _distinct(logged):
+            held = rows_of_history(part.key, self.history(run_id, part.key))
+            wanted, steps = set(_points(part)), set(part.step.tolist())
+            if any(point[1] in steps and point not in wanted for point in _points(held)):
                 raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
-            rows = [left for part in rows if (left := _without(part, held[part.key])) is not None]
-        batches = list(batches_for_requests(rows))
-        if len(batches) > 1 and not is_pending:
-            self.api.set_tags(run_id, {Tag.PENDING: "true"})
-            is_pending = True
-        for batch in batches:
-            self._log(run_id, batch)
-        for best_key, (key, sign) in sorted(update.bests.items()):
-            self._send_best(now, best_key, key, sign, next((part for part in logged if part.key == key), None))
-        return sum(map(len, rows)), is_pending
+            left += _without(part, held)
+        return left
 
-    def _log(self, run_id: str, rows: Sequence[KeyRows]) -> None:
-        """Log as many points as one request takes, also where the server holds some of them already.
+    def _log(
+        self,
+        run_id: str,
+        rows: Sequence[KeyRows],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send what one request takes, also where the server holds some of the points already.
 
         Servers up to 3.8 refuse a request for several metrics of which they hold some points, however often it is sent.
         They accept the missing points of one metric, at most 100 at a time.
         """
         try:
-            self._log_batch(run_id, rows)
+            self._log_batch(run_id, rows, params, tags)
         except SentTwiceError:
             for part in rows:
                 for pause in (*RETRY_PAUSES_S, None):
-                    left = _without(part, self.api.history(run_id, part.key))
-                    if left is None:
-                        break
+                    left = _without(part, rows_of_history(part.key, self.history(run_id, part.key)))
                     try:
-                        for batch in batches_of_rows([left], _POINTS_A_REPEATED_REQUEST):
+                        for batch in batches_of_rows(left, _POINTS_A_REPEATED_REQUEST):
                             self._log_batch(run_id, batch)
                         break
                     except SentTwiceError:  # the first request is still being carried out
                         if pause is None:
                             raise
                         time.sleep(pause)
+            if params or tags:
+                self._log_batch(run_id, (), params, tags)
 
-    def _log_batch(self, run_id: str, rows: Sequence[KeyRows]) -> None:
-        """Log points in one request.
+    def _log_batch(
+        self,
+        run_id: str,
+        rows: Sequence[KeyRows],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log points, params and tags in one request. MLflow stores params first, then points, then tags.
 
         MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
         body of the same request to the same documented endpoint, and sends it with MLflow's own request function,
         which handles credentials, headers and retries. If that function is unknown, the client is used.
         """
-        address = self.api.address
-        post = _post_batch() if address.uri.startswith(("http://", "https://")) else None
+        uri = self.address.uri
+        post = _post_batch() if uri.startswith(("http://", "https://")) else None
         if post is None:
-            self.api.call("log_batch", run_id, metrics=entities_of(rows))
+            self.call("log_batch", run_id, **entities_of(rows, params, tags))
         else:
-            _ = self.api.client  # checks that the server answers
-            call_with_retry(address.shown, functools.partial(post, address.uri, body_of(run_id, rows)))
+            _ = self.client  # checks that the server answers
+            call_with_retry(self.address.shown, functools.partial(post, uri, body_of(run_id, rows, params, tags)))
 
     def _send_best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> None:
         """Log the best value of `key` so far as `best_key`, unless that is its latest value already.
@@ -134,11 +143,10 @@ class ApiWriter:
         """
         held = None
         if best_key in now.metrics:
-            points = self.api.history(now.run_id, best_key)
-            held = max(LatestValue(point.step, point.timestamp, point.value) for point in points)
+            held = rows_of_history(best_key, self.history(now.run_id, best_key)).latest()[0]
         new = logged.best(sign) if logged is not None else None
         if held is None and key in now.metrics:
-            earlier = rows_of_history(key, self.api.history(now.run_id, key)).best(sign)
+            earlier = rows_of_history(key, self.history(now.run_id, key)).best(sign)
             new = max(
                 (one for one in (earlier, new) if one is not None), key=lambda one: _rank(one, sign), default=None
             )
@@ -152,39 +160,43 @@ class ApiWriter:
 
     def _set_row(self, now: FoundRun, row: RunRow) -> None:
         if row.end is not None and (now.end != row.end or now.status != row.status):
-            self.api.call("set_terminated", now.run_id, row.status, row.end)
+            self.call("set_terminated", now.run_id, row.status, row.end)
         changed = {
             "status": row.status if row.end is None and now.status != row.status else None,
             "name": row.name if now.name != row.name else None,
         }
         if any(changed.values()):
-            self.api.call("update_run", now.run_id, **changed)
+            self.call("update_run", now.run_id, **changed)
 
-    def _send_fields(self, run_id: str, update: RunUpdate) -> None:
-        """Set params and tags. The cursor, and the list of user tags that belongs to it, go with the last request.
+    def _send_fields(self, run_id: str, update: RunUpdate, rows: Sequence[KeyRows]) -> None:
+        """Set params and tags, and send the last points. The cursor goes with the last request.
 
-        MLflow stores the params of a request before its tags.
+        The list of user tags belongs to the cursor.
         """
-        from mlflow.entities import Param, RunTag
-
         last = {key: update.tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in update.tags}
         others = {key: value for key, value in update.tags.items() if key not in last}
-        nothing: dict[str, str] = {}
-        requests = list(zip_longest(_batches(update.params), _batches(others), fillvalue=nothing))
+        requests = [
+            [*pair] for pair in zip_longest(_pieces(update.params), _pieces(others), fillvalue=dict[str, str]())
+        ]
         if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
-            requests.append((nothing, nothing))
-        requests[-1] = (requests[-1][0], requests[-1][1] | last)
+            requests.append([{}, {}])
+        requests[-1][1] |= last
+        params, tags = requests[0]
+        entities = sum(map(len, rows)) + len(params) + len(tags)
+        if entities > POINTS_A_REQUEST or len(body_of(run_id, rows, params, tags)) > BYTES_A_REQUEST:
+            self._log(run_id, rows)
+            rows = ()
         for params, tags in requests:
-            entities = [Param(*pair) for pair in params.items()], [RunTag(*pair) for pair in tags.items()]
-            if any(entities):
-                self.api.call("log_batch", run_id, params=entities[0], tags=entities[1])
+            if rows or params or tags:
+                self._log(run_id, rows, params, tags)
+            rows = ()
 
     def _delete_tag(self, run_id: str, key: str) -> None:
         try:
-            self.api.call("delete_tag", run_id, key)
+            self.call("delete_tag", run_id, key)
         except TargetRefusedError:
             # Another export was faster, or the answer to our first try was lost.
-            if key in self.api.run(run_id).tags:
+            if key in self.run(run_id).tags:
                 raise
 
 
@@ -212,8 +224,10 @@ def batches_for_requests(rows: Sequence[KeyRows]) -> Iterator[list[KeyRows]]:
     return batches_of_rows(rows, min(POINTS_A_REQUEST, BYTES_A_REQUEST // (longest + _BYTES_A_POINT)))
 
 
-def body_of(run_id: str, rows: Sequence[KeyRows]) -> bytes:
-    """Return the body of a request to `runs/log-batch` with these rows, written as text from the columns."""
+def body_of(
+    run_id: str, rows: Sequence[KeyRows], params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the body of a request to `runs/log-batch`, with the points written as text from the columns."""
     points: list[str] = []
     for part in rows:
         head = f'{{"key":{_json(part.key)},"value":'
@@ -222,47 +236,48 @@ def body_of(run_id: str, rows: Sequence[KeyRows]) -> bytes:
             values[at] = '"NaN"'
         columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
         points += [f'{head}{value},"timestamp":{timestamp},"step":{step}}}' for value, timestamp, step in columns]
-    return f'{{"run_id":{_json(run_id)},"metrics":[{",".join(points)}]}}'.encode()
+    fields = {
+        name: [{"key": key, "value": value} for key, value in (pairs or {}).items()]
+        for name, pairs in (("params", params), ("tags", tags))
+    }
+    body = f'{{"run_id":{_json(run_id)},"metrics":[{",".join(points)}],{json.dumps(fields)[1:]}'
+    return body.encode()
 
 
-def entities_of(rows: Sequence[KeyRows]) -> list[Metric]:
-    """Return the rows as MLflow's entities, for tracking stores that are not reached over HTTP."""
-    from mlflow.entities import Metric
+def entities_of(
+    rows: Sequence[KeyRows], params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+) -> dict[str, list[Any]]:
+    """Return points, params and tags as arguments of MLflow's client, for stores that are not reached over HTTP."""
+    from mlflow.entities import Metric, Param, RunTag
 
     metrics: list[Metric] = []
     for part in rows:
         values = np.where(part.is_nan, np.nan, part.value).tolist()
         columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
         metrics += [Metric(part.key, value, timestamp, step) for value, timestamp, step in columns]
-    return metrics
+    return {
+        "metrics": metrics,
+        "params": [Param(*pair) for pair in (params or {}).items()],
+        "tags": [RunTag(*pair) for pair in (tags or {}).items()],
+    }
 
 
-def rows_of_history(key: str, points: Sequence[Metric]) -> KeyRows:
-    """Return the points of one key as columns."""
-    value = np.array([point.value for point in points], dtype=np.float64)
+def rows_of_history(key: str, points: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]) -> KeyRows:
+    """Return the points of one key, as `MlflowApi.history` has them, as rows."""
+    step, timestamp, value = points
     is_nan = np.isnan(value)
-    return KeyRows(
-        key,
-        np.array([point.timestamp for point in points], dtype=np.int64),
-        np.array([point.step for point in points], dtype=np.int64),
-        np.where(is_nan, 0.0, value),
-        is_nan,
-    )
+    return KeyRows(key, timestamp, step, np.where(is_nan, 0.0, value), is_nan)
 
 
-def _without(rows: KeyRows, held: Sequence[Metric]) -> KeyRows | None:
-    """Return `rows` without those that are among the points `held`, None if nothing is left."""
-    there = set(_points(rows_of_history(rows.key, held)))
+def _distinct(rows: Sequence[KeyRows]) -> list[KeyRows]:
+    return [part.distinct() for part in rows]
+
+
+def _without(rows: KeyRows, held: KeyRows) -> list[KeyRows]:
+    """Return `rows` without those that are among the rows `held`; nothing if none is left."""
+    there = set(_points(held))
     new = np.array([point not in there for point in _points(rows)], dtype=np.bool_)
-    if not new.any():
-        return None
-    return rows if new.all() else rows.take(new)
-
-
-def _holds_others(rows: KeyRows, held: Sequence[Metric]) -> bool:
-    """Return if some of the points `held` are at a step of `rows`, with another value or time."""
-    wanted, steps = set(_points(rows)), set(rows.step.tolist())
-    return any(point[1] in steps and point not in wanted for point in _points(rows_of_history(rows.key, held)))
+    return [rows.take(new)] if new.any() else []
 
 
 def _points(rows: KeyRows) -> list[tuple[int, int, float, bool]]:
@@ -271,7 +286,7 @@ def _points(rows: KeyRows) -> list[tuple[int, int, float, bool]]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _batches(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def _pieces(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Yield `pairs` in pieces that one request takes."""
     items = list(pairs.items())
     for at in range(0, len(items), _ENTITIES_A_REQUEST):

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.client import (
     Experiment,
     FoundRun,
@@ -32,7 +32,7 @@ from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, 
 from bridge.secrets import hide_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from bridge.exporters.mlflow.rows import KeyRows
     from bridge.model import Block
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks before a database is touched
@@ -155,43 +157,29 @@ class RunRow:
     end: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be created as MlflowClient.create_run would.
-
-    `user` is the value of `mlflow.user`, `tags` are the run's first tags.
-    """
-
-    experiment_id: str
-    name: str
-    start: int
-    user: str = "unknown"
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RunUpdate:
     """The changes of one write to one run.
 
-    `expected_cursor` is the run's cursor tag before the write, None if it has none. `names` maps each metric to its
-    key. With `replace_from` all points of these keys at or after that step are deleted first; `interim_cursor` is the
+    `expected_cursor` is the run's cursor tag before the write, None if it has none. `keys` maps each metric to its key.
+    With `replace_from` all points of these keys at or after that step are deleted first; `interim_cursor` is the
     cursor while that takes several transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for
     max or -1 for min. `deleted_keys` lose all their points. `tags`, the new cursor among them, and `params` are set or
-    replaced. Without `row` the run's row stays as it is. With `create` a missing run is created first.
+    replaced. Without `row` the run's row stays as it is. If the run `create` is missing it is created first.
     """
 
     expected_cursor: str | None
     blocks: Sequence[Block] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
     replace_from: int | None = None
     interim_cursor: str | None = None
-    bests: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    deleted_keys: Sequence[str] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-    deleted_tags: Sequence[str] = ()
-    params: Mapping[str, str] = field(default_factory=dict)
+    bests: dict[str, tuple[str, int]] = field(default_factory=dict)
+    deleted_keys: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    deleted_tags: list[str] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
     row: RunRow | None = None
-    create: NewRun | None = None
+    create: FoundRun | None = None
 
 
 def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -> str:
@@ -206,6 +194,14 @@ def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -
 _ROWS_AT_ONCE = 50_000
 """Points that are held as rows while a history is read."""
 
+_RUNS_AT_ONCE = 500
+
+_MOST_NAMED = 200
+"""Up to this many values of a tag are named in a select. For more, all runs that have the tag are read."""
+
+_POINTS_TOGETHER = 50_000
+"""Once new runs with so many points wait, they are written, so that other programs never wait for long."""
+
 
 class Database:
     """MLflow's database, opened for bulk writing. Safe to use from several threads; cannot be pickled."""
@@ -213,6 +209,10 @@ class Database:
     def __init__(self, engine: Engine, bulk: SqliteBulk | PostgresBulk) -> None:
         self._engine = engine
         self._bulk = bulk
+        self._waiting: list[tuple[str, RunUpdate]] | None = None
+        """New runs that wait to be written together, None outside of `batch`."""
+        self._waiting_points = 0
+        self._waiting_error: TargetError | None = None
 
     @classmethod
     def open(cls, uri: str, *, note: Callable[[str], None]) -> Self | None:
@@ -262,8 +262,8 @@ class Database:
     def _has_workspaces(self) -> bool:
         import sqlalchemy
 
-        with _translate_errors(self._engine):
-            columns = sqlalchemy.inspect(self._engine).get_columns("experiments")
+        with self._connected() as connection:
+            columns = sqlalchemy.inspect(connection).get_columns("experiments")
         return any(column["name"] == "workspace" for column in columns)
 
     def experiment_by_id(self, experiment_id: str) -> Experiment | None:
@@ -277,37 +277,82 @@ class Database:
 
     def _experiment(self, condition: str, value: str | int, **values: object) -> Experiment | None:
         sql = "SELECT experiment_id, name, lifecycle_stage, artifact_location, creation_time FROM experiments WHERE "
-        with _translate_errors(self._engine), self._engine.connect() as connection:
+        with self._connected() as connection:
             found = _select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value, **values)
         if not found:
             return None
         one = found[0]
         return Experiment(str(one[0]), one[1], one[2] == "deleted", one[3] or "", int(one[4] or 0))
 
-    def runs(
-        self,
-        keys: Sequence[str] | None = None,
-        *,
-        experiment_ids: Sequence[str] | None = None,
-        having: tuple[str, Sequence[str] | None] | None = None,
-    ) -> list[FoundRun]:
-        """Return all runs, deleted ones too, that have at least one tag of `keys`, with these tags, in one select.
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        sql = "SELECT key, value FROM experiment_tags WHERE experiment_id = :experiment"
+        with self._connected() as connection:
+            return {row[0]: row[1] or "" for row in _select(connection, sql, experiment=int(experiment_id))}
 
-        None stands for all tags. `experiment_ids` and `having` (a tag, and its possible values or None for any) narrow
-        the runs down.
+    def run(self, run_id: str) -> FoundRun:
+        """Return one run with its tags, params and latest metrics. Raise ConflictError if it is gone."""
+        found = self._runs("r.run_uuid = :run", {"run": run_id})
+        if not found:
+            raise ConflictError(f"MLflow run {run_id} is gone.", hint="Export again.")
+        return found[0]
+
+    def runs_with_tag(
+        self,
+        key: str,
+        values: Collection[str] | None,
+        experiment_ids: Sequence[str] | None = None,
+        *,
+        only: Collection[str] | None = None,
+    ) -> list[FoundRun]:
+        """Return all runs, deleted ones too, whose tag `key` has one of `values`, or any value for None.
+
+        With `only` they come with the tags of these keys, and nothing else is read.
         """
-        conditions, values = ["1 = 1"], dict[str, object]()
-        if keys is not None:
-            conditions.append("t.key IN :keys")
-            values["keys"] = list(keys)
+        condition, bound = "r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having", dict[str, Any](having=key)
+        if values is not None and len(values) <= _MOST_NAMED:
+            condition, bound["values"] = f"{condition} AND value IN :values", list(values)
+        condition += ")"
         if experiment_ids is not None:
-            conditions.append("r.experiment_id IN :experiments")
-            values["experiments"] = [int(experiment_id) for experiment_id in experiment_ids]
-        if having is not None:
-            one_of = "" if having[1] is None else " AND value IN :values"
-            conditions.append(f"r.run_uuid IN (SELECT run_uuid FROM tags WHERE key = :having{one_of})")
-            values |= {"having": having[0]} | ({} if having[1] is None else {"values": list(having[1])})
-        return self._runs(" AND ".join(conditions), values, asked=None if keys is None else frozenset(keys))
+            condition += " AND r.experiment_id IN :experiments"
+            bound["experiments"] = [int(experiment_id) for experiment_id in experiment_ids]
+        return self._runs(condition, bound, only)
+
+    def _runs(self, condition: str, bound: dict[str, Any], only: Collection[str] | None = None) -> list[FoundRun]:
+        """Return the runs for which `condition` holds: with the tags `only`, else with all that they hold."""
+        sql = (
+            "SELECT r.run_uuid, r.experiment_id, r.lifecycle_stage, r.status, r.name, r.start_time, r.end_time, "
+            f"t.key, t.value FROM runs r JOIN tags t ON r.run_uuid = t.run_uuid WHERE {condition}"
+        )
+        asked = None
+        if only is not None:
+            asked, bound = frozenset(only), bound | {"keys": sorted(only)}
+            sql += " AND t.key IN :keys"
+        found: dict[str, FoundRun] = {}
+        # The three mappings of each run, which are filled row by row.
+        contents: dict[str, tuple[dict[str, str], dict[str, str], dict[str, float]]] = {}
+        with self._connected() as connection:
+            for run_id, experiment_id, stage, status, name, start, end, key, value in _select(connection, sql, **bound):
+                if run_id not in found:
+                    tags, params, metrics = contents[run_id] = {}, {}, {}
+                    if name and (asked is None or Tag.NAME in asked):
+                        tags[Tag.NAME] = name
+                    found[run_id] = FoundRun(
+                        run_id, str(experiment_id), status, stage == "deleted", start, end, tags, params, metrics,
+                        asked=asked,
+                    )  # fmt: skip
+                if key != Tag.NAME or not name:
+                    contents[run_id][0][key] = value or ""
+            ids = list(found) if only is None else []
+            for at in range(0, len(ids), _RUNS_AT_ONCE):
+                some = ids[at : at + _RUNS_AT_ONCE]
+                sql = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN :runs"
+                for run_id, key, value in _select(connection, sql, runs=some):
+                    contents[run_id][1][key] = value
+                sql = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :runs"
+                for run_id, key, value, is_nan in _select(connection, sql, runs=some):
+                    contents[run_id][2][key] = float("nan") if is_nan else float(value)
+        return list(found.values())
 
     def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Return the points of one key as columns of one length, sorted by step and time: step, milliseconds, value.
@@ -322,7 +367,7 @@ class Database:
             " ORDER BY step, timestamp"
         )
         step, timestamp, value = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-        with _translate_errors(self._engine), self._engine.connect() as connection:
+        with self._connected() as connection:
             rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
                 _statement(sql), {"run": run_id, "key": key}
             )
@@ -334,60 +379,12 @@ class Database:
                 value.append(np.where(nans, np.nan, np.array(values, np.float64)))
         return np.concatenate(step), np.concatenate(timestamp), np.concatenate(value)
 
-    def _runs(self, condition: str, values: Mapping[str, object], asked: frozenset[str] | None) -> list[FoundRun]:
-        sql = (
-            "SELECT r.run_uuid, r.experiment_id, r.lifecycle_stage, r.status, r.name, r.start_time, r.end_time, "
-            f"t.key, t.value FROM runs r JOIN tags t ON r.run_uuid = t.run_uuid WHERE {condition}"
-        )
-        found: dict[str, FoundRun] = {}
-        all_tags: dict[str, dict[str, str]] = {}
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Open a connection, once the new runs that wait are written."""
+        self.write_waiting()
         with _translate_errors(self._engine), self._engine.connect() as connection:
-            for row in _select(connection, sql, **values):
-                run_id = row[0]
-                if run_id not in found:
-                    tags = all_tags[run_id] = (
-                        {Tag.NAME: row[4]} if row[4] and (asked is None or Tag.NAME in asked) else {}
-                    )
-                    found[run_id] = FoundRun(
-                        run_id, str(row[1]), row[3], row[2] == "deleted", row[5], row[6], tags, asked=asked
-                    )
-                if row[7] != Tag.NAME or not row[4]:
-                    all_tags[run_id][row[7]] = row[8] or ""
-        return list(found.values())
-
-    def runs_in_full(
-        self, *, having: tuple[str, Sequence[str] | None], experiment_ids: Sequence[str] | None = None
-    ) -> list[FoundRun]:
-        """Return all runs that have one of these tags, with all their tags, params and latest metrics."""
-        return self._with_contents(self.runs(experiment_ids=experiment_ids, having=having))
-
-    def run(self, run_id: str) -> FoundRun:
-        """Return one run with its tags, params and latest metrics."""
-        found = self._with_contents(self._runs("r.run_uuid = :run", {"run": run_id}, None))
-        if not found:
-            raise ConflictError(f"MLflow run {run_id} is gone.", hint="Export again.")
-        return found[0]
-
-    def _with_contents(self, runs: Sequence[FoundRun]) -> list[FoundRun]:
-        params: dict[str, dict[str, str]] = {run.run_id: {} for run in runs}
-        metrics: dict[str, dict[str, float]] = {run.run_id: {} for run in runs}
-        ids = list(params)
-        with _translate_errors(self._engine), self._engine.connect() as connection:
-            for at in range(0, len(ids), _RUNS_AT_ONCE):
-                some = ids[at : at + _RUNS_AT_ONCE]
-                sql = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN :runs"
-                for run_id, key, value in _select(connection, sql, runs=some):
-                    params[run_id][key] = value
-                sql = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :runs"
-                for run_id, key, value, is_nan in _select(connection, sql, runs=some):
-                    metrics[run_id][key] = float("nan") if is_nan else float(value)
-        return [replace(run, params=params[run.run_id], metrics=metrics[run.run_id]) for run in runs]
-
-    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
-        """Return the tags of an experiment."""
-        sql = "SELECT key, value FROM experiment_tags WHERE experiment_id = :experiment"
-        with _translate_errors(self._engine), self._engine.connect() as connection:
-            return {row[0]: row[1] or "" for row in _select(connection, sql, experiment=int(experiment_id))}
+            yield connection
 
     # Writing
 
@@ -398,26 +395,57 @@ class Database:
             "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value"
         )
         rows = [{"key": key, "value": value, "experiment": int(experiment_id)} for key, value in sorted(tags.items())]
-        with _translate_errors(self._engine), self._transaction() as tables:
-            tables.connection.execute(_statement(sql), rows)
+        with self._transaction() as tables:
+            tables.execute(sql, rows)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run, whatever its cursor says. Do nothing if it is gone for good."""
-        with _translate_errors(self._engine), self._transaction() as tables:
+        with self._transaction() as tables:
             if tables.rows("SELECT run_uuid FROM runs WHERE run_uuid = :run", run=run_id):
-                tables.run(run_id).set_tags(tags)
+                tables.run(run_id).set_pairs("tags", tags)
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
         sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run AND "
-        with _translate_errors(self._engine), self._transaction() as tables:
+        with self._transaction() as tables:
             run = tables.run(run_id)
-            now = int(time.time() * 1000)
-            if run.execute(f"{sql}lifecycle_stage = 'active'", [{"now": now}]):
-                run.set_tags(tags)
+            if run.execute(f"{sql}lifecycle_stage = 'active'", [{"now": int(time.time() * 1000)}]):
+                run.set_pairs("tags", tags)
 
-    def write(self, run_id: str, update: RunUpdate) -> int:
-        """Bring `update` into the run. Return the number of new metric rows.
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write the new runs of the block together: at its end, or before anything else is written or read.
+
+        Raise TargetError at its end if some of them are not written.
+        """
+        self._waiting, self._waiting_points, self._waiting_error = [], 0, None
+        try:
+            yield
+            self.write_waiting()
+        finally:
+            self._waiting = self._waiting_error = None
+
+    def write_waiting(self) -> None:
+        """Write the new runs of a batch that wait. Raise TargetError, again and again until the batch ends."""
+        if self._waiting_error is not None:
+            raise self._waiting_error
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._waiting_points = self._waiting, [], 0
+        try:
+            self.write_together(waiting)
+        except TargetError as error:
+            self._waiting_error = error
+            raise
+
+    def create(self, new: FoundRun) -> FoundRun:
+        """Create the run `new`, and return it. Raise ConflictError if it exists and has a cursor."""
+        self.write_waiting()
+        self.write_together([(new.run_id, RunUpdate(expected_cursor=None, create=new))])
+        return new
+
+    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
+        """Bring `update` into the run. In a batch a new run may wait.
 
         Durable on return, and all or nothing: one transaction compares the run's cursor tag with the expected one and
         writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor differs.
@@ -426,50 +454,60 @@ class Database:
         A rewind of more rows than a SQLite transaction may hold takes several. Then the first one sets the interim
         cursor, which says that the target is incomplete; the last one writes the new points and the new cursor.
         """
+        if self._waiting is not None and update.create is not None:
+            self._waiting.append((run_id, update))
+            self._waiting_points += sum(block.points for block in update.blocks)
+            if self._waiting_points >= _POINTS_TOGETHER:
+                self.write_waiting()
+            return
+        self.write_waiting()
         limit = self._bulk.limit
         if update.replace_from is not None and limit is not None:
-            rows = sum(len(part.distinct()) for part in rows_of(update.blocks, update.names))
-            expected = self._delete_in_parts(run_id, update, max(limit - rows, 1), update.expected_cursor)
+            rows = sum(len(part.distinct()) for part in rows_of(update.blocks, update.keys))
+            expected = self._delete_in_parts(run_id, update, max(limit - rows, 1))
             update = replace(update, expected_cursor=expected)
-        return self.write_together([(run_id, update)])
+        self.write_together([(run_id, update)])
 
-    def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> int:
+    def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> None:
         """Bring each update into its run, all in one transaction, as `write` does for one that replaces no points."""
-        logged = [rows_of(update.blocks, update.names) for _, update in updates]
         # One order for all exports, so that two of them never wait for each other's runs.
-        work = sorted(zip(updates, logged, strict=True), key=lambda one: one[0][0])
+        work = [
+            (run_id, update, rows_of(update.blocks, update.keys))
+            for run_id, update in sorted(updates, key=lambda one: one[0])
+        ]
 
-        def write_all(tables: Tables, *, again: bool) -> int:
-            return sum(_write_one(tables.run(run_id), update, rows, again=again) for (run_id, update), rows in work)
+        def write_all(tables: Tables, *, again: bool) -> None:
+            for run_id, update, rows in work:
+                _write_one(tables.run(run_id), update, rows, again=again)
 
-        return self._transact(write_all)
+        self._transact(write_all)
 
-    def _delete_in_parts(self, run_id: str, update: RunUpdate, most: int, expected: str | None) -> str | None:
+    def _delete_in_parts(self, run_id: str, update: RunUpdate, most: int) -> str | None:
         """Delete replaced points until at most `most` are left. Return the run's cursor after that."""
+        expected = update.expected_cursor
 
-        def delete(tables: Tables, *, again: bool) -> int:
+        def delete(tables: Tables, *, again: bool) -> bool:
             run = tables.run(run_id)
             run.claim(update)
-            left = run.count_points(update)
-            if left <= most:
-                return 0
+            if run.count_points(update) <= most:
+                return False
             cursor = run.tag(Tag.CURSOR)
             if cursor != update.interim_cursor:
                 _check_cursor(run_id, cursor, expected)
             assert update.interim_cursor is not None
-            run.set_tags({Tag.CURSOR: update.interim_cursor})
+            run.set_pairs("tags", {Tag.CURSOR: update.interim_cursor})
             run.delete_points(update, at_most=self._bulk.limit)
-            return left
+            return True
 
         while self._transact(delete):
             expected = update.interim_cursor
         return expected
 
-    def _transact(self, work: Callable[..., int]) -> int:
+    def _transact(self, work: Callable[..., T]) -> T:
         """Run `work` in a transaction, again if the database lost it to a deadlock, a restart or a full queue."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with _translate_errors(self._engine), self._transaction() as tables:
+                with self._transaction() as tables:
                     return work(tables, again=attempt > 1)
             except ConflictError:
                 raise
@@ -481,7 +519,7 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[Tables]:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             self._bulk.begin(connection)
             try:
                 tables = Tables(connection, self._bulk)
@@ -493,16 +531,16 @@ class Database:
                 self._bulk.ended()
 
 
-def _write_one(run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool) -> int:
-    """Bring `update` into `run`. Return the number of new metric rows. `logged` are the points of the update."""
+def _write_one(run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool) -> None:
+    """Bring `update` into `run`. `logged` are the points of the update."""
     run.claim(update)
     cursor = run.tag(Tag.CURSOR)
     if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
-        return 0  # the commit had arrived, only its answer was lost
+        return  # the commit had arrived, only its answer was lost
     _check_cursor(run.run_id, cursor, update.expected_cursor)
     gone = run.delete_points(update) if update.replace_from is not None else set()
     run.delete_keys(update.deleted_keys)
-    new = run.insert(logged)
+    run.insert(logged)
     run.set_latest(logged)
     run.find_latest(gone - {part.key for part in logged})
     for best_key, (key, sign) in sorted(update.bests.items()):
@@ -511,8 +549,7 @@ def _write_one(run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, 
     run.set_pairs("params", update.params)
     run.set_row(update.row)
     run.delete_tags(update.deleted_tags)
-    run.set_tags(update.tags)
-    return new
+    run.set_pairs("tags", update.tags)
 
 
 def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None:
@@ -526,7 +563,6 @@ def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None
 # The tables of one run
 
 _KEYS_AT_ONCE = 500
-_RUNS_AT_ONCE = 500
 _LONGEST_USER = 256
 """Characters of the column. The tag `mlflow.user`, which the UI shows, holds more."""
 
@@ -626,39 +662,35 @@ class RunTables:
         if stage != "active":
             raise ConflictError(f"MLflow run {self.run_id} was deleted in the meantime.", hint="Export again.")
 
-    def _create(self, create: NewRun, row: RunRow | None) -> bool:
-        """Create the run with its row, and return True; return False if it exists."""
-        row = row or RunRow("RUNNING", create.name, create.start, None)
-        new = {
+    def _create(self, new: FoundRun, row: RunRow | None) -> bool:
+        """Create the run with its row and first tags, and return True; return False if it exists."""
+        row = row or RunRow(new.status, new.name, new.start or 0, new.end)
+        values = {
             "run": self.run_id,
             "name": row.name,
-            "user": create.user[:_LONGEST_USER],
+            "user": new.tags.get(Tag.USER, "unknown")[:_LONGEST_USER],
             "status": row.status,
             "start": row.start,
             "end": row.end,
-            "artifacts": artifact_uri(self._tables.artifact_location(create.experiment_id), self.run_id),
-            "experiment": int(create.experiment_id),
+            "artifacts": artifact_uri(self._tables.artifact_location(new.experiment_id), self.run_id),
+            "experiment": int(new.experiment_id),
         }
         # Not `execute`: rows of other runs may go on waiting.
-        self._is_new = self._tables.connection.execute(_statement(_NEW_RUN), new).rowcount > 0
+        self._is_new = self._tables.connection.execute(_statement(_NEW_RUN), values).rowcount > 0
         if self._is_new:
-            self.set_tags({Tag.NAME: row.name})
+            self.set_pairs("tags", {**new.tags, Tag.NAME: row.name})
         return self._is_new
 
-    def insert(self, logged: Sequence[KeyRows]) -> int:
-        """Insert the points that do not exist yet. Return their number."""
+    def insert(self, logged: Sequence[KeyRows]) -> None:
+        """Insert the points that do not exist yet."""
         rows = [part.distinct() for part in logged]
-        return self._tables.bulk.insert(self._tables.connection, self.run_id, rows, is_new=self._is_new)
+        self._tables.bulk.insert(self._tables.connection, self.run_id, rows, is_new=self._is_new)
 
     def tag(self, key: str) -> str | None:
         """Return the value of one tag."""
         if self._is_new:
             return None
         return self._one("SELECT value FROM tags WHERE run_uuid = :run AND key = :key", key=key)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags."""
-        self.set_pairs("tags", tags)
 
     def delete_tags(self, keys: Iterable[str]) -> None:
         """Delete tags, if they exist."""
@@ -679,7 +711,7 @@ class RunTables:
             "WHERE run_uuid = :run",
             [{"status": row.status, "name": row.name, "start": row.start, "end": row.end}],
         )
-        self.set_tags({Tag.NAME: row.name})
+        self.set_pairs("tags", {Tag.NAME: row.name})
 
     def set_latest(self, logged: Sequence[KeyRows]) -> None:
         """Update the latest metrics after `logged` was inserted, as log_batch does."""
@@ -766,7 +798,7 @@ class RunTables:
 
     def _replaced(self, update: RunUpdate) -> tuple[str, dict[str, object]]:
         """Return the condition for the points that a rewind replaces: not those that people logged to the run."""
-        ours = set(update.names.values())
+        ours = set(update.keys.values())
         rows = self._rows(
             "SELECT key FROM latest_metrics WHERE run_uuid = :run AND step >= :step", step=update.replace_from
         )

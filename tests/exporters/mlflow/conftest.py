@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bridge.errors import ConflictError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.options import ContentOptions
@@ -47,13 +48,20 @@ class Store:
         content: ContentOptions | None = None,
         **fields: Any,
     ) -> Applied:
-        """Export `run`: ask for its state, send what is new, finish."""
+        """Export `run`: ask for its state, send what is new, finish. After one conflict begin again."""
         content = content or ContentOptions()
         with self.exporter() as exporter:
             exporter.prepare([run], content)
-            known = exporter.cursors([run])[run.identity]
-            delta = delta_of(run, rows, before=known.cursor, content=content, **fields)
-            applied = exporter.open(run, content).apply(delta)
+
+            def send() -> Applied:
+                known = exporter.cursors([run])[run.identity]
+                delta = delta_of(run, rows, before=known.cursor, content=content, **fields)
+                return exporter.open(run, content).apply(delta)
+
+            try:
+                applied = send()
+            except ConflictError:
+                applied = send()
             return applied + Applied(notices=tuple(exporter.finish([run], content)))
 
     def rebuild(self, run: Run, deltas: Iterable[Delta], content: ContentOptions | None = None) -> Applied:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from bridge.exporters.mlflow.write_db import Database, NewRun, RunRow, RunUpdate, new_run_id
+from bridge.exporters.mlflow.client import FoundRun
+from bridge.exporters.mlflow.write_db import Database, RunRow, RunUpdate, new_run_id
 from bridge.model import Block
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 START_MS = 1775822400000
 
 FACTS = RunRow(status="RUNNING", name="a run", start=START_MS, end=None)
-NEW = NewRun(experiment_id="0", name="a run", start=START_MS)
+NEW = FoundRun("", "0", "RUNNING", deleted=False, start=START_MS, end=None, tags={"mlflow.runName": "a run"})
+"""A run that does not exist yet. Its id is that of the write that creates it, or MLflow's own."""
 
 Point = tuple[str, int, float, float]
 """Metric, step, time in seconds after START_MS, value."""

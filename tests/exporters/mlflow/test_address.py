@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.mlflow.client import Address, sqlite_uri
-from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
+from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of

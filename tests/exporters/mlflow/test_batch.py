@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters import find_exporter
-from bridge.exporters.mlflow import find
+from bridge.exporters.mlflow import write_db
 from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.write_db import Database, RunUpdate
 from bridge.sync.export import export_runs
@@ -43,9 +43,9 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     write = Database.write_together
 
-    def counted(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> int:
+    def counted(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
         counts.append(len(updates))
-        return write(self, updates)
+        write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", counted)
     return counts
@@ -73,7 +73,7 @@ def test_a_transaction_has_no_more_points_than_a_delta(
     uri: str, root: Path, transactions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other programs wait for one transaction at most, so many points are written in several."""
-    monkeypatch.setattr(find, "_POINTS_TOGETHER", 20)
+    monkeypatch.setattr(write_db, "_POINTS_TOGETHER", 20)
     export_runs([root], exporter(uri))
     assert transactions == [2, 1, 1, 2, 1]
 
@@ -82,10 +82,10 @@ def test_a_run_that_is_refused_costs_no_other(uri: str, root: Path, monkeypatch:
     """If the database refuses one of several runs, the others are written, and that one alone has failed."""
     write = Database.write_together
 
-    def refusing(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> int:
+    def refusing(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
         if any(update.row is not None and update.row.name == "job-1" for _, update in updates):
             raise TargetRefusedError("no")
-        return write(self, updates)
+        write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", refusing)
     report = export_runs([root], exporter(uri))
@@ -99,11 +99,11 @@ def test_another_export_is_faster_with_one_of_them(uri: str, root: Path, monkeyp
     write = Database.write_together
     others = [True]
 
-    def late(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> int:
+    def late(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
         if others:
             others.clear()
             export_runs([root / "job-1"], exporter(uri))
-        return write(self, updates)
+        write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", late)
     report = export_runs([root], exporter(uri))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.rows import SqliteBulk
-from bridge.exporters.mlflow.write_db import ConflictError, Database, RunUpdate, new_run_id, outdated
+from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id, outdated
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.database_help import (
     FACTS,
@@ -45,8 +45,7 @@ def write_parts(uri: str, identity: str = "uid-1") -> None:
     database = open_database(uri)
     run_uuid = new_run_id("0", identity)
     held = {
-        run.run_id: run.tags.get("mlflow.bridge.cursor")
-        for run in database.runs(["mlflow.bridge.uid", "mlflow.bridge.cursor"])
+        run.run_id: run.tags.get("mlflow.bridge.cursor") for run in database.runs_with_tag("mlflow.bridge.uid", None)
     }
     cursor = held.get(run_uuid)
     for part in range(int(cursor or 0), PARTS):
@@ -54,7 +53,7 @@ def write_parts(uri: str, identity: str = "uid-1") -> None:
         change = RunUpdate(
             expected_cursor=cursor,
             blocks=[points],
-            names=same_names(points),
+            keys=same_names(points),
             tags={"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": str(part + 1)},
             row=FACTS,
             create=NEW,
@@ -94,12 +93,12 @@ def rewind_far(uri: str) -> None:
     """Replace more rows than one SQLite transaction of this test may hold."""
     SqliteBulk.limit = 1000
     database = open_database(uri)
-    (run,) = database.runs(["mlflow.bridge.cursor"])
+    (run,) = database.runs_with_tag("mlflow.bridge.cursor", None)
     points = wide_block(4, 100, start=500)
     change = RunUpdate(
         expected_cursor=run.tags["mlflow.bridge.cursor"],
         blocks=[points],
-        names=same_names(points),
+        keys=same_names(points),
         replace_from=500,
         interim_cursor="interim",
         tags={"mlflow.bridge.cursor": "c1"},
@@ -112,7 +111,7 @@ def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
     """The cursor of a rewind stopped between transactions says so until the rewind is complete."""
     database = open_database(sqlite_uri)
     points = wide_block(4, 6000)
-    ours = make_run(database, blocks=[points], names=same_names(points))
+    ours = make_run(database, blocks=[points], keys=same_names(points))
     database.close()
     chance = random.Random(7)
     seen = set()
@@ -142,7 +141,7 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
             change = RunUpdate(
                 expected_cursor=str(part) if part else None,
                 blocks=[points],
-                names=same_names(points),
+                keys=same_names(points),
                 tags={"mlflow.bridge.uid": "uid-1", "mlflow.bridge.cursor": str(part + 1)},
                 row=FACTS,
                 create=NEW,
@@ -158,7 +157,7 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
         conflicts = sum(pool.map(export, range(4)))
     assert conflicts == 15
     database = open_database(uri)
-    assert [run.run_id for run in database.runs(["mlflow.bridge.uid"])] == [new_run_id("0", "uid-1")]
+    assert [run.run_id for run in database.runs_with_tag("mlflow.bridge.uid", None)] == [new_run_id("0", "uid-1")]
     database.close()
     assert len(table(uri, "metrics", new_run_id("0", "uid-1"))) == 500
 
@@ -208,7 +207,7 @@ def _write_quarter_of_a_million(uri: str, identity: str) -> str:
     for part in range(8):
         points = wide_block(10, 3000, start=part * 3000)
         tags = {"mlflow.bridge.cursor": str(part + 1)}
-        change = RunUpdate(expected_cursor=str(part), blocks=[points], names=same_names(points), tags=tags)
+        change = RunUpdate(expected_cursor=str(part), blocks=[points], keys=same_names(points), tags=tags)
         database.write(ours, change)
     database.close()
     return ours
@@ -221,7 +220,7 @@ def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyP
     bulk = database._bulk
     assert isinstance(bulk, SqliteBulk)
     points = wide_block(10, 2000)
-    ours = make_run(database, blocks=[points], names=same_names(points))
+    ours = make_run(database, blocks=[points], keys=same_names(points))
     ended = bulk._ended
     database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
     assert bulk._began - ended >= SqliteBulk._PAUSE_S
@@ -279,6 +278,6 @@ def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
     points = wide_block(1, 5)
     bad = type(FACTS)(status="NO SUCH STATUS", name="x", start=0, end=None)
     with pytest.raises(TargetRefusedError):
-        database.write(ours, RunUpdate(expected_cursor="c0", blocks=[points], names=same_names(points), row=bad))
+        database.write(ours, RunUpdate(expected_cursor="c0", blocks=[points], keys=same_names(points), row=bad))
     assert table(uri, "metrics", ours) == []
     database.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.exporters.mlflow.facts import clean, facts_of, keys_of
-from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
+from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import run_of
 

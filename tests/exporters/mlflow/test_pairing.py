@@ -11,7 +11,7 @@ import pytest
 
 from bridge.errors import TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.find import ExperimentName, MlflowStore
+from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
 

@@ -10,9 +10,9 @@ import pytest
 from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters import find_exporter
 from bridge.exporters.mlflow import client
-from bridge.exporters.mlflow.client import Address, MlflowApi
+from bridge.exporters.mlflow.client import Address
 from bridge.exporters.mlflow.rows import rows_of
-from bridge.exporters.mlflow.write_api import ApiWriter, batches_for_requests, body_of, entities_of
+from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, entities_of
 from bridge.exporters.mlflow.write_db import RunUpdate
 from bridge.model import Status
 from bridge.sync.export import Options, export_runs
@@ -20,7 +20,7 @@ from bridge.sync.parallel import Workers
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.database_help import START_MS, block, same_names, table, wide_block
+from tests.exporters.mlflow.database_help import NEW, START_MS, block, same_names, table, wide_block
 from tests.exporters.mlflow.test_database import awkward_points, log_with_client
 from tests.fixtures.proxy import Fault
 from tests.run_dirs import make_run as make_directory
@@ -46,19 +46,20 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_PAUSES_S", (0.01, 0.02, 0.04))
 
 
-def make_run(api: MlflowApi) -> str:
-    return api.create_run("0", name="a run", start=START_MS, tags={}).run_id
+def make_run(api: ApiRuns) -> str:
+    return api.create(NEW).run_id
 
 
 def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
     """Requests written from columns leave the rows of MLflow's client in both tables."""
-    api = MlflowApi(Address.of(mlflow_server.uri))
+    api = ApiRuns(Address.of(mlflow_server.uri))
     points = awkward_points(seed=3, count=1400)
     twin = log_with_client(api.client, points)
     ours = make_run(api)
     part = block(points)
-    change = RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
-    assert ApiWriter(api).write(ours, change) > 1100
+    change = RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
+    api.write(ours, change)
+    assert len(table(mlflow_server.backend, "metrics", ours)) > 1100
     assert table(mlflow_server.backend, "metrics", ours) == table(mlflow_server.backend, "metrics", twin)
     latest = [table(mlflow_server.backend, "latest_metrics", run_id) for run_id in (ours, twin)]
     assert latest[0] == latest[1]
@@ -69,10 +70,10 @@ def test_without_the_fast_road_the_client_is_asked(
 ) -> None:
     """Without MLflow's known request function points go through MlflowClient.log_batch."""
     monkeypatch.setattr("bridge.exporters.mlflow.write_api._post_batch", lambda: None)
-    api = MlflowApi(Address.of(mlflow_server.uri))
+    api = ApiRuns(Address.of(mlflow_server.uri))
     ours = make_run(api)
     part = block([("m", 1, 0.5, 2.0), ("m", 2, 0.75, float("nan"))])
-    ApiWriter(api).write(ours, RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part)))
+    api.write(ours, RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part)))
     assert table(mlflow_server.backend, "metrics", ours) == [
         {"key": "m", "value": 2.0, "timestamp": START_MS + 500, "step": 1, "is_nan": 0},
         {"key": "m", "value": 0.0, "timestamp": START_MS + 750, "step": 2, "is_nan": 1},
@@ -88,7 +89,7 @@ def test_requests_keep_to_the_limits() -> None:
         assert sum(len(part) for piece in pieces for part in piece) == 6000
         assert max(sum(len(part) for part in piece) for piece in pieces) <= 1000
         assert max(len(body_of("0" * 32, piece)) for piece in pieces) < 1_000_000
-        assert len(entities_of(pieces[0])) == sum(len(part) for part in pieces[0])
+        assert len(entities_of(pieces[0])["metrics"]) == sum(len(part) for part in pieces[0])
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -98,11 +99,11 @@ def test_a_request_that_fails_is_sent_again(
     """After any failure of a request, carried out or not, every point arrives once."""
     if fault is Fault.SILENT:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    api = MlflowApi(Address.of(faulty_proxy.uri))
+    api = ApiRuns(Address.of(faulty_proxy.uri))
     ours = make_run(api)
     part = wide_block(1, 40)
     faulty_proxy.plan(fault, path="runs/log-batch", times=2)
-    ApiWriter(api).write(ours, RunUpdate(expected_cursor=None, blocks=[part], names=same_names(part)))
+    api.write(ours, RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part)))
     assert faulty_proxy.failed == [fault, fault]
     assert len(table(mlflow_server.backend, "metrics", ours)) == 40
 
@@ -184,13 +185,13 @@ def test_an_outage_at_any_request(
 def test_several_runs_at_once_over_a_faulty_network(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    """Four runs exported at once arrive complete although every fifth request fails."""
+    """Four runs exported at once arrive complete although every fourth request fails."""
     for number in range(6):
         make_directory(
             tmp_path / "runs" / f"run-{number}", [{**row, "step": row["step"] + number} for row in ROWS[:60]]
         )
     for at, fault in enumerate([Fault.STATUS, Fault.RESET_AFTER, Fault.CUT, Fault.STATUS_AFTER, Fault.RESET] * 3):
-        faulty_proxy.plan(fault, path="runs/", skip=5 * at)
+        faulty_proxy.plan(fault, path="runs/", skip=4 * at)
     exporter = find_exporter("mlflow")(tracking_uri=faulty_proxy.uri, experiment="several")
     report = export_runs([tmp_path / "runs"], exporter, Options(workers=Workers(threads=4)))
     assert sorted(str(line.action) for line in report.runs) == ["new"] * 6

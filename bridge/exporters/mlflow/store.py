@@ -1,7 +1,7 @@
 """Find the run of MLflow that belongs to a run directory, and what people edited in it.
 
-A run is found by its tag `mlflow.bridge.uid`, within one experiment. `MlflowStore` looks in a database directly where
-`write_db` knows it, and asks MLflow's client elsewhere.
+A run is found by its tag `mlflow.bridge.uid`, within one experiment. `MlflowStore` is one MLflow: its experiments, and
+its runs either in a database that `write_db` knows, or behind MLflow's client (`write_api`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from urllib.parse import unquote, urlsplit
 
 from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefusedError, UsageError
 from bridge.exporters.contract import TargetState
-from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, MlflowApi, hide_credentials
+from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, hide_credentials
 from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, UserTags, digest, read_list_tag, storable
-from bridge.exporters.mlflow.write_api import ApiWriter
+from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
 from bridge.model import Cursor, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from bridge.exporters.mlflow.write_db import RunUpdate
     from bridge.model import Run
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,27 +246,22 @@ def edited_tags(run: FoundRun) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------------------------------
 # One MLflow
 
-_MOST_NAMED_RUNS = 200
-"""Up to this many runs one select names each of them. For more, all of the bridge's runs are selected."""
 
-_POINTS_TOGETHER = 50_000
-"""Once so many points wait, they are written, so that other programs never wait for long."""
-
-_STATE_TAGS = (
-    Tag.UID,
-    Tag.CURSOR,
-    Tag.NAME,
-    Tag.NOTES,
-    Tag.TAGS,
-    Tag.PENDING,
-    Tag.BUILDING,
-    Tag.REPLACES,
-    Tag.REPLACED_BY,
-    Tag.DUPLICATE_OF,
-    Tag.EXPERIMENT,
-    Tag.SWEEP,
-    Tag.PARENT,
+_STATE_TAGS = frozenset(
+    {
+        Tag.UID,
+        Tag.CURSOR,
+        Tag.NAME,
+        Tag.NOTES,
+        Tag.TAGS,
+        Tag.BUILDING,
+        Tag.REPLACES,
+        Tag.REPLACED_BY,
+        Tag.DUPLICATE_OF,
+        Tag.EXPERIMENT,
+    }
 )
+"""The tags by which `Candidates` decides, beside the user tags of each run."""
 
 
 class MlflowStore:
@@ -286,20 +280,16 @@ class MlflowStore:
 
     def _reset(self) -> None:
         hide_credentials(self.address.uri, self._database_uri)
-        self.api = MlflowApi(self.address)
+        self.api = ApiRuns(self.address)
         self.notes: list[str] = []
         self.artifact_failure: TargetError | None = None
         """The error of an artifact store that failed once. It is not tried again before the next export."""
-        self._database: Database | None = None
-        self._looked = False
-        self._naming: ExperimentName | None = None
-        self._experiments: dict[str, Experiment] = {}
         self.parents: dict[tuple[str, str], str | None] = {}
         """The parents of sweeps that were found, by experiment and sweep."""
+        self._runs: Database | ApiRuns | None = None
+        self._naming: ExperimentName | None = None
+        self._experiments: dict[str, Experiment] = {}
         self._lock = threading.RLock()
-        self._waiting: list[tuple[str, RunUpdate]] | None = None
-        """New runs that wait to be written together, None outside of `batch`."""
-        self._waiting_error: TargetError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address, "_given_name": self._given_name, "_database_uri": self._database_uri}
@@ -317,8 +307,8 @@ class MlflowStore:
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            if self._database is not None:
-                self._database.close()
+            if isinstance(self._runs, Database):
+                self._runs.close()
             self._reset()
 
     @property
@@ -332,62 +322,20 @@ class MlflowStore:
         return self.api.is_absent
 
     @property
-    def database(self) -> Database | None:
-        """Return the database writer, None if everything goes through MLflow's client."""
+    def runs(self) -> Database | ApiRuns:
+        """Return the runs: in the database if it can be written to directly, else behind MLflow's client.
+
+        Both have the same methods to find, create, write and delete runs.
+        """
         with self._lock:
-            if not self._looked:
-                self._database = self._open_database()
-                self._looked = True
-            return self._database
-
-    def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
-        """Write `update`: into the database if there is one, else through MLflow's client.
-
-        In a batch a new run of the database may wait. `now` is the run if it was read a moment ago.
-        """
-        if self._waiting is None or update.create is None:
-            self.write_waiting()
-            if self.database is not None:
-                self.database.write(run_id, update)
-            else:
-                ApiWriter(self.api).write(run_id, update, now)
-            return
-        self._waiting.append((run_id, update))
-        if sum(block.points for _, one in self._waiting for block in one.blocks) >= _POINTS_TOGETHER:
-            self.write_waiting()
-
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        """Write the new runs of the block together: at its end, or before anything else is written or read of any run.
-
-        Raise TargetError at its end if some of them are not written.
-        """
-        self._waiting, self._waiting_error = [], None
-        try:
-            yield
-            self.write_waiting()
-        finally:
-            self._waiting = self._waiting_error = None
-
-    def write_waiting(self) -> None:
-        """Write the new runs of a batch that wait. Raise TargetError, again and again until the batch ends."""
-        if self._waiting_error is not None:
-            raise self._waiting_error
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
-        assert self.database is not None  # only a database's run has an id before it exists
-        try:
-            self.database.write_together(waiting)
-        except TargetError as error:
-            self._waiting_error = error
-            raise
+            if self._runs is None:
+                self._runs = self._open_database() or self.api
+            return self._runs
 
     @property
-    def _content(self) -> Database | MlflowApi:
-        """Return what reads and changes runs, once those that wait are written."""
-        self.write_waiting()
-        return self.database or self.api
+    def database(self) -> Database | None:
+        """Return the database, None if everything goes through MLflow's client, which cannot take anything back."""
+        return self.runs if isinstance(self.runs, Database) else None
 
     def _open_database(self) -> Database | None:
         address = Address.of_database(self._database_uri) if self._database_uri else self.address
@@ -451,10 +399,15 @@ class MlflowStore:
                     experiment = None
                     if not self.is_absent and name.id.isdigit():
                         with contextlib.suppress(TargetRefusedError):
-                            experiment = self._source.experiment_by_id(name.id)
+                            experiment = self._experiments_of.experiment_by_id(name.id)
                     name = name.resolved(experiment)
                 self._naming = name
             return self._naming
+
+    def identity_tags(self, run: Run) -> dict[str, str]:
+        """Return the tags that make an MLflow run the target of `run`."""
+        tags = {Tag.UID: run.identity}
+        return tags | ({Tag.EXPERIMENT: self.naming.template} if self.naming.varies else {})
 
     def experiment(self, name: str, *, create: bool = False) -> Experiment | None:
         """Return the experiment of this name, deleted or not. Create it if it is missing and `create` is True.
@@ -464,9 +417,9 @@ class MlflowStore:
         with self._lock:
             if not create and self.is_absent:
                 return None
-            found = self._experiments.get(name) or self._source.experiment(name)
+            found = self._experiments.get(name) or self._experiments_of.experiment(name)
             if found is None:
-                found = self._source.experiment_with_tag(Tag.EXPERIMENT, name)
+                found = self._experiments_of.experiment_with_tag(Tag.EXPERIMENT, name)
                 if found is not None:
                     self.notes.append(f"The experiment {name!r} is now called {found.name!r}.")
             if found is None and create:
@@ -481,17 +434,16 @@ class MlflowStore:
         with self._lock:
             known = next((one for one in self._experiments.values() if one.id == experiment_id), None)
             if known is None:
-                found = self._source.experiment_by_id(experiment_id)
+                found = self._experiments_of.experiment_by_id(experiment_id)
                 if found is None:
                     raise TargetRefusedError(f"{self.address.shown} has no experiment {experiment_id}.")
                 known = self._experiments[found.name] = self._checked(found)
             return known
 
     @property
-    def _source(self) -> Database | MlflowApi:
+    def _experiments_of(self) -> Database | ApiRuns:
         """Return what knows of experiments: the tracking URI's own database, else MLflow's client."""
-        database = None if self._database_uri else self.database
-        return database or self.api
+        return self.api if self._database_uri else self.runs
 
     def artifact_folder(self, experiment: Experiment, run_id: str) -> Path | None:
         """Return the local folder of a run's artifacts, None if they are stored elsewhere or by a server."""
@@ -502,14 +454,6 @@ class MlflowStore:
         if parts.scheme not in ("", "file") or parts.netloc or not path.startswith("/"):
             return None
         return Path(path)
-
-    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
-        """Return the tags of an experiment."""
-        return (self.database or self.api).experiment_tags(experiment_id)
-
-    def set_experiment_tags(self, experiment_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of an experiment."""
-        (self.database or self.api).set_experiment_tags(experiment_id, tags)
 
     def takes_files(self, experiment: Experiment) -> bool:
         """Return False if artifacts cannot be stored, because a server keeps them and only its database is given."""
@@ -522,13 +466,18 @@ class MlflowStore:
 
     # Runs
 
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        """Write the new runs of the block together, if there is a database."""
+        database = None if self.is_absent else self.database
+        return contextlib.nullcontext() if database is None else database.batch()
+
     def find(self, runs: Sequence[Run]) -> dict[str, Candidates]:
         """Return for each run's identity what MLflow holds of it. Raise RunError for a run without an experiment."""
         names = {run.identity: self.naming.of_run(run) for run in runs}
         experiments = {name: self.experiment(name) for name in dict.fromkeys(names.values())}
         homes = {identity: experiments[name] for identity, name in names.items()}
         by_identity: dict[str, list[FoundRun]] = {}
-        for found in self._bridge_runs(runs, [home.id for home in homes.values() if home is not None]):
+        for found in self._bridge_runs(runs, {home.id for home in homes.values() if home is not None}):
             by_identity.setdefault(found.tags.get(Tag.UID, ""), []).append(found)
         result: dict[str, Candidates] = {}
         for identity, home in homes.items():
@@ -544,40 +493,9 @@ class MlflowStore:
             result[identity] = candidates
         return result
 
-    def _bridge_runs(self, runs: Sequence[Run], homes: Sequence[str]) -> list[FoundRun]:
-        experiment_ids = None if self.naming.varies else sorted(set(homes))
+    def _bridge_runs(self, runs: Sequence[Run], homes: Collection[str]) -> list[FoundRun]:
+        experiment_ids = None if self.naming.varies else sorted(homes)
         if experiment_ids == [] or self.is_absent:
             return []
-        identities = [run.identity for run in runs]
-        content = self._content
-        if isinstance(content, MlflowApi):
-            return content.runs_with_tag(Tag.UID, identities, experiment_ids)
-        keys = {key for run in runs for key in UserTags.of(run.tags).values}.union(_STATE_TAGS)
-        having = (Tag.UID, identities) if len(runs) <= _MOST_NAMED_RUNS else None
-        return content.runs(sorted(keys), experiment_ids=experiment_ids, having=having)
-
-    def runs_with_tag(self, key: str, value: str, experiment_id: str) -> list[FoundRun]:
-        """Return all runs of an experiment, deleted ones too, whose tag `key` is `value`, with all that they hold."""
-        content = self._content
-        if isinstance(content, MlflowApi):
-            return content.runs_with_tag(key, [value], [experiment_id])
-        return content.runs_in_full(having=(key, [value]), experiment_ids=[experiment_id])
-
-    def all_runs(self, experiment_id: str) -> list[FoundRun]:
-        """Return all of the bridge's runs in an experiment, with all that they hold."""
-        content = self._content
-        if isinstance(content, MlflowApi):
-            return list(content.search(f"tags.`{Tag.UID}` LIKE '%'", [experiment_id]))
-        return content.runs_in_full(having=(Tag.UID, None), experiment_ids=[experiment_id])
-
-    def run(self, run_id: str) -> FoundRun:
-        """Return one run with its tags, params and latest metrics."""
-        return self._content.run(run_id)
-
-    def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Put a run into MLflow's trash, with `tags` that say why. One that is there already stays as it is."""
-        self._content.soft_delete(run_id, tags)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run, whatever its cursor says."""
-        self._content.set_tags(run_id, tags)
+        keys = _STATE_TAGS.union(key for run in runs for key in UserTags.of(run.tags).values)
+        return self.runs.runs_with_tag(Tag.UID, [run.identity for run in runs], experiment_ids, only=keys)
