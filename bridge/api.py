@@ -7,8 +7,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec.structs import asdict
-
 from bridge.errors import BridgeError, UsageError
 from bridge.options import ContentOptions, SelectionOptions, checked, did_you_mean
 
@@ -142,7 +140,7 @@ def _paths(runs: Paths) -> tuple[Path, ...]:
 def _selection(select: Mapping[str, Any] | None) -> Selection | None:
     from bridge.sync.select import Selection
 
-    return None if select is None else Selection.of(**asdict(checked(SelectionOptions, select, what="select")))
+    return None if select is None else Selection.of(checked(SelectionOptions, select, what="select"))
 
 
 def _exporter(to: str | Exporter, target: Mapping[str, Any] | None) -> Exporter:

@@ -64,7 +64,7 @@ def _shared_view(root: str, given: str) -> Any:
     from bridge.sync.select import Selection, select
 
     options = msgspec.json.decode(given or "{}", type=LiveOptions)
-    selection = Selection.of(**msgspec.structs.asdict(options.selection))
+    selection = Selection.of(options.selection)
     live = LiveRuns(
         [Path(each) for each in options.roots or [root]],
         content=options.content,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.export import print_no_match
@@ -61,7 +60,7 @@ def best(
         metric, smallest = name, smallest or mode == "min"
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
-    filters = Selection.of(**asdict(selection))
+    filters = Selection.of(selection)
     records = records_of(open_registries(runs, cache, out), out)
     chosen = select(records, replace(filters, top=top))
     if not chosen:

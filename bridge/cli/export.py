@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter
 from bridge.cli.output import Exit, Output, plain, tell_skipped
@@ -57,7 +56,7 @@ def export(
     options = Options(
         content=content,
         given=given_names(ContentOptions),
-        selection=Selection.of(**asdict(selection)),
+        selection=Selection.of(selection),
         dry_run=how.dry_run,
         rebuild=how.rebuild,
         new_identity=how.new_identity,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from msgspec.structs import asdict
 
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.export import print_no_match
@@ -70,7 +69,7 @@ def ls(
     """List runs, the newest first."""
     by = column(sort) if sort else None
     shown = parse_columns(table.columns)
-    chosen_by = Selection.of(**asdict(selection))
+    chosen_by = Selection.of(selection)
     if liveness:
         chosen_by = replace(chosen_by, statuses=(Status(liveness),))
     records = records_of(open_registries(runs, cache, out), out)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
-
 from bridge.cli.command import command, make_exporter
 from bridge.cli.export import cores, print_no_match, sizes
 from bridge.cli.output import Exit, Output, tell_skipped
@@ -43,7 +41,7 @@ def verify(
     from bridge.sync.verify import VerifyOptions, verify_runs
 
     options = VerifyOptions(
-        selection=Selection.of(**asdict(selection)),
+        selection=Selection.of(selection),
         sample=how.sample,
         strict=how.strict,
         new_identity=how.new_identity,

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-from msgspec.structs import asdict
 
 from bridge.cli.command import command, given_names, make_exporter, was_typed
 from bridge.cli.export import failures, print_no_match, sizes
@@ -63,7 +62,7 @@ def view(
         options = Options(
             content=content,
             given=given_names(ContentOptions),
-            selection=Selection.of(**asdict(selection)),
+            selection=Selection.of(selection),
             heartbeat_timeout=how.heartbeat_timeout,
             reshape=False,
         )
@@ -134,7 +133,7 @@ def _view_live(
 
     if how.edit and not exporter.can_edit:
         raise UsageError("--edit: nothing can be edited on this page.", hint="bridge view RUNS --to mlflow --edit")
-    chosen = Selection.of(**asdict(selection))
+    chosen = Selection.of(selection)
     live = LiveRuns(
         runs,
         content=content,

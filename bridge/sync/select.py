@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from bridge.errors import RunDirectoryError, UsageError, counted
 from bridge.model import Run, Status
+from bridge.options import SelectionOptions
 from bridge.registry.record import RunRecord
 from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run, runs_within
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from bridge.exporters.contract import Exporter
-    from bridge.options import ContentOptions
+    from bridge.options import ContentOptions, FilterOptions
     from bridge.sync.unchanged import UnchangedRuns
 
 log = logging.getLogger(__name__)
@@ -75,31 +76,22 @@ class Selection:
     archived: bool = False
 
     @classmethod
-    def of(  # noqa: PLR0913 - one keyword for each option
-        cls,
-        *,
-        run_ids: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        statuses: Sequence[str] = (),
-        kinds: Sequence[str] = (),
-        since: str | None = None,
-        where: str | None = None,
-        archived: bool = False,
-        top: tuple[int, str] | None = None,
-        last: bool = False,
-    ) -> Self:
-        """Return the selection for words as on the command line. Raises UsageError for unknown words."""
-        if last and not top:
-            raise UsageError("--last says how to rank, so it needs --top.", hint="--top 5 val/acc:max --last")
+    def of(cls, options: FilterOptions) -> Self:
+        """Return the selection for options as on the command line. Raises UsageError for unknown words."""
+        top = None
+        if isinstance(options, SelectionOptions):
+            if options.last and not options.top:
+                raise UsageError("--last says how to rank, so it needs --top.", hint="--top 5 val/acc:max --last")
+            top = _top(*options.top, last=options.last) if options.top else None
         return cls(
-            run_ids=tuple(run_ids),
-            tags=tuple(tags),
-            statuses=tuple(status_of(word) for word in statuses),
-            kinds=tuple(kinds),
-            since=None if since is None else since_of(since),
-            where=None if where is None else parse(where),
-            top=_top(*top, last=last) if top else None,
-            archived=archived,
+            run_ids=tuple(options.run_ids),
+            tags=tuple(options.tags),
+            statuses=tuple(status_of(word) for word in options.statuses),
+            kinds=tuple(options.kinds),
+            since=None if options.since is None else since_of(options.since),
+            where=None if options.where is None else parse(options.where),
+            top=top,
+            archived=options.archived,
         )
 
     @property

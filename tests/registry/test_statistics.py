@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.options import SelectionOptions
 from bridge.registry import open_registry
 from bridge.registry import statistics as statistics_module
 from bridge.rundir import read_run
@@ -127,8 +128,8 @@ def test_ranking_and_conditions_use_them(tmp_path: Path) -> None:
         run = make_run(tmp_path / name, [{"step": 0, "acc": value}, {"step": 1, "acc": 0.1}], summary={"acc": 0.1})
         write_summary(run)
     runs = [read_run(tmp_path / name) for name in ("b", "a")]
-    assert [run.run_id for run in select(runs, Selection.of(top=(1, "acc:max")))] == ["a"]
-    assert [run.run_id for run in select(runs, Selection.of(where="acc.max < 0.8"))] == ["b"]
+    assert [run.run_id for run in select(runs, Selection.of(SelectionOptions(top=(1, "acc:max"))))] == ["a"]
+    assert [run.run_id for run in select(runs, Selection.of(SelectionOptions(where="acc.max < 0.8")))] == ["b"]
 
 
 def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
@@ -139,10 +140,13 @@ def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
     (tmp_path / "b" / "sidecar.json").unlink()
     (tmp_path / "b" / "heartbeat").unlink()
     runs = [read_run(tmp_path / name) for name in ("a", "b")]
-    top = Selection.of(top=(5, "acc:max"))
+    top = Selection.of(SelectionOptions(top=(5, "acc:max")))
     assert [str(run.status) for run in runs] == ["killed", "unknown"]
     assert [run.path.name for run in select(runs, top)] == ["b"]
     assert describe_left_out(runs, top) == (
         "1 run was left out because of the status (1 killed); --status includes them."
     )
-    assert describe_left_out(runs, Selection.of(top=(5, "acc:max"), statuses=["killed", "unknown"])) == ""
+    assert (
+        describe_left_out(runs, Selection.of(SelectionOptions(top=(5, "acc:max"), statuses=["killed", "unknown"])))
+        == ""
+    )

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bridge.cli import bridge
 from bridge.exporters import find_exporter
-from bridge.options import ContentOptions
+from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import open_registry
 from bridge.rundir import read_run
 from bridge.sync.export import Options, export_runs
@@ -100,11 +100,11 @@ def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
     assert "kind" not in shown
     best = CliRunner().invoke(bridge, ["best", "loss", str(logs), *kinds, "--json"], catch_exceptions=False)
     assert [run["name"] for run in json.loads(best.stdout)["runs"]] == ["csv"]
-    selection = Selection.of(kinds=["TensorBoardLogger"], where="kind = TensorBoardLogger")
+    selection = Selection.of(SelectionOptions(kinds=["TensorBoardLogger"], where="kind = TensorBoardLogger"))
     exporter = MemoryExporter()
     report = export_runs([logs], exporter, Options(selection=selection))
     assert [line.run_id for line in report.runs] == ["version_0", "version_1"]
-    report = export_runs([logs], exporter, Options(selection=Selection.of(kinds=["RegistryLogger"])))
+    report = export_runs([logs], exporter, Options(selection=Selection.of(SelectionOptions(kinds=["RegistryLogger"]))))
     assert (report.runs, report.exit_code) == ((), 0)
     assert report.no_match.text == "0 of 3 runs match --kind RegistryLogger."
 

@@ -10,6 +10,7 @@ import pytest
 
 from bridge.errors import UsageError
 from bridge.model import Status
+from bridge.options import SelectionOptions
 from bridge.rundir import read_run
 from bridge.sync.select import Selection, Top, select, since_of
 from tests.registry.records import START, record
@@ -28,7 +29,7 @@ RUNS = [A, B, C, D]
 
 
 def chosen(**words: object) -> str:
-    return "".join(run.run_id for run in select(RUNS, Selection.of(**words)))  # type: ignore[arg-type]
+    return "".join(run.run_id for run in select(RUNS, Selection.of(SelectionOptions(**words))))  # type: ignore[arg-type]
 
 
 def test_nothing_asked_selects_all() -> None:
@@ -130,7 +131,7 @@ def test_runs_as_read_are_chosen_like_records(tmp_path: Path) -> None:
     """`select` takes and returns runs of the reader too."""
     paths = [make_run(tmp_path / name, [], hparams={"lr": lr}) for name, lr in [("a", 0.1), ("b", 0.01)]]
     runs = [read_run(path) for path in paths]
-    assert select(runs, Selection.of(where="hparams.lr < 0.05")) == [runs[1]]
+    assert select(runs, Selection.of(SelectionOptions(where="hparams.lr < 0.05"))) == [runs[1]]
 
 
 def test_stock_runs_are_ranked_by_their_metrics_csv(tmp_path: Path) -> None:
@@ -141,5 +142,5 @@ def test_stock_runs_are_ranked_by_their_metrics_csv(tmp_path: Path) -> None:
         (tmp_path / name / "metrics.csv").write_text(f"acc,step\r\n{rows}", newline="")
     runs = [read_run(tmp_path / name) for name in ("b", "a")]
     everything = [str(status) for status in Status]
-    assert select(runs, Selection.of(top=(2, "acc:max"), statuses=everything)) == [runs[1], runs[0]]
-    assert select(runs, Selection.of(where="acc < 0.5")) == [runs[1]]
+    assert select(runs, Selection.of(SelectionOptions(top=(2, "acc:max"), statuses=everything))) == [runs[1], runs[0]]
+    assert select(runs, Selection.of(SelectionOptions(where="acc < 0.5"))) == [runs[1]]
