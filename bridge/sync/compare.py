@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace as with_fields
 
 from bridge.errors import counted
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file
@@ -47,18 +48,21 @@ class Findings:
     """The differences of one run as they are found: all are counted, the first FIRST are kept.
 
     `deleted` rows were in event files that are deleted by now. The target keeps them, so what only it has is no
-    difference then.
+    difference then. `has_event_files`: the points and pictures are in event files.
     """
 
     first: list[Difference] = field(default_factory=list)
     count: int = 0
     deleted: int = 0
+    has_event_files: bool = False
 
     def add(self, difference: Difference, *, count: int = 1) -> None:
         """Note a difference that stands for `count` of its kind."""
         if self.deleted and difference.verdict is Verdict.TARGET_ONLY:
             return
         self.count += count
+        if self.has_event_files and difference.file in (CSV, MEDIA):
+            difference = with_fields(difference, file="event files")
         if len(self.first) < FIRST:
             self.first.append(difference)
 

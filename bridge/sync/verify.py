@@ -194,7 +194,7 @@ class _Comparison:
             series, rows = rundir.read_points(self.run, content, until=cursor, only=portion)
             own = names or series.keys()
             if number == 0:
-                self.out.deleted = rows.start
+                self.out.deleted, self.out.has_event_files = rows.start, bool(self.run.event_files)
                 if rows.stop < cursor.rows and cursor.path != fitting(str(self.run.path)):
                     reason = older_copy_of(cursor.path)
                 behind, compared = self._compare_facts_and_media(held, cursor, content, rows.stop)

@@ -82,6 +82,17 @@ def test_deleted_event_files_cost_the_target_nothing(logs: Path) -> None:
         assert check.reason == "the target keeps 10 rows of event files that are deleted"
 
 
+def test_verify_finds_bytes_that_changed_in_an_event_file(logs: Path) -> None:
+    """A value that changed in a file of the same size is a difference in the event files."""
+    exporter = MemoryExporter()
+    export_runs([logs], exporter)
+    write_events(logs / "version_1", 0, [("acc", step, max(step, 0.5) / 8, START + step) for step in range(3)])
+    (_, check) = verify_runs([logs], exporter).runs
+    assert [(one.file, one.what, one.step, one.expected, one.found) for one in check.differences.first] == [
+        ("event files", "acc", 0, "0.0625", "0.0")
+    ]
+
+
 def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
     """`--kind` chooses by who wrote the directory, in every command; `ls` shows the kinds if there are several."""
     (logs / "csv").mkdir()
