@@ -196,6 +196,7 @@ def frame(data: bytes) -> bytes:
     return b"".join((header(len(data)), data, struct.pack("<I", masked_crc32c(data))))
 
 
+@lru_cache(maxsize=4096)
 def varint(number: int) -> bytes:
     """Return `number` (0 to 2**64 - 1) in base 128, lowest digit first, with the high bit on all but the last."""
     digits = bytearray()

@@ -54,7 +54,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
 
 def plain(text: str) -> str:
     """Return `text` with lone surrogates, which UTF-8 cannot encode, as question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def metric_tags(

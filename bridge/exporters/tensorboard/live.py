@@ -71,7 +71,7 @@ def sample(values: NDArray[np.float64], limit: int | None) -> NDArray[np.intp]:
 
 
 class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published without types
-    """TensorBoard's data, read from run directories."""
+    """TensorBoard's data, read from run directories. Plugin data without any field are the empty `plugin_content`."""
 
     def __init__(self, live: LiveRuns) -> None:
         self._live = live
@@ -81,16 +81,16 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     # Runs
 
-    def experiment_metadata(self, ctx: Any = None, *, experiment_id: str) -> Any:
+    def experiment_metadata(self, ctx: Any = None, **_: Any) -> Any:
         """Return what the page shows as the location of its data."""
         roots = ", ".join(map(str, self._live.roots))
         return provider.ExperimentMetadata(data_location=roots, experiment_name=self._live.roots[0].name)
 
-    def list_plugins(self, ctx: Any = None, *, experiment_id: str) -> list[str]:
+    def list_plugins(self, ctx: Any = None, **_: Any) -> list[str]:
         """Return the dashboards that have data."""
         return ["scalars", "images", "text", "hparams", "metrics", "timeseries"]
 
-    def list_runs(self, ctx: Any = None, *, experiment_id: str) -> list[Any]:
+    def list_runs(self, ctx: Any = None, **_: Any) -> list[Any]:
         """Return all runs."""
         return [
             provider.Run(run_id=name, run_name=name, start_time=live.record.start)
@@ -139,18 +139,11 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         tags = metric_tags(self._live.metrics(live), dict(self._live.content.rename))
         return {tag: name for name, tag in tags.items()}
 
-    def list_scalars(self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None) -> Any:
+    def list_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the metrics by run and tag."""
 
         def series(_: str, live: LiveRun) -> Mapping[str, Any]:
-            one = provider.ScalarTimeSeries(
-                max_step=0,
-                max_wall_time=live.record.last_alive,
-                plugin_content=b"",
-                description="",
-                display_name="",
-            )
-            return dict.fromkeys(self._metric_tags(live), one)
+            return dict.fromkeys(self._metric_tags(live), _described(provider.ScalarTimeSeries, live))
 
         return self._by_run(run_tag_filter, series) if plugin_name == "scalars" else {}
 
@@ -158,17 +151,17 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         self,
         ctx: Any = None,
         *,
-        experiment_id: str,
         plugin_name: str,
         downsample: int | None = None,
         run_tag_filter: Any = None,
+        **_: Any,
     ) -> Any:
         """Return the points by run and tag, at most `downsample` of each."""
 
         def points(_: str, live: LiveRun) -> Mapping[str, Any]:
             names = self._metric_tags(live)
-            tags = names if run_tag_filter is None or run_tag_filter.tags is None else run_tag_filter.tags
-            names = {tag: names[tag] for tag in tags if tag in names}
+            if run_tag_filter is not None and run_tag_filter.tags is not None:
+                names = {tag: names[tag] for tag in run_tag_filter.tags if tag in names}
             series = self._live.series(live) if names else {}
             found = {}
             for tag, name in names.items():
@@ -181,9 +174,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
         return self._by_run(run_tag_filter, points) if plugin_name == "scalars" else {}
 
-    def read_last_scalars(
-        self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
-    ) -> Any:
+    def read_last_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the last point by run and tag, for HPARAMS."""
 
         def last(_: str, live: LiveRun) -> Mapping[str, Any]:
@@ -199,7 +190,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     # Texts and hyperparameters
 
-    def list_tensors(self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None) -> Any:
+    def list_tensors(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the texts, or what HPARAMS reads, by run and tag."""
         if plugin_name not in ("text", "hparams"):
             return {}
@@ -213,13 +204,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             else:
                 contents = {**self._session(name, live), **(self._experiment_of_all() if name == first else {})}
             return {
-                tag: provider.TensorTimeSeries(
-                    max_step=0,
-                    max_wall_time=live.record.last_alive,
-                    plugin_content=content,
-                    description="",
-                    display_name="",
-                )
+                tag: _described(provider.TensorTimeSeries, live, plugin_content=content)
                 for tag, content in contents.items()
             }
 
@@ -229,10 +214,10 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         self,
         ctx: Any = None,
         *,
-        experiment_id: str,
         plugin_name: str,
         downsample: int | None = None,
         run_tag_filter: Any = None,
+        **_: Any,
     ) -> Any:
         """Return the texts by run and tag, the last `downsample` of each."""
         if plugin_name != "text":
@@ -298,8 +283,8 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 metrics.update(self._metric_tags(live))
                 for key, value in facts.session_values(self._shown_facts(live).params).items():
                     values.setdefault(key, []).append(value)
-            data = _hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
-            found = {"_hparams_/experiment": data}
+            columns = _hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
+            found = {"_hparams_/experiment": columns}
             self._experiment = (runs, found)
         return found
 
@@ -314,9 +299,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 found[free_tag(image_tag(event.tag, event.index), metrics, "image")].append(event)
         return found
 
-    def list_blob_sequences(
-        self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
-    ) -> Any:
+    def list_blob_sequences(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the tags with pictures, by run."""
         if plugin_name != "images":
             return {}
@@ -324,13 +307,13 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
         def series(_: str, live: LiveRun) -> Mapping[str, Any]:
             return {
-                tag: provider.BlobSequenceTimeSeries(
+                tag: _described(
+                    provider.BlobSequenceTimeSeries,
+                    live,
                     max_step=images[-1].step,
                     max_wall_time=images[-1].time,
                     max_length=3,
-                    plugin_content=b"",
                     description=plain(next((image.caption for image in images if image.caption), "") or ""),
-                    display_name="",
                 )
                 for tag, images in self._images(live, events[live.id]).items()
             }
@@ -341,10 +324,10 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         self,
         ctx: Any = None,
         *,
-        experiment_id: str,
         plugin_name: str,
         downsample: int | None = None,
         run_tag_filter: Any = None,
+        **_: Any,
     ) -> Any:
         """Return references to the pictures by run and tag, evenly chosen if there are more than `downsample`."""
         if plugin_name != "images":
@@ -377,12 +360,19 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             event = next(event for event in self._live.media(live) if event.line == line)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise errors.NotFoundError("There is no such picture.") from error
-        return b"0" if part == "size" else self._picture(event)
+        if part == "size":
+            return b"0"
+        return (
+            self._gifs.get(event.file, lambda: _loaded(event))
+            if event.format in media.VIDEO_FORMATS
+            else _loaded(event)
+        )
 
-    def _picture(self, event: MediaEvent) -> bytes:
-        if event.format not in media.VIDEO_FORMATS:
-            return _loaded(event)
-        return self._gifs.get(event.file, lambda: _loaded(event))
+
+def _described(kind: Any, live: LiveRun, **fields: Any) -> Any:
+    """Return the description `kind` of a series of `live`."""
+    usual = {"max_step": 0, "max_wall_time": live.record.last_alive, "plugin_content": b""}
+    return kind(**(usual | {"description": "", "display_name": ""} | fields))
 
 
 def _is_validation(tag: str) -> bool:

@@ -144,6 +144,7 @@ class TensorBoardTarget:
     def __init__(
         self, logdir: Path, group: str, run: Run, content: ContentOptions, *, lock_wait: float, batch: Batch
     ) -> None:
+        self._logdir = logdir
         self._folder = logdir / group
         self._run = run
         self._content = content
@@ -238,15 +239,16 @@ class TensorBoardTarget:
         Yield what the folder holds. The lock ends with the block, unless its ExitStack was emptied.
         """
         self._batch.commit_folder(self._folder)
-        if f"{_real_path(self._folder.parent)}/{self._folder.name}/".startswith(f"{self._run.path}/"):
+        if f"{_real_path(self._logdir)}/{self._group}/".startswith(f"{self._run.path}/"):
             raise TargetRefusedError(
                 f"The event files would go into the run directory itself: {self._folder}.",
                 hint="Choose a --logdir outside the run directories.",
             )
         with os_errors(self._folder), contextlib.ExitStack() as locks:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103 - called for thousands of folders
+            marker = self._folder / MARKER_NAME
             try:
-                is_held = locks.enter_context(file_lock(self._folder / MARKER_NAME, wait=self._lock_wait))
+                is_held = locks.enter_context(file_lock(marker, wait=self._lock_wait))
             except TimeoutError:
                 raise TargetUnavailableError(
                     f"{self._folder} is being written by another export.",
@@ -258,7 +260,7 @@ class TensorBoardTarget:
             owner = folder_owner(self._folder) if state is None else state.identity
             if owner not in (None, self._run.identity):
                 raise self._overtaken()
-            if state is None or not os.stat(self._folder / MARKER_NAME).st_size:  # noqa: PTH116
+            if owner is None or not os.stat(marker).st_size:  # noqa: PTH116
                 write_marker(self._folder, self._run.identity)
             state, damage = check_files(self._folder, state, names)
             yield _LockedFolder(state, damage, names, locks, () if is_held else (no_locks,))
