@@ -23,7 +23,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: float = -1) -> Iterator[bool]:
+def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
     """Hold the lock on the file `path`, which is created if needed, while the block runs.
 
     Yield True, or False if the file system has no locks: then the block runs without one.

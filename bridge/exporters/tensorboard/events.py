@@ -153,23 +153,6 @@ def crc32c(data: bytes) -> int:
     return int(registers[0]) ^ start ^ 0xFFFFFFFF
 
 
-def crc32c_each(messages: Sequence[bytes]) -> Words:
-    """Return the CRC-32C of each of `messages`, which are at least four bytes long."""
-    longest = max(map(len, messages))
-    if longest >= _SHORT:
-        return np.array([crc32c(message) for message in messages], dtype=np.uint32)
-    # (n, longest): one message per row, filled up with zeros in front, which leave a register of zero as it is.
-    # Inverting the first four bytes of a message has the same effect as starting from all ones.
-    rows = np.frombuffer(bytearray().join(message.rjust(longest, b"\0") for message in messages), dtype=np.uint8)
-    rows = rows.reshape(-1, longest)
-    first = longest - np.array([len(message) for message in messages])
-    rows[np.arange(len(rows))[:, None], first[:, None] + np.arange(4)] ^= 0xFF
-    registers = np.zeros(len(rows), dtype=np.uint32)
-    for column in np.ascontiguousarray(rows.T):
-        registers = BYTE_TABLE[(registers ^ column) & 0xFF] ^ (registers >> 8)
-    return registers ^ np.uint32(0xFFFFFFFF)
-
-
 def mask(checksums: Words) -> Words:
     """Return `checksums` with TensorFlow's mask (tensorflow/core/lib/hash/crc32c.h)."""
     return ((checksums >> np.uint32(15)) | (checksums << np.uint32(17))) + np.uint32(_MASK_DELTA)
@@ -320,22 +303,15 @@ def _encode_singly(
     present: NDArray[np.bool_],
 ) -> list[bytes]:
     """Return one record per row; `values` and `present` are (k, n)."""
-    messages = []
+    records = []
     for row, (step, time) in enumerate(zip(steps.tolist(), times.tolist(), strict=True)):
         summary = b"".join(
             _value_prefix(tags[metric]) + values[metric, row].tobytes()
             for metric in np.flatnonzero(present[:, row]).tolist()
         )
-        messages.append(
-            b"".join((b"\x09", struct.pack("<d", time), b"\x10", varint(step), b"\x2a", varint(len(summary)), summary))
-        )
-    if not messages:
-        return []
-    checksums = mask(crc32c_each(messages)).astype("<u4")
-    return [
-        b"".join((header(len(message)), message, checksum.tobytes()))
-        for message, checksum in zip(messages, checksums, strict=True)
-    ]
+        head = b"\x09" + struct.pack("<d", time) + b"\x10" + varint(step) + b"\x2a" + varint(len(summary))
+        records.append(frame(head + summary))
+    return records
 
 
 @lru_cache(maxsize=4096)

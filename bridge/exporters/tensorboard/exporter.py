@@ -169,16 +169,16 @@ class TensorBoardExporter(Exporter):
         self._touched.clear()
 
     def _find_folders(self, runs: Sequence[Run]) -> None:
-        with os_errors(self._logdir):
+        with os_errors(str(self._logdir)):
             self._folders.update(assign_folders(self._logdir, runs))
 
     def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
         group = self._folders[run.identity].path
-        return TensorBoardTarget(self._logdir, group, run, content, lock_wait=lock_wait, batch=self._batch)
+        return TensorBoardTarget(str(self._logdir), group, run, content, lock_wait=lock_wait, batch=self._batch)
 
     def _target_state(self, identity: str) -> TargetState:
-        folder = self._logdir / self._folders[identity].path
-        extras = tuple(str(self._logdir / copy) for copy in self._folders[identity].copies)
+        folder = f"{self._logdir}/{self._folders[identity].path}"
+        extras = tuple(f"{self._logdir}/{copy}" for copy in self._folders[identity].copies)
         try:
             names = os.listdir(folder)  # noqa: PTH208 - called for thousands of folders
         except (FileNotFoundError, NotADirectoryError):
@@ -217,13 +217,13 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     """
     wanted = {run.identity: clean_folder(run.name) for run in runs}
     folders = {
-        identity: RunFolder(path) for identity, path in wanted.items() if folder_owner(logdir / path) == identity
+        identity: RunFolder(path) for identity, path in wanted.items() if folder_owner(f"{logdir}/{path}") == identity
     }
     missing = [run for run in runs if run.identity not in folders]
     found: dict[str, list[str]] = {}
     expected = {folder.path: identity for identity, folder in folders.items()}
     for path in _find_marked(logdir, limit=None if missing else _MAX_FOLDERS):
-        identity = expected.get(path) or folder_owner(logdir / path)
+        identity = expected.get(path) or folder_owner(f"{logdir}/{path}")
         if identity is not None:
             found.setdefault(identity, []).append(path)
     for identity in wanted:
@@ -239,7 +239,7 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
             candidates = list(candidate_names(wanted[run.identity], run.identity))
-            usable = (one for one in candidates if fold_case(one) not in taken and not _is_foreign(logdir / one))
+            usable = (one for one in candidates if fold_case(one) not in taken and not _is_foreign(f"{logdir}/{one}"))
             path = next(usable, candidates[-1])
             folders[run.identity] = RunFolder(path)
             taken.add(fold_case(path))
@@ -276,7 +276,7 @@ def fold_case(path: str) -> str:
     return unicodedata.normalize("NFC", path.casefold())
 
 
-def _is_foreign(folder: Path) -> bool:
+def _is_foreign(folder: str) -> bool:
     """Return whether `folder` is a file, a run directory, or holds other people's event files."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 - only names are needed
@@ -300,7 +300,7 @@ def _find_marked(logdir: Path, *, limit: int | None) -> Iterator[str]:
         below = []
         marked = False
         try:
-            with os.scandir(logdir / path) as entries:
+            with os.scandir(f"{logdir}/{path}") as entries:
                 for entry in entries:
                     if entry.name in (MARKER_NAME, STATE_NAME):
                         marked = True

@@ -84,11 +84,12 @@ class FolderState:
     fits_hparams: bool = True
 
 
-def read_state(folder: Path) -> FolderState | None:
+def read_state(folder: Path | str) -> FolderState | None:
     """Return the state of `folder`, or None if it has none that can be trusted. Raise NewerFormatError."""
-    path = folder / STATE_NAME
+    path = f"{folder}/{STATE_NAME}"
     try:
-        data = json.loads(path.read_bytes())
+        with open(path, "rb") as file:  # noqa: PTH123 - called for thousands of folders
+            data = json.loads(file.read())
         version = int(data["format"])
         if version > STATE_FORMAT:
             raise NewerFormatError(
@@ -100,7 +101,7 @@ def read_state(folder: Path) -> FolderState | None:
         cursor = data["cursor"]
         return FolderState(
             identity=str(data["identity"]),
-            cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=str(path)),
+            cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=path),
             files={kind: FileRecord(**record) for kind, record in data["files"].items()},
             generations=data["generations"],
             renamed=data["names"],
@@ -137,14 +138,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_marker(folder: Path, identity: str) -> None:
+def write_marker(folder: str, identity: str) -> None:
     """Write into `folder` which run it belongs to."""
     text = json.dumps({"made by": "bridge export --to tensorboard", "identity": identity})
     with open(f"{folder}/{MARKER_NAME}", "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
         file.write(text.encode())
 
 
-def folder_owner(folder: Path) -> str | None:
+def folder_owner(folder: str) -> str | None:
     """Return the identity of the run that `folder` belongs to, or None if it belongs to none.
 
     The marker says it. If the marker cannot be read, the state does, whatever its format.
@@ -286,7 +287,7 @@ def _syncfs() -> Callable[[int], None] | None:
     return flush
 
 
-def check_files(folder: Path, state: FolderState | None, names: Collection[str]) -> tuple[FolderState | None, str]:
+def check_files(folder: str, state: FolderState | None, names: Collection[str]) -> tuple[FolderState | None, str]:
     """Compare the event files in `folder` with `state`. Return the state with their present mtimes, and the damage.
 
     `names` are the files in `folder`. The damage is a clause for a person, and empty if there is none. If no mtime
@@ -315,7 +316,7 @@ def check_files(folder: Path, state: FolderState | None, names: Collection[str])
     return (state if same else replace(state, files=files)), ""
 
 
-def _unchanged_since(folder: Path, record: FileRecord) -> FileRecord | None:
+def _unchanged_since(folder: str, record: FileRecord) -> FileRecord | None:
     """Return `record` with the file's present mtime, or None if the file does not begin with the recorded bytes.
 
     A file of the recorded length and mtime is not read. So a copy counts as unchanged, and an edit is noticed unless
@@ -334,7 +335,7 @@ def _unchanged_since(folder: Path, record: FileRecord) -> FileRecord | None:
     return replace(record, mtime=found.st_mtime_ns) if checksum == record.checksum else None
 
 
-def leftover_files(folder: Path, state: FolderState, names: Collection[str]) -> list[str]:
+def leftover_files(folder: str, state: FolderState, names: Collection[str]) -> list[str]:
     """Return those of `names`, the files in `folder`, that hold bytes of a killed export beyond `state`."""
     lengths = {record.name: record.length for record in state.files.values()}
     found = [name for name in names if name.startswith(".bridge-") and name.endswith((".new", ".tmp"))]
@@ -348,12 +349,12 @@ def leftover_files(folder: Path, state: FolderState, names: Collection[str]) -> 
 
 
 @contextlib.contextmanager
-def os_errors(folder: Path) -> Iterator[None]:
+def os_errors(folder: str) -> Iterator[None]:
     """Raise a TargetError instead of an OSError in the block."""
     try:
         yield
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str) else str(folder)
+        where = error.filename if isinstance(error.filename, str) else folder
         what = f"{where}: {error.strerror or error}"
         if error.errno in _DISK_FULL:
             raise TargetRefusedError(

@@ -16,6 +16,7 @@ import functools
 import os
 import zlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,6 @@ from logger.files import keep_access, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from bridge.exporters.contract import TargetContent
     from bridge.exporters.tensorboard.facts import ShownFacts
@@ -78,7 +78,7 @@ class Batch:
 
     def __init__(self) -> None:
         self._writers: list[FolderWriter] = []
-        self._folders: set[Path] = set()
+        self._folders: set[str] = set()
         self._is_open = False
 
     @contextlib.contextmanager
@@ -98,7 +98,7 @@ class Batch:
         if not self._is_open:
             self.commit()
 
-    def commit_folder(self, folder: Path) -> None:
+    def commit_folder(self, folder: str) -> None:
         """Call `commit` if a write into `folder` waits: it holds the folder's lock. Raise TargetError."""
         if folder in self._folders:
             self.commit()
@@ -142,10 +142,10 @@ class TensorBoardTarget:
     """
 
     def __init__(
-        self, logdir: Path, group: str, run: Run, content: ContentOptions, *, lock_wait: float, batch: Batch
+        self, logdir: str, group: str, run: Run, content: ContentOptions, *, lock_wait: float, batch: Batch
     ) -> None:
         self._logdir = logdir
-        self._folder = logdir / group
+        self._folder = f"{logdir}/{group}"
         self._run = run
         self._content = content
         self._group = group
@@ -173,7 +173,7 @@ class TensorBoardTarget:
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
                 remembered = replace(state, cursor=delta.remember.with_(sent=state.cursor.sent))
-                replace_file(self._folder / STATE_NAME, encode_state(remembered))
+                replace_file(f"{self._folder}/{STATE_NAME}", encode_state(remembered))
             return self._write((delta,), held, fresh=False) + Applied(notes=notes)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
@@ -185,17 +185,17 @@ class TensorBoardTarget:
         """Write the event files' present mtimes into the state, if their content is unchanged. Raise TargetError."""
         with self._locked() as held:
             if held.state is not None and not held.damage:
-                replace_file(self._folder / STATE_NAME, encode_state(held.state))
+                replace_file(f"{self._folder}/{STATE_NAME}", encode_state(held.state))
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
         from bridge.exporters.tensorboard.readback import read_content
 
-        return read_content(self._folder, self._run, only=only)
+        return read_content(Path(self._folder), self._run, only=only)
 
     def where(self) -> str:
         """Return the folder's path."""
-        return str(self._folder)
+        return self._folder
 
     def _follows(self, delta: Delta, last: Delta | None, state: FolderState) -> bool:
         """Return whether `delta` continues where `state` ends.
@@ -246,7 +246,7 @@ class TensorBoardTarget:
             )
         with os_errors(self._folder), contextlib.ExitStack() as locks:
             os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103 - called for thousands of folders
-            marker = self._folder / MARKER_NAME
+            marker = f"{self._folder}/{MARKER_NAME}"
             try:
                 is_held = locks.enter_context(file_lock(marker, wait=self._lock_wait))
             except TimeoutError:
@@ -299,7 +299,7 @@ class FolderWriter:
     """
 
     def __init__(
-        self, folder: Path, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
+        self, folder: str, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
         self.folder = folder
         self.locks = contextlib.ExitStack()
@@ -311,7 +311,6 @@ class FolderWriter:
                 kind, generation = parsed
                 self.state.generations[kind] = max(generation, self.state.generations.get(kind, -1))
         self._held = held
-        self._folder = str(folder)
         self._group = group
         self._content = content
         self._run = run
@@ -366,21 +365,21 @@ class FolderWriter:
 
     def write_state(self) -> str:
         """Write the new state beside the old one, and return the path of its file."""
-        path = f"{self._folder}/{_NEW_STATE}"
+        path = f"{self.folder}/{_NEW_STATE}"
         with open(path, "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
             if STATE_NAME in self._held.names:
-                keep_access(self.folder / STATE_NAME, file.fileno())
+                keep_access(Path(self.folder, STATE_NAME), file.fileno())
             file.write(encode_state(self.state))
         return path
 
     def acknowledge(self) -> None:
         """Replace the old state by the new one, then remove the files that only the old one names."""
-        os.replace(f"{self._folder}/{_NEW_STATE}", f"{self._folder}/{STATE_NAME}")  # noqa: PTH105
+        os.replace(f"{self.folder}/{_NEW_STATE}", f"{self.folder}/{STATE_NAME}")  # noqa: PTH105
         self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
         # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
         for name in leftover_files(self.folder, self.state, self._held.names):
             with contextlib.suppress(FileNotFoundError):  # this write took over what a killed one left
-                os.unlink(f"{self._folder}/{name}")  # noqa: PTH108
+                os.unlink(f"{self.folder}/{name}")  # noqa: PTH108
 
     def abandon(self) -> None:
         """Restore the folder as far as the disk allows. What was acknowledged stays."""
@@ -388,7 +387,7 @@ class FolderWriter:
             file.abandon()
         if self._open_files:
             with contextlib.suppress(OSError):
-                os.unlink(f"{self._folder}/{_NEW_STATE}")  # noqa: PTH108
+                os.unlink(f"{self.folder}/{_NEW_STATE}")  # noqa: PTH108
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
@@ -414,14 +413,14 @@ class FolderWriter:
         """Open the event file of `kind` for appending, or a new one if there is none that can be continued."""
         record = self.state.files.get(kind)
         if record is not None and not self._has_leftovers(kind):
-            return EventFile(self._folder, kind, self.state.generations[kind], after=record)
+            return EventFile(self.folder, kind, self.state.generations[kind], after=record)
         file = self._create(kind)
         try:
             if record is None:
                 file.write(version_record(self._run.start))
             else:
                 # A watching TensorBoard may have read what a killed export wrote beyond the record.
-                file.copy(f"{self._folder}/{record.name}", record.length)
+                file.copy(f"{self.folder}/{record.name}", record.length)
         except BaseException:
             file.abandon()
             raise
@@ -429,7 +428,7 @@ class FolderWriter:
 
     def _create(self, kind: str) -> EventFile:
         generation = self.state.generations[kind] = self.state.generations.get(kind, -1) + 1
-        return EventFile(self._folder, kind, generation)
+        return EventFile(self.folder, kind, generation)
 
     def _finish_file(self, kind: str, file: EventFile) -> None:
         self.state.files[kind] = file.finish()
@@ -437,7 +436,7 @@ class FolderWriter:
 
     def _has_leftovers(self, kind: str) -> bool:
         record = self.state.files[kind]
-        return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
+        return os.stat(f"{self.folder}/{record.name}").st_size > record.length  # noqa: PTH116
 
     def _order_media(self) -> None:
         """Replace the media file by a new one with its records in order."""
@@ -474,7 +473,7 @@ class FolderWriter:
 
 
 @functools.lru_cache(maxsize=64)
-def _real_path(folder: Path) -> str:
+def _real_path(folder: str) -> str:
     return os.path.realpath(folder)
 
 
