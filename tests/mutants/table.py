@@ -113,7 +113,7 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: bytes that no state acknowledges are kept",
         "bridge/exporters/tensorboard/target.py",
-        'return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116',
+        'return os.stat(f"{self.folder}/{record.name}").st_size > record.length  # noqa: PTH116',
         "return False",
         ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),

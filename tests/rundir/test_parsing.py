@@ -1,4 +1,4 @@
-"""pyarrow and the csv module give the same rows: values, text cells, numbers, offsets and digests."""
+"""pyarrow, msgspec and the csv module give the same rows: values, text cells, numbers, offsets and digests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def read(path: Path, data: bytes, *, chunk: int = 1 << 22) -> list[Rows]:
-    """Return the rows of a metrics.csv with the content `data`."""
+def read(path: Path, data: bytes, *, chunk: int = 1 << 22, few: int = metrics._FEW_BYTES) -> list[Rows]:
+    """Return the rows of a metrics.csv with the content `data`; chunks of more than `few` bytes are for pyarrow."""
     path.write_bytes(data)
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_FEW_BYTES", few)
         return list(MetricsTable(file, "wall_time").rows(chunk=chunk))
 
 
@@ -98,10 +99,11 @@ def written(cells: list[list[str]], end: str) -> bytes:
 @given(
     st.lists(st.tuples(numbers, st.integers(-(2**63), 2**63 - 1).map(str), numbers, numbers), max_size=8),
     st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([0, 1 << 18]),
 )
-def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str) -> None:
+def test_pyarrow_reads_what_python_reads(tmp_path: Path, cells: list[list[str]], end: str, few: int) -> None:
     """Numbers equal Python's float() bit for bit, except for the payload of NaN."""
-    rows = read(tmp_path / "metrics.csv", written(cells, end))
+    rows = read(tmp_path / "metrics.csv", written(cells, end), few=few)
     for place, row in enumerate(cells):
         for name, cell in zip(("b", "a"), (row[0], row[2]), strict=True):
             line = rows[0].names.index(name)
@@ -124,8 +126,9 @@ def test_both_parsers_and_all_chunks_agree(tmp_path: Path, cells: list[list[str]
     exact = slowly(data)
     whole = read(tmp_path / "metrics.csv", data)
     pieces = read(tmp_path / "metrics.csv", data, chunk=chunk)
-    assert plain(whole) == plain(exact) == plain(pieces)
-    assert digest(whole) == digest(exact) == digest(pieces)
+    by_pyarrow = read(tmp_path / "metrics.csv", data, few=0)
+    assert plain(whole) == plain(exact) == plain(pieces) == plain(by_pyarrow)
+    assert digest(whole) == digest(exact) == digest(pieces) == digest(by_pyarrow)
 
 
 def test_blank_lines_are_nothing(tmp_path: Path) -> None:
