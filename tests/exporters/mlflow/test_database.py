@@ -256,3 +256,29 @@ def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database
     assert (found[first].experiment_id, found[first].status) == ("0", "RUNNING")
     assert (found[first].start, found[first].end) == (START_MS, None)
     assert database.runs_with_tag("mlflow.bridge.uid", None, ["7"]) == []
+
+
+def test_a_history_is_that_of_mlflow_itself(uri: str, database: Database, client: MlflowClient) -> None:
+    """The columns that verify reads hold the points of MLflow's own reader, in the order of their steps and times."""
+    run_id = log_with_client(client, awkward_points(7, 300))
+    step, time, value = database.history(run_id, "loss")
+    points = client.get_metric_history(run_id, "loss")
+    assert sorted(zip(step.tolist(), time.tolist(), map(str, value.tolist()), strict=True)) == sorted(
+        (point.step, point.timestamp, str(point.value)) for point in points
+    )
+    pairs = list(zip(step.tolist(), time.tolist(), strict=True))
+    assert (len(pairs) > 50, pairs) == (True, sorted(pairs))
+
+
+def test_a_history_does_not_read_other_runs(sqlite_uri: str) -> None:
+    """SQLite looks the points up by run and key, so the runs of a large database do not cost as much as all of it."""
+    import sqlalchemy
+
+    said: list[str] = []
+    database = open_database(sqlite_uri)
+    sqlalchemy.event.listen(database._engine, "before_cursor_execute", lambda *words: said.append(words[2]))
+    database.history("a run", "m")
+    with database._engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said[0]}", ("a run", "m")).all()
+    database.close()
+    assert "(run_uuid=? AND key=?)" in plan[0][-1]
