@@ -193,19 +193,6 @@ def _same_value(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray
 # Media.
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A media event with the sha256 of its file, in hex; `is_kept` says that the target holds it byte for byte."""
-
-    event: MediaEvent
-    digest: str
-    is_kept: bool
-
-    @property
-    def what(self) -> str:
-        return f"media {self.event.tag} ({self.event.path})"
-
-
 def compare_media(
     events: Iterable[MediaEvent],
     held: Iterable[TargetMedia],
@@ -219,14 +206,14 @@ def compare_media(
     hold are not expected. Of a tag in `unsupported` the target may hold less. A picture that nobody can decode may be
     missing. What may be missing, and is, does not count.
     """
-    expected: dict[tuple[str, int], list[_File]] = defaultdict(list)
+    kept, converted = capabilities.media_kept, capabilities.media_converted
+    expected: dict[tuple[str, int], list[tuple[MediaEvent, str]]] = defaultdict(list)
     found: dict[tuple[str, int], list[TargetMedia]] = defaultdict(list)
     for event in events:
-        kept, converted = capabilities.media_kept, event.format in capabilities.media_converted
-        if converted or kept is None or event.format in kept:
+        if event.format in converted or kept is None or event.format in kept:
             digest = _digest(event)
             if digest is not None:
-                expected[event.tag, event.step].append(_File(event, digest, is_kept=not converted))
+                expected[event.tag, event.step].append((event, digest))
     for item in held:
         found[item.tag, item.step].append(item)
     count = sum(map(len, expected.values()))
@@ -234,46 +221,59 @@ def compare_media(
         files = expected.get((tag, step), [])
         items = sorted(found.get((tag, step), ()), key=lambda item: item.index)
         if len(files) == len(items):
-            _compare_pairs(files, items, capabilities, out)
+            for (event, digest), item in zip(files, items, strict=True):
+                _compare_item(event, None if event.format in converted else digest, item, capabilities, out)
             continue
-        for file in _compare_unpaired(files, items, out):
-            if f"media.{tag}" in unsupported or _is_broken(file.event):
+        for event, digest in _compare_unpaired(files, items, converted, out):
+            if f"media.{tag}" in unsupported or _is_broken(event):
                 count -= 1
             else:
-                out.add(Difference(Verdict.SOURCE_ONLY, file.event.where, file.what, step, file.digest))
+                out.add(Difference(Verdict.SOURCE_ONLY, event.where, _title(event), step, digest))
     return count
 
 
-def _compare_pairs(files: list[_File], items: list[TargetMedia], capabilities: Capabilities, out: Findings) -> None:
-    """Compare the media of one tag and step in their order. A time that the run does not say is not compared."""
-    for file, item in zip(files, items, strict=True):
-        caption = file.event.caption or ""
-        if file.is_kept and file.digest != item.digest:
-            both = file.digest, item.digest
-            out.add(Difference(Verdict.DIFFERENT, file.event.where, file.what, file.event.step, *both))
-        elif item.caption is not None and item.caption != caption:
-            out.add(Difference(Verdict.DIFFERENT, file.event.where, file.what, file.event.step, caption, item.caption))
-        elif (
-            item.time is not None
-            and file.event.is_time_known
-            and not _is_close(item.time, file.event.time, time_tolerance(capabilities))
-        ):
-            what, times = f"time of {file.what}", (repr(file.event.time), repr(item.time))
-            out.add(Difference(Verdict.DIFFERENT, file.event.where, what, file.event.step, *times))
+def _title(event: MediaEvent) -> str:
+    return f"media {event.tag} ({event.path})"
 
 
-def _compare_unpaired(files: list[_File], items: list[TargetMedia], out: Findings) -> list[_File]:
+def _compare_item(
+    event: MediaEvent, digest: str | None, item: TargetMedia, capabilities: Capabilities, out: Findings
+) -> None:
+    """Compare a media event with its item; `digest` is None if the target converts it.
+
+    A time that the run does not say is not compared.
+    """
+    caption = event.caption or ""
+    what = _title(event)
+    if digest is not None and digest != item.digest:
+        both = digest, item.digest
+    elif item.caption is not None and item.caption != caption:
+        both = caption, item.caption
+    elif (
+        item.time is not None
+        and event.is_time_known
+        and not _is_close(item.time, event.time, time_tolerance(capabilities))
+    ):
+        what, both = f"time of {what}", (repr(event.time), repr(item.time))
+    else:
+        return
+    out.add(Difference(Verdict.DIFFERENT, event.where, what, event.step, *both))
+
+
+def _compare_unpaired(
+    files: list[tuple[MediaEvent, str]], items: list[TargetMedia], converted: frozenset[str], out: Findings
+) -> list[tuple[MediaEvent, str]]:
     """Note which `items` of one tag and step belong to no file. Return the files that the target does not hold."""
     missing = []
     spare = [item.digest for item in items]
     # Converted files have other digests in the target, so any item that is left can be one of them: they come last.
-    for file in sorted(files, key=lambda file: not file.is_kept):
-        if file.digest in spare:
-            spare.remove(file.digest)
-        elif spare and not file.is_kept:
+    for event, digest in sorted(files, key=lambda file: file[0].format in converted):
+        if digest in spare:
+            spare.remove(digest)
+        elif spare and event.format in converted:
             spare.pop()
         else:
-            missing.append(file)
+            missing.append((event, digest))
     for item in items:
         if item.digest in spare:
             spare.remove(item.digest)
@@ -345,15 +345,23 @@ class FactsComparison:
 
     def compare(self, sent: Mapping[str, str]) -> int:
         """Compare all facts, status and times as they were last `sent`. Return how many params were expected."""
-        self._compare_text("name", self.run.name, self.held.name)
-        self._compare_text("notes", self.run.notes, self.held.notes)
+        for name, expected, found in (
+            ("name", self.run.name, self.held.name),
+            ("notes", self.run.notes, self.held.notes),
+        ):
+            is_cut = found is not None and name in self.held.truncated and _is_beginning(found, expected)
+            if not (found is None or found == expected or is_cut or self._is_skipped(name)):
+                self._add(name, expected, found)
         self._compare_tags()
         status = Status(sent.get("status", self.run.status))
-        self._compare_status(status)
-        self._compare_time("start", _seconds(sent["start"]) if "start" in sent else self.run.start, self.held.start)
+        word = self.capabilities.statuses.get(status)
+        if word is not None and not self._is_skipped("status") and word != (self.held.status or ""):
+            self._add("status", f"{word or 'nothing'} ({status})", self.held.status or "nothing")
+        if self.held.start is not None:
+            self._compare_time("start", _seconds(sent["start"]) if "start" in sent else self.run.start, self.held.start)
         end = _seconds(sent["end"]) if "end" in sent else self.run.end
         # A target without a word for the status (not even that there is none) need not say when it ended.
-        is_silent = not self.capabilities.statuses.get(status) and self.held.end is None
+        is_silent = not word and self.held.end is None
         if (end is not None or self.capabilities.clears_end) and not is_silent:
             self._compare_time("end", end, self.held.end)
         return self._compare_params()
@@ -368,12 +376,6 @@ class FactsComparison:
             verdict = Verdict.TARGET_ONLY if expected is None else Verdict.SOURCE_ONLY
         self.out.add(Difference(verdict, SIDECAR, what, None, *both))
 
-    def _compare_text(self, name: str, expected: str, found: str | None) -> None:
-        if found is None or self._is_skipped(name) or found == expected:
-            return
-        if not (name in self.held.truncated and _is_beginning(found, expected)):
-            self._add(name, expected, found)
-
     def _compare_tags(self) -> None:
         if self.held.tags is None or self._is_skipped("tags"):
             return
@@ -384,19 +386,9 @@ class FactsComparison:
         if any(redaction.tag(tag) != tag for tag in self.held.tags):
             self._add("tags", "(masked)", "a secret, in clear")
 
-    def _compare_status(self, status: Status) -> None:
-        if not self.capabilities.statuses or self._is_skipped("status"):
-            return
-        expected, found = self.capabilities.statuses[status], self.held.status or ""
-        if expected != found:
-            self._add("status", f"{expected or 'nothing'} ({status})", found or "nothing")
-
     def _compare_time(self, name: str, expected: float | None, found: float | None) -> None:
-        if self._is_skipped(name) or _is_close(expected, found, time_tolerance(self.capabilities)):
-            return
-        if name == "start" and found is None:
-            return
-        self._add(name, expected, found)
+        if not self._is_skipped(name) and not _is_close(expected, found, time_tolerance(self.capabilities)):
+            self._add(name, expected, found)
 
     def _compare_params(self) -> int:
         """Compare the params. A secret must be masked; one that is `volatile` may be older, or gone from the run."""
