@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.exporters.tensorboard.events import FOOTER, HEADER
+from tests.deltas import make_block, make_delta
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bridge.model import Delta, Run
+
+SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
+
+
+def first_of(run: Run) -> Delta:
+    """Return the first two points of a run."""
+    return make_delta(run, [make_block([0, 1], {"loss": [4.0, 3.0]})])
+
+
+def second_of(run: Run, first: Delta) -> Delta:
+    """Return the two points that follow."""
+    return make_delta(run, [make_block([2, 3], {"loss": [2.0, 1.0]}, first_row=2)], before=first.after)
 
 
 def events(path: Path) -> list[Any]:

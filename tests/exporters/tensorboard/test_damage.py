@@ -7,43 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import RebuildNeededError, TargetError, TargetRefusedError
-from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.options import ContentOptions
-from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.event_files import file_of, hex32, rows
+from tests.exporters.tensorboard.event_files import SCALARS, file_of, first_of, hex32, rows, second_of
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bridge.model import Delta, Run
+    from bridge.exporters.tensorboard import TensorBoardExporter
+    from bridge.model import Run
 
 SHAPE = ContentOptions()
-SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return make_model_run(tmp_path / "runs" / "abc", params={"lr": 0.1})
-
-
-@pytest.fixture
-def exporter(tmp_path: Path) -> TensorBoardExporter:
-    return TensorBoardExporter(tmp_path / "logs")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "logs" / "abc"
-
-
-def first_of(run: Run) -> Delta:
-    return make_delta(run, [make_block([0, 1], {"loss": [4.0, 3.0]})])
-
-
-def second_of(run: Run, first: Delta) -> Delta:
-    return make_delta(run, [make_block([2, 3], {"loss": [2.0, 1.0]}, first_row=2)], before=first.after)
 
 
 def damage_cut(folder: Path) -> None:

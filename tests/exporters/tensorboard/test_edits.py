@@ -18,7 +18,7 @@ from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.event_files import file_of, rows
+from tests.exporters.tensorboard.event_files import SCALARS, file_of, rows
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SHAPE = ContentOptions()
 ROWS = 3_000
-SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 UNTRUSTED = "what the target remembers of this run cannot be trusted"
 
 

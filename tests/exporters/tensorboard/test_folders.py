@@ -72,22 +72,18 @@ def test_a_long_part_is_cut() -> None:
     assert len(one.encode()) <= 200
 
 
-def test_equal_names_do_not_share_a_folder(tmp_path: Path) -> None:
-    """The older run keeps the name, and the other's gets a suffix from its identity."""
-    one, two = run_of(tmp_path, "abc", "uid-1", start=2.0), run_of(tmp_path, "abc", "uid-2", start=1.0)
-    assert export(tmp_path / "logs", one, two) == [f"abc-{suffix('uid-1')}", "abc"]
-
-
-def test_case_does_not_tell_folders_apart(tmp_path: Path) -> None:
-    """Names that differ only in case get distinct folders, for file systems that ignore case."""
-    one, two = run_of(tmp_path, "a/Abc", start=1.0), run_of(tmp_path, "A/aBC", start=2.0)
-    assert export(tmp_path / "logs", one, two) == ["a/Abc", f"A/aBC-{suffix('uid-A/aBC')}"]
-
-
-def test_a_clash_after_cleaning(tmp_path: Path) -> None:
-    """Two names that are equal once cleaned get two folders."""
-    one, two = run_of(tmp_path, "a/b", start=1.0), run_of(tmp_path, "a//b", start=2.0)
-    assert export(tmp_path / "logs", one, two) == ["a/b", f"a/b-{suffix('uid-a//b')}"]
+@pytest.mark.parametrize(
+    ("younger", "older", "folders"),
+    [
+        (("abc", "uid-1"), ("abc", "uid-2"), [f"abc-{suffix('uid-1')}", "abc"]),
+        (("A/aBC", "uid-1"), ("a/Abc", "uid-2"), [f"A/aBC-{suffix('uid-1')}", "a/Abc"]),
+        (("a//b", "uid-1"), ("a/b", "uid-2"), [f"a/b-{suffix('uid-1')}", "a/b"]),
+    ],
+    ids=["equal", "case", "cleaned"],
+)
+def test_names_that_clash(tmp_path: Path, younger: tuple[str, str], older: tuple[str, str], folders: list[str]) -> None:
+    """Of runs whose names are equal, also once cleaned and whatever their case, the older one keeps the name."""
+    assert export(tmp_path / "logs", run_of(tmp_path, *younger, 2.0), run_of(tmp_path, *older, 1.0)) == folders
 
 
 def test_a_folder_stays_with_its_run(tmp_path: Path) -> None:

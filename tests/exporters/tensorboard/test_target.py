@@ -14,7 +14,7 @@ from bridge.exporters.tensorboard.events import encode_block
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.event_files import content, events, file_of, hex32, rows
+from tests.exporters.tensorboard.event_files import SCALARS, content, events, file_of, first_of, hex32, rows, second_of
 from tests.exporters.tensorboard.pictures_by_hand import draw, media_event
 from tests.run_dirs import CREATED_S
 
@@ -22,35 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from bridge.model import Block, Delta, Run
+    from bridge.model import Block, Run
 
 SHAPE = ContentOptions()
-SCALARS = "events.out.tfevents.0000000003.bridge.scalars.g000"
 FACTS = "events.out.tfevents.0000000001.bridge.facts.g000"
 ALWAYS = [".bridge-target", "bridge-state.json"]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return make_model_run(tmp_path / "runs" / "abc", params={"lr": 0.1}, start=CREATED_S - 10)
-
-
-@pytest.fixture
-def exporter(tmp_path: Path) -> TensorBoardExporter:
-    return TensorBoardExporter(tmp_path / "logs", lock_wait=0.0)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "logs" / "abc"
-
-
-def first_of(run: Run) -> Delta:
-    return make_delta(run, [make_block([0, 1], {"loss": [4.0, 3.0]})])
-
-
-def second_of(run: Run, first: Delta) -> Delta:
-    return make_delta(run, [make_block([2, 3], {"loss": [2.0, 1.0]}, first_row=2)], before=first.after)
 
 
 def names(folder: Path) -> list[str]:
@@ -74,19 +50,6 @@ def test_every_event_file_begins_at_the_start_of_the_run(
     exporter.open(run, SHAPE).apply(delta)
     firsts = [events(file_of(folder, kind))[0] for kind in ("facts", "media", "scalars")]
     assert [(event.wall_time, event.file_version) for event in firsts] == [(CREATED_S - 10, "brain.Event:2")] * 3
-
-
-def test_a_grown_file_is_byte_for_byte_a_clean_one(
-    exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
-) -> None:
-    """The scalars' file does not depend on the number of exports."""
-    first = first_of(run)
-    target = exporter.open(run, SHAPE)
-    target.apply(first)
-    target.apply(second_of(run, first))
-    clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
-    clean.apply(make_delta(run, [make_block([0, 1, 2, 3], {"loss": [4.0, 3.0, 2.0, 1.0]})]))
-    assert (folder / SCALARS).read_bytes() == (tmp_path / "clean" / "abc" / SCALARS).read_bytes()
 
 
 def test_two_exports_of_one_run_write_the_same_bytes(run: Run, tmp_path: Path) -> None:
