@@ -32,14 +32,34 @@ def chosen(**words: object) -> str:
     return "".join(run.run_id for run in select(RUNS, Selection.of(SelectionOptions(**words))))  # type: ignore[arg-type]
 
 
-def test_nothing_asked_selects_all() -> None:
-    """An empty selection keeps all runs in order."""
-    assert chosen() == "abcd"
-
-
-def test_ids_and_globs() -> None:
-    """--run-id takes ids and globs, and one of several must match."""
-    assert (chosen(run_ids=["a"]), chosen(run_ids=["a", "[c-d]"]), chosen(run_ids=["*"])) == ("a", "acd", "abcd")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param({}, "abcd", id="nothing asked"),
+        pytest.param({"run_ids": ["a"]}, "a", id="an id"),
+        pytest.param({"run_ids": ["a", "[c-d]"]}, "acd", id="ids and globs widen"),
+        pytest.param({"run_ids": ["*"]}, "abcd", id="a glob"),
+        pytest.param({"tags": ["x"]}, "ab", id="a tag"),
+        pytest.param({"tags": ["x", "sweep:1"]}, "a", id="tags narrow"),
+        pytest.param({"tags": ["sweep:*"]}, "a", id="a glob of tags"),
+        pytest.param({"statuses": ["KILLED"]}, "c", id="a status"),
+        pytest.param({"statuses": ["killed", "running"]}, "cd", id="statuses widen"),
+        pytest.param({"since": "2026-04-11T00:00:00Z"}, "c", id="the last sign of life, not the start"),
+        pytest.param({"where": "acc > 0.1"}, "abc", id="a condition"),
+        pytest.param({"where": "acc > 0.1", "tags": ["x"], "run_ids": ["b", "c"]}, "b", id="all must hold"),
+        pytest.param({"top": (5, "acc:max")}, "ab", id="completed runs by their best value ever"),
+        pytest.param({"top": (1, "acc:min")}, "a", id="the least value"),
+        pytest.param({"top": (5, "acc:max"), "last": True}, "ba", id="the last value"),
+        pytest.param({"top": (1, "acc:min"), "last": True}, "a", id="the least last value"),
+        pytest.param(
+            {"top": (5, "acc:max"), "statuses": ["killed", "running", "completed"]}, "cab", id="NaN is not ranked"
+        ),
+        pytest.param({"top": (1, "acc:max"), "where": "acc.max < 0.85"}, "b", id="top comes after the rest"),
+    ],
+)
+def test_each_option_selects(words: dict[str, object], expected: str) -> None:
+    """Each option chooses the runs that its help describes."""
+    assert chosen(**words) == expected
 
 
 def test_an_id_with_the_signs_of_a_glob_is_found_by_itself() -> None:
@@ -48,52 +68,12 @@ def test_an_id_with_the_signs_of_a_glob_is_found_by_itself() -> None:
     assert select([odd, A], Selection(run_ids=("run[1]",))) == [odd]
 
 
-def test_several_tags_must_all_be_there() -> None:
-    """Each --tag narrows the selection, and globs work."""
-    assert (chosen(tags=["x"]), chosen(tags=["x", "sweep:1"]), chosen(tags=["sweep:*"])) == ("ab", "a", "a")
-
-
-def test_several_statuses_widen() -> None:
-    """Each --status widens the selection."""
-    assert (chosen(statuses=["KILLED"]), chosen(statuses=["killed", "running"])) == ("c", "cd")
-
-
-def test_since_is_about_the_last_sign_of_life() -> None:
-    """--since compares with the last sign of life, not the start."""
-    assert chosen(since="2026-04-11T00:00:00Z") == "c"
-
-
-def test_where_and_the_others_all_hold() -> None:
-    """All conditions must hold."""
-    assert (chosen(where="acc > 0.1"), chosen(where="acc > 0.1", tags=["x"], run_ids=["b", "c"])) == ("abc", "b")
-
-
-def test_top_ranks_completed_runs_by_the_best_value_ever() -> None:
-    """--top ranks completed runs by their best value ever."""
-    assert (chosen(top=(5, "acc:max")), chosen(top=(1, "acc:min"))) == ("ab", "a")
-
-
-def test_top_by_the_last_value() -> None:
-    """--last ranks by the last value."""
-    assert (chosen(top=(5, "acc:max"), last=True), chosen(top=(1, "acc:min"), last=True)) == ("ba", "a")
-
-
-def test_top_takes_other_statuses_where_they_are_asked_for() -> None:
-    """With --status --top ranks among those; runs without a value or with NaN are left out."""
-    assert chosen(top=(5, "acc:max"), statuses=["killed", "running", "completed"]) == "cab"
-
-
 def test_of_equal_values_the_earlier_start_wins() -> None:
     """Ties go to the earlier start, then to the path."""
     runs = [
         record(name, start=START - early, stats={"acc": {"max": 1}}) for name, early in [("p", 0), ("q", 9), ("o", 0)]
     ]
     assert [run.run_id for run in select(runs, Selection(top=Top(3, "acc")))] == ["q", "o", "p"]
-
-
-def test_top_comes_after_the_rest() -> None:
-    """--top ranks the runs that the other conditions leave."""
-    assert chosen(top=(1, "acc:max"), where="acc.max < 0.85") == "b"
 
 
 @pytest.mark.parametrize(
