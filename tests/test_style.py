@@ -16,7 +16,7 @@ VERB_LIST = """
 Add Advance Answer Append Apply Ask Assert Back-date Beat Become Begin Bring Build Call Cancel Carry Change Check
 Choose Clear Close Collect Combine Compare Compose Compute Construct Continue Convert Copy Count Create Cut Decide
 Decode Delete Describe Do Download Draw Drop Encode End Enter Estimate Execute Explain Export Fetch Fill Find
-Finish Flatten Flush Follow Forget Format Give Go Group Handle Hide Hold Ignore Import Insert Iterate Join Keep
+Finish Flatten Flush Follow Forget Format Give Go Group Grow Handle Hide Hold Ignore Import Insert Iterate Join Keep
 Kill Launch Leave Let Limit Link List Load Lock Log Look Make Map Mark Mask Match Measure Merge Move Name Nest Note
 Offer Open Order Pack Parse Pass Place Plan Prepare Print Put Query Raise Rank Read Rebuild Receive Record Refuse
 Register Release Remember Remove Rename Render Repeat Replace Report Reset Resolve Restore Resume Retry Return
