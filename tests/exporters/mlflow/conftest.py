@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,8 +118,6 @@ class Store:
 
     def artifact(self, path: str, run_id: str | None = None) -> bytes:
         """Return the bytes of an artifact."""
-        from pathlib import Path
-
         from mlflow.artifacts import download_artifacts
 
         uri = self.client.get_run(run_id or self.run().info.run_id).info.artifact_uri
@@ -129,3 +128,11 @@ class Store:
 def store(sqlite_uri: str) -> Store:
     """Return an empty SQLite store."""
     return Store(sqlite_uri)
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return a store through its database, or an experiment of this test through a server."""
+    if request.param == "server":
+        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"any-{tmp_path.name}")
+    return Store(request.getfixturevalue("sqlite_uri"))

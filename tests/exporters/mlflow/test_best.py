@@ -26,14 +26,6 @@ MAX = ContentOptions(best=("acc:max",))
 MIN = ContentOptions(best=("acc:min",))
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store through its database, or through a server."""
-    if request.param == "server":
-        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"best-{tmp_path.name}")
-    return Store(request.getfixturevalue("sqlite_uri"))
-
-
 def rows_of(values: Sequence[float], *, first: int = 0) -> list[Mapping[str, float]]:
     """Return one row per value of `acc`, at rising steps."""
     return [{"step": first + at, "acc": value} for at, value in enumerate(values)]

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 ROWS = [{"step": 0, "loss": 1.0}]
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store through its database, or through a server."""
-    if request.param == "server":
-        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"named-{tmp_path.name}")
-    return Store(request.getfixturevalue("sqlite_uri"))
-
-
 def unnamed(store: Store) -> Store:
     """Return the same MLflow without --experiment."""
     return Store(store.uri, experiment="", options={"experiment": None})

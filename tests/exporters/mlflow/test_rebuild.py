@@ -17,7 +17,6 @@ from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
-from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -25,17 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.model import Delta
+    from tests.exporters.mlflow.conftest import Store
 
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 NEWER = [{"step": 0, "loss": 9.0}]
-
-
-@pytest.fixture(params=["sqlite", "server"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store through its database, or through a server."""
-    if request.param == "server":
-        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"rebuild-{tmp_path.name}")
-    return Store(request.getfixturevalue("sqlite_uri"))
 
 
 def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store: Store) -> None:

@@ -23,14 +23,6 @@ VIEW = "mlflow.sharedViewState.bridge"
 BEST = ContentOptions(best=("val/acc:max",))
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Return a store through its database, or through a server."""
-    if request.param == "server":
-        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"view-{tmp_path.name}")
-    return Store(request.getfixturevalue("sqlite_uri"))
-
-
 def tags_of(store: Store) -> dict[str, str]:
     """Return the experiment's tags."""
     experiment = store.client.get_experiment_by_name(store.experiment)
