@@ -239,6 +239,7 @@ def test_it_answers_as_a_clean_export(
     views = [json.loads(experiment.tags[VIEW_TAG])["state"].removeprefix("deflate;") for experiment in experiments]
     states = [json.loads(zlib.decompress(base64.b64decode(view))) for view in views]
     assert states[0] == states[1]
+    assert states[0]["orderByKey"] == ("metrics.`l_ss.best`" if content.best else "attributes.start_time")
     names = [
         [[run.info.run_name for run in client.search_runs([experiment.experiment_id], **search)] for search in SEARCHES]
         for client, experiment in zip(clients, experiments, strict=True)

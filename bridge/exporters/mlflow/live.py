@@ -50,7 +50,7 @@ from bridge.exporters.mlflow.facts import (
 from bridge.exporters.mlflow.facts import Tag as Key
 from bridge.exporters.mlflow.live_options import live_digest, live_experiment_id
 from bridge.exporters.mlflow.media import table_tag
-from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view
+from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
 from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.model import MediaType, Series
 from bridge.secrets import Redaction
@@ -252,7 +252,7 @@ class LiveView:
                 newest = sorted(experiment.runs, key=lambda run: -run.record.start)[:_VIEW_RUNS]
                 self.live.complete(newest)
                 runs = [self._searched(experiment, run).found() for run in newest]
-                experiment.view = saved_view(runs, self.live.content.bests)
+                experiment.view = saved_view(runs, shown_bests(self.live.content))
             tags[VIEW_TAG] = experiment.view
         return Experiment(
             experiment_id=experiment.id,
@@ -356,7 +356,7 @@ class LiveView:
         start = min(child.start or 0 for child in children)
         end = None if running or not ends else max(ends)
         info = self.info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
-        summary = ParentSummary.of(children, self.live.content.bests)
+        summary = ParentSummary.of(children, shown_bests(self.live.content))
         tags = {Key.NAME: name, Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
         metrics = [Metric(key, value, max(ends, default=start), 0) for key, value in summary.metrics().items()]
         made = MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))

@@ -19,7 +19,7 @@ from bridge.options import ContentOptions
 from bridge.secrets import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.store import MlflowStore
@@ -102,20 +102,25 @@ def bests_of(runs: Sequence[FoundRun]) -> dict[str, int]:
 
     If runs disagree, the majority decides.
     """
-    said = Counter(text for run in runs for text in _best_option(run))
+    said = Counter(best for run in runs for best in _bests_of_one(run))
     found: dict[str, int] = {}
-    for text in sorted(said, key=lambda text: (-said[text], text)):
-        for metric, sign in ContentOptions(best=(text,)).bests.items():
-            found.setdefault(metric, sign)
+    for metric, sign in sorted(said, key=lambda best: (-said[best], best)):
+        found.setdefault(metric, sign)
     return found
 
 
-def _best_option(run: FoundRun) -> list[str]:
+def _bests_of_one(run: FoundRun) -> Iterable[tuple[str, int]]:
     try:
         cursor = cursor_of(run)
     except NewerFormatError:
-        return []
-    return list(cursor.content.get("best", ())) if cursor is not None else []
+        return ()
+    return () if cursor is None else shown_bests(ContentOptions.kept(cursor.content)).items()
+
+
+def shown_bests(content: ContentOptions) -> dict[str, int]:
+    """Return the metrics that `--best` names, as `--rename` calls them: 1 for max, -1 for min."""
+    names = dict(content.rename)
+    return {names.get(metric, metric): sign for metric, sign in content.bests.items()}
 
 
 def typical_metrics(runs: Sequence[FoundRun]) -> list[str]:
