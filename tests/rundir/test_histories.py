@@ -105,7 +105,7 @@ any_history = given(
 
 
 def check(kinds: Sequence[str], history: tuple[list[Row], list[int], int], limit: int, **options: Any) -> None:
-    """Grow a run, exported to a target of each kind, and compare each with the rule and with one clean read."""
+    """Let a run grow, exported to a target of each kind, and compare each with the rule and with one clean read."""
     rows, cuts, seed = history
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
