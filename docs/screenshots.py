@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,19 +13,15 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect, sync_playwright
 
+from tests.fixtures.browser import FLAGS
+from tests.servers import viewing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Page
 
 PICTURES = Path(__file__).parent / "pictures"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EXPERIMENT = "digits"
 LAST_STEP = "276"
 
@@ -37,19 +32,6 @@ def bridge(*arguments: str, folder: Path, **environment: str) -> str:
     return subprocess.run(
         command, cwd=folder, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-
-
-@contextmanager
-def view(*arguments: str, folder: Path) -> Iterator[str]:
-    """Run `bridge view` while the block runs; yield the address that it prints."""
-    command = [sys.executable, "-m", "bridge", "view", *arguments, "--no-open"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.send_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -175,12 +157,12 @@ def main() -> None:
         bridge("demo", "demo-runs", folder=folder)
         mlflow = ("--to", "mlflow", "--experiment", EXPERIMENT, "--best", "val/acc:max")
         expect.set_options(timeout=60_000)
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=list(FLAGS))
         shoot_terminal(browser, folder)
         plot_curves(folder)
-        with view("demo-runs", "--to", "tensorboard", folder=folder) as address:
+        with viewing(folder, "demo-runs", "--to", "tensorboard") as (address, _):
             shoot_tensorboard(browser, address)
-        with view("demo-runs", *mlflow, folder=folder) as address:
+        with viewing(folder, "demo-runs", *mlflow) as (address, _):
             shoot_mlflow(browser, address, run_ids(address))
         browser.close()
 

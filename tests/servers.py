@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING
@@ -81,6 +82,26 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield shared
+
+
+@contextlib.contextmanager
+def viewing(
+    folder: Path, *words: object, python: Path | str = sys.executable, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `bridge view` with these words in `folder` while the block runs; yield its address and its process.
+
+    `python` may be that of another environment. Ctrl-C ends the view, unless it has ended by then.
+    """
+    command = [str(python), "-m", "bridge", "view", *map(str, words), "--no-open"]
+    given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
+    with subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip(), process
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def make_schema(uri: str, *, artifacts: str) -> None:

@@ -90,13 +90,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     work = None
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:,.3g}"
-        remarks = [f"promised {row['at_least']:g}"] if "at_least" in row else []
+        remarks = [f"promised {row['at_least']:.3g}"] if "at_least" in row else []
         remarks += [f"promised {row['at_most']:.3g} s at most"] if "at_most" in row else []
         remarks += [f"{row['mib']:.0f} MiB, promised {row['at_most_mib']:g} at most"] if "mib" in row else []
         remarks += [] if row["held"] else ["**missed**"]
         remarks += [row["note"]] if row.get("note") else []
         cells = ["" if row["work"] == work else row["work"], row["who"], f"{row['seconds']:,.3f}"]
-        cells += [f"{row['amount'] / row['seconds']:,.0f} {row['unit']}", ratio, "; ".join(remarks)]
+        rate = row["amount"] / row["seconds"]
+        cells += [f"{rate:,.{0 if rate >= 100 else 2}f} {row['unit']}", ratio, "; ".join(remarks)]
         lines.append(f"| {' | '.join(cells)} |")
         work = row["work"]
     return "\n".join(lines) + "\n"

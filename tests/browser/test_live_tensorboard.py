@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +11,7 @@ from playwright.sync_api import expect
 
 from tests.contract.test_media import log_image, picture
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.servers import viewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,17 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
     """Yield the address that `bridge view` prints."""
-    command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", "tensorboard", "--no-open"]
-    environment = os.environ | {"BRIDGE_CACHE_DIR": str(runs.parent / "cache"), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            process.kill()
+    with viewing(runs.parent, runs, "--to", "tensorboard") as (address, _):
+        yield address
 
 
 @pytest.fixture

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +28,7 @@ from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import plugin_folder
 from tests.live.test_versions import OLD_MLFLOW
 from tests.run_dirs import CREATED_S, make_run, write_metrics
+from tests.servers import viewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,17 +114,8 @@ class Site:
 @contextlib.contextmanager
 def view(runs: Path, *options: str, python: Path | str = sys.executable) -> Iterator[Site]:
     """Yield the site that `bridge view` shows."""
-    command = [str(python), "-m", "bridge", "view", str(runs), "--to", "mlflow", "--no-open", *options]
-    environment = os.environ | {"BRIDGE_CACHE_DIR": str(runs.parent / "cache"), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield Site(process.stdout.readline().strip().partition("/#/")[0], runs.parent / "shots")
-        finally:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            process.kill()
+    with viewing(runs.parent, runs, "--to", "mlflow", *options, python=python) as (link, _):
+        yield Site(link.partition("/#/")[0], runs.parent / "shots")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,28 +17,10 @@ import pytest
 
 from bridge.exporters.contract import Interface
 from bridge.view import free_port, serve, tunnel
+from tests.servers import viewing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@contextmanager
-def view(folder: Path, runs: Path, to: str) -> Iterator[tuple[str, str]]:
-    """Yield a running `bridge view` with the address and the second line that it prints.
-
-    Ctrl-C ends it, which is no failure.
-    """
-    command = [sys.executable, "-m", "bridge", "view", str(runs), "--to", to, "--no-open"]
-    environment = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip(), process.stdout.readline().strip()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
 
 
 def ask(address: str, path: str, body: Any = None) -> Any:
@@ -59,13 +40,15 @@ def is_gone(address: str) -> bool:
 
 def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, demo_runs: Path) -> None:
     """The page shows the demo's runs without an export, and after Ctrl-C nothing listens."""
-    with view(tmp_path, demo_runs, "tensorboard") as (address, tunnel):
+    with viewing(tmp_path, demo_runs, "--to", "tensorboard") as (address, process):
+        assert process.stdout is not None
+        ssh = process.stdout.readline()
         runs = ask(address, "data/runs")
         tags = ask(address, "data/plugin/scalars/tags")
     assert {"preempted", "killed", "diverged", "lr-0.1"} <= set(runs)
     assert all("val/acc" in tags[run] for run in ("preempted", "lr-0.1"))
     port = urlsplit(address).port
-    assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in ssh
     assert is_gone(address)
     assert not any("tfevents" in path.name for path in tmp_path.rglob("*"))
     assert not (tmp_path / "cache" / "view").exists()
@@ -73,19 +56,20 @@ def test_tensorboard_shows_the_runs_and_ends_with_the_command(tmp_path: Path, de
 
 def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
     """Selection options and --metrics work as in an export, and a selection of no runs is an error."""
-    words = [str(demo_runs), "--to", "tensorboard", "--run-id", "*diverged", "--metrics", "val/*"]
-    with start(tmp_path, *words) as process:
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            assert ask(address, "data/runs") == ["diverged"]
-            assert all(tag.startswith("val/") for tag in ask(address, "data/plugin/scalars/tags")["diverged"])
-        finally:
-            process.kill()
-    with start(tmp_path, str(demo_runs), "--to", "tensorboard", "--run-id", "nothing") as process:
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "no run has the run id 'nothing'" in told
+    words = [demo_runs, "--to", "tensorboard", "--run-id"]
+    with viewing(tmp_path, *words, "*diverged", "--metrics", "val/*") as (address, _):
+        assert ask(address, "data/runs") == ["diverged"]
+        assert all(tag.startswith("val/") for tag in ask(address, "data/plugin/scalars/tags")["diverged"])
+    assert "no run has the run id 'nothing'" in refused(tmp_path, *words, "nothing")
+
+
+def refused(folder: Path, *words: object, code: int = 1) -> str:
+    """Return the error of a view that does not start."""
+    command = [sys.executable, "-m", "bridge", "view", *map(str, words), "--no-open"]
+    environment = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    return done.stderr
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
@@ -96,7 +80,7 @@ def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_run
     (tmp_path / "bridge.yaml").write_text(
         "mlflow: {tracking_uri: 'http://127.0.0.1:1', database_uri: 'sqlite:///s.db'}\n"
     )
-    with view(tmp_path, demo_runs, "mlflow") as (link, _):
+    with viewing(tmp_path, demo_runs, "--to", "mlflow") as (link, _):
         address, _, page = link.partition("#")
         experiment = page.split("/")[2]
         found = ask(address, "api/2.0/mlflow/runs/search", {"experiment_ids": [experiment], "max_results": 100})
@@ -127,19 +111,9 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "bridge", "view", str(demo_runs), "--to", "tensorboard", "--port", port]
-        environment = os.environ | {"BRIDGE_CACHE_DIR": str(tmp_path / "cache")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert f"Port {port} is taken." in done.stderr
-
-
-def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """Start `bridge view` without a browser as a process."""
-    command = [sys.executable, "-m", "bridge", "view", *words, "--no-open"]
-    given = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
-    return subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        port = taken.getsockname()[1]
+        told = refused(tmp_path, demo_runs, "--to", "tensorboard", "--port", port, code=2)
+    assert f"Port {port} is taken." in told
 
 
 def test_a_server_is_not_waited_for(tmp_path: Path) -> None:
@@ -161,15 +135,10 @@ def test_a_server_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: signal.Signals) -> None:
     """SIGTERM and SIGHUP leave no server behind."""
-    with start(tmp_path, str(demo_runs / "diverged"), "--to", "tensorboard") as process:
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            assert not is_gone(address)
-            process.send_signal(number)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
+    with viewing(tmp_path, demo_runs / "diverged", "--to", "tensorboard") as (address, process):
+        assert not is_gone(address)
+        process.send_signal(number)
+        assert process.wait(30) == 0
     assert is_gone(address)
 
 
@@ -179,11 +148,6 @@ def test_a_target_of_ones_own_is_not_made_anew(tmp_path: Path, demo_runs: Path) 
     export = [sys.executable, "-m", "bridge", "export", *words, "--exclude-metrics", "val/*"]
     subprocess.run(export, check=True, cwd=tmp_path, capture_output=True)
     before = {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()}
-    with start(tmp_path, *words, "--exclude-metrics", "loss") as process:
-        try:
-            _, told = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 1
+    told = refused(tmp_path, *words, "--exclude-metrics", "loss")
     assert "! diverged: Its target was made with other options." in told
     assert {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()} == before
