@@ -63,7 +63,8 @@ def metric_name(column: str) -> str:
 
 def complete_rows(data: bytes) -> int:
     """Return how many bytes of `data`, which begins with a row, are complete rows: up to a newline outside quotes."""
-    return max(data.rfind(b"\n", begin, end) for begin, end in _unquoted(data)) + 1
+    ends = (data.rfind(b"\n", begin, end) for begin, end in reversed(list(_unquoted(data))))
+    return next((end for end in ends if end >= 0), -1) + 1
 
 
 def _first_row(data: bytes) -> int:

@@ -454,12 +454,6 @@ class _ArrowParser:
         return filled & ~present
 
 
-@lru_cache(maxsize=32)
-def _parser(layout: Layout, only: frozenset[str] | None) -> _ArrowParser:
-    """Return a parser below a header line. The runs of a sweep share theirs."""
-    return _ArrowParser(layout, only)
-
-
 def _decode_cells(column: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the numbers in an Arrow column of bytes, and which cells hold one; anything where it is null.
 
@@ -661,6 +655,7 @@ class MetricsTable:
     first_line: bytes = field(init=False)
     total: int = 0
     holder = "metrics.csv"
+    _parsers: dict[tuple[int, frozenset[str] | None], _ArrowParser] = field(default_factory=dict)
     _counted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -746,7 +741,10 @@ class MetricsTable:
             if len(data) <= _FEW_BYTES:
                 parsed = parse_plain(data, layout=layout, start=start, first=first, only=only)
             if parsed is None:
-                parsed = _parser(layout, only).parse(data, start, first)
+                parser = self._parsers.get((layout.at, only))
+                if parser is None:
+                    parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
+                parsed = parser.parse(data, start, first)
             batches: Iterator[Rows] = (
                 parse_records(data, layout=layout, start=start, first=first, time_column=self.time_column)
                 if parsed is None

@@ -45,8 +45,8 @@ _READING = (
     Mutant(
         "a row without its newline is read",
         "bridge/rundir/header.py",
-        'return max(data.rfind(b"\\n", begin, end) for begin, end in _unquoted(data)) + 1',
-        "return max(end for _, end in _unquoted(data))",
+        'ends = (data.rfind(b"\\n", begin, end) for begin, end in reversed(list(_unquoted(data))))',
+        "ends = (end - 1 for begin, end in reversed(list(_unquoted(data))))",
         _OVERLAP,
     ),
     Mutant(
