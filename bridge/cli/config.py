@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[st
         where = f"environment: {_variable(param)}"
     elif source is ParameterSource.DEFAULT_MAP:
         where = str(found.path)
-    value = _as_json(asked.params[name])
+    value = json.loads(json.dumps(asked.params[name], default=str))
     if name.endswith("_uri") and isinstance(value, str):
         value = hide_uri(value)
     written = param.opts[0] if isinstance(param, click.Option) else name.upper()
@@ -59,12 +60,6 @@ def _row(param: click.Parameter, asked: click.Context, found: Config) -> dict[st
 def _variable(param: click.Parameter) -> str:
     names = [param.envvar] if isinstance(param.envvar, str) else list(param.envvar or ())
     return next((name for name in names if os.environ.get(name)), names[0])
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -59,8 +59,11 @@ def find_run(run: str, runs: Sequence[Path], cache: CacheOptions, out: Output) -
         (registry,) = open_registries([Path(run)], cache, out)
         return _only(run, list(registry), registry.report.problems if registry.report else ())
     records = records_of(open_registries(runs, cache, out), out)
-    for fits in (_is, _ends_so, _begins_so):
-        found = [record for record in records if fits(record, run)]
+    for found in (
+        [record for record in records if run in (record.run_id, record.identity)],
+        [record for record in records if f"/{record.run_id}".endswith(f"/{run}") or record.name == run],
+        [record for record in records if record.run_id.startswith(run)],
+    ):
         if found:
             return _only(run, found, ())
     raise UsageError(f"No run {run!r} in {', '.join(map(str, runs))}.", hint="bridge ls lists the runs.")
@@ -76,18 +79,6 @@ def _only(run: str, found: Sequence[RunRecord], problems: Sequence[tuple[str, st
     shown = "\n".join(f"  {record.run_dir}" for record in found[:MOST_NAMED])
     more = f"\n  and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     raise UsageError(f"{run!r} can mean {len(found)} runs:\n{shown}{more}", hint="Give the run's directory.")
-
-
-def _is(record: RunRecord, run: str) -> bool:
-    return run in (record.run_id, record.identity)
-
-
-def _ends_so(record: RunRecord, run: str) -> bool:
-    return f"/{record.run_id}".endswith(f"/{run}") or record.name == run
-
-
-def _begins_so(record: RunRecord, run: str) -> bool:
-    return record.run_id.startswith(run)
 
 
 def _session(record: RunRecord) -> SessionEntry | None:

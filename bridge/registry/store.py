@@ -113,17 +113,17 @@ class Store:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if _is_foreign(path, default_path=default_path):
-            raise _foreign_error(path)
+            raise UsageError(
+                f"{path} is not a cache of runs, so it was not changed.",
+                hint="Give --db a file that does not exist yet, or move this one away.",
+            )
         connection = _connect(path)
         try:
             return cls(connection), _prepare(connection, path)
-        except sqlite3.DatabaseError as error:
+        except BaseException as error:
             connection.close()
-            if not is_damage(error):
+            if not (isinstance(error, sqlite3.Error) and is_damage(error)):
                 raise
-        except BaseException:
-            connection.close()
-            raise
         return cls.rebuilt(path), f"The cache of runs {path} was damaged; it is rebuilt."
 
     @classmethod
@@ -237,13 +237,6 @@ def _is_foreign(path: Path, *, default_path: bool) -> bool:
     return head[68:72] != _APPLICATION_ID.to_bytes(4, "big")
 
 
-def _foreign_error(path: Path) -> UsageError:
-    return UsageError(
-        f"{path} is not a cache of runs, so it was not changed.",
-        hint="Give --db a file that does not exist yet, or move this one away.",
-    )
-
-
 def _prepare(connection: sqlite3.Connection, path: Path) -> str:
     """Make the tables if they are missing or of an older format. Return a message for the user ("" for none)."""
     # A power cut may cost the cache, which can be rebuilt; waiting for the disk would slow down every scan.
@@ -257,8 +250,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> str:
         if version == FORMAT:
             return ""
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        if tables and connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
-            raise _foreign_error(path)  # the file was empty a moment ago, and another program has filled it
         for name in tables:
             quoted = name.replace('"', '""')
             connection.execute(f'DROP TABLE "{quoted}"')
