@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.output import Exit, plain, wrapped
+from bridge.cli.output import MEANINGS, Exit, plain, wrapped
 from bridge.errors import BridgeError, UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _print_error(message: str, hint: str | None) -> None:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExample:\n  bridge ls .\n\nExit codes: " + " · ".join(f"{code:d} {code.meaning}" for code in Exit),
+    epilog="\b\nExample:\n  bridge ls .\n\nExit codes: " + " · ".join(f"{code:d} {MEANINGS[code]}" for code in Exit),
 )
 @click.version_option(package_name="registry-bridge", prog_name="bridge")
 def bridge() -> None:

@@ -16,9 +16,8 @@ from bridge.cli.records import (
     deliver,
     hparam_columns,
     name_column,
-    open_registries,
     parse_columns,
-    records_of,
+    read_records,
     time_column,
     value_column,
     warn_of_unknown,
@@ -61,7 +60,7 @@ def best(
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
     shown = parse_columns(table.columns)
     filters = Selection.of(selection)
-    records = records_of(open_registries(runs, cache, out), out)
+    records = read_records(runs, cache, out)
     chosen = select(records, replace(filters, top=top))
     if not chosen:
         no_match = explain_none(records, replace(filters, top=top), runs)

@@ -18,7 +18,7 @@ import msgspec
 from click.core import ParameterSource
 from msgspec.structs import asdict
 
-from bridge.cli.output import Exit, Output
+from bridge.cli.output import MEANINGS, Exit, Output
 from bridge.errors import BridgeError, UsageError
 from bridge.options import Config, ContentOptions, fields_of, find_config, load_config
 
@@ -47,7 +47,7 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
     Further options and arguments are added below with click's own decorators. The function returns the exit code, None
     for 0, and raises BridgeError; it never prints errors.
     """
-    codes = " · ".join(f"{code:d} {code.meaning}" for code in (*exits, Exit.INTERRUPTED))
+    codes = " · ".join(f"{code:d} {MEANINGS[code]}" for code in (*exits, Exit.INTERRUPTED))
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         hints = get_type_hints(function)

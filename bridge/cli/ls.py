@@ -17,9 +17,8 @@ from bridge.cli.records import (
     deliver,
     hparam_columns,
     name_column,
-    open_registries,
     parse_columns,
-    records_of,
+    read_records,
     tags_column,
     time_column,
     value_column,
@@ -72,7 +71,7 @@ def ls(
     chosen_by = Selection.of(selection)
     if liveness:
         chosen_by = replace(chosen_by, statuses=(Status(liveness),))
-    records = records_of(open_registries(runs, cache, out), out)
+    records = read_records(runs, cache, out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
     chosen = select(records, chosen_by)
     no_match = NoMatch() if chosen else explain_none(records, chosen_by, runs)

@@ -31,13 +31,8 @@ class Exit(IntEnum):
     DIFFERENCES = 4
     INTERRUPTED = 130
 
-    @property
-    def meaning(self) -> str:
-        """Return the code in the words of the help pages."""
-        return _MEANINGS[self]
 
-
-_MEANINGS = {
+MEANINGS = {
     Exit.DONE: "done",
     Exit.NOTHING_DONE: "nothing could be done",
     Exit.USAGE: "wrong usage",
@@ -45,6 +40,7 @@ _MEANINGS = {
     Exit.DIFFERENCES: "verify found differences",
     Exit.INTERRUPTED: "interrupted",
 }
+"""The codes in the words of the help pages."""
 
 
 # C0 and C1 controls and DEL steer a terminal; U+2028/9 break lines; the bidi controls reorder what is shown;
@@ -111,11 +107,6 @@ class Output(OutputOptions, frozen=True, kw_only=True):
     def say(self, message: str) -> None:
         """Print a message to stderr unless --quiet is given."""
         if not self.quiet:
-            self.warn(message)
-
-    def detail(self, message: str) -> None:
-        """Print a message to stderr if --verbose is given."""
-        if self.verbose:
             self.warn(message)
 
     def warn(self, message: str) -> None:

@@ -56,8 +56,9 @@ def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, f
     ]
 
 
-def records_of(registries: Sequence[Registry], out: Output) -> list[RunRecord]:
-    """Return the records of several registries, each run directory once; print what cannot be read or is skipped."""
+def read_records(runs: Sequence[Path], cache: CacheOptions, out: Output) -> list[RunRecord]:
+    """Scan RUNS and return a record for each run directory; print what cannot be read or is skipped."""
+    registries = open_registries(runs, cache, out)
     for registry in registries:
         for run_dir, reason in registry.report.problems if registry.report else ():
             out.say(plain(f"! {run_dir}: {reason}"))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bridge.cli.command import command, complete_run_ids
 from bridge.cli.output import Exit, Output, plain
-from bridge.cli.records import RECORDS_VERSION, Column, age, open_registries, print_columns, records_of, word_of
+from bridge.cli.records import RECORDS_VERSION, Column, age, open_registries, print_columns, read_records, word_of
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.options import CacheOptions, ContentOptions
 from bridge.registry.statistics import with_statistics
@@ -58,7 +58,7 @@ def find_run(run: str, runs: Sequence[Path], cache: CacheOptions, out: Output) -
     if os.path.isdir(run):  # noqa: PTH112 - Path refuses what is no path at all
         (registry,) = open_registries([Path(run)], cache, out)
         return _only(run, list(registry), registry.report.problems if registry.report else ())
-    records = records_of(open_registries(runs, cache, out), out)
+    records = read_records(runs, cache, out)
     for found in (
         [record for record in records if run in (record.run_id, record.identity)],
         [record for record in records if f"/{record.run_id}".endswith(f"/{run}") or record.name == run],

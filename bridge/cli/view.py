@@ -91,8 +91,8 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
         raise UsageError(f"--to {exporter.name} has no page that can be opened here.")
 
     def told(report: Report) -> None:
-        for line in report.runs:
-            out.detail(f"{line.run_id}: {line.action}, {sizes(line.points, line.media)}")
+        for line in report.runs if out.verbose else ():
+            out.warn(f"{line.run_id}: {line.action}, {sizes(line.points, line.media)}")
 
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
     for failure in failures(report):
