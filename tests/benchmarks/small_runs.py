@@ -89,9 +89,11 @@ def _server(backend: str, folder: Path, paths: list[Path]) -> list[dict[str, Any
         }
         best = best_in_turn(2, ways)
     work = f"{len(paths)} small runs into MLflow through a server"
+    # Half of the script's processor time is the server's own for log_batch, which ours needs too. Server and client
+    # share the machine, so two cores allow about 2 x.
     return [
         row(work, OURS, best[OURS], len(paths), "runs", note=f"{requests:.1f} requests a run"),
-        row(work, f"{CLIENT}, one run after another", best[CLIENT], len(paths), "runs", at_least=3),
+        row(work, f"{CLIENT}, one run after another", best[CLIENT], len(paths), "runs", at_least=1.5),
     ]
 
 

@@ -485,6 +485,8 @@ class MlflowApi:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._client: MlflowClient | None = None
+        self._artifact_uris: dict[str, str] = {}
+        """Where runs keep their artifacts, which never changes, by run id."""
         self._artifacts = functools.lru_cache(256)(self._open_artifacts)
         self._opening = threading.Lock()
 
@@ -629,6 +631,7 @@ class MlflowApi:
         """Create a run like `new`, whose id MLflow chooses, and return it."""
         tags = {key: value for key, value in new.tags.items() if key != Tag.NAME}
         made = self.call("create_run", new.experiment_id, start_time=new.start, tags=tags, run_name=new.name)
+        self._artifact_uris[made.info.run_id] = made.info.artifact_uri
         return FoundRun.of(made)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -721,8 +724,9 @@ class MlflowApi:
         from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
         from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-        uri = self.call("get_run", run_id).info.artifact_uri
-        uri = add_databricks_profile_info_to_artifact_uri(uri, self.address.uri)
+        if run_id not in self._artifact_uris:
+            self._artifact_uris[run_id] = self.call("get_run", run_id).info.artifact_uri
+        uri = add_databricks_profile_info_to_artifact_uri(self._artifact_uris[run_id], self.address.uri)
         if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
             return get_artifact_repository(uri, tracking_uri=self.address.uri)
         # An older MLflow takes the server from the global tracking URI, which may be another one.
