@@ -416,7 +416,7 @@ class DeltaKind(StrEnum):
     REWIND = "rewind"
     """New rows or media lines that overlap what the cursor covers."""
     CHANGED = "changed"
-    """What the cursor covers is no longer what the run directory holds, or the options differ."""
+    """What the cursor covers is no longer what the run directory holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
