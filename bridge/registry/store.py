@@ -241,6 +241,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> str:
     """Make the tables if they are missing or of an older format. Return a message for the user ("" for none)."""
     # A power cut may cost the cache, which can be rebuilt; waiting for the disk would slow down every scan.
     connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(
+        "PRAGMA page_size = 16384"
+    )  # of a new file; a record takes a kilobyte, and four fill a usual page
     if _version(connection) == FORMAT:
         return ""
     with _transaction(connection):
@@ -339,13 +342,34 @@ def scan(
     known = {} if full else store.known(root)
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
     skipped: list[Skipped] = []
+    unchanged: set[str] = set()
+
+    def stamped(run_dir: str) -> tuple[str, os.stat_result | None, os.stat_result | None]:
+        """Return the stamp of a run, and what lstat says of its JSON files; add it to `unchanged` if it is."""
+        before = known.get(run_dir)
+        sidecar = lstat(f"{run_dir}/sidecar.json")
+        summary = sidecar and lstat(f"{run_dir}/summary.json")
+        stamp = _stamp(run_dir, sidecar, summary)
+        signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds the only sign
+        if (
+            before
+            and _has_stamp(run_dir, before, stamp)
+            and not _may_have_moved(run_dir, before, doubtful_since, signs)
+        ):
+            unchanged.add(run_dir)
+        return stamp, sidecar, summary
+
+    def is_unchanged(run_dir: str) -> bool:
+        if run_dir in known:
+            stamped(run_dir)
+        return run_dir in unchanged
 
     def look(run_dir: str) -> tuple[Row | str | None, list[Skipped]]:
         """Return the row of a run that is new or changed, why it cannot be read, or None, and the runs within it."""
-        before = known.get(run_dir)
-        sidecar, summary = lstat(f"{run_dir}/sidecar.json"), lstat(f"{run_dir}/summary.json")
-        stamp = _stamp(run_dir, sidecar, summary)
-        if before and _has_stamp(run_dir, before, stamp) and not _may_have_moved(run_dir, before, doubtful_since):
+        if run_dir in unchanged:
+            return None, []
+        stamp, sidecar, summary = stamped(run_dir)
+        if run_dir in unchanged:
             return None, []
         within = runs_within(run_dir)
         try:
@@ -364,7 +388,7 @@ def scan(
             log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
             return hide_all(f"{type(error).__name__}: {error}"), within
 
-    runs = list(walk([root], skipped))
+    runs = list(walk([root], skipped, is_unchanged))
     looks = _look_at_each(look, runs)
     rows = [found for found, _ in looks if isinstance(found, tuple)]
     problems = [(run_dir, found) for run_dir, (found, _) in zip(runs, looks, strict=True) if isinstance(found, str)]
@@ -437,11 +461,11 @@ def _mark(found: os.stat_result | None) -> str:
     return f"{found.st_ino}.{found.st_size}.{found.st_mtime_ns}" if found else ""
 
 
-def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float) -> bool:
+def _may_have_moved(run_dir: str, before: CachedRun, doubtful_since: float, names: Sequence[str]) -> bool:
     """Return whether a sign of life, or its absence, may change the status though no sidecar was written."""
     if before.ended:
         return False
     if before.status == Status.RUNNING or before.last_alive >= doubtful_since:
         return True
-    signs = (lstat(f"{run_dir}/{name}") for name in _SIGNS_OF_LIFE)
+    signs = (lstat(f"{run_dir}/{name}") for name in names)
     return any(sign is not None and sign.st_mtime > before.last_alive for sign in signs)

@@ -17,7 +17,7 @@ from bridge.files import Refused, inside, open_plain
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
 __all__ = [
@@ -78,12 +78,15 @@ def discover(roots: Sequence[Path]) -> Discovery:
     return Discovery(runs, skipped)
 
 
-def walk(roots: Sequence[str], skipped: list[Skipped]) -> Iterator[str]:
+def walk(
+    roots: Sequence[str], skipped: list[Skipped], is_unchanged: Callable[[str], bool] = lambda _: False
+) -> Iterator[str]:
     """Yield the run directories at and below `roots` (real paths of folders), and add what is passed over to `skipped`.
 
     The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
     directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
-    a run's checkpoints and media, for which there is `runs_within`.
+    a run's checkpoints and media, for which there is `runs_within`. Event files are not opened in a folder that
+    `is_unchanged` knows as a run.
     """
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
@@ -99,15 +102,16 @@ def walk(roots: Sequence[str], skipped: list[Skipped]) -> Iterator[str]:
             continue
         if TARGET_MARK in files:
             continue
-        reason = _why_no_run(folder, files)
+        has_events = "tfevents" in "/".join(files) and any(map(is_event_file, files))  # most folders have none
+        reason = "" if has_events and is_unchanged(folder) else _why_no_run(folder, files)
         if not reason:
             yield folder
             follow = False
             for name in _OWN_FOLDERS:
                 folders.pop(name, None)
-            if folders and any(map(is_event_file, files)):
+            if folders and has_events:
                 folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
-        elif "metrics.csv" in files or any(map(is_event_file, files)):
+        elif "metrics.csv" in files or has_events:
             skipped.append(Skipped(Path(folder), reason))
         below = folders | links if follow else folders
         waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
