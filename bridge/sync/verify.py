@@ -45,7 +45,7 @@ CheckTask: TypeAlias = "tuple[Run, TargetState]"
 SMALL_BYTES = 32 << 20
 """Bytes of metrics.csv up to which a run is compared at once. A larger one is compared in portions."""
 
-PORTION = 1_000_000
+PORTION = 2_000_000
 """Points that are compared at once of a large run, unless one series alone has more."""
 
 
@@ -204,6 +204,8 @@ class _Comparison:
             for name in sorted(series):
                 points += compare_metric(series[name], own, held, content, self.exporter.capabilities, self.out)
             compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
+            # While the next portion is read, this one must not take memory.
+            del held, series, own
         if self.out.deleted:
             reason = f"the target keeps {counted(self.out.deleted, 'row')} of event files that are deleted"
         return RunCheck.of(
