@@ -344,12 +344,14 @@ def scan(
     skipped: list[Skipped] = []
     unchanged: set[str] = set()
 
-    def stamped(run_dir: str) -> tuple[str, os.stat_result | None, os.stat_result | None]:
+    def stamped(
+        run_dir: str, events: list[str] | None = None
+    ) -> tuple[str, os.stat_result | None, os.stat_result | None]:
         """Return the stamp of a run, and what lstat says of its JSON files; add it to `unchanged` if it is."""
         before = known.get(run_dir)
         sidecar = lstat(f"{run_dir}/sidecar.json")
         summary = sidecar and lstat(f"{run_dir}/summary.json")
-        stamp = _stamp(run_dir, sidecar, summary)
+        stamp = _stamp(run_dir, sidecar, summary, events)
         signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds the only sign
         if (
             before
@@ -359,9 +361,9 @@ def scan(
             unchanged.add(run_dir)
         return stamp, sidecar, summary
 
-    def is_unchanged(run_dir: str) -> bool:
+    def is_unchanged(run_dir: str, events: list[str]) -> bool:
         if run_dir in known:
-            stamped(run_dir)
+            stamped(run_dir, events)
         return run_dir in unchanged
 
     def look(run_dir: str) -> tuple[Row | str | None, list[Skipped]]:
@@ -431,14 +433,16 @@ def _row(root: str, stamp: str, record: RunRecord) -> Row:
     return (*paths, stamp, record.status, ended, record.last_alive, record.start, 0, record.encoded())
 
 
-def _stamp(run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None) -> str:
+def _stamp(
+    run_dir: str, sidecar: os.stat_result | None, summary: os.stat_result | None, events: list[str] | None
+) -> str:
     """Return a text that changes if any file that the record is made of is replaced or grows."""
     parts = [_mark(sidecar), _mark(summary)]
     if sidecar is None:
         metrics = lstat(f"{run_dir}/metrics.csv")
         parts.append(_mark(metrics))
         if metrics is None:
-            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in sorted(event_names(run_dir))]
+            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in sorted(events or event_names(run_dir))]
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call

@@ -79,14 +79,14 @@ def discover(roots: Sequence[Path]) -> Discovery:
 
 
 def walk(
-    roots: Sequence[str], skipped: list[Skipped], is_unchanged: Callable[[str], bool] = lambda _: False
+    roots: Sequence[str], skipped: list[Skipped], is_unchanged: Callable[[str, list[str]], bool] = lambda *_: False
 ) -> Iterator[str]:
     """Yield the run directories at and below `roots` (real paths of folders), and add what is passed over to `skipped`.
 
     The walk follows links to folders, and enters each real folder once, so loops of links end. It goes on below a run
     directory, where it follows no links. Hidden folders, MLflow's own and those with a TARGET_MARK are not entered, nor
     a run's checkpoints and media, for which there is `runs_within`. Event files are not opened in a folder that
-    `is_unchanged` knows as a run.
+    `is_unchanged` knows as a run by its path and event files (none: it must look itself).
     """
     seen: set[str] = set()
     waiting = [(root, True) for root in reversed(roots)]
@@ -103,7 +103,9 @@ def walk(
         if TARGET_MARK in files:
             continue
         has_events = "tfevents" in "/".join(files) and any(map(is_event_file, files))  # most folders have none
-        reason = "" if has_events and is_unchanged(folder) else _why_no_run(folder, files)
+        # Other folders may belong to the run as well, so that its event files are not only those in `files`.
+        events = list(filter(is_event_file, files)) if has_events and not folders.keys() - _OWN_FOLDERS else []
+        reason = "" if has_events and is_unchanged(folder, events) else _why_no_run(folder, files)
         if not reason:
             yield folder
             follow = False
