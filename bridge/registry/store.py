@@ -343,6 +343,7 @@ def scan(
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
     skipped: list[Skipped] = []
     unchanged: set[str] = set()
+    nothing: tuple[None, list[Skipped]] = (None, [])
 
     def stamped(
         run_dir: str, events: list[str] | None = None
@@ -369,10 +370,10 @@ def scan(
     def look(run_dir: str) -> tuple[Row | str | None, list[Skipped]]:
         """Return the row of a run that is new or changed, why it cannot be read, or None, and the runs within it."""
         if run_dir in unchanged:
-            return None, []
+            return nothing
         stamp, sidecar, summary = stamped(run_dir)
         if run_dir in unchanged:
-            return None, []
+            return nothing
         within = runs_within(run_dir)
         try:
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
