@@ -145,7 +145,8 @@ class _Follower:
         skipped = tuple(folder for folder in gathered.skipped if folder.path not in self.passed_over)
         if not due and not others and not skipped:
             return ""
-        self.passed_over.update([line.path for line in others], [folder.path for folder in skipped])
+        copies = [line.path for line in others if not line.failed]
+        self.passed_over.update(copies, [folder.path for folder in skipped])
         progress = None if self.progress is None else self.progress()
         asked = replace(gathered, runs=due, others=others, skipped=skipped)
         try:

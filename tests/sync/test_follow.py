@@ -146,6 +146,17 @@ def test_a_run_that_fails_is_reported_once_and_tried_when_it_moves(tmp_path: Pat
     assert script.lines() == [[("a", "unreadable", 0)], [("a", "new", 4)]]
 
 
+def test_a_copy_that_could_not_be_read_at_first_is_named_as_a_copy(tmp_path: Path) -> None:
+    """A directory that is still being copied is reported as unreadable, then as a copy."""
+    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    copy = tmp_path / "runs" / "b"
+    shutil.copytree(run, copy)
+    (copy / "sidecar.json").write_text("[")
+    script = Script([lambda: shutil.copy(run / "sidecar.json", copy), nothing])
+    run_script([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"), script)
+    assert script.lines() == [[("a", "new", 4), ("b", "unreadable", 0)], [("a", "copy", 0)]]
+
+
 def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
     """Completed runs are done at once, and killed ones after the grace, since a requeue may follow."""
     root = tmp_path / "runs"
