@@ -26,7 +26,7 @@ import msgspec
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
 from bridge.registry.record import RunRecord, compute_statistics, lstat, read_ended
-from bridge.rundir.discover import runs_within, walk
+from bridge.rundir.discover import checkpoint_folders, runs_within, walk
 from bridge.rundir.event_runs import event_names
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
@@ -447,7 +447,10 @@ def _stamp(
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
-    parts += [_mark(lstat(f"{run_dir}/checkpoints")), _mark(lstat(f"{run_dir}/media"))]
+    checkpoints = lstat(f"{run_dir}/checkpoints")
+    parts += [_mark(checkpoints), _mark(lstat(f"{run_dir}/media"))]
+    if checkpoints is not None:
+        parts += [_mark(lstat(folder)) for folder in checkpoint_folders(run_dir)]
     return "|".join(parts)
 
 

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 __all__ = [
-    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "columns_of", "discover",
-    "read_header", "runs_within", "stamp", "walk", "why_no_run",
+    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "checkpoint_folders", "columns_of",
+    "discover", "read_header", "runs_within", "stamp", "walk", "why_no_run",
 ]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
@@ -35,7 +37,7 @@ FILES = ("sidecar.json", "summary.json", "hparams.yaml", "metrics.csv", "media.j
 """The files and folders of a run directory that change while its run goes on."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
-"""(inode, size, mtime in nanoseconds) of each of FILES, or None for a missing file."""
+"""(inode, size, mtime in nanoseconds) of each of FILES and of the `checkpoint_folders`, or None for a missing file."""
 
 _NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
 
@@ -142,6 +144,26 @@ def runs_within(run: Path | str) -> list[Skipped]:
     return found
 
 
+def checkpoint_folders(run: Path | str) -> list[str]:
+    """Return the folders up to two levels inside the checkpoints of the run directory `run`.
+
+    A run that begins in one of them changes the mtime of that folder alone. Only the logger writes into media.
+    """
+    found: list[str] = []
+    level = [f"{run}{os.sep}checkpoints"]
+    for _ in range(2):
+        below: list[str] = []
+        for path in level:
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                # Two links: on most file systems, no folders are in it. It is not listed, since it can hold many files.
+                if status.st_nlink != 2 and stat.S_ISDIR(status.st_mode):
+                    below += _listing(path)[1].values()
+        level = sorted(below)
+        found += level
+    return found
+
+
 def why_no_run(folder: str) -> str:
     """Return the reason why `folder` is not a run directory, or "" if it is one.
 
@@ -158,6 +180,8 @@ def stamp(run_dir: Path | str) -> Stamp:
     found = tuple(_identity(f"{run_dir}{os.sep}{name}") for name in FILES)
     if found[0] is None and found[3] is None:  # neither sidecar.json nor metrics.csv
         found += tuple(_identity(f"{run_dir}{os.sep}{name}") for name in sorted(event_names(run_dir)))
+    if found[6] is not None:  # checkpoints
+        found += tuple(map(_identity, checkpoint_folders(run_dir)))
     return found
 
 

@@ -156,12 +156,14 @@ def test_a_slow_file_system_is_read_by_several_threads(tmp_path: Path, monkeypat
     assert sorted(record.run_id for record in store.records(str(tmp_path))) == list("012345678")
 
 
-def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [".", "logs", "logs/version_0"])
+def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path, there: str) -> None:
     """A run in another run's checkpoints is named each time, also if it came after the outer one was read."""
     outer = make_run(tmp_path / "runs" / "a")
-    (outer / "checkpoints").mkdir()
+    (outer / "checkpoints" / there).mkdir(parents=True)
     assert open_registry(tmp_path / "runs").report.skipped == ()  # type: ignore[union-attr]
-    inner = make_run(outer / "checkpoints" / "version_0")
+    assert counts(open_registry(tmp_path / "runs").report) == (1, 0, 1, 0, 0)
+    inner = make_run(outer / "checkpoints" / ("version_0" if there == "." else there))
     for _ in range(2):
         report = open_registry(tmp_path / "runs").report
         assert report is not None

@@ -94,8 +94,10 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
 
 def test_runs_inside_checkpoints_are_named_by_every_export(tmp_path: Path, exporter: Exporter) -> None:
     """A run that starts in the checkpoints of an unchanged run is named, by each export."""
+    inner = tmp_path / "runs" / "a" / "checkpoints" / "logs" / "version_0"
+    inner.mkdir(parents=True)
     root = settle(tmp_path, exporter)
-    inner = make_run(root / "a" / "checkpoints" / "version_0")
+    make_run(inner)
     for _ in range(3):
         assert [folder.path for folder in export_runs([root], exporter).skipped] == [str(inner)]
         age(root)
