@@ -272,7 +272,8 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     """
     if layout.step is None or any(len(places) > 1 for places in layout.metrics.values()):
         return None
-    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):  # in JSON a carriage return means nothing
+    # In JSON the text `null` is an empty cell, and a carriage return is nothing.
+    if b"null" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     text = b"[[%b]]" % data[:-1].replace(b"\n", b"],[")
     try:
