@@ -176,14 +176,20 @@ def _process_lives(pid: int) -> bool:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in the repository around `folder`, None outside of one."""
-    # In a container the repository often belongs to another user, whose files git refuses to read unless told to.
-    command = ["git", "-c", "safe.directory=*", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"]
+    """Return the commit that is checked out in the repository around `folder`, None outside of one or without git."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_TIMEOUT)  # noqa: S603
+        place = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+        if place is None:
+            return None
+        # Where git is told of the repository it takes neither another one, which GIT_DIR names while a hook runs, nor
+        # offence at one that belongs to another user, as in a container.
+        command = ["git", "-C", str(place), "--git-dir=.git", "rev-parse", "--verify", "--quiet", "HEAD"]
+        done = subprocess.run(  # noqa: S603
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=_GIT_TIMEOUT
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None  # there is no git, or the file system does not answer
-    return done.stdout.strip() or None
+    return done.stdout.decode("ascii", errors="replace").strip() or None
 
 
 def _script_folder() -> Path:

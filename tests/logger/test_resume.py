@@ -75,8 +75,8 @@ def test_a_session_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {"started_at", "user", "pid"} <= entry.keys()
 
 
-def test_the_commit_is_that_of_the_working_tree(tmp_path: Path) -> None:
-    """The commit is found from a folder below the work tree, and is None without a commit or a repository."""
+def test_the_commit_is_that_of_the_working_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is found from a folder below the work tree, also in a hook; None without a commit or a repository."""
 
     def git(*arguments: str) -> str:
         author = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
@@ -89,10 +89,18 @@ def test_the_commit_is_that_of_the_working_tree(tmp_path: Path) -> None:
     assert git_commit(tmp_path) is None
     git("commit", "--quiet", "--allow-empty", "-m", "one")
     commit = git("rev-parse", "HEAD")
+    git("worktree", "add", "--quiet", "other")
     if os.getuid() == 0:  # as in a container, where the repository is another user's
         os.chown(tmp_path, 4321, -1)
         os.chown(tmp_path / ".git", 4321, -1)
+    monkeypatch.setenv("GIT_DIR", ".git")  # as in a hook
     assert git_commit(tmp_path / "src") == commit
+    monkeypatch.delenv("GIT_DIR")
+    assert git_commit(tmp_path / "other") == commit
+    (tmp_path / "other" / ".git").write_bytes(b"gitdir: /nowhere/caf\xe9\n")  # git complains in no encoding at all
+    assert git_commit(tmp_path / "other") is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+    assert git_commit(tmp_path) is None
 
 
 @pytest.mark.parametrize(
