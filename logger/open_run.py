@@ -258,9 +258,9 @@ def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, M
         return stats, last
     rows = (record for record in read_records(metrics.path) if record.kind == "row")
     for number, record in enumerate(islice(rows, covered, None), start=covered):
-        cells = record.cells() or {}
-        step = whole_number(cells.get("step", "")) if "step" in record.columns else number
-        if not cells or step is None:
+        cells = record.cells()
+        step = whole_number((cells or {}).get("step", "")) if "step" in record.columns else number
+        if cells is None or step is None:
             continue  # readers ignore the row
         last = step
         for name, cell in cells.items():
