@@ -189,7 +189,9 @@ class _Comparison:
         compared, behind, reason = Compared(), Behind(), ""
         for number, portion in enumerate(portions):
             held = target.read(only=portion)
-            # Somebody may have exported the run meanwhile.
+            if held.cursor is not None and held.cursor.rows != cursor.rows and names:
+                # Somebody exported the run meanwhile, and the new rows may bring metrics.
+                names, _ = rundir.count_points(self.run, content, until=held.cursor)
             cursor = held.cursor or cursor
             series, rows = rundir.read_points(self.run, content, until=cursor, only=portion)
             own = names or series.keys()

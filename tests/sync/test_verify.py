@@ -6,7 +6,7 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
-    from bridge.exporters.contract import Capabilities
+    from bridge.exporters.contract import Capabilities, Target
     from bridge.sync.report import RunCheck, VerifyReport
     from tests.memory_exporter import Box
 
@@ -181,6 +181,26 @@ def test_a_large_run_is_compared_in_portions(tmp_path: Path, monkeypatch: pytest
     assert parts.compared == whole.compared
     assert [one[:3] for one in differences(parts)] == [one[:3] for one in differences(whole)]
     assert str(parts.verdict) == ("*" if damage else "=")
+
+
+@pytest.mark.parametrize("size", [verify.SMALL_BYTES, 0], ids=["small", "large"])
+def test_a_run_that_is_exported_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A metric that another export brings while a run is verified is no difference."""
+    monkeypatch.setattr(verify, "SMALL_BYTES", size)
+    path = make_run(tmp_path / "runs" / "a", ROWS)
+    exporter = MemoryExporter()
+    export_runs([path], exporter)
+    opened = exporter.open
+
+    def export_first(*args: Any) -> Target:
+        monkeypatch.setattr(exporter, "open", opened)
+        make_run(path, [*ROWS, {"step": 8, "new": 1.0}])
+        export_runs([path], exporter)
+        return opened(*args)
+
+    monkeypatch.setattr(exporter, "open", export_first)
+    line = check(path, exporter)
+    assert (str(line.verdict), differences(line)) == ("=", [])
 
 
 def test_nothing_to_compare(tmp_path: Path, exporter: MemoryExporter) -> None:
