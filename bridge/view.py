@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 START_TIMEOUT = 120.0
 """Seconds within which a user interface must answer; a first start on a slow shared file system takes long."""
 
+_GRACE = 1.0
+"""Seconds that a server gets to end by itself. TensorBoard uses half a second to remove the file that lists it for
+notebooks. MLflow's server would take longer, which nobody waits for: a database or a sidecar is written whole or not.
+"""
+
 _PORT_LOCKS = contextlib.ExitStack()
 """The locks of the ports that this process chose. They are held until it ends, so that no other view that starts at
 the same moment chooses the same port and takes this one's page for its own."""
@@ -74,10 +79,7 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
         _wait_for_answer(interface, process, log)
         yield
     finally:
-        # At once: the server may take seconds to end by itself, and a database or a sidecar is written whole or not.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
 
 
 def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -92,3 +94,12 @@ def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log
     raise TargetUnavailableError(
         f"{interface.argv[0]} did not come up at {interface.probe}.", hint=f"Its last output (all in {log}):\n{last}"
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server with everything that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE if number is signal.SIGTERM else None)

@@ -116,20 +116,25 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
     assert f"Port {port} is taken." in told
 
 
-def test_a_server_is_not_waited_for(tmp_path: Path) -> None:
-    """A server that ignores requests to end is gone as soon as the page is."""
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_server_ends_by_itself_or_is_killed(tmp_path: Path, ends: bool) -> None:
+    """A server has time to remove its own files, as TensorBoard does; one that ignores the request is gone at once."""
     port = free_port(None, usual=0)
+    own = tmp_path / "own"
     program = (
-        "import http.server, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "import atexit, http.server, pathlib, signal, sys; "
+        f"own = pathlib.Path({str(own)!r}); own.touch(); atexit.register(own.unlink); "
+        f"signal.signal(signal.SIGTERM, (lambda *_: sys.exit()) if {ends} else signal.SIG_IGN); "
         f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()"
     )
     address = f"http://127.0.0.1:{port}/"
     interface = Interface(address=address, probe=address, argv=(sys.executable, "-c", program))
     with serve(interface, tmp_path / "log"):
-        assert not is_gone(address)
+        assert own.exists() and not is_gone(address)
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert is_gone(address)
+    assert own.exists() != ends
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
