@@ -310,16 +310,21 @@ def translate_errors(target: str) -> Iterator[None]:
 @contextlib.contextmanager
 def artifact_errors(target: str) -> Iterator[None]:
     """Raise what an artifact store raises in the block as TargetRefusedError, including its library's own errors."""
-    loaded = [getattr(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
     try:
         yield
     except BridgeError:
         raise
-    except (OSError, ImportError, *loaded) as error:
+    except _store_errors() as error:  # looked up here, since MLflow may load the store's library in the block
         raise TargetRefusedError(
-            f"The artifact store of {target} did not take the files: {type(error).__name__}: {_brief(error)}",
+            f"The artifact store of {target} cannot be used: {type(error).__name__}: {_brief(error)}",
             hint="Repair the store, or leave files out: --no-artifacts --no-media.",
         ) from hide_in(error)
+
+
+def _store_errors() -> tuple[type[BaseException], ...]:
+    """Return the system's errors and the base errors of the artifact libraries that are loaded."""
+    loaded = [getattr(sys.modules[module], name) for module, name in _STORE_ERRORS if module in sys.modules]
+    return (OSError, ImportError, *loaded)
 
 
 def _from_mlflow(target: str, error: MlflowException) -> TargetError:
@@ -695,8 +700,10 @@ class MlflowApi:
 
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
         """Return the files and folders directly below an artifact path, none if it does not exist."""
-        repository = self._artifacts(run_id)
-        listed: list[FileInfo] = call_with_retry(self.address.shown, lambda: repository.list_artifacts(path or None))
+        with artifact_errors(self.address.shown):
+            listed: list[FileInfo] = call_with_retry(
+                self.address.shown, lambda: self._artifacts(run_id).list_artifacts(path or None)
+            )
         return listed
 
     def all_files(self, run_id: str, folder: str = "") -> Iterator[str]:
@@ -709,8 +716,11 @@ class MlflowApi:
 
     def download(self, run_id: str, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into`. Return its local path."""
-        repository = self._artifacts(run_id)
-        return Path(call_with_retry(self.address.shown, lambda: repository.download_artifacts(path, str(into))))
+        with artifact_errors(self.address.shown):
+            found = call_with_retry(
+                self.address.shown, lambda: self._artifacts(run_id).download_artifacts(path, str(into))
+            )
+        return Path(found)
 
     def find_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
         """Download an artifact below `into`. Return its local path, None if there is no such file."""

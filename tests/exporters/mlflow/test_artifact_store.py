@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,7 @@ from tests.fixtures.proxy import Fault
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.fixtures.proxy import FaultyProxy
@@ -26,10 +29,10 @@ ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
 OPTIONS = Options(content=ContentOptions())
 
 
-def run_with_picture(folder: Path) -> Path:
+def run_with_picture(folder: Path, **fields: str) -> Path:
     """Make an ended run directory with points, a picture and hyperparameters."""
     path = make_run(folder / "runs" / "a", ROWS, hparams={"f(x)": 1}, uid="a")
-    log_picture(path, step=1, session=0)
+    log_picture(path, step=1, session=0, **fields)
     return path
 
 
@@ -62,6 +65,41 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
     assert (pending <= set(check.behind.facts), check.behind.media_lines) == (True, 1)
     blocked.unlink()
     check_healed(store, path)
+
+
+@pytest.mark.parametrize("scheme", ["unknown", "cloud"])
+@pytest.mark.parametrize("caption", ["", "seen"])
+def test_a_store_that_mlflow_cannot_use(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, caption: str
+) -> None:
+    """A scheme that no plug-in knows, or an error of a cloud's library that MLflow loads with the first call."""
+    from mlflow.store.artifact import artifact_repository_registry as registry
+
+    class CloudError(Exception):
+        """The library's own error."""
+
+    class CloudRepository:
+        def __init__(self, *_: object, **__: object) -> None:
+            """Take any address."""
+
+        def __getattr__(self, _: str) -> Callable[..., None]:
+            """Return a method that fails, for uploads and lists."""
+            return self.fail
+
+        def fail(self, *_: object) -> None:
+            monkeypatch.setitem(
+                sys.modules, "botocore.exceptions", SimpleNamespace(BotoCoreError=CloudError, ClientError=CloudError)
+            )
+            raise CloudError("no credentials")
+
+    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
+    monkeypatch.setitem(registry._artifact_repository_registry._registry, "cloud", CloudRepository)
+    store.client.create_experiment("trials", artifact_location=f"{scheme}://bucket/folder")
+    path = run_with_picture(tmp_path, caption=caption)
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    assert str(line.action) == "new"
+    assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+    assert (store.run().info.status, len(store.points("loss"))) == ("FINISHED", 3)
 
 
 def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:

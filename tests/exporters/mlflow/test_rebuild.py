@@ -271,10 +271,10 @@ def stop(*_: object) -> None:
     raise RuntimeError("stopped")
 
 
-def log_picture(run: Path, *, step: int, session: int) -> None:
+def log_picture(run: Path, *, step: int, session: int, **fields: str) -> None:
     """Write a unique image at `step`, as the writer logs it."""
     (run / "media").mkdir(exist_ok=True)
     Image.new("RGB", (4, 4), (step, session, 9)).save(run / "media" / f"{session}-{step}.png")
     event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}
     with (run / "media.jsonl").open("a") as file:
-        file.write(json.dumps(event) + "\n")
+        file.write(json.dumps(event | fields) + "\n")
