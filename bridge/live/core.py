@@ -203,14 +203,16 @@ class LiveRuns:
         with self._lock:
             cache = self._series.setdefault(live.id, SeriesCache(self.content))
             self._series.move_to_end(live.id)
+        before = cache.bytes
         try:
             found = cache.look(self.run(live))
         except RunDirectoryError:
             return {}
-        with self._lock:
-            excess = sum(kept.bytes for kept in self._series.values()) - self._series_bytes
-            while excess > 0 and len(self._series) > 1:
-                excess -= self._series.popitem(last=False)[1].bytes
+        if cache.bytes != before:  # not at each look: a page shows thousands of runs
+            with self._lock:
+                excess = sum(kept.bytes for kept in self._series.values()) - self._series_bytes
+                while excess > 0 and len(self._series) > 1:
+                    excess -= self._series.popitem(last=False)[1].bytes
         return found
 
     def size(self, live: LiveRun) -> int:

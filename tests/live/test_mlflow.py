@@ -292,6 +292,20 @@ def test_charts_are_sampled_as_by_mlflow(
     assert (len(shown[0]) > 0) == (low != 5000)
 
 
+def test_points_at_some_steps_cost_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow up to 3.4 asks for the steps of its own sample; looking each point up there would take seconds."""
+    make_run(tmp_path / "runs" / "a", [{"step": 3 * step, "loss": float(step)} for step in range(500)])
+    client = live_client(tmp_path / "runs", monkeypatch)
+    (run,) = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
+    store = client._tracking_client.store
+    monkeypatch.setattr(type(store), "get_metric_history", None)
+    points = store.get_metric_history_bulk_interval_from_steps(run.info.run_id, "loss", [0, 4, 9, 12, 1497], 3)
+    assert [(one.run_id, one.step, one.value) for one in points] == [
+        (run.info.run_id, step, step / 3) for step in (0, 9, 12)
+    ]
+    assert store.get_metric_history_bulk_interval_from_steps(run.info.run_id, "none", [0], 3) == []
+
+
 def test_growth_and_requeues_are_shown_at_once(
     tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

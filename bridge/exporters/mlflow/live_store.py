@@ -25,7 +25,7 @@ from bridge.exporters.mlflow.facts import UserTags
 from bridge.exporters.mlflow.live import metrics_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bridge.exporters.mlflow.live import LiveView
     from bridge.live import LiveRun
@@ -120,7 +120,7 @@ class LiveStore(AbstractStore):
         points = [] if series is None else metrics_at(metric_key, series, order[begin:end])
         return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
 
-    if hasattr(AbstractStore, "_evenly_spaced_indices"):  # else its method samples as that MLflow's SQL store does
+    if hasattr(AbstractStore, "_evenly_spaced_indices"):  # an older MLflow samples by itself
 
         def get_metric_history_bulk_interval(
             self,
@@ -157,6 +157,16 @@ class LiveStore(AbstractStore):
                 points = metrics_at(metric_key, series, places)
                 found += [MetricWithRunId(run_id=run_id, metric=point) for point in points]
             return found
+
+    def get_metric_history_bulk_interval_from_steps(
+        self, run_id: str, metric_key: str, steps: Iterable[int], max_results: int
+    ) -> list[MetricWithRunId]:
+        """Return the points at these steps, which an older MLflow samples by itself and then looks up one by one."""
+        series = self._view.one_series(run_id, metric_key)
+        if series is None:
+            return []
+        at = np.flatnonzero(np.isin(series.step, np.fromiter(steps, dtype=np.int64)))[:max_results]
+        return [MetricWithRunId(run_id=run_id, metric=point) for point in metrics_at(metric_key, series, at)]
 
     # Edits
 
@@ -222,7 +232,7 @@ def _is_reserved(tag: str) -> bool:
 _READING = {
     *("search_runs", "supports_workspaces", "supports_trace_archival", "filter_active_experiment_ids"),
     *("end_async_logging", "flush_async_logging", "shut_down_async_logging", "list_scorers_across_experiments"),
-    *("get_metric_history_bulk_interval", "get_metric_history_bulk_interval_from_steps"),
+    "get_metric_history_bulk_interval",
 }
 """Methods of MLflow's base classes that write nothing, and are right as they are."""
 
