@@ -106,14 +106,14 @@ class MetricsFile:
             self._pending = (rows[0], len(rows), self.rows + len(rows))
             if grows:
                 replace_file(self.path, chain(self._padded(new), [data]))
-                self.close()  # the next append opens the new file
-            else:
-                if self._descriptor is None:
-                    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                    self._descriptor = os.open(self.path, flags, 0o666)
+                self.close()
+            if self._descriptor is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._descriptor = os.open(self.path, flags, 0o666)
+            if not grows:
                 append_whole(self._descriptor, data)
             self.rows += len(rows)
-            self._headers = self._headers or 1
+            self._headers = 1 if grows else self._headers or 1
             self._settle(rows)
         except BaseException:
             self.close()  # the next append looks at the file afresh
