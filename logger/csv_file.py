@@ -33,9 +33,12 @@ _REMEMBERED_PLACES = 256
 
 _SPECIAL = re.compile(r'[",\r\n]')
 
-_CELL = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,\n]*+'
+_CELL = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,\r\n]*+(?:\r[^\n]*+)?+'
 _RECORD = re.compile(rb'[^"\n]*+\n|' + _CELL + rb"(?:," + _CELL + rb")*+\n")
-"""A line without quotes, or cells up to a line end outside of quotes. Only at the start of a cell a quote opens one."""
+"""A line without quotes, or cells up to a line end outside of quotes. Only at the start of a cell a quote opens one.
+
+A carriage return in the middle makes the rest of the line no CSV, so no quote opens there.
+"""
 
 
 class MetricsFile:

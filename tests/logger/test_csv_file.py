@@ -60,6 +60,7 @@ def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
         ("step,", "", 0),
         ("", "", 0),
         pytest.param('step,a\r\n0,5" pipe\r\n1,1\r\n2', 'step,a\r\n0,5" pipe\r\n1,1\r\n', 2, id="a stray quote"),
+        pytest.param('step,a\r\n\r,"b\nc"\r\n', 'step,a\r\n\r,"b\nc"\r\n', 2, id="a stray carriage return"),
         pytest.param(f"{LONG}0,1", LONG, 20_000, id="several reads"),
         pytest.param('\ufeff\r\n\r\n"step",a\r\n0,1\r\n', '\ufeff\r\n\r\n"step",a\r\n0,1\r\n', 1, id="blank before"),
         pytest.param("step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", "step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", 2, id="blank lines"),
