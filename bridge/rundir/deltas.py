@@ -207,7 +207,8 @@ def _estimate_times(
         return None
     total = end
     if more:
-        total += table.lines_before(table.size) - table.lines_before(rows[-1].end)
+        total -= table.lines_before(rows[-1].end)  # first, because offsets that rise are counted once
+        total += table.lines_before(table.size)
     state.estimate = state.estimate.reaching(total, state.run)
     return (cursor or state.begun()).with_(anchors=state.estimate.anchors, stat=None)
 
