@@ -129,7 +129,7 @@ def runs_within(run: Path | str) -> list[Skipped]:
     found: list[Skipped] = []
     for name in _OWN_FOLDERS:
         own = f"{run}{os.sep}{name}"
-        level = [own]
+        level = [] if os.path.islink(own) else [own]  # a link may lead out of the run directory
         for _ in range(3):
             below: list[str] = []
             for path in level:
@@ -137,7 +137,7 @@ def runs_within(run: Path | str) -> list[Skipped]:
                     files, folders, _ = _listing(path)
                 except OSError:
                     continue
-                if not _why_no_run(path, files) and not os.path.islink(own):
+                if not _why_no_run(path, files):
                     found.append(Skipped(Path(path), f"is in the {name} of the run {run}; to read it, give its path"))
                 below += folders.values()
             level = sorted(below)

@@ -255,7 +255,8 @@ def _read_statistics(
     try:
         summary, problems = _decode(files["summary.json"], Summary)
     except SidecarError as error:
-        notices.append(Notice(NoticeKind.BAD_LINE, "summary.json", str(error)))
+        is_large = files["summary.json"].size > LARGEST_JSON
+        notices.append(Notice(NoticeKind.TOO_LARGE if is_large else NoticeKind.BAD_LINE, "summary.json", str(error)))
         return {}, None
     notices += _left_out("summary.json", problems)
     return {name: asdict(of) for name, of in summary.metrics.items()}, summary.rows

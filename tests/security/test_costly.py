@@ -69,7 +69,7 @@ ROWS = [
 ]
 
 FACTS = [
-    Case("gigabyte-sidecar", sparse("sidecar.json"), (), "sidecar.json is larger than 8 MiB", "some kilobytes"),
+    Case("gigabyte-sidecar", sparse("sidecar.json"), (), "8 MiB; such a file has some kilobytes", "Repair the file"),
     Case("full-sidecar", sidecar(tags="json:[" + "{}," * 2_700_000 + "0]"), (("left out", "sidecar.json: tags"),)),
     Case("deep-sidecar", content("sidecar.json", "[" * 100_000), (), "sidecar.json", "Repair the file"),
     Case("gigabyte-summary", sparse("summary.json"), (("too large", "summary.json"),)),
