@@ -353,7 +353,7 @@ def scan(
         sidecar = lstat(f"{run_dir}/sidecar.json")
         summary = sidecar and lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary, events)
-        signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds the only sign
+        signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds them
         if (
             before
             and _has_stamp(run_dir, before, stamp)
@@ -444,6 +444,8 @@ def _stamp(
         parts.append(_mark(metrics))
         if metrics is None:
             parts += [_mark(lstat(f"{run_dir}/{name}")) for name in sorted(events or event_names(run_dir))]
+        else:  # a run whose sidecar was lost
+            parts += [_mark(lstat(f"{run_dir}/{name}")) for name in ("summary.json", "heartbeat")]
     elif stat.S_ISLNK(sidecar.st_mode):
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call

@@ -171,6 +171,22 @@ def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path, there: 
         assert report.skipped == ((str(inner), reason),)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("heartbeat", ""), ("summary.json", '{"rows": 1, "metrics": {"acc": {"last": 7, "count": 1}}}')]
+)
+def test_files_beside_a_lost_sidecar_are_followed(tmp_path: Path, name: str, text: str) -> None:
+    """A heartbeat or a summary of a run without a sidecar changes what a scan finds, as it changes what is read."""
+    run = make_run(tmp_path / "runs" / "a", [{"step": 0, "acc": 0.5}])
+    for gone in ("sidecar.json", "heartbeat"):
+        (run / gone).unlink()
+    os.utime(run / "metrics.csv", (CREATED_S, CREATED_S))
+    before = open_registry(tmp_path / "runs")["a"]
+    (run / name).write_text(text)
+    after = open_registry(tmp_path / "runs")["a"]
+    assert after != before
+    assert after == open_registry(tmp_path / "runs", full=True)["a"]
+
+
 def test_the_heartbeat_timeout_counts_at_once(tmp_path: Path) -> None:
     """Another --heartbeat-timeout changes statuses without changes on disk."""
     run = make_run(tmp_path / "runs" / "a", status="running")
