@@ -12,6 +12,7 @@ import csv
 import errno
 import os
 import re
+import shutil
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -184,6 +185,7 @@ class MetricsFile:
             return
         aside = free_beside(self.path)
         replace_file(aside, tail)
+        shutil.copymode(self.path, aside)
         where = f"row {self.rows}" if self.columns else "its header"
         self._warn(
             "metrics.csv",

@@ -137,10 +137,12 @@ def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, k
     """Text after an unclosed quote is cut off and kept beside the file, with a warning."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(before.encode())
+    path.chmod(0o600)
     told: list[str] = []
     MetricsFile(path, time_column=None, warn=lambda _, sentence: told.append(sentence)).resume()
     assert text(tmp_path) == kept
-    assert (tmp_path / "metrics.csv.1").read_bytes().decode() == before.removeprefix(kept)
+    aside = tmp_path / "metrics.csv.1"
+    assert (aside.read_bytes().decode(), aside.stat().st_mode & 0o777) == (before.removeprefix(kept), 0o600)
     (sentence,) = told
     assert where in sentence
     assert "kept as metrics.csv.1" in sentence
