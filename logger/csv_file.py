@@ -94,7 +94,7 @@ class MetricsFile:
         either in the file or still in the list.
         """
         try:
-            if self._descriptor is None or os.fstat(self._descriptor).st_nlink == 0:
+            if not self._is_open():
                 self.resume()
             self._settle(rows)
             if not rows:
@@ -139,6 +139,13 @@ class MetricsFile:
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+    def _is_open(self) -> bool:
+        """Return whether the file is open, and not another one by now."""
+        try:
+            return self._descriptor is not None and os.fstat(self._descriptor).st_nlink > 0
+        except OSError:  # another machine replaced the file in a network file system
+            return False
 
     def _settle(self, rows: list[Row]) -> None:
         """Take the rows out of the list that the last write brought to disk, also if an exception interrupted it.

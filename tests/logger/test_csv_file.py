@@ -161,6 +161,23 @@ def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
     assert (text(tmp_path), file.rows) == ("step,b\r\n3,8\r\n", 1)
 
 
+def test_a_stale_file_of_a_network_file_system_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the server no longer knows the open file, since another machine replaced it, the present one is opened."""
+    file = metrics_file(tmp_path)
+    file.append(rows({"a": 1}))
+    stale, look = file._descriptor, os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        if descriptor == stale:
+            monkeypatch.undo()  # another open file may have this number next
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return look(descriptor)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    file.append(rows({"a": 2}, start=1))
+    assert steps(tmp_path) == [0, 1]
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     """If metrics.csv is a link, its target grows, and nothing is left beside either."""
     (tmp_path / "disk").mkdir()
