@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import zlib
@@ -290,8 +291,10 @@ class MlflowTarget:
             and (key not in new.tags or key in edited)
         }
         kept.pop(Tag.NAME, None)
-        if Tag.PARENT in kept and Tag.SWEEP in self._store.runs.run(kept[Tag.PARENT]).tags:
-            del kept[Tag.PARENT]  # the bridge nested it, and would have done so again if it still belonged there
+        if Tag.PARENT in kept:
+            with contextlib.suppress(ConflictError):  # a parent that is gone for good
+                if Tag.SWEEP in self._store.runs.run(kept[Tag.PARENT]).tags:
+                    del kept[Tag.PARENT]  # the bridge nested it, and would do so again if it still belonged there
         if "notes" in user_edits(old, cursor_of(old)):
             kept[Tag.NOTES] = old.tags.get(Tag.NOTES, "")
         return kept

@@ -86,6 +86,16 @@ def test_children_of_the_old_run_become_those_of_the_new(store: Store) -> None:
     assert store.client.get_run(child.info.run_id).data.tags[Tag.PARENT] == new.info.run_id
 
 
+def test_a_parent_that_is_gone_for_good_stops_no_rebuild(any_store: Store) -> None:
+    """As after `mlflow gc`; the tag stays, since a person may have set it."""
+    run = run_of()
+    any_store.export(run, ROWS)
+    any_store.client.set_tag(any_store.run().info.run_id, Tag.PARENT, "ab" * 16)
+    any_store.rebuild(run, [delta_of(run, NEWER)])
+    assert any_store.run().data.tags[Tag.PARENT] == "ab" * 16
+    assert [value for _, value, _ in any_store.points("loss")] == [9.0]
+
+
 def test_a_rebuild_that_stops_leaves_the_old_run_and_the_next_one_clears_up(store: Store) -> None:
     """A half-filled run is neither the target nor a second one."""
     run = run_of()
