@@ -311,7 +311,7 @@ class MlflowTarget:
     # Reading back
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
-        """Return the run as MLflow's API shows it."""
+        """Return the run as MLflow's API shows it, its points straight from a database that is known."""
         target = self._look().target
         if target is None:
             raise TargetRefusedError(f"{self._store.address.shown} does not hold {self._run.path}.")
