@@ -59,19 +59,22 @@ class ApiRuns(MlflowApi):
         _check_cursor(now, update)
         logged = rows_of(update.blocks, update.keys)
         is_pending = Tag.PENDING in now.tags
+        bests = [
+            best
+            for best_key, (key, sign) in sorted(update.bests.items())
+            if (best := self._best(now, best_key, key, sign, next((part for part in logged if part.key == key), None)))
+        ]
         batches = list(batches_for_requests(self._missing(run_id, logged) if is_pending else _distinct(logged)))
         if len(batches) > 1 and not is_pending:
             self.set_tags(run_id, {Tag.PENDING: "true"})
             is_pending = True
         for batch in batches[:-1]:
             self._log(run_id, batch)
-        for best_key, (key, sign) in sorted(update.bests.items()):
-            self._send_best(now, best_key, key, sign, next((part for part in logged if part.key == key), None))
         if update.row is not None:
             self._set_row(now, update.row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
-        self._send_fields(run_id, update, batches[-1] if batches else [])
+        self._send_fields(run_id, update, [*(batches[-1] if batches else ()), *bests])
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
             self._delete_tag(run_id, Tag.PENDING)
 
@@ -136,8 +139,8 @@ class ApiRuns(MlflowApi):
             _ = self.client  # checks that the server answers
             call_with_retry(self.address.shown, functools.partial(post, uri, body_of(run_id, rows, params, tags)))
 
-    def _send_best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> None:
-        """Log the best value of `key` so far as `best_key`, unless that is its latest value already.
+    def _best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> KeyRows | None:
+        """Return the best value of `key` so far as a row of `best_key`, None if that is its latest value already.
 
         Raise RebuildNeededError if the best stands before the latest point of `best_key`, which cannot be deleted.
         """
@@ -151,12 +154,11 @@ class ApiRuns(MlflowApi):
                 (one for one in (earlier, new) if one is not None), key=lambda one: _rank(one, sign), default=None
             )
         if new is None or (held is not None and _rank(new, sign) <= _rank(held, sign)):
-            return
+            return None
         if held is not None and new < held:
             raise RebuildNeededError(f"the best value of {key} moved to an earlier step")
         point = np.array([0])
-        row = KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
-        self._log(now.run_id, [row])
+        return KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
 
     def _set_row(self, now: FoundRun, row: RunRow) -> None:
         if row.end is not None and (now.end != row.end or now.status != row.status):
@@ -169,9 +171,9 @@ class ApiRuns(MlflowApi):
             self.call("update_run", now.run_id, **changed)
 
     def _send_fields(self, run_id: str, update: RunUpdate, rows: Sequence[KeyRows]) -> None:
-        """Set params and tags, and send the last points. The cursor goes with the last request.
+        """Set params and tags, and send the last points. They and the cursor go with the last request.
 
-        The list of user tags belongs to the cursor.
+        So a stop leaves no points that the cursor does not cover. The list of user tags belongs to the cursor.
         """
         last = {key: update.tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in update.tags}
         others = {key: value for key, value in update.tags.items() if key not in last}
@@ -181,15 +183,16 @@ class ApiRuns(MlflowApi):
         if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
             requests.append([{}, {}])
         requests[-1][1] |= last
-        params, tags = requests[0]
+        params, tags = requests[-1]
         entities = sum(map(len, rows)) + len(params) + len(tags)
         if entities > POINTS_A_REQUEST or len(body_of(run_id, rows, params, tags)) > BYTES_A_REQUEST:
-            self._log(run_id, rows)
+            for batch in batches_for_requests(rows):
+                self._log(run_id, batch)
             rows = ()
-        for params, tags in requests:
-            if rows or params or tags:
-                self._log(run_id, rows, params, tags)
-            rows = ()
+        for params, tags in requests[:-1]:
+            self._log(run_id, (), params, tags)
+        if rows or any(requests[-1]):
+            self._log(run_id, rows, *requests[-1])
 
     def _delete_tag(self, run_id: str, key: str) -> None:
         try:

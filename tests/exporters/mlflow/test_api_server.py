@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.model import DeltaKind, MediaType, NoticeKind, Status
 from bridge.options import ContentOptions
 from logger.sidecar import SessionEntry
@@ -160,6 +161,32 @@ def test_a_rewind_after_a_stop_needs_a_rebuild(
     _stopped(server, faulty_proxy, monkeypatch)
     with pytest.raises(RebuildNeededError, match="no longer count"):
         server.export(run_of(), [{**row, "loss": -1.0} if row["step"] == 7 else row for row in MANY])
+
+
+def test_points_and_bests_of_one_request_come_with_the_cursor(server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that stops before or between its requests leaves no point that a requeue would have to take back."""
+    content = ContentOptions(best=("loss:min",))
+    send, stops_at = ApiRuns._log_batch, 0
+
+    def send_some(api: ApiRuns, *request: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > stops_at:
+            raise TargetUnavailableError("stopped")
+        send(api, *request)
+
+    monkeypatch.setattr(ApiRuns, "_log_batch", send_some)
+    while True:
+        count, run = 0, run_of(identity=f"stops at {stops_at}", params={f"p{number}": 1 for number in range(150)})
+        try:
+            server.export(run, [{"step": 0, "loss": -5.0}], content=content)
+        except TargetUnavailableError:
+            (found,) = [one for one in server.runs() if one.data.tags[Tag.UID] == run.identity]
+            assert found.data.metrics == {}
+            stops_at += 1
+        else:
+            break
+    assert stops_at == 2
 
 
 def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, mlflow_server: MlflowServer) -> None:
