@@ -520,8 +520,7 @@ class MlflowApi:
         return True
 
     def _open(self) -> MlflowClient:
-        for setting in ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT=true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"):
-            os.environ.setdefault(*setting.split("="))
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         require_mlflow()
         from mlflow import MlflowClient
 
@@ -536,9 +535,15 @@ class MlflowApi:
                 if not file.exists():
                     call_with_retry(self.address.shown, functools.partial(_create_sqlite_file, file))
         try:
-            return call_with_retry(self.address.shown, lambda: MlflowClient(self.address.uri))
+            client: MlflowClient = call_with_retry(self.address.shown, lambda: MlflowClient(self.address.uri))
         except ModuleNotFoundError as error:
             raise missing_driver(self.address.shown, error) from error
+        tracking: Any = getattr(client, "_tracking_client", None)
+        if (
+            tracking is not None
+        ):  # else it prints the address of each run that ends; MLflow 2.22 has no setting for that
+            tracking._log_url = lambda _run_id: None
+        return client
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Return the result of a method of the client, retried if the target is unavailable."""

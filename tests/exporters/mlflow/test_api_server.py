@@ -83,6 +83,16 @@ def vars_of(held: TargetContent) -> dict[str, object]:
     return {name: getattr(held, name) for name in names}
 
 
+def test_mlflow_prints_no_addresses(
+    server: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard output belongs to our results, also with an MLflow that knows no setting for that."""
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    server.export(run_of(), ROWS)
+    assert server.run().info.status == "FINISHED"
+    assert capsys.readouterr().out == ""
+
+
 def test_a_second_export_has_nothing_to_do(server: Store) -> None:
     """A second export finds nothing stale, and applying the same again changes nothing."""
     run = run_of(params={"lr": 1}, tags=("a:b",), notes="n")
