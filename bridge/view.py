@@ -97,9 +97,12 @@ def _wait_for_answer(interface: Interface, process: subprocess.Popen[bytes], log
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server with everything that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """End the server with everything that it started, also if a second Ctrl-C comes meanwhile."""
+    try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(_GRACE)
+    finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE if number is signal.SIGTERM else None)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

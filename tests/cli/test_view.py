@@ -138,6 +138,27 @@ def test_a_server_ends_by_itself_or_is_killed(tmp_path: Path, ends: bool) -> Non
     assert own.exists() != ends
 
 
+def test_a_second_ctrl_c_leaves_no_server_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for a server may be interrupted; it is killed all the same."""
+    port = free_port(None, usual=0)
+    program = (
+        "import http.server, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()"
+    )
+    address = f"http://127.0.0.1:{port}/"
+    wait = subprocess.Popen.wait
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait(process)
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117 - what ends the inner block is the point
+        with serve(Interface(address=address, probe=address, argv=(sys.executable, "-c", program)), tmp_path / "log"):
+            monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    assert is_gone(address)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: signal.Signals) -> None:
     """SIGTERM and SIGHUP leave no server behind."""
