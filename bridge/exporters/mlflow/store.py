@@ -25,7 +25,7 @@ from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
 from bridge.model import Cursor, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.model import Run
 
@@ -287,6 +287,8 @@ class MlflowStore:
         self.parents: dict[tuple[str, str], str | None] = {}
         """The parents of sweeps that were found, by experiment and sweep."""
         self._runs: Database | ApiRuns | None = None
+        self._batch: contextlib.ExitStack | None = None
+        """The batch that goes on while `_runs` is not open yet, None outside of one."""
         self._naming: ExperimentName | None = None
         self._experiments: dict[str, Experiment] = {}
         self._lock = threading.RLock()
@@ -330,6 +332,8 @@ class MlflowStore:
         with self._lock:
             if self._runs is None:
                 self._runs = self._open_database() or self.api
+                if self._batch is not None and isinstance(self._runs, Database):
+                    self._batch.enter_context(self._runs.batch())
             return self._runs
 
     @property
@@ -466,10 +470,18 @@ class MlflowStore:
 
     # Runs
 
-    def batch(self) -> contextlib.AbstractContextManager[None]:
-        """Write the new runs of the block together, if there is a database."""
-        database = None if self.is_absent else self.database
-        return contextlib.nullcontext() if database is None else database.batch()
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write the new runs of the block together, if there is a database, or the block creates one."""
+        with contextlib.ExitStack() as stack:
+            if isinstance(self._runs, Database):
+                stack.enter_context(self._runs.batch())
+            elif self._runs is None:
+                self._batch = stack
+            try:
+                yield
+            finally:
+                self._batch = None
 
     def find(self, runs: Sequence[Run]) -> dict[str, Candidates]:
         """Return for each run's identity what MLflow holds of it. Raise RunError for a run without an experiment."""

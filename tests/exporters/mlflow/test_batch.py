@@ -69,6 +69,12 @@ def test_new_runs_share_transactions(uri: str, root: Path, transactions: list[in
     assert verdicts(root, uri) == ["="] * RUNS
 
 
+def test_the_first_runs_of_a_new_file_share_them_too(tmp_path: Path, root: Path, transactions: list[int]) -> None:
+    """A SQLite file that the export itself creates is no exception."""
+    export_runs([root], exporter(f"sqlite:///{tmp_path}/new.db"))
+    assert transactions == [3, 1, 2, 1]
+
+
 def test_a_transaction_has_no_more_points_than_a_delta(
     uri: str, root: Path, transactions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
