@@ -13,6 +13,7 @@ import msgspec
 
 from bridge.files import LARGEST_JSON, LONGEST_NAME, clean, open_plain, shortened
 from bridge.model import Run, Status, fitting
+from bridge.rundir.discover import lstat
 from bridge.rundir.run import run_name
 from logger.sidecar import SessionEntry, Sidecar, Summary
 from logger.values import restore_number, strict
@@ -20,7 +21,7 @@ from logger.values import restore_number, strict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RunRecord", "compute_statistics", "iso", "lstat", "read_ended"]
+__all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -338,11 +339,3 @@ def _read(path: str, found: os.stat_result) -> bytes:
         return os.read(descriptor, found.st_size + 1)
     finally:
         os.close(descriptor)
-
-
-def lstat(path: str) -> os.stat_result | None:
-    """Return what lstat says of a file, None if there is none."""
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None

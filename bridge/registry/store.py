@@ -25,8 +25,8 @@ import msgspec
 
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import Status
-from bridge.registry.record import RunRecord, compute_statistics, lstat, read_ended
-from bridge.rundir.discover import checkpoint_folders, runs_within, walk
+from bridge.registry.record import RunRecord, compute_statistics, read_ended
+from bridge.rundir.discover import checkpoint_folders, has_folders, lstat, runs_within, walk
 from bridge.rundir.event_runs import event_names
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
@@ -451,7 +451,7 @@ def _stamp(
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
     checkpoints = lstat(f"{run_dir}/checkpoints")
     parts += [_mark(checkpoints), _mark(lstat(f"{run_dir}/media"))]
-    if checkpoints is not None:
+    if has_folders(checkpoints):
         parts += [_mark(lstat(folder)) for folder in checkpoint_folders(run_dir)]
     return "|".join(parts)
 

@@ -1,6 +1,6 @@
 """Find run directories below folders, and name the folders that only look like one."""
 
-# ruff: noqa: PTH112, PTH114, PTH116 - a walk over a hundred thousand folders: a Path for each would cost more than the walk
+# ruff: noqa: PTH112, PTH116 - a walk over a hundred thousand folders: a Path for each would cost more than the walk
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "checkpoint_folders", "columns_of",
-    "discover", "read_header", "runs_within", "stamp", "walk", "why_no_run",
+    "discover", "has_folders", "lstat", "read_header", "runs_within", "stamp", "walk", "why_no_run",
 ]  # fmt: skip
 
 TARGET_MARK = ".bridge-target"
@@ -129,7 +129,7 @@ def runs_within(run: Path | str) -> list[Skipped]:
     found: list[Skipped] = []
     for name in _OWN_FOLDERS:
         own = f"{run}{os.sep}{name}"
-        level = [] if os.path.islink(own) else [own]  # a link may lead out of the run directory
+        level = [own] if has_folders(lstat(own)) else []
         for _ in range(3):
             below: list[str] = []
             for path in level:
@@ -154,14 +154,28 @@ def checkpoint_folders(run: Path | str) -> list[str]:
     for _ in range(2):
         below: list[str] = []
         for path in level:
-            with contextlib.suppress(OSError):
-                status = os.lstat(path)
-                # Two links: on most file systems, no folders are in it. It is not listed, since it can hold many files.
-                if status.st_nlink != 2 and stat.S_ISDIR(status.st_mode):
+            if has_folders(lstat(path)):
+                with contextlib.suppress(OSError):
                     below += _listing(path)[1].values()
         level = sorted(below)
         found += level
     return found
+
+
+def has_folders(found: os.stat_result | None) -> bool:
+    """Return whether lstat found a folder, and no link, in which other folders can be.
+
+    A folder of two links holds none on most file systems. It is not listed, since there may be many files in it.
+    """
+    return found is not None and found.st_nlink != 2 and stat.S_ISDIR(found.st_mode)
+
+
+def lstat(path: str) -> os.stat_result | None:
+    """Return what lstat says of `path`, None where it says nothing."""
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
 
 
 def why_no_run(folder: str) -> str:
