@@ -706,10 +706,8 @@ class MlflowApi:
     def files(self, run_id: str, path: str = "") -> list[FileInfo]:
         """Return the files and folders directly below an artifact path, none if it does not exist."""
         with artifact_errors(self.address.shown):
-            listed: list[FileInfo] = call_with_retry(
-                self.address.shown, lambda: self._artifacts(run_id).list_artifacts(path or None)
-            )
-        return listed
+            repository = self._artifacts(run_id)
+            return list(call_with_retry(self.address.shown, lambda: repository.list_artifacts(path or None)))
 
     def all_files(self, run_id: str, folder: str = "") -> Iterator[str]:
         """Yield the paths of all artifacts below `folder`."""
@@ -722,10 +720,8 @@ class MlflowApi:
     def download(self, run_id: str, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into`. Return its local path."""
         with artifact_errors(self.address.shown):
-            found = call_with_retry(
-                self.address.shown, lambda: self._artifacts(run_id).download_artifacts(path, str(into))
-            )
-        return Path(found)
+            repository = self._artifacts(run_id)
+            return Path(call_with_retry(self.address.shown, lambda: repository.download_artifacts(path, str(into))))
 
     def find_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
         """Download an artifact below `into`. Return its local path, None if there is no such file."""
@@ -741,14 +737,15 @@ class MlflowApi:
 
         if run_id not in self._artifact_uris:
             self._artifact_uris[run_id] = self.call("get_run", run_id).info.artifact_uri
-        uri = add_databricks_profile_info_to_artifact_uri(self._artifact_uris[run_id], self.address.uri)
-        if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
-            return get_artifact_repository(uri, tracking_uri=self.address.uri)
-        # An older MLflow takes the server from the global tracking URI, which may be another one.
-        is_of_server = uri.startswith("mlflow-artifacts:")
-        return get_artifact_repository(
-            MlflowArtifactsRepository.resolve_uri(uri, self.address.uri) if is_of_server else uri
-        )
+        uri = self._artifact_uris[run_id]
+        with translate_errors(self.address.shown):
+            uri = add_databricks_profile_info_to_artifact_uri(uri, self.address.uri)
+            if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:
+                return get_artifact_repository(uri, tracking_uri=self.address.uri)
+            # An older MLflow takes the server from the global tracking URI, which may be another one.
+            if uri.startswith("mlflow-artifacts:"):
+                uri = MlflowArtifactsRepository.resolve_uri(uri, self.address.uri)
+            return get_artifact_repository(uri)
 
 
 def _experiment(found: Any) -> Experiment:
