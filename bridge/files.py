@@ -171,7 +171,7 @@ def read_head(path: Path, size: int, *, offset: int = 0) -> bytes:
 
     Raises OSError.
     """
-    with open_raw(path) as file:
+    with io.BufferedReader(open_raw(path)) as file:  # some file systems return less at a time than asked for
         file.seek(offset)
         return file.read(min(size, os.fstat(file.fileno()).st_size + 1))  # no more memory than the file takes
 
