@@ -16,22 +16,6 @@ BridgeError                 what happened, where, and (hint) what to try
 
 from __future__ import annotations
 
-__all__ = [
-    "BridgeError",
-    "ConflictError",
-    "IdentityError",
-    "MissingExtraError",
-    "NewerFormatError",
-    "RebuildNeededError",
-    "RunDirectoryError",
-    "RunError",
-    "TargetError",
-    "TargetRefusedError",
-    "TargetUnavailableError",
-    "UsageError",
-    "counted",
-]
-
 
 class BridgeError(Exception):
     """An error that speaks to a person: `str()` says what happened and where, `hint` what to try."""

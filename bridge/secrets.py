@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Node: TypeAlias = Any
     """A `yaml.Node`. Its class attribute `id` is missing in the stubs."""
 
-__all__ = ["MASK", "Redaction", "bare", "hide", "hide_all", "hide_in", "hide_uri", "keep", "keep_pair", "keep_uri"]
-
 E = TypeVar("E", bound=BaseException)
 V = TypeVar("V")
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from logger.row import Row
 
-__all__ = ["MetricsFile", "Record", "read_records"]
-
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 _REMEMBERED_PLACES = 256

@@ -15,19 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = [
-    "SNIFFED_BYTES",
-    "VIDEO_FORMATS",
-    "append_whole",
-    "free_beside",
-    "keep_access",
-    "no_field_limit",
-    "replace_file",
-    "set_aside",
-    "sniff",
-    "temporary_name",
-]
-
 SNIFFED_BYTES = 64
 """As many first bytes of a file are enough for `sniff`."""
 

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 
     from logger.run_writer import RunWriter
 
-__all__ = [
-    "HEARTBEAT_INTERVAL",
-    "TIMER_INTERVAL",
-    "BackgroundTimer",
-    "Beat",
-    "read_beat",
-    "restore_beat",
-    "touch_heartbeat",
-]
-
 HEARTBEAT_INTERVAL = 30.0
 """The thread beats this often."""
 

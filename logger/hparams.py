@@ -15,8 +15,6 @@ from logger.values import ClassName, Plain, flatten, plain, plain_dict, strict
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["HPARAMS_NAME", "Hparams", "load_yaml"]
-
 HPARAMS_NAME = "hparams.yaml"
 _MAX_YAML_VALUES = 1_000_000
 """Values in a YAML file, where an alias counts as often as it is used: a short file could otherwise fill the memory."""

@@ -27,18 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "MEDIA_FOLDER",
-    "MEDIA_NAME",
-    "Encoded",
-    "MediaError",
-    "MediaFile",
-    "encode_image",
-    "encode_video",
-    "safe_tag",
-    "single_images",
-]
-
 MEDIA_NAME = "media.jsonl"
 MEDIA_FOLDER = "media"
 _MAX_NAME_BYTES = 200

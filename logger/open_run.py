@@ -37,16 +37,6 @@ if TYPE_CHECKING:
     from logger.row import Warn
     from logger.sidecar import Sidecar
 
-__all__ = [
-    "METRICS_NAME",
-    "OnExisting",
-    "OpenedRun",
-    "Settings",
-    "open_directory",
-    "refuse_existing",
-    "unique_tags",
-]
-
 METRICS_NAME = "metrics.csv"
 OnExisting = Literal["resume", "new", "error"]
 

@@ -15,8 +15,6 @@ from logger.media import encode_image
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["SummaryWriterMethods", "Unsupported", "is_method_of_other_logger"]
-
 _OTHER_METHODS = frozenset(
     {
         "watch",

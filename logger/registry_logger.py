@@ -17,7 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
-from logger.run_writer import RegistryLoggerWarning, WarnOnce, open_run
+from logger.run_writer import WarnOnce, open_run
 from logger.session import host_name, running_trainer, stage_of
 from logger.sidecar import Sidecar, read_sidecar
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logger.run_writer import RunWriter
-
-__all__ = ["RegistryLogger", "RegistryLoggerWarning"]
 
 _Hook = TypeVar("_Hook", bound="Callable[..., None]")
 

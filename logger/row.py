@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Warn = Callable[[str, str], None]
 
-__all__ = ["STEP_LIMIT", "Row", "step_of", "to_row"]
-
 STEP_LIMIT = 2**63
 """Steps are whole numbers from -STEP_LIMIT to STEP_LIMIT - 1; readers and targets hold no others."""
 

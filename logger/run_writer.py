@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from logger.media import Encoded
     from logger.sidecar import Sidecar
 
-__all__ = ["RegistryLoggerWarning", "RunWriter", "WarnOnce", "open_run"]
-
 _BEAT_AT_CALLS = 1.0
 """A log call beats if the last beat is this many seconds old."""
 

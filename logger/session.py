@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
     from logger.sidecar import Sidecar
 
-__all__ = [
-    "first_step",
-    "git_commit",
-    "host_name",
-    "other_process",
-    "running_trainer",
-    "session_entry",
-    "stage_of",
-    "status_of",
-    "was_pruned",
-]
-
 _MAX_COMMAND = 4000
 _GIT_TIMEOUT = 5.0
 """Seconds that a start waits for git."""

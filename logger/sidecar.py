@@ -24,30 +24,6 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-__all__ = [
-    "HEARTBEAT_NAME",
-    "HEARTBEAT_TIMEOUT",
-    "SCHEMA_VERSION",
-    "SIDECAR_NAME",
-    "SUMMARY_NAME",
-    "TERMINAL_STATUSES",
-    "MetricStats",
-    "Problem",
-    "SessionEntry",
-    "Sidecar",
-    "SidecarError",
-    "SidecarFile",
-    "Summary",
-    "convert_document",
-    "decode_document",
-    "encode_document",
-    "json_text",
-    "parse_heartbeat",
-    "parse_json",
-    "parse_time",
-    "read_sidecar",
-]
-
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 SCHEMA_VERSION = 1

@@ -16,24 +16,6 @@ from pathlib import PurePath
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
-__all__ = [
-    "ClassName",
-    "Flat",
-    "Number",
-    "Plain",
-    "cell_number",
-    "cell_text",
-    "flatten",
-    "is_header",
-    "number",
-    "param_scalar",
-    "plain",
-    "plain_dict",
-    "restore_number",
-    "strict",
-    "whole_number",
-]
-
 Plain: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 """A value that both YAML and JSON can hold (JSON with non-finite numbers as texts)."""
 

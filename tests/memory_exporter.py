@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from bridge.model import Block, Delta, MediaEvent, Run
     from bridge.options import ContentOptions
 
-__all__ = ["MEMORY", "Box", "MemoryExporter", "MemoryTarget"]
-
 MEMORY = Capabilities(
     replaces_points=True,
     time_step=0.0,

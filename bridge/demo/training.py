@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Training", "main", "train"]
-
 SAMPLES = (5, 17, 42, 77)
 """The pictures of the validation set that are logged after every epoch."""
 

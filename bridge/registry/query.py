@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from bridge.registry.store import ScanReport
     from bridge.registry.where import Ref
 
-__all__ = ["Registry", "columns", "csv_text", "open_registry", "ordered", "time_columns", "write_csv", "write_parquet"]
-
 T = TypeVar("T")
 
 HTML_ROWS = 50

@@ -21,9 +21,6 @@ from logger.values import restore_number, strict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RunRecord", "compute_statistics", "iso", "read_ended"]
-
-
 _encoder = msgspec.msgpack.Encoder()
 
 SESSION_FIELDS = ("user", "host", "command", "git_commit", "slurm", "restart_count")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from bridge.registry.record import RunRecord
 
-__all__ = ["with_statistics"]
-
 
 def with_statistics(records: Iterable[RunRecord], cache_dir: str | os.PathLike[str] | None = None) -> list[RunRecord]:
     """Return the records with statistics that cover all rows of their runs.

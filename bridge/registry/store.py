@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from bridge.model import Run
     from bridge.rundir.discover import Skipped
 
-__all__ = ["FORMAT", "CachedRun", "NewerStoreError", "ScanReport", "Store", "is_damage", "scan"]
-
 log = logging.getLogger(__name__)
 
 FORMAT = 3

@@ -37,20 +37,6 @@ if TYPE_CHECKING:
 
     from bridge.registry.record import RunRecord
 
-__all__ = [
-    "FIELDS",
-    "STATISTICS",
-    "Kind",
-    "Ref",
-    "Where",
-    "column",
-    "duration_of",
-    "named",
-    "parse",
-    "status_of",
-    "time_of",
-]
-
 Test: TypeAlias = "Callable[[RunRecord], bool]"
 Value: TypeAlias = bool | int | float | str | None
 

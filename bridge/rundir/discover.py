@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
-__all__ = [
-    "FILES", "LFS_POINTER", "TARGET_MARK", "Discovery", "Skipped", "Stamp", "checkpoint_folders", "columns_of",
-    "discover", "has_folders", "lstat", "read_header", "runs_within", "stamp", "walk", "why_no_run",
-]  # fmt: skip
-
 TARGET_MARK = ".bridge-target"
 """The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bridge.model import Block, Cursor, Delta, Run
     from bridge.sync.report import RunCheck, RunReport
 
-__all__ = ["Bench", "BrokenBlocks", "points_of"]
-
 
 class BrokenBlocks(tuple["Block", ...]):
     """Yields the first block of a delta, then fails as if the target had gone away."""

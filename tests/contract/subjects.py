@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
 
-__all__ = ["SUBJECTS", "Subject"]
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = [
-    "GIB", "MB", "aliases", "content", "gif", "huge_png", "merges", "params_in_yaml", "picture", "sidecar",
-    "sparse", "sparse_picture", "tiff", "video",
-]  # fmt: skip
-
 GIB = 1 << 30
 MB = 1_000_000
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.property.zygote import Zygote
     from tests.security.scene import Seen
 
-__all__ = ["MEMORY_MB", "MLFLOW_MB", "PATIENCE_S", "SECONDS", "Cost", "Measured", "assert_bounded", "measure"]
-
 MEMORY_MB = 300
 """What a process that exports, lists or verifies hostile runs may need at its peak, its libraries included."""
 

@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = [
-    "GOOD",
-    "TARGETS",
-    "Case",
-    "Outside",
-    "Scene",
-    "Seen",
-    "add_media",
-    "assert_good",
-    "plain_run",
-    "png",
-    "points_of",
-    "target",
-]
-
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 GOOD = [(0, CREATED_S, 1.0), (1, CREATED_S + 1, 0.5), (2, CREATED_S + 2, 0.25)]
 """The points of `loss` in every run that `plain_run` makes: step, time, value."""

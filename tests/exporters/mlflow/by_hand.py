@@ -13,8 +13,6 @@ from bridge.options import ContentOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["START", "block_of", "delta_of", "file_of", "run_of", "shape_differences"]
-
 START = 1775822400.0
 """The start of every run made here, in seconds since the epoch."""
 

@@ -13,8 +13,6 @@ from tests.exporters.mlflow.by_hand import START, file_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["encoded", "event_of", "film", "moving_gif"]
-
 
 def encoded(form: str, *, size: tuple[int, int] = (12, 8), mode: str = "RGB", colour: Any = (200, 30, 60)) -> bytes:
     """Return an image of one colour in one of Pillow's formats."""
