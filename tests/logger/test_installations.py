@@ -28,9 +28,10 @@ from tests.logger.rows import sidecar
 warnings.simplefilter("ignore")
 first, second = pathlib.Path(sys.argv[2]), pathlib.Path(f"{sys.argv[2]}-2")
 run = RegistryLogger(first, "r")
-trainer(lightning.pytorch, run).fit(small_model(lightning.pytorch), data(), data())
+trains = trainer(lightning.pytorch, run)
+trains.fit(small_model(lightning.pytorch), data(), data())
 run.log_image("x", [numpy.zeros((2, 2))])
-evaluate("test", run)
+trains.test(small_model(lightning.pytorch), data(), verbose=False)
 
 def shown():
     found = sidecar(first)

@@ -186,7 +186,7 @@ def test_several_runs_at_once_over_a_faulty_network(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
     """Four runs exported at once arrive complete although every fourth request fails."""
-    for number in range(6):
+    for number in range(9):
         make_directory(
             tmp_path / "runs" / f"run-{number}", [{**row, "step": row["step"] + number} for row in ROWS[:60]]
         )
@@ -194,11 +194,11 @@ def test_several_runs_at_once_over_a_faulty_network(
         faulty_proxy.plan(fault, path="runs/", skip=4 * at)
     exporter = find_exporter("mlflow")(tracking_uri=faulty_proxy.uri, experiment="several")
     report = export_runs([tmp_path / "runs"], exporter, Options(workers=Workers(threads=4)))
-    assert sorted(str(line.action) for line in report.runs) == ["new"] * 6
+    assert sorted(str(line.action) for line in report.runs) == ["new"] * 9
     assert len(faulty_proxy.failed) >= 5
     faulty_proxy.heal()
     checked = verify_runs([tmp_path / "runs"], exporter)
-    assert [str(line.verdict) for line in checked.runs] == ["="] * 6
+    assert [str(line.verdict) for line in checked.runs] == ["="] * 9
     assert faulty_proxy.seen["experiments/get-by-name"] < 12
 
 
