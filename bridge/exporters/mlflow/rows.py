@@ -145,6 +145,7 @@ class SqliteBulk:
     """
 
     limit: int | None = 100_000
+    most_deleted = 25_000  # a row is deleted in the time of several inserts
     lock_clause = ""
 
     _HOLD_S = 0.35
@@ -233,6 +234,7 @@ class PostgresBulk:
     """
 
     limit: int | None = None
+    most_deleted = 0
     lock_clause = " FOR NO KEY UPDATE"
 
     _COLUMNS = "key, run_uuid, is_nan, timestamp, step, value"

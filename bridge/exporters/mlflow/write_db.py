@@ -14,6 +14,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -28,7 +29,7 @@ from bridge.exporters.mlflow.client import (
     without_credentials,
 )
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, rows_of
+from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, batches_of_rows, rows_of
 from bridge.secrets import hide_in
 
 if TYPE_CHECKING:
@@ -451,7 +452,7 @@ class Database:
         writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor differs.
         Rows that exist already stay as they are.
 
-        A rewind of more rows than a SQLite transaction may hold takes several. Then the first one sets the interim
+        A rewind of more points than a SQLite transaction may delete takes several. Then the first one sets the interim
         cursor, which says that the target is incomplete; the last one writes the new points and the new cursor.
         """
         if self._waiting is not None and update.create is not None:
@@ -461,12 +462,10 @@ class Database:
                 self.write_waiting()
             return
         self.write_waiting()
-        limit = self._bulk.limit
-        if update.replace_from is not None and limit is not None:
-            rows = sum(len(part.distinct()) for part in rows_of(update.blocks, update.keys))
-            expected = self._delete_in_parts(run_id, update, max(limit - rows, 1))
-            update = replace(update, expected_cursor=expected)
-        self.write_together([(run_id, update)])
+        if update.replace_from is not None and self._bulk.limit is not None:
+            self._replace(run_id, update, self._bulk.limit, self._bulk.most_deleted)
+        else:
+            self.write_together([(run_id, update)])
 
     def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> None:
         """Bring each update into its run, all in one transaction, as `write` does for one that replaces no points."""
@@ -482,21 +481,44 @@ class Database:
 
         self._transact(write_all)
 
-    def _delete_in_parts(self, run_id: str, update: RunUpdate, most: int) -> str | None:
-        """Delete replaced points until at most `most` are left. Return the run's cursor after that."""
+    def _replace(self, run_id: str, update: RunUpdate, most_inserted: int, most_deleted: int) -> None:
+        """Replace points as `write` does, in transactions that delete and insert no more than so many."""
+        rows = rows_of(update.blocks, update.keys)
+        *parts, last = batches_of_rows(rows, most_inserted) if rows else [rows]
+        # Parts are inserted only where nothing is left to delete.
+        update = replace(
+            update, expected_cursor=self._delete_in_parts(run_id, update, 0 if parts else most_deleted, most_deleted)
+        )
+
+        def insert(tables: Tables, *, part: Sequence[KeyRows], again: bool) -> None:
+            run = tables.run(run_id)
+            run.claim(update)
+            _check_cursor(run_id, run.tag(Tag.CURSOR), update.expected_cursor)
+            run.delete_keys(update.deleted_keys if part is parts[0] else ())
+            run.insert(part)
+
+        def end(tables: Tables, *, again: bool) -> None:
+            _write_one(tables.run(run_id), update, rows, again=again, last=last if parts else None)
+
+        for part in parts:
+            self._transact(partial(insert, part=part))
+        self._transact(end)
+
+    def _delete_in_parts(self, run_id: str, update: RunUpdate, left: int, most: int) -> str | None:
+        """Delete replaced points, `most` at a time, until at most `left` are left. Return the run's cursor then."""
         expected = update.expected_cursor
 
         def delete(tables: Tables, *, again: bool) -> bool:
             run = tables.run(run_id)
             run.claim(update)
-            if run.count_points(update) <= most:
+            if run.count_points(update, left + 1) <= left:
                 return False
             cursor = run.tag(Tag.CURSOR)
             if cursor != update.interim_cursor:
                 _check_cursor(run_id, cursor, expected)
             assert update.interim_cursor is not None
             run.set_pairs("tags", {Tag.CURSOR: update.interim_cursor})
-            run.delete_points(update, at_most=self._bulk.limit)
+            run.delete_points(update, at_most=most)
             return True
 
         while self._transact(delete):
@@ -531,16 +553,24 @@ class Database:
                 self._bulk.ended()
 
 
-def _write_one(run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool) -> None:
-    """Bring `update` into `run`. `logged` are the points of the update."""
+def _write_one(
+    run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool, last: Sequence[KeyRows] | None = None
+) -> None:
+    """Bring `update` into `run`. `logged` are the points of the update.
+
+    `last` are those that are left to insert where everything is deleted and the others are inserted already.
+    """
     run.claim(update)
     cursor = run.tag(Tag.CURSOR)
     if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
         return  # the commit had arrived, only its answer was lost
     _check_cursor(run.run_id, cursor, update.expected_cursor)
-    gone = run.delete_points(update) if update.replace_from is not None else set()
-    run.delete_keys(update.deleted_keys)
-    run.insert(logged)
+    if last is None:
+        if update.replace_from is not None:
+            run.delete_points(update)
+        run.delete_keys(update.deleted_keys)
+    gone = run.delete_latest(update) if update.replace_from is not None else set()
+    run.insert(logged if last is None else last)
     run.set_latest(logged)
     run.find_latest(gone - {part.key for part in logged})
     for best_key, (key, sign) in sorted(update.bests.items()):
@@ -774,24 +804,24 @@ class RunTables:
 
     # Rewinds
 
-    def count_points(self, update: RunUpdate) -> int:
-        """Return how many points a rewind deletes."""
+    def count_points(self, update: RunUpdate, up_to: int) -> int:
+        """Return how many points a rewind deletes, counting `up_to` that many."""
         where, values = self._replaced(update)
-        (found,) = self._rows(f"SELECT count(*) FROM metrics WHERE {where}", **values)
+        counted = f"SELECT 1 FROM metrics WHERE {where} LIMIT {up_to:d}"
+        (found,) = self._rows(f"SELECT count(*) FROM ({counted}) AS counted", **values)
         return int(found[0])
 
-    def delete_points(self, update: RunUpdate, *, at_most: int | None = None) -> set[str]:
-        """Delete the points that a rewind replaces. Return the keys whose latest value was among them.
-
-        With `at_most` delete no more than that many points, and leave the latest values to a later call.
-        """
+    def delete_points(self, update: RunUpdate, *, at_most: int | None = None) -> None:
+        """Delete the points that a rewind replaces, or at most so many of them."""
         where, values = self._replaced(update)
         if at_most is not None:
             # SQLite only: other databases have no limit.
-            inner = f"SELECT rowid FROM metrics WHERE {where} LIMIT {at_most:d}"
-            self.execute(f"DELETE FROM metrics WHERE rowid IN ({inner})", [values])
-            return set()
+            where = f"rowid IN (SELECT rowid FROM metrics WHERE {where} LIMIT {at_most:d})"
         self.execute(f"DELETE FROM metrics WHERE {where}", [values])
+
+    def delete_latest(self, update: RunUpdate) -> set[str]:
+        """Delete the latest values that were among the points that a rewind replaces. Return their keys."""
+        where, values = self._replaced(update)
         keys = {row[0] for row in self._rows(f"SELECT key FROM latest_metrics WHERE {where}", **values)}
         self.execute(f"DELETE FROM latest_metrics WHERE {where}", [values])
         return keys

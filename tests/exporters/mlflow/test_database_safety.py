@@ -90,8 +90,8 @@ def test_a_kill_leaves_whole_parts(uri: str) -> None:
 
 
 def rewind_far(uri: str) -> None:
-    """Replace more rows than one SQLite transaction of this test may hold."""
-    SqliteBulk.limit = 1000
+    """Replace more points than one SQLite transaction of this test may delete or insert."""
+    SqliteBulk.limit, SqliteBulk.most_deleted = 150, 1000
     database = open_database(uri)
     (run,) = database.runs_with_tag("mlflow.bridge.cursor", None)
     points = wide_block(4, 100, start=500)
