@@ -127,18 +127,6 @@ def merges() -> str:
     return "b0: &b0 {" + ", ".join(f"k{n}: {n}" for n in range(9)) + "}\n" + "".join(levels)
 
 
-def tiff(pages: int) -> bytes:
-    """Return a TIFF of so many pages of one pixel, each with its own directory."""
-    tags = ((256, 3, 1), (257, 3, 1), (258, 3, 8), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 1))
-    page = struct.pack("<H", len(tags)) + b"".join(
-        struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags
-    )
-    size = len(page) + 4
-    return b"II*\0\x08\0\0\0" + b"".join(
-        page + struct.pack("<I", 8 + size * (number + 1) if number + 1 < pages else 0) for number in range(pages)
-    )
-
-
 def gif(frames: int) -> bytes:
     """Return a GIF of so many frames of one pixel, fifteen bytes each."""
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"

@@ -27,7 +27,6 @@ from tests.security.harms import (
     sidecar,
     sparse,
     sparse_picture,
-    tiff,
     video,
 )  # fmt: skip
 from tests.security.measured import MEMORY_MB, MLFLOW_MB, assert_bounded, measure
@@ -122,7 +121,6 @@ IN_MLFLOW: dict[str, tuple[Callable[[Path], None], str]] = {
     "greys of 16 bits": (picture(lambda: huge_png(4_900, bits=16)), ""),
     "colours with alpha": (picture(lambda: huge_png(4_900, bits=8, kind=6)), ""),
     "more pixels": (picture(lambda: huge_png(8_000)), f"8000 x 8000, 1 frames: {KEPT}png"),
-    "pages": (picture(lambda: tiff(30_000)), f"1 x 1, 2001 frames: {KEPT}tiff"),
     "frames": (picture(lambda: gif(1_900)), f"1 x 1, 1900 frames: {KEPT}gif"),
     "many tags": (sidecar(tags=[f"t{n}" for n in range(40_000)]), "of 40000 tags are sent; sidecar.json has all"),
     "long texts": (

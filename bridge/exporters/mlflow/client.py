@@ -669,11 +669,6 @@ class MlflowApi:
             np.array([point.value for point in found], np.float64),
         )
 
-    def upload(self, run_id: str, folder: Path) -> None:
-        """Upload all files below `folder` as artifacts of the run. MLflow's client retries; this does not."""
-        with artifact_errors(self.address.shown), translate_errors(self.address.shown):
-            self._artifacts(run_id).log_artifacts(str(folder))
-
     def check_visible(self, run_id: str, names: set[str]) -> None:
         """Raise TargetRefusedError unless the server itself lists `names` among the run's artifacts.
 
@@ -699,7 +694,7 @@ class MlflowApi:
             )
 
     def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
-        """Upload one file into the artifact folder `folder`."""
+        """Upload one file into the artifact folder `folder`. MLflow's client retries; this does not."""
         with artifact_errors(self.address.shown), translate_errors(self.address.shown):
             self._artifacts(run_id).log_artifact(str(file), folder)
 
@@ -738,6 +733,12 @@ class MlflowApi:
         if run_id not in self._artifact_uris:
             self._artifact_uris[run_id] = self.call("get_run", run_id).info.artifact_uri
         uri = self._artifact_uris[run_id]
+        if uri.startswith("mlflow-artifacts:") and not self.address.is_server:
+            raise TargetRefusedError(
+                "A server keeps the files of this experiment, and only its database is given.",
+                hint="Give both, --tracking-uri SERVER --database-uri DATABASE, or leave files out: --no-artifacts "
+                "--no-media.",
+            )
         with translate_errors(self.address.shown):
             uri = add_databricks_profile_info_to_artifact_uri(uri, self.address.uri)
             if "tracking_uri" in inspect.signature(get_artifact_repository).parameters:

@@ -37,7 +37,7 @@ _API = Capabilities(
     statuses=STATUSES,
     clears_end=False,
     adjusts=frozenset(ADJUSTED_OPTIONS),
-    media_converted=frozenset({"jpeg", "gif", "bmp", "tiff"}),
+    media_converted=frozenset({"jpeg", "gif", "bmp"}),
 )
 _DATABASE = replace(_API, threads=False, batch_runs=50, replaces_points=True, points_a_delta=1_000_000, clears_end=True)
 _SQLITE = replace(_DATABASE, single_writer=True, points_a_delta=30_000)
@@ -133,8 +133,6 @@ class MlflowExporter(Exporter):
             stale.remove("start")  # MLflow's API cannot move it
         options = content.differences()
         stale += [name for name in ADJUSTED_OPTIONS if cursor.content.get(name) != options.get(name)]
-        if cursor.extra.get("no_files") and not self._store.address.is_server:
-            return stale
         files = cursor.extra.get("files", {})
         stale += [name for name, file in due_files(run, content).items() if not is_sent(file, files.get(name))]
         if cursor.extra.get("pending"):

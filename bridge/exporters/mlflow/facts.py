@@ -68,7 +68,7 @@ class Tag:
     SOURCE = "mlflow.bridge.source"  # the path of the run directory
     CURSOR = "mlflow.bridge.cursor"
     TAGS = "mlflow.bridge.tags"  # the user tags that the bridge set, as a JSON list
-    NAMES = "mlflow.bridge.names"  # renamed metrics and params, where no artifact can hold the map
+    NAMES = "mlflow.bridge.names"  # renamed metrics and params, if one tag can hold the map
     SWEEP = "mlflow.bridge.sweep"  # on the parent run of a sweep
     EXPERIMENT = "mlflow.bridge.experiment"  # on an experiment its first name, on a run the template of its name
     # While an export writes. Each says what a stopped export may have left.

@@ -24,7 +24,6 @@ from bridge.exporters.mlflow.facts import facts_of, keys_of
 from bridge.exporters.mlflow.live_options import LIVE_PATH
 from bridge.exporters.mlflow.live_store import refuse
 from bridge.exporters.mlflow.media import (
-    CHECKPOINTS_FILE,
     MEDIA_FILE,
     ArtifactUpload,
     UnreadablePictureError,
@@ -144,12 +143,10 @@ class LiveFiles:
         media = add_media(files, source.identity, events)
         if media.captions:
             add_captions(files, media.captions, None)
-        names = {MEDIA_FILE: media.names}
+        if media.names:
+            files.add_json(MEDIA_FILE, media.names)
         if content.checkpoints:
-            _, names[CHECKPOINTS_FILE] = add_checkpoints(files, source, {}, [])
-        for path, of_file in names.items():
-            if of_file:
-                files.add_json(path, of_file)
+            add_checkpoints(files, source, {}, [])
         return files.found
 
 

@@ -55,7 +55,7 @@ _TARGET_TEXT = """`bridge export` wrote these files:
 - hparams.yaml, sidecar.json, metrics.csv, media.jsonl, summary.json and other files beside them are copies from the
   run directory, their secrets masked. This file keeps bridge from taking them for a run directory.
 - bridge/names.json maps the names that MLflow refuses to the run's own names, bridge/media.json those of pictures and
-  videos, bridge/checkpoints.json those of checkpoints.
+  videos.
 - bridge/params.json and bridge/notes.md hold in full what MLflow would truncate.
 - bridge/captions.json is the table of all captions.
 """
@@ -65,9 +65,6 @@ CAPTIONS_FILE = "bridge/captions.json"
 
 MEDIA_FILE = "bridge/media.json"
 """The map from the tags in file names to the tags of the run."""
-
-CHECKPOINTS_FILE = "bridge/checkpoints.json"
-"""The map from the names of uploaded checkpoints to their own."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Uploads
@@ -154,22 +151,13 @@ class ArtifactUpload(contextlib.ExitStack):
         return local
 
     def send(self, api: MlflowApi, run_id: str, *, is_shared_path: bool = False) -> list[Notice]:
-        """Upload everything. Return a notice for each file that the store refuses for its size or name.
+        """Upload the files one by one. Return a notice for each file that the store refuses for its size or name.
 
         With `is_shared_path` the store is a path that the server must see too, so ask the server whether it does.
+        Raise TargetError if the store itself is at fault.
         """
-        if not self.paths or self._destination is not None:
+        if self._destination is not None:
             return []
-        try:
-            api.upload(run_id, self.folder)
-        except TargetRefusedError:
-            return self._send_one_by_one(api, run_id)
-        if is_shared_path:
-            api.check_visible(run_id, {path.partition("/")[0] for path in self.paths})
-        return []
-
-    def _send_one_by_one(self, api: MlflowApi, run_id: str) -> list[Notice]:
-        """Upload each file by itself, since one bad file makes the store refuse a whole folder."""
         notices: list[Notice] = []
         others: list[TargetRefusedError] = []
         for path in self.paths:
@@ -177,14 +165,15 @@ class ArtifactUpload(contextlib.ExitStack):
                 api.upload_file(run_id, self.folder / path, path.rpartition("/")[0] or None)
             except TargetRefusedError as error:
                 is_too_large = "(413)" in error.message or "too large" in error.message.lower()
-                notices.append(
-                    Notice(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
-                )
+                kind = NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED
+                notices.append(Notice(kind, path, error.message))
                 others += [] if is_too_large else [error]
                 if len(others) == _MOST_REFUSED:
                     raise
         if others and len(notices) == len(self.paths):
             raise others[0]
+        if self.paths and is_shared_path:
+            api.check_visible(run_id, {path.partition("/")[0] for path in self.paths})
         return notices
 
 
@@ -344,6 +333,8 @@ SMALL = 256
 """The longer side of the small picture in pixels, as MLflow makes it."""
 
 _MOST_FRAMES = 2_000
+_DECODED = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+"""What is shown in the grid. A picture in another format is kept as a file, as in TensorBoard."""
 
 
 class UnreadablePictureError(Exception):
@@ -388,8 +379,8 @@ def _opened(data: bytes) -> Iterator[tuple[Image, int]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of single pictures; an unreadable one raises
-            with Image.open(io.BytesIO(data)) as picture:
-                frames = _count_frames(picture)
+            with Image.open(io.BytesIO(data), formats=_DECODED) as picture:
+                frames = int(getattr(picture, "n_frames", 1))
                 pixels = max(math.prod(picture.size), math.prod(_small_size(picture))) * frames
                 if pixels > MOST_DECODED_PIXELS or frames > _MOST_FRAMES:
                     size = f"{picture.width} x {picture.height}, {frames} frames"
@@ -429,20 +420,6 @@ def _first_frame(file: Path, change: Callable[[Image], Image] = lambda frame: fr
         return None
 
 
-def _count_frames(picture: Image) -> int:
-    """Return the number of frames, at most one more than _MOST_FRAMES if they must be counted one by one."""
-    if picture.format != "TIFF":
-        return int(getattr(picture, "n_frames", 1))
-    # Pillow looks for each page of a TIFF among all earlier ones, so a file of megabytes would take it hours.
-    pages = 0
-    with contextlib.suppress(EOFError):
-        while pages <= _MOST_FRAMES:
-            picture.seek(pages)
-            pages += 1
-    picture.seek(0)
-    return pages
-
-
 def _webp(picture: Image, change: Callable[[Image], Image], *, lossless: bool) -> bytes:
     """Return `picture` as WebP, a moving one with all its frames."""
     from PIL import ImageSequence
@@ -474,30 +451,17 @@ def _small_size(frame: Image) -> tuple[int, int]:
 
 
 def _eight_bits(frame: Image) -> Image:
-    """Return `frame` in 8 bits a channel. Greys of more bits are stretched from their least to their greatest value."""
+    """Return `frame` in 8 bits a channel. Greys of 16 bits are stretched from their least to their greatest value."""
+    if frame.mode.startswith("I"):
+        grey = frame.convert("I")
+        extrema: Any = grey.getextrema()
+        low, high = extrema
+        scale = 255.0 / max(high - low, 1)
+        return grey.point(lambda value: value * scale - low * scale).convert("L")
     if frame.mode in ("L", "RGB", "RGBA"):
         return frame
-    if frame.mode.startswith("I") or frame.mode == "F":
-        return _stretched(frame)
     has_alpha = "A" in frame.mode or "transparency" in frame.info
     return frame.convert("RGBA" if has_alpha else "RGB")
-
-
-def _stretched(frame: Image) -> Image:
-    """Return a picture of greys in 8 bits, from black for its least value to white for its greatest."""
-    import numpy as np
-    from PIL import Image as Pillow
-
-    floats = frame.convert("F")
-    extrema: Any = floats.getextrema()
-    low, high = extrema
-    if math.isnan(low):  # Pillow takes a NaN for the least value if it comes first
-        values = np.asarray(floats)  # (height, width)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if not high > low:
-        return Pillow.new("L", frame.size)
-    scale = 255.0 / (high - low)
-    return floats.point(lambda value: value * scale - low * scale).convert("L")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -618,35 +582,24 @@ _MOST_SIGNATURES = 12
 _ENDS_A_PATH = re.compile(r"[#?%\x00-\x1f\x7f\ud800-\udfff]")
 """Characters at which a server takes a path for ended or encoded: another name arrives, and two may become one."""
 
-_LONGEST_NAME = 200
-"""Bytes of a name that had to be changed, less than any file system allows."""
 
-
-def add_checkpoints(
-    upload: ArtifactUpload, run: Run, sent: Mapping[str, str], notices: list[Notice]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Add the checkpoints that differ from `sent`.
-
-    Return what is sent after that, and the renamed ones: from their names in MLflow to their own.
-    """
+def add_checkpoints(upload: ArtifactUpload, run: Run, sent: Mapping[str, str], notices: list[Notice]) -> dict[str, str]:
+    """Add the checkpoints that differ from `sent`. Return what is sent after that."""
     now = checkpoint_signatures(run)
-    names: dict[str, str] = {}
     if now and now == sent:
-        return now, names
+        return now
     files = _checkpoint_files(run)
     for path, file in files.items():
-        if path in now and sent.get(path) == now[path]:
-            continue
-        plain = "/".join(_storable_part(part) for part in path.split("/"))
-        notice = upload.add_file(plain, file)
-        if plain != path:
-            names[plain] = path
-            notice = notice or Notice(NoticeKind.RENAMED, path, f"as {plain}; {CHECKPOINTS_FILE} maps it back")
-        notices += [] if notice is None else [notice]
-    refused = [path.as_posix() for path in _checkpoint_paths(run) if path.as_posix() not in files]
-    detail = "not sent: it is not a plain file inside the run directory"
-    notices += [Notice(NoticeKind.REFUSED_PATH, path, detail) for path in refused]
-    return now, names
+        if path not in now or sent.get(path) != now[path]:
+            notice = upload.add_file(path, file)
+            notices += [] if notice is None else [notice]
+    for path in (path.as_posix() for path in _checkpoint_paths(run)):
+        if path not in files:
+            why = "it is not a plain file inside the run directory"
+            if _ENDS_A_PATH.search(path):
+                why = "a server would store it under another name, since it holds one of # ? %"
+            notices.append(Notice(NoticeKind.REFUSED_PATH, path, f"not sent: {why}"))
+    return now
 
 
 def checkpoint_signatures(run: Run) -> dict[str, str]:
@@ -656,9 +609,9 @@ def checkpoint_signatures(run: Run) -> dict[str, str]:
 
 
 def _checkpoint_files(run: Run) -> dict[str, RunFile]:
-    """Return the run directory's checkpoints by path: plain files below `checkpoints`."""
-    files = ((path, plain_file(run, path)) for path in _checkpoint_paths(run))
-    return {path.as_posix(): file for path, file in files if file is not None}
+    """Return the checkpoints that can be sent, by path: plain files below `checkpoints`."""
+    names = ((path.as_posix(), plain_file(run, path)) for path in _checkpoint_paths(run))
+    return {name: file for name, file in names if file is not None and not _ENDS_A_PATH.search(name)}
 
 
 def _checkpoint_paths(run: Run) -> Iterator[Path]:
@@ -670,15 +623,3 @@ def _checkpoint_paths(run: Run) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             yield (Path(folder) / name).relative_to(run.path)
-
-
-def _storable_part(part: str) -> str:
-    """Return one part of a path as every artifact store takes it. A changed one gets a digest."""
-    plain = _ENDS_A_PATH.sub("_", part)
-    if plain == part:
-        return part
-    stem, dot, ending = plain.rpartition(".")
-    mark = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    room = _LONGEST_NAME - len(f"{dot}{ending}".encode())
-    kept = (stem if dot else plain).encode()[: max(room, 0)].decode(errors="ignore")
-    return f"{kept}-{mark}{dot}{ending if dot else ''}"

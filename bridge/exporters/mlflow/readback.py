@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.errors import TargetRefusedError
 from bridge.exporters.contract import Mismatch, TargetContent, TargetMedia
 from bridge.exporters.mlflow.facts import (
     KEY_LIMIT,
@@ -41,7 +43,7 @@ from bridge.exporters.mlflow.store import cursor_of
 from bridge.model import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from bridge.exporters.mlflow.client import FoundRun
     from bridge.exporters.mlflow.store import MlflowStore
@@ -70,6 +72,14 @@ def read_back(
         best = {metric: key for metric, key in best.items() if key in made and key in found.metrics}
         wanted = {name: key for name, key in own.items() if only is None or name in only}
         wanted_best = {f"{metric}.best": key for metric, key in best.items() if only is None or metric in only}
+        media: tuple[TargetMedia, ...] = ()
+        mismatches: tuple[Mismatch, ...] = ()
+        # If files are pending, the store may still be unusable.
+        with contextlib.suppress(*((TargetRefusedError,) if extra.get("pending") else ())):
+            if content.media:
+                media = tuple(reader.media())
+                mismatches = tuple(reader.image_mismatches())
+            mismatches += tuple(reader.copy_mismatches(content, extra.get("files", {})))
         return TargetContent(
             series={name: reader.history(name, key) for name, key in wanted.items()},
             bests={name: _last(reader.history(name, key)) for name, key in wanted_best.items()},
@@ -82,11 +92,11 @@ def read_back(
             status=found.status,
             start=None if found.start is None else found.start / 1000.0,
             end=None if found.end is None else found.end / 1000.0,
-            media=tuple(reader.media()) if content.media and not extra.get("no_files") else (),
-            mismatches=tuple(reader.mismatches(content, extra)),
+            media=media,
+            mismatches=(*reader.tag_mismatches(), *mismatches),
             cursor=cursor,
             truncated=frozenset(reader.truncated()),
-            unsupported=frozenset(reader.unsupported(extra.get("lost_media", ()))),
+            unsupported=frozenset(reader.unsupported()),
         )
 
 
@@ -115,7 +125,9 @@ class _Reader:
 
     def read_names(self, *, odd_media: bool) -> None:
         """Read the maps of names."""
-        text: str | bytes | None = self._artifact(NAMES_FILE) if self.has_full_texts else self.found.tags.get(Tag.NAMES)
+        text: str | bytes | None = self.found.tags.get(Tag.NAMES)
+        if text is None and self.has_full_texts:
+            text = self._artifact(NAMES_FILE)
         if text is not None:
             data: Any = json.loads(text)
             self.names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
@@ -171,19 +183,14 @@ class _Reader:
                     tag = self.names.get("media", {}).get(plain, plain)
                     yield TargetMedia(tag, step, index, _digest_of(file), captions.get((tag, step, index)))
 
-    def mismatches(self, content: ContentOptions, extra: Mapping[str, Any]) -> Iterator[Mismatch]:
-        """Yield what the bridge wrote for itself and for MLflow's pages, and what is no longer as it was written."""
+    def tag_mismatches(self) -> Iterator[Mismatch]:
+        """Yield the bridge's own tags that are no longer as they were written."""
         for key, value in self.facts.own_tags.items():
             held = self.found.tags.get(key)
             if held != value:
                 yield Mismatch("bridge tags", "sidecar.json", f"tag {key}", value, held)
-        if extra.get("no_files"):
-            return
-        if content.media:
-            yield from self._image_mismatches()
-        yield from self._copy_mismatches(content, extra.get("files", {}))
 
-    def _image_mismatches(self) -> Iterator[Mismatch]:
+    def image_mismatches(self) -> Iterator[Mismatch]:
         """Yield pictures without the preview that the grid shows, and the lack of the tag that switches the grid on."""
         paths = {file.path for file in self.store.api.files(self.found.run_id, "images")}
         full = {path for path in paths if parse_path(path) is not None}
@@ -197,7 +204,7 @@ class _Reader:
             elif not is_preview_of(self.folder / preview, self.folder / path):
                 yield Mismatch("media", "media.jsonl", what, "the picture in small", "another picture")
 
-    def _copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
+    def copy_mismatches(self, content: ContentOptions, sent: Mapping[str, str]) -> Iterator[Mismatch]:
         """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
         due = due_files(self.run, content).items()
         with ArtifactUpload() as upload:
@@ -219,9 +226,8 @@ class _Reader:
             whole = self.facts.params.whole
             yield from (f"params.{name}" for name, key in self.facts.params.keys.items() if key in whole)
 
-    def unsupported(self, lost_media: Iterable[str]) -> Iterator[str]:
-        """Yield the names of what MLflow cannot hold as it is: media without a store, NUL characters, too many tags."""
-        yield from (f"media.{tag}" for tag in lost_media)
+    def unsupported(self) -> Iterator[str]:
+        """Yield the names of what MLflow cannot hold as it is: NUL characters, too many tags."""
         run = self.run
         yield from (f"params.{name}" for name, value in run.params.items() if isinstance(value, str) and "\0" in value)
         texts = {"notes": run.notes, "name": run.name, "tags": "".join(run.tags)}

@@ -459,10 +459,6 @@ class MlflowStore:
             return None
         return Path(path)
 
-    def takes_files(self, experiment: Experiment) -> bool:
-        """Return False if artifacts cannot be stored, because a server keeps them and only its database is given."""
-        return self.address.is_server or not experiment.artifacts.startswith("mlflow-artifacts:")
-
     def _artifact_location(self, name: str) -> str | None:
         """Return where a new experiment keeps its files: beside a SQLite file, else where MLflow decides."""
         file = self.address.sqlite_file

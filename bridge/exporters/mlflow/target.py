@@ -29,7 +29,6 @@ from bridge.exporters.mlflow.facts import (
 )
 from bridge.exporters.mlflow.media import (
     CAPTIONS_FILE,
-    CHECKPOINTS_FILE,
     MEDIA_FILE,
     ArtifactUpload,
     add_captions,
@@ -271,8 +270,7 @@ class MlflowTarget:
         update.deleted_tags += [key for key in edited_tags(old) if key not in old.tags]
         if "name" in user_edits(old, cursor_of(old)) and new.start is not None:
             update.row = RunRow(new.status, old.name, new.start, new.end)
-        if writer.takes_files:
-            self._copy_user_files(old.run_id, new.run_id)
+        self._copy_user_files(old.run_id, new.run_id)
         runs.write(new.run_id, update)
         runs.soft_delete(old.run_id, {Tag.REPLACED_BY: new.run_id})
         for child in runs.runs_with_tag(Tag.PARENT, [old.run_id], [old.experiment_id]):
@@ -348,9 +346,6 @@ def _is_past(cursor: Cursor, delta: Delta) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing deltas into one run
 
-_LOST_MEDIA_CHARACTERS = 800
-"""Characters of a cursor for the tags of media that cannot be stored."""
-
 
 @dataclass(slots=True)
 class _DeltaWork:
@@ -363,7 +358,6 @@ class _DeltaWork:
     - `bests`: the keys of the metrics that `--best` added.
     - `odd_media`: true if some tags of media were changed, so MEDIA_FILE must be read.
     - `pending`: true if the artifact store failed, so the next export sends the files.
-    - `no_files`: true if artifacts cannot be stored at all. `lost_media`: the tags of the media left out then.
     """
 
     delta: Delta
@@ -391,11 +385,6 @@ class DeltaWriter:
     before_last: Callable[[], FoundRun | None]
     is_new: bool = False
 
-    @property
-    def takes_files(self) -> bool:
-        """Return False if artifacts cannot be stored."""
-        return self.store.takes_files(self.experiment)
-
     def write_delta(self, delta: Delta) -> Applied:
         """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
         cursor = cursor_of(self.found) or Cursor(self.run.identity, str(self.run.path))
@@ -420,7 +409,7 @@ class DeltaWriter:
         if delta.metrics:
             return keys_of(delta.metrics, dict(self.content.rename), ignores_case=self.store.ignores_case)
         text: str | bytes | None = self.found.tags.get(Tag.NAMES)
-        if cursor.extra.get("maps"):
+        if text is None and cursor.extra.get("maps"):
             text = self._artifact(NAMES_FILE)
         renamed_keys: dict[str, str] = json.loads(text).get("metrics", {}) if text else {}
         taken = {*renamed_keys.values(), *cursor.extra.get("bests", ())}
@@ -501,12 +490,17 @@ class DeltaWriter:
             if key not in edited_keys and not (key not in before and key in found.tags and Tag.TAGS in found.tags)
         }
         wanted |= facts.own_tags
+        names = names_map(update.keys, facts)
+        text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+        if any(names.values()) and len(text) <= TAG_LIMIT:
+            wanted[Tag.NAMES] = text
         if "notes" not in edited and (facts.notes or Tag.NOTES in found.tags):
             wanted[Tag.NOTES] = facts.notes
         update.tags = {key: value for key, value in wanted.items() if found.tags.get(key) != value}
         update.tags |= self._parent_tag()
         gone = {key for key in before if key not in facts.user_tags and key not in edited_keys and key in found.tags}
-        update.deleted_tags = sorted(gone | {key for key in found.tags if is_obsolete(key, facts)})
+        gone |= {key for key in found.tags if is_obsolete(key, facts) or (key == Tag.NAMES and key not in wanted)}
+        update.deleted_tags = sorted(gone)
         name = found.name if "name" in edited else facts.name
         start = facts.start if in_place or found.start is None else found.start
         now = RunRow(found.status, found.name, found.start or 0, found.end)
@@ -549,9 +543,6 @@ class DeltaWriter:
 
         If the artifact store fails, points and facts go on without files. The cursor says that files are pending.
         """
-        if not self.takes_files:
-            self._leave_files_out(work)
-            return 0
         if work.delta.media:
             self._set_tags({Tag.PENDING_MEDIA: str(work.delta.after.media_lines)})
         extra, tags, notices = dict(work.extra), dict(work.update.tags), list(work.notices)
@@ -571,15 +562,15 @@ class DeltaWriter:
 
     def _send_files(self, work: _DeltaWork) -> int:
         delta, extra, tags = work.delta, work.extra, work.update.tags
-        for key in ("no_files", "pending"):
-            extra.pop(key, None)
+        extra.pop("pending", None)
         with ArtifactUpload(self._folder()) as upload:
             media = add_media(upload, self.run.identity, delta.media)
             work.notices += media.notices
             if media.in_grid and Tag.IMAGES not in self.found.tags:
                 tags[Tag.IMAGES] = "True"
             if media.names:
-                self._add_names(upload, MEDIA_FILE, media.names)
+                held = self._artifact(MEDIA_FILE)
+                upload.add_json(MEDIA_FILE, (json.loads(held) if held else {}) | media.names)
                 extra["odd_media"] = True
             if media.captions:
                 add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
@@ -590,9 +581,7 @@ class DeltaWriter:
                 extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
                 if self.content.checkpoints:
                     sent = extra.get("checkpoints", {})
-                    extra["checkpoints"], names = add_checkpoints(upload, self.run, sent, work.notices)
-                    if names:
-                        self._add_names(upload, CHECKPOINTS_FILE, names)
+                    extra["checkpoints"] = add_checkpoints(upload, self.run, sent, work.notices)
             if self.is_new and self._folder() is None:
                 # An artifact store that is not a local path asks for the run.
                 self._send(RunUpdate(None))
@@ -605,11 +594,6 @@ class DeltaWriter:
         """Return the local folder of the run's artifacts, None if they are stored elsewhere."""
         return self.store.artifact_folder(self.experiment, self.found.run_id)
 
-    def _add_names(self, upload: ArtifactUpload, path: str, names: Mapping[str, str]) -> None:
-        """Add the map `path` with `names` merged into it."""
-        held = self._artifact(path)
-        upload.add_json(path, (json.loads(held) if held else {}) | dict(names))
-
     def _artifact(self, path: str) -> bytes | None:
         folder = self._folder()
         if folder is not None:
@@ -618,24 +602,6 @@ class DeltaWriter:
         with tempfile.TemporaryDirectory(prefix="bridge-fetch-") as into:
             found = self.store.api.find_artifact(self.found.run_id, path, Path(into))
             return None if found is None else found.read_bytes()
-
-    def _leave_files_out(self, work: _DeltaWork) -> None:
-        """Name the files that are left out because a server keeps them and only its database is given."""
-        hint = "the server keeps the files: export with --tracking-uri SERVER --database-uri DATABASE to send them too"
-        if work.delta.media:
-            work.notices.append(Notice(NoticeKind.LEFT_OUT, "media", hint, count=len(work.delta.media)))
-            lost, room = [], _LOST_MEDIA_CHARACTERS
-            for tag in dict.fromkeys((*work.extra.get("lost_media", ()), *(event.tag for event in work.delta.media))):
-                room -= len(json.dumps(tag))
-                lost += [tag] if room > 0 else []
-            work.extra["lost_media"] = lost
-        if not work.delta.more:
-            work.extra["no_files"] = True
-            work.notices.append(Notice(NoticeKind.LEFT_OUT, "artifacts", hint))
-            names = names_map(work.update.keys, self.facts)
-            text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
-            if any(names.values()) and len(text) <= TAG_LIMIT:
-                work.update.tags[Tag.NAMES] = text
 
     # Writes
 

@@ -102,6 +102,18 @@ def test_a_store_that_mlflow_cannot_use(
     assert (store.run().info.status, len(store.points("loss"))) == ("FINISHED", 3)
 
 
+def test_a_database_whose_files_a_server_keeps(store: Store, tmp_path: Path) -> None:
+    """Points and facts arrive, and a notice explains how to send the files too."""
+    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
+    path = run_with_picture(tmp_path)
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    (notice,) = (notice for notice in line.notices if notice.kind is NoticeKind.REFUSED)
+    assert (notice.what, "--database-uri DATABASE" in notice.detail) == ("artifacts", True)
+    assert (store.run().data.params, len(store.points("loss"))) == ({"f_x_": "1"}, 3)
+    (check,) = verify_runs([path], store.exporter()).runs
+    assert (str(check.verdict), "files that could not be stored" in check.behind.facts) == ("=", True)
+
+
 def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:
     """No parent or child is left empty and RUNNING."""
     blocked = tmp_path / "artifacts"
@@ -144,7 +156,7 @@ def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_p
         # On another machine the same path is another folder. Here the files vanish between upload and list.
         other = Store(server.uri, experiment="elsewhere")
         with pytest.MonkeyPatch.context() as patch:
-            stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifacts"
+            stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifact"
             patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
             (line,) = export_runs([path], other.exporter(), OPTIONS).runs
         notice = next(notice for notice in line.notices if notice.what == "artifacts")

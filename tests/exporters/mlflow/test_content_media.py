@@ -281,15 +281,3 @@ def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> No
     applied = store.export(_run_with_files(folder), ROWS, content=ContentOptions(checkpoints=True))
     assert store.files("checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
     assert [(str(notice.kind), notice.what) for notice in applied.notices] == [("refused path", "checkpoints/out.ckpt")]
-
-
-def test_a_database_alone_cannot_take_files_that_a_server_keeps(store: Store, tmp_path: Path) -> None:
-    """Points and facts arrive, and a notice explains how to send the files too."""
-    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
-    event = event_of(tmp_path, encoded("png"), "png")
-    run = _run_with_files(tmp_path / "r")
-    applied = store.export(run, ROWS, media=(event,))
-    lost = [(notice.kind, notice.what, "--database-uri" in notice.detail) for notice in applied.notices]
-    assert lost == [(NoticeKind.LEFT_OUT, "media", True), (NoticeKind.LEFT_OUT, "artifacts", True)]
-    assert (store.points("loss"), store.stale(run)) == ([(0, 1.0, 1775822400000)], [])
-    assert store.read(run).unsupported == {"media.val/samples"}
