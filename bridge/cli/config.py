@@ -71,17 +71,16 @@ def _shown(value: Any) -> str:
 
 
 def _caches() -> list[dict[str, Any]]:
-    """Return the folders of the cache with their sizes; none where there is no home directory."""
+    """Return the files and folders of the cache with their sizes; none where there is no home directory."""
     from bridge.files import cache_dir
 
     try:
         place = cache_dir()
     except RuntimeError:
         return []
-    folders = [place / name for name in ("registry", "view")]
-    return [{"path": str(folder), "bytes": _size(folder)} for folder in folders if folder.is_dir()]
+    return [{"path": str(path), "bytes": _size(path)} for path in sorted(place.iterdir() if place.is_dir() else ())]
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of all files below a folder; links are not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder; links are not followed."""
+    return sum(file.lstat().st_size for file in (path, *path.rglob("*")) if not file.is_dir())

@@ -28,7 +28,7 @@ from bridge.errors import counted
 from bridge.model import Status
 from bridge.options import CacheOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered
-from bridge.registry.statistics import with_statistics
+from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
 from bridge.sync.report import NoMatch
 from bridge.sync.select import Selection, describe_left_out, explain_none, select

@@ -16,10 +16,10 @@ from bridge.cli.command import STDOUT
 from bridge.cli.output import Output, plain, tell_skipped
 from bridge.errors import counted
 from bridge.registry import open_registry
-from bridge.registry.query import columns, csv_text, write_csv, write_parquet
-from bridge.registry.statistics import with_statistics
+from bridge.registry.query import columns, csv_text, unknown_refs, write_csv, write_parquet
+from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import sentence, unknown_refs
+from bridge.sync.select import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

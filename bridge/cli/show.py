@@ -16,7 +16,7 @@ from bridge.cli.output import Exit, Output, plain
 from bridge.cli.records import RECORDS_VERSION, Column, age, open_registries, print_columns, read_records, word_of
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.options import CacheOptions, ContentOptions
-from bridge.registry.statistics import with_statistics
+from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
 from bridge.secrets import Redaction
 

@@ -127,7 +127,7 @@ class LiveRuns:
 
     def complete(self, runs: Iterable[LiveRun]) -> None:
         """Give the records of ended runs statistics and last values that cover all rows, computed once and cached."""
-        from bridge.registry.statistics import with_statistics
+        from bridge.registry.store import with_statistics
 
         lacking = [run for run in runs if not run.record.covered and not run.record.alive]
         for run, record in zip(lacking, with_statistics(run.record for run in lacking), strict=True):

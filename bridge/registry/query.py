@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
 import os
-import sqlite3
 import time
 from collections import Counter
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, UsageError, counted
-from bridge.files import cache_dir as default_cache_dir
+from bridge.files import cache_dir
 from bridge.model import Status
-from bridge.registry.store import NewerStoreError, Store, is_damage
-from bridge.registry.store import scan as scan_into
-from bridge.registry.where import named, parse, status_of
+from bridge.registry.store import Store, refuse_foreign, scan, with_statistics, with_store
+from bridge.registry.where import FIELDS, Kind, column, parse, status_of
+from bridge.rundir.times import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from bridge.registry.store import ScanReport
     from bridge.registry.where import Ref
 
-T = TypeVar("T")
-
 HTML_ROWS = 50
 """The most runs that a notebook shows of a registry."""
 
@@ -40,14 +37,13 @@ HTML_ROWS = 50
 class Registry:
     """The records of all runs below a root as of its last scan, in the order of their start.
 
-    `report` holds the counts of the scan, None if there was none. Runs whose directory is gone are in `orphans` only.
+    `report` holds the counts of the scan, None if there was none.
     """
 
     def __init__(self, records: Sequence[RunRecord], *, root: Path, report: ScanReport | None = None) -> None:
         self.root = root
         self.report = report
-        self._records = tuple(record for record in records if not record.orphaned)
-        self.orphans = tuple(record for record in records if record.orphaned)
+        self._records = tuple(records)
         # If several directories have one run id, the one that started last counts.
         self._by_id = {record.run_id: record for record in self._records}
 
@@ -66,8 +62,7 @@ class Registry:
     def __repr__(self) -> str:
         counts = Counter(record.status for record in self._records)
         statuses = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-        orphans = f", {len(self.orphans)} orphaned" if self.orphans else ""
-        return f"<Registry {self.root}: {counted(len(self), 'run')} ({statuses or 'none'}){orphans}>"
+        return f"<Registry {self.root}: {counted(len(self), 'run')} ({statuses or 'none'})>"
 
     def _repr_html_(self) -> str:
         """Return the newest runs as a table, for a notebook."""
@@ -111,10 +106,11 @@ class Registry:
     ) -> list[RunRecord]:
         """Return the runs that have every tag, one of the statuses, equal hyperparameters, and for which `where` holds.
 
-        `sort_by` is a field, `hparams.KEY`, `summary.METRIC` (the last value), `max.METRIC` or `min.METRIC`; the whole
-        rest after the first dot is the name. The greatest value comes first unless `descending` is false; runs without
-        a value come last. Without `sort_by` the runs are in the order of their start, the newest first if `descending`.
-        Raises UsageError for an unknown field or status, a wrong condition, or a negative limit.
+        `sort_by` is a field, `hparams.KEY`, `summary.METRIC` (the last value), `max.METRIC` or `min.METRIC`, where the
+        whole rest after the first dot is the name, or a name as in `where`. The greatest value comes first unless
+        `descending` is false; runs without a value come last. Without `sort_by` the runs are in the order of their
+        start, the newest first if `descending`. Raises UsageError for a sort key that no run has, an unknown status, a
+        wrong condition, or a negative limit.
         """
         if limit is not None and limit < 0:
             raise UsageError(f"limit must not be negative, but is {limit}.")
@@ -130,16 +126,17 @@ class Registry:
             and (condition is None or condition.holds(record))
         ]
         if sort_by is not None:
-            found = ordered(found, named(sort_by), descending=descending is not False)
+            by = column(sort_by)
+            for problem in unknown_refs(self._records, [by]) if self._records else ():
+                raise UsageError(f"sort_by: {problem}")
+            found = ordered(found, by, descending=descending is not False)
         elif descending:
             found.reverse()
         return found[:limit]
 
-    def with_statistics(self, cache_dir: str | os.PathLike[str] | None = None) -> Registry:
+    def with_statistics(self) -> Registry:
         """Return a registry of records whose statistics cover all rows of their runs."""
-        from bridge.registry.statistics import with_statistics
-
-        return Registry([*with_statistics(self._records, cache_dir), *self.orphans], root=self.root, report=self.report)
+        return Registry(with_statistics(self._records), root=self.root, report=self.report)
 
     def to_dataframe(self, records: Sequence[RunRecord] | None = None, **query: Any) -> pd.DataFrame:
         """Return a pandas table with a line for each run: its fields, `hparams.*`, `summary.*`, `max.*` and `min.*`.
@@ -160,12 +157,10 @@ class Registry:
         return frame
 
 
-def open_registry(  # noqa: PLR0913 - one keyword for each choice
+def open_registry(
     root: str | os.PathLike[str],
     *,
     db_path: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    scan: bool = True,
     scan_ttl_s: float = 0.0,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
@@ -174,85 +169,46 @@ def open_registry(  # noqa: PLR0913 - one keyword for each choice
 ) -> Registry:
     """Return the runs at and below `root`, read through the SQLite cache, after a scan if one is due.
 
-    The cache is the file `db_path`, by default one for the real path of `root` in `cache_dir`, by default the user's
-    cache directory. A root that is a run directory needs none. `scan=False` takes the cache as it is, a positive
-    `scan_ttl_s` skips the scan if the last one is younger, and `full` reads every run again. Where summary.json does
-    not cover all rows of metrics.csv, the statistics are computed from that, once, unless `statistics` is false. A
-    cache that is damaged or of an older format is rebuilt; without a usable one the scan works in memory. Both are
-    reported once, through `say` (by default a warning of the logger `bridge.registry`). Raises UsageError if `root` is
-    no directory.
+    The cache is the file `db_path`, by default one for the real path of `root` in the user's cache directory. A root
+    that is a run directory needs none. A positive `scan_ttl_s` skips the scan if the last one is younger, and `full`
+    reads every run again. Where summary.json does not cover all rows of metrics.csv, the statistics are computed from
+    that, once, unless `statistics` is false. A cache that is damaged or of another format is rebuilt; without a usable
+    one the scan works in memory. Both are reported once, through `say` (by default a warning of the logger
+    `bridge.registry`). Raises UsageError if `root` is no directory, or `db_path` a file of something else.
     """
     real = os.path.realpath(root)
     if not os.path.isdir(real):  # noqa: PTH112
         raise UsageError(f"{os.fspath(root)} is not a directory.")
+    load = partial(_load, real, ttl=scan_ttl_s, full=full, heartbeat_timeout=heartbeat_timeout)
     say = say or logging.getLogger("bridge.registry").warning
-    load = partial(_load, real, scan=scan, ttl=scan_ttl_s, full=full, heartbeat_timeout=heartbeat_timeout)
-    registry = _load_from_cache(real, load, db_path, cache_dir, say)
-    return registry.with_statistics(cache_dir) if statistics else registry
+    if db_path is not None:
+        file = Path(db_path)
+        refuse_foreign(file)
+        registry = with_store(lambda: file, load, say)
+    elif any(os.path.isfile(f"{real}/{name}") for name in ("sidecar.json", "metrics.csv")):  # noqa: PTH113
+        with Store.open(":memory:") as store:
+            registry = load(store)
+    else:
+        digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+        registry = with_store(lambda: cache_dir() / "registry" / f"runs-{digest}.sqlite", load, say)
+    return registry.with_statistics() if statistics else registry
 
 
-def _load_from_cache(
-    real: str,
-    load: Callable[[Store], Registry],
-    db_path: str | os.PathLike[str] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    say: Callable[[str], None],
-) -> Registry:
-    if db_path is None and _is_run(real):
-        return load(Store.in_memory())
-    try:
-        path = Path(db_path) if db_path is not None else _cache_file(real, cache_dir)
-        return _with_file(path, load, say, default_path=db_path is None)
-    except (sqlite3.Error, OSError, RuntimeError, NewerStoreError) as error:
-        say(f"The cache of runs cannot be used, so the runs are kept in memory: {error}")
-    return load(Store.in_memory())
-
-
-def _with_file(path: Path, load: Callable[[Store], T], say: Callable[[str], None], *, default_path: bool) -> T:
-    """Call `load` with the store in `path`, and again with a rebuilt one if its content turns out to be broken."""
-    store, message = Store.open(path, default_path=default_path)
-    if message:
-        say(message)
-    with contextlib.closing(store):
-        try:
-            return load(store)
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise
-    say(f"The cache of runs {path} was damaged; it is rebuilt.")
-    with contextlib.closing(Store.rebuilt(path)) as store:
-        return load(store)
-
-
-def _load(root: str, store: Store, *, scan: bool, ttl: float, full: bool, heartbeat_timeout: float) -> Registry:
+def _load(root: str, store: Store, *, ttl: float, full: bool, heartbeat_timeout: float) -> Registry:
     report = None
     scanned_at = store.scanned_at(root)
-    if scanned_at is None or (scan and not 0 <= time.time() - scanned_at < ttl):
-        from bridge.rundir.run import read_run
-        from bridge.rundir.times import Clock
-
-        read = partial(read_run, clock=Clock(_clock_dir()), heartbeat_timeout=heartbeat_timeout)
-        report = scan_into(root, store, full=full, heartbeat_timeout=heartbeat_timeout, read=read)
+    if scanned_at is None or not 0 <= time.time() - scanned_at < ttl:
+        clock = Clock(_clock_dir())
+        report = scan(root, store, full=full, heartbeat_timeout=heartbeat_timeout, clock=clock)
     return Registry(store.records(root), root=Path(root), report=report)
 
 
 def _clock_dir() -> Path | None:
     """Return a folder to write a file to, which tells the file server's time; None if there is no home."""
     try:
-        return default_cache_dir()
+        return cache_dir()
     except RuntimeError:
         return None
-
-
-def _cache_file(root: str, directory: str | os.PathLike[str] | None) -> Path:
-    """Return the cache's file for a root, named by a digest of its real path."""
-    base = default_cache_dir() / "registry" if directory is None else Path(directory)
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return base / f"runs-{digest}.sqlite"
-
-
-def _is_run(path: str) -> bool:
-    return any(os.path.isfile(f"{path}/{name}") for name in ("sidecar.json", "metrics.csv"))  # noqa: PTH113
 
 
 def _several(value: str | Sequence[str] | None) -> Sequence[str]:
@@ -260,8 +216,30 @@ def _several(value: str | Sequence[str] | None) -> Sequence[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Order and tables
+# Names, order and tables
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def unknown_refs(records: Iterable[RunRecord], refs: Iterable[Ref]) -> list[str]:
+    """Return a sentence for each metric and hyperparameter of `refs` that no run has, with the nearest name."""
+    refs = list(refs)
+    if any(ref.kind is Kind.METRIC for ref in refs):
+        records = with_statistics(records)
+    metrics = {name for record in records for name in (*record.summary, *record.stats)}
+    hparams = {name for record in records for name in record.hparams}
+    said = {}
+    for ref in refs:
+        if ref.kind is Kind.METRIC and ref.name not in metrics:
+            said[ref.name] = no_run_has(ref.name, ref.name, metrics | set(FIELDS))
+        elif ref.kind is Kind.HPARAM and ref.name not in hparams:
+            said[str(ref)] = no_run_has(str(ref), ref.name, hparams, prefix="hparams.")
+    return list(said.values())
+
+
+def no_run_has(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return the sentence that no run has `what`, with the name among `known` that is nearest to `name`."""
+    near = get_close_matches(name, known, n=1)
+    return f"no run has {what}" + (f"; did you mean {prefix}{near[0]}?" if near else "")
 
 
 def ordered(records: Sequence[RunRecord], by: Ref, *, descending: bool = False) -> list[RunRecord]:

@@ -40,8 +40,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     that of the sidecar. `kind`, `start`, `end` and `last_alive` are those of `bridge.model.Run`, `updated` is the
     sidecar's mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`,
     `count`, ...). `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
-    `covered` says that these cover all rows of metrics.csv; `bridge.registry.statistics` completes them otherwise.
-    `orphaned` means that the last scan did not find the directory.
+    `covered` says that these cover all rows of metrics.csv; `bridge.registry.store.with_statistics` completes them.
     """
 
     run_id: str
@@ -67,7 +66,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     session: dict[str, Any] = {}
     covered: bool = True
     start_estimated: bool = False
-    orphaned: bool = False
 
     @property
     def alive(self) -> bool:
@@ -194,13 +192,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
                 killed=run.status is Status.KILLED,
             ),
         )
-
-
-def compute_statistics(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the statistics of each metric in metrics.csv. Raises RunDirectoryError if that cannot be read."""
-    from bridge.rundir import read_summary
-
-    return read_summary(run)
 
 
 def _covers_all_rows(

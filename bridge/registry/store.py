@@ -23,36 +23,37 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from bridge import rundir
 from bridge.errors import RunDirectoryError, UsageError
+from bridge.files import Refused, cache_dir, own_file
 from bridge.model import Status
-from bridge.registry.record import RunRecord, compute_statistics, read_ended
+from bridge.registry.record import RunRecord, read_ended
 from bridge.rundir.discover import checkpoint_folders, has_folders, lstat, runs_within, walk
 from bridge.rundir.event_runs import event_names
+from bridge.rundir.run import read_run
 from bridge.secrets import hide_all, hide_in
 from logger.sidecar import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bridge.model import Run
     from bridge.rundir.discover import Skipped
+    from bridge.rundir.times import Clock
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""The format number of the cache. An older one is rebuilt, a newer one left alone."""
+FORMAT = 4
+"""The format number of the cache. One of another format is rebuilt."""
 
 LOCK_TIMEOUT_S = 5.0
 """Seconds to wait for another process's transaction, which takes far less."""
 
-_MAGIC = b"SQLite format 3\x00"
 _APPLICATION_ID = 0x62726467  # "brdg": PRAGMA application_id, which marks a file as ours
-_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # Paths are BLOBs, since they need not be UTF-8. The columns beside the record are those that a scan compares.
 _TABLES = (
     "CREATE TABLE runs (root BLOB, run_dir BLOB, stamp TEXT, status TEXT, ended INTEGER, last_alive REAL, start REAL,"
-    " orphaned INTEGER, record BLOB, PRIMARY KEY (root, run_dir))",
+    " record BLOB, PRIMARY KEY (root, run_dir))",
     # Statistics computed from a metrics.csv.
     "CREATE TABLE statistics (path BLOB PRIMARY KEY, stamp TEXT, stats BLOB)",
     "CREATE TABLE scans (root BLOB PRIMARY KEY, scanned_at REAL NOT NULL)",
@@ -65,16 +66,7 @@ T = TypeVar("T")
 Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
 
-
 _decoder = msgspec.msgpack.Decoder(RunRecord)
-
-
-class _DamagedRowError(sqlite3.DatabaseError):
-    """A row holds something that no version of this program writes."""
-
-
-class NewerStoreError(Exception):
-    """The cache was made by a newer bridge, and was not changed."""
 
 
 class CachedRun(NamedTuple):
@@ -84,57 +76,43 @@ class CachedRun(NamedTuple):
     status: str
     ended: int
     last_alive: float
-    orphaned: int
 
 
 class Store:
-    """An open cache. Every method may raise sqlite3.Error; `is_damage` tells which of them call for a rebuild."""
+    """An open cache, as a context manager that closes it. Every method may raise sqlite3.Error."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     @classmethod
-    def in_memory(cls) -> Self:
-        """Return an empty store that lives as long as the process."""
-        connection = sqlite3.connect(":memory:", isolation_level=None)
-        with _transaction(connection):
-            _create_tables(connection)
-        return cls(connection)
+    def open(cls, path: Path | str) -> Self:
+        """Return the store in the file `path`, which is made if needed; `:memory:` lives as long as the process.
 
-    @classmethod
-    def open(cls, path: Path, *, default_path: bool = False) -> tuple[Self, str]:
-        """Return the store in the file `path`, and a message for the user ("" for none).
-
-        Rebuild a file that is damaged or of an older format. With `default_path`, where only we have files, rebuild one
-        that is no database too. Raises UsageError for a file that is not ours, which stays as it is whatever its name;
-        NewerStoreError for a newer format; sqlite3.Error and OSError if it cannot be opened or made.
+        Raises sqlite3.Error if the file cannot be used, which is exactly sqlite3.DatabaseError if it is damaged or of
+        another format.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _is_foreign(path, default_path=default_path):
-            raise UsageError(
-                f"{path} is not a cache of runs, so it was not changed.",
-                hint="Give --db a file that does not exist yet, or move this one away.",
-            )
-        connection = _connect(path)
+        connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         try:
-            return cls(connection), _prepare(connection, path)
-        except BaseException as error:
+            # A power cut may cost the cache, which can be rebuilt; waiting for the disk would slow down every scan.
+            connection.execute("PRAGMA synchronous = OFF")
+            # Of a new file; a record takes a kilobyte, and four fill a usual page.
+            connection.execute("PRAGMA page_size = 16384")
+            if _version(connection) != FORMAT:
+                with _transaction(connection):
+                    version = _version(connection)  # again, since another process may have made the tables meanwhile
+                    if version not in (0, FORMAT):
+                        raise sqlite3.DatabaseError("it has another format")
+                    for statement in _TABLES if version == 0 else ():
+                        connection.execute(statement)
+        except BaseException:
             connection.close()
-            if not (isinstance(error, sqlite3.Error) and is_damage(error)):
-                raise
-        return cls.rebuilt(path), f"The cache of runs {path} was damaged; it is rebuilt."
-
-    @classmethod
-    def rebuilt(cls, path: Path) -> Self:
-        """Replace the file `path` by an empty store and return it."""
-        for name in (path, path.with_name(path.name + "-journal")):
-            name.unlink(missing_ok=True)
-        connection = _connect(path)
-        _prepare(connection, path)
+            raise
         return cls(connection)
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self._connection.close()
 
     def scanned_at(self, root: str) -> float | None:
@@ -145,46 +123,31 @@ class Store:
     def known(self, root: str) -> dict[str, CachedRun]:
         """Return what is known of the runs below `root`, by run directory."""
         rows = self._connection.execute(
-            "SELECT run_dir, stamp, status, ended, last_alive, orphaned FROM runs WHERE root = ?",
-            (os.fsencode(root),),
+            "SELECT run_dir, stamp, status, ended, last_alive FROM runs WHERE root = ?", (os.fsencode(root),)
         )
-        with _damage_errors():
-            return {os.fsdecode(path): CachedRun(*columns) for path, *columns in rows}
+        return {os.fsdecode(path): CachedRun(*columns) for path, *columns in rows}
 
     def records(self, root: str) -> list[RunRecord]:
-        """Return the records of all runs below `root`, orphans too, in the order of their start."""
-        rows = self._connection.execute(
-            "SELECT run_dir, record, orphaned FROM runs WHERE root = ? ORDER BY start, run_dir", (os.fsencode(root),)
-        )
-        with _damage_errors():
-            return [
-                msgspec.structs.replace(_decoder.decode(record), run_dir=os.fsdecode(path), orphaned=bool(orphaned))
-                for path, record, orphaned in rows
-            ]
+        """Return the records of all runs below `root` in the order of their start.
 
-    def save(
-        self,
-        root: str,
-        *,
-        rows: Iterable[Row] = (),
-        orphans: Sequence[str] = (),
-        found_again: Sequence[str] = (),
-        full: bool = False,
-        now: float | None = None,
-    ) -> None:
+        Raises msgspec.MsgspecError if one is damaged.
+        """
+        rows = self._connection.execute(
+            "SELECT run_dir, record FROM runs WHERE root = ? ORDER BY start, run_dir", (os.fsencode(root),)
+        )
+        return [msgspec.structs.replace(_decoder.decode(record), run_dir=os.fsdecode(path)) for path, record in rows]
+
+    def save(self, root: str, *, rows: Iterable[Row] = (), gone: Iterable[str] = (), full: bool = False) -> None:
         """Store the result of one scan in one transaction; with `full`, forget everything that was known before."""
         key = os.fsencode(root)
         with _transaction(self._connection) as connection:
             if full:
                 connection.execute("DELETE FROM runs WHERE root = ?", (key,))
-            connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            for orphaned, paths in ((1, orphans), (0, found_again)):
-                connection.executemany(
-                    "UPDATE runs SET orphaned = ? WHERE root = ? AND run_dir = ?",
-                    [(orphaned, key, os.fsencode(path)) for path in paths],
-                )
-            scanned = (key, time.time() if now is None else now)
-            connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", scanned)
+            connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(
+                "DELETE FROM runs WHERE root = ? AND run_dir = ?", [(key, os.fsencode(path)) for path in gone]
+            )
+            connection.execute("INSERT OR REPLACE INTO scans VALUES (?, ?)", (key, time.time()))
 
     def statistics(self, path: str, stamp: str) -> dict[str, dict[str, Any]] | None:
         """Return the statistics of a metrics.csv as it was at this stamp; None if they are not known."""
@@ -200,62 +163,49 @@ class Store:
             connection.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?, ?)", rows)
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether the error means that the file's content is broken, and not that it is locked or out of reach."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, _DamagedRowError) or (code is not None and code & 0xFF in _CORRUPT)
+def with_store(path: Callable[[], Path], use: Callable[[Store], T], say: Callable[[str], None]) -> T:
+    """Return `use(store)` for the cache at `path()`, a rebuilt one if it is damaged, one in memory if none can be used.
 
-
-@contextlib.contextmanager
-def _damage_errors() -> Iterator[None]:
-    """Turn the errors that a foreign row causes into one that means damage."""
+    `say` gets a message then. `use` may be called twice.
+    """
     try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _DamagedRowError(f"a row of the cache cannot be read ({error})") from error
+        file = path()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Store.open(file) as store:
+                return use(store)
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+            # SQLite's subclasses of DatabaseError mean that the file is locked, out of reach or full.
+            if isinstance(error, sqlite3.DatabaseError) and type(error) is not sqlite3.DatabaseError:
+                raise
+            say(f"The cache of runs {file} was damaged or of another format; it is rebuilt.")
+        for name in (file, file.with_name(f"{file.name}-journal")):
+            name.unlink(missing_ok=True)
+        with Store.open(file) as store:
+            return use(store)
+    except (sqlite3.Error, OSError, RuntimeError) as error:
+        say(f"The cache of runs cannot be used, so the runs are kept in memory: {error}")
+    with Store.open(":memory:") as store:
+        return use(store)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
-
-
-def _is_foreign(path: Path, *, default_path: bool) -> bool:
-    """Return whether the file is something else than a cache, before SQLite turns it into a database."""
+def refuse_foreign(path: Path) -> None:
+    """Raise UsageError if `path` is something else than a cache of runs, before SQLite turns it into a database."""
     try:
         # Look before opening: a pipe would block, and a device must not be replaced.
-        if not stat.S_ISREG(path.stat().st_mode):
-            return True
-        with path.open("rb") as file:
-            head = file.read(100)
+        if stat.S_ISREG(path.stat().st_mode):
+            with path.open("rb") as file:
+                head = file.read(100)
+            # Bytes 68 to 71 of a SQLite file hold its application id.
+            is_database = head.startswith(b"SQLite format 3\x00")
+            if not head or (is_database and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")):
+                return
     except FileNotFoundError:
-        return False
-    if not head.startswith(_MAGIC):
-        return bool(head) and not default_path
-    # Bytes 68 to 71 of a SQLite file hold its application id.
-    return head[68:72] != _APPLICATION_ID.to_bytes(4, "big")
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> str:
-    """Make the tables if they are missing or of an older format. Return a message for the user ("" for none)."""
-    # A power cut may cost the cache, which can be rebuilt; waiting for the disk would slow down every scan.
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute(
-        "PRAGMA page_size = 16384"
-    )  # of a new file; a record takes a kilobyte, and four fill a usual page
-    if _version(connection) == FORMAT:
-        return ""
-    with _transaction(connection):
-        version = _version(connection)  # again, since another process may have made the tables meanwhile
-        if version > FORMAT:
-            raise NewerStoreError(f"The cache of runs {path} was made by a newer bridge, and was not changed.")
-        if version == FORMAT:
-            return ""
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for name in tables:
-            quoted = name.replace('"', '""')
-            connection.execute(f'DROP TABLE "{quoted}"')
-        _create_tables(connection)
-    return f"The cache of runs {path} has an older format; it is rebuilt." if tables else ""
+        return
+    raise UsageError(
+        f"{path} is not a cache of runs, so it was not changed.",
+        hint="Give --db a file that does not exist yet, or move this one away.",
+    )
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -275,9 +225,44 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         raise
 
 
-def _create_tables(connection: sqlite3.Connection) -> None:
-    for statement in _TABLES:
-        connection.execute(statement)
+def with_statistics(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return the records with statistics that cover all rows of their runs.
+
+    Where summary.json does not cover all rows of metrics.csv, they are computed from that and kept
+    in the user's cache directory until its size or mtime changes. (The original logger starts its summary anew with
+    each session, and a CSVLogger writes none.) A run whose metrics.csv cannot be read keeps what it has.
+    """
+    records = list(records)
+    if all(record.covered for record in records):
+        return records
+
+    def complete(store: Store) -> list[RunRecord]:
+        computed: list[tuple[str, str, dict[str, dict[str, Any]]]] = []
+        try:
+            return [record if record.covered else _completed(record, store, computed) for record in records]
+        finally:
+            with contextlib.suppress(sqlite3.OperationalError):
+                store.keep_statistics(computed)
+
+    return with_store(lambda: cache_dir() / "statistics.sqlite", complete, lambda message: None)
+
+
+def _completed(
+    record: RunRecord, store: Store, computed: list[tuple[str, str, dict[str, dict[str, Any]]]]
+) -> RunRecord:
+    """Return a record with all its statistics, and add those that `store` does not know to `computed`."""
+    try:
+        file = own_file(Path(record.run_dir), "metrics.csv")
+        if file is None:
+            return record
+        path, stamp = str(file.path), f"{file.size}.{file.mtime_ns}"
+        stats = store.statistics(path, stamp)
+        if stats is None:
+            stats = rundir.read_summary(read_run(Path(record.run_dir)))
+            computed.append((path, stamp, stats))
+    except (OSError, Refused, RunDirectoryError):
+        return record
+    return record.with_statistics(stats)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -301,7 +286,7 @@ _computing = threading.Lock()
 class ScanReport:
     """The counts of a scan: `total` = `upserted` (read again) + `unchanged` + `invalid` (cannot be read).
 
-    `orphaned` counts known runs that are not found any more, whether they are gone, moved, or no run directory now.
+    `orphaned` counts the runs that the scan before found and this one does not; the cache forgets them.
     `problems` are pairs (run directory, reason), one for each invalid run; `skipped` are such pairs for folders that
     look like a run directory and are none.
     """
@@ -329,12 +314,11 @@ def scan(
     *,
     full: bool = False,
     heartbeat_timeout: float = 180.0,
-    read: Callable[[Path], Run],
+    clock: Clock | None = None,
 ) -> ScanReport:
     """Bring `store` up to date with the run directories at and below the real path `root`.
 
-    With `full`, read all of them again and forget those that are gone. A run that cannot be read keeps its last record.
-    `heartbeat_timeout` must be the one that `read` uses.
+    With `full`, read all of them again. A run that cannot be read keeps its last record.
     """
     began = time.perf_counter()
     known = {} if full else store.known(root)
@@ -377,11 +361,11 @@ def scan(
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
                 stamp += _hparams_mark(run_dir)
-                run = read(Path(run_dir))
+                run = read_run(Path(run_dir), clock=clock, heartbeat_timeout=heartbeat_timeout)
                 record = RunRecord.of(run)
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
                     with _computing:
-                        record = record.with_statistics(compute_statistics(run))
+                        record = record.with_statistics(rundir.read_summary(run))
             return _row(root, "" if within else stamp, record), within  # those within are named by every scan
         except RunDirectoryError as error:
             return error.message, within
@@ -396,13 +380,7 @@ def scan(
     skipped += [one for _, within in looks for one in within]
     seen = set(runs)
     gone = [path for path in known if path not in seen]
-    store.save(
-        root,
-        rows=rows,
-        orphans=[path for path in gone if not known[path].orphaned],
-        found_again=[path for path, before in known.items() if before.orphaned and path in seen],
-        full=full,
-    )
+    store.save(root, rows=rows, gone=gone, full=full)
     return ScanReport(
         root=root,
         total=len(seen),
@@ -429,7 +407,7 @@ def _look_at_each(look: Callable[[str], T], runs: Sequence[str]) -> list[T]:
 def _row(root: str, stamp: str, record: RunRecord) -> Row:
     paths = (os.fsencode(root), os.fsencode(record.run_dir))
     ended = record.status_word in TERMINAL_STATUSES
-    return (*paths, stamp, record.status, ended, record.last_alive, record.start, 0, record.encoded())
+    return (*paths, stamp, record.status, ended, record.last_alive, record.start, record.encoded())
 
 
 def _stamp(
@@ -448,7 +426,7 @@ def _stamp(
         with contextlib.suppress(OSError):
             parts.append(_mark(os.stat(f"{run_dir}/sidecar.json")))  # noqa: PTH116 - a Path costs more than the call
     checkpoints = lstat(f"{run_dir}/checkpoints")
-    parts += [_mark(checkpoints), _mark(lstat(f"{run_dir}/media"))]
+    parts.append(_mark(checkpoints))
     if has_folders(checkpoints):
         parts += [_mark(lstat(folder)) for folder in checkpoint_folders(run_dir)]
     return "|".join(parts)

@@ -18,16 +18,14 @@ and must be a known one.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from bridge.errors import UsageError
 from bridge.model import Status
@@ -91,6 +89,8 @@ FIELDS: Mapping[str, tuple[Kind, str]] = {
 STATISTICS = ("last", "max", "min", "count", "max_step", "min_step", "nan_count", "first_nan_step")
 """The statistics that can be asked of a metric: `val/acc.max`."""
 
+_TEXTS = (Kind.TEXT, Kind.TAGS, Kind.STATUS)
+
 
 @dataclass(frozen=True, slots=True)
 class Ref:
@@ -115,63 +115,29 @@ class Ref:
             found = getattr(record, self.name)
         return ... if found is None else found
 
-    def comparable(self, value: Value) -> Value:
-        """Return `value` as the run's value can be compared with it. Raises TypeError if it cannot."""
-        if self.kind is Kind.HPARAM:
-            return value
-        if self.kind in _TEXTS and isinstance(value, str):
-            return value
-        if self.kind in (Kind.TIME, Kind.DURATION) and isinstance(value, str):
-            value = time_of(value) if self.kind is Kind.TIME else duration_of(value)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(value, bool) if self.kind is Kind.YES_NO else is_number and self.kind not in _TEXTS:
-            return value
-        raise TypeError(f"{self} is compared with {self.kind.value}")
 
+def column(text: str) -> Ref:
+    """Return what a column or a sort key names.
 
-_TEXTS = (Kind.TEXT, Kind.TAGS, Kind.STATUS)
-
-
-def named(text: str) -> Ref:
-    """Return what `text` names as a sort key in Python, where names need no quotes.
-
-    It is a field, `hparams.KEY`, `summary.METRIC` (its last value), or `max.METRIC`, `min.METRIC`, `count.METRIC`, and
-    so on. The whole rest after the first dot is the name, whatever characters it has. Raises UsageError otherwise.
+    It is a name as in a condition, or `hparams.KEY`, `summary.METRIC` (its last value), `max.METRIC`, `min.METRIC`, and
+    so on, where the whole rest after the first dot is the name, whatever characters it has. Raises UsageError if it
+    names nothing.
     """
-    if text in FIELDS:
-        return Ref(*FIELDS[text])
     head, _, name = text.partition(".")
     if name and head == "hparams":
         return Ref(Kind.HPARAM, name)
     if name and (head == "summary" or head in STATISTICS):
         return Ref(Kind.METRIC, name, "last" if head == "summary" else head)
-    near = get_close_matches(text, FIELDS, n=1)
-    raise UsageError(
-        f"There is no field {text!r}" + (f"; did you mean {near[0]!r}?" if near else "."),
-        hint=f"One of {', '.join(FIELDS)}, or hparams.KEY, summary.METRIC, max.METRIC, min.METRIC.",
-    )
-
-
-def column(text: str) -> Ref:
-    """Return what a column or sort key on the command line names: as in `named`, else as in a condition.
-
-    Raises UsageError if it names nothing.
-    """
-    head, _, name = text.partition(".")
-    if name and (head in ("hparams", "summary") or head in STATISTICS):
-        return named(text)
     try:
         parser = _Parser(text)
-        token = parser.operand()
+        ref = parser.reference(parser.operand())
         parser.end()
-        if token.is_name:
-            return parser.reference(token)
-    except UsageError:
-        pass  # its message is about conditions
-    raise UsageError(
-        f"{text!r} names no field, metric or hyperparameter.",
-        hint="For example run_id, val/acc, val/acc.max, hparams.lr; put a name with spaces in backticks.",
-    )
+    except UsageError:  # its message is about conditions
+        raise UsageError(
+            f"{text!r} names no field, metric or hyperparameter.",
+            hint="For example run_id, val/acc, val/acc.max, hparams.lr; put a name with spaces in backticks.",
+        ) from None
+    return ref
 
 
 def status_of(word: str) -> Status:
@@ -179,97 +145,9 @@ def status_of(word: str) -> Status:
     try:
         return Status(word.lower())
     except ValueError:
-        near = _nearest_status(word)
-        raise UsageError(
-            f"There is no status {word!r}" + (f"; did you mean {near!r}?" if near else "."),
-            hint=f"One of {', '.join(Status)}.",
-        ) from None
-
-
-def _nearest_status(word: str) -> str:
-    return next(iter(get_close_matches(word.lower(), list(map(str, Status)), n=1)), "")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tokens
-# ---------------------------------------------------------------------------------------------------------------------
-
-_KEYWORDS = ("and", "or", "not", "in")
-_CONSTANTS: Mapping[str, Value] = {
-    "true": True,
-    "false": False,
-    "none": None,
-    "null": None,
-    "inf": math.inf,
-    "infinity": math.inf,
-    "nan": math.nan,
-}
-_NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_LITERAL = re.compile(rf"{_NUMBER}|[+-](?:inf|infinity)", re.IGNORECASE)
-_DURATION = re.compile(rf"({_NUMBER})([smhdw])")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-# A bare word goes on to the next blank, bracket, comma, quote or operator, so that paths and globs need no quotes.
-_TOKEN = re.compile(
-    r"""(?P<sign>[(),])
-      | (?P<operator>==|!=|<=|>=|[=<>~])
-      | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-      | (?P<name>(?:`(?:[^`]|``)++`|[^\s()=!<>~,'"`&|\x00-\x1f\x7f]++)++)""",
-    re.VERBOSE | re.DOTALL,
-)
-_NAME_PART = re.compile(r"`((?:[^`]|``)++)`|[^`]+")
-_BLANKS = re.compile(r"\s*")
-_UNEXPECTED = {
-    "'": "this quote is never closed",
-    '"': "this quote is never closed",
-    "`": "this backtick is never closed, or holds nothing",
-    "&": "unexpected character (write and)",
-    "|": "unexpected character (write or)",
-    "!": "unexpected character (write not, or != to compare)",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """One token, and the index of its first character. `kind` is sign, operator, text, name, number or end."""
-
-    kind: str
-    text: str
-    at: int
-
-    @property
-    def is_name(self) -> bool:
-        """Return whether it can name a field, a metric or a hyperparameter."""
-        if self.kind != "name" or self.text.lower() in _CONSTANTS:
-            return False
-        return self.text[0] not in "0123456789+-."
-
-    def is_word(self, *words: str) -> bool:
-        """Return whether it is one of these words, in any case."""
-        return self.kind == "name" and self.text.lower() in words
-
-
-def _tokens(text: str) -> list[_Token]:
-    """Split `text`. Raises UsageError at a character that begins no token."""
-    tokens = []
-    at = _BLANKS.match(text).end()  # type: ignore[union-attr]
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            _complain(text, at, _UNEXPECTED.get(text[at], "unexpected character"))
-        kind = str(found.lastgroup)
-        is_number = kind == "name" and _LITERAL.fullmatch(found[0])
-        tokens.append(_Token("number" if is_number else kind, found[0], at))
-        at = _BLANKS.match(text, found.end()).end()  # type: ignore[union-attr]
-    return [*tokens, _Token("end", "", at)]
-
-
-def _complain(text: str, at: int, problem: str) -> NoReturn:
-    """Raise the UsageError that shows `text` and points at its character `at`."""
-    # Each character is shown as one character, and a wide one takes two columns, so that the caret stands below it.
-    shown = "".join(" " if char.isspace() else char if char.isprintable() else "?" for char in text)
-    width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in shown[:at])
-    raise UsageError(f"--where: {problem}.\n  {shown}\n  {' ' * width}^")
+        near = get_close_matches(word.lower(), list(map(str, Status)), n=1)
+        meant = f"did you mean {near[0]}?" if near else f"one of {', '.join(Status)}"
+        raise UsageError(f"there is no status {word!r} ({meant})") from None
 
 
 def time_of(text: str) -> float | None:
@@ -283,15 +161,90 @@ def time_of(text: str) -> float | None:
 def duration_of(text: str) -> float | None:
     """Return the seconds of `90s`, `15m`, `12h`, `3d`, `2w`; None if it is no duration."""
     found = _DURATION.fullmatch(text)
-    return _number(found[1]) * _SECONDS[found[2]] if found else None
+    return float(found[1]) * _SECONDS[found[2]] if found else None
 
 
-def _number(text: str) -> float | int:
-    plain = text.replace("_", "")
-    try:
-        return int(plain)
-    except ValueError:
-        return float(plain)
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokens
+# ---------------------------------------------------------------------------------------------------------------------
+
+_KEYWORDS = ("and", "or", "not", "in")
+_CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "none": None, "null": None}
+_DURATION = re.compile(r"(-?\d+\.?\d*)([smhdw])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+# A bare word goes on to the next blank, bracket, comma, quote or operator, so that paths and globs need no quotes.
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<sign>[(),])
+      | (?P<operator>==|!=|<=|>=|[=<>~])
+      | (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+      | (?P<name>(?:`(?:[^`]|``)++`|[^\s()=!<>~,'"`&|\x00-\x1f\x7f]++)++)
+      | (?P<end>\Z)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+# The parts of a name: in backticks, where a doubled one stands for one, or bare.
+_NAME_PART = re.compile(r"`((?:[^`]|``)++)`|([^`]+)")
+_UNEXPECTED = {
+    "'": "this quote is never closed",
+    '"': "this quote is never closed",
+    "`": "this backtick is never closed, or holds nothing",
+    "&": "unexpected character (write and)",
+    "|": "unexpected character (write or)",
+    "!": "unexpected character (write not, or != to compare)",
+}
+
+
+class _Token(NamedTuple):
+    """One token, and the index of its first character. `kind` is sign, operator, text, name or end."""
+
+    kind: str
+    text: str
+    at: int
+
+    @property
+    def is_name(self) -> bool:
+        """Return whether it can name a field, a metric or a hyperparameter."""
+        return self.kind == "name" and isinstance(_constant(self.text), str) and self.text[0] not in "0123456789+-."
+
+    def is_word(self, *words: str) -> bool:
+        """Return whether it is one of these words, in any case."""
+        return self.kind == "name" and self.text.lower() in words
+
+
+def _tokens(text: str) -> list[_Token]:
+    """Split `text`. Raises UsageError at a character that begins no token."""
+    tokens: list[_Token] = []
+    at = 0
+    while not tokens or tokens[-1].kind != "end":
+        found = _TOKEN.match(text, at)
+        if found is None:
+            at = len(text) - len(text[at:].lstrip())
+            _complain(text, at, _UNEXPECTED.get(text[at], "unexpected character"))
+        kind = str(found.lastgroup)
+        tokens.append(_Token(kind, found[kind], found.start(kind)))
+        at = found.end()
+    return tokens
+
+
+def _constant(text: str) -> Value:
+    """Return the number, or the value of the word, that a bare `text` stands for; for any other text itself."""
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _complain(text: str, at: int, problem: str) -> NoReturn:
+    """Raise the UsageError that shows `text` and points at its character `at`."""
+    # Each character is shown as one character, so that the caret stands below it.
+    shown = "".join(" " if char.isspace() else char if char.isprintable() else "?" for char in text)
+    raise UsageError(f"--where: {problem}.\n  {shown}\n  {' ' * at}^")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -325,9 +278,17 @@ def parse(text: str) -> Where:
 
 
 _DEEPEST = 100
-# From the loosest binding word to the tightest, with the function that combines the tests it joins.
-_JOINED_BY: tuple[tuple[str, Callable[[Any], bool]], ...] = (("or", any), ("and", all))
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "~": fnmatchcase,
+}
 
 
 class _Parser:
@@ -339,15 +300,18 @@ class _Parser:
         self._next = 0
         self.refs: list[Ref] = []
 
-    def expression(self, depth: int, level: int = 0) -> Test:
-        """Read tests that are joined by the words of `level` and those that bind tighter."""
-        if level == len(_JOINED_BY):
-            return self._negation(depth)
-        word, combine = _JOINED_BY[level]
-        parts = [self.expression(depth, level + 1)]
-        while self._accept(word):
-            parts.append(self.expression(depth, level + 1))
-        return parts[0] if len(parts) == 1 else lambda record: combine(part(record) for part in parts)
+    def expression(self, depth: int) -> Test:
+        """Read tests that are joined by `or`; the tests in them may be joined by `and`, which binds tighter."""
+        parts = [self._conjunction(depth)]
+        while self._accept("or"):
+            parts.append(self._conjunction(depth))
+        return parts[0] if len(parts) == 1 else lambda record: any(part(record) for part in parts)
+
+    def _conjunction(self, depth: int) -> Test:
+        parts = [self._negation(depth)]
+        while self._accept("and"):
+            parts.append(self._negation(depth))
+        return parts[0] if len(parts) == 1 else lambda record: all(part(record) for part in parts)
 
     def _negation(self, depth: int) -> Test:
         if depth > _DEEPEST:
@@ -371,39 +335,40 @@ class _Parser:
             if left.is_name and (ref := self.reference(left)).kind is Kind.YES_NO:
                 return lambda record: ref.of(record) is True
             self._fail("expected a comparison: = != < <= > >= ~ or in")
-        op = self._advance()
+        sign = self._advance()
         right = self.operand()
         if left.is_name:
-            test = self._compare(left, op.text, op, right)
+            test = self._compare(left, sign, sign.text, right)
         elif right.is_name:
-            test = self._compare(right, _MIRRORED.get(op.text, op.text), op, left)
+            test = self._compare(right, sign, _MIRRORED.get(sign.text, sign.text), left)
         else:
             self._fail("one side must name a field, a metric, hparams.x or tag", left)
         if self._peek.kind == "operator":
             self._fail("one comparison at a time: join two of them with 'and'")
         return test
 
-    def _compare(self, name: _Token, sign: str, op: _Token, operand: _Token) -> Test:
+    def _compare(self, name: _Token, sign: _Token, op: str, operand: _Token) -> Test:
         ref = self.reference(name)
-        value = self._value(ref, operand, glob=sign == "~")
-        if sign == "~" and (ref.kind not in (*_TEXTS, Kind.HPARAM) or not isinstance(value, str)):
-            self._fail("~ matches a text with a glob: name ~ 'base*'", op)
+        value = self._value(ref, operand, glob=op == "~")
+        if op == "~" and (ref.kind not in (*_TEXTS, Kind.HPARAM) or not isinstance(value, str)):
+            self._fail("~ matches a text with a glob: name ~ 'base*'", sign)
+        if ref.kind in (Kind.TAGS, Kind.YES_NO) and op not in ("=", "==", "!=", "~"):
+            self._fail(f"{ref} is compared by = and != only", sign)
+        compare = _OPERATORS[op]
         if ref.kind is Kind.TAGS:
-            if sign not in ("=", "==", "!=", "~"):
-                self._fail("tags are compared by =, != and ~ only", op)
-            found = _tagged(str(value), glob=sign == "~")
-            return _inverse(found) if sign == "!=" else found
-        if ref.kind is Kind.YES_NO and sign not in ("=", "==", "!="):
-            self._fail(f"{ref} is yes or no: = true, = false", op)
-        compare = _COMPARISONS[sign]
-        return _present(ref, lambda found: compare(found, value))
+            if op == "!=":
+                return lambda record: value not in record.tags
+            return lambda record: any(compare(tag, value) for tag in record.tags)
+        is_any_kind = op in ("=", "==", "!=")
+        return _present(ref, lambda found: (is_any_kind or _are_alike(found, value)) and compare(found, value))
 
     def _membership(self, left: _Token) -> Test:
         if not self._accept("("):
             if not self._peek.is_word("tag", "tags"):
                 self._fail("after 'in' comes tags, or values as (a, b)")
             self._advance()
-            return _tagged(str(self._value(Ref(Kind.TAGS, "tags"), left)))
+            tag = self._value(Ref(Kind.TAGS, "tags"), left)
+            return lambda record: tag in record.tags
         ref = self.reference(left)
         values = [self._value(ref, self.operand())]
         while self._accept(","):
@@ -415,7 +380,7 @@ class _Parser:
 
     def operand(self) -> _Token:
         """Read a name or a value."""
-        if self._peek.kind not in ("name", "number", "text") or self._peek.is_word(*_KEYWORDS):
+        if self._peek.kind not in ("name", "text") or self._peek.is_word(*_KEYWORDS):
             self._fail(f"expected a name or a value{self._instead()}")
         return self._advance()
 
@@ -437,56 +402,46 @@ class _Parser:
         return ref
 
     def _resolve(self, token: _Token) -> Ref:
-        parts = [(part[0], part[1]) for part in _NAME_PART.finditer(token.text)]  # whole, inside of backticks
-        bare = "".join(quoted.replace("``", "`") if quoted else whole for whole, quoted in parts)
-        (first, quoted), rest = parts[0], bare[len(parts[0][0]) :]
-        if not quoted and bare.startswith("hparams.") and bare != "hparams.":
-            return Ref(Kind.HPARAM, bare.removeprefix("hparams."))
-        if first == "summary." and len(parts) > 1:
-            parts = parts[1:]
-            (first, quoted) = parts[0]
+        parts = [(quoted.replace("``", "`"), bare) for quoted, bare in _NAME_PART.findall(token.text)]
+        whole = "".join(quoted or bare for quoted, bare in parts)
+        if parts[0][1].startswith("hparams.") and whole != "hparams.":
+            return Ref(Kind.HPARAM, whole.removeprefix("hparams."))
+        quoted, bare = parts[0]
         if quoted:
-            rest = "".join(whole for whole, _ in parts[1:])
+            rest = whole.removeprefix(quoted)
             if rest and rest.removeprefix(".") not in STATISTICS:
                 self._fail(f"after a name in backticks comes one of .{', .'.join(STATISTICS)}", token)
-            return Ref(Kind.METRIC, quoted.replace("``", "`"), rest[1:] or "last")
-        if rest:
+            return Ref(Kind.METRIC, quoted, rest[1:] or "last")
+        if len(parts) > 1:
             self._fail("put the whole name into backticks", token)
-        if first in FIELDS:
-            return Ref(*FIELDS[first])
-        metric = first.removeprefix("summary.")
+        if bare in FIELDS:
+            return Ref(*FIELDS[bare])
+        metric = bare.removeprefix("summary.")
         name, _, statistic = metric.rpartition(".")
         return Ref(Kind.METRIC, name, statistic) if name and statistic in STATISTICS else Ref(Kind.METRIC, metric)
 
     def _value(self, ref: Ref, token: _Token, *, glob: bool = False) -> Value:
         """Return the value that `token` stands for, as `ref` is compared with it."""
-        # A word that looks like a number or a constant is still a text where a text is meant: run_id = 20260410.
-        value = token.text if ref.kind in _TEXTS and token.kind != "text" else self._plain_value(token)
-        try:
-            value = ref.comparable(value)
-        except TypeError as error:
-            self._fail(str(error), token)
-        return self._status(str(value), token, glob=glob) if ref.kind is Kind.STATUS else value
-
-    def _plain_value(self, token: _Token) -> Value:
-        if token.kind == "text":
-            return re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
-        if token.kind == "number":
-            return _number(token.text)
-        if "`" in token.text:
+        if token.kind == "name" and "`" in token.text:
             self._fail("expected a value, not a second name (put text in quotes)", token)
-        if token.is_word("nan"):
+        text = token.text if token.kind == "name" else re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+        if ref.kind is Kind.STATUS and not (glob and any(fnmatchcase(status, text.lower()) for status in Status)):
+            try:
+                return status_of(text)
+            except UsageError as error:  # a word that no run can have is a slip
+                self._fail(error.message, token)
+        if ref.kind in _TEXTS:
+            # A word that looks like a number or a constant is still a text here: run_id = 20260410.
+            return text.lower() if ref.kind is Kind.STATUS else text
+        value = _constant(text) if token.kind == "name" else text
+        if value != value:  # noqa: PLR0124 - only NaN differs from itself
             self._fail("nothing compares with NaN; METRIC.nan_count > 0 finds runs that have one", token)
-        return _CONSTANTS.get(token.text.lower(), token.text)
-
-    def _status(self, word: str, token: _Token, *, glob: bool) -> str:
-        """Return the word as records have it. A word that no run can have is a slip, so it is an error."""
-        low = word.lower()
-        if not any(fnmatchcase(status, low) if glob else status == low for status in Status):
-            near = _nearest_status(low)
-            meant = f"did you mean {near}?" if near else f"one of {', '.join(Status)}"
-            self._fail(f"there is no status {word!r} ({meant})", token)
-        return low
+        if isinstance(value, str) and ref.kind in (Kind.TIME, Kind.DURATION):
+            value = time_of(value) if ref.kind is Kind.TIME else duration_of(value)
+        is_number = isinstance(value, int | float) and isinstance(value, bool) == (ref.kind is Kind.YES_NO)
+        if not is_number and ref.kind is not Kind.HPARAM:
+            self._fail(f"{ref} is compared with {ref.kind.value}", token)
+        return value
 
     @property
     def _peek(self) -> _Token:
@@ -519,12 +474,6 @@ def _inverse(test: Test) -> Test:
     return lambda record: not test(record)
 
 
-def _tagged(tag: str, *, glob: bool = False) -> Test:
-    if glob:
-        return lambda record: any(fnmatchcase(each, tag) for each in record.tags)
-    return lambda record: tag in record.tags
-
-
 def _present(ref: Ref, test: Callable[[Any], bool]) -> Test:
     """Return the test that `test` is true of the run's value, and that there is one that is not NaN."""
 
@@ -536,23 +485,6 @@ def _present(ref: Ref, test: Callable[[Any], bool]) -> Test:
     return holds
 
 
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """Return `compare` for two texts and for two numbers, and false for values of different kinds."""
-
-    def ordered(found: Any, value: Any) -> bool:
-        alike = any(isinstance(found, kind) and isinstance(value, kind) for kind in (str, int | float))
-        return alike and compare(found, value)
-
-    return ordered
-
-
-_COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": _ordered(operator.lt),
-    "<=": _ordered(operator.le),
-    ">": _ordered(operator.gt),
-    ">=": _ordered(operator.ge),
-    "~": lambda found, glob: isinstance(found, str) and fnmatchcase(found, glob),
-}
+def _are_alike(found: Any, value: Any) -> bool:
+    """Return whether both are texts or both are numbers, so that one can be greater."""
+    return any(isinstance(found, kind) and isinstance(value, kind) for kind in (str, int | float))

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -22,7 +21,7 @@ from bridge.errors import RunDirectoryError, UsageError, counted
 from bridge.model import Run, Status
 from bridge.options import SelectionOptions
 from bridge.registry.record import RunRecord
-from bridge.registry.where import FIELDS, Kind, Ref, Where, duration_of, parse, status_of, time_of
+from bridge.registry.where import Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run, runs_within
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.report import Action, NoMatch, RunReport, SkippedFolder
@@ -132,7 +131,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
         return [run for run in runs if selection.archived or not run.archived]
     pairs = [(run, run if isinstance(run, RunRecord) else RunRecord.of(run)) for run in runs]
     if selection.asks_metrics:
-        from bridge.registry.statistics import with_statistics
+        from bridge.registry.store import with_statistics
 
         others = replace(selection, where=None, top=None, statuses=selection.wanted_statuses)
         pairs = [pair for pair in pairs if others.wants(pair[1])]
@@ -190,15 +189,17 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
 
 def unknown_names(records: Sequence[RunRecord], selection: Selection) -> list[str]:
     """Return a sentence for each run id, tag, metric and hyperparameter of `selection` that no run has."""
+    from bridge.registry.query import no_run_has, unknown_refs
+
     ids = {name for record in records for name in (record.run_id, record.name)}
     tags = {tag for record in records for tag in record.tags}
     said = [
-        _no_run_has(f"the run id {glob!r}", glob, ids)
+        no_run_has(f"the run id {glob!r}", glob, ids)
         for glob in selection.run_ids
         if not any(_matches(record.run_id, glob) for record in records)
     ]
     said += [
-        _no_run_has(f"the tag {glob!r}", glob, tags)
+        no_run_has(f"the tag {glob!r}", glob, tags)
         for glob in selection.tags
         if not any(_matches(tag, glob) for tag in tags)
     ]
@@ -207,40 +208,20 @@ def unknown_names(records: Sequence[RunRecord], selection: Selection) -> list[st
     return said + unknown_refs(records, refs)
 
 
-def unknown_refs(records: Sequence[RunRecord], refs: Sequence[Ref]) -> list[str]:
-    """Return a sentence for each metric and hyperparameter of `refs` that no run has, with the nearest name."""
-    if any(ref.kind is Kind.METRIC for ref in refs):
-        from bridge.registry.statistics import with_statistics
-
-        records = with_statistics(records)
-    metrics = {name for record in records for name in (*record.summary, *record.stats)}
-    hparams = {name for record in records for name in record.hparams}
-    said = {}
-    for ref in refs:
-        if ref.kind is Kind.METRIC and ref.name not in metrics:
-            said[ref.name] = _no_run_has(ref.name, ref.name, metrics | set(FIELDS))
-        elif ref.kind is Kind.HPARAM and ref.name not in hparams:
-            said[str(ref)] = _no_run_has(str(ref), ref.name, hparams, prefix="hparams.")
-    return list(said.values())
-
-
 def unknown_metrics(runs: Sequence[Run], content: ContentOptions) -> list[str]:
     """Return a sentence for each metric that the content options name and no run has. Globs name none."""
     names = [*content.metrics, *content.exclude_metrics, *content.bests, *(old for old, _ in content.rename)]
     refs = [Ref(Kind.METRIC, name) for name in names if not set("*?[") & set(name)]
     if not refs or not runs:
         return []
+    from bridge.registry.query import unknown_refs
+
     return [sentence(text) for text in unknown_refs([RunRecord.of(run) for run in runs], refs)]
 
 
 def sentence(text: str) -> str:
     """Return a clause as a sentence."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
-
-
-def _no_run_has(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"no run has {what}" + (f"; did you mean {prefix}{near[0]}?" if near else "")
 
 
 def since_of(text: str, *, now: float | None = None) -> float:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bridge.registry.store import Store, scan
-from bridge.rundir.run import read_run
 from tests.benchmarks.rows import OURS, best_in_turn, row
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 from tests.rundir.event_writing import START, write_events
@@ -88,11 +87,8 @@ def make_tree(root: Path, runs: int) -> None:
 
 def our_scan(root: Path, database: Path) -> None:
     """Scan as `bridge scan` does."""
-    store, _ = Store.open(database)
-    try:
-        scan(str(root), store, read=read_run)
-    finally:
-        store.close()
+    with Store.open(database) as store:
+        scan(str(root), store)
 
 
 def original_scan(root: Path, database: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -71,8 +70,8 @@ def test_a_new_summary_is_read(tmp_path: Path) -> None:
     assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 0.9
 
 
-def test_orphans_are_marked_and_come_back(tmp_path: Path) -> None:
-    """A run without its directory is in no list, and counts again when the directory returns."""
+def test_a_run_that_is_gone_is_counted_once_and_forgotten(tmp_path: Path) -> None:
+    """A run without its directory is counted by the scan that misses it, and read anew when it returns."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
     make_run(runs / "b")
@@ -80,21 +79,17 @@ def test_orphans_are_marked_and_come_back(tmp_path: Path) -> None:
     (runs / "b").rename(tmp_path / "aside")
     gone = open_registry(runs)
     assert (counts(gone.report), [run.run_id for run in gone]) == ((1, 0, 1, 0, 1), ["a"])
-    assert [run.run_id for run in gone.orphans] == ["b"]
-    assert counts(open_registry(runs).report) == (1, 0, 1, 0, 1)
+    assert counts(open_registry(runs).report) == (1, 0, 1, 0, 0)
     (tmp_path / "aside").rename(runs / "b")
     back = open_registry(runs)
-    assert (counts(back.report), sorted(run.run_id for run in back)) == ((2, 0, 2, 0, 0), ["a", "b"])
+    assert (counts(back.report), sorted(run.run_id for run in back)) == ((2, 1, 1, 0, 0), ["a", "b"])
 
 
-def test_full_reads_all_and_forgets_orphans(tmp_path: Path) -> None:
+def test_full_reads_all(tmp_path: Path) -> None:
     """--full scans from scratch."""
-    runs = tmp_path / "runs"
-    make_run(runs / "a")
-    shutil.rmtree(make_run(runs / "b"))
-    open_registry(runs)
-    full = open_registry(runs, full=True)
-    assert (counts(full.report), full.orphans) == ((1, 1, 0, 0, 0), ())
+    make_run(tmp_path / "runs" / "a")
+    open_registry(tmp_path / "runs")
+    assert counts(open_registry(tmp_path / "runs", full=True).report) == (1, 1, 0, 0, 0)
 
 
 def test_invalid_runs_are_counted_named_and_keep_their_last_record(tmp_path: Path) -> None:
@@ -146,13 +141,15 @@ def test_a_slow_file_system_is_read_by_several_threads(tmp_path: Path, monkeypat
         make_run(tmp_path / f"{number}", status="running")
     together = threading.Barrier(4)
 
-    def read(path: Path) -> Run:
+    def read(path: Path, **how: Any) -> Run:
         if path.name != "0":
             together.wait(60)
-        return read_run(path)
+        return read_run(path, **how)
 
-    store = store_module.Store.in_memory()
-    assert counts(store_module.scan(str(tmp_path), store, read=read)) == (9, 9, 0, 0, 0)
+    monkeypatch.setattr(store_module, "read_run", read)
+
+    store = store_module.Store.open(":memory:")
+    assert counts(store_module.scan(str(tmp_path), store)) == (9, 9, 0, 0, 0)
     assert sorted(record.run_id for record in store.records(str(tmp_path))) == list("012345678")
 
 
@@ -214,13 +211,13 @@ def test_stock_csv_logger_runs_are_found_and_followed(tmp_path: Path) -> None:
     assert (grown["version_0"].metric("loss"), grown["version_0"].metric("loss", "min")) == (0.75, 0.5)
 
 
-def test_ttl_and_no_scan(tmp_path: Path) -> None:
-    """A scan younger than scan_ttl_s is enough, and scan=False scans only an unknown tree."""
+def test_ttl(tmp_path: Path) -> None:
+    """A scan younger than scan_ttl_s is enough."""
     runs = tmp_path / "runs"
     make_run(runs / "a")
-    assert open_registry(runs, scan=False).report is not None
+    open_registry(runs)
     make_run(runs / "b")
-    assert [len(open_registry(runs, **how)) for how in ({"scan": False}, {"scan_ttl_s": 600}, {})] == [1, 1, 2]  # type: ignore[arg-type]
+    assert [len(open_registry(runs, scan_ttl_s=seconds)) for seconds in (600, 0)] == [1, 2]
 
 
 def test_a_root_that_is_a_run_needs_no_cache(tmp_path: Path, cache: Path) -> None:
@@ -239,7 +236,7 @@ def test_the_root_may_be_a_link(tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_root_that_is_no_directory(tmp_path: Path) -> None:
-    """A missing root is a usage error, and makes no runs orphans."""
+    """A missing root is a usage error, and forgets no runs."""
     with pytest.raises(UsageError, match="missing is not a directory"):
         open_registry(tmp_path / "missing")
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge import rundir
 from bridge.options import SelectionOptions
 from bridge.registry import open_registry
-from bridge.registry import statistics as statistics_module
 from bridge.rundir import read_run
 from bridge.sync.select import Selection, describe_left_out, select
 from tests.run_dirs import make_run
@@ -33,13 +33,13 @@ def write_summary(run: Path, *, newer: bool = True, **fields: object) -> None:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the runs whose statistics are computed."""
     names: list[str] = []
-    compute = statistics_module.compute_statistics
+    read = rundir.read_summary
 
     def counted(run: object) -> object:
         names.append(run.path.name)  # type: ignore[attr-defined]
-        return compute(run)  # type: ignore[arg-type]
+        return read(run)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(statistics_module, "compute_statistics", counted)
+    monkeypatch.setattr(rundir, "read_summary", counted)
     return names
 
 

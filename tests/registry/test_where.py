@@ -133,9 +133,9 @@ ERRORS = [
     ("", 0, "expected a name or a value before the end"),
     ("val/acc", 7, "expected a comparison: = != < <= > >= ~ or in"),
     ("0.1 < a < 0.2", 8, "one comparison at a time: join two of them with 'and'"),
-    ("tags < x", 5, "tags are compared by =, != and ~ only"),
+    ("tags < x", 5, "tags is compared by = and != only"),
     ("x in y", 5, "after 'in' comes tags, or values as (a, b)"),
-    ("alive > true", 6, "alive is yes or no: = true, = false"),
+    ("alive > true", 6, "alive is compared by = and != only"),
     ("`a`.foo > 1", 0, "after a name in backticks comes one of .last, .max, .min, .count"),
     ("start > x", 8, "start is compared with an ISO date or time, or seconds since the epoch"),
     ("3 > 2", 0, "one side must name a field, a metric, hparams.x or tag"),
@@ -147,7 +147,6 @@ ERRORS = [
     ("'Complete' != status", 0, "there is no status 'Complete' (did you mean completed?)"),
     ("status in (failed, 3)", 19, "there is no status '3' (one of running, completed, failed, interrupted,"),
     ("status ~ 'kiled*'", 9, "there is no status 'kiled*' (did you mean killed?)"),
-    ("日本 > 1 &", 7, "unexpected character (write and)"),
 ]
 
 
@@ -159,8 +158,7 @@ def test_errors_point_at_the_character(text: str, at: int, problem: str) -> None
     said, shown, caret = caught.value.message.split("\n")
     assert said.startswith(f"--where: {problem}")
     assert shown == f"  {text}"
-    columns = at + sum(1 for letter in text[:at] if letter in "日本")
-    assert caret == " " * (2 + columns) + "^"
+    assert caret == " " * (2 + at) + "^"
 
 
 @given(st.text(max_size=40))

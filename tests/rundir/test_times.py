@@ -59,7 +59,7 @@ def test_the_start_of_a_run_that_does_not_say(
     run = read_run(csv_logger(tmp_path / name, hparams=hparams))
     expected = time.mktime((*start, 0, 0, -1)) if isinstance(start, tuple) else NOW if start is None else start
     assert (run.start, run.end, run.start_estimated, run.status) == (expected, NOW, True, Status.UNKNOWN)
-    (record,) = open_registry(run.path, cache_dir=tmp_path / "cache")
+    (record,) = open_registry(run.path)
     assert record.duration == (None if start is None else NOW - expected)
 
 
@@ -128,6 +128,6 @@ def test_a_copied_run_is_listed_as_it_is_exported(tmp_path: Path) -> None:
     """All commands show the same status and times."""
     shutil.copytree(killed(tmp_path / "original"), tmp_path / "runs" / "copy", copy_function=shutil.copyfile)
     touch_all(tmp_path / "runs" / "copy", time.time())
-    (record,) = open_registry(tmp_path / "runs", cache_dir=tmp_path / "cache")
+    (record,) = open_registry(tmp_path / "runs")
     run = read_run(tmp_path / "runs" / "copy")
     assert (record.status, record.end) == (run.status, run.end) == (Status.KILLED, NOW - 60)
