@@ -94,6 +94,7 @@ def test_config_says_where_caches_lie_and_how_large_they_are(here: Path, monkeyp
     call = CliRunner().invoke
     assert json.loads(call(bridge, ["config", "--json"]).stdout)["caches"] == []
     assert call(bridge, ["ls", "runs"]).exit_code == 0
-    (cached,) = json.loads(call(bridge, ["config", "--json"]).stdout)["caches"]
+    cached, *others = json.loads(call(bridge, ["config", "--json"]).stdout)["caches"]
     assert cached == {"path": str(here / "cache" / "registry"), "bytes": cached["bytes"]}
+    assert [other["path"] for other in others] == [str(here / "cache" / "statistics.sqlite")]
     assert f"cache: {cached['path']}  ({cached['bytes'] / 1000:,.0f} kB; " in call(bridge, ["config"]).stdout
