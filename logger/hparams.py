@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logger.files import replace_file
-from logger.values import ClassName, Plain, flatten, plain, plain_dict, strict
+from logger.values import ClassName, Plain, flatten, plain, plain_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,32 +42,25 @@ class Hparams:
     """What was logged as hyperparameters, in this start of the run and in those before.
 
     A top-level key that is logged again replaces what it held; others stay. `nested` goes to hparams.yaml, `flat` to
-    the sidecar: what `nested` holds, and what an earlier sidecar held beside it.
+    the sidecar: what `nested` holds, and what an earlier sidecar held beside it or with other values.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.nested: dict[str, Any] = {}
         self.flat: dict[str, Plain] = {}
-        self._beside: dict[str, Plain] = {}
 
     def resume(self, flat: object) -> bool:
         """Take over hparams.yaml and the sidecar's `flat`; false where there is a hparams.yaml that cannot be read."""
-        self.flat = self._beside = dict(flat) if isinstance(flat, dict) else {}
+        self.flat = dict(flat) if isinstance(flat, dict) else {}
         try:
             loaded = load_yaml(self.path.read_bytes())
         except FileNotFoundError:
             return True
         except ValueError:
             return False
-        nested = loaded if isinstance(loaded, dict) else {}
-        self.nested = nested
-        known = flatten(nested).values
-        if not self.flat:
-            self.flat = known
-        self._beside = {
-            key: value for key, value in self.flat.items() if key not in known or strict(known[key]) != value
-        }
+        self.nested = loaded if isinstance(loaded, dict) else {}
+        self.flat = self.flat or flatten(self.nested).values
         return True
 
     def update(self, params: object) -> tuple[tuple[str, str], ...]:
@@ -77,14 +70,12 @@ class Hparams:
         """
         new = plain_dict(params)
         # New objects, no changes in place: a thread may be writing the old ones.
-        self._beside = {
-            key: value
-            for key, value in self._beside.items()
-            if not any(key == name or key.startswith(f"{name}.") for name in new)
-        }
         self.nested = {**self.nested, **new}
         flat = flatten(self.nested)
-        self.flat = {**flat.values, **self._beside}
+        kept = {
+            key: value for key, value in self.flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in new)
+        }
+        self.flat = {**flat.values, **kept}
         self.write()
         return flat.renamed
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from logger.csv_file import MetricsFile, read_records
+from logger.csv_file import MetricsFile, read_records, skip_rows
 from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
 from logger.media import MediaFile
@@ -246,10 +246,11 @@ def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, M
     stats, last = (held.metrics, held.step) if covered else ({}, None)
     if covered == metrics.rows:
         return stats, last
-    rows = (record for record in read_records(metrics.path) if record.kind == "row")
-    for number, record in enumerate(islice(rows, covered, None), start=covered):
+    start = skip_rows(metrics.path, covered)
+    rows = (record for record in read_records(metrics.path, start) if record.kind == "row")
+    for record in islice(rows, covered - start.rows, None):
         cells = record.cells()
-        step = whole_number((cells or {}).get("step", "")) if "step" in record.columns else number
+        step = whole_number((cells or {}).get("step", ""))
         if cells is None or step is None:
             continue  # readers ignore the row
         last = step

@@ -27,9 +27,8 @@ from logger.heartbeat import (
     restore_beat,
     touch_heartbeat,
 )
-from logger.hparams import HPARAMS_NAME
 from logger.media import encode_image, encode_video, single_images
-from logger.open_run import METRICS_NAME, Settings, open_directory, unique_tags
+from logger.open_run import Settings, open_directory, unique_tags
 from logger.other_loggers import SummaryWriterMethods
 from logger.row import Row, step_of, to_row
 from logger.session import first_step, running_trainer, stage_of, status_of, was_pruned
@@ -137,9 +136,6 @@ class RunWriter(SummaryWriterMethods):
     another becomes one with `begin_fit`, or with its first row outside of a Trainer's validate, test and predict.
     """
 
-    NAME_METRICS_FILE = METRICS_NAME
-    NAME_HPARAMS_FILE = HPARAMS_NAME
-
     def __init__(self, settings: Settings, *, log_info: Callable[[str], None]) -> None:
         """Open the directory of `settings` and write its sidecar. Raises OSError if the disk refuses.
 
@@ -199,8 +195,6 @@ class RunWriter(SummaryWriterMethods):
         self.finalize("success" if error is None else "failed")
         self.release()
 
-    # The names of Lightning's own ExperimentWriter.
-
     @property
     def log_dir(self) -> str:
         """Return the run directory."""
@@ -210,16 +204,6 @@ class RunWriter(SummaryWriterMethods):
     def metrics_file_path(self) -> str:
         """Return the path of metrics.csv."""
         return str(self._metrics_file.path)
-
-    @property
-    def metrics(self) -> list[dict[str, object]]:
-        """Return the rows that are not on disk yet."""
-        return [{**dict(zip(row.names, row.values, strict=True)), "step": row.step} for row in self._buffer]
-
-    @property
-    def metrics_keys(self) -> list[str]:
-        """Return the columns of metrics.csv, in their order."""
-        return list(self._metrics_file.columns)
 
     @property
     def hparams(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logger.csv_file import MetricsFile
+from logger import csv_file
+from logger.csv_file import MetricsFile, read_records, skip_rows
 from logger.row import Row
 from tests.logger.rows import media, read_rows, sidecar, steps
 
@@ -62,6 +63,9 @@ def test_rows_are_lightnings_csv(tmp_path: Path) -> None:
         pytest.param('step,a\r\n0,5" pipe\r\n1,1\r\n2', 'step,a\r\n0,5" pipe\r\n1,1\r\n', 2, id="a stray quote"),
         pytest.param('step,a\r\n\r,"b\nc"\r\n', 'step,a\r\n\r,"b\nc"\r\n', 2, id="a stray carriage return"),
         pytest.param(f"{LONG}0,1", LONG, 20_000, id="several reads"),
+        pytest.param(
+            f'{LONG}\r\n1,"two\r\nlines"\r\n2,', f'{LONG}\r\n1,"two\r\nlines"\r\n', 20_001, id="then odd lines"
+        ),
         pytest.param('\ufeff\r\n\r\n"step",a\r\n0,1\r\n', '\ufeff\r\n\r\n"step",a\r\n0,1\r\n', 1, id="blank before"),
         pytest.param("step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", "step,a\r\n\r\n0,1\r\n\n\n1,2\r\n", 2, id="blank lines"),
         pytest.param("step,a\r\n0,step\r\n1,b\r\n", "step,a\r\n0,step\r\n1,b\r\n", 2, id="a text that says step"),
@@ -75,6 +79,25 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, there: str, kept: str, count: in
     assert (text(tmp_path), file.rows) == (kept, count)
     file.append(rows({"a": 7}, start=9))
     assert text(tmp_path) == (kept or "step,a\r\n") + "9,7\r\n"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 9, 99])
+@pytest.mark.parametrize(
+    "odd", ["\r\n", '7,"two\nlines"\r\n', "a,step\r\n", "7,step\r\n", "\r7\r\n", "7" * 40 + ",1\r\n", ""]
+)
+def test_rows_that_are_skipped_are_counted(
+    tmp_path: Path, odd: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records behind a skipped part, and the number of rows in it, are those of reading the whole file."""
+    monkeypatch.setattr(csv_file, "_CHUNK", 16)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(("step,a\r\n" + "1,2\r\n" * 5 + odd + "3,4\r\n" * 6 + "5,").encode())
+    start = skip_rows(path, limit)
+    records = list(read_records(path))
+    rest = list(read_records(path, start))
+    assert rest == records[len(records) - len(rest) :]
+    assert sum(record.kind == "row" for record in records[: len(records) - len(rest)]) == start.rows <= limit
+    assert (start.rows == 11) == (odd == "" and limit == 99)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +129,6 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, there: str, kept: str, count: in
             {"c": 5},
             "step,a\r\n0,1\r\nb,step\r\n3,1\r\nb,step,c\r\n,9,5\r\n",
             id="several headers get one more for a new metric",
-        ),
-        pytest.param(
-            "a,b\r\n1,\r\n2,3,4\r\na,b\r\n5,6\r\n",
-            {"a": 2},
-            "a,b,step\r\n1,,0\r\n2,3,4,1\r\n5,6,2\r\n2,,9\r\n",
-            id="no step column: rows are numbered, and a line that is no row stays none",
         ),
     ],
 )
@@ -146,6 +163,17 @@ def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, k
     (sentence,) = told
     assert where in sentence
     assert "kept as metrics.csv.1" in sentence
+
+
+def test_a_file_without_steps_is_set_aside(tmp_path: Path) -> None:
+    """A metrics.csv without a step column is kept under another name, with a warning, and a new file begins."""
+    (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,2\r\n")
+    told: list[str] = []
+    file = MetricsFile(tmp_path / "metrics.csv", time_column=None, warn=lambda _, sentence: told.append(sentence))
+    file.append(rows({"a": 3}))
+    assert (text(tmp_path), file.rows) == ("step,a\r\n0,3\r\n", 1)
+    assert (tmp_path / "metrics.csv.1").read_bytes() == b"a,b\r\n1,2\r\n"
+    assert told == [f"{tmp_path / 'metrics.csv'} has no column `step`; it is kept as metrics.csv.1."]
 
 
 def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:

@@ -142,15 +142,6 @@ def test_every_row_gets_a_step(tmp_path: Path, given: list[object], written: lis
     assert steps(tmp_path) == [*written, min(written[-1] + 1, 2**63 - 1)]
 
 
-def test_an_empty_row_without_a_step_column_has_a_step(tmp_path: Path) -> None:
-    """The rows of a file without steps are numbered, also one without values."""
-    (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,2\r\n,\r\n")
-    writer = start(tmp_path)
-    writer.log_metrics({"a": 3.0})
-    writer.release()
-    assert steps(tmp_path) == [0, 1, 2]
-
-
 def test_what_is_no_scalar_goes_to_the_csv_only(tmp_path: Path) -> None:
     """Text, arrays as they are now, and unprintable objects become cells without statistics, and never raise."""
 
