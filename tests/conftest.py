@@ -22,4 +22,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.proxy",
     "tests.fixtures.sqlite",
     "tests.fixtures.tensorboard_server",
+    "tests.fixtures.zygotes",
 ]

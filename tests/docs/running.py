@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 from bridge.__main__ import main
 from tests.fixtures.mlflow_server import start_mlflow_server
-from tests.property.zygote import Task
 from tests.servers import free_port
+from tests.zygote import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
 
-    from tests.property.zygote import Zygote
+    from tests.zygote import Zygote
 
 OURS = Path(sys.executable).parent
 

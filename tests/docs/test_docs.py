@@ -21,7 +21,7 @@ from tests.docs.blocks import Block, blocks_of
 from tests.docs.running import DATA, put_in, reader, run_command, run_python, stand_ins
 
 if TYPE_CHECKING:
-    from tests.property.zygote import Zygote
+    from tests.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "cli.md")
@@ -45,7 +45,7 @@ def test_every_command_of_a_page_runs(
     tmp_path: Path,
     demo_runs: Path,
     sqlite_template: Path,
-    zygote: Zygote,
+    heaviest: Zygote,
     request: pytest.FixtureRequest,
 ) -> None:
     """All blocks of a page succeed, run in order in one folder."""
@@ -56,9 +56,9 @@ def test_every_command_of_a_page_runs(
                 (tmp_path / block.file).write_text(block.text)
             try:
                 if is_script(block):
-                    run_python(put_in(block.text, names), tmp_path, zygote)
+                    run_python(put_in(block.text, names), tmp_path, heaviest)
                 for command in block.commands():
-                    run_command(put_in(command, names), tmp_path, reader(), zygote)
+                    run_command(put_in(command, names), tmp_path, reader(), heaviest)
             except BaseException as error:
                 error.add_note(f"in the block at {page}:{block.line}")
                 raise

@@ -13,7 +13,7 @@ from tests.property.living_events import LivingEvents
 from tests.property.test_one_property import SHAPES, SLOW, Exports, run_histories
 
 if TYPE_CHECKING:
-    from tests.property.zygote import Zygote
+    from tests.zygote import Zygote
 
 EXAMPLES = {"memory": 10, "tensorboard": 6, "mlflow-sqlite": 3}
 VALUES = st.sampled_from([0.5, 0.5, 1.0, -2.25, float("nan"), 0.1, float("inf")])
@@ -104,7 +104,7 @@ class EventHistories(Exports):
 @pytest.mark.parametrize("times", [1, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_any_history_of_event_files_ends_like_one_clean_export(
-    name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
+    name: str, times: int, heavy: Zygote, request: pytest.FixtureRequest
 ) -> None:
     """After growth, restarts, torn records and kills the target equals one clean export, and verify agrees."""
-    run_histories(EventHistories, name, times * EXAMPLES[name], zygote, request)
+    run_histories(EventHistories, name, times * EXAMPLES[name], heavy, request)

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from bridge.options import ContentOptions
-from bridge.rundir import read_run
+from bridge.rundir import deltas, read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.contract.subjects import SUBJECTS
 from tests.property.living_run import LivingRun
-from tests.property.zygote import Kill, KilledError, Task
+from tests.zygote import Kill, KilledError, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bridge.exporters.contract import Exporter, TargetContent
-    from tests.property.zygote import Zygote
+    from tests.zygote import Zygote
 
 VALUES = st.sampled_from(["0.5", "0.5", "1.0", "-2.25", "nan", "1e-320", "0.1", "inf", "-inf", ""])
 METRICS = ("acc", "grad/norm", "val loss")
@@ -50,6 +50,7 @@ def subject(name: str) -> Any:
 
 def export(name: str, folder: Path, templates: Mapping[str, Path], root: Path, content: ContentOptions) -> list[str]:
     """Export `root` with a fresh exporter in a child of the zygote; return the reasons of failed runs."""
+    deltas.BETWEEN_LOOKS = 0.0
     report = export_runs([root], subject(name).make(folder, templates), Options(content=content))
     return [f"{line.action}: {line.reason}" for line in report.runs if line.failed]
 
@@ -317,7 +318,7 @@ def run_histories(
 @pytest.mark.parametrize("times", [1, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_any_history_ends_like_one_clean_export(
-    name: str, times: int, zygote: Zygote, request: pytest.FixtureRequest
+    name: str, times: int, heavy: Zygote, request: pytest.FixtureRequest
 ) -> None:
     """After a last clean export verify finds no difference, and the target equals one clean export."""
-    run_histories(Histories, name, times * EXAMPLES[name], zygote, request)
+    run_histories(Histories, name, times * EXAMPLES[name], heavy, request)

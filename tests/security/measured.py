@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.property.zygote import Task
 from tests.security.scene import Scene
+from tests.zygote import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.property.zygote import Zygote
     from tests.security.scene import Seen
+    from tests.zygote import Zygote
 
 MEMORY_MB = 300
 """What a process that exports, lists or verifies hostile runs may need at its peak, its libraries included."""

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.property.zygote import Zygote
     from tests.security.scene import Seen
+    from tests.zygote import Zygote
 
 HEADER = "loss,step,wall_time\r\n"
 ROW = f"1.0,0,{CREATED_S}\r\n"

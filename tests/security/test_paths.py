@@ -32,7 +32,7 @@ from tests.security.scene import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.property.zygote import Zygote
+    from tests.zygote import Zygote
 
 REFUSED, MISSING = "refused path", "missing file"
 OWN_FILES = ("metrics.csv", "hparams.yaml", "summary.json", "media.jsonl")

@@ -1,4 +1,4 @@
-"""Fork a child for each task from a process that has imported everything: real processes at the price of a fork.
+"""Fork a child for each task from a process that has imported its packages: real processes at the price of a fork.
 
 A child can SIGKILL itself at its n-th change of the file system or after some time, whatever it does then. The zygote
 never starts a thread, so that its children are complete.
@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class Zygote:
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from tests.property.zygote import main; main()", *modules],
+            [sys.executable, "-c", "from tests.zygote import main; main()", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -60,7 +60,10 @@ class Zygote:
         outcomes: list[Any] = pickle.loads(_receive(self._process.stdout))
         return outcomes
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the zygote, which has no children between tasks."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
