@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from bridge.errors import UsageError
+from logger.values import SECRET_KEYS
 
 CONFIG_NAME = "bridge.yaml"
 
@@ -185,17 +186,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
         Option(
             "Mask hyperparameters whose key matches, instead of the built-in list; may repeat.", "GLOB", key="redact"
         ),
-    ] = (
-        "*password*",
-        "*passwd*",
-        "*secret*",
-        "*api_key*",
-        "*apikey*",
-        "*access_token*",
-        "*auth_token*",
-        "*private_key*",
-        "*credential*",
-    )
+    ] = SECRET_KEYS
     volatile: Annotated[
         tuple[str, ...],
         Option("MLflow: hyperparameters that may differ after a requeue; may repeat.", "GLOB", key="mlflow.volatile"),

@@ -13,10 +13,10 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote
+
+from logger.values import names_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,9 @@ V = TypeVar("V")
 MASK = "***"
 
 _ADDRESS = re.compile(r"://[^\s'\"]+")
-_QUERY = re.compile(r"(?i)([?&;](?:[\w.\-]*(?:password|passwd|pwd|secret|token|api_?key|credentials?))=)[^&\s;'\"#]+")
+_QUERY = re.compile(r"(?i)([?&;](?:[\w.\-]*(?:password|passwd|pwd|secret|token|api_?key|credentials?))=)([^&\s;'\"#]+)")
+_CREDENTIALS = re.compile(r"(?:://|^(?!.*://))(?=[^/]*[:@])", re.DOTALL)
+"""Where the credentials of an address begin: behind `://`, or at its beginning if it has no scheme."""
 _SHORTEST_KEPT = 6
 """Characters; a shorter word appears in too many texts by chance."""
 
@@ -52,7 +54,7 @@ def keep_pair(user: str, password: str) -> None:
 def keep_uri(uri: str | None) -> None:
     """Let `hide_all` mask the passwords in `uri`, but none that equals the user, the host or the database."""
     before, credentials, after = _split(uri or "")
-    words = [match[0][len(match[1]) :] for match in _QUERY.finditer(uri or "")]
+    words = [found[2] for found in _QUERY.finditer(uri or "")]
     shown = _QUERY.sub(r"\1", before + after)
     if credentials:
         user, colon, password = credentials[:-1].partition(":")
@@ -111,19 +113,14 @@ def hide_in(error: E) -> E:
 def _split(address: str) -> tuple[str, str, str]:
     """Return the parts of `address` before, within and after its credentials; without any, `address` and two "".
 
-    Credentials follow `://`, or begin the address if it has no scheme, and their host part holds a colon or an @. As a
-    password may hold any character, they end at the last @: rather hide a part of a path than show one of a password.
+    Up to the first slash, credentials hold a colon or an @. As a password may hold any character, they end at the last
+    @ of the address: rather hide a part of a path than show one of a password.
     """
     end = address.rfind("@") + 1
-    start = address.find("://") + 3 if "://" in address else 0
-    while start < end:
-        slash = address.find("/", start, end)
-        stop = end if slash < 0 else slash
-        if address.find(":", start, stop) >= 0 or address.find("@", start, stop) >= 0:
-            return address[:start], address[start:end], address[end:]
-        scheme = address.find("://", start, end)
-        start = scheme + 3 if scheme >= 0 else end
-    return address, "", ""
+    found = _CREDENTIALS.search(address, 0, end)
+    if found is None:
+        return address, "", ""
+    return address[: found.end()], address[found.end() : end], address[end:]
 
 
 _DEEPEST = 64
@@ -137,28 +134,10 @@ _STRUCTURED = re.compile(r"\s*+[\w.]{0,100}+[\[({<]")
 _KEY_BEFORE_SIGN = re.compile(r"(?<![\w.\-])([\w.\-]++)['\"]?\s*+[:=]")
 _SHELL_SAFE = re.compile(r"[\w@%+=:,./*-]+", re.ASCII)
 
-# Fields of sidecar.json and summary.json that hold metrics by name, times, or people's own words.
 _PLAIN_FIELDS = frozenset(
-    [
-        "schema_version",
-        "run_id",
-        "run_dir",
-        "uid",
-        "status",
-        "display_name",
-        "archived",
-        "notes",
-        "summary",
-        "created_at",
-        "ended_at",
-        "updated_at",
-        "checkpoint_path",
-        "time_column",
-        "step",
-        "epoch",
-        "metrics",
-    ]
+    ["run_id", "run_dir", "uid", "display_name", "notes", "checkpoint_path", "time_column", "summary", "metrics"]
 )
+"""Fields of sidecar.json and summary.json that hold names, people's own words, or metrics by name."""
 
 
 class _TooLargeError(Exception):
@@ -176,7 +155,7 @@ class Redaction:
 
     def matches(self, key: str) -> bool:
         """Return whether `key` names a secret."""
-        return bool(key) and _matches(key, self.globs)
+        return names_secret(key, self.globs)
 
     def value(self, key: str, value: V) -> V | str:
         """Return the hyperparameter with its value masked, or with the secrets in it if it is JSON as text."""
@@ -214,20 +193,15 @@ class Redaction:
         """
         if len(data) > _LARGEST_JSON:
             return b""
+        walk = _Walk(self)
         try:
             tree = json.loads(data)
-            walk = _Walk(self)
-            masked = {key: self._field(walk, key, value) for key, value in tree.items()}
-        except (ValueError, RecursionError, AttributeError, _TooLargeError):
+            logged = {key: walk.value(tree[key], "") for key in ("hparams", "tags") if key in tree}
+            others = {key: value for key, value in tree.items() if key not in _PLAIN_FIELDS | logged.keys()}
+            masked = tree | walk.value(others, "", commands=True) | logged
+        except (ValueError, RecursionError, TypeError, AttributeError, _TooLargeError):
             return b""
         return data if masked == tree else json.dumps(masked, indent=2, ensure_ascii=False).encode("utf-8", "replace")
-
-    def _field(self, walk: _Walk, key: str, value: Any) -> Any:
-        if key in _PLAIN_FIELDS:
-            return value
-        if key in ("hparams", "tags"):
-            return walk.tag(value) if isinstance(value, str) else walk.value(value, "")
-        return MASK if self.matches(key) else walk.value(value, key, commands=True)
 
     def yaml_file(self, data: bytes) -> bytes:
         """Return a copy of hparams.yaml with all secrets masked, and without its comments.
@@ -270,7 +244,7 @@ class _Walk:
                 masked[name] = MASK if is_secret else self.value(item, flat, depth + 1, commands=commands)
             return masked
         if isinstance(value, list):
-            return self.words([self.value(item, key, depth + 1, commands=commands) for item in value], value)
+            return self.words([self.value(item, key, depth + 1, commands=commands) for item in value])
         if not isinstance(value, str):
             return value
         shown = self.text(value, key, depth)
@@ -300,39 +274,37 @@ class _Walk:
         key, rest = tag[: sign.start()].strip().lstrip("-+"), tag[sign.end() :]
         return tag[: sign.end()] + (MASK if self._redaction.matches(key) else self.text(rest, key))
 
-    def words(self, words: Sequence[Any], unmasked: Sequence[Any] = ()) -> list[Any]:
-        """Return a list, perhaps of words of a command line, with secrets and what follows secret options masked.
+    def words(self, words: Sequence[Any]) -> list[Any]:
+        """Return a list, perhaps of words of a command line, with secrets masked, and the word after a secret option.
 
-        `unmasked` is the list as it was before secrets inside its items were masked.
+        Such an option looks like `--password`.
         """
         shown, is_secret = [], False
-        for word, original in zip(words, unmasked or words, strict=True):
+        for word in words:
             shown.append(MASK if is_secret else self.tag(word) if isinstance(word, str) else word)
-            is_secret = isinstance(original, str) and self._announces_secret(original)
+            is_option = isinstance(word, str) and word.startswith("-") and not re.search("[:=]", word)
+            is_secret = is_option and self._redaction.matches(word.lstrip("-"))
         return shown
 
     def node(self, node: Node, key: str, depth: int = 0) -> Node:
         """Mask the secrets in and below a YAML node in place. Return the node, or the one to put in its place."""
         self._count(key, depth)
         if node.id == "mapping":
-            node.value = [(name, self._entry(name, value, key, depth)) for name, value in node.value]
+            entries = [(name, value, f"{key}.{name.value}" if key else str(name.value)) for name, value in node.value]
+            node.value = [
+                (
+                    name,
+                    self._scalar(value, MASK) if self._redaction.matches(flat) else self.node(value, flat, depth + 1),
+                )
+                for name, value, flat in entries
+            ]
         elif node.id == "sequence":
-            texts = [_text_of(item) for item in node.value]
             items = [self.node(item, key, depth + 1) for item in node.value]
-            shown = self.words([_text_of(item) for item in items], texts)
+            shown = self.words([_text_of(item) for item in items])
             node.value = [self._scalar(item, text) for item, text in zip(items, shown, strict=True)]
         else:
             return self._scalar(node, self.text(node.value, key, depth))
         return node
-
-    def _entry(self, name: Node, value: Node, key: str, depth: int) -> Node:
-        """Return the masked value of one entry of a mapping. Its key may be a list or a mapping as well."""
-        flat = key if name.id != "scalar" else f"{key}.{name.value}" if key else name.value
-        if name.id != "scalar":
-            self.node(name, key, depth + 1)
-        elif self._redaction.matches(flat):
-            return self._scalar(value, MASK)
-        return self.node(value, flat, depth + 1)
 
     def _scalar(self, node: Node, text: str | None) -> Node:
         """Return `node` if its text is `text`, else a new scalar."""
@@ -348,26 +320,6 @@ class _Walk:
         if depth > _DEEPEST or self._left < 0:
             raise _TooLargeError
 
-    def _announces_secret(self, word: str) -> bool:
-        """Return whether the word after `word` is a secret: `--password`, `password:` or `password=`."""
-        if word.endswith((":", "=")):
-            return self._redaction.matches(re.split(r"[\s:=]", word[:-1])[-1].lstrip("-+"))
-        return word.startswith("-") and not re.search("[:=]", word) and self._redaction.matches(word.lstrip("-"))
-
 
 def _text_of(node: Node) -> str | None:
     return node.value if node.id == "scalar" else None
-
-
-@lru_cache(maxsize=1 << 14)
-def _matches(key: str, globs: tuple[str, ...]) -> bool:
-    folded = key.lower().replace("-", "_")
-    return any(fnmatchcase(name, glob) for glob in _folded(globs) for name in (folded, *folded.split(".")))
-
-
-@lru_cache(maxsize=64)
-def _folded(globs: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the globs in lower case with `_` for `-`, except inside brackets, where `-` means a range."""
-    return tuple(
-        re.sub(r"\[[^\]]*\]|-", lambda found: found[0] if found[0] != "-" else "_", glob.lower()) for glob in globs
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from logger.heartbeat import read_beat
 from logger.sidecar import HEARTBEAT_TIMEOUT, TERMINAL_STATUSES, SessionEntry
+from logger.values import names_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ _MAX_COMMAND = 4000
 _GIT_TIMEOUT = 5.0
 """Seconds that a start waits for git."""
 
-_SECRET = re.compile(r"passw(or)?d|secret|api_?key|access_?token|auth_?token|private_?key|credential", re.IGNORECASE)
 _SLURM = {
     "SLURM_JOB_ID": "job_id",
     "SLURM_JOB_NAME": "job_name",
@@ -189,18 +188,14 @@ def _script_folder() -> Path:
 def _command() -> str:
     """Return the command line with the values of options that name a secret masked: others can read sidecars."""
     words: list[str] = []
+    follows_secret = False
     for word in sys.orig_argv:
-        option, equals, _ = word.partition("=")
-        if words and _names_secret(words[-1]) and "=" not in words[-1]:
-            words.append("...")
-        else:
-            words.append(f"{option}=..." if equals and _names_secret(option) else word[:_MAX_COMMAND])
+        option, equals, _ = word[:_MAX_COMMAND].partition("=")
+        is_secret = names_secret(option.lstrip("-+"))
+        words.append("..." if follows_secret else f"{option}=..." if equals and is_secret else word[:_MAX_COMMAND])
+        follows_secret = is_secret and not equals and option.startswith("-")
     command = shlex.join(words)
     return command if len(command) <= _MAX_COMMAND else command[:_MAX_COMMAND] + "..."
-
-
-def _names_secret(word: str) -> bool:
-    return len(word) < 100 and _SECRET.search(word.replace("-", "_")) is not None and " " not in word
 
 
 def _user() -> str | None:

@@ -12,6 +12,8 @@ import math
 import numbers
 import re
 from collections.abc import Mapping, Sequence, Set
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import PurePath
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
@@ -286,3 +288,37 @@ def _free_key(key: str, taken: Mapping[str, object]) -> str:
         count += 1
         free = f"{key}_{count}"
     return free
+
+
+SECRET_KEYS = (
+    "*password*",
+    "*passwd*",
+    "*secret*",
+    "*api_key*",
+    "*apikey*",
+    "*access_token*",
+    "*auth_token*",
+    "*private_key*",
+    "*credential*",
+)
+"""Globs on keys whose values are masked unless somebody chooses others."""
+
+
+@lru_cache(maxsize=1 << 14)
+def names_secret(key: str, globs: tuple[str, ...] = SECRET_KEYS) -> bool:
+    """Return True if a glob matches the whole dotted `key` or any part between its dots.
+
+    Case does not matter, and `-` equals `_`.
+    """
+    folded = key.lower().replace("-", "_")
+    return bool(key) and any(
+        fnmatchcase(name, glob) for glob in _folded(globs) for name in (folded, *folded.split("."))
+    )
+
+
+@lru_cache(maxsize=64)
+def _folded(globs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the globs in lower case with `_` for `-`, except inside brackets, where `-` means a range."""
+    return tuple(
+        re.sub(r"\[[^\]]*\]|-", lambda found: found[0] if found[0] != "-" else "_", glob.lower()) for glob in globs
+    )

@@ -32,10 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the package or module on the left imports itself, and these; the longest name that fits a file counts
     "logger": set(),
     "bridge.errors": set(),
-    "bridge.options": {"bridge.errors", "logger.hparams"},
+    "bridge.options": {"bridge.errors", "logger.hparams", "logger.values"},
     "bridge.model": {*WORDS, "logger.sidecar"},
     "bridge.files": {"bridge.model"},
-    "bridge.secrets": set(),
+    "bridge.secrets": {"logger.values"},
     "bridge.locks": set(),
     "bridge.sync.report": {*WORDS, "bridge.registry"},
     "bridge.sync.progress": {*WORDS, "bridge.sync.report"},
