@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bridge.exporters import find_exporter
+from bridge.exporters.mlflow.client import MlflowApi
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import VerifyOptions, verify_runs
@@ -98,6 +99,23 @@ def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
     assert not line.behind
     export_runs([run], exporter, BEST)
     assert found(run, exporter) == []
+
+
+def test_files_are_read_once_for_all_portions(run: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose metrics are compared in portions has its images and other files read once."""
+    monkeypatch.setattr("bridge.sync.verify.SMALL_BYTES", 0)
+    monkeypatch.setattr("bridge.sync.verify.PORTION", 1)
+    downloaded, download = [], MlflowApi.download
+
+    def note(api: MlflowApi, run_id: str, path: str, into: Path) -> Path:
+        downloaded.append(path)
+        return download(api, run_id, path, into)
+
+    monkeypatch.setattr(MlflowApi, "download", note)
+    (line,) = verify(run, exporter).runs
+    assert (str(line.verdict), line.compared.series, line.compared.media) == ("=", 2, 3)
+    assert "images" in downloaded
+    assert len(downloaded) == len(set(downloaded))
 
 
 @pytest.mark.parametrize(

@@ -93,20 +93,10 @@ class Tag:
 
 _HIDDEN = "mlflow.bridge."
 _NEWEST = f"{_HIDDEN}newest."
-_OPTIONAL_TAGS = (
-    "bridge.checkpoint",
-    "bridge.command",
-    "bridge.host",
-    "bridge.restarts",
-    "bridge.slurm",
-    Tag.STATUS,
-    Tag.TIME,
-    f"{_HIDDEN}archived",
-    f"{_HIDDEN}checkpoint_size",
-    f"{_HIDDEN}checkpoint_step",
-    f"{_HIDDEN}first_nan_step",
+_OPTIONAL = re.compile(
+    r"bridge\..*|mlflow\.bridge\.(?:newest\..*|archived|checkpoint_size|checkpoint_step|first_nan_step)", re.DOTALL
 )
-"""Tags of the bridge that go when they no longer hold, beside those that begin with `_NEWEST`."""
+"""Tags of the bridge that go when they no longer hold."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names within MLflow's rules
@@ -183,7 +173,7 @@ class RunFacts:
 
     `user_tags` come from the sidecar's tags, `own_tags` are the bridge's and MLflow's natural ones. `start` and `end`
     are milliseconds since the epoch; `end` is None while the run is running. `sent` is the part that a cursor keeps.
-    `whole_notes` are the notes if `notes` had to be truncated. `lists_all` is False if `Tag.TAGS` lacks some tags.
+    `whole_notes` are the notes if `notes` had to be truncated. `unsupported` names what MLflow cannot hold as it is.
     """
 
     name: str
@@ -196,8 +186,8 @@ class RunFacts:
     end: int | None
     sent: Mapping[str, str]
     notices: tuple[Notice, ...]
-    whole_notes: str | None = None
-    lists_all: bool = True
+    whole_notes: str | None
+    unsupported: frozenset[str]
 
     @property
     def user(self) -> str:
@@ -208,7 +198,11 @@ class RunFacts:
 def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -> RunFacts:
     """Return the facts of `run` as MLflow is to show them, in a database that ignores the case of keys if so."""
     redaction = Redaction(content.redact)
-    notices: list[Notice] = []
+    unsupported = _with_nul(run)
+    notices = [
+        Notice(NoticeKind.CUT, what.replace("params.", "param ", 1), "NUL characters cannot be stored")
+        for what in unsupported
+    ]
     params = _params(run, content, redaction, notices, ignores_case=ignores_case)
     notes = _description(run, notices)
     tags = user_tags(run.tags, redaction, notices)
@@ -218,13 +212,13 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
     }
     own[Tag.TAGS] = tags.listed
     name = _name(run, notices)
-    is_truncated = notes != storable(run.notes)
+    whole_notes = run.notes if len(run.notes) > NOTES_LIMIT else None
     lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
     sent = sent_facts(run) | {
         "name": digest(name),
         "notes": digest(notes),
         "tags": digest(json.dumps([sorted(tags.values.items()), tags.listed])),
-        "bridge tags": digest(json.dumps([sorted(own.items()), run.notes if is_truncated else ""])),
+        "bridge tags": digest(json.dumps([sorted(own.items()), whole_notes or ""])),
         "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
     }
     return RunFacts(
@@ -238,17 +232,19 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         end=None if run.end is None else milliseconds(run.end),
         sent=sent,
         notices=tuple(notices),
-        whole_notes=run.notes if is_truncated else None,
-        lists_all=tags.lists_all,
+        whole_notes=whole_notes,
+        unsupported=frozenset(unsupported) | (frozenset() if tags.lists_all else {"tags"}),
     )
 
 
-_NUL_DETAIL = "NUL characters cannot be stored"
+def _with_nul(run: Run) -> list[str]:
+    """Return the names of texts that hold NUL characters, which PostgreSQL cannot store."""
+    texts = {"name": run.name, "notes": run.notes, "tags": "".join(run.tags)}
+    names = [name for name, text in texts.items() if "\0" in text]
+    return names + [f"params.{name}" for name, value in run.params.items() if isinstance(value, str) and "\0" in value]
 
 
 def _name(run: Run, notices: list[Notice]) -> str:
-    if "\0" in run.name:
-        notices.append(Notice(NoticeKind.CUT, "name", _NUL_DETAIL))
     if len(run.name) > KEY_LIMIT:
         detail = f"the first {KEY_LIMIT} of {len(run.name)} characters are kept; sidecar.json has all"
         notices.append(Notice(NoticeKind.CUT, "name", detail))
@@ -263,8 +259,6 @@ def shown_name(name: str, run_id: str) -> str:
 def _description(run: Run, notices: list[Notice]) -> str:
     """Return the notes as MLflow's description, truncated with a pointer to the artifact that has them in full."""
     notes = storable(run.notes)
-    if notes != run.notes:
-        notices.append(Notice(NoticeKind.CUT, "notes", _NUL_DETAIL))
     if len(notes) <= NOTES_LIMIT:
         return notes
     notices.append(Notice(NoticeKind.CUT, "notes", f"{len(notes)} characters; {NOTES_FILE} has all"))
@@ -320,10 +314,8 @@ def _params(
         for name, key in renamed(keys).items()
     ]
     for name, value in run.params.items():
-        key, text, shown = keys[name], storable(str(value)), param_text(name, value, redaction)
-        if text != str(value):
-            notices.append(Notice(NoticeKind.CUT, f"param {name}", _NUL_DETAIL))
-        if shown != text:
+        key, shown = keys[name], param_text(name, value, redaction)
+        if shown != storable(str(value)):
             notices.append(Notice(NoticeKind.REDACTED, f"param {name}", f"the secret in it is {MASK}"))
         if len(shown) > PARAM_LIMIT:
             whole[key] = shown
@@ -423,8 +415,6 @@ def user_tags(tags: Sequence[str], redaction: Redaction, notices: list[Notice]) 
 
     The list tells a later export which tags the bridge set, so a tag that does not fit is not sent at all.
     """
-    if any("\0" in tag for tag in tags):
-        notices.append(Notice(NoticeKind.CUT, "tags", _NUL_DETAIL))
     masked = [storable(redaction.tag(tag)) for tag in tags]
     notices += [
         Notice(NoticeKind.REDACTED, f"tag {re.split('[:=]', tag)[0]:.40}")
@@ -565,4 +555,4 @@ def _first_nan(stats: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 def is_obsolete(key: str, facts: RunFacts) -> bool:
     """Return True for a tag that the bridge may have set and that does not hold any more."""
-    return (key in _OPTIONAL_TAGS or key.startswith(_NEWEST)) and key not in facts.own_tags
+    return _OPTIONAL.fullmatch(key) is not None and key not in facts.own_tags

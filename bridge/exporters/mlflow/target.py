@@ -40,7 +40,7 @@ from bridge.exporters.mlflow.media import (
     names_map,
     table_tag,
 )
-from bridge.exporters.mlflow.readback import read_back
+from bridge.exporters.mlflow.readback import RunReader
 from bridge.exporters.mlflow.store import (
     Candidates,
     cursor_of,
@@ -82,9 +82,11 @@ class MlflowTarget:
         self._content = content
         self._candidates = candidates
         self._writer: DeltaWriter | None = None
+        self._reader: RunReader | None = None
 
     def apply(self, delta: Delta) -> Applied:
         """Bring `delta` in. Raise ConflictError if another export has written to the run, unless it did the same."""
+        self._reader = None
         try:
             if self._writer is None:
                 self._writer = self._open(delta)
@@ -149,7 +151,7 @@ class MlflowTarget:
         return self._candidates
 
     def _forget(self) -> None:
-        self._writer = self._candidates = None
+        self._writer = self._candidates = self._reader = None
 
     def _home(self) -> Experiment:
         experiment = self._store.experiment(self._store.naming.of_run(self._run), create=True)
@@ -204,11 +206,13 @@ class MlflowTarget:
         """Fill a new run, and put it in the old one's place with what people did to the old one."""
         self._forget()
         try:
-            return self._rebuild(deltas)
+            done, target = self._rebuild(deltas)
         finally:
             self._forget()
+        self._candidates = Candidates(target=target)
+        return done
 
-    def _rebuild(self, deltas: Iterable[Delta]) -> Applied:
+    def _rebuild(self, deltas: Iterable[Delta]) -> tuple[Applied, FoundRun]:
         home, candidates, runs = self._home(), self._look(), self._store.runs
         if home.deleted and candidates.target is None:
             raise deleted_experiment(home)
@@ -239,7 +243,7 @@ class MlflowTarget:
         for other in (*candidates.extras, *candidates.building):
             if other.run_id != replacement:
                 runs.soft_delete(other.run_id, {Tag.DUPLICATE_OF: replacement})
-        return done
+        return done, writer.found
 
     def _create_replacement(self, experiment: Experiment, old: FoundRun | None) -> str:
         """Create an empty run that no export takes for the target yet. Return its id.
@@ -310,10 +314,12 @@ class MlflowTarget:
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return the run as MLflow's API shows it, its points straight from a database that is known."""
-        target = self._look().target
-        if target is None:
-            raise TargetRefusedError(f"{self._store.address.shown} does not hold {self._run.path}.")
-        return read_back(self._store, target.run_id, self._run, self._content, only=only)
+        if self._reader is None:
+            target = self._look().target
+            if target is None:
+                raise TargetRefusedError(f"{self._store.address.shown} does not hold {self._run.path}.")
+            self._reader = RunReader(self._store, target.run_id, self._run, self._content)
+        return self._reader.read(only=only)
 
     def where(self) -> str:
         """Return the run's page on a server, else the database and the run's id."""

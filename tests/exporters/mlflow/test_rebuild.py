@@ -45,6 +45,17 @@ def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store:
     assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
 
 
+def test_a_report_names_the_new_run(store: Store) -> None:
+    """After a rebuild the target's address is that of the new run."""
+    run = run_of()
+    store.export(run, ROWS)
+    with store.exporter() as exporter:
+        exporter.cursors([run])
+        target = exporter.open(run, ContentOptions())
+        target.rebuild([delta_of(run, NEWER)])
+        assert target.where() == f"{store.uri} run {store.run().info.run_id}"
+
+
 def test_it_can_be_rebuilt_again_and_again(store: Store) -> None:
     """After each of several rebuilds one run is active."""
     run = run_of()
