@@ -1,11 +1,14 @@
-"""Make environments as people have them: our wheel and only the packages that it declares.
+"""Make environments as people have them.
 
-They are made offline in a second, by links to the packages of the environment that runs the tests.
+`environment` holds our wheel and only the packages that it declares. It is made offline in a second, by links to the
+packages of the environment that runs the tests. The others are for the tests marked `compat`, and download packages.
 """
 
 from __future__ import annotations
 
 import functools
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -56,6 +59,30 @@ def installed(name: str, requirements: Sequence[str]) -> Path:
         subprocess.run([*command, *requirements], check=True)
         ready.write_text(wanted)
     return folder / "bin"
+
+
+def fresh_environment(folder: Path, *requirements: str, extra: str) -> Path:
+    """Return the Python of a new environment in `folder` with this project, one extra and `requirements`.
+
+    Versions are those of constraints.txt unless `requirements` name others. The project is installed from a copy,
+    because building in place would leave files in the working tree.
+    """
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("bridge", "logger"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    named = {re.split(r"[=<>~]", requirement)[0] for requirement in requirements}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(line for line in lines if line.split("==")[0] not in named))
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv/bin/python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{source}[{extra}]", *requirements], check=True
+    )
+    return python
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:

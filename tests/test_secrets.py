@@ -34,7 +34,7 @@ def test_credentials_in_addresses_are_masked(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("uri", ["postgresql://ada:it's my \"word@host/d", "ada:word@host/d", "://ada:word@host/d"])
-def test_a_single_address_is_masked_whatever_is_in_it(uri: str) -> None:
+def test_a_single_address_with_any_content_is_masked(uri: str) -> None:
     """Blanks, quotes and a missing scheme do not reveal a password."""
     assert hide_uri(uri).endswith("***@host/d")
     assert "word" not in hide_uri(uri)
@@ -90,7 +90,7 @@ def test_secrets_inside_a_value_are_masked(value: str, masked: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 1, 0.5, "X", ""])
-def test_a_secret_is_masked_whatever_its_type(value: str | float | None) -> None:
+def test_a_secret_of_any_type_is_masked(value: str | float | None) -> None:
     """Numbers, None and empty texts are masked too, and the value of another key is unchanged."""
     assert REDACTION.value("x.secret", value) == "***"
     assert REDACTION.value("lr", value) is value
@@ -151,7 +151,7 @@ def test_no_quoting_lets_a_secret_through(words: list[str]) -> None:
         assert "SECRET" not in REDACTION.command(shlex.join(["t.py", *options]))
 
 
-def test_a_yaml_copy_is_masked_wherever_a_secret_stands() -> None:
+def test_a_secret_anywhere_in_a_yaml_copy_is_masked() -> None:
     """Secrets are masked in lists, mappings, JSON texts, option lists and aliases."""
     text = """# mine
 ? [a, b]

@@ -285,7 +285,7 @@ def test_scan_as_json(here: Path) -> None:
     assert (here / "own.sqlite").exists()
 
 
-def test_a_cache_that_cannot_be_used_is_said_once_and_costs_nothing(here: Path) -> None:
+def test_an_unusable_cache_is_reported_once_and_costs_nothing(here: Path) -> None:
     """Without a cache `ls` shows the same, with one message on stderr."""
     (here / "cache").write_text("in the way")
     code, out, err = call("ls", "runs")
@@ -327,7 +327,7 @@ def test_a_very_long_name_leaves_room_for_others(here: Path) -> None:
     assert _on_a_terminal(["ls", "long"], columns=70)[0].split() == ["name", "status", "age", "duration", "val/b"]
 
 
-def test_names_leave_out_what_all_share(here: Path) -> None:
+def test_names_leave_out_their_common_part(here: Path) -> None:
     """Names omit the folders and tags that all runs share; two runs of one name show their paths."""
     for number in range(3):
         make_run(

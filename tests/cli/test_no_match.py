@@ -134,7 +134,7 @@ def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
         assert (done.returncode, done.stdout, said in done.stderr) == (code, "", True), done.stderr
 
 
-def test_two_runs_of_one_name_are_told_apart_by_their_paths(here: Path) -> None:
+def test_two_runs_of_one_name_are_shown_with_their_paths(here: Path) -> None:
     """A report names a run, and adds the path where two runs share the name."""
     for folder in ("x", "y"):
         make_run(here / folder / "one", [{"step": 0, "loss": 1.0}], run_id=f"{folder}/one", uid=folder)

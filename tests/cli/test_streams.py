@@ -43,7 +43,7 @@ def shell(line: str) -> tuple[int, str]:
         ("| head -0; exit ${PIPESTATUS[0]}", 0, ""),
     ],
 )
-def test_an_export_ends_whatever_becomes_of_its_output(streams: str, code: int, said: str | None) -> None:
+def test_an_export_ends_without_its_output(streams: str, code: int, said: str | None) -> None:
     """The runs reach the target, and the exit code is the export's unless its results are lost."""
     assert shell(f"{PROGRAM} export runs --to tensorboard --workers 1 {streams}") == (code, said) or said is None
     code, printed = shell(f"{PROGRAM} verify runs --to tensorboard --strict")

@@ -169,7 +169,7 @@ def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: sig
     assert is_gone(address)
 
 
-def test_a_target_of_ones_own_is_not_made_anew(tmp_path: Path, demo_runs: Path) -> None:
+def test_a_users_own_target_is_not_rebuilt(tmp_path: Path, demo_runs: Path) -> None:
     """Viewing a target with other options than it was made with is refused and changes nothing."""
     words = [str(demo_runs / "diverged"), "--to", "tensorboard", "--logdir", str(tmp_path / "tb")]
     export = [sys.executable, "-m", "bridge", "export", *words, "--exclude-metrics", "val/*"]

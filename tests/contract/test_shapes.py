@@ -93,7 +93,6 @@ def test_pictures_of_other_formats(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
-LOST = (NoticeKind.UNREADABLE_MEDIA, NoticeKind.TOO_LARGE)
 BROKEN = {
     "cut": picture(3)[:-30],
     "no header": b"\x89PNG\r\n\x1a\n" + b"not much of a picture",

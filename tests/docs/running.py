@@ -36,7 +36,8 @@ DATABASE = "postgresql://mlflow@db/mlflow"
 SCHEDULER, SCHEDULER_FILE = "tcp://scheduler:8786", "/shared/scheduler.json"
 PROGRAM, DATA = "/opt/bridge/bin/bridge", "/data/"
 PORT = "--port 5001"
-_VIEWS: set[tuple[str, ...]] = set()
+_VIEWS: set[tuple[str, bool]] = set()
+"""The user interfaces that a page has started: of which target, and with an export or live."""
 
 MODEL = """
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -91,15 +92,16 @@ def run_command(command: str, folder: Path, environment: dict[str, str], zygote:
     """Run `command` in `folder` and assert that it succeeds; one that stays until Ctrl-C must have started its work.
 
     With `zygote` a command of ours runs in a child of it. Commands that set up or build the project, `pip install` and
-    `make`, are tested in test_new_user.py. A view that another page started with the same options is not started again.
+    `make`, are tested in test_new_user.py. A server takes seconds to start, so each user interface is started once;
+    test_every_block_of_a_page_is_well_formed checks the options of every view.
     """
     words = shlex.split(command, comments=True)
     if words[0] in ("pip", "make"):
         return
     if words[:2] == ["bridge", "view"]:
-        options = tuple(word for word in words if word not in ("runs", "demo-runs"))
-        if options not in _VIEWS:
-            _VIEWS.add(options)
+        view = ("mlflow" if "mlflow" in words else "tensorboard", bool({"--logdir", "--tracking-uri"} & set(words)))
+        if view not in _VIEWS:
+            _VIEWS.add(view)
             _stay(words, folder, environment, _page_answers)
     elif "--follow" in words and "--until-done" not in words:
         _stay(words, folder, environment, _all_is_there)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.docs.blocks import blocks_of
 from tests.docs.running import reader, run_command
-from tests.logger.environments import fresh_environment
+from tests.environments import fresh_environment
 
 ROOT = Path(__file__).parents[2]
 

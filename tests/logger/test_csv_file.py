@@ -150,7 +150,7 @@ def test_rows_go_under_the_last_header_line(
         ('step,"a\r\n0,1\r\n', "", "after its header,"),
     ],
 )
-def test_a_quote_that_nobody_closes_wipes_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
+def test_an_unclosed_quote_loses_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
     """Text after an unclosed quote is cut off and kept beside the file, with a warning."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(before.encode())
@@ -176,7 +176,7 @@ def test_a_file_without_steps_is_set_aside(tmp_path: Path) -> None:
     assert told == [f"{tmp_path / 'metrics.csv'} has no column `step`; it is kept as metrics.csv.1."]
 
 
-def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
+def test_rows_go_to_a_replaced_file(tmp_path: Path) -> None:
     """Rows go to the present file after another process replaced or removed it."""
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
@@ -189,7 +189,7 @@ def test_a_file_that_others_replaced_is_gone_on_with(tmp_path: Path) -> None:
     assert (text(tmp_path), file.rows) == ("step,b\r\n3,8\r\n", 1)
 
 
-def test_a_stale_file_of_a_network_file_system_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_file_of_a_network_file_system_is_reopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the server no longer knows the open file, since another machine replaced it, the present one is opened."""
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.logger.environments import ROOT, fresh_environment
+from tests.environments import ROOT, fresh_environment
 from tests.logger.rows import read_rows, sidecar
 
 if TYPE_CHECKING:

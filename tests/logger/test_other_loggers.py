@@ -269,7 +269,7 @@ def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sidecar(tmp_path / "run")["summary"] == {"a": 1.0, "b": 2.0}
 
 
-def test_a_full_disk_in_a_training_is_told_at_its_end(
+def test_a_full_disk_in_a_training_is_reported_at_its_end(
     tmp_path: Path, limit_files: Callable[[int | None], None]
 ) -> None:
     """A training on a full disk continues, and its last warning counts the missing rows."""

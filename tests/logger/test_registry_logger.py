@@ -175,7 +175,7 @@ def test_words_without_an_exception(word: str, status: str) -> None:
     assert status_of(word) == status
 
 
-def test_a_new_end_decides_anew(logger: RegistryLogger, clock: Clock) -> None:
+def test_a_later_end_decides(logger: RegistryLogger, clock: Clock) -> None:
     """Rows after finalize keep the status, and the next finalize sets status and end again."""
     logger.log_metrics({"a": 1.0})
     logger.finalize("success")
@@ -224,7 +224,7 @@ def _log_pickled(pickled: bytes, strange: bool) -> None:
 
 
 @pytest.mark.parametrize("strange", [False, True])
-def test_a_copy_in_a_strange_process_is_a_start_of_its_own(logger: RegistryLogger, strange: bool) -> None:
+def test_a_copy_in_an_unrelated_process_is_a_new_start(logger: RegistryLogger, strange: bool) -> None:
     """A logger unpickled by an unrelated program starts a new session, one in a child continues its own."""
     _log(logger)
     logger.finalize("failed")
@@ -319,7 +319,7 @@ def test_odd_hyperparameters_are_yaml_that_is_safe_to_read(logger: RegistryLogge
     assert sidecar(logger.run_dir)["hparams"] == {"a.b": 1, "a.b_2": 2, "nan": "Infinity"} | same
 
 
-def test_a_prefix_stands_before_every_metric(tmp_path: Path) -> None:
+def test_a_prefix_begins_every_metrics_name(tmp_path: Path) -> None:
     """`prefix` and a dash precede each metric's name, as in Lightning's loggers."""
     logger = RegistryLogger(tmp_path / "run", "r1", prefix="tmp")
     logger.log_metrics({"a": 1.0}, 0)

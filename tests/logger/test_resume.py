@@ -176,7 +176,7 @@ def test_what_the_original_left_is_counted_whole(
     assert read_rows(run_dir)[-1]["train/loss"] == "0.1"
 
 
-def test_a_stock_csvlogger_directory_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_stock_csvlogger_directory_is_continued(tmp_path: Path) -> None:
     """Rows and hparams of Lightning's CSVLogger stay, also hparams that need Python's YAML tags."""
     (tmp_path / "metrics.csv").write_bytes(b"a,epoch,step\r\n1.0,0,4\r\n")
     (tmp_path / "hparams.yaml").write_text(
@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_kept_aside(tmp_path: Path, name: str, con
     ("host", "pid", "beat", "warned"),
     [("elsewhere", 1, None, True), (None, 1, None, True), (None, 2**22 + 1, None, False), (None, 1, 1.0, False)],
 )
-def test_a_fresh_heartbeat_of_another_process_is_told(
+def test_a_fresh_heartbeat_of_another_process_is_reported(
     tmp_path: Path, host: str | None, pid: int, beat: float | None, warned: bool
 ) -> None:
     """A start warns of another host or living process that may be writing, not of a dead one or an old heartbeat."""

@@ -269,7 +269,7 @@ def test_ctrl_c_at_any_instant_loses_and_doubles_nothing(tmp_path: Path, alarm: 
     assert sidecar(tmp_path)["status"] == "interrupted"
 
 
-def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path) -> None:
+def test_a_refusing_disk_is_reported_once_and_tried_again(tmp_path: Path) -> None:
     """A missing directory causes warnings, and once it is back all rows are written."""
     run_dir = tmp_path / "run"
     writer = start(run_dir)

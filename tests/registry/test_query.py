@@ -177,7 +177,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_a_table_that_finds_no_room_is_said(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_a_table_that_finds_no_room_is_reported(tmp_path: Path, write: Callable[..., None]) -> None:
     """A table that cannot be written is an error that names the file and does not delete it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))

@@ -22,7 +22,7 @@ from bridge.errors import RunDirectoryError
 from bridge.files import open_file
 from bridge.model import DeltaKind, NoticeKind, Status
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, deltas, discover, read_delta, read_run, read_whole
+from bridge.rundir import ReadOptions, discover, read_delta, read_run, read_whole
 from bridge.rundir.event_file import read_events
 from bridge.rundir.resume import open_table
 from tests.run_dirs import write_sidecar
@@ -332,9 +332,8 @@ def test_growth_reads_on(run_dir: Path) -> None:
     assert (second.kind, second.points, second.after.rows) == (DeltaKind.APPEND, 2, 19)
 
 
-def test_deleted_files_cost_the_target_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleted_files_cost_the_target_nothing(run_dir: Path) -> None:
     """After old event files are deleted the target keeps its points, and new ones follow."""
-    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
     age(run_dir)
     first = look(run_dir, None, replaces=True)
     oldest, newest = sorted(run_dir.iterdir())
@@ -390,9 +389,8 @@ def test_pipes_and_links_make_no_run(tmp_path: Path) -> None:
     assert [path.name for path in found.runs] == ["run"]
 
 
-def test_a_file_that_shrank_is_a_rebuild(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_shrank_is_a_rebuild(run_dir: Path) -> None:
     """A file that two looks find shorter leads to a rebuild."""
-    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
     age(run_dir)
     first = look(run_dir, None, replaces=True)
     newest = max(run_dir.iterdir())
@@ -411,11 +409,6 @@ def test_a_cursor_before_several_files_is_found_again(tmp_path: Path) -> None:
     with open_table(read_run(tmp_path)) as table:
         assert table is not None
         assert table.find(first.after) is not None
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltas, "BETWEEN_LOOKS", 0.0)
 
 
 def media_of(folder: Path, cursor: Any = None) -> list[tuple[str, int, int, bytes]]:

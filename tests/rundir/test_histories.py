@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.rundir import ReadOptions
-from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, write_sidecar
 from tests.rundir.targets import Row, Target, expected, rising
 
@@ -83,11 +82,6 @@ def grow(path: Path, rows: list[Row], cuts: list[int], seed: int, *targets: Targ
         write(path, rows[:cut], columns, torn=chance.choice(["", "", "1,", '"torn', "7"]))
         for target in targets:
             target.export(path)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
 KINDS = {

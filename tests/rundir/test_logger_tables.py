@@ -6,12 +6,10 @@ import math
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.rundir import ReadOptions
-from bridge.rundir import deltas as delta_module
 from logger.csv_file import MetricsFile
 from logger.row import Row as LoggedRow
 from tests.run_dirs import CREATED_S, write_sidecar
@@ -32,11 +30,6 @@ rows = st.lists(
     max_size=6,
 )
 sessions = st.lists(st.tuples(rows, st.integers(1, 40)), min_size=1, max_size=4)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

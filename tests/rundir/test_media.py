@@ -12,18 +12,12 @@ import pytest
 from bridge.model import Cursor, Delta, DeltaKind, MediaType
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
-from bridge.rundir import deltas as delta_module
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 2, 3) + b"\x08\2\0\0\0"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta_module, "BETWEEN_LOOKS", 0.0)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
         assert whole[-1].after.rows == 1
 
 
-def test_text_in_rows_that_wait_is_told_when_they_go(tmp_path: Path) -> None:
+def test_text_in_waiting_rows_is_reported_when_they_are_sent(tmp_path: Path) -> None:
     """A text cell in a row that is held back causes no notice before the row is exported."""
     path, wanted = tmp_path / "run", ReadOptions()
     running(path, [(1, 0)])

@@ -13,7 +13,7 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.rundir import discover, read_run
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
-from tests.logger.environments import ROOT, fresh_environment
+from tests.environments import ROOT, fresh_environment
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from bridge.rundir import discover, read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.verify import verify_runs
-from tests.logger.environments import ROOT, fresh_environment
+from tests.environments import ROOT, fresh_environment
 from tests.memory_exporter import MemoryExporter
 from tests.rundir.event_writing import age
 from tests.rundir.targets import series_of

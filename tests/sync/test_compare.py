@@ -193,7 +193,7 @@ def test_media_that_the_target_says_it_lacks(tmp_path: Path) -> None:
     assert [(str(one.verdict), one.found) for one in out.first] == [("-", digest("x"))]
 
 
-def test_a_picture_that_nobody_can_decode_need_not_be_held(tmp_path: Path) -> None:
+def test_an_undecodable_picture_need_not_be_held(tmp_path: Path) -> None:
     """A broken image may be missing in the target, and a good one may not."""
     broken = event(tmp_path, 0, "a")
     broken.file.path.write_bytes(PICTURE.read_bytes()[:40])

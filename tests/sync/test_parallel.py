@@ -207,7 +207,7 @@ class FailingOnce(ThreadPoolExecutor):
         return failed
 
 
-def test_whatever_an_executor_raises_the_task_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_tried_again_after_any_exception_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor's error is a task's failure only if it comes twice."""
     monkeypatch.setattr(FailingOnce, "seen", set())
     assert sorted(outcomes(double, [[1], [2], [3]], FailingOnce)) == [(1, 2), (2, 4), (3, 6)]

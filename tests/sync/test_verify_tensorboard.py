@@ -219,7 +219,7 @@ def test_files_of_others_are_never_looked_at(run: Path, exporter: Exporter, tmp_
     assert signs(verify(run, exporter)) == ["="]
 
 
-def test_a_picture_that_nobody_can_decode_is_not_counted(run: Path, exporter: Exporter) -> None:
+def test_an_undecodable_picture_is_not_counted(run: Path, exporter: Exporter) -> None:
     """Verify counts the pictures that it compared; a broken one, which the export named, is none of them."""
     before = verify(run, exporter).totals.media
     log_image(run, 9, "broken.png", b"\x89PNG\r\n\x1a\n" + bytes(20))

@@ -242,7 +242,7 @@ def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
     assert (store.known(run).deleted, store.known(run).cursor) == (True, None)
 
 
-def test_a_deleted_experiment_is_said(store: Store) -> None:
+def test_a_deleted_experiment_is_an_error(store: Store) -> None:
     """In a deleted experiment each run fails with the same error and its remedies, and nothing is written."""
     run = run_of()
     store.export(run, ROWS)
@@ -267,7 +267,7 @@ def test_placeholders_choose_the_experiment_and_the_run_stays_there(store: Store
     assert [run.data.tags["project"] for run in store.runs(experiment="vision/resnet/sweeps")] == ["audio"]
 
 
-def test_a_run_without_a_placeholders_value_is_an_error_of_its_own(store: Store) -> None:
+def test_a_run_without_a_placeholders_value_is_an_error(store: Store) -> None:
     """A run without the placeholder's value fails alone, or goes to --experiment-default."""
     store.experiment = "{tags.project}"
     with store.exporter() as exporter:

@@ -202,9 +202,7 @@ def test_a_file_that_changed_is_sent_again(store: Store, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("artifacts", "files"), [("none", []), ("now", ["media.jsonl", "metrics.csv", "summary.json"])]
 )
-def test_artifacts_can_be_had_at_once_or_not_at_all(
-    store: Store, tmp_path: Path, artifacts: str, files: list[str]
-) -> None:
+def test_artifacts_go_at_once_or_never(store: Store, tmp_path: Path, artifacts: str, files: list[str]) -> None:
     """--artifacts decides when files are sent, if at all."""
     store.export(_run_with_files(tmp_path / "r", Status.RUNNING), ROWS, content=ContentOptions(artifacts=artifacts))
     known = {".bridge-target", "hparams.yaml", "sidecar.json"}
@@ -238,7 +236,7 @@ def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path)
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.MISSING_FILE, "metrics.csv")]
 
 
-def test_checkpoints_are_told_and_only_uploaded_when_asked(store: Store, tmp_path: Path) -> None:
+def test_checkpoints_are_reported_and_uploaded_only_on_request(store: Store, tmp_path: Path) -> None:
     """Tags name a checkpoint's path, size and step; --checkpoints uploads files inside the run only."""
     folder = tmp_path / "r"
     (folder / "checkpoints").mkdir(parents=True)

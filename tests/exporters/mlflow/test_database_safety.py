@@ -264,7 +264,7 @@ def test_another_versions_schema_is_known_before_mlflow_opens_it(uri: str, tmp_p
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_database_that_is_away_is_said() -> None:
+def test_an_unreachable_database_is_reported() -> None:
     """An unreachable server is a temporary error that does not show the password."""
     with pytest.raises(TargetUnavailableError, match=r"127\.0\.0\.1:1/") as caught:
         Database.open("postgresql+psycopg2://me:secret@127.0.0.1:1/mlflow", note=print)

@@ -78,7 +78,7 @@ def test_what_is_no_database_is_wrong_usage(uri: str) -> None:
         MlflowExporter("http://127.0.0.1:9", "trials", database_uri=uri)
 
 
-def test_a_database_that_cannot_be_written_to_directly_is_said() -> None:
+def test_a_database_that_cannot_be_written_directly_is_reported() -> None:
     """MySQL goes through the API, with a note."""
     place = MlflowStore("http://127.0.0.1:9", ExperimentName.of("trials", None), "mysql+pymysql://me@host/db")
     assert place.database is None

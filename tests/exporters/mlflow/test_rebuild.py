@@ -201,7 +201,7 @@ def test_a_run_that_a_person_deletes_in_mid_export_stays_deleted(any_store: Stor
     assert (str(report.action), any_store.runs()) == ("deleted", [])
 
 
-def test_a_deleted_run_is_made_anew_when_asked(store: Store) -> None:
+def test_a_deleted_run_is_rebuilt_on_request(store: Store) -> None:
     """--rebuild makes a new run for a deleted one, which stays deleted."""
     run = run_of()
     store.export(run, ROWS)

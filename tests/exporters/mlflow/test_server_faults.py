@@ -214,7 +214,7 @@ def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, stat
     assert time.monotonic() - began < 5
 
 
-def test_no_server_is_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_server_is_reported_at_once(tmp_path: Path) -> None:
     """If nobody listens at the address, the error comes without minutes of retries."""
     began = time.monotonic()
     with pytest.raises(TargetUnavailableError, match="No server answers"):

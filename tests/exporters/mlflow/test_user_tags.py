@@ -86,7 +86,7 @@ TEXTS = st.lists(st.one_of(st.text(max_size=20), st.text("ab:@#.", max_size=4)),
 
 @given(tags=TEXTS)
 @settings(max_examples=100, deadline=None)
-def test_every_tag_has_a_key_of_its_own_or_shares_that_of_its_name(tags: list[str]) -> None:
+def test_each_tag_has_its_own_key_or_shares_that_of_its_name(tags: list[str]) -> None:
     """However names are cleaned, only tags of one name share a key."""
     made = UserTags.of(tags)
     assert len(set(made.keys.values())) == len(made.keys)

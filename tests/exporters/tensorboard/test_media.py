@@ -140,7 +140,7 @@ def test_the_first_caption_is_the_description(
     assert held == {(step, 0): caption for step, caption in captions} | {(step, 1): None for step, _ in captions}
 
 
-def test_a_lower_step_makes_the_file_anew_in_order(tmp_path: Path, target: TensorBoardTarget) -> None:
+def test_a_lower_step_rewrites_the_file_in_order(tmp_path: Path, target: TensorBoardTarget) -> None:
     """An image at an earlier step rewrites the file, so that steps increase per tag."""
     run = make_model_run(tmp_path / "runs" / "abc")
     path = draw(tmp_path / "a.png")
