@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bridge.errors import BridgeError, UsageError
-from bridge.options import ContentOptions, SelectionOptions, checked, did_you_mean
+from bridge.errors import BridgeError
+from bridge.options import ContentOptions, SelectionOptions, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -146,13 +145,9 @@ def _selection(select: Mapping[str, Any] | None) -> Selection | None:
 def _exporter(to: str | Exporter, target: Mapping[str, Any] | None) -> Exporter:
     if not isinstance(to, str):
         return to
-    from bridge.exporters import find_exporter
+    from bridge.exporters import make_exporter
 
-    factory, options = find_exporter(to), dict(target or {})
-    taken = inspect.signature(factory).parameters
-    for name in options:
-        if name not in taken:
-            raise UsageError(f"{name} is not an option of {to}.", hint=did_you_mean(name, taken, "Options"))
+    options = dict(target or {})
     if "logdir" in options:
         options["logdir"] = Path(options["logdir"])
-    return factory(**options)
+    return make_exporter(to, options, meant=options)

@@ -12,6 +12,8 @@ from enum import StrEnum
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
+import msgspec
+
 from bridge.errors import NewerFormatError
 
 if TYPE_CHECKING:
@@ -78,6 +80,13 @@ class Notice:
     what: str
     detail: str = ""
     count: int = 1
+
+
+class SkippedFolder(msgspec.Struct, frozen=True):
+    """A folder that is passed over although it looks like a run directory, with the reason."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

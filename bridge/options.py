@@ -9,6 +9,7 @@ bridge.yaml, and the reference pages are all made from these fields.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -44,7 +45,7 @@ class Option(NamedTuple):
     variable: str = ""
     """An environment variable that is read besides BRIDGE_NAME."""
     completes: str = ""
-    """What a shell completes here: `metrics`, `tags` or `run_ids`."""
+    """What a shell completes here: `exporters`, `metrics`, `tags` or `run_ids`."""
     shorthand: tuple[str, str] = ("", "")
     """A second flag, and the value that it stands for."""
     is_uri: bool = False
@@ -65,7 +66,14 @@ class RunsArgument(msgspec.Struct, frozen=True, kw_only=True):
 class TargetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where runs go."""
 
-    to: Annotated[str, Option("The kind of target: mlflow, tensorboard, or another exporter that is installed.")] = ""
+    to: Annotated[
+        str,
+        Option(
+            "The kind of target: mlflow, tensorboard, or another exporter that is installed.",
+            "[mlflow|tensorboard|...]",
+            completes="exporters",
+        ),
+    ] = ""
     tracking_uri: Annotated[
         str | None,
         Option(
@@ -401,27 +409,10 @@ def did_you_mean(name: str, known: Iterable[str], kind: str) -> str:
     return f"Did you mean {found[0]!r}?" if found else f"{kind}: {', '.join(names)}."
 
 
-_WORDS = {
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`bool`": "true or false",
-    "`str`": "a text",
-    "`array`": "a list",
-    "`object`": "keys and values",
-    "`null`": "nothing",
-    "`str | array`": "a text or a list of texts",
-    "`int | null`": "a whole number",
-    "`str | null`": "a text",
-    "`array | null`": "a list",
-}
-
-
 def in_words(error: msgspec.ValidationError) -> str:
-    """Return msgspec's message with the place first and its types in plain words."""
+    """Return msgspec's message with the place first, and with the choices of an option that has some."""
     message, _, place = str(error).partition(" - at `$.")
     place = place.rstrip("`")
-    for name, words in _WORDS.items():
-        message = message.replace(name, words)
     message = message[:1].lower() + message[1:]
     choices = next((item.choices for item in _all_fields() if place in (item.name, item.option.key)), ())
     if choices and "enum value" in message:
@@ -451,6 +442,9 @@ def find_config(start: Path) -> Path | None:
     return next((path for folder in (start, *start.parents) if (path := folder / CONFIG_NAME).is_file()), None)
 
 
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$\.(?P<place>.*)`)?$", re.DOTALL)
+
+
 def load_config(path: Path) -> Config:
     """Read and check the bridge.yaml at `path`. Relative paths in it start at its own folder.
 
@@ -464,11 +458,14 @@ def load_config(path: Path) -> Config:
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
         raise UsageError(f"{path} cannot be read: {error}.") from error
     data = {} if data is None else data
-    _check_keys(data, "", path)
     try:
         msgspec.convert(data, config_model())
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {in_words(error)}") from None
+        unknown = _UNKNOWN_FIELD.match(str(error))
+        if not unknown:
+            raise UsageError(f"{path}: {in_words(error)}") from None
+        key = ".".join(filter(None, (unknown["place"], unknown["name"])))
+        raise UsageError(f"{path}: unknown key {key!r}.", hint=did_you_mean(key, config_keys(), "Known keys")) from None
     if data.get("format", 1) > CONFIG_FORMAT:
         raise UsageError(
             f"{path}: made for a newer bridge (format {data['format']}, this one reads {CONFIG_FORMAT}).",
@@ -481,19 +478,6 @@ def load_config(path: Path) -> Config:
         if last in place:
             options[item.name] = _default_for(item, place[last], path)
     return Config(path=path, options=options)
-
-
-def _check_keys(data: Any, prefix: str, path: Path) -> None:
-    """Raise UsageError for the first key that bridge.yaml does not know."""
-    if not isinstance(data, dict):
-        raise UsageError(f"{path}: {prefix.rstrip('.') or 'the file'} must hold keys and values.")
-    known = config_keys()
-    for key, value in data.items():
-        name = f"{prefix}{key}"
-        if any(other.startswith(f"{name}.") for other in known):
-            _check_keys(value, f"{name}.", path)
-        elif name not in known and name != "format":
-            raise UsageError(f"{path}: unknown key {name!r}.", hint=did_you_mean(name, known, "Known keys"))
 
 
 def _default_for(item: Field, value: Any, path: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.model import Block, Cursor, Delta, DeltaKind, Run, Status
+from bridge.model import Block, Cursor, Delta, DeltaKind, Notice, NoticeKind, Run, Status
 from tests.run_dirs import CREATED_S
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.model import MediaEvent
+    from bridge.sync.report import RunReport
 
 
 def make_model_run(path: Path, **fields: Any) -> Run:
@@ -87,3 +88,8 @@ def make_delta(
         "metrics": tuple(names),
     }
     return Delta(run=run, **(usual | fields))
+
+
+def notices_of(report: RunReport) -> list[Notice]:
+    """Return the notices that the report of a run names, one by one."""
+    return [Notice(NoticeKind(entry.kind), one.what, one.detail) for entry in report.notices for one in entry.examples]

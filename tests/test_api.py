@@ -28,10 +28,10 @@ def runs(tmp_path: Path) -> Path:
     [
         ({"artifacts": "nwo"}, "artifacts: invalid enum value 'nwo', expected ended, now or none."),
         ({"select": {"statuses": ("done",)}}, "statuses[0]: invalid enum value 'done'"),
-        ({"media": "no"}, "media: expected true or false, got a text."),
+        ({"media": "no"}, "media: expected `bool`, got `str`."),
         ({"best": ("acc",)}, "'acc' does not say which end is best."),
-        ({"metrics": (1,)}, "metrics[0]: expected a text, got a whole number."),
-        ({"rename": ("loss",)}, "rename[0]: expected a list, got a text."),
+        ({"metrics": (1,)}, "metrics[0]: expected `str`, got `int`."),
+        ({"rename": ("loss",)}, "rename[0]: expected `array`, got `str`."),
         ({"metric": ("loss",)}, "metric is not an option of export."),
         ({"target": {"logdri": "x"}}, "logdri is not an option of tensorboard."),
         ({"select": {"tag": "x"}}, "tag is not an option of select."),

@@ -38,7 +38,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge.secrets": {"logger.values"},
     "bridge.locks": set(),
     "bridge.sync.report": {*WORDS, "bridge.registry"},
-    "bridge.sync.progress": {*WORDS, "bridge.sync.report"},
     "bridge.interrupts": set(),
     "bridge.rundir": {*WORDS, *FORMAT},
     "bridge.registry": {*WORDS, "bridge.rundir", *FORMAT},
@@ -55,7 +54,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bridge.registry",
         "bridge.exporters.contract",
         "bridge.sync.report",
-        "bridge.sync.progress",
         "logger.files",
     },
     "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.rundir", "bridge.registry"},
@@ -76,7 +74,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pyarrow": {"bridge.rundir", "bridge.registry"},
     "pandas": {"bridge.registry"},
     "click": {"bridge.cli"},
-    "rich": {"bridge.cli", "bridge.sync.progress"},
+    "rich": {"bridge.cli"},
     "distributed": {"bridge.sync.parallel"},
 }
 

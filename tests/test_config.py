@@ -53,14 +53,14 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
     [
         ("mlflow:\n  experimant: x\n", ": unknown key 'mlflow.experimant'.", "Did you mean 'mlflow.experiment'?"),
         ("logdir: x\n", ": unknown key 'logdir'.", "Did you mean 'tensorboard.logdir'?"),
-        ("best: 3\n", ": best: expected a text or a list of texts, got a whole number.", None),
+        ("best: 3\n", ": best: expected `str | array`, got `int`.", None),
         ("mlflow: {artifacts: first}\n", ": mlflow.artifacts: invalid enum value 'first', expected ended, now or none.", None),  # noqa: E501 - one case a line
-        ("workers: true\n", ": workers: expected a whole number, got true or false.", None),
-        ("workers: 0\n", ": workers: expected a whole number >= 1.", None),
-        ("workers:\n", ": workers: expected a whole number, got nothing.", None),
-        ("metrics: loss\n", ": metrics must hold keys and values.", None),
-        ("metrics: {rename: [a]}\n", ": metrics.rename: expected keys and values, got a list.", None),
-        ("- a\n", ": the file must hold keys and values.", None),
+        ("workers: true\n", ": workers: expected `int`, got `bool`.", None),
+        ("workers: 0\n", ": workers: expected `int` >= 1.", None),
+        ("workers:\n", ": workers: expected `int`, got `null`.", None),
+        ("metrics: loss\n", ": metrics: expected `object`, got `str`.", None),
+        ("metrics: {rename: [a]}\n", ": metrics.rename: expected `object`, got `array`.", None),
+        ("- a\n", ": expected `object`, got `array`.", None),
         ('runs: "a\\0b"\n', ": 'a\\x00b' is not a path.", None),
         ("runs: ~nobody-here/x\n", ": there is no home directory for '~nobody-here/x'.", "Give the whole path."),
         ("format: 2\n", ": made for a newer bridge (format 2, this one reads 1).", "pip install --upgrade registry-bridge"),  # noqa: E501 - one case a line
@@ -87,7 +87,7 @@ def test_tags_of_yaml_run_nothing(tmp_path: Path) -> None:
     """A tag that names Python code is read as text, and a value that does not fit its tag is no traceback."""
     path = write(tmp_path, "redact: !!python/name:os.system x\n")
     assert load_config(path).options == {"redact": ("os.system",)}
-    with pytest.raises(UsageError, match="workers: expected a whole number, got a text"):
+    with pytest.raises(UsageError, match="workers: expected `int`, got `str`"):
         load_config(write(tmp_path, "workers: !!int ''\n"))
 
 

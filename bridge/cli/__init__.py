@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Train small real runs.",
     "completion": "Print the completion script for a shell.",
 }
-"""The commands and how their help begins. Each is the function of that name in `bridge.cli.NAME`."""
+"""The commands and how their help begins. Each is the function of that name in `bridge.cli.NAME`; `best` is in `ls`."""
 
 
 class LazyGroup(click.Group):
@@ -45,7 +45,8 @@ class LazyGroup(click.Group):
         """Import and return a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"bridge.cli.{cmd_name}"), cmd_name)
+        module = "ls" if cmd_name == "best" else cmd_name
+        command = getattr(importlib.import_module(f"bridge.cli.{module}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

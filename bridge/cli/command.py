@@ -7,8 +7,6 @@ stands for all options of the group, `runs` stands for the argument RUNS, and `o
 from __future__ import annotations
 
 import functools
-import inspect
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
@@ -24,8 +22,6 @@ from bridge.options import Config, ContentOptions, fields_of, find_config, load_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from click.shell_completion import CompletionItem
 
     from bridge.exporters.contract import Exporter
     from bridge.options import Field, TargetOptions
@@ -152,15 +148,13 @@ def _click_option(item: Field) -> click.Option:
 
 def _click_type(item: Field) -> Any:
     """Return click's type for the values of a field."""
-    if item.name == "to":
-        return ExporterName()
     if item.choices:
         return click.Choice(item.choices, case_sensitive=False)
     if get_origin(item.item) is tuple:  # --rename OLD=NEW, and --top N METRIC
-        return Rename() if item.is_list else (click.IntRange(min=1), str)
+        return rename_pair if item.is_list else (click.IntRange(min=1), str)
     types = {
         int: click.IntRange(min=item.option.least, max=item.option.most),  # type: ignore[arg-type]  # whole numbers
-        float: Seconds(min=item.option.least),
+        float: click.FloatRange(min=item.option.least),
         Path: click.Path(file_okay=False, path_type=Path) if item.name == "logdir" else File(),
     }
     return types.get(item.item, str)
@@ -179,50 +173,14 @@ class File(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Seconds(click.FloatRange):
-    """A span of time in seconds. NaN is refused, since it compares with nothing."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number of seconds."""
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return seconds
-
-
-class Rename(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
-    """OLD=NEW, as a pair."""
-
-    name = "rename"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the pair; the last `=` separates, since metric names may hold others. `none` puts the option back."""
-        if isinstance(value, tuple):
-            return value
-        if value == "none":
-            return value, ""
-        old, separator, new = str(value).rpartition("=")
-        if not (old and separator and new):
-            raise click.UsageError(f"--rename takes OLD=NEW, not {value!r}.", ctx)
-        return old, new
-
-
-class ExporterName(click.ParamType):  # type: ignore[type-arg]
-    """The name of an exporter. Installed exporters are looked up only for completion and errors."""
-
-    name = "exporter"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return the built-in names, as click shows a choice."""
-        return "[mlflow|tensorboard|...]"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin with `incomplete`."""
-        from click.shell_completion import CompletionItem
-
-        from bridge.exporters import exporter_names
-
-        return [CompletionItem(name) for name in exporter_names() if name.startswith(incomplete)]
+def rename_pair(value: Any) -> tuple[str, str]:
+    """Return OLD=NEW as a pair; the last `=` separates, since metric names may hold others. `none` puts it back."""
+    if isinstance(value, tuple):
+        return value
+    old, separator, new = str(value).rpartition("=")
+    if value != "none" and not (old and separator and new):
+        raise click.UsageError(f"--rename takes OLD=NEW, not {value!r}.")
+    return (old, new) if separator else ("none", "")
 
 
 class ConfiguredCommand(click.Command):
@@ -274,25 +232,29 @@ def was_typed(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def make_exporter(target: TargetOptions) -> Exporter:
+def exporter_of(target: TargetOptions) -> Exporter:
     """Return the exporter that `target` names, made with those of its options that the exporter takes.
 
-    Raises UsageError for an exporter that does not exist, and for an option on the command line that it does not take:
-    it would be ignored. Options of other targets in bridge.yaml or in the environment are left out.
+    Raises UsageError for an exporter that does not exist, and for an option on the command line that it does not take.
+    Options of other targets in bridge.yaml or in the environment are left out.
     """
-    from bridge.exporters import find_exporter
+    from bridge.exporters import make_exporter
 
     if not target.to:
         raise click.UsageError("Missing option '--to': mlflow or tensorboard.")
-    factory = find_exporter(target.to)
-    taken = inspect.signature(factory).parameters
-    for name in asdict(target):
-        if name != "to" and name not in taken and was_typed(name):
-            raise UsageError(f"--{name.replace('_', '-')} is not an option of --to {target.to}.")
-    return factory(**{name: value for name, value in asdict(target).items() if name in taken and value is not None})
+    options = asdict(target)
+    del options["to"]
+    return make_exporter(target.to, options, meant=[name for name in options if was_typed(name)])
 
 
 # ------------------------------------------------------------------------------------- completion from the runs
+
+
+def complete_exporters(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of installed exporters that begin with `incomplete`."""
+    from bridge.exporters import exporter_names
+
+    return [name for name in exporter_names() if name.startswith(incomplete)]
 
 
 def _completer(words_of: Callable[[RunRecord], Iterable[str]]) -> Callable[..., list[str]]:
@@ -307,6 +269,7 @@ def _completer(words_of: Callable[[RunRecord], Iterable[str]]) -> Callable[..., 
 complete_run_ids = _completer(lambda record: (record.run_id,))
 complete_metrics = _completer(lambda record: record.summary)
 _COMPLETERS = {
+    "exporters": complete_exporters,
     "run_ids": complete_run_ids,
     "metrics": complete_metrics,
     "tags": _completer(lambda record: record.tags),

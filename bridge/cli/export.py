@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.command import command, given_names, make_exporter
-from bridge.cli.output import Exit, Output, plain, tell_skipped
+from bridge.cli.command import command, exporter_of, given_names
+from bridge.cli.output import Exit, Output, plain
 from bridge.errors import counted
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
+from bridge.sync.report import NoMatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
-    from bridge.sync.report import NoMatch, Report, RunCheck, RunReport
+    from bridge.sync.report import Report, RunReport, VerifyReport
 
 MOST_NAMED = 3
 """Runs that are named beside a reason for which they all failed."""
@@ -65,7 +66,7 @@ def export(
             processes=how.workers or most, threads=how.workers or max(REQUESTS_AT_ONCE, most), dask=how.dask
         ),
     )
-    exporter = make_exporter(target)
+    exporter = exporter_of(target)
     if how.follow:
         if how.dry_run or how.rebuild or how.new_identity is not None:
             raise click.UsageError("--follow cannot be combined with --dry-run, --rebuild or --as.")
@@ -73,8 +74,7 @@ def export(
     report = export_runs(runs, exporter, options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
-        if report.no_match.text:
-            print_no_match(report.no_match, out)
+        print_no_match(report, out)
         return report.exit_code
     print_report(report, out)
     if not out.quiet and not how.dry_run and report.runs and report.exit_code != Exit.NOTHING_DONE:
@@ -129,27 +129,33 @@ def print_report(report: Report, out: Output) -> None:
     """
     for warning in report.warnings:
         out.say(warning)
-    if report.no_match.text:
-        print_no_match(report.no_match, out)
-        if not report.runs:
-            return
+    print_no_match(report, out)
+    if report.no_match and not report.runs:
+        return
     labels = labels_of(report.runs)
     for failure in failures(report):
         out.warn(failure)
     for run in report.runs:
-        if not run.failed and not out.quiet and (str(run.action) != "unchanged" or out.verbose or report.dry_run):
-            out.line(_line(run, labels[run.path], report.exporter))
-            for entry in run.to_json().notices:
-                examples = "; ".join(": ".join(filter(None, (one.what, one.detail))) for one in entry.examples)
-                out.line(f"    {counted(entry.count, 'notice')}: {entry.kind}: {examples}")
-            for note in run.notes:
-                out.line(f"    {note}")
-    tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
+        if run.failed or out.quiet or not (run.action != "unchanged" or out.verbose or report.dry_run):
+            continue
+        out.line(_line(run, labels[run.path], report.exporter))
+        for entry in run.notices:
+            examples = "; ".join(": ".join(filter(None, (one.what, one.detail))) for one in entry.examples)
+            out.line(f"    {counted(entry.count, 'notice')}: {entry.kind}: {examples}")
+        for note in run.notes:
+            out.line(f"    {note}")
+    out.say_skipped(report.skipped)
     if not out.quiet:
         out.result(_totals(report))
 
 
-def labels_of(runs: Sequence[RunReport] | Sequence[RunCheck]) -> dict[str, str]:
+def print_no_match(report: Report | VerifyReport, out: Output) -> None:
+    """Print why no run was selected, if none was."""
+    if report.no_match:
+        out.say_no_match(NoMatch(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE))
+
+
+def labels_of(runs: Sequence[RunReport]) -> dict[str, str]:
     """Return how each run is called, by its path: its name, with the path behind it if another run has that name."""
     names = {run.path: run.name or run.run_id for run in runs}
     counts = Counter(names.values())
@@ -157,7 +163,7 @@ def labels_of(runs: Sequence[RunReport] | Sequence[RunCheck]) -> dict[str, str]:
 
 
 def _line(run: RunReport, label: str, exporter: str) -> str:
-    action = str(run.action)
+    action = run.action
     if action == "deleted":
         name = {"mlflow": "MLflow", "tensorboard": "TensorBoard"}.get(exporter, exporter)
         return f"{label}: skipped, because it was deleted in {name}. Use --rebuild to export it again."
@@ -178,30 +184,24 @@ def sizes(points: int, media: int) -> str:
 
 
 def _totals(report: Report) -> str:
-    totals = report.to_dict()["totals"]
-    exported = [(totals[name], word) for name, word in (("new", "new"), ("changed", "changed"), ("rebuild", "rebuilt"))]
-    count = sum(number for number, _ in exported)
-    failed = totals["failed"] + totals["unreadable"]
+    totals = report.totals
+    exported = [(totals.new, "new"), (totals.changed, "changed"), (totals.rebuild, "rebuilt")]
     verb = "would be exported" if report.dry_run else "exported"
     kinds = ", ".join(f"{number:,} {word}" for number, word in exported if number)
     parts = [
-        (count, f"{verb} ({kinds})"),
-        (totals["unchanged"], "unchanged"),
-        (totals["deleted"] + totals["copy"], "skipped"),
+        (totals.new + totals.changed + totals.rebuild, f"{verb} ({kinds})"),
+        (totals.unchanged, "unchanged"),
+        (totals.deleted + totals.copy, "skipped"),
+        (totals.failed + totals.unreadable, "failed"),
     ]
-    said = [f"{number:,} {words}" for number, words in [*parts, (failed, "failed")] if number]
-    if not said:
+    parts = [(number, words) for number, words in parts if number]
+    if not parts:
         return f"No runs found, {report.seconds:.1f} s"
-    first, _, rest = said[0].partition(" ")
-    said[0] = f"{first} {'run' if first == '1' else 'runs'} {rest}"
-    sent = f": {sizes(totals['points'], totals['media'])}" if totals["points"] or totals["media"] else ""
-    notices = f"; {counted(totals['notices'], 'notice')}" if totals["notices"] else ""
-    return f"{', '.join(said)}{sent}, {report.seconds:.1f} s{notices}"
-
-
-def print_no_match(no_match: NoMatch, out: Output) -> None:
-    """Print why no run was selected. --quiet silences it only if the runs just do not match."""
-    (out.warn if no_match.unknown else out.say)(no_match.text)
+    (number, words), *others = parts
+    said = ", ".join([f"{counted(number, 'run')} {words}", *(f"{number:,} {words}" for number, words in others)])
+    sent = f": {sizes(totals.points, totals.media)}" if totals.points or totals.media else ""
+    notices = f"; {counted(totals.notices, 'notice')}" if totals.notices else ""
+    return f"{said}{sent}, {report.seconds:.1f} s{notices}"
 
 
 def failures(report: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`bridge ls`: the runs in a table."""
+"""`bridge ls`: the runs in a table; and `bridge best`: those with the best values of a metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.command import command, complete_metrics
-from bridge.cli.export import print_no_match
 from bridge.cli.output import Exit, Output
 from bridge.cli.records import (
     Column,
@@ -26,15 +25,14 @@ from bridge.cli.records import (
 )
 from bridge.errors import counted
 from bridge.model import Status
-from bridge.options import CacheOptions, SelectionOptions, TableOptions
+from bridge.options import CacheOptions, FilterOptions, SelectionOptions, TableOptions
 from bridge.registry.query import ordered
 from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.report import NoMatch
-from bridge.sync.select import Selection, describe_left_out, explain_none, select
+from bridge.sync.select import Selection, Top, describe_left_out, explain_none, select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bridge.registry import RunRecord
 
@@ -67,32 +65,81 @@ def ls(
 ) -> int:
     """List runs, the newest first."""
     by = column(sort) if sort else None
-    shown = parse_columns(table.columns)
     chosen_by = Selection.of(selection)
     if liveness:
         chosen_by = replace(chosen_by, statuses=(Status(liveness),))
+
+    def arrange(chosen: list[RunRecord]) -> list[RunRecord]:
+        if by:
+            is_metric = by.kind is Kind.METRIC
+            chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
+        elif reverse:
+            chosen.reverse()
+        return chosen[:limit]
+
+    names = [by] if by else []
+    return _list(runs, chosen_by, names, arrange, lambda found: _columns(found, chosen_by), table, cache, out)
+
+
+@command("best", example="bridge best val/acc demo-runs -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
+@click.argument("metric", shell_complete=complete_metrics)
+@click.option("--min", "smallest", is_flag=True, help="The smallest value is the best.")
+@click.option("--last", is_flag=True, help="Rank by the last value, not by the best one ever.")
+@click.option("-n", "limit", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="N runs.")
+def best(
+    metric: str,
+    runs: tuple[Path, ...],
+    selection: FilterOptions,
+    table: TableOptions,
+    cache: CacheOptions,
+    smallest: bool,
+    last: bool,
+    limit: int,
+    out: Output,
+) -> int:
+    """List the runs with the best values of a metric.
+
+    Only runs that completed, or whose status is unknown, take part, unless --status asks for others.
+    """
+    if Path(metric).is_dir() and not all(path.exists() for path in runs):
+        raise click.UsageError(f"The metric comes first: bridge best {runs[-1]} {metric}")
+    name, _, mode = metric.rpartition(":")
+    if name and mode in ("max", "min"):  # as --top and --best take it
+        metric, smallest = name, smallest or mode == "min"
+    top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
+    chosen_by = replace(Selection.of(selection), top=top)
+    return _list(runs, chosen_by, [], list, lambda found: _best_columns(top, found), table, cache, out)
+
+
+def _list(
+    runs: tuple[Path, ...],
+    chosen_by: Selection,
+    names: Sequence[Ref],
+    arrange: Callable[[list[RunRecord]], list[RunRecord]],
+    default: Callable[[Sequence[RunRecord]], Sequence[Column]],
+    table: TableOptions,
+    cache: CacheOptions,
+    out: Output,
+) -> int:
+    """Print the runs that `chosen_by` selects, ordered and limited by `arrange`, in the columns that `default` makes.
+
+    Return the exit code, which is 1 if no run has one of `names` or of the columns that are asked for.
+    """
+    shown = parse_columns(table.columns)
     records = read_records(runs, cache, out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
-    chosen = select(records, chosen_by)
-    no_match = NoMatch() if chosen else explain_none(records, chosen_by, runs)
-    unknown = warn_of_unknown([by] if by else [], records, out)
-    if by:
-        is_metric = by.kind is Kind.METRIC
-        chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
-    elif reverse:
-        chosen.reverse()
-    chosen = chosen[:limit]
+    selected = select(records, chosen_by)
+    unknown = warn_of_unknown(names, records, out)
+    chosen = arrange(selected)
     unknown = warn_of_unknown(shown, records, out) or unknown
     if chosen or out.json or table.csv or table.parquet:
-        deliver(chosen, shown, lambda found: _columns(found, chosen_by), table=table, out=out)
-    if no_match.text:
-        print_no_match(no_match, out)
+        deliver(chosen, shown, default, table=table, out=out)
+    if not selected:
+        no_match = explain_none(records, chosen_by, runs)
+        out.say_no_match(no_match)
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
-    out.say(
-        f"{len(chosen):,} of {counted(len(records), 'run')}."
-        if len(chosen) != len(records)
-        else f"{counted(len(records), 'run')}."
-    )
+    of = f"{len(chosen):,} of " if len(chosen) != len(records) else ""
+    out.say(f"{of}{counted(len(records), 'run')}.")
     if left_out := describe_left_out(records, chosen_by):
         out.say(left_out)
     return Exit.NOTHING_DONE if unknown else Exit.DONE
@@ -126,3 +173,23 @@ def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
     names = [name for name in counts if name not in ("epoch", "step", "lr") and not name.startswith("lr-")]
     names.sort(key=lambda name: (not name.startswith("val"), -counts[name], name))
     return [Ref(Kind.METRIC, name) for name in names[:most]]
+
+
+def _best_columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
+    """Return the columns: the ranked value first, then its step, the hyperparameters that differ, and the rest."""
+    ranked = value_column(Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode), records)
+    beside = [
+        value_column(Ref(Kind.METRIC, top.metric, f"{top.mode}_step"), records, header="at step", rank=3),
+        value_column(Ref(Kind.METRIC, top.metric), records, header="last", rank=5),
+    ]
+    hparams = hparam_columns(records, [ranked, *beside], ranks=(1, 2, 6, 7))
+    differ = len({record.status for record in records}) > 1
+    return [
+        name_column(records),
+        ranked,
+        *([] if top.last else beside),
+        *hparams,
+        *([value_column(column("status"), records, rank=4)] if differ else []),
+        time_column(records, rank=8),
+        value_column(column("duration"), records, rank=9),
+    ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.command import STDOUT
-from bridge.cli.output import Output, plain, tell_skipped
+from bridge.cli.output import Output, plain
 from bridge.errors import counted
 from bridge.registry import open_registry
 from bridge.registry.query import columns, csv_text, unknown_refs, write_csv, write_parquet
@@ -62,7 +62,7 @@ def read_records(runs: Sequence[Path], cache: CacheOptions, out: Output) -> list
     for registry in registries:
         for run_dir, reason in registry.report.problems if registry.report else ():
             out.say(plain(f"! {run_dir}: {reason}"))
-        tell_skipped(registry.report.skipped if registry.report else (), out)
+        out.say_skipped(registry.report.skipped if registry.report else ())
     return list({record.run_dir: record for registry in registries for record in registry}.values())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.command import command
-from bridge.cli.output import Exit, Output, plain, tell_skipped
+from bridge.cli.output import Exit, Output, plain
 from bridge.cli.records import RECORDS_VERSION, open_registries
 from bridge.errors import counted
 from bridge.options import CacheOptions
@@ -26,7 +26,7 @@ def scan(runs: tuple[Path, ...], cache: CacheOptions, full: bool, out: Output) -
     for report in reports:
         for run_dir, reason in report.problems:
             out.warn(plain(f"! {run_dir}: {reason}"))
-        tell_skipped(report.skipped, out)
+        out.say_skipped(report.skipped)
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "scans": [report.to_dict() for report in reports]})
     else:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cli.command import command, make_exporter
+from bridge.cli.command import command, exporter_of
 from bridge.cli.export import cores, print_no_match, sizes
-from bridge.cli.output import Exit, Output, tell_skipped
+from bridge.cli.output import Exit, Output
 from bridge.errors import counted
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
+from bridge.sync.report import Verdict
 
 if TYPE_CHECKING:
     from bridge.sync.report import Difference, RunCheck, VerifyReport
 
-SIGNS = {
-    "=": ("same", "same"),
-    "+": ("source_only", "not in the target"),
-    "-": ("target_only", "only in the target"),
-    "*": ("different", "different"),
-    "!": ("unreadable", "unreadable"),
+WORDS = {
+    Verdict.SAME: "same",
+    Verdict.SOURCE_ONLY: "not in the target",
+    Verdict.TARGET_ONLY: "only in the target",
+    Verdict.DIFFERENT: "different",
+    Verdict.UNREADABLE: "unreadable",
 }
-"""What each sign stands for: the name in the JSON report, and the words."""
+"""What each sign stands for."""
 
 
 @command(
@@ -48,25 +49,25 @@ def verify(
         heartbeat_timeout=how.heartbeat_timeout,
         workers=Workers(processes=how.workers or cores()),
     )
-    exporter = make_exporter(target)
+    exporter = exporter_of(target)
     if out.json:
         report = verify_runs(runs, exporter, options)
         out.result_json(report.to_dict())
-    else:
-        report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
-    for warning in report.warnings if not out.json else ():
+        print_no_match(report, out)
+        return report.exit_code
+    report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
+    for warning in report.warnings:
         out.say(warning)
-    if report.no_match.text:
-        print_no_match(report.no_match, out)
-    if not out.json and (report.runs or not report.no_match.text):
-        tell_skipped([(folder.path, folder.reason) for folder in report.skipped], out)
+    print_no_match(report, out)
+    if report.runs or not report.no_match:
+        out.say_skipped(report.skipped)
         out.result(_totals(report))
     return report.exit_code
 
 
 def _print(check: RunCheck, out: Output, *, strict: bool) -> None:
     """Print a line with the sign of one run, then its first differences. --quiet leaves out runs that are the same."""
-    is_same = str(check.verdict) == "=" and not (strict and check.behind)
+    is_same = check.verdict is Verdict.SAME and not (strict and check.behind)
     if is_same and out.quiet:
         return
     compared = check.compared
@@ -101,10 +102,11 @@ def _short(text: str | None) -> str:
 
 def _totals(report: VerifyReport) -> str:
     """Return the totals, which explain each sign that occurred."""
-    totals = report.to_dict()["totals"]
-    verdicts = [f"{totals[name]:,} {sign} {words}" for sign, (name, words) in SIGNS.items() if totals[name]]
-    behind = f"; {totals['behind']:,} not exported in full yet" if totals["behind"] else ""
+    totals = report.totals
+    counts = [(getattr(totals, verdict.name.lower()), verdict) for verdict in Verdict]
+    verdicts = ", ".join(f"{count:,} {verdict} {WORDS[verdict]}" for count, verdict in counts if count)
+    behind = f"; {totals.behind:,} not exported in full yet" if totals.behind else ""
     return (
-        f"{counted(totals['runs'], 'run')}: {', '.join(verdicts) or 'none found'}{behind}; "
-        f"{counted(totals['series'], 'metric')}, {sizes(totals['points'], totals['media'])}; {report.seconds:.1f} s"
+        f"{counted(totals.runs, 'run')}: {verdicts or 'none found'}{behind}; "
+        f"{counted(totals.series, 'metric')}, {sizes(totals.points, totals.media)}; {report.seconds:.1f} s"
     )

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from bridge.cli.command import command, given_names, make_exporter, was_typed
+from bridge.cli.command import command, exporter_of, given_names, was_typed
 from bridge.cli.export import failures, print_no_match, sizes
-from bridge.cli.output import Exit, Output, tell_skipped
+from bridge.cli.output import Exit, Output
 from bridge.errors import UsageError, counted
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, SelectionOptions, TargetOptions, ViewOptions
@@ -53,7 +53,7 @@ def view(
 
     target = msgspec.structs.replace(target, to=target.to or _installed())
     is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
-    exporter = make_exporter(target)
+    exporter = exporter_of(target)
     try:
         if is_own and isinstance(exporter, LiveViewable):
             return _view_live(runs, exporter, selection, content, how, out)
@@ -97,8 +97,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
     for failure in failures(report):
         out.warn(failure)
-    if report.no_match.text:
-        print_no_match(report.no_match, out)
+    print_no_match(report, out)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
     interface = _interface(exporter, how.port)
@@ -145,12 +144,11 @@ def _view_live(
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
     found = len(live.runs())
     there = discover(runs)
-    skipped = [*there.skipped, *(inner for run in there for inner in runs_within(run))]
-    tell_skipped([(str(folder.path), folder.reason) for folder in skipped], out)
+    out.say_skipped([*there.skipped, *(inner for run in there for inner in runs_within(run))])
     if not found:
         registries = [open_registry(root, say=out.warn) for root in runs]
         no_match = explain_none([record for registry in registries for record in registry], chosen, runs)
-        print_no_match(no_match, out)
+        out.say_no_match(no_match)
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
     out.say(STARTING)

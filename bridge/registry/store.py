@@ -17,7 +17,6 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -26,7 +25,7 @@ import msgspec
 from bridge import rundir
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.files import Refused, cache_dir, own_file
-from bridge.model import Status
+from bridge.model import SkippedFolder, Status
 from bridge.registry.record import RunRecord, read_ended
 from bridge.rundir.discover import checkpoint_folders, has_folders, lstat, runs_within, walk
 from bridge.rundir.event_runs import event_names
@@ -37,7 +36,6 @@ from logger.sidecar import TERMINAL_STATUSES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bridge.rundir.discover import Skipped
     from bridge.rundir.times import Clock
 
 log = logging.getLogger(__name__)
@@ -282,13 +280,12 @@ _computing = threading.Lock()
 """Held while all rows of a metrics.csv are read, which may take much memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScanReport:
+class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of a scan: `total` = `upserted` (read again) + `unchanged` + `invalid` (cannot be read).
 
     `orphaned` counts the runs that the scan before found and this one does not; the cache forgets them.
-    `problems` are pairs (run directory, reason), one for each invalid run; `skipped` are such pairs for folders that
-    look like a run directory and are none.
+    `problems` are pairs (run directory, reason), one for each invalid run; `skipped` are folders that look like a run
+    directory and are none.
     """
 
     root: str
@@ -299,13 +296,12 @@ class ScanReport:
     orphaned: int
     seconds: float
     problems: tuple[tuple[str, str], ...] = ()
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         problems = [{"run_dir": path, "reason": reason} for path, reason in self.problems]
-        skipped = [{"path": path, "reason": reason} for path, reason in self.skipped]
-        return asdict(self) | {"problems": problems, "skipped": skipped}
+        return {**msgspec.to_builtins(self), "problems": problems}
 
 
 def scan(
@@ -323,9 +319,9 @@ def scan(
     began = time.perf_counter()
     known = {} if full else store.known(root)
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFolder] = []
     unchanged: set[str] = set()
-    nothing: tuple[None, list[Skipped]] = (None, [])
+    nothing: tuple[None, list[SkippedFolder]] = (None, [])
 
     def stamped(
         run_dir: str, events: list[str] | None = None
@@ -349,7 +345,7 @@ def scan(
             stamped(run_dir, events)
         return run_dir in unchanged
 
-    def look(run_dir: str) -> tuple[Row | str | None, list[Skipped]]:
+    def look(run_dir: str) -> tuple[Row | str | None, list[SkippedFolder]]:
         """Return the row of a run that is new or changed, why it cannot be read, or None, and the runs within it."""
         if run_dir in unchanged:
             return nothing
@@ -390,7 +386,7 @@ def scan(
         orphaned=len(gone),
         seconds=time.perf_counter() - began,
         problems=tuple(problems),
-        skipped=tuple((str(folder.path), folder.reason) for folder in skipped),
+        skipped=tuple(skipped),
     )
 
 

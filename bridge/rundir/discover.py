@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import UsageError
 from bridge.files import Refused, inside, open_plain
+from bridge.model import SkippedFolder
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
 
 if TYPE_CHECKING:
@@ -42,19 +43,11 @@ LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A folder that is passed over although it looks like a run directory, with the reason."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Discovery:
     """Run directories as real paths, each once, in the order of names below each root; and the skipped folders."""
 
     runs: list[Path] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedFolder] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Path]:
         """Iterate over the run directories."""
@@ -70,13 +63,15 @@ def discover(roots: Sequence[Path]) -> Discovery:
         if not os.path.isdir(root):
             problem = "is not a folder" if os.path.lexists(root) else "does not exist"
             raise UsageError(f"{root} {problem}.", hint="Give run directories, or folders that hold some.")
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFolder] = []
     runs = [Path(run) for run in walk([os.path.realpath(root) for root in roots], skipped)]
     return Discovery(runs, skipped)
 
 
 def walk(
-    roots: Sequence[str], skipped: list[Skipped], is_unchanged: Callable[[str, list[str]], bool] = lambda *_: False
+    roots: Sequence[str],
+    skipped: list[SkippedFolder],
+    is_unchanged: Callable[[str, list[str]], bool] = lambda *_: False,
 ) -> Iterator[str]:
     """Yield the run directories at and below `roots` (real paths of folders), and add what is passed over to `skipped`.
 
@@ -95,7 +90,7 @@ def walk(
         try:
             files, folders, links = _listing(folder)
         except OSError as error:
-            skipped.append(Skipped(Path(folder), f"cannot be listed: {error.strerror}"))
+            skipped.append(SkippedFolder(folder, f"cannot be listed: {error.strerror}"))
             continue
         if TARGET_MARK in files:
             continue
@@ -111,17 +106,17 @@ def walk(
             if folders and has_events:
                 folders = {name: path for name, path in folders.items() if not scalars_names(folder, name)}
         elif "metrics.csv" in files or has_events:
-            skipped.append(Skipped(Path(folder), reason))
+            skipped.append(SkippedFolder(folder, reason))
         below = folders | links if follow else folders
         waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
 
 
-def runs_within(run: Path | str) -> list[Skipped]:
+def runs_within(run: Path | str) -> list[SkippedFolder]:
     """Return the run directories up to two levels inside the checkpoints and media of the run directory `run`.
 
     This takes longer than the walk itself, so it belongs to the reading of a run that is new or changed (see FILES).
     """
-    found: list[Skipped] = []
+    found: list[SkippedFolder] = []
     for name in _OWN_FOLDERS:
         own = f"{run}{os.sep}{name}"
         level = [own] if has_folders(lstat(own)) else []
@@ -133,7 +128,7 @@ def runs_within(run: Path | str) -> list[Skipped]:
                 except OSError:
                     continue
                 if not _why_no_run(path, files):
-                    found.append(Skipped(Path(path), f"is in the {name} of the run {run}; to read it, give its path"))
+                    found.append(SkippedFolder(path, f"is in the {name} of the run {run}; to read it, give its path"))
                 below += folders.values()
             level = sorted(below)
     return found

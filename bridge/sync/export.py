@@ -33,8 +33,7 @@ from bridge.model import DeltaKind, as_sent, fitting
 from bridge.options import ContentOptions
 from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
-from bridge.sync.progress import Progress
-from bridge.sync.report import WRITTEN, Action, Report, RunReport, older_copy_of
+from bridge.sync.report import WRITTEN, Action, Progress, Report, RunReport, older_copy_of, summarise_notices
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
@@ -108,11 +107,11 @@ def export_runs(
         read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
         unchanged=unchanged,
     )
-    report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
-    seconds = time.perf_counter() - started
-    return with_fields(report, warnings=(*gathered.warnings, *warnings), no_match=gathered.no_match, seconds=seconds)
+    gathered = replace(gathered, warnings=(*gathered.warnings, *warnings))
+    report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
+    return with_fields(report, seconds=round(time.perf_counter() - started, 6))
 
 
 def export_gathered(
@@ -150,9 +149,12 @@ def export_gathered(
     return Report(
         exporter=exporter.name,
         runs=(*gathered.unchanged, *lines, *gathered.others),
-        notices=notices,
-        seconds=time.perf_counter() - started,
+        notices=summarise_notices(notices),
+        seconds=round(time.perf_counter() - started, 6),
         dry_run=options.dry_run,
+        exit_code=int(gathered.no_match.unknown),
+        no_match=gathered.no_match.text,
+        warnings=gathered.warnings,
         skipped=gathered.skipped,
     )
 
@@ -238,7 +240,7 @@ def export_run(
         report = _RunExport(task, exporter, dry_run, sent).carry_out()
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         report = task.failed(error)
-    return with_fields(report, seconds=time.perf_counter() - started)
+    return with_fields(report, seconds=round(time.perf_counter() - started, 6))
 
 
 @dataclass(slots=True)
@@ -423,7 +425,7 @@ class _RunExport:
             points=done.points,
             media=done.media,
             bytes=done.bytes,
-            notices=() if says_nothing else self.task.run.notices + done.notices,
+            notices=() if says_nothing else summarise_notices(self.task.run.notices + done.notices),
             notes=notes,
         )
 

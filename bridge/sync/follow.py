@@ -14,7 +14,7 @@ from bridge.model import Status
 from bridge.rundir import discover, read_run
 from bridge.rundir.discover import stamp
 from bridge.sync.export import export_gathered
-from bridge.sync.report import Action, exit_code
+from bridge.sync.report import Action, NoMatch, exit_code
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from bridge.rundir import Clock
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
-    from bridge.sync.progress import Progress
-    from bridge.sync.report import Report, RunReport
+    from bridge.sync.report import Progress, Report, RunReport
     from bridge.sync.select import Gathered
 
 LONGEST_PAUSE = 300.0
@@ -148,7 +147,7 @@ class _Follower:
         copies = [line.path for line in others if not line.failed]
         self.passed_over.update(copies, [folder.path for folder in skipped])
         progress = None if self.progress is None else self.progress()
-        asked = replace(gathered, runs=due, others=others, skipped=skipped)
+        asked = replace(gathered, runs=due, others=others, skipped=skipped, no_match=NoMatch(), warnings=())
         try:
             report = export_gathered(asked, self.exporter, self.options, progress=progress)
         except TargetUnavailableError as error:
@@ -177,7 +176,7 @@ class _Follower:
             if line.action is not Action.UNCHANGED:
                 shown.append(line)
         if shown or report.skipped:
-            told(with_fields(report, runs=tuple(shown)))
+            told(with_fields(report, runs=tuple(shown), exit_code=0))
         return trouble
 
     def _read_if_moved(self, path: Path) -> Run:

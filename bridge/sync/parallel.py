@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import ExportTask
-    from bridge.sync.progress import Progress
-    from bridge.sync.report import RunReport
+    from bridge.sync.report import Progress, RunReport
 
 P = ParamSpec("P")
 Pool: TypeAlias = "tuple[Callable[[], Executor], int]"

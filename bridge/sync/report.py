@@ -1,7 +1,8 @@
 """The reports of an export and of a verify, run by run, and their JSON.
 
-The structs that end in `Json` are the documents that `--json` prints; docs/reference/json-export.md and json-verify.md
-describe them, and their JSON schemas are made of them.
+`--json` prints these structs as they are.
+docs/reference/json-export.md and json-verify.md describe them, and their JSON
+schemas are made of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from bridge.errors import counted
+from bridge.model import SkippedFolder  # noqa: TC001 - msgspec looks at it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,11 +69,26 @@ class NoticeSummary(msgspec.Struct, frozen=True):
 
     kind: str
     count: int
-    examples: list[NoticeExample]
+    examples: tuple[NoticeExample, ...]
 
 
-class _RunFields(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of one run's report but for its notices.
+def summarise_notices(notices: Iterable[Notice]) -> tuple[NoticeSummary, ...]:
+    """Return one entry per kind in order of appearance: its count and the first EXAMPLES by name."""
+    by_kind: dict[str, list[Notice]] = {}
+    for notice in notices:
+        by_kind.setdefault(str(notice.kind), []).append(notice)
+    return tuple(
+        NoticeSummary(
+            kind,
+            sum(notice.count for notice in found),
+            tuple(NoticeExample(notice.what, notice.detail) for notice in found[:EXAMPLES]),
+        )
+        for kind, found in by_kind.items()
+    )
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to one run, as in the JSON of an export.
 
     `path` is its run directory, `name` the run's name, `where` its target's address ("" before there is one). `points`,
     `media` and `bytes` count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to
@@ -91,13 +108,8 @@ class _RunFields(msgspec.Struct, frozen=True, kw_only=True):
     media: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    notices: tuple[NoticeSummary, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-class RunReport(_RunFields, frozen=True, kw_only=True):
-    """What happened to one run."""
-
-    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def of(cls, run: Run, action: Action, **fields: Any) -> Self:
@@ -109,111 +121,54 @@ class RunReport(_RunFields, frozen=True, kw_only=True):
         """Return whether the export of this run failed."""
         return self.action in (Action.UNREADABLE, Action.FAILED)
 
-    def to_json(self) -> RunReportJson:
-        """Return the run's part of the JSON report."""
-        fields = {name: getattr(self, name) for name in _RunFields.__struct_fields__}
-        fields["seconds"] = round(self.seconds, 6)
-        return RunReportJson(**fields, notices=summarise_notices(self.notices))
-
 
 def _names_of(run: Run) -> dict[str, Any]:
     return {"path": str(run.path), "run_id": run.run_id, "name": run.name, "identity": run.identity}
 
 
-class RunReportJson(_RunFields, frozen=True, kw_only=True):
-    """One run in the JSON of an export."""
-
-    notices: list[NoticeSummary]
-
-
 class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
     """How many runs had each action, and the sums over all runs."""
 
-    new: int
-    changed: int
-    unchanged: int
-    rebuild: int
-    deleted: int
-    copy: int
-    unreadable: int
-    failed: int
-    runs: int
-    points: int
-    media: int
-    bytes: int
-    notices: int
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    rebuild: int = 0
+    deleted: int = 0
+    copy: int = 0
+    unreadable: int = 0
+    failed: int = 0
+    runs: int = 0
+    points: int = 0
+    media: int = 0
+    bytes: int = 0
+    notices: int = 0
 
 
-class SkippedFolder(msgspec.Struct, frozen=True):
-    """A folder that looks like a run directory and is none, with the reason."""
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export did, or would do (`dry_run`), as in its JSON. `totals` follow from `runs`.
 
-    path: str
-    reason: str
-
-
-class ExportJson(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of an export, or of a plan (`dry_run`)."""
-
-    version: int
-    exporter: str
-    dry_run: bool
-    exit_code: int
-    seconds: float
-    totals: ExportTotals
-    no_match: str
-    warnings: list[str]
-    notices: list[NoticeSummary]
-    runs: list[RunReportJson]
-    skipped: list[SkippedFolder]
-
-
-class _AnyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of both reports.
-
-    `no_match` explains why no run was selected, `warnings` name metrics in the options that no run has and runs that
-    were left out, `skipped` are folders that only look like runs.
+    `exit_code` is 1 if a given name matches no run; otherwise it follows from `runs` too. `no_match` explains why no
+    run was selected, `warnings` name metrics in the options that no run has and runs that were left out, `notices`
+    concern the export as a whole, `skipped` are folders that only look like runs.
     """
 
+    version: int = REPORT_VERSION
     exporter: str
-    no_match: NoMatch = NoMatch()
-    warnings: tuple[str, ...] = ()
-    skipped: tuple[SkippedFolder, ...] = ()
-    seconds: float = 0.0
-
-    def _common(self) -> dict[str, Any]:
-        """Return these fields as both documents have them."""
-        return {
-            "exporter": self.exporter,
-            "no_match": self.no_match.text,
-            "warnings": list(self.warnings),
-            "skipped": list(self.skipped),
-            "seconds": round(self.seconds, 6),
-        }
-
-
-class Report(_AnyReport, frozen=True, kw_only=True):
-    """What an export did, or would do (`dry_run`). `notices` concern the export as a whole."""
-
-    runs: tuple[RunReport, ...] = ()
-    notices: tuple[Notice, ...] = ()
     dry_run: bool = False
+    exit_code: int = 0
+    seconds: float = 0.0
+    totals: ExportTotals = ExportTotals()
+    no_match: str = ""
+    warnings: tuple[str, ...] = ()
+    notices: tuple[NoticeSummary, ...] = ()
+    runs: tuple[RunReport, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
 
-    @property
-    def failed(self) -> tuple[RunReport, ...]:
-        """Return the runs whose export failed."""
-        return tuple(run for run in self.runs if run.failed)
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 if all runs are done, 1 if none are or a given name matches no run, 3 if some failed."""
-        return 1 if self.no_match.unknown else exit_code(failed=len(self.failed), of=len(self.runs))
-
-    @property
-    def totals(self) -> ExportTotals:
-        """Return the sums over all runs."""
+    def __post_init__(self) -> None:
+        """Compute the totals and the exit code."""
         actions = Counter(run.action for run in self.runs)
         everywhere = [*self.notices, *(notice for run in self.runs for notice in run.notices)]
-        return ExportTotals(
+        totals = ExportTotals(
             **{action.value: actions[action] for action in Action},
             runs=len(self.runs),
             points=sum(run.points for run in self.runs),
@@ -221,19 +176,18 @@ class Report(_AnyReport, frozen=True, kw_only=True):
             bytes=sum(run.bytes for run in self.runs),
             notices=sum(notice.count for notice in everywhere),
         )
+        code = self.exit_code or exit_code(failed=len(self.failed), of=len(self.runs))
+        msgspec.structs.force_setattr(self, "totals", totals)
+        msgspec.structs.force_setattr(self, "exit_code", code)
+
+    @property
+    def failed(self) -> tuple[RunReport, ...]:
+        """Return the runs whose export failed."""
+        return tuple(run for run in self.runs if run.failed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON report as plain values."""
-        report = ExportJson(
-            version=REPORT_VERSION,
-            dry_run=self.dry_run,
-            exit_code=self.exit_code,
-            totals=self.totals,
-            notices=summarise_notices(self.notices),
-            runs=[run.to_json() for run in self.runs],
-            **self._common(),
-        )
-        data: dict[str, Any] = msgspec.to_builtins(report)
+        """Return the report as JSON values."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
         return data
 
     def _repr_html_(self) -> str:
@@ -245,9 +199,7 @@ class Report(_AnyReport, frozen=True, kw_only=True):
             (run.run_id, run.action, f"{run.points:,}", f"{run.media:,}", len(run.notices) or "", run.reason)
             for run in self.runs
         ]
-        return html_table(
-            headers, rows, caption=self.no_match.text or f"{self.exporter}: {counted(len(self.runs), 'run')}"
-        )
+        return html_table(headers, rows, caption=self.no_match or f"{self.exporter}: {counted(len(self.runs), 'run')}")
 
 
 def exit_code(*, failed: int, of: int) -> int:
@@ -257,16 +209,26 @@ def exit_code(*, failed: int, of: int) -> int:
     return 1 if failed == of else 3
 
 
-def summarise_notices(notices: Iterable[Notice]) -> list[NoticeSummary]:
-    """Return one entry per kind in order of appearance: its count and the first EXAMPLES by name."""
-    counts: Counter[str] = Counter()
-    examples: dict[str, list[NoticeExample]] = {}
-    for notice in notices:
-        counts[str(notice.kind)] += notice.count
-        shown = examples.setdefault(str(notice.kind), [])
-        if len(shown) < EXAMPLES:
-            shown.append(NoticeExample(notice.what, notice.detail))
-    return [NoticeSummary(kind, count, examples[kind]) for kind, count in counts.items()]
+class Progress:
+    """Hear how an export goes on, from one thread. A context manager. This one shows nothing."""
+
+    def start(self, runs: int) -> None:
+        """Receive the number of runs that are about to be exported."""
+
+    def waiting(self, step: str) -> None:
+        """Receive what takes long before the first run is written."""
+
+    def moved(self, points: int) -> None:
+        """Receive the number of points that have reached their target."""
+
+    def run_done(self, report: RunReport) -> None:
+        """Receive the report of a run that is done."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        return None
 
 
 class Verdict(StrEnum):
@@ -359,78 +321,58 @@ class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
 class VerifyTotals(msgspec.Struct, frozen=True, kw_only=True):
     """How many runs had each verdict, and the sums over all runs."""
 
-    runs: int
-    same: int
-    source_only: int
-    target_only: int
-    different: int
-    unreadable: int
-    behind: int
-    differences: int
-    series: int
-    points: int
-    media: int
-    params: int
+    runs: int = 0
+    same: int = 0
+    source_only: int = 0
+    target_only: int = 0
+    different: int = 0
+    unreadable: int = 0
+    behind: int = 0
+    differences: int = 0
+    series: int = 0
+    points: int = 0
+    media: int = 0
+    params: int = 0
 
 
-class VerifyJson(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a verify."""
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verify found, as in its JSON. The fields are those of Report.
 
-    version: int
+    With `strict`, being behind is a difference; `sample` limits the series of each run.
+    """
+
+    version: int = VERIFY_VERSION
     exporter: str
-    strict: bool
-    sample: int | None
-    exit_code: int
-    seconds: float
-    totals: VerifyTotals
-    no_match: str
-    warnings: list[str]
-    runs: list[RunCheck]
-    skipped: list[SkippedFolder]
-
-
-class VerifyReport(_AnyReport, frozen=True, kw_only=True):
-    """What a verify found. With `strict`, being behind is a difference; `sample` limits the series of each run."""
-
-    runs: tuple[RunCheck, ...] = ()
     strict: bool = False
     sample: int | None = None
+    exit_code: int = 0
+    seconds: float = 0.0
+    totals: VerifyTotals = VerifyTotals()
+    no_match: str = ""
+    warnings: tuple[str, ...] = ()
+    runs: tuple[RunCheck, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
 
-    @property
-    def equal(self) -> bool:
-        """Return whether every run is equal in source and target (with `strict`, also up to date)."""
-        return all(run.verdict is Verdict.SAME and not (self.strict and run.behind) for run in self.runs)
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 if all runs are equal, 4 if not, 1 if there is no run or a given name matches none."""
-        if self.no_match.unknown:
-            return 1
-        return 0 if self.equal else 4
-
-    @property
-    def totals(self) -> VerifyTotals:
-        """Return the sums over all runs."""
+    def __post_init__(self) -> None:
+        """Compute the totals and the exit code."""
         verdicts = Counter(run.verdict for run in self.runs)
         compared = {name: sum(getattr(run.compared, name) for run in self.runs) for name in Compared.__struct_fields__}
-        return VerifyTotals(
+        totals = VerifyTotals(
             runs=len(self.runs),
             **{verdict.name.lower(): verdicts[verdict] for verdict in Verdict},
             behind=sum(bool(run.behind) for run in self.runs),
             differences=sum(run.differences.count for run in self.runs),
             **compared,
         )
+        msgspec.structs.force_setattr(self, "totals", totals)
+        msgspec.structs.force_setattr(self, "exit_code", self.exit_code or (0 if self.equal else 4))
+
+    @property
+    def equal(self) -> bool:
+        """Return whether every run is equal in source and target (with `strict`, also up to date)."""
+        return all(run.verdict is Verdict.SAME and not (self.strict and run.behind) for run in self.runs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON report as plain values."""
-        report = VerifyJson(
-            version=VERIFY_VERSION,
-            strict=self.strict,
-            sample=self.sample,
-            exit_code=self.exit_code,
-            totals=self.totals,
-            runs=[msgspec.structs.replace(run, seconds=round(run.seconds, 6)) for run in self.runs],
-            **self._common(),
-        )
-        data: dict[str, Any] = msgspec.to_builtins(report)
+        """Return the report as JSON values."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
         return data

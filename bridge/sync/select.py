@@ -18,13 +18,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from bridge.errors import RunDirectoryError, UsageError, counted
-from bridge.model import Run, Status
+from bridge.model import Run, SkippedFolder, Status
 from bridge.options import SelectionOptions
 from bridge.registry.record import RunRecord
 from bridge.registry.where import Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run, runs_within
 from bridge.secrets import hide_all, hide_in
-from bridge.sync.report import Action, NoMatch, RunReport, SkippedFolder
+from bridge.sync.report import Action, NoMatch, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -346,7 +346,7 @@ def gather(
         runs=tuple(chosen),
         others=others,
         no_match=no_match,
-        skipped=tuple(SkippedFolder(str(folder.path), folder.reason) for folder in discovery.skipped),
+        skipped=tuple(discovery.skipped),
         unchanged=tuple(known.values()),
         warnings=tuple(filter(None, (_describe_event_runs(left_out), not_ranked))),
     )

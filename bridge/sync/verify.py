@@ -95,12 +95,13 @@ def verify_runs(
     return VerifyReport(
         exporter=exporter.name,
         runs=tuple(checks),
-        no_match=gathered.no_match,
+        exit_code=int(gathered.no_match.unknown),
+        no_match=gathered.no_match.text,
         warnings=gathered.warnings,
         skipped=gathered.skipped,
         strict=options.strict,
         sample=options.sample,
-        seconds=time.perf_counter() - started,
+        seconds=round(time.perf_counter() - started, 6),
     )
 
 
@@ -148,7 +149,7 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
             check = _Comparison(run, state, exporter, sample).compare(state.cursor)
     except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
         check = _failed_check(run, error)
-    return with_fields(check, seconds=time.perf_counter() - started)
+    return with_fields(check, seconds=round(time.perf_counter() - started, 6))
 
 
 def _failed_check(run: Run, error: Exception) -> RunCheck:

@@ -181,7 +181,7 @@ def test_best() -> None:
     code, out, err = call("best", "val/acc", "runs")
     assert (code, err) == (
         0,
-        "1 run was left out because of the status (1 killed); --status includes them.\n",
+        "2 of 3 runs.\n1 run was left out because of the status (1 killed); --status includes them.\n",
     )
     assert lines(out) == [
         "name val/acc.max at step last lr start duration",

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bridge.cli.command import command, make_exporter
+from bridge.cli.command import command, exporter_of
 from bridge.cli.export import how_to_look
 from bridge.cli.output import Exit
 from bridge.errors import UsageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @command("make", example="bridge make", exits=(Exit.DONE,))
 def make(target: TargetOptions) -> None:
     """Build an exporter and print its type and the target's options."""
-    exporter = make_exporter(target)
+    exporter = exporter_of(target)
     click.echo(f"{type(exporter).__name__} {target.tracking_uri} {target.experiment} {target.logdir}")
 
 
@@ -78,7 +78,7 @@ def test_an_option_of_another_target_is_wrong_usage_where_it_is_typed() -> None:
     assert made("--to", "tensorboard", env={"MLFLOW_TRACKING_URI": "http://a"}).exit_code == 0
     result = made("--to", "tensorboard", "--tracking-uri", "http://a")
     assert isinstance(result.exception, UsageError)
-    assert str(result.exception) == "--tracking-uri is not an option of --to tensorboard."
+    assert str(result.exception) == "tracking_uri is not an option of tensorboard."
 
 
 def test_an_export_names_its_target_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

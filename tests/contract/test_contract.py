@@ -19,6 +19,7 @@ from bridge.model import DeltaKind, NoticeKind, Status, sent_facts
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.contract.bench import Bench, points_of
+from tests.deltas import notices_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def test_what_a_target_cannot_hold_is_reported_once(bench: Bench, tmp_path: Path
         hparams={"api_key": "s3cret", "lr": 0.1, "long": "x" * 10_000},
         notes="n" * 10_000,
     )
-    notices = Counter((notice.kind, notice.what) for notice in bench.export(path).notices)
+    notices = Counter((notice.kind, notice.what) for notice in notices_of(bench.export(path)))
     assert NoticeKind.REDACTED in {kind for kind, _ in notices}
     assert set(notices.values()) == {1}
     assert bench.export(path).notices == ()

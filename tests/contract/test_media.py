@@ -11,6 +11,7 @@ from PIL import Image
 
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
+from tests.deltas import notices_of
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -122,5 +123,7 @@ def test_a_missing_image_is_a_notice(bench: Bench, tmp_path: Path) -> None:
     (path / "media" / "b.png").unlink()
     report = bench.export(path)
     assert held_media(bench, path) == [EXPECTED[0], EXPECTED[2]]
-    assert [str(notice.kind) for notice in report.notices if "b.png" in notice.what + notice.detail] == ["missing file"]
+    assert [str(notice.kind) for notice in notices_of(report) if "b.png" in notice.what + notice.detail] == [
+        "missing file"
+    ]
     bench.assert_verified(path)

@@ -15,6 +15,7 @@ from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from tests.contract.bench import points_of
 from tests.contract.test_media import log_image, picture
+from tests.deltas import notices_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def test_a_broken_picture_is_a_notice(bench: Bench, tmp_path: Path) -> None:
     for tag in BROKEN:
         held = sum(item.tag == tag for item in bench.read(path).media)
         lost = [
-            notice for notice in report.notices if notice.kind in kinds and f"{tag}/" in notice.what + notice.detail
+            notice for notice in notices_of(report) if notice.kind in kinds and f"{tag}/" in notice.what + notice.detail
         ]
         assert (held in (1, 3), len(lost)) == (True, 3 - held), tag
     bench.assert_verified(path)

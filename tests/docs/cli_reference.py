@@ -33,8 +33,8 @@ def made() -> dict[Path, str]:
         CLI: _reference(),
         CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
         SCHEMA: _indented(json_schema()),
-        ROOT / "docs/reference/json-export.schema.json": _indented(msgspec.json.schema(report.ExportJson)),
-        ROOT / "docs/reference/json-verify.schema.json": _indented(msgspec.json.schema(report.VerifyJson)),
+        ROOT / "docs/reference/json-export.schema.json": _indented(msgspec.json.schema(report.Report)),
+        ROOT / "docs/reference/json-verify.schema.json": _indented(msgspec.json.schema(report.VerifyReport)),
     }
 
 

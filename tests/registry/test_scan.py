@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import UsageError
-from bridge.model import Status
+from bridge.model import SkippedFolder, Status
 from bridge.registry import open_registry
 from bridge.registry import store as store_module
 from bridge.rundir import read_run
@@ -165,7 +165,7 @@ def test_runs_inside_checkpoints_are_named_by_every_scan(tmp_path: Path, there: 
         report = open_registry(tmp_path / "runs").report
         assert report is not None
         reason = f"is in the checkpoints of the run {outer}; to read it, give its path"
-        assert report.skipped == ((str(inner), reason),)
+        assert report.skipped == (SkippedFolder(str(inner), reason),)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def found(*roots: Path) -> list[str]:
 
 def skipped(*roots: Path) -> list[tuple[str, str]]:
     """Return (path relative to the first root, reason) of the skipped folders."""
-    return [(str(one.path.relative_to(roots[0])), one.reason) for one in discover(roots).skipped]
+    return [(one.path.removeprefix(f"{roots[0]}/"), one.reason) for one in discover(roots).skipped]
 
 
 def test_order_and_depth(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_media_and_checkpoints_hide_runs_only_inside_a_run(tmp_path: Path) -> No
         write_sidecar(tmp_path / name)
     assert found(tmp_path) == ["checkpoints", "media/a", "run"]
     reason = f"of the run {tmp_path}/run; to read it, give its path"
-    assert [(str(one.path.relative_to(tmp_path)), one.reason) for one in runs_within(tmp_path / "run")] == [
+    assert [(one.path.removeprefix(f"{tmp_path}/"), one.reason) for one in runs_within(tmp_path / "run")] == [
         ("run/checkpoints/y/z", f"is in the checkpoints {reason}"),
         ("run/media/x", f"is in the media {reason}"),
     ]

@@ -117,7 +117,7 @@ def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
     assert [line.run_id for line in report.runs] == ["version_0", "version_1"]
     report = export_runs([logs], exporter, Options(selection=Selection.of(SelectionOptions(kinds=["RegistryLogger"]))))
     assert (report.runs, report.exit_code) == ((), 0)
-    assert report.no_match.text == "0 of 3 runs match --kind RegistryLogger."
+    assert report.no_match == "0 of 3 runs match --kind RegistryLogger."
 
 
 def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:

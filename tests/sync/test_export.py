@@ -9,6 +9,7 @@ from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action, Report, RunReport
 from bridge.sync.select import Selection
+from tests.deltas import notices_of
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
@@ -120,7 +121,7 @@ def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
 def test_no_runs_is_nothing_done_and_says_so(tmp_path: Path) -> None:
     """The report of an empty tree says that nothing was done."""
     report = export_runs([tmp_path], MemoryExporter())
-    assert (report.runs, report.exit_code, report.no_match.unknown) == ((), 1, True)
+    assert (report.runs, report.exit_code, report.no_match.partition(":")[0]) == ((), 1, f"No runs in {tmp_path}")
 
 
 def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +150,7 @@ def run_with_bad_lines(tmp_path: Path) -> Path:
 
 def notices(report: Report) -> list[tuple[str, str]]:
     (line,) = report.runs
-    return sorted((str(notice.kind), notice.what) for notice in line.notices)
+    return sorted((str(notice.kind), notice.what) for notice in notices_of(line))
 
 
 def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bridge.exporters import find_exporter
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import WorkerProcesses, Workers, run_batches
-from bridge.sync.progress import Progress
+from bridge.sync.report import Progress
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.sync import parallel, progress
+from bridge.cli import output
+from bridge.cli.output import BarProgress, LineProgress, Output
+from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
 from bridge.sync.parallel import Workers
-from bridge.sync.progress import BarProgress, LineProgress, Progress, progress_on
-from bridge.sync.report import Action, RunReport
+from bridge.sync.report import Action, Progress, RunReport
 from tests.memory_exporter import MEMORY, MemoryExporter
 from tests.run_dirs import make_run
 
@@ -115,7 +116,7 @@ def test_an_export_says_what_its_first_write_waits_for(tmp_path: Path) -> None:
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file gets runs, points with their rate, and the remaining time once a run is done."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
     stream = StringIO()
     lines = LineProgress(stream)
     lines.start(3)
@@ -138,9 +139,12 @@ class Terminal(StringIO):
         return True
 
 
-def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing() -> None:
+def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream decides the form unless --quiet is given."""
-    kinds = [progress_on(Terminal()), progress_on(StringIO()), progress_on(Terminal(), quiet=True)]
+    kinds = []
+    for stream, quiet in ((Terminal(), False), (StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        kinds.append(Output(quiet=quiet).progress())
     assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, Progress]
 
 

@@ -13,6 +13,7 @@ from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
+from tests.deltas import notices_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.test_rebuild import log_picture
 from tests.fixtures.mlflow_server import start_mlflow_server
@@ -56,8 +57,8 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
     for expected in ("new", "changed"):
         (line,) = export_runs([path], store.exporter(), OPTIONS).runs
         assert str(line.action) == expected
-        assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
-        assert any("The next export sends them" in notice.detail for notice in line.notices)
+        assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+        assert any("The next export sends them" in notice.detail for notice in notices_of(line))
     run = store.run()
     assert (run.info.status, run.data.params, len(store.points("loss"))) == ("FINISHED", {"f_x_": "1"}, 3)
     (check,) = verify_runs([path], store.exporter()).runs
@@ -98,7 +99,7 @@ def test_a_store_that_mlflow_cannot_use(
     path = run_with_picture(tmp_path, caption=caption)
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert str(line.action) == "new"
-    assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
     assert (store.run().info.status, len(store.points("loss"))) == ("FINISHED", 3)
 
 
@@ -107,7 +108,7 @@ def test_a_database_whose_files_a_server_keeps(store: Store, tmp_path: Path) -> 
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
     path = run_with_picture(tmp_path)
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-    (notice,) = (notice for notice in line.notices if notice.kind is NoticeKind.REFUSED)
+    (notice,) = (notice for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED)
     assert (notice.what, "--database-uri DATABASE" in notice.detail) == ("artifacts", True)
     assert (store.run().data.params, len(store.points("loss"))) == ({"f_x_": "1"}, 3)
     (check,) = verify_runs([path], store.exporter()).runs
@@ -135,7 +136,7 @@ def test_a_server_whose_store_is_down(
     faulty_proxy.plan(Fault.STATUS, path="mlflow-artifacts", times=1000, status=500)
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert str(line.action) == "new"
-    assert [notice.what for notice in line.notices if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
     assert store.run().info.status == "FINISHED"
     faulty_proxy.heal()
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
@@ -150,7 +151,7 @@ def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_p
     try:
         store = Store(server.uri, experiment="path")
         path = run_with_picture(tmp_path)
-        assert [notice.what for notice in export_runs([path], store.exporter(), OPTIONS).runs[0].notices][
+        assert [notice.what for notice in notices_of(export_runs([path], store.exporter(), OPTIONS).runs[0])][
             -1
         ] != "artifacts"
         # On another machine the same path is another folder. Here the files vanish between upload and list.
@@ -159,7 +160,7 @@ def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_p
             stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifact"
             patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
             (line,) = export_runs([path], other.exporter(), OPTIONS).runs
-        notice = next(notice for notice in line.notices if notice.what == "artifacts")
+        notice = next(notice for notice in notices_of(line) if notice.what == "artifacts")
         assert "does not see the files" in notice.detail
         assert "--artifacts-destination" in notice.detail
         check_healed(other, path)
