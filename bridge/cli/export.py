@@ -16,7 +16,6 @@ from bridge.cli.output import Exit, Output, plain
 from bridge.errors import counted
 from bridge.interrupts import pause
 from bridge.options import ContentOptions, ExportOptions, SelectionOptions, TargetOptions, fields_of
-from bridge.sync.report import NoMatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,7 +151,7 @@ def print_report(report: Report, out: Output) -> None:
 def print_no_match(report: Report | VerifyReport, out: Output) -> None:
     """Print why no run was selected, if none was."""
     if report.no_match:
-        out.say_no_match(NoMatch(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE))
+        (out.warn if report.exit_code == Exit.NOTHING_DONE else out.say)(report.no_match)
 
 
 def labels_of(runs: Sequence[RunReport]) -> dict[str, str]:

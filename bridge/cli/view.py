@@ -47,7 +47,7 @@ def view(
     TensorBoard's page, or MLflow's if TensorBoard is not installed.
 
     To view a target, give --logdir or --tracking-uri: the runs are exported to it first, and new rows for as long as
-    the page is shown. The target is not rebuilt if it was made with other options.
+    the page is shown.
     """
     from bridge.exporters.contract import LiveViewable
 
@@ -64,7 +64,6 @@ def view(
             given=given_names(ContentOptions),
             selection=Selection.of(selection),
             heartbeat_timeout=how.heartbeat_timeout,
-            reshape=False,
         )
         return _view_target(runs, exporter, options, how, out)
     except KeyboardInterrupt:

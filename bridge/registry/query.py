@@ -247,25 +247,12 @@ def ordered(records: Sequence[RunRecord], by: Ref, *, descending: bool = False) 
 
     Those without a value, or with NaN, come last in either direction.
     """
-    present: list[tuple[tuple[int, Any], RunRecord]] = []
-    missing: list[RunRecord] = []
-    for record in records:
-        key = _sort_key(by.of(record))
-        if key is None:
-            missing.append(record)
-        else:
-            present.append((key, record))
-    present.sort(key=lambda pair: pair[0], reverse=descending)
-    return [record for _, record in present] + missing
-
-
-def _sort_key(value: Any) -> tuple[int, Any] | None:
-    """Return a key that sorts next to that of any other value; None for a missing one."""
-    if isinstance(value, int | float):
-        return None if value != value else (0, value)  # noqa: PLR0124 - only NaN differs from itself
-    if isinstance(value, str):
-        return (1, str(value))
-    return (2, value) if isinstance(value, tuple) else None
+    pairs = [(_cell(by.of(record)), record) for record in records]
+    # Only NaN differs from itself.
+    present = [pair for pair in pairs if pair[0] not in (None, ...) and pair[0] == pair[0]]
+    missing = [pair for pair in pairs if pair[0] in (None, ...) or pair[0] != pair[0]]
+    present.sort(key=lambda pair: (isinstance(pair[0], str), pair[0]), reverse=descending)
+    return [record for _, record in (*present, *missing)]
 
 
 _FIELDS = (
@@ -339,16 +326,12 @@ def _write(path: Path, data: Any) -> None:
 
 
 def _arrow_array(pa: Any, values: Sequence[Any]) -> Any:
-    kinds = {type(value) for value in values if value is not None}
     try:
-        if kinds <= {int, float} and float in kinds:
-            return pa.array([None if value is None else float(value) for value in values], pa.float64())
-        if len(kinds) == 1 and str not in kinds:
-            return pa.array(values)
-    except (OverflowError, pa.ArrowInvalid):
-        pass  # a whole number beyond 64 bits, or beyond the largest float
-    texts = [None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values]
-    return pa.array(texts, pa.string())
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+        # Numbers beside texts, a whole number beyond 64 bits, or a letter that no file can hold.
+        texts = [None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values]
+        return pa.array(texts, pa.string())
 
 
 def _sorted_names(several: Iterable[Iterable[str]]) -> list[str]:

@@ -33,6 +33,13 @@ FIELDS = (
 """The fields of a record that are shown, with what it computes; hyperparameters and metrics come behind them."""
 
 
+_AS_IN_RUN = (
+    "run_id", "identity", "status", "status_word", "kind", "start", "end", "last_alive", "name", "parent", "notes",
+    "archived", "start_estimated",
+)  # fmt: skip
+"""The fields that a record and a `Run` have in common."""
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a run directory at the last scan. Times are seconds since the epoch.
 
@@ -133,21 +140,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return the run as far as the record knows it: without its files, and with one session for all."""
         earlier = [SessionEntry()] * (self.sessions - 1)
         return Run(
+            **{name: getattr(self, name) for name in _AS_IN_RUN},
             path=Path(self.run_dir),
-            identity=self.identity,
-            run_id=self.run_id,
-            status=self.status,
-            status_word=self.status_word,
-            kind=self.kind,
-            start=self.start,
-            end=self.end,
-            last_alive=self.last_alive,
-            name=self.name,
-            parent=self.parent,
             params=self.hparams,
             tags=self.tags,
-            notes=self.notes,
-            archived=self.archived,
             sessions=(*earlier, SessionEntry(**self.session)) if self.sessions else (),
             checkpoint=self.checkpoint_path,
             summary=self.summary,
@@ -160,27 +156,15 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return the record of a run that was just read."""
         sidecar, summary, metrics = (run.files.get(name) for name in ("sidecar.json", "summary.json", "metrics.csv"))
         return cls(
-            run_id=run.run_id,
+            **{name: getattr(run, name) for name in _AS_IN_RUN},
             run_dir=str(run.path),
-            identity=run.identity,
-            status=run.status,
-            status_word=run.status_word,
-            kind=run.kind,
-            start=run.start,
-            end=run.end,
-            last_alive=run.last_alive,
             updated=sidecar.mtime_ns / 1e9 if sidecar else run.last_alive,
-            name=run.name,
-            parent=run.parent,
             tags=tuple(run.tags),
-            notes=run.notes,
-            archived=run.archived,
             hparams=dict(run.params),
             summary=dict(run.summary),
             stats={name: dict(stats) for name, stats in run.summary_stats.items()},
             checkpoint_path=run.checkpoint,
             sessions=len(run.sessions),
-            start_estimated=run.start_estimated,
             session=_newest(run.sessions),
             covered=not run.event_files
             and _covers_all_rows(

@@ -254,7 +254,7 @@ def _complain(text: str, at: int, problem: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A condition: its text, the test for a record, and the values that it asks for. Pickled as its text."""
+    """A condition: its text, the test for a record, and the values that it asks for."""
 
     text: str
     holds: Test = field(compare=False, repr=False)
@@ -264,9 +264,6 @@ class Where:
     def metrics(self) -> bool:
         """Return whether the condition asks for a metric."""
         return any(ref.kind is Kind.METRIC for ref in self.refs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return parse, (self.text,)
 
 
 def parse(text: str) -> Where:

@@ -26,7 +26,6 @@ from bridge.errors import (
     RunDirectoryError,
     TargetError,
     TargetRefusedError,
-    UsageError,
 )
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, as_sent, fitting
@@ -57,8 +56,8 @@ class Options:
     """How an export is done. `heartbeat_timeout` is in seconds.
 
     Of `content` the options in `given` count (None: all of them). In those that were not given, a run keeps what its
-    target was made with. `dry_run` plans and touches nothing; `rebuild` replaces every target; without `reshape` a
-    target that was made with other options is left as it is, and its run fails; `new_identity` is `--as`.
+    target was made with. `dry_run` plans and touches nothing; `rebuild` replaces every target; `new_identity` is
+    `--as`.
     """
 
     content: ContentOptions = field(default_factory=ContentOptions)
@@ -66,7 +65,6 @@ class Options:
     selection: Selection | None = None
     dry_run: bool = False
     rebuild: bool = False
-    reshape: bool = True
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
     workers: Workers = field(default_factory=Workers)
@@ -80,7 +78,7 @@ class Options:
     def task(self, run: Run, state: TargetState) -> ExportTask:
         """Return what is to be done with one run."""
         kept = ContentOptions() if state.cursor is None else ContentOptions.kept(state.cursor.content)
-        return ExportTask(run, state, self.content_over(kept), rebuild=self.rebuild, reshape=self.reshape)
+        return ExportTask(run, state, self.content_over(kept), rebuild=self.rebuild)
 
 
 def export_runs(
@@ -171,14 +169,13 @@ def _finish(tasks: Sequence[ExportTask], exporter: Exporter) -> tuple[Notice, ..
 class ExportTask:
     """One run to bring into its target, with the state of the target and the content options.
 
-    `rebuild` asks for a fresh target; without `reshape` one that was made with other options is not replaced.
+    `rebuild` asks for a fresh target.
     """
 
     run: Run
     state: TargetState
     content: ContentOptions
     rebuild: bool = False
-    reshape: bool = True
 
     @property
     def backlog(self) -> int:
@@ -292,8 +289,6 @@ class _RunExport:
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return RunReport.of(run, Action.DELETED, reason=why, hint="--rebuild exports it again")
-        if not self.task.reshape and state.cursor is not None and self._changed_options(state.cursor):
-            raise UsageError("Its target was made with other options.", hint="Give the options that it was made with.")
         if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):
             why = older_copy_of(state.cursor.path)
             hint = "Give it its own identity: bridge export RUN_DIR --as NEW_ID, or replace the target's run: --rebuild"

@@ -167,14 +167,3 @@ def test_a_signal_ends_the_page_too(tmp_path: Path, demo_runs: Path, number: sig
         process.send_signal(number)
         assert process.wait(30) == 0
     assert is_gone(address)
-
-
-def test_a_users_own_target_is_not_rebuilt(tmp_path: Path, demo_runs: Path) -> None:
-    """Viewing a target with other options than it was made with is refused and changes nothing."""
-    words = [str(demo_runs / "diverged"), "--to", "tensorboard", "--logdir", str(tmp_path / "tb")]
-    export = [sys.executable, "-m", "bridge", "export", *words, "--exclude-metrics", "val/*"]
-    subprocess.run(export, check=True, cwd=tmp_path, capture_output=True)
-    before = {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()}
-    told = refused(tmp_path, *words, "--exclude-metrics", "loss")
-    assert "! diverged: Its target was made with other options." in told
-    assert {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()} == before

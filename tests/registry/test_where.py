@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 
 import pytest
 from hypothesis import given
@@ -174,12 +173,6 @@ def test_any_name_can_be_asked_for_in_backticks(name: str, value: float) -> None
     quoted = name.replace("`", "``")
     run = record(summary={name: value}, hparams={name: value})
     assert parse(f"`{quoted}` = {value!r} and hparams.`{quoted}` = {value!r}").holds(run)
-
-
-def test_conditions_can_be_sent_to_other_processes() -> None:
-    """A condition survives pickling, so workers can select."""
-    where = parse("val/acc > 0.5 and not tag = bad")
-    assert pickle.loads(pickle.dumps(where)) == where
 
 
 def test_alive_is_a_condition() -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.cli import output
-from bridge.cli.output import BarProgress, LineProgress, Output
+from bridge.cli import progress
+from bridge.cli.output import Output
+from bridge.cli.progress import BarProgress, LineProgress
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
@@ -116,7 +117,7 @@ def test_an_export_says_what_its_first_write_waits_for(tmp_path: Path) -> None:
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file gets runs, points with their rate, and the remaining time once a run is done."""
     now = [1000.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = StringIO()
     lines = LineProgress(stream)
     lines.start(3)
