@@ -145,7 +145,7 @@ def _selection(select: Mapping[str, Any] | None) -> Selection | None:
 def _exporter(to: str | Exporter, target: Mapping[str, Any] | None) -> Exporter:
     if not isinstance(to, str):
         return to
-    from bridge.exporters import make_exporter
+    from bridge.exporters.contract import make_exporter
 
     options = dict(target or {})
     if "logdir" in options:

@@ -238,7 +238,7 @@ def exporter_of(target: TargetOptions) -> Exporter:
     Raises UsageError for an exporter that does not exist, and for an option on the command line that it does not take.
     Options of other targets in bridge.yaml or in the environment are left out.
     """
-    from bridge.exporters import make_exporter
+    from bridge.exporters.contract import make_exporter
 
     if not target.to:
         raise click.UsageError("Missing option '--to': mlflow or tensorboard.")
@@ -252,7 +252,7 @@ def exporter_of(target: TargetOptions) -> Exporter:
 
 def complete_exporters(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of installed exporters that begin with `incomplete`."""
-    from bridge.exporters import exporter_names
+    from bridge.exporters.contract import exporter_names
 
     return [name for name in exporter_names() if name.startswith(incomplete)]
 

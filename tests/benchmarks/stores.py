@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
 from tests.fixtures.mlflow_server import start_mlflow_server

@@ -13,7 +13,7 @@ from bridge.cli.command import command, exporter_of
 from bridge.cli.export import how_to_look
 from bridge.cli.output import Exit
 from bridge.errors import UsageError
-from bridge.exporters import exporter_names, find_exporter
+from bridge.exporters.contract import exporter_names, find_exporter
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.options import TargetOptions

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from tests.memory_exporter import MEMORY, MemoryExporter
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.write_db import Tables
 from bridge.sync.verify import verify_runs
 from tests.crash.killing import kill_after

@@ -34,7 +34,7 @@ def uri(place: str, request: pytest.FixtureRequest) -> str:
 )
 def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: int) -> None:
     """Simultaneous exports make one run per directory, also after every run has grown and rewound."""
-    from bridge.exporters import find_exporter
+    from bridge.exporters.contract import find_exporter
     from bridge.sync.export import export_runs
 
     runs = [Growing(tmp_path / "runs" / f"job-{number}", PART) for number in range(RUNS)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.live import LiveRuns
 from bridge.rundir import discover, read_run
 from bridge.sync.export import Options, export_runs

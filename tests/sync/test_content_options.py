@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import bridge
 from bridge.cli import bridge as command
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from tests.memory_exporter import MEMORY, MemoryExporter

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import bridge
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.registry import open_registry
 from bridge.rundir import read_run

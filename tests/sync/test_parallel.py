@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import TargetUnavailableError
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import WorkerProcesses, Workers, run_batches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.client import sqlite_fingerprint
 from bridge.options import ContentOptions
 from bridge.sync import select
@@ -192,7 +192,7 @@ def test_nothing_new_loads_no_mlflow(tmp_path: Path, sqlite_uri: str, monkeypatc
     root = settle(tmp_path, find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
     export_runs([root], find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
     program = (
-        "import sys; from pathlib import Path; from bridge.exporters import find_exporter;"
+        "import sys; from pathlib import Path; from bridge.exporters.contract import find_exporter;"
         "from bridge.sync.export import export_runs;"
         f"report = export_runs([Path({str(root)!r})], find_exporter('mlflow')(tracking_uri={sqlite_uri!r},"
         " experiment='unchanged'));"

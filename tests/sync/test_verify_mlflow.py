@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.client import MlflowApi
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs

@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.contract.test_media import log_image, picture, run_with_images

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import write_db
 from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.write_db import Database, RunUpdate

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import client
 from bridge.exporters.mlflow.client import Address
 from bridge.exporters.mlflow.rows import rows_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.compat.conftest import CLIENTS, environment
 from tests.exporters.mlflow.conftest import Store

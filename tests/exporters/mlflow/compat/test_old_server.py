@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters import find_exporter
+from bridge.exporters.contract import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.report import Action
 from tests.crash.test_mlflow_kill import Growing, content, kill_and_heal
