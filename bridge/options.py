@@ -228,7 +228,7 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def kept(cls, differences: Mapping[str, Any]) -> Self:
         """Return the options that a cursor keeps as `differences`. Unknown names are ignored."""
-        return cls(**{name: _as_tuples(value) for name, value in differences.items() if name in _CONTENT_DEFAULTS})
+        return msgspec.convert(dict(differences), cls)
 
     def differences(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values; a cursor keeps these."""
@@ -544,8 +544,3 @@ def json_schema() -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """Return tuples as lists, so that a comparison meets what JSON gives back."""
     return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _as_tuples(value: Any) -> Any:
-    """Return a JSON value with tuples for its lists, as options have them."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "logger.files",
     },
     "bridge.api": {*WORDS, "bridge.sync", "bridge.exporters", "bridge.rundir", "bridge.registry"},
-    "bridge.cli": {"bridge", "logger.sidecar"},
+    "bridge.cli": {"bridge"},
     "bridge.__main__": {"bridge.cli", "bridge.interrupts"},
     # the public names, loaded when they are asked for
     "bridge": {"bridge.api", "bridge.registry", "logger"},

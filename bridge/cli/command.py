@@ -66,10 +66,22 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
                 params += _options_of(group)
         params += [param for param in own if not isinstance(param, click.Argument)]
         params += _options_of(Output) if Output in groups.values() else ()
-        return ConfiguredCommand(
+        for param in params:
+            param.envvar = [_variable(param), *_listed(param.envvar)]
+        config = click.Option(
+            ["--config"],
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            envvar=f"{ENVIRONMENT_PREFIX}CONFIG",
+            is_eager=True,
+            expose_value=False,
+            callback=_load,
+            help="Read defaults from this file instead of the nearest bridge.yaml here or above.",
+        )
+        return click.Command(
             name,
             callback=run,
-            params=params,
+            params=[*params, config],
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"]},
             epilog=f"\b\nExample:\n  {example}\n\nExit codes: {codes}",
@@ -84,27 +96,23 @@ def _is_group(kind: Any) -> bool:
 
 def _collect(group: type[msgspec.Struct], values: dict[str, Any]) -> msgspec.Struct:
     """Take the options of `group` out of `values`; one that nobody set gets the default of its field."""
-    source = click.get_current_context().get_parameter_source
+    context = click.get_current_context()
     given = {}
     for item in fields_of(group):
         value = values.pop(item.name)
-        if source(item.name) is not ParameterSource.DEFAULT:
+        if context.get_parameter_source(item.name) is not ParameterSource.DEFAULT:
             given[item.name] = value
         flag, meaning = item.option.shorthand
         if flag and values.pop(_shorthand_name(flag)):
             given[item.name] = meaning
+    context.meta[f"bridge.given.{group.__name__}"] = frozenset(given)
     return group(**given)
 
 
 def given_names(group: type[msgspec.Struct]) -> frozenset[str]:
     """Return the options of `group` that were given: on the command line, in a variable or in bridge.yaml."""
-    source = click.get_current_context().get_parameter_source
-
-    def is_given(item: Field) -> bool:
-        names = (item.name, *map(_shorthand_name, filter(None, item.option.shorthand[:1])))
-        return any(source(name) is not ParameterSource.DEFAULT for name in names)
-
-    return frozenset(item.name for item in fields_of(group) if is_given(item))
+    names: frozenset[str] = click.get_current_context().meta[f"bridge.given.{group.__name__}"]
+    return names
 
 
 def _options_of(group: type[msgspec.Struct]) -> Iterator[click.Option]:
@@ -181,27 +189,6 @@ def rename_pair(value: Any) -> tuple[str, str]:
     if value != "none" and not (old and separator and new):
         raise click.UsageError(f"--rename takes OLD=NEW, not {value!r}.")
     return (old, new) if separator else ("none", "")
-
-
-class ConfiguredCommand(click.Command):
-    """A command with `--config`, whose parameters fall back to the environment and then to bridge.yaml."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        for param in self.params:
-            param.envvar = [_variable(param), *_listed(param.envvar)]
-        self.params.append(
-            click.Option(
-                ["--config"],
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                metavar="FILE",
-                envvar=f"{ENVIRONMENT_PREFIX}CONFIG",
-                is_eager=True,
-                expose_value=False,
-                callback=_load,
-                help="Read defaults from this file instead of the nearest bridge.yaml here or above.",
-            )
-        )
 
 
 def _variable(param: click.Parameter) -> str:

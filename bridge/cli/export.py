@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import Exporter
     from bridge.sync.export import Options
-    from bridge.sync.report import Report, RunReport, VerifyReport
+    from bridge.sync.report import Report, RunReport
 
 MOST_NAMED = 3
 """Runs that are named beside a reason for which they all failed."""
@@ -73,7 +73,7 @@ def export(
     report = export_runs(runs, exporter, options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
-        print_no_match(report, out)
+        out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
         return report.exit_code
     print_report(report, out)
     if not out.quiet and not how.dry_run and report.runs and report.exit_code != Exit.NOTHING_DONE:
@@ -128,7 +128,7 @@ def print_report(report: Report, out: Output) -> None:
     """
     for warning in report.warnings:
         out.say(warning)
-    print_no_match(report, out)
+    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
     if report.no_match and not report.runs:
         return
     labels = labels_of(report.runs)
@@ -146,12 +146,6 @@ def print_report(report: Report, out: Output) -> None:
     out.say_skipped(report.skipped)
     if not out.quiet:
         out.result(_totals(report))
-
-
-def print_no_match(report: Report | VerifyReport, out: Output) -> None:
-    """Print why no run was selected, if none was."""
-    if report.no_match:
-        (out.warn if report.exit_code == Exit.NOTHING_DONE else out.say)(report.no_match)
 
 
 def labels_of(runs: Sequence[RunReport]) -> dict[str, str]:

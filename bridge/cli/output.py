@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bridge.model import SkippedFolder
-    from bridge.sync.report import NoMatch, Progress
+    from bridge.sync.report import Progress
 
 
 class Exit(IntEnum):
@@ -115,9 +115,10 @@ class Output(OutputOptions, frozen=True, kw_only=True):
         """Print a message to stderr, also with --quiet."""
         click.echo(wrapped(plain(message, lines=True)), err=True)
 
-    def say_no_match(self, no_match: NoMatch) -> None:
-        """Print why no run was selected. --quiet silences it only if the runs just do not match."""
-        (self.warn if no_match.unknown else self.say)(no_match.text)
+    def say_no_match(self, text: str, *, unknown: bool) -> None:
+        """Print why no run was selected, if none was. --quiet silences it only if the runs just do not match."""
+        if text:
+            (self.warn if unknown else self.say)(text)
 
     def say_skipped(self, skipped: Iterable[SkippedFolder]) -> None:
         """Print which folders look like run directories and are none: the first by name, the others as a number."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.registry import RunRecord
-    from logger.sidecar import SessionEntry
 
 MOST_NAMED = 10
 """The most runs that an error names."""
@@ -41,7 +40,7 @@ def show(run: str, runs: tuple[Path, ...], cache: CacheOptions, out: Output) -> 
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "run": record.to_dict()})
         return
-    _print_facts(record, _session(record), out)
+    _print_facts(record, out)
     hparams = sorted(record.hparams)
     if hparams:
         words = [word_of(Ref(Kind.HPARAM, key), record) for key in hparams]
@@ -81,18 +80,7 @@ def _only(run: str, found: Sequence[RunRecord], problems: Sequence[tuple[str, st
     raise UsageError(f"{run!r} can mean {len(found)} runs:\n{shown}{more}", hint="Give the run's directory.")
 
 
-def _session(record: RunRecord) -> SessionEntry | None:
-    """Return the last start of the run, if its logger kept one."""
-    from bridge.rundir import read_run
-
-    try:
-        sessions = read_run(Path(record.run_dir)).sessions
-    except RunDirectoryError:
-        return None
-    return sessions[-1] if sessions else None
-
-
-def _print_facts(record: RunRecord, session: SessionEntry | None, out: Output) -> None:
+def _print_facts(record: RunRecord, out: Output) -> None:
     """Print the facts that a run has, one a line with its name in front; notes as lines of their own."""
     facts = {name: word_of(column(name), record) for name in ("name", "run_id", "status")}
     is_known = record.duration is not None
@@ -101,12 +89,12 @@ def _print_facts(record: RunRecord, session: SessionEntry | None, out: Output) -
     facts |= {"ended": word_of(column("ended_at"), record), "duration": word_of(column("duration"), record)}
     facts["tags"] = word_of(column("tags"), record)
     facts["archived"] = "yes" if record.archived else ""
-    if session is not None:
-        facts["starts"] = str(record.sessions) if record.sessions > 1 else ""
-        facts["command"] = Redaction(ContentOptions().redact).command(session.command or "")
-        facts["host"] = " as ".join(filter(None, (session.host, session.user)))
-        facts["commit"] = session.git_commit or ""
-        facts["SLURM"] = ", ".join(f"{key} {value}" for key, value in session.slurm.items())
+    facts["starts"] = str(record.sessions) if record.sessions > 1 else ""
+    session = record.session
+    facts["command"] = Redaction(ContentOptions().redact).command(session.get("command", ""))
+    facts["host"] = " as ".join(session[name] for name in ("host", "user") if name in session)
+    facts["commit"] = session.get("git_commit", "")
+    facts["SLURM"] = ", ".join(f"{key} {value}" for key, value in session.get("slurm", {}).items())
     facts["checkpoint"] = record.checkpoint_path or ""
     facts["run_dir"] = record.run_dir
     facts["identity"] = record.identity if record.identity != record.run_dir else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.cli.command import command, exporter_of
-from bridge.cli.export import cores, print_no_match, sizes
+from bridge.cli.export import cores, sizes
 from bridge.cli.output import Exit, Output
 from bridge.errors import counted
 from bridge.options import CompareOptions, SelectionOptions, TargetOptions
@@ -53,12 +53,12 @@ def verify(
     if out.json:
         report = verify_runs(runs, exporter, options)
         out.result_json(report.to_dict())
-        print_no_match(report, out)
+        out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
         return report.exit_code
     report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
     for warning in report.warnings:
         out.say(warning)
-    print_no_match(report, out)
+    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
     if report.runs or not report.no_match:
         out.say_skipped(report.skipped)
         out.result(_totals(report))

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from bridge.cli.command import command, exporter_of, given_names, was_typed
-from bridge.cli.export import failures, print_no_match, sizes
+from bridge.cli.export import failures, sizes
 from bridge.cli.output import Exit, Output
 from bridge.errors import UsageError, counted
 from bridge.interrupts import pause
@@ -96,7 +96,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
     for failure in failures(report):
         out.warn(failure)
-    print_no_match(report, out)
+    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
     interface = _interface(exporter, how.port)
@@ -147,7 +147,7 @@ def _view_live(
     if not found:
         registries = [open_registry(root, say=out.warn) for root in runs]
         no_match = explain_none([record for registry in registries for record in registry], chosen, runs)
-        out.say_no_match(no_match)
+        out.say_no_match(no_match.text, unknown=no_match.unknown)
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
     out.say(STARTING)

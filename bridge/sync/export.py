@@ -8,7 +8,6 @@ dry run takes the same way with a target that touches nothing.
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,6 @@ from msgspec.structs import replace as with_fields
 
 from bridge import rundir
 from bridge.errors import (
-    BridgeError,
     ConflictError,
     IdentityError,
     RebuildNeededError,
@@ -30,9 +28,8 @@ from bridge.errors import (
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, as_sent, fitting
 from bridge.options import ContentOptions
-from bridge.secrets import hide_all, hide_in
 from bridge.sync.parallel import Workers, export_all
-from bridge.sync.report import WRITTEN, Action, Progress, Report, RunReport, older_copy_of, summarise_notices
+from bridge.sync.report import WRITTEN, Action, Progress, Report, RunReport, explained, older_copy_of, summarise_notices
 from bridge.sync.select import gather, unknown_metrics
 from bridge.sync.unchanged import UnchangedRuns
 
@@ -44,8 +41,6 @@ if TYPE_CHECKING:
     from bridge.model import Cursor, Delta, Notice, Run
     from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
-
-log = logging.getLogger(__name__)
 
 MOST_CONFLICTS = 50
 """How often one run is begun again because another export changed its target. Each time that export has got further."""
@@ -186,12 +181,10 @@ class ExportTask:
 
     def failed(self, error: Exception) -> RunReport:
         """Return the report of this run, which `error` ended."""
-        if not isinstance(error, BridgeError):
-            log.debug("run %s failed", self.run.path, exc_info=hide_in(error))
-            return RunReport.of(self.run, Action.FAILED, reason=hide_all(f"{type(error).__name__}: {error}"))
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
         retry = isinstance(error, TargetError)
-        return RunReport.of(self.run, action, reason=error.message, hint=error.hint or "", retry=retry)
+        reason, hint = explained(error, self.run.path)
+        return RunReport.of(self.run, action, reason=reason, hint=hint, retry=retry)
 
     def given_up(self, other: RunReport) -> RunReport:
         """Return the report of this run, which was not begun because of the fault that ended `other`."""

@@ -7,19 +7,23 @@ schemas are made of them.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from bridge.errors import counted
+from bridge.errors import BridgeError, counted
 from bridge.model import SkippedFolder  # noqa: TC001 - msgspec looks at it
+from bridge.secrets import hide_all, hide_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bridge.model import Notice, Run
+
+log = logging.getLogger(__name__)
 
 REPORT_VERSION = 1
 """The `version` of an export's JSON; it grows when a field changes its meaning or goes away."""
@@ -55,6 +59,14 @@ class NoMatch(msgspec.Struct, frozen=True):
 
     text: str = ""
     unknown: bool = False
+
+
+def explained(error: Exception, run: object) -> tuple[str, str]:
+    """Return the `reason` and the `hint` of a report on `run`, which `error` ended. Log what is no error of ours."""
+    if isinstance(error, BridgeError):
+        return error.message, error.hint or ""
+    log.debug("run %s failed", run, exc_info=hide_in(error))
+    return hide_all(f"{type(error).__name__}: {error}"), ""
 
 
 class NoticeExample(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ All commands select runs here: ls, best, export, verify and view.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import sys
@@ -17,14 +16,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from bridge.errors import RunDirectoryError, UsageError, counted
+from bridge.errors import UsageError, counted
 from bridge.model import Run, SkippedFolder, Status
 from bridge.options import SelectionOptions
 from bridge.registry.record import RunRecord
 from bridge.registry.where import Kind, Ref, Where, duration_of, parse, status_of, time_of
 from bridge.rundir import discover, read_run, runs_within
-from bridge.secrets import hide_all, hide_in
-from bridge.sync.report import Action, NoMatch, RunReport
+from bridge.sync.report import Action, NoMatch, RunReport, explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from bridge.exporters.contract import Exporter
     from bridge.options import ContentOptions, FilterOptions
     from bridge.sync.unchanged import UnchangedRuns
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T", Run, RunRecord)
 
@@ -304,12 +300,8 @@ def gather(
             unchanged.stamps.pop(str(path), None)  # not to be remembered: each export names the runs within
         try:
             runs.append(read(path))
-        except Exception as error:  # one run's failure is its line in the report; the other runs go on
-            reason, hint = hide_all(f"{path}: {type(error).__name__}: {error}"), ""
-            if isinstance(error, RunDirectoryError):
-                reason, hint = error.message, error.hint or ""
-            else:
-                log.debug("run %s cannot be read", path, exc_info=hide_in(error))
+        except Exception as error:  # noqa: BLE001 - one run's failure is its line in the report; the other runs go on
+            reason, hint = explained(error, path)
             line = RunReport(path=str(path), run_id=path.name, action=Action.UNREADABLE, reason=reason, hint=hint)
             unreadable.append(line)
 

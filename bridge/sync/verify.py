@@ -8,7 +8,6 @@ hold values (`Capabilities`), by `bridge.sync.compare`. What the run directory h
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from contextlib import closing
@@ -19,13 +18,22 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec.structs import replace as with_fields
 
 from bridge import rundir
-from bridge.errors import BridgeError, counted
+from bridge.errors import counted
 from bridge.model import as_sent, fitting
 from bridge.options import ContentOptions
-from bridge.secrets import hide_all, hide_in
 from bridge.sync.compare import CSV, MEDIA, FactsComparison, Findings, compare_media, compare_metric, facts_behind
 from bridge.sync.parallel import Workers, run_batches
-from bridge.sync.report import Behind, Compared, Difference, Differences, RunCheck, Verdict, VerifyReport, older_copy_of
+from bridge.sync.report import (
+    Behind,
+    Compared,
+    Difference,
+    Differences,
+    RunCheck,
+    Verdict,
+    VerifyReport,
+    explained,
+    older_copy_of,
+)
 from bridge.sync.select import gather
 
 if TYPE_CHECKING:
@@ -36,8 +44,6 @@ if TYPE_CHECKING:
     from bridge.model import Cursor, MediaEvent, Run
     from bridge.rundir import Clock
     from bridge.sync.select import Gathered, Selection
-
-log = logging.getLogger(__name__)
 
 CheckTask: TypeAlias = "tuple[Run, TargetState]"
 """A run to verify, with the state of its target."""
@@ -153,10 +159,8 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
 
 
 def _failed_check(run: Run, error: Exception) -> RunCheck:
-    if isinstance(error, BridgeError):
-        return RunCheck.of(run, Verdict.UNREADABLE, reason=error.message, hint=error.hint or "")
-    log.debug("run %s cannot be verified", run.path, exc_info=hide_in(error))
-    return RunCheck.of(run, Verdict.UNREADABLE, reason=hide_all(f"{type(error).__name__}: {error}"))
+    reason, hint = explained(error, run.path)
+    return RunCheck.of(run, Verdict.UNREADABLE, reason=reason, hint=hint)
 
 
 def _without_target(run: Run, state: TargetState) -> RunCheck:

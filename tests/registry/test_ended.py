@@ -75,26 +75,6 @@ def test_ended_runs_are_read_the_short_way(tmp_path: Path, status: str) -> None:
     assert long.metric("acc", "max") == 0.9
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"status": "running"},
-        {"hparams": {}},
-        {"hparams": {"a": {"b": 1}}},
-        {"summary": {"acc": "NaN"}},
-        {"created_at": None},
-        {"created_at": "2026-04-10T12:00:00"},
-        {"notes": None},
-        {"run_id": "x" * 501},
-        {"tags": ["a", 1]},
-    ],
-)
-def test_everything_else_is_left_alone(tmp_path: Path, fields: dict[str, Any]) -> None:
-    """The short reader declines a running run, and fields that are empty, too long or of another type."""
-    run = make_run(tmp_path / "a", **(ORDINARY | fields))
-    assert read_ended(str(run), os.lstat(run / "sidecar.json"), None) is None
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"metrics": 3}', '{"metrics": {"a": {"max": 1}}', "\ufeff{}"])
 def test_a_broken_summary_is_no_statistics(tmp_path: Path, content: str) -> None:
     """An unreadable summary.json costs the statistics, not the run."""
