@@ -44,13 +44,18 @@ KILLED_AGO = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One training of a process: the fields of `bridge.demo.training.Training` without the run directory."""
+class Training:
+    """One training. `signal` (a name such as SIGTERM) is sent to its process at step `signal_at`.
 
+    `clock_behind` are the seconds by which the process sets its clock back before it trains. A run directory with
+    `checkpoints/last.ckpt` is resumed from there.
+    """
+
+    run_dir: str = ""
     run_id: str
     lr: float
     lr_growth: float = 1.0
-    tags: tuple[str, ...] = ("project:digits",)
+    tags: Sequence[str] = ("project:digits",)
     notes: str = ""
     signal: str | None = None
     signal_at: int = 0
@@ -58,7 +63,7 @@ class _Step:
 
 
 _SWEEP = tuple(
-    _Step(
+    Training(
         run_id=f"sweep/lr-{lr}",
         lr=lr,
         tags=("project:digits", "sweep:digits-lr"),
@@ -66,19 +71,19 @@ _SWEEP = tuple(
     )
     for lr in (0.003, 0.01, 0.03, 0.1)
 )
-_DIVERGED = _Step(
+_DIVERGED = Training(
     run_id="diverged",
     lr=0.01,
     lr_growth=1.05,
     notes="The learning rate grows by 5 % every step until the loss is NaN.",
 )
-_PREEMPTED = _Step(
+_PREEMPTED = Training(
     run_id="preempted",
     lr=0.05,
     notes="Preempted by SIGTERM at step 80 and requeued: training went on from the checkpoint of step 69, so the steps "
     "in between were logged twice. Their second values count: *one run, no zigzag*.",
 )
-_KILLED = _Step(
+_KILLED = Training(
     run_id="killed",
     lr=0.02,
     notes="Killed by SIGKILL in mid-training, so nothing could note its end.",
@@ -87,19 +92,19 @@ _KILLED = _Step(
     clock_behind=KILLED_AGO,
 )
 
-_LANES: tuple[tuple[tuple[_Step, ...], ...], ...] = (
+_LANES: tuple[tuple[tuple[Training, ...], ...], ...] = (
     (_SWEEP,),
     ((_DIVERGED, replace(_PREEMPTED, signal="SIGTERM", signal_at=80)), (_PREEMPTED, _KILLED)),
 )
-"""What is trained: lanes run side by side, the processes of a lane one after another, the steps of a process too."""
+"""What is trained: lanes run side by side, the processes of a lane one after another, trainings of a process too."""
 
 
 def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
-    """Train the demo's runs into `folder`; say so through `say`, and each run's id once it is done.
+    """Train the demo's runs into `folder`. Pass each run's id to `say` once it is done.
 
-    False where they are all there already: nothing is done. What a failure or Ctrl-C leaves half done is removed again.
-    Raises UsageError where `folder` holds anything else, MissingExtraError where the training's packages are missing,
-    BridgeError where a training does not end as it should.
+    Return False and do nothing if all runs are there. A failure or Ctrl-C leaves nothing half done.
+    Raise UsageError if `folder` holds anything else, MissingExtraError if a package is missing, and BridgeError if a
+    training does not end as it should.
     """
     if _complete(folder):
         return False
@@ -143,9 +148,11 @@ def _train(folder: Path, say: Callable[[str], None]) -> None:
             children.end()
 
 
-def _train_lane(lane: Sequence[Sequence[_Step]], folder: Path, children: _Children, say: Callable[[str], None]) -> None:
+def _train_lane(
+    lane: Sequence[Sequence[Training]], folder: Path, children: _Children, say: Callable[[str], None]
+) -> None:
     for steps in lane:
-        plan = [{"run_dir": str(folder.resolve() / step.run_id)} | asdict(step) for step in steps]
+        plan = [asdict(replace(step, run_dir=str(folder.resolve() / step.run_id))) for step in steps]
         with tempfile.TemporaryFile("w+") as log, children.started(log) as child:
             assert child.stdin is not None
             assert child.stdout is not None

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bridge.demo import Training
 from logger import RegistryLogger
 
 if TYPE_CHECKING:
@@ -37,26 +37,7 @@ SAMPLES = (5, 17, 42, 77)
 """The pictures of the validation set that are logged after every epoch."""
 
 CLASSES = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """One training. `signal` (a name such as SIGTERM) is sent to this process at step `signal_at`.
-
-    `clock_behind` are the seconds by which this process sets its clock back before it trains. A run directory with
-    `checkpoints/last.ckpt` is resumed from there.
-    """
-
-    run_dir: str
-    run_id: str
-    lr: float
-    lr_growth: float = 1.0
-    epochs: int = 12
-    tags: Sequence[str] = ()
-    notes: str = ""
-    signal: str | None = None
-    signal_at: int = 0
-    clock_behind: float = 0.0
+EPOCHS = 12
 
 
 def main() -> None:
@@ -72,7 +53,7 @@ def main() -> None:
 
 
 def train(training: Training) -> None:
-    """Train one network into its run directory; ends as the signal has it where there is one."""
+    """Train one network into its run directory, until the end or until the training's signal ends the process."""
     seed_everything(7, verbose=False)
     if training.clock_behind:
         real = time.time
@@ -95,7 +76,7 @@ def train(training: Training) -> None:
     if training.signal is not None:
         callbacks.append(SignalAt(signal.Signals[training.signal], training.signal_at))
     trainer = Trainer(
-        max_epochs=training.epochs,
+        max_epochs=EPOCHS,
         accelerator="cpu",
         devices=1,
         logger=logger,

@@ -91,12 +91,8 @@ class Tag:
     ARTIFACTS = "mlflow.loggedArtifacts"  # the tables that the page shows
 
 
-_HIDDEN = "mlflow.bridge."
-_NEWEST = f"{_HIDDEN}newest."
-_OPTIONAL = re.compile(
-    r"bridge\..*|mlflow\.bridge\.(?:newest\..*|archived|checkpoint_size|checkpoint_step|first_nan_step)", re.DOTALL
-)
-"""Tags of the bridge that go when they no longer hold."""
+_NEWEST = "mlflow.bridge.newest."
+_VISIBLE = {f"bridge.{name}" for name in ("checkpoint", "command", "host", "restarts", "slurm", "status", "time")}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names within MLflow's rules
@@ -478,17 +474,12 @@ def _own_tags(run: Run, redaction: Redaction, notices: list[Notice]) -> dict[str
         "bridge.host": newest("host"),
         "bridge.slurm": ", ".join(f"{name}={value}" for name, value in masked.items()) or None,
         "bridge.restarts": _restarts(sessions),
-        f"{_HIDDEN}first_nan_step": _first_nan(run.summary_stats),
-        f"{_HIDDEN}archived": "true" if run.archived else None,
     }
     if run.checkpoint:
-        file, step = checkpoint_file(run), re.search(r"step=(\d+)", Path(run.checkpoint).name)
         tags["bridge.checkpoint"] = run.checkpoint
-        if file is None:
+        if checkpoint_file(run) is None:
             detail = f"{run.checkpoint} is not in the run directory, so only its path is kept"
             notices.append(Notice(NoticeKind.LEFT_OUT, "checkpoint", detail))
-        tags[f"{_HIDDEN}checkpoint_size"] = None if file is None else str(file.size)
-        tags[f"{_HIDDEN}checkpoint_step"] = None if step is None else step[1]
     if shown is not None and MASK in shown:
         notices.append(Notice(NoticeKind.REDACTED, "tag bridge.command"))
     if masked != dict(slurm):
@@ -548,11 +539,6 @@ def _restarts(sessions: Sequence[SessionEntry]) -> str | None:
     return str(restarts) if restarts > 0 else None
 
 
-def _first_nan(stats: Mapping[str, Mapping[str, Any]]) -> str | None:
-    steps = [one["first_nan_step"] for one in stats.values() if isinstance(one.get("first_nan_step"), int)]
-    return str(min(steps)) if steps else None
-
-
 def is_obsolete(key: str, facts: RunFacts) -> bool:
     """Return True for a tag that the bridge may have set and that does not hold any more."""
-    return _OPTIONAL.fullmatch(key) is not None and key not in facts.own_tags
+    return (key in _VISIBLE or key.startswith(_NEWEST)) and key not in facts.own_tags

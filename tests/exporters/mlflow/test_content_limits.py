@@ -10,7 +10,6 @@ import pytest
 from bridge.model import NoticeKind
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.pictures import encoded, event_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,17 +52,3 @@ def test_long_names_and_keys_of_any_script_arrive(store: Store) -> None:
     assert sorted(held.series) == sorted(names)
     assert held.params == {name: str(number) for number, name in enumerate(names)}
     assert (held.name, held.truncated) == ("n" * 250, {"name"})
-
-
-def test_a_cursor_stays_short_however_odd_the_tags_are(store: Store, tmp_path: Path) -> None:
-    """A cursor stays under 4,000 characters with a hundred odd tags, and all of them are read back."""
-    events = tuple(
-        event_of(tmp_path, encoded("png"), "png", tag=f"größe {number} " + "é" * 60) for number in range(100)
-    )
-    run = run_of()
-    applied = store.export(run, [{"step": 0, "loss": 1.0}], media=events)
-    assert applied.media == 100
-    assert len(store.run().data.tags["mlflow.bridge.cursor"]) < 4000
-    later = event_of(tmp_path, encoded("png"), "png", tag="*", step=9)
-    store.export(run, [{"step": 1, "loss": 1.0}], media=(later,))
-    assert {item.tag for item in store.read(run).media} == {"*", *(event.tag for event in events)}

@@ -236,25 +236,21 @@ def test_a_file_that_became_a_link_is_not_followed(store: Store, tmp_path: Path)
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.MISSING_FILE, "metrics.csv")]
 
 
-def test_checkpoints_are_reported_and_uploaded_only_on_request(store: Store, tmp_path: Path) -> None:
-    """Tags name a checkpoint's path, size and step; --checkpoints uploads files inside the run only."""
+def test_checkpoints_are_uploaded_when_asked(store: Store, tmp_path: Path) -> None:
+    """A tag names the checkpoint. --checkpoints uploads all inside the run, and names links that lead out."""
     folder = tmp_path / "r"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "epoch=1-step=40.ckpt").write_bytes(b"x" * 17)
-    (tmp_path / "key").write_text("private")
-    (folder / "checkpoints" / "last.ckpt").symlink_to(tmp_path / "key")
+    (folder / "checkpoints" / "last.ckpt").symlink_to("epoch=1-step=40.ckpt")
+    (folder / "checkpoints" / "out.ckpt").symlink_to("/etc/hostname")
     run = replace(_run_with_files(folder), checkpoint="/elsewhere/checkpoints/epoch=1-step=40.ckpt")
     store.export(run, ROWS)
-    tags = store.run().data.tags
-    assert {key: value for key, value in tags.items() if "bridge.checkpoint" in key} == {
-        "bridge.checkpoint": "/elsewhere/checkpoints/epoch=1-step=40.ckpt",
-        "mlflow.bridge.checkpoint_size": "17",
-        "mlflow.bridge.checkpoint_step": "40",
-    }
+    assert store.run().data.tags["bridge.checkpoint"] == "/elsewhere/checkpoints/epoch=1-step=40.ckpt"
     assert store.files("checkpoints") == []
     content = ContentOptions(checkpoints=True)
-    store.export(run, [{"step": 1, "loss": 1.0}], content=content)
-    assert store.files("checkpoints") == ["checkpoints/epoch=1-step=40.ckpt"]
+    applied = store.export(run, [{"step": 1, "loss": 1.0}], content=content)
+    assert store.files("checkpoints") == ["checkpoints/epoch=1-step=40.ckpt", "checkpoints/last.ckpt"]
+    assert [(str(notice.kind), notice.what) for notice in applied.notices] == [("refused path", "checkpoints/out.ckpt")]
     assert store.stale(run, content) == []
 
 
@@ -267,15 +263,3 @@ def test_a_checkpoint_outside_the_run_directory_is_named(store: Store, tmp_path:
     detail = "/elsewhere/last.ckpt is not in the run directory, so only its path is kept"
     assert told == [(NoticeKind.LEFT_OUT, "checkpoint", detail)]
     assert store.run().data.tags["bridge.checkpoint"] == "/elsewhere/last.ckpt"
-
-
-def test_checkpoints_that_lead_out_are_named(store: Store, tmp_path: Path) -> None:
-    """A checkpoint link that leaves the run directory is a notice; one within it is a file."""
-    folder = tmp_path / "r"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "best.ckpt").write_bytes(b"best")
-    (folder / "checkpoints" / "last.ckpt").symlink_to("best.ckpt")
-    (folder / "checkpoints" / "out.ckpt").symlink_to("/etc/hostname")
-    applied = store.export(_run_with_files(folder), ROWS, content=ContentOptions(checkpoints=True))
-    assert store.files("checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
-    assert [(str(notice.kind), notice.what) for notice in applied.notices] == [("refused path", "checkpoints/out.ckpt")]
