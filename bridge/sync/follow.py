@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bridge.rundir.discover import Stamp
     from bridge.sync.export import Options
     from bridge.sync.report import Progress, Report, RunReport
-    from bridge.sync.select import Gathered
 
 LONGEST_PAUSE = 300.0
 """The longest wait, in seconds, between two tries at a target that cannot be reached."""
@@ -66,33 +65,24 @@ def follow(
     a signal's exception ends it, and what was in flight is sent again by the next export. Raises TargetRefusedError if
     the target refuses for good.
     """
-    follower = _Follower(roots, exporter, options, following, progress=progress, clock=clock)
+    follower = _Follower(roots, exporter, options, told, progress, clock)
     pause = following.interval
-    source = _Trouble("The runs are there.", say)
-    target = _Trouble("It works again.", say)
+    lasting: dict[str, bool] = {}
+
+    def note(trouble: str, over: str) -> None:
+        """Say a trouble when it begins, and `over` when it has ended; "" stands for none."""
+        if bool(trouble) != lasting.get(over, False):
+            say(trouble or over)
+        lasting[over] = bool(trouble)
+
     while True:
-        absent, unreached = follower.look(told)
-        source.note(absent and f"The runs cannot be found: {absent} Waiting for them.")
-        target.note(unreached and f"{unreached} Trying again until it works.")
+        absent, unreached = follower.look()
+        note(absent and f"The runs cannot be found: {absent} Waiting for them.", "The runs are there.")
+        note(unreached and f"{unreached} Trying again until it works.", "It works again.")
         pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE) if unreached else following.interval
-        if following.until_done and not absent and not unreached and follower.all_done():
+        if following.until_done and not absent and not unreached and follower.all_done(following.grace):
             return follower.exit_code()
         following.pause(pause)
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """Something that comes and goes. It is said once when it comes, and `over` when it is gone."""
-
-    over: str
-    say: Callable[[str], None]
-    lasting: bool = False
-
-    def note(self, trouble: str) -> None:
-        """Say the trouble if it is new, or that it is over; "" stands for none."""
-        if bool(trouble) != self.lasting:
-            self.say(trouble or self.over)
-        self.lasting = bool(trouble)
 
 
 @dataclass(slots=True)
@@ -100,29 +90,44 @@ class _Follower:
     """What a follow remembers between two looks. The state of a target stays in the target.
 
     `read` holds each run with the stamp that its directory had, `settled` the stamp of each run that needs no attention
-    until it moves, `failures` the reason of each run that failed when it was last due, `passed_over` the copies and
-    skipped folders that were told.
+    until it moves, `said` the reason that was last told of each run or folder, `failed` the runs that failed when they
+    were last due.
     """
 
     roots: Sequence[Path]
     exporter: Exporter
     options: Options
-    following: Following
-    progress: Callable[[], Progress] | None = None
-    clock: Clock | None = None
+    told: Callable[[Report], None]
+    progress: Callable[[], Progress] | None
+    clock: Clock | None
     read: dict[Path, tuple[Stamp, Run]] = field(default_factory=dict)
     settled: dict[Path, Stamp] = field(default_factory=dict)
-    failures: dict[Path, str] = field(default_factory=dict)
-    passed_over: set[str] = field(default_factory=set)
+    said: dict[str, str] = field(default_factory=dict)
+    failed: set[Path] = field(default_factory=set)
     runs: tuple[Run, ...] = ()
     unreadable: tuple[Path, ...] = ()
 
-    def look(self, told: Callable[[Report], None]) -> tuple[str, str]:
+    def look(self) -> tuple[str, str]:
         """Export what changed. Return what is missing of the source and why the target is out of reach, if so."""
         present, absent = self._present_roots()
         gathered = gather(present, self.exporter, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.others if line.failed)
-        return absent, self._export(gathered, told)
+        due = replace(
+            gathered,
+            runs=tuple(run for run in gathered.runs if self._is_due(run)),
+            others=tuple(line for line in gathered.others if self.said.get(line.path) != line.reason),
+            skipped=tuple(folder for folder in gathered.skipped if self.said.get(folder.path) != folder.reason),
+            no_match=NoMatch(),
+            warnings=(),
+        )
+        if not due.runs and not due.others and not due.skipped:
+            return absent, ""
+        progress = None if self.progress is None else self.progress()
+        try:
+            report = export_gathered(due, self.exporter, self.options, progress=progress)
+        except TargetUnavailableError as error:
+            return absent, error.message
+        return absent, self._settle(report)
 
     def _present_roots(self) -> tuple[list[Path], str]:
         """Return the roots that exist, and why the first of the others does not."""
@@ -137,46 +142,24 @@ class _Follower:
                 present.append(root)
         return present, absent
 
-    def _export(self, gathered: Gathered, told: Callable[[Report], None]) -> str:
-        """Export the runs that are due. Return why the target cannot be reached, "" if it can."""
-        due = tuple(run for run in gathered.runs if self._is_due(run))
-        others = tuple(line for line in gathered.others if self._is_news(line))
-        skipped = tuple(folder for folder in gathered.skipped if folder.path not in self.passed_over)
-        if not due and not others and not skipped:
-            return ""
-        copies = [line.path for line in others if not line.failed]
-        self.passed_over.update(copies, [folder.path for folder in skipped])
-        progress = None if self.progress is None else self.progress()
-        asked = replace(gathered, runs=due, others=others, skipped=skipped, no_match=NoMatch(), warnings=())
-        try:
-            report = export_gathered(asked, self.exporter, self.options, progress=progress)
-        except TargetUnavailableError as error:
-            return error.message
-        return self._settle(report, told)
-
-    def _is_news(self, line: RunReport) -> bool:
-        return self.failures.get(Path(line.path)) != line.reason if line.failed else line.path not in self.passed_over
-
-    def _settle(self, report: Report, told: Callable[[Report], None]) -> str:
+    def _settle(self, report: Report) -> str:
         """Remember what became of each run, and tell what is new. Return the first trouble with the target, or ""."""
         trouble = ""
-        shown: list[RunReport] = []
+        news: list[RunReport] = []
         for line in report.runs:
             path = Path(line.path)
             if line.retry:
                 trouble = trouble or f"{line.run_id}: {line.reason}"
             elif path in self.read:
                 self.settled[path] = self.read[path][0]
-            if line.failed and self.failures.get(path) == line.reason:
-                continue
-            if line.failed:
-                self.failures[path] = line.reason
-            else:
-                self.failures.pop(path, None)
-            if line.action is not Action.UNCHANGED:
-                shown.append(line)
-        if shown or report.skipped:
-            told(with_fields(report, runs=tuple(shown), exit_code=0))
+            is_known = line.failed and self.said.get(line.path) == line.reason
+            if not is_known and line.action is not Action.UNCHANGED:
+                news.append(line)
+            self.said[line.path] = line.reason
+            (self.failed.add if line.failed else self.failed.discard)(path)
+        self.said.update((folder.path, folder.reason) for folder in report.skipped)
+        if news or report.skipped:
+            self.told(with_fields(report, runs=tuple(news), exit_code=0))
         return trouble
 
     def _read_if_moved(self, path: Path) -> Run:
@@ -193,24 +176,25 @@ class _Follower:
         # A running run may have rows that were held back, so it is due although nothing moved.
         return run.running or self.settled.get(run.path) != self.read[run.path][0]
 
-    def all_done(self) -> bool:
-        """Return whether there are runs, and each is over for good."""
-        now = time.time()
+    def all_done(self, grace: float) -> bool:
+        """Return whether there are runs, and each is over for good: nothing happened to it for `grace` seconds."""
+        then = time.time() - grace
         return (
             bool(self.runs or self.unreadable)
-            and all(self._is_over(run, now) for run in self.runs)
-            and all(now - _last_change(path) > self.following.grace for path in self.unreadable)
+            and all(_is_over(run, then) for run in self.runs)
+            and all(_last_change(path) < then for path in self.unreadable)
         )
 
     def exit_code(self) -> int:
         """Return the exit code of a report on all runs, with what became of each when it was last due."""
         there = {*self.unreadable, *(run.path for run in self.runs)}
-        return exit_code(failed=len(there & self.failures.keys()), of=len(there))
+        return exit_code(failed=len(there & self.failed), of=len(there))
 
-    def _is_over(self, run: Run, now: float) -> bool:
-        if run.status in (Status.KILLED, Status.INTERRUPTED, Status.UNKNOWN):
-            return now - run.last_alive > self.following.grace
-        return not run.running
+
+def _is_over(run: Run, then: float) -> bool:
+    if run.status in (Status.KILLED, Status.INTERRUPTED, Status.UNKNOWN):
+        return run.last_alive < then
+    return not run.running
 
 
 def _last_change(path: Path) -> float:
