@@ -33,9 +33,20 @@ def made() -> dict[Path, str]:
         CLI: _reference(),
         CONFIG: _TABLE.sub(lambda _: _table(), CONFIG.read_text()),
         SCHEMA: _indented(json_schema()),
-        ROOT / "docs/reference/json-export.schema.json": _indented(msgspec.json.schema(report.Report)),
-        ROOT / "docs/reference/json-verify.schema.json": _indented(msgspec.json.schema(report.VerifyReport)),
+        ROOT / "docs/reference/json-export.schema.json": _indented(_report_schema(report.Report)),
+        ROOT / "docs/reference/json-verify.schema.json": _indented(_report_schema(report.VerifyReport)),
     }
+
+
+def _report_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON schema of a report, in which every field is present."""
+    schema = msgspec.json.schema(kind)
+    for part in schema["$defs"].values():
+        if "properties" in part:
+            part["required"] = list(part["properties"])
+            for field in part["properties"].values():
+                field.pop("default", None)
+    return schema
 
 
 def _indented(schema: dict[str, Any]) -> str:
