@@ -153,7 +153,7 @@ def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]
     if not records:
         return []
     top = selection.top
-    metrics = [Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode)] if top else _telling(records, most=3)
+    metrics = [top.ref] if top else _telling(records, most=3)
     values = [value_column(ref, records, rank=rank) for ref, rank in zip(metrics, (1, 4, 6), strict=False)]
     return [
         name_column(records),
@@ -177,7 +177,7 @@ def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
 
 def _best_columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
     """Return the columns: the ranked value first, then its step, the hyperparameters that differ, and the rest."""
-    ranked = value_column(Ref(Kind.METRIC, top.metric, "last" if top.last else top.mode), records)
+    ranked = value_column(top.ref, records)
     beside = [
         value_column(Ref(Kind.METRIC, top.metric, f"{top.mode}_step"), records, header="at step", rank=3),
         value_column(Ref(Kind.METRIC, top.metric), records, header="last", rank=5),

@@ -351,29 +351,25 @@ class _Parser:
             self._fail("~ matches a text with a glob: name ~ 'base*'", sign)
         if ref.kind in (Kind.TAGS, Kind.YES_NO) and op not in ("=", "==", "!=", "~"):
             self._fail(f"{ref} is compared by = and != only", sign)
-        compare = _OPERATORS[op]
-        if ref.kind is Kind.TAGS:
-            if op == "!=":
-                return lambda record: value not in record.tags
-            return lambda record: any(compare(tag, value) for tag in record.tags)
-        is_any_kind = op in ("=", "==", "!=")
+        if ref.kind is Kind.TAGS and op == "!=":
+            return _inverse(_present(ref, lambda found: found == value))
+        compare, is_any_kind = _OPERATORS[op], op in ("=", "==", "!=")
         return _present(ref, lambda found: (is_any_kind or _are_alike(found, value)) and compare(found, value))
 
     def _membership(self, left: _Token) -> Test:
-        if not self._accept("("):
-            if not self._peek.is_word("tag", "tags"):
-                self._fail("after 'in' comes tags, or values as (a, b)")
+        if self._accept("("):
+            ref = self.reference(left)
+            values = [self._value(ref, self.operand())]
+            while self._accept(","):
+                values.append(self._value(ref, self.operand()))
+            self._expect(")")
+        elif self._peek.is_word("tag", "tags"):
             self._advance()
-            tag = self._value(Ref(Kind.TAGS, "tags"), left)
-            return lambda record: tag in record.tags
-        ref = self.reference(left)
-        values = [self._value(ref, self.operand())]
-        while self._accept(","):
-            values.append(self._value(ref, self.operand()))
-        self._expect(")")
-        if ref.kind is Kind.TAGS:
-            return lambda record: any(value in record.tags for value in values)
-        return _present(ref, lambda found: any(found == value for value in values))
+            ref = Ref(*FIELDS["tags"])
+            values = [self._value(ref, left)]
+        else:
+            self._fail("after 'in' comes tags, or values as (a, b)")
+        return _present(ref, lambda found: found in values)
 
     def operand(self) -> _Token:
         """Read a name or a value."""
@@ -472,10 +468,12 @@ def _inverse(test: Test) -> Test:
 
 
 def _present(ref: Ref, test: Callable[[Any], bool]) -> Test:
-    """Return the test that `test` is true of the run's value, and that there is one that is not NaN."""
+    """Return the test that `test` is true of the run's value, or of one of its tags. It is never true of NaN."""
 
     def holds(record: RunRecord) -> bool:
         found = ref.of(record)
+        if ref.kind is Kind.TAGS:
+            return any(map(test, found))
         # Only NaN differs from itself.
         return found is not ... and found == found and test(found)  # noqa: PLR0124
 

@@ -43,10 +43,10 @@ class Top:
     mode: str = "max"
     last: bool = False
 
-    def of(self, record: RunRecord) -> float | None:
-        """Return the value that ranks the run, None for a run without one or with NaN."""
-        value = record.metric(self.metric, "last" if self.last else self.mode)
-        return None if value is None or math.isnan(value) else value
+    @property
+    def ref(self) -> Ref:
+        """Return the value that ranks a run."""
+        return Ref(Kind.METRIC, self.metric, "last" if self.last else self.mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def unknown_names(records: Sequence[RunRecord], selection: Selection) -> list[st
         if not any(_matches(tag, glob) for tag in tags)
     ]
     refs = list(selection.where.refs) if selection.where else []
-    refs += [Ref(Kind.METRIC, selection.top.metric)] if selection.top else []
+    refs += [selection.top.ref] if selection.top else []
     return said + unknown_refs(records, refs)
 
 
@@ -236,9 +236,10 @@ def since_of(text: str, *, now: float | None = None) -> float:
 
 
 def _best(pairs: list[tuple[T, RunRecord]], top: Top) -> list[tuple[T, RunRecord]]:
-    sign = -1.0 if top.mode == "max" else 1.0
-    ranked = [(sign * value, pair) for pair in pairs if (value := top.of(pair[1])) is not None]
-    ranked.sort(key=lambda entry: (entry[0], entry[1][1].start, entry[1][1].run_dir))
+    # A run without a value, or with NaN, is not ranked.
+    ranked = [(value, pair) for pair in pairs if (value := top.ref.of(pair[1])) is not ... and not math.isnan(value)]
+    ranked.sort(key=lambda entry: (entry[1][1].start, entry[1][1].run_dir))
+    ranked.sort(key=lambda entry: entry[0], reverse=top.mode == "max")
     return [pair for _, pair in ranked[: top.count]]
 
 
