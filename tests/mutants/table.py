@@ -300,8 +300,8 @@ _REGISTRY = (
     Mutant(
         "--top ranks by the last value",
         "bridge/sync/select.py",
-        'record.metric(self.metric, "last" if self.last else self.mode)',
-        'record.metric(self.metric, "last")',
+        'self.metric, "last" if self.last else self.mode)',
+        'self.metric, "last")',
         ("tests/sync/test_select.py",),
     ),
 )
