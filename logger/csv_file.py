@@ -21,7 +21,7 @@ from logger.files import append_whole, free_beside, no_field_limit, replace_file
 from logger.values import cell_text, is_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from logger.row import Row
@@ -32,13 +32,6 @@ _REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
 _SPECIAL = re.compile(r'[",\r\n]')
-
-_CELL = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,\r\n]*+(?:\r[^\n]*+)?+'
-_RECORD = re.compile(rb'[^"\n]*+\n|' + _CELL + rb"(?:," + _CELL + rb")*+\n")
-"""A line without quotes, or cells up to a line end outside of quotes. Only at the start of a cell a quote opens one.
-
-A carriage return in the middle makes the rest of the line no CSV, so no quote opens there.
-"""
 
 
 class MetricsFile:
@@ -241,23 +234,23 @@ def _encode(lines: Iterable[str]) -> bytes:
 class Record(NamedTuple):
     """A complete line (or several, if a quoted cell holds line ends) of metrics.csv.
 
-    `columns` is the header line above it, for a header line its own cells. A file can hold several header lines if
-    others were appended to it.
+    `cells` is None if it is no CSV. `columns` is the header line above it, for a header line its own cells. A file can
+    hold several header lines if others were appended to it.
     """
 
     raw: bytes
     kind: Literal["header", "row", "blank"]
     columns: tuple[str, ...]
+    cells: list[str] | None
 
-    def cells(self) -> dict[str, str] | None:
+    def values(self) -> dict[str, str] | None:
         """Return the cells of a row that are not empty, by column, the last of several columns of one name.
 
         None for a row that readers ignore: it has a wrong number of cells, or is no CSV.
         """
-        cells = _parse(self.raw)
-        if cells is None or len(cells) != len(self.columns):
+        if self.cells is None or len(self.cells) != len(self.columns):
             return None
-        return {name: cell for name, cell in zip(self.columns, cells, strict=True) if cell}
+        return {name: cell for name, cell in zip(self.columns, self.cells, strict=True) if cell}
 
 
 class Position(NamedTuple):
@@ -274,7 +267,9 @@ def skip_rows(path: Path, limit: int = sys.maxsize) -> Position:
     Counting line ends is ten times as fast as `read_records`. It stops at a block with a quote, a blank line, or what
     may be another header.
     """
-    header = next(read_records(path), None)
+    # Closed here: Python would swallow a Ctrl-C that comes while it destroys an iterator.
+    with contextlib.closing(read_records(path)) as records:
+        header = next(records, None)
     if header is None or header.kind != "header" or "step" not in header.columns:
         return Position()
     offset, rows = len(header.raw), 0
@@ -291,44 +286,41 @@ def skip_rows(path: Path, limit: int = sys.maxsize) -> Position:
     return Position(offset, header.columns, rows)
 
 
-def read_records(path: Path, start: Position = Position()) -> Iterator[Record]:  # noqa: B008 - it is immutable
+def read_records(path: Path, start: Position = Position()) -> Generator[Record]:  # noqa: B008 - it is immutable
     """Yield the complete lines of `path` from `start` on, none without a header that is CSV."""
     columns = start.columns
-    for raw in _split(path, start.offset):
-        line = raw if columns else raw.removeprefix(_BOM)
-        if not line.strip(b"\r\n"):
-            yield Record(raw, "blank", columns)
-            continue
-        cells = _parse(line) if not columns or b"step" in line else None
-        if cells is not None and (not columns or is_header(cells, columns)):
-            columns = tuple(cells)
-            yield Record(raw, "header", columns)
-        elif columns:
-            yield Record(raw, "row", columns)
-        else:
-            return
+    taken: list[bytes] = []  # the lines of the record that the reader is in
+    torn = False
 
+    def lines() -> Iterator[str]:
+        nonlocal torn
+        for line in file:
+            if line.endswith(b"\n"):
+                taken.append(line)
+                yield (line if columns else line.removeprefix(_BOM)).decode("utf-8", errors="replace")
+        torn = True  # if the reader asks for more, its record is not complete
 
-def _split(path: Path, offset: int) -> Iterator[bytes]:
-    """Yield the bytes of each complete record of the file `path` from `offset` on."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        rest, size = b"", _CHUNK
-        while chunk := file.read(size):
-            rest += chunk
-            end = 0
-            while match := _RECORD.match(rest, end):
-                yield match[0]
-                end = match.end()
-            # Within a quoted cell of any length the reads grow, so that its start is not searched too often.
-            size = _CHUNK if end else len(rest)
-            rest = rest[end:]
-
-
-def _parse(raw: bytes) -> list[str] | None:
-    """Return the cells of a record, or None if it is no CSV."""
-    with no_field_limit():
-        try:
-            return next(csv.reader([raw.decode("utf-8", errors="replace")]))
-        except csv.Error:
-            return None
+    with path.open("rb") as file, no_field_limit():
+        file.seek(start.offset)
+        reader = csv.reader(lines())
+        while True:
+            cells: list[str] | None
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                cells = None
+            if torn:
+                return
+            raw = b"".join(taken)
+            taken.clear()
+            if cells == []:
+                yield Record(raw, "blank", columns, cells)
+            elif cells is not None and (not columns or (b"step" in raw and is_header(cells, columns))):
+                columns = tuple(cells)
+                yield Record(raw, "header", columns, cells)
+            elif columns:
+                yield Record(raw, "row", columns, cells)
+            else:
+                return

@@ -149,7 +149,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-_FIELD_LIMIT = threading.Lock()
+_FIELD_LIMIT = threading.RLock()
 
 
 @contextlib.contextmanager

@@ -249,9 +249,9 @@ def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, M
     start = skip_rows(metrics.path, covered)
     rows = (record for record in read_records(metrics.path, start) if record.kind == "row")
     for record in islice(rows, covered - start.rows, None):
-        cells = record.cells()
-        step = whole_number((cells or {}).get("step", ""))
-        if cells is None or step is None:
+        cells = record.values() or {}
+        step = whole_number(cells.get("step", ""))
+        if step is None:
             continue  # readers ignore the row
         last = step
         for name, cell in cells.items():

@@ -387,10 +387,7 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 def _dumps(value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError):
-        return json.dumps(strict(value), allow_nan=False, default=str)
+    return json.dumps(strict(value), allow_nan=False, default=str)
 
 
 def parse_time(value: object) -> float | None:

@@ -1,6 +1,7 @@
 """The reference exporter for tests: the contract in its plainest form, with boxes that tests inspect and change.
 
-The target of a run is one box, in this process or as a file in a folder that several processes share.
+The target of a run is one box, a file in a folder that several processes share. Unlike tests/example_exporter.py it
+writes in visible steps, takes any capabilities, and refuses steps that do not increase where it declares that.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import fcntl
 import hashlib
 import os
 import pickle
-import threading
+import tempfile
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,7 +26,6 @@ from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,8 +41,6 @@ MEMORY = Capabilities(
 
 Columns: TypeAlias = "tuple[NDArray[Any], ...]"
 """Row, step, time and value of a series."""
-
-_LOCK = threading.RLock()
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Box:
 
 
 class MemoryExporter(Exporter):
-    """Exports into boxes: files in `folder`, or objects that are pickled with the exporter.
+    """Exports into boxes in `folder`, by default a new one.
 
     After `fails` is set, the next write of a cursor fails, once.
     """
@@ -71,10 +70,9 @@ class MemoryExporter(Exporter):
     name = "memory"
 
     def __init__(self, folder: Path | None = None, *, capabilities: Capabilities = MEMORY) -> None:
-        self.folder = folder
+        self.folder = folder or Path(tempfile.mkdtemp())
         self.fails = False
         self._capabilities = capabilities
-        self._boxes: dict[str, bytes] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -110,18 +108,15 @@ class MemoryExporter(Exporter):
     def box(self, identity: str) -> Box | None:
         """Return a copy of a run's box."""
         try:
-            data = self._boxes[identity] if self.folder is None else self._file(identity).read_bytes()
-        except (KeyError, FileNotFoundError):
+            box: Box = pickle.loads(self._file(identity).read_bytes())
+        except FileNotFoundError:
             return None
-        box: Box = pickle.loads(data)
         return box
 
     def put(self, box: Box) -> None:
         """Store a box, whole and at one instant."""
-        if self.folder is None:
-            self._boxes[box.identity] = pickle.dumps(box)
-            return
         file = self._file(box.identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}.new")
         beside.write_bytes(pickle.dumps(box))
         beside.replace(file)
@@ -137,19 +132,16 @@ class MemoryExporter(Exporter):
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Let one writer at a time in, over threads and processes; a writer's death frees the lock."""
-        with _LOCK, contextlib.ExitStack() as stack:
-            if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context((self.folder / "lock").open("w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def where(self, identity: str) -> str:
         """Return the address of a run's box."""
-        return f"memory:{identity}" if self.folder is None else str(self._file(identity))
+        return f"memory:{identity}"
 
     def _file(self, identity: str) -> Path:
-        assert self.folder is not None
         return self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.box"
 
 

@@ -23,7 +23,6 @@ class SlowExporter(MemoryExporter):
     """Takes a minute to open a target."""
 
     def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
-        assert self.folder is not None
         (self.folder / str(os.getpid())).touch()
         time.sleep(60)
         return super().open(run, content)

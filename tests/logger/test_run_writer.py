@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logger.heartbeat import TIMER_INTERVAL
+from logger import heartbeat
 from logger.media import Encoded
 from logger.run_writer import RegistryLoggerWarning, open_run
 from tests.logger.rows import edit_sidecar, in_child, read_rows, sidecar, start, steps, summary
@@ -83,11 +83,15 @@ def test_rows_are_on_disk_after_so_many_without_a_save(tmp_path: Path) -> None:
     writer.release()
 
 
-def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path, clock: Clock) -> None:
+def test_the_last_state_is_on_disk_within_ten_seconds(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread writes what was logged without a further call.
 
     It touches the heartbeat, and ends with the run.
     """
+    assert heartbeat.TIMER_INTERVAL < 5
+    monkeypatch.setattr(heartbeat, "TIMER_INTERVAL", 0.1)
     others = background_threads()
     writer = start(tmp_path)
     for step in range(200):
@@ -96,7 +100,6 @@ def test_the_last_state_is_on_disk_within_ten_seconds(tmp_path: Path, clock: Clo
     writer.log_metrics({"a": 2.0}, 200)
     os.utime((tmp_path / "heartbeat"), (1.0, 1.0))
     clock.now += 31
-    assert TIMER_INTERVAL < 5
     wait_for(lambda: summary(tmp_path)["step"] == 200)
     assert len(read_rows(tmp_path)) == 201
     assert (tmp_path / "heartbeat").stat().st_mtime > 1.0
