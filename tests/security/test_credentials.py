@@ -105,7 +105,7 @@ def test_a_server_that_is_down(scene: Scene, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 400, 500, 302])
-def test_a_server_that_tells_what_it_heard(
+def test_a_server_that_repeats_what_it_receives(
     scene: Scene,
     echo: http.server.ThreadingHTTPServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +149,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("template", WRONG)
-def test_addresses_that_are_none(scene: Scene, capfd: pytest.CaptureFixture[str], template: str) -> None:
+def test_invalid_addresses(scene: Scene, capfd: pytest.CaptureFixture[str], template: str) -> None:
     """An invalid address is shown without its credentials."""
     password = f"wr0ng-{WRONG.index(template)}-address"
     for seen in commands(scene, template.format(f"{USER}:{password}", password))[:5]:

@@ -133,7 +133,7 @@ WHOLE_FILE = {
 }
 
 
-def test_files_that_are_something_else(tmp_path: Path) -> None:
+def test_files_of_a_wrong_kind(tmp_path: Path) -> None:
     """A run with a file of the wrong kind arrives without it, or is unreadable by name."""
     scene = Scene(tmp_path)
     plain_run(scene.runs / "good")

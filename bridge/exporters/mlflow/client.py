@@ -52,8 +52,8 @@ _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _KINDS = {
     "sqlite": "sqlite",
     "file": "file store",
-    **dict.fromkeys(("postgresql", "postgres"), "postgresql"),
-    **dict.fromkeys(("mysql", "mssql", "oracle", "mariadb"), "other database"),
+    "postgresql": "postgresql",
+    **dict.fromkeys(("mysql", "mssql"), "other database"),
     **dict.fromkeys(("http", "https", *_DATABRICKS), "server"),
 }
 """The kinds of tracking URI by the first word of their scheme."""
@@ -178,14 +178,9 @@ def sqlite_uri(file: Path, *, head: str = "sqlite") -> str:
 def missing_driver(target: str, error: ModuleNotFoundError) -> MissingExtraError:
     """Return the error for a database whose Python driver is not installed, with its pip line."""
     name = error.name or "the driver"
-    package = {
-        "psycopg2": "registry-bridge[postgresql]",
-        "psycopg": "registry-bridge[postgresql]",
-        "MySQLdb": "mysqlclient",
-    }
+    package = {"psycopg2": "registry-bridge[postgresql]", "MySQLdb": "mysqlclient"}.get(name, name)
     return MissingExtraError(
-        f"{target} needs the Python package {name!r}, which is not installed.",
-        hint=f'pip install "{package.get(name, name)}"',
+        f"{target} needs the Python package {name!r}, which is not installed.", hint=f'pip install "{package}"'
     )
 
 
@@ -539,9 +534,8 @@ class MlflowApi:
         except ModuleNotFoundError as error:
             raise missing_driver(self.address.shown, error) from error
         tracking: Any = getattr(client, "_tracking_client", None)
-        if (
-            tracking is not None
-        ):  # else it prints the address of each run that ends; MLflow 2.22 has no setting for that
+        if tracking is not None:
+            # Otherwise MLflow 2.22, which has no setting for that, prints the address of each run that ends.
             tracking._log_url = lambda _run_id: None
         return client
 

@@ -315,8 +315,8 @@ class MlflowStore:
 
     @property
     def ignores_case(self) -> bool:
-        """Return True if the database takes `Loss` and `loss` for one key, as MySQL and MariaDB do."""
-        return (self._database_uri or self.address.uri).lower().startswith(("mysql", "mariadb"))
+        """Return True if the database takes `Loss` and `loss` for one key, as MySQL does."""
+        return (self._database_uri or self.address.uri).lower().startswith("mysql")
 
     @property
     def is_absent(self) -> bool:

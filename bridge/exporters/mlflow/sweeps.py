@@ -146,22 +146,11 @@ def _one_row(values: Mapping[str, float], step: int, time: float) -> Block:
 
 @dataclass(frozen=True, slots=True)
 class MetricSummary:
-    """The values of one metric over the children that have it: `best` is the id of the best child."""
+    """The values of one metric by the id of the child that has it, and the id of the best child."""
 
     key: str
-    sign: int
     values: Mapping[str, float]
-
-    @property
-    def best(self) -> str:
-        """Return the id of the best child, of equal ones the smallest."""
-        return max(sorted(self.values), key=lambda run_id: self.sign * self.values[run_id])
-
-    def cells(self, names: Mapping[str, str], experiment_id: str) -> list[str]:
-        """Return the cells of the metric's row in the description."""
-        numbers = self.values.values()
-        link = f"[{_escaped(names[self.best])}](#/experiments/{experiment_id}/runs/{self.best})"
-        return [_escaped(self.key), _mean_and_std(numbers), _number(min(numbers)), _number(max(numbers)), link]
+    best: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +168,11 @@ class ParentSummary:
         }
         table = []
         for metric, sign in bests.items():
-            values = {child.run_id: _value(child, metric) for child in children}
-            numbers = {run_id: value for run_id, value in values.items() if value is not None}
-            if numbers:
-                table.append(MetricSummary(clean(metric), sign, numbers))
+            found = ((child.run_id, _value(child, metric)) for child in children)
+            values = {run_id: value for run_id, value in sorted(found) if value is not None}
+            if values:
+                best = max(values, key=lambda run_id: sign * values[run_id])
+                table.append(MetricSummary(clean(metric), values, best))
         return cls(tuple(children), tuple(table))
 
     def metrics(self) -> dict[str, float]:
@@ -199,7 +189,13 @@ class ParentSummary:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         parts = [f"{counted(len(self.children), 'run')}: {counts}"]
         names = {child.run_id: child.name for child in self.children}
-        rows = [metric.cells(names, experiment_id) for metric in self.table]
+        rows = []
+        for metric in self.table:
+            link = f"[{_escaped(names[metric.best])}](#/experiments/{experiment_id}/runs/{metric.best})"
+            numbers = metric.values.values()
+            rows.append(
+                [_escaped(metric.key), _mean_and_std(numbers), _number(min(numbers)), _number(max(numbers)), link]
+            )
         if rows:
             parts.append(_markdown(["metric", "mean ± std", "min", "max", "best run"], rows))
         groups = self._groups()

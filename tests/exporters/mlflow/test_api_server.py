@@ -226,7 +226,7 @@ def _twin_tags(run: Run) -> dict[str, str]:
     return {Tag.UID: run.identity, Tag.CURSOR: '{"format":1,"identity":"uid-first","path":"/elsewhere"}'}
 
 
-def test_a_file_that_the_server_finds_too_large_is_a_loss(
+def test_a_file_that_is_too_large_for_the_server_is_a_notice(
     server: Store, faulty_proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     """A file that the server refuses as too large is a notice, and everything else arrives."""

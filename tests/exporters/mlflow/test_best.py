@@ -55,7 +55,7 @@ def test_the_latest_value_is_the_best_at_its_step(
     assert latest(any_store) == expected
 
 
-def test_it_follows_as_a_run_grows(any_store: Store) -> None:
+def test_a_best_follows_a_growing_run(any_store: Store) -> None:
     """Only a strictly better value replaces the best."""
     seen = []
     for at, value in enumerate([0.5, 0.4, 0.7, 0.7, 0.9]):
@@ -68,14 +68,6 @@ def test_a_metric_without_a_number_has_no_best(any_store: Store) -> None:
     """A metric that is missing or always NaN has no best."""
     any_store.export(run_of(), [{"step": 0, "loss": 1.0, "acc": math.nan}], content=MAX)
     assert set(any_store.run().data.metrics) == {"loss", "acc"}
-
-
-def test_adding_one_later_needs_no_rebuild(any_store: Store) -> None:
-    """A later --best covers the points that MLflow already holds."""
-    any_store.export(run_of(), rows_of([0.1, 0.8, 0.3]))
-    before = any_store.run().info.run_id
-    any_store.export(run_of(), rows_of([0.2], first=3), content=MAX)
-    assert (any_store.run().info.run_id, latest(any_store)) == (before, (1, 0.8))
 
 
 def test_with_and_without_a_best_a_run_keeps_its_id(any_store: Store) -> None:

@@ -141,14 +141,6 @@ def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
     assert store.read(run).tags == tags
 
 
-def test_a_tag_that_the_run_no_longer_has_goes(store: Store) -> None:
-    """A tag that the bridge set is removed when the run drops it."""
-    store.export(run_of(tags=("project:x", "old")), ROWS)
-    store.export(run_of(tags=("project:y",)))
-    tags = store.run().data.tags
-    assert (tags["project"], "old" in tags) == ("y", False)
-
-
 def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -> None:
     """Notes over 8,000 characters are cut with a notice, and a file has the whole."""
     notes = "# Notes\n" + "x" * 9000
@@ -345,7 +337,7 @@ def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
     assert store.client.get_run(theirs.info.run_id).data.tags == {"a": "b", "mlflow.runName": "first"}
 
 
-def test_a_shape_without_redaction_shows_everything(store: Store) -> None:
+def test_nothing_is_masked_without_globs(store: Store) -> None:
     """Content options decide what is masked."""
     store.export(run_of(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
     assert store.run().data.params == {"password": "p"}

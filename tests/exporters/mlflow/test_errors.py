@@ -48,7 +48,7 @@ REST = "API request to endpoint /api failed with error code {} != 200. Response 
         ("BAD_REQUEST: UNIQUE constraint failed: metrics.key, metrics.step", TargetUnavailableError, "sent twice", ""),
     ],
 )
-def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], says: str, hint: str) -> None:
+def test_errors_of_mlflow_are_classified(text: str, kind: type[TargetError], says: str, hint: str) -> None:
     """An error's status and text decide its class; a refusal has the server's own words."""
     with pytest.raises(kind) as caught, translate_errors("http://h"):
         raise MlflowException(text)
@@ -66,7 +66,7 @@ def test_what_mlflow_says_is_sorted(text: str, kind: type[TargetError], says: st
         (sqlite3.IntegrityError("NOT NULL constraint failed"), TargetRefusedError, ""),
     ],
 )
-def test_what_a_database_says_is_sorted(cause: Exception, kind: type[TargetError], hint: str) -> None:
+def test_errors_of_a_database_are_classified(cause: Exception, kind: type[TargetError], hint: str) -> None:
     """A database that is busy may be tried again, also if the driver itself says so; all else is refused."""
     for error in (cause, DBAPIError("INSERT", {}, cause)):
         found = database_error("sqlite:///x.db", error)
@@ -150,7 +150,7 @@ def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.Monk
     assert answers == [None]
 
 
-def test_a_store_of_files_that_does_not_take_them_is_refused() -> None:
+def test_an_artifact_store_that_fails_is_refused() -> None:
     """Any error of an artifact store becomes one error that explains how to leave files out."""
     with pytest.raises(TargetRefusedError, match="PermissionError") as caught, artifact_errors("http://h"):
         raise PermissionError(13, "Permission denied")

@@ -67,7 +67,7 @@ def test_params_and_tags_that_differ_in_case_alone_stay_apart_in_mysql(tmp_path:
     assert facts_of(run, ContentOptions()).params.values == {"lr": "0.1", "LR": "0.2"}
 
 
-def test_people_can_choose_another_name() -> None:
+def test_a_metric_can_be_renamed() -> None:
     """A chosen name is cleaned like any other."""
     assert keys_of(["loss", "acc"], {"loss": "train/loss@0"}) == {"loss": "train/loss_0", "acc": "acc"}
 

@@ -251,7 +251,7 @@ def test_names_of_the_artifacts_do_not_leak_into_a_rebuild(store: Store) -> None
     assert json.loads(store.artifact("bridge/names.json"))["metrics"] == {"c@d": "c_d"}
 
 
-def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
+def test_superseded_images_of_a_stopped_export_are_removed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image sent before a stop is removed if a requeue logged another in its place."""
@@ -271,9 +271,7 @@ def test_pictures_of_an_export_that_was_stopped_go_where_they_no_longer_count(
     assert [str(each.verdict) for each in verify_runs([run], store.exporter()).runs] == ["="]
 
 
-def test_pictures_of_an_export_that_was_stopped_are_built_upon(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_of_a_stopped_export_are_kept(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If all images sent before a stop still count, the next export continues in the same run."""
     run = make_run(tmp_path / "run", [{"step": 0, "loss": 1.0}])
     log_picture(run, step=3, session=0)

@@ -55,9 +55,7 @@ def test_no_two_tags_become_one(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "server"])
-def test_of_many_tags_those_that_changed_or_went_follow(
-    request: pytest.FixtureRequest, store: Store, kind: str
-) -> None:
+def test_changed_and_removed_tags_follow_the_run(request: pytest.FixtureRequest, store: Store, kind: str) -> None:
     """Changed and removed tags follow the run, and tags that people set or removed stay theirs."""
     if kind == "server":
         uri = request.getfixturevalue("mlflow_server").uri

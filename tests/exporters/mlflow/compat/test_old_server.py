@@ -105,7 +105,7 @@ def test_answers_that_are_lost(
         assert facts_of(store, store.run()) == facts_of(clean, clean.run())
 
 
-def test_points_that_a_stopped_export_left_are_built_upon(old_server: MlflowServer, tmp_path: Path) -> None:
+def test_points_of_a_stopped_export_are_completed(old_server: MlflowServer, tmp_path: Path) -> None:
     """An export continues after a request of several metrics that the server holds in part."""
     from mlflow.entities import Metric
 
