@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from dataclasses import dataclass, field
@@ -54,6 +55,11 @@ class Layout:
         metrics = {name: tuple(places[name]) for name in sorted(places)}
         renamed = tuple((name, len(column)) for column in columns if (name := metric_name(column)) != column)
         return cls(tuple(columns), step, time, metrics, at, end, renamed)
+
+
+def bytes_digest(data: bytes) -> str:
+    """Return a digest of bytes as text."""
+    return hashlib.blake2b(data, digest_size=10).hexdigest()
 
 
 def metric_name(column: str) -> str:

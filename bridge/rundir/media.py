@@ -119,14 +119,14 @@ def read_pictures(run: Run, table: EventTable, cursor: Cursor | None, begin: int
     is_even = cursor is not None and cursor.media_offset == cursor.offset
     covered = begin if is_even else 0
     found = MediaDelta(lines=cursor.media_lines if cursor is not None and is_even else 0, offset=end)
-    if begin and (not is_even or any(at > begin for at, *_ in table.pictures(end))):
+    if begin and (not is_even or any(at >= begin for at, *_ in table.pictures(end))):
         for _ in table.rows(stop=begin):
             pass
     pictures = table.pictures(end)
     events = [
         _picture_event(number, session, file, picture) for number, (_, session, file, picture) in enumerate(pictures)
     ]
-    known = sum(at <= covered for at, *_ in pictures)
+    known = sum(at < covered for at, *_ in pictures)
     found.lines += len(events) - known
     _apply_overlap(run, found, events, known)
     return found

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS
 from bridge.model import NoticeKind
-from bridge.rundir.header import Layout, complete_rows, read_layout
+from bridge.rundir.header import Layout, bytes_digest, complete_rows, read_layout
 from logger.files import no_field_limit
 from logger.sidecar import parse_time
 from logger.values import cell_number, is_header, whole_number
@@ -76,11 +76,6 @@ Words: TypeAlias = NDArray[np.uint64]
 
 MODULUS = 1 << 64
 _CACHED_CELLS = 1 << 15
-
-
-def bytes_digest(data: bytes) -> str:
-    """Return a digest of bytes as text."""
-    return hashlib.blake2b(data, digest_size=10).hexdigest()
 
 
 def to_hex(digest: int) -> str:

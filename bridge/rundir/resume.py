@@ -306,7 +306,7 @@ def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Tabl
     found = table.find(cursor)
     if found is not None:
         return ReadState.at(run, content, cursor, *found)
-    if isinstance(table, EventTable) and table.is_gone(cursor):
+    if isinstance(table, EventTable) and table.is_gone:
         raise Changed("the event files that the target was made of are gone", ("gone", table.stat), keeps=True)
     for rows in first_rows(table, cursor.rows):
         state.take(rows)

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from bridge.model import Block, Notice, NoticeKind, Series
 from bridge.options import ContentOptions
-from bridge.rundir.event_runs import event_files, event_names
+from bridge.rundir.event_runs import read_event_facts
 from bridge.rundir.overlap import counting
 from bridge.rundir.resume import ReadState, open_table
 from logger.sidecar import MetricStats
@@ -94,8 +94,7 @@ def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> 
     `last_points` are step and value of the last point of each metric in metrics.csv. The event files hold another run
     if they reach as far and have no such point, or one that differs as float32. Raises RunDirectoryError.
     """
-    names = event_names(run.path)
-    files = event_files(run.path, names, []) if names else ()
+    files = read_event_facts(run.path, []).files
     if not files:
         return []
     series, _ = read_points(replace(run, event_files=files), ContentOptions(), only=last_points)

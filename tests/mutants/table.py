@@ -69,15 +69,15 @@ _EVENTS = (
     Mutant(
         "event files: a length of terabytes is believed",
         "bridge/rundir/event_file.py",
-        "if size > LARGEST_RECORD:",
-        "if size < 0:",
+        "elif size <= end - offset:",
+        "elif size:",
         ("tests/rundir/test_event_files.py",),
     ),
     Mutant(
         "event files: Lightning's placeholder is a point",
         "bridge/rundir/event_runs.py",
-        "batch = batch.scalars(~(mine & (batch.step == PLACEHOLDER[1]) & (batch.value == PLACEHOLDER[2])))",
-        "batch = batch.scalars(mine | ~mine)",
+        'points = points[~(is_tag & (points["step"] == step) & (points["value"] == value))]',
+        "points = points[is_tag | ~is_tag]",
         ("tests/rundir/test_event_files.py",),
     ),
     Mutant(

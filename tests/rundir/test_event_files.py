@@ -92,9 +92,8 @@ def read(path: Path, begin: int = 0, end: int | None = None) -> tuple[list[tuple
     place, problem = begin, ""
     with path.open("rb", buffering=0) as file:
         for batch in read_events(file, begin, path.stat().st_size if end is None else end):
-            columns = (batch.tag.tolist(), batch.step.tolist(), batch.time.tolist(), batch.value.tolist())
             points += [
-                (batch.tags[tag], step, then, shown(value)) for tag, step, then, value in zip(*columns, strict=True)
+                (batch.tags[tag], step, then, shown(value)) for tag, step, then, value, _ in batch.points.tolist()
             ]
             place, problem = batch.end, batch.problem
     return points, place, problem
@@ -144,6 +143,20 @@ def test_a_damaged_record_ends_the_file_and_is_named(tmp_path: Path, damage: byt
     (notice,) = whole[-1].notices
     assert notice.kind is NoticeKind.BAD_LINE
     assert notice.what.startswith(f"{path.name}: byte {size}: a record ")
+
+
+def test_several_values_in_one_event_stay_together(tmp_path: Path) -> None:
+    """An event with several values is one row, so no delta ends between its values."""
+    event = Event(wall_time=START, step=1)
+    for name in ("a", "b", "c"):
+        event.summary.value.add(tag=name, simple_value=1.0)
+    append(write_events(tmp_path, 0, []), event, event)
+    age(tmp_path)
+    cursor, seen = None, []
+    while (delta := look(tmp_path, cursor, limit=1)).kind is not DeltaKind.SAME:
+        seen += [name for block in delta.blocks for name in block.names]
+        cursor = delta.after
+    assert (sorted(seen), cursor.rows) == (["a", "b", "c"], 2)
 
 
 def test_a_large_picture_is_passed_over(tmp_path: Path) -> None:
