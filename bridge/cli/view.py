@@ -124,7 +124,7 @@ def _view_live(
     out: Output,
 ) -> int:
     """Show the run directories themselves."""
-    from bridge.live import LiveRuns
+    from bridge.live import LiveOptions, LiveRuns
     from bridge.rundir import discover, runs_within
     from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
@@ -132,13 +132,14 @@ def _view_live(
     if how.edit and not exporter.can_edit:
         raise UsageError("--edit: nothing can be edited on this page.", hint="bridge view RUNS --to mlflow --edit")
     chosen = Selection.of(selection)
-    live = LiveRuns(
-        runs,
-        content=content,
-        choose=functools.partial(select, selection=chosen),
+    options = LiveOptions(
+        roots=list(map(str, runs)),
         selection=selection,
+        content=content,
         heartbeat_timeout=how.heartbeat_timeout,
+        edit=how.edit,
     )
+    live = LiveRuns(options, functools.partial(select, selection=chosen))
     if how.host != _LOCAL:
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
     found = len(live.runs())
@@ -151,7 +152,7 @@ def _view_live(
         return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
     out.say(STARTING)
-    with exporter.serve_live(live, host=how.host, port=port, edit=how.edit) as address:
+    with exporter.serve_live(live, host=how.host, port=port) as address:
         out.result(address)
         out.result(f"From another machine first: {tunnel(port)}")
         out.say(f"This page shows {counted(found, 'run')} as the files are now. Press Ctrl-C to stop.")

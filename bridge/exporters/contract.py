@@ -307,8 +307,8 @@ class LiveViewable(Protocol):
     default_port: int
     can_edit: bool
 
-    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> AbstractContextManager[str]:
-        """Serve `live` at `host` and `port` while the block runs. Yield the page's address. With `edit`, allow edits.
+    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> AbstractContextManager[str]:
+        """Serve `live` at `host` and `port` while the block runs. Yield the page's address.
 
         Raise MissingExtraError if the user interface is not installed, TargetUnavailableError if it cannot be started.
         """

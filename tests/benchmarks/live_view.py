@@ -22,7 +22,7 @@ import psutil
 
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.live import LiveRuns
+from bridge.live import LiveOptions, LiveRuns
 from bridge.options import ContentOptions
 from bridge.registry import open_registry
 from bridge.sync.export import Options, export_runs
@@ -112,7 +112,7 @@ def _beside(
 @contextlib.contextmanager
 def _live_tensorboard(root: Path) -> Iterator[str]:
     exporter = TensorBoardExporter(root / "none")
-    with exporter.serve_live(LiveRuns([root]), host="127.0.0.1", port=free_port()) as address:
+    with exporter.serve_live(LiveRuns(LiveOptions(roots=[str(root)])), host="127.0.0.1", port=free_port()) as address:
         yield address.rstrip("/")
 
 
@@ -161,7 +161,9 @@ def _draw(address: str, names: Sequence[str]) -> None:
 def _live_mlflow(root: Path) -> Iterator[tuple[str, Callable[[], float]]]:
     """Yield the address of a live view in MLflow, and a function that returns the memory of its server, in MiB."""
     before = set(psutil.Process().children(recursive=True))
-    with MlflowExporter(experiment="runs").serve_live(LiveRuns([root]), host="127.0.0.1", port=free_port()) as address:
+    with MlflowExporter(experiment="runs").serve_live(
+        LiveRuns(LiveOptions(roots=[str(root)])), host="127.0.0.1", port=free_port()
+    ) as address:
         servers = set(psutil.Process().children(recursive=True)) - before
 
         def memory() -> float:

@@ -56,24 +56,25 @@ def ask_all(runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     from bridge import plugins
     from bridge.exporters.tensorboard.live import RunsProvider
-    from bridge.live import LiveRuns
+    from bridge.live import LiveOptions, LiveRuns
 
     store = plugins.tracking_store(f"registry://{runs}")
     repository = plugins.artifact_repository(f"registry://{runs}")
-    provider = RunsProvider(LiveRuns([runs]))
+    provider = RunsProvider(LiveRuns(LiveOptions(roots=[str(runs)])))
     (experiment,) = store.search_experiments()
     assert store.search_runs([experiment.experiment_id], "metrics.loss < 9", 3, 100)
-    rows = {run.info.run_id: run for run in store.search_runs([experiment.experiment_id], "", 3, 100)}
+    rows = {run.info.run_name: run for run in store.search_runs([experiment.experiment_id], "", 3, 100)}
     copy = runs.parent / "copy"
+    copy.mkdir()
     for run in provider.list_runs(experiment_id=""):
         began = time.perf_counter()
-        live = provider._named_runs()[run.run_name]
+        shown = rows[run.run_name]
+        run_id, name = shown.info.run_id, shown.data.tags["mlflow.bridge.source"].rpartition("/")[2]
         only = RunTagFilter(runs=[run.run_name])
-        texts: list[Any] = [store.get_run(live.id).to_dictionary(), rows[live.id].to_dictionary()]
+        texts: list[Any] = [store.get_run(run_id).to_dictionary(), shown.to_dictionary()]
         served = []
-        for path in _paths(repository, live.id):
-            repository._download_file(path, str(copy))
-            with copy.open("rb") as file:  # a gibibyte goes through the server in pieces
+        for path in _paths(repository, run_id):
+            with Path(repository.download_artifacts(path, str(copy))).open("rb") as file:
                 served.append((path, file.read(1 << 20)))
         pictures = provider.read_blob_sequences(experiment_id="", plugin_name="images", run_tag_filter=only)
         for datum in (datum for tags in pictures.values() for datums in tags.values() for datum in datums):
@@ -90,9 +91,9 @@ def ask_all(runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             run_tag_filter=RunTagFilter([run.run_name], ["loss"]),
         )
         in_tensorboard = scalars.get(run.run_name, {}).get("loss", [])
-        in_mlflow = store.get_metric_history(live.id, "loss")
+        in_mlflow = store.get_metric_history(run_id, "loss")
         yield (
-            live.record.run_dir.rpartition("/")[2],
+            name,
             {
                 "leaks": [path for path, data in served if MARK.encode() in data]
                 + [text for text in map(str, texts) if MARK in text],

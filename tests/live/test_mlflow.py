@@ -29,10 +29,10 @@ from PIL import Image
 from bridge import plugins
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.live_options import VARIABLE, LiveOptions
-from bridge.exporters.mlflow.live_store import LiveModelRegistry, LiveStore, refuse_all_others
+from bridge.exporters.mlflow.live import LiveModelRegistry, LiveStore, refuse_all_others
+from bridge.exporters.mlflow.live_options import VARIABLE
 from bridge.exporters.mlflow.saved_view import VIEW_TAG
-from bridge.live import core as live_core
+from bridge.live import LiveOptions
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.sync.export import Options, export_runs
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
@@ -57,18 +57,6 @@ NOT_COMPARED = {
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give each test its own cache, and scan at every look."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
-    monkeypatch.setattr(live_core, "STALE_AFTER", -1.0)
-    monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
-    plugins._shared_view.cache_clear()
-    yield
-    plugins._shared_view.cache_clear()
-
-
 def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: object) -> None:
     """Write an image as the logger does: first the file, then its line."""
     path = run / "media" / f"{tag.replace('/', '_')}-{step}.{form.lower()}"
@@ -82,9 +70,18 @@ def log_image(run: Path, tag: str, step: int, form: str = "PNG", **fields: objec
 def store_of(runs: Path) -> LiveStore:
     """Return the live store of `runs`, which sees every change at once."""
     store: LiveStore = plugins.tracking_store(f"registry://{runs}")
-    store._view.live._pause = 0.0
-    store._view.live.refresh()
     return store
+
+
+def table(store: LiveStore, filter_string: str = "") -> list[Run]:
+    """Return all rows that the table of the only experiment shows."""
+    (experiment,) = store.search_experiments()
+    return list(store.search_runs([experiment.experiment_id], filter_string, ViewType.ALL, 100))
+
+
+def id_of(runs: Path, name: str) -> str:
+    """Return the id of the run whose name ends in `name`."""
+    return next(run.info.run_id for run in table(store_of(runs)) if run.info.run_name.endswith(name))
 
 
 def live_client(runs: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
@@ -125,6 +122,18 @@ def make_all_runs(runs: Path) -> Path:
         log_image(pictures, "val/samples", step, caption=f"step {step}")
     log_image(pictures, "val/samples", 3, caption="broken")
     (pictures / "media" / "val_samples-3.png").write_bytes(png(1)[:40])
+    broken = make_run(runs / "broken", rows[:3])
+    log_image(broken, "val/samples", 0)
+    (broken / "media" / "val_samples-0.png").write_bytes(png(1)[:40])
+    sessions = [{"user": "ada", "rows": 0}, {"user": "ada", "rows": 3}]
+    back = make_run(
+        runs / "back",
+        [{"step": step, "loss": 9.0 - step} for step in (0, 5, 9, 2)],
+        sessions=sessions,
+        summary={"loss": 7.0},
+    )
+    stats = {"loss": {"last": 7.0, "min": 0.0, "max": 9.0, "min_step": 9, "max_step": 0, "count": 4}}
+    (back / "summary.json").write_text(json.dumps({"rows": 4, "metrics": stats}))
     stock = runs / "csv" / "version_0"
     stock.mkdir(parents=True)
     (stock / "metrics.csv").write_text("loss,step\n0.5,0\n0.25,1\n")
@@ -156,7 +165,16 @@ def told(client: mlflow.MlflowClient, **search: Any) -> list[dict[str, Any]]:
 
 
 def row(run: Run) -> dict[str, Any]:
-    return {"name": run.info.run_name, "metrics": plain(run.data.metrics), "params": run.data.params}
+    """Return what the table shows of a run, with time and step of the last values."""
+    last = sorted(
+        (metric.key, repr(metric.value), metric.timestamp, metric.step) for metric in run.data.to_proto().metrics
+    )
+    return {
+        "name": run.info.run_name,
+        "last": last,
+        "params": run.data.params,
+        "images": "mlflow.loggedImages" in run.data.tags,
+    }
 
 
 def plain(metrics: dict[str, float]) -> dict[str, str]:
@@ -214,6 +232,7 @@ SEARCHES: list[dict[str, Any]] = [
         "filter_string": "metrics.`l_ss.best` < 0.1 and tags.team = 'red'",
         "order_by": ["metrics.`l_ss.best` ASC", *BY_NAME],
     },
+    {"filter_string": "metrics.loss <= 0.0", "order_by": BY_NAME},
     {"order_by": BY_NAME, "max_results": 3},
     {"run_view_type": ViewType.DELETED_ONLY},
 ]
@@ -221,17 +240,21 @@ SEARCHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(
     ("options", "found"),
-    [("default", [2, 1, 1, 2, 2, 0, 3, 0]), ("other", [0, 1, 0, 2, 2, 2, 3, 0]), ("flat", [2, 1, 1, 2, 2, 0, 3, 0])],
+    [
+        ("default", [2, 1, 1, 2, 3, 0, 1, 3, 0]),
+        ("other", [0, 1, 0, 2, 3, 2, 0, 3, 0]),
+        ("flat", [2, 1, 1, 2, 3, 0, 1, 3, 0]),
+    ],
 )
 def test_it_answers_as_a_clean_export(
     runs: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch, options: str, found: list[int]
 ) -> None:
     """Names, statuses, times, params, tags, points, parents, files, searches and the saved view are an export's."""
     content = OPTIONS[options]
-    monkeypatch.setenv(VARIABLE, msgspec.json.encode(LiveOptions(content=content)).decode())
+    monkeypatch.setenv(VARIABLE, msgspec.json.encode(LiveOptions(roots=[str(runs)], content=content)).decode())
     clients = live_client(runs, monkeypatch), exported(runs, sqlite_template, content)
     live, stock = (sorted(told(client), key=str) for client in clients)
-    assert len(live) == (7 if content.flat else 8)
+    assert len(live) == (9 if content.flat else 10)
     for one, other in zip(live, stock, strict=True):
         assert one["tags"] == other["tags"]
         assert one == other
@@ -261,7 +284,7 @@ def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) 
         if not token:
             break
     assert paged == whole
-    assert len(set(paged)) == 8
+    assert len(set(paged)) == 10
 
 
 @pytest.mark.parametrize(
@@ -324,21 +347,16 @@ def test_growth_and_requeues_are_shown_at_once(
             write_sidecar(path, hparams={"lr": 1}, notes=f"note {number}", tags=[f"t:{number}"], summary={"loss": 1.0})
         else:
             make_run(runs / f"copy-{number}", [{"step": 0, "loss": 2.0}])
-        store_of(runs)
         live, stock = told(client), told(exported(runs, sqlite_template))
         assert sorted(live, key=str) == sorted(stock, key=str)
 
 
 def test_ids_follow_from_the_content(runs: Path) -> None:
     """Links survive a restart of the server and a move of the directories."""
-    first = store_of(runs)
-    (experiment,) = first.search_experiments()
-    ids = {run.info.run_name: run.info.run_id for run in first.search_runs([experiment.experiment_id], "", 3, 100)}
-    plugins._shared_view.cache_clear()
+    ids = [{(run.info.run_name, run.info.run_id, run.info.experiment_id) for run in table(store_of(runs))}]
+    plugins.shared_store.cache_clear()
     (runs / "odd").rename(runs / "moved")
-    again = store_of(runs)
-    found = again.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)
-    assert {run.info.run_name: run.info.run_id for run in found} == ids
+    assert {(run.info.run_name, run.info.run_id, run.info.experiment_id) for run in table(store_of(runs))} in ids
 
 
 def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +372,7 @@ def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPa
             assert b"s3cret" not in data
             assert data or file.path in ("hparams.yaml", "metrics.csv")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
-    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "odd"]
+    run_id = id_of(runs, "odd")
     assert "summary.json" not in [Path(file.path).name for file in artifacts.list_artifacts(run_id)]
     for path in ("private.txt", "../odd/private.txt", "/etc/passwd", "summary.json", ""):
         with pytest.raises(MlflowException, match="No such artifact"):
@@ -365,23 +383,20 @@ def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatc
     """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
     log_image(runs / "pictures", "photo", 1, "JPEG")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
-    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "pictures"]
+    run_id = id_of(runs, "pictures")
     names = [file.path for file in artifacts.list_artifacts(f"{run_id}/images")]
     assert len(names) == 8
     for name in names:
-        target = runs.parent / "picture"
-        artifacts._download_file(name, str(target))
-        with Image.open(target) as image:
+        with Image.open(artifacts.download_artifacts(name, str(runs.parent))) as image:
             assert image.format == ("WEBP" if name.endswith("webp") else "PNG")
-    captions = runs.parent / "captions"
-    artifacts._download_file(f"{run_id}/bridge/captions.json", str(captions))
+    captions = Path(artifacts.download_artifacts(f"{run_id}/bridge/captions.json", str(runs.parent)))
     assert [line[3] for line in json.loads(captions.read_text())["data"]] == ["step 0", "step 1", "step 2", "broken"]
 
 
 def test_everything_that_writes_is_refused(runs: Path) -> None:
     """Every writing method, known or new in a later MLflow, is refused with one sentence."""
     store = store_of(runs)
-    run_id = next(iter(store._view.live.runs()))
+    run_id = id_of(runs, "odd")
     refused = [
         lambda: store.create_experiment("e", None, []),
         lambda: store.delete_run(run_id),
@@ -420,15 +435,14 @@ def test_methods_of_a_newer_mlflow_are_refused() -> None:
 
 
 def edits(runs: Path, monkeypatch: pytest.MonkeyPatch) -> LiveStore:
-    monkeypatch.setenv(VARIABLE, json.dumps({"edit": True}))
+    monkeypatch.setenv(VARIABLE, json.dumps({"roots": [str(runs)], "edit": True}))
     return store_of(runs)
 
 
 def test_edits_land_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Name, description and tags are edited as by `bridge set`, and nothing else is."""
     store = edits(runs, monkeypatch)
-    run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("lr-0"))
-    path = Path(store._view.live.runs()[run_id].record.run_dir) / "sidecar.json"
+    run_id, path = id_of(runs, "lr-0"), runs / "sweep" / "lr-0" / "sidecar.json"
     store.set_tag(run_id, RunTag("mlflow.note.content", "better"))
     store.set_tag(run_id, RunTag("team", "blue"))
     store.set_tag(run_id, RunTag("new", "true"))
@@ -456,12 +470,12 @@ def test_edits_land_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_edits_of_others_runs_are_refused_in_words(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run without a sidecar and the parent of a sweep cannot be edited, and the error says why."""
     store = edits(runs, monkeypatch)
-    run_id = next(run.id for run in store._view.live.runs().values() if run.record.name.endswith("version_0"))
+    run_id = id_of(runs, "version_0")
     with pytest.raises(MlflowException, match=r"has no sidecar\.json"):
         store.set_tag(run_id, RunTag("a", "b"))
-    (experiment,) = store._view.experiments().values()
+    parent = next(run.info.run_id for run in table(store) if "mlflow.bridge.sweep" in run.data.tags)
     with pytest.raises(MlflowException, match="parent of a sweep"):
-        store.set_tag(next(iter(experiment.children)), RunTag("a", "b"))
+        store.set_tag(parent, RunTag("a", "b"))
 
 
 def test_unknown_things_are_not_found(runs: Path) -> None:
@@ -478,34 +492,12 @@ def test_unknown_things_are_not_found(runs: Path) -> None:
 
 def test_selection_and_the_names_of_experiments(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are selected, and experiments named, as in an export with the same options."""
-    options = LiveOptions(experiment="{parent}", selection=SelectionOptions(tags=("team:red",)))
+    options = LiveOptions(roots=[str(runs)], experiment="{parent}", selection=SelectionOptions(tags=("team:red",)))
     monkeypatch.setenv(VARIABLE, msgspec.json.encode(options).decode())
     store = store_of(runs)
     (experiment,) = store.search_experiments()
     assert experiment.name == "sweep"
     assert len(store.search_runs([experiment.experiment_id], "", ViewType.ALL, 100)) == 3
-
-
-def test_the_table_opens_no_directory_for_runs_of_one_start(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ended in its first start is shown from its record; of a requeued one the highest step counts."""
-    summary = {"loss": 0.5}
-    entry = {"user": "ada", "rows": 0}
-    make_run(runs / "plain", [{"step": 0, "loss": 0.5}], sessions=[entry], summary=summary, tags=["demo"])
-    rows: list[dict[str, Any]] = [{"step": step, "loss": 9.0 - step} for step in (0, 5, 9, 2)]
-    make_run(runs / "back", rows, sessions=[entry, {**entry, "rows": 3}], summary={"loss": 7.0}, tags=["demo"])
-    for name, count in (("plain", 1), ("back", 4)):
-        said = {"rows": count, "metrics": {"loss": {"last": summary["loss"], "count": count}}}
-        (runs / name / "summary.json").write_text(json.dumps(said))
-    store = store_of(runs)
-    read: list[str] = []
-    monkeypatch.setattr(store._view.live, "run", None)
-    monkeypatch.setattr(store._view.live, "series", lambda run: read.append(run.record.name) or {})
-    (experiment,) = store.search_experiments()
-    found = store.search_runs([experiment.experiment_id], "tags.demo = 'true'", 3, 10)
-    assert ({run.info.run_name for run in found}, read) == ({"plain", "back"}, ["back"])
-    monkeypatch.undo()
-    found = store_of(runs).search_runs([experiment.experiment_id], "attributes.run_name = 'back'", 3, 10)
-    assert found[0].data.metrics == {"loss": 0.0}
 
 
 def test_a_tracking_uri_that_cannot_be_written_to_stops_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,14 +514,14 @@ def test_a_file_that_became_a_link_is_not_served(runs: Path, tmp_path: Path) -> 
     log_image(runs / "odd", "x", 1)
     (tmp_path / "secret.png").write_text("s3cret")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
-    (run_id,) = [run.id for run in artifacts._all_files.view.live.runs().values() if run.record.name == "odd"]
+    run_id = id_of(runs, "odd")
     path = next(file.path for file in artifacts.list_artifacts(f"{run_id}/images") if file.path.endswith(".png"))
     assert artifacts.get_local_path(path)
     (tmp_path / "media").mkdir()
     shutil.copy(tmp_path / "secret.png", tmp_path / "media" / "x-1.png")
     shutil.rmtree(runs / "odd" / "media")
     (runs / "odd" / "media").symlink_to(tmp_path / "media")
-    for ask in (artifacts.get_local_path, lambda path: artifacts._download_file(path, str(tmp_path / "copy"))):
+    for ask in (artifacts.get_local_path, artifacts.download_artifacts):
         with pytest.raises(MlflowException, match="No such artifact"):
             ask(path)
 
@@ -581,7 +573,7 @@ def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None
         wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, 120)
         client = mlflow.MlflowClient(address)
         found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
-        assert len(found) == 8
+        assert len(found) == 10
         shown = next(run for run in found if run.info.run_name == "pictures")
         assert shown.info.artifact_uri == f"mlflow-artifacts:/{shown.info.run_id}"
         path = next(file.path for file in client.list_artifacts(shown.info.run_id, "images"))

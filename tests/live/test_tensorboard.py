@@ -18,8 +18,7 @@ import pytest
 from PIL import Image
 
 from bridge.exporters.tensorboard import TensorBoardExporter
-from bridge.live import LiveRuns
-from bridge.live import core as live_core
+from bridge.live import LiveOptions, LiveRuns
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from tests.contract.test_media import log_image, picture
@@ -39,26 +38,10 @@ if TYPE_CHECKING:
 HEADER = ["acc", "loss", "step", "wall_time"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own cache, and wait for each scan."""
-    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(live_core, "SCAN_PERIOD", 0.0)
-    monkeypatch.setattr(live_core, "STALE_AFTER", 0.0)
-    monkeypatch.setattr(live_core, "SCAN_WAIT", 30.0)
-
-
 @contextmanager
 def served(runs: Path, content: ContentOptions | None = None) -> Iterator[str]:
     """Yield the address of a live view of `runs`, which scans at every request."""
-    live = LiveRuns([runs], content=content)
-    scan = live._rescan
-
-    def scan_again() -> None:
-        scan()
-        live._pause = 0.0
-
-    live._rescan = scan_again  # type: ignore[method-assign]
+    live = LiveRuns(LiveOptions(roots=[str(runs)], content=content or ContentOptions()))
     with TensorBoardExporter(runs.parent / "none").serve_live(live, host="127.0.0.1", port=free_port()) as address:
         yield address.rstrip("/")
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.parse
@@ -24,33 +21,26 @@ from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.live.test_mlflow import NOT_COMPARED, make_all_runs, plugin_folder
 from tests.live.test_tensorboard import everything, make_runs
 from tests.run_dirs import make_run
-from tests.servers import free_port
+from tests.servers import viewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD_MLFLOW = ("mlflow==2.22.*", "sqlalchemy<2.1", *BRIDGE_NEEDS)
+MLFLOWS = {"2.22": OLD_MLFLOW, "3.4": ("mlflow==3.4.*", "sqlalchemy<2.1", *BRIDGE_NEEDS)}
+"""The oldest, and one of those up to 3.16 that sample the points of charts by another rule than the newest."""
+
 OLD_TENSORBOARD = ("tensorboard==2.16.*", "setuptools<81", "protobuf<5", "numpy<2", "pyarrow==18.*", *BRIDGE_NEEDS)
 """TensorBoard 2.16 needs the other packages of its time."""
 
 
 @contextlib.contextmanager
 def viewed(runs: Path, to: str, python: Path | str = sys.executable) -> Iterator[str]:
-    """Yield the address of `bridge view` in the environment of `python`."""
-    command = [python, "-m", "bridge", "view", runs, "--to", to, "--no-open", "--port", str(free_port())]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTEST_"))} | {
-        "PYTHONPATH": f"{ROOT}:{plugin_folder(runs.parent)}",
-        "PYTHONUNBUFFERED": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    with subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().partition("#")[0].strip().rstrip("/")
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+    """Yield the address of `bridge view` in the environment of `python`, which finds our plug-ins."""
+    path = f"{ROOT}:{plugin_folder(runs.parent)}"
+    with viewing(runs.parent, runs, "--to", to, python=python, PYTHONPATH=path) as (link, _):
+        yield link.partition("#")[0].rstrip("/")
 
 
 def ask(address: str, place: str, body: Any = None, **query: Any) -> bytes:
@@ -67,8 +57,8 @@ def ask(address: str, place: str, body: Any = None, **query: Any) -> bytes:
 def answers(address: str) -> dict[str, Any]:
     """Return what MLflow's pages ask of the experiment `runs`, without what may differ from an export.
 
-    Left out are ids of runs and experiments, times of experiments, tags that an export needs for itself, addresses of
-    artifacts, and the step and time of last values in tables.
+    Left out are ids of runs and experiments, times of experiments, tags that an export needs for itself, and addresses
+    of artifacts.
     """
 
     def get(place: str, body: Any = None, **query: Any) -> Any:
@@ -91,7 +81,7 @@ def answers(address: str) -> dict[str, Any]:
     for run in found:
         run_id = run["info"]["run_id"]
         whole = get("runs/get", run_id=run_id)["run"]
-        last = {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])}
+        last = {metric["key"]: metric for metric in run["data"].get("metrics", [])}
         shown[names[run_id]] = {
             "info": {key: run["info"].get(key) for key in ("run_name", "status", "start_time", "end_time", "user_id")},
             "row": last,
@@ -122,12 +112,14 @@ def _paths(get: Any, run_id: str, folder: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "version",
-    ["of today", pytest.param("2.22", marks=[pytest.mark.compat, pytest.mark.timeout(1200)])],
+    ["of today", *(pytest.param(one, marks=[pytest.mark.compat, pytest.mark.timeout(1200)]) for one in MLFLOWS)],
 )
 def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: str) -> None:
     """Runs, points, charts, searches and the bytes of all files are those of a stock server of that version."""
     runs = make_all_runs(tmp_path / "runs")
-    python = Path(sys.executable) if version == "of today" else installed("mlflow-2.22", OLD_MLFLOW) / "python"
+    python = Path(sys.executable)
+    if version in MLFLOWS:
+        python = installed(f"mlflow-{version}", MLFLOWS[version]) / "python"
     with viewed(runs, "mlflow", python) as address:
         live = answers(address)
     server = start_mlflow_server(
@@ -138,7 +130,7 @@ def test_mlflow_answers_its_pages_as_after_an_export(tmp_path: Path, version: st
         stock = answers(server.uri)
     finally:
         server.stop()
-    assert len(live["runs"]) == 8
+    assert len(live["runs"]) == 10
     for part, said in stock.items():
         assert live[part] == said, part
     assert live.keys() == stock.keys()

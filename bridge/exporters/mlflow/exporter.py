@@ -9,11 +9,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from bridge.errors import RunError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.mlflow.client import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
-from bridge.exporters.mlflow.live_options import LiveOptions, live_environment, live_experiment_id
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
 from bridge.exporters.mlflow.store import Candidates, ExperimentName, MlflowStore
@@ -202,19 +203,15 @@ class MlflowExporter(Exporter):
         )
 
     @contextlib.contextmanager
-    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> Iterator[str]:
+    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
         """Serve MLflow on run directories while the block runs. Yield its address."""
+        from bridge.exporters.mlflow.live_options import live_environment, live_experiment_id
+
         require_mlflow()
         experiment, default = self._experiment
         naming = ExperimentName.of(experiment or live.roots[0].name or "runs", default)
-        options = LiveOptions(
-            roots=[str(root) for root in live.roots],
-            selection=live.selection,
-            content=live.content,
-            experiment=naming.template,
-            experiment_default=default,
-            heartbeat_timeout=live.heartbeat_timeout,
-            edit=edit,
+        options = msgspec.structs.replace(
+            live.options, roots=list(map(str, live.roots)), experiment=naming.template, experiment_default=default
         )
         page = "#/experiments"
         if not naming.varies:

@@ -1,208 +1,106 @@
-"""Show run directories as MLflow's experiments and runs, with the names and facts of an export.
+"""MLflow's tracking store and model registry on run directories, with the names and facts of an export.
 
-MLflow's search works on `SearchedRun`, which takes from a run's record only what a filter asks for. The runs on a page
-are made from their records too, and from their points where a record may not say the last values. Only the page of one
-run reads its directory.
+MLflow's search works on `Searched`, which takes from a run's record only what a filter asks for. The runs that are
+shown are read from their directories, as by an export. Whatever would write is refused with status 403, but for edits
+of names, descriptions and tags, if they are allowed.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
-import threading
-from dataclasses import dataclass, field
+import time
+from collections import defaultdict
+from functools import lru_cache, partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 import numpy as np
-from mlflow.entities import (
-    Experiment,
-    ExperimentTag,
-    LifecycleStage,
-    Metric,
-    Param,
-    RunData,
-    RunInfo,
-    RunInputs,
-    RunTag,
-)
-from mlflow.entities import Run as MlflowRun
+from mlflow import entities
+from mlflow.entities import Metric
+from mlflow.entities.metric import MetricWithRunId
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.model_registry.abstract_store import AbstractStore as AbstractModelRegistry
+from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
-from bridge.errors import RunDirectoryError, RunError
+from bridge.errors import BridgeError, RunDirectoryError, RunError
+from bridge.exporters.mlflow import facts
 from bridge.exporters.mlflow.client import FoundRun
-from bridge.exporters.mlflow.facts import (
-    PARAM_LIMIT,
-    STATUSES,
-    clean,
-    facts_of,
-    keys_of,
-    milliseconds,
-    param_text,
-    shown_name,
-    status_beyond_mlflow,
-    storable,
-    sweep_of,
-    user_tags,
-)
-from bridge.exporters.mlflow.facts import Tag as Key
-from bridge.exporters.mlflow.live_options import live_digest, live_experiment_id
-from bridge.exporters.mlflow.media import table_tag
+from bridge.exporters.mlflow.facts import Tag, milliseconds
+from bridge.exporters.mlflow.live_options import live_experiment_id
+from bridge.exporters.mlflow.media import has_picture, table_tag
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
 from bridge.exporters.mlflow.sweeps import ParentSummary
-from bridge.model import MediaType, Series
+from bridge.live import READ_SECONDS, LiveRun, digest_id
+from bridge.model import Series, Status
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bridge.exporters.mlflow.store import ExperimentName
-    from bridge.live import LiveRun, LiveRuns
-    from bridge.model import MediaEvent, Run
+    from bridge.live import LiveRuns, RunSet
+    from bridge.model import Run
 
-_VIEW_RUNS = 1_000
-"""How many of the newest runs of an experiment its saved view is made of."""
+_VIEW_RUNS = 100
+"""How many of the newest runs of an experiment its saved view is made of: those that the table shows first."""
 
-_IS_MLFLOW_2 = "run_uuid" in inspect.signature(RunInfo.__init__).parameters
+_IS_MLFLOW_2 = "run_uuid" in inspect.signature(entities.RunInfo.__init__).parameters
+_NO_POINTS = Series("", np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 _LARGEST_FLOAT = 1.7976931348623157e308
-_LARGEST_READ = 16 << 20
-"""Bytes of metrics.csv. In tables, the last values of a run with a larger file come from its record."""
 
 
-@dataclass(slots=True)
-class LiveExperiment:
-    """One experiment: the runs that have its name, and the children of its sweeps by the run id of the parent.
-
-    The rest is made when it is asked for, and kept until a run changes.
-    """
-
-    id: str
-    name: str
-    runs: list[LiveRun] = field(default_factory=list)
-    children: dict[str, list[LiveRun]] = field(default_factory=dict)
-    searched: list[SearchedRun | MlflowRun] | None = None
-    parents: dict[str, MlflowRun] = field(default_factory=dict)
-    view: str | None = None
+def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
+    """Raise the error for everything that would write. MLflow's server answers it with status 403."""
+    allowed = "the names, descriptions and tags of runs, and these only if it was started with --edit"
+    raise MlflowException(f"A live view of run directories changes nothing but {allowed}.", PERMISSION_DENIED)
 
 
-class SearchedRun:
-    """One run for MLflow's search, which asks for fields of `info`, and for metrics, params and tags of `data` by key.
-
-    A value is taken from the run's record when the search asks for it, so a search over thousands of runs is fast.
-    """
-
-    inputs = RunInputs([])
-
-    def __init__(self, view: LiveView, experiment_id: str, run: LiveRun) -> None:
-        self.run = run
-        self._view = view
-        record = run.record
-        end = None if record.end is None else milliseconds(record.end)
-        name = shown_name(record.name, record.run_id)
-        user = storable(str(record.session.get("user") or "unknown"))
-        self.info = view.info(
-            run.id, experiment_id, STATUSES[record.status], milliseconds(record.start), end, name, user
-        )
-
-    @property
-    def data(self) -> SimpleNamespace:
-        """Return what has metrics, params and tags, each with `get`."""
-        params, tags = SimpleNamespace(get=self._param), SimpleNamespace(get=self._tag)
-        return SimpleNamespace(metrics=SimpleNamespace(get=self._metric), params=params, tags=tags)
-
-    def _metric(self, key: str, default: float | None = None) -> float | None:
-        found = self._view.last_values(self.run).get(key)
-        return default if found is None else found.value
-
-    def _param(self, key: str, default: str | None = None) -> str | None:
-        hparams = self.run.record.hparams
-        name = _names_by_key(tuple(hparams)).get(key)
-        return default if name is None else self._view.param(name, hparams[name])
-
-    def _tag(self, key: str, default: str | None = None) -> str | None:
-        if key.startswith(("mlflow.", "bridge.")):
-            found: str | None = self._view.row(self).data.tags.get(key, default)
-            return found
-        tags: Mapping[str, str] | None = self.run.kept.get("user tags")
-        if tags is None:
-            tags = self.run.kept["user tags"] = user_tags(self.run.record.tags, self._view.redaction, []).values
-        return tags.get(key, default)
-
-    def found(self) -> FoundRun:
-        """Return the run for the summary of its sweep and for the saved view, which need no tags but these."""
-        record, info = self.run.record, self.info
-        status = status_beyond_mlflow(record.status, record.status_word)
-        names = _names_by_key(tuple(record.hparams))
-        return FoundRun(
-            run_id=info.run_id,
-            experiment_id=info.experiment_id,
-            status=info.status,
-            deleted=False,
-            start=info.start_time,
-            end=info.end_time,
-            tags={Key.NAME: info.run_name, **({Key.STATUS: status} if status else {})},
-            params={key: self._view.param(name, record.hparams[name]) for key, name in names.items()},
-            metrics={key: metric.value for key, metric in self._view.last_values(self.run).items()},
-        )
-
-
-class LiveView:
-    """The runs of `live` as MLflow shows them, in experiments named as in an export.
+class LiveStore(AbstractStore):
+    """A tracking store that reads the run directories of `live` when it is asked, in experiments named as in an export.
 
     `edit` changes name, notes and tags of the run in a directory; without it edits are refused. `artifact_root` is the
     address below which the artifacts of a run lie: with MLflow's server in between it is `mlflow-artifacts:/`.
     """
 
     def __init__(
-        self,
-        live: LiveRuns,
-        *,
-        naming: ExperimentName,
-        artifact_root: str,
-        edit: Callable[..., None] | None = None,
+        self, live: LiveRuns, *, naming: ExperimentName, artifact_root: str, edit: Callable[..., None] | None = None
     ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = live
-        self.edit = edit
-        self.redaction = Redaction(live.content.redact)
+        self._content = live.options.content
+        self._redaction = Redaction(self._content.redact)
         self._naming = naming
         self._artifact_root = artifact_root
-        self._lock = threading.Lock()
-        self._seen: Mapping[str, LiveRun] | None = None
-        self._experiments: dict[str, LiveExperiment] = {}
-        self._of_run: dict[str, LiveExperiment] = {}
-        self._metric_keys = functools.lru_cache(1_000)(self._find_metric_keys)
+        self._edit = edit
+        self._read_until = 0.0  # the time of the monotonic clock until which a search reads points
 
-    # Experiments and runs
+    # Experiments
 
-    def experiments(self) -> Mapping[str, LiveExperiment]:
-        """Return the experiments by id, which follows from the name alone."""
+    def _experiments(self) -> Mapping[str, Sequence[LiveRun]]:
+        """Return the runs of each experiment, parents of sweeps too, by its id, which follows from its name alone."""
         runs = self.live.runs()
-        with self._lock:
-            if runs is not self._seen:
-                self._experiments, self._of_run = self._group(runs), {}
-                for experiment in self._experiments.values():
-                    self._of_run |= dict.fromkeys((run.id for run in experiment.runs), experiment)
-                    self._of_run |= dict.fromkeys(experiment.children, experiment)
-                self._seen = runs
-            return self._experiments
+        return runs.keep("experiments", lambda: self._group(runs))
 
-    def _group(self, runs: Mapping[str, LiveRun]) -> dict[str, LiveExperiment]:
-        found: dict[str, LiveExperiment] = {}
+    def _group(self, runs: RunSet) -> Mapping[str, list[LiveRun]]:
+        found: dict[str, list[LiveRun]] = defaultdict(list)
+        sweeps: dict[str, list[LiveRun]] = defaultdict(list)
         for run in runs.values():
-            if "experiment" not in run.kept:
-                run.kept["experiment"] = self._experiment_name(run)
-            name = run.kept["experiment"]
-            if name is None:
-                continue
-            experiment_id = live_experiment_id(name)
-            experiment = found.setdefault(experiment_id, LiveExperiment(experiment_id, name))
-            experiment.runs.append(run)
-            parent = self._parent_id(experiment_id, run)
-            if parent is not None:
-                experiment.children.setdefault(parent, []).append(run)
-        return found
+            name = run.keep("experiment", partial(self._experiment_name, run))
+            sweep = None if self._content.flat else facts.sweep_of(run.record.tags)
+            if name is not None:
+                found[live_experiment_id(name)].append(run)
+                if sweep is not None:
+                    run.kept["parent"] = digest_id(f"{live_experiment_id(name)}\nsweep\n{sweep}")
+                    sweeps[run.kept["parent"]].append(run)
+        for parent_id, children in sweeps.items():
+            found[_experiment_id(children[0])].append(_parent(parent_id, children))
+        return dict(found)
 
     def _experiment_name(self, run: LiveRun) -> str | None:
         """Return the name of the run's experiment; None if it lacks a value that the name needs."""
@@ -211,230 +109,359 @@ class LiveView:
         except RunError:
             return None
 
-    def _parent_id(self, experiment_id: str, run: LiveRun) -> str | None:
-        sweep = None if self.live.content.flat else sweep_of(run.record.tags)
-        return None if sweep is None else live_digest(f"{experiment_id}\nsweep\n{sweep}")
+    def search_experiments(
+        self,
+        view_type: int = entities.ViewType.ACTIVE_ONLY,
+        max_results: int = 1000,
+        filter_string: str | None = None,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[entities.Experiment]:
+        """Return the experiments that MLflow's own search finds."""
+        known = [] if view_type == entities.ViewType.DELETED_ONLY else self._experiments().values()
+        found = SearchExperimentsUtils.filter([self._experiment_entity(each, {}) for each in known], filter_string)
+        found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
+        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
 
-    def experiment(self, experiment_id: str) -> LiveExperiment:
-        """Return one experiment. Raise MlflowException if there is none with this id."""
-        found = self.experiments().get(str(experiment_id))
-        if found is None:
+    def get_experiment(self, experiment_id: str) -> entities.Experiment:
+        """Return one experiment with its saved view."""
+        runs = self._experiments().get(str(experiment_id))
+        if runs is None:
             raise MlflowException(f"No Experiment with id={experiment_id} exists", RESOURCE_DOES_NOT_EXIST)
-        return found
+        view = self.live.runs().keep(f"view {experiment_id}", lambda: self._view(runs), within=READ_SECONDS)
+        return self._experiment_entity(runs, {VIEW_TAG: view})
 
-    def of_run(self, run_id: str) -> tuple[LiveExperiment, LiveRun | None]:
-        """Return the experiment of a run, and the run: None for the parent of a sweep. Raise MlflowException."""
-        self.experiments()
-        experiment = self._of_run.get(run_id)
-        if experiment is None:
-            raise MlflowException(f"Run with id={run_id} not found", RESOURCE_DOES_NOT_EXIST)
-        return experiment, self.live.runs().get(run_id)
+    def get_experiment_by_name(self, experiment_name: str) -> entities.Experiment | None:
+        """Return the experiment with this name, if there is one, with its saved view."""
+        experiment_id = live_experiment_id(experiment_name)
+        return self.get_experiment(experiment_id) if experiment_id in self._experiments() else None
 
-    def searched(self, experiment: LiveExperiment) -> list[SearchedRun | MlflowRun]:
-        """Return all runs of an experiment for MLflow's search, and the parents of its sweeps."""
-        if experiment.searched is None:
-            runs = [self._searched(experiment, run) for run in experiment.runs]
-            experiment.searched = [*runs, *(self._parent(experiment, run_id) for run_id in experiment.children)]
-        return experiment.searched
+    def _view(self, runs: Sequence[LiveRun]) -> str:
+        newest = sorted((run for run in runs if not _is_parent(run)), key=lambda run: -run.record.start)
+        return saved_view(list(map(FoundRun.of, self._entities(newest[:_VIEW_RUNS]))), shown_bests(self._content))
 
-    def _searched(self, experiment: LiveExperiment, run: LiveRun) -> SearchedRun:
-        found: SearchedRun | None = run.kept.get("searched")
-        if found is None:
-            found = run.kept["searched"] = SearchedRun(self, experiment.id, run)
-        return found
-
-    def experiment_entity(self, experiment: LiveExperiment, *, with_view: bool = False) -> Experiment:
-        """Return an experiment as MLflow's entity, on request with its saved view."""
-        records = [run.record for run in experiment.runs]
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        if with_view:
-            if experiment.view is None:
-                newest = sorted(experiment.runs, key=lambda run: -run.record.start)[:_VIEW_RUNS]
-                self.live.complete(newest)
-                runs = [self._searched(experiment, run).found() for run in newest]
-                experiment.view = saved_view(runs, shown_bests(self.live.content))
-            tags[VIEW_TAG] = experiment.view
-        return Experiment(
-            experiment_id=experiment.id,
-            name=experiment.name,
-            artifact_location=f"mlflow-artifacts:/{experiment.id}",
-            lifecycle_stage=LifecycleStage.ACTIVE,
-            tags=[ExperimentTag(*tag) for tag in tags.items()],
-            creation_time=min(milliseconds(record.start) for record in records),
-            last_update_time=max(milliseconds(record.last_alive) for record in records),
+    def _experiment_entity(self, runs: Sequence[LiveRun], tags: Mapping[str, str]) -> entities.Experiment:
+        tags = {"mlflow.experimentKind": "custom_model_development", **tags}
+        return entities.Experiment(
+            experiment_id=_experiment_id(runs[0]),
+            name=runs[0].kept["experiment"],
+            artifact_location=f"mlflow-artifacts:/{_experiment_id(runs[0])}",
+            lifecycle_stage=entities.LifecycleStage.ACTIVE,
+            tags=[entities.ExperimentTag(*tag) for tag in tags.items()],
+            creation_time=min(milliseconds(run.record.start) for run in runs),
+            last_update_time=max(milliseconds(run.record.last_alive) for run in runs),
         )
 
-    # Runs as MLflow's entities
+    # Search
 
-    def entity(self, run_id: str) -> MlflowRun:
-        """Return a run as MLflow's entity, as its directory is now. Raise MlflowException if it is gone."""
-        experiment, run = self.of_run(run_id)
-        if run is None:
-            return self._parent(experiment, run_id)
-        try:
-            source = self.live.run(run)
-        except RunDirectoryError as error:
-            raise MlflowException(error.message, RESOURCE_DOES_NOT_EXIST) from error
-        return self._entity(experiment.id, run, source, self._last_points(run), self.live.media(run))
-
-    def rows(self, page: Sequence[SearchedRun | MlflowRun]) -> list[MlflowRun]:
-        """Return runs that the search found as a table shows them."""
-        media = self.live.media_of([found.run for found in page if isinstance(found, SearchedRun)])
-        return [self.row(found, media[found.run.id]) if isinstance(found, SearchedRun) else found for found in page]
-
-    def row(self, found: SearchedRun, events: Sequence[MediaEvent] = ()) -> MlflowRun:
-        """Return a run with these media as a table shows it: made from its record, and from its points if needed.
-
-        A run of one start has ended with the last values that its record holds. Another one may have gone back to
-        earlier steps, and of these MLflow shows the values at the highest.
-        """
-        run, record = found.run, found.run.record
-        kept: tuple[object, MlflowRun] = run.kept.get("row", (None, None))
-        if kept[0] is events:
-            return kept[1]
-        is_final = record.covered and not record.alive and record.sessions == 1
-        is_large = not is_final and self.live.size(run) > _LARGEST_READ
-        metrics = self.last_values(run) if is_final or is_large else self._last_points(run)
-        row = self._entity(found.info.experiment_id, run, record.to_run(), metrics, events)
-        if is_final:
-            run.kept["row"] = (events, row)
-        return row
-
-    def _entity(
+    def _search_runs(
         self,
-        experiment_id: str,
-        run: LiveRun,
-        source: Run,
-        metrics: Mapping[str, Metric],
-        events: Sequence[MediaEvent],
-    ) -> MlflowRun:
-        facts = facts_of(source, self.live.content)
-        tags = {**facts.user_tags, **facts.own_tags, Key.UID: source.identity, Key.NAME: facts.name}
-        if facts.notes:
-            tags[Key.NOTES] = facts.notes
-        parent = self._parent_id(experiment_id, run)
-        if parent is not None:
-            tags[Key.PARENT] = parent
-        if any(event.type is MediaType.IMAGE for event in events):
-            tags[Key.IMAGES] = "True"
-        if any(event.caption for event in events):
-            tags |= table_tag({})
-        info = self.info(run.id, experiment_id, facts.status, facts.start, facts.end, facts.name, facts.user)
-        params = [Param(key, value) for key, value in facts.params.values.items()]
-        data = RunData(list(metrics.values()), params, [RunTag(*tag) for tag in tags.items()])
-        return MlflowRun(info, data, RunInputs([]))
+        experiment_ids: Sequence[str],
+        filter_string: str | None,
+        run_view_type: int,
+        max_results: int,
+        order_by: list[str] | None,
+        page_token: str | None,
+    ) -> tuple[list[entities.Run], str | None]:
+        """Return a page of the runs that MLflow's own search finds. Only the runs of the page are read."""
+        if run_view_type == entities.ViewType.DELETED_ONLY:
+            return [], None
+        self._read_until = time.monotonic() + READ_SECONDS
+        known = self._experiments()
+        found = [self._searched(run) for each in map(str, experiment_ids) for run in known.get(each, ())]
+        found = SearchUtils.sort(SearchUtils.filter(found, filter_string), order_by)
+        page, token = SearchUtils.paginate(found, page_token, max_results)
+        return self._entities([searched.run for searched in page]), token
 
-    def info(
-        self, run_id: str, experiment_id: str, status: str, start: int, end: int | None, name: str, user: str
-    ) -> RunInfo:
-        """Return MLflow's entity with the columns of a run."""
-        more = {"run_uuid": run_id} if _IS_MLFLOW_2 else {}
-        return RunInfo(
-            run_id=run_id,
-            experiment_id=experiment_id,
-            user_id=user,
-            status=status,
-            start_time=start,
-            end_time=end,
-            lifecycle_stage=LifecycleStage.ACTIVE,
-            artifact_uri=f"{self._artifact_root}{run_id}",
-            run_name=name,
+    def _searched(self, run: LiveRun) -> Any:
+        """Return a run for MLflow's search, which asks for metrics, params and tags by key.
+
+        A value is taken from the run's record when the search asks for it: so a search over thousands of runs is fast.
+        """
+
+        def make() -> Any:
+            finders: dict[str, Any] = {"metrics": self._find_metric, "params": self._find_param, "tags": self._find_tag}
+            data = {name: SimpleNamespace(get=partial(find, run)) for name, find in finders.items()}
+            nothing = entities.RunInputs([])
+            return SimpleNamespace(run=run, info=self._info(run), inputs=nothing, data=SimpleNamespace(**data))
+
+        return run.keep("searched", make)
+
+    def _find_metric(self, run: LiveRun, key: str, default: float | None = None) -> float | None:
+        record = run.record
+        # A run that is running, or was started again, may have gone back to earlier steps, and of these the values at
+        # the highest count. So it is read.
+        is_final = record.covered and not record.alive and record.sessions <= 1
+        found = self._last_points(run, 0.0 if is_final else self._read_until).get(key)
+        return default if found is None else found.value
+
+    def _find_param(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+        hparams = run.record.hparams
+        name = _names_by_key(tuple(hparams)).get(key)
+        if name is None:
+            return default
+        return facts.param_text(name, hparams[name], self._redaction)[: facts.PARAM_LIMIT]
+
+    def _find_tag(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+        tags: Mapping[str, str]
+        if key.startswith(("mlflow.", "bridge.")):
+            tags = run.keep("all tags", lambda: self._params_and_tags(run, run.record.to_run())[1])
+        else:
+            tags = run.keep("tags", lambda: facts.user_tags(run.record.tags, self._redaction, []).values)
+        return tags.get(key, default)
+
+    # Runs
+
+    def find_run(self, run_id: str) -> LiveRun:
+        """Return a run, or the parent of a sweep. Raise MlflowException."""
+        experiments = self._experiments().values()
+        known = self.live.runs().keep("known", lambda: {run.id: run for runs in experiments for run in runs})
+        if run_id not in known:
+            raise MlflowException(f"Run with id={run_id} not found", RESOURCE_DOES_NOT_EXIST)
+        return known[run_id]
+
+    def get_run(self, run_id: str) -> entities.Run:
+        """Return one run as its directory is now."""
+        return self._entity(self.find_run(run_id))
+
+    def _entities(self, runs: Sequence[LiveRun]) -> list[entities.Run]:
+        """Return runs for a table: after READ_SECONDS the rest is as the records say."""
+        until = time.monotonic() + READ_SECONDS
+        return self.live.map(lambda run: self._entity(run, until), runs)
+
+    def _entity(self, run: LiveRun, until: float = math.inf) -> entities.Run:
+        """Return a run as MLflow's entity. After `until`, a time of the monotonic clock, it is as its record says."""
+        points, media = self._last_points(run, until), () if _is_parent(run) else self.live.media(run)
+        made: tuple[object, object, entities.Run] | None = run.kept.get("entity")
+        if made is not None and made[0] is points and made[1] is media:
+            return made[2]
+        is_late = time.monotonic() > until
+        try:
+            source = run.record.to_run() if is_late else self.live.run(run)
+        except RunDirectoryError:  # it is gone, and the next scan will notice
+            source = run.record.to_run()
+        params, tags = self._params_and_tags(run, source)
+        if has_picture(media):
+            tags[Tag.IMAGES] = "True"
+        if any(event.caption for event in media):
+            tags |= table_tag({})
+        data = entities.RunData(
+            list(points.values()),
+            [entities.Param(*param) for param in params.items()],
+            [entities.RunTag(*tag) for tag in tags.items()],
+        )
+        entity = entities.Run(self._info(run), data, entities.RunInputs([]))
+        if not is_late:
+            run.kept["entity"] = points, media, entity
+        return entity
+
+    def _params_and_tags(self, run: LiveRun, source: Run) -> tuple[Mapping[str, str], dict[str, str]]:
+        """Return the params of a run, and its tags but for those that media need."""
+        if _is_parent(run):
+            notes = self._summary(run).description(_experiment_id(run))
+            return {}, {Tag.NAME: self._info(run).run_name, Tag.SWEEP: run.record.name, Tag.NOTES: notes}
+        shown = facts.facts_of(source, self._content)
+        tags = {**shown.user_tags, **shown.own_tags, Tag.UID: source.identity, Tag.NAME: shown.name}
+        tags |= {Tag.NOTES: shown.notes} if shown.notes else {}
+        return shown.params.values, tags | ({Tag.PARENT: run.kept["parent"]} if "parent" in run.kept else {})
+
+    def _summary(self, run: LiveRun) -> ParentSummary:
+        """Return the summary of a sweep's children that an export gives their parent."""
+
+        def summary() -> ParentSummary:
+            children = list(map(FoundRun.of, self._entities(run.kept["children"])))
+            return ParentSummary.of(children, shown_bests(self._content))
+
+        return run.keep("summary", summary, within=READ_SECONDS)
+
+    def _info(self, run: LiveRun) -> entities.RunInfo:
+        record = run.record
+        more = {"run_uuid": run.id} if _IS_MLFLOW_2 else {}
+        return entities.RunInfo(
+            run_id=run.id,
+            experiment_id=_experiment_id(run),
+            user_id=facts.storable(str(record.session.get("user") or "unknown")),
+            status=facts.STATUSES[record.status],
+            start_time=milliseconds(record.start),
+            end_time=None if record.end is None else milliseconds(record.end),
+            lifecycle_stage=entities.LifecycleStage.ACTIVE,
+            artifact_uri=f"{self._artifact_root}{run.id}",
+            run_name=facts.shown_name(record.name, record.run_id),
             **more,
         )
 
-    def _parent(self, experiment: LiveExperiment, run_id: str) -> MlflowRun:
-        """Return the parent of a sweep, with the summary of its children that an export gives it."""
-        if run_id in experiment.parents:
-            return experiment.parents[run_id]
-        runs = experiment.children[run_id]
-        self.live.complete(runs)
-        children = [self._searched(experiment, run).found() for run in runs]
-        running = any(child.status == "RUNNING" for child in children)
-        ends = [child.end for child in children if child.end is not None]
-        sweep = sweep_of(runs[0].record.tags) or ""
-        name = shown_name(sweep, run_id)
-        start = min(child.start or 0 for child in children)
-        end = None if running or not ends else max(ends)
-        info = self.info(run_id, experiment.id, "RUNNING" if running else "FINISHED", start, end, name, "unknown")
-        summary = ParentSummary.of(children, shown_bests(self.live.content))
-        tags = {Key.NAME: name, Key.SWEEP: sweep, Key.NOTES: summary.description(experiment.id)}
-        metrics = [Metric(key, value, max(ends, default=start), 0) for key, value in summary.metrics().items()]
-        made = MlflowRun(info, RunData(metrics, [], [RunTag(*tag) for tag in tags.items()]), RunInputs([]))
-        experiment.parents[run_id] = made
-        return made
+    # Points
 
-    # Params and metrics
-
-    def param(self, name: str, value: Any) -> str:
-        """Return a param as MLflow holds it."""
-        return param_text(name, value, self.redaction)[:PARAM_LIMIT]
-
-    def one_series(self, run_id: str, key: str) -> Series | None:
-        """Return the points of one metric of a run; a best one, and one of a sweep's parent, has its latest alone."""
-        experiment, run = self.of_run(run_id)
-        if run is not None:
-            series = self.live.series(run)
-            names = {found: name for name, found in keys_of(series, dict(self.live.content.rename)).items()}
-            if key in names:
-                return series[names[key]]
-        last = self._parent(experiment, run_id).data._metric_objs if run is None else self._last_points(run).values()
-        point = next((metric for metric in last if metric.key == key), None)
-        if point is None:
-            return None
-        return Series(key, np.array([point.step]), np.array([point.timestamp / 1000.0]), np.array([point.value]))
-
-    def _last_points(self, run: LiveRun) -> Mapping[str, Metric]:
-        """Return the last point of each metric by key, and the best one so far of those that --best names."""
-        series = self.live.series(run)
-        found = {}
-        for key, (name, stat) in self._metric_keys(tuple(series)).items():
-            value = series[name].value
-            if stat == "last" and len(value):
-                (found[key],) = metrics_at(key, series[name], [-1])
-            elif stat != "last" and not np.isnan(value).all():
-                best = np.nanargmax(value) if stat == "max" else np.nanargmin(value)
-                (found[key],) = metrics_at(key, series[name], [int(best)])
-        return found
-
-    def last_values(self, run: LiveRun) -> Mapping[str, Metric]:
-        """Return the last values in the run's record by key, and the best ones of the metrics that --best names.
-
-        Their steps are those of the extreme values, or of neither. A run whose record names no metric, or that goes on
-        with an incomplete one, is read.
-        """
-        record = run.record
-        if not (record.stats or record.summary) or (record.alive and not record.covered):
-            return self._last_points(run)
-        if "values" not in run.kept:
-            time, found = milliseconds(record.last_alive), {}
-            for key, (name, stat) in self._metric_keys((*record.stats, *record.summary)).items():
-                value = record.metric(name, stat)
-                if value is not None:
-                    stats = record.stats.get(name, {})
-                    # MLflow draws a bar for a metric whose last step is 0, so a run of several points must not have it.
-                    steps = (stats.get("min_step") or 0, stats.get("max_step") or 0, (stats.get("count") or 0) > 1)
-                    step = stats.get(f"{stat}_step") if stat != "last" else max(map(int, steps))
-                    found[key] = Metric(key, _finite(value), time, step or 0)
-            run.kept["values"] = found
-        values: Mapping[str, Metric] = run.kept["values"]
-        return values
-
-    def _find_metric_keys(self, names: tuple[str, ...]) -> Mapping[str, tuple[str, str]]:
+    def _keys(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Return the metrics that are shown by MLflow's key: the name and which statistic, `last`, `max` or `min`."""
-        content = self.live.content
-        keys = keys_of(filter(content.wants, names), dict(content.rename))
+        keys = facts.keys_of(filter(self._content.wants, names), dict(self._content.rename))
         bests = {
-            clean(f"{keys[name]}.best"): (name, "max" if sign > 0 else "min")
-            for name, sign in content.bests.items()
+            facts.clean(f"{keys[name]}.best"): (name, "max" if sign > 0 else "min")
+            for name, sign in self._content.bests.items()
             if name in keys
         }
         # A metric of the run's own wins over a best one of this name.
         return bests | {key: (name, "last") for name, key in keys.items()}
 
+    def _series(self, run: LiveRun) -> dict[str, Series]:
+        """Return the points of a run by MLflow's key: one for a best metric, and for those of a sweep's parent."""
+        if _is_parent(run):
+            step, time_ = np.zeros(1, np.int64), np.array([run.record.last_alive])
+            return {key: Series(key, step, time_, np.array([one])) for key, one in self._summary(run).metrics().items()}
+        series, found = self.live.series(run), {}
+        for key, (name, stat) in self._keys(series).items():
+            one = found[key] = series[name]
+            if stat != "last":
+                value = one.value if stat == "max" else -one.value
+                at = slice(0) if np.isnan(value).all() else slice(best := int(np.nanargmax(value)), best + 1)
+                found[key] = Series(key, one.step[at], one.time[at], one.value[at])
+        return found
 
-@functools.lru_cache(1_000)
+    def _last_points(self, run: LiveRun, until: float) -> Mapping[str, Metric]:
+        """Return the last point of each metric by key. After `until` they are those of the run's record.
+
+        It holds values alone, so they are shown at the last sign of life, and at some step.
+        """
+        kept: tuple[object, dict[str, Metric]] | None = run.kept.get("points")
+        if time.monotonic() <= until:
+            stamp = self.live.stamp(run)
+            if kept is None or kept[0] != stamp:
+                series = self._series(run).items()
+                kept = stamp, {key: _metrics_at(key, one, [-1])[0] for key, one in series if len(one.step)}
+        elif kept is None:
+            record, found = run.record, {}
+            for key, (name, stat) in self._keys(dict.fromkeys((*record.stats, *record.summary))).items():
+                value, stats = record.metric(name, stat), record.stats.get(name, {})
+                if value is not None:
+                    step = stats.get(f"{stat}_step") or stats.get("max_step") or 1  # MLflow draws a bar at 0
+                    found[key] = Metric(key, _finite(value), milliseconds(record.last_alive), step)
+            kept = None, found
+        run.kept["points"] = kept
+        return kept[1]
+
+    def _one_series(self, run_id: str, key: str) -> Series:
+        return self._series(self.find_run(run_id)).get(key, _NO_POINTS)
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList[Metric]:
+        """Return the points of one metric by time, as its file holds them now."""
+        series = self._one_series(run_id, metric_key)
+        total = len(series.step)
+        begin = SearchUtils.parse_start_offset_from_page_token(page_token)
+        end = total if max_results is None else min(total, begin + int(max_results))
+        order = np.lexsort((series.step, np.rint(series.time * 1000.0)))
+        points = _metrics_at(metric_key, series, order[begin:end])
+        return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
+
+    if hasattr(AbstractStore, "_evenly_spaced_indices"):  # an older MLflow samples by itself, by another rule
+
+        def get_metric_history_bulk_interval(
+            self,
+            run_ids: Sequence[str],
+            metric_key: str,
+            max_results: int,
+            start_step: int | None,
+            end_step: int | None,
+        ) -> list[MetricWithRunId]:
+            """Return points of one metric of several runs for a chart, at most `max_results` of each run.
+
+            They are sampled as by MLflow's SQL store: the first of each of `max_results` equal parts, and the last.
+            """
+            found: list[MetricWithRunId] = []
+            for run_id in run_ids:
+                series = self._one_series(run_id, metric_key)
+                places = np.arange(len(series.step))
+                if start_step is not None and end_step is not None:  # steps increase, each is there once
+                    places = places[slice(*np.searchsorted(series.step, (start_step, end_step + 1)))]
+                parts = np.array_split(places, max(1, min(max_results, len(places))))
+                at = [*(part[0] for part in parts[:-1]), *places[-1:]]
+                found += _sampled(run_id, metric_key, series, at)
+            return found
+
+    def get_metric_history_bulk_interval_from_steps(
+        self, run_id: str, metric_key: str, steps: Iterable[int], max_results: int
+    ) -> list[MetricWithRunId]:
+        """Return the points at these steps, which an older MLflow looks up one by one otherwise."""
+        series = self._one_series(run_id, metric_key)
+        at = np.flatnonzero(np.isin(series.step, list(steps)))[:max_results]
+        return _sampled(run_id, metric_key, series, at)
+
+    # Edits
+
+    def set_tag(self, run_id: str, tag: entities.RunTag) -> None:
+        """Set the name, the description or a tag of a run in its sidecar, if edits are allowed."""
+        self._change(run_id, tag.key, tag.value)
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Remove the description or a tag of a run from its sidecar, if edits are allowed."""
+        self._change(run_id, key, None)
+
+    def update_run_info(self, run_id: str, run_status: Any, end_time: Any, run_name: str | None) -> entities.RunInfo:
+        """Change the name of a run in its sidecar, if edits are allowed; refuse to change its status or end."""
+        if end_time is not None:
+            refuse()
+        self._change(run_id, Tag.NAME, run_name)
+        return self.get_run(run_id).info
+
+    def _change(self, run_id: str, key: str, value: str | None) -> None:
+        """Change what MLflow shows under a tag's key to `value`; None removes it."""
+        run = self.find_run(run_id)
+        changes: dict[str, Any]
+        if key == Tag.NOTES:
+            changes = {"notes": value or ""}
+        elif key == Tag.NAME and value is not None:
+            changes = {"name": value}
+        elif key.startswith(("mlflow.", "bridge.")):
+            refuse()
+        else:
+            tags, shown = run.record.tags, facts.UserTags.of(run.record.tags)
+            new = [] if value is None else [key if value == "true" else f"{key}:{value}"]
+            old = [tag for tag in tags if shown.key(tag) == key and tag not in new]
+            changes = {"add_tags": new, "remove_tags": old}
+        if self._edit is None:
+            refuse()
+        if _is_parent(run):
+            why = "The parent of a sweep has no run directory, so it cannot be edited."
+            raise MlflowException(why, PERMISSION_DENIED)
+        try:
+            self._edit(Path(run.record.run_dir), **changes)
+        except BridgeError as error:
+            raise MlflowException(error.message, PERMISSION_DENIED) from error
+        self.live.refresh()
+
+
+def _parent(run_id: str, children: list[LiveRun]) -> LiveRun:
+    """Return the parent of a sweep, with a record that says what the children's records say together."""
+    records = [child.record for child in children]
+    ends = [record.end for record in records if record.end is not None]
+    start, running = min(record.start for record in records), any(record.alive for record in records)
+    record = msgspec.structs.replace(
+        records[0],
+        run_id=run_id,
+        name=facts.sweep_of(records[0].tags) or "",
+        status=Status.RUNNING if running else Status.COMPLETED,
+        start=start,
+        end=None if running or not ends else max(ends),
+        last_alive=max(ends, default=start),
+        **{"tags": (), "hparams": {}, "session": {}, "stats": {}, "summary": {}, "covered": False},
+    )
+    parent = LiveRun(run_id, record)
+    parent.kept |= {"children": children, "experiment": children[0].kept["experiment"]}
+    return parent
+
+
+def _is_parent(run: LiveRun) -> bool:
+    return "children" in run.kept
+
+
+def _experiment_id(run: LiveRun) -> str:
+    return live_experiment_id(run.kept["experiment"])
+
+
+@lru_cache(1_000)
 def _names_by_key(names: tuple[str, ...]) -> Mapping[str, str]:
-    return {key: name for name, key in keys_of(names).items()}
+    return {key: name for name, key in facts.keys_of(names).items()}
 
 
 def _finite(value: float) -> float:
@@ -442,8 +469,41 @@ def _finite(value: float) -> float:
     return math.copysign(_LARGEST_FLOAT, value) if math.isinf(value) else float(value)
 
 
-def metrics_at(key: str, series: Series, at: np.ndarray[Any, Any] | Sequence[int]) -> list[Metric]:
+def _metrics_at(key: str, series: Series, at: Any) -> list[Metric]:
     """Return the points at the places `at` of a series."""
+    at = np.asarray(at, dtype=np.intp)
     times = np.rint(series.time[at] * 1000.0).astype(np.int64).tolist()
-    values = np.nan_to_num(series.value[at], nan=np.nan, posinf=_LARGEST_FLOAT, neginf=-_LARGEST_FLOAT).tolist()
-    return [Metric(key, *point) for point in zip(values, times, series.step[at].tolist(), strict=True)]
+    columns = (map(_finite, series.value[at].tolist()), times, series.step[at].tolist())
+    return [Metric(key, *point) for point in zip(*columns, strict=True)]
+
+
+def _sampled(run_id: str, key: str, series: Series, at: Any) -> list[MetricWithRunId]:
+    return [MetricWithRunId(run_id=run_id, metric=point) for point in _metrics_at(key, series, at)]
+
+
+_READING = {
+    *("search_runs", "supports_workspaces", "supports_trace_archival", "filter_active_experiment_ids"),
+    *("end_async_logging", "flush_async_logging", "shut_down_async_logging", "get_metric_history_bulk_interval"),
+}
+"""Methods of MLflow's base classes that write nothing, and are right as they are."""
+
+_EMPTY = ("search_", "list_", "query_", "_search_datasets", "get_latest_versions")
+"""With what the names of methods begin that find what is not here: MLflow's pages ask for it, and get nothing."""
+
+
+def refuse_all_others(store: type, base: type) -> None:
+    """Let `store` refuse every public method of `base` that it does not define, whatever a newer MLflow adds."""
+    for name in {*dir(base), "_search_datasets"} - {*vars(store), *_READING}:
+        if name.startswith(_EMPTY):
+            nothing: Any = ([], None) if name == "search_traces" else PagedList([], None)
+            setattr(store, name, lambda *_args, _nothing=nothing, **_keywords: _nothing)
+        elif not name.startswith("_") and callable(getattr(base, name)):
+            setattr(store, name, refuse)
+
+
+class LiveModelRegistry(AbstractModelRegistry):
+    """A model registry without models."""
+
+
+refuse_all_others(LiveStore, AbstractStore)
+refuse_all_others(LiveModelRegistry, AbstractModelRegistry)

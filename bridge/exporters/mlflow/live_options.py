@@ -1,33 +1,20 @@
-"""The options of a live view, on their way from `bridge view` to the process of MLflow's server."""
+"""The way of a live view's options from `bridge view` to the process of MLflow's server."""
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from urllib.parse import quote
 
 import msgspec
 
 from bridge.files import cache_dir
-from bridge.options import ContentOptions, SelectionOptions
+from bridge.live import LiveOptions, digest_id
 
 VARIABLE = "BRIDGE_VIEW"
-"""The environment variable that holds the options as JSON."""
+"""The environment variable with the LiveOptions as JSON. Without it the address of the store says what is shown."""
 
 LIVE_PATH = "/.live/"
 """Separates the folder of runs from the id of a run and the path of a file, in the address of an artifact."""
-
-
-class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a live view shows. Without `roots` and `experiment` the address of the store says both."""
-
-    roots: list[str] = []
-    selection: SelectionOptions = SelectionOptions()
-    content: ContentOptions = ContentOptions()
-    experiment: str | None = None
-    experiment_default: str | None = None
-    heartbeat_timeout: float = 180.0
-    edit: bool = False
 
 
 def live_environment(options: LiveOptions, host: str) -> dict[str, str]:
@@ -52,9 +39,4 @@ def live_environment(options: LiveOptions, host: str) -> dict[str, str]:
 
 def live_experiment_id(name: str) -> str:
     """Return the id of an experiment in a live view, which follows from its name alone."""
-    return str(int(live_digest(name)[:15], 16))
-
-
-def live_digest(text: str) -> str:
-    """Return 32 hexadecimal digits that follow from `text`, as MLflow's ids look."""
-    return hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    return str(int(digest_id(name)[:15], 16))

@@ -17,6 +17,7 @@ import tempfile
 import uuid
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,14 +359,30 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
         return "png", full.getvalue(), small
 
 
-def full_extension(data: bytes, form: str) -> str:
-    """Return the extension that `full_and_small` gives, without making its pictures. Raise UnreadablePictureError."""
+@lru_cache(1 << 16)  # a run that grows has each picture looked at once
+def picture_extension(file: RunFile, form: str) -> str | None:
+    """Return the extension that `full_and_small` gives, None if the picture cannot be decoded or is gone.
+
+    Only few formats must be decoded for that: the checksums in a PNG say that it is whole.
+    """
     from PIL import ImageSequence
 
-    with _opened(data) as (picture, frames):
-        for frame in ImageSequence.Iterator(picture):
-            frame.load()
+    data = read_picture(file)
+    with contextlib.suppress(UnreadablePictureError), _opened(data or b"") as (picture, frames):
+        if picture.format == "PNG":
+            picture.verify()
+        else:
+            for frame in ImageSequence.Iterator(picture):
+                frame.load()
         return form if form in ("png", "webp") else "webp" if frames > 1 else "png"
+    return None
+
+
+def has_picture(events: Iterable[MediaEvent]) -> bool:
+    """Return True if any of `events` is shown in the image grid."""
+    return any(
+        event.type is MediaType.IMAGE and picture_extension(event.file, event.format) is not None for event in events
+    )
 
 
 @contextlib.contextmanager

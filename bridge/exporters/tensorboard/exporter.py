@@ -155,7 +155,7 @@ class TensorBoardExporter(Exporter):
         )
 
     @contextlib.contextmanager
-    def serve_live(self, live: LiveRuns, *, host: str, port: int, edit: bool = False) -> Iterator[str]:
+    def serve_live(self, live: LiveRuns, *, host: str, port: int) -> Iterator[str]:
         """Serve TensorBoard on run directories while the block runs. Yield its address."""
         need_tensorboard("To show runs in TensorBoard")
         from bridge.exporters.tensorboard.live import serve

@@ -6,15 +6,17 @@ reads the points of its runs, a picture its file. Runs and tags have the names t
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import functools
 import ipaddress
 import json
 import re
 import socket
 import threading
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from tensorboard import default, errors, program
@@ -22,16 +24,17 @@ from tensorboard.backend import application
 from tensorboard.data import provider
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Response
 
 from bridge.errors import TargetUnavailableError
 from bridge.exporters.tensorboard import facts, media
 from bridge.exporters.tensorboard.events import session_end, session_start
 from bridge.exporters.tensorboard.exporter import candidate_names, clean_folder, fold_case
 from bridge.exporters.tensorboard.facts import caption_tag, free_tag, image_tag, metric_tags, plain
-from bridge.live import ByteCache
+from bridge.live import READ_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,8 +44,7 @@ if TYPE_CHECKING:
 SAMPLES = {"scalars": 10_000, "images": 1_000, "text": 1_000}
 """The most points of one curve, pictures of one tag and texts of one tag that a page asks for."""
 
-GIF_BYTES = 64 * 2**20
-"""How much the converted videos in memory may take together."""
+_SIZE = "size"
 
 
 def sample(values: NDArray[np.float64], limit: int | None) -> NDArray[np.intp]:
@@ -60,13 +62,12 @@ def sample(values: NDArray[np.float64], limit: int | None) -> NDArray[np.intp]:
     # greatest: it counts as +inf for the one and -inf for the other.
     buckets = (limit - 2) // 2
     width = -(-(count - 2) // buckets)
-    padded = np.full(buckets * width, np.nan)
-    padded[: count - 2] = values[1:-1]
+    padded = np.pad(values[1:-1], (0, buckets * width - (count - 2)), constant_values=np.nan)
     table = padded.reshape(buckets, width)
+    least = np.where(np.isnan(table), np.inf, table).argmin(axis=1)
+    greatest = np.where(np.isnan(table), -np.inf, table).argmax(axis=1)
     starts = 1 + np.arange(buckets) * width
-    least = starts + np.where(np.isnan(table), np.inf, table).argmin(axis=1)
-    greatest = starts + np.where(np.isnan(table), -np.inf, table).argmax(axis=1)
-    places = np.unique(np.concatenate([[0], least, greatest, [count - 1]]))
+    places = np.unique(np.concatenate([[0], starts + least, starts + greatest, [count - 1]]))
     return places[places < count]
 
 
@@ -75,9 +76,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def __init__(self, live: LiveRuns) -> None:
         self._live = live
-        self._names: tuple[Any, dict[str, LiveRun]] = (None, {})
-        self._experiment: tuple[Any, dict[str, bytes]] = (None, {})
-        self._gifs = ByteCache(GIF_BYTES)
+        self._rename = dict(live.content.rename)
 
     # Runs
 
@@ -92,281 +91,192 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def list_runs(self, ctx: Any = None, **_: Any) -> list[Any]:
         """Return all runs."""
-        return [
-            provider.Run(run_id=name, run_name=name, start_time=live.record.start)
-            for name, live in self._named_runs().items()
-        ]
+        return [provider.Run(name, name, live.record.start) for name, live in self._named_runs().items()]
 
     def _named_runs(self) -> Mapping[str, LiveRun]:
         """Return the runs by the name that a first export gives their folder."""
         runs = self._live.runs()
-        of, named = self._names
-        if of is not runs:
-            named, taken = {}, set()
+
+        def name_all() -> Mapping[str, LiveRun]:
+            named: dict[str, LiveRun] = {}
+            taken = set()
             for live in runs.values():
                 candidates = candidate_names(clean_folder(live.record.name), live.record.identity)
-                name = next((one for one in candidates if fold_case(one) not in taken), live.id)
+                name = live.kept["name"] = next((one for one in candidates if fold_case(one) not in taken), live.id)
                 taken.add(fold_case(name))
                 named[name] = live
-            self._names = (runs, named)
-        return named
+            return named
 
-    def _chosen_runs(self, run_tag_filter: Any) -> Iterable[tuple[str, LiveRun]]:
-        named = self._named_runs()
-        if run_tag_filter is None or run_tag_filter.runs is None:
-            return named.items()
-        return [(name, named[name]) for name in run_tag_filter.runs if name in named]
+        return runs.keep("named", name_all)
 
-    def _media(self, run_tag_filter: Any) -> Mapping[str, Sequence[MediaEvent]]:
-        """Return the media events of each chosen run by its id."""
-        found = self._live.media_of([live for _, live in self._chosen_runs(run_tag_filter)])
-        return defaultdict(tuple, found)
-
-    def _by_run(self, run_tag_filter: Any, tags_of: Callable[[str, LiveRun], Mapping[str, Any]]) -> dict[str, Any]:
-        """Return for each chosen run what `tags_of` gives by tag, without the tags that are not asked for."""
-        wanted = None if run_tag_filter is None else run_tag_filter.tags
+    def _by_run(
+        self, run_tag_filter: Any, find: Callable[[LiveRun], Mapping[str, Any]], make: Callable[[LiveRun, Any], Any]
+    ) -> dict[str, dict[str, Any]]:
+        """Return for each run and tag that is asked for what `make` makes of that which `find` finds."""
+        named, runs, tags = self._named_runs(), None, None
+        if run_tag_filter is not None:
+            runs, tags = run_tag_filter.runs, run_tag_filter.tags
+        chosen = list(named.values()) if runs is None else [named[name] for name in runs if name in named]
         found = {}
-        for name, live in self._chosen_runs(run_tag_filter):
-            tags = {tag: item for tag, item in tags_of(name, live).items() if wanted is None or tag in wanted}
-            if tags:
-                found[name] = tags
+        for live, by_tag in zip(chosen, self._live.map(find, chosen), strict=True):
+            made = {tag: make(live, one) for tag, one in by_tag.items() if tags is None or tag in tags}
+            if made:
+                found[live.kept["name"]] = made
         return found
 
     # Scalars
 
     def _metric_tags(self, live: LiveRun) -> Mapping[str, str]:
         """Return the run's metrics by tag."""
-        tags = metric_tags(self._live.metrics(live), dict(self._live.content.rename))
-        return {tag: name for name, tag in tags.items()}
+        return {tag: name for name, tag in metric_tags(self._live.metrics(live), self._rename).items()}
 
     def list_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the metrics by run and tag."""
+        if plugin_name != "scalars":
+            return {}
+        return self._by_run(
+            run_tag_filter, self._metric_tags, lambda live, _: _described(provider.ScalarTimeSeries, live)
+        )
 
-        def series(_: str, live: LiveRun) -> Mapping[str, Any]:
-            return dict.fromkeys(self._metric_tags(live), _described(provider.ScalarTimeSeries, live))
-
-        return self._by_run(run_tag_filter, series) if plugin_name == "scalars" else {}
-
-    def read_scalars(
-        self,
-        ctx: Any = None,
-        *,
-        plugin_name: str,
-        downsample: int | None = None,
-        run_tag_filter: Any = None,
-        **_: Any,
-    ) -> Any:
+    def read_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any) -> Any:
         """Return the points by run and tag, at most `downsample` of each."""
 
-        def points(_: str, live: LiveRun) -> Mapping[str, Any]:
-            names = self._metric_tags(live)
-            if run_tag_filter is not None and run_tag_filter.tags is not None:
-                names = {tag: names[tag] for tag in run_tag_filter.tags if tag in names}
-            series = self._live.series(live) if names else {}
-            found = {}
-            for tag, name in names.items():
-                if name in series:
-                    one = series[name]
-                    at = sample(one.value, downsample)
-                    columns = (one.step[at].tolist(), one.time[at].tolist(), one.value[at].tolist())
-                    found[tag] = [provider.ScalarDatum(*point) for point in zip(*columns, strict=True)]
-            return found
+        def points(live: LiveRun, name: str) -> list[Any]:
+            series = self._live.series(live).get(name)
+            if series is None:
+                return []
+            at = sample(series.value, given.get("downsample"))
+            columns = (series.step[at].tolist(), series.time[at].tolist(), series.value[at].tolist())
+            return [provider.ScalarDatum(*point) for point in zip(*columns, strict=True)]
 
-        return self._by_run(run_tag_filter, points) if plugin_name == "scalars" else {}
+        return self._by_run(run_tag_filter, self._metric_tags, points) if plugin_name == "scalars" else {}
 
     def read_last_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
-        """Return the last point by run and tag, for HPARAMS."""
+        """Return the last point by run and tag, for HPARAMS. After READ_SECONDS the values are those of the records."""
+        until = time.monotonic() + READ_SECONDS
 
-        def last(_: str, live: LiveRun) -> Mapping[str, Any]:
-            record, found = live.record, {}
-            for tag, name in self._metric_tags(live).items():
-                value = record.metric(name)
-                if value is not None:
-                    step = record.stats.get(name, {}).get("last_step") or 0
-                    found[tag] = provider.ScalarDatum(int(step), record.last_alive, float(value))
-            return found
+        def last(live: LiveRun, name: str) -> Any:
+            series = self._live.series(live).get(name) if time.monotonic() < until else None
+            if series is not None and len(series.step):
+                return provider.ScalarDatum(int(series.step[-1]), float(series.time[-1]), float(series.value[-1]))
+            value = live.record.metric(name)
+            return provider.ScalarDatum(0, live.record.last_alive, np.nan if value is None else float(value))
 
-        return self._by_run(run_tag_filter, last) if plugin_name == "scalars" else {}
+        return self._by_run(run_tag_filter, self._metric_tags, last) if plugin_name == "scalars" else {}
 
     # Texts and hyperparameters
 
     def list_tensors(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the texts, or what HPARAMS reads, by run and tag."""
-        if plugin_name not in ("text", "hparams"):
-            return {}
-        first = next(iter(self._named_runs()), None)
-        events = self._media(run_tag_filter) if plugin_name == "text" else {}
+        kind = provider.TensorTimeSeries
+        if plugin_name == "text":
+            return self._by_run(run_tag_filter, self._texts, lambda live, _: _described(kind, live))
+        if plugin_name == "hparams":
+            return self._by_run(
+                run_tag_filter, self._session, lambda live, data: _described(kind, live, plugin_content=data)
+            )
+        return {}
 
-        def series(name: str, live: LiveRun) -> Mapping[str, Any]:
-            contents: Mapping[str, bytes]
-            if plugin_name == "text":
-                contents = dict.fromkeys(self._texts(live, events[live.id]), b"")
-            else:
-                contents = {**self._session(name, live), **(self._experiment_of_all() if name == first else {})}
-            return {
-                tag: _described(provider.TensorTimeSeries, live, plugin_content=content)
-                for tag, content in contents.items()
-            }
-
-        return self._by_run(run_tag_filter, series)
-
-    def read_tensors(
-        self,
-        ctx: Any = None,
-        *,
-        plugin_name: str,
-        downsample: int | None = None,
-        run_tag_filter: Any = None,
-        **_: Any,
-    ) -> Any:
+    def read_tensors(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any) -> Any:
         """Return the texts by run and tag, the last `downsample` of each."""
-        if plugin_name != "text":
-            return {}
-        events = self._media(run_tag_filter)
 
-        def texts(_: str, live: LiveRun) -> Mapping[str, Any]:
-            return {
-                tag: [
-                    provider.TensorDatum(step, time, np.array(text.encode(), dtype=object))
-                    for step, time, text in points[-downsample if downsample else 0 :]
-                ]
-                for tag, points in self._texts(live, events[live.id]).items()
-            }
+        def texts(_: LiveRun, points: Sequence[tuple[int, float, str]]) -> list[Any]:
+            last = points[-(given.get("downsample") or 0) :]
+            return [provider.TensorDatum(step, time, np.array(text.encode(), object)) for step, time, text in last]
 
-        return self._by_run(run_tag_filter, texts)
+        return self._by_run(run_tag_filter, self._texts, texts) if plugin_name == "text" else {}
 
     def _shown_facts(self, live: LiveRun) -> facts.ShownFacts:
-        if "facts" not in live.kept:
-            record = live.record
-            live.kept["facts"] = facts.shown_facts(record.notes, record.hparams, record.tags, self._live.content)
-        shown: facts.ShownFacts = live.kept["facts"]
-        return shown
+        record, content = live.record, self._live.content
+        return live.keep("facts", lambda: facts.shown_facts(record.notes, record.hparams, record.tags, content))
 
-    def _texts(self, live: LiveRun, events: Sequence[MediaEvent]) -> dict[str, list[tuple[int, float, str]]]:
+    def _texts(self, live: LiveRun) -> Mapping[str, Sequence[tuple[int, float, str]]]:
         """Return the run's texts by tag, as step, time and Markdown, by step."""
         metrics = self._metric_tags(live)
         found: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
         for tag, text in facts.fact_texts(self._shown_facts(live)).items():
             found[free_tag(tag, metrics, "text")].append((0, live.record.start, text))
-        for event in events:
+        for event in self._live.media(live):
             if event.caption:
                 tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
                 found[tag].append((event.step, event.time, plain(event.caption)))
         return {tag: sorted(points) for tag, points in found.items()}
 
-    def _session(self, name: str, live: LiveRun) -> Mapping[str, bytes]:
+    def _session(self, live: LiveRun) -> Mapping[str, bytes]:
         """Return what HPARAMS reads of one run, by tag. Unlike in event files, a session's end is not final."""
-        if "session" not in live.kept:
-            record = live.record
-            values = facts.session_values(self._shown_facts(live).params)
-            status = "RUNNING" if record.alive else facts.STATUSES[record.status]
-            found = {"_hparams_/session_start_info": session_start(values, group=name, time=record.start)}
-            if status:
-                end = record.last_alive if record.end is None else record.end
-                found["_hparams_/session_end_info"] = session_end(status, end=end)
-            live.kept["session"] = found
-        session: Mapping[str, bytes] = live.kept["session"]
-        return session
+        record, name = live.record, live.kept["name"]
+        values = facts.session_values(self._shown_facts(live).params)
+        status = "RUNNING" if record.alive else facts.STATUSES[record.status]
+        found = {"_hparams_/session_start_info": session_start(values, group=name, time=record.start)}
+        if status:
+            end = record.last_alive if record.end is None else record.end
+            found["_hparams_/session_end_info"] = session_end(status, end=end)
+        return found | (self._experiment_of_all() if name == next(iter(self._named_runs())) else {})
 
-    def _experiment_of_all(self) -> Mapping[str, bytes]:
+    def _experiment_of_all(self) -> dict[str, bytes]:
         """Return the columns of HPARAMS, by tag: metrics of validation and test first.
 
         TensorBoard reads them from any one run, and shows no other columns than these. So this names the columns of
         all runs. An export cannot do that: it does not know the other runs of a log directory.
         """
         runs = self._live.runs()
-        of, found = self._experiment
-        if of is not runs:
-            values: dict[str, list[bool | float | str]] = {}
-            metrics: set[str] = set()
+
+        def columns() -> dict[str, bytes]:
+            values: dict[str, list[bool | float | str]] = defaultdict(list)
             for live in runs.values():
-                metrics.update(self._metric_tags(live))
                 for key, value in facts.session_values(self._shown_facts(live).params).items():
-                    values.setdefault(key, []).append(value)
-            columns = _hparams_columns(values, sorted(metrics, key=lambda tag: (not _is_validation(tag), tag)))
-            found = {"_hparams_/experiment": columns}
-            self._experiment = (runs, found)
-        return found
+                    values[key].append(value)
+            metrics = {tag for live in runs.values() for tag in self._metric_tags(live)}
+            return {"_hparams_/experiment": _hparams_columns(values, metrics)}
+
+        return runs.keep("columns", columns)
 
     # Pictures
 
-    def _images(self, live: LiveRun, events: Sequence[MediaEvent]) -> Mapping[str, Sequence[MediaEvent]]:
+    def _images(self, live: LiveRun) -> Mapping[str, Sequence[MediaEvent]]:
         """Return the media events that TensorBoard can show, by tag, by step."""
         metrics, found = self._metric_tags(live), defaultdict(list)
         formats = media.KEPT_FORMATS | (media.VIDEO_FORMATS if media.can_convert() else frozenset())
-        for event in sorted(events, key=lambda event: event.step):
+        for event in sorted(self._live.media(live), key=lambda event: event.step):
             if event.format in formats:
                 found[free_tag(image_tag(event.tag, event.index), metrics, "image")].append(event)
         return found
 
     def list_blob_sequences(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the tags with pictures, by run."""
-        if plugin_name != "images":
-            return {}
-        events = self._media(run_tag_filter)
 
-        def series(_: str, live: LiveRun) -> Mapping[str, Any]:
-            return {
-                tag: _described(
-                    provider.BlobSequenceTimeSeries,
-                    live,
-                    max_step=images[-1].step,
-                    max_wall_time=images[-1].time,
-                    max_length=3,
-                    description=plain(next((image.caption for image in images if image.caption), "") or ""),
-                )
-                for tag, images in self._images(live, events[live.id]).items()
-            }
+        def series(live: LiveRun, images: Sequence[MediaEvent]) -> Any:
+            caption = next((image.caption for image in images if image.caption), "")
+            last = {"max_step": images[-1].step, "max_wall_time": images[-1].time, "max_length": 3}
+            return _described(provider.BlobSequenceTimeSeries, live, description=plain(caption), **last)
 
-        return self._by_run(run_tag_filter, series)
+        return self._by_run(run_tag_filter, self._images, series) if plugin_name == "images" else {}
 
     def read_blob_sequences(
-        self,
-        ctx: Any = None,
-        *,
-        plugin_name: str,
-        downsample: int | None = None,
-        run_tag_filter: Any = None,
-        **_: Any,
+        self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any
     ) -> Any:
-        """Return references to the pictures by run and tag, evenly chosen if there are more than `downsample`."""
-        if plugin_name != "images":
-            return {}
-        events = self._media(run_tag_filter)
+        """Return references to the pictures by run and tag, the last `downsample` of each."""
 
-        def pictures(_: str, live: LiveRun) -> Mapping[str, Any]:
-            found = {}
-            for tag, images in self._images(live, events[live.id]).items():
-                count = len(images) if downsample is None else min(len(images), downsample)
-                places = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int)).tolist()
-                found[tag] = [
-                    provider.BlobSequenceDatum(
-                        step=images[place].step,
-                        wall_time=images[place].time,
-                        # Width and height, which no page reads, and the picture.
-                        values=tuple(_reference(part, live, images[place]) for part in ("size", "size", "image")),
-                    )
-                    for place in places
-                ]
+        def pictures(live: LiveRun, images: Sequence[MediaEvent]) -> list[Any]:
+            found = []
+            for image in images[-(given.get("downsample") or 0) :]:
+                # Width and height, which no page reads, and the picture.
+                keys = map(provider.BlobReference, (_SIZE, _SIZE, f"{live.id}-{image.line}"))
+                found.append(provider.BlobSequenceDatum(image.step, image.time, tuple(keys)))
             return found
 
-        return self._by_run(run_tag_filter, pictures)
+        return self._by_run(run_tag_filter, self._images, pictures) if plugin_name == "images" else {}
 
     def read_blob(self, ctx: Any = None, *, blob_key: str) -> bytes:
         """Return the bytes of a picture, or of a video as a GIF. Raise NotFoundError."""
-        try:
-            part, run_id, line = json.loads(base64.urlsafe_b64decode(blob_key + "=" * (-len(blob_key) % 4)))
-            live = self._live.runs()[run_id]
-            event = next(event for event in self._live.media(live) if event.line == line)
-        except (ValueError, KeyError, TypeError, StopIteration) as error:
-            raise errors.NotFoundError("There is no such picture.") from error
-        if part == "size":
+        run_id, _, line = blob_key.partition("-")
+        run = self._live.runs().get(run_id)
+        event = next((one for one in (self._live.media(run) if run else ()) if str(one.line) == line), None)
+        if blob_key == _SIZE:
             return b"0"
-        return (
-            self._gifs.get(event.file, lambda: _loaded(event))
-            if event.format in media.VIDEO_FORMATS
-            else _loaded(event)
-        )
+        if event is None:
+            raise errors.NotFoundError("There is no such picture.")
+        return _gif(event) if event.format in media.VIDEO_FORMATS else _loaded(event)
 
 
 def _described(kind: Any, live: LiveRun, **fields: Any) -> Any:
@@ -375,46 +285,39 @@ def _described(kind: Any, live: LiveRun, **fields: Any) -> Any:
     return kind(**(usual | {"description": "", "display_name": ""} | fields))
 
 
-def _is_validation(tag: str) -> bool:
-    return re.search(r"(^|[^a-z])(val|valid|validation|test|eval)([^a-z]|$)", tag.lower()) is not None
-
-
-def _hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Sequence[str]) -> bytes:
+def _hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Collection[str]) -> bytes:
     """Return the plugin data that names the columns of the HPARAMS page, a serialized HParamsPluginData.
 
-    `params` are all values of each hyperparameter, `metrics` the tags of metrics in the order of their columns.
-    Each column gets the type that TensorBoard would find by itself: text if the values are of several types.
+    `params` are all values of each hyperparameter, `metrics` the tags of metrics. Each column gets the type that
+    TensorBoard would find by itself: text if the values are of several types.
     """
-    columns = []
+    experiment = api_pb2.Experiment()
     for name, values in params.items():
-        kinds = {
-            "bool" if isinstance(value, bool) else "text" if isinstance(value, str) else "number" for value in values
-        }
-        info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
-        if kinds == {"number"}:
-            info.type = api_pb2.DATA_TYPE_FLOAT64
-            info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
-        elif kinds == {"bool"}:
+        info = experiment.hparam_infos.add(name=name, differs=len(set(values)) > 1)
+        if all(type(value) is bool for value in values):
             info.type = api_pb2.DATA_TYPE_BOOL
             info.domain_discrete.extend(sorted(set(values)))
+        elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            info.type = api_pb2.DATA_TYPE_FLOAT64
+            info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
         else:
             info.type = api_pb2.DATA_TYPE_STRING
             info.domain_discrete.extend(sorted({_json_text(value) for value in values}))
-        columns.append(info)
-    experiment = api_pb2.Experiment(
-        hparam_infos=columns,
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics],
-    )
+    for tag in sorted(metrics, key=lambda tag: (_VALIDATION.search(tag.lower()) is None, tag)):
+        experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
     return bytes(plugin_data_pb2.HParamsPluginData(experiment=experiment).SerializeToString())
+
+
+_VALIDATION = re.compile(r"(^|[^a-z])(val|valid|validation|test|eval)([^a-z]|$)")
 
 
 def _json_text(value: bool | float | str) -> str:
     return value if isinstance(value, str) else json.dumps(value if isinstance(value, bool) else float(value))
 
 
-def _reference(part: str, live: LiveRun, event: MediaEvent) -> Any:
-    key = base64.urlsafe_b64encode(json.dumps([part, live.id, event.line]).encode()).decode().rstrip("=")
-    return provider.BlobReference(blob_key=key)
+@functools.lru_cache(8)
+def _gif(event: MediaEvent) -> bytes:
+    return _loaded(event)
 
 
 def _loaded(event: MediaEvent) -> bytes:
@@ -427,34 +330,24 @@ def _loaded(event: MediaEvent) -> bytes:
 # The server
 
 
-class HostCheck:
-    """WSGI middleware that refuses requests whose Host header names another machine than `hosts`.
+def refuse_other_hosts(app: Any, names: Collection[str], *, any_address: bool) -> Any:
+    """Return a WSGI application that refuses requests whose Host header is not among `names`.
 
     Without it, a web page anywhere could read the runs through the browser of somebody who views them, by letting its
     own name point to 127.0.0.1. An IP address cannot be such a name, so `any_address` allows all of them.
     """
 
-    def __init__(self, app: Any, hosts: Collection[str], *, any_address: bool = False) -> None:
-        self._app = app
-        self._hosts = {host.lower() for host in hosts}
-        self._any_address = any_address
+    def checked(environ: Any, start_response: Any) -> Any:
+        name, is_address = "", False
+        with contextlib.suppress(ValueError):
+            name = urlsplit(f"//{environ.get('HTTP_HOST', '')}").hostname or ""
+            is_address = ipaddress.ip_address(name) is not None
+        if name in names or (any_address and is_address):
+            return app(environ, start_response)
+        text = "Refused: the Host header is not the address that bridge view printed.\n"
+        return Response(text, status=403)(environ, start_response)
 
-    def __call__(self, environ: Any, start_response: Any) -> Any:
-        """Answer one request."""
-        host = environ.get("HTTP_HOST", "").strip().lower()
-        name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
-        if name in self._hosts or (self._any_address and _is_address(name)):
-            return self._app(environ, start_response)
-        text = b"Refused: the Host header is not the address that bridge view printed.\n"
-        start_response("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
-        return [text]
-
-
-def _is_address(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(name.strip("[]"))
-        return True
-    return False
+    return checked
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -473,12 +366,11 @@ def serve(live: LiveRuns, *, host: str, port: int) -> Iterator[None]:
     app = application.TensorBoardWSGIApp(
         board.flags, board.plugin_loaders, RunsProvider(live), board.assets_zip_provider
     )
-    local = host in ("127.0.0.1", "localhost", "::1")
-    names = {host, "127.0.0.1", "localhost", "[::1]", *(() if local else (socket.gethostname(), socket.getfqdn()))}
+    here = {"127.0.0.1", "localhost", "::1"}
+    others = set() if host in here else {host, socket.gethostname(), socket.getfqdn()}
+    app = refuse_other_hosts(app, here | set(map(str.lower, others)), any_address=bool(others))
     try:
-        server: Any = make_server(
-            host, port, HostCheck(app, names, any_address=not local), threaded=True, request_handler=_QuietHandler
-        )
+        server: Any = make_server(host, port, app, threaded=True, request_handler=_QuietHandler)
     except OSError as error:
         raise TargetUnavailableError(f"TensorBoard cannot be started at {host}:{port}: {error.strerror}.") from error
     server.daemon_threads = True  # Ctrl-C does not wait for a chart that is being read
