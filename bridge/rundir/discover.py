@@ -4,24 +4,23 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import csv
-import io
 import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.errors import UsageError
+from bridge.errors import RunDirectoryError, UsageError
 from bridge.files import Refused, inside, open_plain
 from bridge.model import SkippedFolder
 from bridge.rundir.event_runs import event_names, holds_points, is_event_file, scalars_names
+from bridge.rundir.header import read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import BinaryIO
+
+    from bridge.rundir.header import Layout
 
 TARGET_MARK = ".bridge-target"
 """The file that exporters put into their folders, so that a walk never takes the bridge's own output for runs."""
@@ -37,7 +36,6 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 _NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
 
-_HEADER_BYTES = 1 << 20
 LFS_POINTER = b"version https://git-lfs.github.com/"
 """The beginning of the file that Git leaves in the place of one that was not fetched."""
 
@@ -236,35 +234,22 @@ def _why_no_run(folder: str, files: list[str]) -> str:
         return "" if holds_points(folder, events) else "its event files hold no metric"
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
-            problem = _header_problem(read_header(file))
-    except (Refused, csv.Error) as error:
-        problem = str(error)
+            problem = _header_problem(read_layout(file, None))
+    except Refused as error:
+        problem = f"metrics.csv {error}"
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    return f"metrics.csv {problem}" if problem else ""
+        problem = f"metrics.csv cannot be read: {error.strerror}"
+    except RunDirectoryError as error:
+        problem = str(error)
+    return problem
 
 
-def read_header(file: BinaryIO) -> bytes:
-    """Return the header of the metrics.csv `file`, which takes several lines if a quoted name holds a newline."""
-    header = file.readline(_HEADER_BYTES)
-    while header.count(b'"') % 2 and len(header) < _HEADER_BYTES and (line := file.readline(_HEADER_BYTES)):
-        header += line
-    return header
-
-
-def columns_of(header: bytes) -> list[str]:
-    """Return the names in a header line. Raises csv.Error."""
-    # BytesIO ends lines at newlines alone, unlike str.splitlines.
-    lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(header.removeprefix(codecs.BOM_UTF8)))
-    return next(csv.reader(lines), [])
-
-
-def _header_problem(line: bytes) -> str:
-    """Return why a metrics.csv that begins with `line` is not a logger's, or "" if it is. Raises csv.Error."""
-    if line.startswith(LFS_POINTER):
-        return "is a Git LFS pointer; `git lfs pull` fetches the file"
-    if not line.strip():
-        return "is empty"
-    columns = columns_of(line)
+def _header_problem(found: tuple[Layout, bytes] | None) -> str:
+    """Return why a metrics.csv with this header is not a logger's, or "" if it is."""
+    if found is None:
+        return "metrics.csv is empty"
+    columns = found[0].columns
+    if columns[0].startswith(LFS_POINTER.decode()):
+        return "metrics.csv is a Git LFS pointer; `git lfs pull` fetches the file"
     is_known = "step" in columns or ("created_at" in columns and "epoch" in columns)
-    return "" if is_known else "has no column step, and so is not a logger's"
+    return "" if is_known else "metrics.csv has no column step, and so is not a logger's"

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS, shortened
-from logger.files import no_field_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+# A row may be one long cell. The limit of the csv module is one for the whole process.
+csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
 
 BOM = b"\xef\xbb\xbf"
 
@@ -73,7 +75,7 @@ def complete_rows(data: bytes) -> int:
     return next((end for end in ends if end >= 0), -1) + 1
 
 
-def _first_row(data: bytes) -> int:
+def first_row(data: bytes) -> int:
     """Return how many bytes the first complete row of `data` has, 0 if none is complete."""
     ends = (data.find(b"\n", begin, end) for begin, end in _unquoted(data))
     return next((end for end in ends if end >= 0), -1) + 1
@@ -102,14 +104,19 @@ def read_layout(file: BinaryIO, time_column: str | None, *, at: int = 0) -> tupl
         piece = file.read(size)
         data += piece
         blank = len(data) - len(data.removeprefix(BOM).lstrip(b"\r\n")) if at == 0 else 0
-        length = _first_row(data[blank:])
+        length = first_row(data[blank:])
         if length:
             line = data[blank : blank + length].rstrip(b"\r\n")
             place = (time_column, at, at + blank + length)
             if len(line) <= _FIRST_PIECE and not _NOT_PLAIN.search(line):
                 return _short_layout(line, *place), data[: blank + length]
-            layout = Layout.of(_cells(line, file), time_column, at=at, end=place[2])
-            return layout, data[: blank + length]
+            try:
+                cells = cells_of(line)
+            except csv.Error as error:
+                raise _no_header(file, f"is no CSV ({error})") from error
+            if len(cells) > MOST_COLUMNS:
+                raise _no_header(file, f"has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
+            return Layout.of(cells, time_column, at=at, end=place[2]), data[: blank + length]
         if not piece:
             return None
         if len(data) > LONGEST_ROW:
@@ -124,17 +131,11 @@ def _short_layout(line: bytes, time_column: str | None, at: int, end: int) -> La
     return Layout.of(cells, time_column, at=at, end=end)
 
 
-def _cells(line: bytes, file: BinaryIO) -> list[str]:
-    # Only a newline ends a line here; splitlines() would also split at other characters.
-    lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(line.rstrip(b"\r\n")))
-    try:
-        with no_field_limit():
-            cells = next(csv.reader(lines), [])
-    except csv.Error as error:
-        raise _no_header(file, f"is no CSV ({error})") from error
-    if len(cells) > MOST_COLUMNS:
-        raise _no_header(file, f"has {len(cells):,} columns, more than {MOST_COLUMNS:,}")
-    return cells
+def cells_of(row: bytes) -> list[str]:
+    """Return the cells of one row. Raises csv.Error."""
+    # BytesIO ends lines at newlines alone, unlike str.splitlines.
+    lines = (part.decode("utf-8", errors="replace") for part in io.BytesIO(row.rstrip(b"\r\n")))
+    return next(csv.reader(lines), [])
 
 
 def _no_header(file: BinaryIO, problem: str) -> RunDirectoryError:

@@ -1,10 +1,9 @@
 """Parse metrics.csv, chunk by chunk, into batches of rows as columns of numbers.
 
 A chunk is a few megabytes of complete rows. pyarrow parses it into one column per metric; msgspec does if the chunk is
-small and holds plain numbers only. A column in which pyarrow meets a cell that is no number is read as text from then
-on, and only its distinct cells are turned into numbers one by one. A chunk that pyarrow cannot split into rows as
-Python's csv module does (a row with too many cells, a newline in a quoted cell, a header line in the middle, a blank
-line, ...) is read by the csv module instead, into the same `Rows`.
+small and holds plain numbers only. A chunk that holds anything else than pyarrow and Python read alike (text, a row
+with too many cells, a newline in a quoted cell, a header line in the middle, a blank line, ...) is read by the csv
+module instead, into the same `Rows`.
 `bridge.rundir.resume` makes a `Block` of the points among them.
 """
 
@@ -15,9 +14,9 @@ import hashlib
 import io
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import msgspec
@@ -28,7 +27,6 @@ from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS
 from bridge.model import NoticeKind
 from bridge.rundir.header import Layout, bytes_digest, complete_rows, read_layout
-from logger.files import no_field_limit
 from logger.sidecar import parse_time
 from logger.values import cell_number, is_header, whole_number
 
@@ -52,16 +50,11 @@ _FEW_BYTES = 1 << 18
 _MOST_CELLS = 1 << 18
 """Cells that the csv module reads before they become columns; each is a Python object until then."""
 
-_LOT = 1000
-"""Records that the csv module reads at once."""
-
 _SPARSE = 8
 """Empty cells that weigh as much as one point: they take about as much memory and work."""
 
 _LEAST_WEIGHT = 64
 """The least weight of a batch: a file in which header lines and rows alternate makes a batch of each row."""
-
-_ODD_COLUMN = re.compile(r"In CSV column #(\d+): .*conversion error")
 
 Words: TypeAlias = NDArray[np.uint64]
 
@@ -305,161 +298,88 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
 # pyarrow ------------------------------------------------------------------------------------------------------------
 
 
-class _ArrowParser:
-    """Parse chunks below one header line with pyarrow; `only` some metrics, if given."""
+def parse_arrow(data: bytes, *, layout: Layout, start: int, first: int, only: frozenset[str] | None) -> Rows | None:
+    """Return the rows `data`, or None if only the csv module gives what Python reads."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
 
-    def __init__(self, layout: Layout, only: frozenset[str] | None) -> None:
-        import pyarrow as pa
-        import pyarrow.csv as pacsv
-
-        self._pa, self._csv = pa, pacsv
-        self._layout = layout
-        self._metrics = {name: places for name, places in layout.metrics.items() if only is None or name in only}
-        self._names = [str(place) for place in range(len(layout.columns))]
-        used = {layout.step, layout.time, *(place for places in self._metrics.values() for place in places)}
-        # The places of the columns that are read.
-        self._places = [place for place in range(len(layout.columns)) if only is None or place in used]
-        self._parsing = pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True)
-        self._text_columns: set[int] = set()
-        self._converting: Any = None
-
-    def parse(self, data: bytes, start: int, first: int) -> Rows | None:
-        """Return the rows `data`, or None if only the csv module gives what Python reads."""
-        layout, count = self._layout, data.count(b"\n")
-        # A row has a comma or a newline for each column. With fewer bytes some line is blank or too short, and
-        # pyarrow would make a whole row of empty cells of each. It takes `0x1f` for an integer, unlike Python's int().
-        # One letter is found a hundred times as fast as two bytes of which the first is in every row.
-        has_hex = any(letter in data and b"0" + letter in data for letter in (b"x", b"X"))
-        if has_hex or count * len(layout.columns) > len(data):
-            return None
-        table = self._read(data)
-        if table is None or table.num_rows != count:  # a newline in quotes, or a carriage return alone
-            return None
-        batch = table.combine_chunks().to_batches()[0]
-        columns = dict(zip(self._places, batch.columns, strict=True))
-        valid: NDArray[np.bool_] | None = None
-        if layout.step is None:
-            step = np.arange(first, first + count, dtype=np.int64)
-        else:
-            step = _numbers(columns[layout.step], np.int64)
-            if columns[layout.step].null_count:
-                valid = _not_null(columns[layout.step])
-                step = np.where(valid, step, 0)
-        if (valid is not None or layout.step is None) and _has_blank_line(data):
-            return None
-        names = tuple(self._metrics)
-        values, present = np.empty((len(names), count)), np.ones((len(names), count), dtype=bool)
-        has_text = np.zeros(count, dtype=bool)
-        odd: dict[tuple[NoticeKind, str], NDArray[np.int64]] = {}
-        for metric, (name, places) in enumerate(self._metrics.items()):
-            if len(places) == 1 and places[0] not in self._text_columns:
-                column = columns[places[0]]
-                values[metric] = _numbers(column, np.float64)
-                if column.null_count:
-                    present[metric] = _not_null(column)
-                continue
-            is_text = self._fill(columns, places, values[metric], present[metric])
-            if is_text.any():
-                has_text |= is_text
-                odd[NoticeKind.TEXT_CELL, name] = np.flatnonzero(is_text) + first
-        # pyarrow takes `nan(x)` for a number, and Python's float() does not.
-        if b"(" in data and bool((np.isnan(values) & present).any()):
-            return None
-        if valid is not None:
-            odd[NO_STEP] = np.flatnonzero(~valid & (present.any(axis=0) | has_text)) + first
-        return Rows(
-            layout=layout,
-            first=first,
-            start=start,
-            end=start + len(data),
-            data=data,
-            names=names,
-            step=step,
-            time=self._times(columns, count),
-            values=values,
-            present=present,
-            valid=valid,
-            odd=odd,
+    count = data.count(b"\n")
+    # A row has a comma or a newline for each column. With fewer bytes some line is blank or too short, and pyarrow
+    # would make a whole row of empty cells of each. It takes `0x1f` for an integer, unlike Python's int().
+    # One letter is found a hundred times as fast as two bytes of which the first is in every row.
+    has_hex = any(letter in data and b"0" + letter in data for letter in (b"x", b"X"))
+    metrics = {name: places for name, places in layout.metrics.items() if only is None or name in only}
+    if has_hex or count * len(layout.columns) > len(data) or any(len(places) > 1 for places in metrics.values()):
+        return None
+    names = [str(place) for place in range(len(layout.columns))]
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(data),
+            read_options=pacsv.ReadOptions(
+                column_names=names, block_size=2 * LONGEST_ROW, use_threads=len(data) > _FEW_BYTES
+            ),
+            parse_options=pacsv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
+            convert_options=_conversion(layout, only),
         )
-
-    def _read(self, data: bytes) -> Any:
-        """Return an Arrow table, or None if pyarrow refuses the rows."""
-        reading = self._csv.ReadOptions(
-            column_names=self._names, block_size=2 * LONGEST_ROW, use_threads=len(data) > _FEW_BYTES
-        )
-        while True:
-            self._converting = self._converting or self._conversion()
-            try:
-                return self._csv.read_csv(
-                    self._pa.BufferReader(data),
-                    read_options=reading,
-                    parse_options=self._parsing,
-                    convert_options=self._converting,
-                )
-            except self._pa.ArrowInvalid as error:
-                found = _ODD_COLUMN.search(str(error))
-                place = int(found.group(1)) if found is not None and len(self._places) == len(self._names) else None
-                if place in (None, self._layout.step, self._layout.time) or place in self._text_columns:
-                    return None
-                self._text_columns.add(place)
-                self._converting = None
-
-    def _conversion(self) -> Any:
-        types = dict.fromkeys(self._names, self._pa.float64())
-        types |= {self._names[place]: self._pa.binary() for place in self._text_columns}
-        if self._layout.step is not None:
-            types[self._names[self._layout.step]] = self._pa.int64()
-        return self._csv.ConvertOptions(
-            column_types=types,
-            null_values=[""],
-            strings_can_be_null=True,
-            check_utf8=False,
-            include_columns=[self._names[place] for place in self._places],
-        )
-
-    def _times(self, columns: Mapping[int, Any], count: int) -> NDArray[np.float64]:
-        if self._layout.time is None:
-            return np.full(count, np.nan)
-        column = columns[self._layout.time]
-        times: NDArray[np.float64] = _numbers(column, np.float64)
-        return times if column.null_count == 0 else np.where(_not_null(column), times, np.nan)
-
-    def _fill(
-        self,
-        columns: Mapping[int, Any],
-        places: tuple[int, ...],
-        values: NDArray[np.float64],
-        present: NDArray[np.bool_],
-    ) -> NDArray[np.bool_]:
-        """Fill in the values of a metric with text or several columns, and where it has any; return where it has text.
-
-        Of several columns of one name the last cell that is not empty counts.
-        """
-        filled = np.zeros(len(values), dtype=bool)
-        present[:] = False
-        for place in places:
-            column = columns[place]
-            known = _not_null(column) if column.null_count else np.ones(len(values), dtype=bool)
-            if place in self._text_columns:
-                found, is_number = _decode_cells(column)
-            else:
-                found, is_number = _numbers(column, np.float64), known
-            np.copyto(values, found, where=known)
-            np.copyto(present, is_number, where=known)
-            filled |= known
-        return filled & ~present
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != count:  # a newline in quotes, or a carriage return alone
+        return None
+    columns = dict(zip(table.column_names, table.combine_chunks().to_batches()[0].columns, strict=True))
+    valid: NDArray[np.bool_] | None = None
+    if layout.step is None:
+        step = np.arange(first, first + count, dtype=np.int64)
+    else:
+        column = columns[names[layout.step]]
+        step = _numbers(column, np.int64)
+        if column.null_count:
+            valid = _not_null(column)
+            step = np.where(valid, step, 0)
+    time = np.full(count, np.nan)
+    if layout.time is not None:
+        column = columns[names[layout.time]]
+        time = np.where(_not_null(column), _numbers(column, np.float64), np.nan)
+    values, present = np.empty((len(metrics), count)), np.empty((len(metrics), count), dtype=bool)
+    for metric, (place,) in enumerate(metrics.values()):
+        column = columns[names[place]]
+        values[metric], present[metric] = _numbers(column, np.float64), _not_null(column)
+    # pyarrow takes `nan(x)` for a number, and Python's float() does not. It makes empty cells of a blank line.
+    if b"(" in data and bool((np.isnan(values) & present).any()):
+        return None
+    if (valid is not None or layout.step is None) and _has_blank_line(data):
+        return None
+    odd = {} if valid is None else {NO_STEP: np.flatnonzero(~valid & present.any(axis=0)) + first}
+    return Rows(
+        layout=layout,
+        first=first,
+        start=start,
+        end=start + len(data),
+        data=data,
+        names=tuple(metrics),
+        step=step,
+        time=time,
+        values=values,
+        present=present,
+        valid=valid,
+        odd=odd,
+    )
 
 
-def _decode_cells(column: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the numbers in an Arrow column of bytes, and which cells hold one; anything where it is null.
+@lru_cache(maxsize=16)
+def _conversion(layout: Layout, only: frozenset[str] | None) -> Any:
+    """Return how pyarrow converts the columns below a header line: `only` some metrics, if given."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
 
-    Each distinct cell is parsed once: `indices` says for each row which of the distinct cells it holds.
-    """
-    encoded = column.dictionary_encode()
-    cells = [cell.decode("utf-8", errors="replace") for cell in encoded.dictionary.to_pylist()]
-    values, is_number = _parse_cells(cells or [""])
-    indices = np.asarray(encoded.indices.fill_null(0))
-    return values[indices], is_number[indices]
+    wanted = [place for name, (place,) in layout.metrics.items() if only is None or name in only]
+    types = {str(place): pa.float64() for place in wanted}
+    if layout.time is not None:
+        types[str(layout.time)] = pa.float64()
+    if layout.step is not None:
+        types[str(layout.step)] = pa.int64()
+    return pacsv.ConvertOptions(
+        column_types=types, null_values=[""], strings_can_be_null=True, check_utf8=False, include_columns=list(types)
+    )
 
 
 def _has_blank_line(data: bytes) -> bool:
@@ -468,6 +388,8 @@ def _has_blank_line(data: bytes) -> bool:
 
 def _not_null(column: Any) -> NDArray[np.bool_]:
     """Return which entries of an Arrow array are not null; its validity bitmap holds one bit for each."""
+    if not column.null_count:
+        return np.ones(len(column), dtype=bool)
     bits = np.frombuffer(column.buffers()[0], dtype=np.uint8)
     every = np.unpackbits(bits, bitorder="little", count=column.offset + len(column))
     known: NDArray[np.bool_] = every[column.offset :].view(np.bool_)
@@ -484,32 +406,24 @@ def _numbers(column: Any, kind: type[np.generic]) -> NDArray[Any]:
 
 def _read_records(data: bytes) -> Iterator[tuple[list[str] | None, int]]:
     """Yield each record of `data` with its length in bytes; None instead of one that is no CSV."""
-    sizes: list[int] = []
+    size = 0
 
     def lines() -> Iterator[str]:
+        nonlocal size
         for line in io.BytesIO(data):  # ends lines at a newline and at nothing else
-            sizes.append(len(line))
+            size += len(line)
             yield line.decode("utf-8", errors="replace")
 
-    def records() -> Iterator[tuple[list[str] | None, int]]:
-        reader = csv.reader(lines())
-        while True:
-            try:
-                cells: list[str] | None = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                cells = None
-            yield cells, sum(sizes)
-            sizes.clear()
-
-    found = records()
+    reader = csv.reader(lines())
     while True:
-        with no_field_limit():  # holds a lock, so not while the caller works
-            lot = list(islice(found, _LOT))
-        if not lot:
+        cells: list[str] | None = None
+        try:
+            with suppress(csv.Error):
+                cells = next(reader)
+        except StopIteration:
             return
-        yield from lot
+        yield cells, size
+        size = 0
 
 
 def parse_records(data: bytes, *, layout: Layout, start: int, first: int, time_column: str | None) -> Iterator[Rows]:
@@ -651,7 +565,6 @@ class MetricsTable:
     first_line: bytes = field(init=False)
     total: int = 0
     holder = "metrics.csv"
-    _parsers: dict[tuple[int, frozenset[str] | None], _ArrowParser] = field(default_factory=dict)
     _counted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -737,10 +650,7 @@ class MetricsTable:
             if len(data) <= _FEW_BYTES:
                 parsed = parse_plain(data, layout=layout, start=start, first=first, only=only)
             if parsed is None:
-                parser = self._parsers.get((layout.at, only))
-                if parser is None:
-                    parser = self._parsers[layout.at, only] = _ArrowParser(layout, only)
-                parsed = parser.parse(data, start, first)
+                parsed = parse_arrow(data, layout=layout, start=start, first=first, only=only)
             batches: Iterator[Rows] = (
                 parse_records(data, layout=layout, start=start, first=first, time_column=self.time_column)
                 if parsed is None

@@ -34,9 +34,9 @@ from bridge.files import (
     shortened,
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
-from bridge.rundir.discover import LFS_POINTER, columns_of, read_header, why_no_run
+from bridge.rundir.discover import LFS_POINTER, why_no_run
 from bridge.rundir.event_runs import FRESH, EventFacts, read_event_facts
-from bridge.rundir.header import read_layout
+from bridge.rundir.header import cells_of, first_row, read_layout
 from bridge.rundir.times import Clock
 from logger.sidecar import Sidecar, SidecarError, Summary, decode_document, parse_heartbeat, parse_time
 from logger.values import ClassName, flatten, param_scalar
@@ -430,15 +430,19 @@ def _row_time(files: Mapping[str, RunFile], time_column: str | None, *, last: bo
         return None
     try:
         with open_plain(files["metrics.csv"].path) as stream:
-            columns = columns_of(read_header(stream))
+            layout, _ = read_layout(stream, None) or (None, b"")
+            if layout is None:
+                return None
             if last:
-                stream.seek(-min(_TAIL_BYTES, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+                stream.seek(-min(_TAIL_BYTES, os.fstat(stream.fileno()).st_size - layout.end), os.SEEK_END)
                 lines = stream.read(_TAIL_BYTES).split(b"\n")[:-1]
                 row = next((line for line in reversed(lines) if line.strip()), b"")
             else:
-                row = read_header(stream)
-        cells = columns_of(row)
-        return parse_time(cells[columns.index(time_column)]) if len(cells) == len(columns) else None
+                stream.seek(layout.end)
+                rows = stream.read(_TAIL_BYTES)
+                row = rows[: first_row(rows)]
+        cells = cells_of(row)
+        return parse_time(cells[layout.columns.index(time_column)]) if len(cells) == len(layout.columns) else None
     except (OSError, csv.Error, ValueError):
         return None
 
