@@ -150,4 +150,4 @@ def _exporter(to: str | Exporter, target: Mapping[str, Any] | None) -> Exporter:
     options = dict(target or {})
     if "logdir" in options:
         options["logdir"] = Path(options["logdir"])
-    return make_exporter(to, options, meant=options)
+    return make_exporter(to, options, meant={name: name for name in options})

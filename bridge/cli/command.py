@@ -231,7 +231,9 @@ def exporter_of(target: TargetOptions) -> Exporter:
         raise click.UsageError("Missing option '--to': mlflow or tensorboard.")
     options = asdict(target)
     del options["to"]
-    return make_exporter(target.to, options, meant=[name for name in options if was_typed(name)])
+    return make_exporter(
+        target.to, options, meant={name: f"--{name.replace('_', '-')}" for name in options if was_typed(name)}
+    )
 
 
 # ------------------------------------------------------------------------------------- completion from the runs

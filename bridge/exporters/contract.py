@@ -15,7 +15,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from bridge.errors import UsageError
-from bridge.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -370,16 +369,19 @@ def find_exporter(name: str) -> ExporterFactory:
     raise UsageError(f"There is no exporter {name!r}.{guess}", hint="--to takes " + " or ".join(exporter_names()) + ".")
 
 
-def make_exporter(name: str, options: Mapping[str, Any], *, meant: Collection[str]) -> Exporter:
+def make_exporter(name: str, options: Mapping[str, Any], *, meant: Mapping[str, str]) -> Exporter:
     """Return the exporter `name`, made with those of `options` that it takes.
 
-    Raise UsageError if there is none, and for an option in `meant` that it does not take: it would be ignored.
+    Raise UsageError if there is none, and for an option in `meant` that it does not take: it would be ignored. The
+    values of `meant` are the options as the user wrote them.
     """
     factory = find_exporter(name)
     taken = inspect.signature(factory).parameters
-    for option in meant:
+    for option, written in meant.items():
         if option not in taken:
-            raise UsageError(f"{option} is not an option of {name}.", hint=did_you_mean(option, taken, "Options"))
+            near = get_close_matches(option, taken, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else None
+            raise UsageError(f"{written} is not an option of {name}.", hint=hint)
     return factory(**{option: value for option, value in options.items() if option in taken and value is not None})
 
 

@@ -78,7 +78,7 @@ def test_an_option_of_another_target_is_wrong_usage_where_it_is_typed() -> None:
     assert made("--to", "tensorboard", env={"MLFLOW_TRACKING_URI": "http://a"}).exit_code == 0
     result = made("--to", "tensorboard", "--tracking-uri", "http://a")
     assert isinstance(result.exception, UsageError)
-    assert str(result.exception) == "tracking_uri is not an option of tensorboard."
+    assert str(result.exception) == "--tracking-uri is not an option of tensorboard."
 
 
 def test_an_export_names_its_target_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_json(logdir: Path, tmp_path: Path) -> None:
         (("--to", "nowhere"), "There is no exporter 'nowhere'"),
         (("--to", "tensorbord"), "There is no exporter 'tensorbord'. Did you mean 'tensorboard'?"),
         ((), "Missing option '--to': mlflow or tensorboard."),
-        (("--to", "tensorboard", "--experiment", "e"), "experiment is not an option of tensorboard"),
+        (("--to", "tensorboard", "--experiment", "e"), "--experiment is not an option of tensorboard"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
