@@ -34,7 +34,7 @@ def main() -> None:
     from bridge.sync import parallel
 
     folder = Path(sys.argv.pop(1))
-    export.make_exporter = lambda _target: SlowExporter(folder)  # type: ignore[attr-defined]
+    export.exporter_of = lambda _target: SlowExporter(folder)  # type: ignore[attr-defined]
     parallel.WORTH_WORKERS = 0
     command()
 
