@@ -70,41 +70,29 @@ MEDIA_FILE = "bridge/media.json"
 # ---------------------------------------------------------------------------------------------------------------------
 # Uploads
 
-_LINK_FROM_BYTES = 64 << 20
-"""Files of this size or more are linked into the temporary folder, not copied."""
-
 _MOST_REFUSED = 20
 """After so many refused files the store itself is at fault."""
 
 
-class ArtifactUpload(contextlib.ExitStack):
-    """The files on their way into a run's artifacts.
+class ArtifactUpload:
+    """The files on their way into a run's artifacts: written below `folder`, or sent one by one through `api`.
 
-    If `destination` is a folder, they are written there at once. Otherwise they are laid out in a temporary folder,
-    which `send` uploads in one go. It is removed when the block ends.
+    `notices` has one for each file that the store refuses for its size or name.
     """
 
-    def __init__(self, destination: Path | None = None) -> None:
-        super().__init__()
-        self._destination = destination
-        self._temporary: Path | None = None
+    def __init__(self, folder: Path | None = None, *, api: MlflowApi | None = None, run_id: str = "") -> None:
+        self._folder = folder
+        self._api = api
+        self._run_id = run_id
+        self._refused: list[TargetRefusedError] = []
+        self.notices: list[Notice] = []
         self.paths: dict[str, None] = {}
         self.bytes = 0
 
-    @property
-    def folder(self) -> Path:
-        """Return the folder that holds the files. Create a temporary one at the first call."""
-        if self._destination is not None:
-            return self._destination
-        if self._temporary is None:
-            self._temporary = Path(tempfile.mkdtemp(prefix="bridge-upload-"))
-            self.callback(shutil.rmtree, self._temporary, ignore_errors=True)
-        return self._temporary
-
     def add(self, path: str, data: bytes) -> None:
-        """Add `data` at the artifact path `path`. Raise TargetRefusedError if it cannot be written."""
-        with artifact_errors(str(self.folder)):
-            self._local_path(path).write_bytes(data)
+        """Add `data` at the artifact path `path`. Raise TargetError if the store is at fault."""
+        with self._local_path(path) as local:
+            local.write_bytes(data)
         self.bytes += len(data)
 
     def add_json(self, path: str, data: object) -> None:
@@ -117,14 +105,11 @@ class ArtifactUpload(contextlib.ExitStack):
             source = open_file(file)
         except OSError as error:
             return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
-        with artifact_errors(str(self.folder)), contextlib.ExitStack() as until_copied:
-            until_copied.enter_context(source)
-            local = self._local_path(path)
-            if file.size >= _LINK_FROM_BYTES and file.offset is None and self._destination is None:
-                # Link to the opened file where the system can, so that a swapped path is not followed.
-                opened = Path(f"/proc/self/fd/{source.fileno()}")
-                local.symlink_to(opened if opened.exists() else file.path)
-                self.enter_context(until_copied.pop_all())
+        with source, self._local_path(path) as local:
+            # Link to the opened file where the system can: nothing is copied, and a swapped path is not followed.
+            opened = None if file.offset is not None else Path(f"/proc/self/fd/{source.fileno()}")
+            if self._folder is None and opened is not None and opened.exists():
+                local.symlink_to(opened)
             else:
                 with local.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
@@ -145,37 +130,44 @@ class ArtifactUpload(contextlib.ExitStack):
         self.add(paths[1], small)
         return paths
 
-    def _local_path(self, path: str) -> Path:
-        local = self.folder / path
-        local.parent.mkdir(parents=True, exist_ok=True)
+    @contextlib.contextmanager
+    def _local_path(self, path: str) -> Iterator[Path]:
+        """Yield where the block must write the file of `path`. Send it after the block."""
         self.paths[path] = None
-        return local
+        if self._folder is not None:
+            with artifact_errors(str(self._folder)):
+                local = self._folder / path
+                local.parent.mkdir(parents=True, exist_ok=True)
+                yield local
+            return
+        with tempfile.TemporaryDirectory(prefix="bridge-upload-") as temporary:
+            local = Path(temporary) / path.rpartition("/")[2]
+            yield local
+            self._send(local, path)
 
-    def send(self, api: MlflowApi, run_id: str, *, is_shared_path: bool = False) -> list[Notice]:
-        """Upload the files one by one. Return a notice for each file that the store refuses for its size or name.
+    def _send(self, local: Path, path: str) -> None:
+        assert self._api is not None
+        try:
+            self._api.upload_file(self._run_id, local, path.rpartition("/")[0] or None)
+        except TargetRefusedError as error:
+            is_too_large = "(413)" in error.message or "too large" in error.message.lower()
+            self.notices.append(
+                Notice(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
+            )
+            self._refused += [] if is_too_large else [error]
+            if len(self._refused) == _MOST_REFUSED:
+                raise
+
+    def finish(self, *, is_shared_path: bool = False) -> list[Notice]:
+        """Return the notices. Raise TargetRefusedError if the store took no file at all.
 
         With `is_shared_path` the store is a path that the server must see too, so ask the server whether it does.
-        Raise TargetError if the store itself is at fault.
         """
-        if self._destination is not None:
-            return []
-        notices: list[Notice] = []
-        others: list[TargetRefusedError] = []
-        for path in self.paths:
-            try:
-                api.upload_file(run_id, self.folder / path, path.rpartition("/")[0] or None)
-            except TargetRefusedError as error:
-                is_too_large = "(413)" in error.message or "too large" in error.message.lower()
-                kind = NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED
-                notices.append(Notice(kind, path, error.message))
-                others += [] if is_too_large else [error]
-                if len(others) == _MOST_REFUSED:
-                    raise
-        if others and len(notices) == len(self.paths):
-            raise others[0]
-        if self.paths and is_shared_path:
-            api.check_visible(run_id, {path.partition("/")[0] for path in self.paths})
-        return notices
+        if self._refused and len(self.notices) == len(self.paths):
+            raise self._refused[0]
+        if self._api is not None and self.paths and is_shared_path:
+            self._api.check_visible(self._run_id, {path.partition("/")[0] for path in self.paths})
+        return self.notices
 
 
 def read_picture(file: RunFile) -> bytes | None:

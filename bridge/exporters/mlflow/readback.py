@@ -203,14 +203,14 @@ class RunReader:
         """Yield copies of the run's files that are not what was sent. Files that have changed since are left out."""
         content, sent = self._content, self._extra.get("files", {})
         due = due_files(self._run, content).items()
-        with ArtifactUpload() as upload:
-            add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content, [])
-            for name in sorted(upload.paths):
-                expected = _digest_of(upload.folder / name)
-                held = self._store.api.find_artifact(self._found.run_id, name, self._folder)
-                found = None if held is None else _digest_of(held)
-                if found != expected:
-                    yield Mismatch(name, name, f"the copy of {name}", expected, found)
+        upload = ArtifactUpload(self._folder / "expected")
+        add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content, [])
+        for name in sorted(upload.paths):
+            expected = _digest_of(self._folder / "expected" / name)
+            held = self._store.api.find_artifact(self._found.run_id, name, self._folder)
+            found = None if held is None else _digest_of(held)
+            if found != expected:
+                yield Mismatch(name, name, f"the copy of {name}", expected, found)
 
     def _truncated(self) -> Iterator[str]:
         """Yield the names of what MLflow holds only the beginning of."""

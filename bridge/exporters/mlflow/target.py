@@ -304,11 +304,12 @@ class MlflowTarget:
     def _copy_user_files(self, old: str, new: str) -> None:
         """Copy the artifacts of `old` that the bridge did not upload."""
         api = self._store.api
-        with tempfile.TemporaryDirectory(prefix="bridge-carry-") as folder, ArtifactUpload() as upload:
+        upload = ArtifactUpload(api=api, run_id=new)
+        with tempfile.TemporaryDirectory(prefix="bridge-carry-") as folder:
             for path in api.all_files(old):
                 if not is_own_file(path):
                     upload.add(path, api.download(old, path, Path(folder)).read_bytes())
-            upload.send(api, new)
+        upload.finish()
 
     # Reading back
 
@@ -569,32 +570,33 @@ class DeltaWriter:
     def _send_files(self, work: _DeltaWork) -> int:
         delta, extra, tags = work.delta, work.extra, work.update.tags
         extra.pop("pending", None)
-        with ArtifactUpload(self._folder()) as upload:
-            media = add_media(upload, self.run.identity, delta.media)
-            work.notices += media.notices
-            if media.in_grid and Tag.IMAGES not in self.found.tags:
-                tags[Tag.IMAGES] = "True"
-            if media.names:
-                held = self._artifact(MEDIA_FILE)
-                upload.add_json(MEDIA_FILE, (json.loads(held) if held else {}) | media.names)
-                extra["odd_media"] = True
-            if media.captions:
-                add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
-                tags |= table_tag(self.found.tags)
-            if not delta.more:
-                files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
-                texts = add_full_texts(upload, work.update.keys, self.facts, extra.get("maps", ""))
-                extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
-                if self.content.checkpoints:
-                    sent = extra.get("checkpoints", {})
-                    extra["checkpoints"] = add_checkpoints(upload, self.run, sent, work.notices)
-            if self.is_new and self._folder() is None:
-                # An artifact store that is not a local path asks for the run.
-                self._send(RunUpdate(None))
-                self.found = self.store.runs.run(self.found.run_id)
-            is_path = self.store.address.is_server and self.experiment.artifacts.startswith(("/", "file:"))
-            work.notices += upload.send(self.store.api, self.found.run_id, is_shared_path=is_path)
-            return upload.bytes
+        folder = self._folder()
+        if self.is_new and folder is None:
+            # An artifact store that is not a local path asks for the run.
+            self._send(RunUpdate(None))
+            self.found = self.store.runs.run(self.found.run_id)
+        upload = ArtifactUpload(folder, api=self.store.api, run_id=self.found.run_id)
+        media = add_media(upload, self.run.identity, delta.media)
+        work.notices += media.notices
+        if media.in_grid and Tag.IMAGES not in self.found.tags:
+            tags[Tag.IMAGES] = "True"
+        if media.names:
+            held = self._artifact(MEDIA_FILE)
+            upload.add_json(MEDIA_FILE, (json.loads(held) if held else {}) | media.names)
+            extra["odd_media"] = True
+        if media.captions:
+            add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
+            tags |= table_tag(self.found.tags)
+        if not delta.more:
+            files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
+            texts = add_full_texts(upload, work.update.keys, self.facts, extra.get("maps", ""))
+            extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
+            if self.content.checkpoints:
+                sent = extra.get("checkpoints", {})
+                extra["checkpoints"] = add_checkpoints(upload, self.run, sent, work.notices)
+        is_path = self.store.address.is_server and self.experiment.artifacts.startswith(("/", "file:"))
+        work.notices += upload.finish(is_shared_path=is_path)
+        return upload.bytes
 
     def _folder(self) -> Path | None:
         """Return the local folder of the run's artifacts, None if they are stored elsewhere."""
