@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tests.zygote import Zygote
 
-REFUSED, MISSING = "refused path", "missing file"
+REFUSED = "refused path"
 OWN_FILES = ("metrics.csv", "hparams.yaml", "summary.json", "media.jsonl")
 
 

@@ -82,8 +82,3 @@ def file_of(path: Path) -> RunFile:
     """Return a file of a run directory as the reader describes it."""
     found = path.stat()
     return RunFile(path=path.resolve(), size=found.st_size, mtime_ns=found.st_mtime_ns)
-
-
-def shape_differences(**options: Any) -> dict[str, Any]:
-    """Return what a cursor records of content options."""
-    return ContentOptions(**options).differences()
