@@ -8,6 +8,7 @@ size limit for each file bounds memory and time. `docs/explanation/security.md` 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -157,13 +158,10 @@ def open_raw(path: Path) -> io.FileIO:
 
 def _lies_at(descriptor: int, path: Path) -> bool:
     """Return whether the open file lies at the real path `path`, and no folder above it is a link."""
-    wanted = os.path.abspath(path)  # noqa: PTH100 - normalises nothing in a real path
-    try:
-        if os.readlink(f"/proc/self/fd/{descriptor}") == wanted:  # noqa: PTH115
+    with contextlib.suppress(OSError):  # only Linux has it
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(path):  # noqa: PTH115
             return True
-    except OSError:
-        pass  # only Linux has it
-    return os.path.realpath(path) == wanted
+    return os.path.realpath(path) == os.path.abspath(path)  # noqa: PTH100 - normalises nothing in a real path
 
 
 def read_head(path: Path, size: int, *, offset: int = 0) -> bytes:

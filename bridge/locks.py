@@ -1,4 +1,4 @@
-"""Locks between processes, kept by the operating system through filelock: they end with the process that holds them.
+"""Locks between processes, kept by the operating system (flock): they end with the process that holds them.
 
 A lock file is never removed. If it were, one process could hold the removed file and another one its replacement.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import getpass
+import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,31 +19,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_POLL_S = 0.05
+
+
+def open_locked(path: Path | str, *, wait: float = -1) -> tuple[int, bool]:
+    """Open the file `path`, which is created if needed, and lock it until the returned descriptor is closed.
+
+    Return False beside it if the file system has no locks: then nothing is locked.
+    Wait at most `wait` seconds for another process or thread, without limit if `wait` is negative.
+    Raise TimeoutError if the lock is still held then, and OSError if `path` cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    end = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if wait >= 0 and end <= time.monotonic():
+                    raise TimeoutError(f"{path} is locked.") from None
+                time.sleep(_POLL_S)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return descriptor, False
+            else:
+                return descriptor, True
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager
 def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
-    """Hold the lock on the file `path`, which is created if needed, while the block runs.
-
-    Yield True, or False if the file system has no locks: then the block runs without one.
-    Wait at most `wait` seconds for another process or thread, without limit if `wait` is negative.
-    Raise TimeoutError if the lock is still held then, and OSError if `path` cannot be opened.
-    """
-    from filelock import FileLock
-
-    # Without flock, filelock would make lock files that outlive their process; a killed export would block the next.
-    lock = FileLock(path, timeout=wait, fallback_to_soft=False)
+    """Hold the lock on the file `path` while the block runs. Yield and raise what `open_locked` returns and raises."""
+    descriptor, is_held = open_locked(path, wait=wait)
     try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        yield False
-        return
-    try:
-        yield True
+        yield is_held
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -53,7 +68,7 @@ def machine_lock(name: str, *, wait: float = -1) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(tempfile.gettempdir()) / f"bridge-locks-{_user()}"
+            folder = Path(tempfile.gettempdir()) / f"bridge-locks-{os.getuid()}"
             folder.mkdir(mode=0o700, exist_ok=True)
             lock = file_lock(folder / hashlib.sha256(name.encode()).hexdigest()[:32], wait=wait)
             held = stack.enter_context(lock)
@@ -62,7 +77,3 @@ def machine_lock(name: str, *, wait: float = -1) -> Iterator[bool]:
         except OSError:
             held = False
         yield held
-
-
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
 from enum import StrEnum
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import msgspec
+from msgspec.structs import force_setattr, replace
 
 from bridge.errors import NewerFormatError
 
@@ -275,8 +277,7 @@ MOST_IN_CURSOR = 1000
 """The most characters of JSON that a path or an identity takes in a cursor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a target has acknowledged of its run directory. Its JSON text stays under 4,000 characters.
 
     metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`; `header` and
@@ -303,25 +304,25 @@ class Cursor:
     window: str = ""
     digest: str = ""
     last_step: int | None = None
-    last_points: Mapping[str, tuple[int, float]] | None = None
+    last_points: dict[str, tuple[int, float]] | None = None
     seen: int = 0
     last_time: float | None = None
     columns_at: int = 0
-    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    files: dict[str, tuple[int, str]] = {}
     stat: tuple[int, int, int, int] | None = None
     media_lines: int = 0
     media_offset: int = 0
     media_digest: str = ""
     anchors: tuple[tuple[int, float], ...] = ()
-    content: Mapping[str, Any] = field(default_factory=dict)
-    sent: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = {}
+    sent: dict[str, str] = {}
+    extra: dict[str, Any] = {}
     replacing: int | None = None
     complete: bool = True
 
     def __post_init__(self) -> None:
         """Keep no more of a long path than fits."""
-        object.__setattr__(self, "path", fitting(self.path))
+        force_setattr(self, "path", fitting(self.path))
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with `changes`."""
@@ -329,20 +330,16 @@ class Cursor:
 
     def to_json(self) -> str:
         """Return strict JSON of under CURSOR_LIMIT characters: without the last points if they do not fit."""
-        text = self._dump(self.last_points)
-        return text if len(text) < CURSOR_LIMIT or self.last_points is None else self._dump(None)
+        text = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False)
+        return text if len(text) < CURSOR_LIMIT or self.last_points is None else self.with_(last_points=None).to_json()
 
-    def _dump(self, last_points: Mapping[str, tuple[int, float]] | None) -> str:
-        kept: dict[str, Any] = {"format": CURSOR_FORMAT, "identity": self.identity, "path": self.path}
-        nothing = Cursor(self.identity, self.path)
-        for key in self.__slots__:
-            value = getattr(self, key)
-            if key != "last_points" and value != getattr(nothing, key):
-                kept[key] = value
-        if last_points is not None:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cursor as a JSON object, whatever its size."""
+        kept = {"format": CURSOR_FORMAT, **msgspec.to_builtins(self.with_(last_points=None))}
+        if self.last_points is not None:
             # float.hex keeps every bit and holds NaN and infinities, which strict JSON does not.
-            kept["last_points"] = {name: [step, float(value).hex()] for name, (step, value) in last_points.items()}
-        return json.dumps(kept, separators=(",", ":"), allow_nan=False)
+            kept["last_points"] = {name: [step, float(value).hex()] for name, (step, value) in self.last_points.items()}
+        return kept
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Self | None:
@@ -351,7 +348,14 @@ class Cursor:
         Raises NewerFormatError, which names `where`, for a format number that is newer than this version's.
         """
         try:
-            data = json.loads(text)
+            return cls.from_dict(json.loads(text), where=where)
+        except ValueError:
+            return None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], *, where: str) -> Self | None:
+        """Return the cursor in a JSON object, as `from_json` does."""
+        try:
             version = int(data.pop("format"))
             if version > CURSOR_FORMAT:
                 raise NewerFormatError(
@@ -360,14 +364,8 @@ class Cursor:
                 )
             points = data.pop("last_points", None)
             if points is not None:
-                data["last_points"] = {
-                    name: (int(step), float.fromhex(value)) for name, (step, value) in points.items()
-                }
-            data["anchors"] = tuple((int(row), float(time)) for row, time in data.get("anchors", ()))
-            data["files"] = {name: (int(end), str(mark)) for name, (end, mark) in data.get("files", {}).items()}
-            if "stat" in data:
-                data["stat"] = tuple(int(number) for number in data["stat"])
-            return cls(**data)
+                data["last_points"] = {name: (step, float.fromhex(value)) for name, (step, value) in points.items()}
+            return msgspec.convert(data, cls)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -402,7 +400,7 @@ def as_sent(run: Run, cursor: Cursor | None) -> Run:
             status, end = Status.UNKNOWN, float(cursor.sent["end"])
         elif run.end_estimated:
             end = float(cursor.sent["end"])
-    return replace(run, status=status, start=start, end=None if end is None else max(end, start))
+    return with_fields(run, status=status, start=start, end=None if end is None else max(end, start))
 
 
 def fitting(text: str) -> str:
@@ -428,8 +426,7 @@ class DeltaKind(StrEnum):
     """What the cursor covers is no longer what the run directory holds."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, eq=False):
     """New content of a run directory past a cursor, up to a limit.
 
     `blocks` and `media` are the points and pictures to add. `after` is the cursor once they are in the target;
@@ -454,6 +451,10 @@ class Delta:
     metrics: tuple[str, ...] = ()
     remember: Cursor | None = None
     notices: tuple[Notice, ...] = ()
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with `changes`."""
+        return replace(self, **changes)
 
     @property
     def points(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -158,7 +158,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             kind = DeltaKind.REWIND
             if cursor is not None and not options.replaces:
                 delta = Delta(run=run, kind=kind, after=cursor, before=cursor, reason=reason)
-                return replace(delta, metrics=state.last_points.names)
+                return delta.with_(metrics=state.last_points.names)
             # New points of other metrics may come at steps before those that changed.
             low = min(low, *(int(block.step.min()) for block in blocks)) if blocks else low
             blocks, following = _replacement(state, table, low, budget)
@@ -427,15 +427,15 @@ def read_whole(
         )
         delta = Delta(run=run, kind=DeltaKind.NEW, after=end, metrics=state.last_points.names, remember=remember)
         for blocks, after in parts:
-            delta = replace(delta, blocks=tuple(blocks), after=after.with_(anchors=end.anchors), more=after is not end)
+            delta = delta.with_(blocks=tuple(blocks), after=after.with_(anchors=end.anchors), more=after is not end)
             if not delta.more:
                 notices = [*state.notices(table), *superseded_notice(superseded, table)]
                 if not run.event_files:
                     notices += other_run_notice(run, state.last_points.points())
                 stat = table.stat if state.rows == table.total else None
-                delta = _with_media(replace(delta, notices=tuple(notices)), stat, table)
+                delta = _with_media(delta.with_(notices=tuple(notices)), stat, table)
             yield delta
-            delta = replace(delta, kind=DeltaKind.APPEND, remember=None)
+            delta = delta.with_(kind=DeltaKind.APPEND, remember=None)
 
 
 def _by_step(
@@ -482,7 +482,7 @@ def _with_media(delta: Delta, stat: tuple[int, int] | None, table: Table | None 
     """
     run, before, after = delta.run, delta.before, delta.after
     if "media" in after.content:
-        return replace(delta, after=after.with_(stat=None if stat is None else (*stat, 0, 0)))
+        return delta.with_(after=after.with_(stat=None if stat is None else (*stat, 0, 0)))
     if isinstance(table, EventTable):
         media = read_pictures(run, table, before, begin, after.offset)
     else:
@@ -492,8 +492,7 @@ def _with_media(delta: Delta, stat: tuple[int, int] | None, table: Table | None 
     kind = delta.kind
     if kind is DeltaKind.SAME and before is not None and media.lines > before.media_lines:
         kind = DeltaKind.APPEND
-    return replace(
-        delta,
+    return delta.with_(
         kind=kind,
         after=after.with_(
             stat=None if stat is None else (*stat, *media.stat),

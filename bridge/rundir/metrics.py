@@ -89,9 +89,10 @@ def _names_words(names: tuple[str, ...]) -> tuple[Words, Words]:
     return both[:, :1].copy(), both[:, 1:].copy()
 
 
-def _row_words(rows: NDArray[np.int64]) -> Words:
-    """Return an odd word for each row number (the mixing steps of splitmix64)."""
-    word = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+@lru_cache(maxsize=8)
+def _row_words(first: int, count: int) -> Words:
+    """Return an odd word for each of `count` row numbers from `first` on (the mixing steps of splitmix64)."""
+    word = np.arange(first, first + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     word ^= word >> np.uint64(30)
     word *= np.uint64(0xBF58476D1CE4E5B9)
     word ^= word >> np.uint64(27)
@@ -221,7 +222,7 @@ class Rows:
             total += _cells_digest(("\0step",), self.step.view(np.uint64)[None, :], known)
         if self.layout.time is not None:
             total += _cells_digest(("\0time",), self.time.view(np.uint64)[None, :], ~np.isnan(self.time)[None, :])
-        return int((total * _row_words(self.row)).sum(dtype=np.uint64)) % MODULUS
+        return int((total * _row_words(self.first, len(self))).sum(dtype=np.uint64)) % MODULUS
 
 
 def cuts(weights: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
@@ -247,7 +248,10 @@ def _parse_cells(cells: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.
 
 # msgspec ------------------------------------------------------------------------------------------------------------
 
-_NUMBERS = msgspec.json.Decoder(list[list[int | float | None]])
+_NUMBERS = msgspec.json.Decoder()
+_PLAIN = b"0123456789+-.eE,\r\n"
+"""The bytes of numbers and what separates them. JSON made of them holds no text, no word, and no list of its own."""
+
 _MINUS_ZERO = re.compile(rb"-0[,\r\n]")
 """A float with a sign, which for JSON is the integer 0."""
 
@@ -260,8 +264,8 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     """
     if layout.step is None or any(len(places) > 1 for places in layout.metrics.values()):
         return None
-    # In JSON the text `null` is an empty cell, and a carriage return is nothing.
-    if b"null" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+    # In JSON a carriage return is nothing.
+    if data.translate(None, _PLAIN) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     text = b"[[%b]]" % data[:-1].replace(b"\n", b"],[")
     try:
@@ -270,8 +274,7 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
         except msgspec.DecodeError:
             text = text.replace(b"\r", b"").replace(b",,", b",null,").replace(b",,", b",null,")
             rows = _NUMBERS.decode(text.replace(b"[,", b"[null,").replace(b",]", b",null]"))
-        # A text with brackets might make a row of its own.
-        if len(rows) != data.count(b"\n") or set(map(len, rows)) != {len(layout.columns)}:
+        if set(map(len, rows)) != {len(layout.columns)}:
             return None
         cells = np.array(rows, dtype=np.float64).T  # (columns, n)
     except (msgspec.MsgspecError, OverflowError):
@@ -279,7 +282,8 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     step = np.array([row[layout.step] for row in rows])
     metrics = {name: places[0] for name, places in layout.metrics.items() if only is None or name in only}
     values = cells[list(metrics.values())]
-    if step.dtype != np.int64 or (not cells.all() and _MINUS_ZERO.search(data)):
+    time = np.full(len(rows), np.nan) if layout.time is None else cells[layout.time].copy()
+    if step.dtype != np.int64 or (not (values.all() and time.all()) and _MINUS_ZERO.search(data)):
         return None
     return Rows(
         layout=layout,
@@ -289,7 +293,7 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
         data=data,
         names=tuple(metrics),
         step=step,
-        time=np.full(len(rows), np.nan) if layout.time is None else cells[layout.time].copy(),
+        time=time,
         values=values,
         present=~np.isnan(values),  # JSON has no NaN, so it stands for an empty cell
     )

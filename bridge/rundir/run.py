@@ -57,8 +57,8 @@ _MOST_CONFIGS = 10
 TEST_TUBE_TIME = "created_at"
 """The column of times in a metrics.csv of test-tube, Lightning's first logger."""
 
-_POINTER_BYTES = range(100, 1024)
-"""The sizes of Git LFS's pointers lie in this range."""
+_POINTER_BYTES = range(120, 200)
+"""The sizes of Git LFS's pointers lie in this range: three short lines, the second of which has 76 bytes."""
 
 _MOST_NAMED = 20
 
@@ -78,14 +78,15 @@ _STAMP = re.compile(r"(20\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_T/ ]?(\d\d)[-_.:h]?(\d\
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
-def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float = 180.0) -> Run:
+def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float = 180.0, is_real: bool = False) -> Run:
     """Return what the run directory `path` says, checked and typed.
 
-    `clock` tells how old the heartbeat is. A run that calls itself running, but gave no sign of life for
-    `heartbeat_timeout` seconds, is killed. Fields of a wrong type are left out, and named in `notices`. Raises
-    RunDirectoryError if `path` is no run directory, or if its sidecar cannot be read.
+    `is_real` states that `path` is a real path, as `discover` finds them. `clock` tells how old the heartbeat is. A run
+    that calls itself running, but gave no sign of life for `heartbeat_timeout` seconds, is killed. Fields of a wrong
+    type are left out, and named in `notices`. Raises RunDirectoryError if `path` is no run directory, or if its sidecar
+    cannot be read.
     """
-    real = Path(os.path.realpath(path))
+    real = path if is_real else Path(os.path.realpath(path))
     notices: list[Notice] = []
     files = _own_files(real, notices)
     sidecar = _read_sidecar(real, files, notices)
@@ -312,12 +313,15 @@ def _sign_of_life(
 
     Copying a directory without its times makes its files look new. The times that stand inside the files then decide.
     """
-    beat, metrics, own = (_stat(f"{real}/{name}") for name in ("heartbeat", "metrics.csv", "sidecar.json"))
+    beat = _stat(f"{real}/heartbeat")
+    if sidecar.status in _ENDED:  # nobody asks how old an ended run is
+        written_last = files.get("metrics.csv") or files.get("sidecar.json")
+        last = beat.st_mtime if beat else written_last.mtime_ns / 1e9 if written_last else None
+        return _SignOfLife(last, float("inf"))
+    metrics, own = (_stat(f"{real}/{name}") for name in ("metrics.csv", "sidecar.json"))
     sign = beat or metrics or own
     if sign is None:
         return _SignOfLife(None, float("inf"))
-    if sidecar.status in _ENDED:
-        return _SignOfLife(sign.st_mtime, clock.age(sign))
     written = _written_heartbeat(real) if beat is not None and sidecar.sessions else None
     if written is not None:
         copied = sign.st_mtime > written + _HOUR

@@ -97,7 +97,7 @@ def export_runs(
         exporter,
         selection=options.selection,
         new_identity=options.new_identity,
-        read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout),
+        read=partial(rundir.read_run, clock=clock, heartbeat_timeout=options.heartbeat_timeout, is_real=True),
         unchanged=unchanged,
     )
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.

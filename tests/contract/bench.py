@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetUnavailableError
@@ -102,7 +102,7 @@ class Bench:
 
     def interrupted(self, delta: Delta) -> Delta:
         """Return `delta` with blocks that break after the first."""
-        return replace(delta, blocks=BrokenBlocks(delta.blocks))
+        return delta.with_(blocks=BrokenBlocks(delta.blocks))
 
 
 def points_of(held: TargetContent, name: str) -> list[tuple[int, float | None]]:

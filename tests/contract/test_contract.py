@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -530,7 +529,7 @@ def test_a_stale_delta_undoes_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.export(path)
     target = bench.open(read_run(path))
     for delta in stale:
-        target.apply(replace(delta, run=read_run(path)))
+        target.apply(delta.with_(run=read_run(path)))
     bench.export(path)
     assert points_of(bench.read(path), "loss") == LOSS
     assert_as_clean(bench, path)

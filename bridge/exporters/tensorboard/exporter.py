@@ -45,7 +45,7 @@ SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
 
 _LEFTOVERS = "left-over files"
 _MAX_PART_BYTES = 200
-_BATCH_RUNS = 64
+_BATCH_RUNS = 128
 """Each holds a lock, and so an open file, until the batch is on the disk."""
 _MAX_FOLDERS = 2_000
 """Folders searched for copies of targets if every run was found in its own folder."""
@@ -110,6 +110,8 @@ class TensorBoardExporter(Exporter):
 
     def fingerprint(self, where: str) -> str | None:
         """Return sizes and times of the files in the run folder `where`."""
+        if fingerprint([where]) is None:  # written by this very export
+            return None
         try:
             names = sorted(os.listdir(where))  # noqa: PTH208 - asked for thousands of folders
         except OSError:
@@ -216,8 +218,15 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     case, it gets a suffix made from the run's identity.
     """
     wanted = {run.identity: clean_folder(run.name) for run in runs}
+    try:
+        top = {fold_case(name) for name in os.listdir(logdir)}  # noqa: PTH208 - names only
+    except FileNotFoundError:
+        top = set()
+    there = {path for path in wanted.values() if fold_case(path.partition("/")[0]) in top}
     folders = {
-        identity: RunFolder(path) for identity, path in wanted.items() if folder_owner(f"{logdir}/{path}") == identity
+        identity: RunFolder(path)
+        for identity, path in wanted.items()
+        if path in there and folder_owner(f"{logdir}/{path}") == identity
     }
     missing = [run for run in runs if run.identity not in folders]
     found: dict[str, list[str]] = {}
@@ -238,10 +247,11 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     # The order must depend as little as possible on which runs are exported together.
     for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
-            candidates = list(candidate_names(wanted[run.identity], run.identity))
-            usable = (one for one in candidates if fold_case(one) not in taken and not _is_foreign(f"{logdir}/{one}"))
-            path = next(usable, candidates[-1])
-            folders[run.identity] = RunFolder(path)
+            for path in candidate_names(wanted[run.identity], run.identity):
+                is_free = fold_case(path.partition("/")[0]) not in top or not _is_foreign(f"{logdir}/{path}")
+                if is_free and fold_case(path) not in taken:
+                    break
+            folders[run.identity] = RunFolder(path)  # if none is free, the longest
             taken.add(fold_case(path))
     return folders
 
@@ -253,8 +263,10 @@ def clean_folder(name: str) -> str:
 
 
 def _clean_part(part: str) -> str:
-    text = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
-    text = unicodedata.normalize("NFC", text)
+    text = part
+    if not (part.isascii() and part.isprintable()):
+        text = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in part)
+        text = unicodedata.normalize("NFC", text)
     if text.startswith(".") or text == STATE_NAME or "tfevents" in text:
         text = "_" + text.lstrip(".").replace("tfevents", "tf_events")
     if len(text.encode()) > _MAX_PART_BYTES:
@@ -265,15 +277,15 @@ def _clean_part(part: str) -> str:
 
 def candidate_names(path: str, identity: str) -> Iterator[str]:
     """Yield `path`, then `path` with longer and longer suffixes made from the run's identity."""
-    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
     yield path
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
     for length in (6, 12, 24, len(digest)):
         yield f"{path}-{digest[:length]}"
 
 
 def fold_case(path: str) -> str:
     """Return what is equal for paths that some file systems do not tell apart."""
-    return unicodedata.normalize("NFC", path.casefold())
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
 
 
 def _is_foreign(folder: str) -> bool:

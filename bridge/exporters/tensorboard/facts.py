@@ -16,6 +16,7 @@ import html
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bridge.exporters.tensorboard import events
@@ -23,7 +24,7 @@ from bridge.model import Notice, NoticeKind, Status, sent_facts
 from bridge.secrets import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from bridge.model import Run, Scalar
     from bridge.options import ContentOptions
@@ -46,7 +47,10 @@ _EXACT_INTEGERS = 2**53
 _RESERVED = "_hparams_/"
 _IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
 _CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|>~])")
+_ESCAPES = str.maketrans(
+    {char: f"\\{char}" for char in r"\`*_{}[]()#+-.!|~"}
+    | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "<br>"}
+)
 
 
 # Tags
@@ -57,19 +61,22 @@ def plain(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+@lru_cache(maxsize=64)
 def metric_tags(
-    names: Iterable[str], rename: Mapping[str, str], held: Mapping[str, str] | None = None
-) -> dict[str, str]:
+    names: tuple[str, ...], rename: tuple[tuple[str, str], ...], held: tuple[tuple[str, str], ...] = ()
+) -> Mapping[str, str]:
     """Return the tag of each metric. If two metrics would share one, the first keeps it and the other gets a number.
 
-    `held` maps tags to metrics that the target already has under another tag than their name.
+    `held` are tags and the metrics that the target already has under another tag than their name. The runs of a sweep
+    share the result.
     """
-    tags: dict[str, str] = {name: tag for tag, name in (held or {}).items()}
+    wishes = dict(rename)
+    tags: dict[str, str] = {name: tag for tag, name in held}
     taken = set(tags.values())
     for name in names:
         if name in tags:
             continue
-        wanted = plain(rename.get(name, name)) or "(no name)"
+        wanted = plain(wishes.get(name, name)) or "(no name)"
         if wanted.startswith(_RESERVED):
             wanted = f"metric {wanted}"
         tag, number = wanted, 2
@@ -182,7 +189,9 @@ def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str
 
 def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], session: bool) -> list[Notice]:
     """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
-    notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(facts) if tag in metrics]
+    notices = []
+    if not {NOTES_TAG, HPARAMS_TAG, TAGS_TAG}.isdisjoint(metrics):
+        notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(facts) if tag in metrics]
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
         for key, value in facts.params.items()
@@ -254,5 +263,4 @@ def _markdown_table(params: Mapping[str, Scalar]) -> str:
 
 def _escape(text: str) -> str:
     """Return `text` such that Markdown shows it unchanged in one cell of a table."""
-    safe = _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False))
-    return safe.replace("\r", "&#13;").replace("\n", "<br>")
+    return text.translate(_ESCAPES)

@@ -76,7 +76,6 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def __init__(self, live: LiveRuns) -> None:
         self._live = live
-        self._rename = dict(live.content.rename)
 
     # Runs
 
@@ -128,7 +127,8 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def _metric_tags(self, live: LiveRun) -> Mapping[str, str]:
         """Return the run's metrics by tag."""
-        return {tag: name for name, tag in metric_tags(self._live.metrics(live), self._rename).items()}
+        tags = metric_tags(tuple(self._live.metrics(live)), self._live.content.rename)
+        return {tag: name for name, tag in tags.items()}
 
     def list_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the metrics by run and tag."""

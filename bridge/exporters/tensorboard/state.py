@@ -101,7 +101,7 @@ def read_state(folder: Path | str) -> FolderState | None:
         cursor = data["cursor"]
         return FolderState(
             identity=str(data["identity"]),
-            cursor=None if cursor is None else Cursor.from_json(json.dumps(cursor), where=path),
+            cursor=None if cursor is None else Cursor.from_dict(cursor, where=path),
             files={kind: FileRecord(**record) for kind, record in data["files"].items()},
             generations=data["generations"],
             renamed=data["names"],
@@ -118,7 +118,7 @@ def encode_state(state: FolderState) -> bytes:
     data = {
         "format": STATE_FORMAT,
         "identity": state.identity,
-        "cursor": None if state.cursor is None else json.loads(state.cursor.to_json()),
+        "cursor": None if state.cursor is None else state.cursor.to_dict(),
         "files": {
             kind: {"name": record.name, "length": record.length, "checksum": record.checksum, "mtime": record.mtime}
             for kind, record in state.files.items()
@@ -138,11 +138,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def write_marker(folder: str, identity: str) -> None:
-    """Write into `folder` which run it belongs to."""
-    text = json.dumps({"made by": "bridge export --to tensorboard", "identity": identity})
-    with open(f"{folder}/{MARKER_NAME}", "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
-        file.write(text.encode())
+def encode_marker(identity: str) -> bytes:
+    """Return the content of the marker of a folder that belongs to the run `identity`."""
+    return json.dumps({"made by": "bridge export --to tensorboard", "identity": identity}).encode()
 
 
 def folder_owner(folder: str) -> str | None:
@@ -176,8 +174,8 @@ def parse_event_file_name(name: str) -> tuple[str, int] | None:
 class EventFile:
     """An event file being written: the end of the file `after`, or a new one with its own generation.
 
-    A new file gets its name when it is complete. Until then it lies under a name that TensorBoard does not read.
-    The caller calls `finish` or `abandon`.
+    A new file gets its name when it is complete: it is written at once if it is small. A large one lies under a name
+    that TensorBoard does not read until then. The caller calls `finish` or `abandon`.
     """
 
     def __init__(self, folder: str, kind: str, generation: int, *, after: FileRecord | None = None) -> None:
@@ -185,17 +183,27 @@ class EventFile:
         self.path = f"{folder}/{self._name}"
         # Not even a temporary name may have `tfevents` in it.
         self._open_path = self.path if after else f"{folder}/.bridge-{kind}-{generation}.new"
-        self._begin = self._length = after.length if after else 0
+        self._begin = self._length = self._written = after.length if after else 0
         self._checksum = after.checksum if after else 0
-        self._file: BinaryIO = open(self._open_path, "r+b" if after else "wb", _BUFFER_BYTES)  # noqa: PTH123, SIM115
-        if after:
-            self._file.seek(self._begin)
+        self._waiting: list[bytes | memoryview[int]] = []
+        self._descriptor = -1
 
     def write(self, data: bytes | memoryview[int]) -> None:
         """Write bytes at the end."""
-        self._file.write(data)
+        self._waiting.append(data)
         self._checksum = zlib.crc32(data, self._checksum)
         self._length += len(data)
+        if self._length - self._written >= _BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._descriptor < 0:
+            made = 0 if self._begin else os.O_CREAT | os.O_TRUNC
+            self._descriptor = os.open(self._open_path, os.O_WRONLY | os.O_CLOEXEC | made, 0o666)
+            os.lseek(self._descriptor, self._begin, os.SEEK_SET)
+        write_all(self._descriptor, self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        self._waiting.clear()
+        self._written = self._length
 
     def copy(self, path: str, length: int) -> None:
         """Write the first `length` bytes of the file `path` at the end."""
@@ -206,15 +214,17 @@ class EventFile:
     @contextlib.contextmanager
     def content(self) -> Iterator[tuple[BinaryIO, int]]:
         """Open the file for reading what it holds so far. Yield it, and the number of its bytes."""
-        self._file.flush()
+        self._flush()
         with open(self._open_path, "rb") as file:  # noqa: PTH123
             yield file, self._length
 
     def finish(self) -> FileRecord:
         """Close the file, give it its name, and return what to remember of it. It may not be on the disk yet."""
-        self._file.flush()
-        mtime = _backdate_mtime(self._file.fileno())
-        self._file.close()
+        if self._descriptor < 0:
+            self._open_path = self.path
+        self._flush()
+        mtime = _backdate_mtime(self._descriptor)
+        self._close()
         if self._open_path != self.path:
             os.replace(self._open_path, self.path)  # noqa: PTH105 - called for thousands of files
         return FileRecord(self._name, self._length, self._checksum, mtime)
@@ -222,12 +232,24 @@ class EventFile:
     def abandon(self) -> None:
         """Take back what was written, so that a full disk does not stay fuller than before."""
         with contextlib.suppress(OSError):
-            self._file.close()
+            self._close()
         with contextlib.suppress(OSError):
-            if self._open_path == self.path:
+            if self._begin:
                 os.truncate(self.path, self._begin)
             else:
                 os.unlink(self._open_path)  # noqa: PTH108
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def write_all(descriptor: int, data: bytes | memoryview[int]) -> None:
+    """Write all of `data` into an open file. Raise OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _read_chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
@@ -242,9 +264,12 @@ def _backdate_mtime(descriptor: int) -> int:
     Otherwise an edit within the same tick of the clock would leave no trace. Whole seconds survive copying.
     """
     found = os.fstat(descriptor)
-    with contextlib.suppress(OSError):  # another user's file in a shared folder, or a file system without mtimes
-        os.utime(descriptor, ns=(found.st_atime_ns, (found.st_mtime_ns // 10**9 - 1) * 10**9))
-    return os.fstat(descriptor).st_mtime_ns
+    earlier = (found.st_mtime_ns // 10**9 - 1) * 10**9
+    try:
+        os.utime(descriptor, ns=(found.st_atime_ns, earlier))
+    except OSError:  # another user's file in a shared folder, or a file system without mtimes
+        return found.st_mtime_ns
+    return earlier
 
 
 def flush_files(paths: Sequence[str]) -> None:

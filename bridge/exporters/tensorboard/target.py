@@ -40,6 +40,7 @@ from bridge.exporters.tensorboard.state import (
     EventFile,
     FolderState,
     check_files,
+    encode_marker,
     encode_state,
     flush_files,
     folder_owner,
@@ -47,9 +48,9 @@ from bridge.exporters.tensorboard.state import (
     os_errors,
     parse_event_file_name,
     read_state,
-    write_marker,
+    write_all,
 )
-from bridge.locks import file_lock
+from bridge.locks import open_locked
 from bridge.model import DeltaKind, Notice, NoticeKind
 from logger.files import keep_access, replace_file
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from bridge.options import ContentOptions
 
 _NEW_STATE = f".{STATE_NAME}.new"
+_NO_LOCKS = "two exports at once would not notice each other"
 _LARGEST = (2 - 2**-24) * 2.0**127
 """From here on a float64 rounds to an infinite float32."""
 
@@ -121,18 +123,21 @@ class Batch:
             raise
         finally:
             for writer in writers:
-                writer.locks.close()
+                os.close(writer.lock)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _LockedFolder:
-    """A locked folder: its state, its damage as in `check_files`, the names in it, its lock, notes for the report."""
+    """A locked folder: its state, its damage as in `check_files`, the names in it, notes for the report.
+
+    `lock` is a descriptor. If it is None, the lock does not end with `_locked`.
+    """
 
     state: FolderState | None
     damage: str
     names: Sequence[str]
-    locks: contextlib.ExitStack
     notes: tuple[str, ...]
+    lock: int | None
 
 
 class TensorBoardTarget:
@@ -228,7 +233,8 @@ class TensorBoardTarget:
             writer.abandon()
             raise
         self._files = writer.state.files
-        writer.locks = held.locks.pop_all()
+        assert held.lock is not None
+        writer.lock, held.lock = held.lock, None
         self._batch.add(writer)
         return done
 
@@ -236,7 +242,7 @@ class TensorBoardTarget:
     def _locked(self) -> Iterator[_LockedFolder]:
         """Create and lock the folder, and make sure that it belongs to this run.
 
-        Yield what the folder holds. The lock ends with the block, unless its ExitStack was emptied.
+        Yield what the folder holds. The lock ends with the block, unless somebody took it over.
         """
         self._batch.commit_folder(self._folder)
         if f"{_real_path(self._logdir)}/{self._group}/".startswith(f"{self._run.path}/"):
@@ -244,31 +250,51 @@ class TensorBoardTarget:
                 f"The event files would go into the run directory itself: {self._folder}.",
                 hint="Choose a --logdir outside the run directories.",
             )
-        with os_errors(self._folder), contextlib.ExitStack() as locks:
-            os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103 - called for thousands of folders
-            marker = f"{self._folder}/{MARKER_NAME}"
+        with os_errors(self._folder):
+            is_new = _make_folder(self._folder)
             try:
-                is_held = locks.enter_context(file_lock(marker, wait=self._lock_wait))
+                lock, is_held = open_locked(f"{self._folder}/{MARKER_NAME}", wait=self._lock_wait)
             except TimeoutError:
                 raise TargetUnavailableError(
                     f"{self._folder} is being written by another export.",
                     hint="Wait until it is done and run this one again.",
                 ) from None
-            no_locks = f"{self._folder}: this file system has no locks; two exports at once would not notice each other"
-            names = os.listdir(self._folder)  # noqa: PTH208 - names only
-            state = read_state(self._folder) if STATE_NAME in names else None
-            owner = folder_owner(self._folder) if state is None else state.identity
-            if owner not in (None, self._run.identity):
-                raise self._overtaken()
-            if owner is None or not os.stat(marker).st_size:  # noqa: PTH116
-                write_marker(self._folder, self._run.identity)
-            state, damage = check_files(self._folder, state, names)
-            yield _LockedFolder(state, damage, names, locks, () if is_held else (no_locks,))
+            held = _LockedFolder(None, "", (), (), lock)
+            try:
+                if not is_held:
+                    held.notes = (f"{self._folder}: this file system has no locks; {_NO_LOCKS}",)
+                has_marker = bool(os.fstat(lock).st_size)
+                if has_marker or not is_new:  # else nobody has written into it yet
+                    held.names = os.listdir(self._folder)  # noqa: PTH208 - names only
+                state = read_state(self._folder) if STATE_NAME in held.names else None
+                owner = state.identity if state else folder_owner(self._folder) if held.names else None
+                if owner not in (None, self._run.identity):
+                    raise self._overtaken()
+                if owner is None or not has_marker:
+                    if has_marker:
+                        os.truncate(lock, 0)
+                    os.write(lock, encode_marker(self._run.identity))
+                held.state, held.damage = check_files(self._folder, state, held.names)
+                yield held
+            finally:
+                if held.lock is not None:
+                    os.close(held.lock)
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
             f"{self._folder} was changed by someone else while it was being exported.", hint="Run the export again."
         )
+
+
+def _make_folder(folder: str) -> bool:
+    """Create `folder` if needed, and the folders above it. Return whether it was missing."""
+    try:
+        os.mkdir(folder)  # noqa: PTH102 - called for thousands of folders
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    return True
 
 
 def _covers(state: FolderState | None, delta: Delta) -> bool:
@@ -302,7 +328,7 @@ class FolderWriter:
         self, folder: str, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
         self.folder = folder
-        self.locks = contextlib.ExitStack()
+        self.lock = -1
         self.written: list[str] = []
         old = held.state or FolderState(run.identity)
         self.state = FolderState(run.identity, generations=old.generations) if fresh else old
@@ -366,10 +392,13 @@ class FolderWriter:
     def write_state(self) -> str:
         """Write the new state beside the old one, and return the path of its file."""
         path = f"{self.folder}/{_NEW_STATE}"
-        with open(path, "wb", 0) as file:  # noqa: PTH123 - called for thousands of folders
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
             if STATE_NAME in self._held.names:
-                keep_access(Path(self.folder, STATE_NAME), file.fileno())
-            file.write(encode_state(self.state))
+                keep_access(Path(self.folder, STATE_NAME), descriptor)
+            write_all(descriptor, encode_state(self.state))
+        finally:
+            os.close(descriptor)
         return path
 
     def acknowledge(self) -> None:
@@ -392,8 +421,8 @@ class FolderWriter:
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
         rename, renamed = dict(self._content.rename), self.state.renamed
-        names = dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names)))
-        tags = metric_tags(names, rename, renamed)
+        names = tuple(dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names))))
+        tags = metric_tags(names, self._content.rename, tuple(renamed.items()))
         # A metric may take a tag that an image or a caption in the media file has.
         taken = media_notices(delta.media, set(tags.values()), self.state.media_steps)
         self._media_unordered = self._media_unordered or any(tag in self.state.media_steps for tag in tags.values())

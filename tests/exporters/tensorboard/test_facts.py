@@ -194,7 +194,7 @@ def test_a_metric_with_the_name_of_a_fact(tmp_path: Path) -> None:
 def test_tags_of_metrics() -> None:
     """A metric's tag is its name, except for empty names, lone surrogates, plugin names and collisions."""
     names = ["val/acc@5 %", "", "\udcff", "_hparams_/x", "a", "b", "b (2)"]
-    assert metric_tags(names, {"a": "b"}) == {
+    assert metric_tags(tuple(names), (("a", "b"),)) == {
         "val/acc@5 %": "val/acc@5 %",
         "": "(no name)",
         "\udcff": "?",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,9 +79,9 @@ def test_portions_that_do_not_say_what_they_follow(
     third = make_delta(run, [make_block([4], {"loss": [0.5]}, first_row=4)], before=second.after)
     unfinished = first.after.with_(rows=0, digest="", complete=False)
     portions = [
-        replace(first, after=unfinished),
-        replace(second, after=unfinished, before=None),
-        replace(third, before=None),
+        first.with_(after=unfinished),
+        second.with_(after=unfinished, before=None),
+        third.with_(before=None),
     ]
     for _ in range(2):
         target = exporter.open(run, SHAPE)
@@ -203,7 +202,7 @@ def test_what_must_be_remembered_first_is(exporter: TensorBoardExporter, run: Ru
     remember = first.after.with_(anchors=((0, 1.0), (2, 5.0)))
     second = second_of(run, first)
     with pytest.raises(TargetUnavailableError, match="away"):
-        target.apply(replace(second, remember=remember, blocks=_Broken(second.blocks)))
+        target.apply(second.with_(remember=remember, blocks=_Broken(second.blocks)))
     known = exporter.cursors([run])["uid-abc"].cursor
     assert known is not None
     assert (known.rows, known.anchors) == (2, ((0, 1.0), (2, 5.0)))
