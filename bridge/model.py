@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
-from dataclasses import replace as with_fields
 from enum import StrEnum
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -70,8 +68,7 @@ class NoticeKind(StrEnum):
     SUPERSEDED = "superseded"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """Something that the target cannot hold as it is.
 
     `what` names the thing (a metric, a param, `metrics.csv:17`), `detail` says what happened to it and where
@@ -91,8 +88,7 @@ class SkippedFolder(msgspec.Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunFile:
+class RunFile(msgspec.Struct, frozen=True):
     """A regular file whose real path lies in the run directory, or a part of one.
 
     `path` is that real path, `size` bytes, `mtime_ns` nanoseconds since the epoch, both as last looked at. A part is
@@ -106,8 +102,7 @@ class RunFile:
     offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """The facts of a run directory, checked and typed. Times are seconds since the epoch.
 
     `path` is the real absolute path. `identity` is the sidecar's `uid`, else its `run_id`, else the path. `status` is
@@ -131,17 +126,17 @@ class Run:
     last_alive: float
     name: str
     parent: str
-    params: Mapping[str, Scalar] = field(default_factory=dict)
+    params: Mapping[str, Scalar] = {}
     tags: tuple[str, ...] = ()
     notes: str = ""
     archived: bool = False
     sessions: tuple[SessionEntry, ...] = ()
     checkpoint: str | None = None
-    summary: Mapping[str, float] = field(default_factory=dict)
-    summary_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summary: Mapping[str, float] = {}
+    summary_stats: Mapping[str, Mapping[str, Any]] = {}
     summary_rows: int | None = None
     time_column: str | None = None
-    files: Mapping[str, RunFile] = field(default_factory=dict)
+    files: Mapping[str, RunFile] = {}
     notices: tuple[Notice, ...] = ()
     start_estimated: bool = False
     end_estimated: bool = False
@@ -160,8 +155,7 @@ class Run:
         return self.event_files or tuple(file for name, file in self.files.items() if name == "metrics.csv")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Series:
+class Series(msgspec.Struct, frozen=True, eq=False):
     """The points of one metric as columns of one length n, in row order unless said otherwise.
 
     `step` int64; `time` float64, seconds since the epoch; `value` float64.
@@ -173,8 +167,7 @@ class Series:
     value: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class Block(msgspec.Struct, frozen=True, eq=False):
     """Rows as columns: n rows, k metrics.
 
     `row` int64 (n,) is the number of each row in metrics.csv, from 0; it does not rise if the block is sorted by step.
@@ -236,8 +229,7 @@ class MediaType(StrEnum):
     VIDEO = "video"
 
 
-@dataclass(frozen=True, slots=True)
-class MediaEvent:
+class MediaEvent(msgspec.Struct, frozen=True):
     """One line of `media.jsonl` with its file, or a picture in an event file.
 
     `line` counts from 0; `path` is the file, or an event file and the byte at which the picture begins. `index` is its
@@ -400,7 +392,7 @@ def as_sent(run: Run, cursor: Cursor | None) -> Run:
             status, end = Status.UNKNOWN, float(cursor.sent["end"])
         elif run.end_estimated:
             end = float(cursor.sent["end"])
-    return with_fields(run, status=status, start=start, end=None if end is None else max(end, start))
+    return replace(run, status=status, start=start, end=None if end is None else max(end, start))
 
 
 def fitting(text: str) -> str:

@@ -232,11 +232,17 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def differences(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values; a cursor keeps these."""
-        return {
-            name: _as_json(value)
-            for name, default in _CONTENT_DEFAULTS.items()
-            if (value := getattr(self, name)) != default
-        }
+        return dict(_differences(self))
+
+
+@functools.lru_cache(maxsize=8)
+def _differences(content: ContentOptions) -> dict[str, Any]:
+    """Return `content.differences()`, which most runs of an export share."""
+    return {
+        name: _as_json(value)
+        for name, default in _CONTENT_DEFAULTS.items()
+        if (value := getattr(content, name)) != default
+    }
 
 
 _PUT_BACK = {

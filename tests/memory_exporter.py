@@ -12,11 +12,12 @@ import hashlib
 import os
 import pickle
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 
 from bridge.errors import BridgeError, ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import Applied, Capabilities, Exporter, TargetContent, TargetMedia, TargetState

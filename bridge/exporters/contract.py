@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
 
 from bridge.errors import UsageError
 
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from bridge.options import ContentOptions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TargetMedia:
+class TargetMedia(msgspec.Struct, frozen=True, eq=False):
     """A picture, video or other file in a target; `digest` is the hexadecimal sha256 of its bytes.
 
     `time` is seconds since the epoch, None if the target holds no time of its own for it.
@@ -43,8 +43,7 @@ class TargetMedia:
     time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(msgspec.Struct, frozen=True):
     """Something that the exporter wrote beside the run's own facts, and that is no longer as it was written.
 
     `fact` is its name in `Exporter.stale`: `verify` skips it if the run directory changed since. `file` is the file of
@@ -58,8 +57,7 @@ class Mismatch:
     found: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TargetContent:
+class TargetContent(msgspec.Struct, frozen=True, eq=False):
     """The content of a target for one run, in the run's own words. None means that the target has no such thing.
 
     `series` are by the names that the run logged, so an exporter undoes its renames. `bests` are the metrics that the
@@ -88,7 +86,7 @@ class TargetContent:
     start: float | None = None
     end: float | None = None
     bests: Mapping[str, Series] | None = None
-    last: Mapping[str, Series] = field(default_factory=dict)
+    last: Mapping[str, Series] = {}
     names: frozenset[str] = frozenset()
     mismatches: tuple[Mismatch, ...] = ()
     media: tuple[TargetMedia, ...] = ()
@@ -97,8 +95,7 @@ class TargetContent:
     unsupported: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What a call of `apply` or `rebuild` did: points and media added, bytes written or sent.
 
     `notices` tell what could not be carried over, `notes` anything else that the report should say.
@@ -120,8 +117,7 @@ class Applied:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a kind of target can hold and do.
 
     `ordered_steps`: a series must have strictly increasing steps.
@@ -151,7 +147,7 @@ class Capabilities:
     value_bits: int = 64
     time_step: float = 0.001
     infinities: bool = True
-    statuses: Mapping[Status, str] = field(default_factory=dict)
+    statuses: Mapping[Status, str] = {}
     reads_event_files: bool = False
     clears_end: bool = True
     adjusts: frozenset[str] = frozenset()
@@ -159,8 +155,7 @@ class Capabilities:
     media_converted: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class TargetState:
+class TargetState(msgspec.Struct, frozen=True):
     """What a target says of one run before anything is read or sent.
 
     `exists` without a `cursor` means a target whose cursor cannot be read or trusted.
@@ -174,7 +169,7 @@ class TargetState:
     deleted: bool = False
     error: BridgeError | None = None
     edited: tuple[str, ...] = ()
-    extras: Sequence[str] = field(default=())
+    extras: Sequence[str] = ()
 
 
 class Target(Protocol):
@@ -282,8 +277,7 @@ class Exporter(Protocol):
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(msgspec.Struct, frozen=True):
     """How to show a target in its own user interface.
 
     `argv` starts its server; it is empty if one runs already. `environment` is added to ours. `address` is for a
@@ -293,7 +287,7 @@ class Interface:
     address: str
     probe: str
     argv: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
 
 
 @runtime_checkable

@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from bridge.errors import RunDirectoryError, counted
 from bridge.files import (

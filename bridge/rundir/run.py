@@ -212,7 +212,7 @@ def _is_lfs_pointer(file: RunFile) -> bool:
 def _config_files(real: Path) -> list[str]:
     try:
         # A link may lead to a folder outside, of which not even the names may be read.
-        with_hydra = stat.S_ISDIR(os.lstat(real / ".hydra").st_mode)
+        with_hydra = stat.S_ISDIR(os.lstat(f"{real}/.hydra").st_mode)
         names = [entry.name for entry in os.scandir(real / ".hydra")] if with_hydra else []
     except OSError:
         names = []
@@ -221,12 +221,11 @@ def _config_files(real: Path) -> list[str]:
 
 def _read_sidecar(real: Path, files: Mapping[str, RunFile], notices: list[Notice]) -> Sidecar:
     """Return the sidecar; an empty one for a CSVLogger's directory. Raises RunDirectoryError."""
-    path = real / "sidecar.json"
     if "sidecar.json" not in files:
         refused = next((notice.detail for notice in notices if notice.what == "sidecar.json"), None)
         if refused is not None:
             raise RunDirectoryError(
-                f"{path} {refused}.", hint="Put a plain file in its place, or move the run directory away."
+                f"{real}/sidecar.json {refused}.", hint="Put a plain file in its place, or move the run directory away."
             )
         reason = why_no_run(str(real))
         if reason:

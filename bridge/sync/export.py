@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace as with_fields
 
 from bridge import rundir
@@ -46,8 +47,7 @@ MOST_CONFLICTS = 50
 """How often one run is begun again because another export changed its target. Each time that export has got further."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How an export is done. `heartbeat_timeout` is in seconds.
 
     Of `content` the options in `given` count (None: all of them). In those that were not given, a run keeps what its
@@ -55,14 +55,14 @@ class Options:
     `--as`.
     """
 
-    content: ContentOptions = field(default_factory=ContentOptions)
+    content: ContentOptions = msgspec.field(default_factory=ContentOptions)
     given: frozenset[str] | None = None
     selection: Selection | None = None
     dry_run: bool = False
     rebuild: bool = False
     new_identity: str | None = None
     heartbeat_timeout: float = 180.0
-    workers: Workers = field(default_factory=Workers)
+    workers: Workers = msgspec.field(default_factory=Workers)
 
     def content_over(self, kept: ContentOptions) -> ContentOptions:
         """Return the content options of a run: those that were given, else those that its target keeps."""
@@ -160,8 +160,7 @@ def _finish(tasks: Sequence[ExportTask], exporter: Exporter) -> tuple[Notice, ..
     return tuple(notice for content, runs in groups.items() for notice in exporter.finish(runs, content))
 
 
-@dataclass(frozen=True, slots=True)
-class ExportTask:
+class ExportTask(msgspec.Struct, frozen=True):
     """One run to bring into its target, with the state of the target and the content options.
 
     `rebuild` asks for a fresh target.
@@ -268,7 +267,7 @@ class _RunExport:
     def _ask_again(self) -> None:
         """Ask the target for its state again."""
         run = self.task.run
-        self.task = replace(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
+        self.task = with_fields(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
         if not self.done.points:
             self.action, self.reason = Action.UNCHANGED, ""
 
@@ -278,7 +277,7 @@ class _RunExport:
         if state.error is not None:
             raise state.error
         run = as_sent(self.task.run, state.cursor)
-        self.task = replace(self.task, run=run)
+        self.task = with_fields(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
             return RunReport.of(run, Action.DELETED, reason=why, hint="--rebuild exports it again")

@@ -21,10 +21,11 @@ import signal
 import threading
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+
+import msgspec
 
 from bridge.errors import BridgeError, MissingExtraError, TargetUnavailableError
 
@@ -61,8 +62,7 @@ TICK = 0.25
 """Seconds between two looks at whether an executor is lost."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
+class Workers(msgspec.Struct, frozen=True, kw_only=True):
     """Who exports: so many `processes`, or `threads` where waiting dominates (by default as many), or a Dask cluster.
 
     `dask` is a scheduler's address (`tcp://host:8786`) or the path of its scheduler file.

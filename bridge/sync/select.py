@@ -11,10 +11,12 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from bridge.errors import UsageError, counted
 from bridge.model import Run, SkippedFolder, Status
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", Run, RunRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class Top:
+class Top(msgspec.Struct, frozen=True):
     """The `count` best runs by a metric. `mode` is `max` or `min`; `last` ranks by the last value, not by the best."""
 
     count: int
@@ -49,8 +50,7 @@ class Top:
         return Ref(Kind.METRIC, self.metric, "last" if self.last else self.mode)
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which runs are meant. A field that is empty or None selects all runs; a run must match every field.
 
     Archived runs are left out unless `archived`.
@@ -255,8 +255,7 @@ def _top(count: int, text: str, *, last: bool) -> Top:
     return Top(count=count, metric=metric, mode=mode, last=last)
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(msgspec.Struct, frozen=True):
     """The runs found below some paths: `runs` are selected and readable, `others` are reports of those left alone.
 
     Others cannot be read, or they are copies of a run that is exported from another directory. `no_match` explains why

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import pickle
 import time
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +48,7 @@ class UnchangedRun(msgspec.Struct, frozen=True, array_like=True):
     content: dict[str, Any]
 
 
-@dataclass(slots=True)
-class UnchangedRuns:
+class UnchangedRuns(msgspec.Struct):
     """The unchanged runs of one target, as the cache holds them; `file` is None where nothing is to be remembered.
 
     `stamps` holds what stat said of each run directory before it was read, and after `begun` (nanoseconds).
@@ -59,10 +57,10 @@ class UnchangedRuns:
     exporter: Exporter
     options: Options
     file: Path | None
-    begun: int = field(default_factory=time.time_ns)
-    known: dict[str, UnchangedRun] = field(default_factory=dict)
-    stamps: dict[str, Stamp] = field(default_factory=dict)
-    still: list[UnchangedRun] = field(default_factory=list)
+    begun: int = msgspec.field(default_factory=time.time_ns)
+    known: dict[str, UnchangedRun] = {}
+    stamps: dict[str, Stamp] = {}
+    still: list[UnchangedRun] = msgspec.field(default_factory=list)
 
     @classmethod
     def load(cls, exporter: Exporter, options: Options) -> UnchangedRuns:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from bridge.exporters.contract import find_exporter
 from tests.memory_exporter import MEMORY, MemoryExporter

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status

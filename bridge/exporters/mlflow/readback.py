@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.contract import Mismatch, TargetContent, TargetMedia

@@ -398,86 +398,88 @@ def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
 # brackets are those of the files in tensorboard/compat/proto and tensorboard/plugins, the numbers those of the fields.
 
 
+@lru_cache(maxsize=4096)
+def _field_start(number: int, length: int) -> bytes:
+    return varint(number << 3 | 2) + varint(length)
+
+
 def _field(number: int, data: bytes) -> bytes:
     """Return the field `number` of a message, which holds a text, bytes, or another message."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
+    return _field_start(number, len(data)) + data
 
 
-def _text(number: int, text: str | bytes) -> bytes:
-    """Return the field `number`, which holds a text or bytes: none if it is empty, as protocol buffers write it."""
-    data = text.encode() if isinstance(text, str) else text
-    return _field(number, data) if data else b""
+def _double(key: bytes, value: float) -> bytes:
+    return key + struct.pack("<d", value)
 
 
-def _double(number: int, value: float) -> bytes:
-    return varint(number << 3 | 1) + struct.pack("<d", value)
+def record_of(values: Sequence[bytes], *, time: float, step: int = 0) -> bytes:
+    """Return the record of an Event that holds these values."""
+    # Event: wall_time [1], step [2], summary [5] of values [1]
+    number = b"\x10" + varint(step % 2**64) if step else b""
+    return frame(_double(b"\x09", time) + number + _field(5, b"".join([_field(1, value) for value in values])))
 
 
-def text_record(tag: str, text: str, *, step: int, time: float) -> bytes:
-    """Return a record for the TEXT page, which shows Markdown."""
+def text_value(tag: str, text: str) -> bytes:
+    """Return a value for the TEXT page, which shows Markdown."""
     # TensorProto: dtype [1] DT_STRING, tensor_shape [2] of no dimensions, string_val [8]
-    tensor = b"\x08\x07" + _field(2, b"") + _field(8, text.encode("utf-8", "replace"))
-    return _tensor_record(tag, tensor, ("text", b""), step, time)
+    return _tensor_value(tag, b"\x08\x07\x12\x00" + _field(8, text.encode("utf-8", "replace")), _TEXT)
 
 
-def image_record(tag: str, image: bytes, *, size: tuple[int, int], description: str, step: int, time: float) -> bytes:
-    """Return a record for the IMAGES page that holds the encoded `image` as it is.
+def image_value(tag: str, image: bytes, *, size: tuple[int, int], description: str) -> bytes:
+    """Return a value for the IMAGES page that holds the encoded `image` as it is.
 
-    `size` is width and height in pixels. TensorBoard shows the description of a tag's first record.
+    `size` is width and height in pixels. TensorBoard shows the description of a tag's first value.
     """
     strings = [str(size[0]).encode(), str(size[1]).encode(), image]
     # A tensor of one dimension: TensorShapeProto.dim [2], whose size [1] is 3
     tensor = b"\x08\x07" + _field(2, _field(2, b"\x08\x03")) + b"".join(_field(8, string) for string in strings)
-    return _tensor_record(tag, tensor, ("images", b""), step, time, description=description)
+    return _tensor_value(tag, tensor, _IMAGES + (_field(3, description.encode()) if description else b""))
 
 
-def session_start_record(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
+def session_start_value(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
     """Return the start of a session for the HPARAMS page; `group` is the trial's name there."""
-    return _hparams_record("_hparams_/session_start_info", session_start(values, group=group, time=time), time)
+    return _hparams_value("_hparams_/session_start_info", session_start(values, group=group, time=time))
 
 
 def session_start(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
-    """Return the plugin data of `session_start_record`, an HParamsPluginData message."""
+    """Return the plugin data of `session_start_value`, an HParamsPluginData message."""
     # SessionStartInfo: a map [1] from texts to google.protobuf.Value, group_name [4], start_time_secs [5]
-    hparams = b"".join(
-        _field(1, _field(1, name.encode()) + _field(2, _value(value))) for name, value in sorted(values.items())
-    )
-    return _field(3, hparams + _text(4, group) + _double(5, time))
+    hparams = [_field(1, _field(1, name.encode()) + _field(2, _value(value))) for name, value in sorted(values.items())]
+    name = _field(4, group.encode()) if group else b""
+    return _field(3, b"".join(hparams) + name + _double(b"\x29", time))
 
 
 def _value(value: bool | float | str) -> bytes:
     """Return a google.protobuf.Value: number_value [2], string_value [3] or bool_value [4]."""
     if isinstance(value, bool):
         return b"\x20" + varint(value)
-    return _field(3, value.encode()) if isinstance(value, str) else _double(2, value)
+    return _field(3, value.encode()) if isinstance(value, str) else _double(b"\x11", value)
 
 
-def session_end_record(status: str, *, end: float, time: float) -> bytes:
-    """Return the end of a session for the HPARAMS page; `status` is SUCCESS or FAILURE, `time` that of the record."""
-    return _hparams_record("_hparams_/session_end_info", session_end(status, end=end), time)
+def session_end_value(status: str, *, end: float) -> bytes:
+    """Return the end of a session for the HPARAMS page; `status` is SUCCESS or FAILURE."""
+    return _hparams_value("_hparams_/session_end_info", session_end(status, end=end))
 
 
 def session_end(status: str, *, end: float) -> bytes:
-    """Return the plugin data of `session_end_record`, an HParamsPluginData message."""
+    """Return the plugin data of `session_end_value`, an HParamsPluginData message."""
     # SessionEndInfo: status [1], end_time_secs [2]
-    return _field(4, b"\x08" + varint(_STATUSES[status]) + _double(2, end))
+    return _field(4, b"\x08" + varint(_STATUSES[status]) + _double(b"\x11", end))
 
 
-def _hparams_record(tag: str, content: bytes, time: float) -> bytes:
+def _hparams_value(tag: str, content: bytes) -> bytes:
     # The page reads only the metadata. A tensor must be there, so it is an empty one: DT_FLOAT, a dimension of size 0.
-    return _tensor_record(tag, b"\x08\x01" + _field(2, _field(2, b"")), ("hparams", content), 0, time)
+    return _tensor_value(tag, b"\x08\x01\x12\x02\x12\x00", _field(1, _field(1, b"hparams") + _field(2, content)))
 
 
-def _tensor_record(
-    tag: str, tensor: bytes, plugin: tuple[str, bytes], step: int, time: float, *, description: str = ""
-) -> bytes:
-    # SummaryMetadata: plugin_data [1] (plugin_name [1], content [2]), summary_description [3]
-    metadata = _field(1, _text(1, plugin[0]) + _text(2, plugin[1])) + _text(3, description)
+def _tensor_value(tag: str, tensor: bytes, metadata: bytes) -> bytes:
     # Summary.Value: tag [1], tensor [8], metadata [9]
-    value = _text(1, tag) + _field(8, tensor) + _field(9, metadata)
-    # Event: wall_time [1], step [2], summary [5] of one value [1]
-    number = b"\x10" + varint(step % 2**64) if step else b""
-    return frame(_double(1, time) + number + _field(5, _field(1, value)))
+    return _field(1, tag.encode()) + _field(8, tensor) + _field(9, metadata)
+
+
+# SummaryMetadata: plugin_data [1] (plugin_name [1], content [2]), summary_description [3]
+_TEXT = _field(1, _field(1, b"text"))
+_IMAGES = _field(1, _field(1, b"images"))
 
 
 def parse_event(data: bytes) -> Any:

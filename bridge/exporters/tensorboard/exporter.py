@@ -11,9 +11,10 @@ import hashlib
 import os
 import sys
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
@@ -203,8 +204,7 @@ class TensorBoardExporter(Exporter):
         return TargetState(cursor=cursor, exists=True, extras=extras)
 
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunFolder(msgspec.Struct, frozen=True):
     """A run's folder, relative to the log directory, with `/`; `copies` are other folders that name the same run."""
 
     path: str

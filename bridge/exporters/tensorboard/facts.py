@@ -15,9 +15,10 @@ import hashlib
 import html
 import math
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from bridge.exporters.tensorboard import events
 from bridge.model import Notice, NoticeKind, Status, sent_facts
@@ -135,8 +136,7 @@ def parse_caption_tag(tag: str) -> tuple[str, int] | None:
 # Facts
 
 
-@dataclass(frozen=True, slots=True)
-class ShownFacts:
+class ShownFacts(msgspec.Struct, frozen=True):
     """The notes, hyperparameters and tags of a run, with secrets masked."""
 
     notes: str
@@ -157,19 +157,15 @@ def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[s
     `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without `session`
     the run is left out of the HPARAMS page.
     """
-    records = [events.version_record(run.start)]
+    shown = []
     if session:
-        values = session_values(facts.params)
-        records.append(events.session_start_record(values, group=group, time=run.start))
+        shown.append(events.session_start_value(session_values(facts.params), group=group, time=run.start))
         status = STATUSES[run.status]
         if status:
-            end = run.last_alive if run.end is None else run.end
-            records.append(events.session_end_record(status, end=end, time=run.start))
-    records += [
-        events.text_record(free_tag(tag, metrics, "text"), text, step=0, time=run.start)
-        for tag, text in fact_texts(facts).items()
-    ]
-    return b"".join(records)
+            shown.append(events.session_end_value(status, end=run.last_alive if run.end is None else run.end))
+    shown += [events.text_value(free_tag(tag, metrics, "text"), text) for tag, text in fact_texts(facts).items()]
+    first = events.version_record(run.start)
+    return first + events.record_of(shown, time=run.start) if shown else first
 
 
 def fact_texts(facts: ShownFacts) -> dict[str, str]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import io
 import itertools
 import warnings
-from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
 
 from bridge.exporters.tensorboard import events
 from bridge.exporters.tensorboard.facts import (
@@ -66,8 +67,7 @@ MIN_FRAME_RATE = 0.1
 """Frames per second; a GIF's pauses are not long enough for fewer."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
+class EncodedImage(msgspec.Struct, frozen=True):
     """The bytes of a picture, its width and height in pixels, and what could not be carried over."""
 
     data: bytes
@@ -75,8 +75,7 @@ class EncodedImage:
     notices: tuple[Notice, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MediaRecord:
+class MediaRecord(msgspec.Struct, frozen=True):
     """One record of the media file with its tag and step; `data` are all its bytes."""
 
     tag: str
@@ -103,14 +102,12 @@ def encode_media(
     caption = plain(event.caption or "")
     tag = free_tag(image_tag(event.tag, event.index), metrics, "image")
     description = "" if tag in known else caption
-    record = events.image_record(
-        tag, image.data, size=image.size, description=description, step=event.step, time=event.time
-    )
-    records = [MediaRecord(tag, event.step, record)]
+    value = events.image_value(tag, image.data, size=image.size, description=description)
+    records = [MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time))]
     if caption:
         tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
-        record = events.text_record(tag, caption, step=event.step, time=event.time)
-        records.append(MediaRecord(tag, event.step, record))
+        value = events.text_value(tag, caption)
+        records.append(MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time)))
     return records, image.notices
 
 

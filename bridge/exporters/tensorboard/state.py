@@ -19,8 +19,10 @@ import json
 import os
 import re
 import zlib
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
@@ -50,8 +52,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(msgspec.Struct, frozen=True):
     """What the state remembers of an event file: its name, length in bytes, and the CRC-32 of all its bytes.
 
     The CRC-32 goes on where a file grows, so an append need not read the file. It is another checksum than that of
@@ -62,11 +63,14 @@ class FileRecord:
     name: str
     length: int
     checksum: int = 0
-    mtime: int = field(default=0, compare=False)
+    mtime: int = 0
+
+    def holds_same(self, other: FileRecord | None) -> bool:
+        """Return whether the other file has the same name and content."""
+        return other is not None and replace(other, mtime=self.mtime) == self
 
 
-@dataclass(slots=True)
-class FolderState:
+class FolderState(msgspec.Struct):
     """The content of a run's state file.
 
     `files` are the event files by kind, `generations` the highest generation of each kind ever used. `renamed` maps
@@ -76,11 +80,11 @@ class FolderState:
 
     identity: str
     cursor: Cursor | None = None
-    files: dict[str, FileRecord] = field(default_factory=dict)
-    generations: dict[str, int] = field(default_factory=dict)
-    renamed: dict[str, str] = field(default_factory=dict)
-    media_steps: dict[str, int] = field(default_factory=dict)
-    unsupported: set[str] = field(default_factory=set)
+    files: dict[str, FileRecord] = {}
+    generations: dict[str, int] = {}
+    renamed: dict[str, str] = {}
+    media_steps: dict[str, int] = {}
+    unsupported: set[str] = msgspec.field(default_factory=set)
     fits_hparams: bool = True
 
 

@@ -15,11 +15,12 @@ import contextlib
 import functools
 import os
 import zlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import Applied
@@ -126,8 +127,7 @@ class Batch:
                 os.close(writer.lock)
 
 
-@dataclass(slots=True)
-class _LockedFolder:
+class _LockedFolder(msgspec.Struct):
     """A locked folder: its state, its damage as in `check_files`, the names in it, notes for the report.
 
     `lock` is a descriptor. If it is None, the lock does not end with `_locked`.
@@ -211,7 +211,11 @@ class TensorBoardTarget:
             return _position(state.cursor) == _position(delta.before)
         if last is None:
             return False
-        return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
+        files = self._files or {}
+        is_same = state.files.keys() == files.keys() and all(
+            record.holds_same(files[kind]) for kind, record in state.files.items()
+        )
+        return is_same or (last.after.complete and _position(state.cursor) == _position(last.after))
 
     def _replace(self, deltas: Iterable[Delta], held: _LockedFolder) -> Applied:
         """Write everything again. If the old files are damaged, a note says how."""
@@ -420,17 +424,19 @@ class FolderWriter:
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
-        rename, renamed = dict(self._content.rename), self.state.renamed
+        renamed, media_tags = self.state.renamed, self.state.media_steps
         names = tuple(dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names))))
         tags = metric_tags(names, self._content.rename, tuple(renamed.items()))
-        # A metric may take a tag that an image or a caption in the media file has.
-        taken = media_notices(delta.media, set(tags.values()), self.state.media_steps)
-        self._media_unordered = self._media_unordered or any(tag in self.state.media_steps for tag in tags.values())
-        seen = set(self._tag_of) | set(renamed.values())
+        taken: list[Notice] = []
+        if delta.media or media_tags:
+            # A metric may take a tag that an image or a caption in the media file has.
+            taken = media_notices(delta.media, set(tags.values()), media_tags)
+            self._media_unordered = self._media_unordered or any(tag in media_tags for tag in tags.values())
+        seen = self._tag_of.keys() | renamed.values()
         new = {name: tag for name, tag in tags.items() if name not in seen}
         self._tag_of |= tags
-        renamed |= {tag: name for name, tag in tags.items() if tag != name}
-        return metric_notices(new, rename) + taken
+        renamed |= {tag: name for name, tag in new.items() if tag != name}
+        return metric_notices(new, dict(self._content.rename)) + taken
 
     def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
         if kind not in self._open_files:

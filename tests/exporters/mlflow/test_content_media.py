@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from bridge.model import MediaType, NoticeKind, Status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.sync.export import export_runs
