@@ -102,7 +102,7 @@ def export_runs(
     )
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
-    gathered = replace(gathered, warnings=(*gathered.warnings, *warnings))
+    gathered = with_fields(gathered, warnings=(*gathered.warnings, *warnings))
     report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
     return with_fields(report, seconds=round(time.perf_counter() - started, 6))
 

@@ -44,6 +44,7 @@ def measure(command: Sequence[object], folder: Path) -> Usage:
     environment = {
         "BRIDGE_CACHE_DIR": str(folder / "cache"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONDONTWRITEBYTECODE": "",  # an installation has its byte code
         "PYTHONPATH": str(ROOT),
     }
     words = [sys.executable, "-S", "-c", _LAUNCHER, str(account), *map(str, command)]

@@ -25,6 +25,7 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+import msgspec
 import numpy as np
 
 from bridge.errors import MissingExtraError
@@ -59,6 +60,11 @@ _MAX_CELLS = 262_144
 
 _MIN_TEMPLATE_ROWS = 64
 """Making a template costs about as much as it saves over this many rows."""
+
+_FEW_ALIKE = 8
+"""Records in a row that must be equally long, so that a template is tried for reading them."""
+
+_READ_BYTES = 1 << 22
 
 _CHECKED_ROWS = 1024
 """Records whose checksums are found at once: their variable bytes and table entries fit into the processor's cache."""
@@ -321,6 +327,15 @@ def _value_prefix(tag: bytes) -> bytes:
     return b"\x0a" + varint(len(inner) + 4) + inner
 
 
+class ScalarRows(msgspec.Struct, frozen=True, eq=False):
+    """Rows of scalars as columns: n steps (int64) and times, and `values`, float32 (k, n), of k tags."""
+
+    tags: tuple[str, ...]
+    steps: NDArray[np.int64]
+    times: NDArray[np.float64]
+    values: NDArray[np.float32]
+
+
 class RecordTemplate:
     """The records of rows that hold values for exactly `tags`, with steps of `width` bytes.
 
@@ -329,6 +344,7 @@ class RecordTemplate:
     """
 
     def __init__(self, tags: Sequence[bytes], width: int) -> None:
+        self._tags = tuple(tag.decode() for tag in tags)
         prefixes = [_value_prefix(tag) for tag in tags]
         summary = sum(len(prefix) + 4 for prefix in prefixes)
         head = b"\x09" + bytes(8) + b"\x10" + bytes(width) + b"\x2a" + varint(summary)
@@ -376,7 +392,19 @@ class RecordTemplate:
         self._column(records, self.length - FOOTER, "<u4")[:] = mask(sums ^ self._checksum)
         return records
 
-    def _column(self, records: NDArray[np.uint8], offset: int, kind: str) -> NDArray[np.generic]:
+    def read(self, records: NDArray[np.uint8]) -> ScalarRows:
+        """Return the rows of the first of `records` (n, length) that are of this template, down to the checksum."""
+        steps = np.zeros(len(records), dtype=np.uint64)
+        for place in range(self._width):
+            steps |= (records[:, HEADER + 10 + place] & np.uint64(0x7F)) << np.uint64(7 * place)
+        times = self._column(records, HEADER + 1, "<f8").astype(np.float64)
+        values = np.array([self._column(records, offset, "<f4") for offset in self._offsets], dtype=np.float32)
+        # What was read is written again. Only a record of this template gives the same bytes.
+        same = (self.fill(steps, times, values) == records).all(axis=1)
+        count = len(same) if same.all() else int(same.argmin())
+        return ScalarRows(self._tags, steps[:count].view(np.int64), times[:count], values[:, :count])
+
+    def _column(self, records: NDArray[np.uint8], offset: int, kind: str) -> NDArray[Any]:
         """Return a view of the item of type `kind` at byte `offset` of every record, aligned or not."""
         return np.ndarray((len(records),), dtype=kind, buffer=records.data, offset=offset, strides=(self.length,))
 
@@ -390,6 +418,63 @@ def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
     if len(tags) <= _FEW_TAGS:
         return _small_template(tags, width)
     return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
+
+
+def read_scalars(file: BinaryIO, size: int) -> Iterator[ScalarRows]:
+    """Yield the rows of an event file of `size` bytes that holds scalars. Check all checksums.
+
+    TensorBoard's message reads the first of many records alike; the others are compared with it byte by byte. Raise
+    ValueError, with the byte at which the record begins, for one that is damaged or not complete.
+    """
+    begin, wanted, most = 0, _READ_BYTES, _MIN_TEMPLATE_ROWS
+    while begin < size:
+        file.seek(begin)
+        data = file.read(wanted)
+        place = 0  # of the next record, in `data`
+        while end := _end_of_record(data, place, begin):
+            length, head = end - place, data[place : place + HEADER]
+            try:
+                event = parse_event(data[place + HEADER : end - FOOTER])
+            except ValueError as error:
+                raise ValueError(begin + place) from error
+            tags = tuple(value.tag for value in event.summary.value)
+            # (m,): as many records as have this length, if some in a row have.
+            count = min((len(data) - place) // length, most) if tags else 0
+            if count >= _FEW_ALIKE and data.startswith(head, place + (_FEW_ALIKE - 1) * length):
+                width = len(varint(event.step % 2**64))
+                template = _template(tuple(tag.encode() for tag in tags), width)
+                records = np.frombuffer(data, np.uint8, count * length, place).reshape(count, length)
+                if template.length == length and len((rows := template.read(records)).steps):
+                    yield rows
+                    found = len(rows.steps)
+                    most = min(_MAX_ROWS, 4 * most) if found == count else max(_FEW_ALIKE, found)
+                    place += found * length
+                    continue
+            if tags:
+                values = np.array([[value.simple_value] for value in event.summary.value], dtype=np.float32)
+                yield ScalarRows(tags, np.array([event.step]), np.array([event.wall_time]), values)
+            place = end
+        if not place and begin + len(data) >= size:
+            raise ValueError(begin)
+        begin, wanted = begin + place, _READ_BYTES if place else 2 * wanted
+
+
+def _end_of_record(data: bytes, place: int, begin: int) -> int:
+    """Return where the record at `place` ends, or 0 if it does not end in `data`, which begins at byte `begin`.
+
+    Raise ValueError if a checksum is wrong.
+    """
+    if place + HEADER > len(data):
+        return 0
+    length = int.from_bytes(data[place : place + 8], "little")
+    end = place + HEADER + length + FOOTER
+    checked = data[place + HEADER : end - FOOTER]
+    is_whole = end <= len(data)
+    if data[place : place + HEADER] != header(length) or (
+        is_whole and data[end - FOOTER : end] != struct.pack("<I", masked_crc32c(checked))
+    ):
+        raise ValueError(begin + place)
+    return end if is_whole else 0
 
 
 # Texts, images and hyperparameters
