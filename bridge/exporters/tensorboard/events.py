@@ -64,8 +64,6 @@ _MIN_TEMPLATE_ROWS = 64
 _FEW_ALIKE = 8
 """Records in a row that must be equally long, so that a template is tried for reading them."""
 
-_READ_BYTES = 1 << 22
-
 _CHECKED_ROWS = 1024
 """Records whose checksums are found at once: their variable bytes and table entries fit into the processor's cache."""
 
@@ -203,20 +201,25 @@ def version_record(time: float) -> bytes:
     return frame(b"\x09" + struct.pack("<d", time) + b"\x1a" + varint(len(version)) + version)
 
 
-def read_records(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and data of each record between two offsets of `file`, without checking the checksums.
+def read_record(file: BinaryIO, offset: int, end: int) -> bytes:
+    """Return the data of the record at a byte of `file`. Raise ValueError, with `offset`, if it is damaged or cut."""
+    file.seek(offset)
+    head = file.read(HEADER)
+    length = int.from_bytes(head[:8], "little")
+    if head != header(length) or offset + HEADER + length + FOOTER > end:
+        raise ValueError(offset)
+    data = file.read(length)
+    if file.read(FOOTER) != struct.pack("<I", masked_crc32c(data)):
+        raise ValueError(offset)
+    return data
 
-    Raise ValueError if a record goes beyond `end`.
-    """
-    offset = begin
-    while offset < end:
-        file.seek(offset)
-        (length,) = struct.unpack("<Q", file.read(8))
-        if offset + HEADER + length + FOOTER > end:
-            raise ValueError(f"a record at byte {offset} goes beyond the end")
-        file.seek(offset + HEADER)
-        yield offset, file.read(length)
-        offset += HEADER + length + FOOTER
+
+def read_records(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and data of each record between two offsets of `file`. Raise what `read_record` raises."""
+    while begin < end:
+        data = read_record(file, begin, end)
+        yield begin, data
+        begin += HEADER + len(data) + FOOTER
 
 
 # Scalars
@@ -420,61 +423,33 @@ def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
     return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
 
 
-def read_scalars(file: BinaryIO, size: int) -> Iterator[ScalarRows]:
-    """Yield the rows of an event file of `size` bytes that holds scalars. Check all checksums.
+def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
+    """Yield the rows of an event file of `end` bytes that holds scalars. Raise what `read_record` raises.
 
-    TensorBoard's message reads the first of many records alike; the others are compared with it byte by byte. Raise
-    ValueError, with the byte at which the record begins, for one that is damaged or not complete.
+    TensorBoard's message reads the first of many records alike; the others are compared with it byte by byte.
     """
-    begin, wanted, most = 0, _READ_BYTES, _MIN_TEMPLATE_ROWS
-    while begin < size:
-        file.seek(begin)
-        data = file.read(wanted)
-        place = 0  # of the next record, in `data`
-        while end := _end_of_record(data, place, begin):
-            length, head = end - place, data[place : place + HEADER]
-            try:
-                event = parse_event(data[place + HEADER : end - FOOTER])
-            except ValueError as error:
-                raise ValueError(begin + place) from error
-            tags = tuple(value.tag for value in event.summary.value)
-            # (m,): as many records as have this length, if some in a row have.
-            count = min((len(data) - place) // length, most) if tags else 0
-            if count >= _FEW_ALIKE and data.startswith(head, place + (_FEW_ALIKE - 1) * length):
-                width = len(varint(event.step % 2**64))
-                template = _template(tuple(tag.encode() for tag in tags), width)
-                records = np.frombuffer(data, np.uint8, count * length, place).reshape(count, length)
-                if template.length == length and len((rows := template.read(records)).steps):
+    offset, most = 0, _MIN_TEMPLATE_ROWS
+    while offset < end:
+        data = read_record(file, offset, end)
+        event = parse_event(data, offset)
+        length = HEADER + len(data) + FOOTER
+        tags = tuple(value.tag for value in event.summary.value)
+        if tags:
+            file.seek(offset)
+            found = file.read(most * length)
+            count = len(found) // length
+            if count >= _FEW_ALIKE and found.startswith(found[:HEADER], (_FEW_ALIKE - 1) * length):
+                template = _template(tuple(tag.encode() for tag in tags), len(varint(event.step % 2**64)))
+                records = np.frombuffer(found, np.uint8, count * length).reshape(count, length)
+                rows = template.read(records) if template.length == length else None
+                if rows is not None and len(rows.steps):
                     yield rows
-                    found = len(rows.steps)
-                    most = min(_MAX_ROWS, 4 * most) if found == count else max(_FEW_ALIKE, found)
-                    place += found * length
+                    offset += len(rows.steps) * length
+                    most = min(_MAX_ROWS, 4 * most) if len(rows.steps) == count else max(_FEW_ALIKE, len(rows.steps))
                     continue
-            if tags:
-                values = np.array([[value.simple_value] for value in event.summary.value], dtype=np.float32)
-                yield ScalarRows(tags, np.array([event.step]), np.array([event.wall_time]), values)
-            place = end
-        if not place and begin + len(data) >= size:
-            raise ValueError(begin)
-        begin, wanted = begin + place, _READ_BYTES if place else 2 * wanted
-
-
-def _end_of_record(data: bytes, place: int, begin: int) -> int:
-    """Return where the record at `place` ends, or 0 if it does not end in `data`, which begins at byte `begin`.
-
-    Raise ValueError if a checksum is wrong.
-    """
-    if place + HEADER > len(data):
-        return 0
-    length = int.from_bytes(data[place : place + 8], "little")
-    end = place + HEADER + length + FOOTER
-    checked = data[place + HEADER : end - FOOTER]
-    is_whole = end <= len(data)
-    if data[place : place + HEADER] != header(length) or (
-        is_whole and data[end - FOOTER : end] != struct.pack("<I", masked_crc32c(checked))
-    ):
-        raise ValueError(begin + place)
-    return end if is_whole else 0
+            values = np.array([[value.simple_value] for value in event.summary.value], dtype=np.float32)
+            yield ScalarRows(tags, np.array([event.step]), np.array([event.wall_time]), values)
+        offset += length
 
 
 # Texts, images and hyperparameters
@@ -567,12 +542,12 @@ _TEXT = _field(1, _field(1, b"text"))
 _IMAGES = _field(1, _field(1, b"images"))
 
 
-def parse_event(data: bytes) -> Any:
-    """Return the Event in the data of a record. Raise ValueError for anything else."""
+def parse_event(data: bytes, offset: int) -> Any:
+    """Return the Event in the data of the record at byte `offset`. Raise ValueError, with `offset`, if it is none."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # published without types
     from tensorboard.compat.proto import event_pb2
 
     try:
         return event_pb2.Event.FromString(data)
     except DecodeError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(offset) from error

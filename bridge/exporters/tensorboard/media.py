@@ -138,7 +138,7 @@ def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[st
     places: dict[tuple[str, int], tuple[int, int]] = {}
     captions: dict[tuple[str, int], tuple[int, str]] = {}  # by logged tag and index: step, text
     for offset, data in events.read_records(file, begin, end):
-        message = events.parse_event(data)
+        message = events.parse_event(data, offset)
         value = message.summary.value[0]
         key = (free_tag(value.tag, metrics, "image" if _is_image(value) else "text"), message.step)
         places.pop(key, None)
@@ -150,7 +150,7 @@ def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[st
     for (tag, step), (offset, length) in sorted(places.items(), key=lambda place: place[0][1]):
         file.seek(offset)
         record = file.read(events.HEADER + length + events.FOOTER)
-        message = events.parse_event(record[events.HEADER : events.HEADER + length])
+        message = events.parse_event(record[events.HEADER : events.HEADER + length], offset)
         value = message.summary.value[0]
         logged = parse_image_tag(value.tag) if _is_image(value) and tag not in described else None
         description = captions[logged][1] if logged in captions else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge.errors import TargetRefusedError
 from bridge.exporters.contract import TargetContent, TargetMedia
-from bridge.exporters.tensorboard.events import FOOTER, HEADER, parse_event, read_scalars
+from bridge.exporters.tensorboard.events import parse_event, read_records, read_scalars
 from bridge.exporters.tensorboard.facts import (
     HPARAMS_TAG,
     NOTES_TAG,
@@ -22,11 +23,12 @@ from bridge.exporters.tensorboard.state import FolderState, read_state
 from bridge.model import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from bridge.exporters.tensorboard.events import ScalarRows
     from bridge.model import Run, Scalar
 
 
@@ -43,29 +45,20 @@ def read_content(folder: Path, run: Run, *, only: Collection[str] | None = None)
     reader = ContentReader(state, only)
     for kind, record in state.files.items():
         path = folder / record.name
-        if not path.is_file():
-            raise TargetRefusedError(f"{path} is missing.", hint="The next export of this run writes it again.")
-        if kind == "scalars":
-            reader.add_scalars(path)
-            continue
-        for event in _read_events(path):
-            reader.add(event)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if kind == "scalars":
+                    reader.add_scalars(read_scalars(file, size))
+                else:
+                    for offset, data in read_records(file, 0, size):
+                        reader.add(parse_event(data, offset))
+        except FileNotFoundError as error:
+            hint = "The next export of this run writes it again."
+            raise TargetRefusedError(f"{path} is missing.", hint=hint) from error
+        except ValueError as error:
+            raise _damaged(path, error.args[0]) from error
     return reader.content(run)
-
-
-def _read_events(path: Path) -> Iterator[Any]:
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-
-    read = 0
-    try:
-        for data in RawEventFileLoader(str(path)).Load():
-            read += HEADER + len(data) + FOOTER
-            yield parse_event(data)
-    except ValueError as error:
-        raise _damaged(path, read) from error
-    # The loader takes a wrong checksum for a record that is still being written, and stops without an error.
-    if read != path.stat().st_size:
-        raise _damaged(path, read)
 
 
 def _damaged(path: Path, offset: int) -> TargetRefusedError:
@@ -103,19 +96,15 @@ class ContentReader:
             else:
                 self._add_session(value.metadata.plugin_data.content)
 
-    def add_scalars(self, path: Path) -> None:
-        """Add the points in an event file. Raise TargetRefusedError if it is damaged."""
-        try:
-            with path.open("rb") as file:
-                for rows in read_scalars(file, path.stat().st_size):
-                    for tag, values in zip(rows.tags, rows.values, strict=True):
-                        name = self._state.renamed.get(tag, tag)
-                        self._names.add(name)
-                        if self._only is None or name in self._only:
-                            columns = (rows.steps, rows.times, values.astype(np.float64))
-                            self._points.setdefault(name, []).append(columns)
-        except ValueError as error:
-            raise _damaged(path, error.args[0]) from error
+    def add_scalars(self, found: Iterable[ScalarRows]) -> None:
+        """Add the points of rows."""
+        for rows in found:
+            for tag, values in zip(rows.tags, rows.values, strict=True):
+                name = self._state.renamed.get(tag, tag)
+                self._names.add(name)
+                if self._only is None or name in self._only:
+                    columns = (rows.steps, rows.times, values.astype(np.float64))
+                    self._points.setdefault(name, []).append(columns)
 
     def _add_text(self, event: Any, tag: str, text: str) -> None:
         own = tag.split(" (text)", maxsplit=1)[0]
