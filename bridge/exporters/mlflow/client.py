@@ -629,7 +629,9 @@ class MlflowApi:
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics."""
-        return FoundRun.of(self.call("get_run", run_id))
+        found = self.call("get_run", run_id)
+        self._artifact_uris[run_id] = found.info.artifact_uri
+        return FoundRun.of(found)
 
     def create(self, new: FoundRun) -> FoundRun:
         """Create a run like `new`, whose id MLflow chooses, and return it."""

@@ -62,6 +62,7 @@ class RunReader:
         self._facts = facts_of(run, content, ignores_case=store.ignores_case)
         self._cursor = cursor_of(self._found)
         self._extra: Mapping[str, Any] = self._cursor.extra if self._cursor is not None else {}
+        self._listed: dict[str, frozenset[str]] = {}
         self._names: dict[str, dict[str, str]] = {}
         """The names that were mapped: by kind, from MLflow's name to the run's own."""
 
@@ -166,8 +167,7 @@ class RunReader:
         """Yield the pictures, videos and other files with their digests and captions."""
         table = self._artifact(CAPTIONS_FILE)
         captions = captions_of(table) if table is not None else {}
-        there = {file.path for file in self._store.api.files(self._found.run_id)}
-        for top in sorted({"images", "media"} & there):
+        for top in sorted({"images", "media"} & self._paths("")):
             root = self._store.api.download(self._found.run_id, top, self._folder)
             for file in sorted(path for path in root.rglob("*") if path.is_file()):
                 place = parse_path(f"{top}/{file.relative_to(root).as_posix()}")
@@ -187,7 +187,7 @@ class RunReader:
 
     def _image_mismatches(self) -> Iterator[Mismatch]:
         """Yield pictures without the preview that the grid shows, and the lack of the tag that switches the grid on."""
-        paths = {file.path for file in self._store.api.files(self._found.run_id, "images")}
+        paths = self._paths("images") if "images" in self._paths("") else frozenset()
         full = {path for path in paths if parse_path(path) is not None}
         if full and Tag.IMAGES not in self._found.tags:
             yield Mismatch("media", "media.jsonl", f"tag {Tag.IMAGES}", "any value", None)
@@ -207,7 +207,7 @@ class RunReader:
         add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content, [])
         for name in sorted(upload.paths):
             expected = _digest_of(self._folder / "expected" / name)
-            held = self._store.api.find_artifact(self._found.run_id, name, self._folder)
+            held = self._find(name)
             found = None if held is None else _digest_of(held)
             if found != expected:
                 yield Mismatch(name, name, f"the copy of {name}", expected, found)
@@ -223,8 +223,21 @@ class RunReader:
             yield from (f"params.{name}" for name, key in self._facts.params.keys.items() if key in whole)
 
     def _artifact(self, path: str) -> bytes | None:
-        found = self._store.api.find_artifact(self._found.run_id, path, self._folder)
+        found = self._find(path)
         return None if found is None else found.read_bytes()
+
+    def _find(self, path: str) -> Path | None:
+        """Download an artifact. Return its local path, None if there is no such file."""
+        if path.partition("/")[0] not in self._paths("") or path not in self._paths(path.rpartition("/")[0]):
+            return None
+        return self._store.api.download(self._found.run_id, path, self._folder)
+
+    def _paths(self, folder: str) -> frozenset[str]:
+        """Return the paths of the artifacts directly below `folder`, which is asked for once."""
+        if folder not in self._listed:
+            files = self._store.api.files(self._found.run_id, folder)
+            self._listed[folder] = frozenset(file.path for file in files)
+        return self._listed[folder]
 
 
 def _digest_of(file: Path) -> str:
