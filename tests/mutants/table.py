@@ -134,8 +134,8 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: an edited event file is trusted",
         "bridge/exporters/tensorboard/state.py",
-        "if checksum == record.checksum else None",
-        "if checksum else None",
+        "return checksum == record.checksum",
+        "return bool(checksum)",
         ("tests/exporters/tensorboard/test_damage.py",),
     ),
     Mutant(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridge.errors import NewerFormatError, TargetError, TargetRefusedError
+from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.tensorboard import media
 from bridge.exporters.tensorboard.events import need_tensorboard
@@ -24,7 +24,7 @@ from bridge.exporters.tensorboard.facts import STATUSES, sent_digests, shown_fac
 from bridge.exporters.tensorboard.state import (
     MARKER_NAME,
     STATE_NAME,
-    check_files,
+    find_damage,
     folder_owner,
     leftover_files,
     os_errors,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from bridge.live import LiveRuns
-    from bridge.model import Cursor, Notice, Run
+    from bridge.model import Cursor, Run
     from bridge.options import ContentOptions
 
 SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
@@ -66,7 +66,6 @@ class TensorBoardExporter(Exporter):
         self._logdir = Path(logdir).absolute()
         self._lock_wait = lock_wait
         self._folders: dict[str, RunFolder] = {}
-        self._touched: set[str] = set()
         self._batch = Batch()
 
     @functools.cached_property
@@ -124,21 +123,12 @@ class TensorBoardExporter(Exporter):
         """Return the target of `run`, whose folder need not exist."""
         if run.identity not in self._folders:
             self._find_folders([run])
-        return self._target(run, content, lock_wait=self._lock_wait)
+        group = self._folders[run.identity].path
+        return TensorBoardTarget(str(self._logdir), group, run, content, lock_wait=self._lock_wait, batch=self._batch)
 
     def batch(self) -> contextlib.AbstractContextManager[None]:
         """Let the runs that are applied in the block share the flushes to the disk."""
         return self._batch.opened()
-
-    def finish(self, runs: Sequence[Run], content: ContentOptions) -> Sequence[Notice]:
-        """Remember the mtimes of files that were copied or touched, so that the next export need not read them."""
-        for run in runs:
-            if run.identity in self._touched:
-                # It only saves the next export some reading.
-                with contextlib.suppress(TargetError):
-                    self._target(run, content, lock_wait=0.0).remember_mtimes()
-        self._touched.clear()
-        return ()
 
     @property
     def place(self) -> tuple[str, str]:
@@ -169,15 +159,10 @@ class TensorBoardExporter(Exporter):
     def close(self) -> None:
         """Forget which folder is whose."""
         self._folders.clear()
-        self._touched.clear()
 
     def _find_folders(self, runs: Sequence[Run]) -> None:
         with os_errors(str(self._logdir)):
             self._folders.update(assign_folders(self._logdir, runs))
-
-    def _target(self, run: Run, content: ContentOptions, *, lock_wait: float) -> TensorBoardTarget:
-        group = self._folders[run.identity].path
-        return TensorBoardTarget(str(self._logdir), group, run, content, lock_wait=lock_wait, batch=self._batch)
 
     def _target_state(self, identity: str) -> TargetState:
         folder = f"{self._logdir}/{self._folders[identity].path}"
@@ -192,11 +177,8 @@ class TensorBoardExporter(Exporter):
             return TargetState(exists=True, error=error, extras=extras)
         if state is None and not (MARKER_NAME in names and any(map(parse_event_file_name, names))):
             return TargetState(extras=extras)
-        found, damage = check_files(folder, state, names)
-        if state is None or state.cursor is None or damage:
+        if state is None or state.cursor is None or find_damage(folder, state, names):
             return TargetState(exists=True, extras=extras)
-        if found is not state:
-            self._touched.add(identity)
         cursor = state.cursor
         if leftover_files(folder, state, names):
             # This makes the run stale, so the next export cleans up even if nothing else is new.

@@ -22,7 +22,6 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
-from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
@@ -64,10 +63,6 @@ class FileRecord(msgspec.Struct, frozen=True):
     length: int
     checksum: int = 0
     mtime: int = 0
-
-    def holds_same(self, other: FileRecord | None) -> bool:
-        """Return whether the other file has the same name and content."""
-        return other is not None and replace(other, mtime=self.mtime) == self
 
 
 class FolderState(msgspec.Struct):
@@ -316,37 +311,32 @@ def _syncfs() -> Callable[[int], None] | None:
     return flush
 
 
-def check_files(folder: str, state: FolderState | None, names: Collection[str]) -> tuple[FolderState | None, str]:
-    """Compare the event files in `folder` with `state`. Return the state with their present mtimes, and the damage.
+def find_damage(folder: str, state: FolderState | None, names: Collection[str]) -> str:
+    """Return what is wrong with the event files in `folder`, as a clause for a person; "" if they are as `state` says.
 
-    `names` are the files in `folder`. The damage is a clause for a person, and empty if there is none. If no mtime
-    changed, the returned state is `state` itself.
+    `names` are the files in `folder`.
     """
     if state is None:
-        return None, "its state file is missing or damaged"
+        return "its state file is missing or damaged"
     if state.cursor is None:
-        return state, "its first export was never completed"
-    files: dict[str, FileRecord] = {}
-    for kind, record in state.files.items():
+        return "its first export was never completed"
+    for record in state.files.values():
         try:
-            found = _unchanged_since(folder, record)
-            if found is None:
+            if not _is_unchanged(folder, record):
                 short = os.stat(f"{folder}/{record.name}").st_size < record.length  # noqa: PTH116
-                return state, f"{record.name} was {'cut short' if short else 'edited'}"
-            files[kind] = found
+                return f"{record.name} was {'cut short' if short else 'edited'}"
         except OSError:
-            return state, f"{record.name} is missing or cannot be read"
+            return f"{record.name} is missing or cannot be read"
     for name in sorted(names):
         # It may be all that there is of its kind, so it must not be removed as a left-over.
         parsed = parse_event_file_name(name)
-        if parsed is not None and parsed[0] not in files:
-            return state, f"its state file does not name {name}"
-    same = all(files[kind] is record for kind, record in state.files.items())
-    return (state if same else replace(state, files=files)), ""
+        if parsed is not None and parsed[0] not in state.files:
+            return f"its state file does not name {name}"
+    return ""
 
 
-def _unchanged_since(folder: str, record: FileRecord) -> FileRecord | None:
-    """Return `record` with the file's present mtime, or None if the file does not begin with the recorded bytes.
+def _is_unchanged(folder: str, record: FileRecord) -> bool:
+    """Return whether the file begins with the recorded bytes.
 
     A file of the recorded length and mtime is not read. So a copy counts as unchanged, and an edit is noticed unless
     it also restores the mtime. Raise OSError.
@@ -354,14 +344,14 @@ def _unchanged_since(folder: str, record: FileRecord) -> FileRecord | None:
     path = f"{folder}/{record.name}"
     found = os.stat(path)  # noqa: PTH116 - called for thousands of folders
     if (found.st_size, found.st_mtime_ns) == (record.length, record.mtime):
-        return record
+        return True
     if found.st_size < record.length:
-        return None
+        return False
     checksum = 0
     with open(path, "rb") as file:  # noqa: PTH123
         for chunk in _read_chunks(file, record.length):
             checksum = zlib.crc32(chunk, checksum)
-    return replace(record, mtime=found.st_mtime_ns) if checksum == record.checksum else None
+    return checksum == record.checksum
 
 
 def leftover_files(folder: str, state: FolderState, names: Collection[str]) -> list[str]:

@@ -40,9 +40,9 @@ from bridge.exporters.tensorboard.state import (
     STATE_NAME,
     EventFile,
     FolderState,
-    check_files,
     encode_marker,
     encode_state,
+    find_damage,
     flush_files,
     folder_owner,
     leftover_files,
@@ -128,7 +128,7 @@ class Batch:
 
 
 class _LockedFolder(msgspec.Struct):
-    """A locked folder: its state, its damage as in `check_files`, the names in it, notes for the report.
+    """A locked folder: its state, its damage as `find_damage` says it, the names in it, notes for the report.
 
     `lock` is a descriptor. If it is None, the lock does not end with `_locked`.
     """
@@ -186,12 +186,6 @@ class TensorBoardTarget:
         with self._locked() as held:
             return self._replace(deltas, held) + Applied(notes=held.notes)
 
-    def remember_mtimes(self) -> None:
-        """Write the event files' present mtimes into the state, if their content is unchanged. Raise TargetError."""
-        with self._locked() as held:
-            if held.state is not None and not held.damage:
-                replace_file(f"{self._folder}/{STATE_NAME}", encode_state(held.state))
-
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
         from bridge.exporters.tensorboard.readback import read_content
@@ -211,11 +205,7 @@ class TensorBoardTarget:
             return _position(state.cursor) == _position(delta.before)
         if last is None:
             return False
-        files = self._files or {}
-        is_same = state.files.keys() == files.keys() and all(
-            record.holds_same(files[kind]) for kind, record in state.files.items()
-        )
-        return is_same or (last.after.complete and _position(state.cursor) == _position(last.after))
+        return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
 
     def _replace(self, deltas: Iterable[Delta], held: _LockedFolder) -> Applied:
         """Write everything again. If the old files are damaged, a note says how."""
@@ -278,7 +268,7 @@ class TensorBoardTarget:
                     if has_marker:
                         os.truncate(lock, 0)
                     os.write(lock, encode_marker(self._run.identity))
-                held.state, held.damage = check_files(self._folder, state, held.names)
+                held.state, held.damage = state, find_damage(self._folder, state, held.names)
                 yield held
             finally:
                 if held.lock is not None:
