@@ -110,8 +110,6 @@ class TensorBoardExporter(Exporter):
 
     def fingerprint(self, where: str) -> str | None:
         """Return sizes and times of the files in the run folder `where`."""
-        if fingerprint([where]) is None:  # written by this very export
-            return None
         try:
             names = sorted(os.listdir(where))  # noqa: PTH208 - asked for thousands of folders
         except OSError:
