@@ -118,8 +118,6 @@ class UnchangedRuns(msgspec.Struct):
         # A notice of a run that was written may stand for files that are to be sent again.
         if report.action is not Action.UNCHANGED and (report.action not in WRITTEN or report.notices):
             return None
-        if report.action in WRITTEN and time.time_ns() - self.begun < SETTLED_NS:
-            return None  # its target is too fresh
         seen = self.stamps.get(report.path)
         if seen is None or any(file is not None and file[2] > self.begun - SETTLED_NS for file in seen):
             return None
