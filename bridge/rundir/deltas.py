@@ -387,7 +387,8 @@ class _Pieces:
         else:
             found = list(self._table.rows(piece.layout, piece.start, piece.first, stop=piece.end))
             if sum(rows.digest() for rows in found) % MODULUS != piece.digest:
-                raise RunDirectoryError(f"{self._table.name} changed while it was read.", hint="Export again.")
+                place = f"{self._state.run.path}: {self._table.holder}"
+                raise RunDirectoryError(f"{place} changed while the run was read.", hint="Export again.")
             blocks = [points_of(rows) for rows in found]
         return [self._state.timed(block) for block in blocks if block is not None]
 

@@ -11,7 +11,6 @@ import os
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,22 +133,15 @@ def _points(batch: EventBatch) -> NDArray[np.void]:
     return points
 
 
-@dataclass(slots=True)
-class EventFacts:
-    """What event files say of their run: their order, the first and last wall time if known, the hyperparameters."""
+def read_event_facts(
+    folder: Path, notices: list[Notice]
+) -> tuple[tuple[RunFile, ...], float | None, float | None, dict[str, Scalar]]:
+    """Return the event files in `folder`, their first and last wall time if known, and the hyperparameters.
 
-    files: tuple[RunFile, ...] = ()
-    first: float | None = None
-    last: float | None = None
-    params: dict[str, Scalar] = field(default_factory=dict)
-
-
-def read_event_facts(folder: Path, notices: list[Notice]) -> EventFacts:
-    """Read the event files in `folder`, in the order of their first wall time, then of their names.
-
-    In names, numbers count as numbers. A file that holds no record yet is left out, and so is one that must not be
-    read, which is added to `notices`. The hyperparameters are those of the HPARAMS page in the last file that has some.
-    Of a large file only the beginning is read, and its mtime counts as its last wall time.
+    The files are in the order of their first wall time, then of their names, in which numbers count as numbers. A file
+    that holds no record yet is left out, and so is one that must not be read, which is added to `notices`. The
+    hyperparameters are those of the HPARAMS page in the last file that has some. Of a large file only the beginning is
+    read, and its mtime counts as its last wall time.
     """
     found = []
     times: list[float] = []
@@ -166,12 +158,8 @@ def read_event_facts(folder: Path, notices: list[Notice]) -> EventFacts:
             found.append((parse_time(starts[0]) or 0.0, number, file, params))
             times += [file.mtime_ns / 1e9] if is_large else []
     found.sort(key=lambda item: item[:2])
-    return EventFacts(
-        files=tuple(file for _, _, file, _ in found),
-        first=min(times, default=None),
-        last=max(times, default=None),
-        params=next((params for *_, params in reversed(found) if params), {}),
-    )
+    last_params = next((params for *_, params in reversed(found) if params), {})
+    return tuple(file for _, _, file, _ in found), min(times, default=None), max(times, default=None), last_params
 
 
 # Their rows ---------------------------------------------------------------------------------------------------------
@@ -201,18 +189,15 @@ class EventTable:
         self._digests = [bytes_digest(os.fsencode(name))[:8] for name in names]
         self.size = sum(file.size for file in self._files)
         self.stat = (self.size, max((file.mtime_ns for file in self._files), default=0))
-        self.name = str(folder)
         self.total = 0
         self.session_rows: list[int] = []
         # Deleted files that the cursor covers, and the number of their rows.
         self._deleted = self._missing = 0
         self.is_gone = False
         self._pictures: set[tuple[int, int, RunFile, Picture]] = set()
-        # Parts of files as (file, begin, end, byte at which they begin in the order of rows).
+        # Parts of files as (file, begin, end, byte at which they begin in the order of rows). A part that was read ends
+        # with its last complete record; a torn one behind is left for the next time.
         self._parts: list[tuple[int, int, int, int]] = []
-        # Where the complete records of a part end once they were read, by file and end of the part. A torn record
-        # behind them is left for the next time.
-        self._complete: dict[tuple[int, int], int] = {}
         self._arrange((at, 0, file.size) for at, file in enumerate(self._files))
 
     def _arrange(self, parts: Iterable[tuple[int, int, int]]) -> None:
@@ -237,7 +222,7 @@ class EventTable:
         read = dict.fromkeys(range(len(self._files)), 0)
         for file, begin, end, start in self._parts:
             if start < offset:
-                read[file] = min(self._complete.get((file, end), end), begin + offset - start)
+                read[file] = min(end, begin + offset - start)
         files: dict[str, tuple[int, str]] = {"": (len(read) + self._deleted, f"{self._deleted}")}
         files |= {self._digests[at]: (end, self._witness(at, end)) for at, end in list(read.items())[-_MOST_KEPT:]}
         return {"header": "events", "files": files}
@@ -300,7 +285,7 @@ class EventTable:
 
         number = self._missing if first is None else first
         stop = self.size if stop is None else stop
-        for at, low, high, start in self._parts:
+        for part, (at, low, high, start) in enumerate(self._parts):
             # A byte of the file and its place in the order of rows lie this far apart.
             shift = start - low
             begin, end = max(low, offset - shift), min(high, stop - shift)
@@ -321,7 +306,7 @@ class EventTable:
                         yield rows
                         begin = batch.end
                     if end == high:
-                        self._complete[at, high] = begin
+                        self._parts[part] = at, low, begin, start
             except OSError as error:
                 raise RunDirectoryError(f"{file.path} cannot be read: {error.strerror}.") from error
 

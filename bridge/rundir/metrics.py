@@ -582,11 +582,6 @@ class MetricsTable:
         """Return the size in bytes that the file had when it was opened."""
         return self.stat[0]
 
-    @property
-    def name(self) -> str:
-        """Return the path of the file."""
-        return str(self.file.name)
-
     def marks(self, offset: int, layout: Layout | None) -> dict[str, Any]:
         """Return what a cursor keeps to find byte `offset`, below the header `layout`, again."""
         at = layout.at if layout is not None else 0

@@ -35,7 +35,7 @@ from bridge.files import (
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
 from bridge.rundir.discover import LFS_POINTER, why_no_run
-from bridge.rundir.event_runs import FRESH, EventFacts, read_event_facts
+from bridge.rundir.event_runs import FRESH, read_event_facts
 from bridge.rundir.header import cells_of, first_row, read_layout
 from bridge.rundir.times import Clock
 from logger.sidecar import Sidecar, SidecarError, Summary, decode_document, parse_heartbeat, parse_time
@@ -92,16 +92,16 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
     sidecar = _read_sidecar(real, files, notices)
     stats, summary_rows = _read_statistics(files, notices)
     is_other = bool({"sidecar.json", "metrics.csv"} & files.keys())
-    events = EventFacts() if is_other else read_event_facts(real, notices)
-    time_column = EVENT_TIME if events.files else _time_column(sidecar, files)
+    events, first, last, event_params = ((), None, None, {}) if is_other else read_event_facts(real, notices)
+    time_column = EVENT_TIME if events else _time_column(sidecar, files)
     life = _sign_of_life(real, sidecar, files, time_column, clock or Clock())
-    if events.files:
-        life = _last_event(events, clock or Clock())
+    if events:
+        life = _last_event(events, last, clock or Clock())
         heartbeat_timeout = max(heartbeat_timeout, FRESH)
     status = _status(sidecar.status, alive=life.age < heartbeat_timeout)
     start, start_estimated = _start(real, sidecar, files, life, time_column)
-    if events.first is not None:
-        start, start_estimated = events.first, False
+    if first is not None:
+        start, start_estimated = first, False
     last_alive = start if life.last is None else life.last
     end, end_estimated = _end(status, sidecar, life, start)
     run_id = _bounded("run_id", (sidecar.run_id or real.name).replace("\0", "\ufffd"), notices)
@@ -122,7 +122,7 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         last_alive=last_alive,
         name=_bounded("display_name", clean(name), notices),
         parent=clean(real.parent.name),
-        params=_params(sidecar, files, notices) or events.params,
+        params=_params(sidecar, files, notices) or event_params,
         tags=tuple(dict.fromkeys(sidecar.tags)),
         notes=sidecar.notes,
         archived=sidecar.archived,
@@ -133,8 +133,8 @@ def read_run(path: Path, *, clock: Clock | None = None, heartbeat_timeout: float
         summary_rows=summary_rows,
         time_column=time_column,
         files=files,
-        kind="TensorBoardLogger" if events.files else "RegistryLogger" if "sidecar.json" in files else "CSVLogger",
-        event_files=events.files,
+        kind="TensorBoardLogger" if events else "RegistryLogger" if "sidecar.json" in files else "CSVLogger",
+        event_files=events,
         notices=tuple(notices),
     )
 
@@ -337,16 +337,14 @@ def _sign_of_life(
     return _SignOfLife(sign.st_mtime, clock.age(sign))
 
 
-def _last_event(events: EventFacts, clock: Clock) -> _SignOfLife:
-    """Return the last sign of life of a run that only wrote event files: the time of its last event."""
-    newest = max(events.files, key=lambda file: file.mtime_ns)
+def _last_event(events: Sequence[RunFile], last: float | None, clock: Clock) -> _SignOfLife:
+    """Return the last sign of life of a run that only wrote event files: `last`, the time of its last event."""
+    newest = max(events, key=lambda file: file.mtime_ns)
     try:
         age = clock.age(newest.path.stat())
     except OSError:
         age = float("inf")
-    return _SignOfLife(
-        newest.mtime_ns / 1e9 if events.last is None else events.last, age, stated=events.last is not None
-    )
+    return _SignOfLife(newest.mtime_ns / 1e9 if last is None else last, age, stated=last is not None)
 
 
 def _stat(path: Path | str) -> os.stat_result | None:
