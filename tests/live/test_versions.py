@@ -92,7 +92,11 @@ def answers(address: str) -> dict[str, Any]:
                 for tag in whole["data"].get("tags", [])
                 if tag["key"] not in NOT_COMPARED
             },
-            "points": {key: get("metrics/get-history", run_id=run_id, metric_key=key)["metrics"] for key in last},
+            # Without the number of results MLflow 3.4 gives none.
+            "points": {
+                key: get("metrics/get-history", run_id=run_id, metric_key=key, max_results=1000)["metrics"]
+                for key in last
+            },
             "files": {path: ask(address, "get-artifact", run_id=run_id, path=path) for path in _paths(get, run_id)},
         }
     chart = get("metrics/get-history-bulk-interval", run_ids=list(names), metric_key="loss", max_results=10)

@@ -349,7 +349,7 @@ class LiveStore(AbstractStore):
         series = self._one_series(run_id, metric_key)
         total = len(series.step)
         begin = SearchUtils.parse_start_offset_from_page_token(page_token)
-        end = total if max_results is None else min(total, begin + int(max_results))
+        end = min(total, begin + (max_results or total))  # some versions give 0 for all
         order = np.lexsort((series.step, np.rint(series.time * 1000.0)))
         points = _metrics_at(metric_key, series, order[begin:end])
         return PagedList(points, SearchUtils.create_page_token(end) if end < total else None)
