@@ -472,6 +472,18 @@ def test_only_new_pictures_come_again(run_dir: Path) -> None:
     assert media_of(run_dir) == [("samples", 4, 0, png(1)), ("samples", 12, 0, png(3)), ("samples", 9, 0, png(4))]
 
 
+def test_a_file_before_a_picture_is_a_rebuild(tmp_path: Path) -> None:
+    """If a new file comes before one with a picture, the target is rebuilt, so that it has the picture once."""
+    write_events(tmp_path, 0, [("loss", 0, 1.0, START)])
+    append(write_events(tmp_path, 2, []), picture("samples", 0, START, png(1)))
+    age(tmp_path)
+    first = look(tmp_path, None, replaces=True)
+    assert len(first.media) == 1
+    write_events(tmp_path, 1, [("acc", 0, 1.0, START)])
+    age(tmp_path)
+    assert look(tmp_path, first.after, replaces=True).kind is DeltaKind.CHANGED
+
+
 def test_pictures_that_could_not_be_stored_come_again(run_dir: Path) -> None:
     """A cursor whose media are behind its rows gets all pictures."""
     append(min(run_dir.iterdir()), picture("samples", 4, START + 4, png(1)))
