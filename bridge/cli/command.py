@@ -21,7 +21,7 @@ from bridge.errors import BridgeError, UsageError
 from bridge.options import Config, ContentOptions, fields_of, find_config, load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from bridge.exporters.contract import Exporter
     from bridge.options import Field, TargetOptions
@@ -67,7 +67,7 @@ def command(name: str, *, example: str, exits: tuple[Exit, ...]) -> Callable[[Ca
         params += [param for param in own if not isinstance(param, click.Argument)]
         params += _options_of(Output) if Output in groups.values() else ()
         for param in params:
-            param.envvar = [_variable(param), *_listed(param.envvar)]
+            param.envvar = [_variable(param), *([str(param.envvar)] if param.envvar else [])]
         config = click.Option(
             ["--config"],
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -195,10 +195,6 @@ def _variable(param: click.Parameter) -> str:
     """Return the environment variable of a parameter, named after its longest flag."""
     flag = max((opt for opt in param.opts if opt.startswith("--")), key=len, default=param.name or "")
     return ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
-
-
-def _listed(envvar: str | Sequence[str] | None) -> list[str]:
-    return [envvar] if isinstance(envvar, str) else list(envvar or ())
 
 
 def _load(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
