@@ -182,8 +182,9 @@ class LiveRuns:
                 found[run_id] = before if before is not None and is_same else LiveRun(run_id, record)
             if list(found.items()) != list(self._runs.items()):
                 if not self._runs:
-                    # Else Python looks through all the new records once in the middle of the next request.
+                    # Else Python looks through all the new records again and again in the middle of requests.
                     gc.collect()
+                    gc.freeze()
                 self._runs = found
         finally:
             self._scanned_at = time.monotonic()
