@@ -654,6 +654,16 @@ class MlflowApi:
         except RunGoneError:
             return
 
+    def delete_unfinished(self, run_id: str) -> None:
+        """Delete a rebuild, unless it was finished in the meantime.
+
+        A deleted run does not change any more. So it is looked at afterwards, and comes back if it was finished.
+        """
+        with contextlib.suppress(RunGoneError):
+            self.call("delete_run", run_id)
+            if not self.run(run_id).is_building:
+                self.call("restore_run", run_id)
+
     def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Return the points of one key as columns, sorted by step and time: step, milliseconds, value."""
         import numpy as np

@@ -160,9 +160,10 @@ class MlflowExporter(Exporter):
         """Delete duplicate runs and abandoned rebuilds. Update the sweeps and saved views of runs that have changed."""
         for candidates in self._at_start.values():
             if candidates.target is not None:
-                for extra in (*candidates.extras, *candidates.abandoned):
-                    why = {} if extra.superseded else {Tag.DUPLICATE_OF: candidates.target.run_id}
-                    self._store.runs.soft_delete(extra.run_id, why)
+                for extra in candidates.extras:
+                    self._store.runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: candidates.target.run_id})
+                for unfinished in candidates.abandoned:
+                    self._store.runs.delete_unfinished(unfinished.run_id)
         looked_at = [run for run in runs if run.identity in self._at_start]
         if self._store.is_absent or not looked_at:
             return ()

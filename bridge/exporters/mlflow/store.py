@@ -19,10 +19,19 @@ from urllib.parse import unquote, urlsplit
 from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefusedError, UsageError
 from bridge.exporters.contract import TargetState
 from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, hide_credentials
-from bridge.exporters.mlflow.facts import TAG_LIMIT, Tag, UserTags, digest, read_list_tag, storable
+from bridge.exporters.mlflow.facts import (
+    STATUSES,
+    TAG_LIMIT,
+    Tag,
+    UserTags,
+    digest,
+    milliseconds,
+    read_list_tag,
+    storable,
+)
 from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
-from bridge.model import Cursor, Notice, NoticeKind
+from bridge.model import Cursor, Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -161,18 +170,27 @@ class Candidates:
     def among(cls, runs: Iterable[FoundRun]) -> Candidates:
         """Choose the target among the runs of one identity.
 
-        A run that replaced others comes before them. Otherwise the smallest run id wins, so all exports agree.
+        It is the one with the longest chain of replaced runs before it, of equal ones that with the smallest id. This
+        order never changes. So of runs that exports delete in favour of a better one, the best is never deleted.
         """
-        found = sorted(runs, key=lambda run: run.run_id)
-        active = [run for run in found if not run.deleted and not run.superseded]
-        replaced = {run.tags.get(Tag.REPLACES) for run in active}
-        target = next((run for run in active if run.run_id not in replaced), active[0] if active else None)
-        leftover = [run for run in found if not run.deleted and run.superseded and not run.is_building]
-        deleted = next((run for run in found if run.deleted and not run.superseded), None)
+        found = {run.run_id: run for run in sorted(runs, key=lambda run: run.run_id)}
+
+        def replaced(run: FoundRun) -> int:
+            chain: set[str] = set()
+            run_id: str | None = run.run_id
+            while run_id is not None and run_id not in chain:
+                chain.add(run_id)
+                run_id = found[run_id].tags.get(Tag.REPLACES) if run_id in found else None
+            return len(chain)
+
+        active = [run for run in found.values() if not run.deleted and not run.superseded]
+        target = max(active, key=replaced, default=None)
+        leftover = [run for run in found.values() if not run.deleted and run.superseded and not run.is_building]
+        deleted = next((run for run in found.values() if run.deleted and not run.superseded), None)
         return cls(
             target=target,
             extras=tuple(run for run in [*active, *leftover] if run is not target),
-            building=tuple(run for run in found if not run.deleted and run.is_building),
+            building=tuple(run for run in found.values() if not run.deleted and run.is_building),
             deleted=deleted if target is None else None,
         )
 
@@ -198,7 +216,20 @@ class Candidates:
             # The run was created and not filled. If it holds points already, sending them again changes nothing,
             # unless their times were estimated from other anchors.
             return TargetState(exists=bool(cursor.anchors), extras=extras)
-        return TargetState(cursor=cursor, exists=True, edited=user_edits(self.target, cursor), extras=extras)
+        edited = user_edits(self.target, cursor)
+        if cursor is not None and not _is_ended_as_sent(self.target, cursor):
+            cursor = cursor.with_(
+                sent={key: value for key, value in cursor.sent.items() if key not in ("status", "end")}
+            )
+        return TargetState(cursor=cursor, exists=True, edited=edited, extras=extras)
+
+
+def _is_ended_as_sent(run: FoundRun, cursor: Cursor) -> bool:
+    """Return False if a stop, or somebody else, left another status or end than the cursor says."""
+    status, end = cursor.sent.get("status"), cursor.sent.get("end")
+    return (status is None or run.status == STATUSES[Status(status)]) and (
+        not end or run.end == milliseconds(float(end))
+    )
 
 
 def deleted_experiment(experiment: Experiment) -> TargetRefusedError:

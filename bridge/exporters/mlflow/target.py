@@ -240,9 +240,11 @@ class MlflowTarget:
                 runs.soft_delete(replacement, why)
             raise
         self._replace(old, writer)
-        for other in (*candidates.extras, *candidates.building):
-            if other.run_id != replacement:
-                runs.soft_delete(other.run_id, {Tag.DUPLICATE_OF: replacement})
+        for extra in candidates.extras:
+            runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: replacement})
+        for unfinished in candidates.building:
+            if unfinished.run_id != replacement:
+                runs.delete_unfinished(unfinished.run_id)
         return done, writer.found
 
     def _create_replacement(self, experiment: Experiment, old: FoundRun | None) -> str:
@@ -250,9 +252,10 @@ class MlflowTarget:
 
         In a database the id follows from that of `old`. A run that a stopped rebuild left under that id is skipped.
         """
-        replaced = before = None if old is None else old.run_id
+        before = None if old is None else old.run_id
+        tags = {Tag.BUILDING: before or "nothing"} | ({} if before is None else {Tag.REPLACES: before})
         for _ in range(_REPLACEMENT_ATTEMPTS):
-            new = self._new_run(experiment, {Tag.BUILDING: replaced or "nothing"}, before)
+            new = self._new_run(experiment, tags, before)
             try:
                 return self._store.runs.create(new).run_id
             except ConflictError:
@@ -264,18 +267,18 @@ class MlflowTarget:
 
         User edits, user tags and user files move over, and children of `old` become children of the new run.
         """
-        new, runs = writer.found, self._store.runs
-        update = RunUpdate(expected_cursor=new.tags.get(Tag.CURSOR), deleted_tags=[Tag.BUILDING])
+        new, runs, cursor = writer.found, self._store.runs, writer.found.tags.get(Tag.CURSOR)
+        end = RunUpdate(expected_cursor=cursor, deleted_tags=[Tag.BUILDING])
         if old is None or old.deleted:
-            update.tags = {} if old is None else {Tag.REPLACES: old.run_id}
-            runs.write(new.run_id, update)
+            runs.write(new.run_id, end)
             return
-        update.tags = {Tag.REPLACES: old.run_id} | self._carried_tags(old, new)
-        update.deleted_tags += [key for key in edited_tags(old) if key not in old.tags]
+        update = RunUpdate(expected_cursor=cursor, tags=self._carried_tags(old, new))
+        update.deleted_tags = [key for key in edited_tags(old) if key not in old.tags]
         if "name" in user_edits(old, cursor_of(old)) and new.start is not None:
             update.row = RunRow(new.status, old.name, new.start, new.end)
         self._copy_user_files(old.run_id, new.run_id)
         runs.write(new.run_id, update)
+        runs.write(new.run_id, end)  # only now, since from then on it is the target
         runs.soft_delete(old.run_id, {Tag.REPLACED_BY: new.run_id})
         for child in runs.runs_with_tag(Tag.PARENT, [old.run_id], [old.experiment_id]):
             if not child.deleted:

@@ -50,7 +50,7 @@ class ApiRuns(MlflowApi):
     """
 
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
-        """Bring `update` into the run: points, the run's row, params, tags, and the cursor last.
+        """Bring `update` into the run: points, name, params, tags, the cursor, and last a status that ends the run.
 
         `now` is the run if it was read a moment ago. Raise TargetError; RebuildNeededError for a best that cannot be
         corrected.
@@ -70,11 +70,14 @@ class ApiRuns(MlflowApi):
             is_pending = True
         for batch in batches[:-1]:
             self._log(run_id, batch)
-        if update.row is not None:
-            self._set_row(now, update.row)
+        row = update.row
+        if row is not None:
+            self._set_row(now, row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
         self._send_fields(run_id, update, [*(batches[-1] if batches else ()), *bests])
+        if row is not None and row.end is not None and (now.end, now.status) != (row.end, row.status):
+            self.call("set_terminated", run_id, row.status, row.end)
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
             self._delete_tag(run_id, Tag.PENDING)
 
@@ -161,8 +164,7 @@ class ApiRuns(MlflowApi):
         return KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
 
     def _set_row(self, now: FoundRun, row: RunRow) -> None:
-        if row.end is not None and (now.end != row.end or now.status != row.status):
-            self.call("set_terminated", now.run_id, row.status, row.end)
+        """Set what changed of the name, and of a status that does not end the run."""
         changed = {
             "status": row.status if row.end is None and now.status != row.status else None,
             "name": row.name if now.name != row.name else None,

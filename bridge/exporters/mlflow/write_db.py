@@ -407,11 +407,19 @@ class Database:
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
-        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run AND "
+        self._delete(run_id, tags)
+
+    def _delete(self, run_id: str, tags: Mapping[str, str], condition: str = "TRUE") -> None:
+        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run "
+        values = {"now": int(time.time() * 1000), "building": Tag.BUILDING}
         with self._transaction() as tables:
             run = tables.run(run_id)
-            if run.execute(f"{sql}lifecycle_stage = 'active'", [{"now": int(time.time() * 1000)}]):
+            if run.execute(f"{sql} AND lifecycle_stage = 'active' AND {condition}", [values]):
                 run.set_pairs("tags", tags)
+
+    def delete_unfinished(self, run_id: str) -> None:
+        """Delete a rebuild, unless it was finished in the meantime."""
+        self._delete(run_id, {}, "EXISTS (SELECT 1 FROM tags WHERE run_uuid = :run AND key = :building)")
 
     @contextmanager
     def batch(self) -> Iterator[None]:

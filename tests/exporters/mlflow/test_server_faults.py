@@ -11,6 +11,7 @@ from bridge.errors import TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import client
 from bridge.exporters.mlflow.client import Address
+from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import rows_of
 from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, entities_of
 from bridge.exporters.mlflow.write_db import RunUpdate
@@ -18,7 +19,7 @@ from bridge.model import Status
 from bridge.sync.export import Options, export_runs
 from bridge.sync.parallel import Workers
 from bridge.sync.verify import verify_runs
-from tests.exporters.mlflow.by_hand import run_of
+from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import NEW, START_MS, block, same_names, table, wide_block
 from tests.exporters.mlflow.test_database import awkward_points, log_with_client
@@ -161,7 +162,22 @@ def test_answers_that_are_lost(
     assert facts_of(store, store.run()) == facts_of(clean, clean.run())
 
 
-@pytest.mark.parametrize("skip", [0, 5, 8, 12])
+@pytest.mark.parametrize("count", [3, 700])
+def test_the_status_comes_last(faulty_proxy: FaultyProxy, tmp_path: Path, count: int) -> None:
+    """A run that says finished is complete: after a stop it runs with all points, and the next export ends it."""
+    store, folder = Store(faulty_proxy.uri, experiment=tmp_path.name), make_directory(tmp_path / "run", ROWS[:count])
+    faulty_proxy.plan(Fault.STATUS, path="runs/update", times=10_000)
+    assert export_runs([folder], store.exporter()).failed
+    assert (store.run().info.status, len(store.points("loss"))) == ("RUNNING", count)
+    faulty_proxy.heal()
+    (line,) = export_runs([folder], store.exporter()).runs
+    assert (str(line.action), line.reason) == ("changed", "changed: status, end")
+    assert store.run().info.status == "FINISHED"
+    (line,) = export_runs([folder], store.exporter()).runs
+    assert str(line.action) == "unchanged"
+
+
+@pytest.mark.parametrize("skip", [0, 5, 8, 11])
 def test_an_outage_at_any_request(
     faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path, skip: int
 ) -> None:
@@ -200,6 +216,20 @@ def test_several_runs_at_once_over_a_faulty_network(
     checked = verify_runs([tmp_path / "runs"], exporter)
     assert [str(line.verdict) for line in checked.runs] == ["="] * 9
     assert faulty_proxy.seen["experiments/get-by-name"] < 12
+
+
+def test_a_rebuild_is_complete_before_it_counts(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
+    """A rebuild through a server that stops at the last moment has what people did, and names the run it replaces."""
+    store, run = Store(faulty_proxy.uri, experiment=tmp_path.name), run_of()
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+    store.client.set_tag(old, "own", "theirs")
+    faulty_proxy.plan(Fault.STATUS, path="runs/delete-tag", times=10_000)
+    with pytest.raises(TargetUnavailableError):
+        store.rebuild(run, [delta_of(run, ROWS[:1])])
+    faulty_proxy.heal()
+    (new,) = [run for run in store.runs() if run.info.run_id != old]
+    assert (new.data.tags[Tag.BUILDING], new.data.tags[Tag.REPLACES], new.data.tags["own"]) == (old, old, "theirs")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
