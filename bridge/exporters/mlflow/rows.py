@@ -54,12 +54,12 @@ class KeyRows:
 
     def latest(self) -> tuple[LatestValue, bool]:
         """Return MLflow's latest row and whether it is NaN. Of equal rows the first counts, as in log_batch."""
-        left = np.flatnonzero(self.step == self.step.max())
-        for column in (self.timestamp, self.value):
-            if len(left) == 1:
-                break
-            left = left[column[left] == column[left].max()]
-        at = int(left[0])
+        at = len(self) - 1
+        if at and self.step[at] <= self.step[:at].max():
+            left = np.flatnonzero(self.step == self.step.max())
+            for column in (self.timestamp, self.value):
+                left = left[column[left] == column[left].max()]
+            at = int(left[0])
         return LatestValue(int(self.step[at]), int(self.timestamp[at]), float(self.value[at])), bool(self.is_nan[at])
 
     def best(self, sign: int) -> LatestValue | None:
@@ -202,11 +202,9 @@ class SqliteBulk:
         assert driver is not None
         cursor = driver.cursor()
         for key_rows in rows:
-            for is_nan in (False, True):
-                which = key_rows.is_nan if is_nan else ~key_rows.is_nan
-                if not which.any():
-                    continue
-                part = key_rows if which.all() else key_rows.take(which)
+            kinds = (False, True) if key_rows.is_nan.any() else (False,)
+            for is_nan in kinds:
+                part = key_rows if len(kinds) == 1 else key_rows.take(key_rows.is_nan == is_nan)
                 # One flat list of value, timestamp, step, value, ...: a slice of it is a statement's parameters.
                 flat: list[float | int] = [0] * (3 * len(part))
                 flat[0::3], flat[1::3], flat[2::3] = part.value.tolist(), part.timestamp.tolist(), part.step.tolist()

@@ -7,6 +7,7 @@ its runs either in a database that `write_db` knows, or behind MLflow's client (
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -30,7 +31,7 @@ from bridge.exporters.mlflow.facts import (
     storable,
 )
 from bridge.exporters.mlflow.write_api import ApiRuns
-from bridge.exporters.mlflow.write_db import Database, artifact_uri, outdated
+from bridge.exporters.mlflow.write_db import Database, outdated
 from bridge.model import Cursor, Notice, NoticeKind, Status
 
 if TYPE_CHECKING:
@@ -147,6 +148,15 @@ def _artifact_folder(name: str) -> str:
     """Return a folder name for the artifacts of the experiment `name`, safe in any file system and unique."""
     plain = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).strip(".")[:60]
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+@functools.cache
+def _local_folder(location: str) -> Path | None:
+    """Return the local folder of an artifact location, None if it is none."""
+    parts = urlsplit(location)
+    path = unquote(parts.path) if parts.scheme == "file" else parts.path
+    is_local = parts.scheme in ("", "file") and not parts.netloc and path.startswith("/")
+    return Path(path) if is_local else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -352,7 +362,7 @@ class MlflowStore:
     @property
     def is_absent(self) -> bool:
         """Return True for a SQLite file that does not exist yet. Only a write creates it."""
-        return self.api.is_absent
+        return self._runs is None and self.api.is_absent
 
     @property
     def runs(self) -> Database | ApiRuns:
@@ -482,13 +492,8 @@ class MlflowStore:
 
     def artifact_folder(self, experiment: Experiment, run_id: str) -> Path | None:
         """Return the local folder of a run's artifacts, None if they are stored elsewhere or by a server."""
-        if self.address.is_server:
-            return None
-        parts = urlsplit(artifact_uri(experiment.artifacts, run_id))
-        path = unquote(parts.path) if parts.scheme == "file" else parts.path
-        if parts.scheme not in ("", "file") or parts.netloc or not path.startswith("/"):
-            return None
-        return Path(path)
+        folder = None if self.address.is_server else _local_folder(experiment.artifacts)
+        return None if folder is None else folder / run_id / "artifacts"
 
     def _artifact_location(self, name: str) -> str | None:
         """Return where a new experiment keeps its files: beside a SQLite file, else where MLflow decides."""
