@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.exporters.contract import find_exporter
-from bridge.live import LiveRuns
+from bridge.live import LiveOptions, LiveRuns
 from bridge.rundir import discover, read_run
 from bridge.sync.export import Options, export_runs
 from bridge.sync.follow import Following, follow
@@ -173,7 +173,7 @@ def test_a_training_is_followed_while_it_goes_on(tmp_path: Path, monkeypatch: py
             nonlocal live
             if training.poll() is not None:
                 raise KeyboardInterrupt
-            live = live or LiveRuns([runs])
+            live = live or LiveRuns(LiveOptions(roots=[str(runs)]))
             (run,) = live.runs().values()
             shown.append((len(live.series(run)["loss"].step), len(live.media(run))))
             training.stdin.write("\n")
