@@ -58,7 +58,7 @@ def _tensorboard(folder: Path, runs: Path, number: int, *, quick: bool) -> list[
     ours = measure(bridge("export", runs, "--to", "tensorboard", "--logdir", folder / "tb", "-q"), folder)
     theirs = measure([sys.executable, "-W", "ignore", "-c", SUMMARY_WRITER, runs, folder / "script"], folder)
     # The start of either process takes as long as hundreds of runs.
-    promised = {} if quick else {"at_least": 30}
+    promised = {} if quick else {"at_least": 25}
     return [
         row(work, OURS, ours.processor, number, "runs"),
         row(work, "SummaryWriter script", theirs.processor, number, "runs", **promised),
