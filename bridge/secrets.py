@@ -196,7 +196,8 @@ class Redaction:
         walk = _Walk(self)
         try:
             tree = json.loads(data)
-            logged = {key: walk.value(tree[key], "") for key in ("hparams", "tags") if key in tree}
+            # A list of one, since a text in the place of tags is a tag.
+            logged = {key: walk.value([tree[key]], "")[0] for key in ("hparams", "tags") if key in tree}
             others = {key: value for key, value in tree.items() if key not in _PLAIN_FIELDS | logged.keys()}
             masked = tree | walk.value(others, "", commands=True) | logged
         except (ValueError, RecursionError, TypeError, AttributeError, _TooLargeError):
@@ -244,7 +245,7 @@ class _Walk:
                 masked[name] = MASK if is_secret else self.value(item, flat, depth + 1, commands=commands)
             return masked
         if isinstance(value, list):
-            return self.words([self.value(item, key, depth + 1, commands=commands) for item in value])
+            return self.words([self.value(item, key, depth + 1, commands=commands) for item in value], value)
         if not isinstance(value, str):
             return value
         shown = self.text(value, key, depth)
@@ -274,37 +275,43 @@ class _Walk:
         key, rest = tag[: sign.start()].strip().lstrip("-+"), tag[sign.end() :]
         return tag[: sign.end()] + (MASK if self._redaction.matches(key) else self.text(rest, key))
 
-    def words(self, words: Sequence[Any]) -> list[Any]:
+    def words(self, words: Sequence[Any], unmasked: Sequence[Any] = ()) -> list[Any]:
         """Return a list, perhaps of words of a command line, with secrets masked, and the word after a secret option.
 
-        Such an option looks like `--password`.
+        `unmasked` is the list as it was before secrets inside its items were masked.
         """
         shown, is_secret = [], False
-        for word in words:
+        for word, original in zip(words, unmasked or words, strict=True):
             shown.append(MASK if is_secret else self.tag(word) if isinstance(word, str) else word)
-            is_option = isinstance(word, str) and word.startswith("-") and not re.search("[:=]", word)
-            is_secret = is_option and self._redaction.matches(word.lstrip("-"))
+            is_secret = isinstance(original, str) and self._announces_secret(original)
         return shown
+
+    def _announces_secret(self, word: str) -> bool:
+        """Return whether the word after `word` is a secret: `--password`, `password:` or `password=`."""
+        if word.endswith((":", "=")):
+            return self._redaction.matches(re.split(r"[\s:=]", word[:-1])[-1].lstrip("-+"))
+        return word.startswith("-") and not re.search("[:=]", word) and self._redaction.matches(word.lstrip("-"))
 
     def node(self, node: Node, key: str, depth: int = 0) -> Node:
         """Mask the secrets in and below a YAML node in place. Return the node, or the one to put in its place."""
         self._count(key, depth)
         if node.id == "mapping":
-            entries = [(name, value, f"{key}.{name.value}" if key else str(name.value)) for name, value in node.value]
-            node.value = [
-                (
-                    name,
-                    self._scalar(value, MASK) if self._redaction.matches(flat) else self.node(value, flat, depth + 1),
-                )
-                for name, value, flat in entries
-            ]
+            node.value = [(name, self._entry(name, value, key, depth)) for name, value in node.value]
         elif node.id == "sequence":
+            texts = [_text_of(item) for item in node.value]
             items = [self.node(item, key, depth + 1) for item in node.value]
-            shown = self.words([_text_of(item) for item in items])
+            shown = self.words([_text_of(item) for item in items], texts)
             node.value = [self._scalar(item, text) for item, text in zip(items, shown, strict=True)]
         else:
             return self._scalar(node, self.text(node.value, key, depth))
         return node
+
+    def _entry(self, name: Node, value: Node, key: str, depth: int) -> Node:
+        """Return the masked value of one entry of a mapping. Its key may be a list or a mapping, masked in place."""
+        flat = f"{key}.{name.value}" if key else str(name.value)
+        if name.id != "scalar":
+            self.node(name, key, depth + 1)
+        return self._scalar(value, MASK) if self._redaction.matches(flat) else self.node(value, flat, depth + 1)
 
     def _scalar(self, node: Node, text: str | None) -> Node:
         """Return `node` if its text is `text`, else a new scalar."""

@@ -132,6 +132,7 @@ def test_a_tag_is_masked_behind_its_key(tag: str, masked: str) -> None:
         ("t.py --password x " + "y" * 10_000, "***"),
         ('t.py --cfg=\'{"api_key": "x", "lr": 1}\'', 't.py \'--cfg={"api_key": "***", "lr": 1}\''),
         ("t.py -H 'X-Api-Key: x'", "t.py -H X-Api-Key:***"),
+        ("t.py --password: x password= y lr= 1", "t.py --password:*** *** password=*** *** lr= 1"),
         ("t.py --url 'https://h/?a=1&api_key=x'", "t.py --url 'https://h/?a=1&api_key=***'"),
         ("t.py --db postgresql://u:x@host/d", "t.py --db postgresql://***@host/d"),
         ("t.py password notes  'two  blanks'", "t.py password notes  'two  blanks'"),
@@ -161,6 +162,7 @@ block: |
   {"secret": "S3"}
 args: [--api-key, S4, --lr, '1', "x-api-key=S5"]
 odd: "[{'api_key': 'S6', 'lr': nan}]"
+words: ['password:', S11, 'api_key=', S12]
 api-key: S7
 credentials:
   user: S8
@@ -181,12 +183,26 @@ other: {<<: *base, t: !!python/tuple [1, 2]}
         "block": '{"secret": "***"}',
         "args": ["--api-key", "***", "--lr", "1", "x-api-key=***"],
         "odd": "***",
+        "words": ["password:***", "***", "api_key=***", "***"],
         "api-key": "***",
         "credentials": "***",
         "a.b.password": "***",
         "base": {"secret": "***", "n": "1e-3"},
         "other": {"secret": "***", "n": "1e-3", "t": [1, 2]},
     }
+
+
+def test_secrets_in_a_key_of_a_yaml_mapping_are_masked() -> None:
+    """A key of a YAML mapping may be a mapping or a list itself."""
+    copy = REDACTION.yaml_file(b"? {password: S1}\n: x\n? [--api-key, S2]\n: y\n")
+    assert b"S1" not in copy
+    assert b"S2" not in copy
+
+
+def test_a_text_in_the_place_of_a_list_of_tags_is_a_tag() -> None:
+    """A sidecar that somebody wrote by hand may hold one tag as a text."""
+    copy = json.loads(REDACTION.json_file(b'{"tags": "password:S1", "hparams": "secret=S2"}'))
+    assert copy == {"tags": "password:***", "hparams": "secret=***"}
 
 
 def test_a_json_copy_is_masked_in_every_field() -> None:
@@ -199,7 +215,7 @@ def test_a_json_copy_is_masked_in_every_field() -> None:
         "tags": ["passwd:s4", "project:x", {"secret": "s5"}],
         "password": "s6",
         "env": {"WANDB_API_KEY": "s7", "HOME": "/root", "URL": "https://ada:s8@host/"},
-        "argv": ["t.py", "--api-key", "s9", "--lr", "1"],
+        "argv": ["t.py", "--api-key", "s9", "--lr", "1", "password:", "s14"],
         "sessions": [
             {"command": "t.py --auth_token 's 10' --lr 1", "host": "n", "env": {"API_KEY": "s11"}},
             {"slurm": {"job_id": "7", "token_secret": "s12"}},
@@ -214,7 +230,7 @@ def test_a_json_copy_is_masked_in_every_field() -> None:
         "tags": ["passwd:***", "project:x", {"secret": "***"}],
         "password": "***",
         "env": {"WANDB_API_KEY": "***", "HOME": "/root", "URL": "https://***@host/"},
-        "argv": ["t.py", "--api-key", "***", "--lr", "1"],
+        "argv": ["t.py", "--api-key", "***", "--lr", "1", "password:***", "***"],
         "sessions": [
             {"command": "t.py --auth_token *** --lr 1", "host": "n", "env": {"API_KEY": "***"}},
             {"slurm": {"job_id": "7", "token_secret": "***"}},
