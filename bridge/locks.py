@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_HELD = {errno.EAGAIN, errno.EACCES}
+"""What file systems say if somebody else holds the lock: Linux the first, some of other makers the second."""
 _POLL_S = 0.05
 
 
 def open_locked(path: Path | str, *, wait: float = -1) -> tuple[int, bool]:
-    """Open the file `path`, which is created if needed, and lock it until the returned descriptor is closed.
+    """Open the file `path`, which is created if needed, and lock it until `unlock` gets the returned descriptor.
 
     Return False beside it if the file system has no locks: then nothing is locked.
     Wait at most `wait` seconds for another process or thread, without limit if `wait` is negative.
@@ -35,19 +37,29 @@ def open_locked(path: Path | str, *, wait: float = -1) -> tuple[int, bool]:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if wait >= 0 and end <= time.monotonic():
-                    raise TimeoutError(f"{path} is locked.") from None
-                time.sleep(_POLL_S)
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno in _NO_LOCKS:
+                    return descriptor, False
+                if error.errno not in _HELD:
                     raise
-                return descriptor, False
             else:
                 return descriptor, True
+            if wait >= 0 and end <= time.monotonic():
+                raise TimeoutError(f"{path} is locked.")
+            time.sleep(_POLL_S)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def unlock(descriptor: int) -> None:
+    """Free the lock of a descriptor that `open_locked` returned, and close it."""
+    try:
+        # A process that was forked meanwhile has the descriptor too; without this the lock would last as long as it.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -57,7 +69,7 @@ def file_lock(path: Path | str, *, wait: float = -1) -> Iterator[bool]:
     try:
         yield is_held
     finally:
-        os.close(descriptor)
+        unlock(descriptor)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,21 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         process.kill()
         with file_lock(path, wait=60.0) as held:
             assert held
+
+
+def test_a_forked_process_does_not_prolong_a_lock(tmp_path: Path) -> None:
+    """A lock ends with its block, although a process that was forked in the block lives on."""
+    child = 0
+    try:
+        with file_lock(tmp_path / "lock"):
+            child = os.fork()
+            if not child:
+                signal.pause()
+        with file_lock(tmp_path / "lock", wait=0.0) as held:
+            assert held
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_an_error_in_the_block_is_the_callers(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ from bridge.exporters.tensorboard.state import (
     read_state,
     write_all,
 )
-from bridge.locks import open_locked
+from bridge.locks import open_locked, unlock
 from bridge.model import DeltaKind, Notice, NoticeKind
 from logger.files import keep_access, replace_file
 
@@ -124,7 +124,7 @@ class Batch:
             raise
         finally:
             for writer in writers:
-                os.close(writer.lock)
+                unlock(writer.lock)
 
 
 class _LockedFolder(msgspec.Struct):
@@ -272,7 +272,7 @@ class TensorBoardTarget:
                 yield held
             finally:
                 if held.lock is not None:
-                    os.close(held.lock)
+                    unlock(held.lock)
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
