@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logger.files import append_whole, free_beside, no_field_limit, replace_file, set_aside
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
+_PARSED_AT_ONCE = 100
+"""Records; few, because one can have thousands of cells."""
+
 _REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
@@ -288,6 +291,17 @@ def skip_rows(path: Path, limit: int = sys.maxsize) -> Position:
 
 def read_records(path: Path, start: Position = Position()) -> Generator[Record]:  # noqa: B008 - it is immutable
     """Yield the complete lines of `path` from `start` on, none without a header that is CSV."""
+    with contextlib.closing(_parse(path, start)) as records:
+        while True:
+            # Never held by a caller that stops in the middle: threads wait for each other at it.
+            with no_field_limit():
+                part = list(islice(records, _PARSED_AT_ONCE))
+            if not part:
+                return
+            yield from part
+
+
+def _parse(path: Path, start: Position) -> Generator[Record]:
     columns = start.columns
     taken: list[bytes] = []  # the lines of the record that the reader is in
     torn = False
@@ -300,7 +314,7 @@ def read_records(path: Path, start: Position = Position()) -> Generator[Record]:
                 yield (line if columns else line.removeprefix(_BOM)).decode("utf-8", errors="replace")
         torn = True  # if the reader asks for more, its record is not complete
 
-    with path.open("rb") as file, no_field_limit():
+    with path.open("rb") as file:
         file.seek(start.offset)
         reader = csv.reader(lines())
         while True:

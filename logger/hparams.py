@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logger.files import replace_file
-from logger.values import ClassName, Plain, flatten, plain, plain_dict
+from logger.values import ClassName, Plain, flatten, plain, plain_dict, strict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,12 +69,17 @@ class Hparams:
         Keys that collide, in one call or over several, come back with the names they got.
         """
         new = plain_dict(params)
+        held = flatten(self.nested).values
+        # What only the sidecar holds, or holds with another value.
+        kept = {
+            key: value
+            for key, value in self.flat.items()
+            if (key not in held or strict(held[key]) != strict(value))
+            and not any(f"{key}.".startswith(f"{name}.") for name in new)
+        }
         # New objects, no changes in place: a thread may be writing the old ones.
         self.nested = {**self.nested, **new}
         flat = flatten(self.nested)
-        kept = {
-            key: value for key, value in self.flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in new)
-        }
         self.flat = {**flat.values, **kept}
         self.write()
         return flat.renamed

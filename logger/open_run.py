@@ -164,7 +164,8 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     session, new = _add_session(document, settings, rows=metrics.rows)
     if new and (existed or metrics.rows):
         last = "" if step is None else f", the last at step {step}"
-        log_info(f"{run_dir} is resumed: it holds {metrics.rows} rows{last}.")
+        rows = "1 row" if metrics.rows == 1 else f"{metrics.rows:,} rows"
+        log_info(f"{run_dir} is resumed: it holds {rows}{last}.")
         if other is not None:
             warn("another process", other)
     return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, summary, stats, step, session, first=not existed)

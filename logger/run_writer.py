@@ -164,7 +164,7 @@ class RunWriter(SummaryWriterMethods):
         self._retry_at = self._json_at = 0.0
         self._buffer: list[Row] = []
         self._waiting_values = 0
-        self._error: OSError | None = None
+        self._error = ""
         self._write_state(self._snapshot(), refuse=True)
         self._beat(time.monotonic())
         self._timer: BackgroundTimer | None = None
@@ -518,14 +518,15 @@ class RunWriter(SummaryWriterMethods):
         self._json_at = now + (now - began) / _JSON_SHARE
 
     def _refused(self, error: OSError) -> None:
-        self._error = error
+        self._error = str(error)
         self._retry_at = time.monotonic() + _RETRY_AFTER
         self.warn("disk", f"{self.run_dir} cannot be written: {error}. It is kept in memory and tried again.")
 
     def _warn_of_unwritten_rows(self) -> None:
         missing = len(self._buffer) + self.dropped_rows
         if missing:
-            self.warn("unwritten rows", f"{missing:,} rows of {self.run_dir} are not on disk: {self._error}")
+            what = "1 row" if missing == 1 else f"{missing:,} rows"
+            self.warn("unwritten rows", f"{what} of {self.run_dir} could not be written: {self._error}")
 
     def _stop(self) -> None:
         self._stop_timer()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -250,6 +251,20 @@ def test_a_full_disk_takes_all_of_a_write_or_nothing(
     file.append(waiting)
     assert waiting == []
     assert steps(tmp_path) == list(range(600))
+
+
+def test_a_refused_write_stops_no_other_thread(tmp_path: Path, limit_files: Callable[[int | None], None]) -> None:
+    """While one thread keeps the error of a full disk, another one continues the file."""
+    file = metrics_file(tmp_path)
+    file.append(rows(*({"a": float(n)} for n in range(3000))))
+    limit_files(20_000)
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as kept:
+        file.append(rows({"b": 1.0}))
+    limit_files(None)
+    thread = Thread(target=file.resume, daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert (thread.is_alive(), file.rows, kept.value.errno) == (False, 3000, errno.EFBIG)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

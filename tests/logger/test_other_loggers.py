@@ -240,7 +240,7 @@ def test_a_removed_directory_does_not_end_the_loop(tmp_path: Path) -> None:
         run.log_image("i", [np.zeros((2, 2))], 1)
         run.log_hparams({"lr": 1})
         run.tags = ["a"]
-    with pytest.warns(RegistryLoggerWarning, match="1 rows of"):
+    with pytest.warns(RegistryLoggerWarning, match="1 row of"):
         run.finalize("success")
     run.release()
     assert not (tmp_path / "run" / "metrics.csv").exists()
@@ -286,7 +286,7 @@ def test_a_full_disk_in_a_training_is_reported_at_its_end(
     told = [str(warning.message) for warning in caught]
     assert sum("cannot be written" in sentence for sentence in told) == 1
     assert "rows of" in told[-1]
-    assert "are not on disk" in told[-1]
+    assert "could not be written" in told[-1]
     assert sidecar(tmp_path / "run")["status"] == "completed"
     logger.experiment.release()
     assert len(read_rows(tmp_path / "run")) == 8

@@ -56,7 +56,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
         {"step": "5", "a": "3.0", "b": "4.0"},
     ]
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,wall_time,z,a,b"
-    assert said == [f"{tmp_path} is resumed: it holds 1 rows, the last at step 7."]
+    assert said == [f"{tmp_path} is resumed: it holds 1 row, the last at step 7."]
     second.release()
 
 
