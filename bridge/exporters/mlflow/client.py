@@ -657,9 +657,11 @@ class MlflowApi:
     def delete_unfinished(self, run_id: str) -> None:
         """Delete a rebuild, unless it was finished in the meantime.
 
-        A deleted run does not change any more. So it is looked at afterwards, and comes back if it was finished.
+        A deleted run does not change any more. So it is looked at again, and comes back if it was finished just now.
         """
         with contextlib.suppress(RunGoneError):
+            if not self.run(run_id).is_building:
+                return
             self.call("delete_run", run_id)
             if not self.run(run_id).is_building:
                 self.call("restore_run", run_id)

@@ -70,6 +70,9 @@ MEDIA_FILE = "bridge/media.json"
 # ---------------------------------------------------------------------------------------------------------------------
 # Uploads
 
+_LINK_FROM_BYTES = 64 << 20
+"""Files of this size or more are sent without a copy, unless they grow."""
+
 _MOST_REFUSED = 20
 """After so many refused files the store itself is at fault."""
 
@@ -99,16 +102,20 @@ class ArtifactUpload:
         """Add `data` as JSON at `path`."""
         self.add(path, _json_bytes(data))
 
-    def add_file(self, path: str, file: RunFile) -> Notice | None:
-        """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file."""
+    def add_file(self, path: str, file: RunFile, *, grows: bool = False) -> Notice | None:
+        """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file.
+
+        A file that is longer than its request says would spoil the next request, so one that `grows` is copied first.
+        """
         try:
             source = open_file(file)
         except OSError as error:
             return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
         with source, self._local_path(path) as local:
-            # Link to the opened file where the system can: nothing is copied, and a swapped path is not followed.
-            opened = None if file.offset is not None else Path(f"/proc/self/fd/{source.fileno()}")
-            if self._folder is None and opened is not None and opened.exists():
+            # Link to the opened file where the system can, so that a swapped path is not followed.
+            opened = Path(f"/proc/self/fd/{source.fileno()}")
+            is_plain = self._folder is None and file.offset is None and not grows
+            if is_plain and file.size >= _LINK_FROM_BYTES and opened.exists():
                 local.symlink_to(opened)
             else:
                 with local.open("wb") as copy:
@@ -140,9 +147,11 @@ class ArtifactUpload:
                 local.parent.mkdir(parents=True, exist_ok=True)
                 yield local
             return
-        with tempfile.TemporaryDirectory(prefix="bridge-upload-") as temporary:
-            local = Path(temporary) / path.rpartition("/")[2]
-            yield local
+        with contextlib.ExitStack() as stack:
+            with artifact_errors(f"{tempfile.gettempdir()} before it is sent"):
+                temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="bridge-upload-"))
+                local = Path(temporary) / path.rpartition("/")[2]
+                yield local
             self._send(local, path)
 
     def _send(self, local: Path, path: str) -> None:
@@ -150,6 +159,7 @@ class ArtifactUpload:
         try:
             self._api.upload_file(self._run_id, local, path.rpartition("/")[0] or None)
         except TargetRefusedError as error:
+            del self.paths[path]
             is_too_large = "(413)" in error.message or "too large" in error.message.lower()
             self.notices.append(
                 Notice(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
@@ -163,7 +173,7 @@ class ArtifactUpload:
 
         With `is_shared_path` the store is a path that the server must see too, so ask the server whether it does.
         """
-        if self._refused and len(self.notices) == len(self.paths):
+        if self._refused and not self.paths:
             raise self._refused[0]
         if self._api is not None and self.paths and is_shared_path:
             self._api.check_visible(self._run_id, {path.partition("/")[0] for path in self.paths})
@@ -539,7 +549,7 @@ def add_copies(
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
         if name in _UNMASKED:
-            notice = upload.add_file(name, file)
+            notice = upload.add_file(name, file, grows=True)
             notices += [] if notice is None else [notice]
             continue
         if data is None:

@@ -495,6 +495,10 @@ class MlflowStore:
         folder = None if self.address.is_server else _local_folder(experiment.artifacts)
         return None if folder is None else folder / run_id / "artifacts"
 
+    def reaches_files(self, experiment: Experiment) -> bool:
+        """Return False if a server keeps the artifacts, and only its database is given."""
+        return self.address.is_server or not experiment.artifacts.startswith("mlflow-artifacts:")
+
     def _artifact_location(self, name: str) -> str | None:
         """Return where a new experiment keeps its files: beside a SQLite file, else where MLflow decides."""
         file = self.address.sqlite_file

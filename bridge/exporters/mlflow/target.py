@@ -239,7 +239,7 @@ class MlflowTarget:
                 why = {Tag.DUPLICATE_OF: old.run_id if old is not None else "nothing"}
                 runs.soft_delete(replacement, why)
             raise
-        self._replace(old, writer)
+        done += Applied(notices=tuple(self._replace(old, writer)))
         for extra in candidates.extras:
             runs.soft_delete(extra.run_id, {Tag.DUPLICATE_OF: replacement})
         for unfinished in candidates.building:
@@ -262,27 +262,33 @@ class MlflowTarget:
                 before = new.run_id
         raise ConflictError(f"{_REPLACEMENT_ATTEMPTS} rebuilds of {self._run.path} were stopped.", hint="mlflow gc")
 
-    def _replace(self, old: FoundRun | None, writer: DeltaWriter) -> None:
+    def _replace(self, old: FoundRun | None, writer: DeltaWriter) -> list[Notice]:
         """Make the complete run of `writer` the target, and delete `old`.
 
-        User edits, user tags and user files move over, and children of `old` become children of the new run.
+        User edits, user tags and user files move over, and children of `old` become children of the new run. Return
+        notices for files that stay behind.
         """
         new, runs, cursor = writer.found, self._store.runs, writer.found.tags.get(Tag.CURSOR)
         end = RunUpdate(expected_cursor=cursor, deleted_tags=[Tag.BUILDING])
         if old is None or old.deleted:
             runs.write(new.run_id, end)
-            return
+            return []
         update = RunUpdate(expected_cursor=cursor, tags=self._carried_tags(old, new))
         update.deleted_tags = [key for key in edited_tags(old) if key not in old.tags]
         if "name" in user_edits(old, cursor_of(old)) and new.start is not None:
             update.row = RunRow(new.status, old.name, new.start, new.end)
-        self._copy_user_files(old.run_id, new.run_id)
+        if self._store.reaches_files(writer.experiment):
+            notices = self._copy_user_files(old.run_id, new.run_id)
+        else:
+            detail = f"those that people added stay with the deleted run {old.run_id}, since a server keeps them"
+            notices = [Notice(NoticeKind.LEFT_OUT, "artifacts", detail)]
         runs.write(new.run_id, update)
         runs.write(new.run_id, end)  # only now, since from then on it is the target
         runs.soft_delete(old.run_id, {Tag.REPLACED_BY: new.run_id})
         for child in runs.runs_with_tag(Tag.PARENT, [old.run_id], [old.experiment_id]):
             if not child.deleted:
                 runs.set_tags(child.run_id, {Tag.PARENT: new.run_id})
+        return notices
 
     def _carried_tags(self, old: FoundRun, new: FoundRun) -> dict[str, str]:
         """Return the tags of `old` that people set or changed."""
@@ -304,15 +310,15 @@ class MlflowTarget:
             kept[Tag.NOTES] = old.tags.get(Tag.NOTES, "")
         return kept
 
-    def _copy_user_files(self, old: str, new: str) -> None:
-        """Copy the artifacts of `old` that the bridge did not upload."""
+    def _copy_user_files(self, old: str, new: str) -> list[Notice]:
+        """Copy the artifacts of `old` that the bridge did not upload. Return notices for those that are refused."""
         api = self._store.api
         upload = ArtifactUpload(api=api, run_id=new)
         with tempfile.TemporaryDirectory(prefix="bridge-carry-") as folder:
             for path in api.all_files(old):
                 if not is_own_file(path):
                     upload.add(path, api.download(old, path, Path(folder)).read_bytes())
-        upload.finish()
+        return upload.finish()
 
     # Reading back
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.errors import TargetRefusedError
+from bridge.exporters.mlflow.client import Address
+from bridge.exporters.mlflow.media import ArtifactUpload
+from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs
 from tests.deltas import notices_of
+from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.test_rebuild import log_picture
 from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.fixtures.proxy import Fault
-from tests.run_dirs import make_run
+from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.fixtures.mlflow_server import MlflowServer
     from tests.fixtures.proxy import FaultyProxy
 
 ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
@@ -113,6 +120,72 @@ def test_a_database_whose_files_a_server_keeps(store: Store, tmp_path: Path) -> 
     assert (store.run().data.params, len(store.points("loss"))) == ({"f_x_": "1"}, 3)
     (check,) = verify_runs([path], store.exporter()).runs
     assert (str(check.verdict), "files that could not be stored" in check.behind.facts) == ("=", True)
+
+
+def test_a_rebuild_in_a_database_whose_files_a_server_keeps(store: Store) -> None:
+    """The run is rebuilt, and a notice says where files that people added are."""
+    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
+    run = run_of()
+    store.export(run, ROWS)
+    old = store.run().info.run_id
+    done = store.rebuild(run, [delta_of(run, ROWS[:1])])
+    assert any(f"the deleted run {old}" in notice.detail for notice in done.notices)
+    assert (store.run().info.run_id != old, len(store.points("loss"))) == (True, 1)
+
+
+def test_a_file_that_the_store_refuses_is_not_looked_for(store: Store, tmp_path: Path) -> None:
+    """A refused file is a notice. That the server does not list it is no fault of the others."""
+    asked: list[set[str]] = []
+
+    class Api(ApiRuns):
+        """A server that stores nothing below `media`."""
+
+        def upload_file(self, run_id: str, file: Path, folder: str | None) -> None:
+            """Refuse some files."""
+            if folder == "media":
+                raise TargetRefusedError("no", hint="")
+
+        def check_visible(self, run_id: str, names: set[str]) -> None:
+            """Note the names."""
+            asked.append(names)
+
+    upload = ArtifactUpload(api=Api(Address.of(store.uri)), run_id="run")
+    for path in ("media/a", "b"):
+        upload.add(path, b"")
+    assert [notice.what for notice in upload.finish(is_shared_path=True)] == ["media/a"]
+    assert asked == [{"b"}]
+
+
+def test_a_temporary_folder_that_cannot_be_written(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points and facts arrive, and the files follow once there is room again."""
+    store, path = Store(mlflow_server.uri, experiment=f"temporary-{tmp_path.name}"), run_with_picture(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    assert str(line.action) == "new"
+    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
+    check_healed(store, path)
+
+
+def test_a_file_that_grows_while_it_is_sent(
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file arrives as it was, since rows that are logged during its request would spoil the next request."""
+    store, path = Store(mlflow_server.uri, experiment=f"grows-{tmp_path.name}"), run_with_picture(tmp_path)
+    before = (path / "metrics.csv").read_bytes()
+    upload_file = ApiRuns.upload_file
+
+    def grow(self: ApiRuns, run_id: str, file: Path, folder: str | None) -> None:
+        if file.name == "metrics.csv":
+            write_metrics(path, ("step", "loss", "wall_time"), [(3, 0.1, CREATED_S + 3)], append=True)
+        upload_file(self, run_id, file, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ApiRuns, "upload_file", grow)
+        export_runs([path], store.exporter(), OPTIONS)
+    assert store.artifact("metrics.csv") == before
 
 
 def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:

@@ -224,6 +224,21 @@ def test_what_people_edit_stays_and_is_named(store: Store) -> None:
     assert store.stale(changed) == []
 
 
+def test_status_and_end_are_no_edits(any_store: Store) -> None:
+    """MLflow's pages cannot edit status and end. Where a program did, the next export says again how the run ended."""
+    run = run_of()
+    any_store.export(run, ROWS)
+    before = any_store.run().info
+    any_store.client.set_terminated(before.run_id, "FAILED", before.end_time + 5)
+    known = any_store.known(run)
+    assert known.cursor is not None
+    assert (known.edited, {"status", "end"} & known.cursor.sent.keys()) == ((), set())
+    any_store.export(run)
+    after = any_store.run().info
+    assert (after.status, after.end_time) == ("FINISHED", before.end_time)
+    assert any_store.stale(run) == []
+
+
 def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
     """A deleted run is no target and stays deleted until a rebuild."""
     run = run_of()

@@ -232,6 +232,15 @@ def test_a_rebuild_is_complete_before_it_counts(faulty_proxy: FaultyProxy, tmp_p
     assert (new.data.tags[Tag.BUILDING], new.data.tags[Tag.REPLACES], new.data.tags["own"]) == (old, old, "theirs")
 
 
+def test_a_finished_rebuild_is_not_deleted_for_a_moment(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
+    """A stop between deleting and restoring it would leave the run deleted for good."""
+    store = Store(faulty_proxy.uri, experiment=tmp_path.name)
+    store.export(run_of(), ROWS)
+    before = faulty_proxy.seen["runs/delete"]
+    ApiRuns(Address.of(faulty_proxy.uri)).delete_unfinished(store.run().info.run_id)
+    assert faulty_proxy.seen["runs/delete"] == before
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_stops_at_once(faulty_proxy: FaultyProxy, tmp_path: Path, status: int) -> None:
     """A refusal and a wrong path are not retried, and the error says what to check."""
