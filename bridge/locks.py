@@ -53,7 +53,7 @@ def open_locked(path: Path | str, *, wait: float = -1) -> tuple[int, bool]:
 
 
 def unlock(descriptor: int) -> None:
-    """Free the lock of a descriptor that `open_locked` returned, and close it."""
+    """Release the lock of a descriptor that `open_locked` returned, and close it."""
     try:
         # A process that was forked meanwhile has the descriptor too; without this the lock would last as long as it.
         with contextlib.suppress(OSError):

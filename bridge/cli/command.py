@@ -7,6 +7,7 @@ stands for all options of the group, `runs` stands for the argument RUNS, and `o
 from __future__ import annotations
 
 import functools
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
@@ -162,7 +163,7 @@ def _click_type(item: Field) -> Any:
         return rename_pair if item.is_list else (click.IntRange(min=1), str)
     types = {
         int: click.IntRange(min=item.option.least, max=item.option.most),  # type: ignore[arg-type]  # whole numbers
-        float: click.FloatRange(min=item.option.least),
+        float: Seconds(min=item.option.least),
         Path: click.Path(file_okay=False, path_type=Path) if item.name == "logdir" else File(),
     }
     return types.get(item.item, str)
@@ -179,6 +180,17 @@ class File(click.Path):
         if str(value) == "-" and param is not None and param.name != "csv":
             self.fail("'-' is not the name of a file.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A span of time in seconds. NaN is refused, since it compares with nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of seconds."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def rename_pair(value: Any) -> tuple[str, str]:

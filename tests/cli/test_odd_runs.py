@@ -67,10 +67,18 @@ def test_every_command_does_the_other_runs(line: str) -> None:
     assert CliRunner().invoke(bridge, line).exit_code == 0
 
 
-def test_a_span_of_time_in_the_future() -> None:
-    """A --since that is in the future is wrong usage."""
-    result = CliRunner().invoke(bridge, "ls runs --since=-3d")
-    assert (result.exit_code, "--since: '-3d' is in the future." in result.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ls runs --heartbeat-timeout nan", "'nan' is not a number of seconds."),
+        ("export runs --to tensorboard --follow --interval nan", "'nan' is not a number of seconds."),
+        ("ls runs --since=-3d", "--since: '-3d' is in the future."),
+    ],
+)
+def test_spans_of_time_that_are_none(line: str, said: str) -> None:
+    """A duration of NaN is wrong usage, because it compares with nothing. So is a --since in the future."""
+    result = CliRunner().invoke(bridge, line)
+    assert (result.exit_code, said in result.stderr) == (2, True)
 
 
 def test_no_place_for_caches() -> None:
