@@ -227,8 +227,14 @@ class ContentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def kept(cls, differences: Mapping[str, Any]) -> Self:
-        """Return the options that a cursor keeps as `differences`. Unknown names are ignored."""
-        return msgspec.convert(dict(differences), cls)
+        """Return the options that a cursor keeps as `differences`. Unknown names are ignored.
+
+        Return the defaults if a value is none that such an option can have: then the target is rebuilt.
+        """
+        try:
+            return msgspec.convert(dict(differences), cls)
+        except msgspec.ValidationError:
+            return cls()
 
     def differences(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values; a cursor keeps these."""

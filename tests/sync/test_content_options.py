@@ -43,6 +43,19 @@ def test_an_option_that_is_not_given_is_kept(tmp_path: Path) -> None:
     assert export(run, exporter, rebuild=True) == ("rebuild", ["loss"])
 
 
+def test_options_of_a_target_that_make_no_sense_are_replaced(tmp_path: Path) -> None:
+    """A cursor whose options have values of a wrong type leads to a rebuild of that run, and stops no other."""
+    runs = [make_run(tmp_path / "runs" / name, ROWS) for name in "ab"]
+    exporter = MemoryExporter()
+    export_runs(runs, exporter)
+    box = exporter.box("uid-a")
+    assert box is not None
+    assert box.cursor is not None
+    box.cursor = json.dumps(json.loads(box.cursor) | {"content": {"metrics": 5}})
+    exporter.put(box)
+    assert [line.action for line in export_runs(runs, exporter).runs] == ["rebuild", "unchanged"]
+
+
 def test_an_option_that_is_given_replaces_that_one_alone(tmp_path: Path) -> None:
     """Only the given option changes."""
     run = make_run(tmp_path / "runs" / "a", [{**row, "lr": 0.1} for row in ROWS])

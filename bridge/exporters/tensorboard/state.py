@@ -226,6 +226,7 @@ class EventFile:
         self._close()
         if self._open_path != self.path:
             os.replace(self._open_path, self.path)  # noqa: PTH105 - called for thousands of files
+            self._open_path = self.path
         return FileRecord(self._name, self._length, self._checksum, mtime)
 
     def abandon(self) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import TargetRefusedError, TargetUnavailableError
-from bridge.exporters.tensorboard import TensorBoardExporter
+from bridge.exporters.tensorboard import TensorBoardExporter, target
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import content
 from tests.fixtures.permissions import unprivileged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SHAPE = ContentOptions()
 PROJECT = Path(__file__).parents[3]
@@ -122,6 +122,20 @@ def test_a_full_disk(tmp_path: Path, room: int) -> None:
     clean = TensorBoardExporter(tmp_path / "clean").open(run, SHAPE)
     clean.apply(make_delta(run, [make_block(list(range(1000)), {"loss": [1.0] * 1000})]))
     assert content(tmp_path / "logs" / "abc") == content(tmp_path / "clean" / "abc")
+
+
+def test_a_full_disk_that_only_a_flush_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failed export wrote is removed, a large file too, also if the failure comes as late as the flush."""
+    run = make_model_run(Path("/runs/abc"))
+    delta = make_delta(run, [make_block(list(range(9000)), {"loss": [1.0] * 9000})])
+
+    def refuse(paths: Sequence[str]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(target, "flush_files", refuse)
+    with pytest.raises(TargetRefusedError, match="No space left"):
+        TensorBoardExporter(tmp_path).open(run, SHAPE).apply(delta)
+    assert [path.name for path in tmp_path.glob("*/*")] == [".bridge-target"]
 
 
 def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) -> None:
