@@ -71,7 +71,7 @@ MEDIA_FILE = "bridge/media.json"
 # Uploads
 
 _LINK_FROM_BYTES = 64 << 20
-"""Files of this size or more are sent without a copy, unless they grow."""
+"""Files of this size or more are sent without a copy, unless they grow row by row."""
 
 _MOST_REFUSED = 20
 """After so many refused files the store itself is at fault."""
@@ -102,10 +102,10 @@ class ArtifactUpload:
         """Add `data` as JSON at `path`."""
         self.add(path, _json_bytes(data))
 
-    def add_file(self, path: str, file: RunFile, *, grows: bool = False) -> Notice | None:
+    def add_file(self, path: str, file: RunFile) -> Notice | None:
         """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file.
 
-        A file that is longer than its request says would spoil the next request, so one that `grows` is copied first.
+        A file that is longer than its request says would spoil the next request, so files of rows are copied first.
         """
         try:
             source = open_file(file)
@@ -114,7 +114,7 @@ class ArtifactUpload:
         with source, self._local_path(path) as local:
             # Link to the opened file where the system can, so that a swapped path is not followed.
             opened = Path(f"/proc/self/fd/{source.fileno()}")
-            is_plain = self._folder is None and file.offset is None and not grows
+            is_plain = self._folder is None and file.offset is None and path not in _UNMASKED
             if is_plain and file.size >= _LINK_FROM_BYTES and opened.exists():
                 local.symlink_to(opened)
             else:
@@ -549,7 +549,7 @@ def add_copies(
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
         if name in _UNMASKED:
-            notice = upload.add_file(name, file, grows=True)
+            notice = upload.add_file(name, file)
             notices += [] if notice is None else [notice]
             continue
         if data is None:
