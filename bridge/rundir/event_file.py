@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from bridge.model import Scalar
 
 PORTION = 1 << 18
-"""Bytes that are decoded at once. If each record in them has its own tag, the table of the rows takes 100 MB."""
+"""Bytes that are decoded at once; fewer if the points have too many tags."""
+
+_MOST_CELLS = 1 << 22
+"""Points of a portion times its tags. The table of its rows has as many cells, of nine bytes each."""
 
 LARGEST_RECORD = 32 << 20
 """Records above this are passed over unread. A picture of a training is smaller."""
@@ -77,10 +80,10 @@ class EventBatch:
 
 def read_events(file: BinaryIO, begin: int, end: int) -> Iterator[EventBatch]:
     """Yield the complete records from byte `begin` up to byte `end`. A record that is cut off is not there yet."""
-    offset = begin
+    offset, portion = begin, PORTION
     while offset + _HEAD + _FOOT <= end:
         file.seek(offset)
-        data = file.read(min(PORTION, end - offset))
+        data = file.read(min(portion, end - offset))
         if len(data) < _HEAD + _FOOT:
             return
         size = _LENGTH(data)[0] + _HEAD + _FOOT
@@ -90,6 +93,9 @@ def read_events(file: BinaryIO, begin: int, end: int) -> Iterator[EventBatch]:
             if not used:
                 return
             batch = _decode(data[:used], starts, offset)
+            if len(batch.points) * len(batch.tags) > _MOST_CELLS and len(starts) > 1:
+                portion //= 2
+                continue
         elif size <= end - offset:
             batch = _decode(b"", [], offset + size)
             batch.others["large values"] = 1

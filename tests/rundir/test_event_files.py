@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -157,6 +158,14 @@ def test_several_values_in_one_event_stay_together(tmp_path: Path) -> None:
         seen += [name for block in delta.blocks for name in block.names]
         cursor = delta.after
     assert (sorted(seen), cursor.rows) == (["a", "b", "c"], 2)
+
+
+def test_many_tags_make_no_large_table() -> None:
+    """If each record has its own tag, fewer records are decoded at once, and no point is lost."""
+    data = b"".join(record(scalar(f"{number:x}", number, number, START)) for number in range(6000))
+    batches = list(read_events(io.BytesIO(data), 0, len(data)))
+    assert max(len(batch.points) * len(batch.tags) for batch in batches) < 5_000_000
+    assert [batch.tags[point["tag"]] for batch in batches for point in batch.points] == [f"{n:x}" for n in range(6000)]
 
 
 def test_a_large_picture_is_passed_over(tmp_path: Path) -> None:
