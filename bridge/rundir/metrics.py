@@ -375,8 +375,8 @@ def _conversion(layout: Layout, only: frozenset[str] | None) -> Any:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    wanted = [place for name, (place,) in layout.metrics.items() if only is None or name in only]
-    types = {str(place): pa.float64() for place in wanted}
+    wanted = [places for name, places in layout.metrics.items() if only is None or name in only]
+    types = {str(place): pa.float64() for (place,) in wanted}
     if layout.time is not None:
         types[str(layout.time)] = pa.float64()
     if layout.step is not None:

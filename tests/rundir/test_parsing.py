@@ -142,6 +142,15 @@ def test_both_parsers_and_all_chunks_agree(tmp_path: Path, cells: list[list[str]
     assert digest(whole) == digest(exact) == digest(pieces) == digest(by_pyarrow)
 
 
+def test_one_metric_beside_a_doubled_column(tmp_path: Path) -> None:
+    """A metric is read alone also where another one has two columns."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,acc,acc\n0,0.5,1,2\n")
+    with path.open("rb") as file:
+        (rows,) = MetricsTable(file, None).rows(only=frozenset({"loss"}))
+    assert (rows.names, rows.values.tolist()) == (("loss",), [[0.5]])
+
+
 def test_blank_lines_are_nothing(tmp_path: Path) -> None:
     """A blank line is no row for either parser, although pyarrow takes it for empty cells."""
     for end in ("\n", "\r\n"):
