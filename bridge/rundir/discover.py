@@ -19,6 +19,7 @@ from bridge.rundir.header import read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import BinaryIO
 
     from bridge.rundir.header import Layout
 
@@ -36,6 +37,7 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 _NEVER_ENTERED = frozenset({"mlruns", "mlartifacts"})
 
+_BLANK_BYTES = 1 << 14
 LFS_POINTER = b"version https://git-lfs.github.com/"
 """The beginning of the file that Git leaves in the place of one that was not fetched."""
 
@@ -234,21 +236,25 @@ def _why_no_run(folder: str, files: list[str]) -> str:
         return "" if holds_points(folder, events) else "its event files hold no metric"
     try:
         with open_plain(inside(Path(folder), "metrics.csv").path) as file:
-            problem = _header_problem(read_layout(file, None))
+            found = read_layout(file, None)
+            problem = _no_header(file) if found is None else _header_problem(found[0])
     except Refused as error:
         problem = f"metrics.csv {error}"
     except OSError as error:
         problem = f"metrics.csv cannot be read: {error.strerror}"
     except RunDirectoryError as error:
-        problem = str(error)
+        problem = error.message.removeprefix(f"{folder}{os.sep}").removesuffix(".")
     return problem
 
 
-def _header_problem(found: tuple[Layout, bytes] | None) -> str:
+def _no_header(file: BinaryIO) -> str:
+    file.seek(0)
+    return "metrics.csv ends within its header line" if file.read(_BLANK_BYTES).strip() else "metrics.csv is empty"
+
+
+def _header_problem(layout: Layout) -> str:
     """Return why a metrics.csv with this header is not a logger's, or "" if it is."""
-    if found is None:
-        return "metrics.csv is empty"
-    columns = found[0].columns
+    columns = layout.columns
     if columns[0].startswith(LFS_POINTER.decode()):
         return "metrics.csv is a Git LFS pointer; `git lfs pull` fetches the file"
     is_known = "step" in columns or ("created_at" in columns and "epoch" in columns)

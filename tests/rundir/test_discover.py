@@ -79,6 +79,21 @@ def test_lightnings_own_logs(tmp_path: Path, header: str, reason: str | None) ->
     assert skipped(tmp_path) == [("logs", reason)] * (reason is not None)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "metrics.csv is empty"),
+        ("step,loss", "metrics.csv ends within its header line"),
+        ("step" + ",loss" * 50_000 + "\n", "metrics.csv: the header line has 50,001 columns, more than 50,000"),
+    ],
+)
+def test_headers_that_cannot_be_read(tmp_path: Path, content: str, reason: str) -> None:
+    """A metrics.csv without a header that can be read is named with the true reason."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "metrics.csv").write_text(content)
+    assert skipped(tmp_path) == [("logs", reason)]
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     """A metrics.csv that is a folder, a pipe or a link outside makes no run, and is named."""
     for name in ("folder", "pipe", "link"):
