@@ -189,7 +189,7 @@ def _totals(report: Report) -> str:
     ]
     parts = [(number, words) for number, words in parts if number]
     if not parts:
-        return f"No runs found, {report.seconds:.1f} s"
+        return f"0 runs exported, {report.seconds:.1f} s"
     (number, words), *others = parts
     said = ", ".join([f"{counted(number, 'run')} {words}", *(f"{number:,} {words}" for number, words in others)])
     sent = f": {sizes(totals.points, totals.media)}" if totals.points or totals.media else ""

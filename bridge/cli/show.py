@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ def find_run(run: str, runs: Sequence[Path], cache: CacheOptions, out: Output) -
     ):
         if found:
             return _only(run, found, ())
-    raise UsageError(f"No run {run!r} in {', '.join(map(str, runs))}.", hint="bridge ls lists the runs.")
+    near = get_close_matches(run, {name for record in records for name in (record.run_id, record.name)}, n=1)
+    suggested = f"Did you mean {near[0]}? " if near else ""
+    raise UsageError(f"No run {run!r} in {', '.join(map(str, runs))}.", hint=f"{suggested}bridge ls lists the runs.")
 
 
 def _only(run: str, found: Sequence[RunRecord], problems: Sequence[tuple[str, str]]) -> RunRecord:

@@ -332,7 +332,8 @@ def gather(
         chosen = [run for run in chosen if not run.event_files or run.path in named]
     if new_identity is not None:
         if len(chosen) != 1:
-            raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint="Give the one run directory.")
+            hint = no_match.text or "Give the one run directory."
+            raise UsageError(f"--as names one run, but {len(chosen)} were chosen.", hint=hint)
         chosen = [replace(chosen[0], identity=new_identity)]
     return Gathered(
         runs=tuple(chosen),
@@ -349,8 +350,9 @@ def _describe_event_runs(runs: Sequence[Run]) -> str:
     if not runs:
         return ""
     logdir = os.path.commonpath([run.path.parent for run in runs])
-    are = f"{counted(len(runs), 'run')} {'is' if len(runs) == 1 else 'are'}"
-    return f"{are} left out, as event files already: see `tensorboard --logdir {logdir}`"
+    are, them = ("is", "it") if len(runs) == 1 else ("are", "them")
+    what = f"{counted(len(runs), 'run')} of event files"
+    return f"{what} {are} left out: `tensorboard --logdir {logdir}` shows {them} already."
 
 
 def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:

@@ -239,6 +239,7 @@ def test_show_as_json() -> None:
 def test_show_what_is_not_there_or_ambiguous(here: Path) -> None:
     """No match, or several, is wrong usage with a hint."""
     assert call("show", "nobody", "runs")[0] == 2
+    assert "Hint: Did you mean good? " in call("show", "goood", "runs")[2]
     assert call("show", here / "cache", "runs")[0] == 2
     make_run(here / "runs" / "again", run_id="good")
     code, _, err = call("show", "good", "runs")

@@ -125,7 +125,9 @@ def test_tensorboard_reads_them_itself(logs: Path, tmp_path: Path) -> None:
     exporter = find_exporter("tensorboard")(logdir=tmp_path / "tb")
     report = export_runs([logs], exporter)
     assert (report.runs, report.exit_code) == ((), 0)
-    assert report.warnings == (f"2 runs are left out, as event files already: see `tensorboard --logdir {logs}`",)
+    assert report.warnings == (
+        f"2 runs of event files are left out: `tensorboard --logdir {logs}` shows them already.",
+    )
     assert verify_runs([logs], exporter).runs == ()
     report = export_runs([logs / "version_0"], exporter)
     assert [(line.run_id, line.points, line.media) for line in report.runs] == [("version_0", 12, 3)]

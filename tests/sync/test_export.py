@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
+from bridge.errors import UsageError
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action, Report, RunReport
@@ -15,8 +18,6 @@ from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def steps(first: int, last: int, *, metric: str = "loss") -> list[dict[str, object]]:
@@ -62,6 +63,14 @@ def test_a_copy_can_be_exported_under_a_new_identity(tmp_path: Path) -> None:
     assert [(line.identity, str(line.action)) for line in report.runs] == [("other", "new")]
     assert exporter.box("uid-a") is not None
     assert exporter.box("other") is not None
+
+
+def test_a_copy_that_is_archived_is_named(tmp_path: Path) -> None:
+    """`--as` says why no run was chosen."""
+    run = make_run(tmp_path / "a", steps(0, 3), archived=True)
+    with pytest.raises(UsageError) as caught:
+        export_runs([run], MemoryExporter(tmp_path / "boxes"), Options(new_identity="other"))
+    assert caught.value.hint == "The only run is archived; --archived includes archived runs."
 
 
 def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
