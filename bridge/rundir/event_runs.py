@@ -238,7 +238,7 @@ class EventTable:
         first = next((at for at, digest in enumerate(self._digests) if digest in known), None)
         gone = [digest not in self._digests for digest in known]
         is_taken_back = any(gone) and gone == sorted(gone) and not int(deleted)
-        self.is_gone = first is None
+        self.is_gone = first is None and bool(known)
         if first is None or is_taken_back:
             return None
         covered: dict[int, int] = {}  # of each file that the cursor covers, the byte up to which it does

@@ -387,6 +387,20 @@ def test_the_newest_file_that_is_gone_is_a_rebuild(run_dir: Path) -> None:
     assert changed.reason == "found 11 rows in the event files, the target was made of 17"
 
 
+def test_event_files_in_place_of_a_metrics_csv_are_a_rebuild(run_dir: Path) -> None:
+    """A target that was made of a metrics.csv is rebuilt from the event files if that is deleted."""
+    metrics = run_dir / "metrics.csv"
+    metrics.write_text("step,loss\n0,1\n")
+    age(run_dir)
+    first = look(run_dir, None, replaces=True)
+    metrics.unlink()
+    after = look(run_dir, first.after, replaces=True)
+    assert (after.kind, after.reason) == (
+        DeltaKind.CHANGED,
+        "the event files: the content of the first 1 row has changed",
+    )
+
+
 def test_a_file_that_must_not_be_read_is_named(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A link that leads out is no part of the run, and no reason to say nothing."""
     oldest, newest = sorted(run_dir.iterdir())
