@@ -11,6 +11,7 @@ Nothing is written but the registry's cache.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import math
@@ -18,7 +19,6 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,8 +28,8 @@ import numpy as np
 from bridge.errors import RunDirectoryError, UsageError
 from bridge.model import DeltaKind, Series
 from bridge.options import ContentOptions, SelectionOptions
-from bridge.registry import open_registry
-from bridge.rundir import Clock, ReadOptions, media_stamp, read_delta, read_media, read_run, read_whole
+from bridge.registry import look_at_each, open_registry
+from bridge.rundir import Clock, ReadOptions, media_stamp, read_delta, read_media, read_run, read_small, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,8 +44,6 @@ SERIES_BYTES = 256 * 2**20
 
 _PART_BYTES = 600
 """What a series takes in memory beside its points."""
-
-_LOOKERS = 16
 
 READ_SECONDS = 5.0
 """How long a table reads points for one request. The rows behind show the last values that the records hold."""
@@ -137,6 +135,7 @@ class LiveRuns:
         self._scan_done.set()
         self._lock = threading.Lock()
         self._series: OrderedDict[str, RunSeries] = OrderedDict()
+        self._series_bytes = 0
         self._media: dict[str, tuple[object, tuple[MediaEvent, ...]]] = {}
 
     # Records
@@ -198,6 +197,14 @@ class LiveRuns:
         path, timeout = Path(live.record.run_dir), self.options.heartbeat_timeout
         return live.keep("run", lambda: read_run(path, clock=self._clock, heartbeat_timeout=timeout))
 
+    def facts(self, live: LiveRun) -> Run:
+        """Return the run without its files: as its record says, unless that is not exact or the run was read."""
+        if not live.record.exact:
+            with contextlib.suppress(RunDirectoryError):  # it is gone, and the next scan will notice
+                return self.run(live)
+        read: Run | None = live.kept.get("run")
+        return read or live.record.to_run()
+
     def metrics(self, live: LiveRun) -> list[str]:
         """Return the names of the run's metrics that are shown. Read its points only if the record names none."""
         names = dict.fromkeys((*live.record.stats, *live.record.summary)) or self.series(live)
@@ -213,19 +220,21 @@ class LiveRuns:
             self._series.move_to_end(live.id)
         before = kept.bytes
         try:
-            found = kept.look(self.run(live), self.stamp(live))
+            found = kept.look(self.stamp(live), self.facts(live), lambda: self.run(live))
         except RunDirectoryError:
             return {}
         with self._lock:
-            excess = 0 if kept.bytes == before else sum(one.bytes for one in self._series.values()) - SERIES_BYTES
-            while excess > 0 and len(self._series) > 1:
-                excess -= self._series.popitem(last=False)[1].bytes
+            self._series_bytes += kept.bytes - before
+            while self._series_bytes > SERIES_BYTES and len(self._series) > 1:
+                self._series_bytes -= self._series.popitem(last=False)[1].bytes
         return found
 
     def stamp(self, live: LiveRun) -> tuple[tuple[int, int], ...]:
         """Return size and mtime of the files with the run's points; nothing if there are none, or they are gone."""
+        is_csv = live.record.kind != "TensorBoardLogger"
         try:
-            found = [os.stat(file.path) for file in self.run(live).row_files]  # noqa: PTH116 - called at every request
+            files = [f"{live.record.run_dir}/metrics.csv"] if is_csv else [f.path for f in self.run(live).row_files]
+            found = [os.stat(file) for file in files]  # noqa: PTH116 - called at every request
         except (OSError, RunDirectoryError):
             return ()
         return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)
@@ -245,14 +254,8 @@ class LiveRuns:
         return kept[1]
 
     def map(self, look: Callable[[LiveRun], T], runs: Sequence[LiveRun]) -> list[T]:
-        """Return what `look` gives for each run.
-
-        On a network file system each look takes milliseconds, so _LOOKERS threads share them.
-        """
-        parts = [runs[start::_LOOKERS] for start in range(min(_LOOKERS, len(runs)))]
-        with ThreadPoolExecutor(_LOOKERS) as pool:
-            found = list(pool.map(lambda part: list(map(look, part)), parts))
-        return [found[place % _LOOKERS][place // _LOOKERS] for place in range(len(runs))]
+        """Return what `look` gives for each run, several at once where the file system is slow."""
+        return look_at_each(look, runs)
 
 
 def digest_id(text: str) -> str:
@@ -278,13 +281,19 @@ class RunSeries:
         self._parts: dict[str, list[Series]] = {}
         self.bytes = 0
 
-    def look(self, run: Run, stamp: object) -> Mapping[str, Series]:
-        """Return the series as the run's files hold them now, by their `stamp`. Raise RunDirectoryError."""
+    def look(self, stamp: object, facts: Run, read: Callable[[], Run]) -> Mapping[str, Series]:
+        """Return the series as the run's files hold them now, by their `stamp`. Raise RunDirectoryError.
+
+        `facts` are those of the run, `read` returns it with its files.
+        """
         with self._lock:
             if stamp and stamp != self._stamp:
-                if not self._grow(run):
+                small = read_small(facts, self._content)
+                if small is not None or not self._grow(read()):
                     self._parts, self.bytes, self._cursor = {}, 0, None
-                    for delta in read_whole(run, self._content, self._options):
+                    for name, series in (small or {}).items():
+                        self._add_part(name, series)
+                    for delta in read_whole(read(), self._content, self._options) if small is None else ():
                         self._add(delta)
                 self._stamp = stamp
             for name, parts in self._parts.items():
@@ -308,6 +317,8 @@ class RunSeries:
         self._cursor = delta.after
         for block in delta.blocks:
             for name, present, values in zip(block.names, block.present, block.values, strict=True):
-                part = Series(name, block.step[present], block.time[present], values[present])
-                self._parts.setdefault(name, []).append(part)
-                self.bytes += 24 * len(part.step) + _PART_BYTES
+                self._add_part(name, Series(name, block.step[present], block.time[present], values[present]))
+
+    def _add_part(self, name: str, part: Series) -> None:
+        self._parts.setdefault(name, []).append(part)
+        self.bytes += 24 * len(part.step) + _PART_BYTES

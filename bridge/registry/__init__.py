@@ -2,6 +2,6 @@
 
 from bridge.registry.query import Registry, open_registry
 from bridge.registry.record import RunRecord
-from bridge.registry.store import ScanReport
+from bridge.registry.store import ScanReport, look_at_each
 
-__all__ = ["Registry", "RunRecord", "ScanReport", "open_registry"]
+__all__ = ["Registry", "RunRecord", "ScanReport", "look_at_each", "open_registry"]

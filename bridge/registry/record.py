@@ -35,7 +35,7 @@ FIELDS = (
 
 _AS_IN_RUN = (
     "run_id", "identity", "status", "status_word", "kind", "start", "end", "last_alive", "name", "parent", "notes",
-    "archived", "start_estimated",
+    "archived", "start_estimated", "time_column",
 )  # fmt: skip
 """The fields that a record and a `Run` have in common."""
 
@@ -48,6 +48,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     sidecar's mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`,
     `count`, ...). `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
     `covered` says that these cover all rows of metrics.csv; `bridge.registry.store.with_statistics` completes them.
+    `time_column` is that of `bridge.model.Run`, for an ended run only stated by the sidecar. `exact` is false if a
+    whole number was too large to be kept as it is.
     """
 
     run_id: str
@@ -73,6 +75,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     session: dict[str, Any] = {}
     covered: bool = True
     start_estimated: bool = False
+    time_column: str | None = None
+    exact: bool = True
 
     @property
     def alive(self) -> bool:
@@ -123,7 +127,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         except OverflowError:  # a whole number of more than 64 bits
             stats = {name: _storable(of) for name, of in self.stats.items()}
             changes = {"hparams": _storable(self.hparams), "stats": stats, "session": _storable(self.session)}
-            return _encoder.encode(msgspec.structs.replace(record, **changes))
+            return _encoder.encode(msgspec.structs.replace(record, **changes, exact=False))
 
     def with_statistics(self, stats: dict[str, dict[str, Any]]) -> RunRecord:
         """Return the record with statistics that cover all rows of metrics.csv."""
@@ -148,7 +152,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint=self.checkpoint_path,
             summary=self.summary,
             summary_stats=self.stats,
-            time_column="wall_time" if self.sessions else None,  # as RegistryLogger names it
         )
 
     @classmethod
@@ -216,11 +219,12 @@ def iso(seconds: float) -> str:
 
 
 def _newest(sessions: Sequence[SessionEntry]) -> dict[str, Any]:
-    """Return the newest value of each of SESSION_FIELDS that any session has."""
+    """Return the newest value of each of SESSION_FIELDS that any session has, and the greatest `restart_count`."""
     newest: dict[str, Any] = {}
     for session in sessions:
         newest |= {name: value for name in SESSION_FIELDS if (value := getattr(session, name)) not in (None, {})}
-    return newest
+    counts = [session.restart_count for session in sessions if session.restart_count is not None]
+    return newest | ({"restart_count": max(counts)} if counts else {})
 
 
 def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,6 +269,8 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         return None
     if any(found is not None and not stat.S_ISREG(found.st_mode) for found in (heartbeat, metrics)):
         return None
+    if said.time_column not in (None, "wall_time"):  # its default; another may be missing in the header
+        return None
     name = said.display_name or run_name(said.run_id, run_dir)
     longest = max(len(said.run_id), len(name))
     if longest > LONGEST_NAME or "\0" in said.run_id + identity or fitting(shortened(identity)) != identity:
@@ -293,6 +299,7 @@ def read_ended(run_dir: str, sidecar: os.stat_result, summary: os.stat_result | 
         checkpoint_path=said.checkpoint_path,
         sessions=len(said.sessions),
         session=_newest(said.sessions),
+        time_column=said.time_column,
         covered=_covers_all_rows(
             stats.rows,
             None if summary is None else summary.st_mtime_ns,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """The format number of the cache. One of another format is rebuilt."""
 
 LOCK_TIMEOUT_S = 5.0
@@ -60,6 +60,7 @@ _TABLES = (
 )
 
 T = TypeVar("T")
+One = TypeVar("One")
 
 Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
@@ -271,7 +272,7 @@ _SIGNS_OF_LIFE = ("heartbeat", "metrics.csv")
 _CLOCK_TOLERANCE_S = 120.0
 """Seconds by which the clocks of this machine and of the file server may differ."""
 
-_SAMPLE = 32
+_SAMPLE = 16
 _SLOW_S = 0.003
 """Seconds that a look at one run takes on average where a file system is slow; a local one takes less than a tenth."""
 _AT_ONCE = 16
@@ -370,7 +371,7 @@ def scan(
             return hide_all(f"{type(error).__name__}: {error}"), within
 
     runs = list(walk([root], skipped, is_unchanged))
-    looks = _look_at_each(look, runs)
+    looks = look_at_each(look, runs)
     rows = [found for found, _ in looks if isinstance(found, tuple)]
     problems = [(run_dir, found) for run_dir, (found, _) in zip(runs, looks, strict=True) if isinstance(found, str)]
     skipped += [one for _, within in looks for one in within]
@@ -390,10 +391,10 @@ def scan(
     )
 
 
-def _look_at_each(look: Callable[[str], T], runs: Sequence[str]) -> list[T]:
+def look_at_each(look: Callable[[One], T], runs: Sequence[One]) -> list[T]:
     """Return what `look` finds for each of `runs`, several at once if the first show that the file system is slow."""
     began = time.perf_counter()
-    looks = [look(run_dir) for run_dir in runs[:_SAMPLE]]
+    looks = [look(run) for run in runs[:_SAMPLE]]
     is_slow = time.perf_counter() - began > _SLOW_S * len(looks)
     # Threads wait for a server at once; on a local disk they would only slow each other down.
     with ThreadPoolExecutor(_AT_ONCE) as pool:

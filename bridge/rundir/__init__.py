@@ -14,7 +14,7 @@ from bridge.rundir.times import Clock
 if TYPE_CHECKING:
     from bridge.rundir.deltas import ReadOptions, read_delta, read_whole
     from bridge.rundir.media import media_stamp, read_media
-    from bridge.rundir.series import count_points, read_points, read_summary
+    from bridge.rundir.series import count_points, read_points, read_small, read_summary
 
 __all__ = [
     "Clock",
@@ -26,6 +26,7 @@ __all__ = [
     "read_media",
     "read_points",
     "read_run",
+    "read_small",
     "read_summary",
     "read_whole",
     "runs_within",
@@ -38,6 +39,7 @@ _LATER = {
     "read_media": "media",
     "count_points": "series",
     "read_points": "series",
+    "read_small": "series",
     "read_summary": "series",
     "read_whole": "deltas",
 }

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec.structs import asdict, replace
 
+from bridge.errors import RunDirectoryError
+from bridge.files import open_raw
 from bridge.model import Block, Notice, NoticeKind, Series
 from bridge.options import ContentOptions
 from bridge.rundir.event_runs import read_event_facts
+from bridge.rundir.metrics import MetricsTable
 from bridge.rundir.overlap import counting
 from bridge.rundir.resume import ReadState, open_table
 from logger.sidecar import MetricStats
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
     from bridge.model import Cursor, Run
     from bridge.rundir.metrics import Rows
+
+SMALL_BYTES = 1 << 18
+"""Bytes of a metrics.csv that is read whole within a millisecond or two."""
 
 
 def read_points(
@@ -49,6 +55,33 @@ def read_points(
                 time = block.time[at] if state.estimate is None else np.full(len(at), np.nan)
                 parts.setdefault(name, []).append((block.row[at], block.step[at], time, block.values[metric, at]))
     return {name: _counting(name, columns) for name, columns in parts.items()}, numbers
+
+
+def read_small(run: Run, content: ContentOptions) -> dict[str, Series] | None:
+    """Return the points that `content` asks for by metric if metrics.csv is small, and its steps rise; else None.
+
+    No digests and no cursor are made, so this takes a tenth of the time of `read_whole`. `run` may be of a record.
+    """
+    try:
+        with open_raw(run.path / "metrics.csv") as file:
+            table = MetricsTable(file, run.time_column)
+            if table.layout is None or table.layout.time is None or table.size > SMALL_BYTES:
+                return None
+            parts = list(table.rows())
+    except (OSError, RunDirectoryError):
+        return None
+    block = ReadState.begin(run, content).select(parts[0]) if len(parts) == 1 else None
+    if block is None or not (np.diff(block.step) > 0).all():
+        return None
+    if block.present.all():
+        return {
+            name: Series(name, block.step, block.time, values)
+            for name, values in zip(block.names, block.values, strict=True)
+        }
+    return {
+        name: Series(name, block.step[present], block.time[present], values[present])
+        for name, present, values in zip(block.names, block.present, block.values, strict=True)
+    }
 
 
 def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = None) -> tuple[dict[str, int], int]:

@@ -6,20 +6,22 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bridge.errors import UsageError
+from bridge.exporters.mlflow.facts import facts_of
 from bridge.live import LiveOptions, LiveRuns
 from bridge.live import core as live_core
 from bridge.options import ContentOptions
+from bridge.registry import store
+from bridge.rundir import read_run
 from tests.contract.test_media import log_image, picture
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bridge.live import LiveRun
 
 HEADER = ["loss", "step", "wall_time"]
@@ -140,9 +142,9 @@ def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path, monkeypatch: py
         make_run(tmp_path / "runs" / name, [{"step": step, "loss": 1.0} for step in range(10)])
     live = live_runs(tmp_path / "runs")
     reads: list[str] = []
-    read_whole = live_core.read_whole
+    read_small = live_core.read_small
     monkeypatch.setattr(
-        live_core, "read_whole", lambda run, *more: reads.append(run.path.name) or read_whole(run, *more)
+        live_core, "read_small", lambda run, *more: reads.append(run.path.name) or read_small(run, *more)
     )
     for name in "abcca":
         run = next(run for run in live.runs().values() if run.record.run_id == name)
@@ -154,8 +156,30 @@ def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypat
     """The names of metrics come from the registry, and content options select among them."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0, "acc": 1.0}], summary={"loss": 4.0, "acc": 1.0})
     live = live_runs(tmp_path / "runs", content=ContentOptions(exclude_metrics=("acc",)))
-    monkeypatch.setattr(live_core, "read_whole", None)
+    monkeypatch.setattr(live_core, "read_small", None)
     assert live.metrics(only(live)) == ["loss"]
+
+
+def test_an_ended_run_costs_its_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points and facts of an ordinary ended run take its metrics.csv and its record; the directory is not read."""
+    make_run(tmp_path / "runs" / "a", [*ROW, {"step": 2, "loss": 3.0}], hparams={"lr": 0.1}, sessions=[{"rows": 0}])
+    live = live_runs(tmp_path / "runs")
+    run = only(live)
+    monkeypatch.setattr(live_core, "read_run", None)
+    assert points(live) == [(0, 4.0), (2, 3.0)]
+    assert live.facts(run).params == {"lr": 0.1}
+
+
+def test_the_facts_of_a_record_are_those_of_the_directory(tmp_path: Path) -> None:
+    """A record says what an export shows, also of a requeued run and of numbers that the cache cannot hold."""
+    sessions = [{"user": "ada", "restart_count": 3, "slurm": {"job_id": "1"}}, {"host": "n2", "restart_count": 1}, {}]
+    for name, seed in (("a", 1), ("b", 2**70)):
+        make_run(tmp_path / "runs" / name, ROW, hparams={"seed": seed}, sessions=sessions, tags=["x:1"], notes="n")
+    for _ in range(2):  # read from the directories, then from the cache
+        live = live_runs(tmp_path / "runs")
+        for run in live.runs().values():
+            whole = read_run(Path(run.record.run_dir))
+            assert facts_of(live.facts(run), ContentOptions()) == facts_of(whole, ContentOptions())
 
 
 def test_a_metrics_file_that_comes_later(tmp_path: Path) -> None:
@@ -201,6 +225,8 @@ def test_media_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatc
 
 def test_a_look_at_many_runs_costs_one_call_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file server that answers slowly is asked once for each run, by several threads, and answers keep order."""
+    monkeypatch.setattr(store, "_SAMPLE", 0)
+    monkeypatch.setattr(store, "_SLOW_S", 0.0)
     for number in range(40):
         make_run(tmp_path / "runs" / f"{number:02d}", ROW)
     log_image(tmp_path / "runs" / "07", 0, "a.png", picture(1), caption="first")

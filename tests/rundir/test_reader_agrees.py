@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from bridge.model import Cursor
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, read_points, read_run, read_whole
+from bridge.rundir import ReadOptions, read_points, read_run, read_small, read_whole
 from tests import oracle
 from tests.contract.test_media import picture
 from tests.run_dirs import CREATED_S, make_run, write_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from bridge.model import Delta
+    from bridge.model import Delta, Series
 
 Points: TypeAlias = "dict[str, list[tuple[int, str, str]]]"
 """By metric: step, value and time as text (so that NaN equals NaN and -0.0 is not 0.0), sorted."""
@@ -129,12 +129,27 @@ def test_the_first_rows_alone(lines: list[str], newline: str, rows: int) -> None
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), csv_of(lines, newline))
         series, total = read_points(read_run(path), ContentOptions(), until=Cursor("", "", rows=rows))
-        found = {
-            name: sorted(_rows(one.step.tolist(), one.value.tolist(), one.time.tolist()), key=_step_and_value)
-            for name, one in series.items()
-        }
-        assert_same(found, of_oracle(oracle.read(path, rows=rows)))
+        assert_same(_of_series(series), of_oracle(oracle.read(path, rows=rows)))
         assert total == range(oracle.read(path).rows)
+
+
+def _of_series(series: Mapping[str, Series]) -> Points:
+    return {
+        name: sorted(_rows(one.step.tolist(), one.value.tolist(), one.time.tolist()), key=_step_and_value)
+        for name, one in series.items()
+    }
+
+
+@given(lines=LINES, newline=NEWLINES, cut=st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_the_short_way_of_small_files(lines: list[str], newline: str, cut: int) -> None:
+    """The short reader of small files finds the same points, or leaves the file to the others."""
+    data = csv_of(lines, newline)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), data[: len(data) - cut])
+        small = read_small(read_run(path), ContentOptions())
+        if small is not None:
+            assert_same(_of_series(small), of_oracle(oracle.read(path)))
 
 
 TEXTS = st.sampled_from(["", "a", "x/y", "a b", "größe", "\ud800", "1", "[1]"])

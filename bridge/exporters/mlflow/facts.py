@@ -168,7 +168,7 @@ class RunFacts:
     """The facts of a run as MLflow is to show them.
 
     `user_tags` come from the sidecar's tags, `own_tags` are the bridge's and MLflow's natural ones. `start` and `end`
-    are milliseconds since the epoch; `end` is None while the run is running. `sent` is the part that a cursor keeps.
+    are milliseconds since the epoch; `end` is None while the run is running. `plain_sent` is `sent_facts` of the run.
     `whole_notes` are the notes if `notes` had to be truncated. `unsupported` names what MLflow cannot hold as it is.
     """
 
@@ -180,7 +180,7 @@ class RunFacts:
     status: str
     start: int
     end: int | None
-    sent: Mapping[str, str]
+    plain_sent: Mapping[str, str]
     notices: tuple[Notice, ...]
     whole_notes: str | None
     unsupported: frozenset[str]
@@ -189,6 +189,20 @@ class RunFacts:
     def user(self) -> str:
         """Return the user who trained, as MLflow's column of the run holds it."""
         return self.own_tags.get(Tag.USER, "unknown")
+
+    @property
+    def sent(self) -> dict[str, str]:
+        """Return the part that a cursor keeps. It is made anew each time."""
+        params = self.params
+        lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
+        return {
+            **self.plain_sent,
+            "name": digest(self.name),
+            "notes": digest(self.notes),
+            "tags": digest(json.dumps([sorted(self.user_tags.items()), self.own_tags[Tag.TAGS]])),
+            "bridge tags": digest(json.dumps([sorted(self.own_tags.items()), self.whole_notes or ""])),
+            "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
+        }
 
 
 def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -> RunFacts:
@@ -209,14 +223,6 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
     own[Tag.TAGS] = tags.listed
     name = _name(run, notices)
     whole_notes = run.notes if len(run.notes) > NOTES_LIMIT else None
-    lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
-    sent = sent_facts(run) | {
-        "name": digest(name),
-        "notes": digest(notes),
-        "tags": digest(json.dumps([sorted(tags.values.items()), tags.listed])),
-        "bridge tags": digest(json.dumps([sorted(own.items()), whole_notes or ""])),
-        "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
-    }
     return RunFacts(
         name=name,
         notes=notes,
@@ -226,7 +232,7 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         status=STATUSES[run.status],
         start=milliseconds(run.start),
         end=None if run.end is None else milliseconds(run.end),
-        sent=sent,
+        plain_sent=sent_facts(run),
         notices=tuple(notices),
         whole_notes=whole_notes,
         unsupported=frozenset(unsupported) | (frozenset() if tags.lists_all else {"tags"}),

@@ -525,7 +525,7 @@ class DeltaWriter:
         if row != now and (in_place or row != replace(now, end=None)):
             update.row = row
         sent_start = work.sent.get("start")
-        work.sent = dict(facts.sent)
+        work.sent = facts.sent
         if sent_start is not None and not in_place:
             work.sent["start"] = sent_start  # MLflow's API cannot move it
 
