@@ -17,7 +17,7 @@ from bridge.exporters.mlflow.client import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
-from bridge.exporters.mlflow.store import Candidates, ExperimentName, MlflowStore
+from bridge.exporters.mlflow.store import ENDED_OTHERWISE, Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.sweeps import Sweep
 from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
 from bridge.files import cache_dir
@@ -132,6 +132,8 @@ class MlflowExporter(Exporter):
         stale = [key for key, value in sent.items() if cursor.sent.get(key) != value]
         if "start" in stale and self._store.database is None and "start" in cursor.sent:
             stale.remove("start")  # MLflow's API cannot move it
+        if cursor.extra.get(ENDED_OTHERWISE):
+            stale += [name for name in ("status", "end") if name not in stale]
         options = content.differences()
         stale += [name for name in ADJUSTED_OPTIONS if cursor.content.get(name) != options.get(name)]
         files = cursor.extra.get("files", {})

@@ -228,10 +228,12 @@ class Candidates:
             return TargetState(exists=bool(cursor.anchors), extras=extras)
         edited = user_edits(self.target, cursor)
         if cursor is not None and not _is_ended_as_sent(self.target, cursor):
-            cursor = cursor.with_(
-                sent={key: value for key, value in cursor.sent.items() if key not in ("status", "end")}
-            )
+            cursor = cursor.with_(extra=cursor.extra | {ENDED_OTHERWISE: True})
         return TargetState(cursor=cursor, exists=True, edited=edited, extras=extras)
+
+
+ENDED_OTHERWISE = "ended_otherwise"
+"""The entry in the `extra` of a cursor, while an export lasts, if the run has another status or end than it says."""
 
 
 def _is_ended_as_sent(run: FoundRun, cursor: Cursor) -> bool:

@@ -222,7 +222,7 @@ class Database:
         Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer.
         """
         kind = uri.partition(":")[0].partition("+")[0]
-        if kind not in ("sqlite", "postgresql", "postgres"):
+        if kind not in ("sqlite", "postgresql"):
             note(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
             return None
         bulk = SqliteBulk() if kind == "sqlite" else PostgresBulk()
@@ -407,19 +407,16 @@ class Database:
 
     def soft_delete(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Delete a run as MLflow does, which keeps it in the trash, after setting `tags` that say why."""
-        self._delete(run_id, tags)
-
-    def _delete(self, run_id: str, tags: Mapping[str, str], condition: str = "TRUE") -> None:
-        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run "
-        values = {"now": int(time.time() * 1000), "building": Tag.BUILDING}
         with self._transaction() as tables:
-            run = tables.run(run_id)
-            if run.execute(f"{sql} AND lifecycle_stage = 'active' AND {condition}", [values]):
-                run.set_pairs("tags", tags)
+            tables.run(run_id).soft_delete(tags)
 
     def delete_unfinished(self, run_id: str) -> None:
         """Delete a rebuild, unless it was finished in the meantime."""
-        self._delete(run_id, {}, "EXISTS (SELECT 1 FROM tags WHERE run_uuid = :run AND key = :building)")
+        with self._transaction() as tables:
+            run = tables.run(run_id)
+            # The lock comes first: a statement that waits for a lock goes on with the tags from before.
+            if run.lock() == "active" and run.tag(Tag.BUILDING) is not None:
+                run.soft_delete({})
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -696,9 +693,18 @@ class RunTables:
         """
         if update.create is not None and self._create(update.create, update.row):
             return
-        stage = self._one(f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{self._tables.bulk.lock_clause}")
-        if stage != "active":
+        if self.lock() != "active":
             raise ConflictError(f"MLflow run {self.run_id} was deleted in the meantime.", hint="Export again.")
+
+    def lock(self) -> str | None:
+        """Keep other writers of this run out until the transaction ends. Return its stage, None if there is no run."""
+        return self._one(f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{self._tables.bulk.lock_clause}")
+
+    def soft_delete(self, tags: Mapping[str, str]) -> None:
+        """Delete the run after setting `tags`. Do nothing if it is deleted or gone."""
+        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run "
+        if self.execute(f"{sql}AND lifecycle_stage = 'active'", [{"now": int(time.time() * 1000)}]):
+            self.set_pairs("tags", tags)
 
     def _create(self, new: FoundRun, row: RunRow | None) -> bool:
         """Create the run with its row and first tags, and return True; return False if it exists."""

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
 from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id, outdated
 from tests.crash.killing import kill_after
@@ -280,4 +281,24 @@ def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
     with pytest.raises(TargetRefusedError):
         database.write(ours, RunUpdate(expected_cursor="c0", blocks=[points], keys=same_names(points), row=bad))
     assert table(uri, "metrics", ours) == []
+    database.close()
+
+
+def test_a_rebuild_that_is_being_finished_is_not_deleted(postgres_uri: str) -> None:
+    """Who deletes an unfinished rebuild waits for one that is being finished, and then looks at its tags."""
+    database = open_database(postgres_uri)
+    run_uuid = make_run(database, tags={Tag.BUILDING: "old"})
+    engine = sa.create_engine(postgres_uri)
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with engine.connect() as other, engine.connect() as observer:
+        other.execute(sa.text("SELECT 1 FROM runs WHERE run_uuid = :run FOR NO KEY UPDATE"), {"run": run_uuid})
+        other.execute(sa.text("DELETE FROM tags WHERE key = :key"), {"key": Tag.BUILDING})
+        deleting = threading.Thread(target=database.delete_unfinished, args=(run_uuid,))
+        deleting.start()
+        while deleting.is_alive() and not observer.execute(waiting).scalar_one():
+            observer.rollback()
+        other.commit()
+        deleting.join()
+    engine.dispose()
+    assert database.run(run_uuid).deleted is False
     database.close()
