@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import astuple
 
 from bridge.errors import RebuildNeededError, TargetUnavailableError
 from bridge.exporters.mlflow.facts import Tag
