@@ -421,6 +421,11 @@ def did_you_mean(name: str, known: Iterable[str], kind: str) -> str:
     return f"Did you mean {found[0]!r}?" if found else f"{kind}: {', '.join(names)}."
 
 
+def as_written(values: Iterable[object]) -> str:
+    """Return the values of an option that may repeat as they are given in a variable, a pair as `OLD=NEW`."""
+    return " ".join("=".join(value) if isinstance(value, list | tuple) else str(value) for value in values)
+
+
 def in_words(error: msgspec.ValidationError) -> str:
     """Return msgspec's message with the place first, and with the choices of an option that has some."""
     message, _, place = str(error).partition(" - at `$.")

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from bridge.cli.command import command
 from bridge.cli.output import Exit, Output, plain
+from bridge.options import as_written
 from bridge.secrets import hide_uri
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _variable(param: click.Parameter) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(str(item) for item in value) or "-"
+        return as_written(value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -28,7 +28,7 @@ from bridge.errors import (
 )
 from bridge.exporters.contract import Applied
 from bridge.model import DeltaKind, as_sent, fitting
-from bridge.options import ContentOptions
+from bridge.options import ContentOptions, as_written
 from bridge.sync.parallel import Workers, export_all
 from bridge.sync.report import WRITTEN, Action, Progress, Report, RunReport, explained, older_copy_of, summarise_notices
 from bridge.sync.select import gather, unknown_metrics
@@ -422,7 +422,7 @@ def _in_words(options: Mapping[str, Any], name: str) -> str:
     if name not in options:
         return "the default"
     value = options[name]
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return as_written(value) if isinstance(value, list) else str(value)
 
 
 class _DryRunTarget:

@@ -89,6 +89,17 @@ def test_a_plan_names_the_runs_that_are_unchanged_too(here: Path) -> None:
     assert "= a: " not in CliRunner().invoke(bridge, words).stdout
 
 
+def test_values_are_shown_as_they_are_given(here: Path) -> None:
+    """`bridge config` and the reason of a rebuild show `--rename` as OLD=NEW."""
+    call = CliRunner(env={"BRIDGE_RENAME": "loss=train/loss acc=accuracy"}).invoke
+    words = "--rename              loss=train/loss acc=accuracy  (environment: BRIDGE_RENAME)"
+    assert words in call(bridge, ["config"]).stdout.splitlines()
+    export = ["export", "runs", "--to", "tensorboard", "--workers", "1"]
+    CliRunner().invoke(bridge, export)
+    done = call(bridge, [*export, "--rename", "loss=train/loss"])
+    assert "rename (was the default, is loss=train/loss)" in done.output
+
+
 def test_config_says_where_caches_lie_and_how_large_they_are(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`bridge config` names each cache with its size."""
     call = CliRunner().invoke
