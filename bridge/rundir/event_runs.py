@@ -154,7 +154,7 @@ def read_event_facts(
             times += batch.times[is_time(batch.times)].tolist()
             params = batch.params or params
         if starts:
-            number = [int(part) if part.isdigit() else part for part in _NUMBERS.split(str(file.path))]
+            number = [int(part) if part.isdecimal() else part for part in _NUMBERS.split(str(file.path))]
             found.append((parse_time(starts[0]) or 0.0, number, file, params))
             times += [file.mtime_ns / 1e9] if is_large else []
     found.sort(key=lambda item: item[:2])

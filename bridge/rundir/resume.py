@@ -317,7 +317,7 @@ def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Tabl
         reason = f"{table.holder}: the content of the first {counted(cursor.rows, 'row')} has changed"
         raise Changed(reason, (table.stat, to_hex(state.digest)))
     if isinstance(table, EventTable) and cursor.media_lines:  # which pictures the target has is known by files alone
-        raise Changed("an event file came before those that the target was made of", (table.stat,))
+        raise Changed(f"{table.holder} are no longer those that the target was made of", (table.stat,))
     # An earlier export has told of the late points and odd rows so far.
     state.late, state.odd, state.problems = {}, {}, {}
     return state

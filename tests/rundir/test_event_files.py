@@ -401,6 +401,14 @@ def test_event_files_in_place_of_a_metrics_csv_are_a_rebuild(run_dir: Path) -> N
     )
 
 
+def test_any_name_can_be_ordered(tmp_path: Path) -> None:
+    """A digit that is no number, such as a raised two, does not stop the reading of a folder."""
+    folder = tmp_path / "1\u00b22"
+    write_events(folder, 0, [("loss", 0, 1.0, START)])
+    age(folder)
+    assert series_of(read_run(folder), "loss").value.tolist() == [1.0]
+
+
 def test_a_file_that_must_not_be_read_is_named(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A link that leads out is no part of the run, and no reason to say nothing."""
     oldest, newest = sorted(run_dir.iterdir())
@@ -505,6 +513,19 @@ def test_a_file_before_a_picture_is_a_rebuild(tmp_path: Path) -> None:
     write_events(tmp_path, 1, [("acc", 0, 1.0, START)])
     age(tmp_path)
     assert look(tmp_path, first.after, replaces=True).kind is DeltaKind.CHANGED
+
+
+def test_a_picture_that_is_cut_off_is_a_rebuild(tmp_path: Path) -> None:
+    """If a file shrank by a picture that the target has, the reason says so of the files."""
+    path = write_events(tmp_path, 0, [("loss", 0, 1.0, START)])
+    size = path.stat().st_size
+    append(path, picture("samples", 0, START, png(1)))
+    age(tmp_path)
+    first = look(tmp_path, None, replaces=True)
+    os.truncate(path, size)
+    age(tmp_path)
+    after = look(tmp_path, first.after, replaces=True)
+    assert after.reason == "the event files are no longer those that the target was made of"
 
 
 def test_pictures_that_could_not_be_stored_come_again(run_dir: Path) -> None:
