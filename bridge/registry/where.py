@@ -350,7 +350,7 @@ class _Parser:
         if op == "~" and (ref.kind not in (*_TEXTS, Kind.HPARAM) or not isinstance(value, str)):
             self._fail("~ matches a text with a glob: name ~ 'base*'", sign)
         if ref.kind in (Kind.TAGS, Kind.YES_NO) and op not in ("=", "==", "!=", "~"):
-            self._fail(f"{ref} is compared by = and != only", sign)
+            self._fail(f"{ref} is compared by {'=, != and ~' if ref.kind is Kind.TAGS else '= and !='} only", sign)
         if ref.kind is Kind.TAGS and op == "!=":
             return _inverse(_present(ref, lambda found: found == value))
         compare, is_any_kind = _OPERATORS[op], op in ("=", "==", "!=")

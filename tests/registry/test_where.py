@@ -132,7 +132,7 @@ ERRORS = [
     ("", 0, "expected a name or a value before the end"),
     ("val/acc", 7, "expected a comparison: = != < <= > >= ~ or in"),
     ("0.1 < a < 0.2", 8, "one comparison at a time: join two of them with 'and'"),
-    ("tags < x", 5, "tags is compared by = and != only"),
+    ("tags < x", 5, "tags is compared by =, != and ~ only"),
     ("x in y", 5, "after 'in' comes tags, or values as (a, b)"),
     ("alive > true", 6, "alive is compared by = and != only"),
     ("`a`.foo > 1", 0, "after a name in backticks comes one of .last, .max, .min, .count"),
