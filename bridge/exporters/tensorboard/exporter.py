@@ -33,6 +33,7 @@ from bridge.exporters.tensorboard.state import (
 )
 from bridge.exporters.tensorboard.target import Batch, TensorBoardTarget
 from bridge.files import fingerprint
+from bridge.locks import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -165,6 +166,17 @@ class TensorBoardExporter(Exporter):
     def _target_state(self, identity: str) -> TargetState:
         folder = f"{self._logdir}/{self._folders[identity].path}"
         extras = tuple(f"{self._logdir}/{copy}" for copy in self._folders[identity].copies)
+        found = self._look_at(folder, identity, extras)
+        marker = f"{folder}/{MARKER_NAME}"
+        if found.exists and found.cursor is None and found.error is None and os.path.exists(marker):  # noqa: PTH110
+            # Another export may be writing it: files come before their state.
+            self._batch.commit_folder(folder)
+            with contextlib.suppress(OSError), file_lock(marker, wait=self._lock_wait):
+                found = self._look_at(folder, identity, extras)
+        return found
+
+    @staticmethod
+    def _look_at(folder: str, identity: str, extras: tuple[str, ...]) -> TargetState:
         try:
             names = os.listdir(folder)  # noqa: PTH208 - called for thousands of folders
         except (FileNotFoundError, NotADirectoryError):
@@ -174,6 +186,8 @@ class TensorBoardExporter(Exporter):
         except NewerFormatError as error:
             return TargetState(exists=True, error=error, extras=extras)
         if state is None and not (MARKER_NAME in names and any(map(parse_event_file_name, names))):
+            return TargetState(extras=extras)
+        if state is not None and state.identity != identity:  # a run of the same name took the folder meanwhile
             return TargetState(extras=extras)
         if state is None or state.cursor is None or find_damage(folder, state, names):
             return TargetState(exists=True, extras=extras)

@@ -23,6 +23,8 @@ from tests.fixtures.permissions import unprivileged
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from bridge.exporters.contract import TargetState
+
 SHAPE = ContentOptions()
 PROJECT = Path(__file__).parents[3]
 
@@ -60,6 +62,38 @@ def test_a_folder_that_another_export_writes(tmp_path: Path) -> None:
     ):
         target.apply(delta)
     assert target.apply(delta).points == 1
+
+
+def test_a_first_export_that_another_one_is_writing(tmp_path: Path) -> None:
+    """Event files whose state another export is about to write are not taken for damage, so nothing is rebuilt."""
+    run = make_model_run(tmp_path / "runs" / "abc")
+    delta = make_delta(run, [make_block([0], {"loss": [1.0]})])
+    done = threading.Event()
+
+    def look() -> None:
+        states.append(TensorBoardExporter(tmp_path / "logs").cursors([run])[run.identity])
+        done.set()
+
+    states: list[TargetState] = []
+    other = TensorBoardExporter(tmp_path / "logs")
+    with other.batch():
+        other.open(run, SHAPE).apply(delta)
+        threading.Thread(target=look).start()
+        assert not done.wait(0.2)
+    assert done.wait(60.0)
+    assert states[0].cursor is not None
+
+
+def test_a_run_of_the_same_name_that_another_export_writes(tmp_path: Path) -> None:
+    """A run whose folder another run took meanwhile is not exported yet: the state there is not its own."""
+    runs = [make_model_run(tmp_path / name / "abc", identity=name) for name in "xy"]
+    one, other = (TensorBoardExporter(tmp_path / "logs") for _ in runs)
+    one.prepare(runs[:1], SHAPE)
+    delta = make_delta(runs[1], [make_block([0], {"loss": [1.0]})])
+    other.open(runs[1], SHAPE).apply(delta)
+    assert not one.cursors(runs[:1])[runs[0].identity].exists
+    with pytest.raises(TargetUnavailableError, match="was changed by someone else"):
+        one.open(runs[0], SHAPE).apply(delta)
 
 
 def test_waiting_for_the_lock(tmp_path: Path) -> None:
