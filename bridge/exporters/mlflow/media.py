@@ -88,6 +88,7 @@ class ArtifactUpload:
         self._api = api
         self._run_id = run_id
         self._refused: list[TargetRefusedError] = []
+        self._made: set[Path] = set()
         self.notices: list[Notice] = []
         self.paths: dict[str, None] = {}
         self.bytes = 0
@@ -144,7 +145,9 @@ class ArtifactUpload:
         if self._folder is not None:
             with artifact_errors(str(self._folder)):
                 local = self._folder / path
-                local.parent.mkdir(parents=True, exist_ok=True)
+                if local.parent not in self._made:
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    self._made.add(local.parent)
                 yield local
             return
         with contextlib.ExitStack() as stack:
@@ -548,6 +551,9 @@ def add_copies(
     for name, file in files.items():
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
+        if name in _UNMASKED and data is not None:
+            upload.add(name, data)
+            continue
         if name in _UNMASKED:
             notice = upload.add_file(name, file)
             notices += [] if notice is None else [notice]
