@@ -60,6 +60,34 @@ def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
     raise MlflowException(f"A live view of run directories changes nothing but {allowed}.", PERMISSION_DENIED)
 
 
+class Searched:
+    """A run as MLflow's search sees it, which asks `info` for attributes, and `data` for one value by its key.
+
+    Values come from the run's record when the search asks for them, so a search over thousands of runs is fast.
+    """
+
+    inputs = entities.RunInputs([])
+
+    def __init__(self, store: LiveStore, run: LiveRun) -> None:
+        self.run = run
+        self._store = store
+        # By these two, every search sorts the runs.
+        self.run_id = run.id
+        self.start_time = milliseconds(run.record.start)
+
+    @property
+    def info(self) -> Searched:
+        """Return this object, which has the attributes of the run."""
+        return self
+
+    data = info
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("metrics", "params", "tags"):
+            return SimpleNamespace(get=partial(getattr(self._store, f"find_{name.removesuffix('s')}"), self.run))
+        return getattr(self._store.info(self.run), name)
+
+
 class LiveStore(AbstractStore):
     """A tracking store that reads the run directories of `live` when it is asked, in experiments named as in an export.
 
@@ -168,26 +196,17 @@ class LiveStore(AbstractStore):
             return [], None
         self._read_until = time.monotonic() + READ_SECONDS
         known = self._experiments()
-        found = [self._searched(run) for each in map(str, experiment_ids) for run in known.get(each, ())]
+        found = [
+            run.keep("searched", partial(Searched, self, run))
+            for each in map(str, experiment_ids)
+            for run in known.get(each, ())
+        ]
         found = SearchUtils.sort(SearchUtils.filter(found, filter_string), order_by)
         page, token = SearchUtils.paginate(found, page_token, max_results)
         return self._entities([searched.run for searched in page]), token
 
-    def _searched(self, run: LiveRun) -> Any:
-        """Return a run for MLflow's search, which asks for metrics, params and tags by key.
-
-        A value is taken from the run's record when the search asks for it: so a search over thousands of runs is fast.
-        """
-
-        def make() -> Any:
-            finders: dict[str, Any] = {"metrics": self._find_metric, "params": self._find_param, "tags": self._find_tag}
-            data = {name: SimpleNamespace(get=partial(find, run)) for name, find in finders.items()}
-            nothing = entities.RunInputs([])
-            return SimpleNamespace(run=run, info=self._info(run), inputs=nothing, data=SimpleNamespace(**data))
-
-        return run.keep("searched", make)
-
-    def _find_metric(self, run: LiveRun, key: str, default: float | None = None) -> float | None:
+    def find_metric(self, run: LiveRun, key: str, default: float | None = None) -> float | None:
+        """Return the last value of a metric, for a search."""
         record = run.record
         # A run that is running, or was started again, may have gone back to earlier steps, and of these the values at
         # the highest count. So it is read.
@@ -198,14 +217,16 @@ class LiveStore(AbstractStore):
         value = None if known is None else record.metric(*known)
         return default if value is None else _finite(value)
 
-    def _find_param(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+    def find_param(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+        """Return the text of a param, for a search."""
         hparams = run.record.hparams
         name = _names_by_key(tuple(hparams)).get(key)
         if name is None:
             return default
         return facts.param_text(name, hparams[name], self._redaction)[: facts.PARAM_LIMIT]
 
-    def _find_tag(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+    def find_tag(self, run: LiveRun, key: str, default: str | None = None) -> str | None:
+        """Return the value of a tag, for a search."""
         tags: Mapping[str, str]
         if key.startswith(("mlflow.", "bridge.")):
             tags = run.keep("all tags", lambda: self._params_and_tags(run)[1])
@@ -248,7 +269,7 @@ class LiveStore(AbstractStore):
             [entities.Param(*param) for param in params.items()],
             [entities.RunTag(*tag) for tag in tags.items()],
         )
-        entity = entities.Run(self._searched(run).info, data, entities.RunInputs([]))
+        entity = entities.Run(self.info(run), data, entities.RunInputs([]))
         run.kept["entity"] = points, media, entity
         return entity
 
@@ -256,7 +277,7 @@ class LiveStore(AbstractStore):
         """Return the params of a run, and its tags but for those that media need."""
         if _is_parent(run):
             notes = self._summary(run).description(_experiment_id(run))
-            return {}, {Tag.NAME: self._searched(run).info.run_name, Tag.SWEEP: run.record.name, Tag.NOTES: notes}
+            return {}, {Tag.NAME: self.info(run).run_name, Tag.SWEEP: run.record.name, Tag.NOTES: notes}
         source = self.live.facts(run)
         shown = facts.facts_of(source, self._content)
         tags = {**shown.user_tags, **shown.own_tags, Tag.UID: source.identity, Tag.NAME: shown.name}
@@ -272,7 +293,11 @@ class LiveStore(AbstractStore):
 
         return run.keep("summary", summary, within=READ_SECONDS)
 
-    def _info(self, run: LiveRun) -> entities.RunInfo:
+    def info(self, run: LiveRun) -> entities.RunInfo:
+        """Return MLflow's facts of a run, as of its record."""
+        return run.keep("info", partial(self._make_info, run))
+
+    def _make_info(self, run: LiveRun) -> entities.RunInfo:
         record = run.record
         more = {"run_uuid": run.id} if _IS_MLFLOW_2 else {}
         return entities.RunInfo(
