@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 3
 """Runs that are named beside a reason for which they all failed."""
 
-REQUESTS_AT_ONCE = 4
+REQUESTS_AT_ONCE = 8
 """Runs that are sent to a server at once, unless --workers is given; they wait more than they work."""
 
 

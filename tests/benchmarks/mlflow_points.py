@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from bridge.cli.export import REQUESTS_AT_ONCE
 from tests.benchmarks.rows import OURS, best_in_turn, best_of, row
 from tests.benchmarks.runs import METRICS, NAMES, REWIND, make_run
 from tests.benchmarks.stores import AT_ONCE, SQLITE, databases, export, server
@@ -120,7 +121,7 @@ def _server(backend: str, folder: Path, *, quick: bool) -> list[dict[str, Any]]:
                 list(pool.map(one, range(logged[who])))
 
         ways: dict[str, Callable[[], None]] = {
-            OURS: lambda: export(uri, runs, SERVER_RUNS * points, threads=AT_ONCE),
+            OURS: lambda: export(uri, runs, SERVER_RUNS * points, threads=REQUESTS_AT_ONCE),
             FOUR: lambda: clients(FOUR, AT_ONCE),
             SEQUENTIAL: lambda: clients(SEQUENTIAL, 1),
         }
