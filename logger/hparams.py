@@ -171,6 +171,8 @@ def _called(name: str, arguments: list[Any]) -> object:  # noqa: PLR0911 - one r
         return _as_dict(arguments[0]) if arguments else {}
     if len(arguments) == 1:
         return arguments[0]  # an enum is called with its value
+    if function == "getattr" and len(arguments) == 2:
+        return arguments[1]  # the first releases of Python 3.11 look an enum up by its name
     return arguments or ClassName(name)
 
 

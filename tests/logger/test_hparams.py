@@ -100,6 +100,18 @@ class AttrDict(dict):  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("!!python/object/apply:package.Color [red]", "red"),
+        ("!!python/object/apply:builtins.getattr [!!python/name:package.Color '', RED]", "RED"),
+    ],
+)
+def test_an_enum_is_its_value_or_its_name(text: str, expected: str) -> None:
+    """An enum is read by its value or its name, as the version of Python wrote it."""
+    assert load_yaml(text) == expected
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         (Namespace(a=1, b=Namespace(c=2)), {"a": 1, "b": {"c": 2}}),
@@ -108,7 +120,7 @@ class AttrDict(dict):  # type: ignore[type-arg]
         (OrderedDict(a=1, b=2), {"a": 1, "b": 2}),
         (defaultdict(int, {"a": 1}), {"a": 1}),
         (Options(lr=0.2), {"lr": 0.2}),
-        (Color.RED, "red"),
+        (Color.RED, Color.RED.__reduce_ex__(2)[1][-1]),  # by value, or by name in the first releases of Python 3.11
         (Path("/data/x"), "/data/x"),
         (Path("a/b"), "a/b"),
         (torch.device("cuda:0"), "cuda:0"),
