@@ -214,7 +214,7 @@ def check_small_runs(uri: str, experiment: str, folder: Path) -> None:
 def kill_small_runs(uri: str, tmp_path: Path, seed: int, parts: int) -> int:
     """Add small runs and kill the export, `parts` times; let the last export end. Return the number of kills."""
     chance, folder, experiment = random.Random(seed), tmp_path / "runs", f"small-{tmp_path.name}"
-    kills, span = 0, 0.4
+    kills, span = 0, 0.1
     for part in range(parts):
         add_small_runs(folder, part)
         if kill_after(chance.uniform(0.0, span), export, uri, experiment, folder):
