@@ -379,6 +379,17 @@ def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPa
             artifacts.get_local_path(f"{run_id}/{path}")
 
 
+def test_a_file_that_has_grown_is_served_as_it_is_now(runs: Path) -> None:
+    """A file without secrets is not kept in memory: what is downloaded is what the run directory holds then."""
+    artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
+    path = f"{id_of(runs, 'odd')}/metrics.csv"
+    (source,) = runs.rglob("odd/metrics.csv")
+    assert artifacts.get_local_path(path) == str(source.resolve())
+    with source.open("a") as file:
+        file.write("more\n")
+    assert Path(artifacts.download_artifacts(path)).read_bytes() == source.read_bytes()
+
+
 def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
     log_image(runs / "pictures", "photo", 1, "JPEG")

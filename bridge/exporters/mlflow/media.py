@@ -103,11 +103,15 @@ class ArtifactUpload:
         """Add `data` as JSON at `path`."""
         self.add(path, _json_bytes(data))
 
-    def add_file(self, path: str, file: RunFile) -> Notice | None:
+    def add_file(self, path: str, file: RunFile, data: bytes | None = None) -> Notice | None:
         """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file.
 
+        `data` are its bytes, if they were read already.
         A file that is longer than its request says would spoil the next request, so files of rows are copied first.
         """
+        if data is not None:
+            self.add(path, data)
+            return None
         try:
             source = open_file(file)
         except OSError as error:
@@ -551,11 +555,8 @@ def add_copies(
     for name, file in files.items():
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
-        if name in _UNMASKED and data is not None:
-            upload.add(name, data)
-            continue
         if name in _UNMASKED:
-            notice = upload.add_file(name, file)
+            notice = upload.add_file(name, file, data)
             notices += [] if notice is None else [notice]
             continue
         if data is None:
