@@ -68,6 +68,13 @@ def _converted(event: MediaEvent, part: int) -> bytes:
     return bytes(media.full_and_small(data, event.format)[part])  # type: ignore[arg-type]
 
 
+def _size(content: Content) -> int | None:
+    """Return the bytes of an artifact; None for a picture that is still to be made."""
+    if isinstance(content, RunFile):
+        return content.size
+    return len(content) if isinstance(content, bytes) else None
+
+
 class LiveArtifacts(ArtifactRepository):
     """The artifacts of all runs: `<run id>/<path>`, or a part of that if the address has the rest behind LIVE_PATH."""
 
@@ -115,14 +122,8 @@ class LiveArtifacts(ArtifactRepository):
         for name, content in files.items():
             if name.startswith(below):
                 first, slash, _ = name[len(below) :].partition("/")
-                size = (
-                    content.size
-                    if isinstance(content, RunFile)
-                    else len(content)
-                    if isinstance(content, bytes)
-                    else None
-                )
-                found[first] = FileInfo(f"{prefix}{first}", bool(slash), None if slash else size)
+                size = None if slash else _size(content)
+                found[first] = FileInfo(f"{prefix}{first}", bool(slash), size)
         return [found[name] for name in sorted(found)]
 
     def get_local_path(self, artifact_path: str) -> str | None:
