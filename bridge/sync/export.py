@@ -183,11 +183,7 @@ class ExportTask(msgspec.Struct, frozen=True):
         action = Action.UNREADABLE if isinstance(error, RunDirectoryError) else Action.FAILED
         retry = isinstance(error, TargetError)
         reason, hint = explained(error, self.run.path)
-        return RunReport.of(self.run, action, reason=reason, hint=hint, retry=retry)
-
-    def given_up(self, other: RunReport) -> RunReport:
-        """Return the report of this run, which was not begun because of the fault that ended `other`."""
-        return RunReport.of(self.run, Action.FAILED, reason=other.reason, hint=other.hint, retry=True)
+        return RunReport.of(self.run, action=action, reason=reason, hint=hint, retry=retry)
 
 
 def export_batch(
@@ -280,11 +276,11 @@ class _RunExport:
         self.task = with_fields(self.task, run=run)
         if state.deleted and not self.task.rebuild:
             why = "a person deleted this run in the target, so it stays deleted"
-            return RunReport.of(run, Action.DELETED, reason=why, hint="--rebuild exports it again")
+            return RunReport.of(run, action=Action.DELETED, reason=why, hint="--rebuild exports it again")
         if state.cursor is not None and not self.task.rebuild and self._is_older_copy(state.cursor):
             why = older_copy_of(state.cursor.path)
             hint = "Give it its own identity: bridge export RUN_DIR --as NEW_ID, or replace the target's run: --rebuild"
-            return RunReport.of(run, Action.COPY, reason=why, hint=hint)
+            return RunReport.of(run, action=Action.COPY, reason=why, hint=hint)
         self.target = _DryRunTarget() if self.dry_run else self.exporter.open(run, self.task.content)
         try:
             reason = self._reason_to_rebuild() or (
@@ -406,7 +402,7 @@ class _RunExport:
         says_nothing = self.dry_run or self.action is Action.UNCHANGED
         return RunReport.of(
             self.task.run,
-            self.action,
+            action=self.action,
             reason=self.reason,
             where=self.target.where(),
             points=done.points,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
 from msgspec.structs import replace as with_fields
 
 from bridge.errors import TargetUnavailableError, UsageError
@@ -113,7 +112,7 @@ class _Follower:
         present, absent = self._present_roots()
         gathered = gather(present, self.exporter, selection=self.options.selection, read=self._read_if_moved)
         self.runs, self.unreadable = gathered.runs, tuple(Path(line.path) for line in gathered.others if line.failed)
-        due = replace(
+        due = with_fields(
             gathered,
             runs=tuple(run for run in gathered.runs if self._is_due(run)),
             others=tuple(line for line in gathered.others if self.said.get(line.path) != line.reason),
@@ -132,16 +131,12 @@ class _Follower:
 
     def _present_roots(self) -> tuple[list[Path], str]:
         """Return the roots that exist, and why the first of the others does not."""
-        present: list[Path] = []
-        absent = ""
-        for root in self.roots:
-            try:
-                discover([root])
-            except UsageError as error:
-                absent = absent or error.message
-            else:
-                present.append(root)
-        return present, absent
+        present = [root for root in self.roots if root.is_dir()]
+        try:
+            discover([root for root in self.roots if root not in present])
+        except UsageError as error:
+            return present, error.message
+        return present, ""
 
     def _settle(self, report: Report) -> str:
         """Remember what became of each run, and tell what is new. Return the first trouble with the target, or ""."""

@@ -132,9 +132,10 @@ def export_all(
             in_a_row = in_a_row + 1 if report.reason == fault else 1
             fault = report.reason
             if in_a_row >= MOST_FAULTS:
-                given_up = [task.given_up(report) for batch in waiting for task in batch]
+                error = TargetUnavailableError(report.reason, hint=report.hint)
+                left = [task for batch in waiting for task in batch]
                 waiting.clear()
-                yield from given_up
+                yield from (task.failed(error) for task in left)
 
 
 def _batches(tasks: Iterable[ExportTask], most: int) -> Iterator[list[ExportTask]]:

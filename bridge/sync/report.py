@@ -21,15 +21,12 @@ from bridge.secrets import hide_all, hide_in
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bridge.model import Notice, Run
+    from bridge.model import Notice
 
 log = logging.getLogger(__name__)
 
 REPORT_VERSION = 1
-"""The `version` of an export's JSON; it grows when a field changes its meaning or goes away."""
-
-VERIFY_VERSION = 1
-"""The `version` of a verify's JSON; it grows when a field changes its meaning or goes away."""
+"""The `version` of both reports' JSON; it grows when a field changes its meaning or goes away."""
 
 EXAMPLES = 5
 """How many notices of one kind are shown by name; all of them are counted."""
@@ -99,34 +96,42 @@ def summarise_notices(notices: Iterable[Notice]) -> tuple[NoticeSummary, ...]:
     )
 
 
-class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to one run, as in the JSON of an export.
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What both reports say of one run.
 
-    `path` is its run directory, `name` the run's name, `where` its target's address ("" before there is one). `points`,
-    `media` and `bytes` count what was sent. `reason` says why a run was rebuilt, left alone or failed; `hint` what to
-    try. `retry` says that the target was in the way, so that a later export may succeed.
+    `path` is its run directory, `name` the run's name, `where` its target's address ("" before there is one). `reason`
+    explains what was done or found, `hint` says what to try.
     """
 
     path: str
     run_id: str
-    action: Action
     name: str = ""
     identity: str = ""
     where: str = ""
     reason: str = ""
     hint: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, run: Any, **fields: Any) -> Self:
+        """Return the line on `run`, a Run or anything else with its path and names, with these fields."""
+        return cls(path=str(run.path), run_id=run.run_id, name=run.name, identity=run.identity, **fields)
+
+
+class RunReport(_Line, frozen=True, kw_only=True):
+    """What happened to one run, as in the JSON of an export.
+
+    `points`, `media` and `bytes` count what was sent. `retry` says that the target was in the way, so that a later
+    export may succeed.
+    """
+
+    action: Action
     retry: bool = False
     points: int = 0
     media: int = 0
     bytes: int = 0
-    seconds: float = 0.0
     notices: tuple[NoticeSummary, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, run: Run, action: Action, **fields: Any) -> Self:
-        """Return the report of `run` with these fields."""
-        return cls(**_names_of(run), action=action, **fields)
 
     @property
     def failed(self) -> bool:
@@ -134,8 +139,26 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         return self.action in (Action.UNREADABLE, Action.FAILED)
 
 
-def _names_of(run: Run) -> dict[str, Any]:
-    return {"path": str(run.path), "run_id": run.run_id, "name": run.name, "identity": run.identity}
+class _Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What both reports say of all runs.
+
+    `exit_code` is 1 if a given name matches no run; otherwise it follows from the runs. `no_match` explains why no run
+    was selected, `warnings` name metrics in the options that no run has and runs that were left out, `skipped` are
+    folders that only look like runs.
+    """
+
+    version: int = REPORT_VERSION
+    exporter: str
+    exit_code: int = 0
+    seconds: float = 0.0
+    no_match: str = ""
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return data
 
 
 class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,25 +179,16 @@ class ExportTotals(msgspec.Struct, frozen=True, kw_only=True):
     notices: int = 0
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(_Report, frozen=True, kw_only=True):
     """What an export did, or would do (`dry_run`), as in its JSON. `totals` follow from `runs`.
 
-    `exit_code` is 1 if a given name matches no run; otherwise it follows from `runs` too. `no_match` explains why no
-    run was selected, `warnings` name metrics in the options that no run has and runs that were left out, `notices`
-    concern the export as a whole, `skipped` are folders that only look like runs.
+    `notices` concern the export as a whole.
     """
 
-    version: int = REPORT_VERSION
-    exporter: str
     dry_run: bool = False
-    exit_code: int = 0
-    seconds: float = 0.0
     totals: ExportTotals = ExportTotals()
-    no_match: str = ""
-    warnings: tuple[str, ...] = ()
     notices: tuple[NoticeSummary, ...] = ()
     runs: tuple[RunReport, ...] = ()
-    skipped: tuple[SkippedFolder, ...] = ()
 
     def __post_init__(self) -> None:
         """Compute the totals and the exit code."""
@@ -196,11 +210,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def failed(self) -> tuple[RunReport, ...]:
         """Return the runs whose export failed."""
         return tuple(run for run in self.runs if run.failed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
 
     def _repr_html_(self) -> str:
         """Return the runs as a table, for a notebook."""
@@ -303,31 +312,17 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     params: int = 0
 
 
-class RunCheck(msgspec.Struct, frozen=True, kw_only=True):
+class RunCheck(_Line, frozen=True, kw_only=True):
     """What verify found of one run, or of a second target of one run (verdict `-`).
 
-    `path` is the run directory, `where` the target's address. `reason` explains a verdict that has no differences.
     `edited` names what people changed in the target.
     """
 
-    path: str
-    run_id: str
     verdict: Verdict
-    name: str = ""
-    identity: str = ""
-    where: str = ""
-    reason: str = ""
-    hint: str = ""
     behind: Behind = Behind()
     compared: Compared = Compared()
     differences: Differences = Differences()
     edited: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, run: Run, verdict: Verdict, **fields: Any) -> Self:
-        """Return the check of `run` with these fields."""
-        return cls(**_names_of(run), verdict=verdict, **fields)
 
 
 class VerifyTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -347,23 +342,16 @@ class VerifyTotals(msgspec.Struct, frozen=True, kw_only=True):
     params: int = 0
 
 
-class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verify found, as in its JSON. The fields are those of Report.
+class VerifyReport(_Report, frozen=True, kw_only=True):
+    """What a verify found, as in its JSON.
 
     With `strict`, being behind is a difference; `sample` limits the series of each run.
     """
 
-    version: int = VERIFY_VERSION
-    exporter: str
     strict: bool = False
     sample: int | None = None
-    exit_code: int = 0
-    seconds: float = 0.0
     totals: VerifyTotals = VerifyTotals()
-    no_match: str = ""
-    warnings: tuple[str, ...] = ()
     runs: tuple[RunCheck, ...] = ()
-    skipped: tuple[SkippedFolder, ...] = ()
 
     def __post_init__(self) -> None:
         """Compute the totals and the exit code."""
@@ -383,8 +371,3 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     def equal(self) -> bool:
         """Return whether every run is equal in source and target (with `strict`, also up to date)."""
         return all(run.verdict is Verdict.SAME and not (self.strict and run.behind) for run in self.runs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data

@@ -326,10 +326,10 @@ def gather(
     not_ranked = "" if no_match.text else describe_left_out(unique, wanted)
     named = {root.resolve() for root in roots}
     left_out = [run for run in chosen if run.event_files and run.path not in named]
-    if left_out and not exporter.capabilities.reads_event_files:
-        left_out = []
-    if left_out:
+    if left_out and exporter.capabilities.reads_event_files:
         chosen = [run for run in chosen if not run.event_files or run.path in named]
+    else:
+        left_out = []
     if new_identity is not None:
         if len(chosen) != 1:
             hint = no_match.text or "Give the one run directory."
@@ -373,7 +373,7 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
             original = same[ranks.index(best)]
             originals.append(original)
             why = f"a copy of {original.path}"
-            reports += [RunReport.of(run, Action.COPY, reason=why) for run in same if run is not original]
+            reports += [RunReport.of(run, action=Action.COPY, reason=why) for run in same if run is not original]
             continue
         for run in same:
             others = ", ".join(str(other.path) for other in same if other is not run)
@@ -382,7 +382,7 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[RunReport]]:
                 " them is the original, so none is exported."
             )
             hint = "Remove the copies, or give one of them its own identity: bridge export RUN_DIR --as NEW_ID"
-            reports.append(RunReport.of(run, Action.FAILED, reason=reason, hint=hint))
+            reports.append(RunReport.of(run, action=Action.FAILED, reason=reason, hint=hint))
     return originals, reports
 
 

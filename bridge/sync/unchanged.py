@@ -86,14 +86,7 @@ class UnchangedRuns(msgspec.Struct):
         if self.options.content_over(ContentOptions.kept(run.content)).differences() != run.content:
             return None
         self.still.append(run)
-        return RunReport(
-            path=run.path,
-            run_id=run.run_id,
-            name=run.name,
-            identity=run.identity,
-            action=Action.UNCHANGED,
-            where=run.where,
-        )
+        return RunReport.of(run, action=Action.UNCHANGED, where=run.where)
 
     def forget(self, path: str) -> None:
         """Let the run at `path` be read after all."""
@@ -124,16 +117,9 @@ class UnchangedRuns(msgspec.Struct):
         fingerprint = self.exporter.fingerprint(report.where)
         if fingerprint is None or clean(report.path) != report.path:  # the cache holds UTF-8, and a path need not be
             return None
-        return UnchangedRun(
-            path=report.path,
-            run_id=report.run_id,
-            name=report.name,
-            identity=report.identity,
-            where=report.where,
-            stamp=seen,
-            fingerprint=fingerprint,
-            content=task.content.differences(),
-        )
+        content = task.content.differences()
+        names = (report.path, report.run_id, report.name, report.identity, report.where)
+        return UnchangedRun(*names, seen, fingerprint, content)
 
 
 def _file(exporter: Exporter, options: Options) -> Path:

@@ -21,12 +21,11 @@ from bridge import rundir
 from bridge.errors import counted
 from bridge.model import as_sent, fitting
 from bridge.options import ContentOptions
-from bridge.sync.compare import CSV, MEDIA, FactsComparison, Findings, compare_media, compare_metric, facts_behind
+from bridge.sync.compare import CSV, MEDIA, Findings, compare_facts, compare_media, compare_metric, facts_behind
 from bridge.sync.parallel import Workers, run_batches
 from bridge.sync.report import (
     Behind,
     Compared,
-    Difference,
     Differences,
     RunCheck,
     Verdict,
@@ -124,17 +123,9 @@ def _checks(gathered: Gathered, exporter: Exporter, options: VerifyOptions) -> I
             yield _failed_check(run, outcome) if isinstance(outcome, Exception) else outcome
             for extra in state.extras:
                 reason = "a second target of this run directory"
-                yield RunCheck.of(run, Verdict.TARGET_ONLY, reason=reason, where=extra)
+                yield RunCheck.of(run, verdict=Verdict.TARGET_ONLY, reason=reason, where=extra)
     for line in filter(lambda line: line.failed, gathered.others):
-        yield RunCheck(
-            path=line.path,
-            run_id=line.run_id,
-            name=line.name,
-            identity=line.identity,
-            verdict=Verdict.UNREADABLE,
-            reason=line.reason,
-            hint=line.hint,
-        )
+        yield RunCheck.of(line, verdict=Verdict.UNREADABLE, reason=line.reason, hint=line.hint)
 
 
 def _check_batch(batch: Sequence[CheckTask], exporter: Exporter, *, sample: int | None) -> list[RunCheck]:
@@ -160,7 +151,7 @@ def check_run(run: Run, state: TargetState, exporter: Exporter, *, sample: int |
 
 def _failed_check(run: Run, error: Exception) -> RunCheck:
     reason, hint = explained(error, run.path)
-    return RunCheck.of(run, Verdict.UNREADABLE, reason=reason, hint=hint)
+    return RunCheck.of(run, verdict=Verdict.UNREADABLE, reason=reason, hint=hint)
 
 
 def _without_target(run: Run, state: TargetState) -> RunCheck:
@@ -169,11 +160,15 @@ def _without_target(run: Run, state: TargetState) -> RunCheck:
         raise state.error
     if state.deleted:
         reason = "a person deleted this run in the target, so it stays deleted"
-        return RunCheck.of(run, Verdict.SOURCE_ONLY, reason=reason, hint="bridge export --rebuild exports it again")
+        return RunCheck.of(
+            run, verdict=Verdict.SOURCE_ONLY, reason=reason, hint="bridge export --rebuild exports it again"
+        )
     if not state.exists:
-        return RunCheck.of(run, Verdict.SOURCE_ONLY, reason="the target does not hold this run", hint="bridge export")
+        return RunCheck.of(
+            run, verdict=Verdict.SOURCE_ONLY, reason="the target does not hold this run", hint="bridge export"
+        )
     reason = "what the target remembers of this run cannot be read"
-    return RunCheck.of(run, Verdict.UNREADABLE, reason=reason, hint="bridge export rebuilds it")
+    return RunCheck.of(run, verdict=Verdict.UNREADABLE, reason=reason, hint="bridge export rebuilds it")
 
 
 @dataclass(slots=True)
@@ -184,10 +179,11 @@ class _Comparison:
     state: TargetState
     exporter: Exporter
     sample: int | None
-    out: Findings = field(default_factory=Findings)
+    out: Findings = field(init=False)
 
     def compare(self, cursor: Cursor) -> RunCheck:
         """Compare what `cursor` covers, a large run in portions."""
+        self.out = Findings(self.exporter.capabilities)
         content = ContentOptions.kept(cursor.content)
         target = self.exporter.open(self.run, content)
         names, portions = self._portions(cursor, content)
@@ -209,7 +205,7 @@ class _Comparison:
                     self._note_others(held, own)
             points = 0
             for name in sorted(series):
-                points += compare_metric(series[name], own, held, content, self.exporter.capabilities, self.out)
+                points += compare_metric(series[name], own, held, content, self.out)
             compared = with_fields(compared, series=compared.series + len(series), points=compared.points + points)
             # While the next portion is read, this one must not take memory.
             del held, series, own
@@ -217,7 +213,7 @@ class _Comparison:
             reason = f"the target keeps {counted(self.out.deleted, 'row')} of event files that are deleted"
         return RunCheck.of(
             self.run,
-            Verdict.DIFFERENT if self.out.count else Verdict.SAME,
+            verdict=Verdict.DIFFERENT if self.out.count else Verdict.SAME,
             reason=reason,
             where=target.where(),
             behind=behind,
@@ -258,9 +254,9 @@ class _Comparison:
             (MEDIA, "media lines", lines, cursor.media_lines),
         ):
             if there < covered:
-                self.out.add(Difference(Verdict.TARGET_ONLY, file, name, None, str(there), str(covered)))
+                self.out.add(file, name, str(there), str(covered), verdict=Verdict.TARGET_ONLY)
         if not cursor.complete:
-            self.out.add(Difference(Verdict.DIFFERENT, "", "the whole target", None, "complete", "half-filled"))
+            self.out.add("", "the whole target", "complete", "half-filled")
         behind = Behind(
             rows=max(0, rows - cursor.rows),
             media_lines=max(0, lines - cursor.media_lines),
@@ -269,11 +265,9 @@ class _Comparison:
         skip = frozenset((*behind.facts, *(name.partition(".")[0] for name in self.state.edited)))
         for one in held.mismatches:
             if one.fact not in skip:
-                verdict = Verdict.SOURCE_ONLY if one.found is None else Verdict.DIFFERENT
-                self.out.add(Difference(verdict, one.file, one.what, None, one.expected, one.found))
-        capabilities = self.exporter.capabilities
-        params = FactsComparison(self.run, held, content, capabilities, skip, self.out).compare(cursor.sent)
-        count = compare_media(events, held.media, held.unsupported, capabilities, self.out)
+                self.out.add(one.file, one.what, one.expected, one.found)
+        params = compare_facts(self.run, held, content, skip, cursor.sent, self.out)
+        count = compare_media(events, held.media, held.unsupported, self.out)
         return behind, Compared(media=count, params=params)
 
     def _note_others(self, held: TargetContent, own: Collection[str]) -> None:
@@ -282,7 +276,7 @@ class _Comparison:
             count = len(held.series[name].step) if name in held.series else 1
             found = counted(count, "point") if name in held.series else "a metric"
             if count:
-                self.out.add(Difference(Verdict.TARGET_ONLY, CSV, name, None, None, found), count=count)
+                self.out.add(CSV, name, None, found, count=count)
 
 
 def _sampled(names: Iterable[str], sample: int | None) -> list[str]:

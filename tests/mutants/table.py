@@ -210,7 +210,7 @@ _SYNC = (
     Mutant(
         "verify takes any value for equal",
         "bridge/sync/compare.py",
-        "wrong = ~_same_value(value, held_value)",
+        "wrong = ~same_values(value, held_value)",
         "wrong = value != value",
         ("tests/sync/test_compare.py",),
     ),

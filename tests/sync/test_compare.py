@@ -14,17 +14,10 @@ from msgspec.structs import replace
 from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
 from bridge.options import ContentOptions
-from bridge.sync.compare import (
-    FIRST,
-    FactsComparison,
-    Findings,
-    compare_media,
-    compare_series,
-    facts_behind,
-)
+from bridge.sync.compare import FIRST, Findings, compare_facts, compare_media, compare_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 T0 = 1_775_822_400.0
 EXACT = Capabilities(time_step=0.0)
@@ -32,31 +25,22 @@ MILLI = Capabilities(time_step=0.001)
 SINGLE = Capabilities(value_bits=32, time_step=0.0)
 CLIPS = Capabilities(infinities=False, time_step=0.0)
 STATUSES = {status: status.value.upper() for status in Status} | {Status.RUNNING: ""}
+FACTS = Capabilities(statuses=STATUSES)
 
 PICTURE = Path(__file__).with_name("picture.png")
 
-Point = "tuple[int, float] | tuple[int, float, float]"
+
+def series(points: Sequence[Any]) -> Series:
+    """Return (step, value) or (step, value, time) as a series; the time is T0 + step unless given."""
+    rows = [point if len(point) > 2 else (*point, T0 + point[0]) for point in points]
+    step, value, time = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return Series("m", step.astype(np.int64), time, value)
 
 
-def columns(points: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return (step, value) or (step, value, time) as columns; the time is T0 + step unless given."""
-    step = np.array([point[0] for point in points], dtype=np.int64)
-    time = np.array([point[2] if len(point) > 2 else T0 + point[0] for point in points], dtype=np.float64)
-    return step, time, np.array([point[1] for point in points], dtype=np.float64)
-
-
-def held(points: Sequence[Any]) -> Series:
-    return Series("m", *columns(points))
-
-
-def found(
-    compare: Callable[..., None], expected: Sequence[Any], there: Sequence[Any], capabilities: Capabilities = EXACT
-) -> list[tuple[Any, ...]]:
-    """Return the differences as (sign, what, step, expected, found)."""
-    out = Findings()
-    compare("m", held(expected), held(there), capabilities, out)
-    assert out.count >= len(out.first)
-    return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in out.first]
+def compared(expected: Sequence[Any], there: Sequence[Any], capabilities: Capabilities = EXACT) -> Findings:
+    out = Findings(capabilities)
+    compare_series(series(expected), series(there), out)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -78,7 +62,8 @@ def found(
 )
 def test_each_difference_of_a_series_is_found(there: list[Any], expected: list[Any]) -> None:
     """A missing or extra point, or another value or time, is named with its step."""
-    assert found(compare_series, [(0, 0.5), (1, 0.4), (2, 0.3)], there) == expected
+    out = compared([(0, 0.5), (1, 0.4), (2, 0.3)], there)
+    assert [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in out.first] == expected
 
 
 NEAR = math.nextafter(0.1, 1)
@@ -109,14 +94,13 @@ def test_values_and_times_are_as_exact_as_the_target_declares(
     expected: list[Any], there: list[Any] | None, capabilities: Capabilities, count: int
 ) -> None:
     """A target must hold the nearest number and time that it can, and no other."""
-    assert len(found(compare_series, expected, expected if there is None else there, capabilities)) == count
+    assert compared(expected, expected if there is None else there, capabilities).count == count
 
 
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
     """All differences are counted, and only the first are kept."""
-    out = Findings()
     points = [(step, float(step)) for step in range(1000)]
-    compare_series("m", held(points), held([(step, value + 1) for step, value in points]), EXACT, out)
+    out = compared(points, [(step, value + 1) for step, value in points])
     assert out.count == 1000
     assert [one.step for one in out.first] == list(range(FIRST))
 
@@ -161,45 +145,32 @@ def item(index: int, name: str, *, step: int = 0, caption: str | None = None) ->
 )
 def test_media_by_digest(tmp_path: Path, there: list[TargetMedia], expected: list[Any]) -> None:
     """Media are compared by tag, step, index and digest."""
-    out = Findings()
+    out = Findings(EXACT)
     events = [event(tmp_path, 0, "a", caption="c"), event(tmp_path, 1, "b")]
-    assert compare_media(events, there, frozenset(), EXACT, out) == 2
-    names = {digest(name): name for name in "abcx"}
+    assert compare_media(events, there, frozenset(), out) == 2
+    names: dict[str | None, str] = {digest(name): name for name in "abcx"}
     assert [
-        (str(one.verdict), one.file, names.get(one.expected or "", one.expected), names.get(one.found or "", one.found))
+        (str(one.verdict), one.file, names.get(one.expected, one.expected), names.get(one.found, one.found))
         for one in out.first
     ] == expected
 
 
-def test_media_that_the_target_converts_are_counted(tmp_path: Path) -> None:
-    """A converted format must be present, and an unsupported one need not be."""
+def test_media_that_may_be_missing(tmp_path: Path) -> None:
+    """A converted file must be there in any form; an unsupported format, tag or broken image may be missing."""
     capabilities = Capabilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
-    video = event(tmp_path, 1, "video", form="mp4")
-    events = [event(tmp_path, 0, "a"), video, event(tmp_path, 2, "b", form="webm")]
-    out = Findings()
-    assert compare_media(events, [item(0, "a"), item(1, "a gif")], frozenset(), capabilities, out) == 2
-    assert out.first == []
-    compare_media(events, [item(0, "a")], frozenset(), capabilities, out)
-    assert [one.expected for one in out.first] == [digest("video")]
-
-
-def test_media_that_the_target_says_it_lacks(tmp_path: Path) -> None:
-    """A tag with a notice may have fewer media, but no others."""
-    out = Findings()
-    events = [event(tmp_path, 0, "a"), event(tmp_path, 1, "b")]
-    compare_media(events, [item(0, "b")], frozenset({"media.s"}), EXACT, out)
-    assert out.first == []
-    compare_media(events, [item(0, "x")], frozenset({"media.s"}), EXACT, out)
-    assert [(str(one.verdict), one.found) for one in out.first] == [("-", digest("x"))]
-
-
-def test_an_undecodable_picture_need_not_be_held(tmp_path: Path) -> None:
-    """A broken image may be missing in the target, and a good one may not."""
-    broken = event(tmp_path, 0, "a")
+    a, b, video = event(tmp_path, 0, "a"), event(tmp_path, 1, "b"), event(tmp_path, 2, "video", form="mp4")
+    broken = event(tmp_path, 3, "broken")
     broken.file.path.write_bytes(PICTURE.read_bytes()[:40])
-    out = Findings()
-    compare_media([broken, event(tmp_path, 1, "b")], [], frozenset(), EXACT, out)
-    assert [one.expected for one in out.first] == [digest("b")]
+    for events, there, unsupported, count, expected in (
+        ([a, video, event(tmp_path, 4, "c", form="webm")], [item(0, "a"), item(1, "a gif")], set(), 2, []),
+        ([a, video], [item(0, "a")], set(), 2, [("+", digest("video"), None)]),
+        ([a, b], [item(0, "b")], {"media.s"}, 1, []),
+        ([a, b], [item(0, "x")], {"media.s"}, 0, [("-", None, digest("x"))]),
+        ([broken, b], [], set(), 1, [("+", digest("b"), None)]),
+    ):
+        out = Findings(capabilities)
+        assert compare_media(events, there, frozenset(unsupported), out) == count
+        assert [(str(one.verdict), one.expected, one.found) for one in out.first] == expected
 
 
 RUN = Run(
@@ -229,13 +200,16 @@ GOOD = TargetContent(
 )
 
 
-def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
-    """Return the differences that remain when the target holds GOOD with `changes`."""
-    skip = changes.pop("skip", frozenset())
-    capabilities = changes.pop("abilities", Capabilities(statuses=STATUSES))
-    fields = {name: getattr(GOOD, name) for name in GOOD.__slots__}
-    out = Findings()
-    FactsComparison(RUN, TargetContent(**(fields | changes)), ContentOptions(), capabilities, skip, out).compare({})
+def facts(
+    there: TargetContent,
+    run: Run = RUN,
+    capabilities: Capabilities = FACTS,
+    skip: frozenset[str] = frozenset(),
+    **sent: str,
+) -> list[tuple[str, str | None, str | None]]:
+    """Return the differences between the facts of a run and those in a target."""
+    out = Findings(capabilities)
+    compare_facts(run, there, ContentOptions(), skip, sent, out)
     return [(one.what, one.expected, one.found) for one in out.first]
 
 
@@ -269,7 +243,8 @@ def facts(**changes: Any) -> list[tuple[str, str | None, str | None]]:
 )
 def test_each_difference_of_the_facts_is_found(changes: dict[str, Any], expected: list[Any]) -> None:
     """A changed fact is named with both values, unless the target said why."""
-    assert facts(**changes) == expected
+    skip = changes.pop("skip", frozenset())
+    assert facts(replace(GOOD, **changes), skip=skip) == expected
 
 
 TEXTS = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***", "ckpt_path": "/a"}
@@ -292,8 +267,8 @@ def test_each_difference_of_params_is_found(params: dict[str, Any], expected: li
     """A changed or missing param, and a secret in clear, is a difference; one that is None may be missing."""
     assert GOOD.params is not None
     there = {name: value for name, value in {**GOOD.params, **params}.items() if value is not ...}
-    assert facts(params=there) == expected
-    assert facts(params=there, unsupported=frozenset({f"params.{name}" for name in params})) == []
+    assert facts(replace(GOOD, params=there)) == expected
+    assert facts(replace(GOOD, params=there, unsupported=frozenset({f"params.{name}" for name in params}))) == []
 
 
 def test_secrets_in_tags_and_in_nested_params() -> None:
@@ -305,28 +280,15 @@ def test_secrets_in_tags_and_in_nested_params() -> None:
         (("token", "api_key:***"), '{"password": "p", "host": "h"}', ["param db"]),
         (("token",), '{"password": "***", "host": "other"}', ["tags", "param db"]),
     ):
-        out = Findings()
         there = TargetContent(series={}, params={"db": param}, tags=tags, start=T0, end=T0 + 60)
-        FactsComparison(clear, there, ContentOptions(), EXACT, frozenset(), out).compare({})
-        assert [one.what for one in out.first] == expected
-        assert "s3cret" not in repr(out.first)
+        found = facts(there, clear, EXACT)
+        assert [what for what, *_ in found] == expected
+        assert "s3cret" not in repr(found)
 
 
-def test_a_running_run_with_an_old_end() -> None:
+@pytest.mark.parametrize(("clears", "expected"), [(True, [("end", None, str(T0))]), (False, [])])
+def test_a_running_run_with_an_old_end(clears: bool, expected: list[Any]) -> None:
     """Where an end cannot be cleared, a running run may have its old one."""
-    for clears, expected in ((True, [("end", None, str(T0))]), (False, [])):
-        out = Findings()
-        there = TargetContent(series={}, status="", end=T0, start=T0)
-        check = FactsComparison(
-            RUN, there, ContentOptions(), Capabilities(statuses=STATUSES, clears_end=clears), frozenset(), out
-        )
-        check.compare({"status": "running", "start": repr(T0), "end": ""})
-        assert [(one.what, one.expected, one.found) for one in out.first] == expected
-
-
-def test_facts_that_changed_since_the_export() -> None:
-    """A status or time that changed since the export is behind, not a difference; files keep their whole names."""
-    as_sent = {"status": "completed", "start": repr(T0), "end": repr(T0 + 60)}
-    assert facts_behind(RUN, (), as_sent) == ()
-    then = {"status": "running", "start": repr(T0), "end": ""}
-    assert facts_behind(RUN, ("tags", "metrics.csv"), then) == ("end", "metrics.csv", "status", "tags")
+    there = TargetContent(series={}, status="", end=T0, start=T0)
+    capabilities = replace(FACTS, clears_end=clears)
+    assert facts(there, capabilities=capabilities, status="running", start=repr(T0), end="") == expected

@@ -95,10 +95,11 @@ def test_growth_since_the_export_is_behind(run: Path, exporter: MemoryExporter) 
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     write_metrics(run, header, [[1, 2, None, 9, CREATED_S + 9]], append=True)
     log_image(run, 9, "d.png", picture(9))
-    write_sidecar(run, status="failed", hparams={"lr": 0.1}, tags=["t", "u"], notes="n")
+    end = "2026-04-10T13:30:00+00:00"
+    write_sidecar(run, status="failed", hparams={"lr": 0.1}, tags=["t", "u"], notes="n", ended_at=end)
     line = check(run, exporter)
     assert (str(line.verdict), line.differences.count) == ("=", 0)
-    assert (line.behind.rows, line.behind.media_lines, line.behind.facts) == (1, 1, ("status", "tags"))
+    assert (line.behind.rows, line.behind.media_lines, line.behind.facts) == (1, 1, ("end", "status", "tags"))
     assert verify_runs([run], exporter).exit_code == 0
     assert verify_runs([run], exporter, VerifyOptions(strict=True)).exit_code == 4
 
