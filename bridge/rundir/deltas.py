@@ -8,14 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from bridge.errors import IdentityError, RunDirectoryError, counted
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.media import read_media, read_pictures
-from bridge.rundir.metrics import CHUNK, MODULUS, cuts, to_hex
-from bridge.rundir.overlap import BUDGET, StepRange, Superseded, by_step, condensed, counting, merge, resolve
+from bridge.rundir.metrics import CHUNK, MODULUS, to_hex
+from bridge.rundir.overlap import BUDGET, Replaced, StepRange, resolve
 from bridge.rundir.resume import (
     Changed,
     ReadState,
@@ -142,40 +140,25 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
             learn_last_points(state, cursor, table, rows)
         last_points = state.last_points.points()
         blocks = [state.timed(block) for part in rows if (block := state.take(part)) is not None]
-        kind = DeltaKind.NEW if cursor is None else DeltaKind.APPEND if state.rows > first else DeltaKind.SAME
-        low, reason, following = None, "", None
         notices = state.notices(table)
         if cursor is None and not more and not run.event_files:
             notices += other_run_notice(run, state.last_points.points())
-        if state.late:
-            superseded = Superseded(session_starts(run, table), first=first)
-            blocks, low, reason = _apply_overlap(state, table, rows, last_points, blocks, options, superseded, budget)
-            notices += superseded_notice(superseded, table)
-        if cursor is not None and cursor.replacing is not None:
-            low = cursor.replacing if low is None else min(low, cursor.replacing)
-        if low is not None:
-            reason = reason or "an earlier export was stopped while it replaced points"
-            kind = DeltaKind.REWIND
-            if cursor is not None and not options.replaces:
-                delta = Delta(run=run, kind=kind, after=cursor, before=cursor, reason=reason)
-                return delta.with_(metrics=state.last_points.names)
-            # New points of other metrics may come at steps before those that changed.
-            low = min(low, *(int(block.step.min()) for block in blocks)) if blocks else low
-            blocks, following = _replacement(state, table, low, budget)
-        waits = not more and state.rows < table.total
         delta = Delta(
             run=run,
-            kind=kind,
-            after=state.cursor(table, cursor, replacing=following),
+            kind=DeltaKind.NEW if cursor is None else DeltaKind.APPEND if state.rows > first else DeltaKind.SAME,
+            after=state.cursor(table, cursor),
             before=cursor,
             blocks=tuple(blocks),
-            replace_from=low,
-            reason=reason,
-            more=more or following is not None,
+            more=more,
             metrics=state.last_points.names,
             remember=remember,
             notices=tuple(notices),
         )
+        waits = not more and state.rows < table.total
+        if state.late or (cursor is not None and cursor.replacing is not None):
+            delta = _with_overlap(delta, state, table, rows, last_points, options, budget)
+        if delta.kind is DeltaKind.REWIND and not options.replaces:
+            return delta
         if delta.more and not isinstance(table, EventTable):
             return delta  # pictures in event files come with their rows, other media with the last delta
         return _with_media(delta, None if waits or delta.more else table.stat, table, begin)
@@ -216,74 +199,62 @@ def _estimate_times(
 # Rewinds ------------------------------------------------------------------------------------------------------------
 
 
-def _apply_overlap(
+def _with_overlap(
+    delta: Delta,
     state: ReadState,
     table: Table,
     rows: Sequence[Rows],
     last_points: Mapping[str, tuple[int, float]],
-    blocks: Sequence[Block],
     options: ReadOptions,
-    superseded: Superseded,
     budget: int,
-) -> tuple[list[Block], int | None, str]:
-    """Apply the overlap rule to `blocks`, the points of the new `rows`, among them late ones.
+) -> Delta:
+    """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if others replace them.
 
-    `last_points` are those of the metrics before these rows. Late points that come at or before their steps are
-    compared with the points of the rows before, which are read again. Return the points that are new, the lowest step
-    at which the points of the target change (None if the new points only come in addition), and why they change.
+    `last_points` are those of the metrics before these rows. Where late points come at or before their steps, the rows
+    before are read again.
     """
+    first = rows[0].first if rows else state.rows
+    replacing = delta.before.replacing if delta.before is not None else None
     touched = {
         name: last_points[name][0]
         for name, late in state.late.items()
         if name in last_points and late.low <= last_points[name][0]
     }
-    earlier = _earlier_points(state, table, rows[0].first, touched, blocks, budget) if touched else []
-    both = merge([*earlier, *blocks])
-    assert both is not None
-    old = sum(len(block.row) for block in earlier)
-    # The first `old` rows of `both` are rows that the target knows. `then` are their points that counted without the
-    # new rows, `now` the points that count with them.
-    now = counting(both, superseded)
-    superseded.close()
-    gone = counting(both.rows(slice(0, old))) & ~now[:, :old]
-    steps, new = both.step[old:], now[:, old:]
-    added = list(by_step(both.rows(slice(old, None)), new))
-    changed = [both.step[:old][gone.any(axis=0)]]
-    if options.ordered or gone.any():
-        changed += [
-            steps[new[metric] & (steps <= touched[name])] for metric, name in enumerate(both.names) if name in touched
-        ]
-    low = min((int(steps.min()) for steps in changed if len(steps)), default=None)
-    return added, low, "" if low is None else _reason(state, table, rows, touched, int(gone.sum()))
-
-
-def _earlier_points(
-    state: ReadState, table: Table, rows: int, touched: Mapping[str, int], blocks: Sequence[Block], budget: int
-) -> list[Block]:
-    """Return the points of the metrics `touched` in the first `rows` rows at the steps of their points in `blocks`.
-
-    `touched` holds the last step of each metric before `blocks`. Those of these points that count are returned.
-    """
-    steps = {}
-    for name, last in touched.items():
-        mine = [block.step[block.present[block.names.index(name)]] for block in blocks if name in block.names]
-        every = np.unique(np.concatenate(mine))
-        steps[name] = every[every <= last]
-    found: list[Block] = []
-    again = ReadState.begin(state.run, state.content)
-    for part in first_rows(table, rows):
-        block = again.select(part)
-        if block is None:
-            continue
-        present = block.present.copy()
-        for metric, name in enumerate(block.names):
-            present[metric] &= np.isin(block.step, steps[name]) if name in steps else False
-        chosen = block.where(present)
-        if chosen is not None:
-            found.append(state.timed(chosen))
-        if sum(one.nbytes for one in found) > budget:
-            found = condensed(found)
-    return found
+    pieces, again = _Pieces(table, state, budget), ReadState.begin(state.run, state.content)
+    for part in first_rows(table, state.rows) if touched or replacing is not None else rows:
+        pieces.add(part, again)
+    replaced = Replaced(session_starts(state.run, table), first)
+    blocks = delta.blocks
+    if state.late:
+        groups = resolve(pieces.read, min(int(block.step.min()) for block in blocks), budget=budget, replaced=replaced)
+        found = [block.where(block.present & (block.row >= first)) for group, _ in groups for block in group]
+        blocks = tuple(block for block in found if block is not None)
+        delta = delta.with_(blocks=blocks, notices=(*delta.notices, *superseded_notice(replaced, table)))
+    is_behind = options.ordered and any(
+        int(block.step[present].min()) <= touched[name]
+        for block in blocks
+        for name, present in zip(block.names, block.present, strict=True)
+        if name in touched
+    )
+    if replaced.gone or is_behind:
+        delta = delta.with_(kind=DeltaKind.REWIND, reason=_reason(state, table, rows, touched, replaced.gone))
+    elif replacing is not None:
+        reason = "an earlier export was stopped while it replaced points"
+        delta = delta.with_(kind=DeltaKind.REWIND, reason=reason)
+    else:
+        return delta
+    if not options.replaces:
+        return delta.with_(after=delta.before, blocks=(), notices=())
+    # New points of other metrics may come at steps before those that changed.
+    steps = (replacing, replaced.low, *(int(block.step.min()) for block in blocks))
+    low = min(step for step in steps if step is not None)
+    group, following = next(resolve(pieces.read, low, budget=budget))
+    return delta.with_(
+        blocks=tuple(group),
+        replace_from=low,
+        more=delta.more or following is not None,
+        after=delta.after.with_(replacing=following),
+    )
 
 
 def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mapping[str, int], gone: int) -> str:
@@ -302,19 +273,6 @@ def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mappi
     if gone:
         words.append(f"; {counted(gone, 'point')} no longer count{'s' if gone == 1 else ''}")
     return "".join(words)
-
-
-def _replacement(state: ReadState, table: Table, low: int, budget: int) -> tuple[list[Block], int | None]:
-    """Return the points at step `low` and later that count in the rows up to `state`, and the step that follows them.
-
-    These are all points (None follows), or those of as many of the lowest steps as fit into memory.
-    """
-    pieces = _Pieces(table, state, budget)
-    again = ReadState.begin(state.run, state.content)
-    for rows in first_rows(table, state.rows):
-        pieces.add(rows, again)
-    group, following = next(resolve(pieces.read, low, budget=budget))
-    return list(group), following
 
 
 @dataclass(slots=True)
@@ -420,9 +378,9 @@ def read_whole(
             state.estimate = Estimate.begin(run, usable).reaching(table.total, run)
             remember = state.begun()
         end = state.cursor(table, None)
-        superseded = Superseded(session_starts(run, table))
+        replaced = Replaced(session_starts(run, table))
         parts = (
-            _by_step(pieces, options.limit, budget, state.begun().with_(complete=False), end, superseded)
+            _by_step(pieces, options.limit, budget, state.begun().with_(complete=False), end, replaced)
             if state.late
             else pieces.in_row_order(end)
         )
@@ -430,7 +388,7 @@ def read_whole(
         for blocks, after in parts:
             delta = delta.with_(blocks=tuple(blocks), after=after.with_(anchors=end.anchors), more=after is not end)
             if not delta.more:
-                notices = [*state.notices(table), *superseded_notice(superseded, table)]
+                notices = [*state.notices(table), *superseded_notice(replaced, table)]
                 if not run.event_files:
                     notices += other_run_notice(run, state.last_points.points())
                 stat = table.stat if state.rows == table.total else None
@@ -440,24 +398,17 @@ def read_whole(
 
 
 def _by_step(
-    pieces: _Pieces, limit: int, budget: int, unfinished: Cursor, end: Cursor, superseded: Superseded
+    pieces: _Pieces, limit: int, budget: int, unfinished: Cursor, end: Cursor, replaced: Replaced
 ) -> Iterator[tuple[list[Block], Cursor]]:
     """Yield the points that count, by step; the last ones with the cursor `end`, the others with `unfinished`."""
     blocks: list[Block] = []
-    groups = resolve(pieces.read, budget=budget, superseded=superseded)
-    parts = (part for group, _ in groups for block in group for part in _cut(block, limit))
-    for part, begins in _by_weight(parts, limit):
+    groups = resolve(pieces.read, budget=budget, most=limit, replaced=replaced)
+    for block, begins in _by_weight(((block, block.points) for group, _ in groups for block in group), limit):
         if begins:
             yield blocks, unfinished
             blocks = []
-        blocks.append(part)
+        blocks.append(block)
     yield blocks, end
-
-
-def _cut(block: Block, limit: int) -> Iterator[tuple[Block, int]]:
-    """Yield `block` in parts of about `limit` points at most, each with the number of its points."""
-    for low, high, points in cuts(np.count_nonzero(block.present, axis=0), limit):
-        yield block.rows(slice(low, high)), points
 
 
 # Media --------------------------------------------------------------------------------------------------------------

@@ -144,38 +144,47 @@ def same_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray
 
 
 @dataclass(slots=True)
-class Superseded:
-    """A count of the points that a later value at the same step of the same session replaced.
+class Replaced:
+    """The points that a value in the row `first` or later, at the same step, replaced.
 
-    `starts` int64 are the rows with which sessions begin, sorted; None if nobody knows, then nothing is counted. Only
-    values of the row `first` or later count. A value that replaces one of an earlier session is no loss: the run went
+    `gone` is the number of those in rows before `first`, and `low` the least of their steps. `superseded` is the number
+    of those that were replaced within their session: `starts` int64 are the rows with which sessions begin, sorted;
+    None if nobody knows, then none is counted. A value that replaces one of an earlier session is no loss: the run went
     back to a checkpoint, and the overlap rule is made for that.
     """
 
     starts: NDArray[np.int64] | None
     first: int = 0
-    count: int = 0
-    _steps: list[NDArray[np.int64]] = field(default_factory=list)
+    gone: int = 0
+    low: int | None = None
+    superseded: int = 0
+    _found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
 
     def add(self, rows: NDArray[np.int64], steps: NDArray[np.int64], replaced: NDArray[np.bool_]) -> None:
         """Add sequences of equal values of one metric, with the first row of each and its step.
 
         `replaced` says which of them have a later one at the same step, the next one. They count with `close`.
         """
-        if self.starts is None or not replaced.any():
-            return
         at = np.flatnonzero(replaced)
-        old, new = rows[at], rows[at + 1]
-        session = np.searchsorted(self.starts, [old, new], side="right")
-        self._steps.append(steps[at[(session[0] == session[1]) & (new >= self.first)]])
+        at = at[rows[at + 1] >= self.first]
+        old, new, superseded = rows[at], rows[at + 1], steps[:0]
+        if self.starts is not None:
+            session = np.searchsorted(self.starts, [old, new], side="right")
+            superseded = steps[at[session[0] == session[1]]]
+        self._found.append((steps[at[old < self.first]], superseded))
 
     def close(self, high: int | None = None) -> None:
         """Count what was added below step `high`, and forget the rest, which will be added again."""
-        self.count += sum(int((steps < high).sum()) if high is not None else len(steps) for steps in self._steps)
-        self._steps.clear()
+        for gone, superseded in self._found:
+            below = gone[gone < high] if high is not None else gone
+            if len(below):
+                self.gone += len(below)
+                self.low = min(int(below.min()), int(below[0]) if self.low is None else self.low)
+            self.superseded += len(superseded) if high is None else int(np.count_nonzero(superseded < high))
+        self._found.clear()
 
 
-def counting(block: Block, superseded: Superseded | None = None) -> NDArray[np.bool_]:
+def counting(block: Block, replaced: Replaced | None = None) -> NDArray[np.bool_]:
     """Return which points of `block`, whose rows are in row order, count (k, n)."""
     counts = np.zeros_like(block.present)
     order = np.argsort(block.step, kind="stable")
@@ -192,8 +201,8 @@ def counting(block: Block, superseded: Superseded | None = None) -> NDArray[np.b
         steps = block.step[firsts]
         is_last = np.concatenate([steps[1:] != steps[:-1], [True]])
         counts[metric, firsts[is_last]] = True
-        if superseded is not None:
-            superseded.add(block.row[firsts], steps, ~is_last)
+        if replaced is not None:
+            replaced.add(block.row[firsts], steps, ~is_last)
     return counts
 
 
@@ -250,14 +259,16 @@ def resolve(
     read: Callable[[StepRange], Iterator[Block]],
     low: int = _LEAST,
     *,
-    budget: int = BUDGET,
-    superseded: Superseded | None = None,
+    budget: int,
+    most: int = _PART_CELLS,
+    replaced: Replaced | None = None,
 ) -> Iterator[tuple[Iterator[Block], int | None]]:
     """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
 
     `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks
     that have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that
-    may be left, None with the last. A group has to be consumed before the next one is asked for.
+    may be left, None with the last. A group has to be consumed before the next one is asked for. A block has at most
+    `most` points, unless it has one row.
     """
     begin: int | None = low
     while begin is not None:
@@ -271,47 +282,42 @@ def resolve(
             held.append(mine)
             size += mine.nbytes
             if size > budget:
-                held = _shrunk(held, steps, budget, superseded)
+                held = _shrunk(held, steps, budget, replaced)
                 size = sum(block.nbytes for block in held)
         whole = merge(held)
         held.clear()
-        counts = None if whole is None else counting(whole, superseded)
-        if superseded is not None:
-            superseded.close(steps.high)
-        yield iter(()) if whole is None or counts is None else by_step(whole, counts), steps.high
+        counts = None if whole is None else counting(whole, replaced)
+        if replaced is not None:
+            replaced.close(steps.high)
+        yield iter(()) if whole is None or counts is None else _by_step(whole, counts, most), steps.high
         del whole, counts
         begin = steps.high
 
 
-def _shrunk(held: list[Block], steps: StepRange, budget: int, superseded: Superseded | None) -> list[Block]:
+def _shrunk(held: list[Block], steps: StepRange, budget: int, replaced: Replaced | None) -> list[Block]:
     """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
 
-    Only the points of too many different steps are too much; then the range ends in the middle of them.
+    A point that does not count by now will not count with later ones either. Only the points of too many different
+    steps are too much; then the range ends in the middle of them.
     """
-    for kept in condensed(held, superseded):
-        if kept.nbytes > budget // 2:
-            middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
-            if middle > int(kept.step.min()):
-                steps.high = middle
-                return [kept.rows(kept.step < middle)]
-        return [kept]
-    return []
+    whole = merge(held)
+    kept = whole and whole.where(counting(whole, replaced))
+    if kept is None:
+        return []
+    middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
+    if kept.nbytes > budget // 2 and middle > int(kept.step.min()):
+        steps.high = middle
+        kept = kept.rows(kept.step < middle)
+    return [kept]
 
 
-def condensed(blocks: Sequence[Block], superseded: Superseded | None = None) -> list[Block]:
-    """Return the points of `blocks`, in row order, that count so far, as one block or none.
+def _by_step(whole: Block, present: NDArray[np.bool_], most: int) -> Iterator[Block]:
+    """Yield the points `present` of `whole` sorted by step, in blocks that fit into the processor's cache.
 
-    A point that does not count by now will not count with later ones either.
+    A block has at most `most` points, unless it has one row.
     """
-    whole = merge(blocks)
-    kept = whole.where(counting(whole, superseded)) if whole is not None else None
-    return [] if kept is None else [kept]
-
-
-def by_step(whole: Block, present: NDArray[np.bool_]) -> Iterator[Block]:
-    """Yield the points `present` of `whole` sorted by step, in blocks that fit into the processor's cache."""
     order = np.argsort(whole.step, kind="stable")
-    size = max(1, _PART_CELLS // max(1, len(whole.names)))
+    size = max(1, min(_PART_CELLS, most) // len(whole.names))
     for first in range(0, len(order), size):
         at = order[first : first + size]
         rows = whole.rows(at)

@@ -19,7 +19,7 @@ from bridge.files import open_raw
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, to_hex
-from bridge.rundir.overlap import LastPoints, LatePoints, Superseded
+from bridge.rundir.overlap import LastPoints, LatePoints, Replaced
 from bridge.rundir.times import Estimate, fill, is_time
 
 if TYPE_CHECKING:
@@ -187,11 +187,10 @@ class ReadState:
             content=self.content.differences(),
         )
 
-    def cursor(self, table: Table, before: Cursor | None, *, replacing: int | None = None) -> Cursor:
+    def cursor(self, table: Table, before: Cursor | None) -> Cursor:
         """Return the cursor at this place of `table`, with what an exporter keeps in `before`.
 
-        `replacing` is the step from which on the target's points are not complete. The caller sets what concerns
-        media, and `stat`.
+        The caller sets what concerns media, and `stat`.
         """
         return (before or self.begun()).with_(
             path=str(self.run.path),
@@ -205,7 +204,7 @@ class ReadState:
             **table.marks(self.offset, self.layout),
             anchors=() if self.estimate is None else self.estimate.anchors,
             content=self.content.differences(),
-            replacing=replacing,
+            replacing=None,
             complete=True,
             stat=None,
         )
@@ -284,10 +283,10 @@ def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
     return np.array(starts, dtype=np.int64) if starts else None
 
 
-def superseded_notice(superseded: Superseded, table: Table) -> list[Notice]:
+def superseded_notice(replaced: Replaced, table: Table) -> list[Notice]:
     """Return the notice of points of `table` that were replaced within their session, if there are any."""
     detail = f"points replaced by a later value at the same step of the same session; they stay in {table.holder}"
-    return [Notice(NoticeKind.SUPERSEDED, table.holder, detail, superseded.count)] if superseded.count else []
+    return [Notice(NoticeKind.SUPERSEDED, table.holder, detail, replaced.superseded)] if replaced.superseded else []
 
 
 def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Table | None) -> ReadState:
