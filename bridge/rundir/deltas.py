@@ -77,7 +77,7 @@ def read_delta(
     """
     moved = cursor is not None and cursor.path != fitting(str(run.path))
     if cursor is not None and cursor.stat == _look(run, content) and cursor.replacing is None and not moved:
-        return _unchanged(run, cursor)
+        return _nothing(run, cursor)
     seen: Changed | None = None
     for _ in range(LOOKS):
         try:
@@ -92,20 +92,16 @@ def read_delta(
                 ) from change
             if seen is not None and seen.evidence == change.evidence:
                 if change.keeps:
-                    return _unchanged(run, cursor, f"{change.reason}; the target keeps its points")
-                return _changed(run, cursor, change.reason)
+                    return _nothing(run, cursor, f"{change.reason}; the target keeps its points")
+                return _nothing(run, cursor, change.reason, DeltaKind.CHANGED)
             seen = change
         time.sleep(BETWEEN_LOOKS)
     assert cursor is not None
-    return _unchanged(run, cursor, "metrics.csv is being rewritten")
+    return _nothing(run, cursor, "metrics.csv is being rewritten")
 
 
-def _unchanged(run: Run, cursor: Cursor, reason: str = "") -> Delta:
-    return Delta(run=run, kind=DeltaKind.SAME, after=cursor, before=cursor, reason=reason)
-
-
-def _changed(run: Run, cursor: Cursor, reason: str) -> Delta:
-    return Delta(run=run, kind=DeltaKind.CHANGED, after=cursor, before=cursor, reason=reason)
+def _nothing(run: Run, cursor: Cursor, reason: str = "", kind: DeltaKind = DeltaKind.SAME) -> Delta:
+    return Delta(run=run, kind=kind, after=cursor, before=cursor, reason=reason)
 
 
 def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
@@ -208,10 +204,10 @@ def _with_overlap(
     options: ReadOptions,
     budget: int,
 ) -> Delta:
-    """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if others replace them.
+    """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if the target's change.
 
-    `last_points` are those of the metrics before these rows. Where late points come at or before their steps, the rows
-    before are read again.
+    `last_points` are those of the metrics before these rows. If late points come at or before their steps, all rows are
+    read again. A REWIND holds all points from the lowest changed step on that fit into memory.
     """
     first = rows[0].first if rows else state.rows
     replacing = delta.before.replacing if delta.before is not None else None
@@ -224,33 +220,41 @@ def _with_overlap(
     for part in first_rows(table, state.rows) if touched or replacing is not None else rows:
         pieces.add(part, again)
     replaced = Replaced(session_starts(state.run, table), first)
-    blocks = delta.blocks
-    if state.late:
-        groups = resolve(pieces.read, min(int(block.step.min()) for block in blocks), budget=budget, replaced=replaced)
-        found = [block.where(block.present & (block.row >= first)) for group, _ in groups for block in group]
-        blocks = tuple(block for block in found if block is not None)
-        delta = delta.with_(blocks=blocks, notices=(*delta.notices, *superseded_notice(replaced, table)))
+    added: list[Block] = []
+    # All points at the lowest steps at which some change, and the step that follows these.
+    lowest: list[Block] = []
+    following: int | None = None
+    steps = [int(block.step.min()) for block in delta.blocks] + [step for step in (replacing,) if step is not None]
+    for group, high in resolve(pieces.read, min(steps), budget=budget, replaced=replaced):
+        blocks = list(group)
+        new = [each for block in blocks if (each := block.where(block.present & (block.row >= first))) is not None]
+        added += new
+        if not lowest and (new or replaced.gone or replacing is not None):
+            lowest, following = blocks, high
+        if lowest and not state.late:
+            break  # all new points count, and replace none
+    delta = delta.with_(blocks=tuple(added), notices=(*delta.notices, *superseded_notice(replaced, table)))
     is_behind = options.ordered and any(
         int(block.step[present].min()) <= touched[name]
-        for block in blocks
+        for block in added
         for name, present in zip(block.names, block.present, strict=True)
         if name in touched
     )
     if replaced.gone or is_behind:
-        delta = delta.with_(kind=DeltaKind.REWIND, reason=_reason(state, table, rows, touched, replaced.gone))
+        reason = _reason(state, table, rows, touched, replaced.gone)
     elif replacing is not None:
         reason = "an earlier export was stopped while it replaced points"
-        delta = delta.with_(kind=DeltaKind.REWIND, reason=reason)
     else:
         return delta
+    delta = delta.with_(kind=DeltaKind.REWIND, reason=reason)
     if not options.replaces:
         return delta.with_(after=delta.before, blocks=(), notices=())
     # New points of other metrics may come at steps before those that changed.
-    steps = (replacing, replaced.low, *(int(block.step.min()) for block in blocks))
-    low = min(step for step in steps if step is not None)
-    group, following = next(resolve(pieces.read, low, budget=budget))
+    lows = (replacing, replaced.low, *(int(block.step.min()) for block in added))
+    low = min(step for step in lows if step is not None)
+    changed = (block.where(block.present & (block.step >= low)) for block in lowest)
     return delta.with_(
-        blocks=tuple(group),
+        blocks=tuple(block for block in changed if block is not None),
         replace_from=low,
         more=delta.more or following is not None,
         after=delta.after.with_(replacing=following),
@@ -440,7 +444,8 @@ def _with_media(delta: Delta, stat: tuple[int, int] | None, table: Table | None 
     else:
         media = read_media(run, before)
     if media.superseded and before is not None:
-        return _changed(run, before, "; ".join(filter(None, (delta.reason, media.superseded))))
+        reason = "; ".join(filter(None, (delta.reason, media.superseded)))
+        return _nothing(run, before, reason, DeltaKind.CHANGED)
     kind = delta.kind
     if kind is DeltaKind.SAME and before is not None and media.lines > before.media_lines:
         kind = DeltaKind.APPEND
