@@ -37,6 +37,7 @@ from bridge.options import ContentOptions, SelectionOptions
 from bridge.sync.export import Options, export_runs
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.event_writing import age, append, picture, png, write_events
+from tests.security.harms import png_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +123,8 @@ def make_all_runs(runs: Path) -> Path:
         log_image(pictures, "val/samples", step, caption=f"step {step}")
     log_image(pictures, "val/samples", 3, caption="broken")
     (pictures / "media" / "val_samples-3.png").write_bytes(png(1)[:40])
+    log_image(pictures, "val/samples", 4, caption="no pixels")
+    (pictures / "media" / "val_samples-4.png").write_bytes(png_of(40, 20, b"right checksums"))
     broken = make_run(runs / "broken", rows[:3])
     log_image(broken, "val/samples", 0)
     (broken / "media" / "val_samples-0.png").write_bytes(png(1)[:40])
@@ -396,12 +399,16 @@ def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatc
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
     run_id = id_of(runs, "pictures")
     names = [file.path for file in artifacts.list_artifacts(f"{run_id}/images")]
-    assert len(names) == 8
-    for name in names:
+    assert len(names) == 10
+    for name in names:  # the fifth one's pixels are broken
         with Image.open(artifacts.download_artifacts(name, str(runs.parent))) as image:
             assert image.format == ("WEBP" if name.endswith("webp") else "PNG")
     captions = Path(artifacts.download_artifacts(f"{run_id}/bridge/captions.json", str(runs.parent)))
-    assert [line[3] for line in json.loads(captions.read_text())["data"]] == ["step 0", "step 1", "step 2", "broken"]
+    assert [line[3] for line in json.loads(captions.read_text())["data"]] == [
+        *(f"step {step}" for step in range(3)),
+        "broken",
+        "no pixels",
+    ]
 
 
 def test_everything_that_writes_is_refused(runs: Path) -> None:

@@ -29,6 +29,7 @@ from tests.require import require
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.event_writing import age, append, png, write_events
 from tests.rundir.event_writing import picture as event_picture
+from tests.security.harms import png_of
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -130,6 +131,16 @@ def make_runs(folder: Path) -> Path:
     odd = [{"step": 0, "loss": "nan", "val/samples/0": 1.0}, {"step": 2**20, "loss": "inf"}]
     second = make_run(runs / "two", odd, status="failed", hparams={"lr": 0.2})
     log_image(second, 3, "a.png", picture(4))
+    log_image(second, 4, "no-pixels.png", png_of(8, 8, b"right checksums"))
+    broken = {
+        "no-header.png": b"no picture",
+        "giant.png": png_of(60_000, 60_000, b""),
+        "no-video.mp4": b"no video" * 99,
+    }
+    for number, (name, data) in enumerate(broken.items()):
+        kind = "video" if name.endswith("mp4") else "image"
+        log_image(second, 5 + number, name, data, caption=name, type=kind)
+        log_image(second, 5, f"only-{name}", data, caption=name, type=kind, tag=name)
     make_run(runs / "three", [{"step": 0, "loss": 1e300}], status="interrupted")
     return runs
 

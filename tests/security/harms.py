@@ -84,7 +84,12 @@ def huge_png(side: int, *, bits: int = 1, kind: int = 0) -> bytes:
     # The checksum of so many zeros is known, and the packed lines can be repeated: nothing has to be packed at length.
     checksum = struct.pack(">I", len(line) * side % 65521 << 16 | 1)
     packed = b"\x78\x9c" + hundred * (side // 100) + packer.flush() + checksum
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
+    return png_of(side, side, packed, bits=bits, kind=kind)
+
+
+def png_of(width: int, height: int, packed: bytes, *, bits: int = 8, kind: int = 2) -> bytes:
+    """Return a PNG with right checksums that declares this size and holds these compressed pixels."""
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )

@@ -33,7 +33,7 @@ from bridge.exporters.mlflow.facts import (
     plain_file,
     renamed,
 )
-from bridge.files import MOST_DECODED_PIXELS, open_file, why_broken
+from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 from bridge.secrets import Redaction
 
@@ -343,6 +343,9 @@ SMALL = 256
 """The longer side of the small picture in pixels, as MLflow makes it."""
 
 _MOST_FRAMES = 2_000
+_LONGEST_WEBP = 16_383
+"""Pixels of the longest side that a WebP can have."""
+
 _DECODED = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """What is shown in the grid. A picture in another format is kept as a file, as in TensorBoard."""
 
@@ -357,34 +360,39 @@ def full_and_small(data: bytes, form: str) -> tuple[str, bytes, bytes]:
     PNG and WebP stay as they are. A moving GIF becomes a lossless moving WebP, anything else that Pillow reads a PNG.
     Raise UnreadablePictureError.
     """
+    from PIL import Image
+
     with _opened(data) as (picture, frames):
-        small = _webp(picture, _resized, lossless=max(picture.size) <= SMALL)
-        if form in ("png", "webp"):
-            return form, data, small
-        if frames > 1:
-            return "webp", _webp(picture, lambda frame: frame.copy(), lossless=True), small
+        try:
+            small = _webp(picture, _resized, lossless=max(picture.size) <= SMALL)
+        except BROKEN_PICTURE:
+            if picture.format != "PNG":
+                raise
+            # Its checksums are right, its pixels are not. A browser shows those above the fault.
+            small = _webp(Image.new("L", _small_size(picture), 128), lambda frame: frame, lossless=True)
+        extension, is_kept = _extension(picture, frames, form)
+        if is_kept:
+            return extension, data, small
+        if extension == "webp":
+            return extension, _webp(picture, lambda frame: frame.copy(), lossless=True), small
         full = io.BytesIO()
         _eight_bits(picture).save(full, "PNG")
-        return "png", full.getvalue(), small
+        return extension, full.getvalue(), small
 
 
 @lru_cache(1 << 16)  # a run that grows has each picture looked at once
 def picture_extension(file: RunFile, form: str) -> str | None:
-    """Return the extension that `full_and_small` gives, None if the picture cannot be decoded or is gone.
-
-    Only few formats must be decoded for that: the checksums in a PNG say that it is whole.
-    """
-    from PIL import ImageSequence
-
-    data = read_picture(file)
-    with contextlib.suppress(UnreadablePictureError), _opened(data or b"") as (picture, frames):
-        if picture.format == "PNG":
-            picture.verify()
-        else:
-            for frame in ImageSequence.Iterator(picture):
-                frame.load()
-        return form if form in ("png", "webp") else "webp" if frames > 1 else "png"
+    """Return the extension that `full_and_small` gives, None where it raises or the file is gone."""
+    with contextlib.suppress(UnreadablePictureError), _opened(read_picture(file) or b"") as (picture, frames):
+        return _extension(picture, frames, form)[0]
     return None
+
+
+def _extension(picture: Image, frames: int, form: str) -> tuple[str, bool]:
+    """Return the extension of the full picture, and if that is the file as it is."""
+    if form in ("png", "webp") or picture.format == "PNG":
+        return form if form == "webp" else "png", True
+    return "webp" if frames > 1 else "png", False
 
 
 def has_picture(events: Iterable[MediaEvent]) -> bool:
@@ -396,23 +404,32 @@ def has_picture(events: Iterable[MediaEvent]) -> bool:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[tuple[Image, int]]:
-    """Open a picture for the block, with its number of frames.
+    """Open a picture that can be shown for the block, with its number of frames.
 
+    Few formats must be decoded to know that: of a PNG, which most pictures are, the checksums say that it is whole.
     Raise UnreadablePictureError if it is too large or cannot be decoded, also for what Pillow raises in the block.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of single pictures; an unreadable one raises
-            with Image.open(io.BytesIO(data), formats=_DECODED) as picture:
-                frames = int(getattr(picture, "n_frames", 1))
-                pixels = max(math.prod(picture.size), math.prod(_small_size(picture))) * frames
-                if pixels > MOST_DECODED_PIXELS or frames > _MOST_FRAMES:
-                    size = f"{picture.width} x {picture.height}, {frames} frames"
-                    raise UnreadablePictureError(f"{size}: too large to be decoded")
-                yield picture, frames
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+            picture = Image.open(io.BytesIO(data), formats=_DECODED)
+            frames = int(getattr(picture, "n_frames", 1))
+            pixels = max(math.prod(picture.size), math.prod(_small_size(picture))) * frames
+            edge = max(picture.size) if frames > 1 else 0
+            if pixels > MOST_DECODED_PIXELS or frames > _MOST_FRAMES or edge > _LONGEST_WEBP:
+                size = f"{picture.width} x {picture.height}, {frames} frames"
+                raise UnreadablePictureError(f"{size}: too large to be decoded")
+            if picture.format == "PNG":
+                picture.verify()  # after that it must be opened again
+                picture = Image.open(io.BytesIO(data))
+            else:
+                for frame in ImageSequence.Iterator(picture):
+                    frame.load()
+                picture.seek(0)
+            yield picture, frames
+    except BROKEN_PICTURE as error:
         raise UnreadablePictureError(why_broken(error)) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePictureError("too many pixels") from error

@@ -197,7 +197,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         for tag, text in facts.fact_texts(self._shown_facts(live)).items():
             found[free_tag(tag, metrics, "text")].append((0, live.record.start, text))
         for event in self._live.media(live):
-            if event.caption:
+            if event.caption and media.is_shown(event):
                 tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
                 found[tag].append((event.step, event.time, plain(event.caption)))
         return {tag: sorted(points) for tag, points in found.items()}
@@ -236,9 +236,8 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
     def _images(self, live: LiveRun) -> Mapping[str, Sequence[MediaEvent]]:
         """Return the media events that TensorBoard can show, by tag, by step."""
         metrics, found = self._metric_tags(live), defaultdict(list)
-        formats = media.KEPT_FORMATS | (media.VIDEO_FORMATS if media.can_convert() else frozenset())
         for event in sorted(self._live.media(live), key=lambda event: event.step):
-            if event.format in formats:
+            if media.is_shown(event):
                 found[free_tag(image_tag(event.tag, event.index), metrics, "image")].append(event)
         return found
 

@@ -15,6 +15,7 @@ import io
 import itertools
 import warnings
 from fractions import Fraction
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -165,10 +166,11 @@ def _is_image(value: Any) -> bool:
     return bool(value.metadata.plugin_data.plugin_name == "images")
 
 
-def load_image(event: MediaEvent) -> EncodedImage | Notice:
+def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notice:
     """Return the picture that TensorBoard shows for `event`, or the notice that says why there is none.
 
-    Nothing of a picture is decoded but its header.
+    Nothing of a picture is decoded but its header. With `look`, for a list of pictures, nothing else is read either,
+    of a video its first frame, and no data are returned.
     """
     refusal = _refuse(event)
     if refusal is not None:
@@ -176,10 +178,10 @@ def load_image(event: MediaEvent) -> EncodedImage | Notice:
     what = f"{event.tag}: {event.path}"
     try:
         if event.format in VIDEO_FORMATS:
-            return _convert_video(event)
+            return _convert_video(event, look=look)
         with open_file(event.file) as file:
-            data = file.read(min(event.file.size, MAX_FILE_BYTES) + 1)
-        size = _picture_size(data)
+            data = b"" if look else file.read(min(event.file.size, MAX_FILE_BYTES) + 1)
+            size = _picture_size(file if look else io.BytesIO(data))
         if size[0] * size[1] <= MAX_PICTURE_PIXELS and len(data) <= MAX_FILE_BYTES:
             return EncodedImage(data, size)
         return Notice(NoticeKind.TOO_LARGE, what, f"{size[0]} x {size[1]} pixels would stall the browser")
@@ -188,6 +190,12 @@ def load_image(event: MediaEvent) -> EncodedImage | Notice:
     except BROKEN_PICTURE as error:
         kind = "video" if event.type is MediaType.VIDEO else "picture"
         return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {why_broken(error)}")
+
+
+@lru_cache(1 << 16)  # a list of pictures is asked for again and again
+def is_shown(event: MediaEvent) -> bool:
+    """Return True if `load_image` gives a picture for `event`."""
+    return isinstance(load_image(event, look=True), EncodedImage)
 
 
 def _refuse(event: MediaEvent) -> Notice | None:
@@ -203,22 +211,22 @@ def _refuse(event: MediaEvent) -> Notice | None:
     return None
 
 
-def _picture_size(data: bytes) -> tuple[int, int]:
+def _picture_size(file: BinaryIO) -> tuple[int, int]:
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(file) as image:
                 return image.size
         except Image.DecompressionBombError:
             return (2**31, 2**31)
 
 
-def _convert_video(event: MediaEvent) -> EncodedImage | Notice:
-    """Return the video as a GIF of at most GIF_EDGE pixels an edge and GIF_FRAMES frames.
+def _convert_video(event: MediaEvent, *, look: bool) -> EncodedImage | Notice:
+    """Return the video as a GIF of at most GIF_EDGE pixels an edge and GIF_FRAMES frames; none for a `look`.
 
-    Raise OSError or ValueError for a file that PyAV cannot read.
+    A video that breaks off is shown up to there. Raise one of BROKEN_PICTURE for a file that PyAV cannot read.
     """
     import av
 
@@ -235,25 +243,32 @@ def _convert_video(event: MediaEvent) -> EncodedImage | Notice:
         if width * height > MAX_FRAME_PIXELS:
             return Notice(NoticeKind.TOO_LARGE, what, f"frames of {width} x {height} pixels")
         rate = Fraction(min(max(event.fps, MIN_FRAME_RATE), 1000)) if event.fps else stream.average_rate or Fraction(10)
-        bound = max(1, min(MAX_DECODED_FRAMES, MAX_DECODED_PIXELS // max(width * height, 1)))
+        bound = 1 if look else max(1, min(MAX_DECODED_FRAMES, MAX_DECODED_PIXELS // max(width * height, 1)))
         stride = max(1, -(-min(_count_frames(container, stream), bound) // GIF_FRAMES))
         chosen: list[Image] = []
-        total = 0
+        total, broken = 0, ""
         stream.thread_type = "NONE"
         stream.codec_context.options = limits
-        for frame in itertools.islice(container.decode(stream), bound):
-            if total % stride == 0 and len(chosen) < GIF_FRAMES:
-                chosen.append(_shrink(frame))
-            total += 1
+        try:
+            for frame in itertools.islice(container.decode(stream), bound):
+                if total % stride == 0 and len(chosen) < GIF_FRAMES:
+                    chosen.append(_shrink(frame))
+                total += 1
+        except BROKEN_PICTURE as error:
+            if not chosen:
+                raise
+            broken = f": {why_broken(error)}"
     if not chosen:
         raise ValueError("it has no frames")
+    if look:
+        return EncodedImage(b"", chosen[0].size)
     buffer = io.BytesIO()
     # GIFs count in hundredths of a second. Browsers slow down a GIF whose pauses are shorter than two of them.
     pause = max(20, round(1000 * stride / rate / 10) * 10)
     chosen[0].save(buffer, format="GIF", save_all=True, append_images=chosen[1:], duration=pause, loop=0)
-    whole = f"its {total}" if total < bound else f"its first {total}"
-    thinned = Notice(NoticeKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames")
-    notices = (thinned,) if total > len(chosen) or total == bound else ()
+    whole = f"its {total}" if total < bound and not broken else f"its first {total}"
+    thinned = Notice(NoticeKind.CUT, what, f"a GIF of {len(chosen)} of {whole} frames{broken}")
+    notices = (thinned,) if total > len(chosen) or total == bound or broken else ()
     return EncodedImage(buffer.getvalue(), chosen[0].size, notices)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from tests.deltas import make_block, make_delta, make_model_run
 from tests.exporters.tensorboard.event_files import events, file_of, rows
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.require import require
+from tests.security.harms import png_of
 
 if TYPE_CHECKING:
     from bridge.exporters.tensorboard.target import TensorBoardTarget
@@ -221,24 +221,12 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget) -> None
     assert {"media.tiff", "media.broken", "media.gone"} <= target.read().unsupported
 
 
-def bomb(path: Path, width: int, height: int) -> Path:
-    """Return a PNG of a few bytes whose header declares a giant."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b""))
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-            for kind, data in chunks
-        )
-    )
-    return path
-
-
 @pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000)])
 def test_a_giant_picture(tmp_path: Path, target: TensorBoardTarget, size: tuple[int, int]) -> None:
     """An image too large for a browser is left out by its header, without decoding."""
-    (notice,) = notices_of(target, media_event(bomb(tmp_path / "bomb.png", *size)))
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png_of(*size, zlib.compress(bytes(10))))
+    (notice,) = notices_of(target, media_event(bomb))
     assert (notice.kind, notice.what) == (NoticeKind.TOO_LARGE, "val/samples: media/bomb.png")
 
 
@@ -269,6 +257,20 @@ def test_an_endless_video(tmp_path: Path, target: TensorBoardTarget, monkeypatch
     monkeypatch.setattr(media, "MAX_DECODED_PIXELS", 5 * 96 * 64)
     (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
     assert (notice.kind, notice.detail) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
+
+
+def test_a_video_that_breaks_off(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video whose end cannot be decoded is shown up to there, with a notice."""
+    require(media.can_convert(), "PyAV")
+    shrink, left = media._shrink, [None] * 5
+
+    def broken_at_last(frame: object) -> object:
+        left.pop()  # IndexError is among what PyAV raises
+        return shrink(frame)
+
+    monkeypatch.setattr(media, "_shrink", broken_at_last)
+    (notice,) = notices_of(target, media_event(film(tmp_path / "a.mp4", 12)))
+    assert (notice.kind, notice.detail.partition(":")[0]) == (NoticeKind.CUT, "a GIF of 5 of its first 5 frames")
 
 
 def test_a_video_without_pyav(tmp_path: Path, target: TensorBoardTarget, monkeypatch: pytest.MonkeyPatch) -> None:
