@@ -14,10 +14,10 @@ import os
 import re
 import shutil
 import sys
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from logger.files import append_whole, free_beside, no_field_limit, replace_file, set_aside
+from logger.files import append_whole, free_beside, replace_file, set_aside
 from logger.values import cell_text, is_header
 
 if TYPE_CHECKING:
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
-_PARSED_AT_ONCE = 100
-"""Records; few, because one can have thousands of cells."""
-
 _REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
 _SPECIAL = re.compile(r'[",\r\n]')
+
+csv.field_size_limit(sys.maxsize)  # of the whole process: a text of any length is one cell
 
 
 class MetricsFile:
@@ -291,17 +290,6 @@ def skip_rows(path: Path, limit: int = sys.maxsize) -> Position:
 
 def read_records(path: Path, start: Position = Position()) -> Generator[Record]:  # noqa: B008 - it is immutable
     """Yield the complete lines of `path` from `start` on, none without a header that is CSV."""
-    with contextlib.closing(_parse(path, start)) as records:
-        while True:
-            # Never held by a caller that stops in the middle: threads wait for each other at it.
-            with no_field_limit():
-                part = list(islice(records, _PARSED_AT_ONCE))
-            if not part:
-                return
-            yield from part
-
-
-def _parse(path: Path, start: Position) -> Generator[Record]:
     columns = start.columns
     taken: list[bytes] = []  # the lines of the record that the reader is in
     torn = False

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import secrets
 import stat
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 SNIFFED_BYTES = 64
 """As many first bytes of a file are enough for `sniff`."""
@@ -147,17 +144,3 @@ def set_aside(path: Path) -> Path:
     with contextlib.suppress(FileNotFoundError):
         path.rename(aside)
     return aside
-
-
-_FIELD_LIMIT = threading.RLock()
-
-
-@contextlib.contextmanager
-def no_field_limit() -> Iterator[None]:
-    """Let the csv module read cells of any length for a while; its limit is a setting of the whole process."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(sys.maxsize)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)

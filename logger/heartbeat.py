@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 
     from logger.run_writer import RunWriter
 
-HEARTBEAT_INTERVAL = 30.0
-"""The thread beats this often."""
-
 TIMER_INTERVAL = 4.0
-"""The thread looks this often for a state that is not on disk, which therefore gets there within ten seconds."""
-
+"""Seconds after which the thread beats again, and saves what is not on disk: it gets there within ten seconds."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Store images and videos of any kind: encode them, and write them to the folder media and its list, media.jsonl.
 
 Each item is a file that is never overwritten, and its line in media.jsonl follows the file. A process that is killed
-between the two leaves a file without a line, never a line without its file.
+before the line leaves a part of a file that no line names, never a line without its whole file.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logger.files import SNIFFED_BYTES, append_whole, replace_file, sniff
+from logger.files import SNIFFED_BYTES, append_whole, sniff
 from logger.values import strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -92,7 +91,10 @@ class MediaFile:
     def _store(self, folder: Path, step: int, item: Encoded) -> Path:
         file = self._reserve(folder, step, item.ending)
         try:
-            replace_file(file, item.data if item.source is None else _chunks(item.source), durable=False)
+            if item.source is None:
+                file.write_bytes(item.data)
+            else:
+                shutil.copyfile(item.source, file)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -129,20 +131,16 @@ def safe_tag(tag: str) -> str:
     Letters, digits, `_`, `-`, inner dots and spaces stay, everything else becomes %XX as in a URL (`a/b` is `a%2Fb`).
     A name that would be too long is cut, and ends in a digest of the tag.
     """
-    safe = "".join(
-        letter if letter.isalnum() or letter in "_-" or (letter in ". " and 0 < at < len(tag) - 1) else _percent(letter)
-        for at, letter in enumerate(tag)
-    )
-    safe = safe or "%"
-    if len(safe.encode("utf-8", errors="replace")) <= _MAX_NAME_BYTES:
+    safe = re.sub(r"[^\w. -]|^[. ]|[. ]\Z", _percent, tag) or "%"
+    encoded = safe.encode()
+    if len(encoded) <= _MAX_NAME_BYTES:
         return safe
     digest = hashlib.sha256(tag.encode("utf-8", errors="surrogatepass")).hexdigest()[:16]
-    head = safe.encode("utf-8", errors="replace")[: _MAX_NAME_BYTES - 20].decode("utf-8", errors="ignore")
-    return f"{head}%~{digest}"
+    return encoded[: _MAX_NAME_BYTES - 20].decode("utf-8", errors="ignore") + f"%~{digest}"
 
 
-def _percent(letter: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", errors="surrogatepass"))
+def _percent(letter: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in letter[0].encode("utf-8", errors="surrogatepass"))
 
 
 def _safe_ending(ending: str) -> str:
@@ -157,11 +155,6 @@ def _next_indices(folder: Path) -> dict[int, int]:
             step, index = int(match[1]), int(match[2])
             following[step] = max(following.get(step, 0), index + 1)
     return following
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from iter(lambda: file.read(1 << 20), b"")
 
 
 # Encoding

@@ -25,8 +25,7 @@ from logger.sidecar import (
     SidecarError,
     SidecarFile,
     Summary,
-    convert_document,
-    parse_json,
+    decode_document,
     read_sidecar,
 )
 from logger.values import cell_number, whole_number
@@ -106,7 +105,6 @@ class OpenedRun:
     metrics: MetricsFile
     media: MediaFile
     hparams: Hparams
-    summary: dict[str, Any]
     stats: dict[str, MetricStats]
     step: int | None
     session: int
@@ -154,13 +152,10 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     hparams = Hparams(run_dir / HPARAMS_NAME)
     if not hparams.resume(document.hparams):
         warn("hparams", f"{hparams.path} cannot be read; it is kept as {set_aside(hparams.path).name}.")
-    summary: dict[str, Any] = {}
-    with contextlib.suppress(OSError, SidecarError):  # the rows can replace it
-        summary = parse_json((run_dir / SUMMARY_NAME).read_bytes(), run_dir / SUMMARY_NAME)
-    stats, step = _restore(metrics, summary)
+    stats, step = _restore(metrics)
     other = other_process(run_dir, document)
-    # Where another process may be at work a young file may be one that it is just writing.
-    _remove_leftovers(run_dir, older_than=600 if other else 0)
+    if other is None:  # which may be writing one of these files
+        _remove_leftovers(run_dir)
     session, new = _add_session(document, settings, rows=metrics.rows)
     if new and (existed or metrics.rows):
         last = "" if step is None else f", the last at step {step}"
@@ -168,7 +163,7 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
         log_info(f"{run_dir} is resumed: it holds {rows}{last}.")
         if other is not None:
             warn("another process", other)
-    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, summary, stats, step, session, first=not existed)
+    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, stats, step, session, first=not existed)
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
@@ -236,13 +231,16 @@ def _original_of(document: Sidecar, run_dir: Path) -> Path | None:
     return original if same else None
 
 
-def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, MetricStats], int | None]:
+def _restore(metrics: MetricsFile) -> tuple[dict[str, MetricStats], int | None]:
     """Return the statistics of the rows on disk, and the last row's step (None without rows).
 
-    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read. One
-    that does not say how many it covers is another writer's, or the disk refused rows: it does not count.
+    summary.json may be some seconds behind the rows: it counts for the rows that it covers, and the others are read.
+    One that does not say how many it covers is another writer's, or the disk refused rows: it does not count.
     """
-    held, _ = convert_document(summary, Summary)
+    path = metrics.path.with_name(SUMMARY_NAME)
+    held = Summary()
+    with contextlib.suppress(OSError, SidecarError):  # the rows can replace it
+        held, _ = decode_document(path.read_bytes(), path, Summary)
     covered = held.rows if held.rows is not None and 0 <= held.rows <= metrics.rows else 0
     stats, last = (held.metrics, held.step) if covered else ({}, None)
     if covered == metrics.rows:
@@ -289,9 +287,8 @@ def _oldest_change(run_dir: Path) -> float:
     return round(min(times, default=time.time()), 6)
 
 
-def _remove_leftovers(run_dir: Path, *, older_than: float) -> None:
-    """Remove temporary files, at least `older_than` seconds old, that a killed process left."""
-    for path in (*run_dir.glob(".*.tmp"), *run_dir.glob("media/*/.*.tmp")):
-        with contextlib.suppress(OSError):
-            if _LEFTOVER.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older_than:
-                path.unlink()
+def _remove_leftovers(run_dir: Path) -> None:
+    """Remove the temporary files that a killed process left."""
+    for path in run_dir.glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)

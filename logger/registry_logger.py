@@ -92,7 +92,7 @@ class RegistryLogger(CSVLogger):
         )
         self._settings = settings
         self._made_by = (host_name(), os.getpid())
-        self._warn = WarnOnce().warn
+        self._warn = WarnOnce()
         _register_with_pytorch_lightning()
         rank_zero_only(refuse_existing)(settings)
 
@@ -235,7 +235,7 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def save(self) -> None:
-        """Bring the rows to disk, and the sidecar and the summary too, as far as that costs at most 2 % of the time."""
+        """Bring the rows to disk; the sidecar and the summary follow within seconds."""
         self._writer.save()
 
     @rank_zero_only

@@ -19,33 +19,20 @@ from multiprocessing import util
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 from logger.files import replace_file
-from logger.heartbeat import (
-    HEARTBEAT_INTERVAL,
-    BackgroundTimer,
-    Beat,
-    read_beat,
-    restore_beat,
-    touch_heartbeat,
-)
+from logger.heartbeat import BackgroundTimer, Beat, read_beat, restore_beat, touch_heartbeat
 from logger.media import encode_image, encode_video, single_images
 from logger.open_run import Settings, open_directory, unique_tags
 from logger.other_loggers import SummaryWriterMethods
 from logger.row import Row, step_of, to_row
 from logger.session import first_step, running_trainer, stage_of, status_of, was_pruned
-from logger.sidecar import SCHEMA_VERSION, SUMMARY_NAME, Summary, encode_document
+from logger.sidecar import SUMMARY_NAME, Summary, encode_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from logger.media import Encoded
     from logger.sidecar import Sidecar
-
-_BEAT_AT_CALLS = 1.0
-"""A log call beats if the last beat is this many seconds old."""
-
-_JSON_SHARE = 0.02
-"""The share of a training's time that the two JSON files may cost."""
 
 _RETRY_AFTER = 5.0
 """After the disk refused something, saving waits this many seconds before it tries again."""
@@ -70,7 +57,7 @@ class WarnOnce:
     def __init__(self) -> None:
         self._warned: set[str] = set()
 
-    def warn(self, key: str, message: str) -> None:
+    def __call__(self, key: str, message: str) -> None:
         """Warn with `message` if it is the first time for `key`."""
         if key not in self._warned:
             self._warned.add(key)
@@ -128,8 +115,8 @@ class _State(NamedTuple):
 class RunWriter(SummaryWriterMethods):
     """Writes one run directory: rows, hyperparameters, media, status, a heartbeat. `RunWriter.open` makes one.
 
-    Rows are on disk after `save`, after every `flush_every` of them, and within seconds in any case. sidecar.json and
-    summary.json follow, at most so often that they cost 2 % of the time. Once the directory is open no method raises
+    Rows are on disk after `save`, after every `flush_every` of them, and within seconds in any case. A thread writes
+    sidecar.json and summary.json, so that rows do not wait for them. Once the directory is open no method raises
     OSError: a disk that refuses is warned about and tried again.
 
     A start changes the run's status, end and heartbeat only if it is a *fit*: the first start of a directory is one,
@@ -146,11 +133,10 @@ class RunWriter(SummaryWriterMethods):
         self.pid = os.getpid()
         self.released = False
         self.dropped_rows = 0
-        self.warn = WarnOnce().warn
+        self.warn = WarnOnce()
         opened = open_directory(settings, warn=self.warn, log_info=log_info)
         self.media, self.session, self.stats, self.step = opened.media, opened.session, opened.stats, opened.step
         self._sidecar, self._metrics_file, self._hparams = opened.sidecar, opened.metrics, opened.hparams
-        self._summary = opened.summary
         document = self._sidecar.document
         self._entry = document.sessions[self.session]
         if opened.first:
@@ -161,14 +147,13 @@ class RunWriter(SummaryWriterMethods):
         self._put_off: list[Callable[[], None]] = []
         self._json_lock = threading.Lock()
         self._version, self._written = 1, 0  # counts changes of the state, and which of them the JSON files hold
-        self._retry_at = self._json_at = 0.0
+        self._retry_at = 0.0
         self._buffer: list[Row] = []
         self._waiting_values = 0
         self._error = ""
-        self._write_state(self._snapshot(), refuse=True)
-        self._beat(time.monotonic())
-        self._timer: BackgroundTimer | None = None
-        self._start_timer()
+        self._write_state(self._snapshot())
+        self._beat()
+        self._timer: BackgroundTimer | None = BackgroundTimer(self)
 
     @classmethod
     def open(
@@ -275,11 +260,9 @@ class RunWriter(SummaryWriterMethods):
     @_one_at_a_time
     def log_hparams(self, params: object) -> None:
         """Add hyperparameters of any kind, on disk at once."""
-        try:
+        with self._retry_later():
             for key, name in self._hparams.update(params):
                 self.warn(f"hparam {key}", f"Two hyperparameters are called {key!r}; one is kept as {name!r}.")
-        except OSError as error:
-            self._refused(error)
         self._changed()
         self._write_json()
 
@@ -333,22 +316,15 @@ class RunWriter(SummaryWriterMethods):
     @_one_at_a_time
     def edit(self, **fields: Any) -> None:
         """Set tags, notes, display_name or archived, on disk at once."""
-        with self._json_lock:
-            try:
-                self._sidecar.write(fields)
-            except OSError as error:
-                self._refused(error)
+        with self._json_lock, self._retry_later():
+            self._sidecar.write(fields)
         self._changed()
 
     @_one_at_a_time
     def save(self) -> None:
-        """Bring the rows to disk, and the JSON files as far as they may cost time now."""
-        now = time.monotonic()
-        if self._version == self._written or now < self._retry_at:
-            return
-        self._flush()
-        if now >= self._json_at:
-            self._write_json()
+        """Bring the rows to disk; the thread writes the JSON files within seconds."""
+        if self._buffer and time.monotonic() >= self._retry_at:
+            self._flush()
 
     def finalize(self, status: str) -> None:
         """Bring everything to disk and, in a fit, end the run with `status`.
@@ -391,7 +367,7 @@ class RunWriter(SummaryWriterMethods):
         self._entry.fit = True
         self.status, self.ended_at = "running", None
         self._changed()
-        self._beat(time.monotonic())
+        self._beat()
         self._write_json()
 
     def _abandon_fit(self, before: _BeforeFit) -> None:
@@ -399,10 +375,8 @@ class RunWriter(SummaryWriterMethods):
         self.status, self.ended_at, self._entry.fit = before.status, before.ended_at, before.fit
         self._changed()
         self._write_json()
-        try:
+        with self._retry_later():
             restore_beat(self.run_dir, before.beat)
-        except OSError as error:
-            self._refused(error)
 
     @_one_at_a_time
     def release(self) -> None:
@@ -418,15 +392,13 @@ class RunWriter(SummaryWriterMethods):
         return not self.released and self.pid == os.getpid()
 
     def on_timer(self) -> None:
-        """Beat while the run is running, and save a state that nobody saved.
+        """Beat while the run is running, and save what is not on disk.
 
-        The heartbeat needs no lock. If a call of the training holds the lock for long (a large video), the state is
-        saved by a later tick.
+        The heartbeat needs no lock. If a call of the training holds the lock for long (a large video), a later tick
+        saves.
         """
-        now = time.monotonic()
-        if now - self._beat_at >= HEARTBEAT_INTERVAL - 1.0:
-            self._beat(now)
-        if now < self._retry_at or not self._lock.acquire(timeout=_LOCK_TIMEOUT):
+        self._beat()
+        if time.monotonic() < self._retry_at or not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             return
         try:
             if self._version == self._written:
@@ -437,21 +409,15 @@ class RunWriter(SummaryWriterMethods):
             state = self._snapshot()
         finally:
             self._lock.release()
-        self._write_state(state)  # without the lock: the training does not wait for the disk
+        with self._retry_later():
+            self._write_state(state)  # without the lock: the training does not wait for the disk
 
     def _changed(self) -> None:
         self._version += 1
-        now = time.monotonic()
-        if now - self._beat_at >= _BEAT_AT_CALLS:
-            self._beat(now)
         if self._timer is None:
-            self._start_timer()
+            self._timer = BackgroundTimer(self)
 
-    def _start_timer(self) -> None:
-        self._timer = BackgroundTimer(self)
-
-    def _beat(self, now: float) -> None:
-        self._beat_at = now
+    def _beat(self) -> None:
         if self.is_fit and self.status == "running":
             try:
                 touch_heartbeat(self.run_dir)
@@ -469,7 +435,8 @@ class RunWriter(SummaryWriterMethods):
     def _write_json(self) -> None:
         """Bring rows, sidecar and summary to disk now."""
         self._flush()
-        self._write_state(self._snapshot())
+        with self._retry_later():
+            self._write_state(self._snapshot())
 
     def _snapshot(self) -> _State:
         """Return the present state as the two files are to hold it."""
@@ -485,9 +452,7 @@ class RunWriter(SummaryWriterMethods):
             "summary": {name: stats.last for name, stats in self.stats.items()},
             "checkpoint_path": self.checkpoint,
         }
-        held = self._summary.get("schema_version")
         summary = Summary(
-            schema_version=held if type(held) is int and held > SCHEMA_VERSION else SCHEMA_VERSION,
             run_id=self._sidecar.document.run_id,
             run_dir=str(self.run_dir),
             updated_at=now,
@@ -498,24 +463,23 @@ class RunWriter(SummaryWriterMethods):
         )
         return _State(self._version, rows is not None, sidecar, summary)
 
-    def _write_state(self, state: _State, *, refuse: bool = False) -> None:
-        """Write the two files, unless they hold a later state already."""
-        began = time.monotonic()
+    def _write_state(self, state: _State) -> None:
+        """Write the two files, unless they hold a later state already. Raises OSError."""
         with self._json_lock:
-            if state.version <= self._written:
-                return
-            try:
+            if state.version > self._written:
                 self._metrics_file.sync()
                 self._sidecar.write(state.sidecar)
-                replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary, self._summary))
+                replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary))
                 if state.complete:
                     self._written = state.version
-            except OSError as error:
-                if refuse:
-                    raise
-                self._refused(error)
-        now = time.monotonic()
-        self._json_at = now + (now - began) / _JSON_SHARE
+
+    @contextlib.contextmanager
+    def _retry_later(self) -> Iterator[None]:
+        """Warn if the disk refuses what the block does, instead of raising OSError."""
+        try:
+            yield
+        except OSError as error:
+            self._refused(error)
 
     def _refused(self, error: OSError) -> None:
         self._error = str(error)
@@ -571,10 +535,9 @@ def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: 
 
 def _release_all() -> None:
     with _writers.lock:
-        for writer in list(_writers.by_directory.values()):
+        for writer in _writers.by_directory.values():
             if writer.usable():
-                with contextlib.suppress(OSError):
-                    writer.release()
+                writer.release()
 
 
 def _forget_writers() -> None:
@@ -582,8 +545,7 @@ def _forget_writers() -> None:
     _writers.__init__()  # type: ignore[misc]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_writers)
+os.register_at_fork(after_in_child=_forget_writers)
 
 
 def _now() -> float:

@@ -1,10 +1,9 @@
-"""Give tests a clock that they move, a logger, and a disk that refuses."""
+"""Give tests a logger, and a disk that refuses."""
 
 from __future__ import annotations
 
 import resource
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,24 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logger import RegistryLogger
-
-
-class Clock:
-    """A monotonic clock that moves only when a test sets `now`, its time in seconds."""
-
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the monotonic clock by one that a test moves."""
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
 
 
 @pytest.fixture

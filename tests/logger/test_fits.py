@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch
 import pytest
@@ -18,9 +18,6 @@ from logger import RegistryLogger, RunWriter
 from logger.heartbeat import Beat, read_beat, restore_beat
 from tests.logger.models import data, evaluate, fit, small_model, trainer
 from tests.logger.rows import read_rows, sidecar
-
-if TYPE_CHECKING:
-    from tests.logger.conftest import Clock
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,14 +226,11 @@ def test_a_writer_without_lightning_ends_as_its_block_ends(
 
 
 @FAILED
-def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(
-    tmp_path: Path, before: Shown, clock: Clock
-) -> None:
+def test_the_heartbeat_of_a_validation_is_not_touched_in_its_course(tmp_path: Path, before: Shown) -> None:
     """A start that is no fit never touches the heartbeat."""
 
     class Looks(Callback):
         def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
-            clock.now += 60
             trainer.logger.experiment.on_timer()
 
     evaluate("validate", tmp_path, callbacks=[Looks()])

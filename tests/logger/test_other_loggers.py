@@ -19,10 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
-from logger import RegistryLogger, RegistryLoggerWarning, RunWriter
-from logger import run_writer as run_writer_module
+from logger import RegistryLogger, RegistryLoggerWarning
 from tests.logger.models import data, fit, small_model, trainer
-from tests.logger.rows import media, read_rows, sidecar, steps, without_time
+from tests.logger.rows import media, read_rows, sidecar, without_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,47 +225,6 @@ def test_without_lightning_an_import_error_says_what_to_install(tmp_path: Path) 
     assert "ImportError: RegistryLogger needs the package lightning: pip" in done.stderr
     assert 'pip install "registry-bridge[logger]"' in done.stderr
     assert sidecar(tmp_path / "run")["status"] == "completed"
-
-
-def test_a_removed_directory_does_not_end_the_loop(tmp_path: Path) -> None:
-    """After the directory is removed, rows that cannot be written are counted."""
-    run = RunWriter.open(tmp_path / "run", "r", flush_every=1)
-    run.log_metrics({"a": 1.0}, 0)
-    shutil.rmtree(tmp_path / "run")
-    with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
-        run.log_metrics({"a": 1.0}, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RegistryLoggerWarning)
-        run.log_image("i", [np.zeros((2, 2))], 1)
-        run.log_hparams({"lr": 1})
-        run.tags = ["a"]
-    with pytest.warns(RegistryLoggerWarning, match="1 row of"):
-        run.finalize("success")
-    run.release()
-    assert not (tmp_path / "run" / "metrics.csv").exists()
-
-
-def _log_many(run: RunWriter) -> None:
-    for step in range(1, 301):
-        run.log_metrics({"a": 1.0, "b": 2.0}, step)
-
-
-def test_rows_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory holds a million values while the disk refuses; later rows are dropped and counted."""
-    monkeypatch.setattr(run_writer_module, "_MAX_WAITING_VALUES", 100)
-    run = RunWriter.open(tmp_path / "run", "r", flush_every=10)
-    run.log_metrics({"a": 0.0}, 0)
-    run.save()
-    (tmp_path / "run").rename(tmp_path / "away")
-    with pytest.warns(RegistryLoggerWarning, match="cannot be written"):
-        _log_many(run)
-    assert (run.rows, run.dropped_rows) == (51, 250)
-    with pytest.warns(RegistryLoggerWarning, match="300 rows of"):
-        run.finalize("success")
-    (tmp_path / "away").rename(tmp_path / "run")
-    run.release()
-    assert steps(tmp_path / "run") == list(range(51))
-    assert sidecar(tmp_path / "run")["summary"] == {"a": 1.0, "b": 2.0}
 
 
 def test_a_full_disk_in_a_training_is_reported_at_its_end(

@@ -28,8 +28,6 @@ from tests.logger.rows import in_child, read_rows, sidecar, steps, summary, with
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.logger.conftest import Clock
-
 # Lightning's advice about a model whose validation is not always used.
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -175,14 +173,13 @@ def test_words_without_an_exception(word: str, status: str) -> None:
     assert status_of(word) == status
 
 
-def test_a_later_end_decides(logger: RegistryLogger, clock: Clock) -> None:
+def test_a_later_end_decides(logger: RegistryLogger) -> None:
     """Rows after finalize keep the status, and the next finalize sets status and end again."""
     logger.log_metrics({"a": 1.0})
     logger.finalize("success")
     first = sidecar(logger.run_dir)
     logger.log_metrics({"a": 2.0})
-    clock.now += 60
-    logger.save()
+    logger.experiment.on_timer()
     between = sidecar(logger.run_dir)
     logger.finalize("failed")
     last = sidecar(logger.run_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -295,20 +294,7 @@ def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
 def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
     """A newer schema_version stays, and a missing one becomes ours."""
     start(tmp_path).release()
-    for name, held, kept in (("sidecar.json", 9, 9), ("summary.json", 8, 8), ("sidecar.json", "x", 1)):
-        found = json.loads((tmp_path / name).read_text())
-        (tmp_path / name).write_text(json.dumps(found | {"schema_version": held}))
+    for held, kept in ((9, 9), ("x", 1)):
+        edit_sidecar(tmp_path, schema_version=held)
         start(tmp_path).finalize("completed")
-        assert json.loads((tmp_path / name).read_text())["schema_version"] == kept
-
-
-def test_what_a_kill_left_of_media_is_removed(tmp_path: Path) -> None:
-    """The next start removes partial media files and keeps the files of others."""
-    first = start(tmp_path)
-    first.log_media("a/b", "image", lambda: Encoded("png", b"1"), step=3, caption=None)
-    first.release()
-    folder = tmp_path / "media" / "a%2Fb"
-    (folder / ".00000003_1.png.0123abcd.tmp").write_bytes(b"half")
-    (folder / ".mine.tmp").write_bytes(b"mine")
-    start(tmp_path).release()
-    assert sorted(path.name for path in folder.iterdir()) == [".mine.tmp", "00000003_0.png"]
+        assert sidecar(tmp_path)["schema_version"] == kept
