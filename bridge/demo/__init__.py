@@ -13,11 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridge.errors import BridgeError, MissingExtraError, UsageError
 from logger.sidecar import read_sidecar
@@ -92,11 +91,12 @@ _KILLED = Training(
     clock_behind=KILLED_AGO,
 )
 
-_LANES: tuple[tuple[tuple[Training, ...], ...], ...] = (
-    (_SWEEP,),
-    ((_DIVERGED, replace(_PREEMPTED, signal="SIGTERM", signal_at=80)), (_PREEMPTED, _KILLED)),
+_PLANS: tuple[tuple[Training, ...], ...] = (
+    _SWEEP,
+    (_DIVERGED, replace(_PREEMPTED, signal="SIGTERM", signal_at=80)),
+    (_PREEMPTED, _KILLED),
 )
-"""What is trained: lanes run side by side, the processes of a lane one after another, trainings of a process too."""
+"""The trainings of each process. The third goes on where the second was preempted."""
 
 
 def train_demo(folder: Path, *, say: Callable[[str], None]) -> bool:
@@ -138,69 +138,49 @@ def _complete(folder: Path) -> bool:
 
 
 def _train(folder: Path, say: Callable[[str], None]) -> None:
-    children = _Children()
-    with ThreadPoolExecutor(len(_LANES)) as pool:
-        try:
-            lanes = [pool.submit(_train_lane, lane, folder, children, say) for lane in _LANES]
-            for lane in lanes:
-                lane.result()
-        finally:
-            children.end()
+    """Train in three processes: the first beside the second, which the third follows."""
+    with ExitStack() as ended:
+        sweep, preempted = (_Process(plan, folder, ended) for plan in _PLANS[:2])
+        preempted.finish(say)
+        _Process(_PLANS[2], folder, ended).finish(say)
+        sweep.finish(say)
 
 
-def _train_lane(
-    lane: Sequence[Sequence[Training]], folder: Path, children: _Children, say: Callable[[str], None]
-) -> None:
-    for steps in lane:
-        plan = [asdict(replace(step, run_dir=str(folder.resolve() / step.run_id))) for step in steps]
-        with tempfile.TemporaryFile("w+") as log, children.started(log) as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            json.dump(plan, child.stdin)
-            child.stdin.close()
-            for line in child.stdout:
-                say(f"  {line.strip()}")
-            code = child.wait()
-            # A process that gets a signal ends by it (SIGKILL), or as Lightning answers it (SIGTERM).
-            expected = -signal.SIGKILL if steps[-1].signal == "SIGKILL" else 0
-            if code != expected:
-                log.seek(0)
-                tail = "".join(log.readlines()[-12:])
-                raise BridgeError(
-                    f"The training of {steps[-1].run_id} ended with code {code} instead of {expected}:\n{tail}"
-                )
-        if steps[-1].signal is not None:
-            say(f"  {steps[-1].run_id} ({steps[-1].signal})")
+class _Process:
+    """A process that does the trainings of `plan`, one after another. It is killed if it still runs at the `end`."""
 
-
-class _Children:
-    """The processes that train; after `end` all of them are gone and none is started."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: list[subprocess.Popen[str]] = []
-        self._ended = False
-
-    def started(self, log: Any) -> subprocess.Popen[str]:
-        """Return a new process that does the trainings it reads from its stdin, its messages in the file `log`."""
+    def __init__(self, plan: Sequence[Training], folder: Path, end: ExitStack) -> None:
+        self._last = plan[-1]
+        self._log = end.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 - `end` closes it
         # -P: a `bridge` in the working directory is not imported.
         command = [sys.executable, "-P", "-m", "bridge.demo.training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        with self._lock:
-            if self._ended:
-                raise BridgeError("The demo was interrupted.")
-            # Not from outside: our own interpreter, our own module, JSON that was made above.
-            child = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env
-            )
-            self._running.append(child)
-        return child
+        # Not from outside: our own interpreter, our own module, JSON that was made above.
+        self._child = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env
+        )
+        end.enter_context(self._child)
+        end.callback(self._child.kill)
+        assert self._child.stdin is not None
+        json.dump(
+            [asdict(replace(each, run_dir=str(folder.resolve() / each.run_id))) for each in plan], self._child.stdin
+        )
+        self._child.stdin.close()
 
-    def end(self) -> None:
-        """Kill what still runs."""
-        with self._lock:
-            self._ended = True
-            for child in self._running:
-                if child.poll() is None:
-                    child.kill()
+    def finish(self, say: Callable[[str], None]) -> None:
+        """Wait for the end and pass each run's id to `say`. Raises BridgeError for an end that is not as planned."""
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            say(f"  {line.strip()}")
+        code = self._child.wait()
+        # A process that gets a signal ends by it (SIGKILL), or as Lightning answers it (SIGTERM).
+        expected = -signal.SIGKILL if self._last.signal == "SIGKILL" else 0
+        if code != expected:
+            self._log.seek(0)
+            tail = "".join(self._log.readlines()[-12:])
+            raise BridgeError(
+                f"The training of {self._last.run_id} ended with code {code} instead of {expected}:\n{tail}"
+            )
+        if self._last.signal is not None:
+            say(f"  {self._last.run_id} ({self._last.signal})")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import operator
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -31,7 +32,7 @@ from bridge.errors import UsageError
 from bridge.model import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from bridge.registry.record import RunRecord
 
@@ -168,7 +169,6 @@ def duration_of(text: str) -> float | None:
 # Tokens
 # ---------------------------------------------------------------------------------------------------------------------
 
-_KEYWORDS = ("and", "or", "not", "in")
 _CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "none": None, "null": None}
 _DURATION = re.compile(r"(-?\d+\.?\d*)([smhdw])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -184,8 +184,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-# The parts of a name: in backticks, where a doubled one stands for one, or bare.
-_NAME_PART = re.compile(r"`((?:[^`]|``)++)`|([^`]+)")
+# A name in backticks, where a doubled one stands for one: perhaps behind `hparams.`, perhaps before a statistic.
+_QUOTED = re.compile(r"(hparams\.)?`((?:[^`]|``)+)`(?:\.([^`]*))?")
+_MIRROR = str.maketrans("<>", "><")
 _UNEXPECTED = {
     "'": "this quote is never closed",
     '"': "this quote is never closed",
@@ -208,9 +209,9 @@ class _Token(NamedTuple):
         """Return whether it can name a field, a metric or a hyperparameter."""
         return self.kind == "name" and isinstance(_constant(self.text), str) and self.text[0] not in "0123456789+-."
 
-    def is_word(self, *words: str) -> bool:
-        """Return whether it is one of these words, in any case."""
-        return self.kind == "name" and self.text.lower() in words
+    def is_(self, *words: str) -> bool:
+        """Return whether it is one of these signs, or of these words in any case."""
+        return self.kind in ("sign", "name") and self.text.lower() in words
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -233,10 +234,8 @@ def _constant(text: str) -> Value:
     if text.lower() in _CONSTANTS:
         return _CONSTANTS[text.lower()]
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -269,13 +268,12 @@ class Where:
 def parse(text: str) -> Where:
     """Return the condition in `text`. Raises UsageError that points at the character where it makes no sense."""
     parser = _Parser(text)
-    test = parser.expression(0)
+    test = parser.expression()
     parser.end()
     return Where(text, test, tuple(parser.refs))
 
 
-_DEEPEST = 100
-_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_MOST_OPEN = 100
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
@@ -286,6 +284,7 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "~": fnmatchcase,
 }
+_EQUALITY = ("=", "==", "!=")
 
 
 class _Parser:
@@ -295,31 +294,35 @@ class _Parser:
         self._text = text
         self._tokens = _tokens(text)
         self._next = 0
+        self._open = 0
         self.refs: list[Ref] = []
 
-    def expression(self, depth: int) -> Test:
+    def expression(self) -> Test:
         """Read tests that are joined by `or`; the tests in them may be joined by `and`, which binds tighter."""
-        parts = [self._conjunction(depth)]
-        while self._accept("or"):
-            parts.append(self._conjunction(depth))
-        return parts[0] if len(parts) == 1 else lambda record: any(part(record) for part in parts)
+        return self._joined("or", any, self._conjunction)
 
-    def _conjunction(self, depth: int) -> Test:
-        parts = [self._negation(depth)]
-        while self._accept("and"):
-            parts.append(self._negation(depth))
-        return parts[0] if len(parts) == 1 else lambda record: all(part(record) for part in parts)
+    def _conjunction(self) -> Test:
+        return self._joined("and", all, self._negation)
 
-    def _negation(self, depth: int) -> Test:
-        if depth > _DEEPEST:
-            self._fail(f"too deep: more than {_DEEPEST} parentheses and nots")
-        if self._accept("not"):
-            return _inverse(self._negation(depth + 1))
+    def _joined(self, word: str, combine: Callable[[Iterable[bool]], bool], read: Callable[[], Test]) -> Test:
+        parts = [read()]
+        while self._accept(word):
+            parts.append(read())
+        return parts[0] if len(parts) == 1 else lambda record: combine(part(record) for part in parts)
+
+    def _negation(self) -> Test:
+        is_inverted = False
+        while self._accept("not"):
+            is_inverted = not is_inverted
         if self._accept("("):
-            inner = self.expression(depth + 1)
+            self._open += 1
+            if self._open > _MOST_OPEN:
+                self._fail(f"more than {_MOST_OPEN} parentheses")
+            test = self.expression()
             self._expect(")")
-            return inner
-        return self._comparison()
+        else:
+            test = self._comparison()
+        return _inverse(test) if is_inverted else test
 
     def _comparison(self) -> Test:
         left = self.operand()
@@ -332,29 +335,27 @@ class _Parser:
             if left.is_name and (ref := self.reference(left)).kind is Kind.YES_NO:
                 return lambda record: ref.of(record) is True
             self._fail("expected a comparison: = != < <= > >= ~ or in")
-        sign = self._advance()
-        right = self.operand()
-        if left.is_name:
-            test = self._compare(left, sign, sign.text, right)
-        elif right.is_name:
-            test = self._compare(right, sign, _MIRRORED.get(sign.text, sign.text), left)
-        else:
+        sign, right = self._advance(), self.operand()
+        op = sign.text
+        if not left.is_name and right.is_name:  # 0.7 < val/acc
+            left, right, op = right, left, op.translate(_MIRROR)
+        if not left.is_name:
             self._fail("one side must name a field, a metric, hparams.x or tag", left)
+        test = self._compare(self.reference(left), op, right, sign)
         if self._peek.kind == "operator":
             self._fail("one comparison at a time: join two of them with 'and'")
         return test
 
-    def _compare(self, name: _Token, sign: _Token, op: str, operand: _Token) -> Test:
-        ref = self.reference(name)
-        value = self._value(ref, operand, glob=op == "~")
+    def _compare(self, ref: Ref, op: str, operand: _Token, sign: _Token) -> Test:
+        value = self._value(ref, operand, is_glob=op == "~")
         if op == "~" and (ref.kind not in (*_TEXTS, Kind.HPARAM) or not isinstance(value, str)):
             self._fail("~ matches a text with a glob: name ~ 'base*'", sign)
-        if ref.kind in (Kind.TAGS, Kind.YES_NO) and op not in ("=", "==", "!=", "~"):
+        if ref.kind in (Kind.TAGS, Kind.YES_NO) and op not in (*_EQUALITY, "~"):
             self._fail(f"{ref} is compared by {'=, != and ~' if ref.kind is Kind.TAGS else '= and !='} only", sign)
         if ref.kind is Kind.TAGS and op == "!=":
             return _inverse(_present(ref, lambda found: found == value))
-        compare, is_any_kind = _OPERATORS[op], op in ("=", "==", "!=")
-        return _present(ref, lambda found: (is_any_kind or _are_alike(found, value)) and compare(found, value))
+        compare = _OPERATORS[op]
+        return _present(ref, lambda found: (op in _EQUALITY or _are_alike(found, value)) and compare(found, value))
 
     def _membership(self, left: _Token) -> Test:
         if self._accept("("):
@@ -363,8 +364,7 @@ class _Parser:
             while self._accept(","):
                 values.append(self._value(ref, self.operand()))
             self._expect(")")
-        elif self._peek.is_word("tag", "tags"):
-            self._advance()
+        elif self._accept("tag", "tags"):
             ref = Ref(*FIELDS["tags"])
             values = [self._value(ref, left)]
         else:
@@ -373,7 +373,7 @@ class _Parser:
 
     def operand(self) -> _Token:
         """Read a name or a value."""
-        if self._peek.kind not in ("name", "text") or self._peek.is_word(*_KEYWORDS):
+        if self._peek.kind not in ("name", "text") or self._peek.is_("and", "or", "not", "in"):
             self._fail(f"expected a name or a value{self._instead()}")
         return self._advance()
 
@@ -395,37 +395,37 @@ class _Parser:
         return ref
 
     def _resolve(self, token: _Token) -> Ref:
-        parts = [(quoted.replace("``", "`"), bare) for quoted, bare in _NAME_PART.findall(token.text)]
-        whole = "".join(quoted or bare for quoted, bare in parts)
-        if parts[0][1].startswith("hparams.") and whole != "hparams.":
-            return Ref(Kind.HPARAM, whole.removeprefix("hparams."))
-        quoted, bare = parts[0]
-        if quoted:
-            rest = whole.removeprefix(quoted)
-            if rest and rest.removeprefix(".") not in STATISTICS:
-                self._fail(f"after a name in backticks comes one of .{', .'.join(STATISTICS)}", token)
-            return Ref(Kind.METRIC, quoted, rest[1:] or "last")
-        if len(parts) > 1:
-            self._fail("put the whole name into backticks", token)
-        if bare in FIELDS:
-            return Ref(*FIELDS[bare])
-        metric = bare.removeprefix("summary.")
-        name, _, statistic = metric.rpartition(".")
-        return Ref(Kind.METRIC, name, statistic) if name and statistic in STATISTICS else Ref(Kind.METRIC, metric)
+        parts = _QUOTED.fullmatch(token.text)
+        if not parts:
+            if token.text in FIELDS:
+                return Ref(*FIELDS[token.text])
+            if "`" in token.text:
+                self._fail("put the whole name into backticks", token)
+            if len(token.text) > len("hparams.") and token.text.startswith("hparams."):
+                return Ref(Kind.HPARAM, token.text.removeprefix("hparams."))
+            metric = token.text.removeprefix("summary.")
+            name, _, statistic = metric.rpartition(".")
+            return Ref(Kind.METRIC, name, statistic) if name and statistic in STATISTICS else Ref(Kind.METRIC, metric)
+        is_hparam, name, statistic = parts[1], parts[2].replace("``", "`"), parts[3]
+        if is_hparam and statistic is None:
+            return Ref(Kind.HPARAM, name)
+        if is_hparam or statistic not in (None, *STATISTICS):
+            self._fail(f"after a name in backticks comes one of .{', .'.join(STATISTICS)}", token)
+        return Ref(Kind.METRIC, name, statistic or "last")
 
-    def _value(self, ref: Ref, token: _Token, *, glob: bool = False) -> Value:
+    def _value(self, ref: Ref, token: _Token, *, is_glob: bool = False) -> Value:
         """Return the value that `token` stands for, as `ref` is compared with it."""
         if token.kind == "name" and "`" in token.text:
             self._fail("expected a value, not a second name (put text in quotes)", token)
         text = token.text if token.kind == "name" else re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
-        if ref.kind is Kind.STATUS and not (glob and any(fnmatchcase(status, text.lower()) for status in Status)):
+        if ref.kind is Kind.STATUS:
             try:
-                return status_of(text)
+                return text.lower() if is_glob else status_of(text)
             except UsageError as error:  # a word that no run can have is a slip
                 self._fail(error.message, token)
         if ref.kind in _TEXTS:
             # A word that looks like a number or a constant is still a text here: run_id = 20260410.
-            return text.lower() if ref.kind is Kind.STATUS else text
+            return text
         value = _constant(text) if token.kind == "name" else text
         if value != value:  # noqa: PLR0124 - only NaN differs from itself
             self._fail("nothing compares with NaN; METRIC.nan_count > 0 finds runs that have one", token)
@@ -441,20 +441,18 @@ class _Parser:
         return self._tokens[self._next]
 
     def _advance(self) -> _Token:
-        token = self._peek
-        self._next = min(self._next + 1, len(self._tokens) - 1)
-        return token
+        self._next += 1
+        return self._tokens[self._next - 1]
 
-    def _accept(self, text: str) -> bool:
-        """Read the next token if it is this keyword or sign."""
-        found = self._peek.is_word(text) or (self._peek.kind == "sign" and self._peek.text == text)
-        if found:
-            self._advance()
+    def _accept(self, *words: str) -> bool:
+        """Read the next token if it is one of these keywords or signs."""
+        found = self._peek.is_(*words)
+        self._next += found
         return found
 
-    def _expect(self, text: str) -> None:
-        if not self._accept(text):
-            self._fail(f"expected {text!r}{self._instead()}")
+    def _expect(self, word: str) -> None:
+        if not self._accept(word):
+            self._fail(f"expected {word!r}{self._instead()}")
 
     def _instead(self) -> str:
         return " before the end" if self._peek.kind == "end" else f" instead of {self._peek.text!r}"
