@@ -73,8 +73,7 @@ def export(
     report = export_runs(runs, exporter, options, progress=out.progress())
     if out.json:
         out.result_json(report.to_dict())
-        out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
-        return report.exit_code
+        return out.say_no_match(report.no_match, report.exit_code)
     print_report(report, out)
     if not out.quiet and not how.dry_run and report.runs and report.exit_code != Exit.NOTHING_DONE:
         out.result(f"Open: {how_to_look(runs, target, exporter)}")
@@ -128,7 +127,7 @@ def print_report(report: Report, out: Output) -> None:
     """
     for warning in report.warnings:
         out.say(warning)
-    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
+    out.say_no_match(report.no_match, report.exit_code)
     if report.no_match and not report.runs:
         return
     labels = labels_of(report.runs)

@@ -136,8 +136,7 @@ def _list(
         deliver(chosen, shown, default, table=table, out=out)
     if not selected:
         no_match = explain_none(records, chosen_by, runs)
-        out.say_no_match(no_match.text, unknown=no_match.unknown)
-        return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
+        return out.say_no_match(no_match.text, Exit.NOTHING_DONE if no_match.unknown else Exit.DONE)
     of = f"{len(chosen):,} of " if len(chosen) != len(records) else ""
     out.say(f"{of}{counted(len(records), 'run')}.")
     if left_out := describe_left_out(records, chosen_by):

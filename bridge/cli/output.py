@@ -115,10 +115,14 @@ class Output(OutputOptions, frozen=True, kw_only=True):
         """Print a message to stderr, also with --quiet."""
         click.echo(wrapped(plain(message, lines=True)), err=True)
 
-    def say_no_match(self, text: str, *, unknown: bool) -> None:
-        """Print why no run was selected, if none was. --quiet silences it only if the runs just do not match."""
+    def say_no_match(self, text: str, code: int) -> int:
+        """Print why no run was selected, if none was, and return the exit code.
+
+        --quiet silences it only if the runs just do not match, which is DONE.
+        """
         if text:
-            (self.warn if unknown else self.say)(text)
+            (self.warn if code == Exit.NOTHING_DONE else self.say)(text)
+        return code
 
     def say_skipped(self, skipped: Iterable[SkippedFolder]) -> None:
         """Print which folders look like run directories and are none: the first by name, the others as a number."""

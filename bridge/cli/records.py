@@ -16,7 +16,7 @@ from bridge.cli.command import STDOUT
 from bridge.cli.output import Output, plain
 from bridge.errors import counted
 from bridge.registry import open_registry
-from bridge.registry.query import columns, csv_text, unknown_refs, write_csv, write_parquet
+from bridge.registry.query import columns, csv_text, unknown_refs, write_table
 from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import sentence
@@ -42,7 +42,6 @@ _STATUS_STYLES = {"running": "bold", "failed": "red", "interrupted": "magenta", 
 
 def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, full: bool = False) -> list[Registry]:
     """Scan RUNS and return a registry for each, each directory once. Messages about a cache go to stderr."""
-    roots = {os.path.realpath(path): path for path in runs}
     return [
         open_registry(
             root,
@@ -52,7 +51,7 @@ def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, f
             full=full,
             statistics=False,  # `select` and `deliver` complete those that are needed
         )
-        for root in roots
+        for root in dict.fromkeys(map(os.path.realpath, runs))
     ]
 
 
@@ -169,11 +168,11 @@ def deliver(
     """
     if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
         records = with_statistics(records)
-    for path, write in ((table.csv, write_csv), (table.parquet, write_parquet)):
+    for path, as_csv in ((table.csv, True), (table.parquet, False)):
         if path == STDOUT:
             out.result(csv_text(columns(records)).replace("\r\n", "\n").removesuffix("\n"))
         elif path is not None:
-            write(columns(records), path)
+            write_table(columns(records), path, as_csv=as_csv)
             out.say(f"{counted(len(records), 'run')} written to {path}.")
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
@@ -262,15 +261,14 @@ def word_of(ref: Ref, record: RunRecord) -> str:
     return f"{value:.4g}" if isinstance(value, float) else plain(value)
 
 
-def age(then: float, now: float | None = None) -> str:
+def age(then: float) -> str:
     """Return how long ago `then` was: `45 s`, `3 min`, `5 h`, or within a year `28 Nov 09:16`, else `28 Nov 2025`."""
-    seconds = (time.time() if now is None else now) - then
+    seconds = time.time() - then
     for unit, size, most in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
         if 0 <= seconds < most:
             return f"{int(seconds / size)} {unit}"
-    try:
-        local = datetime.fromtimestamp(then).astimezone()
-    except (OverflowError, ValueError, OSError):
+    local = _local(then)
+    if local is None:
         return str(then)
     return f"{local.day} {local:%b %H:%M}" if abs(seconds) < 300 * 86400 else f"{local.day} {local:%b %Y}"
 
@@ -288,10 +286,16 @@ def duration(seconds: float) -> str:
 
 
 def _local_time(seconds: float) -> str:
+    local = _local(seconds)
+    return str(seconds) if local is None else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _local(seconds: float) -> datetime | None:
+    """Return a time in the local zone; None for one outside of the calendar."""
     try:
-        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(seconds).astimezone()
     except (OverflowError, ValueError, OSError):
-        return str(seconds)
+        return None
 
 
 _WRITERS: Mapping[Kind, Callable[[Any], str]] = {

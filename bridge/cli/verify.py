@@ -53,12 +53,11 @@ def verify(
     if out.json:
         report = verify_runs(runs, exporter, options)
         out.result_json(report.to_dict())
-        out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
-        return report.exit_code
+        return out.say_no_match(report.no_match, report.exit_code)
     report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
     for warning in report.warnings:
         out.say(warning)
-    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
+    out.say_no_match(report.no_match, report.exit_code)
     if report.runs or not report.no_match:
         out.say_skipped(report.skipped)
         out.result(_totals(report))

@@ -96,7 +96,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     report = export_runs(runs, exporter, options, progress=out.progress(after=1.0))
     for failure in failures(report):
         out.warn(failure)
-    out.say_no_match(report.no_match, unknown=report.exit_code == Exit.NOTHING_DONE)
+    out.say_no_match(report.no_match, report.exit_code)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
     interface = _interface(exporter, how.port)
@@ -148,8 +148,7 @@ def _view_live(
     if not found:
         registries = [open_registry(root, say=out.warn) for root in runs]
         no_match = explain_none([record for registry in registries for record in registry], chosen, runs)
-        out.say_no_match(no_match.text, unknown=no_match.unknown)
-        return Exit.NOTHING_DONE if no_match.unknown else Exit.DONE
+        return out.say_no_match(no_match.text, Exit.NOTHING_DONE if no_match.unknown else Exit.DONE)
     port = free_port(how.port, usual=exporter.default_port, host=how.host)
     out.say(STARTING)
     with exporter.serve_live(live, host=how.host, port=port) as address:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import BridgeError, UsageError, counted
 from bridge.files import cache_dir
 from bridge.model import Status
+from bridge.registry.record import FIELDS as RECORD_FIELDS
 from bridge.registry.store import Store, refuse_foreign, scan, with_statistics, with_store
 from bridge.registry.where import FIELDS, Kind, column, parse, status_of
 from bridge.rundir.times import Clock
@@ -255,10 +256,6 @@ def ordered(records: Sequence[RunRecord], by: Ref, *, descending: bool = False) 
     return [record for _, record in (*present, *missing)]
 
 
-_FIELDS = (
-    "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
-    "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "kind",
-)  # fmt: skip
 time_columns = ("created_at", "ended_at", "heartbeat", "updated_at")
 """The columns that hold times, as ISO text in UTC."""
 
@@ -268,7 +265,7 @@ def columns(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
     A value that a run does not have is None. Tags are joined by `, `.
     """
-    table: dict[str, list[Any]] = {name: [_cell(getattr(record, name)) for record in records] for name in _FIELDS}
+    table: dict[str, list[Any]] = {name: [_cell(getattr(record, name)) for record in records] for name in RECORD_FIELDS}
     for key in _sorted_names(record.hparams for record in records):
         table[f"hparams.{key}"] = [record.hparams.get(key) for record in records]
     metrics = _sorted_names((*record.summary, *record.stats) for record in records)
@@ -302,27 +299,22 @@ def csv_text(table: Mapping[str, list[Any]]) -> str:
     return text.getvalue()
 
 
-def write_csv(table: Mapping[str, list[Any]], path: Path) -> None:
-    """Write the table as CSV (UTF-8) in place of `path`. Raises BridgeError if that fails."""
-    _write(path, csv_text(table).encode("utf-8", errors="backslashreplace"))
+def write_table(table: Mapping[str, list[Any]], path: Path, *, as_csv: bool) -> None:
+    """Write the table in place of `path`, as CSV (UTF-8) or as Parquet. Raises BridgeError if that fails."""
+    try:
+        path.write_bytes(csv_text(table).encode("utf-8", "backslashreplace") if as_csv else _parquet(table))
+    except OSError as error:
+        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def write_parquet(table: Mapping[str, list[Any]], path: Path) -> None:
-    """Write the table as Parquet in place of `path`; a column of mixed types becomes text. Raises BridgeError."""
+def _parquet(table: Mapping[str, list[Any]]) -> Any:
+    """Return the table as Parquet, in memory: pyarrow deletes a file that it fails to write, whatever it held."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    # Into memory first: if pyarrow fails to write a file, it deletes it, whatever was there before.
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table({name: _arrow_array(pa, values) for name, values in table.items()}), sink)
-    _write(path, sink.getvalue())
-
-
-def _write(path: Path, data: Any) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
+    return sink.getvalue()
 
 
 def _arrow_array(pa: Any, values: Sequence[Any]) -> Any:

@@ -30,7 +30,7 @@ FIELDS = (
     "run_id", "run_dir", "identity", "name", "status", "status_word", "kind", "alive", "created_at", "ended_at",
     "updated_at", "heartbeat", "duration", "parent", "tags", "notes", "archived", "checkpoint_path", "sessions",
 )  # fmt: skip
-"""The fields of a record that are shown, with what it computes; hyperparameters and metrics come behind them."""
+"""The fields of a record in JSON and in tables, with what it computes; hyperparameters and metrics come behind them."""
 
 
 _AS_IN_RUN = (

@@ -190,17 +190,14 @@ def with_store(path: Callable[[], Path], use: Callable[[Store], T], say: Callabl
 
 def refuse_foreign(path: Path) -> None:
     """Raise UsageError if `path` is something else than a cache of runs, before SQLite turns it into a database."""
-    try:
-        # Look before opening: a pipe would block, and a device must not be replaced.
-        if stat.S_ISREG(path.stat().st_mode):
-            with path.open("rb") as file:
-                head = file.read(100)
-            # Bytes 68 to 71 of a SQLite file hold its application id.
-            is_database = head.startswith(b"SQLite format 3\x00")
-            if not head or (is_database and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")):
-                return
-    except FileNotFoundError:
+    if not path.exists():
         return
+    if path.is_file():  # reading a pipe would block
+        with path.open("rb") as file:
+            head = file.read(100)
+        # Bytes 68 to 71 of a SQLite file hold its application id.
+        if not head or (head.startswith(b"SQLite format 3\x00") and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")):
+            return
     raise UsageError(
         f"{path} is not a cache of runs, so it was not changed.",
         hint="Give --db a file that does not exist yet, or move this one away.",
@@ -321,39 +318,37 @@ def scan(
     known = {} if full else store.known(root)
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
     skipped: list[SkippedFolder] = []
+    problems: list[tuple[str, str]] = []
+    rows: list[Row] = []
     unchanged: set[str] = set()
-    nothing: tuple[None, list[SkippedFolder]] = (None, [])
 
     def stamped(
         run_dir: str, events: list[str] | None = None
-    ) -> tuple[str, os.stat_result | None, os.stat_result | None]:
-        """Return the stamp of a run, and what lstat says of its JSON files; add it to `unchanged` if it is."""
+    ) -> tuple[str, os.stat_result | None, os.stat_result | None] | None:
+        """Return the stamp of a run and what lstat says of its JSON files; None for a run that is now `unchanged`."""
         before = known.get(run_dir)
         sidecar = lstat(f"{run_dir}/sidecar.json")
         summary = sidecar and lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary, events)
+        if before is None or not _has_stamp(run_dir, before, stamp):
+            return stamp, sidecar, summary
         signs = _SIGNS_OF_LIFE if sidecar else ()  # without a sidecar the stamp holds them
-        if (
-            before
-            and _has_stamp(run_dir, before, stamp)
-            and not _may_have_moved(run_dir, before, doubtful_since, signs)
-        ):
-            unchanged.add(run_dir)
-        return stamp, sidecar, summary
+        if _may_have_moved(run_dir, before, doubtful_since, signs):
+            return stamp, sidecar, summary
+        unchanged.add(run_dir)
+        return None
 
     def is_unchanged(run_dir: str, events: list[str]) -> bool:
-        if run_dir in known:
-            stamped(run_dir, events)
-        return run_dir in unchanged
+        return run_dir in known and stamped(run_dir, events) is None
 
-    def look(run_dir: str) -> tuple[Row | str | None, list[SkippedFolder]]:
-        """Return the row of a run that is new or changed, why it cannot be read, or None, and the runs within it."""
-        if run_dir in unchanged:
-            return nothing
-        stamp, sidecar, summary = stamped(run_dir)
-        if run_dir in unchanged:
-            return nothing
+    def look(run_dir: str) -> None:
+        """Add the row of a run that is new or changed, or why it cannot be read, and the runs within it."""
+        found = None if run_dir in unchanged else stamped(run_dir)
+        if found is None:
+            return
+        stamp, sidecar, summary = found
         within = runs_within(run_dir)
+        skipped.extend(within)
         try:
             record = None if sidecar is None else read_ended(run_dir, sidecar, summary)
             if record is None:
@@ -363,31 +358,27 @@ def scan(
                 if sidecar is None and not record.covered:  # nothing else knows even the last values
                     with _computing:
                         record = record.with_statistics(rundir.read_summary(run))
-            return _row(root, "" if within else stamp, record), within  # those within are named by every scan
+            rows.append(_row(root, "" if within else stamp, record))  # those within are named by every scan
         except RunDirectoryError as error:
-            return error.message, within
+            problems.append((run_dir, error.message))
         except Exception as error:  # whatever goes wrong with one run, the others are found all the same
             log.debug("run %s cannot be read", run_dir, exc_info=hide_in(error))
-            return hide_all(f"{type(error).__name__}: {error}"), within
+            problems.append((run_dir, hide_all(f"{type(error).__name__}: {error}")))
 
     runs = list(walk([root], skipped, is_unchanged))
-    looks = look_at_each(look, runs)
-    rows = [found for found, _ in looks if isinstance(found, tuple)]
-    problems = [(run_dir, found) for run_dir, (found, _) in zip(runs, looks, strict=True) if isinstance(found, str)]
-    skipped += [one for _, within in looks for one in within]
-    seen = set(runs)
-    gone = [path for path in known if path not in seen]
+    look_at_each(look, runs)
+    gone = known.keys() - set(runs)
     store.save(root, rows=rows, gone=gone, full=full)
     return ScanReport(
         root=root,
-        total=len(seen),
+        total=len(runs),
         upserted=len(rows),
-        unchanged=len(seen) - len(rows) - len(problems),
+        unchanged=len(runs) - len(rows) - len(problems),
         invalid=len(problems),
         orphaned=len(gone),
         seconds=time.perf_counter() - began,
-        problems=tuple(problems),
-        skipped=tuple(skipped),
+        problems=tuple(sorted(problems)),  # threads find them in any order
+        skipped=tuple(sorted(skipped, key=lambda folder: folder.path)),
     )
 
 

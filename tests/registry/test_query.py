@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,11 +17,9 @@ import bridge
 from bridge.errors import BridgeError, UsageError
 from bridge.model import Status
 from bridge.registry import Registry
-from bridge.registry.query import columns, write_csv, write_parquet
+from bridge.registry.query import columns, write_table
+from bridge.registry.record import FIELDS
 from tests.registry.records import START, record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 A = record("a", tags=("x", "y"), hparams={"lr": 0.1, "opt": "adam"}, summary={"acc": 0.5}, stats={"acc": {"max": 0.9}})
 B = record(
@@ -147,16 +144,15 @@ def test_a_table_has_all_columns() -> None:
     """A table has fields, hyperparameters, last, greatest and smallest values, with None for missing ones."""
     table = columns([A, B])
     assert list(table) == [
-        "run_id", "name", "status", "alive", "created_at", "ended_at", "duration", "heartbeat", "updated_at", "tags",
-        "notes", "parent", "run_dir", "identity", "archived", "checkpoint_path", "sessions", "kind", "hparams.lr",
-        "hparams.opt", "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc", "min.loss",
+        *FIELDS, "hparams.lr", "hparams.opt", "summary.acc", "summary.loss", "max.acc", "max.loss", "min.acc",
+        "min.loss",
     ]  # fmt: skip
     assert (table["tags"], table["hparams.opt"], table["max.acc"]) == (["x, y", "x"], ["adam", None], [0.9, 0.8])
 
 
 def test_csv(tmp_path: Path) -> None:
     """The CSV has one header line and one line per run, with empty cells for missing values."""
-    write_csv(columns([A, record("q", notes='say "x",\nend')]), tmp_path / "t.csv")
+    write_table(columns([A, record("q", notes='say "x",\nend')]), tmp_path / "t.csv", as_csv=True)
     with (tmp_path / "t.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["summary.acc"], first["status"], second["summary.acc"], second["notes"]) == (
@@ -169,21 +165,21 @@ def test_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     many = record("m", hparams={"lr": 2**70, "opt": "\ud800"}, sessions=3)
-    write_parquet(columns([A, B, C, many]), tmp_path / "t.parquet")
+    write_table(columns([A, B, C, many]), tmp_path / "t.parquet", as_csv=False)
     table = parquet.read_table(tmp_path / "t.parquet")
     assert table["hparams.lr"].to_pylist() == ["0.1", "0.01", "auto", str(2**70)]
     assert table["hparams.opt"].to_pylist() == ["adam", None, None, "\\ud800"]
     assert (str(table.schema.field("sessions").type), str(table.schema.field("max.acc").type)) == ("int64", "double")
 
 
-@pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_a_table_that_finds_no_room_is_reported(tmp_path: Path, write: Callable[..., None]) -> None:
+@pytest.mark.parametrize("as_csv", [True, False], ids=["csv", "parquet"])
+def test_a_table_that_finds_no_room_is_reported(tmp_path: Path, as_csv: bool) -> None:
     """A table that cannot be written is an error that names the file and does not delete it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(BridgeError, match=r"/t cannot be written: File too large\."):
-            write(columns([A]), tmp_path / "t")
+            write_table(columns([A]), tmp_path / "t", as_csv=as_csv)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "t").exists()
