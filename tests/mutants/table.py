@@ -286,8 +286,8 @@ _REGISTRY = (
     Mutant(
         "registry: somebody's file is overwritten",
         "bridge/registry/store.py",
-        'is_database and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")',
-        "is_database",
+        ' and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")',
+        "",
         ("tests/registry/test_store.py",),
     ),
     Mutant(

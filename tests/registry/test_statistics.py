@@ -43,51 +43,42 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_summary_without_rows_is_not_believed(tmp_path: Path) -> None:
-    """Values come from metrics.csv if summary.json may cover one session only, as the original's."""
-    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
-    write_summary(run)
-    record = open_registry(tmp_path / "runs")["a"]
-    assert record.stats["acc"] == {
-        "last": 0.5, "min": 0.5, "max": 0.9, "count": 3, "min_step": 2, "max_step": 1, "nan_count": 1,
-        "first_nan_step": 0,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "newer", "status", "expected"),
+    [
+        (None, True, "completed", 0.9),
+        (3, True, "completed", 0.7),
+        (3, False, "completed", 0.7),
+        (2, False, "completed", 0.9),
+        (1, True, "killed", 0.9),
+        (1, False, "running", 0.7),
+    ],
+    ids=["original", "written last", "older, all rows", "older, not all rows", "copied without times", "running"],
+)
+def test_a_summary_is_believed_if_it_covers_all_rows(
+    tmp_path: Path, computed: list[str], rows: int | None, newer: bool, status: str, expected: float
+) -> None:
+    """Values come from metrics.csv if summary.json may cover one session only, as the original's, or lacks rows.
+
+    A copy without times may make a killed run's old summary look newer than its rows, so these are counted. That of a
+    running run is a few seconds old.
+    """
+    word, age = ("completed", None) if status == "completed" else ("running", 7200.0 if status == "killed" else None)
+    run = make_run(
+        tmp_path / "runs" / "a", ROWS, status=word, heartbeat_age=age, hparams={"lr": 1}, summary={"acc": 0.5}
+    )
+    write_summary(run, newer=newer, **({} if rows is None else {"rows": rows, "metrics": {"acc": {"max": 0.7}}}))
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == expected
+    assert computed == (["a"] if expected == 0.9 else [])
 
 
 def test_a_missing_summary_is_made_up_for(tmp_path: Path) -> None:
-    """Values come from metrics.csv if there is no summary.json."""
+    """All statistics come from metrics.csv if there is no summary.json."""
     make_run(tmp_path / "runs" / "a", ROWS)
-    record = open_registry(tmp_path / "runs")["a"]
-    assert (record.metric("acc", "max"), record.metric("acc")) == (0.9, 0.5)
-
-
-def test_a_summary_that_was_written_last_is_believed(tmp_path: Path, computed: list[str]) -> None:
-    """A summary that covers all rows and is newer than them is used."""
-    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
-    write_summary(run, rows=3, metrics={"acc": {"max": 0.7}})
-    assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
-
-
-@pytest.mark.parametrize(("rows", "expected"), [(3, 0.7), (2, 0.9)])
-def test_an_older_summary_is_believed_if_it_covers_the_rows(tmp_path: Path, rows: int, expected: float) -> None:
-    """A summary that covers all rows is used even if it is older."""
-    run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
-    write_summary(run, newer=False, rows=rows, metrics={"acc": {"max": 0.7}})
-    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == expected
-
-
-def test_the_rows_of_a_killed_run_are_counted(tmp_path: Path) -> None:
-    """A copy without times may make a killed run's old summary look newer than its rows, so the rows are counted."""
-    run = make_run(tmp_path / "runs" / "a", ROWS, status="running", heartbeat_age=7200.0)
-    write_summary(run, rows=1)
-    assert open_registry(tmp_path / "runs")["a"].stats["acc"]["max"] == 0.9
-
-
-def test_a_running_run_is_not_read_again_and_again(tmp_path: Path, computed: list[str]) -> None:
-    """A running run uses its summary, which is a few seconds old."""
-    run = make_run(tmp_path / "runs" / "a", ROWS, status="running", summary={"acc": 0.5})
-    write_summary(run, newer=False, rows=1, metrics={"acc": {"max": 0.7}})
-    assert (open_registry(tmp_path / "runs")["a"].metric("acc", "max"), computed) == (0.7, [])
+    assert open_registry(tmp_path / "runs")["a"].stats["acc"] == {
+        "last": 0.5, "min": 0.5, "max": 0.9, "count": 3, "min_step": 2, "max_step": 1, "nan_count": 1,
+        "first_nan_step": 0,
+    }  # fmt: skip
 
 
 def test_they_are_computed_once(tmp_path: Path, computed: list[str]) -> None:
@@ -146,7 +137,5 @@ def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:
     assert describe_left_out(runs, top) == (
         "1 run was left out because of the status (1 killed); --status includes them."
     )
-    assert (
-        describe_left_out(runs, Selection.of(SelectionOptions(top=(5, "acc:max"), statuses=["killed", "unknown"])))
-        == ""
-    )
+    named = Selection.of(SelectionOptions(top=(5, "acc:max"), statuses=["killed", "unknown"]))
+    assert describe_left_out(runs, named) == ""

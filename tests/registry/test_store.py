@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from bridge.registry import store as store_module
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -51,74 +53,54 @@ def test_deleting_the_cache_is_harmless(runs: Path, cache: Path) -> None:
     assert (upserted(registry), len(registry), said) == (2, 2, [])
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "row"])
+def sql(file: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "garbage": lambda file: file.write_bytes(b"this is no database at all, whatever its name says" * 100),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:5000]),
+    "a record": lambda file: sql(file, "UPDATE runs SET record = x'ff'"),
+    "an older format": lambda file: sql(file, "DROP TABLE runs", "PRAGMA user_version = 1"),
+    "a newer format": lambda file: sql(file, "DROP TABLE runs", "PRAGMA user_version = 99"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_is_rebuilt_and_said(runs: Path, cache: Path, damage: str) -> None:
-    """A damaged cache is rebuilt with one message."""
+    """A cache that is damaged or of another format is rebuilt with one message."""
     opened(runs)
     file = file_of(cache)
-    if damage == "garbage":
-        file.write_bytes(b"this is no database at all, whatever its name says" * 100)
-    elif damage == "cut":
-        file.write_bytes(file.read_bytes()[:5000])
-    else:
-        with sqlite3.connect(file) as connection:
-            connection.execute("UPDATE runs SET record = x'ff'")
-        connection.close()
+    DAMAGE[damage](file)
     registry, said = opened(runs)
     assert (len(registry), said) == (2, [f"The cache of runs {file} was damaged or of another format; it is rebuilt."])
     again, said = opened(runs)
     assert (upserted(again), said) == (0, [])
 
 
-@pytest.mark.parametrize("version", [1, 99])
-def test_another_format_is_rebuilt_and_said(runs: Path, cache: Path, version: int) -> None:
-    """A cache of an older or newer version is rebuilt with one message."""
-    opened(runs)
-    with sqlite3.connect(file_of(cache)) as connection:
-        connection.execute("DROP TABLE runs")
-        connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
-    registry, said = opened(runs)
-    assert (upserted(registry), said) == (
-        2,
-        [f"The cache of runs {file_of(cache)} was damaged or of another format; it is rebuilt."],
-    )
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "a text": lambda file: file.write_bytes(b"a,b\n1,2\n"),
+    "a cut database": lambda file: file.write_bytes(b"SQLite format 3\x00"),
+    "our mark in another file": lambda file: file.write_bytes(b"x" * 68 + b"brdg" + b"x" * 40),
+    "a database": lambda file: sql(file, "CREATE TABLE runs (x)"),
+    "of our version": lambda file: sql(file, "CREATE TABLE runs (x)", f"PRAGMA user_version = {store_module.FORMAT}"),
+    "a pipe": os.mkfifo,
+    "a device": lambda file: file.symlink_to(os.devnull),
+}
 
 
-@pytest.mark.parametrize("name", ["results.db", "runs-mine.sqlite"])
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"SQLite format 3\x00", b"x" * 68 + b"brdg" + b"x" * 40])
-def test_a_file_that_is_not_ours_is_refused(runs: Path, tmp_path: Path, content: bytes, name: str) -> None:
-    """--db never overwrites another program's file."""
-    file = tmp_path / name
-    file.write_bytes(content)
-    with pytest.raises(UsageError, match="is not a cache of runs"):
-        opened(runs, db_path=file)
-    assert file.read_bytes() == content
-
-
-@pytest.mark.parametrize("name", ["mlflow.db", "runs-mine.sqlite", "runs-0123456789abcdef.sqlite"])
-@pytest.mark.parametrize("version", [0, store_module.FORMAT, 99])
-def test_a_foreign_database_is_refused(runs: Path, tmp_path: Path, name: str, version: int) -> None:
-    """--db never overwrites another program's SQLite database."""
-    file = tmp_path / name
-    with sqlite3.connect(file) as connection:
-        connection.execute("CREATE TABLE runs (x)")
-        connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
-    before = file.read_bytes()
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_not_ours_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
+    """--db never overwrites what is not a cache of runs, whatever its name."""
+    file = tmp_path / "runs-0123456789abcdef.sqlite"
+    FOREIGN[kind](file)
+    before = file.read_bytes() if kind != "a pipe" else b""
     with pytest.raises(UsageError, match="is not a cache of runs, so it was not changed"):
         opened(runs, db_path=file)
-    assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_a_place_that_is_no_plain_file_is_refused(runs: Path, tmp_path: Path, kind: str) -> None:
-    """A pipe or device as cache is refused at once."""
-    file = tmp_path / "runs-x.sqlite"
-    os.mkfifo(file) if kind == "pipe" else file.symlink_to(os.devnull)
-    with pytest.raises(UsageError, match="is not a cache of runs"):
-        opened(runs, db_path=file)
     assert os.path.lexists(file)
+    assert kind == "a pipe" or file.read_bytes() == before
 
 
 def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
@@ -178,25 +160,22 @@ def test_a_full_disk_and_a_missing_home_are_done_without(
 
 def test_where_the_cache_lies(runs: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache is in BRIDGE_CACHE_DIR, XDG_CACHE_HOME or ~/.cache, and never in the runs."""
+    for variable, folder in (("XDG_CACHE_HOME", "xdg"), ("HOME", "home/.cache")):
+        opened(runs)
+        assert file_of(cache).exists()
+        monkeypatch.delenv("BRIDGE_CACHE_DIR" if folder == "xdg" else "XDG_CACHE_HOME")
+        monkeypatch.setenv(variable, str(tmp_path / folder.partition("/")[0]))
+        cache = tmp_path / folder / "registry-bridge"
     opened(runs)
     assert file_of(cache).exists()
-    monkeypatch.delenv("BRIDGE_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    opened(runs)
-    assert file_of(tmp_path / "xdg" / "registry-bridge").exists()
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    opened(runs)
-    assert file_of(tmp_path / "home" / ".cache" / "registry-bridge").exists()
     assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
 
 
 def test_no_wal(runs: Path, cache: Path) -> None:
     """The journal is no WAL, because network file systems do not support one."""
     opened(runs)
-    with sqlite3.connect(file_of(cache)) as connection:
+    with contextlib.closing(sqlite3.connect(file_of(cache))) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-    connection.close()
 
 
 SCANNER = """
@@ -204,15 +183,14 @@ import sys
 from pathlib import Path
 from bridge.registry import open_registry
 said = []
-for _ in range(int(sys.argv[3])):
+for _ in range(15):
     registry = open_registry(sys.argv[1], db_path=sys.argv[2], say=said.append)
     assert len(registry) == 40, len(registry)
-    if "--touch" in sys.argv:
-        for number in range(0, 40, 7):
-            path = Path(sys.argv[1]) / f"run-{number}" / "sidecar.json"
-            beside = path.with_name(f"beside-{sys.argv[4]}")
-            beside.write_text(path.read_text())
-            beside.rename(path)
+    for number in range(0, 40, 7):
+        path = Path(sys.argv[1]) / f"run-{number}" / "sidecar.json"
+        beside = path.with_name(f"beside-{sys.argv[3]}")
+        beside.write_text(path.read_text())
+        beside.rename(path)
 print(len(said))
 """
 
@@ -222,14 +200,8 @@ def test_several_scanners_at_once(tmp_path: Path) -> None:
     for number in range(40):
         make_run(tmp_path / "runs" / f"run-{number}", hparams={"lr": 1}, summary={"acc": number})
     file = tmp_path / "shared.sqlite"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCANNER, str(tmp_path / "runs"), str(file), "15", str(which), "--touch"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for which in range(4)
-    ]
+    command = [sys.executable, "-c", SCANNER, str(tmp_path / "runs"), str(file)]
+    started = [subprocess.Popen([*command, str(which)], stdout=subprocess.PIPE, text=True) for which in range(4)]
     assert [process.communicate(timeout=60)[0] for process in started] == ["0\n"] * 4
     registry, said = opened(tmp_path / "runs", db_path=file)
     assert (len(registry), said) == (40, [])
