@@ -37,14 +37,10 @@ def made(*words: str, env: Mapping[str, str] | None = None) -> Result:
     return CliRunner(env=bare | dict(env or {})).invoke(make, list(words))
 
 
-def test_the_built_in_exporters_are_found() -> None:
-    """MLflow and TensorBoard are found by name."""
+def test_exporters_are_found_by_name_or_place() -> None:
+    """MLflow and TensorBoard are found by name; `module:factory` names an exporter that is not installed."""
     assert {"mlflow", "tensorboard"} <= set(exporter_names())
     assert find_exporter("tensorboard") is TensorBoardExporter
-
-
-def test_an_exporter_that_is_not_installed_is_found_by_its_place() -> None:
-    """`module:factory` names an exporter that is not installed."""
     assert find_exporter("tests.memory_exporter:MemoryExporter") is MemoryExporter
 
 
