@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import Selection, Top, describe_left_out, explain_none, select
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from bridge.registry import RunRecord
 
@@ -64,21 +65,10 @@ def ls(
     out: Output,
 ) -> int:
     """List runs, the newest first."""
-    by = column(sort) if sort else None
-    chosen_by = Selection.of(selection)
+    selected_by = Selection.of(selection)
     if liveness:
-        chosen_by = replace(chosen_by, statuses=(Status(liveness),))
-
-    def arrange(chosen: list[RunRecord]) -> list[RunRecord]:
-        if by:
-            is_metric = by.kind is Kind.METRIC
-            chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
-        elif reverse:
-            chosen.reverse()
-        return chosen[:limit]
-
-    names = [by] if by else []
-    return _list(runs, chosen_by, names, arrange, lambda found: _columns(found, chosen_by), table, cache, out)
+        selected_by = replace(selected_by, statuses=(Status(liveness),))
+    return _list(runs, selected_by, table, cache, out, sort=sort, reverse=reverse, limit=limit)
 
 
 @command("best", example="bridge best val/acc demo-runs -n 3", exits=(Exit.DONE, Exit.NOTHING_DONE, Exit.USAGE))
@@ -107,53 +97,68 @@ def best(
     if name and mode in ("max", "min"):  # as --top and --best take it
         metric, smallest = name, smallest or mode == "min"
     top = Top(count=limit, metric=metric, mode="min" if smallest else "max", last=last)
-    chosen_by = replace(Selection.of(selection), top=top)
-    return _list(runs, chosen_by, [], list, lambda found: _best_columns(top, found), table, cache, out)
+    return _list(runs, replace(Selection.of(selection), top=top), table, cache, out)
 
 
 def _list(
     runs: tuple[Path, ...],
-    chosen_by: Selection,
-    names: Sequence[Ref],
-    arrange: Callable[[list[RunRecord]], list[RunRecord]],
-    default: Callable[[Sequence[RunRecord]], Sequence[Column]],
+    selection: Selection,
     table: TableOptions,
     cache: CacheOptions,
     out: Output,
+    *,
+    sort: str | None = None,
+    reverse: bool = False,
+    limit: int | None = None,
 ) -> int:
-    """Print the runs that `chosen_by` selects, ordered and limited by `arrange`, in the columns that `default` makes.
-
-    Return the exit code, which is 1 if no run has one of `names` or of the columns that are asked for.
-    """
-    shown = parse_columns(table.columns)
+    """Print the selected runs and return the exit code, which is 1 if no run has what is asked for."""
+    by, shown = column(sort) if sort else None, parse_columns(table.columns)
     records = read_records(runs, cache, out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
-    selected = select(records, chosen_by)
-    unknown = warn_of_unknown(names, records, out)
-    chosen = arrange(selected)
-    unknown = warn_of_unknown(shown, records, out) or unknown
+    selected = select(records, selection)
+    unknown = warn_of_unknown([*([by] if by else []), *shown], records, out)
+    chosen = list(selected)
+    if by:
+        is_metric = by.kind is Kind.METRIC
+        chosen = ordered(with_statistics(chosen) if is_metric else chosen, by, descending=is_metric is not reverse)
+    elif reverse:
+        chosen.reverse()
+    chosen = chosen[:limit]
     if chosen or out.json or table.csv or table.parquet:
-        deliver(chosen, shown, default, table=table, out=out)
+        deliver(chosen, shown, partial(_columns, top=selection.top), table=table, out=out)
     if not selected:
-        no_match = explain_none(records, chosen_by, runs)
+        no_match = explain_none(records, selection, runs)
         return out.say_no_match(no_match.text, Exit.NOTHING_DONE if no_match.unknown else Exit.DONE)
     of = f"{len(chosen):,} of " if len(chosen) != len(records) else ""
     out.say(f"{of}{counted(len(records), 'run')}.")
-    if left_out := describe_left_out(records, chosen_by):
+    if left_out := describe_left_out(records, selection):
         out.say(left_out)
     return Exit.NOTHING_DONE if unknown else Exit.DONE
 
 
-def _columns(records: Sequence[RunRecord], selection: Selection) -> list[Column]:
+def _columns(records: Sequence[RunRecord], top: Top | None) -> list[Column]:
     """Return the columns shown where none are asked for.
 
-    A wide terminal shows all of them, a narrow one those of low rank.
+    A wide terminal shows all of them, a narrow one those of low rank. Of ranked runs the value comes first, then its
+    step and the hyperparameters that differ.
     """
-    if not records:
-        return []
-    top = selection.top
-    metrics = [top.ref] if top else _telling(records, most=3)
-    values = [value_column(ref, records, rank=rank) for ref, rank in zip(metrics, (1, 4, 6), strict=False)]
+    if top:
+        values = [value_column(top.ref, records)]
+        if not top.last:
+            step = Ref(Kind.METRIC, top.metric, f"{top.mode}_step")
+            values.append(value_column(step, records, header="at step", rank=3))
+            values.append(value_column(Ref(Kind.METRIC, top.metric), records, header="last", rank=5))
+        status = value_column(column("status"), records, rank=4)
+        return [
+            name_column(records),
+            *values,
+            *hparam_columns(records, values, ranks=(1, 2, 6, 7)),
+            *([status] if len({record.status for record in records}) > 1 else []),
+            time_column(records, rank=8),
+            value_column(column("duration"), records, rank=9),
+        ]
+    ranked = zip(_telling(records, most=3), (1, 4, 6), strict=False)
+    values = [value_column(ref, records, rank=rank) for ref, rank in ranked]
     return [
         name_column(records),
         value_column(column("status"), records),
@@ -172,23 +177,3 @@ def _telling(records: Sequence[RunRecord], most: int) -> list[Ref]:
     names = [name for name in counts if name not in ("epoch", "step", "lr") and not name.startswith("lr-")]
     names.sort(key=lambda name: (not name.startswith("val"), -counts[name], name))
     return [Ref(Kind.METRIC, name) for name in names[:most]]
-
-
-def _best_columns(top: Top, records: Sequence[RunRecord]) -> list[Column]:
-    """Return the columns: the ranked value first, then its step, the hyperparameters that differ, and the rest."""
-    ranked = value_column(top.ref, records)
-    beside = [
-        value_column(Ref(Kind.METRIC, top.metric, f"{top.mode}_step"), records, header="at step", rank=3),
-        value_column(Ref(Kind.METRIC, top.metric), records, header="last", rank=5),
-    ]
-    hparams = hparam_columns(records, [ranked, *beside], ranks=(1, 2, 6, 7))
-    differ = len({record.status for record in records}) > 1
-    return [
-        name_column(records),
-        ranked,
-        *([] if top.last else beside),
-        *hparams,
-        *([value_column(column("status"), records, rank=4)] if differ else []),
-        time_column(records, rank=8),
-        value_column(column("duration"), records, rank=9),
-    ]
