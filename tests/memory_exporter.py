@@ -122,13 +122,19 @@ class MemoryExporter(Exporter):
         beside.write_bytes(pickle.dumps(box))
         beside.replace(file)
 
-    def edit(self, identity: str, **facts: Any) -> None:
-        """Change `name`, `notes` or `tags` as a person does in a UI."""
+    @contextlib.contextmanager
+    def opened(self, identity: str = "uid-a") -> Iterator[Box]:
+        """Yield a run's box, and store what the block made of it."""
         box = self.box(identity)
         assert box is not None
-        box.facts |= facts
-        box.edited |= set(facts)
+        yield box
         self.put(box)
+
+    def edit(self, identity: str, **facts: Any) -> None:
+        """Change `name`, `notes` or `tags` as a person does in a UI."""
+        with self.opened(identity) as box:
+            box.facts |= facts
+            box.edited |= set(facts)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from bridge.exporters.contract import Capabilities, TargetContent, TargetMedia
 from bridge.model import MediaEvent, MediaType, Run, RunFile, Series, Status
 from bridge.options import ContentOptions
 from bridge.sync.compare import FIRST, Findings, compare_facts, compare_media, compare_series
+from tests.contract.test_media import picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +27,6 @@ SINGLE = Capabilities(value_bits=32, time_step=0.0)
 CLIPS = Capabilities(infinities=False, time_step=0.0)
 STATUSES = {status: status.value.upper() for status in Status} | {Status.RUNNING: ""}
 FACTS = Capabilities(statuses=STATUSES)
-
-PICTURE = Path(__file__).with_name("picture.png")
 
 
 def series(points: Sequence[Any]) -> Series:
@@ -100,14 +99,14 @@ def test_values_and_times_are_as_exact_as_the_target_declares(
 def test_all_differences_are_counted_and_the_first_are_shown() -> None:
     """All differences are counted, and only the first are kept."""
     points = [(step, float(step)) for step in range(1000)]
-    out = compared(points, [(step, value + 1) for step, value in points])
-    assert out.count == 1000
+    out = compared(points, [(step, value + 1, T0 - 1) for step, value in points])
+    assert out.count == 2000
     assert [one.step for one in out.first] == list(range(FIRST))
 
 
 def data(name: str) -> bytes:
     """Return a real image that is different for each name."""
-    return PICTURE.read_bytes() + name.encode()
+    return picture(1) + name.encode()
 
 
 def digest(name: str) -> str:
@@ -160,7 +159,7 @@ def test_media_that_may_be_missing(tmp_path: Path) -> None:
     capabilities = Capabilities(media_kept=frozenset({"png"}), media_converted=frozenset({"mp4"}))
     a, b, video = event(tmp_path, 0, "a"), event(tmp_path, 1, "b"), event(tmp_path, 2, "video", form="mp4")
     broken = event(tmp_path, 3, "broken")
-    broken.file.path.write_bytes(PICTURE.read_bytes()[:40])
+    broken.file.path.write_bytes(picture(1)[:40])
     for events, there, unsupported, count, expected in (
         ([a, video, event(tmp_path, 4, "c", form="webm")], [item(0, "a"), item(1, "a gif")], set(), 2, []),
         ([a, video], [item(0, "a")], set(), 2, [("+", digest("video"), None)]),
@@ -260,6 +259,7 @@ TEXTS = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***"
         pytest.param({"api_key": "s3cret"}, [("param api_key", "(masked)", "the secret, in clear")], id="a secret"),
         pytest.param({"api_key": "other"}, [("param api_key", "(masked)", "something else")], id="no mask"),
         pytest.param({"extra": 1}, [("param extra", None, "1")], id="one too many"),
+        pytest.param({"job_id": "1"}, [], id="a volatile one that a resume no longer has"),
         pytest.param({"lr": ...}, [("param lr", "0.1", None)], id="a missing one"),
     ],
 )

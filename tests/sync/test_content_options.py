@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from msgspec.structs import replace
 
 import bridge
 from bridge.cli import bridge as command
 from bridge.exporters.contract import find_exporter
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
-from tests.memory_exporter import MEMORY, MemoryExporter
+from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
 
 if TYPE_CHECKING:
@@ -27,9 +26,8 @@ def export(path: Path, exporter: MemoryExporter, *, rebuild: bool = False, **con
     """Export with these content options; return the action and the metrics that the target holds."""
     options = Options(content=ContentOptions(**content), given=frozenset(content), rebuild=rebuild)
     (line,) = export_runs([path], exporter, options).runs
-    box = exporter.box("uid-a")
-    assert box is not None
-    return str(line.action), sorted(name for name, columns in box.points.items() if len(columns[0]))
+    with exporter.opened() as box:
+        return str(line.action), sorted(name for name, columns in box.points.items() if len(columns[0]))
 
 
 def test_an_option_that_is_not_given_is_kept(tmp_path: Path) -> None:
@@ -48,11 +46,8 @@ def test_options_of_a_target_that_make_no_sense_are_replaced(tmp_path: Path) -> 
     runs = [make_run(tmp_path / "runs" / name, ROWS) for name in "ab"]
     exporter = MemoryExporter()
     export_runs(runs, exporter)
-    box = exporter.box("uid-a")
-    assert box is not None
-    assert box.cursor is not None
-    box.cursor = json.dumps(json.loads(box.cursor) | {"content": {"metrics": 5}})
-    exporter.put(box)
+    with exporter.opened() as box:
+        box.cursor = json.dumps(json.loads(box.cursor or "") | {"content": {"metrics": 5}})
     assert [line.action for line in export_runs(runs, exporter).runs] == ["rebuild", "unchanged"]
 
 
@@ -87,25 +82,8 @@ def test_every_option_can_be_put_back(tmp_path: Path, given: dict[str, Any], put
     export(run, exporter, **given)
     assert export(run, exporter)[0] == "unchanged"
     assert export(run, exporter, **put_back)[0] == "rebuild"
-    cursor = exporter.cursors([bridge_run(run)])["uid-a"].cursor
-    assert cursor is not None
-    assert dict(cursor.content) == {}
-
-
-def bridge_run(path: Path) -> Any:
-    from bridge.rundir import read_run
-
-    return read_run(path)
-
-
-def test_a_target_that_takes_an_option_is_not_rebuilt(tmp_path: Path) -> None:
-    """Where a target declares it, another option is applied without a rebuild."""
-    run = make_run(tmp_path / "runs" / "a", ROWS)
-    exporter = MemoryExporter(capabilities=replace(MEMORY, adjusts=frozenset({"best"})))
-    export(run, exporter)
-    (line,) = export_runs([run], exporter, Options(content=ContentOptions(best=("acc:max",)))).runs
-    assert (str(line.action), line.reason, line.points) == ("changed", "changed: best", 0)
-    assert export(run, exporter) == ("unchanged", ["acc", "loss"])
+    with exporter.opened() as box:
+        assert "content" not in json.loads(box.cursor or "")
 
 
 def test_keywords_count_as_given(tmp_path: Path) -> None:
@@ -145,12 +123,12 @@ def test_options_of_the_command_line_a_variable_and_the_file_count_as_given(
 
 
 def test_a_forgotten_flag_makes_no_new_mlflow_run(tmp_path: Path, sqlite_uri: str) -> None:
-    """Exports with, without, and again with --best keep the run id."""
+    """Exports with, without, and again with --best keep the run id; to put it back needs no rebuild either."""
     path = make_run(tmp_path / "runs" / "a", ROWS)
     exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="kept")
     lines = []
-    for content in ({"best": ("acc:max",)}, {}, {"best": ("acc:max",)}, {}):
+    for content in ({"best": ("acc:max",)}, {}, {"best": ("acc:max",)}, {}, {"best": ("none",)}):
         options = Options(content=ContentOptions(**content), given=frozenset(content))  # type: ignore[arg-type]
         lines += export_runs([path], exporter, options).runs
-    assert [str(line.action) for line in lines] == ["new", "unchanged", "unchanged", "unchanged"]
-    assert len({line.where for line in lines}) == 1
+    assert [str(line.action) for line in lines] == ["new", "unchanged", "unchanged", "unchanged", "changed"]
+    assert (lines[-1].reason, len({line.where for line in lines})) == ("changed: best", 1)

@@ -61,25 +61,17 @@ def test_copies_of_a_run_that_moved(tmp_path: Path) -> None:
     assert actions(report, tmp_path) == {"runs/sweep/a": "new", "runs/backup/a": "copy"}
 
 
-def test_copies_that_nothing_tells_apart(tmp_path: Path) -> None:
-    """If nothing decides, none is exported, and each names the others."""
-    run = make_run(tmp_path / "runs" / "one", ROWS, run_dir="/elsewhere/a")
-    copy(run, tmp_path / "runs" / "two")
-    report = export(tmp_path)
-    assert actions(report, tmp_path) == {"runs/one": "failed", "runs/two": "failed"}
-    assert f"{tmp_path}/runs/two" in report.runs[0].reason
-    assert (report.exit_code, (tmp_path / "tb" / "one").exists()) == (1, False)
-
-
-def test_two_directories_that_are_both_at_their_run_dir(tmp_path: Path) -> None:
-    """Two directories that a logger wrote to under one identity: none is exported, and the reason is true."""
-    run = make_run(tmp_path / "runs" / "one", ROWS)
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_copies_that_nothing_tells_apart(tmp_path: Path, is_moved: bool) -> None:
+    """If none or both of two directories are at their run_dir, none is exported, and each names the other."""
+    run = make_run(tmp_path / "runs" / "one", ROWS, **{"run_dir": "/elsewhere/a"} if is_moved else {})
     two = copy(run, tmp_path / "runs" / "two")
-    sidecar = (two / "sidecar.json").read_text()
-    (two / "sidecar.json").write_text(sidecar.replace(str(run), str(two)))
+    (two / "sidecar.json").write_text((two / "sidecar.json").read_text().replace(str(run), str(two)))
     report = export(tmp_path)
     assert actions(report, tmp_path) == {"runs/one": "failed", "runs/two": "failed"}
+    assert f"{run} and {two} hold the same run" in report.runs[0].reason
     assert "nothing tells which of them is the original" in report.runs[0].reason
+    assert (report.exit_code, (tmp_path / "tb" / "one").exists()) == (1, False)
 
 
 def test_an_older_copy_alone_is_left_alone(tmp_path: Path) -> None:

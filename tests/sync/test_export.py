@@ -11,7 +11,6 @@ from bridge.errors import UsageError
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
 from bridge.sync.report import Action, Report, RunReport
-from bridge.sync.select import Selection
 from tests.deltas import notices_of
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run, write_metrics
@@ -74,12 +73,12 @@ def test_a_copy_that_is_archived_is_named(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
-    """The plan has the actions and points of the export that follows."""
+    """The plan has the actions and points of the export that follows, which alone has notices."""
     make_run(tmp_path / "runs" / "a", steps(0, 5))
     run = make_run(tmp_path / "runs" / "b", steps(0, 5))
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([run], exporter)
-    write_metrics(run, (), [["x", 5, 1775822500.0], [0.5, 6, 1775822501.0]], append=True)
+    write_metrics(run, (), [["x", 5, 1775822500.0], [0.5, 6, 1775822501.0], [0.25, "one", 1775822502.0]], append=True)
     before = {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()}
     plan = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
     assert {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()} == before
@@ -88,7 +87,7 @@ def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
         [(line.run_id, line.action, line.points, line.media) for line in report.runs] for report in (plan, done)
     )
     assert planned == sent
-    assert plan.dry_run
+    assert (plan.dry_run, plan.totals.notices, done.totals.notices) == (True, 0, 2)
 
 
 def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Path) -> None:
@@ -99,9 +98,8 @@ def test_other_options_rebuild_the_target_and_the_reason_names_them(tmp_path: Pa
     report = export_runs([tmp_path / "runs"], exporter, Options(content=ContentOptions(metrics=("loss",))))
     assert actions(report) == {"a": "rebuild"}
     assert "metrics" in report.runs[0].reason
-    box = exporter.box("uid-a")
-    assert box is not None
-    assert set(box.points) == {"loss"}
+    with exporter.opened() as box:
+        assert set(box.points) == {"loss"}
 
 
 def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: Path) -> None:
@@ -109,28 +107,12 @@ def test_a_deleted_target_stays_deleted_until_a_rebuild_is_asked_for(tmp_path: P
     make_run(tmp_path / "runs" / "a", steps(0, 3))
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([tmp_path / "runs"], exporter)
-    box = exporter.box("uid-a")
-    assert box is not None
-    box.deleted = True
-    exporter.put(box)
+    with exporter.opened() as box:
+        box.deleted = True
     report = export_runs([tmp_path / "runs"], exporter)
     assert actions(report) == {"a": "deleted"}
     assert report.exit_code == 0
     assert actions(export_runs([tmp_path / "runs"], exporter, Options(rebuild=True))) == {"a": "rebuild"}
-
-
-def test_only_chosen_runs_are_exported(tmp_path: Path) -> None:
-    """Selection applies before anything is sent."""
-    make_run(tmp_path / "a", steps(0, 3), tags=["keep"])
-    make_run(tmp_path / "b", steps(0, 3))
-    report = export_runs([tmp_path], MemoryExporter(), Options(selection=Selection(tags=("keep",))))
-    assert actions(report) == {"a": "new"}
-
-
-def test_no_runs_is_nothing_done_and_says_so(tmp_path: Path) -> None:
-    """The report of an empty tree says that nothing was done."""
-    report = export_runs([tmp_path], MemoryExporter())
-    assert (report.runs, report.exit_code, report.no_match.partition(":")[0]) == ((), 1, f"No runs in {tmp_path}")
 
 
 def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,39 +129,18 @@ def test_runs_that_fail_for_one_reason_share_one_message(capsys: pytest.CaptureF
     assert capsys.readouterr().err == ("! a, b, c and 2 more: The server is away.\n  Run it.\n! f: f cannot be read.\n")
 
 
-def run_with_bad_lines(tmp_path: Path) -> Path:
+def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
+    """Bad rows, bad lines and missing files are named with file and line."""
     run = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 0.5}])
     rows = [[0.25, 1, 1775822401.0], [0.125, "one", 1775822402.0], [0.0625, 3, 1775822403.0, "too much"]]
     write_metrics(run, (), rows, append=True)
-    (run / "media.jsonl").write_text(
-        '{"step": 1, "tag": "val", "type": "image", "path": "media/gone.png"}\n{"step": \n'
-    )
-    return run
-
-
-def notices(report: Report) -> list[tuple[str, str]]:
-    (line,) = report.runs
-    return sorted((str(notice.kind), notice.what) for notice in notices_of(line))
-
-
-def test_what_the_source_lost_is_in_the_report(tmp_path: Path) -> None:
-    """Bad rows, bad lines and missing files are named with file and line."""
-    run_with_bad_lines(tmp_path)
-    report = export_runs([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"))
-    assert report.runs[0].points == 2
-    assert notices(report) == [
+    gone = '{"step": 1, "tag": "val", "type": "image", "path": "media/gone.png"}\n'
+    (run / "media.jsonl").write_text(gone + '{"step": \n')
+    (line,) = export_runs([run], MemoryExporter(tmp_path / "boxes")).runs
+    assert line.points == 2
+    assert sorted((str(notice.kind), notice.what) for notice in notices_of(line)) == [
         ("bad line", "media.jsonl:2"),
         ("bad row", "metrics.csv:4"),
         ("bad row", "metrics.csv:5"),
         ("missing file", "media.jsonl:1"),
     ]
-
-
-def test_a_dry_run_tells_none(tmp_path: Path) -> None:
-    """A plan counts points and media, and only the export has notices."""
-    run_with_bad_lines(tmp_path)
-    exporter = MemoryExporter(tmp_path / "boxes")
-    (planned,) = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True)).runs
-    (done,) = export_runs([tmp_path / "runs"], exporter).runs
-    assert (str(planned.action), planned.points, planned.media) == (str(done.action), done.points, done.media)
-    assert planned.notices == ()

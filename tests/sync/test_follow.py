@@ -51,11 +51,15 @@ class Script:
         return [[(line.run_id, str(line.action), line.points) for line in report.runs] for report in self.reports]
 
 
-def run_script(roots: list[Path], exporter: MemoryExporter, script: Script, **following: Any) -> int | None:
-    """Return the exit code of a follow that ends by itself."""
+def run_script(
+    root: Path | list[Path], script: Script, exporter: MemoryExporter | None = None, **following: Any
+) -> int | None:
+    """Follow into a new target by default. Return the exit code of a follow that ends by itself."""
+    roots = root if isinstance(root, list) else [root]
     how = Following(pause=script.pause, **following)
+    target = exporter or MemoryExporter()
     try:
-        return follow(roots, exporter, Options(), how, told=script.reports.append, say=script.said.append)
+        return follow(roots, target, Options(), how, told=script.reports.append, say=script.said.append)
     except Over:
         return None
 
@@ -87,25 +91,24 @@ def nothing() -> None:
 
 def test_new_rows_and_new_runs_are_found_and_only_they_are_sent(tmp_path: Path) -> None:
     """Each pass sends what changed since the last one."""
-    root = tmp_path / "runs"
-    first = make_run(root / "a", rows(0, 4), status="running")
-    script = Script([lambda: append(first, 4, 6), nothing, lambda: make_run(root / "b", rows(0, 2))])
-    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    first = make_run(tmp_path / "a", rows(0, 4), status="running")
+    script = Script([lambda: append(first, 4, 6), nothing, lambda: make_run(tmp_path / "b", rows(0, 2))])
+    run_script(tmp_path, script)
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 2)], [("b", "new", 2)]]
 
 
 def test_a_pass_over_finished_runs_asks_the_target_nothing(tmp_path: Path) -> None:
     """Finished, unchanged runs cost only stats."""
-    make_run(tmp_path / "runs" / "a", rows(0, 4))
-    exporter = Flaky(tmp_path / "boxes")
-    run_script([tmp_path / "runs"], exporter, Script([nothing, nothing, nothing]))
+    make_run(tmp_path / "a", rows(0, 4))
+    exporter = Flaky()
+    run_script(tmp_path, Script([nothing, nothing, nothing]), exporter)
     assert exporter.asked == 1
 
 
 def test_an_outage_of_the_target_is_reported_once_and_ends(tmp_path: Path) -> None:
     """An outage is reported once, tries are spaced out, and afterwards everything is sent."""
-    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
-    exporter = Flaky(tmp_path / "boxes")
+    run = make_run(tmp_path / "a", rows(0, 4), status="running")
+    exporter = Flaky()
 
     def leave() -> None:
         exporter.away = True
@@ -115,7 +118,7 @@ def test_an_outage_of_the_target_is_reported_once_and_ends(tmp_path: Path) -> No
         exporter.away = False
 
     script = Script([leave, nothing, nothing, come_back])
-    run_script([tmp_path / "runs"], exporter, script, interval=10)
+    run_script(tmp_path, script, exporter, interval=10)
     assert script.said == ["The server does not answer. Trying again until it works.", "It works again."]
     assert script.waits == [10, 20, 40, 80, 10]
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 4)]]
@@ -131,83 +134,65 @@ def test_a_source_that_disappears_and_returns_is_followed_on(tmp_path: Path) -> 
         append(run, 4, 5)
 
     script = Script([lambda: shutil.move(root, away), nothing, come_back])
-    run_script([root], MemoryExporter(tmp_path / "boxes"), script)
+    run_script(root, script)
     assert [said.split(":")[0] for said in script.said] == ["The runs cannot be found", "The runs are there."]
     assert script.lines() == [[("a", "new", 4)], [("a", "changed", 1)]]
 
 
 def test_a_run_that_fails_is_reported_once_and_tried_when_it_moves(tmp_path: Path) -> None:
-    """A broken run is reported once, and tried again when it changes."""
-    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    """A broken run is reported once, and tried again when it changes; one that turns out to be a copy is named so."""
+    run = make_run(tmp_path / "a", rows(0, 4))
+    copy = shutil.copytree(run, tmp_path / "b")
     whole = (run / "sidecar.json").read_text()
-    (run / "sidecar.json").write_text("[")
-    script = Script([nothing, nothing, lambda: (run / "sidecar.json").write_text(whole)])
-    run_script([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"), script)
-    assert script.lines() == [[("a", "unreadable", 0)], [("a", "new", 4)]]
-
-
-def test_a_copy_that_could_not_be_read_at_first_is_named_as_a_copy(tmp_path: Path) -> None:
-    """A directory that is still being copied is reported as unreadable, then as a copy."""
-    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
-    copy = tmp_path / "runs" / "b"
-    shutil.copytree(run, copy)
-    (copy / "sidecar.json").write_text("[")
-    script = Script([lambda: shutil.copy(run / "sidecar.json", copy), nothing])
-    run_script([tmp_path / "runs"], MemoryExporter(tmp_path / "boxes"), script)
-    assert script.lines() == [[("a", "new", 4), ("b", "unreadable", 0)], [("a", "copy", 0)]]
+    for path in (run, copy):
+        (path / "sidecar.json").write_text("[")
+    script = Script([nothing, *(lambda path=path: (path / "sidecar.json").write_text(whole) for path in (run, copy))])
+    run_script(tmp_path, script)
+    assert script.lines() == [[("a", "unreadable", 0), ("b", "unreadable", 0)], [("a", "new", 4)], [("a", "copy", 0)]]
 
 
 def test_until_done_ends_when_every_run_is_over(tmp_path: Path) -> None:
     """Completed runs are done at once, and killed ones after the grace, since a requeue may follow."""
-    root = tmp_path / "runs"
-    make_run(root / "a", rows(0, 4))
-    killed = make_run(root / "b", rows(0, 2), status="running", heartbeat_age=1000)
+    make_run(tmp_path / "a", rows(0, 4))
+    killed = make_run(tmp_path / "b", rows(0, 2), status="running", heartbeat_age=1000)
     then = time.time() - 1000
     os.utime(killed / "metrics.csv", (then, then))
-    waiting = Script([nothing, nothing])
-    exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([root], exporter, waiting, until_done=True, grace=3600) is None
-    assert run_script([root], exporter, Script([]), until_done=True, grace=500) == 0
+    assert run_script(tmp_path, Script([nothing, nothing]), until_done=True, grace=3600) is None
+    assert run_script(tmp_path, Script([]), until_done=True, grace=500) == 0
 
 
 def test_until_done_follows_a_requeued_run_to_its_end(tmp_path: Path) -> None:
     """A requeued run is done when it has completed."""
-    run = make_run(tmp_path / "runs" / "a", rows(0, 4), status="running")
+    run = make_run(tmp_path / "a", rows(0, 4), status="running")
 
     def end() -> None:
         append(run, 4, 6)
         write_sidecar(run, status="completed")
 
-    script = Script([nothing, end])
-    exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([tmp_path / "runs"], exporter, script, until_done=True) == 0
-    box = exporter.box("uid-a")
-    assert box is not None
-    assert box.facts["status"] == "completed"
+    exporter = MemoryExporter()
+    assert run_script(tmp_path, Script([nothing, end]), exporter, until_done=True) == 0
+    with exporter.opened() as box:
+        assert box.facts["status"] == "completed"
 
 
 @pytest.mark.parametrize(("names", "code"), [("good bad", 3), ("bad", 1), ("good", 0)])
 def test_until_done_ends_with_the_code_of_an_export(tmp_path: Path, names: str, code: int) -> None:
     """An unreadable run sets the exit code of the whole follow."""
     for name in names.split():
-        make_run(tmp_path / "runs" / name, rows(0, 4))
-    (tmp_path / "runs" / "bad").mkdir(exist_ok=True)
+        make_run(tmp_path / name, rows(0, 4))
     if "bad" in names:
-        (tmp_path / "runs" / "bad" / "sidecar.json").write_text("[")
-    script = Script([nothing, nothing])
-    exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([tmp_path / "runs"], exporter, script, until_done=True, grace=0) == code
+        (tmp_path / "bad" / "sidecar.json").write_text("[")
+    assert run_script(tmp_path, Script([nothing, nothing]), until_done=True, grace=0) == code
 
 
 def test_a_run_that_cannot_be_read_is_waited_for_during_the_grace(tmp_path: Path) -> None:
     """An unreadable run is done after the grace without a change."""
-    run = make_run(tmp_path / "runs" / "a", rows(0, 4))
+    run = make_run(tmp_path / "a", rows(0, 4))
     (run / "sidecar.json").write_text("[")
-    exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([tmp_path / "runs"], exporter, Script([nothing]), until_done=True, grace=500) is None
+    assert run_script(tmp_path, Script([nothing]), until_done=True, grace=500) is None
     for file in run.iterdir():
         os.utime(file, (time.time() - 1000, time.time() - 1000))
-    assert run_script([tmp_path / "runs"], exporter, Script([]), until_done=True, grace=500) == 1
+    assert run_script(tmp_path, Script([]), until_done=True, grace=500) == 1
 
 
 def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
@@ -215,8 +200,7 @@ def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     make_run(second / "b", rows(0, 2))
     script = Script([nothing, lambda: make_run(first / "a", rows(0, 4))])
-    exporter = MemoryExporter(tmp_path / "boxes")
-    assert run_script([first, second], exporter, script, until_done=True, interval=10) == 0
+    assert run_script([first, second], script, until_done=True, interval=10) == 0
     assert script.said == [
         f"The runs cannot be found: {first} does not exist. Waiting for them.",
         "The runs are there.",

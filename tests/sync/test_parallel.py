@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
-from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +13,13 @@ from bridge.errors import TargetUnavailableError
 from bridge.exporters.contract import find_exporter
 from bridge.sync import parallel
 from bridge.sync.export import Options, export_runs
-from bridge.sync.parallel import WorkerProcesses, Workers, run_batches
+from bridge.sync.parallel import Workers
 from bridge.sync.report import Progress
 from bridge.sync.verify import verify_runs
 from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter
@@ -111,14 +108,31 @@ def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_c
 
 
 class Deadly(MemoryExporter):
-    """Kills every process except the first that opens the target of run03, as when memory runs out."""
+    """Kills every process except the first that opens the target of run03, as when memory runs out.
 
-    def __init__(self, folder: Path) -> None:
+    If there is a file `forgiving` it does so once, and its first copy for a worker cannot be made, as Dask sees it.
+    """
+
+    def __init__(self, folder: Path, *, forgiving: Path | None = None) -> None:
         super().__init__(folder)
-        self.parent = os.getpid()
+        self.parent, self.forgiving = os.getpid(), forgiving
+
+    def happens(self, what: str) -> bool:
+        """Return whether an accident is to happen: each time, or the first time."""
+        if self.forgiving is None:
+            return what == "kill"
+        marker = self.forgiving / what
+        happens = not marker.exists()
+        marker.touch()
+        return happens
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.happens("copy"):
+            raise TypeError("cannot unpack")
 
     def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
-        if run.run_id == "run03" and os.getpid() != self.parent:
+        if run.run_id == "run03" and os.getpid() != self.parent and self.happens("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().open(run, content)
 
@@ -137,6 +151,17 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
     ]
     assert (len(report.runs), report.exit_code) == (6, 3)
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
+
+
+@pytest.mark.usefixtures("_small_work_is_shared_too")
+def test_a_task_is_a_failure_only_if_its_executor_fails_twice(tmp_path: Path) -> None:
+    """A worker that is killed from outside, or any other fault of an executor, loses no run if it happens once."""
+    root = tree(tmp_path / "runs", 12, 5)
+    exporter = Deadly(tmp_path / "boxes", forgiving=tmp_path)
+    report = export_runs([root], exporter, Options(workers=Workers(processes=2)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes", "copy", "kill", "runs"]
+    assert [line.reason for line in report.failed] == []
+    assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 12}
 
 
 @pytest.mark.usefixtures("_small_work_is_shared_too")
@@ -165,52 +190,6 @@ def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))
-
-
-def double(numbers: list[int], exporter: object) -> list[int]:
-    return [2 * number for number in numbers]
-
-
-def die_once(markers: list[Path], exporter: object) -> list[str]:
-    for marker in markers:
-        if not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-    return [marker.name for marker in markers]
-
-
-def outcomes(work: Any, batches: Iterable[Sequence[Any]], executor: Any = WorkerProcesses) -> list[tuple[Any, Any]]:
-    """Return the tasks of all batches with their results, from executors of two workers each."""
-    pool = functools.partial(executor, 2), 4
-    return list(run_batches(deque(map(list, batches)), work, MemoryExporter(), pool))
-
-
-def test_a_task_whose_worker_was_killed_once_is_done_the_second_time(tmp_path: Path) -> None:
-    """A worker killed from outside loses no task."""
-    tasks = [tmp_path / "a", tmp_path / "b"]
-    tasks[1].touch()
-    assert sorted(outcomes(die_once, [[task] for task in tasks])) == [(task, task.name) for task in tasks]
-
-
-class FailingOnce(ThreadPoolExecutor):
-    """Raises an error instead of the first result of each batch, as Dask does after losing a worker."""
-
-    seen: set[int] = set()  # noqa: RUF012 - shared by all executors of a test
-
-    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def, override]
-        future = super().submit(fn, *args, **kwargs)
-        if args[-1][0] in self.seen:
-            return future
-        self.seen.add(args[-1][0])
-        failed: Future[int] = Future()
-        failed.set_exception(TypeError("cannot unpack"))
-        return failed
-
-
-def test_a_task_is_tried_again_after_any_exception_of_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An executor's error is a task's failure only if it comes twice."""
-    monkeypatch.setattr(FailingOnce, "seen", set())
-    assert sorted(outcomes(double, [[1], [2], [3]], FailingOnce)) == [(1, 2), (2, 4), (3, 6)]
 
 
 class Gone(MemoryExporter):

@@ -142,21 +142,18 @@ class Terminal(StringIO):
 
 
 def test_a_terminal_gets_a_bar_a_log_lines_and_quiet_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream decides the form unless --quiet is given."""
-    kinds = []
-    for stream, quiet in ((Terminal(), False), (StringIO(), False), (Terminal(), True)):
+    """The stream decides the form unless --quiet is given. An export that takes a moment draws no bar."""
+    for stream, quiet, kind in (
+        (Terminal(), False, BarProgress),
+        (StringIO(), False, LineProgress),
+        (Terminal(), True, Progress),
+    ):
         monkeypatch.setattr(sys, "stderr", stream)
-        kinds.append(Output(quiet=quiet).progress())
-    assert [type(kind) for kind in kinds] == [BarProgress, LineProgress, Progress]
-
-
-def test_a_bar_for_a_moment_is_not_drawn() -> None:
-    """An export shorter than `after` seconds draws no bar."""
-    stream = Terminal()
-    with BarProgress(stream, after=60) as bars:
-        bars.start(1)
-        bars.moved(10)
-    assert stream.getvalue() == ""
+        with Output(quiet=quiet).progress(after=60) as progress:
+            assert type(progress) is kind
+            progress.start(1)
+            progress.moved(10)
+        assert stream.getvalue() == ""
 
 
 def test_a_real_terminal_shows_a_bar(tmp_path: Path) -> None:

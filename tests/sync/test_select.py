@@ -14,7 +14,6 @@ from bridge.options import SelectionOptions
 from bridge.rundir import read_run
 from bridge.sync.select import Selection, Top, select, since_of
 from tests.registry.records import START, record
-from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,14 +106,7 @@ def test_dates_are_local() -> None:
 
 
 def test_runs_as_read_are_chosen_like_records(tmp_path: Path) -> None:
-    """`select` takes and returns runs of the reader too."""
-    paths = [make_run(tmp_path / name, [], hparams={"lr": lr}) for name, lr in [("a", 0.1), ("b", 0.01)]]
-    runs = [read_run(path) for path in paths]
-    assert select(runs, Selection.of(SelectionOptions(where="hparams.lr < 0.05"))) == [runs[1]]
-
-
-def test_stock_runs_are_ranked_by_their_metrics_csv(tmp_path: Path) -> None:
-    """A run without a sidecar is ranked by its metrics.csv."""
+    """`select` takes and returns runs of the reader too; one without a sidecar is ranked by its metrics.csv."""
     for name, rows in (("a", "0.2,0\r\n0.9,1\r\n0.1,2\r\n"), ("b", "0.8,0\r\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "hparams.yaml").write_text("{}\n")

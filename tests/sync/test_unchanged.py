@@ -6,17 +6,20 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.client import sqlite_fingerprint
 from bridge.options import ContentOptions
 from bridge.sync import select
 from bridge.sync.export import Options, export_runs
+from bridge.sync.select import Selection
 from tests.run_dirs import make_run, write_metrics, write_sidecar
 
 if TYPE_CHECKING:
@@ -51,13 +54,12 @@ def exporter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     return find_exporter("mlflow")(tracking_uri=uri, experiment="unchanged")
 
 
-def age(*folders: Path) -> None:
-    """Back-date all files below, as if time had passed."""
+def age(folder: Path) -> None:
+    """Back-date all files below, as if time had passed; a file that is old enough keeps its time."""
     then = time.time_ns() - 10_000_000_000
-    for folder in folders:
-        for path in (*folder.rglob("*"), folder):
-            before = path.stat().st_mtime_ns
-            os.utime(path, ns=(min(before, then), min(before, then)))
+    for path in (*folder.rglob("*"), folder):
+        before = min(path.stat().st_mtime_ns, then)
+        os.utime(path, ns=(before, before))
 
 
 def settle(tmp_path: Path, exporter: Exporter) -> Path:
@@ -67,9 +69,7 @@ def settle(tmp_path: Path, exporter: Exporter) -> Path:
     root = tmp_path / "runs"
     for _ in range(3):
         report = export_runs([root], exporter)
-        age(root, *(path for path in tmp_path.iterdir() if path.is_dir()))
-        for file in tmp_path.rglob("*.db"):
-            os.utime(file, (time.time() - 10, time.time() - 10))
+        age(tmp_path)
     assert actions(report) == {"a": "unchanged", "b": "unchanged"}
     export_runs([root], exporter)  # remembers what the files' times are now
     return root
@@ -80,16 +80,17 @@ def actions(report: Report) -> dict[str, str]:
 
 
 def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
-    """An unchanged run has its report line and address without being read."""
+    """An unchanged run has its report line and address without being read, unless the export asks for more."""
     root = settle(tmp_path, exporter)
-    before = export_runs([root], exporter)
     reads.clear()
-    after = export_runs([root], exporter)
-    assert reads == []
-    assert [(line.path, line.name, line.identity, line.where) for line in after.runs] == [
-        (line.path, line.name, line.identity, line.where) for line in before.runs
-    ]
-    assert actions(after) == {"a": "unchanged", "b": "unchanged"}
+    known = export_runs([root], exporter)
+    assert (actions(known), reads) == ({"a": "unchanged", "b": "unchanged"}, [])
+    read = export_runs([root], exporter, Options(selection=Selection(run_ids=("*",))))
+    assert [replace(line, seconds=0.0) for line in read.runs] == list(known.runs)
+    given = Options(content=ContentOptions(exclude_metrics=("loss",)), given=frozenset({"exclude_metrics"}))
+    for options in (given, Options(rebuild=True)):
+        assert actions(export_runs([root], exporter, options)) == {"a": "rebuild", "b": "rebuild"}
+    assert len(reads) == 6
 
 
 def test_runs_inside_checkpoints_are_named_by_every_export(tmp_path: Path, exporter: Exporter) -> None:
@@ -106,15 +107,28 @@ def test_runs_inside_checkpoints_are_named_by_every_export(tmp_path: Path, expor
 def test_the_export_that_writes_a_run_remembers_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_uri: str, reads: list[str]
 ) -> None:
-    """The second export into a SQLite MLflow reads nothing, although the database was written a moment ago."""
+    """The second export into a SQLite MLflow reads nothing, although the database was written a moment ago.
+
+    It does not even load MLflow.
+    """
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "runs" / "a", ROWS)
-    age(tmp_path / "runs")
+    make_run(tmp_path / "a", ROWS)
+    age(tmp_path)
     exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged")
-    assert actions(export_runs([tmp_path / "runs"], exporter)) == {"a": "new"}
+    assert actions(export_runs([tmp_path], exporter)) == {"a": "new"}
     reads.clear()
-    assert actions(export_runs([tmp_path / "runs"], exporter)) == {"a": "unchanged"}
+    assert actions(export_runs([tmp_path], exporter)) == {"a": "unchanged"}
     assert reads == []
+    program = (
+        "import sys; from pathlib import Path; from bridge.exporters.contract import find_exporter;"
+        "from bridge.sync.export import export_runs;"
+        f"exporter = find_exporter('mlflow')(tracking_uri={sqlite_uri!r}, experiment='unchanged');"
+        f"report = export_runs([Path({str(tmp_path)!r})], exporter);"
+        "heavy = {'mlflow', 'pyarrow', 'tensorboard'} & set(sys.modules);"
+        "print([str(line.action) for line in report.runs], sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['unchanged'] []\n"
 
 
 def test_each_write_into_a_sqlite_file_is_seen(tmp_path: Path) -> None:
@@ -133,26 +147,28 @@ def test_each_write_into_a_sqlite_file_is_seen(tmp_path: Path) -> None:
     assert sqlite_fingerprint(tmp_path / "none.db") is None
 
 
-@pytest.mark.parametrize("what", ["rows", "sidecar", "heartbeat"])
-def test_a_run_that_moved_is_read(tmp_path: Path, exporter: Exporter, reads: list[str], what: str) -> None:
-    """Only a run with a file of another size or mtime is read."""
+def test_a_run_that_moved_is_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
+    """Only a run with a file of another size or mtime is read; then its content decides."""
     root = settle(tmp_path, exporter)
-    reads.clear()
-    if what == "rows":
-        write_metrics(root / "a", (), [[0.5, 9, 1775822500.0]], append=True)
-    elif what == "sidecar":
-        write_sidecar(root / "a", notes="new")
-    else:
-        (root / "a" / "heartbeat").touch()
-    report = export_runs([root], exporter)
-    assert reads == ["a"]
-    assert actions(report) == {"a": "unchanged" if what == "heartbeat" else "changed", "b": "unchanged"}
+    moves: dict[str, Callable[[], object]] = {
+        "rows": lambda: write_metrics(root / "a", (), [[0.5, 9, 1775822500.0]], append=True),
+        "sidecar": lambda: write_sidecar(root / "a", notes="new"),
+        "heartbeat": (root / "a" / "heartbeat").touch,
+    }
+    for what, move in moves.items():
+        export_runs([root], exporter)
+        age(tmp_path)
+        export_runs([root], exporter)
+        reads.clear()
+        move()
+        expected = "unchanged" if what == "heartbeat" else "changed"
+        assert actions(export_runs([root], exporter)) == {"a": expected, "b": "unchanged"}
+        assert reads == ["a"]
 
 
 def test_a_target_that_moved_is_asked(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
     """Changes and deletions in the target are noticed."""
     root = settle(tmp_path, exporter)
-    export_runs([root], exporter)
     reads.clear()
     if exporter.name == "tensorboard":
         shutil.rmtree(tmp_path / "tb" / "a")
@@ -160,20 +176,9 @@ def test_a_target_that_moved_is_asked(tmp_path: Path, exporter: Exporter, reads:
         assert reads == ["a"]
         return
     (database,) = tmp_path.rglob("*.db")
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'a'")
-    connection.close()
     assert actions(export_runs([root], exporter)) == {"a": "deleted", "b": "unchanged"}
-
-
-def test_other_options_a_rebuild_and_a_selection_read(tmp_path: Path, exporter: Exporter, reads: list[str]) -> None:
-    """Other options, --rebuild and a selection read the runs again."""
-    root = settle(tmp_path, exporter)
-    reads.clear()
-    given = Options(content=ContentOptions(exclude_metrics=("loss",)), given=frozenset({"exclude_metrics"}))
-    assert set(actions(export_runs([root], exporter, given)).values()) == {"rebuild"}
-    assert set(actions(export_runs([root], exporter, Options(rebuild=True))).values()) == {"rebuild"}
-    assert len(reads) == 4
 
 
 def test_a_copy_of_an_unchanged_run_is_a_copy(tmp_path: Path, exporter: Exporter) -> None:
@@ -182,22 +187,3 @@ def test_a_copy_of_an_unchanged_run_is_a_copy(tmp_path: Path, exporter: Exporter
     shutil.copytree(root / "a", root / "copy")
     found = {line.path for line in export_runs([root], exporter).runs if line.run_id == "a"}
     assert found == {str(root / "a"), str(root / "copy")}
-
-
-def test_nothing_new_loads_no_mlflow(tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing new an export to SQLite does not open MLflow."""
-    import subprocess
-
-    monkeypatch.chdir(tmp_path)
-    root = settle(tmp_path, find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
-    export_runs([root], find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="unchanged"))
-    program = (
-        "import sys; from pathlib import Path; from bridge.exporters.contract import find_exporter;"
-        "from bridge.sync.export import export_runs;"
-        f"report = export_runs([Path({str(root)!r})], find_exporter('mlflow')(tracking_uri={sqlite_uri!r},"
-        " experiment='unchanged'));"
-        "heavy = {'mlflow', 'pyarrow', 'tensorboard'} & set(sys.modules);"
-        "print([str(line.action) for line in report.runs], sorted(heavy))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "['unchanged', 'unchanged'] []\n"

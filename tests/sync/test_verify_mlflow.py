@@ -14,7 +14,7 @@ from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.client import MlflowApi
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
-from bridge.sync.verify import VerifyOptions, verify_runs
+from bridge.sync.verify import verify_runs
 from tests.contract.test_media import run_with_images
 from tests.run_dirs import CREATED_S, make_run
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from bridge.exporters.contract import Exporter
-    from bridge.sync.report import VerifyReport
 
 ROWS = [{"step": step, "loss": 0.1 * step, "acc": step} for step in range(20)]
 BEST = Options(content=ContentOptions(best=("acc:max", "loss:min")))
@@ -76,12 +75,8 @@ def exporter_of(folder: Path) -> Exporter:
     return find_exporter("mlflow")(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="verify")
 
 
-def verify(path: Path, exporter: Exporter, **options: object) -> VerifyReport:
-    return verify_runs([path], exporter, VerifyOptions(**options))  # type: ignore[arg-type]
-
-
 def found(path: Path, exporter: Exporter) -> list[tuple[str, str, int | None, str | None, str | None]]:
-    (line,) = verify(path, exporter).runs
+    (line,) = verify_runs([path], exporter).runs
     return [(str(one.verdict), one.what, one.step, one.expected, one.found) for one in line.differences.first]
 
 
@@ -93,7 +88,7 @@ def execute(folder: Path, statement: str) -> None:
 
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
     """After an export every point, param, tag and image is equal, and the metrics of `--best` are no extra series."""
-    (line,) = verify(run, exporter).runs
+    (line,) = verify_runs([run], exporter).runs
     assert (str(line.verdict), line.reason, line.differences.first) == ("=", "", ())
     assert (line.compared.series, line.compared.points, line.compared.media, line.compared.params) == (2, 40, 3, 2)
     assert not line.behind
@@ -112,7 +107,7 @@ def test_files_are_read_once_for_all_portions(run: Path, exporter: Exporter, mon
         return download(api, run_id, path, into)
 
     monkeypatch.setattr(MlflowApi, "download", note)
-    (line,) = verify(run, exporter).runs
+    (line,) = verify_runs([run], exporter).runs
     assert (str(line.verdict), line.compared.series, line.compared.media) == ("=", 2, 3)
     assert "images" in downloaded
     assert len(downloaded) == len(set(downloaded))
@@ -170,16 +165,6 @@ def test_a_best_that_is_another_is_found(folder: Path, run: Path, exporter: Expo
     assert found(run, exporter) == [("*", "acc.best (last)", 19, "19.0", "-7.0")]
 
 
-def test_a_volatile_param_that_a_resume_no_longer_has_is_equal(folder: Path, exporter: Exporter) -> None:
-    """A volatile param that a resume drops stays in MLflow without a difference."""
-    path = make_run(folder / "runs" / "b", ROWS, hparams={"lr": 0.1, "ckpt_path": "/a", "job_id": "1"})
-    export_runs([path], exporter)
-    make_run(path, ROWS, hparams={"lr": 0.1, "job_id": "2"})
-    (done,) = export_runs([path], exporter).runs
-    (line,) = verify(path, exporter).runs
-    assert (str(done.action), str(line.verdict), line.differences.first) == ("changed", "=", ())
-
-
 def pictures(folder: Path, ending: str) -> list[Path]:
     """Return the stored files of the image at step 5 whose names end in `ending`."""
     return [file for file in (folder / "mlartifacts").rglob(f"*{ending}") if "+step+5+" in file.name]
@@ -231,7 +216,7 @@ def test_a_missing_run_is_found(run: Path, exporter: Exporter, client: MlflowCli
     """A run that a person deleted, and one that was never exported, are only in the source."""
     client.delete_run(run_id_of(client))
     make_run(run.parent / "b", ROWS)
-    first, second = verify(run.parent, exporter).runs
+    first, second = verify_runs([run.parent], exporter).runs
     assert (str(first.verdict), "deleted" in first.reason, str(second.verdict)) == ("+", True, "+")
 
 
@@ -239,7 +224,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, clie
     """A second run of the same identity is extra."""
     first = client.get_run(run_id_of(client))
     client.create_run(first.info.experiment_id, tags=dict(first.data.tags))
-    report = verify(run, exporter)
+    report = verify_runs([run], exporter)
     assert sorted(str(line.verdict) for line in report.runs) in (["-", "="], ["*", "-"])
     assert report.exit_code == 4
 
@@ -247,7 +232,7 @@ def test_a_second_target_of_one_run_is_found(run: Path, exporter: Exporter, clie
 def test_runs_that_are_not_ours_are_never_looked_at(run: Path, exporter: Exporter, client: MlflowClient) -> None:
     """Other runs in the experiment are no difference."""
     client.create_run(client.get_run(run_id_of(client)).info.experiment_id, run_name="a")
-    assert [str(line.verdict) for line in verify(run, exporter).runs] == ["="]
+    assert [str(line.verdict) for line in verify_runs([run], exporter).runs] == ["="]
 
 
 def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, client: MlflowClient) -> None:
@@ -257,20 +242,12 @@ def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, client: Mlflow
     client.set_tag(run_id, "mlflow.note.content", "my notes")
     client.set_tag(run_id, "project", "y")
     client.set_tag(run_id, "mine", "1")
-    (line,) = verify(run, exporter).runs
+    (line,) = verify_runs([run], exporter).runs
     assert (str(line.verdict), line.differences.first) == ("=", ())
     assert {"name", "notes"} <= set(line.edited)
 
 
-def test_a_sample(folder: Path, run: Path, exporter: Exporter) -> None:
-    """A sample of one compares only the first metric's points."""
-    execute(folder, "DELETE FROM metrics WHERE key = 'loss' AND step = 3")
-    (line,) = verify(run, exporter, sample=1).runs
-    assert (str(line.verdict), line.compared.series, line.compared.points) == ("=", 1, 20)
-
-
 def run_id_of(client: MlflowClient) -> str:
-    """Return the id of the one run."""
     experiment = client.get_experiment_by_name("verify")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
