@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +18,6 @@ from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
 from tests.rundir.targets import events_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 ORDERED = ReadOptions(ordered=True)
@@ -50,19 +48,6 @@ def run_dir(tmp_path: Path) -> Path:
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[1.0, 0, CREATED_S], [2.0, 1, CREATED_S + 1]])
     return path
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """Plan what happens while a look waits for the next; a wait takes one entry, and no time."""
-    happenings: list[Callable[[], object]] = []
-
-    def sleep(_seconds: float) -> None:
-        if happenings:
-            happenings.pop(0)()
-
-    monkeypatch.setattr(delta_module.time, "sleep", sleep)
-    return happenings
 
 
 def test_every_byte(tmp_path: Path) -> None:
@@ -166,45 +151,49 @@ def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: 
         look(other, cursor)
 
 
-def test_a_changed_file_is_believed_on_the_second_look(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A changed row that the target holds is a change if a second look agrees."""
+HEAD = b"loss,step,wall_time\r\n"
+WHOLE = HEAD + b"1.0,0,1775822400.0\r\n2.0,1,1775822401.0\r\n3.0,2,1775822402.0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("contents", "kind", "reason"),
+    [
+        pytest.param(
+            [WHOLE.replace(b"2.0,1", b"2.5,1")],
+            DeltaKind.CHANGED,
+            "metrics.csv: the content of the first 2 rows has changed",
+            id="changed",
+        ),
+        pytest.param([None], DeltaKind.CHANGED, "metrics.csv is gone or empty", id="gone"),
+        pytest.param([HEAD, WHOLE], DeltaKind.APPEND, "", id="shorter for a moment, in the middle of a rewrite"),
+        pytest.param(
+            [HEAD + b"9,9,9\r\n" * (number % 2) + b" " * number for number in range(9)],
+            DeltaKind.SAME,
+            "metrics.csv is being rewritten",
+            id="changes at each look",
+        ),
+    ],
+)
+def test_a_change_is_believed_if_two_looks_agree(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, contents: list[bytes | None], kind: DeltaKind, reason: str
+) -> None:
+    """A metrics.csv that has not the rows of the cursor is looked at again, and is changed if it is still the same."""
     cursor = look(run_dir, None).after
-    write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1], [3.0, 2, CREATED_S + 2]])
+    coming = iter(contents)
+
+    def rewrite(_seconds: float = 0.0) -> None:
+        for content in coming:
+            (run_dir / "metrics.csv").unlink()
+            if content is not None:
+                (run_dir / "metrics.csv").write_bytes(content)
+            return
+
+    monkeypatch.setattr(delta_module.time, "sleep", rewrite)
+    rewrite()
     delta = look(run_dir, cursor)
-    assert delta.kind is DeltaKind.CHANGED
-    assert delta.reason == "metrics.csv: the content of the first 2 rows has changed"
-    assert delta.points == 0
-    assert delta.after == cursor
-
-
-def test_a_shorter_file_may_be_in_the_middle_of_a_rewrite(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A file that is short only for a moment is no change."""
-    cursor = look(run_dir, None).after
-    whole = (run_dir / "metrics.csv").read_bytes()
-    (run_dir / "metrics.csv").write_bytes(b"acc,loss,step,wall_time\r\n")
-    waits.append(lambda: (run_dir / "metrics.csv").write_bytes(whole + b"3.0,2,1775822402.0\r\n"))
-    delta = look(run_dir, cursor)
-    assert (delta.kind, points(delta)) == (DeltaKind.APPEND, [(2, 3.0)])
-
-
-def test_a_file_that_keeps_changing_is_left_for_later(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """If every look differs, nothing is done, with a notice."""
-    cursor = look(run_dir, None).after
-    path = run_dir / "metrics.csv"
-    path.write_bytes(b"loss,step,wall_time\r\n")
-    header = path.read_bytes()
-    waits += [partial(path.write_bytes, header + b"9,9,9\r\n" * (number % 2) + b" " * number) for number in range(9)]
-    delta = look(run_dir, cursor)
-    assert (delta.kind, delta.after, delta.points) == (DeltaKind.SAME, cursor, 0)
-    assert delta.reason == "metrics.csv is being rewritten"
-
-
-def test_a_file_that_is_gone(run_dir: Path, waits: list[Callable[[], object]]) -> None:
-    """A deleted metrics.csv is a change, not an error."""
-    cursor = look(run_dir, None).after
-    (run_dir / "metrics.csv").unlink()
-    delta = look(run_dir, cursor)
-    assert (delta.kind, delta.reason) == (DeltaKind.CHANGED, "metrics.csv is gone or empty")
+    assert (delta.kind, delta.reason) == (kind, reason)
+    assert points(delta) == ([(2, 3.0)] if kind is DeltaKind.APPEND else [])
+    assert kind is DeltaKind.APPEND or delta.after == cursor
 
 
 def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bridge.model import NoticeKind
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
-from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
+from tests.run_dirs import write_metrics, write_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Delta
 
-HEADER = ("loss", "step", "wall_time")
+HEADER = ("loss", "step")
 
 
 def superseded(deltas: Iterable[Delta]) -> list[int]:
@@ -27,50 +27,39 @@ def superseded(deltas: Iterable[Delta]) -> list[int]:
 
 def fits(count: int) -> list[list[float]]:
     """Return the rows of several fits of ten steps each, with other values each time."""
-    return [[fit + step / 100, step, CREATED_S + 10 * fit + step] for fit in range(count) for step in range(10)]
+    return [[fit + step / 100, step] for fit in range(count) for step in range(10)]
 
 
+@pytest.mark.parametrize(
+    ("sessions", "rows", "count"),
+    [
+        pytest.param(None, fits(3), 20, id="a CSVLogger's directory is one session"),
+        pytest.param([0, 10, 20], fits(3), 0, id="a requeue replaces points of an earlier session"),
+        pytest.param([0, 10], fits(3), 10, id="a requeue and two fits"),
+        pytest.param([], fits(3), 0, id="the original says nothing of sessions"),
+        pytest.param([0], [[1.0, 0], [1.0, 0], [2.0, 1]], 0, id="equal values"),
+    ],
+)
 @pytest.mark.parametrize("budget", [1, 1 << 20])
-@pytest.mark.parametrize("options", [ReadOptions(ordered=True), ReadOptions(replaces=True)])
-def test_three_fits_on_one_logger(tmp_path: Path, options: ReadOptions, budget: int) -> None:
-    """Three fits of ten steps in one CSVLogger directory supersede 20 points."""
-    run_dir = tmp_path / "version_0"
-    run_dir.mkdir()
-    write_metrics(run_dir, HEADER[:2], [row[:2] for row in fits(3)])
-    run = read_run(run_dir)
-    assert superseded(read_whole(run, ContentOptions(), options, budget=budget)) == [20]
-    assert superseded([read_delta(run, None, ContentOptions(), options, budget=budget)]) == [20]
+def test_points_replaced_within_a_session_are_counted(
+    tmp_path: Path, sessions: list[int] | None, rows: list[list[float]], count: int, budget: int
+) -> None:
+    """Only another value at the same step of the same session supersedes a point."""
+    if sessions is not None:
+        write_sidecar(tmp_path, sessions=[{"rows": first} for first in sessions])
+    write_metrics(tmp_path, HEADER, rows)
+    run = read_run(tmp_path)
+    for options in (ReadOptions(ordered=True), ReadOptions(replaces=True)):
+        assert superseded(read_whole(run, ContentOptions(), options, budget=budget)) == [count] * (count > 0)
+        assert superseded([read_delta(run, None, ContentOptions(), options, budget=budget)]) == [count] * (count > 0)
 
 
 def test_a_notice_tells_of_the_new_points_only(tmp_path: Path) -> None:
     """An export counts the points that its new rows replace."""
-    run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}])
-    write_metrics(run_dir, HEADER, fits(2))
+    write_sidecar(tmp_path, sessions=[{"rows": 0}])
+    write_metrics(tmp_path, HEADER, fits(2))
     options = ReadOptions(replaces=True)
-    first = read_delta(read_run(run_dir), None, ContentOptions(), options)
-    write_metrics(run_dir, (), fits(3)[20:], append=True)
-    second = read_delta(read_run(run_dir), first.after, ContentOptions(), options)
+    first = read_delta(read_run(tmp_path), None, ContentOptions(), options)
+    write_metrics(tmp_path, (), fits(3)[20:], append=True)
+    second = read_delta(read_run(tmp_path), first.after, ContentOptions(), options)
     assert (superseded([first]), superseded([second])) == ([10], [10])
-
-
-def test_a_requeue_is_no_loss(tmp_path: Path) -> None:
-    """Points that a later session replaces are not counted."""
-    run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}, {"rows": 10}, {"rows": 20}])
-    write_metrics(run_dir, HEADER, fits(3))
-    assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == []
-    write_sidecar(run_dir, sessions=[{"rows": 0}, {"rows": 10}])
-    assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == [10]
-
-
-def test_the_original_says_nothing_of_sessions(tmp_path: Path) -> None:
-    """Without sessions in the sidecar a rewind counts as a requeue."""
-    run_dir = make_run(tmp_path / "a")
-    write_metrics(run_dir, HEADER, fits(3))
-    assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == []
-
-
-def test_a_repeated_value_is_no_loss(tmp_path: Path) -> None:
-    """An equal value at the same step replaces nothing."""
-    run_dir = make_run(tmp_path / "a", sessions=[{"rows": 0}])
-    write_metrics(run_dir, HEADER, [[1.0, 0, CREATED_S], [1.0, 0, CREATED_S + 1], [2.0, 1, CREATED_S + 2]])
-    assert superseded(read_whole(read_run(run_dir), ContentOptions(), ReadOptions())) == []
