@@ -187,60 +187,52 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_event_files_is_a_run(run_dir: Path) -> None:
-    """Its kind, name, times and status come from the files, and never from `session_end_info`."""
+    """Its kind, name, times and status come from the files; steps logged again have their new values and times."""
     age(run_dir)
     run = read_run(run_dir)
-    assert (run.kind, run.run_id, run.status, run.time_column) == (
+    assert (run.kind, run.run_id, run.status, run.time_column, run.start, run.end, run.identity) == (
         "TensorBoardLogger",
         "version_0",
         Status.UNKNOWN,
         "wall_time",
+        START,
+        START + 111,
+        str(run_dir.resolve()),
     )
-    assert (run.start, run.end, run.identity) == (START, START + 111, str(run_dir.resolve()))
+    series = series_of(run, "loss")
+    assert list(zip(series.step.tolist(), series.value.tolist(), series.time.tolist(), strict=True)) == [
+        *((step, step / 8, START + step) for step in range(5)),
+        *((step, step / 4, START + 100 + step) for step in range(5, 12)),
+    ]
     age(run_dir, 250.0)
     assert read_run(run_dir).status is Status.RUNNING
 
 
-def test_a_requeued_job_is_one_curve(run_dir: Path) -> None:
-    """Steps logged again have their new values and times."""
-    age(run_dir)
-    series = series_of(read_run(run_dir), "loss")
-    assert series.step.tolist() == list(range(12))
-    assert series.value.tolist() == [*(step / 8 for step in range(5)), *(step / 4 for step in range(5, 12))]
-    assert series.time.tolist() == [
-        *(START + step for step in range(5)),
-        *(START + 100 + step for step in range(5, 12)),
-    ]
-
-
 def test_what_is_a_run(tmp_path: Path) -> None:
     """Folders with a point and fresh ones are runs, others are named; a metrics.csv or a sidecar wins."""
-    write_events(tmp_path / "a" / "points", 0, [("hp_metric", 0, -1.0, START), ("loss", 0, 1.0, START)])
-    write_events(tmp_path / "a" / "placeholder", 0, [("hp_metric", 0, -1.0, START)])
-    write_events(tmp_path / "a" / "metric", 0, [("hp_metric", 0, 0.5, START)])
-    write_events(tmp_path / "a" / "ours", 0, [("loss", 0, 1.0, START)])
-    (tmp_path / "a" / "ours" / ".bridge-target").touch()
-    write_events(tmp_path / "a" / "both", 0, [("loss", 0, 1.0, START)])
-    (tmp_path / "a" / "both" / "metrics.csv").write_text("loss,step\n2.0,0\n")
-    write_events(tmp_path / "a" / "sidecar", 0, [("loss", 0, 1.0, START)])
-    write_sidecar(tmp_path / "a" / "sidecar")
+    placeholder = ("hp_metric", 0, -1.0, START)
+    for name in ("points", "ours", "both", "sidecar"):
+        write_events(tmp_path / name, 0, [placeholder, ("loss", 0, 1.0, START)])
+    write_events(tmp_path / "placeholder", 0, [placeholder])
+    write_events(tmp_path / "metric", 0, [("hp_metric", 0, 0.5, START)])
+    (tmp_path / "ours" / ".bridge-target").touch()
+    (tmp_path / "both" / "metrics.csv").write_text("loss,step\n2.0,0\n")
+    write_sidecar(tmp_path / "sidecar")
     age(tmp_path)
-    write_events(tmp_path / "a" / "fresh", 0, [])
+    write_events(tmp_path / "fresh", 0, [])
     found = discover([tmp_path])
-    assert sorted(path.name for path in found) == ["both", "fresh", "metric", "points", "sidecar"]
-    assert [(skipped.path.rpartition("/")[2], skipped.reason) for skipped in found.skipped] == [
-        ("placeholder", "its event files hold no metric")
-    ]
-    kinds = {path.name: read_run(path).kind for path in found}
-    assert kinds == {
+    assert {path.name: read_run(path).kind for path in found} == {
         "both": "CSVLogger",
         "fresh": "TensorBoardLogger",
         "metric": "TensorBoardLogger",
         "points": "TensorBoardLogger",
         "sidecar": "RegistryLogger",
     }
+    assert [(skipped.path, skipped.reason) for skipped in found.skipped] == [
+        (str(tmp_path / "placeholder"), "its event files hold no metric")
+    ]
     with pytest.raises(RunDirectoryError, match="its event files hold no metric"):
-        read_run(tmp_path / "a" / "placeholder")
+        read_run(tmp_path / "placeholder")
 
 
 @pytest.mark.parametrize(
@@ -279,33 +271,6 @@ def test_folders_of_add_scalars_belong_to_the_run_above(tmp_path: Path) -> None:
     assert look(run_dir, delta.after).points == 1
 
 
-def test_several_files_grow_at_once(tmp_path: Path) -> None:
-    """If all files of a run grow, only the new records of each are read."""
-    run_dir = tmp_path / "run"
-    paths = [
-        write_events(run_dir, 0, [("acc", 0, 0.5, START)]),
-        write_events(run_dir / "loss_a", 0, [("loss", 0, 1.0, START + 1)]),
-        write_events(run_dir / "loss_b", 0, [("loss", 0, 2.0, START + 2)]),
-    ]
-    age(tmp_path)
-    target = Target(ReadOptions(replaces=True))
-    target.export(run_dir)
-    for step in range(1, 4):
-        for path, tag in zip(paths, ("acc", "loss", "loss"), strict=True):
-            data = path.read_bytes() + record(scalar(tag, step, 1.0, START + 10 * step))
-            path.write_bytes(data + b"torn")
-            age(tmp_path, 4000 - step)
-            target.export(run_dir)
-            path.write_bytes(data)
-    age(tmp_path)
-    target.export(run_dir)
-    assert set(target.kinds[1:]) == {DeltaKind.APPEND, DeltaKind.SAME}
-    clean = Target(ReadOptions(replaces=True))
-    clean.export(run_dir)
-    assert target.held() == clean.held()
-    assert len(target.held()) == 12
-
-
 def test_the_placeholder_is_no_point(tmp_path: Path) -> None:
     """Lightning's `hp_metric` of -1 at step 0 is left out; any other value of that name is a metric."""
     folder = tmp_path / "run"
@@ -342,16 +307,18 @@ def look(folder: Path, cursor: Any, **options: Any) -> Any:
 
 
 def test_growth_reads_on(run_dir: Path) -> None:
-    """The next delta holds only new records and files, and is SAME without any."""
+    """The next delta holds only the new records of all files and new files, and is SAME without any."""
     age(run_dir)
     first = look(run_dir, None, replaces=True)
     assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
-    newest = max(run_dir.iterdir())
-    newest.write_bytes(newest.read_bytes() + record(scalar("loss", 12, 3.0, START + 112)))
+    oldest, newest = sorted(run_dir.iterdir())
+    append(oldest, scalar("acc", 20, 0.5, START + 112))
+    append(newest, scalar("loss", 12, 3.0, START + 112))
     write_events(run_dir, 2, [("loss", 13, 4.0, START + 200)])
     age(run_dir)
     second = look(run_dir, first.after, replaces=True)
-    assert (second.kind, second.points, second.after.rows) == (DeltaKind.APPEND, 2, 19)
+    assert (second.kind, second.points, second.after.rows) == (DeltaKind.APPEND, 3, 20)
+    assert look(run_dir, second.after, replaces=True).kind is DeltaKind.SAME
 
 
 def test_deleted_files_cost_the_target_nothing(run_dir: Path) -> None:
@@ -374,17 +341,34 @@ def test_deleted_files_cost_the_target_nothing(run_dir: Path) -> None:
     assert third.reason == "the event files that the target was made of are gone; the target keeps its points"
 
 
-def test_the_newest_file_that_is_gone_is_a_rebuild(run_dir: Path) -> None:
-    """If somebody deletes the file of the last start, its points count no longer, and those that it replaced do."""
+@pytest.mark.parametrize(
+    ("left", "starts_again", "reason"),
+    [
+        pytest.param(None, False, "found 10 rows in the event files, the target was made of 17", id="deleted"),
+        pytest.param(None, True, "found 11 rows in the event files, the target was made of 17", id="and started again"),
+        pytest.param(-150, False, "found 16 rows in the event files, the target was made of 17", id="shorter"),
+        pytest.param(
+            -60, False, "the event files are no longer those that the target was made of", id="a picture less"
+        ),
+    ],
+)
+def test_the_newest_file_that_is_gone_or_shorter_is_a_rebuild(
+    run_dir: Path, left: int | None, starts_again: bool, reason: str
+) -> None:
+    """If somebody takes back the last start, its points and pictures count no longer, and those it replaced do."""
+    newest = max(run_dir.iterdir())
+    append(newest, picture("samples", 11, START + 111, png(1)))
     age(run_dir)
     first = look(run_dir, None, replaces=True)
-    max(run_dir.iterdir()).unlink()
-    for _ in range(2):  # the same after the next start
-        changed = look(run_dir, first.after, replaces=True)
-        assert (changed.kind, changed.points) == (DeltaKind.CHANGED, 0)
+    if left is None:
+        newest.unlink()
+    else:
+        os.truncate(newest, newest.stat().st_size + left)
+    if starts_again:
         write_events(run_dir, 2, [("loss", 11, 4.0, START + 200)])
-        age(run_dir)
-    assert changed.reason == "found 11 rows in the event files, the target was made of 17"
+    age(run_dir, 3000)
+    changed = look(run_dir, first.after, replaces=True)
+    assert (changed.kind, changed.points, changed.reason) == (DeltaKind.CHANGED, 0, reason)
 
 
 def test_event_files_in_place_of_a_metrics_csv_are_a_rebuild(run_dir: Path) -> None:
@@ -431,16 +415,6 @@ def test_pipes_and_links_make_no_run(tmp_path: Path) -> None:
     age(tmp_path)
     found = discover([tmp_path / "runs"])
     assert [path.name for path in found.runs] == ["run"]
-
-
-def test_a_file_that_shrank_is_a_rebuild(run_dir: Path) -> None:
-    """A file that two looks find shorter leads to a rebuild."""
-    age(run_dir)
-    first = look(run_dir, None, replaces=True)
-    newest = max(run_dir.iterdir())
-    newest.write_bytes(newest.read_bytes()[:-60])
-    age(run_dir, 3000)
-    assert look(run_dir, first.after, replaces=True).kind is DeltaKind.CHANGED
 
 
 def test_a_cursor_before_several_files_is_found_again(tmp_path: Path) -> None:
@@ -513,19 +487,6 @@ def test_a_file_before_a_picture_is_a_rebuild(tmp_path: Path) -> None:
     write_events(tmp_path, 1, [("acc", 0, 1.0, START)])
     age(tmp_path)
     assert look(tmp_path, first.after, replaces=True).kind is DeltaKind.CHANGED
-
-
-def test_a_picture_that_is_cut_off_is_a_rebuild(tmp_path: Path) -> None:
-    """If a file shrank by a picture that the target has, the reason says so of the files."""
-    path = write_events(tmp_path, 0, [("loss", 0, 1.0, START)])
-    size = path.stat().st_size
-    append(path, picture("samples", 0, START, png(1)))
-    age(tmp_path)
-    first = look(tmp_path, None, replaces=True)
-    os.truncate(path, size)
-    age(tmp_path)
-    after = look(tmp_path, first.after, replaces=True)
-    assert after.reason == "the event files are no longer those that the target was made of"
 
 
 def test_pictures_that_could_not_be_stored_come_again(run_dir: Path) -> None:
