@@ -75,11 +75,8 @@ def read(run_dir: Path, *, rows: int | None = None) -> OracleRun:
     found.run_id = text_of(sidecar.get("run_id")) or run_dir.resolve().name
     tags = sidecar.get("tags")
     tags = [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []
-    found.tags = tuple(
-        dict.fromkeys(
-            text_of(tag) for tag in tags if isinstance(tag, str | int | float) and tag is not True and tag is not False
-        )
-    )
+    kept = [text_of(tag) for tag in tags if isinstance(tag, str | int | float) and not isinstance(tag, bool)]
+    found.tags = tuple(dict.fromkeys(kept))
     found.notes = text_of(sidecar.get("notes"))
     found.status_word = text_of(sidecar.get("status"))
     found.params = params_of(run_dir, sidecar)
@@ -114,6 +111,8 @@ def read_metrics(run_dir: Path, sidecar: Mapping[str, Any], found: OracleRun, ro
     now, said = start_of(sidecar), False
     points: dict[str, list[OraclePoint]] = {}
     for cells in records[1:]:
+        if cells == []:
+            continue  # a blank line
         if cells is not None and is_header(cells, names):
             names = cells
             continue
@@ -324,7 +323,7 @@ def params_of(run_dir: Path, sidecar: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         path = own_file(run_dir, "hparams.yaml")
         try:
-            tree = None if path is None else yaml.load(path.read_bytes(), Loader=_Loader)
+            tree = None if path is None else yaml.safe_load(path.read_bytes())
         except (yaml.YAMLError, ValueError):
             tree = None
     params: dict[str, Any] = {}
@@ -368,16 +367,3 @@ def without_infinities(value: Any) -> Any:
         return {str(key): without_infinities(item) for key, item in value.items()}
     names = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     return names.get(repr(value), value) if isinstance(value, float) else value
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader for which an unknown tag is text."""
-
-
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode) and suffix.endswith(":python/tuple"):
-        return loader.construct_sequence(node, deep=True)
-    return str(node.value) if isinstance(node, yaml.ScalarNode) and node.value else suffix.rpartition(":")[2]
-
-
-_Loader.add_multi_constructor("", _tagged)
