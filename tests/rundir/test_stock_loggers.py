@@ -58,29 +58,26 @@ for step in range(4):
     fabric.log_metrics({"loss": 1.0 / (step + 1)}, step)
 fabric.finalize("success")
 
-if sys.argv[2] == "cli":
-    from lightning.pytorch.cli import LightningCLI
-    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "cli"}}
-    LightningCLI(WithHparams, args=["fit"], trainer_defaults={**quiet, "logger": logger})
+from lightning.pytorch.cli import LightningCLI
+logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "cli"}}
+LightningCLI(WithHparams, args=["fit"], trainer_defaults={**quiet, "logger": logger})
 """
 
 
-def check(python: str | Path, folder: Path, *, cli: bool) -> None:
+def check(python: str | Path, folder: Path) -> None:
     """Train with `python` in `folder`, export all runs, and verify them."""
     runs = folder / "runs"
     runs.mkdir()
-    words = [python, "-c", PROGRAM, str(ROOT), "cli" if cli else "-"]
-    done = subprocess.run(words, cwd=runs, capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", PROGRAM, str(ROOT)], cwd=runs, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for file in runs.rglob("*"):
         os.utime(file, (file.stat().st_mtime - 3600,) * 2)  # over, since nothing else says that they ended
     found = {run.name: run for run in map(read_run, discover([runs]).runs)}
-    names = {"plain/version_0", "hparams/version_0", "fabric/version_0"} | ({"cli/version_0"} if cli else set())
+    names = {"plain/version_0", "hparams/version_0", "fabric/version_0", "cli/version_0"}
     assert (found.keys(), discover([runs]).skipped) == (names, [])
     assert (dict(found["plain/version_0"].params), dict(found["hparams/version_0"].params)) == ({}, {"width": 4})
-    if cli:
-        assert found["cli/version_0"].params["width"] == 4
-        assert "config.yaml" in found["cli/version_0"].files
+    assert found["cli/version_0"].params["width"] == 4
+    assert "config.yaml" in found["cli/version_0"].files
     assert all(run.end is not None and run.end >= run.start for run in found.values())
     exporter = TensorBoardExporter(folder / "tb")
     report = export_runs([runs], exporter)
@@ -91,7 +88,7 @@ def check(python: str | Path, folder: Path, *, cli: bool) -> None:
 
 def test_runs_of_the_installed_lightning(tmp_path: Path) -> None:
     """Runs with and without hyperparameters, by Fabric and by LightningCLI, verify as equal."""
-    check(sys.executable, tmp_path, cli=True)
+    check(sys.executable, tmp_path)
 
 
 @pytest.mark.compat
@@ -100,4 +97,4 @@ def test_runs_of_the_installed_lightning(tmp_path: Path) -> None:
 def test_runs_of_the_oldest_and_the_newest_lightning(tmp_path: Path, versions: tuple[str, ...]) -> None:
     """Runs of the oldest and newest Lightning verify as equal."""
     python = fresh_environment(tmp_path, *versions, "jsonargparse[signatures]>=4.27", extra="logger")
-    check(python, tmp_path, cli=True)
+    check(python, tmp_path)
