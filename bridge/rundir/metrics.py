@@ -239,6 +239,14 @@ def cuts(weights: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]
         low, passed = high, int(so_far[high - 1])
 
 
+def _places(layout: Layout, only: frozenset[str] | None) -> dict[str, int] | None:
+    """Return the place of each metric's column, of the metrics `only` if given; None if one has two columns."""
+    wanted = {name: places for name, places in layout.metrics.items() if only is None or name in only}
+    if any(len(places) > 1 for places in wanted.values()):
+        return None
+    return {name: place for name, (place,) in wanted.items()}
+
+
 def _parse_cells(cells: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the numbers in `cells`, and which of these hold one; the others hold text."""
     numbers = [cell_number(cell) for cell in cells]
@@ -262,7 +270,8 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     Most files hold nothing else. Few rows take less time as a list of lists in JSON than in pyarrow, whose import alone
     takes the time of a hundred runs.
     """
-    if layout.step is None or any(len(places) > 1 for places in layout.metrics.values()):
+    metrics = _places(layout, only)
+    if layout.step is None or metrics is None:
         return None
     # In JSON a carriage return is nothing.
     if data.translate(None, _PLAIN) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
@@ -280,7 +289,6 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     except (msgspec.MsgspecError, OverflowError):
         return None
     step = np.array([row[layout.step] for row in rows])
-    metrics = {name: places[0] for name, places in layout.metrics.items() if only is None or name in only}
     values = cells[list(metrics.values())]
     time = np.full(len(rows), np.nan) if layout.time is None else cells[layout.time].copy()
     if step.dtype != np.int64 or (not (values.all() and time.all()) and _MINUS_ZERO.search(data)):
@@ -312,8 +320,8 @@ def parse_arrow(data: bytes, *, layout: Layout, start: int, first: int, only: fr
     # would make a whole row of empty cells of each. It takes `0x1f` for an integer, unlike Python's int().
     # One letter is found a hundred times as fast as two bytes of which the first is in every row.
     has_hex = any(letter in data and b"0" + letter in data for letter in (b"x", b"X"))
-    metrics = {name: places for name, places in layout.metrics.items() if only is None or name in only}
-    if has_hex or count * len(layout.columns) > len(data) or any(len(places) > 1 for places in metrics.values()):
+    metrics = _places(layout, only)
+    if metrics is None or has_hex or count * len(layout.columns) > len(data):
         return None
     names = [str(place) for place in range(len(layout.columns))]
     try:
@@ -344,7 +352,7 @@ def parse_arrow(data: bytes, *, layout: Layout, start: int, first: int, only: fr
         column = columns[names[layout.time]]
         time = np.where(_not_null(column), _numbers(column, np.float64), np.nan)
     values, present = np.empty((len(metrics), count)), np.empty((len(metrics), count), dtype=bool)
-    for metric, (place,) in enumerate(metrics.values()):
+    for metric, place in enumerate(metrics.values()):
         column = columns[names[place]]
         values[metric], present[metric] = _numbers(column, np.float64), _not_null(column)
     # pyarrow takes `nan(x)` for a number, and Python's float() does not. It makes empty cells of a blank line.
@@ -375,8 +383,7 @@ def _conversion(layout: Layout, only: frozenset[str] | None) -> Any:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    wanted = [places for name, places in layout.metrics.items() if only is None or name in only]
-    types = {str(place): pa.float64() for (place,) in wanted}
+    types = {str(place): pa.float64() for place in (_places(layout, only) or {}).values()}
     if layout.time is not None:
         types[str(layout.time)] = pa.float64()
     if layout.step is not None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bridge.model import Cursor, Run
-    from bridge.rundir.metrics import Rows
 
 SMALL_BYTES = 1 << 18
 """Bytes of a metrics.csv that is read whole within a millisecond or two."""
@@ -40,19 +39,15 @@ def read_points(
     Steps are sorted, with one point each. Times that could only be estimated are NaN. A point takes about 64 bytes of
     memory; `count_points` says how many there are. Raises RunDirectoryError if metrics.csv cannot be read.
     """
-    state = ReadState.begin(run, content)
     parts: dict[str, list[tuple[NDArray[Any], ...]]] = {}
     numbers = range(0)
     chosen = None if only is None else frozenset(only)
-    for rows, wanted in _rows_until(run, until, only=chosen):
-        numbers = range(numbers.start if numbers else rows.first, rows.first + len(rows))
-        block = state.select(rows.part(0, wanted)) if wanted else None
-        if block is None:
-            continue
-        for metric, name in enumerate(block.names):
-            if chosen is None or name in chosen:
+    for block, part in _blocks(run, content, until, only=chosen):
+        numbers = range(numbers.start if numbers else part.start, part.stop)
+        for metric, name in enumerate(block.names if block is not None else ()):
+            if block is not None and (chosen is None or name in chosen):
                 at = np.flatnonzero(block.present[metric])
-                time = block.time[at] if state.estimate is None else np.full(len(at), np.nan)
+                time = block.time[at] if run.time_column is not None else np.full(len(at), np.nan)
                 parts.setdefault(name, []).append((block.row[at], block.step[at], time, block.values[metric, at]))
     return {name: _counting(name, columns) for name, columns in parts.items()}, numbers
 
@@ -90,12 +85,10 @@ def count_points(run: Run, content: ContentOptions, *, until: Cursor | None = No
     Points that do not count for the overlap rule are among them. So a large run can be read by groups of metrics.
     Raises RunDirectoryError if metrics.csv cannot be read.
     """
-    state = ReadState.begin(run, content)
     counts: dict[str, int] = {}
     total = 0
-    for part, wanted in _rows_until(run, until):
-        total = part.first + len(part)
-        block = state.select(part.part(0, wanted)) if wanted else None
+    for block, part in _blocks(run, content, until):
+        total = part.stop
         if block is not None:
             for name, count in zip(block.names, np.count_nonzero(block.present, axis=1).tolist(), strict=True):
                 counts[name] = counts.get(name, 0) + count
@@ -109,14 +102,10 @@ def read_summary(run: Run) -> dict[str, dict[str, Any]]:
     changes neither `min` nor `max`. Raises RunDirectoryError if metrics.csv cannot be read.
     """
     stats: dict[str, MetricStats] = {}
-    state = ReadState.begin(run, ContentOptions())
-    for rows, _ in _rows_until(run, None):
-        block = state.select(rows)
-        if block is None:
-            continue
-        for metric, name in enumerate(block.names):
-            at = np.flatnonzero(block.present[metric])
-            _add(stats.setdefault(name, MetricStats()), block.step[at], block.values[metric, at])
+    for block, _ in _blocks(run, ContentOptions(), None):
+        if block is not None:
+            for name, present, values in zip(block.names, block.present, block.values, strict=True):
+                _add(stats.setdefault(name, MetricStats()), block.step[present], values[present])
     return {name: asdict(of) for name, of in stats.items()}
 
 
@@ -142,15 +131,24 @@ def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> 
     return [Notice(NoticeKind.LEFT_OUT, "event files", detail, len(files))] if differing else []
 
 
-def _rows_until(run: Run, until: Cursor | None, *, only: frozenset[str] | None = None) -> Iterator[tuple[Rows, int]]:
-    """Yield all rows of the run in parts, each with the number of those that `until` covers (None: all)."""
+def _blocks(
+    run: Run, content: ContentOptions, until: Cursor | None, *, only: frozenset[str] | None = None
+) -> Iterator[tuple[Block | None, range]]:
+    """Yield the points that `content` asks for in parts, each with the numbers of its rows.
+
+    All rows are read, but only those that `until` covers (None: all) give points. With `only` there may be fewer
+    metrics.
+    """
     with open_table(run) as table:
         if table is None:
             return
         if until is not None and until.files:
             table.find(until)  # the rows that it covers come first
+        state = ReadState.begin(run, content)
         for rows in table.rows(only=only):
-            yield rows, len(rows) if until is None else max(0, min(len(rows), until.rows - rows.first))
+            covered = len(rows) if until is None else max(0, min(len(rows), until.rows - rows.first))
+            block = state.select(rows.part(0, covered)) if covered else None
+            yield block, range(rows.first, rows.first + len(rows))
 
 
 def _counting(name: str, parts: Sequence[tuple[NDArray[Any], ...]]) -> Series:
