@@ -132,7 +132,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
                 break
             rows.append(part)
         remember = _estimate_times(state, table, rows, cursor, more=more)
-        if not state.is_known and cursor is not None:
+        if cursor is not None and len(state.last_points) < cursor.seen:
             learn_last_points(state, cursor, table, rows)
         last_points = state.last_points.points()
         blocks = [state.timed(block) for part in rows if (block := state.take(part)) is not None]

@@ -206,8 +206,13 @@ class Rows:
         if total <= most or len(self) <= 1:
             yield self, max(total, least) if len(self) else 0
             return
-        for low, high, weight in cuts(np.maximum(np.count_nonzero(self.present, axis=0), empty), most):
-            yield self.part(low, high), max(weight, least)
+        so_far = np.cumsum(np.maximum(np.count_nonzero(self.present, axis=0), empty))
+        low = passed = 0
+        while low < len(self):
+            # so_far rises, so a part ends where so_far passes the limit, but has at least one row.
+            high = max(low + 1, int(np.searchsorted(so_far, passed + most, side="right")))
+            yield self.part(low, high), max(int(so_far[high - 1]) - passed, least)
+            low, passed = high, int(so_far[high - 1])
 
     def digest(self) -> int:
         """Return the digest of these rows."""
@@ -223,20 +228,6 @@ class Rows:
         if self.layout.time is not None:
             total += _cells_digest(("\0time",), self.time.view(np.uint64)[None, :], ~np.isnan(self.time)[None, :])
         return int((total * _row_words(self.first, len(self))).sum(dtype=np.uint64)) % MODULUS
-
-
-def cuts(weights: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
-    """Cut rows with these weights (n,) into parts that weigh about `most` at most; yield begin, end and weight of each.
-
-    A part has at least one row.
-    """
-    so_far = np.cumsum(weights)
-    low, passed = 0, 0
-    while low < len(so_far):
-        # so_far rises, so the part ends where so_far passes the limit.
-        high = max(low + 1, int(np.searchsorted(so_far, passed + most, side="right")))
-        yield low, high, int(so_far[high - 1]) - passed
-        low, passed = high, int(so_far[high - 1])
 
 
 def _places(layout: Layout, only: frozenset[str] | None) -> dict[str, int] | None:

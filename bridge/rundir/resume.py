@@ -84,8 +84,7 @@ class ReadState:
     """How far metrics.csv was read, and what the rows to come depend on. `take` goes on.
 
     `rows`, `offset`, `digest`, `last_step` and `last_time` are as in a cursor. `estimate` is None if the run has a time
-    column. `is_known` is false if the last points of the metrics before this place are not all known; only names are.
-    `late` are the late points by metric and `odd` the odd rows since the state was made or resumed.
+    column. `late` are the late points by metric and `odd` the odd rows since the state was made or resumed.
     """
 
     run: Run
@@ -98,7 +97,6 @@ class ReadState:
     last_step: int | None = None
     last_time: float | None = None
     last_points: LastPoints = field(default_factory=LastPoints)
-    is_known: bool = True
     late: dict[str, LatePoints] = field(default_factory=dict)
     odd: dict[tuple[NoticeKind, str], OddRows] = field(default_factory=dict)
     problems: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -118,7 +116,6 @@ class ReadState:
         state.last_step, state.last_time = cursor.last_step, cursor.last_time
         if state.estimate is None and state.last_time is None and cursor.anchors:
             state.last_time = cursor.anchors[-1][1]  # the rows so far had no time column
-        state.is_known = cursor.last_points is not None or cursor.seen == 0
         state.last_points = LastPoints(cursor.last_points)
         return state
 
@@ -192,13 +189,14 @@ class ReadState:
 
         The caller sets what concerns media, and `stat`.
         """
+        last_points = self.last_points.points()
         return (before or self.begun()).with_(
             path=str(self.run.path),
             rows=self.rows,
             offset=self.offset,
             digest=to_hex(self.digest),
             last_step=self.last_step,
-            last_points=self.last_points.points() if self.is_known else None,
+            last_points=last_points if len(last_points) == len(self.last_points) else None,
             seen=len(self.last_points),
             last_time=self.last_time,
             **table.marks(self.offset, self.layout),
@@ -336,7 +334,6 @@ def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequ
         if not needed and len(again.last_points) >= cursor.seen:
             break
     state.last_points = again.last_points if needed else LastPoints(names=again.last_points.names)
-    state.is_known = needed
 
 
 def without_last_step(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
