@@ -124,7 +124,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         state = locate(run, cursor, content, table)
         if table is None or table.layout is None:
             return _without_rows(run, cursor, content)
-        first, begin = state.rows, state.offset
+        first, begin, last_time = state.rows, state.offset, state.last_time
         rows: list[Rows] = []
         more = False
         for part, more in _by_weight(_parts(state, table, options), options.limit):
@@ -152,7 +152,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         )
         waits = not more and state.rows < table.total
         if state.late or (cursor is not None and cursor.replacing is not None):
-            delta = _with_overlap(delta, state, table, rows, last_points, options, budget)
+            delta = _with_overlap(delta, state, table, rows, last_points, last_time, options, budget)
         if delta.kind is DeltaKind.REWIND and not options.replaces:
             return delta
         if delta.more and not isinstance(table, EventTable):
@@ -201,13 +201,14 @@ def _with_overlap(
     table: Table,
     rows: Sequence[Rows],
     last_points: Mapping[str, tuple[int, float]],
+    last_time: float | None,
     options: ReadOptions,
     budget: int,
 ) -> Delta:
     """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if the target's change.
 
-    `last_points` are those of the metrics before these rows. If late points come at or before their steps, all rows are
-    read again. A REWIND holds all points from the lowest changed step on that fit into memory.
+    `last_points` and `last_time` are those before these rows. If late points come at or before their steps, all rows
+    are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
     """
     first = rows[0].first if rows else state.rows
     replacing = delta.before.replacing if delta.before is not None else None
@@ -217,7 +218,10 @@ def _with_overlap(
         if name in last_points and late.low <= last_points[name][0]
     }
     pieces, again = _Pieces(table, state, budget), ReadState.begin(state.run, state.content)
-    for part in first_rows(table, state.rows) if touched or replacing is not None else rows:
+    parts: Iterable[Rows] = first_rows(table, state.rows)
+    if not touched and replacing is None:
+        parts, again.last_time = rows, last_time
+    for part in parts:
         pieces.add(part, again)
     replaced = Replaced(session_starts(state.run, table), first)
     added: list[Block] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -225,6 +225,7 @@ CAPABILITIES = {
 
 @pytest.mark.parametrize("kind", CAPABILITIES)
 @given(lines=LINES, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=4))
+@example(lines=["1,1,0,1775822400.25"] * 4 + ["1,1,2,", "1,1,1,1775822400.25"], cuts=[0.0])
 @settings(max_examples=40, deadline=None)
 def test_any_history_of_exports_verifies(lines: list[str], cuts: list[float], kind: str) -> None:
     """After each export of a growing or torn file verify finds it equal."""
