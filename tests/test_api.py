@@ -54,14 +54,8 @@ def test_one_text_is_a_list_of_one(runs: Path, tmp_path: Path) -> None:
     target = {"logdir": tmp_path / "tb"}
     one = bridge.export(
         runs, to="tensorboard", target=target, metrics="loss", rename={"loss": "error"}, select={"tags": "name:a"}
-    )  # fmt: skip
-    assert [(line.run_id, line.points) for line in one.runs] == [("a", 3)]
-    again = bridge.export(
-        runs,
-        to="tensorboard",
-        target=target,
-        metrics=("loss",),
-        rename=(("loss", "error"),),
-        select={"tags": ("name:a",)},
     )
+    assert [(line.run_id, line.points) for line in one.runs] == [("a", 3)]
+    lists: dict[str, Any] = {"metrics": ("loss",), "rename": (("loss", "error"),), "select": {"tags": ("name:a",)}}
+    again = bridge.export(runs, to="tensorboard", target=target, **lists)
     assert [str(line.action) for line in again.runs] == ["unchanged"]

@@ -24,7 +24,7 @@ from typing import Any
 from tests.benchmarks.rows import OURS
 
 RESULTS = Path("bench-results")
-PEERS = ("lightning", "mlflow", "numpy", "pyarrow", "tensorboard", "tensorboardX", "torch")
+PEERS = ("lightning", "mlflow", "numpy", "pyarrow", "tensorboard", "torch")
 TITLES = {
     "logger_cost": "Logging a row",
     "scan": "Finding runs",

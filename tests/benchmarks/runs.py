@@ -18,6 +18,17 @@ METRICS = 10
 NAMES = tuple(f"train/metric_{number}" for number in range(METRICS))
 REWIND = "0.5," * METRICS + f"0,{CREATED_S + 1e8}\n"
 """A row that goes back to step 0, and so supersedes everything before it."""
+SUMMARY_WRITER = """
+import csv, pathlib, sys
+from torch.utils.tensorboard import SummaryWriter
+for run in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    with SummaryWriter(f"{sys.argv[2]}/{run.name}") as writer, open(run / "metrics.csv", newline="") as file:
+        for each in csv.DictReader(file):
+            step, seconds = int(each.pop("step")), float(each.pop("wall_time"))
+            for name, value in each.items():
+                writer.add_scalar(name, float(value), step, seconds)
+"""
+"""What somebody would write who brings the runs of a folder (the first argument) into TensorBoard by hand."""
 
 
 def make_run(path: Path, rows: int, *, number: int = 0, digits: int = 16) -> Path:

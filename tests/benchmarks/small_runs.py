@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.cli.export import REQUESTS_AT_ONCE
 from tests.benchmarks.commands import bridge, measure
 from tests.benchmarks.rows import OURS, best_in_turn, row
-from tests.benchmarks.runs import METRICS, make_runs
+from tests.benchmarks.runs import METRICS, SUMMARY_WRITER, make_runs
 from tests.benchmarks.stores import SQLITE, databases, export, server
 from tests.fixtures.proxy import proxy_to
 
@@ -29,16 +29,6 @@ ROWS = 100
 POINTS = ROWS * METRICS
 PROMISED = {SQLITE: 20, "PostgreSQL": 10}
 CLIENT = "a plain MlflowClient script"
-SUMMARY_WRITER = """
-import csv, pathlib, sys
-from torch.utils.tensorboard import SummaryWriter
-for run in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    with SummaryWriter(f"{sys.argv[2]}/{run.name}") as writer, open(run / "metrics.csv", newline="") as file:
-        for each in csv.DictReader(file):
-            step, seconds = int(each.pop("step")), float(each.pop("wall_time"))
-            for name, value in each.items():
-                writer.add_scalar(name, float(value), step, seconds)
-"""
 _numbers = count()
 
 

@@ -1,4 +1,4 @@
-"""From metrics.csv to event files: ours beside torch's SummaryWriter, tensorboardX and tensorboard's own writer."""
+"""From metrics.csv to event files: ours beside torch's SummaryWriter and tensorboard's own writer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.sync.export import export_runs
 from tests.benchmarks.commands import bridge, measure
 from tests.benchmarks.rows import OURS, best_of, row
-from tests.benchmarks.runs import METRICS, make_run
+from tests.benchmarks.runs import METRICS, SUMMARY_WRITER, make_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,27 +24,17 @@ ROWS = 100_000
 POINTS = ROWS * METRICS
 INSIDE = f"one run of {POINTS:,} points, metrics.csv to event file"
 WHOLE = f"one run of {POINTS:,} points, the whole process"
-SCRIPT = """
-import csv, sys
-from torch.utils.tensorboard import SummaryWriter
-with SummaryWriter(sys.argv[2]) as writer, open(sys.argv[1], newline="") as file:
-    for each in csv.DictReader(file):
-        step, seconds = int(each.pop("step")), float(each.pop("wall_time"))
-        for name, value in each.items():
-            writer.add_scalar(name, float(value), step, seconds)
-"""
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
     """Return all rows. Ours gets a million points even if `quick`, because the promise is about that."""
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         here = Path(folder)
-        made = make_run(here / "run", ROWS)
+        made = make_run(here / "runs" / "run", ROWS)
         return [*_inside(made, here, 2_000 if quick else 10_000), *([] if quick else _whole(made, here))]
 
 
 def _inside(made: Path, here: Path, few: int) -> list[dict[str, Any]]:
-    from tensorboardX import SummaryWriter as XWriter
     from torch.utils.tensorboard import SummaryWriter
 
     numbers = count()
@@ -68,7 +58,6 @@ def _inside(made: Path, here: Path, few: int) -> list[dict[str, Any]]:
     return [
         row(INSIDE, OURS, best_of(5, ours), POINTS, "points"),
         theirs("torch SummaryWriter", best_of(1, lambda: scalars(SummaryWriter(str(logdir())))), at_least=200),
-        theirs("tensorboardX", best_of(1, lambda: scalars(XWriter(str(logdir()))))),
         theirs("EventFileWriter, an event a row", best_of(1, lambda: _events(logdir(), made, few)), at_least=25),
         row(INSIDE, "the limit: numpy copies the same bytes", best_of(3, lambda: _copy(here)), POINTS, "points"),
     ]
@@ -107,7 +96,7 @@ def _whole(made: Path, here: Path) -> list[dict[str, Any]]:
         measure(bridge("export", made, "--to", "tensorboard", "-q", "--logdir", here / f"whole-{next(numbers)}"), here)
 
     def theirs() -> None:
-        measure([sys.executable, "-W", "ignore", "-c", SCRIPT, made / "metrics.csv", here / "script"], here)
+        measure([sys.executable, "-W", "ignore", "-c", SUMMARY_WRITER, made.parent, here / "script"], here)
 
     return [
         row(WHOLE, OURS, best_of(3, ours), POINTS, "points"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -66,8 +65,7 @@ def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
 def refused(folder: Path, *words: object, code: int = 1) -> str:
     """Return the error of a view that does not start."""
     command = [sys.executable, "-m", "bridge", "view", *map(str, words), "--no-open"]
-    environment = os.environ | {"BRIDGE_CACHE_DIR": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code
     return done.stderr
 
@@ -116,36 +114,39 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
     assert f"Port {port} is taken." in told
 
 
+SERVER = """
+import atexit, http.server, pathlib, signal, sys
+port, own, ends = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == "True"
+own.touch()
+atexit.register(own.unlink)
+signal.signal(signal.SIGTERM, (lambda *_: sys.exit()) if ends else signal.SIG_IGN)
+http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def server(own: Path, *, ends: bool) -> Interface:
+    """Return a server that has the file `own`, and removes it when it is told to end, unless it ignores that."""
+    port = free_port(None, usual=0)
+    address = f"http://127.0.0.1:{port}/"
+    argv = (sys.executable, "-c", SERVER, str(port), str(own), str(ends))
+    return Interface(address=address, probe=address, argv=argv)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_server_ends_by_itself_or_is_killed(tmp_path: Path, ends: bool) -> None:
     """A server has time to remove its own files, as TensorBoard does; one that ignores the request is gone at once."""
-    port = free_port(None, usual=0)
-    own = tmp_path / "own"
-    program = (
-        "import atexit, http.server, pathlib, signal, sys; "
-        f"own = pathlib.Path({str(own)!r}); own.touch(); atexit.register(own.unlink); "
-        f"signal.signal(signal.SIGTERM, (lambda *_: sys.exit()) if {ends} else signal.SIG_IGN); "
-        f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()"
-    )
-    address = f"http://127.0.0.1:{port}/"
-    interface = Interface(address=address, probe=address, argv=(sys.executable, "-c", program))
+    interface = server(tmp_path / "own", ends=ends)
     with serve(interface, tmp_path / "log"):
-        assert own.exists()
-        assert not is_gone(address)
+        assert (tmp_path / "own").exists()
+        assert not is_gone(interface.address)
         began = time.monotonic()
     assert time.monotonic() - began < 5
-    assert is_gone(address)
-    assert own.exists() != ends
+    assert is_gone(interface.address)
+    assert (tmp_path / "own").exists() != ends
 
 
 def test_a_second_ctrl_c_leaves_no_server_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for a server may be interrupted; it is killed all the same."""
-    port = free_port(None, usual=0)
-    program = (
-        "import http.server, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), http.server.SimpleHTTPRequestHandler).serve_forever()"
-    )
-    address = f"http://127.0.0.1:{port}/"
     wait = subprocess.Popen.wait
 
     def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
@@ -153,10 +154,10 @@ def test_a_second_ctrl_c_leaves_no_server_behind(tmp_path: Path, monkeypatch: py
             raise KeyboardInterrupt
         return wait(process)
 
-    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117 - what ends the inner block is the point
-        with serve(Interface(address=address, probe=address, argv=(sys.executable, "-c", program)), tmp_path / "log"):
-            monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
-    assert is_gone(address)
+    interface = server(tmp_path / "own", ends=False)
+    with pytest.raises(KeyboardInterrupt), serve(interface, tmp_path / "log"):
+        monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    assert is_gone(interface.address)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
