@@ -11,7 +11,6 @@ Nothing is written but the registry's cache.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import math
@@ -198,10 +197,7 @@ class LiveRuns:
         return live.keep("run", lambda: read_run(path, clock=self._clock, heartbeat_timeout=timeout))
 
     def facts(self, live: LiveRun) -> Run:
-        """Return the run without its files: as its record says, unless that is not exact or the run was read."""
-        if not live.record.exact:
-            with contextlib.suppress(RunDirectoryError):  # it is gone, and the next scan will notice
-                return self.run(live)
+        """Return the run without its files: as its record says, unless the run was read."""
         read: Run | None = live.kept.get("run")
         return read or live.record.to_run()
 

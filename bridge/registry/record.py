@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from datetime import UTC, datetime
@@ -20,8 +19,6 @@ from logger.values import restore_number, strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-_encoder = msgspec.msgpack.Encoder()
 
 SESSION_FIELDS = ("user", "host", "command", "git_commit", "slurm", "restart_count")
 
@@ -48,8 +45,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     sidecar's mtime. `summary` holds the last value of each metric, `stats` its statistics (`max`, `min`, `last`,
     `count`, ...). `sessions` counts the starts, `session` holds the newest value of each of their SESSION_FIELDS.
     `covered` says that these cover all rows of metrics.csv; `bridge.registry.store.with_statistics` completes them.
-    `time_column` is that of `bridge.model.Run`, for an ended run only stated by the sidecar. `exact` is false if a
-    whole number was too large to be kept as it is.
+    `time_column` is that of `bridge.model.Run`, for an ended run only stated by the sidecar.
     """
 
     run_id: str
@@ -76,7 +72,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     covered: bool = True
     start_estimated: bool = False
     time_column: str | None = None
-    exact: bool = True
 
     @property
     def alive(self) -> bool:
@@ -127,7 +122,12 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         except OverflowError:  # a whole number of more than 64 bits
             stats = {name: _storable(of) for name, of in self.stats.items()}
             changes = {"hparams": _storable(self.hparams), "stats": stats, "session": _storable(self.session)}
-            return _encoder.encode(msgspec.structs.replace(record, **changes, exact=False))
+            return _encoder.encode(msgspec.structs.replace(record, **changes))
+
+    @classmethod
+    def decoded(cls, data: bytes, run_dir: str) -> RunRecord:
+        """Return the record that is encoded in `data`. Raises msgspec.MsgspecError if it is damaged."""
+        return msgspec.structs.replace(_decoder.decode(data), run_dir=run_dir)
 
     def with_statistics(self, stats: dict[str, dict[str, Any]]) -> RunRecord:
         """Return the record with statistics that cover all rows of metrics.csv."""
@@ -228,18 +228,15 @@ def _newest(sessions: Sequence[SessionEntry]) -> dict[str, Any]:
 
 
 def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as MessagePack can hold them: a whole number of more than 64 bits becomes a float."""
+    """Return the values as MessagePack can hold them: a whole number of more than 64 bits as its digits."""
     return {
-        key: value if type(value) is not int or -(1 << 63) <= value < 1 << 63 else _as_float(value)
+        key: value if type(value) is not int or -(1 << 63) <= value < 1 << 63 else msgspec.msgpack.Ext(0, b"%d" % value)
         for key, value in values.items()
     }
 
 
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(RunRecord, ext_hook=lambda _code, digits: int(bytes(digits)))
 
 
 # Ended runs, which are the many, in a short way. `read_run` takes four times as long as a scan may (`make bench`): it

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """The format number of the cache. One of another format is rebuilt."""
 
 LOCK_TIMEOUT_S = 5.0
@@ -64,8 +64,6 @@ One = TypeVar("One")
 
 Row: TypeAlias = "tuple[Any, ...]"
 """The values of one row of `runs`."""
-
-_decoder = msgspec.msgpack.Decoder(RunRecord)
 
 
 class CachedRun(NamedTuple):
@@ -134,7 +132,7 @@ class Store:
         rows = self._connection.execute(
             "SELECT run_dir, record FROM runs WHERE root = ? ORDER BY start, run_dir", (os.fsencode(root),)
         )
-        return [msgspec.structs.replace(_decoder.decode(record), run_dir=os.fsdecode(path)) for path, record in rows]
+        return [RunRecord.decoded(record, os.fsdecode(path)) for path, record in rows]
 
     def save(self, root: str, *, rows: Iterable[Row] = (), gone: Iterable[str] = (), full: bool = False) -> None:
         """Store the result of one scan in one transaction; with `full`, forget everything that was known before."""

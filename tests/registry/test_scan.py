@@ -235,12 +235,13 @@ def test_a_root_that_is_no_directory(tmp_path: Path) -> None:
         open_registry(tmp_path / "missing")
 
 
-def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    """Folder names that are not UTF-8, and lone surrogates in a sidecar, are stored like any text."""
+def test_odd_values_are_stored(tmp_path: Path) -> None:
+    """Folder names that are not UTF-8, lone surrogates in a sidecar, and long whole numbers come back as they are."""
     path = os.fsdecode(os.fsencode(tmp_path / "runs") + b"/caf\xe9")
-    make_run(Path(path), run_id="r", notes="\ud800x")
+    make_run(Path(path), run_id="r", notes="\ud800x", hparams={"seed": 2**100})
     first, second = open_registry(tmp_path / "runs"), open_registry(tmp_path / "runs")
     assert first["r"].run_dir == second["r"].run_dir == path
+    assert first["r"].hparams == second["r"].hparams == {"seed": 2**100}
     assert counts(second) == (1, 0, 1, 0, 0)
 
 
