@@ -143,13 +143,13 @@ _TENSORBOARD = (
         "bridge/exporters/tensorboard/state.py",
         'data.pop("digest") != _digest(json.dumps(data, sort_keys=True)):',
         'not data.pop("digest"):',
-        ("tests/exporters/tensorboard/test_edits.py",),
+        ("tests/exporters/tensorboard/test_damage.py",),
     ),
     Mutant(
-        "TensorBoard: a caption that comes late is no description",
+        "TensorBoard: a picture that comes late is not put in order",
         "bridge/exporters/tensorboard/target.py",
-        "items[0].tag in state.media_steps and items[1].tag not in state.media_steps",
-        "items[1].tag == items[0].tag",
+        "self._is_unordered = self._is_unordered or item.step <= last",
+        "self._is_unordered = False",
         ("tests/exporters/tensorboard/test_media.py",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Encode event records: scalars straight from columns, everything else message by message.
+"""Encode event records: scalars straight from columns, everything else with TensorBoard's own messages.
 
 An event file is a sequence of TFRecords (tensorflow/core/lib/io/record_writer.h), with little-endian numbers:
 
@@ -69,9 +69,6 @@ _CHECKED_ROWS = 1024
 
 _FEW_TAGS, _MANY_TAGS = 256, 4096
 """A template takes about 4 KiB per tag. Those of up to so many tags are cached: many small ones, few large ones."""
-
-_STATUSES = {"SUCCESS": 1, "FAILURE": 2, "RUNNING": 3}
-"""The numbers of the status in tensorboard/plugins/hparams/api.proto."""
 
 _VARINT_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
@@ -196,9 +193,10 @@ def varint(number: int) -> bytes:
 
 @lru_cache(maxsize=4)
 def version_record(time: float) -> bytes:
-    """Return the record that begins every event file: Event.wall_time [1] and Event.file_version [3]."""
-    version = b"brain.Event:2"
-    return frame(b"\x09" + struct.pack("<d", time) + b"\x1a" + varint(len(version)) + version)
+    """Return the record that begins every event file."""
+    from tensorboard.compat.proto import event_pb2
+
+    return frame(event_pb2.Event(wall_time=time, file_version="brain.Event:2").SerializeToString())
 
 
 def read_record(file: BinaryIO, offset: int, end: int) -> bytes:
@@ -454,92 +452,62 @@ def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
 
 # Texts, images and hyperparameters
 #
-# The messages are small and few in kind, so they are put together here, in the order of their fields. The names in
-# brackets are those of the files in tensorboard/compat/proto and tensorboard/plugins, the numbers those of the fields.
+# They are few, so they are TensorBoard's own messages. A value is the keywords of a `Summary.Value`.
+
+Value: TypeAlias = "dict[str, Any]"
 
 
-@lru_cache(maxsize=4096)
-def _field_start(number: int, length: int) -> bytes:
-    return varint(number << 3 | 2) + varint(length)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """Return the field `number` of a message, which holds a text, bytes, or another message."""
-    return _field_start(number, len(data)) + data
-
-
-def _double(key: bytes, value: float) -> bytes:
-    return key + struct.pack("<d", value)
-
-
-def record_of(values: Sequence[bytes], *, time: float, step: int = 0) -> bytes:
+def record_of(values: Sequence[Value], *, time: float, step: int = 0) -> bytes:
     """Return the record of an Event that holds these values."""
-    # Event: wall_time [1], step [2], summary [5] of values [1]
-    number = b"\x10" + varint(step % 2**64) if step else b""
-    return frame(_double(b"\x09", time) + number + _field(5, b"".join([_field(1, value) for value in values])))
+    from tensorboard.compat.proto import event_pb2
+
+    event = event_pb2.Event(wall_time=time, step=step, summary={"value": values})
+    return frame(event.SerializeToString(deterministic=True))
 
 
-def text_value(tag: str, text: str) -> bytes:
+def text_value(tag: str, text: str) -> Value:
     """Return a value for the TEXT page, which shows Markdown."""
-    # TensorProto: dtype [1] DT_STRING, tensor_shape [2] of no dimensions, string_val [8]
-    return _tensor_value(tag, b"\x08\x07\x12\x00" + _field(8, text.encode("utf-8", "replace")), _TEXT)
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {}, "string_val": [text.encode("utf-8", "replace")]}
+    return _value(tag, tensor, {"plugin_name": "text"})
 
 
-def image_value(tag: str, image: bytes, *, size: tuple[int, int], description: str) -> bytes:
+def image_value(tag: str, image: bytes, *, size: tuple[int, int], description: str) -> Value:
     """Return a value for the IMAGES page that holds the encoded `image` as it is.
 
     `size` is width and height in pixels. TensorBoard shows the description of a tag's first value.
     """
     strings = [str(size[0]).encode(), str(size[1]).encode(), image]
-    # A tensor of one dimension: TensorShapeProto.dim [2], whose size [1] is 3
-    tensor = b"\x08\x07" + _field(2, _field(2, b"\x08\x03")) + b"".join(_field(8, string) for string in strings)
-    return _tensor_value(tag, tensor, _IMAGES + (_field(3, description.encode()) if description else b""))
+    tensor = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": 3}]}, "string_val": strings}
+    return _value(tag, tensor, {"plugin_name": "images"}, description)
 
 
-def session_start_value(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
-    """Return the start of a session for the HPARAMS page; `group` is the trial's name there."""
-    return _hparams_value("_hparams_/session_start_info", session_start(values, group=group, time=time))
+def session_value(tag: str, content: bytes) -> Value:
+    """Return a value for the HPARAMS page, which reads only the `content`, but needs a tensor: an empty one."""
+    tensor = {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": 0}]}}
+    return _value(tag, tensor, {"plugin_name": "hparams", "content": content})
 
 
 def session_start(values: Mapping[str, bool | float | str], *, group: str, time: float) -> bytes:
-    """Return the plugin data of `session_start_value`, an HParamsPluginData message."""
-    # SessionStartInfo: a map [1] from texts to google.protobuf.Value, group_name [4], start_time_secs [5]
-    hparams = [_field(1, _field(1, name.encode()) + _field(2, _value(value))) for name, value in sorted(values.items())]
-    name = _field(4, group.encode()) if group else b""
-    return _field(3, b"".join(hparams) + name + _double(b"\x29", time))
+    """Return the content of a session's start; `group` is the trial's name in HPARAMS."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-
-def _value(value: bool | float | str) -> bytes:
-    """Return a google.protobuf.Value: number_value [2], string_value [3] or bool_value [4]."""
-    if isinstance(value, bool):
-        return b"\x20" + varint(value)
-    return _field(3, value.encode()) if isinstance(value, str) else _double(b"\x11", value)
-
-
-def session_end_value(status: str, *, end: float) -> bytes:
-    """Return the end of a session for the HPARAMS page; `status` is SUCCESS or FAILURE."""
-    return _hparams_value("_hparams_/session_end_info", session_end(status, end=end))
+    content = HParamsPluginData(session_start_info={"group_name": group, "start_time_secs": time})
+    for name, value in values.items():
+        kind = "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
+        setattr(content.session_start_info.hparams[name], f"{kind}_value", value)
+    return bytes(content.SerializeToString(deterministic=True))
 
 
 def session_end(status: str, *, end: float) -> bytes:
-    """Return the plugin data of `session_end_value`, an HParamsPluginData message."""
-    # SessionEndInfo: status [1], end_time_secs [2]
-    return _field(4, b"\x08" + varint(_STATUSES[status]) + _double(b"\x11", end))
+    """Return the content of a session's end; `status` is SUCCESS, FAILURE or RUNNING."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = HParamsPluginData(session_end_info={"status": f"STATUS_{status}", "end_time_secs": end})
+    return bytes(content.SerializeToString())
 
 
-def _hparams_value(tag: str, content: bytes) -> bytes:
-    # The page reads only the metadata. A tensor must be there, so it is an empty one: DT_FLOAT, a dimension of size 0.
-    return _tensor_value(tag, b"\x08\x01\x12\x02\x12\x00", _field(1, _field(1, b"hparams") + _field(2, content)))
-
-
-def _tensor_value(tag: str, tensor: bytes, metadata: bytes) -> bytes:
-    # Summary.Value: tag [1], tensor [8], metadata [9]
-    return _field(1, tag.encode()) + _field(8, tensor) + _field(9, metadata)
-
-
-# SummaryMetadata: plugin_data [1] (plugin_name [1], content [2]), summary_description [3]
-_TEXT = _field(1, _field(1, b"text"))
-_IMAGES = _field(1, _field(1, b"images"))
+def _value(tag: str, tensor: Mapping[str, Any], plugin: Mapping[str, Any], description: str = "") -> Value:
+    return {"tag": tag, "tensor": tensor, "metadata": {"plugin_data": plugin, "summary_description": description}}
 
 
 def parse_event(data: bytes, offset: int) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
@@ -97,17 +98,14 @@ class TensorBoardExporter(Exporter):
         """Return what the state files say, if the event files agree with them."""
         if any(run.identity not in self._folders for run in runs):
             self._find_folders(runs)
-        return {run.identity: self._target_state(run.identity) for run in runs}
+        return {run.identity: self._target_state(run.identity, self._folders[run.identity]) for run in runs}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
-        folder = self._folders.get(run.identity)
         facts = shown_facts(run.notes, run.params, run.tags, content)
-        sent = sent_digests(run, facts, group="" if folder is None else folder.path)
-        if folder is None:
-            del sent["folder"]
-        changed = [key for key in sent if cursor.sent.get(key) != sent[key]]
-        return tuple(changed + [key for key in (_LEFTOVERS,) if key in cursor.sent])
+        digests = sent_digests(run, facts, group=self._group(run))
+        changed = [key for key, digest in digests.items() if cursor.sent.get(key) != digest]
+        return [*changed, _LEFTOVERS] if _LEFTOVERS in cursor.sent else changed
 
     def fingerprint(self, where: str) -> str | None:
         """Return sizes and times of the files in the run folder `where`."""
@@ -120,10 +118,9 @@ class TensorBoardExporter(Exporter):
 
     def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
         """Return the target of `run`, whose folder need not exist."""
-        if run.identity not in self._folders:
-            self._find_folders([run])
-        group = self._folders[run.identity].path
-        return TensorBoardTarget(str(self._logdir), group, run, content, lock_wait=self._lock_wait, batch=self._batch)
+        return TensorBoardTarget(
+            str(self._logdir), self._group(run), run, content, lock_wait=self._lock_wait, batch=self._batch
+        )
 
     def batch(self) -> contextlib.AbstractContextManager[None]:
         """Let the runs that are applied in the block share the flushes to the disk."""
@@ -163,39 +160,44 @@ class TensorBoardExporter(Exporter):
         with os_errors(str(self._logdir)):
             self._folders.update(assign_folders(self._logdir, runs))
 
-    def _target_state(self, identity: str) -> TargetState:
-        folder = f"{self._logdir}/{self._folders[identity].path}"
-        extras = tuple(f"{self._logdir}/{copy}" for copy in self._folders[identity].copies)
-        found = self._look_at(folder, identity, extras)
-        marker = f"{folder}/{MARKER_NAME}"
+    def _group(self, run: Run) -> str:
+        """Return the folder of `run` below the log directory."""
+        if run.identity not in self._folders:
+            self._find_folders([run])
+        return self._folders[run.identity].path
+
+    def _target_state(self, identity: str, folder: RunFolder) -> TargetState:
+        path = f"{self._logdir}/{folder.path}"
+        found = _look_at(path, identity)
+        marker = f"{path}/{MARKER_NAME}"
         if found.exists and found.cursor is None and found.error is None and os.path.exists(marker):  # noqa: PTH110
             # Another export may be writing it: files come before their state.
-            self._batch.commit_folder(folder)
+            self._batch.commit_folder(path)
             with contextlib.suppress(OSError), file_lock(marker, wait=self._lock_wait):
-                found = self._look_at(folder, identity, extras)
-        return found
+                found = _look_at(path, identity)
+        return replace(found, extras=tuple(f"{self._logdir}/{copy}" for copy in folder.copies))
 
-    @staticmethod
-    def _look_at(folder: str, identity: str, extras: tuple[str, ...]) -> TargetState:
-        try:
-            names = os.listdir(folder)  # noqa: PTH208 - called for thousands of folders
-        except (FileNotFoundError, NotADirectoryError):
-            return TargetState(extras=extras)
-        try:
-            state = read_state(folder)
-        except NewerFormatError as error:
-            return TargetState(exists=True, error=error, extras=extras)
-        if state is None and not (MARKER_NAME in names and any(map(parse_event_file_name, names))):
-            return TargetState(extras=extras)
-        if state is not None and state.identity != identity:  # a run of the same name took the folder meanwhile
-            return TargetState(extras=extras)
-        if state is None or state.cursor is None or find_damage(folder, state, names):
-            return TargetState(exists=True, extras=extras)
-        cursor = state.cursor
-        if leftover_files(folder, state, names):
-            # This makes the run stale, so the next export cleans up even if nothing else is new.
-            cursor = cursor.with_(sent={**cursor.sent, _LEFTOVERS: ""})
-        return TargetState(cursor=cursor, exists=True, extras=extras)
+
+def _look_at(folder: str, identity: str) -> TargetState:
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - called for thousands of folders
+    except (FileNotFoundError, NotADirectoryError):
+        return TargetState()
+    try:
+        state = read_state(folder)
+    except NewerFormatError as error:
+        return TargetState(exists=True, error=error)
+    if state is None:
+        return TargetState(exists=MARKER_NAME in names and any(map(parse_event_file_name, names)))
+    if state.identity != identity:  # a run of the same name took the folder meanwhile
+        return TargetState()
+    cursor = state.cursor
+    if cursor is None or find_damage(folder, state, names):
+        return TargetState(exists=True)
+    if leftover_files(folder, state, names):
+        # This makes the run stale, so the next export cleans up even if nothing else is new.
+        cursor = cursor.with_(sent={**cursor.sent, _LEFTOVERS: ""})
+    return TargetState(cursor=cursor, exists=True)
 
 
 class RunFolder(msgspec.Struct, frozen=True):
@@ -212,38 +214,21 @@ def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]
     case, it gets a suffix made from the run's identity.
     """
     wanted = {run.identity: clean_folder(run.name) for run in runs}
-    try:
-        top = {fold_case(name) for name in os.listdir(logdir)}  # noqa: PTH208 - names only
-    except FileNotFoundError:
-        top = set()
-    there = {path for path in wanted.values() if fold_case(path.partition("/")[0]) in top}
+    own = {identity: path for identity, path in wanted.items() if folder_owner(f"{logdir}/{path}") == identity}
+    found = {identity: [path] for identity, path in own.items()}
+    known = set(own.values())
+    for path in _find_marked(logdir, limit=_MAX_FOLDERS if len(own) == len(wanted) else None):
+        if path not in known and (owner := folder_owner(f"{logdir}/{path}")) is not None:
+            found.setdefault(owner, []).append(path)
     folders = {
-        identity: RunFolder(path)
-        for identity, path in wanted.items()
-        if path in there and folder_owner(f"{logdir}/{path}") == identity
+        identity: RunFolder(paths[0], tuple(paths[1:])) for identity, paths in found.items() if identity in wanted
     }
-    missing = [run for run in runs if run.identity not in folders]
-    found: dict[str, list[str]] = {}
-    expected = {folder.path: identity for identity, folder in folders.items()}
-    for path in _find_marked(logdir, limit=None if missing else _MAX_FOLDERS):
-        identity = expected.get(path) or folder_owner(f"{logdir}/{path}")
-        if identity is not None:
-            found.setdefault(identity, []).append(path)
-    for identity in wanted:
-        own = found.get(identity, [])
-        if identity in folders:
-            copies = tuple(path for path in own if path != folders[identity].path)
-            folders[identity] = RunFolder(folders[identity].path, copies)
-        elif own:
-            folders[identity] = RunFolder(own[0], tuple(own[1:]))
     taken = {fold_case(path) for paths in found.values() for path in paths}
-    taken |= {fold_case(folder.path) for folder in folders.values()}
     # The order must depend as little as possible on which runs are exported together.
-    for run in sorted(missing, key=lambda run: (run.start, run.run_id, run.identity)):
+    for run in sorted(runs, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
             for path in candidate_names(wanted[run.identity], run.identity):
-                is_free = fold_case(path.partition("/")[0]) not in top or not _is_foreign(f"{logdir}/{path}")
-                if is_free and fold_case(path) not in taken:
+                if fold_case(path) not in taken and not _is_foreign(f"{logdir}/{path}"):
                     break
             folders[run.identity] = RunFolder(path)  # if none is free, the longest
             taken.add(fold_case(path))

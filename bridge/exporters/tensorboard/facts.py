@@ -45,8 +45,8 @@ NOTES_TAG, HPARAMS_TAG, TAGS_TAG = "run/notes", "run/hparams", "run/tags"
 _EXACT_INTEGERS = 2**53
 """Up to this number every integer is a float64."""
 
-_RESERVED = "_hparams_/"
 _IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
+_SUFFIXES = re.compile(r"(?: \((?:image|text)\))+$")
 _CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
 _ESCAPES = str.maketrans(
     {char: f"\\{char}" for char in r"\`*_{}[]()#+-.!|~"}
@@ -78,8 +78,6 @@ def metric_tags(
         if name in tags:
             continue
         wanted = plain(wishes.get(name, name)) or "(no name)"
-        if wanted.startswith(_RESERVED):
-            wanted = f"metric {wanted}"
         tag, number = wanted, 2
         while tag in taken:
             tag, number = f"{wanted} ({number})", number + 1
@@ -114,11 +112,13 @@ def free_tag(tag: str, metrics: Collection[str], suffix: str) -> str:
     return tag
 
 
-def suffix_notice(what: str, tag: str, metrics: Collection[str], suffix: str) -> Notice:
-    """Return the notice that `what` cannot stand under `tag`, because a metric has that tag."""
-    return Notice(
-        NoticeKind.RENAMED, what, f"stored as {free_tag(tag, metrics, suffix)!r}, since a metric has that name"
-    )
+def suffix_notices(tags: Collection[str]) -> list[Notice]:
+    """Return a notice for each tag of an image or a text that has a suffix, because a metric has the tag without it."""
+    return [
+        Notice(NoticeKind.RENAMED, own, f"stored as {tag!r}, since a metric has that name")
+        for tag in sorted(tags)
+        if (own := _SUFFIXES.sub("", tag)) != tag
+    ]
 
 
 def parse_image_tag(tag: str) -> tuple[str, int] | None:
@@ -159,10 +159,12 @@ def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[s
     """
     shown = []
     if session:
-        shown.append(events.session_start_value(session_values(facts.params), group=group, time=run.start))
+        start = events.session_start(session_values(facts.params), group=group, time=run.start)
+        shown.append(events.session_value("_hparams_/session_start_info", start))
         status = STATUSES[run.status]
         if status:
-            shown.append(events.session_end_value(status, end=run.last_alive if run.end is None else run.end))
+            end = events.session_end(status, end=run.last_alive if run.end is None else run.end)
+            shown.append(events.session_value("_hparams_/session_end_info", end))
     shown += [events.text_value(free_tag(tag, metrics, "text"), text) for tag, text in fact_texts(facts).items()]
     first = events.version_record(run.start)
     return first + events.record_of(shown, time=run.start) if shown else first
@@ -185,9 +187,7 @@ def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str
 
 def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], session: bool) -> list[Notice]:
     """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
-    notices = []
-    if not {NOTES_TAG, HPARAMS_TAG, TAGS_TAG}.isdisjoint(metrics):
-        notices = [suffix_notice(tag, tag, metrics, "text") for tag in fact_texts(facts) if tag in metrics]
+    notices = suffix_notices([free_tag(tag, metrics, "text") for tag in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG)])
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
         for key, value in facts.params.items()

@@ -245,7 +245,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         """Return the tags with pictures, by run."""
 
         def series(live: LiveRun, images: Sequence[MediaEvent]) -> Any:
-            caption = next((image.caption for image in images if image.caption), "")
+            caption = images[0].caption or ""
             last = {"max_step": images[-1].step, "max_wall_time": images[-1].time, "max_length": 3}
             return _described(provider.BlobSequenceTimeSeries, live, description=plain(caption), **last)
 

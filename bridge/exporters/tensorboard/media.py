@@ -3,10 +3,9 @@
 A picture goes into the media file as it is. A video becomes a GIF, which is all that moves in TensorBoard, if PyAV (the
 extra `video`) is installed. Each record holds one value.
 
-Per tag the steps must increase strictly. If a picture comes late (a lower step, a step again), or a metric takes an
-image's tag, or a tag gets its first caption after its first picture, the media file is written again in order, from its
-own records. The IMAGES page shows one description per tag, that of the first record: the tag's first caption by step,
-whichever picture has it.
+Per tag the steps must increase strictly. If a picture comes late (at a lower step), or a metric takes an image's tag,
+the media file is written again in order, from its own records. Each picture carries its caption as its description. The
+IMAGES page shows one description per tag, that of the first record.
 """
 
 from __future__ import annotations
@@ -26,16 +25,13 @@ from bridge.exporters.tensorboard.facts import (
     caption_tag,
     free_tag,
     image_tag,
-    parse_caption_tag,
-    parse_image_tag,
     plain,
-    suffix_notice,
 )
 from bridge.files import BROKEN_PICTURE, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
 
     from PIL.Image import Image
 
@@ -89,46 +85,24 @@ def can_convert() -> bool:
     return find_spec("av") is not None
 
 
-def encode_media(
-    event: MediaEvent, metrics: Collection[str], known: Collection[str]
-) -> tuple[list[MediaRecord], tuple[Notice, ...]]:
+def encode_media(event: MediaEvent, metrics: Collection[str]) -> tuple[list[MediaRecord], tuple[Notice, ...]]:
     """Return the record of the picture of `event`, then that of its caption; or none, and why it cannot be shown.
 
-    `metrics` are the tags of metrics. `known` are the tags that have records already: only the first record of a
-    tag carries a description.
+    `metrics` are the tags of metrics.
     """
     image = load_image(event)
     if isinstance(image, Notice):
         return [], (image,)
     caption = plain(event.caption or "")
     tag = free_tag(image_tag(event.tag, event.index), metrics, "image")
-    description = "" if tag in known else caption
-    value = events.image_value(tag, image.data, size=image.size, description=description)
-    records = [MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time))]
+    values = [(tag, events.image_value(tag, image.data, size=image.size, description=caption))]
     if caption:
         tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
-        value = events.text_value(tag, caption)
-        records.append(MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time)))
-    return records, image.notices
-
-
-def media_notices(media: Sequence[MediaEvent], metrics: Collection[str], known: Collection[str]) -> list[Notice]:
-    """Return a notice for each tag that a metric takes from an image or a caption.
-
-    `known` are the tags in use already. Their notices were given before, unless a new metric takes them now.
-    """
-    wanted: dict[str, tuple[str, str]] = {}
-    for event in media:
-        wanted[image_tag(event.tag, event.index)] = (event.tag, "image")
-        if event.caption:
-            wanted[caption_tag(event.tag, event.index)] = (event.tag, "text")
-    for tag in known:
-        wanted.setdefault(tag, (tag, "image" if parse_image_tag(tag) else "text"))
+        values.append((tag, events.text_value(tag, caption)))
     return [
-        suffix_notice(what, tag, metrics, suffix)
-        for tag, (what, suffix) in wanted.items()
-        if tag in metrics and free_tag(tag, metrics, suffix) not in known
-    ]
+        MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time))
+        for tag, value in values
+    ], image.notices
 
 
 def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[MediaRecord]:
@@ -136,34 +110,20 @@ def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[st
 
     Of several records with one tag and step only the last is yielded. Raise ValueError if `file` is damaged.
     """
-    places: dict[tuple[str, int], tuple[int, int]] = {}
-    captions: dict[tuple[str, int], tuple[int, str]] = {}  # by logged tag and index: step, text
+    places: dict[tuple[str, int], tuple[int, int, bool]] = {}
     for offset, data in events.read_records(file, begin, end):
-        message = events.parse_event(data, offset)
-        value = message.summary.value[0]
-        key = (free_tag(value.tag, metrics, "image" if _is_image(value) else "text"), message.step)
-        places.pop(key, None)
-        places[key] = (offset, len(data))
-        captioned = None if _is_image(value) else parse_caption_tag(value.tag)
-        if captioned is not None and (captioned not in captions or message.step <= captions[captioned][0]):
-            captions[captioned] = (message.step, value.tensor.string_val[0].decode())
-    described: set[str] = set()
-    for (tag, step), (offset, length) in sorted(places.items(), key=lambda place: place[0][1]):
+        event = events.parse_event(data, offset)
+        (value,) = event.summary.value
+        tag = free_tag(value.tag, metrics, "image" if value.metadata.plugin_data.plugin_name == "images" else "text")
+        places[tag, event.step] = (offset, len(data), tag != value.tag)
+    for (tag, step), (offset, length, renamed) in sorted(places.items(), key=lambda place: place[0][1]):
         file.seek(offset)
         record = file.read(events.HEADER + length + events.FOOTER)
-        message = events.parse_event(record[events.HEADER : events.HEADER + length], offset)
-        value = message.summary.value[0]
-        logged = parse_image_tag(value.tag) if _is_image(value) and tag not in described else None
-        description = captions[logged][1] if logged in captions else ""
-        described.add(tag)
-        if (value.tag, value.metadata.summary_description) != (tag, description):
-            value.tag, value.metadata.summary_description = tag, description
-            record = events.frame(message.SerializeToString(deterministic=True))
+        if renamed:
+            event = events.parse_event(record[events.HEADER : -events.FOOTER], offset)
+            event.summary.value[0].tag = tag
+            record = events.frame(event.SerializeToString(deterministic=True))
         yield MediaRecord(tag, step, record)
-
-
-def _is_image(value: Any) -> bool:
-    return bool(value.metadata.plugin_data.plugin_name == "images")
 
 
 def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notice:

@@ -22,6 +22,7 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
+from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
@@ -77,10 +78,10 @@ class FolderState(msgspec.Struct):
     cursor: Cursor | None = None
     files: dict[str, FileRecord] = {}
     generations: dict[str, int] = {}
-    renamed: dict[str, str] = {}
-    media_steps: dict[str, int] = {}
-    unsupported: set[str] = msgspec.field(default_factory=set)
-    fits_hparams: bool = True
+    renamed: dict[str, str] = msgspec.field(name="names", default_factory=dict)
+    media_steps: dict[str, int] = msgspec.field(name="steps", default_factory=dict)
+    unsupported: set[str] = set()
+    fits_hparams: bool = msgspec.field(name="session", default=True)
 
 
 def read_state(folder: Path | str) -> FolderState | None:
@@ -97,37 +98,18 @@ def read_state(folder: Path | str) -> FolderState | None:
             )
         if version != STATE_FORMAT or data.pop("digest") != _digest(json.dumps(data, sort_keys=True)):
             return None
-        cursor = data["cursor"]
-        return FolderState(
-            identity=str(data["identity"]),
-            cursor=None if cursor is None else Cursor.from_dict(cursor, where=path),
-            files={kind: FileRecord(**record) for kind, record in data["files"].items()},
-            generations=data["generations"],
-            renamed=data["names"],
-            media_steps=data["steps"],
-            unsupported=set(data["unsupported"]),
-            fits_hparams=bool(data["session"]),
-        )
+        cursor = data.pop("cursor")
+        state = msgspec.convert(data, FolderState)
+        state.cursor = None if cursor is None else Cursor.from_dict(cursor, where=path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return state
 
 
 def encode_state(state: FolderState) -> bytes:
     """Return the content of a state file."""
-    data = {
-        "format": STATE_FORMAT,
-        "identity": state.identity,
-        "cursor": None if state.cursor is None else state.cursor.to_dict(),
-        "files": {
-            kind: {"name": record.name, "length": record.length, "checksum": record.checksum, "mtime": record.mtime}
-            for kind, record in state.files.items()
-        },
-        "generations": state.generations,
-        "names": state.renamed,
-        "steps": state.media_steps,
-        "unsupported": sorted(state.unsupported),
-        "session": state.fits_hparams,
-    }
+    data = msgspec.to_builtins(replace(state, cursor=None), order="deterministic")
+    data |= {"format": STATE_FORMAT, "cursor": None if state.cursor is None else state.cursor.to_dict()}
     text = json.dumps(data, sort_keys=True, allow_nan=False)
     return f'{{"digest": "{_digest(text)}", {text[1:]}'.encode()
 
@@ -279,21 +261,12 @@ def flush_files(paths: Sequence[str]) -> None:
     file system, where the system has one.
     """
     if len(paths) > _FEW_FILES and (flush_file_system := _syncfs()) is not None:
-        with _opened(paths[0]) as descriptor:
-            flush_file_system(descriptor)
+        with open(paths[0], "rb", buffering=0) as file:  # noqa: PTH123
+            flush_file_system(file.fileno())
         return
     for path in paths:
-        with _opened(path) as descriptor:
-            os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for thousands of files
+            os.fsync(file.fileno())
 
 
 @functools.cache
@@ -318,7 +291,7 @@ def find_damage(folder: str, state: FolderState | None, names: Collection[str]) 
     `names` are the files in `folder`.
     """
     if state is None:
-        return "its state file is missing or damaged"
+        return "its state file is missing or damaged" if any(map(parse_event_file_name, names)) else ""
     if state.cursor is None:
         return "its first export was never completed"
     for record in state.files.values():

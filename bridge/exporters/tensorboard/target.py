@@ -32,9 +32,10 @@ from bridge.exporters.tensorboard.facts import (
     metric_tags,
     sent_digests,
     shown_facts,
+    suffix_notices,
     unsupported_params,
 )
-from bridge.exporters.tensorboard.media import encode_media, media_notices, ordered_records
+from bridge.exporters.tensorboard.media import encode_media, ordered_records
 from bridge.exporters.tensorboard.state import (
     MARKER_NAME,
     STATE_NAME,
@@ -80,8 +81,7 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._writers: list[FolderWriter] = []
-        self._folders: set[str] = set()
+        self._writers: dict[str, FolderWriter] = {}
         self._is_open = False
 
     @contextlib.contextmanager
@@ -96,20 +96,19 @@ class Batch:
 
     def add(self, writer: FolderWriter) -> None:
         """Take a finished write, which holds its folder's lock. Raise TargetError."""
-        self._writers.append(writer)
-        self._folders.add(writer.folder)
+        self._writers[writer.folder] = writer
         if not self._is_open:
             self.commit()
 
     def commit_folder(self, folder: str) -> None:
         """Call `commit` if a write into `folder` waits: it holds the folder's lock. Raise TargetError."""
-        if folder in self._folders:
+        if folder in self._writers:
             self.commit()
 
     def commit(self) -> None:
         """Write the states of the writes that wait. Raise TargetError; what is not acknowledged then was taken back."""
-        writers, self._writers = self._writers, []
-        self._folders.clear()
+        writers = list(self._writers.values())
+        self._writers.clear()
         if not writers:
             return
         try:
@@ -133,11 +132,11 @@ class _LockedFolder(msgspec.Struct):
     `lock` is a descriptor. If it is None, the lock does not end with `_locked`.
     """
 
-    state: FolderState | None
-    damage: str
-    names: Sequence[str]
-    notes: tuple[str, ...]
     lock: int | None
+    state: FolderState | None = None
+    damage: str = ""
+    names: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 class TensorBoardTarget:
@@ -156,7 +155,6 @@ class TensorBoardTarget:
         self._group = group
         self._lock_wait = lock_wait
         self._batch = batch
-        self._last: Delta | None = None
         self._files: Mapping[str, FileRecord] | None = None
 
     def apply(self, delta: Delta) -> Applied:
@@ -166,25 +164,31 @@ class TensorBoardTarget:
         TargetUnavailableError if another export moved its cursor.
         """
         with self._locked() as held:
-            state, damage, notes = held.state, held.damage, held.notes
-            last, self._last = self._last, delta
-            if not damage and _covers(state, delta):
-                return Applied(notes=notes)
+            state = held.state
+            if state is not None and not held.damage and _covers(state.cursor, delta):
+                self._files = state.files
+                return Applied(notes=held.notes)
             if delta.kind is DeltaKind.NEW:
-                return self._replace((delta,), held) + Applied(notes=notes)
-            if state is None or damage:
-                raise RebuildNeededError(f"{self._folder}: {damage}")
-            if not self._follows(delta, last, state):
+                return self._write((delta,), held, fresh=True)
+            if state is None or held.damage:
+                raise RebuildNeededError(f"{self._folder}: {held.damage or 'it is empty'}")
+            # The parts of a full read have no `before`: each follows what this target wrote or found last.
+            follows = (
+                state.files == self._files
+                if delta.before is None
+                else _position(state.cursor) == _position(delta.before)
+            )
+            if not follows:
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
                 remembered = replace(state, cursor=delta.remember.with_(sent=state.cursor.sent))
                 replace_file(f"{self._folder}/{STATE_NAME}", encode_state(remembered))
-            return self._write((delta,), held, fresh=False) + Applied(notes=notes)
+            return self._write((delta,), held, fresh=False)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Write new event files beside the old ones, then the state, then remove the old ones."""
         with self._locked() as held:
-            return self._replace(deltas, held) + Applied(notes=held.notes)
+            return self._write(deltas, held, fresh=True)
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return what TensorBoard's own reader finds. Raise TargetError if a file is damaged or missing."""
@@ -196,33 +200,16 @@ class TensorBoardTarget:
         """Return the folder's path."""
         return self._folder
 
-    def _follows(self, delta: Delta, last: Delta | None, state: FolderState) -> bool:
-        """Return whether `delta` continues where `state` ends.
-
-        The parts of a full read have no `before`: each follows the one that this target was given `last`.
-        """
-        if delta.before is not None:
-            return _position(state.cursor) == _position(delta.before)
-        if last is None:
-            return False
-        return state.files == self._files or (last.after.complete and _position(state.cursor) == _position(last.after))
-
-    def _replace(self, deltas: Iterable[Delta], held: _LockedFolder) -> Applied:
-        """Write everything again. If the old files are damaged, a note says how."""
-        had_files = held.state is not None or any(parse_event_file_name(name) for name in held.names)
-        notes = (f"{self._folder}: rebuilt, because {held.damage}",) if held.damage and had_files else ()
-        return self._write(deltas, held, fresh=True) + Applied(notes=notes)
-
     def _write(self, deltas: Iterable[Delta], held: _LockedFolder, *, fresh: bool) -> Applied:
+        """Append `deltas`, or with `fresh` write everything again. If the old files are damaged, a note says how."""
+        done = Applied(notes=held.notes)
+        if held.damage:
+            done += Applied(notes=(f"{self._folder}: rebuilt, because {held.damage}",))
         writer = FolderWriter(self._folder, held, self._run, self._content, group=self._group, fresh=fresh)
         try:
-            done, last = Applied(), None
             for delta in deltas:
                 done += writer.add(delta)
-                last = delta
-            if last is None:
-                raise TargetRefusedError(f"{self._run.path}: there is nothing to write.")
-            done += writer.finish(last)
+            done += writer.finish()
         except BaseException:
             writer.abandon()
             raise
@@ -253,7 +240,7 @@ class TensorBoardTarget:
                     f"{self._folder} is being written by another export.",
                     hint="Wait until it is done and run this one again.",
                 ) from None
-            held = _LockedFolder(None, "", (), (), lock)
+            held = _LockedFolder(lock)
             try:
                 if not is_held:
                     held.notes = (f"{self._folder}: this file system has no locks; {_NO_LOCKS}",)
@@ -291,9 +278,9 @@ def _make_folder(folder: str) -> bool:
     return True
 
 
-def _covers(state: FolderState | None, delta: Delta) -> bool:
+def _covers(held: Cursor | None, delta: Delta) -> bool:
     """Return whether the target holds what `delta` brings, from an earlier call or from another export."""
-    held, after = None if state is None else state.cursor, delta.after
+    after = delta.after
     if held is None or not held.complete or not after.complete:
         return False
     if _position(held) == _position(after):
@@ -336,13 +323,13 @@ class FolderWriter:
         self._run = run
         self._open_files: dict[str, EventFile] = {}
         self._tag_of: dict[str, str] = {}
-        self._media_unordered = False
+        self._old_media = frozenset(self.state.media_steps)
+        self._is_unordered = False
         self._bytes = 0
 
     def add(self, delta: Delta) -> Applied:
         """Write the points and pictures of `delta`, without acknowledging them."""
-        self._run = delta.run
-        state = self.state
+        state, self._run = self.state, delta.run
         notices = self._choose_tags(delta)
         for block in delta.blocks:
             notices += _overflow_notices(block)
@@ -352,36 +339,36 @@ class FolderWriter:
         shown = 0
         metrics = set(self._tag_of.values()) if delta.media else set()
         for event in delta.media:
-            items, lost = encode_media(event, metrics, state.media_steps)
+            items, lost = encode_media(event, metrics)
             notices += lost
             shown += bool(items)
             if not items:
                 state.unsupported.add(f"media.{event.tag}")
-            if len(items) > 1 and items[0].tag in state.media_steps and items[1].tag not in state.media_steps:
-                # The tag's first caption comes after its first picture, which must carry it as its description.
-                self._media_unordered = True
             for item in items:
                 last = state.media_steps.get(item.tag, item.step - 1)
-                self._media_unordered = self._media_unordered or item.step <= last
+                self._is_unordered = self._is_unordered or item.step <= last
                 state.media_steps[item.tag] = max(last, item.step)
                 self._write("media", item.data)
+        state.cursor = delta.after
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
-    def finish(self, last: Delta) -> Applied:
-        """Write the run's facts, and make the state that acknowledges everything up to the cursor of `last`."""
-        if self._media_unordered:
+    def finish(self) -> Applied:
+        """Write the run's facts, and complete the state that acknowledges everything that was added."""
+        state = self.state
+        assert state.cursor is not None
+        if self._is_unordered:
             self._order_media()
-        for kind in set(self.state.files) - set(self._open_files) - {"facts"}:
+        for kind in set(state.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
                 self._open_files[kind] = self._open(kind)
         for kind, file in self._open_files.items():
             self._finish_file(kind, file)
         facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
-        notices = self._write_facts(facts)
-        others = {item for item in self.state.unsupported if not item.startswith("params")}
-        self.state.unsupported = others | unsupported_params(facts)
-        self.state.cursor = last.after.with_(sent=sent_digests(self._run, facts, group=self._group))
-        return Applied(bytes=self._bytes, notices=notices)
+        notices = suffix_notices(state.media_steps.keys() - self._old_media) + self._write_facts(facts)
+        others = {item for item in state.unsupported if not item.startswith("params")}
+        state.unsupported = others | unsupported_params(facts)
+        state.cursor = state.cursor.with_(sent=sent_digests(self._run, facts, group=self._group))
+        return Applied(bytes=self._bytes, notices=tuple(notices))
 
     def write_state(self) -> str:
         """Write the new state beside the old one, and return the path of its file."""
@@ -414,19 +401,15 @@ class FolderWriter:
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
-        renamed, media_tags = self.state.renamed, self.state.media_steps
-        names = tuple(dict.fromkeys((*delta.metrics, *(name for block in delta.blocks for name in block.names))))
-        tags = metric_tags(names, self._content.rename, tuple(renamed.items()))
-        taken: list[Notice] = []
-        if delta.media or media_tags:
-            # A metric may take a tag that an image or a caption in the media file has.
-            taken = media_notices(delta.media, set(tags.values()), media_tags)
-            self._media_unordered = self._media_unordered or any(tag in media_tags for tag in tags.values())
+        renamed, rename = self.state.renamed, self._content.rename
+        tags = metric_tags(delta.metrics, rename, tuple(renamed.items()))
+        # A metric may take a tag that an image or a caption in the media file has.
+        self._is_unordered = self._is_unordered or not self.state.media_steps.keys().isdisjoint(tags.values())
         seen = self._tag_of.keys() | renamed.values()
         new = {name: tag for name, tag in tags.items() if name not in seen}
         self._tag_of |= tags
         renamed |= {tag: name for name, tag in new.items() if tag != name}
-        return metric_notices(new, dict(self._content.rename)) + taken
+        return metric_notices(new, dict(rename))
 
     def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
         if kind not in self._open_files:
@@ -482,19 +465,19 @@ class FolderWriter:
         old.abandon()
         self._open_files["media"] = new
 
-    def _write_facts(self, facts: ShownFacts) -> tuple[Notice, ...]:
+    def _write_facts(self, facts: ShownFacts) -> list[Notice]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
         metrics, session = set(self._tag_of.values()), self.state.fits_hparams
         data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=session)
         old = self.state.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
-            return ()
+            return []
         file = self._open_files["facts"] = self._create("facts")
         file.write(data)
         self._finish_file("facts", file)
         self._bytes += len(data)
-        return tuple(fact_notices(self._run, facts, metrics=metrics, session=session))
+        return fact_notices(self._run, facts, metrics=metrics, session=session)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from bridge.exporters.tensorboard.events import encode_block, step_widths, varint, version_record
+from bridge.exporters.tensorboard.events import encode_block, frame, masked_crc32c, version_record
 from bridge.model import Block
 from tests.deltas import make_block
 from tests.exporters.tensorboard.event_files import hex32, rows
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def encoded(path: Path, *blocks: Block) -> list[tuple[int, float, dict[str, str]]]:
-    """Return the blocks as one event file, read back."""
-    with path.open("wb") as file:
-        file.write(version_record(CREATED_S))
-        for block in blocks:
-            for records in encode_block(block, [name.encode() for name in block.names]):
-                file.write(records.data)
+def encoded(block: Block) -> bytes:
+    return b"".join(part.tobytes() for part in encode_block(block, [name.encode() for name in block.names]))
+
+
+def read_back(path: Path, *blocks: Block) -> list[tuple[int, float, dict[str, str]]]:
+    """Return the blocks as TensorBoard reads them from one event file."""
+    path.write_bytes(version_record(CREATED_S) + b"".join(map(encoded, blocks)))
     return rows(path)
 
 
@@ -57,28 +58,32 @@ def random_block(rng: np.random.Generator, count: int, names: int, density: floa
     )
 
 
-def test_one_row_is_one_event(tmp_path: Path) -> None:
-    """One event holds the values of a row in the order of the columns, without empty cells."""
-    block = make_block([7, 8], {"b": [1.0, 2.0], "a": [None, -0.5]})
-    assert encoded(tmp_path / "tfevents", block) == [
-        (7, CREATED_S, {"b": hex32(1.0)}),
-        (8, CREATED_S + 1, {"b": hex32(2.0), "a": hex32(-0.5)}),
-    ]
+@pytest.mark.parametrize("length", [0, 1, 7, 1499, 1500, 1501, 4096, 100_003])
+def test_checksums_are_tensorboards(length: int) -> None:
+    """A masked checksum is the one that TensorBoard's reader expects, of short and of long data."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as theirs
+
+    data = random.Random(length).randbytes(length)
+    assert masked_crc32c(data) == theirs(data)
 
 
-def test_the_bytes_of_a_record(tmp_path: Path) -> None:
-    """A record equals what protocol buffers make of the same event."""
+@pytest.mark.parametrize("copies", [1, 100])
+@pytest.mark.parametrize("step", [0, 127, 128, 2**14 - 1, 2**14, 2**63 - 1, -1, -(2**63)])
+def test_the_bytes_of_a_record(step: int, copies: int) -> None:
+    """A record equals what protocol buffers make of the same event: the values of a row, without its empty cells."""
     from tensorboard.compat.proto import event_pb2, summary_pb2
 
-    from bridge.exporters.tensorboard.events import frame
-
-    (records,) = encode_block(make_block([300], {"train/loss": [0.25], "x": [1.5]}), [b"train/loss", b"x"])
-    values = [
-        summary_pb2.Summary.Value(tag="train/loss", simple_value=0.25),
-        summary_pb2.Summary.Value(tag="x", simple_value=1.5),
-    ]
-    event = event_pb2.Event(wall_time=CREATED_S, step=300, summary=summary_pb2.Summary(value=values))
-    assert records.tobytes() == frame(event.SerializeToString(deterministic=True))
+    columns = {"train/loss": [0.25, 2.0], "x": [1.5, None]}
+    block = make_block([step, step] * copies, {name: values * copies for name, values in columns.items()})
+    records = b""
+    for row, time in enumerate(block.time.tolist()):
+        values = {"train/loss": 0.25, "x": 1.5} if row % 2 == 0 else {"train/loss": 2.0}
+        items = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        event = event_pb2.Event(wall_time=time, step=step, summary=summary_pb2.Summary(value=items))
+        # Step 0 is the default, which protocol buffers leave out.
+        data = event.SerializeToString(deterministic=True)
+        records += frame(data if step else data[:9] + b"\x10\x00" + data[9:])
+    assert encoded(block) == records
 
 
 @pytest.mark.parametrize(
@@ -100,31 +105,15 @@ def test_blocks_of_any_shape_come_back(
     tmp_path: Path, count: int, names: int, density: float, steps: tuple[int, int]
 ) -> None:
     """Dense and sparse blocks, any number of columns and steps of any length are read back."""
-    rng = np.random.default_rng(count + names)
-    block = random_block(rng, count, names, density, steps)
-    assert encoded(tmp_path / "tfevents", block) == expected(block)
+    block = random_block(np.random.default_rng(count + names), count, names, density, steps)
+    assert read_back(tmp_path / "tfevents", block) == expected(block)
 
 
-def test_the_bytes_do_not_depend_on_the_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_the_bytes_do_not_depend_on_the_blocks(size: int) -> None:
     """The file does not depend on how rows are cut into blocks, so a grown file equals a clean one."""
-    rng = np.random.default_rng(3)
-    whole = random_block(rng, 300, 5, 0.6, (0, 300))
-    tags = [name.encode() for name in whole.names]
-    bytes_of_whole = b"".join(part.tobytes() for part in encode_block(whole, tags))
-    for size in (1, 7, 100):
-        parts = []
-        for start in range(0, 300, size):
-            part = slice(start, start + size)
-            block = Block(
-                whole.names,
-                whole.row[part],
-                whole.step[part],
-                whole.time[part],
-                whole.values[:, part],
-                whole.present[:, part],
-            )
-            parts += [records.tobytes() for records in encode_block(block, tags)]
-        assert b"".join(parts) == bytes_of_whole
+    whole = random_block(np.random.default_rng(3), 300, 5, 0.6, (0, 300))
+    assert b"".join(encoded(whole.rows(slice(start, start + size))) for start in range(0, 300, size)) == encoded(whole)
 
 
 numbers = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1e300, 5e-324, 1e-45, float("nan"), float("inf"), -1e39])
@@ -150,14 +139,4 @@ def blocks(draw: st.DrawFn) -> Block:
 def test_any_series_comes_back(tmp_path: Path, some: list[Block]) -> None:
     """Any names, steps, times and values are read back, values as float32."""
     with np.errstate(over="ignore", invalid="ignore"):
-        assert encoded(tmp_path / "tfevents", *some) == expected(*some)
-
-
-@pytest.mark.parametrize(
-    ("step", "width"),
-    [(0, 1), (127, 1), (128, 2), (2**14 - 1, 2), (2**14, 3), (2**63 - 1, 9), (-1, 10), (-(2**63), 10)],
-)
-def test_how_long_a_step_is(step: int, width: int) -> None:
-    """A step takes the bytes of its varint, and a negative one takes ten."""
-    assert step_widths(np.array([step], dtype=np.int64).view(np.uint64)).tolist() == [width]
-    assert len(varint(step % 2**64)) == width
+        assert read_back(tmp_path / "tfevents", *some) == expected(*some)

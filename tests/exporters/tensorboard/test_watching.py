@@ -5,7 +5,7 @@ Both its Rust server and its Python loader are tested.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.model import Status
@@ -39,87 +39,50 @@ def _steps(server: TensorBoardServer, run: str, tag: str) -> list[tuple[int, flo
 def test_a_watching_server_shows_the_right_curve_after_growth_and_after_a_rewind(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """The Rust server shows growth and a requeue at once.
-
-    The curve has no zigzag.
-    """
+    """The Rust server shows growth and a requeue at once, and the curve has no zigzag."""
     path = make_run(
         tmp_path / "runs" / "abc", [{"step": step, "loss": 5.0 - step} for step in range(3)], status="running"
     )
     name = f"{watched_logdir.name}/abc"
-
-    def shown() -> list[tuple[int, float]] | None:
-        return _steps(tensorboard_server, name, "loss")
-
-    def export() -> str:
+    expected = {0: 5.0, 1: 4.0, 2: 3.0}
+    for action, rows in (
+        ("new", []),
+        ("changed", [(2.0, 3, CREATED_S + 3), (1.0, 4, CREATED_S + 4)]),
+        ("rebuild", [(3.5, 2, CREATED_S + 50), (2.5, 3, CREATED_S + 51)]),
+        ("rebuild", [(1.5, 4, CREATED_S + 52), (0.5, 5, CREATED_S + 53)]),
+    ):
+        write_metrics(path, HEADER, rows, append=True)
         (line,) = export_runs([path], TensorBoardExporter(watched_logdir)).runs
-        return str(line.action)
-
-    assert export() == "new"
-    expected = [(0, 5.0), (1, 4.0), (2, 3.0)]
-    assert tensorboard_server.until(shown, expected) == expected
-
-    write_metrics(path, HEADER, [(2.0, 3, CREATED_S + 3), (1.0, 4, CREATED_S + 4)], append=True)
-    assert export() == "changed"
-    expected = [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
-    assert tensorboard_server.until(shown, expected) == expected
-
-    write_metrics(path, HEADER, [(3.5, 2, CREATED_S + 50), (2.5, 3, CREATED_S + 51)], append=True)
-    assert export() == "rebuild"
-    expected = [(0, 5.0), (1, 4.0), (2, 3.5), (3, 2.5), (4, 1.0)]
-    assert tensorboard_server.until(shown, expected) == expected
-
-    write_metrics(path, HEADER, [(1.5, 4, CREATED_S + 52), (0.5, 5, CREATED_S + 53)], append=True)
-    export()
-    expected = [(0, 5.0), (1, 4.0), (2, 3.5), (3, 2.5), (4, 1.5), (5, 0.5)]
-    assert tensorboard_server.until(shown, expected) == expected
+        assert line.action == action
+        expected |= {step: value for value, step, _ in rows}
+        shown = list(expected.items())
+        assert tensorboard_server.until(lambda: _steps(tensorboard_server, name, "loss"), shown) == shown
 
 
 def test_pictures_appear_while_a_server_watches(
     tensorboard_server: TensorBoardServer, watched_logdir: Path, tmp_path: Path
 ) -> None:
-    """The server shows later images of a tag, and one at an earlier step, for which the file is rewritten."""
+    """The server shows later images of a tag, and one at an earlier step, for which the file is rewritten.
+
+    Above them stands the first one's caption.
+    """
     run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
     target = _target(run, watched_logdir)
-    name = f"{watched_logdir.name}/abc"
+    name, tag, before = f"{watched_logdir.name}/abc", "val/samples/0", None
     picture = draw(tmp_path / "a.png")
 
     def shown() -> list[int]:
-        found = tensorboard_server.get("plugin/images/images", run=name, tag="val/samples/0", sample="0")
+        found = tensorboard_server.get("plugin/images/images", run=name, tag=tag, sample="0")
         return [image["step"] for image in found or ()]
 
-    deltas = [make_delta(run, media=[media_event(picture, step=10)])]
-    target.apply(deltas[0])
-    assert tensorboard_server.until(shown, [10]) == [10]
-    for step, expected in ((20, [10, 20]), (5, [5, 10, 20])):
-        deltas.append(make_delta(run, media=[media_event(picture, step=step)], before=deltas[-1].after))
-        target.apply(deltas[-1])
+    for step, expected in ((10, [10]), (20, [10, 20]), (5, [5, 10, 20])):
+        event = media_event(picture, step=step, caption=f"epoch {step}")
+        delta = make_delta(run, media=[event], before=before)
+        target.apply(delta)
+        before = delta.after
         assert tensorboard_server.until(shown, expected) == expected
-
-
-def test_a_caption_that_comes_later_is_the_description_after_the_next_start(tmp_path: Path) -> None:
-    """Both loaders show the first caption of a tag, even if it came with a later export."""
-    run = make_model_run(tmp_path / "abc", status=Status.RUNNING)
-    target = _target(run, tmp_path / "logs")
-    picture = draw(tmp_path / "a.png")
-    first = make_delta(run, media=[media_event(picture, step=0), media_event(picture, step=1)])
-    target.apply(first)
-    captioned = [media_event(picture, step=step, caption=f"epoch {step}") for step in (2, 3)]
-    target.apply(make_delta(run, media=captioned, before=first.after))
-    for fast in (True, False):
-        server = start_tensorboard(tmp_path / "logs", tmp_path, fast=fast)
-        try:
-            expected = {"displayName": "", "description": "<p>epoch 2</p>", "samples": 1}
-            assert server.until(lambda server=server: _image(server, "abc", "val/samples/0"), expected) == expected
-            images = server.get("plugin/images/images", run="abc", tag="val/samples/0", sample="0")
-            assert [image["step"] for image in images] == [0, 1, 2, 3]
-        finally:
-            server.stop()
-
-
-def _image(server: TensorBoardServer, run: str, tag: str) -> Any:
-    """Return what IMAGES shows above the images of a tag."""
-    return (server.get("plugin/images/tags") or {}).get(run, {}).get(tag)
+    above = {"displayName": "", "description": "<p>epoch 10</p>", "samples": 1}
+    assert tensorboard_server.get("plugin/images/tags")[name][tag] == above
 
 
 def test_times_steps_and_values_are_shown_as_they_are(
@@ -173,7 +136,8 @@ def test_the_python_loaders_server_shows_the_same(tmp_path: Path) -> None:
     try:
         expected = [(0, 1.0), (1, 2.0)]
         assert server.until(lambda: _steps(server, "abc", "loss/0"), expected) == expected
-        assert set(server.get("plugin/images/tags")["abc"]) == {"loss/0 (image)"}
+        above = {"displayName": "", "description": "<p>c</p>", "samples": 1}
+        assert server.get("plugin/images/tags")["abc"] == {"loss/0 (image)": above}
         groups = server.get("plugin/hparams/session_groups", request='{"allowedStatuses": [1], "sliceSize": 9}')
         assert [(group["name"], group["hparams"]) for group in groups["sessionGroups"]] == [("abc", {"lr": 0.1})]
     finally:
