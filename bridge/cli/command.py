@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "BRIDGE_"
 """--tracking-uri is also BRIDGE_TRACKING_URI; every option and the argument RUNS have such a variable."""
 
-STDOUT = Path("-")
-"""What `--csv -` names."""
-
 RECENT_S = 30.0
 """Completion reads the runs from a cache of this age, in seconds, so that a second Tab does not wait for a scan."""
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from bridge.errors import counted
+from bridge.errors import BridgeError, counted
 from bridge.options import OutputOptions
 from bridge.secrets import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console
 
@@ -81,6 +82,9 @@ def wrapped(text: str, *, stream: TextIO | None = None, indent: str = "") -> str
 SKIPPED_SHOWN = 10
 """Skipped folders that are named."""
 
+STDOUT = Path("-")
+"""What `--csv -` names."""
+
 
 def _escape(character: str) -> str:
     short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
@@ -105,6 +109,21 @@ class Output(OutputOptions, frozen=True, kw_only=True):
 
         text = json.dumps(value, indent=2, ensure_ascii=not _writes_unicode(), allow_nan=False)
         click.echo(_UNSAFE_BUT_LINES.sub(lambda found: f"\\u{ord(found.group()):04x}", hide(text)))
+
+    def save(self, what: str, files: Sequence[tuple[Path | None, Callable[[], Any]]]) -> None:
+        """Write the bytes of each file that was asked for, and say so; print those for STDOUT.
+
+        Raises BridgeError for a file that cannot be written.
+        """
+        for path, content in files:
+            if path == STDOUT:
+                self.result(content().decode().replace("\r\n", "\n").removesuffix("\n"))
+            elif path is not None:
+                try:
+                    path.write_bytes(content())
+                except OSError as error:
+                    raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
+                self.say(f"{what} written to {path}.")
 
     def say(self, message: str) -> None:
         """Print a message to stderr unless --quiet is given."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.command import STDOUT, File, command, complete_metrics, complete_run_ids
-from bridge.cli.output import Exit, Output
+from bridge.cli.command import File, command, complete_metrics, complete_run_ids
+from bridge.cli.output import STDOUT, Exit, Output
 from bridge.cli.show import find_run
 from bridge.errors import counted
 from bridge.options import CacheOptions
@@ -39,19 +39,16 @@ def points(
     the id of a run found in RUNS. The columns are metric, step, time and value.
     """
     from bridge.api import read_points
-    from bridge.rundir.points import csv_text, json_columns, write_points
+    from bridge.rundir.points import csv_points, json_columns, parquet_points
 
-    csv = None if csv == STDOUT else csv
     record = find_run(run, runs, cache, out)
     table = read_points(record, metrics or None, arrow=True)
-    for path, as_csv in ((csv, True), (parquet, False)):
-        if path is not None:
-            write_points(table, path, as_csv=as_csv)
-            out.say(f"{counted(table.num_rows, 'point')} written to {path}.")
     if out.json:
         out.result_json({"version": 1, "points": json_columns(table)})
-    elif csv is None and parquet is None:
-        out.result(csv_text(table).removesuffix("\n"))
+    elif not (csv or parquet):
+        csv = STDOUT
+    files = [(csv, lambda: csv_points(table)), (parquet, lambda: parquet_points(table))]
+    out.save(counted(table.num_rows, "point"), files)
     if table.num_rows:
         return Exit.DONE
     matching = f" of metrics that match {' or '.join(metrics)}" if metrics else ""

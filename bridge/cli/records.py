@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.command import STDOUT
 from bridge.cli.output import Output, plain
 from bridge.errors import counted
 from bridge.registry import open_registry
-from bridge.registry.query import columns, csv_text, unknown_refs, write_table
+from bridge.registry.query import csv_table, parquet_table, unknown_refs
 from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
 from bridge.sync.select import sentence
@@ -168,15 +167,11 @@ def deliver(
     """
     if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
         records = with_statistics(records)
-    for path, as_csv in ((table.csv, True), (table.parquet, False)):
-        if path == STDOUT:
-            out.result(csv_text(columns(records)).replace("\r\n", "\n").removesuffix("\n"))
-        elif path is not None:
-            write_table(columns(records), path, as_csv=as_csv)
-            out.say(f"{counted(len(records), 'run')} written to {path}.")
+    files = [(table.csv, lambda: csv_table(records)), (table.parquet, lambda: parquet_table(records))]
+    out.save(counted(len(records), "run"), files)
     if out.json:
         out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
-    elif table.csv is None and table.parquet is None:
+    elif not (table.csv or table.parquet):
         print_columns([value_column(ref, records) for ref in refs] or default(records), out)
 
 

@@ -288,32 +288,25 @@ def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, capt
     )
 
 
-def csv_text(table: Mapping[str, list[Any]]) -> str:
-    """Return the table as CSV with one header line; a missing value is an empty cell."""
+def csv_table(records: Sequence[RunRecord]) -> bytes:
+    """Return the records as CSV in UTF-8, with one header line; a missing value is an empty cell."""
     import csv
 
     text = io.StringIO(newline="")
     writer = csv.writer(text)
+    table = columns(records)
     writer.writerow(table)
     writer.writerows(zip(*table.values(), strict=True))
-    return text.getvalue()
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def write_table(table: Mapping[str, list[Any]], path: Path, *, as_csv: bool) -> None:
-    """Write the table in place of `path`, as CSV (UTF-8) or as Parquet. Raises BridgeError if that fails."""
-    try:
-        path.write_bytes(csv_text(table).encode("utf-8", "backslashreplace") if as_csv else _parquet(table))
-    except OSError as error:
-        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _parquet(table: Mapping[str, list[Any]]) -> Any:
-    """Return the table as Parquet, in memory: pyarrow deletes a file that it fails to write, whatever it held."""
+def parquet_table(records: Sequence[RunRecord]) -> Any:
+    """Return the records as the bytes of a Parquet file; a column of mixed types becomes text."""
     import pyarrow as pa
     from pyarrow import parquet
 
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table({name: _arrow_array(pa, values) for name, values in table.items()}), sink)
+    parquet.write_table(pa.table({name: _arrow_array(pa, values) for name, values in columns(records).items()}), sink)
     return sink.getvalue()
 
 

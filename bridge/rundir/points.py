@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from bridge.errors import BridgeError
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from bridge.model import Block, Run
 
@@ -68,11 +66,18 @@ def _table(block: Block, names: list[str]) -> pa.Table:
     )
 
 
-def csv_text(table: pa.Table) -> str:
-    """Return a table of points as CSV."""
+def csv_points(table: pa.Table) -> bytes:
+    """Return a table of points as CSV in UTF-8."""
     text = io.BytesIO()
     csv.write_csv(table.set_column(0, "metric", table["metric"].cast(pa.string())), text)
-    return text.getvalue().decode("utf-8", errors="backslashreplace")
+    return text.getvalue()
+
+
+def parquet_points(table: pa.Table) -> pa.Buffer:
+    """Return a table of points as the bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink)
+    return sink.getvalue()
 
 
 def json_columns(table: pa.Table) -> dict[str, list[Any]]:
@@ -81,15 +86,3 @@ def json_columns(table: pa.Table) -> dict[str, list[Any]]:
     values = [value if np.isfinite(value) else str(value) for value in shortest]
     times = [time.isoformat() for time in table["time"].to_pylist()]
     return {"metric": table["metric"].to_pylist(), "step": table["step"].to_pylist(), "time": times, "value": values}
-
-
-def write_points(table: pa.Table, path: Path, *, as_csv: bool) -> None:
-    """Write a table of points to `path` as CSV or Parquet. Raises BridgeError if that fails."""
-    try:
-        with path.open("wb") as file:
-            if as_csv:
-                file.write(csv_text(table).encode())
-            else:
-                parquet.write_table(table, file)
-    except OSError as error:
-        raise BridgeError(f"{path} cannot be written: {error.strerror}.") from error

@@ -56,6 +56,14 @@ def test_a_closed_stdout_is_no_files_place(here: Path) -> None:
     assert (here / "t.csv").read_text().startswith("run_id,")
 
 
+@pytest.mark.parametrize("words", ["ls runs --csv t", "ls runs --parquet t", "points a runs --csv t"])
+def test_a_table_that_finds_no_room_is_reported(here: Path, words: str) -> None:
+    """A table that cannot be written is an error that names the file and does not delete it."""
+    said = "Error: t cannot be written: File too large.\n"
+    assert shell(f"ulimit -f 0; BRIDGE_CACHE_DIR=/dev/null/x {PROGRAM} {words} -q 2>&1 | tail -1") == (0, said)
+    assert (here / "t").exists()
+
+
 def test_names_that_are_no_utf8(here: Path) -> None:
     """A folder whose name is not UTF-8 is listed and exported, with undecodable bytes escaped."""
     folder = os.fsencode(here / "odd") + b"/\xff"
