@@ -43,8 +43,8 @@ def export(
     A run that fails does not stop the others: look at `Report.failed`. Raises UsageError for a wrong option and
     TargetError where the target cannot be reached at all.
     """
-    settings = {"rebuild": rebuild, "new_identity": new_identity, "heartbeat_timeout": heartbeat_timeout}
-    return _run(runs, to, target, select, settings, content, workers=workers)
+    how = {"rebuild": rebuild, "new_identity": new_identity, "heartbeat_timeout": heartbeat_timeout}
+    return _run(runs, _exporter(to, target), select, content, how, workers)
 
 
 def plan(
@@ -59,8 +59,8 @@ def plan(
     **content: Any,
 ) -> Report:
     """Return what `export` would do, without touching the target. Arguments and errors are those of `export`."""
-    settings = {"rebuild": rebuild, "new_identity": new_identity, "heartbeat_timeout": heartbeat_timeout}
-    return _run(runs, to, target, select, settings | {"dry_run": True}, content, workers=1)
+    how = {"rebuild": rebuild, "new_identity": new_identity, "heartbeat_timeout": heartbeat_timeout, "dry_run": True}
+    return _run(runs, _exporter(to, target), select, content, how)
 
 
 def verify(
@@ -110,26 +110,23 @@ def read_points(
 
 def _run(
     runs: Paths,
-    to: str | Exporter,
-    target: Mapping[str, Any] | None,
+    exporter: Exporter,
     select: Mapping[str, Any] | None,
-    settings: Mapping[str, Any],
     content: Mapping[str, Any],
-    *,
-    workers: int,
+    how: Mapping[str, Any],
+    workers: int = 1,
 ) -> Report:
     from bridge.sync.export import Options, export_runs
     from bridge.sync.parallel import Workers
 
-    shape = checked(ContentOptions, content, what="export")
     options = Options(
-        content=shape,
+        content=checked(ContentOptions, content, what="export"),
         given=frozenset(content),
         selection=_selection(select),
         workers=Workers(processes=workers),
-        **settings,
+        **how,
     )
-    return export_runs(_paths(runs), _exporter(to, target), options)
+    return export_runs(_paths(runs), exporter, options)
 
 
 def _paths(runs: Paths) -> tuple[Path, ...]:

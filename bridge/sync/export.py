@@ -9,7 +9,7 @@ dry run takes the same way with a target that touches nothing.
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -249,23 +249,14 @@ class _RunExport:
 
         Raises BridgeError.
         """
-        conflicts = 0
-        while True:
-            try:
-                if conflicts:
-                    self._ask_again()
+        for _ in range(MOST_CONFLICTS):
+            with suppress(ConflictError):
                 return self._carry_out()
-            except ConflictError:
-                conflicts += 1
-                if conflicts > MOST_CONFLICTS:
-                    raise
-
-    def _ask_again(self) -> None:
-        """Ask the target for its state again."""
-        run = self.task.run
-        self.task = with_fields(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
-        if not self.done.points:
-            self.action, self.reason = Action.UNCHANGED, ""
+            run = self.task.run
+            self.task = with_fields(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
+            if not self.done.points:
+                self.action, self.reason = Action.UNCHANGED, ""
+        return self._carry_out()
 
     def _carry_out(self) -> RunReport:
         """Send what is new, or rebuild the target, and return the report."""

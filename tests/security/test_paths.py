@@ -69,18 +69,6 @@ def replaces(name: str, make: Callable[[Path], Any]) -> Callable[[Path, Outside]
     return harm
 
 
-def loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
 def media_folder_link(run: Path, outside: Outside) -> None:
     (run / "media" / "theirs").symlink_to(outside.folder)
     add_media(run, "media/theirs/key.png")
@@ -108,10 +96,6 @@ def checkpoint(path: str) -> Callable[[Path, Outside], None]:
     return harm
 
 
-def checkpoint_folder_link(run: Path, outside: Outside) -> None:
-    (run / "checkpoints").symlink_to(outside.folder)
-
-
 def checkpoint_pipe(run: Path, outside: Outside) -> None:
     (run / "checkpoints").mkdir()
     os.mkfifo(run / "checkpoints" / "last.ckpt")
@@ -119,8 +103,14 @@ def checkpoint_pipe(run: Path, outside: Outside) -> None:
     (run / "checkpoints" / "zero.ckpt").symlink_to("/dev/zero")
 
 
-KINDS: dict[str, Callable[[Path], Any]] = {"pipe": os.mkfifo, "device": device, "loop": loop, "folder": folder}
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "folder": Path.mkdir,
+}
 LINE = "media.jsonl:2"
+CHECKPOINT = "checkpoints/last.ckpt"
 
 CASES = [
     Case("media-dots", names("../../outside/media-dots/key.png"), ((REFUSED, LINE),)),
@@ -145,27 +135,23 @@ CASES = [
         for kind in ("link", *KINDS)
     ),
     Case("link-as-sidecar.json", links("sidecar.json", "sidecar.json"), reason="leads out of the run directory"),
-    Case("pipe-as-sidecar.json", replaces("sidecar.json", os.mkfifo), reason="is not a regular file"),
-    Case("device-as-sidecar.json", replaces("sidecar.json", device), reason="leads out of the run directory"),
-    Case("loop-as-sidecar.json", replaces("sidecar.json", loop), reason="is not a regular file"),
-    Case("folder-as-sidecar.json", replaces("sidecar.json", folder), reason="is not a regular file"),
+    *(
+        Case(
+            f"{kind}-as-sidecar.json",
+            replaces("sidecar.json", make),
+            reason="leads out of the run directory" if kind == "device" else "is not a regular file",
+        )
+        for kind, make in KINDS.items()
+    ),
     Case("heartbeat-link", links("heartbeat", "id_ed25519")),
     Case("tree-loops", tree_loops),
     Case("checkpoint-absolute", checkpoint("{}/id_ed25519"), in_mlflow=(("left out", "checkpoint"),)),
     Case(
-        "checkpoint-dots",
-        checkpoint("../../outside/checkpoint-dots/id_ed25519"),
-        in_mlflow=(("left out", "checkpoint"),),
+        "checkpoint-dots", checkpoint("../../outside/checkpoint-dots/key.png"), in_mlflow=(("left out", "checkpoint"),)
     ),
-    Case(
-        "checkpoint-link", links("checkpoints/last.ckpt", "id_ed25519"), in_mlflow=((REFUSED, "checkpoints/last.ckpt"),)
-    ),
-    Case("checkpoint-folder-link", checkpoint_folder_link),
-    Case(
-        "checkpoint-pipe",
-        checkpoint_pipe,
-        in_mlflow=((REFUSED, "checkpoints/last.ckpt", 3),),
-    ),
+    Case("checkpoint-link", links("checkpoints/last.ckpt", "id_ed25519"), in_mlflow=((REFUSED, CHECKPOINT),)),
+    Case("checkpoint-folder-link", lambda run, outside: (run / "checkpoints").symlink_to(outside.folder)),
+    Case("checkpoint-pipe", checkpoint_pipe, in_mlflow=((REFUSED, CHECKPOINT, 3),)),
 ]
 BY_NAME = {case.name: case for case in CASES}
 IN_MLFLOW = [
@@ -263,23 +249,21 @@ def test_verify_tells_them_apart(scene: Scene, exported: dict[str, Any], to: str
 
 
 def test_scan_and_ls_tell_them_apart(scene: Scene) -> None:
-    """Unreadable runs are named with their reason, and all others are listed."""
+    """Unreadable runs are named with their reason, and all others are listed.
+
+    A run whose heartbeat is a link to a fresh file ends when its sidecar says so.
+    """
     unreadable = {case.name: case.reason for case in CASES if case.reason}
     scan = scene.call("scan", "runs", "--json")
     problems = {Path(one["run_dir"]).name: one["reason"] for one in scan.data["scans"][0]["problems"]}
     assert (scan.code, problems.keys()) == (3, unreadable.keys())
     assert all(reason in problems[name] for name, reason in unreadable.items())
     ls = scene.call("ls", "runs", "--json")
-    listed = {Path(run["run_dir"]).name for run in ls.data["runs"]}
-    assert (ls.code, listed) == (0, {"good"} | (BY_NAME.keys() - unreadable.keys()))
+    listed = {Path(run["run_dir"]).name: run for run in ls.data["runs"]}
+    assert (ls.code, listed.keys()) == (0, {"good"} | (BY_NAME.keys() - unreadable.keys()))
+    assert listed["heartbeat-link"]["status"] == "completed"
+    assert listed["heartbeat-link"]["ended_at"] == listed["good"]["ended_at"]
     assert all(f"runs/{name}: " in ls.err for name in unreadable)
-
-
-def test_links_do_not_decide_whether_a_run_is_alive(scene: Scene) -> None:
-    """A run whose heartbeat is a link to a fresh file ends when its sidecar says so."""
-    runs = {Path(run["run_dir"]).name: run for run in scene.call("ls", "runs", "--json").data["runs"]}
-    found = runs["heartbeat-link"]
-    assert (found["status"], found["ended_at"]) == ("completed", runs["good"]["ended_at"])
 
 
 def test_an_unreadable_run_alone_is_nothing_done(scene: Scene) -> None:

@@ -178,21 +178,25 @@ COMMANDS = [
 ]
 
 
+def assert_harmless(text: str) -> None:
+    """Assert that there are no control characters except newlines, and no line forged by a run."""
+    assert STEERS.findall(text) == []
+    assert not any(line.startswith(FORGED) for line in text.splitlines())
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_nothing_printed_steers_a_terminal(scene: Scene, exported: dict[str, Any], words: list[str]) -> None:
-    """Output has no control characters except newlines, and no line forged by a run; --json parses."""
+    """The output of a command is harmless, and --json parses."""
     seen = scene.call(*words)
-    assert STEERS.findall(seen.out + seen.err) == []
-    assert not any(line.startswith(FORGED) for line in (seen.out + seen.err).splitlines())
+    assert_harmless(seen.out + seen.err)
     if "--json" in words:
         assert seen.data["version"] == 1
 
 
 def test_nothing_an_export_prints_steers_a_terminal(scene: Scene, exported: dict[str, Any]) -> None:
-    """The plan and the report of every target have no control characters."""
+    """The plan and the report of every target are harmless."""
     for said in scene.said:
-        assert STEERS.findall(said) == []
-        assert not any(line.startswith(FORGED) for line in said.splitlines())
+        assert_harmless(said)
 
 
 def test_a_terminal_is_not_steered(scene: Scene) -> None:
@@ -200,13 +204,9 @@ def test_a_terminal_is_not_steered(scene: Scene) -> None:
     commands = [["ls", "runs"], *(["show", f"runs/{name}"] for name in TEXTS)]
     code = f"from bridge.cli import bridge\nfor words in {commands}: bridge.main(words, standalone_mode=False)"
     terminal, end = pty.openpty()
-    environment = os.environ | {
-        "COLUMNS": "300",
-        "TERM": "xterm-256color",
-        "BRIDGE_CACHE_DIR": str(scene.root / "cache"),
-    }
+    own = {"COLUMNS": "300", "TERM": "xterm-256color", "BRIDGE_CACHE_DIR": str(scene.root / "cache")}
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=scene.root, stdout=end, stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-c", code], cwd=scene.root, stdout=end, stderr=subprocess.DEVNULL, env=os.environ | own
     ) as process:
         os.close(end)
         drawn = b""
@@ -217,8 +217,7 @@ def test_a_terminal_is_not_steered(scene: Scene) -> None:
     os.close(terminal)
     text = re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).replace("\r\n", "\n")
     assert len(drawn) > len(text)  # there were colours
-    assert STEERS.findall(text) == []
-    assert not any(line.startswith(FORGED) for line in text.splitlines())
+    assert_harmless(text)
     assert "[red]m[/red][link=file:///etc/passwd]x[/link][/]:smile:" in text
 
 

@@ -54,27 +54,20 @@ def notices_of(path: Path, **sidecar: Any) -> dict[str, str]:
     return {notice.what: notice.detail for notice in run.notices if notice.kind.value == "left out"}
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", [*FIELDS, *(f"sessions.{name}" for name in SESSION)])
 def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
-    """The notice gives the field's type and the expected one, and the run is read without it."""
-    wanted, taken = FIELDS[field]
+    """The notice gives the field's type and the expected one, and the run, or the rest of a session, is read."""
+    _, _, inner = field.partition(".")
+    wanted, taken = SESSION[inner] if inner else FIELDS[field]
     for kind, value in VALUES.items():
-        found = notices_of(tmp_path / kind, **{field: value})
+        sidecar = {"sessions": [{inner: value, "user": "ada"}]} if inner else {field: value}
+        found = notices_of(tmp_path / kind, **sidecar)
         if kind in taken:
             assert f"is {kind}, not {wanted}" not in found.values()
         else:
             assert found == {f"sidecar.json: {field}": f"is {kind}, not {wanted}"}
-
-
-@pytest.mark.parametrize("field", SESSION)
-def test_a_wrong_type_in_a_session_is_named(tmp_path: Path, field: str) -> None:
-    """A wrong field of a session is named, and the rest of the session stays."""
-    wanted, taken = SESSION[field]
-    for kind, value in VALUES.items():
-        found = notices_of(tmp_path / kind, sessions=[{field: value, "user": "ada"}])
-        if kind not in taken:
-            assert found == {f"sidecar.json: sessions.{field}": f"is {kind}, not {wanted}"}
-        assert [session.user for session in read_run(tmp_path / kind).sessions] == ["ada"]
+        if inner:
+            assert [session.user for session in read_run(tmp_path / kind).sessions] == ["ada"]
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -97,39 +90,16 @@ def test_runs_in_which_all_is_wrong(tmp_path: Path, sqlite_template: Path, to: s
     assert len(scene.call("ls", "runs", "--json").data["runs"]) == len(VALUES) + 1
 
 
+LONG = b"0" * 5000
 WHOLE_FILE = {
-    "sidecar.json": [
-        b"[1]",
-        b"7",
-        b'"text"',
-        b"null",
-        b"{",
-        b"\xff\xfe{}",
-        b'{"a": 1' + b"0" * 5000 + b"}",
-        b"{}{}",
-        b"",
-    ],
-    "summary.json": [
-        b"[1]",
-        b"7",
-        b"null",
-        b"{",
-        b"\xff",
-        b'{"metrics": 1' + b"0" * 5000 + b"}",
-        b"",
-        b'{"metrics": []}',
-    ],
+    "sidecar.json": [b"[1]", b"7", b'"text"', b"null", b"{", b"\xff\xfe{}", b'{"a": 1' + LONG + b"}", b"{}{}", b""],
+    "summary.json": [b"[1]", b"7", b"null", b"{", b"\xff", b'{"metrics": 1' + LONG + b"}", b"", b'{"metrics": []}'],
     "hparams.yaml": [
-        b"[1]",
-        b"7",
-        b"{",
-        b"\xff",
+        *(b"[1]", b"7", b"{", b"\xff", b"a: &a [*a]", b"? [a]\n: 1\n"),
         b"a: !!python/object/apply:os.system [exit 1]",
-        b"a: &a [*a]",
-        b"? [a]\n: 1\n",
     ],
-    "media.jsonl": [b"[1]\n", b"7\n", b"null\n", b"{\n", b"\xff\n", b'{"step": 1' + b"0" * 5000 + b"}\n", b"\0\n"],
-    "metrics.csv": [b"\xff\xfe\n", b'"\n', b"\0,step\n\0,\0\n", b"step\n" + b"9" * 5000 + b"\n", b"\n\n\n"],
+    "media.jsonl": [b"[1]\n", b"7\n", b"null\n", b"{\n", b"\xff\n", b'{"step": 1' + LONG + b"}\n", b"\0\n"],
+    "metrics.csv": [b"\xff\xfe\n", b'"\n', b"\0,step\n\0,\0\n", b"step\n9" + LONG + b"\n", b"\n\n\n"],
 }
 
 

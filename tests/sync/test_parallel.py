@@ -20,6 +20,7 @@ from tests.memory_exporter import MemoryExporter
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bridge.exporters.contract import Exporter
@@ -33,20 +34,24 @@ if TYPE_CHECKING:
 class AtRun(Progress):
     """Calls an action when the first run is done."""
 
-    def __init__(self, act: object) -> None:
-        self.act = act
-        self.done = 0
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act, self.done = act, 0
 
     def run_done(self, report: RunReport) -> None:
         self.done += 1
         if self.done == 1:
-            assert callable(self.act)
             self.act()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _small_work_is_shared_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "WORTH_WORKERS", 0)
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 2.0)
+
+
+@pytest.fixture
+def tensorboard(tmp_path: Path) -> Exporter:
+    return find_exporter("tensorboard")(logdir=tmp_path / "tb")
 
 
 def tree(root: Path, runs: int, rows: int) -> Path:
@@ -55,56 +60,42 @@ def tree(root: Path, runs: int, rows: int) -> Path:
     return root
 
 
-def exporter_of(kind: str, folder: Path) -> Exporter:
-    if kind == "memory":
-        return MemoryExporter(folder / "boxes")
-    if kind == "tensorboard":
-        return find_exporter("tensorboard")(logdir=folder / "tb")
-    return find_exporter("mlflow")(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="many")
-
-
 def verdicts(root: Path, exporter: Exporter) -> dict[str, int]:
     return dict(Counter(str(line.verdict) for line in verify_runs([root], exporter).runs))
 
 
-@pytest.mark.usefixtures("_small_work_is_shared_too")
-@pytest.mark.parametrize("kind", ["memory", "tensorboard"])
-def test_processes_end_with_the_same_target(tmp_path: Path, kind: str) -> None:
+def test_processes_end_with_the_same_target(tmp_path: Path, tensorboard: Exporter) -> None:
     """Two workers export all runs, and verify finds them equal."""
     root = tree(tmp_path / "runs", 6, 50)
-    exporter = exporter_of(kind, tmp_path)
-    report = export_runs([root], exporter, Options(workers=Workers(processes=2)))
+    report = export_runs([root], tensorboard, Options(workers=Workers(processes=2)))
     assert sorted((line.run_id, str(line.action), line.points) for line in report.runs) == [
         (f"run{number:02}", "new", 100) for number in range(6)
     ]
-    assert verdicts(root, exporter) == {"=": 6}
+    assert verdicts(root, tensorboard) == {"=": 6}
 
 
-@pytest.mark.usefixtures("_small_work_is_shared_too", "sqlite_uri")
-def test_a_target_with_one_writer_is_written_here(tmp_path: Path) -> None:
+def test_a_target_with_one_writer_is_written_here(tmp_path: Path, sqlite_uri: str) -> None:
     """A SQLite file has one writer with any number of workers."""
     root = tree(tmp_path / "runs", 4, 50)
-    exporter = exporter_of("mlflow", tmp_path)
+    exporter = find_exporter("mlflow")(tracking_uri=sqlite_uri, experiment="many")
     assert exporter.capabilities.single_writer
     report = export_runs([root], exporter, Options(workers=Workers(processes=2, dask="tcp://127.0.0.1:9")))
     assert [line.reason for line in report.failed] == []
     assert verdicts(root, exporter) == {"=": 4}
 
 
-@pytest.mark.usefixtures("sqlite_uri")
-@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
-def test_a_dask_worker_killed_in_mid_export_loses_nothing(tmp_path: Path, dask_cluster: DaskCluster, kind: str) -> None:
+def test_a_dask_worker_killed_in_mid_export_loses_nothing(
+    tmp_path: Path, dask_cluster: DaskCluster, tensorboard: Exporter
+) -> None:
     """The other worker repeats a lost worker's tasks, and nothing is duplicated."""
     root = tree(tmp_path / "runs", 30, 400)
-    exporter = exporter_of(kind, tmp_path)
     victim = dask_cluster.workers[0]
     progress = AtRun(lambda: os.killpg(victim.pid, signal.SIGKILL))
-    report = export_runs(
-        [root], exporter, Options(workers=Workers(dask=str(dask_cluster.scheduler_file))), progress=progress
-    )
+    workers = Workers(dask=str(dask_cluster.scheduler_file))
+    report = export_runs([root], tensorboard, Options(workers=workers), progress=progress)
     assert victim.wait(10) == -signal.SIGKILL
     assert [line.reason for line in report.failed] == []
-    assert verdicts(root, exporter) == {"=": 30}
+    assert verdicts(root, tensorboard) == {"=": 30}
 
 
 class Deadly(MemoryExporter):
@@ -137,7 +128,6 @@ class Deadly(MemoryExporter):
         return super().open(run, content)
 
 
-@pytest.mark.usefixtures("_small_work_is_shared_too")
 def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     """The report names the run and what to try, and all other runs are exported."""
     root = tree(tmp_path / "runs", 6, 50)
@@ -153,7 +143,6 @@ def test_a_run_that_kills_its_worker_is_named_and_the_others_are_done(tmp_path: 
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 5, "+": 1}
 
 
-@pytest.mark.usefixtures("_small_work_is_shared_too")
 def test_a_task_is_a_failure_only_if_its_executor_fails_twice(tmp_path: Path) -> None:
     """A worker that is killed from outside, or any other fault of an executor, loses no run if it happens once."""
     root = tree(tmp_path / "runs", 12, 5)
@@ -164,29 +153,23 @@ def test_a_task_is_a_failure_only_if_its_executor_fails_twice(tmp_path: Path) ->
     assert verdicts(root, MemoryExporter(tmp_path / "boxes")) == {"=": 12}
 
 
-@pytest.mark.usefixtures("_small_work_is_shared_too")
 def test_a_dask_scheduler_killed_in_mid_export_fails_the_runs_that_are_left(
-    tmp_path: Path, dask_cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dask_cluster: DaskCluster, tensorboard: Exporter
 ) -> None:
     """The report names the remaining runs, and the next export does them."""
-    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 2.0)
     root = tree(tmp_path / "runs", 40, 20)
-    exporter = exporter_of("tensorboard", tmp_path)
     progress = AtRun(lambda: os.killpg(dask_cluster.scheduler.pid, signal.SIGKILL))
-    report = export_runs([root], exporter, Options(workers=Workers(dask=dask_cluster.address)), progress=progress)
+    report = export_runs([root], tensorboard, Options(workers=Workers(dask=dask_cluster.address)), progress=progress)
     assert (len(report.runs), report.exit_code) == (40, 3)
     assert all(line.retry for line in report.failed)
     reasons = {line.reason.partition(":")[0] for line in report.failed}
     assert reasons == {f"No Dask scheduler answers at {dask_cluster.address.partition(':')[0]}"}
-    assert export_runs([root], exporter).exit_code == 0
-    assert verdicts(root, exporter) == {"=": 40}
+    assert export_runs([root], tensorboard).exit_code == 0
+    assert verdicts(root, tensorboard) == {"=": 40}
 
 
-def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_scheduler_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
     """A wrong scheduler address stops the export before anything is sent."""
-    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.5)
     root = tree(tmp_path / "runs", 1, 5)
     with pytest.raises(TargetUnavailableError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         export_runs([root], MemoryExporter(), Options(workers=Workers(dask="tcp://127.0.0.1:9")))

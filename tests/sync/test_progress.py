@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
@@ -27,8 +28,6 @@ from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from bridge.exporters.contract import Capabilities
 
 
 @dataclass
@@ -52,34 +51,26 @@ class Recorded(Progress):
         self.told.append(f"{report.run_id} done")
 
 
-SMALL = replace(MEMORY, points_a_delta=100)
-"""Targets that take a hundred points at a time: a run of a thousand is many deltas."""
-
-
 def rows(count: int) -> list[dict[str, object]]:
     return [{"step": step, "loss": step / 8} for step in range(count)]
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "workers", "moves"),
-    [
-        (SMALL, Workers(), 10),
-        (replace(SMALL, single_writer=True), Workers(processes=2), 10),
-        (SMALL, Workers(processes=2), 1),
-        (replace(SMALL, threads=True), Workers(processes=2), 1),
-    ],
+    ("changes", "processes", "moves"),
+    [({}, 1, 10), ({"single_writer": True}, 2, 10), ({}, 2, 1), ({"threads": True}, 2, 1)],
     ids=["here", "one writer", "processes", "threads"],
 )
 def test_progress_within_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, workers: Workers, moves: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], processes: int, moves: int
 ) -> None:
     """In this process each delta is reported before its run ends; elsewhere all points come at the end."""
     monkeypatch.setattr(parallel, "WORTH_WORKERS", 0)
     for name, count in (("large", 1000), ("small", 10)):
         make_run(tmp_path / "runs" / name, rows(count))
     told = Recorded()
-    exporter = MemoryExporter(tmp_path / "boxes", capabilities=capabilities)
-    export_runs([tmp_path / "runs"], exporter, Options(workers=workers), progress=told)
+    # A run of a thousand points is many deltas here.
+    exporter = MemoryExporter(tmp_path / "boxes", capabilities=replace(MEMORY, points_a_delta=100, **changes))
+    export_runs([tmp_path / "runs"], exporter, Options(workers=Workers(processes=processes)), progress=told)
     assert (told.told[0], told.points) == ("2 runs", 1010)
     assert told.told[: told.told.index("large done")].count("moved") >= moves
 
@@ -160,25 +151,17 @@ def test_a_real_terminal_shows_a_bar(tmp_path: Path) -> None:
     """The bar shows runs, points and the remaining time, and disappears at the end."""
     make_run(tmp_path / "runs" / "a", rows(20_000))
     here, there = pty.openpty()
+    drawn = b""
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=there) as process:
         os.close(there)
-        seen = read_all(here)
+        with contextlib.suppress(OSError):  # Linux, when the other end is closed
+            while part := os.read(here, 4096):
+                drawn += part
     os.close(here)
+    seen = drawn.decode()
     assert process.returncode == 0, seen
     frame = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
     assert re.search(r"runs +━+ +1/1 +0:00:00 +20,000 points, [\d,]+ points/s", frame), frame
     assert seen.endswith("\x1b[2K")
-
-
-def read_all(terminal: int) -> str:
-    parts = []
-    while True:
-        try:
-            part = os.read(terminal, 4096)
-        except OSError:  # Linux, when the other end is closed
-            part = b""
-        if not part:
-            return b"".join(parts).decode()
-        parts.append(part)
