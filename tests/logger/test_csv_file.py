@@ -145,36 +145,27 @@ def test_rows_go_under_the_last_header_line(
 
 
 @pytest.mark.parametrize(
-    ("before", "kept", "where"),
+    ("before", "kept", "says"),
     [
-        ('step,a\r\n0,1\r\n1,"pipe\r\n2,3\r\n3,', "step,a\r\n0,1\r\n", "after row 1,"),
-        ('step,"a\r\n0,1\r\n', "", "after its header,"),
+        ('step,a\r\n0,1\r\n1,"pipe\r\n2,3\r\n3,', "step,a\r\n0,1\r\n", "cannot be read after row 1,"),
+        ('step,"a\r\n0,1\r\n', "", "cannot be read after its header,"),
+        ("a,b\r\n1,2\r\n", "", "has no column `step`;"),
     ],
 )
-def test_an_unclosed_quote_loses_nothing(tmp_path: Path, before: str, kept: str, where: str) -> None:
-    """Text after an unclosed quote is cut off and kept beside the file, with a warning."""
+def test_what_cannot_be_continued_is_kept_aside(tmp_path: Path, before: str, kept: str, says: str) -> None:
+    """Text after an unclosed quote, or a file without steps, is kept beside the file, with a warning."""
     path = tmp_path / "metrics.csv"
     path.write_bytes(before.encode())
     path.chmod(0o600)
     told: list[str] = []
-    MetricsFile(path, time_column=None, warn=lambda _, sentence: told.append(sentence)).resume()
-    assert text(tmp_path) == kept
+    file = MetricsFile(path, time_column=None, warn=lambda _, sentence: told.append(sentence))
+    file.append(rows({"a": 3}, start=9))
+    assert text(tmp_path) == (kept or "step,a\r\n") + "9,3\r\n"
     aside = tmp_path / "metrics.csv.1"
     assert (aside.read_bytes().decode(), aside.stat().st_mode & 0o777) == (before.removeprefix(kept), 0o600)
     (sentence,) = told
-    assert where in sentence
+    assert says in sentence
     assert "kept as metrics.csv.1" in sentence
-
-
-def test_a_file_without_steps_is_set_aside(tmp_path: Path) -> None:
-    """A metrics.csv without a step column is kept under another name, with a warning, and a new file begins."""
-    (tmp_path / "metrics.csv").write_bytes(b"a,b\r\n1,2\r\n")
-    told: list[str] = []
-    file = MetricsFile(tmp_path / "metrics.csv", time_column=None, warn=lambda _, sentence: told.append(sentence))
-    file.append(rows({"a": 3}))
-    assert (text(tmp_path), file.rows) == ("step,a\r\n0,3\r\n", 1)
-    assert (tmp_path / "metrics.csv.1").read_bytes() == b"a,b\r\n1,2\r\n"
-    assert told == [f"{tmp_path / 'metrics.csv'} has no column `step`; it is kept as metrics.csv.1."]
 
 
 def test_rows_go_to_a_replaced_file(tmp_path: Path) -> None:

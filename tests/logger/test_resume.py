@@ -20,15 +20,16 @@ from logger.open_run import Settings
 from logger.run_writer import RegistryLoggerWarning, open_run
 from logger.session import git_commit
 from tests.logger.rows import edit_sidecar, media, read_rows, sidecar, start, steps, summary, without_time
-from tests.run_dirs import CREATED_S, make_run
+from tests.run_dirs import CREATED, CREATED_S
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
-    """A resume keeps rows, columns, start, uid, hparams, checkpoint and unknown fields.
+    """A resume keeps rows, columns, start, uid, hparams, checkpoint, unknown fields and the number of a later format.
 
     It adds a session and sets the status to running. Only a start after the first says what it found.
     """
-    (tmp_path / "config.yaml").write_text("a: 1\n")
+    for name in ("config.yaml", ".mine.tmp", ".sidecar.json.0123abcd.tmp"):
+        (tmp_path / name).write_text("a: 1\n")
     options: dict[str, Any] = {"run_dir": tmp_path, "run_id": "r", "tags": ["a"], "notes": "n"}
     said: list[str] = []
     first = open_run(Settings.make(**options), log_info=said.append)
@@ -36,15 +37,17 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     first.log_metrics({"z": 1.0, "a": 2.0}, 7)
     first.set_checkpoint("/c/last.ckpt")
     first.finalize("failed")
-    edit_sidecar(tmp_path, unknown=[1], display_name="mine")
+    edit_sidecar(tmp_path, unknown=[1], display_name="mine", schema_version=9)
     before = sidecar(tmp_path)
     second = open_run(Settings.make(**options), log_info=said.append)
     second.log_hparams({"net": {"width": 8}})
     second.log_metrics({"a": 3.0, "b": 4.0}, 5)
     second.save()
     after = sidecar(tmp_path)
-    kept = ("uid", "created_at", "run_id", "tags", "notes", "checkpoint_path", "unknown", "display_name", "time_column")
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    kept = {"run_id": "r", "tags": ["a"], "notes": "n", "checkpoint_path": "/c/last.ckpt", "time_column": "wall_time"}
+    kept |= {"unknown": [1], "display_name": "mine", "schema_version": 9}
+    kept |= {name: before[name] for name in ("uid", "created_at")}
+    assert {name: after[name] for name in kept} == kept
     assert (after["status"], after["ended_at"]) == ("running", None)
     assert after["hparams"] == {"lr": 0.1, "net.width": 8}
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.1, "net": {"width": 8}}
@@ -56,6 +59,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     ]
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,wall_time,z,a,b"
     assert said == [f"{tmp_path} is resumed: it holds 1 row, the last at step 7."]
+    assert {path.name for path in tmp_path.glob("*.tmp")} == {".mine.tmp"}  # a kill leaves the other kind
     second.release()
 
 
@@ -128,22 +132,6 @@ def test_tags_and_notes_that_people_changed_stay(
     assert sidecar(tmp_path)[field] == expected
 
 
-def test_a_directory_of_the_original_goes_on_under_its_own_identity(tmp_path: Path) -> None:
-    """It gets no uid; new rows get times, and ISO times become floats."""
-    run_dir = make_run(tmp_path / "old", [{"step": 0, "a": 1.0}], status="running", heartbeat_age=3600)
-    (run_dir / "metrics.csv").write_bytes(b"step,a\r\n0,1.0\r\n")
-    edit_sidecar(run_dir, uid=None, sessions=None, time_column=None)
-    writer = start(run_dir, run_id="old")
-    writer.log_metrics({"a": 2.0}, 1)
-    writer.finalize("completed")
-    after = sidecar(run_dir)
-    assert "uid" not in after
-    assert (after["created_at"], after["time_column"], after["sessions"][0]["rows"]) == (CREATED_S, "wall_time", 1)
-    assert [row["a"] for row in read_rows(run_dir)] == ["1.0", "2.0"]
-    times = [after["created_at"], after["updated_at"], after["ended_at"], after["sessions"][0]["started_at"]]
-    assert [type(then) for then in times] == [float] * 4
-
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -156,23 +144,29 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ("without-summary", (4, 0.1, 1.0, 0)),
     ],
 )
-def test_what_the_original_left_is_counted_whole(
+def test_a_directory_of_the_original_goes_on_under_its_own_identity(
     tmp_path: Path, name: str, loss: tuple[int, float, float, int]
 ) -> None:
-    """Rows are counted again, because the original's summary covers one start only or has NaN."""
+    """It gets no uid, its facts stay, new rows get times, and ISO times become floats.
+
+    Rows are counted again, because the original's summary covers one start only or has NaN.
+    """
     run_dir = tmp_path / name
     shutil.copytree(GOLDEN / f"original-{name}" / "run", run_dir)
-    before = sidecar(run_dir)
+    edit_sidecar(run_dir, created_at=CREATED)
+    before, rows = sidecar(run_dir), read_rows(run_dir)
     writer = start(run_dir, run_id=before["run_id"])
     writer.log_metrics({"train/loss": 0.1}, 99)
     writer.finalize("completed")
     stats = summary(run_dir)["metrics"]["train/loss"]
     assert (stats["count"], stats["min"], stats["max"], stats["nan_count"]) == loss
     after = sidecar(run_dir)
-    assert {name: after[name] for name in ("run_id", "created_at", "tags", "notes", "hparams")} == {
-        name: before[name] for name in ("run_id", "created_at", "tags", "notes", "hparams")
-    }
-    assert read_rows(run_dir)[-1]["train/loss"] == "0.1"
+    kept = {name: before[name] for name in ("run_id", "tags", "notes", "hparams")}
+    assert {name: after[name] for name in kept} == kept
+    assert ("uid" in after, after["created_at"], after["time_column"]) == (False, CREATED_S, "wall_time")
+    assert after["sessions"][0]["rows"] == len(rows)
+    *held, new = read_rows(run_dir)
+    assert (held, new["train/loss"], float(new["wall_time"]) > 1e9) == (rows, "0.1", True)
 
 
 def test_a_stock_csvlogger_directory_is_continued(tmp_path: Path) -> None:
@@ -251,6 +245,35 @@ def test_a_torn_line_of_media_does_not_swallow_the_next_event(tmp_path: Path) ->
     assert (tmp_path / "media/a/00000003_0.png").read_bytes() == b"1"
 
 
+@pytest.mark.parametrize(
+    ("text", "stats", "rows"),
+    [
+        pytest.param(
+            b"step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n"
+            b'7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n',
+            {"a": (1, 1), "b": (1, 10)},
+            9,
+            id="rows with a wrong number of cells, a bad step or no CSV, and one in a quoted cell",
+        ),
+        pytest.param(
+            b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n9,4,6\r\n",
+            {"a": (3, 4), "bbbbbbbbbbbbbbbbbbb": (2, 6)},
+            3,
+            id="two files that were put together",
+        ),
+    ],
+)
+def test_statistics_count_what_readers_count(
+    tmp_path: Path, text: bytes, stats: dict[str, tuple[int, float]], rows: int
+) -> None:
+    """Statistics cover the metrics of all headers, and only the cells that readers take."""
+    (tmp_path / "metrics.csv").write_bytes(text)
+    start(tmp_path).finalize("completed")
+    found = summary(tmp_path)
+    assert {name: (of["count"], of["last"]) for name, of in found["metrics"].items()} == stats
+    assert (found["step"], found["rows"], sidecar(tmp_path)["sessions"][0]["rows"]) == (9, rows, rows)
+
+
 def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
     """A second logger writes the first one's rows before it continues, and the first stays usable."""
     first, second = (RegistryLogger(tmp_path / "run", "r") for _ in range(2))
@@ -259,42 +282,3 @@ def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
     first.finalize("success")
     assert steps(tmp_path / "run") == [0, 1, 2]
     assert len(sidecar(tmp_path / "run")["sessions"]) == 2
-
-
-def test_statistics_and_sessions_after_two_files_were_put_together(tmp_path: Path) -> None:
-    """Statistics cover the metrics of all headers, and header lines are not rows."""
-    (tmp_path / "metrics.csv").write_bytes(b"step,a\r\n0,1\r\nstep,a,bbbbbbbbbbbbbbbbbbb\r\n2,3,5\r\n3,4,6\r\n")
-    start(tmp_path).finalize("completed")
-    metrics = summary(tmp_path)["metrics"]
-    assert {name: (of["count"], of["last"]) for name, of in metrics.items()} == {
-        "a": (3, 4.0),
-        "bbbbbbbbbbbbbbbbbbb": (2, 6.0),
-    }
-    assert (summary(tmp_path)["rows"], sidecar(tmp_path)["sessions"][0]["rows"]) == (3, 3)
-
-
-def test_statistics_count_what_readers_count(tmp_path: Path) -> None:
-    """Rows with a wrong number of cells, a bad step or no CSV add no values.
-
-    A row in a quoted cell is none.
-    """
-    (tmp_path / "metrics.csv").write_bytes(
-        b"step,a,b\r\n0,1,\r\n3.5,2,\r\n1,3\r\n2,4,,5\r\n,6,\r\n99999999999999999999,7,\r\n"
-        b'7,8\r9,\r\n8,"1\r\n2",5" x\r\n9,,10\r\n'
-    )
-    writer = start(tmp_path)
-    assert {name: (of.count, of.last, of.max_step) for name, of in writer.stats.items()} == {
-        "a": (1, 1, 0),
-        "b": (1, 10, 9),
-    }
-    assert (writer.step, writer.rows) == (9, 9)
-    writer.release()
-
-
-def test_a_later_format_keeps_its_number(tmp_path: Path) -> None:
-    """A newer schema_version stays, and a missing one becomes ours."""
-    start(tmp_path).release()
-    for held, kept in ((9, 9), ("x", 1)):
-        edit_sidecar(tmp_path, schema_version=held)
-        start(tmp_path).finalize("completed")
-        assert sidecar(tmp_path)["schema_version"] == kept

@@ -10,15 +10,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from logger import RunWriter
 from logger.files import replace_file
 from logger.heartbeat import read_beat, restore_beat, touch_heartbeat
 from logger.sidecar import (
     SessionEntry,
     Sidecar,
     SidecarError,
-    SidecarFile,
     Summary,
     decode_document,
     encode_document,
@@ -138,6 +139,27 @@ def test_times_are_read_in_any_form(value: object, expected: float | None) -> No
     assert parse_time(value) == expected
 
 
+def test_others_can_read_what_the_umask_allows() -> None:
+    """Another user reads all files of a run with umask 022 and none with 077."""
+    require(os.getuid() == 0, "being root (to read as another user id)")
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies below a folder that only its owner may enter
+        Path(folder).chmod(0o755)
+        for mask in (0o022, 0o077):
+            before = os.umask(mask)
+            try:
+                run = RunWriter.open(Path(folder, str(mask)), "r")
+                run.log_metrics({"a": 1.0}, 1)
+                run.log_hparams({"a": 1})
+                run.log_image("t", [np.zeros((2, 2))])
+                run.finalize("completed")
+            finally:
+                os.umask(before)
+            files = [path for path in run.run_dir.rglob("*") if path.is_file()]
+            modes = {path.stat().st_mode & 0o777 for path in files}
+            done = subprocess.run(["cat", *files], user=65534, group=65534, capture_output=True, check=False)
+            assert (len(files), modes, done.returncode) == (7, {0o666 & ~mask}, int(mask == 0o077))
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     """A failed write leaves the old file and no temporary one."""
     path = tmp_path / "a.json"
@@ -148,49 +170,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_another_user_can_read_what_the_umask_allows() -> None:
-    """Another user reads the files with umask 022 and not with 077."""
-    require(os.getuid() == 0, "being root (to read as another user id)")
-    codes = []
-    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies below a folder that only its owner may enter
-        Path(folder).chmod(0o755)
-        for mask in (0o022, 0o077):
-            run_dir = Path(folder, str(mask))
-            run_dir.mkdir(mode=0o755)
-            before = os.umask(mask)
-            try:
-                SidecarFile(run_dir).write({})
-                touch_heartbeat(run_dir)
-            finally:
-                os.umask(before)
-            command = ["cat", run_dir / "sidecar.json", run_dir / "heartbeat"]
-            codes.append(subprocess.run(command, user=65534, group=65534, capture_output=True, check=False).returncode)
-    assert codes == [0, 1]
-
-
-def test_a_heartbeat_holds_its_time(tmp_path: Path) -> None:
-    """A beat makes the file, writes the time into it and moves its mtime; no reader finds half a time."""
-    assert read_beat(tmp_path) is None
-    for _ in range(2):
-        began = time.time()
-        touch_heartbeat(tmp_path)
-        held = parse_heartbeat((tmp_path / "heartbeat").read_bytes())
-        assert held is not None
-        assert began - 1e-6 <= held <= time.time()
-    os.utime(tmp_path / "heartbeat", (1.0, 1.0))
-    touch_heartbeat(tmp_path)
-    assert (tmp_path / "heartbeat").stat().st_mtime > 1.0
-    assert (parse_heartbeat(b""), parse_heartbeat(b"odd\xff")) == (None, None)
-
-
 @pytest.mark.parametrize("content", [None, b"", b"1775822400.250000\n"])
-def test_a_heartbeat_can_be_put_back(tmp_path: Path, content: bytes | None) -> None:
-    """A restored heartbeat has its old time and mtime, or is absent again."""
+def test_a_heartbeat_holds_its_time_and_can_be_put_back(tmp_path: Path, content: bytes | None) -> None:
+    """A beat makes the file, writes its time into it and moves its mtime; put back, all are as before."""
     if content is not None:
         (tmp_path / "heartbeat").write_bytes(content)
         os.utime(tmp_path / "heartbeat", (5.0, 5.0))
-    before = read_beat(tmp_path)
-    touch_heartbeat(tmp_path)
+    before, began = read_beat(tmp_path), time.time()
+    for _ in range(2):
+        touch_heartbeat(tmp_path)
+    held = parse_heartbeat((tmp_path / "heartbeat").read_bytes())
+    assert held is not None
+    assert began - 1e-6 <= held <= time.time()
+    assert (tmp_path / "heartbeat").stat().st_mtime > 5.0
     restore_beat(tmp_path, before)
-    assert read_beat(tmp_path) == before
-    assert (tmp_path / "heartbeat").exists() == (content is not None)
+    assert (read_beat(tmp_path), before is None) == (before, content is None)
+    assert (parse_heartbeat(b""), parse_heartbeat(b"odd\xff")) == (None, None)

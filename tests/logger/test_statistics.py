@@ -7,65 +7,46 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import pytest
 
 from bridge.rundir import read_run, read_summary
 from logger.run_writer import RegistryLoggerWarning
-from logger.sidecar import MetricStats
 from tests.logger.rows import read_rows, sidecar, start, steps, summary, without_time
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([2.0, 1.0, 3.0], (3.0, 1.0, 3.0, 3, 1, 2, 0, None)),
-        ([math.nan, 1.0, math.nan], (math.nan, 1.0, 1.0, 3, 1, 1, 2, 0)),
-        ([math.nan], (math.nan, None, None, 1, None, None, 1, 0)),
-        ([1, math.inf, -math.inf], (-math.inf, -math.inf, math.inf, 3, 2, 1, 0, None)),
-        ([5, 5], (5, 5, 5, 2, 0, 0, 0, None)),
-    ],
-)
-def test_statistics_of_a_metric(values: list[float], expected: tuple[object, ...]) -> None:
-    """Statistics hold last, min, max, count, their first steps, the number of NaN and the first NaN."""
-    stats = MetricStats()
-    for step, value in enumerate(values):
-        stats.add(value, step)
-    names = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
-    assert repr(msgspec.structs.asdict(stats)) == repr(dict(zip(names, expected, strict=True)))
+def test_statistics_of_a_metric(tmp_path: Path) -> None:
+    """The summary holds last, min, max, count, their first steps, the number of NaN and the first NaN, as strict JSON.
 
-
-def test_the_summary_says_what_was_logged(tmp_path: Path) -> None:
-    """summary.json has the statistics, the last step and the epoch.
-
-    The sidecar has the last values; both are strict JSON.
+    It has the last step and the epoch too, and the sidecar has the last values.
     """
+    columns: dict[str, tuple[list[object], tuple[object, ...] | None]] = {
+        "falls": ([2.0, 1.0, 3.0], (3.0, 1.0, 3.0, 3, 5, 6, 0, None)),
+        "some nan": ([math.nan, 1.0, math.nan], ("NaN", 1.0, 1.0, 3, 5, 5, 2, 4)),
+        "nan": ([math.nan], ("NaN", None, None, 1, None, None, 1, 4)),
+        "infinite": ([1, math.inf, -math.inf], ("-Infinity", "-Infinity", "Infinity", 3, 6, 5, 0, None)),
+        "equal": ([5, 5], (5, 5, 5, 2, 4, 4, 0, None)),
+        "flag": ([True], (1, 1, 1, 1, 4, 4, 0, None)),
+        "epoch": ([0, 1], (1, 0, 1, 2, 4, 5, 0, None)),
+        "note": (["text"], None),
+    }
     writer = start(tmp_path)
-    writer.log_metrics({"loss": 0.5, "epoch": 0, "note": "text", "flag": True}, 3)
-    writer.log_metrics({"loss": math.nan, "epoch": 1}, 7)
+    for at in range(3):
+        writer.log_metrics({name: values[at] for name, (values, _) in columns.items() if at < len(values)}, 4 + at)
     writer.finalize("completed")
     found = summary(tmp_path)
-    assert (found["step"], found["epoch"], found["rows"], found["run_id"]) == (7, 1, 2, "r")
-    assert list(found["metrics"]) == ["loss", "epoch", "flag"]
-    assert found["metrics"]["loss"] == {
-        "last": "NaN",
-        "min": 0.5,
-        "max": 0.5,
-        "count": 2,
-        "min_step": 3,
-        "max_step": 3,
-        "nan_count": 1,
-        "first_nan_step": 7,
+    assert (found["step"], found["epoch"], found["rows"], found["run_id"]) == (6, 1, 3, "r")
+    names = ("last", "min", "max", "count", "min_step", "max_step", "nan_count", "first_nan_step")
+    expected = {name: dict(zip(names, stats, strict=True)) for name, (_, stats) in columns.items() if stats}
+    assert found["metrics"] == expected
+    assert sidecar(tmp_path)["summary"] == {name: stats["last"] for name, stats in expected.items()}
+    assert without_time(read_rows(tmp_path))[0] == {
+        **{"step": "4", "falls": "2.0", "some nan": "nan", "nan": "nan", "infinite": "1", "equal": "5", "flag": "1"},
+        **{"epoch": "0", "note": "text"},
     }
-    assert sidecar(tmp_path)["summary"] == {"loss": "NaN", "epoch": 1, "flag": 1}
-    assert without_time(read_rows(tmp_path)) == [
-        {"step": "3", "loss": "0.5", "epoch": "0", "note": "text", "flag": "1"},
-        {"step": "7", "loss": "nan", "epoch": "1"},
-    ]
 
 
 @pytest.mark.parametrize("state", ["as it was", "behind the rows", "of another writer", "gone", "torn"])
