@@ -198,30 +198,23 @@ def test_a_stale_file_of_a_network_file_system_is_reopened(tmp_path: Path, monke
     assert steps(tmp_path) == [0, 1]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """If metrics.csv is a link, its target grows, and nothing is left beside either."""
+def test_growth_keeps_mode_and_group(tmp_path: Path) -> None:
+    """A file that is rewritten for a new column keeps mode and group, also behind a link, with nothing left beside."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "metrics.csv").symlink_to(tmp_path / "disk" / "rows.csv")
     file = metrics_file(tmp_path)
     file.append(rows({"a": 1}))
-    file.append(rows({"b": 2}, start=1))
-    file.append(rows({"b": 3}, start=2))
-    assert (tmp_path / "metrics.csv").is_symlink()
-    assert (tmp_path / "disk" / "rows.csv").read_bytes() == b"step,a,b\r\n0,1,\r\n1,,2\r\n2,,3\r\n"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "metrics.csv", "rows.csv"]
-
-
-def test_growth_keeps_mode_and_group(tmp_path: Path) -> None:
-    """A rewritten file keeps the mode and group of the old one."""
-    file = metrics_file(tmp_path)
-    file.append(rows({"a": 1}))
-    path = tmp_path / "metrics.csv"
+    path = tmp_path / "disk" / "rows.csv"
     path.chmod(0o664)
     if os.getuid() == 0:
         os.chown(path, -1, 4321)
     group = path.stat().st_gid
-    file.append(rows({"b": 1}, start=1))
+    file.append(rows({"b": 2}, start=1))
+    file.append(rows({"b": 3}, start=2))
+    assert (tmp_path / "metrics.csv").is_symlink()
+    assert path.read_bytes() == b"step,a,b\r\n0,1,\r\n1,,2\r\n2,,3\r\n"
     assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o664, group)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "metrics.csv", "rows.csv"]
 
 
 @pytest.mark.parametrize("grows", [False, True])

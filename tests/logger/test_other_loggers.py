@@ -9,6 +9,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from logger import RegistryLogger, RegistryLoggerWarning
+from logger import RegistryLogger, RegistryLoggerWarning, RunWriter
 from tests.logger.models import data, fit, small_model, trainer
 from tests.logger.rows import media, read_rows, sidecar, without_time
 
@@ -132,51 +133,40 @@ def test_a_dry_run_moves_nothing_aside(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1"]
 
 
-def fork_of(run_dir: Path, copy: Path) -> dict[str, Any]:
-    logger = RegistryLogger(run_dir, "r", tags=["a"])
-    logger.log_metrics({"a": 1.0}, 0)
-    logger.finalize("success")
-    shutil.copytree(run_dir, copy)
-    return sidecar(run_dir)
+@pytest.mark.parametrize(
+    ("place", "run_id"),
+    [("copied", "forked"), ("copied", "r"), ("renamed", "r"), ("linked", "r")],
+    ids=["a copy under another run id", "a copy under the same run id", "renamed", "another path"],
+)
+def test_a_copy_under_another_run_id_is_a_fork(tmp_path: Path, place: str, run_id: str) -> None:
+    """A copy under another run id gets a new identity, keeps its history, and leaves the original unchanged.
 
-
-def test_a_copy_under_another_run_id_is_a_fork(tmp_path: Path) -> None:
-    """A copy under another run id gets a new identity, keeps its history, and leaves the original unchanged."""
-    before = fork_of(tmp_path / "run", tmp_path / "copy")
-    logger = RegistryLogger(tmp_path / "copy", "forked")
-    logger.log_metrics({"a": 2.0}, 1)
-    logger.finalize("success")
-    fork = sidecar(tmp_path / "copy")
-    assert (fork["run_id"], fork["forked_from"], fork["run_dir"]) == ("forked", before["uid"], str(tmp_path / "copy"))
-    assert fork["uid"] not in (None, before["uid"])
-    assert [row["a"] for row in read_rows(tmp_path / "copy")] == ["1.0", "2.0"]
-    assert sidecar(tmp_path / "run") == before
-    again = RegistryLogger(tmp_path / "copy", "forked")
-    again.log_metrics({"a": 3.0}, 2)
-    assert sidecar(tmp_path / "copy")["uid"] == fork["uid"]
-
-
-def test_a_copy_under_the_same_run_id_is_warned_about(tmp_path: Path) -> None:
-    """A copy under the same run id changes nothing and warns with both paths."""
-    before = fork_of(tmp_path / "run", tmp_path / "copy")
-    logger = RegistryLogger(tmp_path / "copy", "r")
-    with pytest.warns(RegistryLoggerWarning, match=f"{tmp_path}/copy and {tmp_path}/run hold the same run"):
-        logger.log_metrics({"a": 2.0}, 1)
-    assert sidecar(tmp_path / "copy")["uid"] == before["uid"]
-
-
-@pytest.mark.parametrize("moved", ["renamed", "linked"])
-def test_a_run_that_was_moved_is_the_same_run(tmp_path: Path, moved: str) -> None:
-    """A renamed directory, or another path to it, is no copy."""
-    before = fork_of(tmp_path / "run", tmp_path / "copy")
-    shutil.rmtree(tmp_path / "copy")
-    if moved == "renamed":
-        (tmp_path / "run").rename(tmp_path / "other")
-    else:
-        (tmp_path / "other").symlink_to("run")
-    RegistryLogger(tmp_path / "other", "r").log_metrics({"a": 2.0}, 1)
-    found = sidecar(tmp_path / "other")
-    assert (found["uid"], found["run_id"], "forked_from" in found) == (before["uid"], "r", False)
+    A copy under the same id is warned about with both paths; a renamed directory, or another path to it, is no copy.
+    """
+    run_dir, other = tmp_path / "run", tmp_path / "other"
+    with RunWriter.open(run_dir, "r", tags=["a"]) as run:
+        run.log_metrics({"a": 1.0}, 0)
+    before = sidecar(run_dir)
+    match place:
+        case "copied":
+            shutil.copytree(run_dir, other)
+        case "renamed":
+            run_dir.rename(other)
+        case "linked":
+            other.symlink_to("run")
+    for step in (1, 2):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with RunWriter.open(other, run_id) as run:
+                run.log_metrics({"a": 2.0}, step)
+        said = [f"{other} and {run_dir} hold the same run" in str(warning.message) for warning in told]
+        assert said == [True] * (place == "copied" and run_id == "r" and step == 1)
+        found = sidecar(other)
+        forked = run_id == "forked"
+        assert (found["run_id"], found.get("forked_from")) == (run_id, before["uid"] if forked else None)
+        assert (found["uid"] != before["uid"], len(read_rows(other))) == (forked, 1 + step)
+    if place == "copied":
+        assert sidecar(run_dir) == before
 
 
 def test_without_lightning_an_import_error_says_what_to_install(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     first.log_metrics({"z": 1.0, "a": 2.0}, 7)
     first.set_checkpoint("/c/last.ckpt")
     first.finalize("failed")
-    edit_sidecar(tmp_path, unknown=[1], display_name="mine", schema_version=9)
+    session = sidecar(tmp_path)["sessions"][0] | {"cpu": "fast"}
+    edit_sidecar(tmp_path, unknown=[1], display_name="mine", schema_version=9, sessions=[session])
     before = sidecar(tmp_path)
     second = open_run(Settings.make(**options), log_info=said.append)
     second.log_hparams({"net": {"width": 8}})

@@ -14,49 +14,16 @@ import numpy as np
 import pytest
 
 from logger import RunWriter
-from logger.files import replace_file
 from logger.heartbeat import read_beat, restore_beat, touch_heartbeat
 from logger.sidecar import (
     SessionEntry,
     Sidecar,
-    SidecarError,
     Summary,
     decode_document,
-    encode_document,
-    json_text,
     parse_heartbeat,
     parse_time,
 )
 from tests.require import require
-
-
-def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    """A written sidecar is strict JSON with times as floats, and is read back with its non-finite numbers."""
-    session = SessionEntry(id="s", started_at=5.5, pid=7, slurm={"job_id": "1"})
-    held = Sidecar(
-        uid="u",
-        run_id="r",
-        created_at=1.0,
-        tags=["a"],
-        hparams={"net.depth": 3},
-        summary={"loss": math.inf, "acc": 0.5},
-        sessions=[session],
-    )
-    text = encode_document(held)
-    assert decode_document(text.encode(), tmp_path, Sidecar) == (held, [])
-    found = json.loads(text)
-    assert (found["summary"], found["created_at"], found["ended_at"]) == ({"loss": "Infinity", "acc": 0.5}, 1.0, None)
-    assert not {"display_name", "archived", "forked_from", "time_column"} & found.keys()
-
-
-def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
-    """Unknown fields of the sidecar and its sessions stay, and known ones are overwritten."""
-    over = {"unknown": [1], "sessions": [{"id": "s", "cpu": "fast", "pid": 1}], "status": "odd", "archived": True}
-    held = Sidecar(status="running", sessions=[SessionEntry(id="s", pid=2)])
-    found = json.loads(encode_document(held, over))
-    assert (found["unknown"], found["status"]) == ([1], "running")
-    assert found["sessions"] == [{"id": "s", "cpu": "fast", "pid": 2}]
-    assert "archived" not in found
 
 
 def test_a_wrong_field_costs_itself_and_is_named(tmp_path: Path) -> None:
@@ -86,23 +53,6 @@ def test_a_wrong_field_costs_itself_and_is_named(tmp_path: Path) -> None:
         ("sessions.pid", "is a text, not a whole number"),
         ("sessions", "is a number, not an object"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "it is empty"),
-        ("[1]", "it holds a JSON list, not an object"),
-        ('{"a": ', "it is not JSON"),
-        ("\xff", "it is not JSON"),
-        ("[" * 100_000, "it is not JSON"),
-    ],
-)
-def test_a_file_that_is_no_sidecar_says_so(tmp_path: Path, text: str, reason: str) -> None:
-    """An unreadable file raises a ValueError with the file and the reason."""
-    with pytest.raises(SidecarError, match=reason) as caught:
-        decode_document(text.encode("latin-1"), tmp_path / "sidecar.json", Sidecar)
-    assert str(tmp_path / "sidecar.json") in str(caught.value)
 
 
 def test_numbers_of_other_writers_are_read(tmp_path: Path) -> None:
@@ -158,16 +108,6 @@ def test_others_can_read_what_the_umask_allows() -> None:
             modes = {path.stat().st_mode & 0o777 for path in files}
             done = subprocess.run(["cat", *files], user=65534, group=65534, capture_output=True, check=False)
             assert (len(files), modes, done.returncode) == (7, {0o666 & ~mask}, int(mask == 0o077))
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """A failed write leaves the old file and no temporary one."""
-    path = tmp_path / "a.json"
-    replace_file(path, json_text({"a": 1}))
-    with pytest.raises(ZeroDivisionError):
-        replace_file(path, (b"%d" % (1 // number) for number in (1, 0)))
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"1775822400.250000\n"])
