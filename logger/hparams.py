@@ -64,7 +64,7 @@ class Hparams:
         return True
 
     def update(self, params: object) -> tuple[tuple[str, str], ...]:
-        """Add `params` of any kind and write hparams.yaml.
+        """Add `params` of any kind and write hparams.yaml. Raises OSError.
 
         Keys that collide, in one call or over several, come back with the names they got.
         """
@@ -81,13 +81,9 @@ class Hparams:
         self.nested = {**self.nested, **new}
         flat = flatten(self.nested)
         self.flat = {**flat.values, **kept}
-        self.write()
-        return flat.renamed
-
-    def write(self) -> None:
-        """Replace hparams.yaml."""
         text = yaml.dump(self.nested, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
         replace_file(self.path, text)
+        return flat.renamed
 
 
 class _Dumper(yaml.SafeDumper):

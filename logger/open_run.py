@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 METRICS_NAME = "metrics.csv"
 OnExisting = Literal["resume", "new", "error"]
-
-_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""The names that `logger.files.temporary_name` gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +284,6 @@ def _oldest_change(run_dir: Path) -> float:
 
 
 def _remove_leftovers(run_dir: Path) -> None:
-    """Remove the temporary files that a killed process left."""
-    for path in run_dir.glob(".*.tmp"):
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    """Remove the temporary files that a killed process left, by the names that `temporary_name` gives."""
+    for path in run_dir.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
+        path.unlink(missing_ok=True)

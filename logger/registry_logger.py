@@ -19,7 +19,7 @@ from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
 from logger.run_writer import WarnOnce, open_run
 from logger.session import host_name, running_trainer, stage_of
-from logger.sidecar import Sidecar, read_sidecar
+from logger.sidecar import read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -137,7 +137,7 @@ class RegistryLogger(CSVLogger):
     @property
     def tags(self) -> list[str]:
         """Return the tags of the run; setting them writes them to the sidecar at once."""
-        held = self._held()
+        held = read_sidecar(self.run_dir)
         return list(self._settings.tags) if held is None else held.tags
 
     @tags.setter
@@ -152,7 +152,7 @@ class RegistryLogger(CSVLogger):
     @property
     def notes(self) -> str:
         """Return the notes of the run; setting them writes them to the sidecar at once."""
-        held = self._held()
+        held = read_sidecar(self.run_dir)
         return self._settings.notes if held is None else held.notes
 
     @notes.setter
@@ -269,15 +269,9 @@ class RegistryLogger(CSVLogger):
             self._settings = dataclasses.replace(self._settings, token=uuid.uuid4().hex)
         _register_with_pytorch_lightning()
 
-    def _held(self) -> Sidecar | None:
-        """Return the sidecar of the run as it is now, or None before the first use."""
-        if self._experiment is not None:
-            return self._writer.document
-        return read_sidecar(self.run_dir)
-
     def _left_running(self) -> bool:
         """Return whether a child of this start wrote the run and ended without finalizing it: then it failed."""
-        held = self._held()
+        held = read_sidecar(self.run_dir)
         if held is None or not held.sessions or held.status != "running":
             return False
         last = held.sessions[-1]

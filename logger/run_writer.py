@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logger.media import Encoded
-    from logger.sidecar import Sidecar
 
 _RETRY_AFTER = 5.0
 """After the disk refused something, saving waits this many seconds before it tries again."""
@@ -104,10 +103,9 @@ class _BeforeFit(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The content of the two JSON files; not `complete` while the disk has not taken all rows that it covers."""
+    """The content of the two JSON files."""
 
     version: int
-    complete: bool
     sidecar: dict[str, Any]
     summary: Summary
 
@@ -199,11 +197,6 @@ class RunWriter(SummaryWriterMethods):
     def rows(self) -> int:
         """Return the number of rows that this start and earlier ones logged."""
         return self._metrics_file.rows + len(self._buffer)
-
-    @property
-    def document(self) -> Sidecar:
-        """Return the sidecar as this process last wrote or read it."""
-        return self._sidecar.document
 
     @property
     def is_fit(self) -> bool:
@@ -441,7 +434,6 @@ class RunWriter(SummaryWriterMethods):
     def _snapshot(self) -> _State:
         """Return the present state as the two files are to hold it."""
         now = _now()
-        rows = None if self._buffer else self._metrics_file.rows  # statistics ahead of the rows are no use to a resume
         epoch = self.stats.get("epoch")
         sidecar = {
             "run_dir": str(self.run_dir),
@@ -458,10 +450,11 @@ class RunWriter(SummaryWriterMethods):
             updated_at=now,
             step=self.step,
             epoch=None if epoch is None else epoch.last,
-            rows=rows,
+            # While the disk refuses rows the statistics are ahead of them, and no use to a resume.
+            rows=None if self._buffer else self._metrics_file.rows,
             metrics={name: copy.copy(stats) for name, stats in self.stats.items()},
         )
-        return _State(self._version, rows is not None, sidecar, summary)
+        return _State(self._version, sidecar, summary)
 
     def _write_state(self, state: _State) -> None:
         """Write the two files, unless they hold a later state already. Raises OSError."""
@@ -470,7 +463,7 @@ class RunWriter(SummaryWriterMethods):
                 self._metrics_file.sync()
                 self._sidecar.write(state.sidecar)
                 replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary))
-                if state.complete:
+                if state.summary.rows is not None:
                     self._written = state.version
 
     @contextlib.contextmanager

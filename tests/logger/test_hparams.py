@@ -33,6 +33,7 @@ from tests.logger.rows import edit_sidecar, sidecar, start
         ([{"a": {"b": 1}, "a.b": 2}, {"a.b": 7}], {"a.b": 1, "a.b_2": 7}, ["a.b_2"]),
         ([{"a": {"b": 1}, "a.b": 2}, {"a.b": {"c": 3}}], {"a.b": 1, "a.b.c": 3}, ["a.b_2"]),
         ([{"a": 1}, {"a": {"b": 2}}, {"a": 3}], {"a": 3}, []),
+        ([{"x": {1: "int", "1": "str"}}], {"x.1": "int", "x.1_2": "str"}, []),
     ],
 )
 def test_keys_that_collide_over_several_calls_are_all_kept(
