@@ -229,7 +229,7 @@ def _with_overlap(
     lowest: list[Block] = []
     following: int | None = None
     steps = [int(block.step.min()) for block in delta.blocks] + [step for step in (replacing,) if step is not None]
-    for group, high in resolve(pieces.read, min(steps), budget=budget, replaced=replaced):
+    for group, high in resolve(pieces.read, replaced, min(steps), budget=budget):
         blocks = list(group)
         new = [each for block in blocks if (each := block.where(block.present & (block.row >= first))) is not None]
         added += new
@@ -410,7 +410,7 @@ def _by_step(
 ) -> Iterator[tuple[list[Block], Cursor]]:
     """Yield the points that count, by step; the last ones with the cursor `end`, the others with `unfinished`."""
     blocks: list[Block] = []
-    groups = resolve(pieces.read, budget=budget, most=limit, replaced=replaced)
+    groups = resolve(pieces.read, replaced, budget=budget, most=limit)
     for block, begins in _by_weight(((block, block.points) for group, _ in groups for block in group), limit):
         if begins:
             yield blocks, unfinished

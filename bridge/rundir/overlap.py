@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace as with_fields
 
 from bridge.model import Block
 
@@ -206,10 +207,8 @@ def counting(block: Block, replaced: Replaced | None = None) -> NDArray[np.bool_
     return counts
 
 
-def merge(blocks: Sequence[Block]) -> Block | None:
-    """Return `blocks`, in row order, as one; None if there are none."""
-    if not blocks:
-        return None
+def _merge(blocks: Sequence[Block]) -> Block:
+    """Return `blocks`, at least one and in row order, as one."""
     if len(blocks) == 1:
         return blocks[0]
     names = blocks[0].names
@@ -257,18 +256,18 @@ class StepRange:
 
 def resolve(
     read: Callable[[StepRange], Iterator[Block]],
+    replaced: Replaced,
     low: int = _LEAST,
     *,
     budget: int,
     most: int = _PART_CELLS,
-    replaced: Replaced | None = None,
 ) -> Iterator[tuple[Iterator[Block], int | None]]:
     """Yield the points that count at step `low` and later, by step, in groups of blocks of about `budget` bytes.
 
     `read(steps)` yields all blocks, in row order, that may have points in a range of steps; it may leave out blocks
     that have none by then, for the range becomes smaller while it is read. With each group comes the lowest step that
     may be left, None with the last. A group has to be consumed before the next one is asked for. A block has at most
-    `most` points, unless it has one row.
+    `most` points, unless it has one row. Replaced points are added to `replaced`.
     """
     begin: int | None = low
     while begin is not None:
@@ -282,45 +281,36 @@ def resolve(
             held.append(mine)
             size += mine.nbytes
             if size > budget:
-                held = _shrunk(held, steps, budget, replaced)
-                size = sum(block.nbytes for block in held)
-        whole = merge(held)
+                # What does not count by now will not count with later points either.
+                kept = _counting_so_far(held, replaced).filled()
+                assert kept is not None  # one point counts at each step
+                middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
+                if kept.nbytes > budget // 2 and middle > int(kept.step.min()):
+                    # Only the points of too many different steps are too much: the group ends in the middle of them.
+                    steps.high = middle
+                    kept = kept.rows(kept.step < middle)
+                held, size = [kept], kept.nbytes
+        group = _by_step(_counting_so_far(held, replaced), most) if held else iter(())
         held.clear()
-        counts = None if whole is None else counting(whole, replaced)
-        if replaced is not None:
-            replaced.close(steps.high)
-        yield iter(()) if whole is None or counts is None else _by_step(whole, counts, most), steps.high
-        del whole, counts
+        replaced.close(steps.high)
+        yield group, steps.high
         begin = steps.high
 
 
-def _shrunk(held: list[Block], steps: StepRange, budget: int, replaced: Replaced | None) -> list[Block]:
-    """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
+def _counting_so_far(blocks: Sequence[Block], replaced: Replaced) -> Block:
+    """Return `blocks`, at least one and in row order, as one in which the points that count among these are present."""
+    whole = _merge(blocks)
+    return with_fields(whole, present=counting(whole, replaced))
 
-    A point that does not count by now will not count with later ones either. Only the points of too many different
-    steps are too much; then the range ends in the middle of them.
+
+def _by_step(block: Block, most: int) -> Iterator[Block]:
+    """Yield the points of `block` sorted by step, in parts that fit into the processor's cache.
+
+    A part has at most `most` points, unless it has one row.
     """
-    whole = merge(held)
-    kept = whole and whole.where(counting(whole, replaced))
-    if kept is None:
-        return []
-    middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
-    if kept.nbytes > budget // 2 and middle > int(kept.step.min()):
-        steps.high = middle
-        kept = kept.rows(kept.step < middle)
-    return [kept]
-
-
-def _by_step(whole: Block, present: NDArray[np.bool_], most: int) -> Iterator[Block]:
-    """Yield the points `present` of `whole` sorted by step, in blocks that fit into the processor's cache.
-
-    A block has at most `most` points, unless it has one row.
-    """
-    order = np.argsort(whole.step, kind="stable")
-    size = max(1, min(_PART_CELLS, most) // len(whole.names))
+    order = np.argsort(block.step, kind="stable")
+    size = max(1, min(_PART_CELLS, most) // len(block.names))
     for first in range(0, len(order), size):
-        at = order[first : first + size]
-        rows = whole.rows(at)
-        block = rows.where(present[:, at])
-        if block is not None:
-            yield block
+        part = block.rows(order[first : first + size]).filled()
+        if part is not None:
+            yield part
