@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.errors import IdentityError, RunDirectoryError, counted
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from bridge.model import Block, Run
     from bridge.options import ContentOptions
-    from bridge.rundir.header import Layout
     from bridge.rundir.metrics import Rows
     from bridge.rundir.resume import Table
     from bridge.rundir.times import Anchors
@@ -285,16 +285,13 @@ def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mappi
 
 @dataclass(slots=True)
 class _Piece:
-    """Consecutive rows: their place in the file, their digest, the time before them, and the range of their steps.
+    """Consecutive rows: how to read them again, their digest, the time before them, and the range of their steps.
 
     `block` are their points, None if there are none or they are no longer in memory (`low` is above `high` if none).
     `before` is the cursor in front of them if a delta begins with them.
     """
 
-    layout: Layout
-    first: int
-    start: int
-    end: int
+    rows: Callable[[], Iterator[Rows]]
     digest: int
     last_time: float | None
     low: int
@@ -314,15 +311,16 @@ class _Pieces:
 
     def add(self, rows: Rows, state: ReadState, before: Cursor | None = None) -> None:
         """Add `rows`, which follow `state`, and advance it; `before` is given if a delta begins with them."""
-        place = rows.layout, rows.first, rows.start, rows.end, rows.digest(), state.last_time
-        block = state.take(rows)
+        again = partial(self._table.rows, rows.layout, rows.start, rows.first, stop=rows.end)
+        last_time, block = state.last_time, state.take(rows)
         low, high = (int(block.step.min()), int(block.step.max())) if block is not None else (0, -1)
         if block is not None and self._room >= 0:
             self._room -= block.nbytes
             if self._room < 0:
                 for piece in self._pieces:
                     piece.block = None
-        self._pieces.append(_Piece(*place, low, high, block if self._room >= 0 else None, before))
+        kept = block if self._room >= 0 else None
+        self._pieces.append(_Piece(again, rows.digest(), last_time, low, high, kept, before))
 
     def read(self, steps: StepRange) -> Iterator[Block]:
         """Yield the points of all pieces that may have some in this range of steps, in row order."""
@@ -351,7 +349,7 @@ class _Pieces:
         if self._room >= 0:
             blocks = [piece.block]
         else:
-            found = list(self._table.rows(piece.layout, piece.start, piece.first, stop=piece.end))
+            found = list(piece.rows())
             if sum(rows.digest() for rows in found) % MODULUS != piece.digest:
                 place = f"{self._state.run.path}: {self._table.holder}"
                 raise RunDirectoryError(f"{place} changed while the run was read.", hint="Export again.")
