@@ -137,7 +137,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         last_points = state.last_points.points()
         blocks = [state.timed(block) for part in rows if (block := state.take(part)) is not None]
         notices = state.notices(table)
-        if cursor is None and not more and not run.event_files:
+        if cursor is None and not more:
             notices += other_run_notice(run, state.last_points.points())
         delta = Delta(
             run=run,
@@ -395,8 +395,7 @@ def read_whole(
             delta = delta.with_(blocks=tuple(blocks), after=after.with_(anchors=end.anchors), more=after is not end)
             if not delta.more:
                 notices = [*state.notices(table), *superseded_notice(replaced, table)]
-                if not run.event_files:
-                    notices += other_run_notice(run, state.last_points.points())
+                notices += other_run_notice(run, state.last_points.points())
                 stat = table.stat if state.rows == table.total else None
                 delta = _with_media(delta.with_(notices=tuple(notices)), stat, table)
             yield delta

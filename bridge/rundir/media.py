@@ -7,7 +7,6 @@ before the byte at which its rows end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from bridge.files import (
 from bridge.model import MediaEvent, MediaType, Notice, NoticeKind, RunFile
 from bridge.rundir.discover import FILES, stamp
 from bridge.rundir.event_runs import EventTable
+from bridge.rundir.header import bytes_digest
 from bridge.rundir.resume import Changed, open_table
 from bridge.rundir.run import first_named
 from logger.files import SNIFFED_BYTES, VIDEO_FORMATS, sniff
@@ -192,7 +192,7 @@ def _complete_lines(file: RunFile | None) -> tuple[list[bytes], MediaDelta]:
 
 
 def _digest(lines: Sequence[bytes]) -> str:
-    return hashlib.blake2b(b"\n".join([*lines, b""]), digest_size=10).hexdigest() if lines else ""
+    return bytes_digest(b"\n".join([*lines, b""])) if lines else ""
 
 
 def _parse_line(number: int, line: bytes, file: RunFile) -> tuple[MediaEvent | None, str]:

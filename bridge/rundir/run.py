@@ -34,7 +34,7 @@ from bridge.files import (
     shortened,
 )
 from bridge.model import Notice, NoticeKind, Run, RunFile, Status, fitting
-from bridge.rundir.discover import LFS_POINTER, why_no_run
+from bridge.rundir.discover import LFS_POINTER, lstat, why_no_run
 from bridge.rundir.event_runs import FRESH, read_event_facts
 from bridge.rundir.header import cells_of, first_row, read_layout
 from bridge.rundir.times import Clock
@@ -347,12 +347,9 @@ def _last_event(events: Sequence[RunFile], last: float | None, clock: Clock) -> 
     return _SignOfLife(newest.mtime_ns / 1e9 if last is None else last, age, stated=last is not None)
 
 
-def _stat(path: Path | str) -> os.stat_result | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
+def _stat(path: str) -> os.stat_result | None:
+    found = lstat(path)
+    return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
 def _written_heartbeat(real: Path) -> float | None:

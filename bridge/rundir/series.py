@@ -115,7 +115,7 @@ def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> 
     `last_points` are step and value of the last point of each metric in metrics.csv. The event files hold another run
     if they reach as far and have no such point, or one that differs as float32. Raises RunDirectoryError.
     """
-    files, *_ = read_event_facts(run.path, [])
+    files = () if run.event_files else read_event_facts(run.path, [])[0]
     if not files:
         return []
     series, _ = read_points(replace(run, event_files=files), ContentOptions(), only=last_points)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bridge.model import Cursor, Delta, DeltaKind, Series
 from bridge.options import ContentOptions
-from bridge.rundir import read_delta, read_points, read_run, read_whole
+from bridge.rundir import ReadOptions, read_delta, read_points, read_run, read_whole
 from tests.oracle import OraclePoint, counting
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.model import Run
-    from bridge.rundir import ReadOptions
 
 BUDGET = 1 << 20
 
@@ -66,6 +65,12 @@ def events_of(deltas: Iterable[Delta]) -> list[Event]:
                 assert values, "a row of a block without a point"
                 found.append((int(block.row[column]), int(block.step[column]), float(block.time[column]), values))
     return found
+
+
+def look(path: Path, cursor: Cursor | None = None, content: ContentOptions | None = None, **options: Any) -> Delta:
+    """Look at the run directory `path` from a cursor as a target gives it back; `options` are those of ReadOptions."""
+    kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
+    return read_delta(read_run(path), kept, content or ContentOptions(), ReadOptions(**options))
 
 
 class Target:

@@ -23,12 +23,12 @@ from bridge.errors import RunDirectoryError
 from bridge.files import open_file
 from bridge.model import DeltaKind, NoticeKind, Status
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, discover, read_delta, read_run, read_whole
+from bridge.rundir import ReadOptions, discover, read_run, read_whole
 from bridge.rundir.event_file import read_events
 from bridge.rundir.resume import open_table
 from tests.run_dirs import write_sidecar
 from tests.rundir.event_writing import START, age, append, picture, png, record, scalar, version, write_events
-from tests.rundir.targets import Row, Target, rising, series_of
+from tests.rundir.targets import Row, Target, look, rising, series_of
 from tests.rundir.targets import expected as expected_points
 
 PICTURE = b"a picture" * 20
@@ -245,7 +245,7 @@ def test_event_files_of_another_run_beside_a_metrics_csv(tmp_path: Path, values:
     write_events(tmp_path, 0, [("loss", step, value, START + step) for step, value in enumerate(values)])
     (tmp_path / "metrics.csv").write_text("loss,step\n3.0,0\n2.0,1\n0.1,2\n")
     age(tmp_path)
-    delta = look(tmp_path, None)
+    delta = look(tmp_path)
     assert (delta.run.kind, delta.points) == ("CSVLogger", 3)
     notices = [(notice.what, notice.detail) for notice in delta.notices]
     detail = "hold another run than metrics.csv (loss), and are not read"
@@ -301,15 +301,10 @@ def test_hyperparameters_of_the_plugin(tmp_path: Path) -> None:
     assert read_run(tmp_path / "run").params == {"lr": 0.5}
 
 
-def look(folder: Path, cursor: Any, **options: Any) -> Any:
-    """Return the next delta of a folder."""
-    return read_delta(read_run(folder), cursor, ContentOptions(), ReadOptions(**options))
-
-
 def test_growth_reads_on(run_dir: Path) -> None:
     """The next delta holds only the new records of all files and new files, and is SAME without any."""
     age(run_dir)
-    first = look(run_dir, None, replaces=True)
+    first = look(run_dir, replaces=True)
     assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
     oldest, newest = sorted(run_dir.iterdir())
     append(oldest, scalar("acc", 20, 0.5, START + 112))
@@ -324,7 +319,7 @@ def test_growth_reads_on(run_dir: Path) -> None:
 def test_deleted_files_cost_the_target_nothing(run_dir: Path) -> None:
     """After old event files are deleted the target keeps its points, and new ones follow."""
     age(run_dir)
-    first = look(run_dir, None, replaces=True)
+    first = look(run_dir, replaces=True)
     oldest, newest = sorted(run_dir.iterdir())
     oldest.unlink()
     assert look(run_dir, first.after, replaces=True).kind is DeltaKind.SAME
@@ -359,7 +354,7 @@ def test_the_newest_file_that_is_gone_or_shorter_is_a_rebuild(
     newest = max(run_dir.iterdir())
     append(newest, picture("samples", 11, START + 111, png(1)))
     age(run_dir)
-    first = look(run_dir, None, replaces=True)
+    first = look(run_dir, replaces=True)
     if left is None:
         newest.unlink()
     else:
@@ -376,7 +371,7 @@ def test_event_files_in_place_of_a_metrics_csv_are_a_rebuild(run_dir: Path) -> N
     metrics = run_dir / "metrics.csv"
     metrics.write_text("step,loss\n0,1\n")
     age(run_dir)
-    first = look(run_dir, None, replaces=True)
+    first = look(run_dir, replaces=True)
     metrics.unlink()
     after = look(run_dir, first.after, replaces=True)
     assert (after.kind, after.reason) == (
@@ -422,7 +417,7 @@ def test_a_cursor_before_several_files_is_found_again(tmp_path: Path) -> None:
     for number in range(3):
         write_events(tmp_path, number, [("loss", 9 * number + step, 1.0, START + number) for step in range(9)])
     age(tmp_path)
-    first = look(tmp_path, None, limit=1)
+    first = look(tmp_path, limit=1)
     assert first.more
     with open_table(read_run(tmp_path)) as table:
         assert table is not None
@@ -450,7 +445,7 @@ def test_pictures_have_the_bytes_of_the_event_file(tmp_path: Path, is_tensor: bo
         ("samples", 3, 1, png(2)),
         ("large", 4, 0, png(3) + bytes(9 << 20)),
     ]
-    (event, *_) = look(tmp_path / "run", None).media
+    (event, *_) = look(tmp_path / "run").media
     assert (event.format, event.time, event.is_time_known, event.file.path) == ("png", START + 3, True, path)
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "run", path]
 
@@ -460,7 +455,7 @@ def test_only_new_pictures_come_again(run_dir: Path) -> None:
     first, second = sorted(run_dir.iterdir())
     append(first, picture("samples", 4, START + 4, png(1)), picture("samples", 9, START + 9, png(2)))
     age(run_dir)
-    before = look(run_dir, None, replaces=True)
+    before = look(run_dir, replaces=True)
     assert [event.step for event in before.media] == [4, 9]
     append(second, picture("samples", 12, START + 112, png(3)))
     age(run_dir)
@@ -482,7 +477,7 @@ def test_a_file_before_a_picture_is_a_rebuild(tmp_path: Path) -> None:
     write_events(tmp_path, 0, [("loss", 0, 1.0, START)])
     append(write_events(tmp_path, 2, []), picture("samples", 0, START, png(1)))
     age(tmp_path)
-    first = look(tmp_path, None, replaces=True)
+    first = look(tmp_path, replaces=True)
     assert len(first.media) == 1
     write_events(tmp_path, 1, [("acc", 0, 1.0, START)])
     age(tmp_path)
@@ -493,7 +488,7 @@ def test_pictures_that_could_not_be_stored_come_again(run_dir: Path) -> None:
     """A cursor whose media are behind its rows gets all pictures."""
     append(min(run_dir.iterdir()), picture("samples", 4, START + 4, png(1)))
     age(run_dir)
-    after = look(run_dir, None, replaces=True).after
+    after = look(run_dir, replaces=True).after
     pending = after.with_(media_lines=0, media_offset=0, stat=None)
     assert media_of(run_dir, pending) == [("samples", 4, 0, png(1))]
     assert media_of(run_dir, after.with_(stat=None)) == []
@@ -504,7 +499,7 @@ def test_what_is_no_picture_is_a_notice(tmp_path: Path) -> None:
     path = write_events(tmp_path / "run", 0, [("loss", 0, 1.0, START)])
     append(path, picture("samples", 3, START + 3, b"no picture"))
     age(tmp_path)
-    delta = look(tmp_path / "run", None)
+    delta = look(tmp_path / "run")
     place = path.read_bytes().index(b"no picture")
     assert delta.media == ()
     assert [(one.kind, one.what) for one in delta.notices] == [(NoticeKind.UNREADABLE_MEDIA, f"{path.name}:{place}")]

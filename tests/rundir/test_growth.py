@@ -15,21 +15,12 @@ from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run
 from bridge.rundir import deltas as delta_module
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
-from tests.rundir.targets import events_of
+from tests.rundir.targets import events_of, look
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ORDERED = ReadOptions(ordered=True)
 HEADER = ("loss", "step", "wall_time")
-
-
-def look(
-    path: Path, cursor: Cursor | None, wanted: ReadOptions = ORDERED, content: ContentOptions | None = None
-) -> Delta:
-    """Look at the run directory from a cursor as a target gives it back."""
-    kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
-    return read_delta(read_run(path), kept, content or ContentOptions(), wanted)
 
 
 def points(delta: Delta) -> list[tuple[int, float]]:
@@ -76,7 +67,7 @@ def test_every_byte(tmp_path: Path) -> None:
 
 def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
     """No file is opened if size and mtime equal the cursor's."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     run = read_run(run_dir)
     opened: list[str] = []
     watching = True
@@ -86,7 +77,7 @@ def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
             opened.append(str(args[0]))
 
     sys.addaudithook(hook)
-    delta = read_delta(run, cursor, ContentOptions(), ORDERED)
+    delta = read_delta(run, cursor, ContentOptions(), ReadOptions())
     watching = False
     assert (delta.kind, delta.after, opened) == (DeltaKind.SAME, cursor, [])
 
@@ -95,7 +86,7 @@ def test_an_append_reads_only_the_new_bytes(tmp_path: Path, monkeypatch: pytest.
     """After an append only the first line, the 64 KiB before the cursor and the new rows are read."""
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[step / 7, step, CREATED_S + step] for step in range(50_000)])
-    cursor = look(path, None).after
+    cursor = look(path).after
     write_metrics(path, (), [[9.0, 50_000, CREATED_S + 50_000]], append=True)
     before = _read_so_far()
     delta = look(path, cursor)
@@ -114,7 +105,7 @@ def _read_so_far() -> int:
 
 def test_a_grown_header_changes_nothing_but_the_columns(run_dir: Path) -> None:
     """A file rewritten with one more column is an append."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     write_metrics(
         run_dir,
         ["acc", *HEADER],
@@ -127,7 +118,7 @@ def test_a_grown_header_changes_nothing_but_the_columns(run_dir: Path) -> None:
 
 def test_a_copied_run_is_the_same_run(run_dir: Path, tmp_path: Path) -> None:
     """A copy with other mtimes, or a moved run, has the same rows, and nothing is sent again."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     shutil.copytree(run_dir, tmp_path / "elsewhere")
     os.utime(tmp_path / "elsewhere" / "metrics.csv", (0, 0))
     delta = look(tmp_path / "elsewhere", cursor)
@@ -139,7 +130,7 @@ def test_a_copied_run_is_the_same_run(run_dir: Path, tmp_path: Path) -> None:
 
 def test_another_run_with_the_same_identity_is_stopped(run_dir: Path, tmp_path: Path) -> None:
     """The same identity at another path with other rows is an error with a remedy."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     other = write_sidecar(tmp_path / "other", uid="uid-run")
     write_metrics(other, HEADER, [[1.0, 0, CREATED_S], [2.5, 1, CREATED_S + 1]])
     with pytest.raises(IdentityError, match="but not its rows") as caught:
@@ -178,7 +169,7 @@ def test_a_change_is_believed_if_two_looks_agree(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, contents: list[bytes | None], kind: DeltaKind, reason: str
 ) -> None:
     """A metrics.csv that has not the rows of the cursor is looked at again, and is changed if it is still the same."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     coming = iter(contents)
 
     def rewrite(_seconds: float = 0.0) -> None:
@@ -198,28 +189,28 @@ def test_a_change_is_believed_if_two_looks_agree(
 
 def test_a_rewind_is_named_with_its_line(run_dir: Path) -> None:
     """For an ordered target a rewind names file, line, metric and steps, and leads to a rebuild."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [1.5, 0, CREATED_S + 3]], append=True)
-    delta = look(run_dir, cursor)
+    delta = look(run_dir, cursor, ordered=True)
     assert (delta.kind, delta.points, delta.after) == (DeltaKind.REWIND, 0, cursor)
     assert delta.reason == "metrics.csv:5: loss goes back from step 1 to step 0; 1 point no longer counts"
 
 
 def test_a_repeated_stretch_is_no_rewind(run_dir: Path) -> None:
     """Rows logged again with the same values send nothing."""
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     write_metrics(run_dir, (), [[1.0, 0, CREATED_S + 7], [2.0, 1, CREATED_S + 8], [3.0, 2, CREATED_S + 9]], append=True)
-    for wanted in (ORDERED, ReadOptions(), ReadOptions(replaces=True)):
-        delta = look(run_dir, cursor, wanted)
+    for options in ({"ordered": True}, {}, {"replaces": True}):
+        delta = look(run_dir, cursor, **options)
         assert (delta.kind, points(delta), delta.replace_from) == (DeltaKind.APPEND, [(2, 3.0)], None)
 
 
 def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path) -> None:
     """A target that replaces points gets every point from the lowest changed step on."""
     write_metrics(run_dir, (), [[3.0, 2, CREATED_S + 2], [4.0, 3, CREATED_S + 3]], append=True)
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     write_metrics(run_dir, (), [[2.0, 1, CREATED_S + 4], [3.5, 2, CREATED_S + 5]], append=True)
-    delta = look(run_dir, cursor, ReadOptions(replaces=True))
+    delta = look(run_dir, cursor, replaces=True)
     assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 2, [(2, 3.5), (3, 4.0)])
     assert (delta.after.rows, delta.after.replacing, delta.more) == (6, None, False)
     assert delta.reason == "metrics.csv:6: loss goes back from step 3 to step 1; 1 point no longer counts"
@@ -227,11 +218,11 @@ def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path
 
 def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
     """A cursor with a step of missing points makes the next delta replace them."""
-    cursor = look(run_dir, None).after.with_(replacing=1)
-    delta = look(run_dir, cursor, ReadOptions(replaces=True))
+    cursor = look(run_dir).after.with_(replacing=1)
+    delta = look(run_dir, cursor, replaces=True)
     assert (delta.kind, delta.replace_from, points(delta)) == (DeltaKind.REWIND, 1, [(1, 2.0)])
-    assert look(run_dir, delta.after, ReadOptions(replaces=True)).kind is DeltaKind.SAME
-    assert look(run_dir, cursor, ReadOptions()).kind is DeltaKind.REWIND
+    assert look(run_dir, delta.after, replaces=True).kind is DeltaKind.SAME
+    assert look(run_dir, cursor).kind is DeltaKind.REWIND
 
 
 @pytest.fixture
@@ -245,11 +236,11 @@ def many(tmp_path: Path) -> Path:
 
 def test_last_points_that_do_not_fit_are_found_in_the_file(many: Path) -> None:
     """A second row of the last step is compared with earlier rows of the file if the cursor lacks them."""
-    cursor = look(many, None).after
+    cursor = look(many).after
     assert Cursor.from_json(cursor.to_json(), where="here").last_points is None  # type: ignore[union-attr]
     again = [*range(199), 5]
     write_metrics(many, (), [[*again, 2, CREATED_S + 3]], append=True)
-    delta = look(many, cursor)
+    delta = look(many, cursor, ordered=True)
     assert delta.kind is DeltaKind.REWIND
     assert delta.reason.startswith("metrics.csv:5: metric/199 goes back from step 2 to step 2")
     assert len(delta.metrics) == 200
@@ -257,8 +248,8 @@ def test_last_points_that_do_not_fit_are_found_in_the_file(many: Path) -> None:
 
 def test_last_points_that_do_not_fit_are_not_needed_for_later_steps(many: Path) -> None:
     """Rows with later steps need no last points."""
-    cursor = look(many, None).after
+    cursor = look(many).after
     write_metrics(many, (), [[*range(200), 3, CREATED_S + 3]], append=True)
-    delta = look(many, cursor)
+    delta = look(many, cursor, ordered=True)
     assert (delta.kind, delta.points, delta.after.seen) == (DeltaKind.APPEND, 200, 200)
     assert delta.metrics == tuple(f"metric/{number:03d}" for number in range(200))

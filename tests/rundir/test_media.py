@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.model import Cursor, Delta, DeltaKind, MediaType
+from bridge.model import Delta, DeltaKind, MediaType
 from bridge.options import ContentOptions
-from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
+from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import make_run
+from tests.rundir.targets import look
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +36,6 @@ def log(path: Path, tag: str, step: int, name: str, **fields: Any) -> None:
         file.write(line + "\n")
 
 
-def look(path: Path, cursor: Cursor | None, content: ContentOptions | None = None) -> Delta:
-    """Look at the run directory from a cursor as a target gives it back."""
-    kept = None if cursor is None else Cursor.from_json(cursor.to_json(), where="here")
-    return read_delta(read_run(path), kept, content or ContentOptions(), ReadOptions())
-
-
 def names(delta: Delta) -> list[tuple[str, int, int]]:
     """Return (path, step, index) of the new events."""
     return [(event.path, event.step, event.index) for event in delta.media]
@@ -49,7 +44,7 @@ def names(delta: Delta) -> list[tuple[str, int, int]]:
 def test_new_lines_are_new_events(run_dir: Path) -> None:
     """Only new complete lines give events."""
     log(run_dir, "v", 0, "a.png")
-    first = look(run_dir, None)
+    first = look(run_dir)
     assert names(first) == [("media/a.png", 0, 0)]
     assert look(run_dir, first.after).kind is DeltaKind.SAME
     log(run_dir, "v", 0, "b.png")
@@ -65,7 +60,7 @@ def test_a_later_session_supersedes_a_picture(run_dir: Path) -> None:
     log(run_dir, "v", 0, "a.png", session=0)
     log(run_dir, "v", 0, "b.png", session=0)
     log(run_dir, "v", 1, "c.png", session=0)
-    first = look(run_dir, None)
+    first = look(run_dir)
     log(run_dir, "v", 0, "d.png", session=1)
     second = look(run_dir, first.after)
     assert (second.kind, second.after, names(second)) == (DeltaKind.CHANGED, first.after, [])
@@ -80,9 +75,9 @@ def test_media_come_with_the_last_portion(tmp_path: Path) -> None:
     """Media come once, with the last portion of points."""
     path = make_run(tmp_path / "run", [{"a": 1.0, "step": step} for step in range(9)])
     log(path, "v", 0, "a.png")
-    deltas = [read_delta(read_run(path), None, ContentOptions(), ReadOptions(limit=3))]
+    deltas = [look(path, limit=3)]
     while deltas[-1].more:
-        deltas.append(read_delta(read_run(path), deltas[-1].after, ContentOptions(), ReadOptions(limit=3)))
+        deltas.append(look(path, deltas[-1].after, limit=3))
     assert [len(delta.media) for delta in deltas] == [0, 0, 1]
 
 
@@ -106,7 +101,7 @@ def test_no_media_means_that_nothing_is_read(run_dir: Path) -> None:
 def test_lines_that_changed_are_a_change(run_dir: Path, tag: str | None, reason: str) -> None:
     """Changed or missing lines that the target holds lead to a rebuild."""
     log(run_dir, "v", 0, "a.png")
-    cursor = look(run_dir, None).after
+    cursor = look(run_dir).after
     (run_dir / "media.jsonl").unlink()
     if tag:
         log(run_dir, tag, 0, "a.png")
@@ -127,7 +122,7 @@ def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / "media" / "out.png").symlink_to(tmp_path / "secret.png")
     (run_dir / "media" / "in.png").symlink_to("real.png")
     os.mkfifo(run_dir / "media" / "pipe.png")
-    delta = look(run_dir, None)
+    delta = look(run_dir)
     assert names(delta) == [("media/real.png", 0, 0), ("media/in.png", 0, 2)]
     assert [(notice.kind.value, notice.detail) for notice in delta.notices] == [
         ("refused path", "v: media/out.png is a link that leads out of the run directory"),
@@ -138,7 +133,7 @@ def test_links_that_lead_out_are_refused(run_dir: Path, tmp_path: Path) -> None:
 def test_many_bad_lines_are_counted(run_dir: Path) -> None:
     """Twenty bad lines are named, and the rest is one notice with their number."""
     (run_dir / "media.jsonl").write_text("x\n" * 50)
-    notices = look(run_dir, None).notices
+    notices = look(run_dir).notices
     assert [notice.count for notice in notices] == [1] * 20 + [30]
 
 
@@ -165,4 +160,4 @@ def test_the_true_format(run_dir: Path, head: bytes, form: str) -> None:
     log(run_dir, "v", 0, "a.png")
     (run_dir / "media" / "a.png").write_bytes(head)
     kind = MediaType.VIDEO if form in ("mp4", "mov", "webm", "mkv", "avi", "ogv") else MediaType.IMAGE
-    assert [(event.format, event.type) for event in look(run_dir, None).media] == [(form, kind)]
+    assert [(event.format, event.type) for event in look(run_dir).media] == [(form, kind)]

@@ -10,8 +10,8 @@ from bridge.model import DeltaKind, Run
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_run, read_whole
 from tests.run_dirs import CREATED_S, write_metrics, write_sidecar
-from tests.rundir.targets import events_of
-from tests.rundir.test_growth import HEADER, ORDERED, look, points
+from tests.rundir.targets import events_of, look
+from tests.rundir.test_growth import HEADER, points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,20 +32,19 @@ def running(path: Path, rows: list[tuple[float, int]], *, quiet: float = 0.0) ->
 def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
     """Rows of the last step wait for a later step, a minute of quiet, or the end of the run."""
     path = tmp_path / "run"
-    wanted = ReadOptions()
     running(path, [(1, 0), (2, 1), (3, 1)])
-    first = look(path, None, wanted)
+    first = look(path)
     assert (points(first), first.after.rows, first.after.stat) == ([(0, 1.0)], 1, None)
-    assert look(path, first.after, wanted).kind is DeltaKind.SAME
+    assert look(path, first.after).kind is DeltaKind.SAME
     running(path, [(1, 0), (2, 1), (3, 1), (4, 2)])
-    second = look(path, first.after, wanted)
+    second = look(path, first.after)
     assert (points(second), second.after.rows) == ([(1, 3.0)], 3)
     running(path, [(1, 0), (2, 1), (3, 1), (4, 2)], quiet=100)
-    third = look(path, second.after, wanted)
+    third = look(path, second.after)
     assert (points(third), third.after.rows) == ([(2, 4.0)], 4)
     running(path, [(1, 0), (2, 1)])
     write_sidecar(path)
-    assert points(look(path, None, wanted)) == [(0, 1.0), (1, 2.0)]
+    assert points(look(path)) == [(0, 1.0), (1, 2.0)]
     for limit in (1, 100):
         running(path, [(1, 0), (2, 1), (3, 1)])
         whole = list(read_whole(read_run(path), ContentOptions(), ReadOptions(limit=limit)))
@@ -55,15 +54,15 @@ def test_the_last_rows_of_a_running_run_are_held_back(tmp_path: Path) -> None:
 
 def test_text_in_waiting_rows_is_reported_when_they_are_sent(tmp_path: Path) -> None:
     """A text cell in a row that is held back causes no notice before the row is exported."""
-    path, wanted = tmp_path / "run", ReadOptions()
+    path = tmp_path / "run"
     running(path, [(1, 0)])
     columns = ("loss", "acc", "step", "wall_time")
     write_metrics(path, columns, [[1, 1, 0, CREATED_S], ["text", 1, 1, CREATED_S + 1]])
     os.utime(path / "metrics.csv")
-    first = look(path, None, wanted)
+    first = look(path)
     assert (first.after.rows, first.notices) == (1, ())
     write_sidecar(path)
-    second = look(path, first.after, wanted)
+    second = look(path, first.after)
     assert [(notice.what, notice.count) for notice in second.notices] == [("loss", 1)]
 
 
@@ -78,7 +77,7 @@ def test_estimated_times_of_an_unknown_start_never_go_back(tmp_path: Path) -> No
     path.mkdir()
     write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(3)])
     os.utime(path / "metrics.csv", ns=(0, int(CREATED_S) * 10**9 + 170_000))
-    found = times(look(path, None))
+    found = times(look(path))
     assert min(found) == max(found)
 
 
@@ -92,7 +91,7 @@ def test_estimated_times_never_move(tmp_path: Path) -> None:
         os.utime(path / "metrics.csv", (CREATED_S + mtime, CREATED_S + mtime))
 
     grow(4, 40)
-    first = look(path, None)
+    first = look(path)
     assert times(first) == [10, 20, 30, 40]
     assert first.after.anchors == ((0, CREATED_S), (4, CREATED_S + 40))
     assert first.remember is not None
@@ -105,7 +104,7 @@ def test_estimated_times_never_move(tmp_path: Path) -> None:
     assert times(second) == [70, 100]
     assert second.remember is not None
     assert second.remember.anchors == ((0, CREATED_S), (4, CREATED_S + 40), (6, CREATED_S + 100))
-    whole = list(read_whole(read_run(path), ContentOptions(), ORDERED, anchors=second.after.anchors))
+    whole = list(read_whole(read_run(path), ContentOptions(), ReadOptions(), anchors=second.after.anchors))
     assert [then for delta in whole for then in times(delta)] == [10, 20, 30, 40, 70, 100]
     portions = list(read_whole(read_run(path), ContentOptions(), ReadOptions(limit=1), anchors=first.after.anchors))
     assert [then for delta in portions for then in times(delta)] == [10, 20, 30, 40, 70, 100]
@@ -117,7 +116,7 @@ def test_estimated_times_of_portions_are_those_of_the_whole(tmp_path: Path) -> N
     write_metrics(path, ("loss", "step"), [[0.0, step] for step in range(6)])
     cursor, found, more = None, [], True
     while more:
-        delta = look(path, cursor, ReadOptions(limit=2))
+        delta = look(path, cursor, limit=2)
         found += times(delta)
         assert (delta.remember is None) == (cursor is not None)
         cursor, more = delta.after, delta.more
