@@ -281,25 +281,36 @@ def resolve(
             held.append(mine)
             size += mine.nbytes
             if size > budget:
-                # What does not count by now will not count with later points either.
-                kept = _counting_so_far(held, replaced).filled()
-                assert kept is not None  # one point counts at each step
-                middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
-                if kept.nbytes > budget // 2 and middle > int(kept.step.min()):
-                    # Only the points of too many different steps are too much: the group ends in the middle of them.
-                    steps.high = middle
-                    kept = kept.rows(kept.step < middle)
-                held, size = [kept], kept.nbytes
+                held = [_shrunk(held, steps, budget, replaced)]
+                size = held[0].nbytes
         group = _by_step(_counting_so_far(held, replaced), most) if held else iter(())
-        held.clear()
         replaced.close(steps.high)
         yield group, steps.high
         begin = steps.high
 
 
-def _counting_so_far(blocks: Sequence[Block], replaced: Replaced) -> Block:
-    """Return `blocks`, at least one and in row order, as one in which the points that count among these are present."""
-    whole = _merge(blocks)
+def _shrunk(held: list[Block], steps: StepRange, budget: int, replaced: Replaced) -> Block:
+    """Return what of `held` still has to be held: points that count so far, and of the lowest steps if it is too much.
+
+    A point that does not count by now will not count with later ones either. Only the points of too many different
+    steps are too much; then the range ends in the middle of them.
+    """
+    kept = _counting_so_far(held, replaced).filled()
+    assert kept is not None  # one point counts at each step
+    middle = int(np.partition(kept.step, len(kept.step) // 2)[len(kept.step) // 2])
+    if kept.nbytes > budget // 2 and middle > int(kept.step.min()):
+        steps.high = middle
+        kept = kept.rows(kept.step < middle)
+    return kept
+
+
+def _counting_so_far(held: list[Block], replaced: Replaced) -> Block:
+    """Return `held`, blocks in row order, as one in which the points that count among these are present.
+
+    `held` is emptied: counting takes memory too.
+    """
+    whole = _merge(held)
+    held.clear()
     return with_fields(whole, present=counting(whole, replaced))
 
 
