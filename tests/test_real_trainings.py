@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
 
 from tests import oracle
+from tests.cli.calling import spawn
 from tests.logger.rows import read_rows, sidecar
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def exported(demo_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for target in targets:
         for _ in range(2):
-            _bridge("export", str(demo_runs), *target, cwd=folder)
+            spawn("export", demo_runs, *target, cwd=folder)
     return folder
 
 
@@ -94,12 +93,6 @@ def test_status_and_times_arrive_in_mlflow(demo_runs: Path, exported: Path) -> N
         # The killed run ends at the time that its heartbeat holds, which may be older than its last row.
         assert times[-1] <= info.end_time + (5_000 if run_id == "killed" else 10)
         assert info.end_time - times[-1] < 30_000
-
-
-def _bridge(*arguments: str, cwd: Path) -> None:
-    command = [sys.executable, "-m", "bridge", *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _counting(run: Path, *, time: Callable[[float], float] = float, value: Callable[[float], float] = float) -> Points:

@@ -57,12 +57,10 @@ def run(quick: bool) -> list[dict[str, Any]]:
         targets = {
             "TensorBoard": lambda name: ["--to", "tensorboard", "--logdir", folder / f"tb-{name}"],
             "MLflow in SQLite": lambda name: [
-                "--to",
-                "mlflow",
+                *["--to", "mlflow", "--experiment"],
+                name,
                 "--tracking-uri",
                 kinds[SQLITE](),
-                "--experiment",
-                name,
             ],
         }
         for name, make_target in targets.items():

@@ -1,13 +1,31 @@
-"""Call a command in this process."""
+"""Call a command, in this process or in its own."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
 from bridge.cli import bridge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 def call(*words: object) -> tuple[int, str, str]:
     """Return exit code, stdout and stderr of a command."""
     result = CliRunner().invoke(bridge, [str(word) for word in words])
     return result.exit_code, result.stdout, result.stderr
+
+
+def spawn(
+    *words: object, cwd: Path, code: int = 0, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in its own process, assert that it exits with `code`, and return its output."""
+    command = [sys.executable, "-m", "bridge", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done

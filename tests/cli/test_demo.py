@@ -11,22 +11,17 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.cli.calling import spawn
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-COMMAND = [sys.executable, "-m", "bridge", "demo"]
-
-
-def _demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     """`bridge demo` refuses a folder with other files, changes nothing, and suggests what to do."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    done = _demo("mine", cwd=tmp_path)
-    assert done.returncode == 2
+    done = spawn("demo", "mine", cwd=tmp_path, code=2)
     assert done.stderr.splitlines()[-2:] == [
         "Error: mine is not empty, and does not hold the demo's runs.",
         "Hint: Name another directory (bridge demo DIR), or remove this one.",
@@ -37,8 +32,7 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
     """Where the demo's runs are complete, the command reports that and leaves them unchanged."""
     before = {path: path.stat().st_mtime_ns for path in demo_runs.rglob("*")}
-    done = _demo("demo-runs", "--json", cwd=demo_runs.parent)
-    assert done.returncode == 0
+    done = spawn("demo", "demo-runs", "--json", cwd=demo_runs.parent)
     told = json.loads(done.stdout)
     assert (told["trained"], len(told["runs"])) == (False, 7)
     assert "Training" not in done.stderr
@@ -47,7 +41,8 @@ def test_the_second_time_nothing_is_trained(demo_runs: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_half_done(tmp_path: Path) -> None:
     """Ctrl-C during training ends the processes, removes what was made, and exits with 130."""
-    with subprocess.Popen([*COMMAND, "runs"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+    command = [sys.executable, "-m", "bridge", "demo", "runs"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
         while not (children := psutil.Process(demo.pid).children()):
             assert demo.poll() is None
             time.sleep(0.05)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +18,7 @@ from bridge.errors import (
     TargetUnavailableError,
     UsageError,
 )
-from tests.cli.calling import call
+from tests.cli.calling import call, spawn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,14 +109,8 @@ def test_wrong_usage_is_2(words: list[str], said: str) -> None:
 
 def test_as_a_module(tmp_path: Path) -> None:
     """`python -m bridge` is the same command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", "show", "nobody", str(tmp_path)],
-        env={"BRIDGE_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
+    done = spawn("show", "nobody", tmp_path, cwd=tmp_path, code=2)
+    assert done.stdout == ""
     assert done.stderr.startswith(f"Error: No run 'nobody' in {tmp_path}.\n")
 
 

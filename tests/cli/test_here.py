@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from bridge.rundir import discover
+from tests.cli.calling import spawn
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
@@ -19,15 +18,8 @@ if TYPE_CHECKING:
 
 def export(folder: Path, target: str) -> dict[str, str]:
     """Return what `bridge export .` did in `folder`, by run directory."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "BRIDGE_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", "export", ".", "--to", target, "--json"],
-        cwd=folder,
-        env=bare | {"BRIDGE_CACHE_DIR": str(folder / ".cache")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = spawn("export", ".", "--to", target, "--json", cwd=folder, env=bare)
     return {os.path.relpath(run["path"], folder): run["action"] for run in json.loads(done.stdout)["runs"]}
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import call
+from tests.cli.calling import call, spawn
 from tests.run_dirs import make_run
 
 COMMANDS = {
@@ -129,9 +127,8 @@ def test_a_view_of_nothing_starts_no_server(here: Path) -> None:
         (["--tag", "sweep:2"], 1, "did you mean sweep:1?"),
         (["--where", "val/acc > 2"], 0, "0 of 2"),
     ):
-        command = [sys.executable, "-m", "bridge", "view", "runs", "--no-open", "--to", "tensorboard", *words]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stdout, said in done.stderr) == (code, "", True), done.stderr
+        done = spawn("view", "runs", "--no-open", "--to", "tensorboard", *words, cwd=here, code=code)
+        assert (done.stdout, said in done.stderr) == ("", True), done.stderr
 
 
 def test_two_runs_of_one_name_are_shown_with_their_paths(here: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bridge.exporters.contract import Interface
 from bridge.view import free_port, serve, tunnel
+from tests.cli.calling import spawn
 from tests.servers import viewing
 
 if TYPE_CHECKING:
@@ -59,15 +60,8 @@ def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
     with viewing(tmp_path, *words, "*diverged", "--metrics", "val/*") as (address, _):
         assert ask(address, "data/runs") == ["diverged"]
         assert all(tag.startswith("val/") for tag in ask(address, "data/plugin/scalars/tags")["diverged"])
-    assert "no run has the run id 'nothing'" in refused(tmp_path, *words, "nothing")
-
-
-def refused(folder: Path, *words: object, code: int = 1) -> str:
-    """Return the error of a view that does not start."""
-    command = [sys.executable, "-m", "bridge", "view", *map(str, words), "--no-open"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code
-    return done.stderr
+    done = spawn("view", *words, "nothing", "--no-open", cwd=tmp_path, code=1)
+    assert "no run has the run id 'nothing'" in done.stderr
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:
@@ -110,8 +104,8 @@ def test_a_port_that_cannot_be_had_is_wrong_usage(tmp_path: Path, demo_runs: Pat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        told = refused(tmp_path, demo_runs, "--to", "tensorboard", "--port", port, code=2)
-    assert f"Port {port} is taken." in told
+        done = spawn("view", demo_runs, "--to", "tensorboard", "--port", port, "--no-open", cwd=tmp_path, code=2)
+    assert f"Port {port} is taken." in done.stderr
 
 
 SERVER = """

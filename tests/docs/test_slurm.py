@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.calling import spawn
 from tests.docs.blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +75,7 @@ def run(folder: Path, script: str, **variables: str) -> tuple[int, str]:
 
 def verified(folder: Path, *target: str) -> str:
     """Return the totals of a strict verify."""
-    command = [sys.executable, "-m", "bridge", "verify", "runs", *target, "--strict"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
+    return spawn("verify", "runs", *target, "--strict", cwd=folder).stdout.splitlines()[-1]
 
 
 def test_a_job_that_is_followed_arrives_whole(folder: Path) -> None:
