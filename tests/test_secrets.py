@@ -41,30 +41,24 @@ def test_a_single_address_with_any_content_is_masked(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["password", "DB_PASSWORD", "api-key", "x-Api_Key", "model.apikey", "credentials.user", "auth-token"]
-)
-def test_a_key_matches_in_any_case_with_any_dash(key: str) -> None:
-    """A built-in glob matches anywhere in a dotted name."""
-    assert REDACTION.matches(key)
-
-
-@pytest.mark.parametrize(
-    ("glob", "key", "is_secret"),
+    ("redaction", "key", "is_secret"),
     [
-        ("pin", "door.pin", True),
-        ("pin", "door.pin.old", True),
-        ("pin", "spinning", False),
-        ("my-key", "MY_key", True),
-        ("key[a-c]", "keyb", True),
-        ("key[a-c]", "key_", False),
-        ("*token", "a.token.b", True),
-        ("db.key", "db.key", True),
-        ("*", "", False),
+        *((REDACTION, key, True) for key in ("password", "DB_PASSWORD", "api-key", "x-Api_Key", "model.apikey")),
+        *((REDACTION, key, True) for key in ("credentials.user", "auth-token")),
+        (Redaction(("pin",)), "door.pin", True),
+        (Redaction(("pin",)), "door.pin.old", True),
+        (Redaction(("pin",)), "spinning", False),
+        (Redaction(("my-key",)), "MY_key", True),
+        (Redaction(("key[a-c]",)), "keyb", True),
+        (Redaction(("key[a-c]",)), "key_", False),
+        (Redaction(("*token",)), "a.token.b", True),
+        (Redaction(("db.key",)), "db.key", True),
+        (Redaction(("*",)), "", False),
     ],
 )
-def test_a_glob_matches_the_whole_key_or_a_part(glob: str, key: str, is_secret: bool) -> None:
-    """A glob matches a whole key or a part, and character ranges work."""
-    assert Redaction((glob,)).matches(key) == is_secret
+def test_a_glob_matches_the_whole_key_or_a_part(redaction: Redaction, key: str, is_secret: bool) -> None:
+    """A glob matches a whole key or a part in any case and with any dash, and character ranges work."""
+    assert redaction.matches(key) == is_secret
 
 
 @pytest.mark.parametrize(
@@ -192,17 +186,13 @@ other: {<<: *base, t: !!python/tuple [1, 2]}
     }
 
 
-def test_secrets_in_a_key_of_a_yaml_mapping_are_masked() -> None:
-    """A key of a YAML mapping may be a mapping or a list itself."""
+def test_secrets_in_odd_places_are_masked() -> None:
+    """A key of a YAML mapping may be a mapping or a list; a sidecar that somebody wrote may hold one tag as a text."""
     copy = REDACTION.yaml_file(b"? {password: S1}\n: x\n? [--api-key, S2]\n: y\n")
     assert b"S1" not in copy
     assert b"S2" not in copy
-
-
-def test_a_text_in_the_place_of_a_list_of_tags_is_a_tag() -> None:
-    """A sidecar that somebody wrote by hand may hold one tag as a text."""
-    copy = json.loads(REDACTION.json_file(b'{"tags": "password:S1", "hparams": "secret=S2"}'))
-    assert copy == {"tags": "password:***", "hparams": "secret=***"}
+    tree = json.loads(REDACTION.json_file(b'{"tags": "password:S1", "hparams": "secret=S2"}'))
+    assert tree == {"tags": "password:***", "hparams": "secret=***"}
 
 
 def test_a_json_copy_is_masked_in_every_field() -> None:

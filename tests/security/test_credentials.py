@@ -157,9 +157,14 @@ def test_invalid_addresses(scene: Scene, capfd: pytest.CaptureFixture[str], temp
     assert_unseen(scene, password, "".join(capfd.readouterr()))
 
 
+RIGHT = "r1ght-p4ssword"
+
+
 @pytest.fixture
 def locked_uri(postgres: Cluster, postgres_uri: str) -> str:
     """Return a database that requires a password of USER; {} marks its place."""
+    import psycopg2
+
     rules = postgres.folder / "data" / "pg_hba.conf"
     rule = f"host all {USER} 127.0.0.1/32 scram-sha-256\n"
     if rule not in rules.read_text():
@@ -167,23 +172,10 @@ def locked_uri(postgres: Cluster, postgres_uri: str) -> str:
         rules.write_text(rule + rules.read_text())
         postgres.execute("SELECT pg_reload_conf()")
     uri = postgres_uri.replace("bridge@", f"{USER}:{{}}@")
-    _wait_until_refused(uri.format("nobody").replace("+psycopg2", ""))
+    with pytest.raises(psycopg2.OperationalError):  # noqa: PT012 - once the server applies the new rules
+        for _ in range(1000):
+            psycopg2.connect(uri.format("nobody").replace("+psycopg2", "")).close()
     return uri
-
-
-RIGHT = "r1ght-p4ssword"
-
-
-def _wait_until_refused(uri: str) -> None:
-    """Wait until the server applies new rules."""
-    import psycopg2
-
-    for _ in range(1000):
-        try:
-            psycopg2.connect(uri).close()
-        except psycopg2.OperationalError:
-            return
-    raise AssertionError("PostgreSQL lets everybody in")
 
 
 def test_a_wrong_database_password(scene: Scene, locked_uri: str, capfd: pytest.CaptureFixture[str]) -> None:
