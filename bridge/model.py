@@ -39,11 +39,6 @@ class Status(StrEnum):
     KILLED = "killed"
     UNKNOWN = "unknown"
 
-    @property
-    def ended(self) -> bool:
-        """Return whether the run seems to be over (`killed` and `interrupted` runs may be requeued)."""
-        return self is not Status.RUNNING
-
 
 class NoticeKind(StrEnum):
     """The kinds of notice, as they stand in reports."""

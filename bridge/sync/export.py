@@ -103,8 +103,7 @@ def export_runs(
     # Runs that were not read are of no help in telling which metrics there are; their options did not change.
     warnings = [] if gathered.unchanged else unknown_metrics(gathered.runs, options.content)
     gathered = with_fields(gathered, warnings=(*gathered.warnings, *warnings))
-    report = export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged)
-    return with_fields(report, seconds=round(time.perf_counter() - started, 6))
+    return export_gathered(gathered, exporter, options, progress=progress, unchanged=unchanged, started=started)
 
 
 def export_gathered(
@@ -114,12 +113,14 @@ def export_gathered(
     *,
     progress: Progress | None = None,
     unchanged: UnchangedRuns | None = None,
+    started: float | None = None,
 ) -> Report:
     """Bring runs that were already read into the target of `exporter`. Raises TargetError as `export_runs` does.
 
-    A target whose runs are all known to be unchanged is not opened.
+    A target whose runs are all known to be unchanged is not opened. `started` is the export's begin by
+    `time.perf_counter`, if that was before this call.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     runs = gathered.runs
     lines: list[RunReport] = []
     notices: tuple[Notice, ...] = ()
@@ -138,7 +139,7 @@ def export_gathered(
                     shown.run_done(line)
             notices = () if options.dry_run else _finish(tasks, exporter)
         if unchanged is not None:
-            unchanged.remember(tasks, lines)
+            unchanged.remember(tasks, lines, gathered.unchanged)
     return Report(
         exporter=exporter.name,
         runs=(*gathered.unchanged, *lines, *gathered.others),

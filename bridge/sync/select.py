@@ -313,10 +313,7 @@ def gather(
             known[report.identity] = report
     # An unchanged run that shares its identity with another one is read, so that the two are told apart.
     for identity in {run.identity for run in runs} & known.keys():
-        path = Path(known.pop(identity).path)
-        assert unchanged is not None
-        unchanged.forget(str(path))
-        read_one(path)
+        read_one(Path(known.pop(identity).path))
     unique, copies = _without_copies(runs)
     wanted = selection or Selection()
     chosen = select(unique, wanted)

@@ -60,7 +60,6 @@ class UnchangedRuns(msgspec.Struct):
     begun: int = msgspec.field(default_factory=time.time_ns)
     known: dict[str, UnchangedRun] = {}
     stamps: dict[str, Stamp] = {}
-    still: list[UnchangedRun] = msgspec.field(default_factory=list)
 
     @classmethod
     def load(cls, exporter: Exporter, options: Options) -> UnchangedRuns:
@@ -85,25 +84,24 @@ class UnchangedRuns(msgspec.Struct):
             return None
         if self.options.content_over(ContentOptions.kept(run.content)).differences() != run.content:
             return None
-        self.still.append(run)
         return RunReport.of(run, action=Action.UNCHANGED, where=run.where)
 
-    def forget(self, path: str) -> None:
-        """Let the run at `path` be read after all."""
-        self.still = [run for run in self.still if run.path != path]
+    def remember(self, tasks: Sequence[ExportTask], reports: Iterable[RunReport], unread: Iterable[RunReport]) -> None:
+        """Write the runs that are unchanged, and that cannot change without a file's mtime telling it, to the cache.
 
-    def remember(self, tasks: Sequence[ExportTask], reports: Iterable[RunReport]) -> None:
-        """Write the runs that are unchanged, and that cannot change without a file's mtime telling it, to the cache."""
+        `unread` are the reports of those that were not read.
+        """
         if self.file is None or self.options.dry_run:
             return
         by_path = {str(task.run.path): task for task in tasks}
         found = [run for report in reports if (run := self._unchanged(report, by_path.get(report.path))) is not None]
-        if not found and len(self.still) == len(self.known):
+        still = [self.known[report.path] for report in unread]
+        if not found and len(still) == len(self.known):
             return
         # The cache is a convenience: without room or rights for it the next export reads the runs again.
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.file, msgspec.msgpack.encode([*self.still, *found]), durable=False)
+            replace_file(self.file, msgspec.msgpack.encode([*still, *found]), durable=False)
 
     def _unchanged(self, report: RunReport, task: ExportTask | None) -> UnchangedRun | None:
         if task is None or task.run.running or report.notes:
