@@ -158,15 +158,15 @@ _MLFLOW = (
     Mutant(
         "MLflow: two writers do not see each other",
         "bridge/exporters/mlflow/write_db.py",
-        "    _check_cursor(run.run_id, cursor, update.expected_cursor)\n    if last",
-        "    if last",
+        "    _check_cursor(run.run_id, cursor, update.expected_cursor)\n    gone",
+        "    gone",
         ("tests/exporters/mlflow/test_database_safety.py",),
     ),
     Mutant(
         "MLflow: a rewind deletes nothing",
         "bridge/exporters/mlflow/write_db.py",
-        "            run.delete_points(update)\n        run.delete_keys",
-        "            pass\n        run.delete_keys",
+        "        if not run.delete_points(update):\n",
+        "        if False:\n",
         ("tests/exporters/mlflow/test_database.py", "tests/contract/test_contract.py"),
     ),
     Mutant(

@@ -29,6 +29,7 @@ from bridge.errors import (
     UsageError,
 )
 from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.rows import KeyRows
 from bridge.files import fingerprint
 from bridge.locks import machine_lock
 from bridge.secrets import bare, hide_all, hide_in, keep, keep_pair, keep_uri
@@ -36,12 +37,10 @@ from bridge.secrets import bare, hide_all, hide_in, keep, keep_pair, keep_uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities import FileInfo
     from mlflow.entities import Run as MlflowRun
     from mlflow.exceptions import MlflowException
-    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -666,16 +665,10 @@ class MlflowApi:
             if not self.run(run_id).is_building:
                 self.call("restore_run", run_id)
 
-    def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the points of one key as columns, sorted by step and time: step, milliseconds, value."""
-        import numpy as np
-
+    def history(self, run_id: str, key: str) -> KeyRows:
+        """Return the points of one key, sorted by step and time."""
         found = sorted(self.call("get_metric_history", run_id, key), key=lambda point: (point.step, point.timestamp))
-        return (
-            np.array([point.step for point in found], np.int64),
-            np.array([point.timestamp for point in found], np.int64),
-            np.array([point.value for point in found], np.float64),
-        )
+        return KeyRows.of(key, *([getattr(point, name) for point in found] for name in ("timestamp", "step", "value")))
 
     def check_visible(self, run_id: str, names: set[str]) -> None:
         """Raise TargetRefusedError unless the server itself lists `names` among the run's artifacts.

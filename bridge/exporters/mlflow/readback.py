@@ -130,8 +130,8 @@ class RunReader:
 
     def _history(self, name: str, key: str, *, from_row: int = 0) -> Series:
         """Return the points of a key, by step and then by time, from the number `from_row` on."""
-        step, timestamp, value = self._store.runs.history(self._found.run_id, key)
-        return Series(name, step[from_row:], timestamp[from_row:] / 1000.0, value[from_row:])
+        rows = self._store.runs.history(self._found.run_id, key).take(slice(from_row, None))
+        return Series(name, rows.step, rows.timestamp / 1000.0, rows.shown)
 
     def _latest_point(self, name: str, key: str) -> Series:
         """Return MLflow's latest point of a key, which it keeps beside all points."""

@@ -33,7 +33,7 @@ class LatestValue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyRows:
-    """Rows of one key as columns of one length n > 0.
+    """Rows of one key as columns of one length.
 
     `timestamp` (ms) and `step` are int64, `value` is float64 and finite, `is_nan` bool. MLflow stores NaN as 0 with
     that flag, and an infinity as the greatest float of its sign.
@@ -45,8 +45,20 @@ class KeyRows:
     value: NDArray[np.float64]
     is_nan: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, key: str, timestamp: Sequence[int], step: Sequence[int], value: Sequence[float]) -> KeyRows:
+        """Return rows with any values."""
+        values = np.array(value, np.float64)
+        is_nan = np.isnan(values)
+        return cls(key, np.array(timestamp, np.int64), np.array(step, np.int64), _storable(values, is_nan), is_nan)
+
     def __len__(self) -> int:
         return len(self.timestamp)
+
+    @property
+    def shown(self) -> NDArray[np.float64]:
+        """Return the values as MLflow shows them, with NaN."""
+        return np.where(self.is_nan, np.nan, self.value)
 
     def take(self, which: NDArray[np.intp] | NDArray[np.bool_] | slice) -> KeyRows:
         """Return the rows that `which` selects, in its order."""
@@ -70,6 +82,17 @@ class KeyRows:
         at = at[np.lexsort((self.timestamp[at], self.step[at], -sign * self.value[at]))[:1]]
         return LatestValue(int(self.step[at[0]]), int(self.timestamp[at[0]]), float(self.value[at[0]]))
 
+    def points(self) -> list[tuple[int, int, float, bool]]:
+        """Return the rows as (timestamp, step, value, is NaN), with 0 for NaN, which equals nothing."""
+        columns = (self.timestamp, self.step, self.value, self.is_nan)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def without(self, held: KeyRows) -> list[KeyRows]:
+        """Return the rows that are not among the rows `held`; nothing if none is left."""
+        there = set(held.points())
+        new = np.array([point not in there for point in self.points()], dtype=np.bool_)
+        return [self.take(new)] if new.any() else []
+
     def distinct(self) -> KeyRows:
         """Return the rows in the order of the table's primary key, equal ones once.
 
@@ -91,6 +114,16 @@ class KeyRows:
         return rows.take(fresh)
 
 
+def best_of(sign: int, *found: LatestValue | None) -> LatestValue | None:
+    """Return the one with the greatest `sign` * value, of equal ones that of the lowest step, then the earliest."""
+    known = [one for one in found if one is not None]
+    return max(known, key=lambda one: (sign * one.value, -one.step, -one.timestamp), default=None)
+
+
+def _storable(values: NDArray[np.float64], is_nan: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.clip(np.where(is_nan, 0.0, values), -_GREATEST, _GREATEST)
+
+
 def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
     """Return the present points of `blocks` by key, keys sorted, rows in logged order.
 
@@ -101,7 +134,7 @@ def rows_of(blocks: Iterable[Block], names: Mapping[str, str]) -> list[KeyRows]:
         # One timestamp a row; flags and values as in the table, (metrics, rows), of which some cells may be absent.
         timestamp = np.rint(block.time * 1000.0).astype(np.int64)
         is_nan = np.isnan(block.values)
-        value = np.clip(np.where(is_nan, 0.0, block.values), -_GREATEST, _GREATEST)
+        value = _storable(block.values, is_nan)
         counts = block.present.sum(axis=1).tolist()
         for at, (name, count) in enumerate(zip(block.names, counts, strict=True)):
             if count:
@@ -145,7 +178,7 @@ class SqliteBulk:
     """
 
     limit: int | None = 100_000
-    most_deleted = 25_000  # a row is deleted in the time of several inserts
+    most_deleted: int | None = 25_000  # a row is deleted in the time of several inserts
     lock_clause = ""
 
     _HOLD_S = 0.35
@@ -232,11 +265,10 @@ class PostgresBulk:
     """
 
     limit: int | None = None
-    most_deleted = 0
+    most_deleted: int | None = None
     lock_clause = " FOR NO KEY UPDATE"
 
     _COLUMNS = "key, run_uuid, is_nan, timestamp, step, value"
-    _UNIQUE_VIOLATION = "23505"
     _ROWS_A_STATEMENT = 500
 
     def set_up(self, engine: Engine) -> None:
@@ -260,36 +292,18 @@ class PostgresBulk:
             connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
 
     def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
-        """Insert the rows that do not exist yet. Of a new run none exists.
-
-        Copy straight into the table, which works unless a row exists already. Then use a temporary table.
-        """
+        """Insert the rows that do not exist yet. Of a new run none exists; others go through a temporary table."""
         if not rows:
             return
-        data = _copy_data(run_id, rows)
-        if is_new:
-            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-            return
-        driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
-        savepoint = connection.begin_nested()
-        try:
-            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-        except driver_error as error:
-            if self._UNIQUE_VIOLATION not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
-                raise
-            savepoint.rollback()
-        else:
-            savepoint.commit()
-            return
-        connection.exec_driver_sql(
-            "CREATE TEMPORARY TABLE bridge_rows (key varchar, run_uuid varchar, is_nan boolean, "
-            "timestamp bigint, step bigint, value double precision) ON COMMIT DROP"
-        )
-        _copy(connection, f"COPY bridge_rows ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-        connection.exec_driver_sql(
-            f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM bridge_rows ON CONFLICT DO NOTHING"
-        )
-        connection.exec_driver_sql("DROP TABLE bridge_rows")
+        table = "metrics" if is_new else "bridge_rows"
+        if not is_new:
+            connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {table} (LIKE metrics) ON COMMIT DROP")
+        _copy(connection, f"COPY {table} ({self._COLUMNS}) FROM STDIN (FORMAT binary)", _copy_data(run_id, rows))
+        if not is_new:
+            connection.exec_driver_sql(
+                f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM {table} ON CONFLICT DO NOTHING"
+            )
+            connection.exec_driver_sql(f"DROP TABLE {table}")
 
 
 def _set_statement(table: str, columns: Sequence[str], rows: str) -> str:

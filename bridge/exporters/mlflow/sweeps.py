@@ -10,16 +10,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bridge.errors import ConflictError, counted
 from bridge.exporters.mlflow.client import FoundRun
 from bridge.exporters.mlflow.facts import KEY_LIMIT, STATUS_OF_WORD, Tag, clean, digest
+from bridge.exporters.mlflow.rows import KeyRows
 from bridge.exporters.mlflow.saved_view import bests_of, typical_metrics
 from bridge.exporters.mlflow.store import Candidates
 from bridge.exporters.mlflow.write_db import RunRow, RunUpdate, new_run_id
 from bridge.locks import machine_lock
-from bridge.model import Block, Notice, NoticeKind
+from bridge.model import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -125,23 +124,16 @@ class Sweep:
         if digest(held) == parent.tags.get(_NOTES_DIGEST, digest("")):
             tags = {Tag.NOTES: notes, _NOTES_DIGEST: digest(notes)}
         values = {key: value for key, value in summary.metrics().items() if parent.metrics.get(key) != value}
-        update = RunUpdate(expected_cursor=None, keys={key: key for key in values}, tags=tags, row=row)
+        update = RunUpdate(expected_cursor=None, tags=tags, row=row)
         step = 0
         if self.store.database is not None:
             update.deleted_keys = sorted(set(values) & set(parent.metrics))
         elif values:
             # Points cannot be deleted there, and MLflow shows the one of the highest step.
-            step = max(len(self.store.api.history(parent.run_id, key)[0]) for key in values)
-        if values:
-            update.blocks = [_one_row(values, step, max(ends, default=start) / 1000.0)]
+            step = max(len(self.store.api.history(parent.run_id, key)) for key in values)
+        time = max(ends, default=start)
+        update.rows = [KeyRows.of(key, [time], [step], [value]) for key, value in sorted(values.items())]
         self.store.runs.write(parent.run_id, update)
-
-
-def _one_row(values: Mapping[str, float], step: int, time: float) -> Block:
-    """Return one row of metrics as a block."""
-    column = np.array([[value] for value in values.values()], dtype=np.float64)
-    row = np.zeros(1, dtype=np.int64)
-    return Block(tuple(values), row, row + step, np.array([time]), column, np.ones(column.shape, dtype=np.bool_))
 
 
 @dataclass(frozen=True, slots=True)

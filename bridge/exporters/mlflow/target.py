@@ -41,6 +41,7 @@ from bridge.exporters.mlflow.media import (
     table_tag,
 )
 from bridge.exporters.mlflow.readback import RunReader
+from bridge.exporters.mlflow.rows import rows_of
 from bridge.exporters.mlflow.store import (
     Candidates,
     cursor_of,
@@ -367,7 +368,7 @@ def _is_past(cursor: Cursor, delta: Delta) -> bool:
 class _DeltaWork:
     """One delta on its way after `cursor`: the `update` of the run, and `sent` and `extra` of the new cursor.
 
-    These are the entries of `extra`, each of them absent if it has nothing to say:
+    `keys` maps each metric to its key. These are the entries of `extra`, each of them absent if it has nothing to say:
 
     - `files`, `maps`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_full_texts`,
       `add_checkpoints`).
@@ -378,6 +379,7 @@ class _DeltaWork:
 
     delta: Delta
     cursor: Cursor
+    keys: Mapping[str, str]
     update: RunUpdate
     sent: dict[str, str]
     extra: dict[str, Any]
@@ -405,9 +407,10 @@ class DeltaWriter:
         """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
         cursor = cursor_of(self.found) or Cursor(self.run.identity, str(self.run.path))
         self._check_leftovers(delta, cursor)
-        update = RunUpdate(None, delta.blocks, self._metric_keys(delta, cursor), delta.replace_from)
-        work = _DeltaWork(delta, cursor, update, dict(cursor.sent), dict(cursor.extra))
-        work.notices += self._point_notices(delta, update.keys)
+        keys = self._metric_keys(delta, cursor)
+        update = RunUpdate(None, rows_of(delta.blocks, keys), keys.values(), delta.replace_from)
+        work = _DeltaWork(delta, cursor, keys, update, dict(cursor.sent), dict(cursor.extra))
+        work.notices += self._point_notices(delta, keys)
         self._add_bests(work)
         if not delta.more:
             work.notices += [*self.facts.notices, *self.store.naming.notices(self.run)]
@@ -466,12 +469,12 @@ class DeltaWriter:
         """
         update, can_delete = work.update, self.store.database is not None
         made = set(work.extra.pop("bests", ()))
-        own = set(update.keys.values())
+        own = set(update.own_keys)
         if made & own:
             raise RebuildNeededError(f"the run logs {min(made & own)} itself by now")
         before = ContentOptions(best=tuple(work.cursor.content.get("best", ()))).bests
         for metric, sign in self.content.bests.items():
-            key = update.keys.get(metric)
+            key = work.keys.get(metric)
             if key is None:
                 continue
             best_key = clean(f"{key}.best")
@@ -506,7 +509,7 @@ class DeltaWriter:
             if key not in edited_keys and not (key not in before and key in found.tags and Tag.TAGS in found.tags)
         }
         wanted |= facts.own_tags
-        names = names_map(update.keys, facts)
+        names = names_map(work.keys, facts)
         text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
         if any(names.values()) and len(text) <= TAG_LIMIT:
             wanted[Tag.NAMES] = text
@@ -598,7 +601,7 @@ class DeltaWriter:
             tags |= table_tag(self.found.tags)
         if not delta.more:
             files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
-            texts = add_full_texts(upload, work.update.keys, self.facts, extra.get("maps", ""))
+            texts = add_full_texts(upload, work.keys, self.facts, extra.get("maps", ""))
             extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
             if self.content.checkpoints:
                 sent = extra.get("checkpoints", {})

@@ -9,22 +9,24 @@ import functools
 import json
 import time
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
 from bridge.exporters.mlflow.client import RETRY_PAUSES_S, FoundRun, MlflowApi, SentTwiceError, call_with_retry
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import KeyRows, LatestValue, batches_of_rows, rows_of
+from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mlflow.entities import Metric
-    from numpy.typing import NDArray
 
     from bridge.exporters.mlflow.write_db import RunRow, RunUpdate
+
+Fields: TypeAlias = "tuple[dict[str, str], dict[str, str]]"
+"""The params and the tags of one request."""
 
 POINTS_A_REQUEST = 1000
 """The most points that MLflow accepts in one request, and the most points, params and tags together."""
@@ -52,30 +54,35 @@ class ApiRuns(MlflowApi):
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
         """Bring `update` into the run: points, name, params, tags, the cursor, and last a status that ends the run.
 
-        `now` is the run if it was read a moment ago. Raise TargetError; RebuildNeededError for a best that cannot be
-        corrected.
+        `now` is the run if it was read a moment ago. The last points go with the cursor, so a stop leaves none that it
+        does not cover. Raise TargetError; RebuildNeededError for a best that cannot be corrected.
         """
         now = now or self.run(run_id)
         _check_cursor(now, update)
-        logged = rows_of(update.blocks, update.keys)
+        logged = [part.distinct() for part in update.rows]
         is_pending = Tag.PENDING in now.tags
         bests = [
             best
             for best_key, (key, sign) in sorted(update.bests.items())
             if (best := self._best(now, best_key, key, sign, next((part for part in logged if part.key == key), None)))
         ]
-        batches = list(batches_for_requests(self._missing(run_id, logged) if is_pending else _distinct(logged)))
-        if len(batches) > 1 and not is_pending:
+        *fields, last = fields_for_requests(update.params, update.tags)
+        rows = self._missing(run_id, logged) if is_pending else logged
+        *batches, last_rows = list(batches_for_requests(rows, last, bests)) or [[]]
+        if batches and not is_pending:
             self.set_tags(run_id, {Tag.PENDING: "true"})
             is_pending = True
-        for batch in batches[:-1]:
+        for batch in batches:
             self._log(run_id, batch)
         row = update.row
         if row is not None:
             self._set_row(now, row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
-        self._send_fields(run_id, update, [*(batches[-1] if batches else ()), *bests])
+        for some in fields:
+            self._log(run_id, (), *some)
+        if last_rows or bests or any(last):
+            self._log(run_id, [*last_rows, *bests], *last)
         if row is not None and row.end is not None and (now.end, now.status) != (row.end, row.status):
             self.call("set_terminated", run_id, row.status, row.end)
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
@@ -84,12 +91,12 @@ class ApiRuns(MlflowApi):
     def _missing(self, run_id: str, logged: Sequence[KeyRows]) -> list[KeyRows]:
         """Return the rows that the run lacks. Raise RebuildNeededError if it holds others at their steps."""
         left: list[KeyRows] = []
-        for part in _distinct(logged):
-            held = rows_of_history(part.key, self.history(run_id, part.key))
-            wanted, steps = set(_points(part)), set(part.step.tolist())
-            if any(point[1] in steps and point not in wanted for point in _points(held)):
+        for part in logged:
+            held = self.history(run_id, part.key)
+            wanted, steps = set(part.points()), set(part.step.tolist())
+            if any(point[1] in steps and point not in wanted for point in held.points()):
                 raise RebuildNeededError("points that no longer count were sent by an export that was stopped")
-            left += _without(part, held)
+            left += part.without(held)
         return left
 
     def _log(
@@ -109,7 +116,7 @@ class ApiRuns(MlflowApi):
         except SentTwiceError:
             for part in rows:
                 for pause in (*RETRY_PAUSES_S, None):
-                    left = _without(part, rows_of_history(part.key, self.history(run_id, part.key)))
+                    left = part.without(self.history(run_id, part.key))
                     try:
                         for batch in batches_of_rows(left, _POINTS_A_REPEATED_REQUEST):
                             self._log_batch(run_id, batch)
@@ -147,21 +154,16 @@ class ApiRuns(MlflowApi):
 
         Raise RebuildNeededError if the best stands before the latest point of `best_key`, which cannot be deleted.
         """
-        held = None
-        if best_key in now.metrics:
-            held = rows_of_history(best_key, self.history(now.run_id, best_key)).latest()[0]
-        new = logged.best(sign) if logged is not None else None
+        held = self.history(now.run_id, best_key).latest()[0] if best_key in now.metrics else None
+        known = held
         if held is None and key in now.metrics:
-            earlier = rows_of_history(key, self.history(now.run_id, key)).best(sign)
-            new = max(
-                (one for one in (earlier, new) if one is not None), key=lambda one: _rank(one, sign), default=None
-            )
-        if new is None or (held is not None and _rank(new, sign) <= _rank(held, sign)):
+            known = self.history(now.run_id, key).best(sign)
+        new = best_of(sign, known, logged.best(sign) if logged is not None else None)
+        if new is None or new == held:
             return None
         if held is not None and new < held:
             raise RebuildNeededError(f"the best value of {key} moved to an earlier step")
-        point = np.array([0])
-        return KeyRows(best_key, point + new.timestamp, point + new.step, point + new.value, point.astype(np.bool_))
+        return KeyRows.of(best_key, [new.timestamp], [new.step], [new.value])
 
     def _set_row(self, now: FoundRun, row: RunRow) -> None:
         """Set what changed of the name, and of a status that does not end the run."""
@@ -171,30 +173,6 @@ class ApiRuns(MlflowApi):
         }
         if any(changed.values()):
             self.call("update_run", now.run_id, **changed)
-
-    def _send_fields(self, run_id: str, update: RunUpdate, rows: Sequence[KeyRows]) -> None:
-        """Set params and tags, and send the last points. They and the cursor go with the last request.
-
-        So a stop leaves no points that the cursor does not cover. The list of user tags belongs to the cursor.
-        """
-        last = {key: update.tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in update.tags}
-        others = {key: value for key, value in update.tags.items() if key not in last}
-        requests = [
-            [*pair] for pair in zip_longest(_pieces(update.params), _pieces(others), fillvalue=dict[str, str]())
-        ]
-        if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
-            requests.append([{}, {}])
-        requests[-1][1] |= last
-        params, tags = requests[-1]
-        entities = sum(map(len, rows)) + len(params) + len(tags)
-        if entities > POINTS_A_REQUEST or len(body_of(run_id, rows, params, tags)) > BYTES_A_REQUEST:
-            for batch in batches_for_requests(rows):
-                self._log(run_id, batch)
-            rows = ()
-        for params, tags in requests[:-1]:
-            self._log(run_id, (), params, tags)
-        if rows or any(requests[-1]):
-            self._log(run_id, rows, *requests[-1])
 
     def _delete_tag(self, run_id: str, key: str) -> None:
         try:
@@ -214,19 +192,46 @@ def _check_cursor(now: FoundRun, update: RunUpdate) -> None:
         )
 
 
-def _rank(row: LatestValue, sign: int) -> tuple[float, int, int]:
-    """Return the order of bests: the better value first, of equal ones the lower step, then the earlier time."""
-    return sign * row.value, -row.step, -row.timestamp
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Requests
 
 
-def batches_for_requests(rows: Sequence[KeyRows]) -> Iterator[list[KeyRows]]:
-    """Yield `rows` in order, as many at a time as one request takes."""
+def fields_for_requests(params: Mapping[str, str], tags: Mapping[str, str]) -> list[Fields]:
+    """Return params and tags as one request takes them, with room for points. The cursor is in the last request.
+
+    The list of user tags belongs to the cursor.
+    """
+    last = {key: tags[key] for key in (Tag.TAGS, Tag.CURSOR) if key in tags}
+    others = {key: value for key, value in tags.items() if key not in last}
+    requests = list(zip_longest(_pieces(params), _pieces(others), fillvalue=dict[str, str]()))
+    if not requests or len(requests[-1][1]) + len(last) > _ENTITIES_A_REQUEST:
+        requests.append(({}, {}))
+    return [*requests[:-1], (requests[-1][0], requests[-1][1] | last)]
+
+
+def _pieces(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield `pairs` in pieces of which a request takes one of params and one of tags, and leave it room for points."""
+    piece: dict[str, str] = {}
+    size = 0
+    for key, value in pairs.items():
+        more = len(json.dumps({"key": key, "value": value})) + 2
+        if piece and (len(piece) == _ENTITIES_A_REQUEST or size + more > BYTES_A_REQUEST // 3):
+            yield piece
+            piece, size = {}, 0
+        piece[key] = value
+        size += more
+    if piece:
+        yield piece
+
+
+def batches_for_requests(
+    rows: Sequence[KeyRows], fields: Fields = ({}, {}), bests: Sequence[KeyRows] = ()
+) -> Iterator[list[KeyRows]]:
+    """Yield `rows` in order, as many at a time as one request takes beside `fields` and `bests`."""
     longest = max((len(_json(part.key).encode()) for part in rows), default=0)
-    return batches_of_rows(rows, min(POINTS_A_REQUEST, BYTES_A_REQUEST // (longest + _BYTES_A_POINT)))
+    most = POINTS_A_REQUEST - sum(map(len, fields)) - len(bests)
+    room = BYTES_A_REQUEST - len(body_of("", bests, *fields))
+    return batches_of_rows(rows, min(most, room // (longest + _BYTES_A_POINT)))
 
 
 def body_of(
@@ -257,45 +262,13 @@ def entities_of(
 
     metrics: list[Metric] = []
     for part in rows:
-        values = np.where(part.is_nan, np.nan, part.value).tolist()
-        columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
+        columns = zip(part.shown.tolist(), part.timestamp.tolist(), part.step.tolist(), strict=True)
         metrics += [Metric(part.key, value, timestamp, step) for value, timestamp, step in columns]
     return {
         "metrics": metrics,
         "params": [Param(*pair) for pair in (params or {}).items()],
         "tags": [RunTag(*pair) for pair in (tags or {}).items()],
     }
-
-
-def rows_of_history(key: str, points: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]) -> KeyRows:
-    """Return the points of one key, as `MlflowApi.history` has them, as rows."""
-    step, timestamp, value = points
-    is_nan = np.isnan(value)
-    return KeyRows(key, timestamp, step, np.where(is_nan, 0.0, value), is_nan)
-
-
-def _distinct(rows: Sequence[KeyRows]) -> list[KeyRows]:
-    return [part.distinct() for part in rows]
-
-
-def _without(rows: KeyRows, held: KeyRows) -> list[KeyRows]:
-    """Return `rows` without those that are among the rows `held`; nothing if none is left."""
-    there = set(_points(held))
-    new = np.array([point not in there for point in _points(rows)], dtype=np.bool_)
-    return [rows.take(new)] if new.any() else []
-
-
-def _points(rows: KeyRows) -> list[tuple[int, int, float, bool]]:
-    """Return rows as (timestamp, step, value, is NaN), with 0 for NaN, which equals nothing."""
-    columns = (rows.timestamp, rows.step, rows.value, rows.is_nan)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def _pieces(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Yield `pairs` in pieces that one request takes."""
-    items = list(pairs.items())
-    for at in range(0, len(items), _ENTITIES_A_REQUEST):
-        yield dict(items[at : at + _ENTITIES_A_REQUEST])
 
 
 def _json(text: str) -> str:

@@ -14,11 +14,12 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
 
 from bridge.errors import ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.client import (
@@ -29,18 +30,14 @@ from bridge.exporters.mlflow.client import (
     without_credentials,
 )
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import LatestValue, PostgresBulk, SqliteBulk, batches_of_rows, rows_of
+from bridge.exporters.mlflow.rows import KeyRows, LatestValue, PostgresBulk, SqliteBulk, batches_of_rows, best_of
 from bridge.secrets import hide_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from sqlalchemy import Connection, Engine
-
-    from bridge.exporters.mlflow.rows import KeyRows
-    from bridge.model import Block
 
 T = TypeVar("T")
 
@@ -162,16 +159,16 @@ class RunRow:
 class RunUpdate:
     """The changes of one write to one run.
 
-    `expected_cursor` is the run's cursor tag before the write, None if it has none. `keys` maps each metric to its key.
-    With `replace_from` all points of these keys at or after that step are deleted first; `interim_cursor` is the
-    cursor while that takes several transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for
-    max or -1 for min. `deleted_keys` lose all their points. `tags`, the new cursor among them, and `params` are set or
-    replaced. Without `row` the run's row stays as it is. If the run `create` is missing it is created first.
+    `expected_cursor` is the run's cursor tag before the write, None if it has none. With `replace_from` all points of
+    `own_keys` at or after that step are deleted first; `interim_cursor` is the cursor while that takes several
+    transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for max or -1 for min. `deleted_keys`
+    lose all their points. `tags`, the new cursor among them, and `params` are set or replaced. Without `row` the run's
+    row stays as it is. If the run `create` is missing it is created first.
     """
 
     expected_cursor: str | None
-    blocks: Sequence[Block] = ()
-    keys: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[KeyRows] = ()
+    own_keys: Collection[str] = ()
     replace_from: int | None = None
     interim_cursor: str | None = None
     bests: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -355,30 +352,24 @@ class Database:
                     contents[run_id][2][key] = float("nan") if is_nan else float(value)
         return list(found.values())
 
-    def history(self, run_id: str, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the points of one key as columns of one length, sorted by step and time: step, milliseconds, value.
-
-        MLflow's own reader makes several objects for each point.
-        """
-        import numpy as np
-
+    def history(self, run_id: str, key: str) -> KeyRows:
+        """Return the points of one key, sorted by step and time. MLflow's own reader makes several objects of each."""
         # Because of the order SQLite takes the index over run and key. Otherwise it reads this key of all runs.
         sql = (
-            "SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key"
+            "SELECT timestamp, step, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key"
             " ORDER BY step, timestamp"
         )
-        step, timestamp, value = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+        # Lists of the columns' parts, in the order of KeyRows.
+        kinds = (np.int64, np.int64, np.float64, np.bool_)
+        columns: list[list[NDArray[Any]]] = [[np.empty(0, kind)] for kind in kinds]
         with self._connected() as connection:
             rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
                 _statement(sql), {"run": run_id, "key": key}
             )
             for some in rows.partitions(_ROWS_AT_ONCE):
-                steps, timestamps, values, nans = zip(*some, strict=True)
-                step.append(np.array(steps, np.int64))
-                timestamp.append(np.array(timestamps, np.int64))
-                # MLflow stores 0 for NaN.
-                value.append(np.where(nans, np.nan, np.array(values, np.float64)))
-        return np.concatenate(step), np.concatenate(timestamp), np.concatenate(value)
+                for column, kind, values in zip(columns, kinds, zip(*some, strict=True), strict=True):
+                    column.append(np.array(values, kind))
+        return KeyRows(key, *map(np.concatenate, columns))
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -457,78 +448,30 @@ class Database:
         writes everything, the new cursor included. Raise ConflictError, with nothing written, if the cursor differs.
         Rows that exist already stay as they are.
 
-        A rewind of more points than a SQLite transaction may delete takes several. Then the first one sets the interim
-        cursor, which says that the target is incomplete; the last one writes the new points and the new cursor.
+        A rewind of more points than a SQLite transaction may delete or insert takes several. All but the last set the
+        interim cursor, which says that the target is incomplete.
         """
         if self._waiting is not None and update.create is not None:
             self._waiting.append((run_id, update))
-            self._waiting_points += sum(block.points for block in update.blocks)
+            self._waiting_points += sum(map(len, update.rows))
             if self._waiting_points >= _POINTS_TOGETHER:
                 self.write_waiting()
             return
         self.write_waiting()
-        if update.replace_from is not None and self._bulk.limit is not None:
-            self._replace(run_id, update, self._bulk.limit, self._bulk.most_deleted)
-        else:
-            self.write_together([(run_id, update)])
+        left: Sequence[tuple[str, RunUpdate]] = [(run_id, update)]
+        while left:
+            left = self.write_together(left)
 
-    def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> None:
-        """Bring each update into its run, all in one transaction, as `write` does for one that replaces no points."""
-        # One order for all exports, so that two of them never wait for each other's runs.
-        work = [
-            (run_id, update, rows_of(update.blocks, update.keys))
-            for run_id, update in sorted(updates, key=lambda one: one[0])
-        ]
+    def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> Sequence[tuple[str, RunUpdate]]:
+        """Bring each update into its run, all in one transaction. Return what is left for the next one."""
 
-        def write_all(tables: Tables, *, again: bool) -> None:
-            for run_id, update, rows in work:
-                _write_one(tables.run(run_id), update, rows, again=again)
+        def write_all(tables: Tables, *, again: bool) -> list[tuple[str, RunUpdate]]:
+            # One order for all exports, so that two of them never wait for each other's runs.
+            ordered = sorted(updates, key=lambda one: one[0])
+            rests = [(run_id, _write_one(tables.run(run_id), update, again=again)) for run_id, update in ordered]
+            return [(run_id, rest) for run_id, rest in rests if rest is not None]
 
-        self._transact(write_all)
-
-    def _replace(self, run_id: str, update: RunUpdate, most_inserted: int, most_deleted: int) -> None:
-        """Replace points as `write` does, in transactions that delete and insert no more than so many."""
-        rows = rows_of(update.blocks, update.keys)
-        *parts, last = batches_of_rows(rows, most_inserted) if rows else [rows]
-        # Parts are inserted only where nothing is left to delete.
-        update = replace(
-            update, expected_cursor=self._delete_in_parts(run_id, update, 0 if parts else most_deleted, most_deleted)
-        )
-
-        def insert(tables: Tables, *, part: Sequence[KeyRows], again: bool) -> None:
-            run = tables.run(run_id)
-            run.claim(update)
-            _check_cursor(run_id, run.tag(Tag.CURSOR), update.expected_cursor)
-            run.delete_keys(update.deleted_keys if part is parts[0] else ())
-            run.insert(part)
-
-        def end(tables: Tables, *, again: bool) -> None:
-            _write_one(tables.run(run_id), update, rows, again=again, last=last if parts else None)
-
-        for part in parts:
-            self._transact(partial(insert, part=part))
-        self._transact(end)
-
-    def _delete_in_parts(self, run_id: str, update: RunUpdate, left: int, most: int) -> str | None:
-        """Delete replaced points, `most` at a time, until at most `left` are left. Return the run's cursor then."""
-        expected = update.expected_cursor
-
-        def delete(tables: Tables, *, again: bool) -> bool:
-            run = tables.run(run_id)
-            run.claim(update)
-            if run.count_points(update, left + 1) <= left:
-                return False
-            cursor = run.tag(Tag.CURSOR)
-            if cursor != update.interim_cursor:
-                _check_cursor(run_id, cursor, expected)
-            assert update.interim_cursor is not None
-            run.set_pairs("tags", {Tag.CURSOR: update.interim_cursor})
-            run.delete_points(update, at_most=most)
-            return True
-
-        while self._transact(delete):
-            expected = update.interim_cursor
-        return expected
+        return self._transact(write_all)
 
     def _transact(self, work: Callable[..., T]) -> T:
         """Run `work` in a transaction, again if the database lost it to a deadlock, a restart or a full queue."""
@@ -558,33 +501,33 @@ class Database:
                 self._bulk.ended()
 
 
-def _write_one(
-    run: RunTables, update: RunUpdate, logged: Sequence[KeyRows], *, again: bool, last: Sequence[KeyRows] | None = None
-) -> None:
-    """Bring `update` into `run`. `logged` are the points of the update.
-
-    `last` are those that are left to insert where everything is deleted and the others are inserted already.
-    """
+def _write_one(run: RunTables, update: RunUpdate, *, again: bool) -> RunUpdate | None:
+    """Bring `update` into `run`, of a rewind as much as one transaction may. Return the rest, None if all is done."""
     run.claim(update)
     cursor = run.tag(Tag.CURSOR)
-    if again and cursor is not None and cursor == update.tags.get(Tag.CURSOR):
-        return  # the commit had arrived, only its answer was lost
+    if again and cursor not in (None, update.expected_cursor) and cursor == update.tags.get(Tag.CURSOR):
+        return None  # the commit had arrived, only its answer was lost
     _check_cursor(run.run_id, cursor, update.expected_cursor)
-    if last is None:
-        if update.replace_from is not None:
-            run.delete_points(update)
-        run.delete_keys(update.deleted_keys)
-    gone = run.delete_latest(update) if update.replace_from is not None else set()
-    run.insert(logged if last is None else last)
-    run.set_latest(logged)
-    run.find_latest(gone - {part.key for part in logged})
+    gone: set[str] = set()
+    if update.replace_from is not None:
+        if not run.delete_points(update):
+            return run.set_interim(update)
+        gone = run.delete_latest(update)
+    rows, left = run.first_batch(update)
+    run.delete_keys(update.deleted_keys)
+    run.insert(rows)
+    run.set_latest(rows)
+    run.find_latest(gone - {part.key for part in rows})
     for best_key, (key, sign) in sorted(update.bests.items()):
-        logged_rows = next((part for part in logged if part.key == key), None)
-        run.set_best(best_key, key, sign, logged_rows, is_rewind=update.replace_from is not None)
+        logged = next((part for part in rows if part.key == key), None)
+        run.set_best(best_key, key, sign, logged, is_rewind=update.replace_from is not None)
+    if left:
+        return run.set_interim(replace(update, rows=left, replace_from=None, deleted_keys=[]))
     run.set_pairs("params", update.params)
     run.set_row(update.row)
     run.delete_tags(update.deleted_tags)
     run.set_pairs("tags", update.tags)
+    return None
 
 
 def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None:
@@ -785,7 +728,7 @@ class RunTables:
         return found
 
     def set_best(self, best_key: str, key: str, sign: int, logged: KeyRows | None, *, is_rewind: bool) -> None:
-        """Keep one point under `best_key`: the best value of `key` so far, of equal ones that of the lowest step.
+        """Keep one point under `best_key`: the best value of `key` so far.
 
         The new rows alone decide where a best exists already. Otherwise, and after a rewind, all rows are searched.
         """
@@ -794,20 +737,12 @@ class RunTables:
             found = self._rows(_FIND_BEST.format(order="DESC" if sign > 0 else "ASC"), key=key)
             best = LatestValue(found[0].step, found[0].timestamp, found[0].value) if found else None
         else:
-            best = held
-            new = logged.best(sign) if logged is not None else None
-            if new is not None and (sign * new.value, -new.step) > (sign * held.value, -held.step):
-                best = new
+            best = best_of(sign, held, logged.best(sign) if logged is not None else None)
         if best == held:
             return
         self.delete_keys([best_key])
         if best is not None:
-            row = {"key": best_key, "value": best.value, "timestamp": best.timestamp, "step": best.step}
-            self.execute(
-                "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
-                "VALUES (:key, :value, :timestamp, :run, :step, :is_nan)",
-                [row | {"is_nan": False}],
-            )
+            self.insert([KeyRows.of(best_key, [best.timestamp], [best.step], [best.value])])
             self._set_latest({best_key: (best, False)})
 
     def delete_keys(self, keys: Iterable[str]) -> None:
@@ -818,20 +753,29 @@ class RunTables:
 
     # Rewinds
 
-    def count_points(self, update: RunUpdate, up_to: int) -> int:
-        """Return how many points a rewind deletes, counting `up_to` that many."""
+    def delete_points(self, update: RunUpdate) -> bool:
+        """Delete the points that a rewind replaces. Return False if some are left for the next transaction."""
         where, values = self._replaced(update)
-        counted = f"SELECT 1 FROM metrics WHERE {where} LIMIT {up_to:d}"
-        (found,) = self._rows(f"SELECT count(*) FROM ({counted}) AS counted", **values)
-        return int(found[0])
+        most = self._tables.bulk.most_deleted
+        if most is None:
+            self.execute(f"DELETE FROM metrics WHERE {where}", [values])
+            return True
+        some = f"rowid IN (SELECT rowid FROM metrics WHERE {where} LIMIT {most:d})"
+        return self.execute(f"DELETE FROM metrics WHERE {some}", [values]) < most
 
-    def delete_points(self, update: RunUpdate, *, at_most: int | None = None) -> None:
-        """Delete the points that a rewind replaces, or at most so many of them."""
-        where, values = self._replaced(update)
-        if at_most is not None:
-            # SQLite only: other databases have no limit.
-            where = f"rowid IN (SELECT rowid FROM metrics WHERE {where} LIMIT {at_most:d})"
-        self.execute(f"DELETE FROM metrics WHERE {where}", [values])
+    def first_batch(self, update: RunUpdate) -> tuple[Sequence[KeyRows], list[KeyRows]]:
+        """Return the rows that this transaction may insert, and those left for the next; only a rewind is cut."""
+        limit = self._tables.bulk.limit
+        if update.interim_cursor is None or limit is None or not update.rows:
+            return update.rows, []
+        first, *others = batches_of_rows(update.rows, limit)
+        return first, [part for batch in others for part in batch]
+
+    def set_interim(self, rest: RunUpdate) -> RunUpdate:
+        """Set the interim cursor, and return `rest` as the write that goes on from it."""
+        assert rest.interim_cursor is not None
+        self.set_pairs("tags", {Tag.CURSOR: rest.interim_cursor})
+        return replace(rest, expected_cursor=rest.interim_cursor)
 
     def delete_latest(self, update: RunUpdate) -> set[str]:
         """Delete the latest values that were among the points that a rewind replaces. Return their keys."""
@@ -842,12 +786,11 @@ class RunTables:
 
     def _replaced(self, update: RunUpdate) -> tuple[str, dict[str, object]]:
         """Return the condition for the points that a rewind replaces: not those that people logged to the run."""
-        ours = set(update.keys.values())
         rows = self._rows(
             "SELECT key FROM latest_metrics WHERE run_uuid = :run AND step >= :step", step=update.replace_from
         )
         values: dict[str, object] = {"step": update.replace_from}
-        foreign = sorted({row[0] for row in rows} - ours)
+        foreign = sorted({row[0] for row in rows}.difference(update.own_keys))
         values |= {f"foreign{number}": key for number, key in enumerate(foreign)}
         names = "".join(f" AND key <> :foreign{number}" for number in range(len(foreign)))
         return f"run_uuid = :run AND step >= :step{names}", values

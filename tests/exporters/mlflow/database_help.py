@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from bridge.exporters.mlflow.client import FoundRun
+from bridge.exporters.mlflow.rows import KeyRows, rows_of
 from bridge.exporters.mlflow.write_db import Database, RunRow, RunUpdate, new_run_id
 from bridge.model import Block
 
@@ -25,15 +26,15 @@ Point = tuple[str, int, float, float]
 """Metric, step, time in seconds after START_MS, value."""
 
 
-def block(points: Sequence[Point]) -> Block:
-    """Return `points` as a block with one row per point."""
+def rows(points: Sequence[Point]) -> list[KeyRows]:
+    """Return `points` as rows, each metric under its own name."""
     names = tuple(dict.fromkeys(name for name, *_ in points))
     values = np.zeros((len(names), len(points)))
     present = np.zeros((len(names), len(points)), dtype=np.bool_)
     for row, (name, _, _, value) in enumerate(points):
         values[names.index(name), row] = value
         present[names.index(name), row] = True
-    return Block(
+    block = Block(
         names=names,
         row=np.arange(len(points), dtype=np.int64),
         step=np.array([step for _, step, _, _ in points], dtype=np.int64),
@@ -41,24 +42,17 @@ def block(points: Sequence[Point]) -> Block:
         values=values,
         present=present,
     )
+    return rows_of([block], {name: name for name in names})
 
 
-def wide_block(metrics: int, rows: int, *, start: int = 0, seed: int = 0) -> Block:
-    """Return a full block: `metrics` metrics named m0, m1, ... at `rows` steps from `start`, ten steps a second."""
-    step = np.arange(start, start + rows, dtype=np.int64)
-    return Block(
-        names=tuple(f"m{number}" for number in range(metrics)),
-        row=step,
-        step=step,
-        time=START_MS / 1000 + step / 10,
-        values=np.random.default_rng(seed + start).random((metrics, rows)),
-        present=np.ones((metrics, rows), dtype=np.bool_),
-    )
-
-
-def same_names(block: Block) -> dict[str, str]:
-    """Return each metric under its own name."""
-    return {name: name for name in block.names}
+def wide_rows(metrics: int, count: int, *, start: int = 0) -> list[KeyRows]:
+    """Return rows of `metrics` metrics named m0, m1, ... at `count` steps from `start`, ten steps a second."""
+    step = np.arange(start, start + count, dtype=np.int64)
+    is_nan = np.zeros(count, dtype=np.bool_)
+    chance = np.random.default_rng(start)
+    return [
+        KeyRows(f"m{number}", START_MS + 100 * step, step, chance.random(count), is_nan) for number in range(metrics)
+    ]
 
 
 def open_database(uri: str) -> Database:

@@ -154,7 +154,7 @@ def test_points_that_were_sent_before_a_stop_are_not_sent_again(
 ) -> None:
     """A run marked as holding points past its cursor is read first, and only missing points are sent."""
     through = _stopped(server, faulty_proxy, monkeypatch)
-    assert (len(server.points("loss")), Tag.PENDING in server.run().data.tags) == (1000, True)
+    assert (0 < len(server.points("loss")) <= 1000, Tag.PENDING in server.run().data.tags) == (True, True)
     faulty_proxy.seen.clear()
     through.export(run_of(), MANY)
     # Two with the points that were missing; tags and the cursor go with the second.

@@ -23,12 +23,11 @@ from tests.exporters.mlflow.database_help import (
     NEW,
     START_MS,
     Point,
-    block,
     make_run,
     open_database,
-    same_names,
+    rows,
     table,
-    wide_block,
+    wide_rows,
 )
 
 if TYPE_CHECKING:
@@ -93,11 +92,9 @@ def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, u
     ours = make_run(database)
     expected = "c0"
     for number, at in enumerate(range(0, len(points), 550)):
-        part = block(points[at : at + 550])
+        part = rows(points[at : at + 550])
         cursor = f"c{number + 1}"
-        change = RunUpdate(
-            expected_cursor=expected, blocks=[part], keys=same_names(part), tags={"mlflow.bridge.cursor": cursor}
-        )
+        change = RunUpdate(expected_cursor=expected, rows=part, tags={"mlflow.bridge.cursor": cursor})
         database.write(ours, change)
         expected = cursor
     assert len(table(uri, "metrics", ours)) > 1200
@@ -123,10 +120,10 @@ def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri
 
 def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
     """Writing the same points again adds no rows and keeps the latest metrics."""
-    part = block(awkward_points(seed=2, count=500))
-    ours = make_run(database, blocks=[part], keys=same_names(part))
+    part = rows(awkward_points(seed=2, count=500))
+    ours = make_run(database, rows=part)
     before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
-    again = RunUpdate(expected_cursor="c0", blocks=[part], keys=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
+    again = RunUpdate(expected_cursor="c0", rows=part, tags={"mlflow.bridge.cursor": "c1"})
     database.write(ours, again)
     assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
 
@@ -142,11 +139,11 @@ def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, dat
         ("gone", 8, 0.8, 1.0),
     ]
     after: list[Point] = [("loss", 2, 1.2, 3.0), ("loss", 3, 1.3, 2.0)]
-    ours = make_run(database, blocks=[block(before)], keys=same_names(block(before)))
+    ours = make_run(database, rows=rows(before))
     change = RunUpdate(
         expected_cursor="c0",
-        blocks=[block(after)],
-        keys={"loss": "loss", "old": "old", "gone": "gone"},
+        rows=rows(after),
+        own_keys=["loss", "old", "gone"],
         replace_from=2,
         interim_cursor="interim",
         tags={"mlflow.bridge.cursor": "c1"},
@@ -160,9 +157,9 @@ def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, dat
 def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, database: Database, uri: str) -> None:
     """A rewind deletes points of the run's own metrics only."""
     points: list[Point] = [("loss", 5, 0.5, 5.0)]
-    ours = make_run(database, blocks=[block(points)], keys={"loss": "loss"})
+    ours = make_run(database, rows=rows(points))
     client.log_metric(ours, "test/acc", 0.9, timestamp=START_MS, step=7)
-    change = RunUpdate("c0", keys={"loss": "loss"}, replace_from=0, interim_cursor="interim")
+    change = RunUpdate("c0", own_keys=["loss"], replace_from=0, interim_cursor="interim")
     database.write(ours, change)
     expected = [{"key": "test/acc", "value": 0.9, "timestamp": START_MS, "step": 7, "is_nan": 0}]
     assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
@@ -171,9 +168,9 @@ def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, dat
 def test_a_replaced_point_that_comes_again_stays(database: Database, uri: str) -> None:
     """A point that is both deleted and sent is there afterwards."""
     points: list[Point] = [("loss", 1, 0.1, 5.0)]
-    ours = make_run(database, blocks=[block(points)], keys={"loss": "loss"})
-    names = {"loss": "loss"}
-    database.write(ours, RunUpdate("c0", blocks=[block(points)], keys=names, replace_from=1, interim_cursor="i"))
+    ours = make_run(database, rows=rows(points))
+    change = RunUpdate("c0", rows(points), own_keys=["loss"], replace_from=1, interim_cursor="i")
+    database.write(ours, change)
     expected = [{"key": "loss", "value": 5.0, "timestamp": START_MS + 100, "step": 1, "is_nan": 0}]
     assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
 
@@ -198,10 +195,8 @@ def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, datab
 def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri: str) -> None:
     """A run that another export advanced is a conflict and stays unchanged."""
     ours = make_run(database, cursor="newer")
-    part = wide_block(1, 3)
-    change = RunUpdate(
-        expected_cursor="older", blocks=[part], keys=same_names(part), tags={"mlflow.bridge.cursor": "mine"}
-    )
+    part = wide_rows(1, 3)
+    change = RunUpdate(expected_cursor="older", rows=part, tags={"mlflow.bridge.cursor": "mine"})
     with pytest.raises(ConflictError):
         database.write(ours, change)
     assert table(uri, "metrics", ours) == []
@@ -261,12 +256,12 @@ def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database
 def test_a_history_is_that_of_mlflow_itself(uri: str, database: Database, client: MlflowClient) -> None:
     """The columns that verify reads hold the points of MLflow's own reader, in the order of their steps and times."""
     run_id = log_with_client(client, awkward_points(7, 300))
-    step, time, value = database.history(run_id, "loss")
+    held = database.history(run_id, "loss")
     points = client.get_metric_history(run_id, "loss")
-    assert sorted(zip(step.tolist(), time.tolist(), map(str, value.tolist()), strict=True)) == sorted(
-        (point.step, point.timestamp, str(point.value)) for point in points
+    pairs = list(zip(held.step.tolist(), held.timestamp.tolist(), strict=True))
+    assert sorted(zip(pairs, map(str, held.shown.tolist()), strict=True)) == sorted(
+        ((point.step, point.timestamp), str(point.value)) for point in points
     )
-    pairs = list(zip(step.tolist(), time.tolist(), strict=True))
     assert (len(pairs) > 50, pairs) == (True, sorted(pairs))
 
 

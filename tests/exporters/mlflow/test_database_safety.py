@@ -21,10 +21,9 @@ from tests.exporters.mlflow.database_help import (
     NEW,
     make_run,
     open_database,
-    same_names,
     settle,
     table,
-    wide_block,
+    wide_rows,
 )
 
 if TYPE_CHECKING:
@@ -50,11 +49,10 @@ def write_parts(uri: str, identity: str = "uid-1") -> None:
     }
     cursor = held.get(run_uuid)
     for part in range(int(cursor or 0), PARTS):
-        points = wide_block(4, ROWS_A_PART, start=part * ROWS_A_PART)
+        points = wide_rows(4, ROWS_A_PART, start=part * ROWS_A_PART)
         change = RunUpdate(
             expected_cursor=cursor,
-            blocks=[points],
-            keys=same_names(points),
+            rows=points,
             tags={"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": str(part + 1)},
             row=FACTS,
             create=NEW,
@@ -95,11 +93,11 @@ def rewind_far(uri: str) -> None:
     SqliteBulk.limit, SqliteBulk.most_deleted = 150, 1000
     database = open_database(uri)
     (run,) = database.runs_with_tag("mlflow.bridge.cursor", None)
-    points = wide_block(4, 100, start=500)
+    points = wide_rows(4, 100, start=500)
     change = RunUpdate(
         expected_cursor=run.tags["mlflow.bridge.cursor"],
-        blocks=[points],
-        keys=same_names(points),
+        rows=points,
+        own_keys=[part.key for part in points],
         replace_from=500,
         interim_cursor="interim",
         tags={"mlflow.bridge.cursor": "c1"},
@@ -111,8 +109,8 @@ def rewind_far(uri: str) -> None:
 def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
     """The cursor of a rewind stopped between transactions says so until the rewind is complete."""
     database = open_database(sqlite_uri)
-    points = wide_block(4, 6000)
-    ours = make_run(database, blocks=[points], keys=same_names(points))
+    points = wide_rows(4, 6000)
+    ours = make_run(database, rows=points)
     database.close()
     chance = random.Random(7)
     seen = set()
@@ -138,11 +136,10 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
         together.wait()
         conflicts = 0
         for part in range(5):
-            points = wide_block(2, 50, start=part * 50)
+            points = wide_rows(2, 50, start=part * 50)
             change = RunUpdate(
                 expected_cursor=str(part) if part else None,
-                blocks=[points],
-                keys=same_names(points),
+                rows=points,
                 tags={"mlflow.bridge.uid": "uid-1", "mlflow.bridge.cursor": str(part + 1)},
                 row=FACTS,
                 create=NEW,
@@ -206,9 +203,9 @@ def _write_quarter_of_a_million(uri: str, identity: str) -> str:
     database = open_database(uri)
     ours = make_run(database, identity, cursor="0")
     for part in range(8):
-        points = wide_block(10, 3000, start=part * 3000)
+        points = wide_rows(10, 3000, start=part * 3000)
         tags = {"mlflow.bridge.cursor": str(part + 1)}
-        change = RunUpdate(expected_cursor=str(part), blocks=[points], keys=same_names(points), tags=tags)
+        change = RunUpdate(expected_cursor=str(part), rows=points, tags=tags)
         database.write(ours, change)
     database.close()
     return ours
@@ -220,8 +217,8 @@ def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyP
     database = open_database(sqlite_uri)
     bulk = database._bulk
     assert isinstance(bulk, SqliteBulk)
-    points = wide_block(10, 2000)
-    ours = make_run(database, blocks=[points], keys=same_names(points))
+    points = wide_rows(10, 2000)
+    ours = make_run(database, rows=points)
     ended = bulk._ended
     database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
     assert bulk._began - ended >= SqliteBulk._PAUSE_S
@@ -276,10 +273,10 @@ def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
     """A change that breaks a database constraint writes nothing."""
     database = open_database(uri)
     ours = make_run(database)
-    points = wide_block(1, 5)
+    points = wide_rows(1, 5)
     bad = type(FACTS)(status="NO SUCH STATUS", name="x", start=0, end=None)
     with pytest.raises(TargetRefusedError):
-        database.write(ours, RunUpdate(expected_cursor="c0", blocks=[points], keys=same_names(points), row=bad))
+        database.write(ours, RunUpdate(expected_cursor="c0", rows=points, row=bad))
     assert table(uri, "metrics", ours) == []
     database.close()
 

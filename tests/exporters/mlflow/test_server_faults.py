@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,8 @@ from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import client
 from bridge.exporters.mlflow.client import Address
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import rows_of
-from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, entities_of
+from bridge.exporters.mlflow.rows import KeyRows
+from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, fields_for_requests
 from bridge.exporters.mlflow.write_db import RunUpdate
 from bridge.model import Status
 from bridge.sync.export import Options, export_runs
@@ -21,7 +22,7 @@ from bridge.sync.parallel import Workers
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.database_help import NEW, START_MS, block, same_names, table, wide_block
+from tests.exporters.mlflow.database_help import NEW, START_MS, rows, table, wide_rows
 from tests.exporters.mlflow.test_database import awkward_points, log_with_client
 from tests.fixtures.proxy import Fault
 from tests.run_dirs import make_run as make_directory
@@ -57,8 +58,8 @@ def test_points_equal_log_batch(mlflow_server: MlflowServer) -> None:
     points = awkward_points(seed=3, count=1400)
     twin = log_with_client(api.client, points)
     ours = make_run(api)
-    part = block(points)
-    change = RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part), tags={"mlflow.bridge.cursor": "c1"})
+    part = rows(points)
+    change = RunUpdate(expected_cursor=None, rows=part, tags={"mlflow.bridge.cursor": "c1"})
     api.write(ours, change)
     assert len(table(mlflow_server.backend, "metrics", ours)) > 1100
     assert table(mlflow_server.backend, "metrics", ours) == table(mlflow_server.backend, "metrics", twin)
@@ -73,24 +74,30 @@ def test_without_the_fast_road_the_client_is_asked(
     monkeypatch.setattr("bridge.exporters.mlflow.write_api._post_batch", lambda: None)
     api = ApiRuns(Address.of(mlflow_server.uri))
     ours = make_run(api)
-    part = block([("m", 1, 0.5, 2.0), ("m", 2, 0.75, float("nan"))])
-    api.write(ours, RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part)))
+    part = rows([("m", 1, 0.5, 2.0), ("m", 2, 0.75, float("nan"))])
+    api.write(ours, RunUpdate(expected_cursor=None, rows=part))
     assert table(mlflow_server.backend, "metrics", ours) == [
         {"key": "m", "value": 2.0, "timestamp": START_MS + 500, "step": 1, "is_nan": 0},
         {"key": "m", "value": 0.0, "timestamp": START_MS + 750, "step": 2, "is_nan": 1},
     ]
 
 
-def test_requests_keep_to_the_limits() -> None:
-    """A request holds at most 1000 points and a million bytes, whatever the keys are."""
-    long = wide_block(12, 500)
-    names = {name: name + "\N{GREEK SMALL LETTER ALPHA}" * 240 for name in long.names}
-    for keys in (same_names(long), names):
-        pieces = list(batches_for_requests(rows_of([long], keys)))
-        assert sum(len(part) for piece in pieces for part in piece) == 6000
-        assert max(sum(len(part) for part in piece) for piece in pieces) <= 1000
-        assert max(len(body_of("0" * 32, piece)) for piece in pieces) < 1_000_000
-        assert len(entities_of(pieces[0])["metrics"]) == sum(len(part) for part in pieces[0])
+@pytest.mark.parametrize(("pairs", "size"), [(0, 0), (90, 1), (250, 5000)])
+@pytest.mark.parametrize("key", ["", "\N{GREEK SMALL LETTER ALPHA}" * 240])
+def test_requests_keep_to_the_limits(pairs: int, size: int, key: str) -> None:
+    """A request holds at most 100 params, 100 tags, 1000 of all and a million bytes, and the cursor is in the last."""
+    params = {f"p{number}": "\N{GREEK SMALL LETTER ALPHA}" * size for number in range(pairs)}
+    fields = fields_for_requests(params, params | {Tag.CURSOR: "c" * 4000})
+    points = [replace(part, key=part.key + key) for part in wide_rows(12, 500)]
+    requests = [(list[KeyRows](), *some) for some in fields[:-1]]
+    requests += [(batch, *fields[-1]) for batch in batches_for_requests(points, fields[-1])]
+    for batch, some_params, some_tags in requests:
+        assert sum(map(len, batch)) + len(some_params) + len(some_tags) <= 1000
+        assert max(len(some_params), len(some_tags)) <= 100
+        assert len(body_of("0" * 32, batch, some_params, some_tags)) < 1_000_000
+    assert sum(len(part) for batch, *_ in requests for part in batch) == 6000
+    assert dict(pair for some, _ in fields for pair in some.items()) == params
+    assert [Tag.CURSOR in some for _, some in fields] == [False] * (len(fields) - 1) + [True]
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -102,9 +109,9 @@ def test_a_request_that_fails_is_sent_again(
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     api = ApiRuns(Address.of(faulty_proxy.uri))
     ours = make_run(api)
-    part = wide_block(1, 40)
+    part = wide_rows(1, 40)
     faulty_proxy.plan(fault, path="runs/log-batch", times=2)
-    api.write(ours, RunUpdate(expected_cursor=None, blocks=[part], keys=same_names(part)))
+    api.write(ours, RunUpdate(expected_cursor=None, rows=part))
     assert faulty_proxy.failed == [fault, fault]
     assert len(table(mlflow_server.backend, "metrics", ours)) == 40
 
