@@ -308,5 +308,5 @@ def test_a_file_that_is_swapped_while_it_is_sent(tmp_path: Path) -> None:
             sent.append((run_id, folder, file.name, file.read_bytes()))
 
     upload = ArtifactUpload(api=Api(Address.of("http://127.0.0.1:9")), run_id="run")
-    assert upload.add_file("checkpoints/last.ckpt", RunFile(path=path, size=4, mtime_ns=0)) is None
+    assert upload.add_file("checkpoints/last.ckpt", RunFile(path=path, size=4, mtime_ns=0))
     assert (upload.finish(), sent) == ([], [("run", "checkpoints", "last.ckpt", b"ours")])

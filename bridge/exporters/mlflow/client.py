@@ -426,6 +426,16 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRow:
+    """The contents of a run's own row: MLflow's status, name, start and end in milliseconds."""
+
+    status: str
+    name: str
+    start: int
+    end: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class FoundRun:
     """One run as MLflow holds it. `status` is MLflow's word, times are in milliseconds.
 
@@ -466,6 +476,11 @@ class FoundRun:
     def name(self) -> str:
         """Return the run's name."""
         return self.tags.get(Tag.NAME, "")
+
+    @property
+    def row(self) -> RunRow:
+        """Return the contents of the run's own row."""
+        return RunRow(self.status, self.name, self.start or 0, self.end)
 
     @property
     def is_building(self) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -25,7 +25,6 @@ from bridge.view import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from bridge.live import LiveRuns
     from bridge.model import Cursor, Notice, Run
@@ -176,8 +175,12 @@ class MlflowExporter(Exporter):
             if (target := now[run.identity].target) is not None
             and _version(self._at_start[run.identity]) != _version(now[run.identity])
         ]
-        members = {(target.experiment_id, sweep_of(run.tags)) for run, target in changed if not content.flat}
-        notices = [Sweep(self._store, home, name).settle() for home, name in sorted(_named(members))]
+        members = {
+            (target.experiment_id, name)
+            for run, target in changed
+            if not content.flat and (name := sweep_of(run.tags)) is not None
+        }
+        notices = [Sweep(self._store, home, name).settle() for home, name in sorted(members)]
         notices += [update_view(self._store, home) for home in sorted({target.experiment_id for _, target in changed})]
         return [notice for notice in notices if notice is not None]
 
@@ -237,14 +240,6 @@ class MlflowExporter(Exporter):
         if "_store" in self.__dict__:
             self._store.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 # The job runner of the server's GenAI pages starts processes that these pages do not need.
 _SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -252,10 +247,6 @@ _SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE
 
 def _server_command(host: str, port: int) -> tuple[str, ...]:
     return (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1")
-
-
-def _named(members: set[tuple[str, str | None]]) -> list[tuple[str, str]]:
-    return [(home, name) for home, name in members if name is not None]
 
 
 def _version(candidates: Candidates) -> tuple[str | None, ...]:

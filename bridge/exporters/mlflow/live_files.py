@@ -47,9 +47,10 @@ class Listing(media.ArtifactUpload):
         """Add a file with this content."""
         self.found[path] = data
 
-    def add_file(self, path: str, file: RunFile, data: bytes | None = None) -> None:
+    def add_file(self, path: str, file: RunFile, *, what: str | None = None) -> bool:
         """Add a file of the run directory, which is read when it is asked for."""
         self.found[path] = file
+        return True
 
     def add_picture(self, event: MediaEvent, identity: str) -> tuple[str, str] | None:
         """Add a picture, which is converted when it is asked for. Return its two paths, None if it cannot be shown."""
@@ -101,7 +102,7 @@ class LiveArtifacts(ArtifactRepository):
         if "children" in run.kept:  # a sweep's parent
             return {}
         source, content = live.run(run), live.options.content
-        media.add_copies(files, media.due_files(source, content), content, [])
+        media.add_copies(files, media.due_files(source, content), content)
         keys = keys_of(live.metrics(run), dict(content.rename))
         media.add_full_texts(files, keys, facts_of(source, content), "")
         added = media.add_media(files, source.identity, events)
@@ -110,7 +111,7 @@ class LiveArtifacts(ArtifactRepository):
         if added.names:
             files.add_json(media.MEDIA_FILE, added.names)
         if content.checkpoints:
-            media.add_checkpoints(files, source, {}, [])
+            media.add_checkpoints(files, source, {})
         return files.found
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:

@@ -80,7 +80,7 @@ _MOST_REFUSED = 20
 class ArtifactUpload:
     """The files on their way into a run's artifacts: written below `folder`, or sent one by one through `api`.
 
-    `notices` has one for each file that the store refuses for its size or name.
+    `notices` has one for each file that is not sent, and for what is renamed on the way.
     """
 
     def __init__(self, folder: Path | None = None, *, api: MlflowApi | None = None, run_id: str = "") -> None:
@@ -103,19 +103,16 @@ class ArtifactUpload:
         """Add `data` as JSON at `path`."""
         self.add(path, _json_bytes(data))
 
-    def add_file(self, path: str, file: RunFile, data: bytes | None = None) -> Notice | None:
-        """Add a file of the run directory at `path`. Return a notice if it is gone or no longer a plain file.
+    def add_file(self, path: str, file: RunFile, *, what: str | None = None) -> bool:
+        """Add a file of the run directory at `path`. Return False if it is gone or no longer plain; `what` names it.
 
-        `data` are its bytes, if they were read already.
         A file that is longer than its request says would spoil the next request, so files of rows are copied first.
         """
-        if data is not None:
-            self.add(path, data)
-            return None
         try:
             source = open_file(file)
         except OSError as error:
-            return Notice(NoticeKind.MISSING_FILE, path, str(error.strerror or error))
+            self.tell(NoticeKind.MISSING_FILE, what or path, str(error.strerror or error))
+            return False
         with source, self._local_path(path) as local:
             # Link to the opened file where the system can, so that a swapped path is not followed.
             opened = Path(f"/proc/self/fd/{source.fileno()}")
@@ -126,7 +123,11 @@ class ArtifactUpload:
                 with local.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
         self.bytes += file.size
-        return None
+        return True
+
+    def tell(self, kind: NoticeKind, what: str, detail: str) -> None:
+        """Add a notice."""
+        self.notices.append(Notice(kind, what, detail))
 
     def add_picture(self, event: MediaEvent, identity: str) -> tuple[str, str] | None:
         """Add a picture to the grid. Return the paths of its two files, None if its file is gone or too large.
@@ -168,9 +169,7 @@ class ArtifactUpload:
         except TargetRefusedError as error:
             del self.paths[path]
             is_too_large = "(413)" in error.message or "too large" in error.message.lower()
-            self.notices.append(
-                Notice(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
-            )
+            self.tell(NoticeKind.TOO_LARGE if is_too_large else NoticeKind.REFUSED, path, error.message)
             self._refused += [] if is_too_large else [error]
             if len(self._refused) == _MOST_REFUSED:
                 raise
@@ -231,7 +230,6 @@ class AddedMedia:
     in_grid: bool = False
     captions: list[list[Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
-    notices: list[Notice] = field(default_factory=list)
 
 
 def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent]) -> AddedMedia:
@@ -244,22 +242,18 @@ def add_media(upload: ArtifactUpload, identity: str, events: Sequence[MediaEvent
         tag = clean_tag(event.tag)
         if tag != event.tag and tag not in added.names:
             added.names[tag] = event.tag
-            detail = f"as {tag}; {MEDIA_FILE} maps it back"
-            added.notices.append(Notice(NoticeKind.RENAMED, f"media {event.tag}", detail))
+            upload.tell(NoticeKind.RENAMED, f"media {event.tag}", f"as {tag}; {MEDIA_FILE} maps it back")
         plain = plain_media_path(event)
         paths = None
         if event.type is MediaType.IMAGE:
             try:
                 paths = upload.add_picture(event, identity)
             except UnreadablePictureError as error:
-                added.notices.append(Notice(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}"))
+                upload.tell(NoticeKind.NOT_SHOWABLE, event.path, f"{error}; kept as {plain}")
         if paths is not None:
             added.in_grid = True
-        else:
-            notice = upload.add_file(plain, event.file)
-            if notice is not None:
-                added.notices.append(Notice(NoticeKind.MISSING_FILE, event.path, notice.detail))
-                continue
+        elif not upload.add_file(plain, event.file, what=event.path):
+            continue
         if event.caption:
             image: Any = plain
             if paths is not None:
@@ -547,22 +541,17 @@ def _content_digest(data: bytes | None) -> str:
     return "" if data is None else hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def add_run_files(
-    upload: ArtifactUpload, run: Run, content: ContentOptions, sent: Mapping[str, str], notices: list[Notice]
-) -> dict[str, str]:
+def add_run_files(upload: ArtifactUpload, run: Run, content: ContentOptions, sent: Mapping[str, str]) -> dict[str, str]:
     """Add the files that are due and differ from `sent`. Return what is sent after that."""
     due = due_files(run, content)
-    now = dict(sent) | add_copies(
-        upload, {name: file for name, file in due.items() if not is_sent(file, sent.get(name))}, content, notices
-    )
+    new = {name: file for name, file in due.items() if not is_sent(file, sent.get(name))}
+    now = dict(sent) | add_copies(upload, new, content)
     if now and not sent:
         upload.add(TARGET_MARK, _TARGET_TEXT.encode())
     return now
 
 
-def add_copies(
-    upload: ArtifactUpload, files: Mapping[str, RunFile], content: ContentOptions, notices: list[Notice]
-) -> dict[str, str]:
+def add_copies(upload: ArtifactUpload, files: Mapping[str, RunFile], content: ContentOptions) -> dict[str, str]:
     """Add files of a run directory, their secrets masked.
 
     Return the texts by which a cursor recognises each one as it is now: size, mtime, digest.
@@ -573,18 +562,19 @@ def add_copies(
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
         if name in _UNMASKED:
-            notice = upload.add_file(name, file, data)
-            notices += [] if notice is None else [notice]
+            if data is None:
+                upload.add_file(name, file)
+            else:
+                upload.add(name, data)
             continue
         if data is None:
-            notices.append(Notice(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file"))
+            upload.tell(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file")
             continue
         masked = redaction.yaml_file(data) if name.endswith(".yaml") else redaction.json_file(data)
         if masked or not data:
             upload.add(name, masked)
         else:
-            detail = "it cannot be read, so secrets in it cannot be masked"
-            notices.append(Notice(NoticeKind.LEFT_OUT, name, detail))
+            upload.tell(NoticeKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     return signatures
 
 
@@ -626,7 +616,7 @@ _ENDS_A_PATH = re.compile(r"[#?%\x00-\x1f\x7f\ud800-\udfff]")
 """Characters at which a server takes a path for ended or encoded: another name arrives, and two may become one."""
 
 
-def add_checkpoints(upload: ArtifactUpload, run: Run, sent: Mapping[str, str], notices: list[Notice]) -> dict[str, str]:
+def add_checkpoints(upload: ArtifactUpload, run: Run, sent: Mapping[str, str]) -> dict[str, str]:
     """Add the checkpoints that differ from `sent`. Return what is sent after that."""
     now = checkpoint_signatures(run)
     if now and now == sent:
@@ -634,14 +624,13 @@ def add_checkpoints(upload: ArtifactUpload, run: Run, sent: Mapping[str, str], n
     files = _checkpoint_files(run)
     for path, file in files.items():
         if path not in now or sent.get(path) != now[path]:
-            notice = upload.add_file(path, file)
-            notices += [] if notice is None else [notice]
+            upload.add_file(path, file)
     for path in (path.as_posix() for path in _checkpoint_paths(run)):
         if path not in files:
             why = "it is not a plain file inside the run directory"
             if _ENDS_A_PATH.search(path):
                 why = "a server would store it under another name, since it holds one of # ? %"
-            notices.append(Notice(NoticeKind.REFUSED_PATH, path, f"not sent: {why}"))
+            upload.tell(NoticeKind.REFUSED_PATH, path, f"not sent: {why}")
     return now
 
 

@@ -204,7 +204,7 @@ class RunReader:
         content, sent = self._content, self._extra.get("files", {})
         due = due_files(self._run, content).items()
         upload = ArtifactUpload(self._folder / "expected")
-        add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content, [])
+        add_copies(upload, {name: file for name, file in due if is_sent(file, sent.get(name))}, content)
         for name in sorted(upload.paths):
             expected = _digest_of(self._folder / "expected" / name)
             held = self._find(name)

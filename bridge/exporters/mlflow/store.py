@@ -100,7 +100,21 @@ class ExperimentName:
         return self.id is None and _PLACEHOLDER.search(self.template) is not None
 
     def of_run(self, run: Run) -> str:
-        """Return the name for `run`. Raise RunError if it lacks a value and there is no default."""
+        """Return the name for `run`, within MLflow's limit. Raise RunError if it lacks a value without a default."""
+        name = self._whole(run)
+        if len(name) <= EXPERIMENT_NAME_LIMIT:
+            return name
+        return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    def notices(self, run: Run) -> list[Notice]:
+        """Return a notice if the name for `run` is longer than MLflow allows."""
+        name = self._whole(run)
+        if len(name) <= EXPERIMENT_NAME_LIMIT:
+            return []
+        detail = f"name of {len(name)} characters; the first {EXPERIMENT_NAME_LIMIT - 9} and a digest are kept"
+        return [Notice(NoticeKind.CUT, f"experiment {name[:40]}...", detail)]
+
+    def _whole(self, run: Run) -> str:
         missing: list[str] = []
 
         def fill(placeholder: re.Match[str]) -> str:
@@ -111,27 +125,13 @@ class ExperimentName:
 
         name = storable(_PLACEHOLDER.sub(fill, self.template))
         if not missing:
-            return _within_limit(name)
+            return name
         if self.default is not None:
-            return _within_limit(self.default)
+            return self.default
         raise RunError(
             f"{run.path} has no value for {', '.join(missing)} of --experiment {self.template!r}.",
             hint="Name an experiment for such runs with --experiment-default NAME.",
         )
-
-    def notices(self, run: Run) -> list[Notice]:
-        """Return a notice if the name for `run` is longer than MLflow allows."""
-        name = _PLACEHOLDER.sub(lambda found: _placeholder_value(run, found[1]) or "", self.template)
-        if len(name) <= EXPERIMENT_NAME_LIMIT:
-            return []
-        detail = f"name of {len(name)} characters; the first {EXPERIMENT_NAME_LIMIT - 9} and a digest are kept"
-        return [Notice(NoticeKind.CUT, f"experiment {name[:40]}...", detail)]
-
-
-def _within_limit(name: str) -> str:
-    if len(name) <= EXPERIMENT_NAME_LIMIT:
-        return name
-    return f"{name[: EXPERIMENT_NAME_LIMIT - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _placeholder_value(run: Run, placeholder: str) -> str | None:

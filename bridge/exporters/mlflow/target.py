@@ -15,7 +15,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Applied
-from bridge.exporters.mlflow.client import FoundRun, RunGoneError
+from bridge.exporters.mlflow.client import FoundRun, RunGoneError, RunRow
 from bridge.exporters.mlflow.facts import (
     NAMES_FILE,
     TAG_LIMIT,
@@ -51,7 +51,7 @@ from bridge.exporters.mlflow.store import (
     user_edits,
 )
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.write_db import RunRow, RunUpdate, new_run_id
+from bridge.exporters.mlflow.write_db import RunUpdate, new_run_id
 from bridge.locks import machine_lock
 from bridge.model import Cursor, Delta, Notice, NoticeKind
 from bridge.options import ContentOptions
@@ -276,8 +276,8 @@ class MlflowTarget:
             return []
         update = RunUpdate(expected_cursor=cursor, tags=self._carried_tags(old, new))
         update.deleted_tags = [key for key in edited_tags(old) if key not in old.tags]
-        if "name" in user_edits(old, cursor_of(old)) and new.start is not None:
-            update.row = RunRow(new.status, old.name, new.start, new.end)
+        if "name" in user_edits(old, cursor_of(old)):
+            update.row = replace(new.row, name=old.name)
         if self._store.reaches_files(writer.experiment):
             notices = self._copy_user_files(old.run_id, new.run_id)
         else:
@@ -522,10 +522,9 @@ class DeltaWriter:
         update.deleted_tags = sorted(gone)
         name = found.name if "name" in edited else facts.name
         start = facts.start if in_place or found.start is None else found.start
-        now = RunRow(found.status, found.name, found.start or 0, found.end)
         row = RunRow(facts.status, name, start, facts.end)
         # An end time cannot be cleared through the API: a requeued run runs with its old end.
-        if row != now and (in_place or row != replace(now, end=None)):
+        if row != found.row and (in_place or row != replace(found.row, end=None)):
             update.row = row
         sent_start = work.sent.get("start")
         work.sent = facts.sent
@@ -564,7 +563,6 @@ class DeltaWriter:
         """
         if work.delta.media:
             self._set_tags({Tag.PENDING_MEDIA: str(work.delta.after.media_lines)})
-        extra, tags, notices = dict(work.extra), dict(work.update.tags), list(work.notices)
         error = self.store.artifact_failure
         if error is None:
             try:
@@ -573,14 +571,14 @@ class DeltaWriter:
                 raise
             except TargetError as failure:
                 error = self.store.artifact_failure = failure
-        work.extra, work.update.tags, work.notices = extra, tags, notices
         work.extra["pending"] = True
         detail = f"{error.message} The next export sends them. {error.hint or ''}".rstrip()
         work.notices.append(Notice(NoticeKind.REFUSED, "artifacts", detail))
         return 0
 
     def _send_files(self, work: _DeltaWork) -> int:
-        delta, extra, tags = work.delta, work.extra, work.update.tags
+        """Send the files. Change `work` once they are all there."""
+        delta, extra, tags = work.delta, dict(work.extra), dict[str, str]()
         extra.pop("pending", None)
         folder = self._folder()
         if self.is_new and folder is None:
@@ -589,7 +587,6 @@ class DeltaWriter:
             self.found = self.store.runs.run(self.found.run_id)
         upload = ArtifactUpload(folder, api=self.store.api, run_id=self.found.run_id)
         media = add_media(upload, self.run.identity, delta.media)
-        work.notices += media.notices
         if media.in_grid and Tag.IMAGES not in self.found.tags:
             tags[Tag.IMAGES] = "True"
         if media.names:
@@ -600,14 +597,15 @@ class DeltaWriter:
             add_captions(upload, media.captions, self._artifact(CAPTIONS_FILE))
             tags |= table_tag(self.found.tags)
         if not delta.more:
-            files = add_run_files(upload, self.run, self.content, extra.get("files", {}), work.notices)
+            files = add_run_files(upload, self.run, self.content, extra.get("files", {}))
             texts = add_full_texts(upload, work.keys, self.facts, extra.get("maps", ""))
             extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
             if self.content.checkpoints:
-                sent = extra.get("checkpoints", {})
-                extra["checkpoints"] = add_checkpoints(upload, self.run, sent, work.notices)
+                extra["checkpoints"] = add_checkpoints(upload, self.run, extra.get("checkpoints", {}))
         is_path = self.store.address.is_server and self.experiment.artifacts.startswith(("/", "file:"))
         work.notices += upload.finish(is_shared_path=is_path)
+        work.extra = extra
+        work.update.tags |= tags
         return upload.bytes
 
     def _folder(self) -> Path | None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Metric
 
-    from bridge.exporters.mlflow.write_db import RunRow, RunUpdate
+    from bridge.exporters.mlflow.client import RunRow
+    from bridge.exporters.mlflow.write_db import RunUpdate
 
 Fields: TypeAlias = "tuple[dict[str, str], dict[str, str]]"
 """The params and the tags of one request."""

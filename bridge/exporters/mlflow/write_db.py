@@ -25,6 +25,7 @@ from bridge.errors import ConflictError, TargetError, TargetRefusedError, Target
 from bridge.exporters.mlflow.client import (
     Experiment,
     FoundRun,
+    RunRow,
     database_error,
     missing_driver,
     without_credentials,
@@ -143,16 +144,6 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
 
 _ATTEMPTS = 4
 _NAMESPACE = uuid.UUID("6f0b6a7e-0e0c-5d0e-9a53-4b1c7ac2d0b1")
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """The contents of a run's own row: MLflow's status, name, start and end in milliseconds."""
-
-    status: str
-    name: str
-    start: int
-    end: int | None
 
 
 @dataclass(slots=True, eq=False)
@@ -651,7 +642,7 @@ class RunTables:
 
     def _create(self, new: FoundRun, row: RunRow | None) -> bool:
         """Create the run with its row and first tags, and return True; return False if it exists."""
-        row = row or RunRow(new.status, new.name, new.start or 0, new.end)
+        row = row or new.row
         values = {
             "run": self.run_id,
             "name": row.name,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import ConflictError
+from bridge.exporters.mlflow.client import RunRow
 from bridge.exporters.mlflow.write_db import (
     Database,
-    RunRow,
     RunUpdate,
     artifact_uri,
     new_run_id,
