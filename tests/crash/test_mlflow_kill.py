@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,9 +17,6 @@ from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.event_writing import age, append, picture, write_events
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run as MlflowRun
 
 HEADER = ["loss", "val/acc", "step", "wall_time"]
 PICTURE = Path(__file__).parents[1] / "sync" / "picture.png"
@@ -97,26 +93,6 @@ class GrowingEvents:
         age(self.path)
 
 
-def facts(run: MlflowRun) -> dict[str, Any]:
-    """Return what two exports of one run directory must share, as far as a search for runs returns it."""
-    ours = ("mlflow.bridge.cursor", "mlflow.bridge.replaces")
-    return {
-        "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
-        "params": run.data.params,
-        "tags": {key: value for key, value in run.data.tags.items() if key not in ours},
-        "metrics": run.data.metrics,
-    }
-
-
-def content(store: Store, run: MlflowRun) -> dict[str, Any]:
-    """Return all that two exports of one run directory must share."""
-    run_id = run.info.run_id
-    return facts(run) | {
-        "points": {key: store.points(key, run_id) for key in run.data.metrics},
-        "files": {path: store.artifact(path, run_id) for path in store.files(run_id=run_id)},
-    }
-
-
 @pytest.fixture(params=["sqlite", "postgresql", "server"])
 def uri(request: pytest.FixtureRequest) -> str:
     if request.param == "server":
@@ -150,7 +126,7 @@ def kill_and_heal(
     clean = store(uri, experiment=f"clean-{tmp_path.name}")
     export(uri, clean.experiment, growing.path)
     killed = store(uri, experiment=f"killed-{tmp_path.name}")
-    assert content(killed, killed.run()) == content(clean, clean.run())
+    assert (killed.facts(), killed.content()) == (clean.facts(), clean.content())
     assert len(killed.points("loss")) == 4 * ROWS - ROWS // 2
     return kills
 
@@ -204,9 +180,9 @@ def check_small_runs(uri: str, experiment: str, folder: Path) -> None:
     """Check that every run is in MLflow once, as after a clean export, and that verify finds its points and files."""
     clean = f"clean-{experiment}"
     export(uri, clean, folder)
-    killed, whole = ([facts(run) for run in Store(uri, experiment=name).runs()] for name in (experiment, clean))
+    killed, whole = (Store(uri, experiment=name).facts() for name in (experiment, clean))
     assert len(killed) == len(list(folder.iterdir()))
-    assert sorted(killed, key=str) == sorted(whole, key=str)
+    assert killed == whole
     checks = verify_runs([folder], find_exporter("mlflow")(tracking_uri=uri, experiment=experiment)).runs
     assert {str(check.verdict) for check in checks} == {"="}
 

@@ -8,7 +8,7 @@ import pytest
 
 from bridge.sync.report import Action
 from tests.crash.killing import all_at_once, each_at_once
-from tests.crash.test_mlflow_kill import Growing, content, export
+from tests.crash.test_mlflow_kill import Growing, export
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import make_run
 
@@ -50,9 +50,9 @@ def test_exports_at_once_end_with_one_run_each(uri: str, tmp_path: Path, count: 
     assert [line.action for line in last.runs] == [Action.UNCHANGED] * RUNS
     export(uri, f"clean-{experiment}", tmp_path / "runs")
     together, clean = Store(uri, experiment=experiment), Store(uri, experiment=f"clean-{experiment}")
-    there = {run.info.run_name: content(together, run) for run in together.runs()}
-    assert len(together.runs()) == RUNS
-    assert there == {run.info.run_name: content(clean, run) for run in clean.runs()}
+    assert together.facts() == clean.facts()
+    there, wanted = ({run.info.run_name: one.content(run) for run in one.runs()} for one in (together, clean))
+    assert (len(together.runs()), there) == (RUNS, wanted)
     assert len(there["job-0"]["points"]["loss"]) == 4 * PART - PART // 2
 
 

@@ -439,8 +439,8 @@ class RunRow:
 class FoundRun:
     """One run as MLflow holds it. `status` is MLflow's word, times are in milliseconds.
 
-    `tags` are all of its tags or, where `asked` is given, those of these keys. `metrics` are its latest values,
-    `latest` their steps and times if MLflow's client told them.
+    `tags` are all of its tags or those that were asked for. `metrics` are its latest values, `latest` their steps and
+    times if MLflow's client told them.
     """
 
     run_id: str
@@ -453,7 +453,6 @@ class FoundRun:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     latest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    asked: frozenset[str] | None = None
 
     @classmethod
     def of(cls, run: MlflowRun) -> FoundRun:
@@ -557,6 +556,20 @@ class MlflowApi:
         """Return the result of a method of the client, retried if the target is unavailable."""
         call = functools.partial(getattr(self.client, method), *arguments, **options)
         return call_with_retry(self.address.shown, call)
+
+    def request(self, method: str, endpoint: str, **options: Any) -> Any:
+        """Return the server's answer as JSON. MLflow's own function adds credentials and headers, and retries."""
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        _ = self.client  # checks that the server answers
+        path = f"/api/2.0/mlflow/{endpoint}"
+
+        def send() -> Any:
+            answer = http_request(get_default_host_creds(self.address.uri), path, method, **options)
+            return verify_rest_response(answer, path).json()
+
+        return call_with_retry(self.address.shown, send)
 
     def experiment(self, name: str) -> Experiment | None:
         """Return the experiment of this name, deleted or not."""
@@ -691,17 +704,8 @@ class MlflowApi:
         With a plain path as artifact root and without --serve-artifacts, MLflow's client writes to the path on this
         machine, which the server may not share.
         """
-        from mlflow.utils.credentials import get_default_host_creds
-        from mlflow.utils.rest_utils import http_request, verify_rest_response
-
-        endpoint = "/api/2.0/mlflow/artifacts/list"
-
-        def listed() -> set[str]:
-            credentials = get_default_host_creds(self.address.uri)
-            answer = http_request(credentials, endpoint, "GET", params={"run_id": run_id})
-            return {file["path"] for file in verify_rest_response(answer, endpoint).json().get("files", ())}
-
-        if not names <= call_with_retry(self.address.shown, listed):
+        answer = self.request("GET", "artifacts/list", params={"run_id": run_id})
+        if not names <= {file["path"] for file in answer.get("files", ())}:
             raise TargetRefusedError(
                 f"{self.address.shown} does not see the files that were stored for it: its artifact root is a path of "
                 "its own machine.",

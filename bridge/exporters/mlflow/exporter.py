@@ -123,7 +123,7 @@ class MlflowExporter(Exporter):
         self._found.update(found)
         self._at_start.update(found)
         shown = self._store.address.shown
-        return states | {identity: candidates.state(shown) for identity, candidates in found.items()}
+        return states | {run.identity: found[run.identity].state(shown, run) for run in with_experiment}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return the names of the facts and files of `run` that differ from what was last sent."""

@@ -47,7 +47,7 @@ class Listing(media.ArtifactUpload):
         """Add a file with this content."""
         self.found[path] = data
 
-    def add_file(self, path: str, file: RunFile, *, what: str | None = None) -> bool:
+    def add_file(self, path: str, file: RunFile, *, data: bytes | None = None, what: str | None = None) -> bool:
         """Add a file of the run directory, which is read when it is asked for."""
         self.found[path] = file
         return True

@@ -103,11 +103,15 @@ class ArtifactUpload:
         """Add `data` as JSON at `path`."""
         self.add(path, _json_bytes(data))
 
-    def add_file(self, path: str, file: RunFile, *, what: str | None = None) -> bool:
+    def add_file(self, path: str, file: RunFile, *, data: bytes | None = None, what: str | None = None) -> bool:
         """Add a file of the run directory at `path`. Return False if it is gone or no longer plain; `what` names it.
 
+        `data` are its bytes, if they were read already.
         A file that is longer than its request says would spoil the next request, so files of rows are copied first.
         """
+        if data is not None:
+            self.add(path, data)
+            return True
         try:
             source = open_file(file)
         except OSError as error:
@@ -562,10 +566,7 @@ def add_copies(upload: ArtifactUpload, files: Mapping[str, RunFile], content: Co
         data = _small_content(file)
         signatures[name] = f"{file.size}:{file.mtime_ns}:{_content_digest(data)}"
         if name in _UNMASKED:
-            if data is None:
-                upload.add_file(name, file)
-            else:
-                upload.add(name, data)
+            upload.add_file(name, file, data=data)
             continue
         if data is None:
             upload.tell(NoticeKind.MISSING_FILE, name, "gone, too large or not a plain file")

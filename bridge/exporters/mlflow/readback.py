@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec.structs import replace
 
-from bridge.errors import TargetRefusedError
+from bridge.errors import TargetError
 from bridge.exporters.contract import Mismatch, TargetContent, TargetMedia
 from bridge.exporters.mlflow.facts import (
     KEY_LIMIT,
@@ -92,7 +92,7 @@ class RunReader:
             self._folder = Path(name)
             self._read_names()
             # If files are pending, the store may still be unusable.
-            with contextlib.suppress(*((TargetRefusedError,) if self._extra.get("pending") else ())):
+            with contextlib.suppress(*((TargetError,) if self._extra.get("pending") else ())):
                 if self._content.media:
                     media += self._media()
                     mismatches += self._image_mismatches()

@@ -211,8 +211,8 @@ class Candidates:
             return ()
         return tuple(run for run in self.building if run.tags[Tag.BUILDING] != self.target.run_id)
 
-    def state(self, store: str) -> TargetState:
-        """Return what the contract asks for. `store` names the MLflow in errors."""
+    def state(self, store: str, run: Run) -> TargetState:
+        """Return what the contract asks for of `run`. `store` names the MLflow in errors."""
         extras = tuple(f"{store} run {extra.run_id}" for extra in self.extras)
         if self.home is not None:
             return TargetState(exists=True, error=deleted_experiment(self.home))
@@ -226,7 +226,7 @@ class Candidates:
             # The run was created and not filled. If it holds points already, sending them again changes nothing,
             # unless their times were estimated from other anchors.
             return TargetState(exists=bool(cursor.anchors), extras=extras)
-        edited = user_edits(self.target, cursor)
+        edited = user_edits(self.target, cursor, asked_for=run)
         if cursor is not None and not _is_ended_as_sent(self.target, cursor):
             cursor = cursor.with_(extra=cursor.extra | {ENDED_OTHERWISE: True})
         return TargetState(cursor=cursor, exists=True, edited=edited, extras=extras)
@@ -263,13 +263,20 @@ def cursor_of(run: FoundRun) -> Cursor | None:
 # User edits
 
 
-def user_edits(run: FoundRun, cursor: Cursor | None) -> tuple[str, ...]:
-    """Return what people changed since the last export: `name`, `notes`, `tags.KEY`."""
+def user_edits(run: FoundRun, cursor: Cursor | None, *, asked_for: Run | None = None) -> tuple[str, ...]:
+    """Return what people changed since the last export: `name`, `notes`, `tags.KEY`.
+
+    With `asked_for` only the tags of this run were read.
+    """
     if cursor is None or not cursor.sent:
         return ()
     now = {"name": run.name, "notes": run.tags.get(Tag.NOTES, "")}
     edited = [field for field, text in now.items() if digest(text) != cursor.sent.get(field, digest(text))]
-    return (*edited, *(f"tags.{key}" for key in edited_tags(run)))
+    tags = edited_tags(run)
+    if tags and asked_for is not None:
+        read = UserTags.of(asked_for.tags).values
+        tags = tuple(key for key in tags if key in read)
+    return (*edited, *(f"tags.{key}" for key in tags))
 
 
 def sent_tags(run: FoundRun) -> Mapping[str, str]:
@@ -279,11 +286,7 @@ def sent_tags(run: FoundRun) -> Mapping[str, str]:
 
 def edited_tags(run: FoundRun) -> tuple[str, ...]:
     """Return the keys of the user tags that are no longer as they were sent, missing ones too."""
-    return tuple(
-        key
-        for key, value in sent_tags(run).items()
-        if (run.asked is None or key in run.asked) and run.tags.get(key) != value[:TAG_LIMIT]
-    )
+    return tuple(key for key, value in sent_tags(run).items() if run.tags.get(key) != value[:TAG_LIMIT])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

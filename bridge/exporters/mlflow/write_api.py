@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from itertools import zip_longest
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
-from bridge.exporters.mlflow.client import RETRY_PAUSES_S, FoundRun, MlflowApi, SentTwiceError, call_with_retry
+from bridge.exporters.mlflow.client import RETRY_PAUSES_S, FoundRun, MlflowApi, SentTwiceError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlflow.entities import Metric
 
@@ -139,16 +138,14 @@ class ApiRuns(MlflowApi):
         """Log points, params and tags in one request. MLflow stores params first, then points, then tags.
 
         MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
-        body of the same request to the same documented endpoint, and sends it with MLflow's own request function,
-        which handles credentials, headers and retries. If that function is unknown, the client is used.
+        body of the same request to the same documented endpoint. The client is for stores that are not reached over
+        HTTP.
         """
-        uri = self.address.uri
-        post = _post_batch() if uri.startswith(("http://", "https://")) else None
-        if post is None:
-            self.call("log_batch", run_id, **entities_of(rows, params, tags))
+        if self.address.uri.startswith(("http://", "https://")):
+            headers = {"Content-Type": "application/json"}
+            self.request("POST", "runs/log-batch", data=body_of(run_id, rows, params, tags), extra_headers=headers)
         else:
-            _ = self.client  # checks that the server answers
-            call_with_retry(self.address.shown, functools.partial(post, uri, body_of(run_id, rows, params, tags)))
+            self.call("log_batch", run_id, **entities_of(rows, params, tags))
 
     def _best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> KeyRows | None:
         """Return the best value of `key` so far as a row of `best_key`, None if that is its latest value already.
@@ -274,21 +271,3 @@ def entities_of(
 
 def _json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-@functools.cache
-def _post_batch() -> Callable[[str, bytes], None] | None:
-    """Return a function that posts a `log-batch` body to a server, None if MLflow's internals are unknown."""
-    try:
-        from mlflow.utils.credentials import get_default_host_creds
-        from mlflow.utils.rest_utils import http_request, verify_rest_response
-    except ImportError:
-        return None
-
-    def post(uri: str, body: bytes) -> None:
-        endpoint = "/api/2.0/mlflow/runs/log-batch"
-        headers = {"Content-Type": "application/json"}
-        answer = http_request(get_default_host_creds(uri), endpoint, "POST", data=body, extra_headers=headers)
-        verify_rest_response(answer, endpoint)
-
-    return post

@@ -205,15 +205,11 @@ class Database:
 
     @classmethod
     def open(cls, uri: str, *, note: Callable[[str], None]) -> Self | None:
-        """Return the database at `uri`, None if it is not of a known kind and schema. `note` is told the reason.
+        """Return the SQLite or PostgreSQL database at `uri`, None if its schema is unknown. `note` is told the reason.
 
         Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer.
         """
-        kind = uri.partition(":")[0].partition("+")[0]
-        if kind not in ("sqlite", "postgresql"):
-            note(f"Points go through MLflow's API: a {kind} database cannot be written to directly.")
-            return None
-        bulk = SqliteBulk() if kind == "sqlite" else PostgresBulk()
+        bulk = SqliteBulk() if uri.startswith("sqlite") else PostgresBulk()
         engine = _engine(uri)
         bulk.set_up(engine)
         reason = None
@@ -313,9 +309,8 @@ class Database:
             "SELECT r.run_uuid, r.experiment_id, r.lifecycle_stage, r.status, r.name, r.start_time, r.end_time, "
             f"t.key, t.value FROM runs r JOIN tags t ON r.run_uuid = t.run_uuid WHERE {condition}"
         )
-        asked = None
         if only is not None:
-            asked, bound = frozenset(only), bound | {"keys": sorted(only)}
+            bound = bound | {"keys": sorted(only)}
             sql += " AND t.key IN :keys"
         found: dict[str, FoundRun] = {}
         # The three mappings of each run, which are filled row by row.
@@ -324,12 +319,11 @@ class Database:
             for run_id, experiment_id, stage, status, name, start, end, key, value in _select(connection, sql, **bound):
                 if run_id not in found:
                     tags, params, metrics = contents[run_id] = {}, {}, {}
-                    if name and (asked is None or Tag.NAME in asked):
+                    if name:
                         tags[Tag.NAME] = name
                     found[run_id] = FoundRun(
-                        run_id, str(experiment_id), status, stage == "deleted", start, end, tags, params, metrics,
-                        asked=asked,
-                    )  # fmt: skip
+                        run_id, str(experiment_id), status, stage == "deleted", start, end, tags, params, metrics
+                    )
                 if key != Tag.NAME or not name:
                     contents[run_id][0][key] = value or ""
             ids = list(found) if only is None else []

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bridge.exporters.contract import TargetContent, TargetState
     from bridge.model import Delta, Run
+    from tests.fixtures.mlflow_server import MlflowServer
 
 
 @dataclass
@@ -31,6 +32,11 @@ class Store:
     uri: str
     experiment: str = "trials"
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_server(self) -> bool:
+        """Return True for a server, through which nothing can be taken back."""
+        return self.uri.startswith("http")
 
     @property
     def client(self) -> MlflowClient:
@@ -108,6 +114,29 @@ class Store:
         history = self.client.get_metric_history(run_id or self.run().info.run_id, key)
         return sorted((point.step, point.value, point.timestamp) for point in history)
 
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what a search says of all runs, by name, and what all exports of one run directory share."""
+        unlike = ("mlflow.bridge.cursor", "mlflow.bridge.replaces", "mlflow.parentRunId")
+        found = [
+            {
+                "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
+                "params": run.data.params,
+                "tags": {key: value for key, value in run.data.tags.items() if key not in unlike},
+                "metrics": {key: str(value) for key, value in run.data.metrics.items()},
+            }
+            for run in self.runs()
+        ]
+        return sorted(found, key=str)
+
+    def content(self, run: MlflowRun | None = None) -> dict[str, Any]:
+        """Return the points and files of a run, by default of the only one: all that exports share beside the facts."""
+        run = run or self.run()
+        run_id = run.info.run_id
+        return {
+            "points": {key: list(map(str, self.points(key, run_id))) for key in run.data.metrics},
+            "files": {path: self.artifact(path, run_id) for path in self.files(run_id=run_id)},
+        }
+
     def files(self, folder: str = "", run_id: str | None = None) -> list[str]:
         """Return the paths of all artifacts below `folder`."""
         run_id = run_id or self.run().info.run_id
@@ -130,9 +159,20 @@ def store(sqlite_uri: str) -> Store:
     return Store(sqlite_uri)
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def server(mlflow_server: MlflowServer, tmp_path: Path) -> Store:
+    """Return the session's server with an experiment of this test."""
+    return Store(mlflow_server.uri, experiment=tmp_path.name)
+
+
+@pytest.fixture(params=["store", "server"])
+def any_store(request: pytest.FixtureRequest) -> Store:
     """Return a store through its database, or an experiment of this test through a server."""
-    if request.param == "server":
-        return Store(request.getfixturevalue("mlflow_server").uri, experiment=f"any-{tmp_path.name}")
-    return Store(request.getfixturevalue("sqlite_uri"))
+    found: Store = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """Return an empty database of each kind that is written to directly."""
+    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))

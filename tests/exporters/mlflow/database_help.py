@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,17 +80,3 @@ def table(uri: str, name: str, run_uuid: str) -> list[dict[str, Any]]:
     finally:
         engine.dispose()
     return sorted(rows, key=lambda row: tuple(repr(value) for _, value in sorted(row.items())))
-
-
-def settle(uri: str) -> None:
-    """Wait until PostgreSQL has finished the work of clients that are gone; SQLite stops with its client."""
-    engine = sa.create_engine(uri, isolation_level="AUTOCOMMIT")
-    others = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    try:
-        with engine.connect() as connection:
-            while engine.dialect.name == "postgresql" and connection.execute(others).scalar_one():
-                time.sleep(0.01)
-    finally:
-        engine.dispose()

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.fixtures.mlflow_server import MlflowServer
     from tests.fixtures.proxy import FaultyProxy
 
 ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
@@ -42,6 +41,16 @@ def run_with_picture(folder: Path, **fields: str) -> Path:
     path = make_run(folder / "runs" / "a", ROWS, hparams={"f(x)": 1}, uid="a")
     log_picture(path, step=1, session=0, **fields)
     return path
+
+
+def export_without_files(store: Store, path: Path, action: str = "new") -> str:
+    """Export, assert that all but the files arrives, and return what the notice says."""
+    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+    (notice,) = (notice for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED)
+    run, points = store.run(), store.points("loss")
+    assert (str(line.action), notice.what) == (action, "artifacts")
+    assert (run.info.status, run.data.params, len(points)) == ("FINISHED", {"f_x_": "1"}, 3)
+    return notice.detail
 
 
 def check_healed(store: Store, path: Path) -> None:
@@ -61,13 +70,9 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
     blocked.write_text("not a folder")
     store.client.create_experiment("trials", artifact_location=blocked.as_uri())
     path = run_with_picture(tmp_path)
-    for expected in ("new", "changed"):
-        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-        assert str(line.action) == expected
-        assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
-        assert any("The next export sends them" in notice.detail for notice in notices_of(line))
-    run = store.run()
-    assert (run.info.status, run.data.params, len(store.points("loss"))) == ("FINISHED", {"f_x_": "1"}, 3)
+    for action in ("new", "changed"):
+        detail = export_without_files(store, path, action)
+        assert ("The next export sends them" in detail, "--no-artifacts" in detail) == (True, True)
     (check,) = verify_runs([path], store.exporter()).runs
     pending = {"files that could not be stored", "hparams.yaml", "media.jsonl", "metrics.csv", "sidecar.json"}
     assert (pending <= set(check.behind.facts), check.behind.media_lines) == (True, 1)
@@ -75,12 +80,19 @@ def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
     check_healed(store, path)
 
 
-@pytest.mark.parametrize("scheme", ["unknown", "cloud"])
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        ("unknown://bucket/folder", "unknown"),
+        ("cloud://bucket/folder", "no credentials"),
+        ("mlflow-artifacts:/7", "--database-uri DATABASE"),
+    ],
+)
 @pytest.mark.parametrize("caption", ["", "seen"])
 def test_a_store_that_mlflow_cannot_use(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, caption: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, says: str, caption: str
 ) -> None:
-    """A scheme that no plug-in knows, or an error of a cloud's library that MLflow loads with the first call."""
+    """No plug-in knows the scheme, the library that MLflow loads at the first call fails, or a server has the files."""
     from mlflow.store.artifact import artifact_repository_registry as registry
 
     class CloudError(Exception):
@@ -102,22 +114,9 @@ def test_a_store_that_mlflow_cannot_use(
 
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
     monkeypatch.setitem(registry._artifact_repository_registry._registry, "cloud", CloudRepository)
-    store.client.create_experiment("trials", artifact_location=f"{scheme}://bucket/folder")
+    store.client.create_experiment("trials", artifact_location=location)
     path = run_with_picture(tmp_path, caption=caption)
-    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-    assert str(line.action) == "new"
-    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
-    assert (store.run().info.status, len(store.points("loss"))) == ("FINISHED", 3)
-
-
-def test_a_database_whose_files_a_server_keeps(store: Store, tmp_path: Path) -> None:
-    """Points and facts arrive, and a notice explains how to send the files too."""
-    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
-    path = run_with_picture(tmp_path)
-    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-    (notice,) = (notice for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED)
-    assert (notice.what, "--database-uri DATABASE" in notice.detail) == ("artifacts", True)
-    assert (store.run().data.params, len(store.points("loss"))) == ({"f_x_": "1"}, 3)
+    assert says in export_without_files(store, path)
     (check,) = verify_runs([path], store.exporter()).runs
     assert (str(check.verdict), "files that could not be stored" in check.behind.facts) == ("=", True)
 
@@ -157,23 +156,19 @@ def test_a_file_that_the_store_refuses_is_not_looked_for(store: Store, tmp_path:
 
 
 def test_a_temporary_folder_that_cannot_be_written(
-    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Points and facts arrive, and the files follow once there is room again."""
-    store, path = Store(mlflow_server.uri, experiment=f"temporary-{tmp_path.name}"), run_with_picture(tmp_path)
+    path = run_with_picture(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-    assert str(line.action) == "new"
-    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
-    check_healed(store, path)
+        export_without_files(server, path)
+    check_healed(server, path)
 
 
-def test_a_file_that_grows_while_it_is_sent(
-    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_grows_while_it_is_sent(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file arrives as it was, since rows that are logged during its request would spoil the next request."""
-    store, path = Store(mlflow_server.uri, experiment=f"grows-{tmp_path.name}"), run_with_picture(tmp_path)
+    path = run_with_picture(tmp_path)
     before = (path / "metrics.csv").read_bytes()
     upload_file = ApiRuns.upload_file
 
@@ -184,8 +179,8 @@ def test_a_file_that_grows_while_it_is_sent(
 
     with monkeypatch.context() as patch:
         patch.setattr(ApiRuns, "upload_file", grow)
-        export_runs([path], store.exporter(), OPTIONS)
-    assert store.artifact("metrics.csv") == before
+        export_runs([path], server.exporter(), OPTIONS)
+    assert server.artifact("metrics.csv") == before
 
 
 def test_a_sweep_whose_files_cannot_be_stored_is_whole_otherwise(store: Store, tmp_path: Path) -> None:
@@ -207,10 +202,7 @@ def test_a_server_whose_store_is_down(
     store = Store(faulty_proxy.uri, experiment=f"store-down-{tmp_path.name}")
     path = run_with_picture(tmp_path)
     faulty_proxy.plan(Fault.STATUS, path="mlflow-artifacts", times=1000, status=500)
-    (line,) = export_runs([path], store.exporter(), OPTIONS).runs
-    assert str(line.action) == "new"
-    assert [notice.what for notice in notices_of(line) if notice.kind is NoticeKind.REFUSED] == ["artifacts"]
-    assert store.run().info.status == "FINISHED"
+    export_without_files(store, path)
     faulty_proxy.heal()
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     check_healed(store, path)
@@ -224,18 +216,15 @@ def test_a_server_that_does_not_see_the_path_of_its_files(sqlite_uri: str, tmp_p
     try:
         store = Store(server.uri, experiment="path")
         path = run_with_picture(tmp_path)
-        assert [notice.what for notice in notices_of(export_runs([path], store.exporter(), OPTIONS).runs[0])][
-            -1
-        ] != "artifacts"
+        (line,) = export_runs([path], store.exporter(), OPTIONS).runs
+        assert "artifacts" not in [notice.what for notice in notices_of(line)]
         # On another machine the same path is another folder. Here the files vanish between upload and list.
         other = Store(server.uri, experiment="elsewhere")
         with pytest.MonkeyPatch.context() as patch:
             stored = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.log_artifact"
             patch.setattr(stored, lambda *_: shutil.rmtree(root, ignore_errors=True))
-            (line,) = export_runs([path], other.exporter(), OPTIONS).runs
-        notice = next(notice for notice in notices_of(line) if notice.what == "artifacts")
-        assert "does not see the files" in notice.detail
-        assert "--artifacts-destination" in notice.detail
+            detail = export_without_files(other, path)
+        assert ("does not see the files" in detail, "--artifacts-destination" in detail) == (True, True)
         check_healed(other, path)
     finally:
         server.stop()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.facts import script_of
+from bridge.exporters.mlflow.facts import UserTags, read_list_tag, script_of
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from logger.sidecar import SessionEntry
 from tests.exporters.mlflow.by_hand import START, run_of
-
-if TYPE_CHECKING:
-    from tests.exporters.mlflow.conftest import Store
+from tests.exporters.mlflow.conftest import Store
 
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 
@@ -50,12 +50,17 @@ def test_a_status_is_worded_by_the_table(store: Store, status: Status, word: str
     assert (run.info.status, run.data.tags.get("bridge.status")) == (word, status.value if says_more else None)
 
 
-def test_a_requeued_run_is_running_again_without_its_old_end(store: Store) -> None:
-    """In a database a requeue clears the end time."""
-    store.export(run_of(status=Status.KILLED), ROWS)
-    store.export(run_of(status=Status.RUNNING, end=None), [{"step": 2, "loss": 0.1}])
-    info = store.run().info
-    assert (info.status, info.end_time) == ("RUNNING", None)
+def test_a_requeued_run_is_running_until_its_next_end(any_store: Store) -> None:
+    """A requeue clears the end and moves the start, except through a server; the next end is right everywhere."""
+    any_store.export(run_of(status=Status.KILLED), ROWS)
+    running = run_of(status=Status.RUNNING, start=START - 9)
+    any_store.export(running, [{"step": 2, "loss": 0.1}])
+    info = any_store.run().info
+    expected = (1775822400000, 1775826000000) if any_store.is_server else (1775822391000, None)
+    assert (info.status, info.start_time, info.end_time) == ("RUNNING", *expected)
+    assert any_store.stale(running) == []
+    any_store.export(run_of(end=1775829600.0))
+    assert (any_store.run().info.status, any_store.run().info.end_time) == ("FINISHED", 1775829600000)
 
 
 def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: Store) -> None:
@@ -77,22 +82,34 @@ def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: 
     assert held == {"opt/lr": "0.1", "a b": "None", "f(x)": "True", "f[x]": "2", "f_x_": "3"}
 
 
-def test_a_long_param_is_cut_and_kept_in_full(store: Store) -> None:
-    """A param over 6,000 characters is cut, and bridge/params.json gives it back in full."""
-    run = run_of(params={"prompt": "x" * 7000})
+def test_what_is_too_long_is_cut_and_kept_in_full(store: Store) -> None:
+    """Long params, notes and names are cut with a notice each, and files have the first two in full."""
+    run = run_of(params={"prompt": "x" * 7000}, notes="# Notes\n" + "x" * 9000, name="n" * 400)
     applied = store.export(run, ROWS)
-    assert len(store.run().data.params["prompt"]) == 6000
-    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "param prompt")]
-    held = store.read(run).params
-    assert held is not None
-    assert len(str(held["prompt"])) == 7000
+    held = store.run()
+    description = held.data.tags["mlflow.note.content"]
+    assert (len(held.data.params["prompt"]), len(held.info.run_name)) == (6000, 250)
+    assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "bridge/notes.md.*")
+    cut = {notice.what for notice in applied.notices if notice.kind is NoticeKind.CUT}
+    assert cut == {"param prompt", "notes", "name"}
+    read = store.read(run)
+    assert (read.params, read.notes, read.truncated) == (run.params, run.notes, {"name"})
 
 
-def test_a_param_that_changed_is_replaced_in_a_database(store: Store) -> None:
-    """In a database a changed param needs no rebuild."""
-    store.export(run_of(params={"lr": 0.1, "depth": 3}), ROWS)
-    store.export(run_of(params={"lr": 0.2, "depth": 3, "new": 1}))
-    assert store.run().data.params == {"lr": "0.2", "depth": "3", "new": "1"}
+def test_a_param_that_changed_is_replaced_where_that_can_be(any_store: Store) -> None:
+    """A new param is added. A changed one is replaced in a database, and refused without a write through a server."""
+    any_store.export(run_of(params={"lr": 0.1}), ROWS)
+    any_store.export(run_of(params={"lr": 0.1, "new": 1}))
+    assert any_store.run().data.params == {"lr": "0.1", "new": "1"}
+    changed = run_of(params={"lr": 0.2, "new": 1}, notes="changed")
+    if any_store.is_server:
+        with pytest.raises(RebuildNeededError, match="lr"):
+            any_store.export(changed)
+    else:
+        any_store.export(changed)
+    lr, notes = ("0.1", None) if any_store.is_server else ("0.2", "changed")
+    held = any_store.run().data
+    assert (held.params, held.tags.get("mlflow.note.content")) == ({"lr": lr, "new": "1"}, notes)
 
 
 def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
@@ -104,55 +121,51 @@ def test_a_param_that_is_gone_needs_a_rebuild(store: Store) -> None:
 
 
 def test_a_volatile_param_keeps_its_first_value_and_a_tag_has_the_newest(store: Store) -> None:
-    """A new SLURM job id at a requeue does not make a new run."""
-    store.export(run_of(params={"slurm.job_id": 17}), ROWS)
-    assert store.stale(run_of(params={"slurm.job_id": 18})) == ["bridge tags"]
-    store.export(run_of(params={"slurm.job_id": 18}))
-    run = store.run()
-    assert (run.data.params["slurm.job_id"], run.data.tags["mlflow.bridge.newest.slurm.job_id"]) == ("17", "18")
-
-
-def test_a_volatile_param_that_is_gone_keeps_its_first_value(store: Store) -> None:
-    """A resume without a checkpoint path rebuilds nothing and keeps the other volatile params."""
-    store.export(run_of(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 1}), ROWS)
+    """A new job id at a requeue makes no new run, and neither does a resume without a checkpoint path."""
+    store.export(run_of(params={"lr": 0.1, "ckpt_path": "/a", "job_id": 17}), ROWS)
     run_id = store.run().info.run_id
-    resumed = run_of(params={"lr": 0.1, "job_id": 2})
+    resumed = run_of(params={"lr": 0.1, "job_id": 18})
+    assert store.stale(resumed) == ["bridge tags"]
     store.export(resumed)
     run = store.run()
-    assert (run.info.run_id, run.data.params) == (run_id, {"lr": "0.1", "ckpt_path": "/a", "job_id": "1"})
+    assert (run.info.run_id, run.data.params) == (run_id, {"lr": "0.1", "ckpt_path": "/a", "job_id": "17"})
     newest = {key: value for key, value in run.data.tags.items() if key.startswith("mlflow.bridge.newest.")}
-    assert (newest, store.stale(resumed)) == ({"mlflow.bridge.newest.job_id": "2"}, [])
+    assert (newest, store.stale(resumed)) == ({"mlflow.bridge.newest.job_id": "18"}, [])
 
 
-def test_tags_follow_one_rule_and_are_kept_as_they_are(store: Store) -> None:
-    """`key:value` splits, values of one key are joined, a word is true, and MLflow's prefixes are left alone."""
-    tags = ("project:x", "team:a", "team:b", "baseline", "team", "mlflow.user:me", "bridge.uid:no", "two words")
+def test_tags_follow_one_rule_and_no_two_become_one(store: Store) -> None:
+    """`key:value` splits, values of one key are joined, a word is true; taken keys become others, with notices."""
+    tags = (
+        *("project:x", "team:a", "team:b", "baseline", "team", "two words", "a@b", "a#b"),
+        *("mlflow.user:me", "tag.mlflow.user:2", "bridge.uid:no", "w" * 300),
+    )
     run = run_of(tags=tags)
-    store.export(run, ROWS)
+    applied = store.export(run, ROWS)
     held = store.run().data.tags
-    people = {key: value for key, value in held.items() if not key.startswith(("mlflow.", "bridge."))}
+    (long,) = (key for key in held if key.startswith("w" * 200))
+    people = {key: value for key, value in held.items() if not key.startswith(("mlflow.", "bridge.")) and key != long}
     assert people == {
         "project": "x",
         "team": "a, b",
-        "tag.mlflow.user": "me",
-        "tag.bridge.uid": "no",
         "baseline": "true",
         "two words": "true",
+        "a_b": "true",
+        "a_b_2": "true",
+        "tag.mlflow.user": "me",
+        "tag.mlflow.user_2": "2",
+        "tag.bridge.uid": "no",
     }
+    assert [(notice.kind, notice.what) for notice in applied.notices] == [
+        (NoticeKind.RENAMED, "tag mlflow.user"),
+        (NoticeKind.RENAMED, "tag tag.mlflow.user"),
+        (NoticeKind.RENAMED, "tag bridge.uid"),
+        (NoticeKind.RENAMED, "tag a@b"),
+        (NoticeKind.RENAMED, "tag a#b"),
+        (NoticeKind.RENAMED, f"tag {'w' * 100}..."),
+        (NoticeKind.LEFT_OUT, "tag team"),
+    ]
     assert (json.loads(held["mlflow.bridge.tags"]), held["mlflow.bridge.uid"]) == (list(tags), "uid-first")
     assert store.read(run).tags == tags
-
-
-def test_notes_are_the_description_and_long_ones_go_on_in_a_file(store: Store) -> None:
-    """Notes over 8,000 characters are cut with a notice, and a file has the whole."""
-    notes = "# Notes\n" + "x" * 9000
-    run = run_of(notes=notes)
-    applied = store.export(run, ROWS)
-    description = store.run().data.tags["mlflow.note.content"]
-    assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "bridge/notes.md.*")
-    assert store.artifact("bridge/notes.md").decode() == notes
-    assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.CUT, "notes")]
-    assert store.read(run).notes == notes
 
 
 def test_user_host_command_and_commit_are_those_of_the_training(store: Store) -> None:
@@ -200,12 +213,6 @@ def test_the_source_is_the_script_or_the_module(command: str, script: str) -> No
     assert script_of(command) == script
 
 
-def test_estimated_times_are_marked(store: Store) -> None:
-    """A tag marks a run with estimated times."""
-    store.export(run_of(time_column=None), ROWS)
-    assert store.run().data.tags["bridge.time"] == "estimated"
-
-
 def test_what_people_edit_stays_and_is_named(store: Store) -> None:
     """Name, description and tags edited in the UI survive changes of the same fields in the run."""
     run = run_of(name="first", notes="mine", tags=("project:x", "keep:1", "gone:1"))
@@ -247,19 +254,12 @@ def test_an_estimated_end_is_set_right_as_it_was_sent(store: Store, tmp_path: Pa
     os.utime(metrics, (START, START))
     export_runs([metrics.parent], store.exporter())
     before = store.run().info
+    assert store.run().data.tags["bridge.time"] == "estimated"
     store.client.set_terminated(before.run_id, "FAILED", before.end_time + 5)
     os.utime(metrics)
     (line,) = export_runs([metrics.parent], store.exporter()).runs
     after = store.run().info
     assert (line.reason, after.status, after.end_time) == ("changed: status, end", "FINISHED", before.end_time)
-
-
-def test_a_run_that_a_person_deleted_is_reported_deleted(store: Store) -> None:
-    """A deleted run is no target and stays deleted until a rebuild."""
-    run = run_of()
-    store.export(run, ROWS)
-    store.client.delete_run(store.run().info.run_id)
-    assert (store.known(run).deleted, store.known(run).cursor) == (True, None)
 
 
 def test_a_deleted_experiment_is_an_error(store: Store) -> None:
@@ -350,14 +350,6 @@ def test_secrets_are_masked_in_params_tags_and_commands(store: Store) -> None:
     assert held.data.tags["bridge.slurm"] == "job_id=7, api-key=***"
 
 
-def test_a_cursor_of_a_newer_bridge_stops_that_run(store: Store) -> None:
-    """A run of a newer bridge is neither overwritten nor rebuilt."""
-    run = run_of()
-    store.export(run, ROWS)
-    store.client.set_tag(store.run().info.run_id, "mlflow.bridge.cursor", '{"format":99}')
-    assert "newer bridge" in str(store.known(run).error)
-
-
 def test_other_peoples_runs_are_never_looked_at(store: Store) -> None:
     """A run with our run's name but without our tags stays untouched."""
     experiment = store.client.create_experiment("trials")
@@ -371,3 +363,106 @@ def test_nothing_is_masked_without_globs(store: Store) -> None:
     """Content options decide what is masked."""
     store.export(run_of(params={"password": "p"}), ROWS, content=ContentOptions(redact=()))
     assert store.run().data.params == {"password": "p"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beyond the limits of MLflow or a database
+
+ODD = [{"step": 0, "a@b": 1.0}]
+
+
+def test_nul_characters_are_replaced(uri: str, tmp_path: Path) -> None:
+    """NUL characters are replaced for every database, because PostgreSQL has none, and verify knows."""
+    store = Store(uri)
+    store.client.create_experiment("trials", artifact_location=tmp_path.as_uri())
+    run = run_of(params={"p": "a\0b"}, tags=("k:a\0b",), notes="a\0b", name="a\0b")
+    applied = store.export(run, ODD)
+    assert (NoticeKind.CUT, "param p") in [(notice.kind, notice.what) for notice in applied.notices]
+    held = store.run()
+    assert (held.data.params["p"], held.data.tags["k"], held.info.run_name) == ("a\ufffdb", "a\ufffdb", "a\ufffdb")
+    assert {"params.p", "notes", "name", "tags"} <= store.read(run).unsupported
+    assert store.stale(run) == []
+
+
+def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
+    """Without an artifact store a tag maps renamed keys back."""
+    store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
+    run = run_of(params={"f(x)": 1})
+    store.export(run, ODD)
+    assert json.loads(store.run().data.tags["mlflow.bridge.names"])["metrics"] == {"a@b": "a_b"}
+    held = store.read(run)
+    assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
+
+
+def test_long_keys_of_any_script_arrive(store: Store) -> None:
+    """Keys in any script fit MLflow's limits, stay apart, and are read back whole, also if no tag can list them."""
+    names = [
+        "größe/学習率",
+        "x" * 300,
+        "x" * 299 + "y",
+        "🚀 rate",
+        "a=b,c;d",
+        "100%",
+        *("y" * 300 + f"@{n}" for n in range(9)),
+    ]
+    run = run_of(params={name: number for number, name in enumerate(names)})
+    store.export(run, [{"step": 0, **{name: float(number) for number, name in enumerate(names)}}])
+    assert store.stale(run) == []
+    store.export(run)
+    held = store.read(run)
+    assert sorted(held.series) == sorted(names)
+    assert held.params == {name: str(number) for number, name in enumerate(names)}
+
+
+MANY = tuple(f"tag{number:04}:{'z' * 60}" for number in range(60))
+"""Tags whose list nearly fills one tag of MLflow's."""
+
+
+def tags_of(store: Store) -> dict[str, str]:
+    """Return the tags of the one run without the cursor."""
+    return {key: value for key, value in store.run().data.tags.items() if key != "mlflow.bridge.cursor"}
+
+
+def test_changed_and_removed_tags_follow_the_run(any_store: Store) -> None:
+    """Changed and removed tags follow the run, and tags that people set or removed stay theirs."""
+    store = any_store
+    store.export(run_of(tags=MANY), ROWS)
+    run_id = store.run().info.run_id
+    store.client.set_tag(run_id, "tag0059", "theirs")
+    store.client.delete_tag(run_id, "tag0058")
+    for tags in (("new:1", *MANY[:50], "tag0050:CHANGED", *MANY[57:]), MANY[:2]):
+        store.export(run_of(tags=tags))
+        clean = replace(store, experiment=f"{store.experiment} {len(tags)}")
+        clean.export(run_of(tags=tags), ROWS)
+        expected = {key: value for key, value in tags_of(clean).items() if key != "tag0058"} | {"tag0059": "theirs"}
+        assert tags_of(store) == expected
+        if len(tags) > 2:
+            assert sorted(store.known(run_of(tags=tags)).edited) == ["tags.tag0058", "tags.tag0059"]
+
+
+TEXTS = st.lists(st.one_of(st.text(max_size=20), st.text("ab:@#.", max_size=4)), max_size=30, unique=True)
+
+
+@given(tags=TEXTS)
+@settings(max_examples=100, deadline=None)
+def test_each_tag_has_its_own_key_or_shares_that_of_its_name(tags: list[str]) -> None:
+    """However names are cleaned, only tags of one name share a key."""
+    made = UserTags.of(tags)
+    assert len(set(made.keys.values())) == len(made.keys)
+    assert {made.key(tag) for tag in tags} == set(made.values)
+
+
+def test_tags_beyond_one_list_are_left_out_with_a_notice(store: Store) -> None:
+    """Only tags that fit into the list of our own tags are sent, so none can be taken for a user's."""
+    run = run_of(tags=tuple(f"k{number}:{'v' * 400}" for number in range(40)))
+    applied = store.export(run, ROWS)
+    held = store.run().data.tags
+    kept = read_list_tag(held)
+    assert kept == list(run.tags[: len(kept)])
+    assert len(held["mlflow.bridge.tags"]) <= 5000
+    assert [key in held for key in ("k0", "k11", "k12", "k39")] == [True, len(kept) > 11, len(kept) > 12, False]
+    assert [(notice.kind, notice.what, notice.count) for notice in applied.notices] == [
+        (NoticeKind.LEFT_OUT, "tags", 40 - len(kept)),
+    ]
+    assert (store.stale(run), store.known(run).edited) == ([], ())
+    assert "tags" in store.read(run).unsupported

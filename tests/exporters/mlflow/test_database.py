@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import ConflictError
-from bridge.exporters.mlflow.client import RunRow
+from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.rows import SqliteBulk
 from bridge.exporters.mlflow.write_db import (
     Database,
     RunUpdate,
@@ -19,7 +20,6 @@ from bridge.exporters.mlflow.write_db import (
     newest_revision,
 )
 from tests.exporters.mlflow.database_help import (
-    FACTS,
     NEW,
     START_MS,
     Point,
@@ -90,13 +90,9 @@ def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, u
     points = awkward_points(seed=1, count=1600)
     twin = log_with_client(client, points)
     ours = make_run(database)
-    expected = "c0"
     for number, at in enumerate(range(0, len(points), 550)):
         part = rows(points[at : at + 550])
-        cursor = f"c{number + 1}"
-        change = RunUpdate(expected_cursor=expected, rows=part, tags={"mlflow.bridge.cursor": cursor})
-        database.write(ours, change)
-        expected = cursor
+        database.write(ours, RunUpdate(f"c{number}", part, tags={Tag.CURSOR: f"c{number + 1}"}))
     assert len(table(uri, "metrics", ours)) > 1200
     assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
     assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
@@ -123,13 +119,18 @@ def test_writing_twice_changes_nothing(database: Database, uri: str) -> None:
     part = rows(awkward_points(seed=2, count=500))
     ours = make_run(database, rows=part)
     before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
-    again = RunUpdate(expected_cursor="c0", rows=part, tags={"mlflow.bridge.cursor": "c1"})
+    again = RunUpdate(expected_cursor="c0", rows=part, tags={Tag.CURSOR: "c1"})
     database.write(ours, again)
     assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
 
 
-def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, database: Database, uri: str) -> None:
-    """A rewind leaves the tables of a run that never held the superseded points."""
+@pytest.mark.parametrize("limits", [(100_000, 25_000), (1, 2)])
+def test_a_rewind_replaces_the_points_from_its_step_on(
+    client: MlflowClient, database: Database, uri: str, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rewind leaves the tables of a run that never held the superseded points, in however many transactions."""
+    for name, limit in zip(("limit", "most_deleted"), limits, strict=True):
+        monkeypatch.setattr(SqliteBulk, name, limit)
     before: list[Point] = [
         ("loss", 1, 0.1, 5.0),
         ("loss", 2, 0.2, math.nan),
@@ -146,7 +147,7 @@ def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, dat
         own_keys=["loss", "old", "gone"],
         replace_from=2,
         interim_cursor="interim",
-        tags={"mlflow.bridge.cursor": "c1"},
+        tags={Tag.CURSOR: "c1"},
     )
     database.write(ours, change)
     twin = log_with_client(client, [before[0], before[3], *after])
@@ -154,70 +155,29 @@ def test_a_rewind_replaces_the_points_from_its_step_on(client: MlflowClient, dat
     assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
 
 
-def test_a_rewind_leaves_the_points_that_people_logged(client: MlflowClient, database: Database, uri: str) -> None:
-    """A rewind deletes points of the run's own metrics only."""
-    points: list[Point] = [("loss", 5, 0.5, 5.0)]
-    ours = make_run(database, rows=rows(points))
+def test_a_rewind_deletes_and_inserts_points_of_the_runs_own_metrics_only(
+    client: MlflowClient, database: Database, uri: str
+) -> None:
+    """Points that people logged stay, and so does a point that is both deleted and sent."""
+    points = rows([("loss", 5, 0.5, 5.0)])
+    ours = make_run(database, rows=points)
     client.log_metric(ours, "test/acc", 0.9, timestamp=START_MS, step=7)
-    change = RunUpdate("c0", own_keys=["loss"], replace_from=0, interim_cursor="interim")
+    before = table(uri, "metrics", ours), table(uri, "latest_metrics", ours)
+    change = RunUpdate("c0", points, own_keys=["loss"], replace_from=0, interim_cursor="interim")
     database.write(ours, change)
-    expected = [{"key": "test/acc", "value": 0.9, "timestamp": START_MS, "step": 7, "is_nan": 0}]
-    assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
-
-
-def test_a_replaced_point_that_comes_again_stays(database: Database, uri: str) -> None:
-    """A point that is both deleted and sent is there afterwards."""
-    points: list[Point] = [("loss", 1, 0.1, 5.0)]
-    ours = make_run(database, rows=rows(points))
-    change = RunUpdate("c0", rows(points), own_keys=["loss"], replace_from=1, interim_cursor="i")
-    database.write(ours, change)
-    expected = [{"key": "loss", "value": 5.0, "timestamp": START_MS + 100, "step": 1, "is_nan": 0}]
-    assert table(uri, "metrics", ours) == table(uri, "latest_metrics", ours) == expected
-
-
-def test_facts_tags_and_params_are_replaced_in_place(client: MlflowClient, database: Database) -> None:
-    """Status, name, start, end, tags and params are set, cleared or deleted in place."""
-    ours = make_run(database, params={"lr": "0.1", "n": "1"}, tags={"a": "1", "b": "2"})
-    ended = RunRow(status="FAILED", name="new name", start=START_MS - 5, end=START_MS + 7)
-    change = RunUpdate(
-        expected_cursor="c0", row=ended, tags={"b": "3"}, deleted_tags=["a", "never there"], params={"lr": "0.2"}
-    )
-    database.write(ours, change)
-    run = client.get_run(ours)
-    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FAILED", START_MS - 5, START_MS + 7)
-    assert run.info.run_name == run.data.tags["mlflow.runName"] == "new name"
-    assert run.data.params == {"lr": "0.2", "n": "1"}
-    assert {key: run.data.tags.get(key) for key in "ab"} == {"a": None, "b": "3"}
-    database.write(ours, RunUpdate(expected_cursor="c0", row=FACTS))
-    assert (client.get_run(ours).info.status, client.get_run(ours).info.end_time) == ("RUNNING", None)
+    assert len(before[0]) == 2
+    assert (table(uri, "metrics", ours), table(uri, "latest_metrics", ours)) == before
 
 
 def test_another_cursor_is_a_conflict_and_writes_nothing(database: Database, uri: str) -> None:
     """A run that another export advanced is a conflict and stays unchanged."""
     ours = make_run(database, cursor="newer")
     part = wide_rows(1, 3)
-    change = RunUpdate(expected_cursor="older", rows=part, tags={"mlflow.bridge.cursor": "mine"})
+    change = RunUpdate(expected_cursor="older", rows=part, tags={Tag.CURSOR: "mine"})
     with pytest.raises(ConflictError):
         database.write(ours, change)
     assert table(uri, "metrics", ours) == []
-    assert {"key": "mlflow.bridge.cursor", "value": "newer"} in table(uri, "tags", ours)
-
-
-def test_a_run_made_meanwhile_is_a_conflict(database: Database) -> None:
-    """Of two exports that found no run the second makes none."""
-    make_run(database)
-    with pytest.raises(ConflictError):
-        make_run(database, cursor="also first")
-    assert len(database.runs_with_tag("mlflow.bridge.uid", None)) == 1
-
-
-def test_a_deleted_run_is_not_written_to(client: MlflowClient, database: Database) -> None:
-    """A run deleted meanwhile stays unchanged."""
-    ours = make_run(database)
-    client.delete_run(ours)
-    with pytest.raises(ConflictError, match="deleted"):
-        database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
-    assert "a" not in client.get_run(ours).data.tags
+    assert {"key": Tag.CURSOR, "value": "newer"} in table(uri, "tags", ours)
 
 
 @pytest.mark.parametrize(
@@ -235,22 +195,6 @@ def test_the_newest_schema_is_read_from_the_migrations() -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     assert newest_revision() == _get_latest_schema_revision()
-
-
-def test_runs_are_found_with_their_tags(client: MlflowClient, database: Database) -> None:
-    """One query finds runs by a tag, deleted ones too, by experiment."""
-    first, second = make_run(database, "uid-1"), make_run(database, "uid-2", tags={"mlflow.bridge.run_id": "r2"})
-    client.create_run("0", run_name="somebody else's")
-    client.delete_run(second)
-    only = ["mlflow.bridge.uid", "mlflow.bridge.run_id"]
-    found = {run.run_id: run for run in database.runs_with_tag(only[0], None, ["0"], only=only)}
-    assert {run_id: (run.deleted, run.tags) for run_id, run in found.items()} == {
-        first: (False, {"mlflow.bridge.uid": "uid-1"}),
-        second: (True, {"mlflow.bridge.uid": "uid-2", "mlflow.bridge.run_id": "r2"}),
-    }
-    assert (found[first].experiment_id, found[first].status) == ("0", "RUNNING")
-    assert (found[first].start, found[first].end) == (START_MS, None)
-    assert database.runs_with_tag("mlflow.bridge.uid", None, ["7"]) == []
 
 
 def test_a_history_is_that_of_mlflow_itself(uri: str, database: Database, client: MlflowClient) -> None:

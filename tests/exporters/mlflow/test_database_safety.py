@@ -1,106 +1,60 @@
-"""The database writer when killed, in several processes, and beside a server on the same database."""
+"""The database writer when killed, beside a server on the same database, and with several runs in a transaction."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
-from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.exporters.contract import find_exporter
+from bridge.exporters.mlflow import write_db
+from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
-from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id, outdated
+from bridge.exporters.mlflow.write_db import Database, RunUpdate, outdated
+from bridge.sync.export import export_runs
+from bridge.sync.verify import verify_runs
 from tests.crash.killing import kill_after
+from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import (
     FACTS,
-    NEW,
     make_run,
     open_database,
-    settle,
     table,
     wide_rows,
 )
+from tests.run_dirs import make_run as make_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mlflow import MlflowClient
-
-PARTS = 12
-ROWS_A_PART = 1500
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def uri(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
-
-
-def write_parts(uri: str, identity: str = "uid-1") -> None:
-    """Continue from the run's cursor, part by part, as an export does."""
-    database = open_database(uri)
-    run_uuid = new_run_id("0", identity)
-    held = {
-        run.run_id: run.tags.get("mlflow.bridge.cursor") for run in database.runs_with_tag("mlflow.bridge.uid", None)
-    }
-    cursor = held.get(run_uuid)
-    for part in range(int(cursor or 0), PARTS):
-        points = wide_rows(4, ROWS_A_PART, start=part * ROWS_A_PART)
-        change = RunUpdate(
-            expected_cursor=cursor,
-            rows=points,
-            tags={"mlflow.bridge.uid": identity, "mlflow.bridge.cursor": str(part + 1)},
-            row=FACTS,
-            create=NEW,
-        )
-        database.write(run_uuid, change)
-        cursor = str(part + 1)
-    database.close()
 
 
 def tags_of(uri: str, run_uuid: str) -> dict[str, str]:
     return {row["key"]: row["value"] for row in table(uri, "tags", run_uuid)}
 
 
-def test_a_kill_leaves_whole_parts(uri: str) -> None:
-    """After a kill the run holds exactly what its cursor covers, and continuing equals a clean write."""
-    chance = random.Random(5)
-    ours = new_run_id("0", "uid-1")
-    kills = 0
-    # The first kill comes before any machine could have ended, the later ones later.
-    while kills < 4 and kill_after(0.04 * (kills + 1) * chance.uniform(0.5, 1.5), write_parts, uri):
-        kills += 1
-        settle(uri)
-        parts = int(tags_of(uri, ours).get("mlflow.bridge.cursor", 0))
-        latest = [row["step"] for row in table(uri, "latest_metrics", ours)]
-        assert len(table(uri, "metrics", ours)) == parts * ROWS_A_PART * 4
-        assert latest == ([parts * ROWS_A_PART - 1] * 4 if parts else [])
-    assert kills > 0
-    write_parts(uri)
-    write_parts(uri, "uid-clean")
-    clean = new_run_id("0", "uid-clean")
-    for name in ("metrics", "latest_metrics", "params"):
-        assert table(uri, name, ours) == table(uri, name, clean)
-    assert tags_of(uri, ours) == tags_of(uri, clean) | {"mlflow.bridge.uid": "uid-1"}
-
-
 def rewind_far(uri: str) -> None:
     """Replace more points than one SQLite transaction of this test may delete or insert."""
     SqliteBulk.limit, SqliteBulk.most_deleted = 150, 1000
     database = open_database(uri)
-    (run,) = database.runs_with_tag("mlflow.bridge.cursor", None)
+    (run,) = database.runs_with_tag(Tag.CURSOR, None)
     points = wide_rows(4, 100, start=500)
     change = RunUpdate(
-        expected_cursor=run.tags["mlflow.bridge.cursor"],
-        rows=points,
+        run.tags[Tag.CURSOR],
+        points,
         own_keys=[part.key for part in points],
         replace_from=500,
         interim_cursor="interim",
-        tags={"mlflow.bridge.cursor": "c1"},
+        tags={Tag.CURSOR: "c1"},
     )
     database.write(run.run_id, change)
     database.close()
@@ -116,48 +70,15 @@ def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
     seen = set()
     while kill_after(chance.uniform(0.02, 0.4), rewind_far, sqlite_uri):
         rows = len(table(sqlite_uri, "metrics", ours))
-        cursor = tags_of(sqlite_uri, ours)["mlflow.bridge.cursor"]
+        cursor = tags_of(sqlite_uri, ours)[Tag.CURSOR]
         assert {"c0": rows == 24_000, "interim": 2000 <= rows < 24_000, "c1": rows == 2400}[cursor]
         seen.add(cursor)
         if cursor == "c1":
             break
-    if tags_of(sqlite_uri, ours)["mlflow.bridge.cursor"] != "c1":
+    if tags_of(sqlite_uri, ours)[Tag.CURSOR] != "c1":
         rewind_far(sqlite_uri)
     assert len(table(sqlite_uri, "metrics", ours)) == 2400
     assert [row["step"] for row in table(sqlite_uri, "latest_metrics", ours)] == [599] * 4
-
-
-def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
-    """Of several writers one writes each part, and the others get a conflict."""
-    together = threading.Barrier(4)
-
-    def export(_: int) -> int:
-        database = open_database(uri)
-        together.wait()
-        conflicts = 0
-        for part in range(5):
-            points = wide_rows(2, 50, start=part * 50)
-            change = RunUpdate(
-                expected_cursor=str(part) if part else None,
-                rows=points,
-                tags={"mlflow.bridge.uid": "uid-1", "mlflow.bridge.cursor": str(part + 1)},
-                row=FACTS,
-                create=NEW,
-            )
-            try:
-                database.write(new_run_id("0", "uid-1"), change)
-            except ConflictError:
-                conflicts += 1
-        database.close()
-        return conflicts
-
-    with ThreadPoolExecutor(4) as pool:
-        conflicts = sum(pool.map(export, range(4)))
-    assert conflicts == 15
-    database = open_database(uri)
-    assert [run.run_id for run in database.runs_with_tag("mlflow.bridge.uid", None)] == [new_run_id("0", "uid-1")]
-    database.close()
-    assert len(table(uri, "metrics", new_run_id("0", "uid-1"))) == 500
 
 
 def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
@@ -199,54 +120,29 @@ def _log_until(done: threading.Event, client: MlflowClient, run_id: str, waits: 
 
 
 def _write_quarter_of_a_million(uri: str, identity: str) -> str:
-    """Write a run of that many points in five changes, and return its id."""
+    """Write a run of that many points in eight changes, and return its id."""
     database = open_database(uri)
     ours = make_run(database, identity, cursor="0")
     for part in range(8):
-        points = wide_rows(10, 3000, start=part * 3000)
-        tags = {"mlflow.bridge.cursor": str(part + 1)}
-        change = RunUpdate(expected_cursor=str(part), rows=points, tags=tags)
-        database.write(ours, change)
+        tags = {Tag.CURSOR: str(part + 1)}
+        database.write(ours, RunUpdate(str(part), wide_rows(10, 3000, start=part * 3000), tags=tags))
     database.close()
     return ours
 
 
-def test_pauses_are_left_for_others(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a series of transactions the next one waits to let others in."""
-    monkeypatch.setattr(SqliteBulk, "_HOLD_S", 0.0)
-    database = open_database(sqlite_uri)
-    bulk = database._bulk
-    assert isinstance(bulk, SqliteBulk)
-    points = wide_rows(10, 2000)
-    ours = make_run(database, rows=points)
-    ended = bulk._ended
-    database.write(ours, RunUpdate(expected_cursor="c0", tags={"a": "1"}))
-    assert bulk._began - ended >= SqliteBulk._PAUSE_S
-    database.close()
-
-
-def test_an_unknown_schema_is_left_alone(sqlite_uri: str) -> None:
-    """A database with unknown tables is not opened, and the note says why."""
+def test_other_schemas_are_left_alone(sqlite_uri: str, tmp_path: Path) -> None:
+    """A database with unknown tables, or with none, is not opened, and the note says why."""
     engine = sa.create_engine(sqlite_uri)
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE metrics ADD COLUMN unit VARCHAR(8)"))
     engine.dispose()
     notes: list[str] = []
-    assert Database.open(sqlite_uri, note=notes.append) is None
+    for uri in (sqlite_uri, f"sqlite:///{tmp_path}/new.db"):
+        assert Database.open(uri, note=notes.append) is None
     assert notes == [
         "Points go through MLflow's API: the database is not written to directly, as the table 'metrics' has an "
-        "unknown column 'unit'."
-    ]
-
-
-def test_no_schema_and_other_databases_are_left_alone(tmp_path: Path) -> None:
-    """An empty file gets no tables, and other kinds of database go through the API."""
-    notes: list[str] = []
-    assert Database.open(f"sqlite:///{tmp_path}/new.db", note=notes.append) is None
-    assert Database.open("mysql://nobody@127.0.0.1/x", note=notes.append) is None
-    assert notes == [
+        "unknown column 'unit'.",
         "Points go through MLflow's API: the database is not written to directly, as it has no MLflow table 'metrics'.",
-        "Points go through MLflow's API: a mysql database cannot be written to directly.",
     ]
 
 
@@ -273,10 +169,8 @@ def test_what_the_database_refuses_is_refused_whole(uri: str) -> None:
     """A change that breaks a database constraint writes nothing."""
     database = open_database(uri)
     ours = make_run(database)
-    points = wide_rows(1, 5)
-    bad = type(FACTS)(status="NO SUCH STATUS", name="x", start=0, end=None)
     with pytest.raises(TargetRefusedError):
-        database.write(ours, RunUpdate(expected_cursor="c0", rows=points, row=bad))
+        database.write(ours, RunUpdate("c0", wide_rows(1, 5), row=replace(FACTS, status="NO SUCH STATUS")))
     assert table(uri, "metrics", ours) == []
     database.close()
 
@@ -299,3 +193,103 @@ def test_a_rebuild_that_is_being_finished_is_not_deleted(postgres_uri: str) -> N
     engine.dispose()
     assert database.run(run_uuid).deleted is False
     database.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several new runs in one transaction: all or nothing, and one that cannot be written costs no other
+
+
+RUNS = 5
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number in range(RUNS):
+        rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(10)]
+        make_directory(
+            tmp_path / "runs" / f"job-{number}", rows, hparams={"lr": 0.1}, tags=["sweep:s"] if number > 2 else []
+        )
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many runs each transaction wrote."""
+    counts: list[int] = []
+    write = Database.write_together
+
+    def counted(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+        counts.append(len(updates))
+        write(self, updates)
+
+    monkeypatch.setattr(Database, "write_together", counted)
+    return counts
+
+
+def exporter(uri: str) -> MlflowExporter:
+    made = find_exporter("mlflow")(tracking_uri=uri, experiment="batch")
+    assert isinstance(made, MlflowExporter)
+    return made
+
+
+def verdicts(root: Path, uri: str) -> list[str]:
+    return [str(check.verdict) for check in verify_runs([root], exporter(uri)).runs]
+
+
+def test_new_runs_share_transactions(uri: str, root: Path, transactions: list[int]) -> None:
+    """New runs are written together; what must be read or created in between comes after those that wait."""
+    report = export_runs([root], exporter(uri))
+    assert [line.points for line in report.runs] == [10] * RUNS
+    assert transactions == [3, 1, 2, 1]  # three runs, the sweep's parent, its two children, its summary
+    assert verdicts(root, uri) == ["="] * RUNS
+
+
+def test_the_first_runs_of_a_new_file_share_them_too(tmp_path: Path, root: Path, transactions: list[int]) -> None:
+    """A SQLite file that the export itself creates is no exception."""
+    export_runs([root], exporter(f"sqlite:///{tmp_path}/new.db"))
+    assert transactions == [3, 1, 2, 1]
+
+
+def test_a_transaction_has_no_more_points_than_a_delta(
+    uri: str, root: Path, transactions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other programs wait for one transaction at most, so many points are written in several."""
+    monkeypatch.setattr(write_db, "_POINTS_TOGETHER", 20)
+    export_runs([root], exporter(uri))
+    assert transactions == [2, 1, 1, 2, 1]
+
+
+def test_a_run_that_is_refused_costs_no_other(uri: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the database refuses one of several runs, the others are written, and that one alone has failed."""
+    write = Database.write_together
+
+    def refusing(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+        if any(update.row is not None and update.row.name == "job-1" for _, update in updates):
+            raise TargetRefusedError("no")
+        write(self, updates)
+
+    monkeypatch.setattr(Database, "write_together", refusing)
+    report = export_runs([root], exporter(uri))
+    assert [line.reason for line in report.runs if line.failed] == ["no"]
+    names = sorted(run.info.run_name for run in Store(uri, experiment="batch").runs())
+    assert names == ["job-0", "job-2", "job-3", "job-4", "s"]
+
+
+def test_another_export_is_faster_with_one_of_them(uri: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that somebody else brings in at the same moment is no error, and it is there once."""
+    write = Database.write_together
+    others = [True]
+
+    def late(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+        if others:
+            others.clear()
+            export_runs([root / "job-1"], exporter(uri))
+        write(self, updates)
+
+    monkeypatch.setattr(Database, "write_together", late)
+    report = export_runs([root], exporter(uri))
+    assert [line.reason for line in report.runs if line.failed] == []
+    assert verdicts(root, uri) == ["="] * RUNS
+    with sa.create_engine(uri).connect() as connection:
+        found = connection.execute(sa.text("SELECT count(*) FROM runs WHERE name = 'job-1'")).scalar()
+    assert found == 1

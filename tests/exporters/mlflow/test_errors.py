@@ -20,8 +20,6 @@ from bridge.exporters.mlflow.client import (
     Address,
     MlflowApi,
     RunGoneError,
-    artifact_errors,
-    call_with_retry,
     database_error,
     translate_errors,
     without_credentials,
@@ -130,31 +128,6 @@ def test_a_missing_driver_is_named_with_its_pip_line() -> None:
         _ = MlflowApi(Address.of("mysql+pymysql://me:secret@127.0.0.1/x")).client
     assert caught.value.hint == 'pip install "pymysql"'
     assert "secret" not in str(caught.value)
-
-
-def test_a_call_is_tried_again_while_the_target_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call is retried while the target is unavailable, and not if it is refused."""
-    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", (0.0, 0.0))
-    answers = [MlflowException("failed with error code 503"), MlflowException("failed with error code 500"), None]
-
-    def call() -> str:
-        error = answers.pop(0)
-        if error is not None:
-            raise error
-        return "done"
-
-    assert call_with_retry("http://h", call) == "done"
-    answers[:] = [MlflowException("failed with error code 403"), None]
-    with pytest.raises(TargetRefusedError):
-        call_with_retry("http://h", call)
-    assert answers == [None]
-
-
-def test_an_artifact_store_that_fails_is_refused() -> None:
-    """Any error of an artifact store becomes one error that explains how to leave files out."""
-    with pytest.raises(TargetRefusedError, match="PermissionError") as caught, artifact_errors("http://h"):
-        raise PermissionError(13, "Permission denied")
-    assert "--no-artifacts" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

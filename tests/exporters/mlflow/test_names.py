@@ -44,17 +44,20 @@ def test_a_name_over_the_limit_ends_in_a_digest() -> None:
     assert (len(one), len(other), one[:241], one == other) == (250, 250, "x" * 241, False)
 
 
-def test_the_first_to_appear_keeps_the_clean_key() -> None:
-    """Later names with one clean key get numbers, and growth changes no existing key."""
-    assert keys_of(["a@b", "a_b", "a#b"]) == {"a@b": "a_b", "a_b": "a_b_2", "a#b": "a_b_3"}
-
-
-def test_keys_that_differ_in_case_alone_stay_apart_in_mysql() -> None:
-    """MySQL's collation ignores case, so the later key gets a number."""
-    assert keys_of(["Loss", "loss", "LOSS"]) == {"Loss": "Loss", "loss": "loss", "LOSS": "LOSS"}
-    assert keys_of(["Loss", "loss", "LOSS"], ignores_case=True) == {"Loss": "Loss", "loss": "loss_2", "LOSS": "LOSS_3"}
-    store = MlflowStore("mysql+pymysql://me@host/db", ExperimentName.of("trials", None))
-    assert store.ignores_case
+@pytest.mark.parametrize(
+    ("rename", "ignores_case", "keys"),
+    [
+        ({}, False, {"a@b": "a_b", "a_b": "a_b_2", "a#b": "a_b_3"}),
+        ({"loss": "train/loss@0"}, False, {"loss": "train/loss_0", "acc": "acc"}),
+        ({}, False, {"Loss": "Loss", "loss": "loss", "LOSS": "LOSS"}),
+        ({}, True, {"Loss": "Loss", "loss": "loss_2", "LOSS": "LOSS_3"}),
+    ],
+)
+def test_the_first_to_appear_keeps_the_clean_key(
+    rename: dict[str, str], ignores_case: bool, keys: dict[str, str]
+) -> None:
+    """Later names with one clean key get numbers, in MySQL also those that differ in case alone; users may rename."""
+    assert keys_of(keys, rename, ignores_case=ignores_case) == keys
 
 
 def test_params_and_tags_that_differ_in_case_alone_stay_apart_in_mysql(tmp_path: Path) -> None:
@@ -65,11 +68,7 @@ def test_params_and_tags_that_differ_in_case_alone_stay_apart_in_mysql(tmp_path:
     assert facts.user_tags == {"team": "a", "Team_2": "b"}
     assert [notice.what for notice in facts.notices] == ["param LR", "tag Team"]
     assert facts_of(run, ContentOptions()).params.values == {"lr": "0.1", "LR": "0.2"}
-
-
-def test_a_metric_can_be_renamed() -> None:
-    """A chosen name is cleaned like any other."""
-    assert keys_of(["loss", "acc"], {"loss": "train/loss@0"}) == {"loss": "train/loss_0", "acc": "acc"}
+    assert MlflowStore("mysql+pymysql://me@host/db", ExperimentName.of("trials", None)).ignores_case
 
 
 @settings(max_examples=40, deadline=None)

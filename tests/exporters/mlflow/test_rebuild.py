@@ -1,4 +1,4 @@
-"""A rebuild replaces a run by a complete new one, and keeps what people did to it."""
+"""A rebuild replaces a run by a complete new one and keeps what people did to it; exports at once end with one run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pytest
 from PIL import Image
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.client import FoundRun
 from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.store import Candidates
 from bridge.exporters.mlflow.target import DeltaWriter
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
 from tests.exporters.mlflow.by_hand import delta_of, run_of
-from tests.run_dirs import make_run, write_metrics
+from tests.run_dirs import CREATED_S, make_run, write_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,43 +28,29 @@ if TYPE_CHECKING:
     from bridge.model import Delta
     from tests.exporters.mlflow.conftest import Store
 
+
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
 NEWER = [{"step": 0, "loss": 9.0}]
 
 
-def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(store: Store) -> None:
-    """After a rebuild only the new run is active, and the two name each other."""
-    run = run_of()
+def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(any_store: Store) -> None:
+    """After each of several rebuilds only the new run is active, it and the old one name each other."""
+    store, run = any_store, run_of()
     store.export(run, ROWS)
-    old = store.run().info.run_id
-    store.rebuild(run, [delta_of(run, NEWER)])
-    new = store.run()
-    (gone,) = store.runs(deleted=True)
-    assert (gone.info.run_id, new.data.tags["mlflow.bridge.replaces"]) == (old, old)
-    assert gone.data.tags["mlflow.bridge.replaced_by"] == new.info.run_id
-    assert store.points("loss") == [(0, 9.0, 1775822400000)]
-    assert "mlflow.bridge.building" not in new.data.tags
-    assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
-
-
-def test_a_report_names_the_new_run(store: Store) -> None:
-    """After a rebuild the target's address is that of the new run."""
-    run = run_of()
-    store.export(run, ROWS)
-    with store.exporter() as exporter:
-        exporter.cursors([run])
-        target = exporter.open(run, ContentOptions())
-        target.rebuild([delta_of(run, NEWER)])
-        assert target.where() == f"{store.uri} run {store.run().info.run_id}"
-
-
-def test_it_can_be_rebuilt_again_and_again(store: Store) -> None:
-    """After each of several rebuilds one run is active."""
-    run = run_of()
-    store.export(run, ROWS)
-    for _ in range(3):
-        store.rebuild(run, [delta_of(run, NEWER)])
-    assert (len(store.runs()), len(store.runs(deleted=True))) == (1, 3)
+    for _ in range(2):
+        old = store.run().info.run_id
+        with store.exporter() as exporter:
+            exporter.cursors([run])
+            target = exporter.open(run, ContentOptions())
+            target.rebuild([delta_of(run, NEWER)])
+            assert store.run().info.run_id in target.where()
+        new = store.run()
+        (gone,) = (found for found in store.runs(deleted=True) if found.info.run_id == old)
+        assert new.data.tags["mlflow.bridge.replaces"] == old
+        assert gone.data.tags["mlflow.bridge.replaced_by"] == new.info.run_id
+        assert store.points("loss") == [(0, 9.0, 1775822400000)]
+        assert "mlflow.bridge.building" not in new.data.tags
+        assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
 
 
 def test_what_people_did_is_carried_over(store: Store, tmp_path: Path) -> None:
@@ -207,6 +195,7 @@ def test_a_deleted_run_is_rebuilt_on_request(store: Store) -> None:
     store.export(run, ROWS)
     old = store.run().info.run_id
     store.client.delete_run(old)
+    assert (store.known(run).deleted, store.known(run).cursor) == (True, None)
     store.rebuild(run, [delta_of(run, NEWER)])
     assert [found.info.run_id for found in store.runs(deleted=True)] == [old]
     assert store.run().info.run_id != old
@@ -297,3 +286,75 @@ def log_picture(run: Path, *, step: int, session: int, **fields: str) -> None:
     event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}
     with (run / "media.jsonl").open("a") as file:
         file.write(json.dumps(event | fields) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exports that overlap: the second one goes on from what the first has done
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_who_comes_second_goes_on_from_what_the_first_has_done(
+    any_store: Store, tmp_path: Path, *, is_known: bool
+) -> None:
+    """An export that another one overtook sends what is left, of a new run and of one that has grown."""
+    store = any_store
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0, "wall_time": CREATED_S}])
+
+    def grow(step: int) -> None:
+        write_metrics(path, (), [[1 / (step + 1), step, CREATED_S + step]], append=True)
+
+    if is_known:
+        export_runs([path], store.exporter())
+        grow(1)
+    run = read_run(path)
+    with store.exporter() as exporter:
+        task = ExportTask(run, exporter.cursors([run])[run.identity], ContentOptions())
+        export_runs([path], store.exporter())
+        grow(2)
+        report = export_run(task, exporter)
+    assert (str(report.action), report.points) == ("changed", 1)
+    assert [step for step, _, _ in store.points("loss")] == ([0, 1, 2] if is_known else [0, 2])
+
+
+def test_a_rebuild_that_ends_meanwhile_is_not_put_away(any_store: Store) -> None:
+    """An export that saw an unfinished rebuild does not delete it once it has become the target."""
+    store, run = any_store, run_of()
+    store.export(run, ROWS)
+    old = store.run()
+    tags = {key: value for key, value in old.data.tags.items() if key.startswith("mlflow.bridge.")}
+    tags |= {Tag.REPLACES: old.info.run_id, Tag.BUILDING: old.info.run_id}
+    made = [store.client.create_run(old.info.experiment_id, tags=tags).info.run_id for _ in range(2)]
+    slower, faster = sorted(made)  # in this order one is preferred when both are complete
+    store.client.delete_tag(faster, Tag.BUILDING)
+    store.client.delete_run(old.info.run_id)
+    with store.exporter() as first, store.exporter() as second:
+        first.cursors([run])
+        store.client.delete_tag(slower, Tag.BUILDING)
+        for exporter in (second, first):
+            if exporter is second:
+                exporter.cursors([run])
+            exporter.finish([run], ContentOptions())
+    assert store.run().info.run_id == slower
+    assert (store.known(run).deleted, store.known(run).exists) == (False, True)
+
+
+def test_the_longest_chain_of_replacements_is_the_target() -> None:
+    """A double of the old run never wins against what replaced the old run, whatever their ids are."""
+    runs = [found("a", uid="x"), found("b", uid="x"), found("c", uid="x", replaces="a")]
+    runs += [found("d", uid="x", replaces="c", building="c")]
+    for seen in (runs, runs[1:], [runs[0], runs[2]]):
+        candidates = Candidates.among(seen)
+        assert candidates.target is runs[2]
+        assert [extra.run_id for extra in candidates.extras] == [run.run_id for run in seen if run in runs[:2]]
+    assert Candidates.among(runs[:2]).target is runs[0]
+
+
+def test_a_chain_of_replacements_that_bites_its_tail_ends() -> None:
+    """People can set every tag, so the runs of a chain may name each other."""
+    one, other = found("a", replaces="b"), found("b", replaces="a")
+    assert Candidates.among([one, other]).target is one
+
+
+def found(run_id: str, **tags: str) -> FoundRun:
+    hidden = {f"mlflow.bridge.{key}": value for key, value in tags.items()}
+    return FoundRun(run_id, "0", "FINISHED", deleted=False, start=0, end=0, tags=hidden)

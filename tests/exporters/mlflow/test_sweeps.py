@@ -6,18 +6,16 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from bridge.exporters.mlflow.facts import Tag
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from tests.exporters.mlflow.by_hand import START, delta_of, run_of
-from tests.exporters.mlflow.conftest import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
     from bridge.model import Run
+    from tests.exporters.mlflow.conftest import Store
 
 BEST = ContentOptions(best=("acc:max",))
 
@@ -59,13 +57,9 @@ def test_children_are_nested_below_one_parent_with_a_summary(store: Store) -> No
     )
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "server"])
-def test_a_summary_follows_its_children(
-    request: pytest.FixtureRequest, store: Store, tmp_path: Path, kind: str
-) -> None:
+def test_a_summary_follows_its_children(any_store: Store) -> None:
     """A summary follows its children, downwards too; an edited description stays."""
-    if kind == "server":
-        store = Store(request.getfixturevalue("mlflow_server").uri, experiment=f"sweep-{tmp_path.name}")
+    store = any_store
     store.export(_child(1), _rows(0.9))
     assert _parent(store).data.metrics == {"acc": 0.4, "acc.best": 0.4}
     store.export(_child(2), _rows(0.7))
@@ -103,12 +97,12 @@ def test_a_summary_does_not_depend_on_who_is_exported_last(store: Store) -> None
 def test_a_sweep_runs_as_long_as_a_child_does(store: Store) -> None:
     """A sweep ends with its last child, and the tag of a status disappears with its last child."""
     store.export(_child(1), _rows(0.6))
-    store.export(_child(2, status=Status.RUNNING, end=None), _rows(0.9))
-    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    store.export(_child(2, status=Status.RUNNING), _rows(0.9))
+    parent = _parent(store)
     assert (parent.info.status, parent.info.end_time) == ("RUNNING", None)
     assert "1 running" in parent.data.tags["mlflow.note.content"]
     store.export(_child(2))
-    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
+    parent = _parent(store)
     assert (parent.info.status, "running" in parent.data.tags["mlflow.note.content"]) == ("FINISHED", False)
 
 
@@ -136,8 +130,7 @@ def test_a_rebuild_with_flat_takes_a_run_out_of_its_sweep(store: Store) -> None:
 def test_a_parent_that_a_person_deleted_stays_deleted(store: Store) -> None:
     """Children of a deleted parent continue without one, with a notice."""
     store.export(_child(1), _rows(0.6))
-    (parent,) = [run for run in store.runs() if Tag.SWEEP in run.data.tags]
-    store.client.delete_run(parent.info.run_id)
+    store.client.delete_run(_parent(store).info.run_id)
     applied = store.export(_child(2), _rows(0.7))
     assert [(notice.kind, notice.what) for notice in applied.notices] == [(NoticeKind.LEFT_OUT, "sweep lr-scan")]
     assert sorted(run.info.run_name for run in store.runs()) == ["trial-1", "trial-2"]

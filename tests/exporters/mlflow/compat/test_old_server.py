@@ -12,10 +12,10 @@ from bridge.errors import TargetRefusedError
 from bridge.exporters.contract import find_exporter
 from bridge.sync.export import export_runs
 from bridge.sync.report import Action
-from tests.crash.test_mlflow_kill import Growing, content, kill_and_heal
+from tests.crash.test_mlflow_kill import Growing, kill_and_heal
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store
-from tests.exporters.mlflow.test_server_faults import ROWS, facts_of
+from tests.exporters.mlflow.test_server import LONG
 from tests.fixtures.proxy import Fault, proxy_to
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def test_a_growing_run_is_as_in_the_current_release(
     assert export(growing.path, **into_old) is Action.UNCHANGED
     export(growing.path, tracking_uri=mlflow_server.uri, experiment=experiment)
     old, new = OldStore(old_server.uri, experiment=experiment), Store(mlflow_server.uri, experiment=experiment)
-    assert content(old, old.run()) == content(new, new.run())
+    assert (old.facts(), old.content()) == (new.facts(), new.content())
 
 
 def test_an_old_database_is_not_migrated(old_server: MlflowServer, tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_answers_that_are_lost(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     run = run_of(tmp_path / "run", params={"lr": 0.1}, tags=("project:x",), notes="notes")
     clean = OldStore(old_server.uri, experiment=f"clean-{fault.name}-{tmp_path.name}")
-    clean.export(run, ROWS)
+    clean.export(run, LONG)
     with proxy_to(old_server.uri) as proxy:
         store = OldStore(proxy.uri, experiment=f"faulty-{fault.name}-{tmp_path.name}")
         for path in ("experiments/create", "runs/create", "runs/log-batch", "runs/update", "mlflow-artifacts"):
             proxy.plan(fault, path=path)
-        store.export(run, ROWS)
+        store.export(run, LONG)
         proxy.heal()
-        assert facts_of(store, store.run()) == facts_of(clean, clean.run())
+        assert (store.facts(), store.content()) == (clean.facts(), clean.content())
 
 
 def test_points_of_a_stopped_export_are_completed(old_server: MlflowServer, tmp_path: Path) -> None:
