@@ -109,16 +109,18 @@ def test_tags_and_notes_can_be_read_and_set(tmp_path: Path) -> None:
     assert again.tags == ["b", "c"]
 
 
-def test_the_checkpoint_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint path relative to the working directory, as another logger may cause, becomes absolute."""
+def test_paths_do_not_move_with_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative run_dir is that of the moment when the logger is made, and a relative checkpoint becomes absolute."""
+    (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
-    logger = RegistryLogger(tmp_path / "run", "r")
+    logger = RegistryLogger("run", "r")
+    monkeypatch.chdir("other")
 
     class Checkpoint:
         best_model_path = "checkpoints/best.ckpt"
 
     logger.after_save_checkpoint(Checkpoint())
-    assert sidecar(tmp_path / "run")["checkpoint_path"] == str(tmp_path / "checkpoints/best.ckpt")
+    assert sidecar(tmp_path / "run")["checkpoint_path"] == str(tmp_path / "other/checkpoints/best.ckpt")
     logger.experiment.set_checkpoint("s3://bucket/best.ckpt")
     assert sidecar(tmp_path / "run")["checkpoint_path"] == "s3://bucket/best.ckpt"
 

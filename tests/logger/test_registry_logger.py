@@ -313,14 +313,3 @@ def test_a_failing_hook_does_not_end_a_training(logger: RegistryLogger) -> None:
     logger.log_metrics({"a": 1.0})
     logger.finalize("success")
     assert len(read_rows(logger.run_dir)) == 1
-
-
-def test_the_directory_does_not_move_with_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relative run_dir is resolved when the logger is made."""
-    monkeypatch.chdir(tmp_path)
-    logger = RegistryLogger("run", "r1")
-    monkeypatch.chdir("/")
-    logger.log_metrics({"a": 1.0})
-    assert (tmp_path / "run/sidecar.json").exists()

@@ -165,25 +165,16 @@ def test_a_metric_called_like_the_time_column_gets_another_name(tmp_path: Path) 
     assert summary(tmp_path)["metrics"]["wall_time_"]["count"] == 2
 
 
-def test_times_can_be_switched_off(tmp_path: Path) -> None:
-    """Without a time column rows have no time, and `wall_time` is an ordinary metric."""
-    writer = start(tmp_path, time_column=None)
-    writer.log_metrics({"wall_time": 1.0}, 0)
-    writer.finalize("completed")
-    assert read_rows(tmp_path) == [{"step": "0", "wall_time": "1.0"}]
-    assert "time_column" not in sidecar(tmp_path)
-
-
-def test_no_times_are_written_where_their_column_is_a_metric(tmp_path: Path) -> None:
-    """In another writer's file `wall_time` is a metric, so no times are written."""
+@pytest.mark.parametrize("time_column", [None, "wall_time"])
+def test_without_times_their_column_is_an_ordinary_metric(tmp_path: Path, time_column: str | None) -> None:
+    """Without a time column, or in another writer's file where it is a metric, rows have no times."""
     (tmp_path / "metrics.csv").write_bytes(b"step,wall_time\r\n0,5.0\r\n")
-    with pytest.warns(RegistryLoggerWarning, match="no times of rows") as caught:
-        writer = start(tmp_path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        writer = start(tmp_path, time_column=time_column)
+    assert ["no times of rows" in str(warning.message) for warning in told] == [True] * (time_column is not None)
     writer.log_metrics({"a": 1.0, "wall_time": 6.0}, 1)
     writer.finalize("completed")
-    assert read_rows(tmp_path) == [
-        {"step": "0", "wall_time": "5.0"},
-        {"step": "1", "wall_time": "6.0", "a": "1.0"},
-    ]
-    assert ("time_column" in sidecar(tmp_path), len(caught)) == (False, 1)
+    assert read_rows(tmp_path) == [{"step": "0", "wall_time": "5.0"}, {"step": "1", "wall_time": "6.0", "a": "1.0"}]
+    assert "time_column" not in sidecar(tmp_path)
     assert summary(tmp_path)["metrics"]["wall_time"]["count"] == 2
