@@ -39,7 +39,7 @@ class JsonExporter(Exporter):
 
     def cursors(self, runs: Sequence[Run]) -> Mapping[str, TargetState]:
         """Return what the folders say, by identity."""
-        return {run.identity: _target_state(self._folder(run)) for run in runs}
+        return {run.identity: _target_state(self._folder(run.identity)) for run in runs}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent."""
@@ -47,10 +47,10 @@ class JsonExporter(Exporter):
 
     def open(self, run: Run, content: ContentOptions) -> JsonTarget:
         """Return the run's folder, which need not exist."""
-        return JsonTarget(self._folder(run), content)
+        return JsonTarget(self._folder(run.identity), content)
 
-    def _folder(self, run: Run) -> Path:
-        return self._logdir / hashlib.sha256(run.identity.encode()).hexdigest()[:32]
+    def _folder(self, identity: str) -> Path:
+        return self._logdir / hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 class JsonTarget:
@@ -59,7 +59,7 @@ class JsonTarget:
     def __init__(self, folder: Path, content: ContentOptions) -> None:
         self._folder = folder
         self._content = content
-        self._written: object = None
+        self._written = ""
 
     def apply(self, delta: Delta) -> Applied:
         """Add `delta`. A delta of kind NEW replaces what there was."""
@@ -67,10 +67,11 @@ class JsonTarget:
             return self.rebuild([delta])
         with self._locked() as state:
             before, after = _position(state["cursor"]), _position(delta.after.to_json())
-            if before == after and delta.kind is not DeltaKind.SAME:
+            if before == after and delta.after.complete and delta.kind is not DeltaKind.SAME:
                 return Applied()
             # The parts of a full read have no `before`: each follows the one that this target wrote last.
-            follows = _position(delta.before.to_json()) == before if delta.before else self._written == state
+            last = json.dumps(state)
+            follows = _position(delta.before.to_json()) == before if delta.before else self._written == last
             if not follows:
                 raise ConflictError(f"{self.where()} was changed by another export.", hint="Export again.")
             return self._write([delta], state)
@@ -78,7 +79,7 @@ class JsonTarget:
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
         """Replace the target by a complete new one."""
         with self._locked():
-            return self._write(deltas, {"series": {}, "media": []})
+            return self._write(deltas, {"points": {}, "media": []})
 
     def read(self, *, only: Collection[str] | None = None) -> TargetContent:
         """Return what `run.json` holds."""
@@ -87,9 +88,10 @@ class JsonTarget:
         return TargetContent(
             series={
                 name: Series(name, *(np.array(column, kind) for column, kind in zip(columns, "qdd", strict=True)))
-                for name, columns in state["series"].items()
+                for name, columns in state["points"].items()
                 if only is None or name in only
             },
+            names=frozenset(name for name, columns in state["points"].items() if columns[0]),
             media=tuple(TargetMedia(**item) for item in state["media"]),
             cursor=Cursor.from_json(state["cursor"], where=self.where()),
             **{**facts, "tags": tuple(facts["tags"])},
@@ -103,14 +105,14 @@ class JsonTarget:
     def _locked(self) -> Iterator[dict[str, Any]]:
         self._folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self._folder / "lock"):
-            yield _load(self._folder)
+            yield load_state(self._folder)
 
     def _write(self, deltas: Iterable[Delta], state: dict[str, Any]) -> Applied:
         done = Applied()
         for delta in deltas:
             for block in delta.blocks:
                 for name, present, values in zip(block.names, block.present, block.values, strict=True):
-                    columns = state["series"].setdefault(name, [[], [], []])
+                    columns = state["points"].setdefault(name, [[], [], []])
                     for column, array in zip(columns, (block.step, block.time, values), strict=True):
                         column.extend(array[present].tolist())
             items = [self._copy(event) for event in delta.media]
@@ -120,9 +122,12 @@ class JsonTarget:
             notices += [Notice(NoticeKind.REDACTED, key) for key in masked if not delta.more]
             state["cursor"] = delta.after.with_(sent=_digests(delta.run, self._content)).to_json()
             done += Applied(delta.points, len(items), notices=tuple(notices))
-        replace_file(self._folder / "run.json", json.dumps(state))
-        self._written = state
+        self._save(state)
         return done
+
+    def _save(self, state: dict[str, Any]) -> None:
+        self._written = json.dumps(state)
+        replace_file(self._folder / "run.json", self._written)
 
     def _copy(self, event: Any) -> dict[str, Any] | Notice:
         try:
@@ -135,7 +140,7 @@ class JsonTarget:
         return {"tag": event.tag, "step": event.step, "index": event.index, "digest": digest, "caption": event.caption}
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def load_state(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         state: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
         return state
@@ -143,17 +148,20 @@ def _load(folder: Path) -> dict[str, Any]:
 
 
 def _target_state(folder: Path) -> TargetState:
-    text = _load(folder)["cursor"]
+    text = load_state(folder)["cursor"]
     try:
         return TargetState(exists=text is not None, cursor=Cursor.from_json(text, where=str(folder)) if text else None)
     except BridgeError as error:  # made by a newer bridge
         return TargetState(exists=True, error=error)
 
 
+_POSITION = ("rows", "digest", "media_lines", "media_digest", "complete", "replacing")
+
+
 def _position(text: str | None) -> object:
     """Return what is equal for cursors that cover the same rows and media lines."""
     cursor = None if text is None else json.loads(text)
-    return cursor and [cursor.get(key) for key in ("rows", "digest", "media_lines", "media_digest", "complete")]
+    return cursor and [cursor.get(key) for key in _POSITION]
 
 
 def _facts(run: Run, content: ContentOptions) -> tuple[dict[str, Any], list[str]]:

@@ -79,9 +79,9 @@ def test_a_dry_run_plans_the_same_and_touches_nothing(tmp_path: Path) -> None:
     exporter = MemoryExporter(tmp_path / "boxes")
     export_runs([run], exporter)
     write_metrics(run, (), [["x", 5, 1775822500.0], [0.5, 6, 1775822501.0], [0.25, "one", 1775822502.0]], append=True)
-    before = {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "boxes").glob("*/*")}
     plan = export_runs([tmp_path / "runs"], exporter, Options(dry_run=True))
-    assert {path: path.read_bytes() for path in (tmp_path / "boxes").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "boxes").glob("*/*")} == before
     done = export_runs([tmp_path / "runs"], exporter)
     planned, sent = (
         [(line.run_id, line.action, line.points, line.media) for line in report.runs] for report in (plan, done)

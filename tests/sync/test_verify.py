@@ -104,13 +104,15 @@ def test_an_edit_far_back_is_found(run: Path, exporter: MemoryExporter) -> None:
     assert (str(line.verdict), differences(line)[0]) == ("*", ("-", "rows", None, "5", "9"))
 
 
-def test_a_half_filled_target_is_no_difference_before_its_cursor(run: Path, exporter: MemoryExporter) -> None:
-    """Points of a broken export past the cursor are found, and the next export repairs them."""
+def test_a_half_filled_target_differs(run: Path, exporter: MemoryExporter) -> None:
+    """Points of a broken export past the cursor are found."""
+    with exporter.opened() as box:
+        before = box.cursor
     grow(run)
-    exporter.fails = True
-    for sign in "*=":
-        export_runs([run], exporter)
-        assert str(check(run, exporter).verdict) == sign
+    export_runs([run], exporter)
+    with exporter.opened() as box:
+        box.cursor = before
+    assert str(check(run, exporter).verdict) == "*"
 
 
 def test_a_directory_that_cannot_be_read(run: Path, exporter: MemoryExporter) -> None:
@@ -134,7 +136,7 @@ def test_a_sample_is_the_same_each_time(tmp_path: Path, exporter: MemoryExporter
     export_runs([path], exporter)
     with exporter.opened() as box:
         for columns in box.points.values():
-            columns[3][0] += 1
+            columns[2][0] += 1
     line = check(path, exporter, sample=3)
     assert line.compared.series == 3
     assert [one.what for one in line.differences.first] == ["m00", "m05", "m10"]
@@ -152,7 +154,7 @@ def test_a_large_run_is_compared_in_portions(
     export_runs([path], exporter)
     if damage:
         with exporter.opened() as box:
-            box.points["m6"][3][4] = 7.0
+            box.points["m6"][2][4] = 7.0
             box.points["mine"] = box.points["m0"]
     whole = check(path, exporter)
     monkeypatch.setattr(verify, "SMALL_BYTES", 0)
@@ -188,7 +190,7 @@ def test_a_run_that_is_exported_meanwhile(
 def test_the_json_of_a_report(run: Path, exporter: MemoryExporter) -> None:
     """The JSON has the documented fields in version 1."""
     with exporter.opened() as box:
-        box.points["acc"][3][2] = float("nan")
+        box.points["acc"][2][2] = float("nan")
     told: list[RunCheck] = []
     report: VerifyReport = verify_runs([run], exporter, told=told.append)
     assert tuple(told) == report.runs
@@ -250,7 +252,7 @@ def test_several_workers_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         make_run(tmp_path / "runs" / name, ROWS)
     export_runs([tmp_path / "runs"], exporter)
     with exporter.opened() as box:
-        box.points["acc"][3][2] = 7.0
+        box.points["acc"][2][2] = 7.0
         box.extras = ["memory:other"]
     report = verify_runs([tmp_path / "runs"], exporter, VerifyOptions(workers=Workers(processes=2)))
     assert sorted((line.run_id, str(line.verdict), line.differences.count) for line in report.runs) == [
