@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +19,6 @@ from tests.exporters.tensorboard.event_files import events, file_of
 from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bridge.model import Run
 
 SHAPE = ContentOptions()
@@ -96,34 +95,26 @@ def test_a_folder_stays_with_its_run(tmp_path: Path) -> None:
 
 
 def test_a_renamed_folder_is_found_again(tmp_path: Path) -> None:
-    """A folder that a person moved within the log directory still belongs to its run."""
-    run = run_of(tmp_path, "abc")
-    export(tmp_path / "logs", run)
-    (tmp_path / "logs" / "best").mkdir()
-    (tmp_path / "logs" / "abc").rename(tmp_path / "logs" / "best" / "one")
-    exporter = TensorBoardExporter(tmp_path / "logs")
-    assert exporter.cursors([run])[run.identity].cursor is not None
-    assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "best" / "one")
+    """A folder that a person moved within the log directory still belongs to its run.
 
-
-def test_the_session_of_a_renamed_folder_has_its_new_name(tmp_path: Path) -> None:
-    """After a rename the next export updates the trial's name in HPARAMS and writes no points."""
+    The next export updates the trial's name in HPARAMS and writes no points.
+    """
     path = make_run(tmp_path / "runs" / "abc", [{"step": 0, "loss": 1.0}], hparams={"lr": 0.1})
     logdir, moved = tmp_path / "logs", tmp_path / "logs" / "best" / "one"
 
-    def exported() -> tuple[str, str]:
+    def exported() -> tuple[str, str, str]:
         (line,) = export_runs([path], TensorBoardExporter(logdir)).runs
-        return str(line.action), line.reason
+        return str(line.action), line.reason, line.where
 
-    assert exported() == ("new", "")
+    assert exported() == ("new", "", str(logdir / "abc"))
     assert group_of(logdir / "abc") == "abc"
     moved.parent.mkdir()
     (logdir / "abc").rename(moved)
     scalars = file_of(moved, "scalars").stat()
-    assert exported() == ("changed", "changed: folder")
+    assert exported() == ("changed", "changed: folder", str(moved))
     assert group_of(moved) == "best/one"
     assert file_of(moved, "scalars").stat().st_mtime_ns == scalars.st_mtime_ns
-    assert exported() == ("unchanged", "")
+    assert exported() == ("unchanged", "", str(moved))
 
 
 def group_of(folder: Path) -> str:
@@ -158,13 +149,14 @@ def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:
     assert tuple(known.extras) == (str(tmp_path / "logs" / "copy"),)
 
 
-def test_other_peoples_event_files_are_left_alone(tmp_path: Path) -> None:
-    """A run gets another folder if somebody else's event files are in its own."""
-    theirs = tmp_path / "logs" / "abc" / "events.out.tfevents.1700000000.host.1.0"
+@pytest.mark.parametrize("name", ["events.out.tfevents.1700000000.host.1.0", "metrics.csv", "sidecar.json"])
+def test_other_peoples_files_are_left_alone(tmp_path: Path, name: str) -> None:
+    """A run gets another folder if somebody else's event files are in its own, or it is another run directory."""
+    theirs = tmp_path / "logs" / "abc" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
     assert export(tmp_path / "logs", run_of(tmp_path, "abc")) == [f"abc-{suffix('uid-abc')}"]
-    assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]
+    assert list(theirs.parent.iterdir()) == [theirs]
     assert theirs.read_bytes() == b"theirs"
 
 
@@ -185,49 +177,24 @@ def test_the_run_directory_itself_is_never_written_into(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "abc"
     path.mkdir(parents=True)
     run = make_model_run(path)
-    for logdir in (tmp_path / "runs" / "abc", tmp_path / "runs" / "abc" / "tb"):
+    for logdir in (path, path / "tb"):
         with pytest.raises(TargetRefusedError, match="run directory itself"):
             export(logdir, run)
     assert list(path.iterdir()) == []
 
 
-def test_another_run_directory_is_never_written_into(tmp_path: Path) -> None:
-    """A run's folder is never another run directory."""
-    other = tmp_path / "runs" / "other"
-    other.mkdir(parents=True)
-    (other / "metrics.csv").write_text("step\r\n")
-    assert export(tmp_path / "runs", run_of(tmp_path, "other")) == [f"other-{suffix('uid-other')}"]
-    assert [path.name for path in other.iterdir()] == ["metrics.csv"]
-
-
 def test_a_relative_log_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative log directory is resolved when the exporter is made."""
     monkeypatch.chdir(tmp_path)
-    exporter = TensorBoardExporter(__import__("pathlib").Path("logs"))
+    exporter = TensorBoardExporter(Path("logs"))
     monkeypatch.chdir("/")
-    run = run_of(tmp_path, "abc")
-    assert exporter.open(run, SHAPE).where() == str(tmp_path / "logs" / "abc")
+    assert exporter.open(run_of(tmp_path, "abc"), SHAPE).where() == str(tmp_path / "logs" / "abc")
 
 
-def test_a_folder_has_the_runs_name(tmp_path: Path) -> None:
-    """A folder has the run's name as every other place shows it."""
-    make_run(tmp_path / "runs" / "resnet" / "version_0", [{"step": 0, "loss": 1.0}], run_id="resnet/version_0")
-    make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}], run_id="20261128/x", display_name="best one")
-    make_run(tmp_path / "runs" / "y", [{"step": 0, "loss": 1.0}], run_id="20261128/y")
-    report = export_runs([tmp_path / "runs"], TensorBoardExporter(tmp_path / "logs"))
-    assert not report.failed
-    markers = (tmp_path / "logs").rglob(".bridge-target")
-    assert sorted(str(path.parent.relative_to(tmp_path / "logs")) for path in markers) == [
-        "best one",
-        "resnet/version_0",
-        "y",
-    ]
-
-
-def test_a_folder_keeps_its_name(tmp_path: Path) -> None:
-    """A new display name does not move the folder."""
-    path = make_run(tmp_path / "runs" / "x", [{"step": 0, "loss": 1.0}])
-    export_runs([path], TensorBoardExporter(tmp_path / "logs"))
-    make_run(path, [{"step": 0, "loss": 1.0}], display_name="another")
-    (line,) = export_runs([path], TensorBoardExporter(tmp_path / "logs")).runs
-    assert (line.failed, line.where) == (False, str(tmp_path / "logs" / "x"))
+def test_a_folder_has_and_keeps_the_runs_name(tmp_path: Path) -> None:
+    """A folder has the run's name as every other place shows it. A new display name does not move it."""
+    path = tmp_path / "runs" / "x"
+    for name in ("best one", "another"):
+        make_run(path, [{"step": 0, "loss": 1.0}], run_id="20261128/x", display_name=name)
+        (line,) = export_runs([path], TensorBoardExporter(tmp_path / "logs")).runs
+        assert (line.failed, line.where) == (False, str(tmp_path / "logs" / "best one"))

@@ -8,6 +8,7 @@ import fcntl
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from tests.fixtures.permissions import unprivileged
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bridge.exporters.contract import TargetState
+    from bridge.model import Delta, Run
 
 SHAPE = ContentOptions()
 PROJECT = Path(__file__).parents[3]
@@ -38,6 +39,10 @@ with file_lock(Path(sys.argv[1]) / ".bridge-target", wait=0):
 """
 
 
+def one_point(run: Run) -> Delta:
+    return make_delta(run, [make_block([0], {"loss": [1.0]})])
+
+
 @contextlib.contextmanager
 def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Yield while another process holds the lock of `folder`."""
@@ -49,39 +54,26 @@ def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_folder_that_another_export_writes(tmp_path: Path) -> None:
+def test_a_folder_that_another_export_writes(run: Run, exporter: TensorBoardExporter, folder: Path) -> None:
     """The error names the locked folder, and the lock is free once its holder dies."""
-    run = make_model_run(tmp_path / "runs" / "abc")
-    folder = tmp_path / "logs" / "abc"
     folder.mkdir(parents=True)
-    target = TensorBoardExporter(tmp_path / "logs", lock_wait=0.0).open(run, SHAPE)
-    delta = make_delta(run, [make_block([0], {"loss": [1.0]})])
-    with (
-        held_by_another(folder),
-        pytest.raises(TargetUnavailableError, match=f"{folder} is being written by another export"),
-    ):
-        target.apply(delta)
-    assert target.apply(delta).points == 1
+    target = exporter.open(run, SHAPE)
+    said = f"{folder} is being written by another export"
+    with held_by_another(folder), pytest.raises(TargetUnavailableError, match=said):
+        target.apply(one_point(run))
+    assert target.apply(one_point(run)).points == 1
 
 
-def test_a_first_export_that_another_one_is_writing(tmp_path: Path) -> None:
+def test_a_first_export_that_another_one_is_writing(run: Run, tmp_path: Path) -> None:
     """Event files whose state another export is about to write are not taken for damage, so nothing is rebuilt."""
-    run = make_model_run(tmp_path / "runs" / "abc")
-    delta = make_delta(run, [make_block([0], {"loss": [1.0]})])
-    done = threading.Event()
-
-    def look() -> None:
-        states.append(TensorBoardExporter(tmp_path / "logs").cursors([run])[run.identity])
-        done.set()
-
-    states: list[TargetState] = []
-    other = TensorBoardExporter(tmp_path / "logs")
-    with other.batch():
-        other.open(run, SHAPE).apply(delta)
-        threading.Thread(target=look).start()
-        assert not done.wait(0.2)
-    assert done.wait(60.0)
-    assert states[0].cursor is not None
+    one, other = (TensorBoardExporter(tmp_path / "logs") for _ in range(2))
+    with ThreadPoolExecutor() as pool:
+        with other.batch():
+            other.open(run, SHAPE).apply(one_point(run))
+            states = pool.submit(one.cursors, [run])
+            with pytest.raises(TimeoutError):
+                states.result(0.2)
+        assert states.result(60.0)[run.identity].cursor is not None
 
 
 def test_a_run_of_the_same_name_that_another_export_writes(tmp_path: Path) -> None:
@@ -89,37 +81,32 @@ def test_a_run_of_the_same_name_that_another_export_writes(tmp_path: Path) -> No
     runs = [make_model_run(tmp_path / name / "abc", identity=name) for name in "xy"]
     one, other = (TensorBoardExporter(tmp_path / "logs") for _ in runs)
     one.prepare(runs[:1], SHAPE)
-    delta = make_delta(runs[1], [make_block([0], {"loss": [1.0]})])
-    other.open(runs[1], SHAPE).apply(delta)
+    other.open(runs[1], SHAPE).apply(one_point(runs[1]))
     assert not one.cursors(runs[:1])[runs[0].identity].exists
     with pytest.raises(TargetUnavailableError, match="was changed by someone else"):
-        one.open(runs[0], SHAPE).apply(delta)
+        one.open(runs[0], SHAPE).apply(one_point(runs[0]))
 
 
-def test_waiting_for_the_lock(tmp_path: Path) -> None:
+def test_waiting_for_the_lock(run: Run, folder: Path) -> None:
     """An export waits for a locked folder for a while, and continues once it is free."""
-    run = make_model_run(tmp_path / "runs" / "abc")
-    folder = tmp_path / "logs" / "abc"
     folder.mkdir(parents=True)
-    target = TensorBoardExporter(tmp_path / "logs", lock_wait=60.0).open(run, SHAPE)
+    target = TensorBoardExporter(folder.parent, lock_wait=60.0).open(run, SHAPE)
     with held_by_another(folder) as holder:
         threading.Timer(0.2, holder.kill).start()
-        done = target.apply(make_delta(run, [make_block([0], {"loss": [1.0]})]))
+        done = target.apply(one_point(run))
     assert (done.points, done.notes) == (1, ())
 
 
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(
+    run: Run, exporter: TensorBoardExporter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a file system without locks the export warns and continues."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    run = make_model_run(tmp_path / "runs" / "abc")
-    done = (
-        TensorBoardExporter(tmp_path / "logs").open(run, SHAPE).apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
-    )
-    folder = tmp_path / "logs" / "abc"
+    done = exporter.open(run, SHAPE).apply(one_point(run))
     assert done.notes == (f"{folder}: this file system has no locks; two exports at once would not notice each other",)
     assert done.points == 1
 
@@ -172,23 +159,21 @@ def test_a_full_disk_that_only_a_flush_notices(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.glob("*/*")] == [".bridge-target"]
 
 
-def test_a_log_directory_that_cannot_be_written(public: Path, tmp_path: Path) -> None:
+def test_a_log_directory_that_cannot_be_written(public: Path, run: Run) -> None:
     """A read-only log directory is an error that names it before anything is written."""
-    run = make_model_run(tmp_path / "runs" / "abc")
     target = TensorBoardExporter(public / "logs").open(run, SHAPE)
     (public / "logs").mkdir()
     (public / "logs").chmod(0o555)
     with unprivileged(), pytest.raises(TargetRefusedError, match="The log directory cannot be written") as caught:
-        target.apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
+        target.apply(one_point(run))
     assert caught.value.hint == "Choose a --logdir that you may write to."
 
 
-def test_a_log_directory_that_is_a_file(tmp_path: Path) -> None:
+def test_a_log_directory_that_is_a_file(run: Run, exporter: TensorBoardExporter, folder: Path) -> None:
     """A file in place of the log directory is an error before anything else happens."""
-    (tmp_path / "logs").write_text("no folder")
-    run = make_model_run(tmp_path / "runs" / "abc")
+    folder.parent.write_text("no folder")
     with pytest.raises(TargetRefusedError, match="logs is not a folder"):
-        TensorBoardExporter(tmp_path / "logs").prepare([run], SHAPE)
+        exporter.prepare([run], SHAPE)
 
 
 def test_a_file_on_the_way_to_a_folder(tmp_path: Path) -> None:
@@ -200,4 +185,4 @@ def test_a_file_on_the_way_to_a_folder(tmp_path: Path) -> None:
     exporter.prepare([run], SHAPE)
     assert not exporter.cursors([run])[run.identity].exists
     with pytest.raises(TargetUnavailableError, match="The event files cannot be written"):
-        exporter.open(run, SHAPE).apply(make_delta(run, [make_block([0], {"a": [1.0]})]))
+        exporter.open(run, SHAPE).apply(one_point(run))
