@@ -54,9 +54,7 @@ def installed(name: str, requirements: Sequence[str]) -> Path:
     wanted = "\n".join(requirements)
     if not ready.exists() or ready.read_text() != wanted:
         print(f"Setting up {folder} (minutes, once)", file=sys.stderr)
-        venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-        command = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, *requirements], check=True)
+        _install(folder, *requirements)
         ready.write_text(wanted)
     return folder / "bin"
 
@@ -77,12 +75,15 @@ def fresh_environment(folder: Path, *requirements: str, extra: str) -> Path:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(line for line in lines if line.split("==")[0] not in named))
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python = folder / "venv/bin/python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{source}[{extra}]", *requirements], check=True
-    )
-    return python
+    _install(folder / "venv", "-c", constraints, f"{source}[{extra}]", *requirements)
+    return folder / "venv/bin/python"
+
+
+def _install(folder: Path, *arguments: str | Path) -> None:
+    """Make an environment in `folder`, and let pip install what its `arguments` name."""
+    venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+    command = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*command, *arguments], check=True)
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Environment:

@@ -49,19 +49,21 @@ def verify(
         heartbeat_timeout=how.heartbeat_timeout,
         workers=Workers(processes=how.workers or cores()),
     )
-    exporter = exporter_of(target)
+
+    def told(check: RunCheck) -> None:
+        if not out.json:
+            _print(check, out, strict=how.strict)
+
+    report = verify_runs(runs, exporter_of(target), options, told=told)
     if out.json:
-        report = verify_runs(runs, exporter, options)
         out.result_json(report.to_dict())
         return out.say_no_match(report.no_match, report.exit_code)
-    report = verify_runs(runs, exporter, options, told=lambda check: _print(check, out, strict=how.strict))
     for warning in report.warnings:
         out.say(warning)
-    out.say_no_match(report.no_match, report.exit_code)
     if report.runs or not report.no_match:
         out.say_skipped(report.skipped)
         out.result(_totals(report))
-    return report.exit_code
+    return out.say_no_match(report.no_match, report.exit_code)
 
 
 def _print(check: RunCheck, out: Output, *, strict: bool) -> None:

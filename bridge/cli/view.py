@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from bridge.sync.export import Options
 from bridge.sync.select import Selection
 
 if TYPE_CHECKING:
-    from bridge.exporters.contract import Exporter, Interface, LiveViewable
+    from bridge.exporters.contract import Exporter
     from bridge.sync.report import Report
 
 
@@ -49,16 +50,11 @@ def view(
     To view a target, give --logdir or --tracking-uri: the runs are exported to it first, and new rows for as long as
     the page is shown.
     """
-    from bridge.exporters.contract import LiveViewable
-
     target = msgspec.structs.replace(target, to=target.to or _installed())
-    is_own = not any(map(was_typed, ("logdir", "tracking_uri", "database_uri")))
     exporter = exporter_of(target)
-    try:
-        if is_own and isinstance(exporter, LiveViewable):
+    with contextlib.suppress(KeyboardInterrupt):
+        if not any(map(was_typed, ("logdir", "tracking_uri", "database_uri"))):
             return _view_live(runs, exporter, selection, content, how, out)
-        if is_own:
-            raise UsageError(f"--to {target.to} cannot show run directories themselves.", hint="Name a target to view.")
         options = Options(
             content=content,
             given=given_names(ContentOptions),
@@ -66,8 +62,7 @@ def view(
             heartbeat_timeout=how.heartbeat_timeout,
         )
         return _view_target(runs, exporter, options, how, out)
-    except KeyboardInterrupt:
-        return Exit.DONE
+    return Exit.DONE
 
 
 def _installed() -> str:
@@ -81,7 +76,7 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     from bridge.files import cache_dir
     from bridge.sync.export import export_runs
     from bridge.sync.follow import Following, follow
-    from bridge.view import serve, tunnel
+    from bridge.view import free_port, serve, tunnel
 
     if how.host != _LOCAL or how.edit:
         option = "--edit" if how.edit else "--host"
@@ -99,7 +94,9 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
     out.say_no_match(report.no_match, report.exit_code)
     if report.exit_code == Exit.NOTHING_DONE or not report.runs:
         return report.exit_code
-    interface = _interface(exporter, how.port)
+    interface = exporter.interface(free_port(how.port, usual=exporter.default_port))
+    if how.port is not None and not interface.argv:
+        raise UsageError(f"--port cannot be used here: the server at {interface.address} runs already.")
     if interface.argv:
         out.say(STARTING)
     with serve(interface, cache_dir() / "view" / f"{exporter.name}-{urlsplit(interface.address).port}.log"):
@@ -117,18 +114,21 @@ def _view_target(runs: tuple[Path, ...], exporter: Exporter, options: Options, h
 
 def _view_live(
     runs: tuple[Path, ...],
-    exporter: LiveViewable,
+    exporter: Exporter,
     selection: SelectionOptions,
     content: ContentOptions,
     how: ViewOptions,
     out: Output,
 ) -> int:
     """Show the run directories themselves."""
+    from bridge.exporters.contract import LiveViewable
     from bridge.live import LiveOptions, LiveRuns
     from bridge.rundir import discover, runs_within
     from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
 
+    if not isinstance(exporter, LiveViewable):
+        raise UsageError(f"--to {exporter.name} cannot show run directories themselves.", hint="Name a target to view.")
     if how.edit and not exporter.can_edit:
         raise UsageError("--edit: nothing can be edited on this page.", hint="bridge view RUNS --to mlflow --edit")
     chosen = Selection.of(selection)
@@ -159,13 +159,3 @@ def _view_live(
             click.launch(address)
         while True:
             pause(3600)
-
-
-def _interface(exporter: Exporter, port: int | None) -> Interface:
-    """Return the exporter's page at `port`. Raises UsageError for a port that is taken, or not needed."""
-    from bridge.view import free_port
-
-    interface: Interface = exporter.interface(free_port(port, usual=exporter.default_port))  # type: ignore[attr-defined]
-    if port is not None and not interface.argv:
-        raise UsageError(f"--port cannot be used here: the server at {interface.address} runs already.")
-    return interface
