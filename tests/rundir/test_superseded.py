@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.model import NoticeKind
+from bridge.model import DeltaKind, NoticeKind
 from bridge.options import ContentOptions
 from bridge.rundir import ReadOptions, read_delta, read_run, read_whole
 from tests.run_dirs import write_metrics, write_sidecar
+from tests.rundir.event_writing import START, age, append, scalar, write_events
+from tests.rundir.targets import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,8 +60,19 @@ def test_a_notice_tells_of_the_new_points_only(tmp_path: Path) -> None:
     """An export counts the points that its new rows replace."""
     write_sidecar(tmp_path, sessions=[{"rows": 0}])
     write_metrics(tmp_path, HEADER, fits(2))
-    options = ReadOptions(replaces=True)
-    first = read_delta(read_run(tmp_path), None, ContentOptions(), options)
+    first = look(tmp_path, replaces=True)
     write_metrics(tmp_path, (), fits(3)[20:], append=True)
-    second = read_delta(read_run(tmp_path), first.after, ContentOptions(), options)
+    second = look(tmp_path, first.after, replaces=True)
     assert (superseded([first]), superseded([second])) == ([10], [10])
+
+
+def test_each_event_file_is_a_session(tmp_path: Path) -> None:
+    """A start that goes on and replaces a point of an earlier start's file supersedes nothing."""
+    write_events(tmp_path, 0, [("loss", step, 1.0, START + step) for step in range(5)])
+    newest = write_events(tmp_path, 1, [("loss", 5, 1.0, START + 9)])
+    age(tmp_path)
+    first = look(tmp_path, replaces=True)
+    append(newest, scalar("loss", 3, 2.0, START + 10))
+    age(tmp_path)
+    second = look(tmp_path, first.after, replaces=True)
+    assert (second.kind, second.replace_from, superseded([second])) == (DeltaKind.REWIND, 3, [])
