@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from bridge.model import Run
 
-BUDGET = 1 << 20
-
 Event: TypeAlias = "tuple[int, int, float, tuple[tuple[str, str], ...]]"
 """One source row at one place: row, step, time, and (metric, value as float.hex) by metric."""
 
@@ -73,28 +71,17 @@ def look(path: Path, cursor: Cursor | None = None, content: ContentOptions | Non
     return read_delta(read_run(path), kept, content or ContentOptions(), ReadOptions(**options))
 
 
+@dataclass
 class Target:
     """Applies deltas, starts over where it must, and stores its cursor as text."""
 
-    def __init__(
-        self,
-        wanted: ReadOptions,
-        content: ContentOptions | None = None,
-        *,
-        keeps_last_points: bool = True,
-        budget: int = BUDGET,
-    ) -> None:
-        self.wanted = wanted
-        self.content = content or ContentOptions()
-        self.keeps_last_points = keeps_last_points
-        self.budget = budget
-        self.text: str | None = None
-        self.events: list[Event] = []
-        self.points: Points = {}
-        self.metrics: tuple[str, ...] = ()
-        self.rebuilds = 0
-        self.kinds: list[DeltaKind] = []
-        self.deltas: list[Delta] = []
+    wanted: ReadOptions
+    keeps_last_points: bool = True
+    budget: int = 1 << 20
+    text: str | None = None
+    events: list[Event] = field(default_factory=list)
+    points: Points = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
     @property
     def cursor(self) -> Cursor | None:
@@ -105,8 +92,7 @@ class Target:
         """Export the run directory `path`."""
         run = read_run(path)
         while True:
-            delta = read_delta(run, self.cursor, self.content, self.wanted, budget=self.budget)
-            self.kinds.append(delta.kind)
+            delta = read_delta(run, self.cursor, ContentOptions(), self.wanted, budget=self.budget)
             changed = delta.kind is DeltaKind.CHANGED
             if changed or (delta.kind is DeltaKind.REWIND and not self.wanted.replaces):
                 self.rebuild(path)
@@ -117,16 +103,13 @@ class Target:
 
     def rebuild(self, path: Path) -> None:
         """Start over with everything."""
-        self.rebuilds += 1
         anchors = self.cursor.anchors if self.cursor else ()
         self.events, self.points = [], {}
-        whole = read_whole(read_run(path), self.content, self.wanted, anchors=anchors, budget=self.budget)
-        for delta in whole:
+        for delta in read_whole(read_run(path), ContentOptions(), self.wanted, anchors=anchors, budget=self.budget):
             self.apply(delta)
 
     def apply(self, delta: Delta) -> None:
         """Remove superseded points, add new ones, and store the cursor."""
-        self.deltas.append(delta)
         if delta.replace_from is not None:
             self.points = {key: held for key, held in self.points.items() if key[1] < delta.replace_from}
             self.events.clear()
@@ -138,10 +121,6 @@ class Target:
         after = delta.after if self.keeps_last_points else delta.after.with_(last_points=None)
         self.text = after.to_json()
         self.metrics = delta.metrics
-
-    def held(self) -> Points:
-        """Return the points by metric and step."""
-        return {key: held for key, held in self.points.items() if held}
 
 
 def series_of(run: Run, name: str) -> Series:

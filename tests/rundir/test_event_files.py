@@ -545,6 +545,6 @@ def test_any_history_ends_as_one_clean_read(
                 target.export(folder)
         age(folder, 100)
         target.export(folder)
-    assert target.held() == expected_points(rows)
+    assert target.points == expected_points(rows)
     assert replaces or rising(target.events)
     assert json.loads(target.text or "")["rows"] == len(rows)

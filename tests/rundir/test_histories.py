@@ -112,7 +112,7 @@ def check(kinds: Sequence[str], history: tuple[list[Row], list[int], int], limit
             assert target.cursor is not None
             assert target.cursor.with_(stat=None).to_json() == clean.cursor.with_(stat=None).to_json()
             assert target.metrics == clean.metrics
-            assert target.held() == expected(rows)
+            assert target.points == expected(rows)
             assert kind != "ordered" or rising(target.events)
 
 

@@ -61,4 +61,4 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
             del logged_rows[file.rows :]
         file.close()
         target.export(path)
-    assert target.held() == expected(logged_rows)
+    assert target.points == expected(logged_rows)
