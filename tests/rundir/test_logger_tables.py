@@ -40,7 +40,7 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
     with tempfile.TemporaryDirectory() as folder:
         path = write_sidecar(Path(folder) / "run")
         target = Target(ReadOptions(ordered=True))
-        for logged, torn in history:
+        for logged, torn in [*history, ([], 0)]:
             file = MetricsFile(path / "metrics.csv", time_column="wall_time")
             if (path / "metrics.csv").exists():
                 file.resume()
@@ -55,10 +55,5 @@ def test_any_table_is_read_back(history: list[tuple[list[tuple[dict[str, float],
             if logged:
                 data = (path / "metrics.csv").read_bytes()
                 (path / "metrics.csv").write_bytes(data[: max(data.index(b"step"), len(data) - torn)])
-        file = MetricsFile(path / "metrics.csv", time_column="wall_time")
-        if (path / "metrics.csv").exists():
-            file.resume()
-            del logged_rows[file.rows :]
-        file.close()
         target.export(path)
     assert target.points == expected(logged_rows)
