@@ -176,12 +176,13 @@ class Replaced:
 
     def close(self, high: int | None = None) -> None:
         """Count what was added below step `high`, and forget the rest, which will be added again."""
-        for gone, superseded in self._found:
-            below = gone[gone < high] if high is not None else gone
-            if len(below):
-                self.gone += len(below)
-                self.low = min(int(below.min()), int(below[0]) if self.low is None else self.low)
-            self.superseded += len(superseded) if high is None else int(np.count_nonzero(superseded < high))
+        last = np.iinfo(np.int64).max if high is None else high - 1
+        for found in self._found:
+            gone, superseded = (steps[steps <= last] for steps in found)
+            self.gone += len(gone)
+            self.superseded += len(superseded)
+            if len(gone) and (self.low is None or gone.min() < self.low):
+                self.low = int(gone.min())
         self._found.clear()
 
 
