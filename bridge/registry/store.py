@@ -134,12 +134,10 @@ class Store:
         )
         return [RunRecord.decoded(record, os.fsdecode(path)) for path, record in rows]
 
-    def save(self, root: str, *, rows: Iterable[Row] = (), gone: Iterable[str] = (), full: bool = False) -> None:
-        """Store the result of one scan in one transaction; with `full`, forget everything that was known before."""
+    def save(self, root: str, *, rows: Iterable[Row], gone: Iterable[str]) -> None:
+        """Store the result of one scan in one transaction."""
         key = os.fsencode(root)
         with _transaction(self._connection) as connection:
-            if full:
-                connection.execute("DELETE FROM runs WHERE root = ?", (key,))
             connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             connection.executemany(
                 "DELETE FROM runs WHERE root = ? AND run_dir = ?", [(key, os.fsencode(path)) for path in gone]
@@ -313,7 +311,7 @@ def scan(
     With `full`, read all of them again. A run that cannot be read keeps its last record.
     """
     began = time.perf_counter()
-    known = {} if full else store.known(root)
+    known = store.known(root)
     doubtful_since = time.time() - heartbeat_timeout - _CLOCK_TOLERANCE_S
     skipped: list[SkippedFolder] = []
     problems: list[tuple[str, str]] = []
@@ -324,7 +322,7 @@ def scan(
         run_dir: str, events: list[str] | None = None
     ) -> tuple[str, os.stat_result | None, os.stat_result | None] | None:
         """Return the stamp of a run and what lstat says of its JSON files; None for a run that is now `unchanged`."""
-        before = known.get(run_dir)
+        before = None if full else known.get(run_dir)
         sidecar = lstat(f"{run_dir}/sidecar.json")
         summary = sidecar and lstat(f"{run_dir}/summary.json")
         stamp = _stamp(run_dir, sidecar, summary, events)
@@ -366,7 +364,7 @@ def scan(
     runs = list(walk([root], skipped, is_unchanged))
     look_at_each(look, runs)
     gone = known.keys() - set(runs)
-    store.save(root, rows=rows, gone=gone, full=full)
+    store.save(root, rows=rows, gone=gone)
     return ScanReport(
         root=root,
         total=len(runs),

@@ -140,9 +140,11 @@ def test_a_scan_after_a_change_finds_what_a_first_scan_finds(runs: Path, change:
 
 
 def test_full_reads_all(runs: Path) -> None:
-    """--full scans from scratch."""
+    """--full reads every run again and forgets what is gone."""
     open_registry(runs)
-    assert counts(open_registry(runs, full=True)) == (4, 4, 0, 0, 0)
+    shutil.rmtree(runs / "group")
+    assert counts(open_registry(runs, full=True)) == (3, 3, 0, 0, 1)
+    assert len(open_registry(runs)) == 3
 
 
 def test_invalid_runs_are_counted_named_and_keep_their_last_record(runs: Path) -> None:
