@@ -2,7 +2,6 @@
 
 python -m tests.crash.tensorboard_steps every FOLDER N       kill an export at each N-th step, and repair it
 python -m tests.crash.tensorboard_steps together FOLDER N    the same with three runs in one batch
-python -m tests.crash.tensorboard_steps random FOLDER N S    kill N exports at random instants, with the seed S
 python -m tests.crash.tensorboard_steps export LOGDIR        export in small deltas
 
 Whole exports are compared byte for byte, except for the generation in a file's name.
@@ -11,22 +10,17 @@ Whole exports are compared byte for byte, except for the generation in a file's 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import random
 import re
 import shutil
 import signal
 import sys
-import time
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.events import need_tensorboard
-from bridge.exporters.tensorboard.state import read_state
 from bridge.model import Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
@@ -44,7 +38,7 @@ PICTURE = Path(__file__).parent.parent / "sync" / "picture.png"
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
 TOGETHER = ("red", "green", "blue")
 BEFORE_DELTAS = 25_000
-"""Rows of `export` and `random`, in deltas of `DELTA`."""
+"""Rows of `export`, in deltas of `DELTA`."""
 DELTA = 2_500
 
 
@@ -179,77 +173,6 @@ def together(root: Path, logdir: Path) -> list[str]:
     return [line.action for line in export_runs([root], TensorBoardExporter(logdir)).runs]
 
 
-@dataclass
-class Kills:
-    """The results of exports that were to be killed.
-
-    `landed` died before they had ended; of these `midway` had begun to write and had not acknowledged everything.
-    `places` are the numbers of rows that were acknowledged at the death.
-    """
-
-    landed: int = 0
-    midway: int = 0
-    places: tuple[int, ...] = ()
-
-
-def killed_at_random_instants(folder: Path, count: int, seed: int) -> Kills:
-    """Kill `count` exports of a new run at a random instant, and check that the next one repairs it.
-
-    An export that ends before its instant is not counted and tried again.
-    """
-    need_tensorboard()
-    whole_export(folder / "clean")
-    clean = content(folder / "clean")
-    usual = sorted(run_and_kill(folder / f"timed-{number}", None)[1] for number in range(5))[2]
-    instants = random.Random(seed)
-    kills = Kills()
-    for number in range(4 * count):
-        if kills.landed == count:
-            break
-        logdir = folder / str(number)
-        killed, _ = run_and_kill(logdir, instants.uniform(0.0, usual))
-        if killed:
-            count_kill(kills, logdir / "abc")
-        whole_export(logdir)
-        assert content(logdir) == clean, number
-        shutil.rmtree(logdir)
-    return kills
-
-
-def count_kill(kills: Kills, folder: Path) -> None:
-    state = read_state(folder)
-    rows = state.cursor.rows if state is not None and state.cursor is not None else 0
-    begun = folder.is_dir() and any("tfevents" in path.name or path.name.endswith(".new") for path in folder.iterdir())
-    kills.landed += 1
-    kills.midway += begun and rows < BEFORE_DELTAS
-    kills.places = tuple(sorted({*kills.places, rows}))
-
-
-def run_and_kill(logdir: Path, instant: float | None) -> tuple[bool, float]:
-    """Export in another process, and kill it `instant` seconds after it began.
-
-    Return whether it was killed, and how long it lived.
-    """
-    here, there = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(there, b"!")
-        whole_export(logdir)
-        os._exit(0)
-    os.read(here, 1)
-    begin = time.perf_counter()
-    if instant is not None:
-        # The instant is the point, so it is waited for by the clock.
-        time.sleep(instant)
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    lived = time.perf_counter() - begin
-    os.close(here)
-    os.close(there)
-    assert code in (0, -signal.SIGKILL), code
-    return code != 0, lived
-
-
 def whole_export(logdir: Path) -> None:
     export(logdir, BEFORE_DELTAS, size=DELTA)
 
@@ -259,8 +182,6 @@ if __name__ == "__main__":
         print(killed_at_every_step(Path(sys.argv[2]), int(sys.argv[3])))
     elif sys.argv[1] == "together":
         print(killed_together(Path(sys.argv[2]), int(sys.argv[3])))
-    elif sys.argv[1] == "random":
-        print(json.dumps(asdict(killed_at_random_instants(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))))
     else:
         need_tensorboard()
         whole_export(Path(sys.argv[2]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +18,11 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def killed_at_random(folder: Path, count: int, seed: int) -> program.Kills:
-    """Kill that many exports of a new run at random instants, each repaired by the next, and return the kills."""
-    with start("random", str(folder), str(count), str(seed)) as process:
-        said, _ = process.communicate(timeout=1200)
+def number_of_kills(*arguments: str) -> int:
+    with start(*arguments) as process:
+        said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    return program.Kills(**json.loads(said))
+    return int(said)
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +33,18 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return program.content(folder)
 
 
-def test_killed_at_steps_that_it_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stride", "kills"), [(3, 25), pytest.param(1, 80, marks=pytest.mark.slow)])
+def test_killed_at_steps_that_it_takes(tmp_path: Path, stride: int, kills: int) -> None:
     """An export killed before any system call, new, growing or rebuilding, is repaired by the next.
 
-    This run tries every third.
+    The ordinary suite tries every third.
     """
-    with start("every", str(tmp_path), "3") as process:
-        said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert int(said) > 25
+    assert number_of_kills("every", str(tmp_path), str(stride)) > kills
 
 
 def test_killed_while_several_runs_are_written_together(tmp_path: Path) -> None:
     """Runs of one batch, killed before any call: the next export ends with the files of one clean export."""
-    with start("together", str(tmp_path), "3") as process:
-        said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert int(said) > 20
-
-
-def test_killed_at_random_instants(tmp_path: Path) -> None:
-    """An export killed at a random instant is repaired by the next."""
-    kills = killed_at_random(tmp_path, 20, seed=4)
-    assert kills.landed == 20
-    assert kills.midway >= 10
+    assert number_of_kills("together", str(tmp_path), "3") > 20
 
 
 def test_two_exports_at_once(tmp_path: Path, clean: dict[str, bytes]) -> None:
@@ -68,22 +54,3 @@ def test_two_exports_at_once(tmp_path: Path, clean: dict[str, bytes]) -> None:
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
     assert program.content(tmp_path) == clean
-
-
-@pytest.mark.slow
-def test_killed_at_really_every_step(tmp_path: Path) -> None:
-    """An export killed before every single system call is repaired by the next."""
-    with start("every", str(tmp_path), "1") as process:
-        said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    assert int(said) > 80
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_killed_at_two_hundred_random_instants(tmp_path: Path) -> None:
-    """Two hundred exports killed at random instants, three quarters in mid-export, are repaired by the next."""
-    kills = killed_at_random(tmp_path, 200, seed=200)
-    assert kills.landed == 200
-    assert kills.midway >= 150
-    assert set(kills.places) >= set(range(0, program.BEFORE_DELTAS, program.DELTA))
