@@ -14,6 +14,9 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
+
 from bridge.errors import NewerFormatError, TargetRefusedError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.tensorboard import media
@@ -47,6 +50,8 @@ _LEFTOVERS = "left-over files"
 _MAX_PART_BYTES = 200
 _BATCH_RUNS = 128
 """Each holds a lock, and so an open file, until the batch is on the disk."""
+_MAX_FOLDERS = 2_000
+"""Folders searched for copies of targets if every run was found in its own folder."""
 
 
 class TensorBoardExporter(Exporter):
@@ -62,7 +67,7 @@ class TensorBoardExporter(Exporter):
     def __init__(self, logdir: Path, *, lock_wait: float = 30.0) -> None:
         self._logdir = Path(logdir).absolute()
         self._lock_wait = lock_wait
-        self._folders: dict[str, str] = {}
+        self._folders: dict[str, RunFolder] = {}
         self._batch = Batch()
 
     @functools.cached_property
@@ -93,7 +98,7 @@ class TensorBoardExporter(Exporter):
         """Return what the state files say, if the event files agree with them."""
         if any(run.identity not in self._folders for run in runs):
             self._find_folders(runs)
-        return {run.identity: self._target_state(run.identity) for run in runs}
+        return {run.identity: self._target_state(run.identity, self._folders[run.identity]) for run in runs}
 
     def stale(self, run: Run, cursor: Cursor, content: ContentOptions) -> Sequence[str]:
         """Return which facts differ from those last sent, and whether a killed export left files."""
@@ -159,18 +164,18 @@ class TensorBoardExporter(Exporter):
         """Return the folder of `run` below the log directory."""
         if run.identity not in self._folders:
             self._find_folders([run])
-        return self._folders[run.identity]
+        return self._folders[run.identity].path
 
-    def _target_state(self, identity: str) -> TargetState:
-        folder = f"{self._logdir}/{self._folders[identity]}"
-        found = _look_at(folder, identity)
-        marker = f"{folder}/{MARKER_NAME}"
+    def _target_state(self, identity: str, folder: RunFolder) -> TargetState:
+        path = f"{self._logdir}/{folder.path}"
+        found = _look_at(path, identity)
+        marker = f"{path}/{MARKER_NAME}"
         if found.exists and found.cursor is None and found.error is None and os.path.exists(marker):  # noqa: PTH110
             # Another export may be writing it: files come before their state.
-            self._batch.commit_folder(folder)
+            self._batch.commit_folder(path)
             with contextlib.suppress(OSError), file_lock(marker, wait=self._lock_wait):
-                found = _look_at(folder, identity)
-        return found
+                found = _look_at(path, identity)
+        return replace(found, extras=tuple(f"{self._logdir}/{copy}" for copy in folder.copies))
 
 
 def _look_at(folder: str, identity: str) -> TargetState:
@@ -195,28 +200,37 @@ def _look_at(folder: str, identity: str) -> TargetState:
     return TargetState(cursor=cursor, exists=True)
 
 
-def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, str]:
-    """Return the folder of each run by identity, relative to `logdir`, with `/`, without creating any.
+class RunFolder(msgspec.Struct, frozen=True):
+    """A run's folder, relative to the log directory, with `/`; `copies` are other folders that name the same run."""
+
+    path: str
+    copies: tuple[str, ...] = ()
+
+
+def assign_folders(logdir: Path, runs: Sequence[Run]) -> Mapping[str, RunFolder]:
+    """Return the folder of each run by identity, without creating any.
 
     A run without a folder gets one with the run's name. If that is taken, also by a name that differs only in
     case, it gets a suffix made from the run's identity.
     """
     wanted = {run.identity: clean_folder(run.name) for run in runs}
-    folders = {identity: path for identity, path in wanted.items() if folder_owner(f"{logdir}/{path}") == identity}
-    if len(folders) == len(wanted):
-        return folders
-    known, taken = set(folders.values()), set()
-    for path in _find_marked(logdir):
-        taken.add(fold_case(path))
-        if path not in known and (owner := folder_owner(f"{logdir}/{path}")) in wanted:
-            folders.setdefault(owner, path)
+    own = {identity: path for identity, path in wanted.items() if folder_owner(f"{logdir}/{path}") == identity}
+    found = {identity: [path] for identity, path in own.items()}
+    known = set(own.values())
+    for path in _find_marked(logdir, limit=_MAX_FOLDERS if len(own) == len(wanted) else None):
+        if path not in known and (owner := folder_owner(f"{logdir}/{path}")) is not None:
+            found.setdefault(owner, []).append(path)
+    folders = {
+        identity: RunFolder(paths[0], tuple(paths[1:])) for identity, paths in found.items() if identity in wanted
+    }
+    taken = {fold_case(path) for paths in found.values() for path in paths}
     # The order must depend as little as possible on which runs are exported together.
     for run in sorted(runs, key=lambda run: (run.start, run.run_id, run.identity)):
         if run.identity not in folders:
             for path in candidate_names(wanted[run.identity], run.identity):
                 if fold_case(path) not in taken and not _is_foreign(f"{logdir}/{path}"):
                     break
-            folders[run.identity] = path  # if none is free, the longest
+            folders[run.identity] = RunFolder(path)  # if none is free, the longest
             taken.add(fold_case(path))
     return folders
 
@@ -267,11 +281,13 @@ def _is_foreign(folder: str) -> bool:
     )
 
 
-def _find_marked(logdir: Path) -> Iterator[str]:
-    """Yield the folders below `logdir` with a marker or a state, sorted."""
+def _find_marked(logdir: Path, *, limit: int | None) -> Iterator[str]:
+    """Yield the folders below `logdir` with a marker or a state, sorted; look at no more than `limit` folders."""
     waiting = [""]
-    while waiting:
+    seen = 0
+    while waiting and (limit is None or seen < limit):
         path = waiting.pop()
+        seen += 1
         below = []
         marked = False
         try:

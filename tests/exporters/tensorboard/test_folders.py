@@ -136,15 +136,17 @@ def test_a_run_is_found_by_its_marker_alone(tmp_path: Path) -> None:
     export(tmp_path / "logs", one, two)
     folder = f"abc-{suffix('uid-2')}"
     (tmp_path / "logs" / folder / "bridge-state.json").unlink()
-    assert assign_folders(tmp_path / "logs", [two])["uid-2"] == folder
+    assert assign_folders(tmp_path / "logs", [two])["uid-2"].path == folder
 
 
-def test_a_copied_folder_is_its_makers(tmp_path: Path) -> None:
-    """A copy of a run's folder is left unchanged, and the run keeps the folder of its name."""
-    run = run_of(tmp_path, "b")
+def test_a_copied_folder_is_an_extra(tmp_path: Path) -> None:
+    """A second folder with the same marker is named and left unchanged."""
+    run = run_of(tmp_path, "abc")
     export(tmp_path / "logs", run)
-    shutil.copytree(tmp_path / "logs" / "b", tmp_path / "logs" / "a")
-    assert export(tmp_path / "logs", run, run_of(tmp_path, "new")) == ["b", "new"]
+    shutil.copytree(tmp_path / "logs" / "abc", tmp_path / "logs" / "copy")
+    known = TensorBoardExporter(tmp_path / "logs").cursors([run])[run.identity]
+    assert known.cursor is not None
+    assert tuple(known.extras) == (str(tmp_path / "logs" / "copy"),)
 
 
 @pytest.mark.parametrize("name", ["events.out.tfevents.1700000000.host.1.0", "metrics.csv", "sidecar.json"])
