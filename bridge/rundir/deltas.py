@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge.errors import IdentityError, RunDirectoryError, counted
@@ -124,7 +125,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         state = locate(run, cursor, content, table)
         if table is None or table.layout is None:
             return _without_rows(run, cursor, content)
-        first, begin, last_time = state.rows, state.offset, state.last_time
+        first, begin = state.rows, state.offset
         rows: list[Rows] = []
         more = False
         for part, more in _by_weight(_parts(state, table, options), options.limit):
@@ -152,7 +153,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
         )
         waits = not more and state.rows < table.total
         if state.late or (cursor is not None and cursor.replacing is not None):
-            delta = _with_overlap(delta, state, table, rows, last_points, last_time, options, budget)
+            delta = _with_overlap(delta, state, table, rows, last_points, options, budget)
         if delta.kind is DeltaKind.REWIND and not options.replaces:
             return delta
         if delta.more and not isinstance(table, EventTable):
@@ -201,14 +202,13 @@ def _with_overlap(
     table: Table,
     rows: Sequence[Rows],
     last_points: Mapping[str, tuple[int, float]],
-    last_time: float | None,
     options: ReadOptions,
     budget: int,
 ) -> Delta:
     """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if the target's change.
 
-    `last_points` and `last_time` are those before these rows. If late points come at or before their steps, all rows
-    are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
+    `last_points` are those of the metrics before these rows. If late points come at or before their steps, the earlier
+    rows are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
     """
     first = rows[0].first if rows else state.rows
     replacing = delta.before.replacing if delta.before is not None else None
@@ -217,24 +217,23 @@ def _with_overlap(
         for name, late in state.late.items()
         if name in last_points and late.low <= last_points[name][0]
     }
-    pieces, again = _Pieces(table, state, budget), ReadState.begin(state.run, state.content)
-    parts: Iterable[Rows] = first_rows(table, state.rows)
-    if not touched and replacing is None:
-        parts, again.last_time = rows, last_time
-    for part in parts:
-        pieces.add(part, again)
+    earlier, again = _Pieces(table, state, budget), ReadState.begin(state.run, state.content)
+    for part in first_rows(table, first) if touched or replacing is not None else ():
+        earlier.add(part, again)
+    blocks = delta.blocks
     replaced = Replaced(session_starts(state.run, table), first)
     added: list[Block] = []
     # All points at the lowest steps at which some change, and the step that follows these.
     lowest: list[Block] = []
     following: int | None = None
-    steps = [int(block.step.min()) for block in delta.blocks] + [step for step in (replacing,) if step is not None]
-    for group, high in resolve(pieces.read, replaced, min(steps), budget=budget):
-        blocks = list(group)
-        new = [each for block in blocks if (each := block.where(block.present & (block.row >= first))) is not None]
+    steps = [int(block.step.min()) for block in blocks] + [step for step in (replacing,) if step is not None]
+    groups = resolve(lambda steps: chain(earlier.read(steps), blocks), replaced, min(steps), budget=budget)
+    for group, high in groups:
+        resolved = list(group)
+        new = [each for block in resolved if (each := block.where(block.present & (block.row >= first))) is not None]
         added += new
         if not lowest and (new or replaced.gone or replacing is not None):
-            lowest, following = blocks, high
+            lowest, following = resolved, high
         if lowest and not state.late:
             break  # all new points count, and replace none
     delta = delta.with_(blocks=tuple(added), notices=(*delta.notices, *superseded_notice(replaced, table)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.rundir import ReadOptions
@@ -90,6 +90,13 @@ KINDS = {
     "replaces": ReadOptions(replaces=True),
 }
 quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REPETITION = {
+    # `b` is only repeated in a delta in which another metric, which is new, has two values at one step.
+    "history": ([Row(0, CREATED_S, {"b": 0.0}), Row(0, 1.0, {"a": 1.0}), Row(0, 2.0, {"a": 0.0, "b": 0.0})], [1, 3], 0),
+    "limit": 1000,
+    "keeps_last_points": True,
+    "budget": 1,
+}
 any_history = given(
     history=histories(),
     limit=st.sampled_from([1, 2, 3, 1000]),
@@ -126,6 +133,7 @@ def test_an_ordered_target_ends_as_one_clean_read(**drawn: Any) -> None:
 @pytest.mark.parametrize("kind", ["unordered", "replaces"])
 @quick
 @any_history
+@example(**REPETITION)
 def test_an_unordered_target_ends_as_one_clean_read(kind: str, **drawn: Any) -> None:
     """An unordered target ends with the points and the cursor of one clean read, by rebuild or replacement."""
     check([kind], **drawn)
