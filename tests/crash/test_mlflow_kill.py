@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import random
-import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.write_db import Tables
 from bridge.sync.verify import verify_runs
+from tests.contract.test_media import log_image, picture
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
-from tests.rundir.event_writing import age, append, picture, write_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEADER = ["loss", "val/acc", "step", "wall_time"]
-PICTURE = Path(__file__).parents[1] / "sync" / "picture.png"
 ROWS = 700
 
 
@@ -48,7 +49,6 @@ class Growing:
         write_sidecar(path, status="running", ended_at=None, hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
         write_metrics(path, HEADER, [])
         (path / "hparams.yaml").write_text("lr: 0.1\n")
-        (path / "media").mkdir()
 
     def grow(self, part: int) -> None:
         """Append rows and an image."""
@@ -60,37 +60,12 @@ class Growing:
         ]
         write_metrics(self.path, HEADER, rows, append=True)
         self.rows, self.step = self.rows + self.part, self.step + self.part
-        shutil.copy(PICTURE, self.path / "media" / f"{part}.png")
-        line = f'{{"step": {self.step}, "tag": "samples", "type": "image", "path": "media/{part}.png"}}\n'
-        with (self.path / "media.jsonl").open("a") as file:
-            file.write(line)
+        log_image(self.path, self.step, f"{part}.png", picture(part), tag="samples")
         (self.path / "heartbeat").touch()
 
     def end(self) -> None:
         """End the training."""
         write_sidecar(self.path, status="completed", hparams={"lr": 0.1, "model.name": "m"}, notes="notes")
-
-
-class GrowingEvents:
-    """A directory of event files that grows in the same parts: each is a start of its own, with a new file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.step = 0
-
-    def grow(self, part: int) -> None:
-        """Write a file with values and an image."""
-        if part == 2:
-            self.step -= ROWS // 2
-        begin = CREATED_S + 10_000 * part
-        points = [("loss", self.step + at, 1 / (self.step + at + 1), begin + at) for at in range(ROWS)]
-        self.step += ROWS
-        file = write_events(self.path, part, points)
-        append(file, picture("samples", self.step, begin + ROWS, PICTURE.read_bytes()))
-
-    def end(self) -> None:
-        """Let the files be old."""
-        age(self.path)
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "server"])
@@ -100,19 +75,13 @@ def uri(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "postgres_uri"))
 
 
-def kill_and_heal(
-    uri: str,
-    tmp_path: Path,
-    seed: int,
-    store: type[Store] = Store,
-    growing_run: type[Growing] | type[GrowingEvents] = Growing,
-) -> int:
+def kill_and_heal(uri: str, tmp_path: Path, seed: int, store: type[Store] = Store) -> int:
     """Export a growing run, killed each time at some instant, then once without a kill.
 
     Return the number of kills.
     """
     chance = random.Random(seed)
-    growing = growing_run(tmp_path / "runs" / "run")
+    growing = Growing(tmp_path / "runs" / "run")
     arguments = (uri, f"killed-{tmp_path.name}", growing.path)
     kills, span = 0, 1.2
     for part in range(4):
@@ -134,11 +103,6 @@ def kill_and_heal(
 def test_a_killed_export_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
     """Exports killed while the run grows and rewinds end with one run, equal to a clean export."""
     assert kill_and_heal(uri, tmp_path, seed=11) > 0
-
-
-def test_a_killed_export_of_event_files_is_healed_by_the_next(uri: str, tmp_path: Path) -> None:
-    """The same holds for event files of a job that was requeued."""
-    assert kill_and_heal(uri, tmp_path, seed=12, growing_run=GrowingEvents) > 0
 
 
 @pytest.mark.slow

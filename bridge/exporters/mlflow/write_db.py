@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from sqlalchemy import Connection, Engine
-
-T = TypeVar("T")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks before a database is touched
@@ -142,7 +140,9 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 # The writer
 
-_ATTEMPTS = 4
+_PAUSES_S = (0.2, 0.4, 0.8)
+"""Seconds before each further try of a transaction."""
+
 _NAMESPACE = uuid.UUID("6f0b6a7e-0e0c-5d0e-9a53-4b1c7ac2d0b1")
 
 
@@ -448,28 +448,26 @@ class Database:
             left = self.write_together(left)
 
     def write_together(self, updates: Sequence[tuple[str, RunUpdate]]) -> Sequence[tuple[str, RunUpdate]]:
-        """Bring each update into its run, all in one transaction. Return what is left for the next one."""
+        """Bring each update into its run, all in one transaction. Return what is left for the next one.
 
-        def write_all(tables: Tables, *, again: bool) -> list[tuple[str, RunUpdate]]:
-            # One order for all exports, so that two of them never wait for each other's runs.
-            ordered = sorted(updates, key=lambda one: one[0])
-            rests = [(run_id, _write_one(tables.run(run_id), update, again=again)) for run_id, update in ordered]
-            return [(run_id, rest) for run_id, rest in rests if rest is not None]
-
-        return self._transact(write_all)
-
-    def _transact(self, work: Callable[..., T]) -> T:
-        """Run `work` in a transaction, again if the database lost it to a deadlock, a restart or a full queue."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        Try again if the database lost the transaction to a deadlock, a restart or a full queue.
+        """
+        # One order for all exports, so that two of them never wait for each other's runs.
+        ordered = sorted(updates, key=lambda one: one[0])
+        for attempt, pause in enumerate((*_PAUSES_S, None)):
+            again = attempt > 0
             try:
                 with self._transaction() as tables:
-                    return work(tables, again=attempt > 1)
+                    rests = [
+                        (run_id, _write_one(tables.run(run_id), update, again=again)) for run_id, update in ordered
+                    ]
+                return [(run_id, rest) for run_id, rest in rests if rest is not None]
             except ConflictError:
                 raise
             except TargetUnavailableError:
-                if attempt == _ATTEMPTS:
+                if pause is None:
                     raise
-                time.sleep(0.1 * 2**attempt)
+                time.sleep(pause)
         raise AssertionError("unreachable")
 
     @contextmanager

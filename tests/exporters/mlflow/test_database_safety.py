@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import sqlalchemy as sa
@@ -200,6 +200,7 @@ def test_a_rebuild_that_is_being_finished_is_not_deleted(postgres_uri: str) -> N
 
 
 RUNS = 5
+Updates: TypeAlias = "Sequence[tuple[str, RunUpdate]]"
 
 
 @pytest.fixture
@@ -218,9 +219,9 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     write = Database.write_together
 
-    def counted(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+    def counted(self: Database, updates: Updates) -> Updates:
         counts.append(len(updates))
-        write(self, updates)
+        return write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", counted)
     return counts
@@ -236,11 +237,16 @@ def verdicts(root: Path, uri: str) -> list[str]:
     return [str(check.verdict) for check in verify_runs([root], exporter(uri)).runs]
 
 
-def test_new_runs_share_transactions(uri: str, root: Path, transactions: list[int]) -> None:
+# Three runs, the sweep's parent, its two children, its summary; and where other programs would wait for too long.
+@pytest.mark.parametrize(("most_points", "runs"), [(50_000, [3, 1, 2, 1]), (20, [2, 1, 1, 2, 1])])
+def test_new_runs_share_transactions(
+    uri: str, root: Path, transactions: list[int], monkeypatch: pytest.MonkeyPatch, most_points: int, runs: list[int]
+) -> None:
     """New runs are written together; what must be read or created in between comes after those that wait."""
+    monkeypatch.setattr(write_db, "_POINTS_TOGETHER", most_points)
     report = export_runs([root], exporter(uri))
     assert [line.points for line in report.runs] == [10] * RUNS
-    assert transactions == [3, 1, 2, 1]  # three runs, the sweep's parent, its two children, its summary
+    assert transactions == runs
     assert verdicts(root, uri) == ["="] * RUNS
 
 
@@ -250,23 +256,14 @@ def test_the_first_runs_of_a_new_file_share_them_too(tmp_path: Path, root: Path,
     assert transactions == [3, 1, 2, 1]
 
 
-def test_a_transaction_has_no_more_points_than_a_delta(
-    uri: str, root: Path, transactions: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other programs wait for one transaction at most, so many points are written in several."""
-    monkeypatch.setattr(write_db, "_POINTS_TOGETHER", 20)
-    export_runs([root], exporter(uri))
-    assert transactions == [2, 1, 1, 2, 1]
-
-
 def test_a_run_that_is_refused_costs_no_other(uri: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the database refuses one of several runs, the others are written, and that one alone has failed."""
     write = Database.write_together
 
-    def refusing(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+    def refusing(self: Database, updates: Updates) -> Updates:
         if any(update.row is not None and update.row.name == "job-1" for _, update in updates):
             raise TargetRefusedError("no")
-        write(self, updates)
+        return write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", refusing)
     report = export_runs([root], exporter(uri))
@@ -280,11 +277,11 @@ def test_another_export_is_faster_with_one_of_them(uri: str, root: Path, monkeyp
     write = Database.write_together
     others = [True]
 
-    def late(self: Database, updates: Sequence[tuple[str, RunUpdate]]) -> None:
+    def late(self: Database, updates: Updates) -> Updates:
         if others:
             others.clear()
             export_runs([root / "job-1"], exporter(uri))
-        write(self, updates)
+        return write(self, updates)
 
     monkeypatch.setattr(Database, "write_together", late)
     report = export_runs([root], exporter(uri))

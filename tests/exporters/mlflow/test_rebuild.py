@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from PIL import Image
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.mlflow.client import FoundRun
@@ -18,6 +17,7 @@ from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
 from bridge.sync.verify import verify_runs
+from tests.contract.test_media import log_image, picture
 from tests.exporters.mlflow.by_hand import delta_of, run_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics
 
@@ -281,11 +281,7 @@ def stop(*_: object) -> None:
 
 def log_picture(run: Path, *, step: int, session: int, **fields: str) -> None:
     """Write a unique image at `step`, as the writer logs it."""
-    (run / "media").mkdir(exist_ok=True)
-    Image.new("RGB", (4, 4), (step, session, 9)).save(run / "media" / f"{session}-{step}.png")
-    event = {"step": step, "tag": "samples", "type": "image", "path": f"media/{session}-{step}.png", "session": session}
-    with (run / "media.jsonl").open("a") as file:
-        file.write(json.dumps(event | fields) + "\n")
+    log_image(run, step, f"{session}-{step}.png", picture(9 * step + session), tag="samples", session=session, **fields)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
