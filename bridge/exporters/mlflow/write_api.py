@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Fields: TypeAlias = "tuple[dict[str, str], dict[str, str]]"
 """The params and the tags of one request."""
 
+NO_FIELDS: Fields = ({}, {})
+
 POINTS_A_REQUEST = 1000
 """The most points that MLflow accepts in one request, and the most points, params and tags together."""
 
@@ -73,16 +75,16 @@ class ApiRuns(MlflowApi):
             self.set_tags(run_id, {Tag.PENDING: "true"})
             is_pending = True
         for batch in batches:
-            self._log(run_id, batch)
+            self._log(run_id, batch, NO_FIELDS)
         row = update.row
         if row is not None:
             self._set_row(now, row)
         for key in sorted(set(update.deleted_tags) & set(now.tags)):
             self._delete_tag(run_id, key)
         for some in fields:
-            self._log(run_id, (), *some)
+            self._log(run_id, (), some)
         if last_rows or bests or any(last):
-            self._log(run_id, [*last_rows, *bests], *last)
+            self._log(run_id, [*last_rows, *bests], last)
         if row is not None and row.end is not None and (now.end, now.status) != (row.end, row.status):
             self.call("set_terminated", run_id, row.status, row.end)
         if is_pending and Tag.CURSOR in update.tags:  # not earlier: after a stop before the cursor it must be there
@@ -99,42 +101,30 @@ class ApiRuns(MlflowApi):
             left += part.without(held)
         return left
 
-    def _log(
-        self,
-        run_id: str,
-        rows: Sequence[KeyRows],
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
+    def _log(self, run_id: str, rows: Sequence[KeyRows], fields: Fields) -> None:
         """Send what one request takes, also where the server holds some of the points already.
 
         Servers up to 3.8 refuse a request for several metrics of which they hold some points, however often it is sent.
         They accept the missing points of one metric, at most 100 at a time.
         """
         try:
-            self._log_batch(run_id, rows, params, tags)
+            self._log_batch(run_id, rows, fields)
         except SentTwiceError:
             for part in rows:
                 for pause in (*RETRY_PAUSES_S, None):
                     left = part.without(self.history(run_id, part.key))
                     try:
                         for batch in batches_of_rows(left, _POINTS_A_REPEATED_REQUEST):
-                            self._log_batch(run_id, batch)
+                            self._log_batch(run_id, batch, NO_FIELDS)
                         break
                     except SentTwiceError:  # the first request is still being carried out
                         if pause is None:
                             raise
                         time.sleep(pause)
-            if params or tags:
-                self._log_batch(run_id, (), params, tags)
+            if any(fields):
+                self._log_batch(run_id, (), fields)
 
-    def _log_batch(
-        self,
-        run_id: str,
-        rows: Sequence[KeyRows],
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
+    def _log_batch(self, run_id: str, rows: Sequence[KeyRows], fields: Fields) -> None:
         """Log points, params and tags in one request. MLflow stores params first, then points, then tags.
 
         MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
@@ -143,9 +133,9 @@ class ApiRuns(MlflowApi):
         """
         if self.address.uri.startswith(("http://", "https://")):
             headers = {"Content-Type": "application/json"}
-            self.request("POST", "runs/log-batch", data=body_of(run_id, rows, params, tags), extra_headers=headers)
+            self.request("POST", "runs/log-batch", data=body_of(run_id, rows, fields), extra_headers=headers)
         else:
-            self.call("log_batch", run_id, **entities_of(rows, params, tags))
+            self.call("log_batch", run_id, **entities_of(rows, fields))
 
     def _best(self, now: FoundRun, best_key: str, key: str, sign: int, logged: KeyRows | None) -> KeyRows | None:
         """Return the best value of `key` so far as a row of `best_key`, None if that is its latest value already.
@@ -223,18 +213,16 @@ def _pieces(pairs: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def batches_for_requests(
-    rows: Sequence[KeyRows], fields: Fields = ({}, {}), bests: Sequence[KeyRows] = ()
+    rows: Sequence[KeyRows], fields: Fields, bests: Sequence[KeyRows] = ()
 ) -> Iterator[list[KeyRows]]:
     """Yield `rows` in order, as many at a time as one request takes beside `fields` and `bests`."""
     longest = max((len(_json(part.key).encode()) for part in rows), default=0)
     most = POINTS_A_REQUEST - sum(map(len, fields)) - len(bests)
-    room = BYTES_A_REQUEST - len(body_of("", bests, *fields))
+    room = BYTES_A_REQUEST - len(body_of("", bests, fields))
     return batches_of_rows(rows, min(most, room // (longest + _BYTES_A_POINT)))
 
 
-def body_of(
-    run_id: str, rows: Sequence[KeyRows], params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
-) -> bytes:
+def body_of(run_id: str, rows: Sequence[KeyRows], fields: Fields) -> bytes:
     """Return the body of a request to `runs/log-batch`, with the points written as text from the columns."""
     points: list[str] = []
     for part in rows:
@@ -244,17 +232,15 @@ def body_of(
             values[at] = '"NaN"'
         columns = zip(values, part.timestamp.tolist(), part.step.tolist(), strict=True)
         points += [f'{head}{value},"timestamp":{timestamp},"step":{step}}}' for value, timestamp, step in columns]
-    fields = {
-        name: [{"key": key, "value": value} for key, value in (pairs or {}).items()]
-        for name, pairs in (("params", params), ("tags", tags))
+    pairs = {
+        name: [{"key": key, "value": value} for key, value in some.items()]
+        for name, some in zip(("params", "tags"), fields, strict=True)
     }
-    body = f'{{"run_id":{_json(run_id)},"metrics":[{",".join(points)}],{json.dumps(fields)[1:]}'
+    body = f'{{"run_id":{_json(run_id)},"metrics":[{",".join(points)}],{json.dumps(pairs)[1:]}'
     return body.encode()
 
 
-def entities_of(
-    rows: Sequence[KeyRows], params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
-) -> dict[str, list[Any]]:
+def entities_of(rows: Sequence[KeyRows], fields: Fields) -> dict[str, list[Any]]:
     """Return points, params and tags as arguments of MLflow's client, for stores that are not reached over HTTP."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -264,8 +250,8 @@ def entities_of(
         metrics += [Metric(part.key, value, timestamp, step) for value, timestamp, step in columns]
     return {
         "metrics": metrics,
-        "params": [Param(*pair) for pair in (params or {}).items()],
-        "tags": [RunTag(*pair) for pair in (tags or {}).items()],
+        "params": [Param(*pair) for pair in fields[0].items()],
+        "tags": [RunTag(*pair) for pair in fields[1].items()],
     }
 
 
