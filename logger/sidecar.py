@@ -289,26 +289,21 @@ def _convert(value: Any, kind: Any, where: str, problems: list[Problem]) -> Any:
     if types.NoneType in get_args(kind):
         kind = next(each for each in get_args(kind) if each is not types.NoneType)
     container, inner = get_origin(kind), get_args(kind)
-    found: Any = msgspec.UNSET
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     if container is list and isinstance(value, list | str):
         items = [value] if isinstance(value, str) else value  # one tag, as text
         converted = [_convert(item, inner[0], where, problems) for item in items]
         return [item for item in converted if item is not msgspec.UNSET]
-    if isinstance(value, dict):
-        parts = {name: item for name, item in value.items() if item is not None}
-        if container is dict:
-            fields = dict.fromkeys(parts, inner[1])
-        elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            fields = {name: of for name, of in _field_types(kind).items() if name in parts}
-        else:
-            fields = None
-        if fields is not None:
-            prefix = f"{where}." if where else ""
-            made = {name: _convert(parts[name], of, f"{prefix}{name}", problems) for name, of in fields.items()}
-            found = {name: item for name, item in made.items() if item is not msgspec.UNSET}
-            return found if container is dict else kind(**found)
-    elif container is None or kind is Time:
-        found = _scalar(value, kind)
+    if isinstance(value, dict) and (container is dict or is_struct):
+        fields = _field_types(kind) if is_struct else dict.fromkeys(value, inner[1])
+        made = {
+            name: _convert(value[name], of, f"{where}.{name}".removeprefix("."), problems)
+            for name, of in fields.items()
+            if value.get(name) is not None
+        }
+        made = {name: item for name, item in made.items() if item is not msgspec.UNSET}
+        return kind(**made) if is_struct else made
+    found = _scalar(value, kind)
     if found is msgspec.UNSET:
         wanted = _WANTED.get(container or kind, "a time")
         too_large = wanted == _in_words(value) or (kind is int and type(value) is int)
