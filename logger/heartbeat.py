@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from logger.run_writer import RunWriter
 
-TIMER_INTERVAL = 4.0
+TIMER_INTERVAL = 2.0
 """Seconds after which the thread beats again, and saves what is not on disk: it gets there within ten seconds."""
 
 _log = logging.getLogger(__name__)
