@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,24 +12,23 @@ from msgspec.structs import replace
 from bridge.cli.command import command, complete_metrics
 from bridge.cli.output import Exit, Output
 from bridge.cli.records import (
+    RECORDS_VERSION,
     Column,
-    deliver,
     hparam_columns,
     name_column,
-    parse_columns,
+    print_columns,
     read_records,
     tags_column,
     time_column,
     value_column,
-    warn_of_unknown,
 )
 from bridge.errors import counted
 from bridge.model import Status
 from bridge.options import CacheOptions, FilterOptions, SelectionOptions, TableOptions
-from bridge.registry.query import ordered
+from bridge.registry.query import csv_table, ordered, parquet_table, unknown_refs
 from bridge.registry.store import with_statistics
 from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import Selection, Top, describe_left_out, explain_none, select
+from bridge.sync.select import Selection, Top, describe_left_out, explain_none, select, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,11 +110,14 @@ def _list(
     limit: int | None = None,
 ) -> int:
     """Print the selected runs and return the exit code, which is 1 if no run has what is asked for."""
-    by, shown = column(sort) if sort else None, parse_columns(table.columns)
+    by = column(sort) if sort else None
+    shown = [column(name.strip()) for name in (table.columns or "").split(",") if name.strip()]
     records = read_records(runs, cache, out)
     records.sort(key=lambda record: (-record.start, record.run_dir))
     selected = select(records, selection)
-    unknown = warn_of_unknown([*([by] if by else []), *shown], records, out)
+    unknown = unknown_refs(records, [*([by] if by else []), *shown]) if records else []
+    for text in unknown:
+        out.warn(sentence(text))
     chosen = list(selected)
     if by:
         is_metric = by.kind is Kind.METRIC
@@ -125,7 +126,7 @@ def _list(
         chosen.reverse()
     chosen = chosen[:limit]
     if chosen or out.json or table.csv or table.parquet:
-        deliver(chosen, shown, partial(_columns, top=selection.top), table=table, out=out)
+        _print(chosen, shown, selection.top, table, out)
     if not selected:
         no_match = explain_none(records, selection, runs)
         return out.say_no_match(no_match.text, Exit.NOTHING_DONE if no_match.unknown else Exit.DONE)
@@ -134,6 +135,18 @@ def _list(
     if left_out := describe_left_out(records, selection):
         out.say(left_out)
     return Exit.NOTHING_DONE if unknown else Exit.DONE
+
+
+def _print(records: list[RunRecord], refs: Sequence[Ref], top: Top | None, table: TableOptions, out: Output) -> None:
+    """Write records to the files that were asked for, else print them as JSON, or as a table of what `refs` name."""
+    if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
+        records = with_statistics(records)
+    files = [(table.csv, lambda: csv_table(records)), (table.parquet, lambda: parquet_table(records))]
+    out.save(counted(len(records), "run"), files)
+    if out.json:
+        out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
+    elif not (table.csv or table.parquet):
+        print_columns([value_column(ref, records) for ref in refs] or _columns(records, top), out)
 
 
 def _columns(records: Sequence[RunRecord], top: Top | None) -> list[Column]:

@@ -1,4 +1,4 @@
-"""The runs of ls, show, best and scan: read through the registry, drawn as tables, written to files."""
+"""The runs of ls, show, best and scan: read through the registry, and drawn as tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.output import Output, plain
-from bridge.errors import counted
 from bridge.registry import open_registry
-from bridge.registry.query import csv_table, parquet_table, unknown_refs
-from bridge.registry.store import with_statistics
-from bridge.registry.where import Kind, Ref, column
-from bridge.sync.select import sentence
+from bridge.registry.where import Kind, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from bridge.options import CacheOptions, TableOptions
+    from bridge.options import CacheOptions
     from bridge.registry import Registry, RunRecord
 
 RECORDS_VERSION = 1
@@ -48,7 +44,7 @@ def open_registries(runs: Sequence[Path], cache: CacheOptions, out: Output, *, f
             db_path=cache.db,
             heartbeat_timeout=cache.heartbeat_timeout,
             full=full,
-            statistics=False,  # `select` and `deliver` complete those that are needed
+            statistics=False,  # the commands complete those that are needed
         )
         for root in dict.fromkeys(map(os.path.realpath, runs))
     ]
@@ -62,19 +58,6 @@ def read_records(runs: Sequence[Path], cache: CacheOptions, out: Output) -> list
             out.say(plain(f"! {run_dir}: {reason}"))
         out.say_skipped(registry.report.skipped if registry.report else ())
     return list({record.run_dir: record for registry in registries for record in registry}.values())
-
-
-def parse_columns(text: str | None) -> list[Ref]:
-    """Return the columns of a list with commas. Raises UsageError for one that names nothing."""
-    return [column(name.strip()) for name in (text or "").split(",") if name.strip()]
-
-
-def warn_of_unknown(refs: Sequence[Ref], records: Sequence[RunRecord], out: Output) -> bool:
-    """Print which of these metrics and hyperparameters no run has; return whether there are any."""
-    said = unknown_refs(records, refs) if records else []
-    for text in said:
-        out.warn(sentence(text))
-    return bool(said)
 
 
 # ------------------------------------------------------------------------------------------------- which columns
@@ -150,29 +133,7 @@ def hparam_columns(records: Sequence[RunRecord], taken: Sequence[Column], ranks:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- how they go out
-
-
-def deliver(
-    records: Sequence[RunRecord],
-    refs: Sequence[Ref],
-    default: Callable[[Sequence[RunRecord]], Sequence[Column]],
-    *,
-    table: TableOptions,
-    out: Output,
-) -> None:
-    """Write records to the files that were asked for, else print them as JSON, or as a table.
-
-    The table shows what `refs` name, or else the columns that `default` makes.
-    """
-    if not refs or out.json or table.csv or table.parquet or any(ref.kind is Kind.METRIC for ref in refs):
-        records = with_statistics(records)
-    files = [(table.csv, lambda: csv_table(records)), (table.parquet, lambda: parquet_table(records))]
-    out.save(counted(len(records), "run"), files)
-    if out.json:
-        out.result_json({"version": RECORDS_VERSION, "runs": [record.to_dict() for record in records]})
-    elif not (table.csv or table.parquet):
-        print_columns([value_column(ref, records) for ref in refs] or default(records), out)
+# ------------------------------------------------------------------------------------------------- how they are drawn
 
 
 def print_columns(shown: Sequence[Column], out: Output) -> None:
