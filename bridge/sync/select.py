@@ -170,9 +170,8 @@ def explain_none(runs: Sequence[T], selection: Selection, roots: Sequence[Path])
         return NoMatch(f"{subject} archived; --archived includes archived runs.")
     records = [run if isinstance(run, RunRecord) else RunRecord.of(run) for run in shown]
     unknown: list[str] = unknown_names(records, selection)
-    words = [f"--run-id {glob}" for glob in selection.run_ids] + [f"--tag {tag}" for tag in selection.tags]
-    words += [f"--status {status}" for status in selection.statuses]
-    words += [f"--kind {kind}" for kind in selection.kinds]
+    lists = {"run-id": selection.run_ids, "tag": selection.tags, "status": selection.statuses, "kind": selection.kinds}
+    words = [f"--{option} {value}" for option, values in lists.items() for value in values]
     words += ["--since"] if selection.since is not None else []
     words += [f"--where {selection.where.text!r}"] if selection.where else []
     words += [f"--top {selection.top.count} {selection.top.metric}:{selection.top.mode}"] if selection.top else []

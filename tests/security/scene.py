@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -146,6 +147,15 @@ class Scene:
 
     root: Path
     said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, root: Path, database: Path | None = None) -> Scene:
+        """Make the folder with a good run, and `mlflow.db` as a copy of `database`."""
+        scene = cls(root)
+        plain_run(scene.runs / "good", tags=["t:1"])
+        if database is not None:
+            shutil.copy(database, root / "mlflow.db")
+        return scene
 
     @property
     def runs(self) -> Path:

@@ -5,7 +5,6 @@ They are refused or cut within measured bounds, and the run beside them is compl
 
 from __future__ import annotations
 
-import shutil
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -154,8 +153,7 @@ def export_and_verify(
 def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -> None:
     """Export, verify, ls and show stay within their bounds and name the fault, and the good run is complete."""
     require("video" not in name or find_spec("av") is not None, "PyAV")
-    case, scene = CASES[name], Scene(tmp_path)
-    plain_run(scene.runs / "good")
+    case, scene = CASES[name], Scene.make(tmp_path)
     case.harm(plain_run(scene.runs / "bad"))
     show = [("show", "runs/bad")] if case in FACTS and not case.reason else []
     export, verify, ls, *_ = export_and_verify(light, tmp_path, "tensorboard", ("ls", "runs"), *show)
@@ -171,10 +169,8 @@ def test_memory_and_time_are_bounded(tmp_path: Path, light: Zygote, name: str) -
 @pytest.mark.parametrize("name", IN_MLFLOW)
 def test_memory_and_time_are_bounded_in_mlflow(tmp_path: Path, heavy: Zygote, sqlite_template: Path, name: str) -> None:
     """The export to MLflow stays within bounds and names what it cannot show, and the good run is complete."""
-    scene = Scene(tmp_path)
-    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
+    scene = Scene.make(tmp_path, sqlite_template)
     harm, told = IN_MLFLOW[name]
-    plain_run(scene.runs / "good")
     harm(plain_run(scene.runs / "bad"))
     export, verify = export_and_verify(heavy, tmp_path, "mlflow")
     bad, good = sorted(export.data["runs"], key=lambda line: line["path"])
@@ -197,9 +193,8 @@ def test_names_that_clean_to_one_take_no_square_of_time() -> None:
 
 def test_a_file_that_turned_bad_after_its_export(tmp_path: Path, light: Zygote) -> None:
     """An unclosed quote behind exported rows is named by export and verify alike."""
-    scene = Scene(tmp_path)
-    for name in ("bad", "good"):
-        plain_run(scene.runs / name)
+    scene = Scene.make(tmp_path)
+    plain_run(scene.runs / "bad")
     assert scene.export("tensorboard").code == 0
     content("metrics.csv", '"', "1.0,1,2.0\r\n" * 1_600_000, append=True)(scene.runs / "bad")
     export, verify = export_and_verify(light, tmp_path, "tensorboard")

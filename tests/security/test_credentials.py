@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.security.scene import Scene, Seen, plain_run
+from tests.security.scene import Scene, Seen
 from tests.servers import free_port
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Make one good run, and clients that do not wait."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
-    scene = Scene(tmp_path)
-    plain_run(scene.runs / "good")
-    return scene
+    return Scene.make(tmp_path)
 
 
 def commands(scene: Scene, uri: str) -> list[Seen]:

@@ -166,16 +166,18 @@ IN_MLFLOW = [
 """Those whose files MLflow would take as artifacts."""
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
-    """Make all hostile run directories and a good one in one tree, and export it with checkpoints."""
-    scene = Scene(tmp_path_factory.mktemp("paths"))
-    shutil.copy(sqlite_template, scene.root / "mlflow.db")
-    plain_run(scene.runs / "good", tags=["t:1"])
+def hostile(root: Path, database: Path) -> Scene:
+    """Make all hostile run directories and a good one in one tree."""
+    scene = Scene.make(root, database)
     for case in CASES:
-        outside = Outside.make(scene.root / "outside" / case.name, f"MARK-{case.name}-b3BlbnNzaC1rZXk")
+        outside = Outside.make(root / "outside" / case.name, f"MARK-{case.name}-b3BlbnNzaC1rZXk")
         case.harm(plain_run(scene.runs / case.name), outside)
     return scene
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
+    return hostile(tmp_path_factory.mktemp("paths"), sqlite_template)
 
 
 @pytest.fixture(scope="module")
@@ -275,19 +277,17 @@ def test_an_unreadable_run_alone_is_nothing_done(scene: Scene) -> None:
 
 def test_nothing_outside_is_even_opened(tmp_path: Path, heavy: Zygote, sqlite_template: Path) -> None:
     """No private file or folder is opened or listed, because the place is checked first."""
-    scene = Scene(tmp_path)
-    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
-    for case in CASES:
-        outside = Outside.make(tmp_path / "outside" / case.name, case.name)
-        case.harm(plain_run(scene.runs / case.name), outside)
+    hostile(tmp_path, sqlite_template)
+    everything = ("runs", *target("tensorboard"), "--json")
+    some = (*where("mlflow")[1:], *target("mlflow"), "--json")
     measured = measure(
         heavy,
         tmp_path,
         ("ls", "runs", "--json"),
-        ("export", "runs", *target("tensorboard"), "--workers", 1, "--json"),
-        ("verify", "runs", *target("tensorboard"), "--json"),
-        ("export", *where("mlflow")[1:], *target("mlflow"), "--workers", 1, "--checkpoints", "--json"),
-        ("verify", *where("mlflow")[1:], *target("mlflow"), "--json"),
+        ("export", *everything, "--workers", 1),
+        ("verify", *everything),
+        ("export", *some, "--workers", 1, "--checkpoints"),
+        ("verify", *some),
     )
     assert [seen.code for seen in measured.seen] == [0, 3, 4, 3, 4]
     assert measured.touched == ()

@@ -11,7 +11,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -85,9 +84,7 @@ def hostile(path: Path, text: str) -> None:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Scene:
     """Make a good run, one run for each hostile text, and run directories with hostile names."""
-    scene = Scene(tmp_path_factory.mktemp("text"))
-    shutil.copy(sqlite_template, scene.root / "mlflow.db")
-    plain_run(scene.runs / "good")
+    scene = Scene.make(tmp_path_factory.mktemp("text"), sqlite_template)
     for name, text in TEXTS.items():
         hostile(scene.runs / name, text)
     for name in ("escape", "eight-bit", "forged", "bidi", "markup"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,12 @@ def test_a_wrong_type_is_named_and_left_out(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize("to", TARGETS)
 def test_runs_in_which_all_is_wrong(tmp_path: Path, sqlite_template: Path, to: str) -> None:
     """Runs with only wrong fields arrive, verify as equal, and are listed; the good run is complete."""
-    scene = Scene(tmp_path)
-    shutil.copy(sqlite_template, scene.root / "mlflow.db")
+    scene = Scene.make(tmp_path, sqlite_template)
     for number, value in enumerate(VALUES.values()):
         session = dict.fromkeys(SESSION, value)
         own = {"uid": f"all-{number}", "run_id": f"all-{number}", "sessions": [session, value]}
         own |= {"archived": False} if value is True else {}  # the one value that would leave the run out
         plain_run(scene.runs / f"all-{number}", **dict.fromkeys(FIELDS, value) | own)
-    plain_run(scene.runs / "good")
     export = scene.call("export", "runs", "--workers", 1, *target(to), "--json")
     verify = scene.call("verify", "runs", *target(to), "--json")
     assert [line["action"] for line in export.data["runs"]] == ["new"] * (len(VALUES) + 1)
@@ -105,8 +102,7 @@ WHOLE_FILE = {
 
 def test_files_of_a_wrong_kind(tmp_path: Path) -> None:
     """A run with a file of the wrong kind arrives without it, or is unreadable by name."""
-    scene = Scene(tmp_path)
-    plain_run(scene.runs / "good")
+    scene = Scene.make(tmp_path)
     for name, contents in WHOLE_FILE.items():
         for number, content in enumerate(contents):
             run = plain_run(scene.runs / f"{name}-{number}", hparams={} if name == "hparams.yaml" else {"lr": 0.5})
