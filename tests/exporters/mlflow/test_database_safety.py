@@ -5,25 +5,27 @@ from __future__ import annotations
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import sqlalchemy as sa
 
-from bridge.errors import TargetRefusedError, TargetUnavailableError
+from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow import write_db
 from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
-from bridge.exporters.mlflow.write_db import Database, RunUpdate, outdated
+from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id, outdated
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.crash.killing import kill_after
 from tests.exporters.mlflow.conftest import Store
 from tests.exporters.mlflow.database_help import (
     FACTS,
+    NEW,
     make_run,
     open_database,
     table,
@@ -79,6 +81,28 @@ def test_a_rewind_cut_off_between_transactions_says_so(sqlite_uri: str) -> None:
         rewind_far(sqlite_uri)
     assert len(table(sqlite_uri, "metrics", ours)) == 2400
     assert [row["step"] for row in table(sqlite_uri, "latest_metrics", ours)] == [599] * 4
+
+
+def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
+    """Of several writers one writes each part, and the others get a conflict."""
+    together, ours = threading.Barrier(4), new_run_id("0", "uid-1")
+
+    def export(_: int) -> int:
+        database, conflicts = open_database(uri), 0
+        together.wait()
+        for part in range(5):
+            tags = {Tag.UID: "uid-1", Tag.CURSOR: str(part + 1)}
+            points = wide_rows(2, 50, start=50 * part)
+            try:
+                database.write(ours, RunUpdate(str(part) if part else None, points, tags=tags, row=FACTS, create=NEW))
+            except ConflictError:
+                conflicts += 1
+        database.close()
+        return conflicts
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(export, range(4))) == 15
+    assert len(table(uri, "metrics", ours)) == 500
 
 
 def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
