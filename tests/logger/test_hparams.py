@@ -141,3 +141,17 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     load_yaml(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     load_yaml(f"a: !!python/object/new:os.mkdir {{args: ['{tmp_path}/made']}}\n")
     assert not (tmp_path / "made").exists()
+
+
+ALIASES = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("a: [", "line 1"), ("? [a]\n: 1\n", "key"), ("a: \0\n", "not allowed"), ("\n".join(ALIASES), "1,000,000 values")],
+    ids=["torn", "a list as a key", "NUL", "aliases that would fill the memory"],
+)
+def test_what_is_no_yaml_is_an_error(text: str, reason: str) -> None:
+    """Whatever the fault, it is a ValueError; an alias counts as many values as it stands for."""
+    with pytest.raises(ValueError, match=reason):
+        load_yaml(text)
