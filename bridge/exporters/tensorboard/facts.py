@@ -187,7 +187,8 @@ def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str
 
 def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], session: bool) -> list[Notice]:
     """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
-    notices = suffix_notices([free_tag(tag, metrics, "text") for tag in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG)])
+    own = [tag for tag in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG) if tag in metrics]
+    notices = suffix_notices([free_tag(tag, metrics, "text") for tag in own])
     notices += [
         Notice(NoticeKind.REDACTED, key, "masked by --redact")
         for key, value in facts.params.items()
