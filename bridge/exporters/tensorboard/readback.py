@@ -79,8 +79,7 @@ class ContentReader:
         self._captions: dict[tuple[str, int, int], str] = {}
         self._images: dict[tuple[str, int, int], tuple[str, float]] = {}
         self._texts: dict[str, str] = {}
-        self._start: Any = None
-        self._end: Any = None
+        self._sessions: dict[str, Any] = {}
 
     def add(self, event: Any) -> None:
         """Add the values of one Event."""
@@ -118,18 +117,17 @@ class ContentReader:
         from tensorboard.plugins.hparams import plugin_data_pb2
 
         plugin_data = plugin_data_pb2.HParamsPluginData.FromString(data)
-        # TensorBoard, too, takes the first of each.
-        if plugin_data.HasField("session_start_info") and self._start is None:
-            self._start = plugin_data.session_start_info
-        if plugin_data.HasField("session_end_info") and self._end is None:
-            self._end = plugin_data.session_end_info
+        kind = plugin_data.WhichOneof("data")
+        if kind is not None:
+            self._sessions.setdefault(kind, getattr(plugin_data, kind))  # TensorBoard, too, takes the first of each
 
     def content(self, run: Run) -> TargetContent:
         """Return what was added."""
+        start, end = (self._sessions.get(f"session_{kind}_info") for kind in ("start", "end"))
         unsupported = set(self._state.unsupported)
-        if self._start is None:
+        if start is None:
             unsupported |= {"params", "status"}
-        if self._end is None:
+        if end is None:
             # A status that TensorBoard has no word for has no end either.
             unsupported.add("end")
         return TargetContent(
@@ -137,12 +135,12 @@ class ContentReader:
                 name: Series(name, *map(np.concatenate, zip(*parts, strict=True)))
                 for name, parts in self._points.items()
             },
-            params=None if self._start is None else _params(self._start),
+            params=None if start is None else _params(start),
             tags=parse_tags(self._texts.get(TAGS_TAG, "")),
             notes=self._texts.get(NOTES_TAG, ""),
-            status=_status(self._end),
-            start=None if self._start is None else self._start.start_time_secs,
-            end=None if self._end is None else self._end.end_time_secs,
+            status="" if end is None else _status(end.status),
+            start=None if start is None else start.start_time_secs,
+            end=None if end is None else end.end_time_secs,
             names=frozenset(self._names),
             media=tuple(
                 TargetMedia(tag, step, index, digest, self._captions.get((tag, step, index)), time)
@@ -157,9 +155,7 @@ def _params(start: Any) -> dict[str, Scalar]:
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}
 
 
-def _status(end: Any) -> str:
-    from tensorboard.plugins.hparams import api_pb2
+def _status(number: int) -> str:
+    from tensorboard.plugins.hparams.api_pb2 import Status
 
-    if end is None:
-        return ""
-    return {api_pb2.STATUS_SUCCESS: "SUCCESS", api_pb2.STATUS_FAILURE: "FAILURE"}.get(end.status, "")
+    return str(Status.Name(number)).removeprefix("STATUS_")
