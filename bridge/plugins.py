@@ -12,12 +12,10 @@ from typing import Any
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """Return the tracking store for `registry:///RUNS`. One process has one store of one folder."""
     import os
-    from urllib.parse import unquote, urlsplit
 
-    from bridge.exporters.mlflow.live_options import LIVE_PATH, VARIABLE
+    from bridge.exporters.mlflow.live_options import VARIABLE, split_address
 
-    root, _, _ = unquote(urlsplit(store_uri).path).partition(LIVE_PATH)
-    return shared_store(root, os.environ.get(VARIABLE, ""))
+    return shared_store(split_address(store_uri)[0], os.environ.get(VARIABLE, ""))
 
 
 def model_registry(store_uri: str, tracking_uri: str | None = None) -> Any:

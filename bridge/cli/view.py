@@ -123,7 +123,6 @@ def _view_live(
     """Show the run directories themselves."""
     from bridge.exporters.contract import LiveViewable
     from bridge.live import LiveOptions, LiveRuns
-    from bridge.rundir import discover, runs_within
     from bridge.sync.select import explain_none, select
     from bridge.view import free_port, tunnel
 
@@ -143,8 +142,7 @@ def _view_live(
     if how.host != _LOCAL:
         out.warn(f"! Every machine that can reach {how.host} can see the runs.")
     found = len(live.runs())
-    there = discover(runs)
-    out.say_skipped([*there.skipped, *(inner for run in there for inner in runs_within(run))])
+    out.say_skipped(live.skipped)
     if not found:
         registries = [open_registry(root, say=out.warn) for root in runs]
         no_match = explain_none([record for registry in registries for record in registry], chosen, runs)

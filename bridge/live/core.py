@@ -33,7 +33,7 @@ from bridge.rundir import Clock, ReadOptions, media_stamp, read_delta, read_medi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bridge.model import Cursor, Delta, MediaEvent, Run
+    from bridge.model import Cursor, Delta, MediaEvent, Run, SkippedFolder
     from bridge.registry import RunRecord
 
 T = TypeVar("T")
@@ -110,8 +110,8 @@ class RunSet(Keeper, dict[str, LiveRun]):
 class LiveRuns:
     """The runs that `options` ask for. All methods may be called from several threads.
 
-    `choose` selects among the records by `options.selection`; without it all runs are shown. Raises UsageError if a
-    root is not a directory.
+    `choose` selects among the records by `options.selection`; without it all runs are shown. `skipped` are the folders
+    that look like runs and are none, as of the last scan. Raises UsageError if a root is not a directory.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class LiveRuns:
         self._choose = choose
         self._clock = Clock(None)
         self._runs = RunSet()
+        self.skipped: list[SkippedFolder] = []
         self._scanned_at: float | None = None
         self._pause = 0.0
         self._scan_lock = threading.Lock()
@@ -164,11 +165,10 @@ class LiveRuns:
     def _rescan(self) -> None:
         began = time.monotonic()
         try:
-            records = {
-                record.run_dir: record
-                for root in self.roots
-                for record in open_registry(root, heartbeat_timeout=self.options.heartbeat_timeout, statistics=False)
-            }
+            timeout = self.options.heartbeat_timeout
+            registries = [open_registry(root, heartbeat_timeout=timeout, statistics=False) for root in self.roots]
+            self.skipped = [one for each in registries if each.report is not None for one in each.report.skipped]
+            records = {record.run_dir: record for registry in registries for record in registry}
             unique = sorted(records.values(), key=lambda record: (record.start, record.run_id, record.run_dir))
             found = RunSet()
             for record in unique if self._choose is None else self._choose(unique):

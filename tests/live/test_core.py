@@ -87,15 +87,6 @@ def test_records_are_scanned_beside_the_requests(tmp_path: Path, monkeypatch: py
     assert names(live) == ["b"]
 
 
-def test_an_old_list_is_waited_for(tmp_path: Path) -> None:
-    """A look after a pause waits for the scan and shows a new run at once."""
-    make_run(tmp_path / "runs" / "a", ROW)
-    live = live_runs(tmp_path / "runs")
-    live.runs()
-    make_run(tmp_path / "runs" / "b", ROW)
-    assert names(live) == ["a", "b"]
-
-
 def test_a_slow_scan_delays_no_request_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests wait together for at most SCAN_WAIT after a scan began, however many a page needs."""
     make_run(tmp_path / "runs" / "a", ROW)
@@ -103,7 +94,8 @@ def test_a_slow_scan_delays_no_request_twice(tmp_path: Path, monkeypatch: pytest
     before = live.runs()
     monkeypatch.setattr(live_core, "SCAN_WAIT", 0.2)
     hangs = threading.Event()
-    monkeypatch.setattr(live_core, "open_registry", lambda *_args, **_more: hangs.wait(60) and [])
+    scan = live_core.open_registry
+    monkeypatch.setattr(live_core, "open_registry", lambda *root, **more: hangs.wait(60) and scan(*root, **more))
     began = time.monotonic()
     try:
         assert [live.runs() for _ in range(50)] == [before] * 50
@@ -150,24 +142,6 @@ def test_only_what_was_looked_at_stays_in_memory(tmp_path: Path, monkeypatch: py
         run = next(run for run in live.runs().values() if run.record.run_id == name)
         assert len(live.series(run)["loss"].step) == 10
     assert reads == ["a", "b", "c", "a"]
-
-
-def test_the_metrics_of_a_run_cost_no_look_at_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of metrics come from the registry, and content options select among them."""
-    make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 4.0, "acc": 1.0}], summary={"loss": 4.0, "acc": 1.0})
-    live = live_runs(tmp_path / "runs", content=ContentOptions(exclude_metrics=("acc",)))
-    monkeypatch.setattr(live_core, "read_small", None)
-    assert live.metrics(only(live)) == ["loss"]
-
-
-def test_an_ended_run_costs_its_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points and facts of an ordinary ended run take its metrics.csv and its record; the directory is not read."""
-    make_run(tmp_path / "runs" / "a", [*ROW, {"step": 2, "loss": 3.0}], hparams={"lr": 0.1}, sessions=[{"rows": 0}])
-    live = live_runs(tmp_path / "runs")
-    run = only(live)
-    monkeypatch.setattr(live_core, "read_run", None)
-    assert points(live) == [(0, 4.0), (2, 3.0)]
-    assert live.facts(run).params == {"lr": 0.1}
 
 
 def test_the_facts_of_a_record_are_those_of_the_directory(tmp_path: Path) -> None:

@@ -11,16 +11,16 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 import msgspec
 import pytest
+from mlflow.artifacts import list_artifacts
 from mlflow.entities import RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.abstract_store import AbstractStore
@@ -35,12 +35,13 @@ from bridge.exporters.mlflow.saved_view import VIEW_TAG
 from bridge.live import LiveOptions
 from bridge.options import ContentOptions, SelectionOptions
 from bridge.sync.export import Options, export_runs
+from tests.fixtures.mlflow_server import start_mlflow_server
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
 from tests.rundir.event_writing import age, append, picture, png, write_events
 from tests.security.harms import png_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mlflow.entities import Metric, Run
 
@@ -180,26 +181,21 @@ def row(run: Run) -> dict[str, Any]:
     }
 
 
-def plain(metrics: dict[str, float]) -> dict[str, str]:
-    return {key: repr(value) for key, value in sorted(metrics.items())}
-
-
 def describe(client: mlflow.MlflowClient, run: Run, names: dict[str, str]) -> dict[str, Any]:
-    run_id = run.info.run_id
+    run_id, uri = run.info.run_id, client._tracking_client.tracking_uri
     tags = {key: value for key, value in run.data.tags.items() if key not in NOT_COMPARED}
     tags = {key: re.sub(r"\b(?:\d+/runs/)?[0-9a-f]{32}\b", "(id)", value) for key, value in tags.items()}
-    files = {file.path: file for file in tree(client, run_id)}
     return {
         "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time, run.info.user_id),
         "params": run.data.params,
         "tags": {key: value for key, value in tags.items() if not value.startswith("registry:")},
         "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
-        "latest": plain(run.data.metrics),
+        "latest": {key: repr(value) for key, value in sorted(run.data.metrics.items())},
         "points": {
             key: [(repr(point.value), point.step, point.timestamp) for point in points(client, run_id, key)]
             for key in sorted(run.data.metrics)
         },
-        "files": sorted(path for path in files if path != ".bridge-target"),
+        "files": sorted(path for path in tree(run.info.artifact_uri, uri) if path != ".bridge-target"),
     }
 
 
@@ -209,12 +205,11 @@ def points(client: mlflow.MlflowClient, run_id: str, key: str) -> list[Metric]:
     return found[-1:] if key.endswith(".best") else found
 
 
-def tree(client: mlflow.MlflowClient, run_id: str, path: str | None = None) -> Iterator[Any]:
-    for file in client.list_artifacts(run_id, path):
-        if file.is_dir:
-            yield from tree(client, run_id, file.path)
-        else:
-            yield file
+def tree(address: str, uri: str, folder: str = "") -> Iterator[str]:
+    """Yield the paths of a run's files, from the address of its artifacts: an old server has none by a run's id."""
+    for file in list_artifacts(artifact_uri=f"{address}/{folder}".rstrip("/"), tracking_uri=uri):
+        path = f"{folder}/{file.path.rpartition('/')[2]}".lstrip("/")
+        yield from tree(address, uri, path) if file.is_dir else [path]
 
 
 OPTIONS = {
@@ -279,43 +274,33 @@ def test_pages_hold_every_run_once(runs: Path, monkeypatch: pytest.MonkeyPatch) 
     client = live_client(runs, monkeypatch)
     experiment = [client.get_experiment_by_name("runs").experiment_id]
     whole = [run.info.run_id for run in client.search_runs(experiment)]
-    paged, token = [], None
-    while True:
-        page = client.search_runs(experiment, max_results=2, page_token=token)
-        paged += [run.info.run_id for run in page]
-        token = page.token
-        if not token:
-            break
-    assert paged == whole
-    assert len(set(paged)) == 10
+    pages = [client.search_runs(experiment, max_results=2)]
+    while pages[-1].token:
+        pages.append(client.search_runs(experiment, max_results=2, page_token=pages[-1].token))
+    assert [run.info.run_id for page in pages for run in page] == whole
+    assert len(set(whole)) == 10
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "most"),
-    [(None, None, 20), (None, None, 1), (300, 900, 50), (0, 0, 5), (5000, 6000, 50), (None, None, 10_000)],
-)
 def test_charts_are_sampled_as_by_mlflow(
-    tmp_path: Path,
-    sqlite_template: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    low: int | None,
-    high: int | None,
-    most: int,
+    tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The points of a chart are those that MLflow's SQL store chooses from an export."""
     runs = tmp_path / "runs"
     rows = [{"step": 3 * step, "loss": math.sin(step)} for step in range(500)]
     make_run(runs / "long", rows)
     make_run(runs / "short", rows[100:107])
+    asked = [(20, None, None), (1, None, None), (50, 300, 900), (5, 0, 0), (50, 5000, 6000), (10_000, None, None)]
     shown = []
     for client in (live_client(runs, monkeypatch), exported(runs, sqlite_template)):
         found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
         names = {run.info.run_id: run.info.run_name for run in found}
-        store = client._tracking_client.store
-        points = store.get_metric_history_bulk_interval(list(names), "loss", most, low, high)
-        shown.append(sorted((names[one.run_id], one.step, one.value, one.timestamp) for one in points))
+        ask = partial(client._tracking_client.store.get_metric_history_bulk_interval, list(names), "loss")
+        charts = [
+            sorted((names[one.run_id], one.step, one.value, one.timestamp) for one in ask(*chart)) for chart in asked
+        ]
+        shown.append(charts)
     assert shown[0] == shown[1]
-    assert (len(shown[0]) > 0) == (low != 5000)
+    assert [bool(chart) for chart in shown[0]] == [chart[1] != 5000 for chart in asked]
 
 
 def test_points_at_some_steps_cost_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,15 +351,13 @@ def test_files_are_masked_and_contained(runs: Path, monkeypatch: pytest.MonkeyPa
     """Only files that an export would send are listed, secrets are masked, and no path leaves the run."""
     (runs / "odd" / "private.txt").write_text("s3cret")
     (runs / "odd" / "summary.json").symlink_to("/etc/hostname")
-    client = live_client(runs, monkeypatch)
-    for run in client.search_runs([client.get_experiment_by_name("runs").experiment_id]):
-        for file in tree(client, run.info.run_id):
-            data = Path(mlflow.artifacts.download_artifacts(
-                run_id=run.info.run_id, artifact_path=file.path, tracking_uri=f"registry://{runs}"
-            )).read_bytes()  # fmt: skip
-            assert b"s3cret" not in data
-            assert data or file.path in ("hparams.yaml", "metrics.csv")
+    live_client(runs, monkeypatch)
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")
+    for run in table(store_of(runs)):
+        for path in tree(run.info.artifact_uri, f"registry://{runs}"):
+            data = Path(artifacts.download_artifacts(f"{run.info.run_id}/{path}", str(runs.parent))).read_bytes()
+            assert b"s3cret" not in data
+            assert data or path in ("hparams.yaml", "metrics.csv")
     run_id = id_of(runs, "odd")
     assert "summary.json" not in [Path(file.path).name for file in artifacts.list_artifacts(run_id)]
     for path in ("private.txt", "../odd/private.txt", "/etc/passwd", "summary.json", ""):
@@ -571,48 +554,23 @@ def plugin_folder(folder: Path) -> Path:
     return plugin.parent
 
 
-def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path) -> None:
+def test_a_server_by_hand_writes_no_database(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`mlflow server --backend-store-uri registry:///RUNS` serves the runs and writes only to the cache."""
-    from tests.servers import free_port
-
-    port, here = free_port(), tmp_path / "here"
-    here.mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{plugin_folder(tmp_path)}")
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", f"registry://{runs}", "--artifacts-destination", f"registry://{runs}"]
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}:{plugin_folder(tmp_path)}",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log, start_new_session=True)
+    uri, here = f"registry://{runs}", tmp_path / "here"
+    server = start_mlflow_server(uri, here, options=("--artifacts-destination", uri), serves_artifacts=False)
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, 120)
-        client = mlflow.MlflowClient(address)
+        client = mlflow.MlflowClient(server.uri)
         found = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
         assert len(found) == 10
         shown = next(run for run in found if run.info.run_name == "pictures")
         assert shown.info.artifact_uri == f"mlflow-artifacts:/{shown.info.run_id}"
         path = next(file.path for file in client.list_artifacts(shown.info.run_id, "images"))
-        asked = f"{address}/get-artifact?run_id={shown.info.run_id}&path={path}".replace("+", "%2B")
-        assert urllib.request.urlopen(asked, timeout=30).read()[:4] == b"RIFF"
+        assert Path(client.download_artifacts(shown.info.run_id, path, str(tmp_path))).read_bytes()[:4] == b"RIFF"
         with pytest.raises(MlflowException, match="changes nothing but"):
             client.set_tag(shown.info.run_id, "a", "b")
     finally:
-        os.killpg(server.pid, 9)
-        server.wait(30)
-    assert list(here.iterdir()) == []
+        server.stop()
+    assert [path.name for path in here.iterdir()] == ["server.log"]
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
-
-
-def wait_for(check: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if check():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < end
-        time.sleep(0.1)

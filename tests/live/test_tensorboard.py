@@ -53,16 +53,21 @@ def get(address: str, path: str, **query: str) -> Any:
         return json.loads(data) if "json" in answer.headers["Content-Type"] else data
 
 
-def sessions(address: str) -> dict[str, Any]:
-    """Return what HPARAMS shows, by trial."""
-    body = {"experimentName": "", "allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
+def hparams(address: str, place: str, **body: Any) -> Any:
+    """Return what HPARAMS asks of a place."""
     request = urllib.request.Request(
-        f"{address}/data/plugin/hparams/session_groups",
-        data=json.dumps(body).encode(),
+        f"{address}/data/plugin/hparams/{place}",
+        data=json.dumps({"experimentName": ""} | body).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        groups = json.load(answer)["sessionGroups"]
+        return json.load(answer)
+
+
+def sessions(address: str) -> dict[str, Any]:
+    """Return what HPARAMS shows, by trial."""
+    rows = {"allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
+    groups = hparams(address, "session_groups", **rows)["sessionGroups"]
     return {group["name"]: (group["hparams"], group["sessions"][0].get("status", "STATUS_UNKNOWN")) for group in groups}
 
 
@@ -204,35 +209,23 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
             assert shown == clean
 
 
-def columns(address: str) -> dict[str, Any]:
-    """Return the columns of HPARAMS."""
-    request = urllib.request.Request(
-        f"{address}/data/plugin/hparams/experiment",
-        data=json.dumps({"experimentName": ""}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
 def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path) -> None:
     """HPARAMS lists all metrics, validation and test first, with TensorBoard's types."""
     runs = tmp_path / "runs"
     make_run(
         runs / "a", [{"step": 0, "epoch": 0, "loss": 1.0, "val/acc": 0.5}], hparams={"lr": 0.1, "same": 1, "x": "a"}
     )
-    hparams = {"lr": 0.2, "same": 1, "x": 2, "flag": True, "only": "b"}
-    make_run(runs / "b", [{"step": 0, "loss": 1.0, "test_acc": 0.5}], hparams=hparams)
+    params = {"lr": 0.2, "same": 1, "x": 2, "flag": True, "only": "b"}
+    make_run(runs / "b", [{"step": 0, "loss": 1.0, "test_acc": 0.5}], hparams=params)
     with served(runs) as address:
-        shown, groups = columns(address), sessions(address)
+        shown, groups = hparams(address, "experiment"), sessions(address)
     assert [metric["name"]["tag"] for metric in shown["metricInfos"]] == ["test_acc", "val/acc", "epoch", "loss"]
     assert set(groups) == {"a", "b"}
     export_runs([runs], TensorBoardExporter(tmp_path / "logs"))
     server = start_tensorboard(tmp_path / "logs", tmp_path)
     try:
         assert server.until(lambda: len(server.get("plugin/scalars/tags")), 2) == 2
-        theirs = columns(server.uri)
+        theirs = hparams(server.uri, "experiment")
     finally:
         server.stop()
 
@@ -251,13 +244,10 @@ def test_a_picture_outside_the_run_is_not_served(tmp_path: Path) -> None:
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
     (tmp_path / "secret.png").write_bytes(picture(9))
     log_image(path, 0, "a.png", picture(1))
-    with (path / "media.jsonl").open("a") as lines:
-        for outside in ("../../secret.png", str(tmp_path / "secret.png")):
-            lines.write(json.dumps({"step": 1, "tag": "x", "type": "image", "path": outside}) + "\n")
     (path / "media" / "link.png").symlink_to(tmp_path / "secret.png")
-    log = {"step": 2, "tag": "x", "type": "image", "path": "media/link.png"}
     with (path / "media.jsonl").open("a") as lines:
-        lines.write(json.dumps(log) + "\n")
+        for outside in ("../../secret.png", str(tmp_path / "secret.png"), "media/link.png"):
+            lines.write(json.dumps({"step": 1, "tag": "x", "type": "image", "path": outside}) + "\n")
     with served(tmp_path / "runs") as address:
         assert list(get(address, "plugin/images/tags")["a"]) == ["val/samples/0"]
         for key in ("", "x", "WzEsMiwzXQ", "bnVsbA"):
@@ -298,11 +288,7 @@ def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
 
     require(media.can_convert(), "PyAV")
     path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-    (path / "media").mkdir()
-    film(path / "media" / "a.mp4", 12)
-    (path / "media.jsonl").write_text(
-        json.dumps({"step": 0, "tag": "film", "type": "video", "path": "media/a.mp4"}) + "\n"
-    )
+    log_image(path, 0, "a.mp4", film(tmp_path / "a.mp4", 12).read_bytes(), tag="film", type="video")
     with served(tmp_path / "runs") as address:
         (image,) = get(address, "plugin/images/images", run="a", tag="film/0", sample="0")
         data = get(address, f"plugin/images/individualImage?{image['query']}&x")
@@ -310,22 +296,24 @@ def test_a_video_is_converted_when_it_is_looked_at(tmp_path: Path) -> None:
         assert (gif.format, gif.n_frames) == ("GIF", 12)
 
 
+def answer_code(url: str, host: str) -> int:
+    """Return the status with which a server answers a request that names this host."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host}), timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
 def test_other_names_of_this_machine_are_refused(tmp_path: Path) -> None:
     """A web page whose host name resolves to 127.0.0.1 cannot read the runs through a browser."""
     make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
-
-    def code(host: str) -> int:
-        try:
-            return int(urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host}), timeout=60).status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-
     with served(tmp_path / "runs") as address:
         url = f"{address}/data/runs"
-        ours = {host: code(host) for host in ("127.0.0.1:1", "localhost", "LOCALHOST:80", "[::1]:80")}
+        ours = {host: answer_code(url, host) for host in ("127.0.0.1:1", "localhost", "LOCALHOST:80", "[::1]:80")}
         others = ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "")
-        refused = {host: code(host) for host in others}
+        refused = {host: answer_code(url, host) for host in others}
     assert set(ours.values()) == {200}, ours
     assert set(refused.values()) == {403}, refused
 

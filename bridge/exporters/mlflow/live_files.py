@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.parse
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,7 +20,7 @@ from bridge.errors import RunDirectoryError
 from bridge.exporters.mlflow import media
 from bridge.exporters.mlflow.facts import facts_of, keys_of
 from bridge.exporters.mlflow.live import LiveStore, refuse
-from bridge.exporters.mlflow.live_options import LIVE_PATH
+from bridge.exporters.mlflow.live_options import split_address
 from bridge.files import open_file
 from bridge.model import RunFile
 
@@ -82,7 +81,7 @@ class LiveArtifacts(ArtifactRepository):
     def __init__(self, artifact_uri: str, store: LiveStore) -> None:
         super().__init__(artifact_uri)
         self._store = store
-        _, _, self._prefix = urllib.parse.unquote(urllib.parse.urlsplit(artifact_uri).path).partition(LIVE_PATH)
+        _, self._prefix = split_address(artifact_uri)
 
     def _split(self, path: str | None) -> tuple[Mapping[str, Content], str]:
         """Return the files of a run by path, and the path below the run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -15,6 +15,12 @@ VARIABLE = "BRIDGE_VIEW"
 
 LIVE_PATH = "/.live/"
 """Separates the folder of runs from the id of a run and the path of a file, in the address of an artifact."""
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return the folder of runs that an address of a store or an artifact names, and the path behind LIVE_PATH."""
+    root, _, path = f"{unquote(urlsplit(address).path)}/".partition(LIVE_PATH)
+    return root.rstrip("/") or "/", path.strip("/")
 
 
 def live_environment(options: LiveOptions, host: str) -> dict[str, str]:

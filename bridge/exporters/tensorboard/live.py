@@ -7,7 +7,6 @@ reads the points of its runs, a picture its file. Runs and tags have the names t
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
 import json
 import re
@@ -15,6 +14,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -72,7 +72,7 @@ def sample(values: NDArray[np.float64], limit: int | None) -> NDArray[np.intp]:
 
 
 class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published without types
-    """TensorBoard's data, read from run directories. Plugin data without any field are the empty `plugin_content`."""
+    """TensorBoard's data, read from run directories."""
 
     def __init__(self, live: LiveRuns) -> None:
         self._live = live
@@ -108,20 +108,23 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
         return runs.keep("named", name_all)
 
-    def _by_run(
-        self, run_tag_filter: Any, find: Callable[[LiveRun], Mapping[str, Any]], make: Callable[[LiveRun, Any], Any]
-    ) -> dict[str, dict[str, Any]]:
-        """Return for each run and tag that is asked for what `make` makes of that which `find` finds."""
+    def _by_run(self, plugin: str, run_tag_filter: Any, make: Callable[[LiveRun, Any], Any]) -> dict[str, Any]:
+        """Return by run and tag what `make` makes of what the run has for a plugin, of those that are asked for.
+
+        Several runs are looked at at once where the file system is slow.
+        """
+        find = {"scalars": self._metric_tags, "text": self._texts, "hparams": self._session, "images": self._images}
         named, runs, tags = self._named_runs(), None, None
         if run_tag_filter is not None:
             runs, tags = run_tag_filter.runs, run_tag_filter.tags
         chosen = list(named.values()) if runs is None else [named[name] for name in runs if name in named]
-        found = {}
-        for live, by_tag in zip(chosen, self._live.map(find, chosen), strict=True):
-            made = {tag: make(live, one) for tag, one in by_tag.items() if tags is None or tag in tags}
-            if made:
-                found[live.kept["name"]] = made
-        return found
+
+        def look(live: LiveRun) -> dict[str, Any]:
+            found = find[plugin](live).items()
+            return {tag: make(live, one) for tag, one in found if tags is None or tag in tags}
+
+        looks = self._live.map(look, chosen) if plugin in find else []
+        return {live.kept["name"]: made for live, made in zip(chosen, looks, strict=False) if made}
 
     # Scalars
 
@@ -132,11 +135,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def list_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the metrics by run and tag."""
-        if plugin_name != "scalars":
-            return {}
-        return self._by_run(
-            run_tag_filter, self._metric_tags, lambda live, _: _described(provider.ScalarTimeSeries, live)
-        )
+        return self._by_run(plugin_name, run_tag_filter, partial(_described, provider.ScalarTimeSeries))
 
     def read_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any) -> Any:
         """Return the points by run and tag, at most `downsample` of each."""
@@ -149,7 +148,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             columns = (series.step[at].tolist(), series.time[at].tolist(), series.value[at].tolist())
             return [provider.ScalarDatum(*point) for point in zip(*columns, strict=True)]
 
-        return self._by_run(run_tag_filter, self._metric_tags, points) if plugin_name == "scalars" else {}
+        return self._by_run(plugin_name, run_tag_filter, points)
 
     def read_last_scalars(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the last point by run and tag, for HPARAMS. After READ_SECONDS the values are those of the records."""
@@ -162,20 +161,13 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             value = live.record.metric(name)
             return provider.ScalarDatum(0, live.record.last_alive, np.nan if value is None else float(value))
 
-        return self._by_run(run_tag_filter, self._metric_tags, last) if plugin_name == "scalars" else {}
+        return self._by_run(plugin_name, run_tag_filter, last)
 
     # Texts and hyperparameters
 
     def list_tensors(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the texts, or what HPARAMS reads, by run and tag."""
-        kind = provider.TensorTimeSeries
-        if plugin_name == "text":
-            return self._by_run(run_tag_filter, self._texts, lambda live, _: _described(kind, live))
-        if plugin_name == "hparams":
-            return self._by_run(
-                run_tag_filter, self._session, lambda live, data: _described(kind, live, plugin_content=data)
-            )
-        return {}
+        return self._by_run(plugin_name, run_tag_filter, partial(_described, provider.TensorTimeSeries))
 
     def read_tensors(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any) -> Any:
         """Return the texts by run and tag, the last `downsample` of each."""
@@ -184,7 +176,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             last = points[-(given.get("downsample") or 0) :]
             return [provider.TensorDatum(step, time, np.array(text.encode(), object)) for step, time, text in last]
 
-        return self._by_run(run_tag_filter, self._texts, texts) if plugin_name == "text" else {}
+        return self._by_run(plugin_name, run_tag_filter, texts)
 
     def _shown_facts(self, live: LiveRun) -> facts.ShownFacts:
         record, content = live.record, self._live.content
@@ -226,7 +218,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
             for live in runs.values():
                 for key, value in facts.session_values(self._shown_facts(live).params).items():
                     values[key].append(value)
-            metrics = {tag for live in runs.values() for tag in self._metric_tags(live)}
+            metrics = {tag for tags in self._live.map(self._metric_tags, list(runs.values())) for tag in tags}
             return {"_hparams_/experiment": _hparams_columns(values, metrics)}
 
         return runs.keep("columns", columns)
@@ -243,13 +235,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
 
     def list_blob_sequences(self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **_: Any) -> Any:
         """Return the tags with pictures, by run."""
-
-        def series(live: LiveRun, images: Sequence[MediaEvent]) -> Any:
-            caption = images[0].caption or ""
-            last = {"max_step": images[-1].step, "max_wall_time": images[-1].time, "max_length": 3}
-            return _described(provider.BlobSequenceTimeSeries, live, description=plain(caption), **last)
-
-        return self._by_run(run_tag_filter, self._images, series) if plugin_name == "images" else {}
+        return self._by_run(plugin_name, run_tag_filter, partial(_described, provider.BlobSequenceTimeSeries))
 
     def read_blob_sequences(
         self, ctx: Any = None, *, plugin_name: str, run_tag_filter: Any = None, **given: Any
@@ -264,7 +250,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
                 found.append(provider.BlobSequenceDatum(image.step, image.time, tuple(keys)))
             return found
 
-        return self._by_run(run_tag_filter, self._images, pictures) if plugin_name == "images" else {}
+        return self._by_run(plugin_name, run_tag_filter, pictures)
 
     def read_blob(self, ctx: Any = None, *, blob_key: str) -> bytes:
         """Return the bytes of a picture, or of a video as a GIF. Raise NotFoundError."""
@@ -278,10 +264,13 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]  # published wi
         return _gif(event) if event.format in media.VIDEO_FORMATS else _loaded(event)
 
 
-def _described(kind: Any, live: LiveRun, **fields: Any) -> Any:
-    """Return the description `kind` of a series of `live`."""
-    usual = {"max_step": 0, "max_wall_time": live.record.last_alive, "plugin_content": b""}
-    return kind(**(usual | {"description": "", "display_name": ""} | fields))
+def _described(kind: Any, live: LiveRun, shown: Any) -> Any:
+    """Return the description `kind` of a series of `live`: of a metric, of texts, of pictures, or plugin data."""
+    fields = {"max_step": 0, "max_wall_time": live.record.last_alive, "description": "", "display_name": ""}
+    if kind is provider.BlobSequenceTimeSeries:
+        last = {"max_step": shown[-1].step, "max_wall_time": shown[-1].time, "max_length": 3}
+        fields |= last | {"description": plain(shown[0].caption or "")}
+    return kind(**fields, plugin_content=shown if isinstance(shown, bytes) else b"")
 
 
 def _hparams_columns(params: Mapping[str, Sequence[bool | float | str]], metrics: Collection[str]) -> bytes:
@@ -314,7 +303,7 @@ def _json_text(value: bool | float | str) -> str:
     return value if isinstance(value, str) else json.dumps(value if isinstance(value, bool) else float(value))
 
 
-@functools.lru_cache(8)
+@lru_cache(8)
 def _gif(event: MediaEvent) -> bytes:
     return _loaded(event)
 
