@@ -24,7 +24,8 @@ from logger.sidecar import (
     SidecarError,
     SidecarFile,
     Summary,
-    decode_document,
+    convert_document,
+    parse_json,
     read_sidecar,
 )
 from logger.values import cell_number, whole_number
@@ -101,6 +102,7 @@ class OpenedRun:
     metrics: MetricsFile
     media: MediaFile
     hparams: Hparams
+    summary: dict[str, Any]
     stats: dict[str, MetricStats]
     step: int | None
     session: int
@@ -148,7 +150,10 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
     hparams = Hparams(run_dir / HPARAMS_NAME)
     if not hparams.resume(document.hparams):
         warn("hparams", f"{hparams.path} cannot be read; it is kept as {set_aside(hparams.path).name}.")
-    stats, step = _restore(metrics)
+    summary: dict[str, Any] = {}
+    with contextlib.suppress(OSError, SidecarError):  # the rows can replace it
+        summary = parse_json((run_dir / SUMMARY_NAME).read_bytes(), run_dir / SUMMARY_NAME)
+    stats, step = _restore(metrics, summary)
     other = other_process(run_dir, document)
     if other is None:  # which may be writing one of these files
         _remove_leftovers(run_dir)
@@ -159,7 +164,7 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
         log_info(f"{run_dir} is resumed: it holds {rows}{last}.")
         if other is not None:
             warn("another process", other)
-    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, stats, step, session, first=not existed)
+    return OpenedRun(sidecar, metrics, MediaFile(run_dir), hparams, summary, stats, step, session, first=not existed)
 
 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
@@ -227,16 +232,13 @@ def _original_of(document: Sidecar, run_dir: Path) -> Path | None:
     return original if same else None
 
 
-def _restore(metrics: MetricsFile) -> tuple[dict[str, MetricStats], int | None]:
+def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, MetricStats], int | None]:
     """Return the statistics of the rows on disk, and the last row's step (None without rows).
 
-    summary.json may be some seconds behind the rows: it counts for the rows that it covers, and the others are read.
+    `summary` may be some seconds behind the rows: it counts for the rows that it covers, and the others are read.
     One that does not say how many it covers is another writer's, or the disk refused rows: it does not count.
     """
-    path = metrics.path.with_name(SUMMARY_NAME)
-    held = Summary()
-    with contextlib.suppress(OSError, SidecarError):  # the rows can replace it
-        held, _ = decode_document(path.read_bytes(), path, Summary)
+    held, _ = convert_document(summary, Summary)
     covered = held.rows if held.rows is not None and 0 <= held.rows <= metrics.rows else 0
     stats, last = (held.metrics, held.step) if covered else ({}, None)
     if covered == metrics.rows:

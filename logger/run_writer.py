@@ -25,13 +25,16 @@ from logger.open_run import Settings, open_directory, unique_tags
 from logger.other_loggers import SummaryWriterMethods
 from logger.row import Row, step_of, to_row
 from logger.session import first_step, running_trainer, stage_of, status_of, was_pruned
-from logger.sidecar import SUMMARY_NAME, Summary, encode_document
+from logger.sidecar import SCHEMA_VERSION, SUMMARY_NAME, Summary, encode_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from logger.media import Encoded
+
+JSON_PAUSE = 5.0
+"""Seconds between two writes of the JSON files by the thread: a file server has many trainings."""
 
 _RETRY_AFTER = 5.0
 """After the disk refused something, saving waits this many seconds before it tries again."""
@@ -135,6 +138,7 @@ class RunWriter(SummaryWriterMethods):
         opened = open_directory(settings, warn=self.warn, log_info=log_info)
         self.media, self.session, self.stats, self.step = opened.media, opened.session, opened.stats, opened.step
         self._sidecar, self._metrics_file, self._hparams = opened.sidecar, opened.metrics, opened.hparams
+        self._summary = opened.summary
         document = self._sidecar.document
         self._entry = document.sessions[self.session]
         if opened.first:
@@ -145,7 +149,7 @@ class RunWriter(SummaryWriterMethods):
         self._put_off: list[Callable[[], None]] = []
         self._json_lock = threading.Lock()
         self._version, self._written = 1, 0  # counts changes of the state, and which of them the JSON files hold
-        self._retry_at = 0.0
+        self._retry_at = self._json_at = 0.0
         self._buffer: list[Row] = []
         self._waiting_values = 0
         self._error = ""
@@ -399,6 +403,8 @@ class RunWriter(SummaryWriterMethods):
                     self._stop_timer()  # a later log call starts another one
                 return
             self._flush()
+            if time.monotonic() < self._json_at:
+                return
             state = self._snapshot()
         finally:
             self._lock.release()
@@ -434,7 +440,7 @@ class RunWriter(SummaryWriterMethods):
     def _snapshot(self) -> _State:
         """Return the present state as the two files are to hold it."""
         now = _now()
-        epoch = self.stats.get("epoch")
+        epoch, version = self.stats.get("epoch"), self._summary.get("schema_version")
         sidecar = {
             "run_dir": str(self.run_dir),
             "status": self.status,
@@ -445,6 +451,7 @@ class RunWriter(SummaryWriterMethods):
             "checkpoint_path": self.checkpoint,
         }
         summary = Summary(
+            schema_version=version if type(version) is int and version > SCHEMA_VERSION else SCHEMA_VERSION,
             run_id=self._sidecar.document.run_id,
             run_dir=str(self.run_dir),
             updated_at=now,
@@ -460,9 +467,10 @@ class RunWriter(SummaryWriterMethods):
         """Write the two files, unless they hold a later state already. Raises OSError."""
         with self._json_lock:
             if state.version > self._written:
+                self._json_at = time.monotonic() + JSON_PAUSE
                 self._metrics_file.sync()
                 self._sidecar.write(state.sidecar)
-                replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary))
+                replace_file(self.run_dir / SUMMARY_NAME, encode_document(state.summary, self._summary))
                 if state.summary.rows is not None:
                     self._written = state.version
 

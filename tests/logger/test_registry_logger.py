@@ -167,7 +167,7 @@ def test_a_later_end_decides(logger: RegistryLogger) -> None:
         assert (found["status"], found["ended_at"] > ended, found["summary"]) == (status, True, {"a": value})
         ended = found["ended_at"]
     logger.log_metrics({"a": -1})
-    logger.experiment.on_timer()
+    logger.experiment.release()
     found = sidecar(logger.run_dir)
     assert (found["status"], found["ended_at"], found["summary"]) == ("completed", ended, {"a": -1})
 

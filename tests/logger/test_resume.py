@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -24,7 +25,7 @@ from tests.run_dirs import CREATED, CREATED_S
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
-    """A resume keeps rows, columns, start, uid, hparams, checkpoint, unknown fields and the number of a later format.
+    """A resume keeps rows, columns, start, uid, hparams, checkpoint, unknown fields and later format numbers.
 
     It adds a session and sets the status to running. Only a start after the first says what it found.
     """
@@ -39,6 +40,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     first.finalize("failed")
     session = sidecar(tmp_path)["sessions"][0] | {"cpu": "fast"}
     edit_sidecar(tmp_path, unknown=[1], display_name="mine", schema_version=9, sessions=[session])
+    (tmp_path / "summary.json").write_text(json.dumps(summary(tmp_path) | {"unknown": 1, "schema_version": 9}))
     before = sidecar(tmp_path)
     second = open_run(Settings.make(**options), log_info=said.append)
     second.log_hparams({"net": {"width": 8}})
@@ -49,6 +51,10 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     kept |= {"unknown": [1], "display_name": "mine", "schema_version": 9}
     kept |= {name: before[name] for name in ("uid", "created_at")}
     assert {name: after[name] for name in kept} == kept
+    second.set_checkpoint("/c/last.ckpt")  # writes both files at once
+    assert {name: summary(tmp_path)[name] for name in ("unknown", "schema_version", "step")} == {
+        "unknown": 1, "schema_version": 9, "step": 5
+    }  # fmt: skip
     assert (after["status"], after["ended_at"]) == ("running", None)
     assert after["hparams"] == {"lr": 0.1, "net.width": 8}
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.1, "net": {"width": 8}}
