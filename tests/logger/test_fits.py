@@ -10,7 +10,7 @@ import pytorch_lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.tuner import Tuner
 
-from logger import RegistryLogger, RunWriter
+from logger import RegistryLogger, RunWriter, run_writer
 from logger.heartbeat import Beat, read_beat, restore_beat
 from tests.logger.models import data, evaluate, fit, small_model, trainer
 from tests.logger.rows import edit_sidecar, read_rows, sidecar
@@ -71,8 +71,11 @@ FAILED = pytest.mark.parametrize("before", ["failed"], indirect=True)
 
 
 @PACKAGES
-def test_an_evaluation_only_adds_rows(tmp_path: Path, before: Shown, package: Any) -> None:
+def test_an_evaluation_only_adds_rows(
+    tmp_path: Path, before: Shown, package: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A validation adds rows and a session; status, end and heartbeat stay, also while it runs."""
+    monkeypatch.setattr(run_writer, "JSON_PAUSE", 0.0)
 
     class Ticks(package.Callback):
         def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
