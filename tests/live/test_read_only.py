@@ -10,14 +10,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.live.test_tensorboard import everything, make_runs
+from tests.live.test_versions import ask as answer_of
 from tests.require import require
 from tests.servers import free_port
 
@@ -123,15 +124,7 @@ def test_mlflow_writes_to_the_cache_alone(watched: tuple[str, Path], tmp_path: P
     """The table, a chart, a file, a picture and its preview are served, and no file outside of the cache is written."""
     address, log = watched
 
-    def ask(place: str, body: Any = None, **query: Any) -> bytes:
-        url = f"{address}/{place}?{urllib.parse.urlencode(query)}"
-        request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
-        if body is not None:
-            request.data = json.dumps(body).encode()
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            data: bytes = answer.read()
-        return data
-
+    ask = partial(answer_of, address)
     api = "ajax-api/2.0/mlflow"
     assert b"<title>MLflow" in ask("")
     (experiment,) = json.loads(ask(f"{api}/experiments/search", {"max_results": 10}))["experiments"]
