@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.exporters.contract import find_exporter
-from bridge.exporters.mlflow.write_db import Tables
+from bridge.exporters.mlflow.tables import Tables
 from bridge.sync.verify import verify_runs
 from tests.contract.test_media import log_image, picture
 from tests.crash.killing import kill_after

@@ -323,7 +323,7 @@ _SECURITY = (
     ),
     Mutant(
         "a server's answer is shown as it is",
-        "bridge/exporters/mlflow/client.py",
+        "bridge/exporters/mlflow/errors.py",
         'line = hide_all(" ".join(str(text).split()))',
         'line = " ".join(str(text).split())',
         ("tests/security/test_credentials.py",),

@@ -34,7 +34,7 @@ def forms(password: str) -> list[str]:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Make one good run, and clients that do not wait."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("bridge.exporters.mlflow.errors.RETRY_PAUSES_S", ())
     return Scene.make(tmp_path)
 
 

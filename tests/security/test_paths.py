@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge.exporters.mlflow.client import Address, MlflowApi
+from bridge.exporters.mlflow.address import Address
+from bridge.exporters.mlflow.client import MlflowApi
 from bridge.exporters.mlflow.media import ArtifactUpload
 from bridge.model import RunFile
 from tests.require import require

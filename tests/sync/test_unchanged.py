@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from bridge.exporters.contract import find_exporter
-from bridge.exporters.mlflow.client import sqlite_fingerprint
+from bridge.exporters.mlflow.address import sqlite_fingerprint
 from bridge.options import ContentOptions
 from bridge.sync import select
 from bridge.sync.export import Options, export_runs

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bridge.errors import RunError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
-from bridge.exporters.mlflow.client import require_mlflow, sqlite_fingerprint
+from bridge.exporters.mlflow.address import require_mlflow, sqlite_fingerprint
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view

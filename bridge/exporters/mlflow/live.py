@@ -30,10 +30,10 @@ from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from bridge.errors import BridgeError, RunError
 from bridge.exporters.mlflow import facts
-from bridge.exporters.mlflow.client import FoundRun
 from bridge.exporters.mlflow.facts import Tag, milliseconds
 from bridge.exporters.mlflow.live_options import live_experiment_id
 from bridge.exporters.mlflow.media import has_picture, table_tag
+from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.saved_view import VIEW_TAG, saved_view, shown_bests
 from bridge.exporters.mlflow.sweeps import ParentSummary
 from bridge.live import READ_SECONDS, LiveRun, digest_id

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters.mlflow.client import artifact_errors
+from bridge.exporters.mlflow.errors import artifact_errors
 from bridge.exporters.mlflow.facts import (
     NAMES_FILE,
     NOTES_FILE,

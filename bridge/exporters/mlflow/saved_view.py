@@ -21,7 +21,7 @@ from bridge.secrets import MASK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bridge.exporters.mlflow.client import FoundRun
+    from bridge.exporters.mlflow.runs import FoundRun
     from bridge.exporters.mlflow.store import MlflowStore
 
 VIEW_KEY = "bridge"

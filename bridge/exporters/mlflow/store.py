@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from bridge.errors import NewerFormatError, RunError, TargetError, TargetRefusedError, UsageError
 from bridge.exporters.contract import TargetState
-from bridge.exporters.mlflow.client import Address, Experiment, FoundRun, hide_credentials
+from bridge.exporters.mlflow.address import Address, hide_credentials
 from bridge.exporters.mlflow.facts import (
     STATUSES,
     TAG_LIMIT,
@@ -37,6 +37,7 @@ from bridge.model import Cursor, Notice, NoticeKind, Status
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from bridge.exporters.mlflow.runs import Experiment, FoundRun
     from bridge.model import Run
 
 # ---------------------------------------------------------------------------------------------------------------------

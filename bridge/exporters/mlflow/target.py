@@ -15,7 +15,7 @@ import numpy as np
 
 from bridge.errors import BridgeError, ConflictError, RebuildNeededError, TargetError, TargetRefusedError
 from bridge.exporters.contract import Applied
-from bridge.exporters.mlflow.client import FoundRun, RunGoneError, RunRow
+from bridge.exporters.mlflow.errors import RunGoneError
 from bridge.exporters.mlflow.facts import (
     NAMES_FILE,
     TAG_LIMIT,
@@ -42,6 +42,7 @@ from bridge.exporters.mlflow.media import (
 )
 from bridge.exporters.mlflow.readback import RunReader
 from bridge.exporters.mlflow.rows import rows_of
+from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate, new_run_id
 from bridge.exporters.mlflow.store import (
     Candidates,
     cursor_of,
@@ -51,7 +52,6 @@ from bridge.exporters.mlflow.store import (
     user_edits,
 )
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.write_db import RunUpdate, new_run_id
 from bridge.locks import machine_lock
 from bridge.model import Cursor, Delta, Notice, NoticeKind
 from bridge.options import ContentOptions
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from bridge.exporters.contract import TargetContent
-    from bridge.exporters.mlflow.client import Experiment
     from bridge.exporters.mlflow.facts import RunFacts
+    from bridge.exporters.mlflow.runs import Experiment
     from bridge.exporters.mlflow.store import MlflowStore
     from bridge.model import Run
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bridge.errors import ConflictError, RebuildNeededError, TargetRefusedError
-from bridge.exporters.mlflow.client import RETRY_PAUSES_S, FoundRun, MlflowApi, SentTwiceError
+from bridge.exporters.mlflow.client import MlflowApi
+from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, SentTwiceError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Metric
 
-    from bridge.exporters.mlflow.client import RunRow
-    from bridge.exporters.mlflow.write_db import RunUpdate
+    from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate
 
 Fields: TypeAlias = "tuple[dict[str, str], dict[str, str]]"
 """The params and the tags of one request."""

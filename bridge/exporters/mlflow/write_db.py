@@ -1,41 +1,34 @@
 """Write runs straight into MLflow's SQLite or PostgreSQL database, and look them up there.
 
-This is the one module that bypasses MLflow's client. What it leaves in MLflow's tables cannot be told from what
-`MlflowClient` leaves. It needs SQLAlchemy and never imports mlflow. Other databases go through the client.
+This module and `tables` bypass MLflow's client. What they leave in MLflow's tables cannot be told from what
+`MlflowClient` leaves. They need SQLAlchemy and never import mlflow. Other databases go through the client.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import posixpath
 import re
 import time
-import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from bridge.errors import ConflictError, TargetError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.client import (
-    Experiment,
-    FoundRun,
-    RunRow,
-    database_error,
-    missing_driver,
-    without_credentials,
-)
+from bridge.errors import ConflictError, TargetError, TargetUnavailableError
+from bridge.exporters.mlflow.address import without_credentials
+from bridge.exporters.mlflow.errors import database_error, missing_driver
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import KeyRows, LatestValue, PostgresBulk, SqliteBulk, batches_of_rows, best_of
+from bridge.exporters.mlflow.rows import KeyRows, PostgresBulk, SqliteBulk
+from bridge.exporters.mlflow.runs import Experiment, FoundRun, RunUpdate
+from bridge.exporters.mlflow.tables import RunTables, Tables, select, statement
 from bridge.secrets import hide_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from sqlalchemy import Connection, Engine
@@ -143,42 +136,6 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
 _PAUSES_S = (0.2, 0.4, 0.8)
 """Seconds before each further try of a transaction."""
 
-_NAMESPACE = uuid.UUID("6f0b6a7e-0e0c-5d0e-9a53-4b1c7ac2d0b1")
-
-
-@dataclass(slots=True, eq=False)
-class RunUpdate:
-    """The changes of one write to one run.
-
-    `expected_cursor` is the run's cursor tag before the write, None if it has none. With `replace_from` all points of
-    `own_keys` at or after that step are deleted first; `interim_cursor` is the cursor while that takes several
-    transactions. `bests` maps a key such as `acc.best` to its metric's key and 1 for max or -1 for min. `deleted_keys`
-    lose all their points. `tags`, the new cursor among them, and `params` are set or replaced. Without `row` the run's
-    row stays as it is. If the run `create` is missing it is created first.
-    """
-
-    expected_cursor: str | None
-    rows: Sequence[KeyRows] = ()
-    own_keys: Collection[str] = ()
-    replace_from: int | None = None
-    interim_cursor: str | None = None
-    bests: dict[str, tuple[str, int]] = field(default_factory=dict)
-    deleted_keys: list[str] = field(default_factory=list)
-    tags: dict[str, str] = field(default_factory=dict)
-    deleted_tags: list[str] = field(default_factory=list)
-    params: dict[str, str] = field(default_factory=dict)
-    row: RunRow | None = None
-    create: FoundRun | None = None
-
-
-def new_run_id(experiment: str, identity: str, *, replaces: str | None = None) -> str:
-    """Return the id of the MLflow run to be created for `identity`; `replaces` is the run before it.
-
-    The id follows from the arguments. So two exports that both find no run create the same one, and the table's
-    primary key lets only one of them be the first.
-    """
-    return uuid.uuid5(_NAMESPACE, "\n".join((experiment, identity, replaces or ""))).hex
-
 
 _ROWS_AT_ONCE = 50_000
 """Points that are held as rows while a history is read."""
@@ -263,7 +220,7 @@ class Database:
     def _experiment(self, condition: str, value: str | int, **values: object) -> Experiment | None:
         sql = "SELECT experiment_id, name, lifecycle_stage, artifact_location, creation_time FROM experiments WHERE "
         with self._connected() as connection:
-            found = _select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value, **values)
+            found = select(connection, f"{sql}{condition} ORDER BY experiment_id", value=value, **values)
         if not found:
             return None
         one = found[0]
@@ -273,7 +230,7 @@ class Database:
         """Return the tags of an experiment."""
         sql = "SELECT key, value FROM experiment_tags WHERE experiment_id = :experiment"
         with self._connected() as connection:
-            return {row[0]: row[1] or "" for row in _select(connection, sql, experiment=int(experiment_id))}
+            return {row[0]: row[1] or "" for row in select(connection, sql, experiment=int(experiment_id))}
 
     def run(self, run_id: str) -> FoundRun:
         """Return one run with its tags, params and latest metrics. Raise ConflictError if it is gone."""
@@ -316,7 +273,7 @@ class Database:
         # The three mappings of each run, which are filled row by row.
         contents: dict[str, tuple[dict[str, str], dict[str, str], dict[str, float]]] = {}
         with self._connected() as connection:
-            for run_id, experiment_id, stage, status, name, start, end, key, value in _select(connection, sql, **bound):
+            for run_id, experiment_id, stage, status, name, start, end, key, value in select(connection, sql, **bound):
                 if run_id not in found:
                     tags, params, metrics = contents[run_id] = {}, {}, {}
                     if name:
@@ -330,10 +287,10 @@ class Database:
             for at in range(0, len(ids), _RUNS_AT_ONCE):
                 some = ids[at : at + _RUNS_AT_ONCE]
                 sql = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN :runs"
-                for run_id, key, value in _select(connection, sql, runs=some):
+                for run_id, key, value in select(connection, sql, runs=some):
                     contents[run_id][1][key] = value
                 sql = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :runs"
-                for run_id, key, value, is_nan in _select(connection, sql, runs=some):
+                for run_id, key, value, is_nan in select(connection, sql, runs=some):
                     contents[run_id][2][key] = float("nan") if is_nan else float(value)
         return list(found.values())
 
@@ -349,7 +306,7 @@ class Database:
         columns: list[list[NDArray[Any]]] = [[np.empty(0, kind)] for kind in kinds]
         with self._connected() as connection:
             rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
-                _statement(sql), {"run": run_id, "key": key}
+                statement(sql), {"run": run_id, "key": key}
             )
             for some in rows.partitions(_ROWS_AT_ONCE):
                 for column, kind, values in zip(columns, kinds, zip(*some, strict=True), strict=True):
@@ -518,298 +475,3 @@ def _check_cursor(run_id: str, cursor: str | None, expected: str | None) -> None
         raise ConflictError(
             f"MLflow run {run_id} was changed by another export at the same time.", hint="Run the export again."
         )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The tables of one run
-
-_KEYS_AT_ONCE = 500
-_LONGEST_USER = 256
-"""Characters of the column. The tag `mlflow.user`, which the UI shows, holds more."""
-
-_NEW_RUN = """
-INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time,
-                  deleted_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
-VALUES (:run, :name, 'UNKNOWN', '', '', :user, :status, :start, :end, NULL, '', 'active', :artifacts, :experiment)
-ON CONFLICT DO NOTHING
-"""
-_SET_COLUMNS = {
-    "tags": ("value",),
-    "params": ("value",),
-    "latest_metrics": ("value", "timestamp", "step", "is_nan"),
-}
-"""The columns of the tables with one row for each key of a run, beside `key` and `run_uuid`."""
-
-_FIND_LATEST = """
-SELECT step, timestamp, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :key
-ORDER BY step DESC, timestamp DESC, value DESC, is_nan LIMIT 1
-"""
-_FIND_BEST = """
-SELECT step, timestamp, value FROM metrics WHERE run_uuid = :run AND key = :key AND NOT is_nan
-ORDER BY value {order}, step, timestamp LIMIT 1
-"""
-
-
-class Tables:
-    """MLflow's tables within the transaction of `connection`.
-
-    Rows that are set are held back, and written for all runs of the transaction together: before anything is read or
-    deleted, and at the end.
-    """
-
-    def __init__(self, connection: Connection, bulk: SqliteBulk | PostgresBulk) -> None:
-        self.connection = connection
-        self.bulk = bulk
-        self._held: dict[str, dict[tuple[str, str], tuple[object, ...]]] = {}
-        self._locations: dict[str, str] = {}
-
-    def run(self, run_id: str) -> RunTables:
-        """Return the rows of one run."""
-        return RunTables(self, run_id)
-
-    def hold(self, table: str, key: str, run_id: str, values: tuple[object, ...]) -> None:
-        """Set or replace the row of `key` in one of the tables of _SET_COLUMNS, in time."""
-        self._held.setdefault(table, {})[key, run_id] = values
-
-    def write_held(self) -> None:
-        """Write the rows that were held back, in the order of their keys: two writers in other orders deadlock."""
-        for table, held in self._held.items():
-            rows = [(*place, *held[place]) for place in sorted(held)]
-            self.bulk.set_rows(self.connection, table, _SET_COLUMNS[table], rows)
-        self._held.clear()
-
-    def rows(self, sql: str, **values: object) -> list[Any]:
-        """Return the rows of a select."""
-        self.write_held()
-        return _select(self.connection, sql, **values)
-
-    def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
-        """Execute `sql` for each of `rows`. Return how many rows it changed."""
-        if not rows:
-            return 0
-        self.write_held()
-        return int(self.connection.execute(_statement(sql), list(rows)).rowcount)
-
-    def artifact_location(self, experiment_id: str) -> str:
-        """Return where an experiment keeps its artifacts. Raise TargetRefusedError if the experiment was deleted."""
-        if experiment_id not in self._locations:
-            sql = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = :experiment"
-            found = self.rows(sql, experiment=int(experiment_id))
-            if not found or found[0].lifecycle_stage != "active":
-                raise TargetRefusedError(
-                    f"MLflow experiment {experiment_id} was deleted.",
-                    hint=f"mlflow experiments restore -x {experiment_id}",
-                )
-            self._locations[experiment_id] = found[0].artifact_location
-        return self._locations[experiment_id]
-
-
-class RunTables:
-    """The rows of one run in all tables. Nothing is read or deleted of a run that this transaction created."""
-
-    def __init__(self, tables: Tables, run_id: str) -> None:
-        self._tables = tables
-        self.run_id = run_id
-        self._is_new = False
-
-    def claim(self, update: RunUpdate) -> None:
-        """Keep other writers of this run out until the transaction ends. Create the run if `update` says so.
-
-        Raise ConflictError for a run that is deleted, or missing and not to be created.
-        """
-        if update.create is not None and self._create(update.create, update.row):
-            return
-        if self.lock() != "active":
-            raise ConflictError(f"MLflow run {self.run_id} was deleted in the meantime.", hint="Export again.")
-
-    def lock(self) -> str | None:
-        """Keep other writers of this run out until the transaction ends. Return its stage, None if there is no run."""
-        return self._one(f"SELECT lifecycle_stage FROM runs WHERE run_uuid = :run{self._tables.bulk.lock_clause}")
-
-    def soft_delete(self, tags: Mapping[str, str]) -> None:
-        """Delete the run after setting `tags`. Do nothing if it is deleted or gone."""
-        sql = "UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = :now WHERE run_uuid = :run "
-        if self.execute(f"{sql}AND lifecycle_stage = 'active'", [{"now": int(time.time() * 1000)}]):
-            self.set_pairs("tags", tags)
-
-    def _create(self, new: FoundRun, row: RunRow | None) -> bool:
-        """Create the run with its row and first tags, and return True; return False if it exists."""
-        row = row or new.row
-        values = {
-            "run": self.run_id,
-            "name": row.name,
-            "user": new.tags.get(Tag.USER, "unknown")[:_LONGEST_USER],
-            "status": row.status,
-            "start": row.start,
-            "end": row.end,
-            "artifacts": artifact_uri(self._tables.artifact_location(new.experiment_id), self.run_id),
-            "experiment": int(new.experiment_id),
-        }
-        # Not `execute`: rows of other runs may go on waiting.
-        self._is_new = self._tables.connection.execute(_statement(_NEW_RUN), values).rowcount > 0
-        if self._is_new:
-            self.set_pairs("tags", {**new.tags, Tag.NAME: row.name})
-        return self._is_new
-
-    def insert(self, logged: Sequence[KeyRows]) -> None:
-        """Insert the points that do not exist yet."""
-        rows = [part.distinct() for part in logged]
-        self._tables.bulk.insert(self._tables.connection, self.run_id, rows, is_new=self._is_new)
-
-    def tag(self, key: str) -> str | None:
-        """Return the value of one tag."""
-        if self._is_new:
-            return None
-        return self._one("SELECT value FROM tags WHERE run_uuid = :run AND key = :key", key=key)
-
-    def delete_tags(self, keys: Iterable[str]) -> None:
-        """Delete tags, if they exist."""
-        if not self._is_new:
-            self.execute("DELETE FROM tags WHERE key = :key AND run_uuid = :run", [{"key": key} for key in keys])
-
-    def set_pairs(self, table: str, pairs: Mapping[str, str]) -> None:
-        """Set or replace tags or params."""
-        for key, value in pairs.items():
-            self._tables.hold(table, key, self.run_id, (value,))
-
-    def set_row(self, row: RunRow | None) -> None:
-        """Set the run's own row, and the tag that repeats its name."""
-        if row is None or self._is_new:
-            return
-        self.execute(
-            "UPDATE runs SET status = :status, name = :name, start_time = :start, end_time = :end "
-            "WHERE run_uuid = :run",
-            [{"status": row.status, "name": row.name, "start": row.start, "end": row.end}],
-        )
-        self.set_pairs("tags", {Tag.NAME: row.name})
-
-    def set_latest(self, logged: Sequence[KeyRows]) -> None:
-        """Update the latest metrics after `logged` was inserted, as log_batch does."""
-        wanted = {rows.key: rows.latest() for rows in logged}
-        held = self._latest(sorted(wanted))
-        self._set_latest({key: row for key, row in wanted.items() if key not in held or row[0] > held[key]})
-
-    def find_latest(self, keys: Iterable[str]) -> None:
-        """Update the latest metrics of `keys`, which lost points and got none."""
-        found: dict[str, tuple[LatestValue, bool]] = {}
-        for key in sorted(keys):
-            for row in self._rows(_FIND_LATEST, key=key):
-                found[key] = (LatestValue(row.step, row.timestamp, row.value), row.is_nan)
-        self._set_latest(found)
-
-    def _set_latest(self, rows: Mapping[str, tuple[LatestValue, bool]]) -> None:
-        for key, (row, is_nan) in rows.items():
-            values = (row.value, row.timestamp, row.step, bool(is_nan))
-            self._tables.hold("latest_metrics", key, self.run_id, values)
-
-    def _latest(self, keys: Sequence[str]) -> dict[str, LatestValue]:
-        sql = "SELECT key, step, timestamp, value FROM latest_metrics WHERE run_uuid = :run AND key IN :keys"
-        found: dict[str, LatestValue] = {}
-        for at in range(0, 0 if self._is_new else len(keys), _KEYS_AT_ONCE):
-            rows = self._rows(sql, keys=list(keys[at : at + _KEYS_AT_ONCE]))
-            found |= {row.key: LatestValue(row.step, row.timestamp, row.value) for row in rows}
-        return found
-
-    def set_best(self, best_key: str, key: str, sign: int, logged: KeyRows | None, *, is_rewind: bool) -> None:
-        """Keep one point under `best_key`: the best value of `key` so far.
-
-        The new rows alone decide where a best exists already. Otherwise, and after a rewind, all rows are searched.
-        """
-        held = self._latest([best_key]).get(best_key)
-        if held is None or is_rewind:
-            found = self._rows(_FIND_BEST.format(order="DESC" if sign > 0 else "ASC"), key=key)
-            best = LatestValue(found[0].step, found[0].timestamp, found[0].value) if found else None
-        else:
-            best = best_of(sign, held, logged.best(sign) if logged is not None else None)
-        if best == held:
-            return
-        self.delete_keys([best_key])
-        if best is not None:
-            self.insert([KeyRows.of(best_key, [best.timestamp], [best.step], [best.value])])
-            self._set_latest({best_key: (best, False)})
-
-    def delete_keys(self, keys: Iterable[str]) -> None:
-        """Delete all points of `keys`."""
-        rows: list[dict[str, object]] = [{"key": key} for key in keys]
-        for table in ("metrics", "latest_metrics"):
-            self.execute(f"DELETE FROM {table} WHERE run_uuid = :run AND key = :key", rows)
-
-    # Rewinds
-
-    def delete_points(self, update: RunUpdate) -> bool:
-        """Delete the points that a rewind replaces. Return False if some are left for the next transaction."""
-        where, values = self._replaced(update)
-        most = self._tables.bulk.most_deleted
-        if most is None:
-            self.execute(f"DELETE FROM metrics WHERE {where}", [values])
-            return True
-        some = f"rowid IN (SELECT rowid FROM metrics WHERE {where} LIMIT {most:d})"
-        return self.execute(f"DELETE FROM metrics WHERE {some}", [values]) < most
-
-    def first_batch(self, update: RunUpdate) -> tuple[Sequence[KeyRows], list[KeyRows]]:
-        """Return the rows that this transaction may insert, and those left for the next; only a rewind is cut."""
-        limit = self._tables.bulk.limit
-        if update.interim_cursor is None or limit is None or not update.rows:
-            return update.rows, []
-        first, *others = batches_of_rows(update.rows, limit)
-        return first, [part for batch in others for part in batch]
-
-    def set_interim(self, rest: RunUpdate) -> RunUpdate:
-        """Set the interim cursor, and return `rest` as the write that goes on from it."""
-        assert rest.interim_cursor is not None
-        self.set_pairs("tags", {Tag.CURSOR: rest.interim_cursor})
-        return replace(rest, expected_cursor=rest.interim_cursor)
-
-    def delete_latest(self, update: RunUpdate) -> set[str]:
-        """Delete the latest values that were among the points that a rewind replaces. Return their keys."""
-        where, values = self._replaced(update)
-        keys = {row[0] for row in self._rows(f"SELECT key FROM latest_metrics WHERE {where}", **values)}
-        self.execute(f"DELETE FROM latest_metrics WHERE {where}", [values])
-        return keys
-
-    def _replaced(self, update: RunUpdate) -> tuple[str, dict[str, object]]:
-        """Return the condition for the points that a rewind replaces: not those that people logged to the run."""
-        rows = self._rows(
-            "SELECT key FROM latest_metrics WHERE run_uuid = :run AND step >= :step", step=update.replace_from
-        )
-        values: dict[str, object] = {"step": update.replace_from}
-        foreign = sorted({row[0] for row in rows}.difference(update.own_keys))
-        values |= {f"foreign{number}": key for number, key in enumerate(foreign)}
-        names = "".join(f" AND key <> :foreign{number}" for number in range(len(foreign)))
-        return f"run_uuid = :run AND step >= :step{names}", values
-
-    # Statements
-
-    def execute(self, sql: str, rows: Sequence[Mapping[str, object]]) -> int:
-        """Execute `sql` for each of `rows`. Return how many rows it changed."""
-        return self._tables.execute(sql, [{"run": self.run_id, **row} for row in rows])
-
-    def _rows(self, sql: str, **values: object) -> list[Any]:
-        return self._tables.rows(sql, run=self.run_id, **values)
-
-    def _one(self, sql: str, **values: object) -> str | None:
-        rows = self._rows(sql, **values)
-        return None if not rows else rows[0][0]
-
-
-def _select(connection: Connection, sql: str, **values: object) -> list[Any]:
-    """Return the rows of a select. A list as value fills an IN clause."""
-    lists = tuple(name for name, value in values.items() if isinstance(value, list))
-    return list(connection.execute(_statement(sql, lists), values))
-
-
-@functools.lru_cache(maxsize=256)
-def _statement(sql: str, lists: tuple[str, ...] = ()) -> Any:
-    """Return `sql` as a statement of SQLAlchemy, whose parameters `lists` fill IN clauses."""
-    import sqlalchemy as sa
-
-    return sa.text(sql).bindparams(*(sa.bindparam(name, expanding=True) for name in lists))
-
-
-def artifact_uri(location: str, run_id: str) -> str:
-    """Return where a run keeps its artifacts, as MLflow composes it: below the path, before a query or fragment."""
-    parts = urlsplit(location)
-    path = posixpath.join(parts.path, run_id, "artifacts")
-    if not parts.scheme:
-        return posixpath.join(location, run_id, "artifacts")
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))

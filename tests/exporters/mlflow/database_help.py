@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from bridge.exporters.mlflow.client import FoundRun, RunRow
 from bridge.exporters.mlflow.rows import KeyRows, rows_of
-from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id
+from bridge.exporters.mlflow.runs import FoundRun, RunRow, RunUpdate, new_run_id
+from bridge.exporters.mlflow.write_db import Database
 from bridge.model import Block
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from bridge.errors import TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.client import Address, sqlite_uri
+from bridge.exporters.mlflow.address import Address, sqlite_uri
 from bridge.exporters.mlflow.store import ExperimentName, MlflowStore
 from bridge.sync.export import Options, export_runs
 from bridge.sync.verify import verify_runs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import TargetRefusedError
-from bridge.exporters.mlflow.client import Address
+from bridge.exporters.mlflow.address import Address
 from bridge.exporters.mlflow.media import ArtifactUpload
 from bridge.exporters.mlflow.write_api import ApiRuns
 from bridge.model import NoticeKind
@@ -112,7 +112,7 @@ def test_a_store_that_mlflow_cannot_use(
             )
             raise CloudError("no credentials")
 
-    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("bridge.exporters.mlflow.errors.RETRY_PAUSES_S", ())
     monkeypatch.setitem(registry._artifact_repository_registry._registry, "cloud", CloudRepository)
     store.client.create_experiment("trials", artifact_location=location)
     path = run_with_picture(tmp_path, caption=caption)

@@ -12,13 +12,9 @@ import pytest
 from bridge.errors import ConflictError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
-from bridge.exporters.mlflow.write_db import (
-    Database,
-    RunUpdate,
-    artifact_uri,
-    new_run_id,
-    newest_revision,
-)
+from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
+from bridge.exporters.mlflow.tables import artifact_uri
+from bridge.exporters.mlflow.write_db import Database, newest_revision
 from tests.exporters.mlflow.database_help import (
     NEW,
     START_MS,

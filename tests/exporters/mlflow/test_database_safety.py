@@ -18,7 +18,8 @@ from bridge.exporters.mlflow import write_db
 from bridge.exporters.mlflow.exporter import MlflowExporter
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import SqliteBulk
-from bridge.exporters.mlflow.write_db import Database, RunUpdate, new_run_id, outdated
+from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
+from bridge.exporters.mlflow.write_db import Database, outdated
 from bridge.sync.export import export_runs
 from bridge.sync.verify import verify_runs
 from tests.crash.killing import kill_after

@@ -16,14 +16,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DBAPIError
 
 from bridge.errors import MissingExtraError, TargetError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.client import (
-    Address,
-    MlflowApi,
-    RunGoneError,
-    database_error,
-    translate_errors,
-    without_credentials,
-)
+from bridge.exporters.mlflow.address import Address, without_credentials
+from bridge.exporters.mlflow.client import MlflowApi
+from bridge.exporters.mlflow.errors import RunGoneError, database_error, translate_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import UsageError
-from bridge.exporters.mlflow.client import Address
+from bridge.exporters.mlflow.address import Address
 from bridge.sync.export import export_runs
 from tests.exporters.mlflow.by_hand import run_of
 from tests.exporters.mlflow.conftest import Store

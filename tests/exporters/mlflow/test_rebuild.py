@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
-from bridge.exporters.mlflow.client import FoundRun
 from bridge.exporters.mlflow.facts import Tag
+from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.store import Candidates
 from bridge.exporters.mlflow.target import DeltaWriter
 from bridge.options import ContentOptions

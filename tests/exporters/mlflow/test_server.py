@@ -11,12 +11,12 @@ from msgspec.structs import astuple
 
 from bridge.errors import RebuildNeededError, TargetRefusedError, TargetUnavailableError
 from bridge.exporters.contract import find_exporter
-from bridge.exporters.mlflow import client
-from bridge.exporters.mlflow.client import Address
+from bridge.exporters.mlflow import errors
+from bridge.exporters.mlflow.address import Address
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows
+from bridge.exporters.mlflow.runs import RunUpdate
 from bridge.exporters.mlflow.write_api import ApiRuns, batches_for_requests, body_of, fields_for_requests
-from bridge.exporters.mlflow.write_db import RunUpdate
 from bridge.model import MediaType, NoticeKind
 from bridge.options import ContentOptions
 from bridge.sync.export import Options, export_runs
@@ -84,7 +84,7 @@ def test_mlflow_prints_no_addresses(
 def _stopped(server: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Export MANY, and stop after one of three requests with points."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("bridge.exporters.mlflow.client.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("bridge.exporters.mlflow.errors.RETRY_PAUSES_S", ())
     through = Store(proxy.uri, experiment=server.experiment)
     # The first request to log-batch tells that points are on their way, the second carries points.
     proxy.plan(Fault.STATUS, path="runs/log-batch", times=1000, skip=2)
@@ -248,7 +248,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    monkeypatch.setattr(client, "RETRY_PAUSES_S", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(errors, "RETRY_PAUSES_S", (0.01, 0.02, 0.04))
 
 
 def write(api: ApiRuns, points: Sequence[KeyRows]) -> str:
