@@ -14,7 +14,7 @@ from bridge.errors import IdentityError, RunDirectoryError, counted
 from bridge.model import Cursor, Delta, DeltaKind, fitting
 from bridge.rundir.event_runs import EventTable
 from bridge.rundir.media import read_media, read_pictures
-from bridge.rundir.metrics import CHUNK, MODULUS, to_hex
+from bridge.rundir.metrics import CHUNK
 from bridge.rundir.overlap import BUDGET, Replaced, StepRange, resolve
 from bridge.rundir.resume import (
     Changed,
@@ -27,6 +27,7 @@ from bridge.rundir.resume import (
     superseded_notice,
     without_last_step,
 )
+from bridge.rundir.rows import MODULUS, to_hex
 from bridge.rundir.series import other_run_notice
 from bridge.rundir.times import Estimate
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     from bridge.model import Block, Run
     from bridge.options import ContentOptions
-    from bridge.rundir.metrics import Rows
     from bridge.rundir.resume import Table
+    from bridge.rundir.rows import Rows
     from bridge.rundir.times import Anchors
 
 LOOKS = 4

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bridge.model import Cursor, Scalar
     from bridge.rundir.event_file import EventBatch, Picture
-    from bridge.rundir.metrics import Rows
+    from bridge.rundir.rows import Rows
 
 FRESH = 300.0
 """Seconds after its last write up to which a run counts as running: a SummaryWriter writes every 120 seconds."""
@@ -317,7 +317,7 @@ class EventTable:
         """
         import numpy as np
 
-        from bridge.rundir.metrics import Rows
+        from bridge.rundir.rows import Rows
 
         points = _points(batch)
         metrics = [self._metric(tag, file) for tag in batch.tags]

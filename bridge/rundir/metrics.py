@@ -10,28 +10,29 @@ module instead, into the same `Rows`.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from bridge.errors import RunDirectoryError
 from bridge.files import LONGEST_ROW, MOST_COLUMNS
 from bridge.model import NoticeKind
 from bridge.rundir.header import Layout, bytes_digest, complete_rows, read_layout
+from bridge.rundir.rows import Rows
 from logger.sidecar import parse_time
 from logger.values import cell_number, is_header, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from bridge.model import Cursor
 
@@ -49,185 +50,6 @@ _FEW_BYTES = 1 << 18
 
 _MOST_CELLS = 1 << 18
 """Cells that the csv module reads before they become columns; each is a Python object until then."""
-
-_SPARSE = 8
-"""Empty cells that weigh as much as one point: they take about as much memory and work."""
-
-_LEAST_WEIGHT = 64
-"""The least weight of a batch: a file in which header lines and rows alternate makes a batch of each row."""
-
-Words: TypeAlias = NDArray[np.uint64]
-
-
-# Digests ------------------------------------------------------------------------------------------------------------
-#
-# The digest of rows adds up: digest(rows 0..m) = digest(0..n) + digest(n..m) modulo 2^64. The digest of one row is the
-# sum over its cells of a mix of the value's bits with the column's name, times an odd number made of the row's number.
-# So the order of columns, empty columns and the way in which a number is written do not matter, and neither do text and
-# bad rows, which are not exported. The digest finds
-# accidents, it does not protect against forgery.
-
-MODULUS = 1 << 64
-_CACHED_CELLS = 1 << 15
-
-
-def to_hex(digest: int) -> str:
-    """Return a digest of rows as a cursor keeps it."""
-    return f"{digest % MODULUS:016x}"
-
-
-@lru_cache(maxsize=1 << 16)
-def _name_words(name: str) -> tuple[int, int]:
-    """Return two words that stand for a column's name: one to XOR with, and an odd one to multiply by."""
-    data = hashlib.blake2b(name.encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
-    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little") | 1
-
-
-@lru_cache(maxsize=256)
-def _names_words(names: tuple[str, ...]) -> tuple[Words, Words]:
-    both = np.array([_name_words(name) for name in names], dtype=np.uint64).reshape(-1, 2)
-    return both[:, :1].copy(), both[:, 1:].copy()
-
-
-@lru_cache(maxsize=8)
-def _row_words(first: int, count: int) -> Words:
-    """Return an odd word for each of `count` row numbers from `first` on (the mixing steps of splitmix64)."""
-    word = np.arange(first, first + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    word ^= word >> np.uint64(30)
-    word *= np.uint64(0xBF58476D1CE4E5B9)
-    word ^= word >> np.uint64(27)
-    return word | np.uint64(1)
-
-
-def _cells_digest(names: Sequence[str], bits: Words, present: NDArray[np.bool_]) -> Words:
-    """Return for each row (n,) the sum of the mixed cells `bits` (k, n) that are `present`."""
-    total = np.zeros(bits.shape[1], dtype=np.uint64)
-    marks, factors = _names_words(tuple(names))
-    # As many metrics at once as fit into the cache: one at a time would cost calls, all at once memory traffic.
-    group = max(1, _CACHED_CELLS // max(1, bits.shape[1]))
-    for first in range(0, len(bits), group):
-        part = slice(first, first + group)
-        # Fold the high half of a float into the low half, where round numbers have only zeros.
-        mixed = bits[part] >> np.uint64(32)
-        mixed ^= bits[part]
-        mixed ^= marks[part]
-        mixed *= factors[part]
-        if not present[part].all():
-            mixed *= present[part]
-        total += mixed[0] if len(mixed) == 1 else mixed.sum(axis=0, dtype=np.uint64)
-    return total
-
-
-# Rows ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Rows:
-    """Consecutive rows below one header line, as they are in the file: n rows, k metrics.
-
-    `first` is the number of the first row, from 0. `start` and `end` are bytes of the file and `data` the bytes
-    between. `ends` int64 (n,) are the ends of the rows, counted from `start`; None if each line of `data` is a row.
-    `names` are the metrics. `step` is int64 (n,), `time` float64 (n,) with NaN for none, `values` float64 (k, n), and
-    `present` bool (k, n) says which cells hold a number. `valid` bool (n,) says which rows have a step (None: all).
-    `odd` holds numbers of rows, int64, by what is odd: BAD_ROW, NO_STEP, or (TEXT_CELL, metric). `problems` says what
-    is wrong with the first bad rows, by their number.
-    """
-
-    layout: Layout
-    first: int
-    start: int
-    end: int
-    data: bytes
-    names: tuple[str, ...]
-    step: NDArray[np.int64]
-    time: NDArray[np.float64]
-    values: NDArray[np.float64]
-    present: NDArray[np.bool_]
-    valid: NDArray[np.bool_] | None = None
-    ends: NDArray[np.int64] | None = None
-    odd: Mapping[tuple[NoticeKind, str], NDArray[np.int64]] = field(default_factory=dict)
-    problems: Mapping[int, str] = field(default_factory=dict)
-    _digest: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    @property
-    def row(self) -> NDArray[np.int64]:
-        """Return the rows' numbers."""
-        return np.arange(self.first, self.first + len(self), dtype=np.int64)
-
-    @property
-    def valid_steps(self) -> NDArray[np.int64]:
-        """Return the steps of the rows that have one."""
-        return self.step if self.valid is None else self.step[self.valid]
-
-    def offset(self, count: int) -> int:
-        """Return the byte of the file at which the first `count` rows end."""
-        if count == 0:
-            return self.start
-        if count == len(self):
-            return self.end
-        if self.ends is None:
-            self.ends = np.flatnonzero(np.frombuffer(self.data, dtype=np.uint8) == ord("\n")) + 1
-        return self.start + int(self.ends[count - 1])
-
-    def part(self, low: int, high: int) -> Rows:
-        """Return the rows from the `low`-th up to the `high`-th."""
-        if (low, high) == (0, len(self)):
-            return self
-        start, end = self.offset(low), self.offset(high)
-        first, last = self.first + low, self.first + high
-        return Rows(
-            layout=self.layout,
-            first=first,
-            start=start,
-            end=end,
-            data=self.data[start - self.start : end - self.start],
-            names=self.names,
-            step=self.step[low:high],
-            time=self.time[low:high],
-            values=self.values[:, low:high],
-            present=self.present[:, low:high],
-            valid=None if self.valid is None else self.valid[low:high],
-            ends=None if self.ends is None else self.ends[low:high] - (start - self.start),
-            odd={what: kept for what, rows in self.odd.items() if len(kept := rows[(rows >= first) & (rows < last)])},
-            problems={row: problem for row, problem in self.problems.items() if first <= row < last},
-        )
-
-    def split(self, most: int) -> Iterator[tuple[Rows, int]]:
-        """Yield these rows in parts that weigh about `most` at most, each with its weight.
-
-        The weight of a row is the number of its points, or more if it is mostly empty. A part that has rows weighs
-        something.
-        """
-        least, empty = min(most, _LEAST_WEIGHT), max(1, len(self.names) // _SPARSE)
-        total = max(int(np.count_nonzero(self.present)), empty * len(self))
-        if total <= most or len(self) <= 1:
-            yield self, max(total, least) if len(self) else 0
-            return
-        so_far = np.cumsum(np.maximum(np.count_nonzero(self.present, axis=0), empty))
-        low = passed = 0
-        while low < len(self):
-            # so_far rises, so a part ends where so_far passes the limit, but has at least one row.
-            high = max(low + 1, int(np.searchsorted(so_far, passed + most, side="right")))
-            yield self.part(low, high), max(int(so_far[high - 1]) - passed, least)
-            low, passed = high, int(so_far[high - 1])
-
-    def digest(self) -> int:
-        """Return the digest of these rows."""
-        if self._digest is None:
-            self._digest = self._sum_up()
-        return self._digest
-
-    def _sum_up(self) -> int:
-        total = _cells_digest(self.names, self.values.view(np.uint64), self.present)
-        if self.layout.step is not None:
-            known = np.ones((1, len(self)), dtype=bool) if self.valid is None else self.valid[None, :]
-            total += _cells_digest(("\0step",), self.step.view(np.uint64)[None, :], known)
-        if self.layout.time is not None:
-            total += _cells_digest(("\0time",), self.time.view(np.uint64)[None, :], ~np.isnan(self.time)[None, :])
-        return int((total * _row_words(self.first, len(self))).sum(dtype=np.uint64)) % MODULUS
 
 
 def _places(layout: Layout, only: frozenset[str] | None) -> dict[str, int] | None:

@@ -18,8 +18,9 @@ from bridge.errors import RunDirectoryError, counted
 from bridge.files import open_raw
 from bridge.model import Block, Cursor, Notice, NoticeKind
 from bridge.rundir.event_runs import EventTable
-from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable, to_hex
+from bridge.rundir.metrics import BAD_ROW, MOST_NAMED, MetricsTable
 from bridge.rundir.overlap import LastPoints, LatePoints, Replaced
+from bridge.rundir.rows import to_hex
 from bridge.rundir.times import Estimate, fill, is_time
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from bridge.model import Run
     from bridge.options import ContentOptions
     from bridge.rundir.header import Layout
-    from bridge.rundir.metrics import Rows
+    from bridge.rundir.rows import Rows
 
 QUIET = 60.0
 """Seconds without a write after which no rows wait for later ones."""

@@ -17,11 +17,13 @@ from bridge.errors import RunDirectoryError
 from bridge.model import NoticeKind
 from bridge.rundir import metrics
 from bridge.rundir.header import complete_rows, read_layout
-from bridge.rundir.metrics import MetricsTable, Rows, parse_records
+from bridge.rundir.metrics import MetricsTable, parse_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from bridge.rundir.rows import Rows
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

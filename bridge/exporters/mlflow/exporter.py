@@ -14,12 +14,13 @@ from msgspec.structs import replace
 from bridge.errors import RunError
 from bridge.exporters.contract import Capabilities, Exporter, Interface, TargetState
 from bridge.exporters.mlflow.address import require_mlflow, sqlite_fingerprint
+from bridge.exporters.mlflow.delta_writer import ADJUSTED_OPTIONS
 from bridge.exporters.mlflow.facts import STATUSES, Tag, facts_of, sweep_of
 from bridge.exporters.mlflow.media import checkpoint_signatures, due_files, is_sent
 from bridge.exporters.mlflow.saved_view import VIEW_KEY, has_view, update_view
 from bridge.exporters.mlflow.store import ENDED_OTHERWISE, Candidates, ExperimentName, MlflowStore
 from bridge.exporters.mlflow.sweeps import Sweep
-from bridge.exporters.mlflow.target import ADJUSTED_OPTIONS, MlflowTarget
+from bridge.exporters.mlflow.target import MlflowTarget
 from bridge.files import cache_dir
 from bridge.view import serve
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.errors import ConflictError, TargetRefusedError, TargetUnavailableError
+from bridge.exporters.mlflow.delta_writer import DeltaWriter
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.runs import FoundRun
 from bridge.exporters.mlflow.store import Candidates
-from bridge.exporters.mlflow.target import DeltaWriter
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
 from bridge.sync.export import ExportTask, export_run, export_runs
