@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from bridge.errors import BridgeError, MissingExtraError, UsageError
 from logger.sidecar import read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["DEMO_RUNS", "train_demo"]
@@ -156,12 +156,14 @@ class _Process:
         command = [sys.executable, "-P", "-m", "bridge.demo.training"]
         # Inside a SLURM job Lightning would take these processes for tasks of it.
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        # Not from outside: our own interpreter, our own module, JSON that was made above.
-        self._child = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env
-        )
-        end.enter_context(self._child)
-        end.callback(self._child.kill)
+        with _without_interrupts():  # Ctrl-C in between would leave a process that nobody knows
+            # Not from outside: our own interpreter, our own module, JSON that was made above.
+            self._child = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env
+            )
+            end.enter_context(self._child)
+            end.callback(self._child.wait)
+            end.callback(self._child.kill)
         assert self._child.stdin is not None
         json.dump(
             [asdict(replace(each, run_dir=str(folder.resolve() / each.run_id))) for each in plan], self._child.stdin
@@ -184,3 +186,16 @@ class _Process:
             )
         if self._last.signal is not None:
             say(f"  {self._last.run_id} ({self._last.signal})")
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
+import pytest
 
+from bridge.demo import train_demo
 from tests.cli.calling import spawn
 
 if TYPE_CHECKING:
@@ -50,3 +52,20 @@ def test_ctrl_c_leaves_nothing_half_done(tmp_path: Path) -> None:
         assert demo.wait(timeout=60) == 130
     assert not (tmp_path / "runs").exists()
     assert [child for child in children if child.is_running()] == []
+
+
+def test_ctrl_c_while_a_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C that comes before the new process is known ends it as well."""
+    started: list[subprocess.Popen[str]] = []
+    start = subprocess.Popen
+
+    def interrupted(*command: Any, **how: Any) -> subprocess.Popen[str]:
+        started.append(start(*command, **how))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr("bridge.demo.subprocess.Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_demo(tmp_path / "runs", say=lambda text: None)
+    assert [child.returncode for child in started] == [-signal.SIGKILL]
+    assert not (tmp_path / "runs").exists()
