@@ -317,9 +317,10 @@ class _Parser:
         if self._accept("("):
             self._open += 1
             if self._open > _MOST_OPEN:
-                self._fail(f"more than {_MOST_OPEN} parentheses")
+                self._fail(f"more than {_MOST_OPEN} open parentheses")
             test = self.expression()
             self._expect(")")
+            self._open -= 1
         else:
             test = self._comparison()
         return _inverse(test) if is_inverted else test
@@ -420,7 +421,9 @@ class _Parser:
         text = token.text if token.kind == "name" else re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
         if ref.kind is Kind.STATUS:
             try:
-                return text.lower() if is_glob else status_of(text)
+                if is_glob and any(fnmatchcase(status, text.lower()) for status in Status):
+                    return text.lower()
+                return status_of(text)
             except UsageError as error:  # a word that no run can have is a slip
                 self._fail(error.message, token)
         if ref.kind in _TEXTS:

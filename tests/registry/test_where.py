@@ -142,8 +142,9 @@ ERRORS = [
     ("val/acc ~ 3", 8, "~ matches a text with a glob: name ~ 'base*'"),
     ("val/`a b` > 3", 0, "put the whole name into backticks"),
     ("`a`max > 3", 0, "put the whole name into backticks"),
-    ("(" * 200, 101, "more than 100 parentheses"),
+    ("(" * 200, 101, "more than 100 open parentheses"),
     ("status = kiled", 9, "there is no status 'kiled' (did you mean killed?)"),
+    ("status ~ 'kiled*'", 9, "there is no status 'kiled*' (did you mean killed?)"),
     ("'Complete' != status", 0, "there is no status 'Complete' (did you mean completed?)"),
     ("status in (failed, 3)", 19, "there is no status '3' (one of running, completed, failed, interrupted,"),
 ]
@@ -158,6 +159,12 @@ def test_errors_point_at_the_character(text: str, at: int, problem: str) -> None
     assert said.startswith(f"--where: {problem}")
     assert shown == f"  {text}"
     assert caret == " " * (2 + at) + "^"
+
+
+def test_many_groups_and_nots() -> None:
+    """Only parentheses within each other are limited: a script may join hundreds of conditions."""
+    assert parse(" or ".join(f"(val/acc = {number})" for number in range(300)) + " or (archived)").holds(RUN) is False
+    assert parse("not " * 3001 + "archived").holds(RUN) is True
 
 
 @given(st.text(max_size=40))
