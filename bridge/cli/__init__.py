@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,6 +49,16 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"bridge.cli.{module}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command in `args`; for an unknown one the error names the nearest, as that of a newer click does."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            if not near or "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
@@ -97,7 +108,6 @@ def _print_error(message: str, hint: str | None) -> None:
 
 @click.group(
     cls=LazyGroup,
-    commands=dict.fromkeys(COMMANDS),  # for click to suggest the nearest; get_command imports them
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExample:\n  bridge ls .\n\nExit codes: " + " · ".join(f"{code:d} {MEANINGS[code]}" for code in Exit),
 )

@@ -107,6 +107,17 @@ def test_wrong_usage_is_2(words: list[str], said: str) -> None:
     assert (code, said in err) == (2, True)
 
 
+def test_an_older_click_does_not_suggest_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest command is suggested also where click does not do it by itself."""
+
+    def resolve(group: click.Group, ctx: click.Context, args: list[str]) -> None:
+        ctx.fail(f"No such command {args[0]!r}.")
+
+    monkeypatch.setattr(click.Group, "resolve_command", resolve)
+    assert call("exprot")[2].endswith("Error: No such command 'exprot'. Did you mean 'export'?\n")
+    assert call("nothing")[2].endswith("Error: No such command 'nothing'.\n")
+
+
 def test_as_a_module(tmp_path: Path) -> None:
     """`python -m bridge` is the same command."""
     done = spawn("show", "nobody", tmp_path, cwd=tmp_path, code=2)
