@@ -186,14 +186,17 @@ def with_store(path: Callable[[], Path], use: Callable[[Store], T], say: Callabl
 
 def refuse_foreign(path: Path) -> None:
     """Raise UsageError if `path` is something else than a cache of runs, before SQLite turns it into a database."""
-    if not path.exists():
+    try:
+        # Look before opening: a pipe would block, and a device must not be replaced.
+        if stat.S_ISREG(path.stat().st_mode):
+            with path.open("rb") as file:
+                head = file.read(100)
+            # Bytes 68 to 71 of a SQLite file hold its application id.
+            is_database = head.startswith(b"SQLite format 3\x00")
+            if not head or (is_database and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")):
+                return
+    except FileNotFoundError:  # also where another scan replaces it at this moment
         return
-    if path.is_file():  # reading a pipe would block
-        with path.open("rb") as file:
-            head = file.read(100)
-        # Bytes 68 to 71 of a SQLite file hold its application id.
-        if not head or (head.startswith(b"SQLite format 3\x00") and head[68:72] == _APPLICATION_ID.to_bytes(4, "big")):
-            return
     raise UsageError(
         f"{path} is not a cache of runs, so it was not changed.",
         hint="Give --db a file that does not exist yet, or move this one away.",

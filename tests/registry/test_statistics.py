@@ -93,6 +93,15 @@ def test_they_are_computed_once(tmp_path: Path, computed: list[str]) -> None:
     assert computed == ["a", "a"]
 
 
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\x00" + b"x" * 200])
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: Path, cache: Path, content: bytes) -> None:
+    """Without a usable cache the statistics are the same."""
+    make_run(tmp_path / "runs" / "a", ROWS)
+    cache.mkdir()
+    (cache / "statistics.sqlite").write_bytes(content)
+    assert open_registry(tmp_path / "runs")["a"].metric("acc", "max") == 0.9
+
+
 def test_a_file_that_cannot_be_read_costs_its_own_run_only(tmp_path: Path) -> None:
     """A run whose metrics.csv is unreadable keeps what summary.json says."""
     run = make_run(tmp_path / "runs" / "a", ROWS, hparams={"lr": 1}, summary={"acc": 0.5})
@@ -102,6 +111,16 @@ def test_a_file_that_cannot_be_read_costs_its_own_run_only(tmp_path: Path) -> No
     make_run(tmp_path / "runs" / "b", ROWS)
     registry = open_registry(tmp_path / "runs")
     assert (registry["a"].metric("acc", "min"), registry["b"].metric("acc", "max")) == (0.5, 0.9)
+
+
+def test_ranking_and_conditions_use_them(tmp_path: Path) -> None:
+    """--top and --where compute what they need, in an export as in a list."""
+    for name, value in (("a", 0.9), ("b", 0.7)):
+        run = make_run(tmp_path / name, [{"step": 0, "acc": value}, {"step": 1, "acc": 0.1}], summary={"acc": 0.1})
+        write_summary(run)
+    runs = [read_run(tmp_path / name) for name in ("b", "a")]
+    assert [run.run_id for run in select(runs, Selection.of(SelectionOptions(top=(1, "acc:max"))))] == ["a"]
+    assert [run.run_id for run in select(runs, Selection.of(SelectionOptions(where="acc.max < 0.8")))] == ["b"]
 
 
 def test_a_run_of_unknown_status_is_ranked(tmp_path: Path) -> None:

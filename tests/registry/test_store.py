@@ -7,7 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +19,6 @@ from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -101,6 +101,24 @@ def test_what_is_not_ours_is_refused(runs: Path, tmp_path: Path, kind: str) -> N
         opened(runs, db_path=file)
     assert os.path.lexists(file)
     assert kind == "a pipe" or file.read_bytes() == before
+
+
+def test_a_cache_that_another_scan_replaces_at_this_moment(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is gone between two looks at it is a new cache."""
+    file = tmp_path / "all.sqlite"
+    opened(runs, db_path=file)
+    plain_open = Path.open
+
+    def too_late(path: Path, *how: Any) -> Any:
+        if path == file:
+            path.unlink()
+        return plain_open(path, *how)
+
+    monkeypatch.setattr(Path, "open", too_late)
+    registry, said = opened(runs, db_path=file)
+    assert (upserted(registry), said) == (2, [])
 
 
 def test_one_file_for_two_trees(runs: Path, tmp_path: Path) -> None:
