@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +132,7 @@ class _Follower:
 
     def _present_roots(self) -> tuple[list[Path], str]:
         """Return the roots that exist, and why the first of the others does not."""
-        present = [root for root in self.roots if root.is_dir()]
+        present = [root for root in self.roots if os.path.isdir(root)]  # noqa: PTH112 - false for any error
         try:
             discover([root for root in self.roots if root not in present])
         except UsageError as error:

@@ -209,6 +209,16 @@ def test_runs_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
     assert script.lines() == [[("b", "new", 2)], [("a", "new", 4)]]
 
 
+def test_a_path_that_the_file_server_refuses_is_waited_for(tmp_path: Path) -> None:
+    """Any answer of the file system but "a folder" is waited through, as that of a server that is away for a while."""
+    make_run(tmp_path / "b", rows(0, 2))
+    script = Script([nothing])
+    refused = tmp_path / ("x" * 300)
+    assert run_script([refused, tmp_path], script, until_done=True) is None
+    assert script.said == [f"The runs cannot be found: {refused} does not exist. Waiting for them."]
+    assert script.lines() == [[("b", "new", 2)]]
+
+
 def test_the_command_waits_for_its_runs_when_it_follows(tmp_path: Path) -> None:
     """--follow accepts a path that does not exist yet, which is wrong usage otherwise."""
     command = [sys.executable, "-m", "bridge", "export", "runs", "--to", "tensorboard"]
