@@ -366,12 +366,12 @@ def _compare_params(
         is_volatile = any(fnmatchcase(key.lower(), glob.lower()) for glob in content.volatile)
         if key not in found:
             if said is not None:
-                out.add(SIDECAR, what, str(said), None)
+                out.add(SIDECAR, what, str(redaction.value(key, said)), None)
             continue
         there = found[key]
         if key not in params:
             if not is_volatile:
-                out.add(SIDECAR, what, None, _text(there))
+                out.add(SIDECAR, what, None, _text(redaction.value(key, there)))
             continue
         expected = redaction.value(key, said)
         is_cut = f"params.{key}" in held.truncated and _is_beginning(str(there), str(expected))

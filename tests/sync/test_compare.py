@@ -261,6 +261,8 @@ TEXTS = {"lr": "0.1", "n": "3", "flag": "True", "none": "None", "api_key": "***"
         pytest.param({"extra": 1}, [("param extra", None, "1")], id="one too many"),
         pytest.param({"job_id": "1"}, [], id="a volatile one that a resume no longer has"),
         pytest.param({"lr": ...}, [("param lr", "0.1", None)], id="a missing one"),
+        pytest.param({"api_key": ...}, [("param api_key", "***", None)], id="a missing secret"),
+        pytest.param({"password": "s3cret"}, [("param password", None, "***")], id="one secret too many"),
     ],
 )
 def test_each_difference_of_params_is_found(params: dict[str, Any], expected: list[Any]) -> None:
