@@ -119,7 +119,10 @@ class _YamlLoader(yaml.SafeLoader):
         if node in self.recursive_objects:
             return "..."
         try:
-            return super().construct_object(node, deep=deep)
+            value = super().construct_object(node, deep=deep)
+            if type(value) is int:
+                str(value)  # ValueError: hexadecimal digits may be more than Python can write as a decimal number
+            return value
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
             if isinstance(node, yaml.ScalarNode):
                 return node.value

@@ -78,6 +78,7 @@ def test_what_only_the_sidecar_holds_stays(tmp_path: Path) -> None:
         ("a: !!timestamp foo\nb: 1\n", {"a": "foo", "b": 1}),
         ("a: !!bool maybe\nb: !!int ''\n", {"a": "maybe", "b": ""}),
         (f"a: {'9' * 5000}\nb: 1\n", {"a": "9" * 5000, "b": 1}),
+        (f"a: 0x{'f' * 5000}\nb: 0xff\n", {"a": "0x" + "f" * 5000, "b": 255}),
         ("a: !!python/object/apply:package.Color [red]", {"a": "red"}),
         ("a: !!python/object/apply:builtins.getattr [!!python/name:package.Color '', RED]", {"a": "RED"}),
     ],
