@@ -58,8 +58,8 @@ class MetricsFile:
     def resume(self) -> None:
         """Continue the file, if there is one: count what it holds, and cut off a torn tail.
 
-        A tail of more than one line is kept beside the file, and a file without steps, which no logger of today writes,
-        is renamed; both with a warning. Raises OSError if the file cannot be written.
+        A tail of more than one line is kept beside the file. A file without steps, which no current logger writes, is
+        renamed. Both cause a warning. Raises OSError if the file cannot be written.
         """
         self.close()
         self.columns, self.rows, self._headers = [], 0, 0

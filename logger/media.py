@@ -46,7 +46,7 @@ class MediaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An item as the bytes of a file, or as the path of a file to copy, with the ending for its name."""
+    """An image or video as the bytes of a file, or as the path of a file to copy, with the ending for its name."""
 
     ending: str
     data: bytes = b""
@@ -126,7 +126,7 @@ class MediaFile:
 
 
 def safe_tag(tag: str) -> str:
-    """Return the name of the folder for `tag`: another one for each tag, readable, and in any script.
+    """Return the folder name for `tag`: a different one for each tag, and readable in any script.
 
     Letters, digits, `_`, `-`, inner dots and spaces stay, everything else becomes %XX as in a URL (`a/b` is `a%2Fb`).
     A name that would be too long is cut, and ends in a digest of the tag.

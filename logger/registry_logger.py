@@ -17,7 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from logger.open_run import OnExisting, Settings, refuse_existing, unique_tags
 from logger.other_loggers import Unsupported, is_method_of_other_logger
-from logger.run_writer import WarnOnce, open_run
+from logger.run_writer import WarnOnce, open_writer
 from logger.session import host_name, running_trainer, stage_of
 from logger.sidecar import read_sidecar
 
@@ -33,7 +33,7 @@ _Hook = TypeVar("_Hook", bound="Callable[..., None]")
 def _hook(method: _Hook) -> _Hook:
     """Make `method` a hook that runs on rank zero only and never ends the training.
 
-    Only a directory that cannot be opened at all raises: better at once than after a night without a log.
+    Only a directory that cannot be opened raises, so that nobody trains all night without a log.
     """
 
     @rank_zero_only
@@ -125,7 +125,7 @@ class RegistryLogger(CSVLogger):
         """
         writer: RunWriter | None = self._experiment  # type: ignore[assignment]
         if writer is None or not writer.usable():
-            writer = open_run(self._settings, log_info=rank_zero_info)
+            writer = open_writer(self._settings, log_info=rank_zero_info)
             self._experiment = writer  # type: ignore[assignment]
         return writer
 
@@ -185,7 +185,7 @@ class RegistryLogger(CSVLogger):
 
     @_hook
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add a row; without `step` it gets the last one + 1."""
+        """Add a row. Without `step`, its step is that of the last row plus 1."""
         if self._prefix:
             metrics = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}": value for name, value in metrics.items()}
         self._writer.log_metrics(metrics, step)
@@ -201,7 +201,7 @@ class RegistryLogger(CSVLogger):
     ) -> None:
         """Store images (arrays, tensors, PIL images, figures, paths, bytes) under `key`, as WandbLogger does.
 
-        Without `step` they belong to the last row's. `caption` is one for each image. Other options are ignored.
+        Without `step`, they get the step of the last row. `caption` is one for each image. Other options are ignored.
         """
         self._ignored("log_image", kwargs)
         self._writer.log_image(key, images, step, caption)

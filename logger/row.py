@@ -35,7 +35,7 @@ def to_row(
     time_column: str | None,
     warn: Warn,
 ) -> Row:
-    """Return the row that `metrics` make at `step` and `time`, and add the numbers among them to `stats`.
+    """Return `metrics` as a row at `step` and `time`, and add the numbers among them to `stats`.
 
     A value that is no scalar becomes its text at once, because an array may change before the row is written. Text that
     readers take for a number counts in `stats` too. A metric called like the time column gets a `_` behind its name.
@@ -70,10 +70,10 @@ def to_row(
 
 
 def step_of(step: Any, last: int | None, *, warn: Warn) -> int:
-    """Return the step to write for `step` in a run whose last step is `last`; without a step the last one + 1.
+    """Return the step to write for `step` in a run whose last step is `last`. Without `step` it is `last` plus 1.
 
-    A fraction is cut off. What is no step at all, or does not fit into 64 bits, gets the last one + 1: a row with a
-    wrong step is of some use, while readers ignore a row without one. Both are warned about.
+    A fraction is cut off. A value that is no step, or does not fit into 64 bits, is replaced by `last` plus 1: a row
+    with a wrong step is of some use, while readers ignore a row without one. Both cause a warning.
     """
     if type(step) is int and -STEP_LIMIT <= step < STEP_LIMIT:
         return step

@@ -93,9 +93,9 @@ def _one_at_a_time(method: _Method) -> _Method:
 
 
 class _BeforeFit(NamedTuple):
-    """The status, end and heartbeat of the run before a fit began, and whether this start was one already.
+    """The status, end and heartbeat of the run before a fit began. `fit` says whether this start was a fit already.
 
-    `step` is the Trainer's `global_step` with which the fit began.
+    `step` is the Trainer's `global_step` at which the fit began.
     """
 
     status: str | None
@@ -127,7 +127,7 @@ class RunWriter(SummaryWriterMethods):
     def __init__(self, settings: Settings, *, log_info: Callable[[str], None]) -> None:
         """Open the directory of `settings` and write its sidecar. Raises OSError if the disk refuses.
 
-        Call `open_run` instead: it knows the writers that there are.
+        Call `open_writer` instead: it returns the writer that this process already has.
         """
         self.settings = settings
         self.run_dir = settings.run_dir
@@ -173,7 +173,7 @@ class RunWriter(SummaryWriterMethods):
         `options` are those of RegistryLogger too: `on_existing`, `time_column`, and `flush_every`. Raises OSError if
         the directory cannot be written, and FileExistsError if it holds a run and `on_existing` is "error".
         """
-        return open_run(Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options))
+        return open_writer(Settings.make(run_dir, run_id, tags=tags, notes=notes, display_name=display_name, **options))
 
     def __enter__(self) -> Self:
         return self
@@ -227,7 +227,7 @@ class RunWriter(SummaryWriterMethods):
 
     @_one_at_a_time
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: Any = None) -> None:
-        """Add a row; without `step` it gets the last one + 1."""
+        """Add a row. Without `step`, its step is that of the last row plus 1."""
         now = time.time()
         if not self.is_fit and stage_of(running_trainer()) in (None, "fit"):
             self._begin_fit(None)
@@ -268,7 +268,7 @@ class RunWriter(SummaryWriterMethods):
     def log_image(
         self, key: str, images: Any, step: Any = None, caption: Sequence[str | None] | str | None = None
     ) -> None:
-        """Store images of any kind under `key`; without `step` they belong to the last row's."""
+        """Store images of any kind under `key`. Without `step`, they get the step of the last row."""
         items = single_images(images)
         for item, text in zip(items, _for_each(caption, len(items)), strict=True):
             self.log_media(key, "image", functools.partial(encode_image, item), step=step, caption=text)
@@ -282,7 +282,7 @@ class RunWriter(SummaryWriterMethods):
         fps: Sequence[float] | float | None = None,
         format: Sequence[str] | str | None = None,  # noqa: A002 - WandbLogger's name
     ) -> None:
-        """Store videos of any kind under `key`; without `step` they belong to the last row's."""
+        """Store videos of any kind under `key`. Without `step`, they get the step of the last row."""
         items = list(videos) if isinstance(videos, list | tuple) else [videos]
         options = [_for_each(option, len(items)) for option in (caption, fps, format)]
         for item, text, rate, ending in zip(items, *options, strict=True):
@@ -291,7 +291,7 @@ class RunWriter(SummaryWriterMethods):
 
     @_one_at_a_time
     def log_media(self, tag: str, kind: str, encode: Callable[[], Encoded], *, step: Any, caption: Any) -> None:
-        """Store one item. If it cannot be encoded or stored, that is warned about."""
+        """Store the image or video that `encode` returns. Warn if it cannot be encoded or stored."""
         try:
             at_step = (self.step or 0) if step is None else step_of(step, self.step, warn=self.warn)
             text = None if caption is None else str(caption)
@@ -514,7 +514,7 @@ class _Writers:
 _writers = _Writers()
 
 
-def open_run(settings: Settings, *, log_info: Callable[[str], None] = lambda _: None) -> RunWriter:
+def open_writer(settings: Settings, *, log_info: Callable[[str], None] = lambda _: None) -> RunWriter:
     """Return this process's writer of `settings.run_dir`. Raises OSError if the directory cannot be written.
 
     One start of a run has one writer, however many copies of its logger there are. Another start takes the directory
@@ -554,7 +554,7 @@ def _now() -> float:
 
 
 def _for_each(option: Any, count: int) -> list[Any]:
-    """Return one value for each of `count` items: the entries of a list as far as it goes, or one value for all."""
+    """Return one value for each of `count` items: the entries of a list, then None; or the one value for all."""
     if isinstance(option, list | tuple):
         return [*option[:count], *[None] * (count - len(option))]
     return [option] * count

@@ -18,7 +18,7 @@ import yaml
 from logger import RegistryLogger
 from logger.media import Encoded
 from logger.open_run import Settings
-from logger.run_writer import RegistryLoggerWarning, open_run
+from logger.run_writer import RegistryLoggerWarning, open_writer
 from logger.session import git_commit
 from tests.logger.rows import edit_sidecar, media, read_rows, sidecar, start, steps, summary, without_time
 from tests.run_dirs import CREATED, CREATED_S
@@ -33,7 +33,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a: 1\n")
     options: dict[str, Any] = {"run_dir": tmp_path, "run_id": "r", "tags": ["a"], "notes": "n"}
     said: list[str] = []
-    first = open_run(Settings.make(**options), log_info=said.append)
+    first = open_writer(Settings.make(**options), log_info=said.append)
     first.log_hparams({"lr": 0.1, "net": {"depth": 2}})
     first.log_metrics({"z": 1.0, "a": 2.0}, 7)
     first.set_checkpoint("/c/last.ckpt")
@@ -42,7 +42,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     edit_sidecar(tmp_path, unknown=[1], display_name="mine", schema_version=9, sessions=[session])
     (tmp_path / "summary.json").write_text(json.dumps(summary(tmp_path) | {"unknown": 1, "schema_version": 9}))
     before = sidecar(tmp_path)
-    second = open_run(Settings.make(**options), log_info=said.append)
+    second = open_writer(Settings.make(**options), log_info=said.append)
     second.log_hparams({"net": {"width": 8}})
     second.log_metrics({"a": 3.0, "b": 4.0}, 5)
     second.save()

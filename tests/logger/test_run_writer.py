@@ -19,7 +19,7 @@ import pytest
 
 from logger import heartbeat, run_writer
 from logger.media import Encoded
-from logger.run_writer import RegistryLoggerWarning, open_run
+from logger.run_writer import RegistryLoggerWarning, open_writer
 from tests.logger.rows import edit_sidecar, in_child, read_rows, sidecar, start, steps, summary
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_the_end_of_the_process_loses_nothing(tmp_path: Path, ending: str, code:
 
 
 def _child(settings: Settings) -> None:
-    writer = open_run(settings)
+    writer = open_writer(settings)
     for _ in range(3):
         writer.log_metrics({"child": 1.0})
     assert len(background_threads()) == 1
