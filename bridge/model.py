@@ -267,20 +267,24 @@ MOST_IN_CURSOR = 1000
 class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a target has acknowledged of its run directory. Its JSON text stays under 4,000 characters.
 
-    metrics.csv: `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`; `header` and
-    `window` are digests of the first line and of the (at most 64 KiB) before `offset`; `digest` is that of the rows'
-    content, the same for any order of columns. `last_step` is the greatest step of any row; `last_points` holds for
-    each metric its greatest step and the value that counts there, None if that would not fit; `seen` is the number of
-    metrics. `last_time` is the time at the last row. The header line in force is at byte `columns_at`. `stat` is (size,
-    mtime in nanoseconds) of metrics.csv and of media.jsonl. media.jsonl: `media_lines` lines, which end at byte
-    `media_offset`, with `media_digest` over their bytes. `anchors` are (row, time) from which times are estimated;
-    empty where the run has a time column. `content` is `ContentOptions.differences()` of the options that the target
-    was made with. `sent` is what was last sent of names, notes, tags ..., by a key of the exporter's, usually as a
-    digest; the keys of `sent_facts` (status, start, end) are in every cursor and plain, since verify compares with
-    them. `extra` is what else an exporter keeps (JSON values). `files` says where the cursor ends in event files
-    (`EventTable.marks`).
-    `replacing` is the step at and after which the target's points are not complete: it holds some of them or none.
-    `complete` is false where the target is half-filled and cannot be continued, only rebuilt.
+    Of metrics.csv it covers `rows` complete rows (bad ones count, header lines do not), which end at byte `offset`.
+    `header` and `window` are digests of the first line and of the bytes (at most 64 KiB) before `offset`. `digest` is
+    that of the rows' content, the same for any order of columns. The header line in force is at byte `columns_at`.
+    `last_step` is the greatest step of any row, `last_time` the time of the last row. `last_points` holds for each of
+    the `seen` metrics its greatest step and the value that counts there; it is None if that would not fit. `anchors`
+    are (row, time) from which times are estimated, empty for a run with a time column. For event files, `files` says
+    where the cursor ends (`EventTable.marks`).
+
+    Of media.jsonl it covers `media_lines` lines, which end at byte `media_offset`; `media_digest` is that of their
+    bytes. `stat` is (size, mtime in nanoseconds) of metrics.csv and of media.jsonl.
+
+    `content` are the options that the target was made with (`ContentOptions.differences()`). `sent` holds, by a key of
+    the exporter's, what was last sent of names, notes, tags ..., usually as a digest. The entries of `sent_facts`
+    (status, start, end) are in every cursor as plain text, since verify compares with them. `extra` holds whatever else
+    an exporter keeps (JSON values).
+
+    `replacing` is the step from which on the target lacks some or all of its points, because a rewind is not finished.
+    `complete` is false for a half-filled target that cannot be continued, only rebuilt.
     """
 
     identity: str
@@ -358,21 +362,20 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 def sent_facts(run: Run) -> dict[str, str]:
-    """Return what every exporter adds to `Cursor.sent`.
+    """Return what every exporter adds to `Cursor.sent`: status, start and end of `run`, in plain words.
 
-    Status, start and end of `run` as they are sent, in plain words.
-    Verify compares status and times as of the last export: with these, not with what the run says by now.
+    Verify compares the target's status and times with these, because the run may have changed since the last export.
     """
     end = "" if run.end is None else repr(float(run.end))
     return {"status": run.status.value, "start": repr(float(run.start)), "end": end}
 
 
 def as_sent(run: Run, cursor: Cursor | None) -> Run:
-    """Return `run` with what was estimated as it was sent, so that another estimate is no change.
+    """Return `run` with its estimates as they were last sent, so that a new estimate does not count as a change.
 
-    That is an estimated start, and if the files of rows have not grown since, an estimated end and the status of a
-    run that states none: copying such a directory makes its files look new, and only new rows show that it runs again.
-    The start in event files stays when the first of them is deleted.
+    This concerns an estimated start. If the files of rows have not grown since, it also concerns an estimated end, and
+    the status of a run that states none: copying such a directory makes its files look new, and only new rows show that
+    it runs again. The start of event files stays when the first of them is deleted.
     """
     if cursor is None or "start" not in cursor.sent:
         return run

@@ -78,12 +78,12 @@ def read_delta(
     RunDirectoryError if a file cannot be read.
     """
     moved = cursor is not None and cursor.path != fitting(str(run.path))
-    if cursor is not None and cursor.stat == _look(run, content) and cursor.replacing is None and not moved:
-        return _nothing(run, cursor)
+    if cursor is not None and cursor.stat == _file_stats(run, content) and cursor.replacing is None and not moved:
+        return _empty_delta(run, cursor)
     seen: Changed | None = None
     for _ in range(LOOKS):
         try:
-            return _read_on(run, cursor, content, options, budget)
+            return _read_past(run, cursor, content, options, budget)
         except Changed as change:
             assert cursor is not None
             if moved:
@@ -94,19 +94,19 @@ def read_delta(
                 ) from change
             if seen is not None and seen.evidence == change.evidence:
                 if change.keeps:
-                    return _nothing(run, cursor, f"{change.reason}; the target keeps its points")
-                return _nothing(run, cursor, change.reason, DeltaKind.CHANGED)
+                    return _empty_delta(run, cursor, f"{change.reason}; the target keeps its points")
+                return _empty_delta(run, cursor, change.reason, DeltaKind.CHANGED)
             seen = change
         time.sleep(BETWEEN_LOOKS)
     assert cursor is not None
-    return _nothing(run, cursor, "metrics.csv is being rewritten")
+    return _empty_delta(run, cursor, "metrics.csv is being rewritten")
 
 
-def _nothing(run: Run, cursor: Cursor, reason: str = "", kind: DeltaKind = DeltaKind.SAME) -> Delta:
+def _empty_delta(run: Run, cursor: Cursor, reason: str = "", kind: DeltaKind = DeltaKind.SAME) -> Delta:
     return Delta(run=run, kind=kind, after=cursor, before=cursor, reason=reason)
 
 
-def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
+def _file_stats(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
     """Return (size, mtime in nanoseconds) of metrics.csv and of media.jsonl, zeros for an absent file."""
     if run.event_files:
         return (*EventTable(run.path, run.event_files).stat, 0, 0)
@@ -120,7 +120,7 @@ def _look(run: Run, content: ContentOptions) -> tuple[int, int, int, int]:
     return found[0], found[1], found[2], found[3]
 
 
-def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: ReadOptions, budget: int) -> Delta:
+def _read_past(run: Run, cursor: Cursor | None, content: ContentOptions, options: ReadOptions, budget: int) -> Delta:
     """Read the delta past `cursor`. Raises Changed if the file does not fit it."""
     with open_table(run) as table:
         state = locate(run, cursor, content, table)
@@ -163,7 +163,7 @@ def _read_on(run: Run, cursor: Cursor | None, content: ContentOptions, options: 
 
 
 def _parts(state: ReadState, table: Table, options: ReadOptions) -> Iterator[tuple[Rows, int]]:
-    """Yield the rows behind `state` that need not wait in parts for deltas, each with its weight."""
+    """Yield the rows after `state` in parts for deltas, each with its weight, without the rows that have to wait."""
     chunk = min(CHUNK, max(1 << 12, options.limit * 8))  # about as many bytes as the points of a delta take
     source = table.rows(state.layout, state.offset, state.rows, chunk=chunk)
     for rows in source if options.newest else without_last_step(source, state.run):
@@ -171,7 +171,7 @@ def _parts(state: ReadState, table: Table, options: ReadOptions) -> Iterator[tup
 
 
 def _by_weight(parts: Iterable[tuple[Part, int]], limit: int) -> Iterator[tuple[Part, bool]]:
-    """Yield each of `parts`, which come with their weights, and if a new delta of about `limit` begins with it."""
+    """Yield each of `parts`, given with their weights, and True if it begins a new delta of about `limit`."""
     weight = 0
     for part, added in parts:
         begins = weight > 0 and weight + added > limit + limit // 4
@@ -206,7 +206,7 @@ def _with_overlap(
     options: ReadOptions,
     budget: int,
 ) -> Delta:
-    """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if the target's change.
+    """Return `delta`, the points of the new `rows`, with the overlap rule applied; a REWIND if points must be replaced.
 
     `last_points` are those of the metrics before these rows. If late points come at or before their steps, the earlier
     rows are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
@@ -287,8 +287,8 @@ def _reason(state: ReadState, table: Table, rows: Sequence[Rows], touched: Mappi
 class _Piece:
     """Consecutive rows: how to read them again, their digest, the time before them, and the range of their steps.
 
-    `block` are their points, None if there are none or they are no longer in memory (`low` is above `high` if none).
-    `before` is the cursor in front of them if a delta begins with them.
+    `block` are their points, or None if these are no longer in memory. Without points, `low` is above `high`.
+    `before` is the cursor before these rows if they begin a delta.
     """
 
     rows: Callable[[], Iterator[Rows]]
@@ -331,7 +331,7 @@ class _Pieces:
                 yield from self._points(piece, again.select)
 
     def in_row_order(self, end: Cursor) -> Iterator[tuple[list[Block], Cursor]]:
-        """Yield the points of each delta without repetitions, and the cursor behind it; `end` is that of the last."""
+        """Yield the points of each delta without repetitions, and the cursor after it; `end` is the last cursor."""
         again = ReadState.begin(self._state.run, self._state.content)
         blocks: list[Block] = []
         for piece in self._pieces:
@@ -422,7 +422,7 @@ def _by_step(
 def _without_rows(run: Run, cursor: Cursor | None, content: ContentOptions) -> Delta:
     """Return the delta of a run that has no rows yet.
 
-    Its digest is that of no rows: a cursor without any digest is of a target that was made and not yet filled.
+    Its cursor has the digest of no rows. A cursor without a digest is that of a target that was created but not filled.
     """
     after = cursor or Cursor(identity=run.identity, path="", digest=to_hex(0))
     after = after.with_(path=str(run.path), content=content.differences(), stat=None)
@@ -431,7 +431,7 @@ def _without_rows(run: Run, cursor: Cursor | None, content: ContentOptions) -> D
 
 
 def _with_media(delta: Delta, stat: tuple[int, int] | None, table: Table | None = None, begin: int = 0) -> Delta:
-    """Return `delta`, the last one for now, with the media past its `before`.
+    """Return `delta`, which reaches the end of the rows, with the media past its `before`.
 
     `stat` is that of the files with rows, None if not all of their rows are in the target then. The pictures in event
     files are those of `table` from byte `begin` on. Media that no longer count mean a rebuild. Raises Changed if the
@@ -446,7 +446,7 @@ def _with_media(delta: Delta, stat: tuple[int, int] | None, table: Table | None 
         media = read_media(run, before)
     if media.superseded and before is not None:
         reason = "; ".join(filter(None, (delta.reason, media.superseded)))
-        return _nothing(run, before, reason, DeltaKind.CHANGED)
+        return _empty_delta(run, before, reason, DeltaKind.CHANGED)
     kind = delta.kind
     if kind is DeltaKind.SAME and before is not None and media.lines > before.media_lines:
         kind = DeltaKind.APPEND

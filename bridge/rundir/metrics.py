@@ -1,10 +1,9 @@
-"""Parse metrics.csv, chunk by chunk, into batches of rows as columns of numbers.
+"""Parse metrics.csv, chunk by chunk, into `Rows`: columns of numbers.
 
-A chunk is a few megabytes of complete rows. pyarrow parses it into one column per metric; msgspec does if the chunk is
-small and holds plain numbers only. A chunk that holds anything else than pyarrow and Python read alike (text, a row
-with too many cells, a newline in a quoted cell, a header line in the middle, a blank line, ...) is read by the csv
-module instead, into the same `Rows`.
-`bridge.rundir.resume` makes a `Block` of the points among them.
+A chunk is a few megabytes of complete rows. msgspec parses a small chunk of plain numbers, pyarrow any other chunk. The
+csv module parses what pyarrow would read in another way than Python (text, a row with too many cells, a newline in a
+quoted cell, a header line in the middle, a blank line, ...). `bridge.rundir.resume` selects a `Block` of points from
+the rows.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def _parse_cells(cells: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.
 
 _NUMBERS = msgspec.json.Decoder()
 _PLAIN = b"0123456789+-.eE,\r\n"
-"""The bytes of numbers and what separates them. JSON made of them holds no text, no word, and no list of its own."""
+"""The bytes of numbers and what separates them. JSON made of them holds no text, no word, and no nested list."""
 
 _MINUS_ZERO = re.compile(rb"-0[,\r\n]")
 """A float with a sign, which for JSON is the integer 0."""
@@ -124,7 +123,7 @@ def parse_plain(data: bytes, *, layout: Layout, start: int, first: int, only: fr
 
 
 def parse_arrow(data: bytes, *, layout: Layout, start: int, first: int, only: frozenset[str] | None) -> Rows | None:
-    """Return the rows `data`, or None if only the csv module gives what Python reads."""
+    """Return the rows `data`, or None if pyarrow would read them in another way than Python's csv module."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
@@ -408,7 +407,7 @@ class MetricsTable:
         return {"header": bytes_digest(self.first_line), "window": self._window(offset), "columns_at": at}
 
     def find(self, cursor: Cursor) -> tuple[Layout, int] | None:
-        """Return the layout and the byte at which `cursor` ends; None if the bytes before it are others."""
+        """Return the layout and the byte at which `cursor` ends; None if the bytes before it have changed."""
         if (
             cursor.header != bytes_digest(self.first_line)
             or self.size < cursor.offset
@@ -421,7 +420,7 @@ class MetricsTable:
         return None if layout is None else (layout, max(cursor.offset, layout.end))
 
     def place(self, offset: int) -> str:
-        """Return the name of the file with the line that begins at byte `offset`."""
+        """Return, for a person, the line that begins at byte `offset`: `metrics.csv:17`."""
         return f"metrics.csv:{self.lines_before(offset) + 1}"
 
     def _window(self, end: int, size: int = 1 << 16) -> str:

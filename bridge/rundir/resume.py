@@ -1,4 +1,4 @@
-"""Go on reading metrics.csv where a cursor ends.
+"""Continue reading the rows of a run where a cursor ends.
 
 A cursor is found again by the bytes before it, so only new bytes are read. If they are not the same (the header grew
 and the file was rewritten, or somebody changed it) the rows up to the cursor are read once, and a digest of them
@@ -82,7 +82,7 @@ class OddRows:
 
 @dataclass(slots=True, eq=False)
 class ReadState:
-    """How far metrics.csv was read, and what the rows to come depend on. `take` goes on.
+    """How far the rows of a run were read, and what the next rows depend on. `take` advances it.
 
     `rows`, `offset`, `digest`, `last_step` and `last_time` are as in a cursor. `estimate` is None if the run has a time
     column. `late` are the late points by metric and `odd` the odd rows since the state was made or resumed.
@@ -316,16 +316,16 @@ def locate(run: Run, cursor: Cursor | None, content: ContentOptions, table: Tabl
         raise Changed(reason, (table.stat, to_hex(state.digest)))
     if isinstance(table, EventTable) and cursor.media_lines:  # which pictures the target has is known by files alone
         raise Changed(f"{table.holder} are no longer those that the target was made of", (table.stat,))
-    # An earlier export has told of the late points and odd rows so far.
+    # An earlier export has reported these late points and odd rows.
     state.late, state.odd, state.problems = {}, {}, {}
     return state
 
 
 def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequence[Rows]) -> None:
-    """Let `state`, which is at `cursor`, know the metrics so far, and their last points if `rows` can come before them.
+    """Set the last points of `state`, which is at `cursor`, from the rows that the cursor covers.
 
-    A cursor has no room for the last points of many metrics. Rows with later steps than any before need only the names,
-    for the order of the metrics: then the file is read until each metric was there once.
+    A cursor has no room for the last points of many metrics. If `rows`, the next ones, have only later steps than
+    `cursor`, the names of the metrics in their order are enough. Then reading stops once each metric was seen.
     """
     steps = [int(part.valid_steps.min()) for part in rows if len(part.valid_steps)]
     needed = bool(steps) and cursor.last_step is not None and min(steps) <= cursor.last_step
@@ -338,10 +338,10 @@ def learn_last_points(state: ReadState, cursor: Cursor, table: Table, rows: Sequ
 
 
 def without_last_step(source: Iterator[Rows], run: Run) -> Iterator[Rows]:
-    """Yield the rows of `source`, which goes on to the end of the file, without the last rows of a running run.
+    """Yield the rows of `source`, which reaches the end of the file, without those at the last step of a running run.
 
-    Rows that share the last row's step wait until a later step follows, the run ends, or nothing was written for a
-    minute: the run may still supersede them. So several values at the newest step are no rewind.
+    The run may still log further values at that step. These rows wait until a later step follows, the run ends, or
+    nothing was written for a minute. So several values at the newest step cause no rewind.
     """
     written = max((file.mtime_ns / 1e9 for file in run.row_files), default=None)
     if written is None or not run.running or time.time() - written >= QUIET:

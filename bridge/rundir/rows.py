@@ -1,4 +1,4 @@
-"""Rows of a table of metrics as columns of numbers, and the digest of their content."""
+"""Hold consecutive rows of a table of metrics as columns of numbers, and compute the digest of their content."""
 
 from __future__ import annotations
 

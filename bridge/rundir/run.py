@@ -1,8 +1,8 @@
 """Read the facts of a run directory: identity, name, status, times, hyperparameters, notes.
 
-Metrics and media are read elsewhere.
-Two kinds of run directory are known. RegistryLogger's has a sidecar.json that states these facts. CSVLogger's has
-none, so its facts come from hparams.yaml, from names, and from the times of its files.
+There are three kinds of run directory. RegistryLogger's has a sidecar.json that states these facts. CSVLogger's has
+none, so its facts come from hparams.yaml, from names, and from the times of its files. TensorBoardLogger's has event
+files, which `event_runs` reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read the points of a run at once, their number, or their statistics."""
+"""Read all points of a run as series, count them, or compute their statistics."""
 
 from __future__ import annotations
 

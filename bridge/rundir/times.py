@@ -1,4 +1,4 @@
-"""Ages of files, and the times of rows: read from the time column, or estimated."""
+"""Tell the ages of files, and the times of rows: from the time column, or estimated."""
 
 from __future__ import annotations
 
