@@ -66,7 +66,7 @@ def serve(interface: Interface, log: Path) -> Iterator[None]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches only us, and one signal ends the server with everything that it started.
+        # A separate session: Ctrl-C reaches only this process, and one signal ends the server with all its children.
         process = subprocess.Popen(  # noqa: S603 - the command line is the exporter's own
             interface.argv,
             stdin=subprocess.DEVNULL,

@@ -1,9 +1,9 @@
 """Export: bring runs into a target, and each time only what is new.
 
-`export_runs` gathers the runs, asks the target for the state of each, and lets `bridge.sync.parallel` bring them in.
-Runs that are known to be unchanged are not even read (`bridge.sync.unchanged`).
-`export_run` does one run: it reads what lies past the target's cursor, delta by delta, and hands each to the target. A
-dry run takes the same way with a target that touches nothing.
+`export_runs` gathers the runs, asks the target for the state of each, and exports them with `bridge.sync.parallel`.
+Runs that are known to be unchanged are not even read (`bridge.sync.unchanged`). `export_run` exports one run: it reads
+the run directory past the target's cursor, delta by delta, and passes each delta to the target. A dry run does the same
+with a target that touches nothing.
 """
 
 from __future__ import annotations
@@ -231,9 +231,9 @@ def export_run(
 
 @dataclass(slots=True)
 class _RunExport:
-    """One run on its way into its target.
+    """The export of one run.
 
-    `done` sums up what was sent so far. `action` and `reason` are those of the report. `sent` is as in `export_run`.
+    `done` sums up what was sent so far. `action` and `reason` are for the report. `sent` is as in `export_run`.
     """
 
     task: ExportTask
@@ -252,15 +252,15 @@ class _RunExport:
         """
         for _ in range(MOST_CONFLICTS):
             with suppress(ConflictError):
-                return self._carry_out()
+                return self._attempt()
             run = self.task.run
             self.task = with_fields(self.task, state=self.exporter.cursors([run])[run.identity], rebuild=False)
             if not self.done.points:
                 self.action, self.reason = Action.UNCHANGED, ""
-        return self._carry_out()
+        return self._attempt()
 
-    def _carry_out(self) -> RunReport:
-        """Send what is new, or rebuild the target, and return the report."""
+    def _attempt(self) -> RunReport:
+        """Send what is new, or rebuild the target, and return the report. Raises ConflictError as the target does."""
         state = self.task.state
         if state.error is not None:
             raise state.error

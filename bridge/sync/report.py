@@ -1,8 +1,7 @@
 """The reports of an export and of a verify, run by run, and their JSON.
 
-`--json` prints these structs as they are.
-docs/reference/json-export.md and json-verify.md describe them, and their JSON
-schemas are made of them.
+`--json` prints these structs as they are. docs/reference/json-export.md and json-verify.md describe them, and the JSON
+schemas there are generated from them.
 """
 
 from __future__ import annotations

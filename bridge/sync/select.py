@@ -140,7 +140,7 @@ def select(runs: Iterable[T], selection: Selection) -> list[T]:
 
 
 def describe_left_out(runs: Iterable[T], selection: Selection) -> str:
-    """Return a sentence on the runs that `top` would rank but for their status; "" if there are none."""
+    """Return a sentence on the runs that `top` leaves out because of their status; "" if there are none."""
     if selection.top is None or selection.statuses:
         return ""
     others = tuple(status for status in Status if status not in selection.wanted_statuses)

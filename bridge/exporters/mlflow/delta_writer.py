@@ -1,4 +1,4 @@
-"""Write deltas into one MLflow run: points, facts, files, and the cursor last."""
+"""Write deltas into one MLflow run: files first, then points and facts, and the cursor last."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ ADJUSTED_OPTIONS = ("best", "checkpoints")
 
 @dataclass(slots=True)
 class _DeltaWork:
-    """One delta on its way after `cursor`: the `update` of the run, and `sent` and `extra` of the new cursor.
+    """The write of one delta past `cursor`: the `update` of the run, and `sent` and `extra` of the new cursor.
 
-    `keys` maps each metric to its key. These are the entries of `extra`, each of them absent if it has nothing to say:
+    `keys` maps each metric to its key. `extra` may have these entries:
 
     - `files`, `maps`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_full_texts`,
       `add_checkpoints`).
     - `bests`: the keys of the metrics that `--best` added.
-    - `odd_media`: true if some tags of media were changed, so MEDIA_FILE must be read.
-    - `pending`: true if the artifact store failed, so the next export sends the files.
+    - `odd_media`: true if some tags of media were renamed; MEDIA_FILE maps them back.
+    - `pending`: true if the artifact store failed; the next export sends the files.
     """
 
     delta: Delta
@@ -82,10 +82,10 @@ class _DeltaWork:
 
 @dataclass(slots=True)
 class DeltaWriter:
-    """Writes deltas into one MLflow run: files first, then points and facts, the cursor with the last.
+    """Writes deltas into one MLflow run: files first, then points and facts, and the cursor last.
 
-    `found` is the run as it is now, in `experiment`. `before_last` is called before the last cursor of an export is
-    written, and may return the run as it is then. With `is_new` the first write creates the run.
+    `found` is the run as MLflow holds it now, in `experiment`. `before_last` is called before the last delta of an
+    export is written; it may return the run as MLflow holds it then. With `is_new` the first write creates the run.
     """
 
     store: MlflowStore
@@ -98,7 +98,7 @@ class DeltaWriter:
     is_new: bool = False
 
     def write_delta(self, delta: Delta) -> Applied:
-        """Bring `delta` in. Raise TargetError; RebuildNeededError with nothing changed."""
+        """Write `delta` and its cursor. Raise TargetError, or RebuildNeededError if only a new run can hold `delta`."""
         cursor = cursor_of(self.found) or Cursor(self.run.identity, str(self.run.path))
         self._check_leftovers(delta, cursor)
         keys = self._metric_keys(delta, cursor)
@@ -118,7 +118,7 @@ class DeltaWriter:
         return Applied(points=delta.points, media=len(delta.media), bytes=size, notices=tuple(work.notices))
 
     def _metric_keys(self, delta: Delta, cursor: Cursor) -> dict[str, str]:
-        """Return the key of each metric. A delta without new rows may not name the metrics, so ask MLflow's run."""
+        """Return the key of each metric. A delta without new rows may name no metrics; then MLflow's run names them."""
         if delta.metrics:
             return keys_of(delta.metrics, dict(self.content.rename), ignores_case=self.store.ignores_case)
         text: str | bytes | None = self.found.tags.get(Tag.NAMES)

@@ -1,7 +1,7 @@
 """Compute what MLflow shows of a run beside points and files: name, status, times, params, tags and notes.
 
-`facts_of` turns a run directory's facts into MLflow's words, within MLflow's limits. `user_edits` and `FieldUpdates`
-compare them with what a run in MLflow holds.
+`facts_of` turns a run directory's facts into MLflow's words, within MLflow's limits. `delta_writer` compares them with
+what the run in MLflow holds.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class RunFacts:
 
     @property
     def sent(self) -> dict[str, str]:
-        """Return the part that a cursor keeps. It is made anew each time."""
+        """Return the entries of `Cursor.sent`: digests of these facts, and status, start and end as plain text."""
         params = self.params
         lasting = {key: value for key, value in params.values.items() if key not in params.volatile}
         return {
@@ -206,7 +206,10 @@ class RunFacts:
 
 
 def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -> RunFacts:
-    """Return the facts of `run` as MLflow is to show them, in a database that ignores the case of keys if so."""
+    """Return the facts of `run` as MLflow is to show them.
+
+    `ignores_case` is true for a database that takes `Loss` and `loss` for one key.
+    """
     redaction = Redaction(content.redact)
     unsupported = _with_nul(run)
     notices = [

@@ -1,8 +1,8 @@
 """MLflow's tracking store and model registry on run directories, with the names and facts of an export.
 
 MLflow's search works on `Searched`, which takes from a run's record only what a filter asks for. The runs that are
-shown are read from their directories, as by an export. Whatever would write is refused with status 403, but for edits
-of names, descriptions and tags, if they are allowed.
+shown are read from their directories, as by an export. Every write is refused with status 403, except edits of
+names, descriptions and tags where these are allowed.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class LiveStore(AbstractStore):
         return entity
 
     def _params_and_tags(self, run: LiveRun) -> tuple[Mapping[str, str], dict[str, str]]:
-        """Return the params of a run, and its tags but for those that media need."""
+        """Return the params of a run, and its tags without those for media."""
         if _is_parent(run):
             notes = self._summary(run).description(_experiment_id(run))
             return {}, {Tag.NAME: self.info(run).run_name, Tag.SWEEP: run.record.name, Tag.NOTES: notes}

@@ -104,10 +104,10 @@ class ArtifactUpload:
         self.add(path, _json_bytes(data))
 
     def add_file(self, path: str, file: RunFile, *, data: bytes | None = None, what: str | None = None) -> bool:
-        """Add a file of the run directory at `path`. Return False if it is gone or no longer plain; `what` names it.
+        """Add a file of the run directory at `path`. Return False, after a notice on `what`, if it cannot be opened.
 
-        `data` are its bytes, if they were read already.
-        A file that is longer than its request says would spoil the next request, so files of rows are copied first.
+        `data` are its bytes, if they were read already. metrics.csv and media.jsonl are copied before they are sent: a
+        file that grew beyond the length that its request states would spoil the next request.
         """
         if data is not None:
             self.add(path, data)

@@ -47,7 +47,7 @@ class KeyRows:
 
     @classmethod
     def of(cls, key: str, timestamp: Sequence[int], step: Sequence[int], value: Sequence[float]) -> KeyRows:
-        """Return rows with any values."""
+        """Return rows with the given values; NaN and infinities become what MLflow stores instead."""
         values = np.array(value, np.float64)
         is_nan = np.isnan(values)
         return cls(key, np.array(timestamp, np.int64), np.array(step, np.int64), _storable(values, is_nan), is_nan)

@@ -46,10 +46,10 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class FoundRun:
-    """One run as MLflow holds it. `status` is MLflow's word, times are in milliseconds.
+    """One run as MLflow holds it, or as it is to be created. `status` is MLflow's word, times are in milliseconds.
 
-    `tags` are all of its tags or those that were asked for. `metrics` are its latest values, `latest` their steps and
-    times if MLflow's client told them.
+    `tags` are all of its tags, or only those that were asked for. `metrics` are its latest values. `latest` are the
+    steps and times of these values; it is empty if the run was read from a database.
     """
 
     run_id: str

@@ -1,7 +1,7 @@
-"""Find the run of MLflow that belongs to a run directory, and what people edited in it.
+"""Find experiments and runs in one MLflow, choose the target of each run directory, and tell what people edited.
 
-A run is found by its tag `mlflow.bridge.uid`, within one experiment. `MlflowStore` is one MLflow: its experiments, and
-its runs either in a database that `write_db` knows, or behind MLflow's client (`write_api`).
+`MlflowStore` finds a run by its tag `mlflow.bridge.uid`, within one experiment. It reaches the runs in a database
+(`write_db`), or else through MLflow's client (`write_api`).
 """
 
 from __future__ import annotations
@@ -348,7 +348,7 @@ class MlflowStore:
         self._reset()
 
     def take_notes(self) -> tuple[str, ...]:
-        """Return remarks about how this MLflow is reached, each one once."""
+        """Return the notes on how this MLflow is reached, and forget them, so that each is reported once."""
         with self._lock:
             notes, self.notes = tuple(self.notes), []
             return notes
@@ -450,7 +450,7 @@ class MlflowStore:
                     experiment = None
                     if not self.is_absent and name.id.isdigit():
                         with contextlib.suppress(TargetRefusedError):
-                            experiment = self._experiments_of.experiment_by_id(name.id)
+                            experiment = self._experiment_source.experiment_by_id(name.id)
                     name = name.resolved(experiment)
                 self._naming = name
             return self._naming
@@ -468,9 +468,9 @@ class MlflowStore:
         with self._lock:
             if not create and self.is_absent:
                 return None
-            found = self._experiments.get(name) or self._experiments_of.experiment(name)
+            found = self._experiments.get(name) or self._experiment_source.experiment(name)
             if found is None:
-                found = self._experiments_of.experiment_with_tag(Tag.EXPERIMENT, name)
+                found = self._experiment_source.experiment_with_tag(Tag.EXPERIMENT, name)
                 if found is not None:
                     self.notes.append(f"The experiment {name!r} is now called {found.name!r}.")
             if found is None and create:
@@ -485,15 +485,15 @@ class MlflowStore:
         with self._lock:
             known = next((one for one in self._experiments.values() if one.id == experiment_id), None)
             if known is None:
-                found = self._experiments_of.experiment_by_id(experiment_id)
+                found = self._experiment_source.experiment_by_id(experiment_id)
                 if found is None:
                     raise TargetRefusedError(f"{self.address.shown} has no experiment {experiment_id}.")
                 known = self._experiments[found.name] = self._checked(found)
             return known
 
     @property
-    def _experiments_of(self) -> Database | ApiRuns:
-        """Return what knows of experiments: the tracking URI's own database, else MLflow's client."""
+    def _experiment_source(self) -> Database | ApiRuns:
+        """Return the place of experiments: the database of the tracking URI itself, or else MLflow's client."""
         return self.api if self._database_uri else self.runs
 
     def artifact_folder(self, experiment: Experiment, run_id: str) -> Path | None:

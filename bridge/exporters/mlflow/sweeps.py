@@ -201,7 +201,7 @@ class ParentSummary:
         return "\n\n".join(parts)
 
     def _groups(self) -> list[tuple[dict[str, str], list[str]]]:
-        """Return the settings that differ, but for seeds, with the runs of each; none if no two runs share them."""
+        """Return the settings that differ, except seeds, with the runs of each; none if no two runs share settings."""
         keys = {key for child in self.children for key in child.params if not _is_seed(key)}
         differing = sorted(key for key in keys if len({child.params.get(key) for child in self.children}) > 1)
         if not any(_is_seed(key) for child in self.children for key in child.params):

@@ -65,7 +65,7 @@ class Tables:
         return RunTables(self, run_id)
 
     def hold(self, table: str, key: str, run_id: str, values: tuple[object, ...]) -> None:
-        """Set or replace the row of `key` in one of the tables of _SET_COLUMNS, in time."""
+        """Hold back a row of one of the tables of _SET_COLUMNS. `write_held` sets or replaces it."""
         self._held.setdefault(table, {})[key, run_id] = values
 
     def write_held(self) -> None:
@@ -186,8 +186,8 @@ class RunTables:
         held = self._latest(sorted(wanted))
         self._set_latest({key: row for key, row in wanted.items() if key not in held or row[0] > held[key]})
 
-    def find_latest(self, keys: Iterable[str]) -> None:
-        """Update the latest metrics of `keys`, which lost points and got none."""
+    def search_latest(self, keys: Iterable[str]) -> None:
+        """Update the latest metrics of `keys` from all points that are left: these keys lost points and got none."""
         found: dict[str, tuple[LatestValue, bool]] = {}
         for key in sorted(keys):
             for row in self._rows(_FIND_LATEST, key=key):

@@ -1,4 +1,4 @@
-"""One MLflow run as the target of one run directory: find or create it, bring deltas in, replace it, read it back."""
+"""One MLflow run as the target of one run directory: find or create it, apply deltas, replace it, read it back."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MlflowTarget:
         self._reader: RunReader | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Bring `delta` in. Raise ConflictError if another export has written to the run, unless it did the same."""
+        """Write `delta`. Raise ConflictError if another export has written to the run, unless it wrote the same."""
         self._reader = None
         try:
             if self._writer is None:
@@ -161,9 +161,10 @@ class MlflowTarget:
         )
 
     def _keep_one(self) -> FoundRun | None:
-        """Delete doubles before the last cursor, and return the run as it is now. Databases decide by run id.
+        """Delete duplicates of the run before the last cursor is written, and return the run as MLflow holds it now.
 
-        Raise ConflictError if another run is the target.
+        Do nothing in a database, where run ids keep duplicates from being created. Raise ConflictError if another run
+        is the target.
         """
         if self._store.database is not None or self._writer is None:
             return None
@@ -181,7 +182,7 @@ class MlflowTarget:
     # Replacing a run
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
-        """Fill a new run, and put it in the old one's place with what people did to the old one."""
+        """Fill a new run, then replace the old one by it. What people edited in the old run is kept."""
         self._forget()
         try:
             done, target = self._rebuild(deltas)

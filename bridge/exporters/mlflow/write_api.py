@@ -1,6 +1,6 @@
-"""Write runs through MLflow's client, in an order in which a stop at any point can be healed.
+"""Write runs through MLflow's client, in an order from which the next export recovers after a stop at any point.
 
-`MlflowClient` cannot delete points, clear an end time or replace a param. So data goes first and the cursor last.
+`MlflowClient` cannot delete points, clear an end time or replace a param. So the data goes first and the cursor last.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class ApiRuns(MlflowApi):
         return left
 
     def _log(self, run_id: str, rows: Sequence[KeyRows], fields: Fields) -> None:
-        """Send what one request takes, also where the server holds some of the points already.
+        """Send the points and fields of one request, even if the server holds some of the points already.
 
         Servers up to 3.8 refuse a request for several metrics of which they hold some points, however often it is sent.
         They accept the missing points of one metric, at most 100 at a time.
@@ -127,9 +127,8 @@ class ApiRuns(MlflowApi):
     def _log_batch(self, run_id: str, rows: Sequence[KeyRows], fields: Fields) -> None:
         """Log points, params and tags in one request. MLflow stores params first, then points, then tags.
 
-        MLflow's client makes five objects of a point and needs eight times as long as the code here. This writes the
-        body of the same request to the same documented endpoint. The client is for stores that are not reached over
-        HTTP.
+        Over HTTP, write the body of the request here: MLflow's client makes five objects of each point, and takes eight
+        times as long to send the same body to the same documented endpoint. Use the client for all other stores.
         """
         if self.address.uri.startswith(("http://", "https://")):
             headers = {"Content-Type": "application/json"}

@@ -1,7 +1,7 @@
 """Write runs straight into MLflow's SQLite or PostgreSQL database, and look them up there.
 
-This module and `tables` bypass MLflow's client. What they leave in MLflow's tables cannot be told from what
-`MlflowClient` leaves. They need SQLAlchemy and never import mlflow. Other databases go through the client.
+This module and `tables` bypass MLflow's client, but write the same rows as `MlflowClient`. They need SQLAlchemy and
+never import mlflow. Databases of other kinds are reached through the client (`write_api`).
 """
 
 from __future__ import annotations
@@ -131,11 +131,10 @@ def _translate_errors(engine: Engine) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The writer
+# The database
 
 _PAUSES_S = (0.2, 0.4, 0.8)
 """Seconds before each further try of a transaction."""
-
 
 _ROWS_AT_ONCE = 50_000
 """Points that are held as rows while a history is read."""
@@ -150,7 +149,7 @@ _POINTS_TOGETHER = 50_000
 
 
 class Database:
-    """MLflow's database, opened for bulk writing. Safe to use from several threads; cannot be pickled."""
+    """MLflow's database, opened for look-ups and bulk writes. Safe to use from several threads; cannot be pickled."""
 
     def __init__(self, engine: Engine, bulk: SqliteBulk | PostgresBulk) -> None:
         self._engine = engine
@@ -162,7 +161,7 @@ class Database:
 
     @classmethod
     def open(cls, uri: str, *, note: Callable[[str], None]) -> Self | None:
-        """Return the SQLite or PostgreSQL database at `uri`, None if its schema is unknown. `note` is told the reason.
+        """Return the SQLite or PostgreSQL database at `uri`. If its schema is unknown, call `note` and return None.
 
         Never create or migrate a schema. Raise TargetUnavailableError if the database does not answer.
         """
@@ -457,7 +456,7 @@ def _write_one(run: RunTables, update: RunUpdate, *, again: bool) -> RunUpdate |
     run.delete_keys(update.deleted_keys)
     run.insert(rows)
     run.set_latest(rows)
-    run.find_latest(gone - {part.key for part in rows})
+    run.search_latest(gone - {part.key for part in rows})
     for best_key, (key, sign) in sorted(update.bests.items()):
         logged = next((part for part in rows if part.key == key), None)
         run.set_best(best_key, key, sign, logged, is_rewind=update.replace_from is not None)

@@ -129,8 +129,8 @@ def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[st
 def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notice:
     """Return the picture that TensorBoard shows for `event`, or the notice that says why there is none.
 
-    Nothing of a picture is decoded but its header. With `look`, for a list of pictures, nothing else is read either,
-    of a video its first frame, and no data are returned.
+    Only the header of a picture is decoded. With `look`, read only this header, or the first frame of a video, and
+    return no data: a list of pictures needs no more.
     """
     refusal = _refuse(event)
     if refusal is not None:
