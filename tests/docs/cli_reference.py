@@ -57,7 +57,7 @@ def _reference() -> str:
     """Return the help of every command, as it is printed 100 columns wide."""
     parts = [
         "# The command line\n",
-        "Written from the commands' own `--help`. "
+        "Generated from the commands' own `--help`. "
         "Every option is also an environment variable: `--logdir` is `BRIDGE_LOGDIR`.\n",
     ]
     top = bridge.make_context("bridge", [], resilient_parsing=True, terminal_width=100)
