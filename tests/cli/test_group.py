@@ -99,6 +99,9 @@ def test_what_a_command_returns_is_the_exit_code() -> None:
         ([], "Usage: bridge"),
         (["exprot"], "No such command 'exprot'. Did you mean 'export'?"),
         (["lss"], "No such command 'lss'. Did you mean 'ls'?"),
+        (["cache"], "No such command 'cache'."),
+        (["export", "--max-points", "9"], "No such option"),
+        (["export", "--overlap", "all"], "No such option"),
     ],
 )
 def test_wrong_usage_is_2(words: list[str], said: str) -> None:

@@ -47,6 +47,15 @@ def test_numbers_that_no_float_holds_are_no_values(line: str, ids: list[str]) ->
     assert (code, sorted(run["run_id"] for run in json.loads(out)["runs"])) == (0, ids)
 
 
+@pytest.mark.parametrize("line", ["ls runs --run-id huge", "show huge runs", "best acc runs --run-id huge --last"])
+def test_long_numbers_keep_all_their_digits_in_json(line: str) -> None:
+    """A whole number of more than 64 bits is that number, also when the record comes from the cache."""
+    for _ in range(2):
+        told = json.loads(call(*line.split(), "--json")[1])
+        (run,) = told.get("runs") or [told["run"]]
+        assert run["hparams"] == {"lr": HUGE}
+
+
 @pytest.mark.parametrize(
     "line",
     [

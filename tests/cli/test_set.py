@@ -46,6 +46,14 @@ def test_a_directory_without_a_sidecar_is_not_edited(run: Path) -> None:
     assert not (run / "sidecar.json").exists()
 
 
+def test_a_run_that_cannot_be_read_is_not_edited(run: Path) -> None:
+    """A broken sidecar is an error with the reason, and stays as it is."""
+    (run / "sidecar.json").write_text("{")
+    code, out, err = call("set", "runs/a", "--notes", "x")
+    assert (code, out, "sidecar.json cannot be read" in err) == (1, "", True)
+    assert (run / "sidecar.json").read_text() == "{"
+
+
 def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a training writes its sidecar between read and write, the edit is applied to what it wrote."""
     from bridge.rundir import edit
@@ -68,10 +76,11 @@ def test_an_edit_waits_for_nobody_and_overwrites_nobody(run: Path, monkeypatch: 
         (["a", "runs"], "Nothing to change: give --name, --notes, --tag, --archive or --unarchive."),
         (["a", "runs", "--tag", "new"], "--tag takes +TAG or -TAG, not 'new'."),
         (["nobody", "runs", "--notes", "x"], "No run 'nobody' in runs."),
+        (["aa", "runs", "--notes", "x"], "Hint: Did you mean a? "),
     ],
 )
 def test_wrong_usage(run: Path, words: list[str], said: str) -> None:
-    """No change, a tag without a sign, and an unknown run are wrong usage."""
+    """No change, a tag without a sign, and an unknown run are wrong usage; the nearest id is suggested."""
     code, out, err = call("set", *words)
     assert (code, out, said in err) == (2, "", True)
 

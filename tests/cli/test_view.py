@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 from bridge.exporters.contract import Interface
 from bridge.view import free_port, serve, tunnel
-from tests.cli.calling import spawn
+from tests.cli.calling import call, spawn
+from tests.run_dirs import make_run
 from tests.servers import viewing
 
 if TYPE_CHECKING:
@@ -62,6 +64,26 @@ def test_a_selection_of_runs(tmp_path: Path, demo_runs: Path) -> None:
         assert all(tag.startswith("val/") for tag in ask(address, "data/plugin/scalars/tags")["diverged"])
     done = spawn("view", *words, "nothing", "--no-open", cwd=tmp_path, code=1)
     assert "no run has the run id 'nothing'" in done.stderr
+
+
+def test_a_start_walks_the_folders_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the page is up each folder is listed once, since a walk over a slow file system takes long."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a", [{"step": 0, "loss": 1.0}])
+    listed: list[str] = []
+    list_folder = os.scandir
+
+    def count(path: Any) -> Any:
+        listed.append(str(path))
+        return list_folder(path)
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "scandir", count)
+    monkeypatch.setattr("bridge.cli.view.pause", stop)
+    assert call("view", runs, "--to", "tensorboard", "--no-open")[0] == 0
+    assert [path for path in listed if path.startswith(str(runs))] == [str(runs), str(runs / "a")]
 
 
 def test_mlflow_shows_the_runs_in_the_view_for_training(tmp_path: Path, demo_runs: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +21,7 @@ from PIL import Image
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.live import LiveOptions, LiveRuns
 from bridge.options import ContentOptions
+from bridge.registry import store
 from bridge.sync.export import Options, export_runs
 from tests.contract.test_media import log_image, picture
 from tests.exporters.tensorboard.event_files import hex32
@@ -35,6 +37,8 @@ from tests.servers import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from bridge.live import LiveRun
 
 HEADER = ["acc", "loss", "step", "wall_time"]
 
@@ -65,10 +69,17 @@ def hparams(address: str, place: str, **body: Any) -> Any:
 
 
 def sessions(address: str) -> dict[str, Any]:
-    """Return what HPARAMS shows, by trial."""
+    """Return what HPARAMS shows, by trial: hyperparameters, status, and time, step and last value of each metric."""
     rows = {"allowedStatuses": [0, 1, 2, 3], "colParams": [], "startIndex": 0, "sliceSize": 99}
-    groups = hparams(address, "session_groups", **rows)["sessionGroups"]
-    return {group["name"]: (group["hparams"], group["sessions"][0].get("status", "STATUS_UNKNOWN")) for group in groups}
+    found = {}
+    for group in hparams(address, "session_groups", **rows)["sessionGroups"]:
+        (session,) = group["sessions"]
+        last = {
+            one["name"]["tag"]: (one["wallTimeSecs"], one.get("trainingStep", 0), hex32(one["value"]))
+            for one in session["metricValues"]
+        }
+        found[group["name"]] = (group["hparams"], session.get("status", "STATUS_UNKNOWN"), last)
+    return found
 
 
 def everything(address: str) -> dict[str, Any]:
@@ -166,6 +177,7 @@ def test_it_shows_event_files_as_an_export_does(tmp_path: Path) -> None:
     first = write_events(run, 0, [("loss", step, 0.1 * step, CREATED_S + step) for step in range(9)])
     append(first, event_picture("samples", 3, CREATED_S + 3, png(1)), event_picture("samples", 8, CREATED_S, png(2)))
     write_events(run, 1, [("loss", step, 0.2 * step, CREATED_S + 90 + step) for step in range(5, 7)])
+    (run / "hparams.yaml").write_text("lr: 0.1\n")  # without one a stock TensorBoard shows no metrics in HPARAMS
     age(run)
     with served(run) as address:
         live = everything(address)
@@ -179,7 +191,7 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     path = make_run(runs / "a", [{"step": 0, "loss": 1.0, "acc": 0.5}], status="running")
     (path / "heartbeat").touch()
-    step, row = 1, 1
+    step, row, params = 1, 1, {"lr": 0.1}
     with served(runs) as address:
         for look in range(3):
             for _ in range(12):
@@ -187,12 +199,12 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
                 acc = chance.random() if chance.random() < 0.5 else None
                 write_metrics(path, HEADER, [(acc, chance.random(), step, CREATED_S + row)], append=True)
                 row += 1
-            write_sidecar(path, status="running", notes=f"look {look}", tags=[f"t{look}"])
+            write_sidecar(path, status="running", hparams=params, notes=f"look {look}", tags=[f"t{look}"])
             log_image(path, look, f"{look}.png", picture(look), caption=f"caption {look}")
             if look == 2:
                 make_run(runs / "b", [{"step": 0, "loss": 1.0}])
                 write_metrics(path, HEADER, [(0.5, 0.25, step + 1, CREATED_S + row)], append=True)
-                write_sidecar(path, status="completed")
+                write_sidecar(path, status="completed", hparams=params)
             shown = everything(address)
             clean = exported(runs, tmp_path / f"look-{look}")
             steps = [one[1] for one in shown["scalars"]["a", "loss"]]
@@ -207,6 +219,39 @@ def test_it_shows_each_state_of_a_run(tmp_path: Path) -> None:
                     scalars = found["scalars"]
                     found["scalars"] = {key: [one for one in scalars[key] if one[1] != step] for key in scalars}
             assert shown == clean
+
+
+def test_of_many_pictures_the_newest_are_shown(tmp_path: Path) -> None:
+    """Of the images of a tag a page gets the last thousand steps."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    log_image(path, 0, "a.png", picture(1))
+    line = json.loads((path / "media.jsonl").read_text())
+    (path / "media.jsonl").write_text("".join(json.dumps(line | {"step": step}) + "\n" for step in range(1003)))
+    with served(tmp_path / "runs") as address:
+        shown = get(address, "plugin/images/images", run="a", tag="val/samples/0", sample="0")
+    assert [one["step"] for one in shown] == list(range(3, 1003))
+
+
+def test_curves_of_several_runs_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system is slow, one run waits while another one is read."""
+    monkeypatch.setattr(store, "_SAMPLE", 0)
+    monkeypatch.setattr(store, "_SLOW_S", -1.0)
+    for name in "ab":
+        make_run(tmp_path / "runs" / name, [{"step": 0, "loss": 1.0}])
+    both, series = threading.Barrier(2, timeout=60), LiveRuns.series
+
+    def read(live: LiveRuns, run: LiveRun) -> Any:
+        both.wait()
+        return series(live, run)
+
+    asked = {"requests": json.dumps([{"plugin": "scalars", "tag": "loss"}])}
+    with served(tmp_path / "runs") as address:
+        monkeypatch.setattr(LiveRuns, "series", read)
+        (shown,) = get(address, "plugin/timeseries/timeSeries", **asked)
+    assert {run: [point["value"] for point in points] for run, points in shown["runToSeries"].items()} == {
+        "a": [1.0],
+        "b": [1.0],
+    }
 
 
 def test_metrics_of_validation_come_first_and_no_column_is_hidden(tmp_path: Path) -> None:

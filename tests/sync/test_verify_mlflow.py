@@ -158,11 +158,20 @@ def test_a_change_in_the_database_is_found(
     assert found(run, exporter) == [expected]
 
 
-def test_a_best_that_is_another_is_found(folder: Path, run: Path, exporter: Exporter) -> None:
-    """A latest value of `--best` that is not the best is named."""
+@pytest.mark.parametrize(
+    ("statement", "sign", "held"),
+    [
+        ("UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'", "*", "-7.0"),
+        ("DELETE FROM latest_metrics WHERE key = 'acc.best'", "+", None),
+    ],
+)
+def test_a_best_that_is_another_is_found(
+    folder: Path, run: Path, exporter: Exporter, statement: str, sign: str, held: str | None
+) -> None:
+    """A latest value of `--best` that is not the best, or is missing, is named."""
     export_runs([run], exporter, BEST)
-    execute(folder, "UPDATE latest_metrics SET value = -7 WHERE key = 'acc.best'")
-    assert found(run, exporter) == [("*", "acc.best (last)", 19, "19.0", "-7.0")]
+    execute(folder, statement)
+    assert found(run, exporter) == [(sign, "acc.best (last)", 19, "19.0", held)]
 
 
 def pictures(folder: Path, ending: str) -> list[Path]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.fixtures.mlflow_server import MlflowServer
     from tests.fixtures.proxy import FaultyProxy
 
 ROWS = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(3)]
@@ -119,6 +120,16 @@ def test_a_store_that_mlflow_cannot_use(
     assert says in export_without_files(store, path)
     (check,) = verify_runs([path], store.exporter()).runs
     assert (str(check.verdict), "files that could not be stored" in check.behind.facts) == ("=", True)
+
+
+def test_files_that_a_server_keeps_follow_through_the_server(
+    server: Store, mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    """After an export that is given only the server's database, one through the server sends the files."""
+    server.client.create_experiment(server.experiment)
+    path = run_with_picture(tmp_path)
+    export_without_files(Store(mlflow_server.backend, experiment=server.experiment), path)
+    check_healed(server, path)
 
 
 def test_a_rebuild_in_a_database_whose_files_a_server_keeps(store: Store) -> None:

@@ -17,6 +17,7 @@ from bridge.rundir import read_run
 from tests.exporters.mlflow.by_hand import file_of, run_of
 from tests.exporters.mlflow.pictures import encoded, event_of, moving_gif
 from tests.run_dirs import make_run
+from tests.security.harms import png_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,13 +70,24 @@ def test_every_kind_of_pixel_has_a_small_picture(store: Store, tmp_path: Path, m
     assert len(store.files("images")) == 2
 
 
-def test_a_picture_that_cannot_be_decoded_is_kept_as_a_file(store: Store, tmp_path: Path) -> None:
-    """A broken image is kept as a file with a notice, outside of the grid."""
-    broken = encoded("png")[:40]
-    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, broken, "png"),))
+@pytest.mark.parametrize(("data", "form"), [(encoded("png")[:40], "png"), (encoded("tiff"), "tiff")])
+def test_a_picture_that_cannot_be_shown_is_kept_as_a_file(store: Store, tmp_path: Path, data: bytes, form: str) -> None:
+    """A broken image and a TIFF are kept as files with a notice, outside of the grid."""
+    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, data, form),))
     assert [notice.kind for notice in applied.notices] == [NoticeKind.NOT_SHOWABLE]
-    assert [store.artifact(path) for path in store.files("media")] == [broken]
+    assert [store.artifact(path) for path in store.files("media")] == [data]
     assert "images" not in {path.partition("/")[0] for path in store.files()}
+
+
+def test_a_picture_with_broken_pixels_has_a_grey_preview(store: Store, tmp_path: Path) -> None:
+    """A PNG whose checksums are right is in the grid as it is, although its pixels cannot be decoded."""
+    data = png_of(40, 20, b"right checksums")
+    applied = store.export(run_of(), ROWS, media=(event_of(tmp_path, data, "png"),))
+    assert applied.notices == ()
+    full, small = (store.artifact(path) for path in sorted(store.files("images"), key=lambda path: path[-3:] != "png"))
+    assert full == data
+    with Image.open(io.BytesIO(small)) as preview:
+        assert (preview.size, preview.convert("RGB").getcolors()) == ((256, 128), [(1 << 15, (128, 128, 128))])
 
 
 def test_media_are_read_back_with_tag_step_index_digest_and_caption(store: Store, tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_columns_are_the_best_the_params_that_differ_and_the_status(any_store: S
     }
 
 
+def test_a_renamed_best_is_shown_under_its_new_name(any_store: Store) -> None:
+    """With `--rename` the view has the best values and sorts by them."""
+    export(any_store, 1, ContentOptions(best=("val/acc:max",), rename=(("val/acc", "score"),)))
+    state = view_of(any_store)[1]
+    best = "metrics.`score.best`"
+    assert (state["orderByKey"], state["selectedColumns"]) == (best, [best, "metrics.`score`"])
+
+
 def test_without_a_best_it_is_sorted_by_the_start(any_store: Store) -> None:
     """Without a best metric the view sorts by start and shows validation metrics first."""
     export(any_store, 1, ContentOptions())

@@ -45,7 +45,10 @@ MANY = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(2500)]
 
 
 def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, tmp_path: Path) -> None:
-    """A server holds the same points, params, tags, media and files as a database, and they are read back alike."""
+    """A server holds the same points, params, tags, media and files as a database, and they are read back alike.
+
+    `.bridge-target` says what each of the other files is.
+    """
     folder = tmp_path / "first"
     folder.mkdir()
     (folder / "hparams.yaml").write_text("lr: 0.1\n")
@@ -69,6 +72,16 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
     assert [astuple(item) for item in ours.media] == [astuple(item) for item in theirs.media]
     for name in ("params", "tags", "notes", "name", "status", "start", "end", "truncated", "unsupported"):
         assert getattr(ours, name) == getattr(theirs, name)
+    own = [path for path in server.files() if not path.startswith(("images/", "media/"))]
+    explained = server.artifact(".bridge-target").decode()
+    assert [path for path in own if path in explained] == [
+        "bridge/captions.json",
+        "bridge/names.json",
+        "bridge/notes.md",
+        "bridge/params.json",
+        "hparams.yaml",
+    ]
+    assert len(own) == 6
 
 
 def test_mlflow_prints_no_addresses(

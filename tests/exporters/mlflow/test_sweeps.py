@@ -57,6 +57,16 @@ def test_children_are_nested_below_one_parent_with_a_summary(store: Store) -> No
     )
 
 
+def test_a_renamed_best_is_summarized_under_its_new_name(store: Store) -> None:
+    """With `--rename` the parent's metrics and its table have the metric's new name, and its best value."""
+    content = ContentOptions(best=("acc:max",), rename=(("acc", "score"),))
+    for number, value in ((1, 0.6), (2, 0.9)):
+        store.export(_child(number), _rows(value), content=content)
+    parent = _parent(store)
+    assert parent.data.metrics == {"score": 0.75, "score.best": 0.9}
+    assert "\n| score | 0.75 ± 0.2121 | 0.6 | 0.9 | [trial-2]" in parent.data.tags["mlflow.note.content"]
+
+
 def test_a_summary_follows_its_children(any_store: Store) -> None:
     """A summary follows its children, downwards too; an edited description stays."""
     store = any_store
