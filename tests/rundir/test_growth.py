@@ -216,6 +216,18 @@ def test_a_rewind_replaces_all_points_from_the_lowest_changed_step(run_dir: Path
     assert delta.reason == "metrics.csv:6: loss goes back from step 3 to step 1; 1 point no longer counts"
 
 
+def test_a_rewind_reads_the_rows_before_it_once(tmp_path: Path) -> None:
+    """The reading that finds a rewind gives its points. Besides, the lines before it are counted, for the reason."""
+    path = write_sidecar(tmp_path / "run")
+    write_metrics(path, HEADER, [[step / 7, step, CREATED_S + step] for step in range(50_000)])
+    cursor = look(path).after
+    write_metrics(path, (), [[9.0, 49_000, CREATED_S + 50_000]], append=True)
+    before = _read_so_far()
+    delta = look(path, cursor, replaces=True)
+    assert (delta.kind, delta.replace_from, delta.points) == (DeltaKind.REWIND, 49_000, 1000)
+    assert _read_so_far() - before < (path / "metrics.csv").stat().st_size * 2.5
+
+
 def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
     """A cursor with a step of missing points makes the next delta replace them."""
     cursor = look(run_dir).after.with_(replacing=1)
