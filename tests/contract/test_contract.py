@@ -14,9 +14,10 @@ import pytest
 
 from bridge import model as cursor_module
 from bridge.errors import NewerFormatError, TargetError
-from bridge.model import DeltaKind, NoticeKind, Status, sent_facts
+from bridge.model import CURSOR_FORMAT, DeltaKind, NoticeKind, Status, sent_facts
 from bridge.options import ContentOptions
 from bridge.rundir import read_run
+from bridge.sync.export import export_runs
 from tests.contract.bench import Bench, points_of
 from tests.deltas import notices_of
 from tests.run_dirs import CREATED_S, make_run, write_metrics, write_sidecar
@@ -292,12 +293,17 @@ def test_a_cursor_of_a_newer_bridge_stops_its_run(
     bench: Bench, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A target written by a newer bridge is refused and left unchanged."""
-    with monkeypatch.context() as newer:
-        newer.setattr(cursor_module, "CURSOR_FORMAT", 99)
-        bench.export(path)
-    with bench.make(tmp_path / "target") as later:
-        run = read_run(path)
-        assert isinstance(later.cursors([run])[run.identity].error, NewerFormatError)
+    monkeypatch.setattr(cursor_module, "CURSOR_FORMAT", 99)
+    bench.export(path)
+    run = read_run(path)
+    before = bench.cursor(run), comparable(bench.read(path))
+    with monkeypatch.context() as older:
+        older.setattr(cursor_module, "CURSOR_FORMAT", CURSOR_FORMAT)
+        grow(path, (0.5, 0.125, 4))
+        with bench.make(tmp_path / "target") as later:
+            assert isinstance(later.cursors([run])[run.identity].error, NewerFormatError)
+            assert [line.failed for line in export_runs([path], later).runs] == [True]
+    assert (bench.cursor(run), comparable(bench.read(path))) == before
 
 
 def test_an_exporter_is_used_again(bench: Bench, path: Path) -> None:

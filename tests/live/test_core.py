@@ -151,6 +151,7 @@ def test_the_facts_of_a_record_are_those_of_the_directory(tmp_path: Path) -> Non
         make_run(tmp_path / "runs" / name, ROW, hparams={"seed": seed}, sessions=sessions, tags=["x:1"], notes="n")
     for _ in range(2):  # read from the directories, then from the cache
         live = live_runs(tmp_path / "runs")
+        assert names(live) == ["a", "b"]
         for run in live.runs().values():
             whole = read_run(Path(run.record.run_dir))
             assert facts_of(live.facts(run), ContentOptions()) == facts_of(whole, ContentOptions())

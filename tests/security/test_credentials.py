@@ -6,7 +6,7 @@ import base64
 import http.server
 import json
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -64,9 +64,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
     """Answers every request with a status and everything that it received, with credentials in every form."""
 
     status = 401
+    received: ClassVar[list[str]] = []
 
     def _answer(self) -> None:
         sent = self.headers.get("Authorization", "")
+        self.received.append(sent)
         pair = base64.b64decode(sent.partition(" ")[2] or b"").decode(errors="replace")
         body = f"{sent} | {pair} | http://{pair}@{self.headers['Host']}{self.path}".encode()
         self.send_response(self.status)
@@ -128,7 +130,9 @@ def test_credentials_in_the_environment(
     monkeypatch.setattr(Echo, "status", 500)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv(name, password)
-    commands(scene, f"http://127.0.0.1:{echo.server_port}")
+    seen = commands(scene, f"http://127.0.0.1:{echo.server_port}")
+    assert [one.code for one in seen] == [1, 1, 1, 1, 1, 0, 0]
+    assert any(form in sent for form in forms(password) for sent in Echo.received)  # so the answers held them
     assert_unseen(scene, password)
 
 

@@ -54,7 +54,10 @@ def signs(report: VerifyReport) -> list[str]:
 
 
 def event_files(logdir: Path) -> list[Path]:
-    return sorted(file for file in logdir.rglob("*tfevents*") if file.is_file())
+    """Return the three event files of the run."""
+    found = sorted(file for file in logdir.rglob("*tfevents*") if file.is_file())
+    assert len(found) == 3
+    return found
 
 
 def test_an_exported_run_is_the_same(run: Path, exporter: Exporter) -> None:
