@@ -142,7 +142,7 @@ class MetricsFile:
                 os.close(descriptor)
 
     def _is_open(self) -> bool:
-        """Return whether the file is open, and not another one by now."""
+        """Return whether the file is open and was not removed or replaced."""
         try:
             return self._descriptor is not None and os.fstat(self._descriptor).st_nlink > 0
         except OSError:  # another machine replaced the file in a network file system

@@ -42,7 +42,7 @@ OnExisting = Literal["resume", "new", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of a run. `token` names this start of it, in whatever process the start goes on."""
+    """The options of a run. `token` names this start of the run, which may continue in other processes."""
 
     run_dir: Path
     run_id: str
@@ -67,7 +67,7 @@ class Settings:
     ) -> Settings:
         """Return the settings of a new start. A SLURM array job gets the tag `sweep:ID`.
 
-        Raises ValueError if an option cannot be what it is.
+        Raises ValueError for an invalid option.
         """
         if "://" in str(run_dir):
             raise ValueError(f"run_dir must be a directory in this machine's file system, not {run_dir}.")
@@ -123,11 +123,9 @@ def refuse_existing(settings: Settings) -> None:
 
 
 def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], None]) -> OpenedRun:
-    """Make `settings.run_dir`, or read what it holds.
+    """Create `settings.run_dir`, or read what it holds: cut off torn tails, and set aside files that cannot be read.
 
-    Torn tails are cut off, and files that cannot be read are set aside.
-
-    The session is entered into the sidecar's document, which the caller writes. Raises OSError if the directory cannot
+    The session is added to the sidecar's document, which the caller writes. Raises OSError if the directory cannot
     be written, and FileExistsError if it holds a run that this start must not touch.
     """
     run_dir = settings.run_dir
@@ -170,7 +168,7 @@ def open_directory(settings: Settings, *, warn: Warn, log_info: Callable[[str], 
 def _meet_existing(settings: Settings, log_info: Callable[[str], None]) -> None:
     """Rename the run in `settings.run_dir` aside or raise FileExistsError, as `on_existing` says.
 
-    Not if this start wrote it.
+    Do nothing if this start wrote the run.
     """
     run_dir = settings.run_dir
     held = read_sidecar(run_dir)

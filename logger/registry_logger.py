@@ -255,7 +255,7 @@ class RegistryLogger(CSVLogger):
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy.
 
-        In another process it opens the directory anew; in this one all copies share a writer.
+        In another process the copy opens the directory again. In this process all copies share a writer.
         """
         return {**self.__dict__, "_experiment": None}
 
