@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _HELD = {errno.EAGAIN, errno.EACCES}
-"""What file systems say if somebody else holds the lock: Linux the first, some of other makers the second."""
+"""The errors for a lock that another process holds: Linux raises the first, some other file systems the second."""
 _POLL_S = 0.05
 
 

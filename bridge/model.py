@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from logger.sidecar import SessionEntry
 
 Scalar: TypeAlias = bool | int | float | str | None
-"""What a hyperparameter can be after flattening."""
+"""The value of a flat hyperparameter."""
 
 
 class Status(StrEnum):
-    """What is shown of a run; how a target words it is the exporter's table."""
+    """The status that is shown for a run. Each exporter has a table of its target's words for it."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -402,7 +402,7 @@ def fitting(text: str) -> str:
 
 
 class DeltaKind(StrEnum):
-    """How a run directory stands to a cursor."""
+    """The relation of a run directory to a cursor."""
 
     NEW = "new"
     """There is no cursor: everything is new."""
@@ -413,7 +413,7 @@ class DeltaKind(StrEnum):
     REWIND = "rewind"
     """New rows or media lines that overlap what the cursor covers."""
     CHANGED = "changed"
-    """What the cursor covers is no longer what the run directory holds."""
+    """The run directory no longer holds what the cursor covers."""
 
 
 class Delta(msgspec.Struct, frozen=True, eq=False):

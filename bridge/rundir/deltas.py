@@ -24,11 +24,11 @@ from bridge.rundir.resume import (
     locate,
     open_table,
     session_starts,
-    superseded_notice,
+    superseded_notices,
     without_last_step,
 )
 from bridge.rundir.rows import MODULUS, to_hex
-from bridge.rundir.series import other_run_notice
+from bridge.rundir.series import other_run_notices
 from bridge.rundir.times import Estimate
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _read_past(run: Run, cursor: Cursor | None, content: ContentOptions, options
         blocks = [state.timed(block) for part in rows if (block := state.take(part)) is not None]
         notices = state.notices(table)
         if cursor is None and not more:
-            notices += other_run_notice(run, state.last_points.points())
+            notices += other_run_notices(run, state.last_points.points())
         delta = Delta(
             run=run,
             kind=DeltaKind.NEW if cursor is None else DeltaKind.APPEND if state.rows > first else DeltaKind.SAME,
@@ -237,7 +237,7 @@ def _with_overlap(
             lowest, following = resolved, high
         if lowest and not state.late:
             break  # all new points count, and replace none
-    delta = delta.with_(blocks=tuple(added), notices=(*delta.notices, *superseded_notice(replaced, table)))
+    delta = delta.with_(blocks=tuple(added), notices=(*delta.notices, *superseded_notices(replaced, table)))
     is_behind = options.ordered and any(
         int(block.step[present].min()) <= touched[name]
         for block in added
@@ -394,8 +394,8 @@ def read_whole(
         for blocks, after in parts:
             delta = delta.with_(blocks=tuple(blocks), after=after.with_(anchors=end.anchors), more=after is not end)
             if not delta.more:
-                notices = [*state.notices(table), *superseded_notice(replaced, table)]
-                notices += other_run_notice(run, state.last_points.points())
+                notices = [*state.notices(table), *superseded_notices(replaced, table)]
+                notices += other_run_notices(run, state.last_points.points())
                 stat = table.stat if state.rows == table.total else None
                 delta = _with_media(delta.with_(notices=tuple(notices)), stat, table)
             yield delta

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TRIES = 20
-"""How often an edit is begun again because the running training wrote its sidecar in between."""
+"""Attempts at an edit, each of which fails if the running training writes its sidecar in between."""
 
 
 def edit_run(

@@ -35,7 +35,7 @@ FRESH = 300.0
 """Seconds after its last write up to which a run counts as running: a SummaryWriter writes every 120 seconds."""
 
 PLACEHOLDER = ("hp_metric", 0, -1.0)
-"""The point that Lightning writes when no metric was given for the HPARAMS page. It is no point."""
+"""The point that Lightning writes for the HPARAMS page when no metric was given. It is left out."""
 
 _MOST_SEARCHED = 1 << 20
 """Bytes of a file in which a point, tags or hyperparameters are looked for."""

@@ -102,7 +102,10 @@ class LastPoints:
         return range(len(block.names))
 
     def _check(self, block: Block, metric: int) -> LatePoints | None:
-        """Check the metric at the place `metric` of `block`; clear the points that repeat the one before them."""
+        """Return the late points of the metric at the place `metric` of `block`, None without any.
+
+        Clear the points that repeat the point before them.
+        """
         known = self._points[block.names[metric]]
         at = np.flatnonzero(block.present[metric])
         step, value = block.step[at], block.values[metric, at]
@@ -110,7 +113,7 @@ class LastPoints:
         before = known or (0, 0.0)
         steps, values = np.concatenate([[before[0]], step]), np.concatenate([[before[1]], value])
         repeated = (step == steps[:-1]) & same_values(value, values[:-1])
-        # Of points at or before an earlier step, the first and the lowest also come right after a step that is as high.
+        # `late` compares neighbours only. It finds the first and the lowest of all points at or before an earlier step.
         late = step <= steps[:-1]
         if known is None:
             repeated[0] = late[0] = False
@@ -123,7 +126,7 @@ class LastPoints:
         return LatePoints(int(step[late].min()), int(block.row[at[first]]), int(step[first]))
 
     def _advance(self, block: Block, late: Collection[str]) -> None:
-        """Move the last points on by the points of `block`; those of the metrics `late` may come in any order."""
+        """Update the last points from `block`. The points of the metrics `late` may come in any order."""
         metrics = np.flatnonzero(block.present.any(axis=1))
         # The place of each metric's last point in the block: the first one from behind.
         last = len(block.step) - 1 - block.present[metrics, ::-1].argmax(axis=1)
@@ -164,7 +167,7 @@ class Replaced:
     def add(self, rows: NDArray[np.int64], steps: NDArray[np.int64], replaced: NDArray[np.bool_]) -> None:
         """Add sequences of equal values of one metric, with the first row of each and its step.
 
-        `replaced` says which of them have a later one at the same step, the next one. They count with `close`.
+        `replaced` says which of them the next sequence replaces at the same step. `close` counts them.
         """
         at = np.flatnonzero(replaced)
         at = at[rows[at + 1] >= self.first]

@@ -282,7 +282,7 @@ def session_starts(run: Run, table: Table) -> NDArray[np.int64] | None:
     return np.array(starts, dtype=np.int64) if starts else None
 
 
-def superseded_notice(replaced: Replaced, table: Table) -> list[Notice]:
+def superseded_notices(replaced: Replaced, table: Table) -> list[Notice]:
     """Return the notice of points of `table` that were replaced within their session, if there are any."""
     detail = f"points replaced by a later value at the same step of the same session; they stay in {table.holder}"
     return [Notice(NoticeKind.SUPERSEDED, table.holder, detail, replaced.superseded)] if replaced.superseded else []

@@ -109,7 +109,7 @@ def read_summary(run: Run) -> dict[str, dict[str, Any]]:
     return {name: asdict(of) for name, of in stats.items()}
 
 
-def other_run_notice(run: Run, last_points: Mapping[str, tuple[int, float]]) -> list[Notice]:
+def other_run_notices(run: Run, last_points: Mapping[str, tuple[int, float]]) -> list[Notice]:
     """Return a notice if the event files beside the metrics.csv of `run` hold another run, since they are not read.
 
     `last_points` are step and value of the last point of each metric in metrics.csv. The event files hold another run

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bridge.sync.select import Gathered, Selection
 
 MOST_CONFLICTS = 50
-"""How often one run is begun again because another export changed its target. Each time that export has got further."""
+"""Attempts at one run while other exports change its target. Each of these exports gets further meanwhile."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

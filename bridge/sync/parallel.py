@@ -1,10 +1,10 @@
 """Bring many runs into their targets at once: each batch of runs is done here or by a `concurrent.futures` executor.
 
-A batch is one run, or several small ones where the target gains by that (`Exporter.batch`).
+A batch is one run, or several small ones if that is faster for the target (`Exporter.batch`).
 
 Executors are threads where waiting for a server dominates, processes of this machine, or a Dask cluster. A target
 with a single writer is written by this process alone. When MOST_FAULTS runs in a row fail because of the same fault of
-the target, the runs that have not begun fail with it too, instead of waiting for the target each.
+the target, the runs that have not begun fail with it too, so that they do not all wait for the target.
 
 Tasks never raise: a run's failure is its report. So whatever a future raises comes from its executor (a killed worker,
 a lost scheduler). The runs that were in flight then are tried once more, one by one in fresh executors, so that the one
@@ -63,7 +63,7 @@ TICK = 0.25
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
-    """Who exports: so many `processes`, or `threads` where waiting dominates (by default as many), or a Dask cluster.
+    """The workers of an export: processes, threads where waiting dominates (default: as many), or a Dask cluster.
 
     `dask` is a scheduler's address (`tcp://host:8786`) or the path of its scheduler file.
     """

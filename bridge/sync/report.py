@@ -58,7 +58,7 @@ class NoMatch(msgspec.Struct, frozen=True):
 
 
 def explained(error: Exception, run: object) -> tuple[str, str]:
-    """Return the `reason` and the `hint` of a report on `run`, which `error` ended. Log what is no error of ours."""
+    """Return the `reason` and the `hint` of a report on `run`, which `error` ended. Log any but a BridgeError."""
     if isinstance(error, BridgeError):
         return error.message, error.hint or ""
     log.debug("run %s failed", run, exc_info=hide_in(error))

@@ -236,7 +236,7 @@ class MlflowApi:
     def delete_unfinished(self, run_id: str) -> None:
         """Delete a rebuild, unless it was finished in the meantime.
 
-        A deleted run does not change any more. So it is looked at again, and comes back if it was finished just now.
+        Nothing changes a deleted run. So look at it again after the deletion, and restore it if it was finished before.
         """
         with contextlib.suppress(RunGoneError):
             if not self.run(run_id).is_building:

@@ -137,7 +137,7 @@ class DeltaWriter:
             raise RebuildNeededError("media that no longer count were sent by an export that was stopped")
 
     def _point_notices(self, delta: Delta, keys: Mapping[str, str]) -> list[Notice]:
-        """Return notices for metrics that were renamed, though not as users asked, and for infinite values."""
+        """Return notices for metrics that were renamed, unless `--rename` asked for it, and for infinite values."""
         rename = dict(self.content.rename)
         fresh = {name for block in delta.blocks for name in block.names}
         notices = [
@@ -158,8 +158,9 @@ class DeltaWriter:
     def _add_bests(self, work: _DeltaWork) -> None:
         """Add the metrics `NAME.best` that `--best` asks for. The run's own metric of such a name wins.
 
-        Those that are no longer asked for go. MLflow's API cannot delete them, so there they stay as they are.
-        Raise RebuildNeededError if the run logs a metric of such a name by now, or the API cannot turn a direction.
+        Best values that are no longer asked for are deleted from a database. MLflow's API cannot delete them.
+        Raise RebuildNeededError if the run itself now logs a metric of such a name, or if max and min were exchanged
+        and MLflow's API cannot delete the old best value.
         """
         update, can_delete = work.update, self.store.database is not None
         made = set(work.extra.pop("bests", ()))
@@ -188,7 +189,7 @@ class DeltaWriter:
             work.extra["bests"] = sorted(made | set(update.bests))
 
     def _add_facts(self, work: _DeltaWork) -> None:
-        """Add what differs between the run and its facts to the update. What people edited stays.
+        """Add the facts that differ from those of MLflow's run to the update. Edits of people stay.
 
         Raise RebuildNeededError for a param that is gone, or changed where it cannot be replaced.
         """

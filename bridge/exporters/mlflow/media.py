@@ -434,7 +434,7 @@ def _opened(data: bytes) -> Iterator[tuple[Image, int]]:
 
 
 _MOST_APART = 24.0
-"""The mean difference of two channels, of 255, up to which a lossy small picture is that of a full one."""
+"""The mean difference of the channels, in 0 to 255, up to which a lossy small picture shows the full one."""
 
 
 def is_preview_of(small: Path, full: Path) -> bool:
@@ -515,7 +515,7 @@ _LARGEST_MASKED = 64 << 20
 
 
 def due_files(run: Run, content: ContentOptions) -> dict[str, RunFile]:
-    """Return the files of `run` that are to be artifacts by now."""
+    """Return the files of `run` that are due as artifacts: some only once the run has ended."""
     if content.artifacts == "none":
         return {}
     names = [name for name in run.files if name not in _AT_THE_END]

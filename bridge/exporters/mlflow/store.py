@@ -153,7 +153,7 @@ def _artifact_folder(name: str) -> str:
 
 @functools.cache
 def _local_folder(location: str) -> Path | None:
-    """Return the local folder of an artifact location, None if it is none."""
+    """Return the folder of an artifact location in this file system, None for any other location."""
     parts = urlsplit(location)
     path = unquote(parts.path) if parts.scheme == "file" else parts.path
     is_local = parts.scheme in ("", "file") and not parts.netloc and path.startswith("/")
@@ -238,7 +238,7 @@ ENDED_OTHERWISE = "ended_otherwise"
 
 
 def _is_ended_as_sent(run: FoundRun, cursor: Cursor) -> bool:
-    """Return False if a stop, or somebody else, left another status or end than the cursor says."""
+    """Return False if the run has another status or end than the cursor says, after a stop or an edit."""
     status, end = cursor.sent.get("status"), cursor.sent.get("end")
     return (status is None or run.status == STATUSES[Status(status)]) and (
         not end or run.end == milliseconds(float(end))
@@ -312,7 +312,7 @@ _STATE_TAGS = frozenset(
 
 
 class MlflowStore:
-    """The MLflow at `tracking_uri`. Points and tags go past a server into `database_uri` if that is given.
+    """The MLflow at `tracking_uri`. With `database_uri`, points and tags go into the database behind the server.
 
     Can be pickled: connections and found experiments stay behind. Safe to use from several threads.
     """
@@ -335,7 +335,7 @@ class MlflowStore:
         """The parents of sweeps that were found, by experiment and sweep."""
         self._runs: Database | ApiRuns | None = None
         self._batch: contextlib.ExitStack | None = None
-        """The batch that goes on while `_runs` is not open yet, None outside of one."""
+        """The open batch, which the database joins once it is open; None outside of a batch."""
         self._naming: ExperimentName | None = None
         self._experiments: dict[str, Experiment] = {}
         self._lock = threading.RLock()

@@ -265,7 +265,7 @@ class RunTables:
         return keys
 
     def _replaced(self, update: RunUpdate) -> tuple[str, dict[str, object]]:
-        """Return the condition for the points that a rewind replaces: not those that people logged to the run."""
+        """Return the SQL condition and its values for the points that a rewind replaces. People's own points stay."""
         rows = self._rows(
             "SELECT key FROM latest_metrics WHERE run_uuid = :run AND step >= :step", step=update.replace_from
         )

@@ -143,8 +143,8 @@ class MlflowTarget:
     def _new_run(self, experiment: Experiment, tags: dict[str, str], replaces: str | None = None) -> FoundRun:
         """Return the run to be created, with `tags` and those of the run directory.
 
-        In a database the id follows from the run directory, and `replaces` if it is to take that run's place. So two
-        exports at once cannot create two. The list of user tags is not among the tags, since those are not sent yet.
+        In a database its id follows from the run's identity and from `replaces`, the run whose place it takes. So two
+        exports at once cannot create two runs. The list of user tags is missing, since user tags are sent later.
         """
         facts = self._facts
         return FoundRun(

@@ -346,7 +346,7 @@ class Database:
         """Delete a rebuild, unless it was finished in the meantime."""
         with self._transaction() as tables:
             run = tables.run(run_id)
-            # The lock comes first: a statement that waits for a lock goes on with the tags from before.
+            # Lock first: a statement that waits for a lock goes on with the tags that it read before the wait.
             if run.lock() == "active" and run.tag(Tag.BUILDING) is not None:
                 run.soft_delete({})
 
