@@ -33,6 +33,7 @@ def runs(tmp_path: Path) -> Path:
         ({"metrics": (1,)}, "metrics[0]: expected `str`, got `int`."),
         ({"rename": ("loss",)}, "rename[0]: expected `array`, got `str`."),
         ({"metric": ("loss",)}, "metric is not an option of export."),
+        ({"max_points": 9}, "max_points is not an option of export."),
         ({"target": {"logdri": "x"}}, "logdri is not an option of tensorboard."),
         ({"select": {"tag": "x"}}, "tag is not an option of select."),
     ],

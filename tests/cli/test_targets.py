@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from bridge.cli.command import command, exporter_of
 from bridge.cli.export import how_to_look
@@ -17,12 +19,18 @@ from bridge.exporters.contract import exporter_names, find_exporter
 from bridge.exporters.mlflow import MlflowExporter
 from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.options import TargetOptions
-from tests.memory_exporter import MemoryExporter
+from tests.cli.calling import call
+from tests.memory_exporter import MEMORY, MemoryExporter
+from tests.run_dirs import make_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from click.testing import Result
+
+    from bridge.model import Run
+    from bridge.options import ContentOptions
+    from tests.memory_exporter import MemoryTarget
 
 
 @command("make", example="bridge make", exits=(Exit.DONE,))
@@ -42,6 +50,28 @@ def test_exporters_are_found_by_name_or_place() -> None:
     assert {"mlflow", "tensorboard"} <= set(exporter_names())
     assert find_exporter("tensorboard") is TensorBoardExporter
     assert find_exporter("tests.memory_exporter:MemoryExporter") is MemoryExporter
+
+
+class Meeting(MemoryExporter):
+    """Waits for a server, as it were: eight runs must be on their way before the first one goes on."""
+
+    met = threading.Barrier(8, timeout=30)
+
+    def __init__(self) -> None:
+        super().__init__(capabilities=replace(MEMORY, threads=True))
+
+    def open(self, run: Run, content: ContentOptions) -> MemoryTarget:
+        """Wait for the others."""
+        self.met.wait()
+        return super().open(run, content)
+
+
+def test_eight_runs_are_sent_to_a_server_at_once(place: Path) -> None:
+    """Threads wait for a server, so their number does not depend on the cores."""
+    for number in range(8):
+        make_run(place / "runs" / f"{number}", [{"step": 0, "loss": 1.0}])
+    code, out, err = call("export", "runs", "--to", "tests.cli.test_targets:Meeting")
+    assert (code, err) == (0, ""), out
 
 
 def test_an_installed_exporter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

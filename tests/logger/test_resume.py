@@ -281,6 +281,23 @@ def test_statistics_count_what_readers_count(
     assert (found["step"], found["rows"], sidecar(tmp_path)["sessions"][0]["rows"]) == (9, rows, rows)
 
 
+@pytest.mark.parametrize("covered", [300, 200])
+def test_a_start_does_not_read_the_rows_that_the_summary_covers(tmp_path: Path, covered: int) -> None:
+    """Hundreds of thousands of rows would take seconds. A row that somebody edited shows which ones were read."""
+    writer = start(tmp_path)
+    for step in range(300):
+        writer.log_metrics({"a": 1.0}, step)
+    writer.release()
+    data = (tmp_path / "metrics.csv").read_bytes()
+    (tmp_path / "metrics.csv").write_bytes(data.replace(b",1.0\r\n", b",9.0\r\n", 1))
+    held = summary(tmp_path)
+    held["rows"] = held["metrics"]["a"]["count"] = covered
+    (tmp_path / "summary.json").write_text(json.dumps(held))
+    start(tmp_path).finalize("completed")
+    found = summary(tmp_path)["metrics"]["a"]
+    assert (found["count"], found["max"]) == (300, 1.0)
+
+
 def test_a_second_start_in_one_process_takes_over(tmp_path: Path) -> None:
     """A second logger writes the first one's rows before it continues, and the first stays usable."""
     first, second = (RegistryLogger(tmp_path / "run", "r") for _ in range(2))

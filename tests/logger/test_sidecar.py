@@ -89,6 +89,18 @@ def test_times_are_read_in_any_form(value: object, expected: float | None) -> No
     assert parse_time(value) == expected
 
 
+def test_times_are_written_as_seconds_since_the_epoch(tmp_path: Path) -> None:
+    """The times in sidecar.json and summary.json are numbers, as the original RegistryLogger writes them."""
+    began = time.time()
+    run = RunWriter.open(tmp_path, "r")
+    run.log_metrics({"a": 1.0}, 1)
+    run.finalize("completed")
+    found, summary = (json.loads((tmp_path / name).read_text()) for name in ("sidecar.json", "summary.json"))
+    times = [found[name] for name in ("created_at", "updated_at", "ended_at")]
+    times += [found["sessions"][0]["started_at"], summary["updated_at"]]
+    assert [int(began) <= at <= time.time() + 1 for at in times] == [True] * 5
+
+
 def test_others_can_read_what_the_umask_allows() -> None:
     """Another user reads all files of a run with umask 022 and none with 077."""
     require(os.getuid() == 0, "being root (to read as another user id)")

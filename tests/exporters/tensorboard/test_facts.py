@@ -12,9 +12,10 @@ from bridge.exporters.tensorboard import TensorBoardExporter
 from bridge.exporters.tensorboard.facts import metric_tags
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
-from tests.deltas import make_block, make_delta, make_model_run
+from bridge.sync.export import export_runs
+from tests.deltas import make_block, make_delta, make_model_run, notices_of
 from tests.exporters.tensorboard.event_files import events, file_of
-from tests.run_dirs import CREATED_S
+from tests.run_dirs import CREATED_S, make_run
 
 if TYPE_CHECKING:
     from bridge.exporters.contract import Applied, TargetContent
@@ -170,6 +171,15 @@ def test_texts_show_what_they_say(folder: Path) -> None:
         "<ul>\n<li>a-b_c</li>\n<li>&lt;i&gt;</li>\n<li>1. x</li>\n</ul>"
     )
     assert markdown_to_safe_html(found["run/notes"]) == "<h1>Title</h1>"
+
+
+def test_text_cells_are_no_texts(tmp_path: Path) -> None:
+    """A text cell of metrics.csv is a notice, and is in no event file."""
+    path = make_run(tmp_path / "runs" / "abc", [{"step": 0, "loss": 1.0, "phase": "warm-up"}])
+    (line,) = export_runs([path], TensorBoardExporter(tmp_path / "logs")).runs
+    assert [(notice.kind, notice.what) for notice in notices_of(line)] == [(NoticeKind.TEXT_CELL, "phase")]
+    data = b"".join(file.read_bytes() for file in (tmp_path / "logs").rglob("*tfevents*"))
+    assert (b"loss" in data, b"warm-up" in data) == (True, False)
 
 
 def test_a_metric_with_the_name_of_a_fact(folder: Path) -> None:
