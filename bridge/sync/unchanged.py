@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import pickle
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -96,6 +97,8 @@ class UnchangedRuns(msgspec.Struct):
         by_path = {str(task.run.path): task for task in tasks}
         found = [run for report in reports if (run := self._unchanged(report, by_path.get(report.path))) is not None]
         still = [self.known[report.path] for report in unread]
+        # Those of other RUNS were not looked at; without them each of two exports in turn would read all of its runs.
+        still += [run for path, run in self.known.items() if path not in self.stamps and os.path.isdir(path)]  # noqa: PTH112
         if not found and len(still) == len(self.known):
             return
         # The cache is a convenience: without room or rights for it the next export reads the runs again.

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from bridge.exporters.contract import find_exporter
 from bridge.exporters.mlflow.address import sqlite_fingerprint
+from bridge.files import cache_dir
 from bridge.options import ContentOptions
 from bridge.sync import select
 from bridge.sync.export import Options, export_runs
@@ -91,6 +92,30 @@ def test_an_unchanged_run_is_not_read(tmp_path: Path, exporter: Exporter, reads:
     for options in (given, Options(rebuild=True)):
         assert actions(export_runs([root], exporter, options)) == {"a": "rebuild", "b": "rebuild"}
     assert len(reads) == 6
+
+
+def test_exports_of_other_runs_into_one_target_forget_nothing(
+    tmp_path: Path, exporter: Exporter, reads: list[str]
+) -> None:
+    """Where each of several exports has runs of its own, all of them know what is unchanged, but for what is gone."""
+    root = tmp_path / "runs"
+    for name in "ab":
+        make_run(root / name, ROWS)
+        export_runs([root / name], exporter)
+        age(tmp_path)
+    for _ in range(3):
+        for name in "ab":
+            export_runs([root / name], exporter)
+            age(tmp_path)
+    reads.clear()
+    for name in "ab":
+        assert actions(export_runs([root / name], exporter)) == {name: "unchanged"}
+    assert reads == []
+    shutil.rmtree(root / "a")
+    write_sidecar(root / "b", notes="new")
+    assert actions(export_runs([root / "b"], exporter)) == {"b": "changed"}
+    caches = [file.read_bytes() for file in (cache_dir() / "unchanged").iterdir()]
+    assert not any(str(root / "a").encode() in cache for cache in caches)
 
 
 def test_runs_inside_checkpoints_are_named_by_every_export(tmp_path: Path, exporter: Exporter) -> None:
