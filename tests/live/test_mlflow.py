@@ -376,7 +376,7 @@ def test_a_file_that_has_grown_is_served_as_it_is_now(runs: Path) -> None:
     assert Path(artifacts.download_artifacts(path)).read_bytes() == source.read_bytes()
 
 
-def test_pictures_have_small_previews(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_have_small_previews(runs: Path) -> None:
     """The step slider finds each image in full and small size; a JPEG becomes a PNG, as in an export."""
     log_image(runs / "pictures", "photo", 1, "JPEG")
     artifacts: LiveArtifacts = plugins.artifact_repository(f"registry://{runs}")

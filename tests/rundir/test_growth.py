@@ -82,7 +82,7 @@ def test_nothing_is_opened_where_nothing_changed(run_dir: Path) -> None:
     assert (delta.kind, delta.after, opened) == (DeltaKind.SAME, cursor, [])
 
 
-def test_an_append_reads_only_the_new_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_reads_only_the_new_bytes(tmp_path: Path) -> None:
     """After an append only the first line, the 64 KiB before the cursor and the new rows are read."""
     path = write_sidecar(tmp_path / "run")
     write_metrics(path, HEADER, [[step / 7, step, CREATED_S + step] for step in range(50_000)])

@@ -81,7 +81,7 @@ def test_verify_finds_bytes_that_changed_in_an_event_file(logs: Path) -> None:
     ]
 
 
-def test_a_kind_of_run_directory_selects(logs: Path, tmp_path: Path) -> None:
+def test_a_kind_of_run_directory_selects(logs: Path) -> None:
     """`--kind` chooses by who wrote the directory, in every command; `ls` shows the kinds if there are several."""
     (logs / "csv").mkdir()
     (logs / "csv" / "metrics.csv").write_text("loss,step\n2.0,0\n")

@@ -143,7 +143,7 @@ def test_a_rebuild_in_a_database_whose_files_a_server_keeps(store: Store) -> Non
     assert (store.run().info.run_id != old, len(store.points("loss"))) == (True, 1)
 
 
-def test_a_file_that_the_store_refuses_is_not_looked_for(store: Store, tmp_path: Path) -> None:
+def test_a_file_that_the_store_refuses_is_not_looked_for(store: Store) -> None:
     """A refused file is a notice. That the server does not list it is no fault of the others."""
     asked: list[set[str]] = []
 

@@ -193,7 +193,7 @@ def test_the_newest_schema_is_read_from_the_migrations() -> None:
     assert newest_revision() == _get_latest_schema_revision()
 
 
-def test_a_history_is_that_of_mlflow_itself(uri: str, database: Database, client: MlflowClient) -> None:
+def test_a_history_is_that_of_mlflow_itself(database: Database, client: MlflowClient) -> None:
     """The columns that verify reads hold the points of MLflow's own reader, in the order of their steps and times."""
     run_id = log_with_client(client, awkward_points(7, 300))
     held = database.history(run_id, "loss")

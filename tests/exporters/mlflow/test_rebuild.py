@@ -53,7 +53,7 @@ def test_a_rebuilt_run_is_a_new_run_and_the_old_one_says_what_replaced_it(any_st
         assert (store.known(run).exists, store.known(run).extras, store.stale(run)) == (True, (), [])
 
 
-def test_what_people_did_is_carried_over(store: Store, tmp_path: Path) -> None:
+def test_what_people_did_is_carried_over(store: Store) -> None:
     """A rebuild keeps edited name, description and tags, and added files, and they still count as edited."""
     run = run_of(notes="mine", tags=("project:x", "gone:1", "stays:1"))
     store.export(run, ROWS)

@@ -156,7 +156,7 @@ def test_points_and_bests_of_one_request_come_with_the_cursor(server: Store, mon
     assert stops_at == 2
 
 
-def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store, mlflow_server: MlflowServer) -> None:
+def test_a_run_made_elsewhere_at_the_same_moment_wins_by_its_id(server: Store) -> None:
     """Of two runs made at once without a common lock the smaller id stays, and the other names it."""
     run = run_of()
     with server.exporter() as exporter:
@@ -376,9 +376,7 @@ def test_an_outage_at_any_request(faulty_proxy: FaultyProxy, scene: tuple[Run, S
     assert (store.facts(), store.content()) == (clean.facts(), clean.content())
 
 
-def test_several_runs_at_once_over_a_faulty_network(
-    faulty_proxy: FaultyProxy, mlflow_server: MlflowServer, tmp_path: Path
-) -> None:
+def test_several_runs_at_once_over_a_faulty_network(faulty_proxy: FaultyProxy, tmp_path: Path) -> None:
     """Four runs exported at once arrive complete although every fourth request fails."""
     for number in range(9):
         make_directory(

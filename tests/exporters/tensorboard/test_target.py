@@ -80,9 +80,7 @@ def test_a_delta_that_does_not_follow_is_refused(exporter: TensorBoardExporter, 
         target.apply(other)
 
 
-def test_portions_that_do_not_say_what_they_follow(
-    exporter: TensorBoardExporter, run: Run, folder: Path, tmp_path: Path
-) -> None:
+def test_portions_that_do_not_say_what_they_follow(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
     """The portions of a whole run follow each other even if only the last can be continued."""
     first = first_of(run)
     second = second_of(run, first)
@@ -196,7 +194,7 @@ def test_renames_and_clipped_values_are_losses(run: Run, tmp_path: Path) -> None
     }
 
 
-def test_what_must_be_remembered_first_is(exporter: TensorBoardExporter, run: Run, folder: Path) -> None:
+def test_what_must_be_remembered_first_is(exporter: TensorBoardExporter, run: Run) -> None:
     """Anchors of estimated times are in the state before the first point that uses them."""
     first = first_of(run)
     target = exporter.open(run, SHAPE)
