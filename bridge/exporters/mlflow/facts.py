@@ -150,7 +150,7 @@ def storable(text: str) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return seconds since the epoch as MLflow's whole milliseconds. A tie goes to the even one, as numpy's does."""
+    """Return seconds since the epoch as MLflow's whole milliseconds. Halves go to the even number, as in numpy."""
     return round(seconds * 1000.0)
 
 

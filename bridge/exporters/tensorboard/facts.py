@@ -151,14 +151,14 @@ def shown_facts(notes: str, params: Mapping[str, Scalar], tags: Sequence[str], c
     return ShownFacts(notes, masked, tuple(redaction.tag(tag) for tag in tags))
 
 
-def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[str], session: bool) -> bytes:
+def facts_file(run: Run, facts: ShownFacts, *, group: str, metrics: Collection[str], fits_hparams: bool) -> bytes:
     """Return the whole event file of a run's facts.
 
-    `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without `session`
-    the run is left out of the HPARAMS page.
+    `group` is the run's folder below the log directory, `metrics` are the tags of its metrics. Without
+    `fits_hparams` the run is left out of the HPARAMS page.
     """
     shown = []
-    if session:
+    if fits_hparams:
         start = events.session_start(session_values(facts.params), group=group, time=run.start)
         shown.append(events.session_value("_hparams_/session_start_info", start))
         status = STATUSES[run.status]
@@ -181,12 +181,12 @@ def fact_texts(facts: ShownFacts) -> dict[str, str]:
 
 
 def session_values(params: Mapping[str, Scalar]) -> dict[str, bool | float | str]:
-    """Return those of `params` that the HPARAMS page can take. It fails for all runs if a number is not finite."""
+    """Return those of `params` that the HPARAMS page can show. It fails for all runs if a number is not finite."""
     return {plain(key): value for key, value in params.items() if value is not None and _is_showable(value)}
 
 
-def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], session: bool) -> list[Notice]:
-    """Return a notice for each fact that is masked, changed or left out, or stands under another tag."""
+def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], fits_hparams: bool) -> list[Notice]:
+    """Return a notice for each fact that is masked, changed, left out, or stored under another tag."""
     own = [tag for tag in (NOTES_TAG, HPARAMS_TAG, TAGS_TAG) if tag in metrics]
     notices = suffix_notices([free_tag(tag, metrics, "text") for tag in own])
     notices += [
@@ -199,7 +199,7 @@ def fact_notices(run: Run, facts: ShownFacts, *, metrics: Collection[str], sessi
         for tag, shown in zip(run.tags, facts.tags, strict=True)
         if tag != shown
     ]
-    if not session:
+    if not fits_hparams:
         why = "a step is beyond 32 bits, which would break the HPARAMS page for all runs; they stand in TEXT"
         return [*notices, Notice(NoticeKind.LEFT_OUT, "hparams", why)]
     for key, value in facts.params.items():

@@ -95,7 +95,7 @@ class Batch:
             self.commit()
 
     def add(self, writer: FolderWriter) -> None:
-        """Take a finished write, which holds its folder's lock. Raise TargetError."""
+        """Take over a finished write with the lock of its folder. Raise TargetError."""
         self._writers[writer.folder] = writer
         if not self._is_open:
             self.commit()
@@ -106,7 +106,7 @@ class Batch:
             self.commit()
 
     def commit(self) -> None:
-        """Write the states of the writes that wait. Raise TargetError; what is not acknowledged then was taken back."""
+        """Write the states of the writes that wait. Raise TargetError after undoing what was not acknowledged."""
         writers = list(self._writers.values())
         self._writers.clear()
         if not writers:
@@ -467,8 +467,8 @@ class FolderWriter:
 
     def _write_facts(self, facts: ShownFacts) -> list[Notice]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""
-        metrics, session = set(self._tag_of.values()), self.state.fits_hparams
-        data = facts_file(self._run, facts, group=self._group, metrics=metrics, session=session)
+        metrics, fits_hparams = set(self._tag_of.values()), self.state.fits_hparams
+        data = facts_file(self._run, facts, group=self._group, metrics=metrics, fits_hparams=fits_hparams)
         old = self.state.files.get("facts")
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
@@ -477,7 +477,7 @@ class FolderWriter:
         file.write(data)
         self._finish_file("facts", file)
         self._bytes += len(data)
-        return fact_notices(self._run, facts, metrics=metrics, session=session)
+        return fact_notices(self._run, facts, metrics=metrics, fits_hparams=fits_hparams)
 
 
 @functools.lru_cache(maxsize=64)
