@@ -109,6 +109,8 @@ def clean(name: str) -> str:
     """
     parts = _REFUSED.sub("_", name).split("/")
     text = "/".join("_" if part in ("", ".", "..") else part for part in parts)
+    if text.startswith(".."):  # MLflow takes that for a path upwards, whatever follows
+        text = f"_{text[2:]}"
     if len(text) <= KEY_LIMIT:
         return text
     return f"{text[: KEY_LIMIT - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
