@@ -269,6 +269,7 @@ class PostgresBulk:
     lock_clause = " FOR NO KEY UPDATE"
 
     _COLUMNS = "key, run_uuid, is_nan, timestamp, step, value"
+    _UNIQUE_VIOLATION = "23505"
     _ROWS_A_STATEMENT = 500
 
     def set_up(self, engine: Engine) -> None:
@@ -292,18 +293,34 @@ class PostgresBulk:
             connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
 
     def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
-        """Insert the rows that do not exist yet. Of a new run none exists; others go through a temporary table."""
+        """Insert the rows that do not exist yet. Of a new run none exists.
+
+        Copy straight into the table, which needs no further right and works unless a row exists already. Then use a
+        temporary table.
+        """
         if not rows:
             return
-        table = "metrics" if is_new else "bridge_rows"
-        if not is_new:
-            connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {table} (LIKE metrics) ON COMMIT DROP")
-        _copy(connection, f"COPY {table} ({self._COLUMNS}) FROM STDIN (FORMAT binary)", _copy_data(run_id, rows))
-        if not is_new:
-            connection.exec_driver_sql(
-                f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM {table} ON CONFLICT DO NOTHING"
-            )
-            connection.exec_driver_sql(f"DROP TABLE {table}")
+        data = _copy_data(run_id, rows)
+        if is_new:
+            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
+            return
+        driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
+        savepoint = connection.begin_nested()
+        try:
+            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
+        except driver_error as error:
+            if self._UNIQUE_VIOLATION not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
+                raise
+            savepoint.rollback()
+        else:
+            savepoint.commit()
+            return
+        connection.exec_driver_sql("CREATE TEMPORARY TABLE bridge_rows (LIKE metrics) ON COMMIT DROP")
+        _copy(connection, f"COPY bridge_rows ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
+        connection.exec_driver_sql(
+            f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM bridge_rows ON CONFLICT DO NOTHING"
+        )
+        connection.exec_driver_sql("DROP TABLE bridge_rows")
 
 
 def _set_statement(table: str, columns: Sequence[str], rows: str) -> str:

@@ -220,6 +220,23 @@ def test_a_rebuild_that_is_being_finished_is_not_deleted(postgres_uri: str) -> N
     database.close()
 
 
+def test_growth_needs_no_right_to_make_temporary_tables(postgres_uri: str) -> None:
+    """Many databases leave their users no such right, and a run grows there all the same."""
+    name = postgres_uri.rpartition("/")[2]
+    user = f"limited_{name}"
+    engine = sa.create_engine(postgres_uri)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE ROLE {user} LOGIN"))
+        connection.execute(sa.text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"))
+        connection.execute(sa.text(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC"))
+    engine.dispose()
+    database = open_database(postgres_uri.replace("bridge@", f"{user}@"))
+    run_uuid = make_run(database, rows=wide_rows(2, 5))
+    database.write(run_uuid, RunUpdate("c0", wide_rows(2, 5, start=5), tags={Tag.CURSOR: "c1"}))
+    assert len(table(postgres_uri, "metrics", run_uuid)) == 20
+    database.close()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Several new runs in one transaction: all or nothing, and one that cannot be written costs no other
 
