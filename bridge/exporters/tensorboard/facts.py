@@ -45,6 +45,9 @@ NOTES_TAG, HPARAMS_TAG, TAGS_TAG = "run/notes", "run/hparams", "run/tags"
 _EXACT_INTEGERS = 2**53
 """Up to this number every integer is a float64."""
 
+_RESERVED = "_hparams_/"
+"""What HPARAMS reads begins so; a metric of such a name would be in no chart."""
+
 _IMAGE = re.compile(r"(.*)/(\d+)(?: \(image\))*", re.DOTALL)
 _SUFFIXES = re.compile(r"(?: \((?:image|text)\))+$")
 _CAPTION = re.compile(r"(.*)/caption(?: \((\d+)\))?(?: \(text\))*", re.DOTALL)
@@ -78,6 +81,8 @@ def metric_tags(
         if name in tags:
             continue
         wanted = plain(wishes.get(name, name)) or "(no name)"
+        if wanted.startswith(_RESERVED):
+            wanted = f"metric {wanted}"
         tag, number = wanted, 2
         while tag in taken:
             tag, number = f"{wanted} ({number})", number + 1

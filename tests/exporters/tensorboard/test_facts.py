@@ -192,7 +192,7 @@ def test_a_metric_with_the_name_of_a_fact(folder: Path) -> None:
 
 
 def test_tags_of_metrics() -> None:
-    """A metric's tag is its name, except for empty names, lone surrogates and collisions."""
-    names = ("val/acc@5 %", "", "\udcff", "a", "b", "b (2)")
-    tags = ("val/acc@5 %", "(no name)", "?", "b", "b (2)", "b (2) (2)")
+    """A metric's tag is its name, except for empty names, lone surrogates, the tags of HPARAMS and collisions."""
+    names = ("val/acc@5 %", "", "\udcff", "_hparams_/x", "a", "b", "b (2)")
+    tags = ("val/acc@5 %", "(no name)", "?", "metric _hparams_/x", "b", "b (2)", "b (2) (2)")
     assert metric_tags(names, (("a", "b"),)) == dict(zip(names, tags, strict=True))
