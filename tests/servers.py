@@ -98,10 +98,13 @@ def viewing(
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip(), process
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
         finally:
-            process.kill()
+            process.send_signal(signal.SIGINT)  # a kill would leave its server running
+            try:
+                code = process.wait(60)
+            finally:
+                process.kill()
+        assert code == 0
 
 
 def make_schema(uri: str, *, artifacts: str) -> None:
