@@ -253,7 +253,7 @@ def test_edits_in_the_ui_are_equal(run: Path, exporter: Exporter, client: Mlflow
     client.set_tag(run_id, "mine", "1")
     (line,) = verify_runs([run], exporter).runs
     assert (str(line.verdict), line.differences.first) == ("=", ())
-    assert {"name", "notes"} <= set(line.edited)
+    assert sorted(line.edited) == ["name", "notes", "tags.project"]
 
 
 def run_id_of(client: MlflowClient) -> str:
