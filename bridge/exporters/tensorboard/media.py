@@ -10,6 +10,7 @@ IMAGES page shows one description per tag, that of the first record.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import warnings
@@ -27,7 +28,7 @@ from bridge.exporters.tensorboard.facts import (
     image_tag,
     plain,
 )
-from bridge.files import BROKEN_PICTURE, open_file, why_broken
+from bridge.files import BROKEN_PICTURE, open_file, open_plain, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
@@ -152,9 +153,16 @@ def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notic
         return Notice(NoticeKind.UNREADABLE_MEDIA, what, f"no {kind} that can be read: {why_broken(error)}")
 
 
-@lru_cache(1 << 16)  # a list of pictures is asked for again and again
 def is_shown(event: MediaEvent) -> bool:
     """Return True if `load_image` gives a picture for `event`."""
+    with contextlib.suppress(OSError):  # a server of files that fails for a moment; the next list looks again
+        return _is_picture(event)
+    return False
+
+
+@lru_cache(1 << 16)  # a list of pictures is asked for again and again
+def _is_picture(event: MediaEvent) -> bool:
+    open_plain(event.file.path).close()
     return isinstance(load_image(event, look=True), EncodedImage)
 
 

@@ -161,6 +161,15 @@ def test_what_cannot_be_shown(tmp_path: Path, target: TensorBoardTarget, folder:
     assert target.read().unsupported >= {f"media.{path.stem}" for path in lost}
 
 
+def test_a_file_that_cannot_be_opened_for_a_moment_is_listed_later(tmp_path: Path) -> None:
+    """A live list leaves such a picture out and does not remember that."""
+    event = media_event(draw(tmp_path / "a.png"))
+    (tmp_path / "a.png").rename(tmp_path / "away.png")
+    before = media.is_shown(event)
+    (tmp_path / "away.png").rename(tmp_path / "a.png")
+    assert (before, media.is_shown(event)) == (False, True)
+
+
 def bomb(path: Path, edge: int) -> Path:
     """Return a PNG of a few bytes whose header declares a giant."""
     path.write_bytes(png_of(edge, edge, zlib.compress(bytes(10))))
