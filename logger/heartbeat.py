@@ -70,7 +70,12 @@ class BackgroundTimer:
     def __init__(self, owner: RunWriter) -> None:
         self._owner = weakref.ref(owner)
         self._stop = threading.Event()
-        threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="registry-logger-heartbeat", daemon=True)
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Return whether the thread runs; in a forked process it does not."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Let the thread end, without waiting for it."""

@@ -286,4 +286,5 @@ def _oldest_change(run_dir: Path) -> float:
 def _remove_leftovers(run_dir: Path) -> None:
     """Remove the temporary files that a killed process left, by the names that `temporary_name` gives."""
     for path in run_dir.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()

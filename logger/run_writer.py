@@ -413,7 +413,7 @@ class RunWriter(SummaryWriterMethods):
 
     def _changed(self) -> None:
         self._version += 1
-        if self._timer is None:
+        if self._timer is None or not self._timer.is_alive():  # a program may fork itself into the background
             self._timer = BackgroundTimer(self)
 
     def _beat(self) -> None:

@@ -31,6 +31,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     """
     for name in ("config.yaml", ".mine.tmp", ".sidecar.json.0123abcd.tmp"):
         (tmp_path / name).write_text("a: 1\n")
+    (tmp_path / ".kept.0123abcd.tmp").mkdir()  # cannot be removed as a file
     options: dict[str, Any] = {"run_dir": tmp_path, "run_id": "r", "tags": ["a"], "notes": "n"}
     said: list[str] = []
     first = open_writer(Settings.make(**options), log_info=said.append)
@@ -66,7 +67,7 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     ]
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,wall_time,z,a,b"
     assert said == [f"{tmp_path} is resumed: it holds 1 row, the last at step 7."]
-    assert {path.name for path in tmp_path.glob("*.tmp")} == {".mine.tmp"}  # a kill leaves the other kind
+    assert {path.name for path in tmp_path.glob("*.tmp")} == {".mine.tmp", ".kept.0123abcd.tmp"}  # a kill leaves files
     second.release()
 
 

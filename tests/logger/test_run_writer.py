@@ -159,6 +159,22 @@ def test_a_child_process_goes_on_in_the_same_session(tmp_path: Path, method: str
     assert len(sidecar(tmp_path)["sessions"]) == 1
 
 
+def _in_the_background(writer: RunWriter) -> None:
+    (writer.run_dir / "heartbeat").unlink()
+    writer.log_metrics({"a": 2.0}, 1)
+    wait_for(lambda: summary(writer.run_dir)["step"] == 1 and (writer.run_dir / "heartbeat").exists())
+
+
+def test_a_program_may_fork_itself_into_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process that goes on with its parent's writer beats and writes the JSON files."""
+    writer = start(tmp_path)
+    writer.log_metrics({"a": 1.0}, 0)
+    writer.save()
+    monkeypatch.setattr(heartbeat, "TIMER_INTERVAL", 0.05)
+    in_child(_in_the_background, writer)
+    writer.release()
+
+
 def test_threads_that_log_together_lose_nothing(tmp_path: Path) -> None:
     """Rows logged by several threads are all there and whole."""
     writer = start(tmp_path)
