@@ -230,11 +230,12 @@ def _with_overlap(
     steps = [int(block.step.min()) for block in blocks] + [step for step in (replacing,) if step is not None]
     groups = resolve(lambda steps: chain(earlier.read(steps), blocks), replaced, min(steps), budget=budget)
     for group, high in groups:
-        resolved = list(group)
+        resolved = group if lowest else list(group)
         new = [each for block in resolved if (each := block.where(block.present & (block.row >= first))) is not None]
         added += new
         if not lowest and (new or replaced.gone or replacing is not None):
-            lowest, following = resolved, high
+            lowest, following = list(resolved), high
+        del resolved  # the next group takes as much memory
         if lowest and not state.late:
             break  # all new points count, and replace none
     delta = delta.with_(blocks=tuple(added), notices=(*delta.notices, *superseded_notices(replaced, table)))
