@@ -210,6 +210,7 @@ def _with_overlap(
 
     `last_points` are those of the metrics before these rows. If late points come at or before their steps, the earlier
     rows are read again. A REWIND holds all points from the lowest changed step on that fit into memory.
+    If not all fit and more rows follow some that go back, it holds none yet.
     """
     first = rows[0].first if rows else state.rows
     replacing = delta.before.replacing if delta.before is not None else None
@@ -257,6 +258,8 @@ def _with_overlap(
     # New points of other metrics may come at steps before those that changed.
     lows = (replacing, replaced.low, *(int(block.step.min()) for block in added))
     low = min(step for step in lows if step is not None)
+    if following is not None and state.late and delta.more:
+        lowest, following = [], low  # the rows that follow may go back too, and replace all of these points again
     changed = (block.where(block.present & (block.step >= low)) for block in lowest)
     return delta.with_(
         blocks=tuple(block for block in changed if block is not None),

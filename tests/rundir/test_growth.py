@@ -228,6 +228,21 @@ def test_a_rewind_reads_the_rows_before_it_once(tmp_path: Path) -> None:
     assert _read_so_far() - before < (path / "metrics.csv").stat().st_size * 2.5
 
 
+def test_a_long_rewind_sends_each_point_once(run_dir: Path) -> None:
+    """If a rewind is read in many deltas, the points after it that do not fit into memory are sent once, at the end."""
+    write_metrics(run_dir, HEADER, [[1.0, step, CREATED_S + step] for step in range(200)])
+    cursor = look(run_dir).after
+    write_metrics(run_dir, (), [[2.0, step, CREATED_S + step] for step in range(100)], append=True)
+    sent = []
+    more = True
+    while more:
+        options = ReadOptions(replaces=True, limit=10)
+        delta = read_delta(read_run(run_dir), cursor, ContentOptions(), options, budget=2000)
+        sent += points(delta)
+        cursor, more = delta.after, delta.more
+    assert sent == [(step, 2.0 if step < 100 else 1.0) for step in range(200)]
+
+
 def test_a_replacement_that_was_stopped_is_finished(run_dir: Path) -> None:
     """A cursor with a step of missing points makes the next delta replace them."""
     cursor = look(run_dir).after.with_(replacing=1)
