@@ -252,10 +252,17 @@ class RunTables:
         return first, [part for batch in others for part in batch]
 
     def set_interim(self, rest: RunUpdate) -> RunUpdate:
-        """Set the interim cursor, and return `rest` as the write that goes on from it."""
-        assert rest.interim_cursor is not None
-        self.set_pairs("tags", {Tag.CURSOR: rest.interim_cursor})
-        return replace(rest, expected_cursor=rest.interim_cursor)
+        """Set the interim cursor, and return `rest` as the write that goes on from it.
+
+        Each transaction sets another one, a space longer. So of two exports that go on from one interim cursor, the
+        second stops before it deletes what the first inserted.
+        """
+        cursor = rest.interim_cursor
+        assert cursor is not None
+        if cursor == rest.expected_cursor:
+            cursor += " "
+        self.set_pairs("tags", {Tag.CURSOR: cursor})
+        return replace(rest, expected_cursor=cursor, interim_cursor=cursor)
 
     def delete_latest(self, update: RunUpdate) -> set[str]:
         """Delete the latest values that were among the points that a rewind replaces. Return their keys."""
