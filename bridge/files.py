@@ -15,6 +15,7 @@ import io
 import os
 import stat
 import struct
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,14 +131,17 @@ def open_plain(path: Path) -> io.BufferedReader:
     return io.BufferedReader(open_raw(path))
 
 
-def open_file(file: RunFile) -> io.BufferedReader | io.BytesIO:
-    """Open a file of a run directory, or a part of one, as `open_plain` does. A part is read into memory."""
+def open_file(file: RunFile, *, most: int = sys.maxsize) -> io.BufferedReader | io.BytesIO:
+    """Open a file of a run directory, or a part of one, as `open_plain` does.
+
+    A part is read into memory, no more than its first `most` bytes.
+    """
     stream = open_plain(file.path)
     if file.offset is None:
         return stream
     with stream:
         stream.seek(file.offset)
-        return io.BytesIO(stream.read(file.size))
+        return io.BytesIO(stream.read(min(file.size, most)))
 
 
 def open_raw(path: Path) -> io.FileIO:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import sys
 import warnings
 from fractions import Fraction
 from functools import lru_cache
@@ -43,6 +44,9 @@ KEPT_FORMATS = frozenset({"png", "jpeg", "gif", "webp", "bmp"})
 
 VIDEO_FORMATS = frozenset({"mp4", "webm", "mov", "mkv", "avi", "ogv", "mpeg", "m4v"})
 """The formats that become a GIF."""
+
+_HEAD_BYTES = 2**20
+"""Of a picture in an event file so much is read for a list: its header, and whatever a camera writes before it."""
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PICTURE_PIXELS = 100_000_000
@@ -140,7 +144,7 @@ def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notic
     try:
         if event.format in VIDEO_FORMATS:
             return _convert_video(event, look=look)
-        with open_file(event.file) as file:
+        with open_file(event.file, most=_HEAD_BYTES if look else sys.maxsize) as file:
             data = b"" if look else file.read(min(event.file.size, MAX_FILE_BYTES) + 1)
             size = _picture_size(file if look else io.BytesIO(data))
         if size[0] * size[1] <= MAX_PICTURE_PIXELS and len(data) <= MAX_FILE_BYTES:
