@@ -125,7 +125,7 @@ def test_four_writers_of_one_run_make_one_run(uri: str) -> None:
 def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
     """While many points are written MLflow's own store writes too, again and again, and never waits for a second.
 
-    What else the machine does can only make it wait longer, so one round of several has to keep within the second.
+    What else the machine does can only make it wait longer, so one round of several has to give it two short turns.
     """
     from mlflow import MlflowClient
 
@@ -143,10 +143,10 @@ def test_a_server_on_the_same_file_gets_its_turn(sqlite_uri: str) -> None:
             done.set()
             beside.join()
         assert len(table(sqlite_uri, "metrics", ours)) == 240_000
-        assert len(table(sqlite_uri, "metrics", other)) == len(waits) >= 2
-        if max(waits) <= 1.0:
+        assert len(table(sqlite_uri, "metrics", other)) == len(waits)
+        if len(waits) >= 2 and max(waits) <= 1.0:
             return
-    raise AssertionError(f"waited {max(waits):.1f} s")
+    raise AssertionError(f"{len(waits)} turns, waited {max(waits):.1f} s")
 
 
 _ROUNDS = 4
