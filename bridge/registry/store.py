@@ -69,6 +69,7 @@ Row: TypeAlias = "tuple[Any, ...]"
 class CachedRun(NamedTuple):
     """What the cache knows of a run directory, as far as a scan compares it."""
 
+    run_dir: bytes
     stamp: str
     status: str
     ended: int
@@ -122,7 +123,7 @@ class Store:
         rows = self._connection.execute(
             "SELECT run_dir, stamp, status, ended, last_alive FROM runs WHERE root = ?", (os.fsencode(root),)
         )
-        return {os.fsdecode(path): CachedRun(*columns) for path, *columns in rows}
+        return {os.fsdecode(row[0]): CachedRun._make(row) for row in rows}
 
     def records(self, root: str) -> list[RunRecord]:
         """Return the records of all runs below `root` in the order of their start.

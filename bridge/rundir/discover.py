@@ -108,7 +108,8 @@ def walk(
         elif "metrics.csv" in files or has_events:
             skipped.append(SkippedFolder(folder, reason))
         below = folders | links if follow else folders
-        waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
+        if below:
+            waiting += [(below[name], follow) for name in sorted(below, reverse=True)]
 
 
 def runs_within(run: Path | str) -> list[SkippedFolder]:
@@ -120,18 +121,30 @@ def runs_within(run: Path | str) -> list[SkippedFolder]:
     for name in _OWN_FOLDERS:
         own = f"{run}{os.sep}{name}"
         level = [own] if has_folders(lstat(own)) else []
-        for _ in range(3):
+        for depth in range(3):
             below: list[str] = []
             for path in level:
                 try:
-                    files, folders, _ = _listing(path)
+                    files = _telling_files(path) if name == "media" and depth else None
+                    if files is None:
+                        files, folders, _ = _listing(path)
+                        below += folders.values()
                 except OSError:
                     continue
-                if not _why_no_run(path, files):
+                if files and not _why_no_run(path, files):
                     found.append(SkippedFolder(path, f"is in the {name} of the run {run}; to read it, give its path"))
-                below += folders.values()
             level = sorted(below)
     return found
+
+
+def _telling_files(folder: str) -> list[str] | None:
+    """Return the files that make a folder of media a run; None if it must be listed, since it holds folders.
+
+    There may be thousands of pictures in it. Event files are not looked for: only the logger writes into media.
+    """
+    if has_folders(lstat(folder)):
+        return None
+    return [name for name in ("sidecar.json", "metrics.csv") if lstat(f"{folder}{os.sep}{name}")]
 
 
 def checkpoint_folders(run: Path | str) -> list[str]:
@@ -208,18 +221,20 @@ def _listing(folder: str) -> tuple[list[str], dict[str, str], dict[str, str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if entry.is_file(follow_symlinks=False) or name in ("sidecar.json", "metrics.csv") or not _is_folder(entry):
+            if entry.is_file(follow_symlinks=False) or name in ("sidecar.json", "metrics.csv"):
                 files.append(name)
-            elif name[0] == "." or name in _NEVER_ENTERED:
-                continue
-            elif entry.is_symlink():
+            elif entry.is_dir(follow_symlinks=False):
+                if name[0] != "." and name not in _NEVER_ENTERED:
+                    folders[name] = entry.path
+            elif not _is_folder(entry):
+                files.append(name)
+            elif name[0] != "." and name not in _NEVER_ENTERED:
                 links[name] = os.path.realpath(entry.path)
-            else:
-                folders[name] = entry.path
     return files, folders, links
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether a link leads to a folder."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself, or to something that must not be looked at
