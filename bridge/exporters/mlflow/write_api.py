@@ -17,6 +17,7 @@ from bridge.exporters.mlflow.client import MlflowApi
 from bridge.exporters.mlflow.errors import RETRY_PAUSES_S, SentTwiceError
 from bridge.exporters.mlflow.facts import Tag
 from bridge.exporters.mlflow.rows import KeyRows, batches_of_rows, best_of
+from bridge.model import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,9 @@ _ENTITIES_A_REQUEST = 100
 class ApiRuns(MlflowApi):
     """The runs behind MLflow's client.
 
-    An update whose points take several requests sets the tag `mlflow.bridge.pending` first and deletes it at the end.
-    A run with that tag may hold points past its cursor; they are not sent a second time.
+    If the points of an update take several requests, the first ones are in the run before its cursor covers them. So
+    the tag `mlflow.bridge.pending` is set first and deleted at the end, unless the cursor covers nothing yet. Points
+    past the cursor are not sent a second time.
     """
 
     def write(self, run_id: str, update: RunUpdate, now: FoundRun | None = None) -> None:
@@ -62,16 +64,16 @@ class ApiRuns(MlflowApi):
         now = now or self.run(run_id)
         _check_cursor(now, update)
         logged = [part.distinct() for part in update.rows]
-        is_pending = Tag.PENDING in now.tags
+        is_pending, is_empty = Tag.PENDING in now.tags, _covers_nothing(now)
         bests = [
             best
             for best_key, (key, sign) in sorted(update.bests.items())
             if (best := self._best(now, best_key, key, sign, next((part for part in logged if part.key == key), None)))
         ]
         *fields, last = fields_for_requests(update.params, update.tags)
-        rows = self._missing(run_id, logged) if is_pending else logged
+        rows = self._missing(run_id, logged) if is_pending or (is_empty and now.metrics) else logged
         *batches, last_rows = list(batches_for_requests(rows, last, bests)) or [[]]
-        if batches and not is_pending:
+        if batches and not is_pending and not is_empty:
             self.set_tags(run_id, {Tag.PENDING: "true"})
             is_pending = True
         for batch in batches:
@@ -168,6 +170,13 @@ class ApiRuns(MlflowApi):
             # Another export was faster, or the answer to our first try was lost.
             if key in self.run(run_id).tags:
                 raise
+
+
+def _covers_nothing(now: FoundRun) -> bool:
+    """Return True if all points of the run are past its cursor."""
+    text = now.tags.get(Tag.CURSOR)
+    cursor = None if text is None else Cursor.from_json(text, where=f"MLflow run {now.run_id}")
+    return cursor is None or not cursor.rows
 
 
 def _check_cursor(now: FoundRun, update: RunUpdate) -> None:
