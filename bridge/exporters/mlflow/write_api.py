@@ -173,10 +173,10 @@ class ApiRuns(MlflowApi):
 
 
 def _covers_nothing(now: FoundRun) -> bool:
-    """Return True if all points of the run are past its cursor."""
+    """Return True if all points of the run are past its cursor. The parent of a sweep has no cursor."""
     text = now.tags.get(Tag.CURSOR)
     cursor = None if text is None else Cursor.from_json(text, where=f"MLflow run {now.run_id}")
-    return cursor is None or not cursor.rows
+    return cursor is not None and not cursor.rows
 
 
 def _check_cursor(now: FoundRun, update: RunUpdate) -> None:
