@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from io import BytesIO
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -21,13 +22,12 @@ from logger.files import append_whole, free_beside, replace_file, set_aside
 from logger.values import cell_text, is_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from logger.row import Row
 
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
 _REMEMBERED_PLACES = 256
 """Sets of metric names whose columns are remembered; a training has a handful."""
 
@@ -68,10 +68,8 @@ class MetricsFile:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
             return
-        start = skip_rows(self.path)
-        self.columns, self.rows, end = list(start.columns), start.rows, start.offset
-        self._headers = 1 if start.columns else 0
-        for record in read_records(self.path, start):
+        end = 0
+        for record in read_records(self.path):
             end += len(record.raw)
             if record.kind == "header":
                 if "step" not in record.columns:
@@ -236,93 +234,69 @@ def _encode(lines: Iterable[str]) -> bytes:
 class Record(NamedTuple):
     """A complete line (or several, if a quoted cell holds line ends) of metrics.csv.
 
-    `cells` is None if it is no CSV. `columns` is the header line above it, for a header line its own cells. A file can
-    hold several header lines if others were appended to it.
+    `columns` is the header line above it, for a header line its own cells. A file can hold several header lines if
+    others were appended to it.
     """
 
     raw: bytes
     kind: Literal["header", "row", "blank"]
     columns: tuple[str, ...]
-    cells: list[str] | None
 
     def values(self) -> dict[str, str] | None:
         """Return the cells of a row that are not empty, by column, the last of several columns of one name.
 
         None for a row that readers ignore: it has a wrong number of cells, or is no CSV.
         """
-        if self.cells is None or len(self.cells) != len(self.columns):
+        _, cells = _next_record(BytesIO(self.raw), self.columns) or (b"", None)
+        if cells is None or len(cells) != len(self.columns):
             return None
-        return {name: cell for name, cell in zip(self.columns, self.cells, strict=True) if cell}
+        return {name: cell for name, cell in zip(self.columns, cells, strict=True) if cell}
 
 
-class Position(NamedTuple):
-    """A place between two lines of metrics.csv: its offset, the header above it, and the number of rows before it."""
-
-    offset: int = 0
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the complete lines of `path`, none without a header that is CSV."""
     columns: tuple[str, ...] = ()
-    rows: int = 0
-
-
-def skip_rows(path: Path, limit: int = sys.maxsize) -> Position:
-    """Return a position in `path` behind at most `limit` rows, as far as rows can be told by their line ends alone.
-
-    Counting line ends is ten times as fast as `read_records`. It stops at a block with a quote, a blank line, or what
-    may be another header.
-    """
-    # Closed here: Python would swallow a Ctrl-C that comes while it destroys an iterator.
-    with contextlib.closing(read_records(path)) as records:
-        header = next(records, None)
-    if header is None or header.kind != "header" or "step" not in header.columns:
-        return Position()
-    offset, rows = len(header.raw), 0
     with path.open("rb") as file:
-        file.seek(offset)
-        while block := file.read(_CHUNK):
-            lines = block[: block.rfind(b"\n") + 1]
-            count = lines.count(b"\n")
-            odd = lines[:1] in b"\r\n" or any(mark in lines for mark in (b'"', b"step", b"\n\n", b"\n\r"))
-            if odd or rows + count > limit:
-                break
-            offset, rows = offset + len(lines), rows + count
-            file.seek(offset)
-    return Position(offset, header.columns, rows)
+        for line in file:
+            # Nearly all lines are rows that end where they end. For the others the csv module decides, which is slow.
+            is_odd = b'"' in line or b"step" in line or b"\r" in line[:-2] or line[0] in b"\r\n"
+            if columns and not is_odd and line.endswith(b"\n"):
+                yield Record(line, "row", columns)
+                continue
+            found = _next_record(chain([line], file), columns)
+            if found is None:
+                return
+            raw, cells = found
+            if cells == []:
+                yield Record(raw, "blank", columns)
+            elif cells is not None and (not columns or (b"step" in raw and is_header(cells, columns))):
+                columns = tuple(cells)
+                yield Record(raw, "header", columns)
+            elif columns:
+                yield Record(raw, "row", columns)
+            else:
+                return
 
 
-def read_records(path: Path, start: Position = Position()) -> Generator[Record]:  # noqa: B008 - it is immutable
-    """Yield the complete lines of `path` from `start` on, none without a header that is CSV."""
-    columns = start.columns
-    taken: list[bytes] = []  # the lines of the record that the reader is in
+def _next_record(lines: Iterable[bytes], columns: Sequence[str]) -> tuple[bytes, list[str] | None] | None:
+    """Return the first record in `lines` and its cells (None: it is no CSV); None if it is not complete.
+
+    Before the header, where `columns` are empty, byte order marks are ignored.
+    """
+    taken: list[bytes] = []
     torn = False
 
-    def lines() -> Iterator[str]:
+    def texts() -> Iterator[str]:
         nonlocal torn
-        for line in file:
+        for line in lines:
             if line.endswith(b"\n"):
                 taken.append(line)
                 yield (line if columns else line.removeprefix(_BOM)).decode("utf-8", errors="replace")
-        torn = True  # if the reader asks for more, its record is not complete
+        torn = True  # the csv module asks for more, so its record is not complete
 
-    with path.open("rb") as file:
-        file.seek(start.offset)
-        reader = csv.reader(lines())
-        while True:
-            cells: list[str] | None
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                cells = None
-            if torn:
-                return
-            raw = b"".join(taken)
-            taken.clear()
-            if cells == []:
-                yield Record(raw, "blank", columns, cells)
-            elif cells is not None and (not columns or (b"step" in raw and is_header(cells, columns))):
-                columns = tuple(cells)
-                yield Record(raw, "header", columns, cells)
-            elif columns:
-                yield Record(raw, "row", columns, cells)
-            else:
-                return
+    cells: list[str] | None
+    try:
+        cells = next(csv.reader(texts()), None)
+    except csv.Error:
+        cells = None
+    return None if torn else (b"".join(taken), cells)

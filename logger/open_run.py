@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from logger.csv_file import MetricsFile, read_records, skip_rows
+from logger.csv_file import MetricsFile, read_records
 from logger.files import free_beside, set_aside
 from logger.hparams import HPARAMS_NAME, Hparams
 from logger.media import MediaFile
@@ -241,9 +241,8 @@ def _restore(metrics: MetricsFile, summary: dict[str, Any]) -> tuple[dict[str, M
     stats, last = (held.metrics, held.step) if covered else ({}, None)
     if covered == metrics.rows:
         return stats, last
-    start = skip_rows(metrics.path, covered)
-    rows = (record for record in read_records(metrics.path, start) if record.kind == "row")
-    for record in islice(rows, covered - start.rows, None):
+    rows = (record for record in read_records(metrics.path) if record.kind == "row")
+    for record in islice(rows, covered, None):
         cells = record.values() or {}
         step = whole_number(cells.get("step", ""))
         if step is None:
