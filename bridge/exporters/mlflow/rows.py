@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import time
 from dataclasses import dataclass
 from itertools import chain
@@ -229,8 +228,8 @@ class SqliteBulk:
         marks = ", ".join("?" * (2 + len(columns)))
         connection.exec_driver_sql(_set_statement(table, columns, f"({marks})"), list(rows))
 
-    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
-        """Insert the rows that do not exist yet. Of a new run none exists."""
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows]) -> None:
+        """Insert the rows that do not exist yet."""
         driver = connection.connection.driver_connection
         assert driver is not None
         cursor = driver.cursor()
@@ -258,7 +257,7 @@ def _sqlite_insert(rows: int) -> str:
 
 
 class PostgresBulk:
-    """Inserts rows into PostgreSQL by COPY in its binary format, built from columns.
+    """Inserts rows into PostgreSQL, tens of thousands of points in one statement.
 
     PostgreSQL locks rows and never tables, so a transaction may be long. The run's row is locked without FOR UPDATE,
     which would block a server that inserts rows referring to the run.
@@ -268,9 +267,12 @@ class PostgresBulk:
     most_deleted: int | None = None
     lock_clause = " FOR NO KEY UPDATE"
 
-    _COLUMNS = "key, run_uuid, is_nan, timestamp, step, value"
-    _UNIQUE_VIOLATION = "23505"
     _ROWS_A_STATEMENT = 500
+    _POINTS_A_STATEMENT = 50_000
+    _INSERT = (
+        "INSERT INTO metrics (key, run_uuid, is_nan, timestamp, step, value) SELECT %s, %s, * "
+        "FROM unnest(%s::bool[], %s::bigint[], %s::bigint[], %s::float8[]) ON CONFLICT DO NOTHING"
+    )
 
     def set_up(self, engine: Engine) -> None:
         """Leave the connections as they are."""
@@ -292,35 +294,16 @@ class PostgresBulk:
             statement = _set_statement(table, columns, ", ".join([marks] * len(some)))
             connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
 
-    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows], *, is_new: bool = False) -> None:
-        """Insert the rows that do not exist yet. Of a new run none exists.
-
-        Copy straight into the table, which needs no further right and works unless a row exists already. Then use a
-        temporary table.
-        """
-        if not rows:
-            return
-        data = _copy_data(run_id, rows)
-        if is_new:
-            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-            return
-        driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
-        savepoint = connection.begin_nested()
-        try:
-            _copy(connection, f"COPY metrics ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-        except driver_error as error:
-            if self._UNIQUE_VIOLATION not in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
-                raise
-            savepoint.rollback()
-        else:
-            savepoint.commit()
-            return
-        connection.exec_driver_sql("CREATE TEMPORARY TABLE bridge_rows (LIKE metrics) ON COMMIT DROP")
-        _copy(connection, f"COPY bridge_rows ({self._COLUMNS}) FROM STDIN (FORMAT binary)", data)
-        connection.exec_driver_sql(
-            f"INSERT INTO metrics ({self._COLUMNS}) SELECT {self._COLUMNS} FROM bridge_rows ON CONFLICT DO NOTHING"
-        )
-        connection.exec_driver_sql("DROP TABLE bridge_rows")
+    def insert(self, connection: Connection, run_id: str, rows: Sequence[KeyRows]) -> None:
+        """Insert the rows that do not exist yet."""
+        for key_rows in rows:
+            for at in range(0, len(key_rows), self._POINTS_A_STATEMENT):
+                part = key_rows.take(slice(at, at + self._POINTS_A_STATEMENT))
+                # One text for each column, {1, 2, 3}. A driver may write a list as ARRAY[1, 2, 3], for which the server
+                # needs more than a hundred bytes an element.
+                columns = (part.is_nan, part.timestamp, part.step, part.value)
+                texts = [f"{{{str(column.tolist())[1:-1]}}}" for column in columns]
+                connection.exec_driver_sql(self._INSERT, (part.key, run_id, *texts))
 
 
 def _set_statement(table: str, columns: Sequence[str], rows: str) -> str:
@@ -330,45 +313,3 @@ def _set_statement(table: str, columns: Sequence[str], rows: str) -> str:
         f"INSERT INTO {table} (key, run_uuid, {names}) VALUES {rows} "
         f"ON CONFLICT (key, run_uuid) DO UPDATE SET {changes}"
     )
-
-
-def _copy(connection: Connection, statement: str, data: bytes) -> None:
-    """Run a COPY FROM STDIN with psycopg2 or psycopg (3), whichever is installed."""
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    with driver.cursor() as cursor:
-        if hasattr(cursor, "copy_expert"):
-            cursor.copy_expert(statement, io.BytesIO(data))
-        else:
-            with cursor.copy(statement) as copy:
-                copy.write(data)
-
-
-def _copy_data(run_id: str, rows: Sequence[KeyRows]) -> bytes:
-    """Return `rows` in PostgreSQL's binary COPY format.
-
-    A record is the number of fields (int16), then each field after its size (int32), all big-endian. Records of one
-    key have one layout, so each key is one structured array, filled column by column.
-    """
-    run = run_id.encode()
-    parts = [b"PGCOPY\n\xff\r\n\0" + bytes(8)]
-    for part in rows:
-        key = part.key.encode()
-        fields: list[tuple[str, str, int, Any]] = [
-            ("key", f"S{len(key)}", len(key), key),
-            ("run", f"S{len(run)}", len(run), run),
-            ("is_nan", "u1", 1, part.is_nan),
-            ("timestamp", ">i8", 8, part.timestamp),
-            ("step", ">i8", 8, part.step),
-            ("value", ">f8", 8, part.value),
-        ]
-        layout = [("fields", ">i2")]
-        for name, kind, _, _ in fields:
-            layout += [(f"{name}_size", ">i4"), (name, kind)]
-        table = np.zeros(len(part), dtype=layout)
-        table["fields"] = len(fields)
-        for name, _, size, column in fields:
-            table[f"{name}_size"], table[name] = size, column
-        parts.append(table.tobytes())
-    parts.append(b"\xff\xff")
-    return b"".join(parts)

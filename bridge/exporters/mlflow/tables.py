@@ -151,7 +151,7 @@ class RunTables:
     def insert(self, logged: Sequence[KeyRows]) -> None:
         """Insert the points that do not exist yet."""
         rows = [part.distinct() for part in logged]
-        self._tables.bulk.insert(self._tables.connection, self.run_id, rows, is_new=self._is_new)
+        self._tables.bulk.insert(self._tables.connection, self.run_id, rows)
 
     def tag(self, key: str) -> str | None:
         """Return the value of one tag."""

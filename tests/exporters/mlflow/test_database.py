@@ -11,7 +11,7 @@ import pytest
 
 from bridge.errors import ConflictError
 from bridge.exporters.mlflow.facts import Tag
-from bridge.exporters.mlflow.rows import SqliteBulk
+from bridge.exporters.mlflow.rows import KeyRows, PostgresBulk, SqliteBulk
 from bridge.exporters.mlflow.runs import RunUpdate, new_run_id
 from bridge.exporters.mlflow.tables import artifact_uri
 from bridge.exporters.mlflow.write_db import Database, newest_revision
@@ -92,6 +92,29 @@ def test_metric_rows_equal_log_batch(client: MlflowClient, database: Database, u
     assert len(table(uri, "metrics", ours)) > 1200
     assert table(uri, "metrics", ours) == table(uri, "metrics", twin)
     assert table(uri, "latest_metrics", ours) == table(uri, "latest_metrics", twin)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_postgresql_holds_each_value_bit_for_bit(
+    postgres_uri: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any key and any float arrives as it is, over several statements, also if it is sent twice."""
+    monkeypatch.setattr(PostgresBulk, "_POINTS_A_STATEMENT", 3)
+    uri = postgres_uri.replace("psycopg2", driver)
+    keys = ["a'b", 'a"b', "a\\b", "{a,b}", "%s %(a)s :a", "NULL", "k" * 250, "é" * 250]
+    greatest = 1.7976931348623157e308
+    values = [-0.0, 5e-324, -2.2250738585072011e-308, greatest, -greatest, 0.1 + 0.2, 1e22, 123456789.123456789, -1e-7]
+    steps = [-(2**63), -1, 0, 1, 2, 3, 2**53 + 1, 2**62, 2**63 - 1]
+    points = [KeyRows.of(key, range(len(steps)), steps, values) for key in keys]
+    database = open_database(uri)
+    ours = make_run(database, rows=points)
+    database.write(ours, RunUpdate(expected_cursor="c0", rows=points, tags={Tag.CURSOR: "c1"}))
+    database.close()
+    held = {(row["key"], row["timestamp"], row["step"], row["value"].hex()) for row in table(uri, "metrics", ours)}
+    wanted = [
+        (key, *row) for key in keys for row in zip(range(9), steps, (value.hex() for value in values), strict=True)
+    ]
+    assert (len(table(uri, "metrics", ours)), held) == (len(wanted), set(wanted))
 
 
 def test_run_row_equals_create_run(client: MlflowClient, database: Database, uri: str) -> None:
