@@ -37,7 +37,7 @@ from logger.files import SNIFFED_BYTES, VIDEO_FORMATS, sniff
 from logger.sidecar import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bridge.model import Cursor, Run
     from bridge.rundir.event_file import Picture
@@ -154,9 +154,8 @@ def _picture_event(number: int, session: int, file: RunFile, picture: Picture) -
 
 def _apply_overlap(run: Run, found: MediaDelta, events: Sequence[MediaEvent], covered: int) -> None:
     """Put into `found` the events that count and are new, and if one of the first `covered` no longer counts."""
-    now, written_over = _counting(events)
-    then, _ = _counting(event for event in events if event.line < covered)
-    found.notices += _written_over_notices(written_over, covered)
+    now = _counting(events)
+    then = _counting(event for event in events if event.line < covered)
     found.notices += _shared_file_notices(now, covered)
     known, kept = set(then), set(now)
     found.events = tuple(_with_files(run, [event for event in now if event not in known], found.notices))
@@ -262,25 +261,22 @@ def _positive(value: object) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def _counting(events: Iterable[MediaEvent]) -> tuple[list[MediaEvent], dict[int, MediaEvent]]:
-    """Return the events that count, each with its index, and the later event for each line that was written over.
+def _counting(events: Iterable[MediaEvent]) -> list[MediaEvent]:
+    """Return the events that count, each with its index, which is the place among the events of one tag and step.
 
-    The index is the place among the events of one tag and step. Per tag and step the events of the last session count.
-    Where lines say nothing of sessions, the last line with each path counts.
+    Per tag and step the events of the last session count. Where lines say nothing of sessions, the last line with each
+    path counts: the file holds what that line says.
     """
     groups: dict[tuple[str, int], list[MediaEvent]] = {}
     for event in events:
         groups.setdefault((event.tag, event.step), []).append(event)
     found: list[MediaEvent] = []
-    written_over: dict[int, MediaEvent] = {}
     for group in groups.values():
         last = [event for event in group if event.session == group[-1].session]
         if group[-1].session is None:
-            by_path = {event.path: event for event in last}
-            written_over |= {event.line: by_path[event.path] for event in last if by_path[event.path] is not event}
-            last = sorted(by_path.values(), key=lambda event: event.line)
+            last = sorted({event.path: event for event in last}.values(), key=lambda event: event.line)
         found += [replace(event, index=index) for index, event in enumerate(last)]
-    return sorted(found, key=lambda event: event.line), written_over
+    return sorted(found, key=lambda event: event.line)
 
 
 def _with_files(run: Run, events: Iterable[MediaEvent], notices: list[Notice]) -> Iterator[MediaEvent]:
@@ -306,20 +302,6 @@ def _with_files(run: Run, events: Iterable[MediaEvent], notices: list[Notice]) -
                 yield replace(event, file=file, format=form, time=time, type=type_)
                 continue
         notices.append(Notice(kind, event.where, f"{event.tag}: {event.path} {problem}"))
-
-
-def _written_over_notices(written_over: Mapping[int, MediaEvent], covered: int) -> list[Notice]:
-    """Return a notice for each line past the cursor that names the same file as an earlier line."""
-    found = [
-        Notice(
-            NoticeKind.LEFT_OUT,
-            f"media.jsonl:{number + 1}",
-            f"{by.tag}: {by.path} was written again by line {by.line + 1}",
-        )
-        for number, by in written_over.items()
-        if by.line >= covered
-    ]
-    return first_named(found, "media.jsonl", "further lines whose files were written again")
 
 
 def _shared_file_notices(events: Iterable[MediaEvent], covered: int) -> list[Notice]:
