@@ -13,15 +13,14 @@ The data are one `Event` message. Each row of metrics.csv becomes one `Event` wi
 SummaryWriter writes `simple_value` too. Both of TensorBoard's loaders read it as a scalar, and it takes a third of the
 size of a tensor with metadata.
 
-Records of rows with the same metrics and steps of equal length differ only in time, step, values and checksum, which
-sit at fixed offsets. `RecordTemplate` repeats one record as a 2-D byte array (one row per record) and fills in those
-columns with numpy. Rare combinations of metrics are encoded one record at a time.
+Lengths decide where each byte of these records goes. So `encode_rows` first computes all places, as arrays, and then
+fills in one kind of bytes after the other with numpy.
 """
 
 from __future__ import annotations
 
 import struct
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -37,148 +36,43 @@ if TYPE_CHECKING:
 
     from bridge.model import Block
 
-    Words: TypeAlias = NDArray[np.uint32]
-
 HEADER = 12
 """Bytes before the data of a record: its length and the checksum of the length."""
 
 FOOTER = 4
 """Bytes after the data: their checksum."""
 
-_MASK_DELTA = 0xA282EAD8
-_TINY = 64
-"""Below this many bytes, a checksum in plain Python takes less time than numpy's calls."""
-
-_SHORT = 2048
-"""Up to this many bytes, each byte of a message is looked up in its own table: two megabytes in all."""
-
-_GROUP = 8
-"""Bytes of one long message that are looked up together."""
-
-_MAX_ROWS = 16_384
+_MAX_ROWS = 4096
 """Rows encoded at once: their records fit into the processor's cache."""
 
 _MAX_CELLS = 262_144
 """Cells encoded at once, which limits the rows of a table with many columns."""
 
-_MIN_TEMPLATE_ROWS = 64
-"""Making a template costs about as much as it saves over this many rows."""
-
 _FEW_ALIKE = 8
-"""Records in a row that must be equally long, so that a template is tried for reading them."""
-
-_CHECKED_ROWS = 1024
-"""Records whose checksums are found at once: their variable bytes and table entries fit into the processor's cache."""
-
-_FEW_TAGS, _MANY_TAGS = 256, 4096
-"""A template takes about 4 KiB per tag. Those of up to so many tags are cached: many small ones, few large ones."""
+"""Records in a row that must be equally long, so that they are read together."""
 
 _VARINT_LIMITS = np.array([1 << (7 * digits) for digits in range(1, 10)], dtype=np.uint64)
 
 
 def need_tensorboard(purpose: str = "--to tensorboard") -> None:
-    """Raise MissingExtraError if tensorboard is not installed."""
-    if find_spec("tensorboard") is None:
+    """Raise MissingExtraError if a package of the extra `tensorboard` is not installed."""
+    if find_spec("tensorboard") is None or find_spec("google_crc32c") is None:
         raise MissingExtraError.of("tensorboard", purpose=purpose)
 
 
-# CRC-32C
-#
-# A CRC register is linear over GF(2): what one byte adds to the register of a message depends on the byte's value and
-# on the number of bytes behind it, and on nothing else. So the register of a message is the XOR of one table entry per
-# byte, and the register of many messages of one shape can be computed column by column.
-
-
-def _make_byte_table() -> Words:
-    table: Words = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        # 0x82F63B78 is the Castagnoli polynomial, bits reversed (RFC 3720, appendix B.4).
-        table = (table >> np.uint32(1)) ^ (np.uint32(0x82F63B78) * (table & np.uint32(1)))
-    return table
-
-
-BYTE_TABLE = _make_byte_table()
-"""uint32 (256,): what a byte adds to the register if no byte follows."""
-
-_PLAIN_TABLE: list[int] = BYTE_TABLE.tolist()
-
-
-@cache
-def _zero_tables(count: int) -> Words:
-    """Return (4, 256): what each of a register's four bytes becomes when `count` >= 1 zero bytes follow."""
-    if count == 1:
-        values = np.arange(256, dtype=np.uint32)
-        registers = np.stack([values << np.uint32(8 * place) for place in range(4)])
-        return np.asarray(BYTE_TABLE[registers & 0xFF] ^ (registers >> 8))
-    half = _zero_tables(count // 2)
-    tables = _look_up(half, half)
-    return _look_up(_zero_tables(1), tables) if count % 2 else tables
-
-
-def _look_up(tables: Words, registers: Words) -> Words:
-    return np.asarray(
-        tables[0][registers & 0xFF]
-        ^ tables[1][(registers >> 8) & 0xFF]
-        ^ tables[2][(registers >> 16) & 0xFF]
-        ^ tables[3][registers >> 24]
-    )
-
-
-def append_zeros(registers: Words, count: int) -> Words:
-    """Return what `registers` (any shape) become when `count` zero bytes follow."""
-    return registers if count == 0 else _look_up(_zero_tables(count), registers)
-
-
-@cache
-def _place_tables() -> Words:
-    """Return (_SHORT, 256): what a byte adds to the register if 0, 1, 2 ... bytes follow."""
-    tables = BYTE_TABLE[None]
-    while len(tables) < _SHORT:
-        tables = np.concatenate([tables, append_zeros(tables, len(tables))])
-    return tables
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC-32C of `data`."""
-    length = len(data)
-    if length < _TINY:
-        register = 0xFFFFFFFF
-        for byte in data:
-            register = _PLAIN_TABLE[(register ^ byte) & 0xFF] ^ (register >> 8)
-        return register ^ 0xFFFFFFFF
-    # The checksum starts from a register of all ones, which is the same as to invert the first four bytes.
-    message = np.frombuffer(data, dtype=np.uint8).copy()
-    message[:4] ^= 0xFF
-    if length <= _SHORT:
-        return int(np.bitwise_xor.reduce(_place_tables()[np.arange(length - 1, -1, -1), message])) ^ 0xFFFFFFFF
-    # (n, 8): the message in groups of eight bytes, filled up with zeros in front, which leave a register of zero as it
-    # is. `registers` first holds one register per group. Each round joins neighbours: the left one moves over the
-    # `span` bytes of the right one.
-    groups = np.concatenate([np.zeros(-length % _GROUP, dtype=np.uint8), message]).reshape(-1, _GROUP)
-    registers = np.zeros(len(groups), dtype=np.uint32)
-    for place in range(_GROUP):
-        registers ^= append_zeros(BYTE_TABLE, _GROUP - 1 - place)[groups[:, place]]
-    span = _GROUP
-    while len(registers) > 1:
-        if len(registers) % 2:
-            registers = np.concatenate([np.zeros(1, dtype=np.uint32), registers])
-        registers = append_zeros(registers[0::2], span) ^ registers[1::2]
-        span *= 2
-    return int(registers[0]) ^ 0xFFFFFFFF
-
-
-def mask(checksums: Words) -> Words:
-    """Return `checksums` with TensorFlow's mask (tensorflow/core/lib/hash/crc32c.h)."""
-    return ((checksums >> np.uint32(15)) | (checksums << np.uint32(17))) + np.uint32(_MASK_DELTA)
+# Records
 
 
 def masked_crc32c(data: bytes) -> int:
     """Return the masked CRC-32C of `data`, as a record holds it."""
-    checksum = crc32c(data)
-    return ((checksum >> 15 | checksum << 17) + _MASK_DELTA) & 0xFFFFFFFF
+    import google_crc32c
+
+    return int(_mask(google_crc32c.value(data)))
 
 
-# Records
+def _mask(checksum: Any) -> Any:
+    """Return a checksum, or an int64 array of them, with TensorFlow's mask (tensorflow/core/lib/hash/crc32c.h)."""
+    return ((checksum >> 15 | checksum << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @lru_cache(maxsize=4096)
@@ -241,7 +135,7 @@ def encode_block(block: Block, tags: Sequence[bytes]) -> Iterator[NDArray[np.uin
 
     `tags` are the UTF-8 tags of the block's metrics, in its order. Values beyond float32 become infinite.
     """
-    rows = max(_MIN_TEMPLATE_ROWS, min(_MAX_ROWS, _MAX_CELLS // max(len(tags), 1)))
+    rows = max(1, min(_MAX_ROWS, _MAX_CELLS // max(len(tags), 1)))
     for start in range(0, len(block.step), rows):
         part = slice(start, start + rows)
         present = block.present[:, part]
@@ -251,12 +145,12 @@ def encode_block(block: Block, tags: Sequence[bytes]) -> Iterator[NDArray[np.uin
         steps = block.step[part].astype(np.int64).view(np.uint64)
         filled = present.any(axis=0)
         if filled.all():
-            yield _encode_rows(tags, steps, block.time[part], values, present)
+            yield encode_rows(tags, steps, block.time[part], values, present)
         elif filled.any():
-            yield _encode_rows(tags, steps[filled], block.time[part][filled], values[:, filled], present[:, filled])
+            yield encode_rows(tags, steps[filled], block.time[part][filled], values[:, filled], present[:, filled])
 
 
-def _encode_rows(
+def encode_rows(
     tags: Sequence[bytes],
     steps: NDArray[np.uint64],
     times: NDArray[np.float64],
@@ -264,74 +158,70 @@ def _encode_rows(
     present: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
     """Return the records of n rows with at least one value each; `values` and `present` are (k, n)."""
-    widths = step_widths(steps)
-    if present.all() and widths.min() == widths.max():
-        return _template(tuple(tags), int(widths[0])).fill(steps, times, values).reshape(-1)
-    group_of, group_sizes = _group_rows(present, widths)
-    pieces: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] = []
-    lengths = np.zeros(len(steps), dtype=np.int64)
-    for group in np.flatnonzero(group_sizes >= _MIN_TEMPLATE_ROWS):
-        rows = np.flatnonzero(group_of == group)
-        metrics = np.flatnonzero(present[:, rows[0]])
-        template = _template(tuple(tags[index] for index in metrics.tolist()), int(widths[rows[0]]))
-        pieces.append((rows, template.fill(steps[rows], times[rows], values[np.ix_(metrics, rows)])))
-        lengths[rows] = template.length
-    rare = np.flatnonzero(group_sizes[group_of] < _MIN_TEMPLATE_ROWS)
-    singles = _encode_singly(tags, steps[rare], times[rare], values[:, rare], present[:, rare])
-    lengths[rare] = [len(record) for record in singles]
-    starts = np.cumsum(lengths) - lengths
-    buffer = np.empty(int(lengths.sum()), dtype=np.uint8)
-    for rows, records in pieces:
-        # Look at the buffer as items of one record's length that begin at every byte. Then each record of this
-        # length moves to its place as one item.
-        length = records.shape[1]
-        items = np.ndarray((len(buffer) - length + 1,), dtype=f"V{length}", buffer=buffer.data, strides=(1,))
-        items[starts[rows]] = records.view(f"V{length}").reshape(-1)
-    for start, record in zip(starts[rare].tolist(), singles, strict=True):
-        buffer.data[start : start + len(record)] = record
+    import google_crc32c
+
+    step_widths = _varint_widths(steps)
+    # Records alike differ in time, step, values and checksum only, and their places have equal distances, which numpy
+    # fills faster.
+    is_even = bool(present.all() and (step_widths == step_widths[0]).all())
+    prefixes = [_value_prefix(tag) for tag in tags]
+    sizes = np.array([len(prefix) + 4 for prefix in prefixes])
+    # (k, n), or (k, 1) for records alike: where each value ends, counted from the first value of its row.
+    ends = np.cumsum(sizes[:, None] * (present[:, :1] if is_even else present), axis=0)
+    summaries = ends[-1].view(np.uint64)  # their lengths
+    summary_widths = _varint_widths(summaries)
+    # (n,): the places in the buffer at which each record begins, its first value begins, and the record ends.
+    lengths = HEADER + 11 + step_widths + summary_widths + ends[-1] + FOOTER
+    stops = np.cumsum(lengths)
+    starts, firsts = stops - lengths, stops - FOOTER - ends[-1]
+    if is_even:
+        head = b"\x09" + bytes(8) + b"\x10" + bytes(int(step_widths[0])) + b"\x2a" + varint(int(summaries[0]))
+        data = head + b"".join(prefix + bytes(4) for prefix in prefixes)
+        record = np.frombuffer(header(len(data)) + data + bytes(FOOTER), dtype=np.uint8)
+        buffer = record.reshape(1, -1).repeat(len(steps), axis=0).reshape(-1)
+    else:
+        buffer = np.empty(int(stops[-1]), dtype=np.uint8)
+
+    def put(kind: str, places: NDArray[np.int64], items: Any) -> None:
+        """Write an item of type `kind`, or each of an array of them, at each of the places."""
+        size = np.dtype(kind).itemsize
+        # One item for each byte at which one can begin.
+        view: NDArray[Any] = np.ndarray((len(buffer) - size + 1,), kind, buffer.data, strides=(1,))
+        view[slice(places[0], places[-1] + 1, lengths[0]) if is_even else places] = items
+
+    def put_varints(places: NDArray[np.int64], numbers: NDArray[np.uint64], widths: NDArray[np.int64]) -> None:
+        """Write seven bits of each number into each byte, lowest first, with the high bit on all but the last."""
+        for digit in range(int(widths.max())):
+            rows = slice(None) if is_even else np.flatnonzero(widths > digit)
+            bits = (numbers[rows] >> np.uint64(7 * digit)).astype(np.uint8)
+            put("u1", places[rows] + digit, np.where(widths[rows] > digit + 1, bits | 0x80, bits & 0x7F))
+
+    if not is_even:
+        headers = b"".join(map(header, (lengths - HEADER - FOOTER).tolist()))
+        put(f"V{HEADER}", starts, np.frombuffer(headers, f"V{HEADER}"))
+        put("u1", starts + HEADER, 0x09)
+        put("u1", starts + HEADER + 9, 0x10)
+        put("u1", firsts - summary_widths - 1, 0x2A)
+        put_varints(firsts - summary_widths, summaries, summary_widths)
+    put_varints(starts + HEADER + 10, steps, step_widths)
+    put("<f8", starts + HEADER + 1, times)
+    for prefix, size, held, end, column in zip(prefixes, sizes.tolist(), present, ends, values, strict=True):
+        rows = slice(None) if is_even else np.flatnonzero(held)
+        places = (firsts + end)[rows]
+        if len(places):  # without any, the prefix may be longer than the buffer
+            put("<f4", places - 4, column[rows])
+            if not is_even:
+                put(f"V{len(prefix)}", places - size, np.void(prefix))
+    data = buffer.tobytes()
+    messages = map(data.__getitem__, map(slice, (starts + HEADER).tolist(), (stops - FOOTER).tolist()))
+    checksums = np.fromiter(map(google_crc32c.value, messages), np.int64, len(stops))
+    put("<u4", stops - FOOTER, _mask(checksums))
     return buffer
 
 
-def step_widths(steps: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return how many bytes each step takes as a varint."""
-    return np.searchsorted(_VARINT_LIMITS, steps, side="right") + 1
-
-
-def _group_rows(present: NDArray[np.bool_], widths: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Group rows with the same metrics and step width. Return each row's group and each group's size."""
-    # One key per row: a byte for the step's width, then the presence bits, filled up to whole 64-bit words, which
-    # numpy compares faster than bytes.
-    packed = np.packbits(present, axis=0).T
-    keys = np.zeros((len(widths), -(-(packed.shape[1] + 1) // 8) * 8), dtype=np.uint8)
-    keys[:, 0] = widths
-    keys[:, 1 : packed.shape[1] + 1] = packed
-    words = keys.view(np.uint64)
-    _, group_of, sizes = np.unique(
-        words[:, 0] if words.shape[1] == 1 else words,
-        axis=None if words.shape[1] == 1 else 0,
-        return_inverse=True,
-        return_counts=True,
-    )
-    return group_of.reshape(-1), sizes
-
-
-def _encode_singly(
-    tags: Sequence[bytes],
-    steps: NDArray[np.uint64],
-    times: NDArray[np.float64],
-    values: NDArray[np.float32],
-    present: NDArray[np.bool_],
-) -> list[bytes]:
-    """Return one record per row; `values` and `present` are (k, n)."""
-    records = []
-    for row, (step, time) in enumerate(zip(steps.tolist(), times.tolist(), strict=True)):
-        summary = b"".join(
-            _value_prefix(tags[metric]) + values[metric, row].tobytes()
-            for metric in np.flatnonzero(present[:, row]).tolist()
-        )
-        head = b"\x09" + struct.pack("<d", time) + b"\x10" + varint(step) + b"\x2a" + varint(len(summary))
-        records.append(frame(head + summary))
-    return records
+def _varint_widths(numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return how many bytes each number takes as a varint."""
+    return np.searchsorted(_VARINT_LIMITS, numbers, side="right") + 1
 
 
 @lru_cache(maxsize=4096)
@@ -350,96 +240,13 @@ class ScalarRows(msgspec.Struct, frozen=True, eq=False):
     values: NDArray[np.float32]
 
 
-class RecordTemplate:
-    """The records of rows that hold values for exactly `tags`, with steps of `width` bytes.
-
-    `length` is that of a record in bytes. A record's variable bytes are, in order: 8 of the time, `width` of the
-    step, 4 of each value, 4 of the checksum.
-    """
-
-    def __init__(self, tags: Sequence[bytes], width: int) -> None:
-        self._tags = tuple(tag.decode() for tag in tags)
-        prefixes = [_value_prefix(tag) for tag in tags]
-        summary = sum(len(prefix) + 4 for prefix in prefixes)
-        head = b"\x09" + bytes(8) + b"\x10" + bytes(width) + b"\x2a" + varint(summary)
-        data = head + b"".join(prefix + bytes(4) for prefix in prefixes)
-        self.length = HEADER + len(data) + FOOTER
-        self._width = width
-        self._base = np.frombuffer(header(len(data)) + data + bytes(FOOTER), dtype=np.uint8)
-        ends = HEADER + len(head) + np.cumsum([len(prefix) + 4 for prefix in prefixes])
-        self._offsets: list[int] = (ends - 4).tolist()
-        # (m,): the places of the m variable bytes before the checksum.
-        fields = [(HEADER + 1, 8), (HEADER + 10, width), *((offset, 4) for offset in self._offsets)]
-        self._places = np.concatenate([np.arange(start, start + size) for start, size in fields])
-        # The checksum of a record is that of the template XOR one table entry per variable byte. Each variable byte
-        # has its own table of 256 entries, which depends on the number of bytes behind it. They are found from the
-        # end of the record to its beginning, and stand one after the other in one array of m * 256 entries.
-        self._checksum = np.uint32(crc32c(data))
-        tables = np.empty((len(self._places), 256), dtype=np.uint32)
-        table, behind = BYTE_TABLE, HEADER + len(data) - 1
-        for index, place in reversed(list(enumerate(self._places.tolist()))):
-            table, behind = append_zeros(table, behind - place), place
-            tables[index] = table
-        self._tables = tables.reshape(-1)
-        self._starts = np.arange(len(self._places))[:, None] * 256
-
-    def fill(
-        self, steps: NDArray[np.uint64], times: NDArray[np.float64], values: NDArray[np.float32]
-    ) -> NDArray[np.uint8]:
-        """Return uint8 (n, length), the records of n rows; `values` is (k, n) for k tags."""
-        count = len(steps)
-        records = np.empty((count, self.length), dtype=np.uint8)
-        records[:] = self._base
-        self._column(records, HEADER + 1, "<f8")[:] = times
-        for place in range(self._width):  # seven bits of the step each, lowest first
-            digit = (steps >> np.uint64(7 * place)).astype(np.uint8)
-            records[:, HEADER + 10 + place] = digit | 0x80 if place < self._width - 1 else digit & 0x7F
-        for offset, column in zip(self._offsets, values, strict=True):
-            self._column(records, offset, "<f4")[:] = column
-        sums = np.empty(count, dtype=np.uint32)
-        for start in range(0, count, _CHECKED_ROWS):
-            part = slice(start, start + _CHECKED_ROWS)
-            # (m, rows): the variable bytes, then the places of their table entries.
-            entries = records[part].T[self._places].astype(np.intp)
-            entries += self._starts
-            np.bitwise_xor.reduce(self._tables.take(entries), axis=0, out=sums[part])
-        self._column(records, self.length - FOOTER, "<u4")[:] = mask(sums ^ self._checksum)
-        return records
-
-    def read(self, records: NDArray[np.uint8]) -> ScalarRows:
-        """Return the rows of the first of `records` (n, length) that are of this template, down to the checksum."""
-        steps = np.zeros(len(records), dtype=np.uint64)
-        for place in range(self._width):
-            steps |= (records[:, HEADER + 10 + place] & np.uint64(0x7F)) << np.uint64(7 * place)
-        times = self._column(records, HEADER + 1, "<f8").astype(np.float64)
-        values = np.array([self._column(records, offset, "<f4") for offset in self._offsets], dtype=np.float32)
-        # What was read is written again. Only a record of this template gives the same bytes.
-        same = (self.fill(steps, times, values) == records).all(axis=1)
-        count = len(same) if same.all() else int(same.argmin())
-        return ScalarRows(self._tags, steps[:count].view(np.int64), times[:count], values[:, :count])
-
-    def _column(self, records: NDArray[np.uint8], offset: int, kind: str) -> NDArray[Any]:
-        """Return a view of the item of type `kind` at byte `offset` of every record, aligned or not."""
-        return np.ndarray((len(records),), dtype=kind, buffer=records.data, offset=offset, strides=(self.length,))
-
-
-_small_template = lru_cache(maxsize=64)(RecordTemplate)
-_large_template = lru_cache(maxsize=4)(RecordTemplate)
-
-
-def _template(tags: tuple[bytes, ...], width: int) -> RecordTemplate:
-    """Return a template, from a cache if possible: the runs of a sweep share theirs."""
-    if len(tags) <= _FEW_TAGS:
-        return _small_template(tags, width)
-    return _large_template(tags, width) if len(tags) <= _MANY_TAGS else RecordTemplate(tags, width)
-
-
 def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
     """Yield the rows of an event file of `end` bytes that holds scalars. Raise what `read_record` raises.
 
-    TensorBoard's message reads the first of many records alike; the others are compared with it byte by byte.
+    TensorBoard's message reads the first of many records alike. The others are read like it, encoded again, and
+    compared byte by byte.
     """
-    offset, most = 0, _MIN_TEMPLATE_ROWS
+    offset, most = 0, 64
     while offset < end:
         data = read_record(file, offset, end)
         event = parse_event(data, offset)
@@ -450,10 +257,9 @@ def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
             found = file.read(most * length)
             count = len(found) // length
             if count >= _FEW_ALIKE and found.startswith(found[:HEADER], (_FEW_ALIKE - 1) * length):
-                template = _template(tuple(tag.encode() for tag in tags), len(varint(event.step % 2**64)))
                 records = np.frombuffer(found, np.uint8, count * length).reshape(count, length)
-                rows = template.read(records) if template.length == length else None
-                if rows is not None and len(rows.steps):
+                rows = _read_alike(records, tags, len(varint(event.step % 2**64)))
+                if len(rows.steps):
                     yield rows
                     offset += len(rows.steps) * length
                     most = min(_MAX_ROWS, 4 * most) if len(rows.steps) == count else max(_FEW_ALIKE, len(rows.steps))
@@ -461,6 +267,27 @@ def read_scalars(file: BinaryIO, end: int) -> Iterator[ScalarRows]:
             values = np.array([[value.simple_value] for value in event.summary.value], dtype=np.float32)
             yield ScalarRows(tags, np.array([event.step]), np.array([event.wall_time]), values)
         offset += length
+
+
+def _read_alike(records: NDArray[np.uint8], tags: tuple[str, ...], step_width: int) -> ScalarRows:
+    """Return the rows of the first of `records` (n, length) that hold `tags` and steps of `step_width` bytes."""
+    names = [tag.encode() for tag in tags]
+    count, length = records.shape
+    # (k,): where the values are in a record, found from its end.
+    sizes = np.array([len(_value_prefix(name)) + 4 for name in names])
+    places = length - FOOTER - 4 - (sizes.sum() - np.cumsum(sizes))
+    if places[0] < HEADER + 10 + step_width:
+        return ScalarRows(tags, np.empty(0, np.int64), np.empty(0), np.empty((len(tags), 0), np.float32))
+    steps = np.zeros(count, dtype=np.uint64)
+    for digit in range(step_width):
+        steps |= (records[:, HEADER + 10 + digit] & np.uint64(0x7F)) << np.uint64(7 * digit)
+    times = records[:, HEADER + 1 : HEADER + 9].copy().view("<f8")[:, 0]
+    values = np.array([records[:, place : place + 4].copy().view("<f4")[:, 0] for place in places.tolist()])
+    again = encode_rows(names, steps, times, values, np.ones(values.shape, dtype=np.bool_))
+    size = min(len(again), records.size)
+    differs = again[:size] != records.reshape(-1)[:size]
+    same = int(differs.argmax()) // length if differs.any() else size // length
+    return ScalarRows(tags, steps[:same].view(np.int64), times[:same], values[:, :same])
 
 
 # Texts, images and hyperparameters

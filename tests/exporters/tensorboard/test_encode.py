@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from bridge.exporters.tensorboard.events import encode_block, frame, masked_crc32c, version_record
+from bridge.errors import MissingExtraError
+from bridge.exporters.tensorboard.events import (
+    encode_block,
+    frame,
+    masked_crc32c,
+    need_tensorboard,
+    version_record,
+)
 from bridge.model import Block
 from tests.deltas import make_block
 from tests.exporters.tensorboard.event_files import hex32, rows
@@ -67,6 +75,21 @@ def test_checksums_are_tensorboards(length: int) -> None:
     assert masked_crc32c(data) == theirs(data)
 
 
+def test_checksums_are_computed_by_compiled_code() -> None:
+    """The library for checksums is installed with its C extension. Without it, an export is slow, with a warning."""
+    import google_crc32c
+
+    assert google_crc32c.implementation == "c"
+
+
+def test_tensorboard_without_the_rest_of_its_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If tensorboard came with another package, the missing part of the extra is named by its pip line."""
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(MissingExtraError) as caught:
+        need_tensorboard()
+    assert caught.value.hint == 'pip install "registry-bridge[tensorboard]"'
+
+
 @pytest.mark.parametrize("copies", [1, 100])
 @pytest.mark.parametrize("step", [0, 127, 128, 2**14 - 1, 2**14, 2**63 - 1, -1, -(2**63)])
 def test_the_bytes_of_a_record(step: int, copies: int) -> None:
@@ -114,6 +137,12 @@ def test_the_bytes_do_not_depend_on_the_blocks(size: int) -> None:
     """The file does not depend on how rows are cut into blocks, so a grown file equals a clean one."""
     whole = random_block(np.random.default_rng(3), 300, 5, 0.6, (0, 300))
     assert b"".join(encoded(whole.rows(slice(start, start + size))) for start in range(0, 300, size)) == encoded(whole)
+
+
+def test_a_metric_without_values_may_have_a_long_name() -> None:
+    """A metric that no row of a block holds leaves no byte, however long its name."""
+    long = make_block([1], {"x" * 1000: [None], "y": [1.0]})
+    assert encoded(long) == encoded(make_block([1], {"y": [1.0]}))
 
 
 numbers = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1e300, 5e-324, 1e-45, float("nan"), float("inf"), -1e39])
