@@ -402,7 +402,7 @@ def _is_same(expected: Scalar, found: Scalar) -> bool:
 def _is_beginning(held: str, whole: str) -> bool:
     """Return whether `held` is `whole` truncated, with or without an ellipsis at its end."""
     kept = held.rstrip(".\u2026 ")
-    return bool(kept) and len(held) < len(whole) and whole.startswith(kept)
+    return 0 < len(held) < len(whole) and whole.startswith(kept or held)
 
 
 def _seconds(text: str) -> float | None:

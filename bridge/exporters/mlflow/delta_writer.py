@@ -13,12 +13,12 @@ import numpy as np
 from bridge.errors import ConflictError, RebuildNeededError, TargetError
 from bridge.exporters.contract import Applied
 from bridge.exporters.mlflow.facts import (
-    NAMES_FILE,
-    TAG_LIMIT,
     Tag,
     clean,
     is_obsolete,
     keys_of,
+    names_tags,
+    read_names_tags,
     renamed,
     sweep_of,
 )
@@ -28,10 +28,8 @@ from bridge.exporters.mlflow.media import (
     ArtifactUpload,
     add_captions,
     add_checkpoints,
-    add_full_texts,
     add_media,
     add_run_files,
-    names_map,
     table_tag,
 )
 from bridge.exporters.mlflow.rows import rows_of
@@ -64,8 +62,7 @@ class _DeltaWork:
 
     `keys` maps each metric to its key. `extra` may have these entries:
 
-    - `files`, `maps`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_full_texts`,
-      `add_checkpoints`).
+    - `files`, `checkpoints`: signatures of what was uploaded (`add_run_files`, `add_checkpoints`).
     - `bests`: the keys of the metrics that `--best` added.
     - `odd_media`: true if some tags of media were renamed; MEDIA_FILE maps them back.
     - `pending`: true if the artifact store failed; the next export sends the files.
@@ -121,10 +118,7 @@ class DeltaWriter:
         """Return the key of each metric. A delta without new rows may name no metrics; then MLflow's run names them."""
         if delta.metrics:
             return keys_of(delta.metrics, dict(self.content.rename), ignores_case=self.store.ignores_case)
-        text: str | bytes | None = self.found.tags.get(Tag.NAMES)
-        if text is None and cursor.extra.get("maps"):
-            text = self._artifact(NAMES_FILE)
-        renamed_keys: dict[str, str] = json.loads(text).get("metrics", {}) if text else {}
+        renamed_keys = read_names_tags(self.found.tags).get("metrics", {})
         taken = {*renamed_keys.values(), *cursor.extra.get("bests", ())}
         return {key: key for key in self.found.metrics if key not in taken} | renamed_keys
 
@@ -141,7 +135,7 @@ class DeltaWriter:
         rename = dict(self.content.rename)
         fresh = {name for block in delta.blocks for name in block.names}
         notices = [
-            Notice(NoticeKind.RENAMED, name, f"as {key}; bridge/names.json maps it back")
+            Notice(NoticeKind.RENAMED, name, f"as {key}; the tags {Tag.NAMES}* map it back")
             for name, key in renamed(keys).items()
             if name in fresh and key != rename.get(name)
         ]
@@ -204,16 +198,15 @@ class DeltaWriter:
             if key not in edited_keys and not (key not in before and key in found.tags and Tag.TAGS in found.tags)
         }
         wanted |= facts.own_tags
-        names = names_map(work.keys, facts)
-        text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
-        if any(names.values()) and len(text) <= TAG_LIMIT:
-            wanted[Tag.NAMES] = text
+        wanted |= names_tags({"metrics": renamed(work.keys), "params": renamed(facts.params.keys)})
         if "notes" not in edited and (facts.notes or Tag.NOTES in found.tags):
             wanted[Tag.NOTES] = facts.notes
         update.tags = {key: value for key, value in wanted.items() if found.tags.get(key) != value}
         update.tags |= self._parent_tag()
         gone = {key for key in before if key not in facts.user_tags and key not in edited_keys and key in found.tags}
-        gone |= {key for key in found.tags if is_obsolete(key, facts) or (key == Tag.NAMES and key not in wanted)}
+        gone |= {
+            key for key in found.tags if is_obsolete(key, facts) or (key.startswith(Tag.NAMES) and key not in wanted)
+        }
         update.deleted_tags = sorted(gone)
         name = found.name if "name" in edited else facts.name
         start = facts.start if in_place or found.start is None else found.start
@@ -293,8 +286,8 @@ class DeltaWriter:
             tags |= table_tag(self.found.tags)
         if not delta.more:
             files = add_run_files(upload, self.run, self.content, extra.get("files", {}))
-            texts = add_full_texts(upload, work.keys, self.facts, extra.get("maps", ""))
-            extra |= {key: value for key, value in (("files", files), ("maps", texts)) if value}
+            if files:
+                extra["files"] = files
             if self.content.checkpoints:
                 extra["checkpoints"] = add_checkpoints(upload, self.run, extra.get("checkpoints", {}))
         is_path = self.store.address.is_server and self.experiment.artifacts.startswith(("/", "file:"))

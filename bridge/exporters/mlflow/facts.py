@@ -6,18 +6,21 @@ what the run in MLflow holds.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
 import re
 import shlex
+import zlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import TargetRefusedError
 from bridge.files import Refused, inside, shortened
 from bridge.model import Notice, NoticeKind, Status, sent_facts
 from bridge.secrets import MASK, Redaction
@@ -41,10 +44,8 @@ TAG_LIMIT = 5000
 NOTES_LIMIT = 8000
 """Characters in a description. MLflow truncates longer ones without an error."""
 
-NAMES_FILE = "bridge/names.json"
-PARAMS_FILE = "bridge/params.json"
-NOTES_FILE = "bridge/notes.md"
-"""The artifacts that hold in full what was renamed or truncated."""
+NOTES_ENDING = "\n\n*The notes go on in sidecar.json.*"
+"""The end of a description that was truncated."""
 
 STATUSES = {
     Status.RUNNING: "RUNNING",
@@ -68,7 +69,7 @@ class Tag:
     SOURCE = "mlflow.bridge.source"  # the path of the run directory
     CURSOR = "mlflow.bridge.cursor"
     TAGS = "mlflow.bridge.tags"  # the user tags that the bridge set, as a JSON list
-    NAMES = "mlflow.bridge.names"  # renamed metrics and params, if one tag can hold the map
+    NAMES = "mlflow.bridge.names."  # with numbers: renamed metrics and params (`names_tags`)
     SWEEP = "mlflow.bridge.sweep"  # on the parent run of a sweep
     EXPERIMENT = "mlflow.bridge.experiment"  # on an experiment its first name, on a run the template of its name
     # While an export writes. Each says what a stopped export may have left.
@@ -146,6 +147,25 @@ def renamed(keys: Mapping[str, str]) -> dict[str, str]:
     return {name: key for name, key in keys.items() if name != key}
 
 
+def names_tags(names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return `names` (by kind, from a name to its key) as tags: deflated JSON, in as many tags as that takes."""
+    if not any(names.values()):
+        return {}
+    text = json.dumps(names, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    packed = base64.b64encode(zlib.compress(text, 9)).decode()
+    return {f"{Tag.NAMES}{at // TAG_LIMIT:04}": packed[at : at + TAG_LIMIT] for at in range(0, len(packed), TAG_LIMIT)}
+
+
+def read_names_tags(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the names that `names_tags` wrote among `tags`. Raise TargetRefusedError if they cannot be read."""
+    packed = "".join(tags[key] for key in sorted(tags) if key.startswith(Tag.NAMES))
+    try:
+        names: dict[str, dict[str, str]] = json.loads(zlib.decompress(base64.b64decode(packed))) if packed else {}
+    except (ValueError, zlib.error) as error:
+        raise TargetRefusedError(f"The tags {Tag.NAMES}* cannot be read.", hint="bridge export --rebuild") from error
+    return names
+
+
 def storable(text: str) -> str:
     """Return `text` without NUL characters, which PostgreSQL cannot store."""
     return text.replace("\0", "\ufffd") if "\0" in text else text
@@ -171,7 +191,7 @@ class RunFacts:
 
     `user_tags` come from the sidecar's tags, `own_tags` are the bridge's and MLflow's natural ones. `start` and `end`
     are milliseconds since the epoch; `end` is None while the run is running. `plain_sent` is `sent_facts` of the run.
-    `whole_notes` are the notes if `notes` had to be truncated. `unsupported` names what MLflow cannot hold as it is.
+    `notes` has NOTES_ENDING if it had to be truncated. `unsupported` names what MLflow cannot hold as it is.
     """
 
     name: str
@@ -184,7 +204,6 @@ class RunFacts:
     end: int | None
     plain_sent: Mapping[str, str]
     notices: tuple[Notice, ...]
-    whole_notes: str | None
     unsupported: frozenset[str]
 
     @property
@@ -202,8 +221,8 @@ class RunFacts:
             "name": digest(self.name),
             "notes": digest(self.notes),
             "tags": digest(json.dumps([sorted(self.user_tags.items()), self.own_tags[Tag.TAGS]])),
-            "bridge tags": digest(json.dumps([sorted(self.own_tags.items()), self.whole_notes or ""])),
-            "params": digest(json.dumps([sorted(lasting.items()), sorted(params.whole.items())])),
+            "bridge tags": digest(json.dumps(sorted(self.own_tags.items()))),
+            "params": digest(json.dumps(sorted(lasting.items()))),
         }
 
 
@@ -219,7 +238,7 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         for what in unsupported
     ]
     params = _params(run, content, redaction, notices, ignores_case=ignores_case)
-    notes = _description(run, notices)
+    notes = _description(run, content, notices)
     tags = user_tags(run.tags, redaction, notices)
     newest = {newest_tag(key): params.values[key] for key in sorted(params.volatile)}
     own = {
@@ -227,7 +246,6 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
     }
     own[Tag.TAGS] = tags.listed
     name = _name(run, notices)
-    whole_notes = run.notes if len(run.notes) > NOTES_LIMIT else None
     return RunFacts(
         name=name,
         notes=notes,
@@ -239,7 +257,6 @@ def facts_of(run: Run, content: ContentOptions, *, ignores_case: bool = False) -
         end=None if run.end is None else milliseconds(run.end),
         plain_sent=sent_facts(run),
         notices=tuple(notices),
-        whole_notes=whole_notes,
         unsupported=frozenset(unsupported) | (frozenset() if tags.lists_all else {"tags"}),
     )
 
@@ -263,14 +280,22 @@ def shown_name(name: str, run_id: str) -> str:
     return storable(name or run_id or "run")[:KEY_LIMIT]
 
 
-def _description(run: Run, notices: list[Notice]) -> str:
-    """Return the notes as MLflow's description, truncated with a pointer to the artifact that has them in full."""
+def _description(run: Run, content: ContentOptions, notices: list[Notice]) -> str:
+    """Return the notes as MLflow's description, truncated with a pointer to the file that has them in full."""
     notes = storable(run.notes)
     if len(notes) <= NOTES_LIMIT:
         return notes
-    notices.append(Notice(NoticeKind.CUT, "notes", f"{len(notes)} characters; {NOTES_FILE} has all"))
-    ending = f"\n\n*The notes go on in the artifact {NOTES_FILE}.*"
-    return notes[: NOTES_LIMIT - len(ending)] + ending
+    detail = f"{len(notes)} characters; {_whole_in(['sidecar.json'], content)} has all"
+    notices.append(Notice(NoticeKind.CUT, "notes", detail))
+    return notes[: NOTES_LIMIT - len(NOTES_ENDING)] + NOTES_ENDING
+
+
+def _whole_in(files: Sequence[str], content: ContentOptions) -> str:
+    """Return words for the place that has a truncated text in full: one of `files`, else the event files."""
+    if not files:
+        return "an event file in the run directory"
+    found = " or ".join(files)
+    return f"{found} in the run directory" if content.artifacts == "none" else f"the artifact {found}"
 
 
 def _truncated_tag(key: str, value: str, notices: list[Notice]) -> str:
@@ -289,12 +314,12 @@ def _truncated_tag(key: str, value: str, notices: list[Notice]) -> str:
 class Params:
     """The params of a run by MLflow's key.
 
-    `values` are as MLflow holds them, `whole` has the truncated ones in full; `keys` maps the hparams' own names.
+    `values` are as MLflow holds them, those of `truncated` from their beginning; `keys` maps the hparams' own names.
     `volatile` are keys whose first value stays, `globs` recognise such keys.
     """
 
     values: Mapping[str, str]
-    whole: Mapping[str, str]
+    truncated: frozenset[str]
     keys: Mapping[str, str]
     volatile: frozenset[str]
     globs: tuple[str, ...] = ()
@@ -315,9 +340,10 @@ def _params(
     """Return the params of `run`: renamed, masked and truncated as MLflow's rules and `content` ask."""
     keys = keys_of(run.params, ignores_case=ignores_case)
     values: dict[str, str] = {}
-    whole: dict[str, str] = {}
+    truncated: set[str] = set()
+    files = [name for name in ("hparams.yaml", "sidecar.json") if name in run.files]
     notices += [
-        Notice(NoticeKind.RENAMED, f"param {name}", f"as {key}; {NAMES_FILE} maps it back")
+        Notice(NoticeKind.RENAMED, f"param {name}", f"as {key}; the tags {Tag.NAMES}* map it back")
         for name, key in renamed(keys).items()
     ]
     for name, value in run.params.items():
@@ -325,12 +351,12 @@ def _params(
         if shown != storable(str(value)):
             notices.append(Notice(NoticeKind.REDACTED, f"param {name}", f"the secret in it is {MASK}"))
         if len(shown) > PARAM_LIMIT:
-            whole[key] = shown
-            detail = f"{len(shown)} characters; {PARAMS_FILE} has all"
+            truncated.add(key)
+            detail = f"{len(shown)} characters; {_whole_in(files, content)} has all"
             notices.append(Notice(NoticeKind.CUT, f"param {name}", detail))
         values[key] = shown[:PARAM_LIMIT]
     volatile = frozenset(keys[name] for name in run.params if _matches(name, content.volatile))
-    return Params(values, whole, keys, volatile, content.volatile)
+    return Params(values, frozenset(truncated), keys, volatile, content.volatile)
 
 
 def param_text(name: str, value: Scalar, redaction: Redaction) -> str:

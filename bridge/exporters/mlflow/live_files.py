@@ -18,7 +18,6 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from bridge.errors import RunDirectoryError
 from bridge.exporters.mlflow import media
-from bridge.exporters.mlflow.facts import facts_of, keys_of
 from bridge.exporters.mlflow.live import LiveStore, refuse
 from bridge.exporters.mlflow.live_options import split_address
 from bridge.files import open_file
@@ -102,8 +101,6 @@ class LiveArtifacts(ArtifactRepository):
             return {}
         source, content = live.run(run), live.options.content
         media.add_copies(files, media.due_files(source, content), content)
-        keys = keys_of(live.metrics(run), dict(content.rename))
-        media.add_full_texts(files, keys, facts_of(source, content), "")
         added = media.add_media(files, source.identity, events)
         if added.captions:
             media.add_captions(files, added.captions, None)

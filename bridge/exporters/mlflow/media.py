@@ -24,14 +24,10 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import TargetRefusedError
 from bridge.exporters.mlflow.errors import artifact_errors
 from bridge.exporters.mlflow.facts import (
-    NAMES_FILE,
-    NOTES_FILE,
-    PARAMS_FILE,
     Tag,
     digest,
     milliseconds,
     plain_file,
-    renamed,
 )
 from bridge.files import BROKEN_PICTURE, MOST_DECODED_PIXELS, open_file, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from bridge.exporters.mlflow.client import MlflowApi
-    from bridge.exporters.mlflow.facts import RunFacts
     from bridge.model import MediaEvent, Run, RunFile
     from bridge.options import ContentOptions
 
@@ -55,9 +50,8 @@ TARGET_MARK = ".bridge-target"
 _TARGET_TEXT = """`bridge export` wrote these files:
 - hparams.yaml, sidecar.json, metrics.csv, media.jsonl, summary.json and other files beside them are copies from the
   run directory, their secrets masked. This file keeps bridge from taking them for a run directory.
-- bridge/names.json maps the names that MLflow refuses to the run's own names, bridge/media.json those of pictures and
-  videos.
-- bridge/params.json and bridge/notes.md hold in full what MLflow would truncate.
+- hparams.yaml and sidecar.json hold in full what MLflow would truncate.
+- bridge/media.json maps the names of pictures and videos that MLflow refuses to the run's own names.
 - bridge/captions.json is the table of all captions.
 """
 
@@ -577,33 +571,6 @@ def add_copies(upload: ArtifactUpload, files: Mapping[str, RunFile], content: Co
         else:
             upload.tell(NoticeKind.LEFT_OUT, name, "it cannot be read, so secrets in it cannot be masked")
     return signatures
-
-
-def names_map(keys: Mapping[str, str], facts: RunFacts) -> dict[str, dict[str, str]]:
-    """Return what was renamed, by kind: from its own name to its name in MLflow."""
-    return {"metrics": renamed(keys), "params": renamed(facts.params.keys)}
-
-
-def add_full_texts(upload: ArtifactUpload, keys: Mapping[str, str], facts: RunFacts, sent: str) -> str:
-    """Add the maps and texts that MLflow cannot hold elsewhere: renamed keys, long params, long notes.
-
-    Return the digest of all of them, "" if there are none. Add nothing if that is `sent`.
-    """
-    names = names_map(keys, facts)
-    files: dict[str, bytes] = {}
-    if any(names.values()):
-        files[NAMES_FILE] = _json_bytes(names)
-    if facts.params.whole:
-        files[PARAMS_FILE] = _json_bytes(facts.params.whole)
-    if facts.whole_notes is not None:
-        files[NOTES_FILE] = facts.whole_notes.encode("utf-8", "replace")
-    if not files:
-        return ""
-    now = digest("".join(f"{path}{data!r}" for path, data in files.items()))
-    if now != sent:
-        for path, data in files.items():
-            upload.add(path, data)
-    return now
 
 
 # ---------------------------------------------------------------------------------------------------------------------

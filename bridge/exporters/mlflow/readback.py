@@ -17,9 +17,8 @@ from bridge.errors import TargetError
 from bridge.exporters.contract import Mismatch, TargetContent, TargetMedia
 from bridge.exporters.mlflow.facts import (
     KEY_LIMIT,
-    NAMES_FILE,
-    NOTES_FILE,
-    PARAMS_FILE,
+    NOTES_ENDING,
+    NOTES_LIMIT,
     TAG_LIMIT,
     Tag,
     UserTags,
@@ -27,6 +26,7 @@ from bridge.exporters.mlflow.facts import (
     facts_of,
     newest_tag,
     read_list_tag,
+    read_names_tags,
 )
 from bridge.exporters.mlflow.media import (
     CAPTIONS_FILE,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 class RunReader:
     """Reads the MLflow run `run_id`, the target of `run`, in the words of its run directory.
 
-    Renamed and truncated things are restored from what keeps them in full.
+    Names that were changed are changed back.
     """
 
     def __init__(self, store: MlflowStore, run_id: str, run: Run, content: ContentOptions) -> None:
@@ -113,18 +113,10 @@ class RunReader:
                 unsupported=self._facts.unsupported,
             )
 
-    @property
-    def _has_full_texts(self) -> bool:
-        return bool(self._extra.get("maps"))
-
     def _read_names(self) -> None:
         """Read the maps of names."""
-        text: str | bytes | None = self._found.tags.get(Tag.NAMES)
-        if text is None and self._has_full_texts:
-            text = self._artifact(NAMES_FILE)
-        if text is not None:
-            data: Any = json.loads(text)
-            self._names = {kind: {key: name for name, key in names.items()} for kind, names in data.items()}
+        maps = read_names_tags(self._found.tags)
+        self._names = {kind: {key: name for name, key in names.items()} for kind, names in maps.items()}
         if self._extra.get("odd_media"):
             self._names["media"] = json.loads(self._artifact(MEDIA_FILE) or b"{}")
 
@@ -139,13 +131,11 @@ class RunReader:
         return Series(name, np.array([step]), np.array([timestamp / 1000.0]), np.array([self._found.metrics[key]]))
 
     def _params(self) -> dict[str, Scalar]:
-        """Return the params, long ones in full, and the newest value of a volatile one."""
-        whole = self._artifact(PARAMS_FILE) if self._has_full_texts else None
-        values: dict[str, str] = dict(self._found.params) | (json.loads(whole) if whole is not None else {})
+        """Return the params, and the newest value of a volatile one."""
         names, volatile = self._names.get("params", {}), self._facts.params.volatile
         return {
             names.get(key, key): self._found.tags.get(newest_tag(key), value) if key in volatile else value
-            for key, value in values.items()
+            for key, value in self._found.params.items()
         }
 
     def _tags(self) -> tuple[str, ...]:
@@ -156,12 +146,9 @@ class RunReader:
         return tuple(tag for tag in tags if sent.key(tag) not in missing)
 
     def _notes(self) -> str:
-        """Return the notes, in full if they were truncated and nobody edited them."""
+        """Return the notes, those that were truncated without the ending that says so."""
         held = self._found.tags.get(Tag.NOTES, "")
-        if self._facts.whole_notes is None or held != self._facts.notes or not self._has_full_texts:
-            return held
-        whole = self._artifact(NOTES_FILE)
-        return held if whole is None else whole.decode()
+        return held.removesuffix(NOTES_ENDING) if len(held) == NOTES_LIMIT else held
 
     def _media(self) -> Iterator[TargetMedia]:
         """Yield the pictures, videos and other files with their digests and captions."""
@@ -216,11 +203,10 @@ class RunReader:
         """Yield the names of what MLflow holds only the beginning of."""
         if len(self._found.name) == KEY_LIMIT:
             yield "name"
-        if not self._has_full_texts:
-            if self._facts.whole_notes is not None:
-                yield "notes"
-            whole = self._facts.params.whole
-            yield from (f"params.{name}" for name, key in self._facts.params.keys.items() if key in whole)
+        if len(self._run.notes) > NOTES_LIMIT:
+            yield "notes"
+        params = self._facts.params
+        yield from (f"params.{name}" for name, key in params.keys.items() if key in params.truncated)
 
     def _artifact(self, path: str) -> bytes | None:
         found = self._find(path)

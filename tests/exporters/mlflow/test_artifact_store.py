@@ -58,7 +58,7 @@ def check_healed(store: Store, path: Path) -> None:
     """Assert that the next export sends the files, and that then nothing is new."""
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert (str(line.action), line.media) == ("changed", 1)
-    assert {"sidecar.json", "metrics.csv", "media.jsonl", "bridge/names.json"} <= set(store.files())
+    assert {"sidecar.json", "metrics.csv", "media.jsonl"} <= set(store.files())
     assert len(store.files("images")) == 2
     (line,) = export_runs([path], store.exporter(), OPTIONS).runs
     assert str(line.action) == "unchanged"

@@ -6,19 +6,21 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import RebuildNeededError, RunError, TargetRefusedError, UsageError
 from bridge.exporters.mlflow import MlflowExporter
-from bridge.exporters.mlflow.facts import UserTags, read_list_tag, script_of
+from bridge.exporters.mlflow.facts import Tag, UserTags, read_list_tag, read_names_tags, script_of
 from bridge.model import NoticeKind, Status
 from bridge.options import ContentOptions
 from bridge.sync.export import export_runs
 from logger.sidecar import SessionEntry
-from tests.exporters.mlflow.by_hand import START, run_of
+from tests.exporters.mlflow.by_hand import START, delta_of, file_of, run_of
 from tests.exporters.mlflow.conftest import Store
 
 ROWS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
@@ -64,11 +66,11 @@ def test_a_requeued_run_is_running_until_its_next_end(any_store: Store) -> None:
 
 
 def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: Store) -> None:
-    """The first name keeps the clean key, and an artifact maps the keys back."""
+    """The first name keeps the clean key, and tags map the keys back."""
     run = run_of(params={"opt/lr": 0.1, "a b": None, "f(x)": True, "f[x]": 2, "f_x_": 3})
     applied = store.export(run, ROWS)
     assert store.run().data.params == {"opt/lr": "0.1", "a b": "None", "f_x_": "True", "f_x__2": "2", "f_x__3": "3"}
-    assert json.loads(store.artifact("bridge/names.json"))["params"] == {
+    assert read_names_tags(store.run().data.tags)["params"] == {
         "f(x)": "f_x_",
         "f[x]": "f_x__2",
         "f_x_": "f_x__3",
@@ -82,18 +84,68 @@ def test_params_keep_their_text_and_names_that_mlflow_refuses_are_mapped(store: 
     assert held == {"opt/lr": "0.1", "a b": "None", "f(x)": "True", "f[x]": "2", "f_x_": "3"}
 
 
-def test_what_is_too_long_is_cut_and_kept_in_full(store: Store) -> None:
-    """Long params, notes and names are cut with a notice each, and files have the first two in full."""
-    run = run_of(params={"prompt": "x" * 7000}, notes="# Notes\n" + "x" * 9000, name="n" * 400)
-    applied = store.export(run, ROWS)
+@pytest.mark.parametrize(
+    ("artifacts", "param", "notes"),
+    [
+        ("ended", "the artifact hparams.yaml or sidecar.json", "the artifact sidecar.json"),
+        ("none", "hparams.yaml or sidecar.json in the run directory", "sidecar.json in the run directory"),
+    ],
+)
+def test_what_is_too_long_is_cut_and_kept_in_full(
+    store: Store, tmp_path: Path, artifacts: str, param: str, notes: str
+) -> None:
+    """Long params, notes and names are cut with a notice each, which says where they are in full.
+
+    That is among the artifacts, unless none are sent.
+    """
+    facts: dict[str, Any] = {"notes": "# Notes\n" + "x" * 9000}
+    hparams = {"prompt": "x" * 7000}
+    files = {"hparams.yaml": yaml.safe_dump(hparams), "sidecar.json": json.dumps(facts | {"hparams": hparams})}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    run = run_of(
+        tmp_path, params=hparams, name="n" * 400, files={name: file_of(tmp_path / name) for name in files}, **facts
+    )
+    applied = store.export(run, ROWS, content=ContentOptions(artifacts=artifacts))
     held = store.run()
     description = held.data.tags["mlflow.note.content"]
-    assert (len(held.data.params["prompt"]), len(held.info.run_name)) == (6000, 250)
-    assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "bridge/notes.md.*")
-    cut = {notice.what for notice in applied.notices if notice.kind is NoticeKind.CUT}
-    assert cut == {"param prompt", "notes", "name"}
+    assert (held.data.params["prompt"], len(held.info.run_name)) == ("x" * 6000, 250)
+    assert (len(description), description[:8], description[-17:]) == (8000, "# Notes\n", "in sidecar.json.*")
+    assert {notice.what: notice.detail for notice in applied.notices if notice.kind is NoticeKind.CUT} == {
+        "param prompt": f"7000 characters; {param} has all",
+        "notes": f"9008 characters; {notes} has all",
+        "name": "the first 250 of 400 characters are kept; sidecar.json has all",
+    }
+    if artifacts != "none":
+        assert {name: store.artifact(name).decode() for name in files} == files
     read = store.read(run)
-    assert (read.params, read.notes, read.truncated) == (run.params, run.notes, {"name"})
+    assert read.truncated == {"name", "notes", "params.prompt"}
+    assert (read.params, run.notes.startswith(read.notes or "-")) == ({"prompt": "x" * 6000}, True)
+
+
+@pytest.mark.parametrize("name", ["grad(model.layers.{}.self_attn.q_proj.weight)", "{}@" + "x" * 40])
+def test_any_number_of_renamed_metrics_comes_back(any_store: Store, name: str) -> None:
+    """Thousands of renamed metrics are mapped back without any artifact, and a rebuild needs fewer tags for fewer."""
+    names = [name.format(f"{number * 7919 % 10007:05}") for number in range(2000)]
+    run, content = run_of(params={"f(x)": 1}), ContentOptions(artifacts="none")
+    any_store.export(run, [{"step": 0, **dict.fromkeys(names, 1.0)}], content=content)
+    any_store.export(run_of(params={"f(x)": 1}, notes="changed"), content=content)
+    held = any_store.read(run, content)
+    assert (held.names, held.params) == (frozenset(names), {"f(x)": "1"})
+    tags = [key for key in any_store.run().data.tags if key.startswith(Tag.NAMES)]
+    assert len(tags) > 1
+    any_store.rebuild(run, [delta_of(run, ROWS)], content)
+    tags = [key for key in any_store.run().data.tags if key.startswith(Tag.NAMES)]
+    assert len(tags) == 1
+
+
+def test_names_that_somebody_changed_are_an_error(store: Store) -> None:
+    """Names that cannot be read any more are no different points."""
+    run = run_of(params={"f(x)": 1})
+    store.export(run, ROWS)
+    store.client.set_tag(store.run().info.run_id, f"{Tag.NAMES}0000", "x")
+    with pytest.raises(TargetRefusedError, match="cannot be read"):
+        store.read(run)
 
 
 def test_a_param_that_changed_is_replaced_where_that_can_be(any_store: Store) -> None:
@@ -384,12 +436,13 @@ def test_nul_characters_are_replaced(uri: str, tmp_path: Path) -> None:
     assert store.stale(run) == []
 
 
-def test_renames_are_known_also_without_a_place_for_files(store: Store) -> None:
+def test_renames_are_known_also_without_a_place_for_files(store: Store, tmp_path: Path) -> None:
     """Without an artifact store a tag maps renamed keys back."""
     store.client.create_experiment("trials", artifact_location="mlflow-artifacts:/7")
-    run = run_of(params={"f(x)": 1})
+    (tmp_path / "metrics.csv").touch()
+    run = run_of(tmp_path, params={"f(x)": 1}, files={"metrics.csv": file_of(tmp_path / "metrics.csv")})
     store.export(run, ODD)
-    assert json.loads(store.run().data.tags["mlflow.bridge.names"])["metrics"] == {"a@b": "a_b"}
+    assert read_names_tags(store.run().data.tags)["metrics"] == {"a@b": "a_b"}
     held = store.read(run)
     assert (list(held.series), held.params) == (["a@b"], {"f(x)": "1"})
 

@@ -77,12 +77,9 @@ def test_a_server_ends_with_the_same_as_a_database(server: Store, store: Store, 
     explained = server.artifact(".bridge-target").decode()
     assert [path for path in own if path in explained] == [
         "bridge/captions.json",
-        "bridge/names.json",
-        "bridge/notes.md",
-        "bridge/params.json",
         "hparams.yaml",
     ]
-    assert len(own) == 6
+    assert len(own) == 3
 
 
 def test_mlflow_prints_no_addresses(
@@ -206,7 +203,7 @@ def test_a_file_that_is_too_large_for_the_server_is_a_notice(
     assert [(notice.kind, notice.what) for notice in applied.notices if notice.kind is not NoticeKind.RENAMED] == [
         (NoticeKind.TOO_LARGE, "metrics.csv")
     ]
-    assert server.files() == [".bridge-target", "bridge/names.json", "summary.json"]
+    assert server.files() == [".bridge-target", "summary.json"]
     assert through.stale(run) == []
 
 
