@@ -29,10 +29,6 @@ class LineProgress(Progress):
         """Begin to count."""
         self._runs, self._began = runs, time.monotonic()
 
-    def waiting(self, step: str) -> None:
-        """Write the step at once."""
-        self._write(f"{step[:1].upper()}{step[1:]} ...")
-
     def moved(self, points: int) -> None:
         """Count points."""
         self._points += points
@@ -56,10 +52,7 @@ class LineProgress(Progress):
         self._last = now
         remaining = (now - self._began) / self._done * (self._runs - self._done) if self._done else 0.0
         left = f", about {remaining:.0f} s left" if remaining else ""
-        self._write(f"{self._done:,} of {counted(self._runs, 'run')} done, {self._rate}{left}")
-
-    def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
+        self._stream.write(f"{self._done:,} of {counted(self._runs, 'run')} done, {self._rate}{left}\n")
         self._stream.flush()
 
 
@@ -73,7 +66,6 @@ class BarProgress(LineProgress):
         super().__init__(stream)
         self._after = after
         self._bar: RichProgress | None = None
-        self._step = ""
 
     def start(self, runs: int) -> None:
         """Make the bar."""
@@ -95,16 +87,11 @@ class BarProgress(LineProgress):
         self._bar.add_task("", total=runs, rate="")
         self._show()
 
-    def waiting(self, step: str) -> None:
-        """Draw the bar with the step until the first points have arrived."""
-        self._step = step
-        self._show()
-
     def _show(self) -> None:
         if self._bar is None or time.monotonic() - self._began < self._after:
             return
         self._bar.start()
-        rate = self._rate if self._points else self._step
+        rate = self._rate if self._points else ""
         self._bar.update(self._bar.task_ids[0], completed=self._done, rate=rate)
 
     def __exit__(self, *_error: object) -> None:

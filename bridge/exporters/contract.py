@@ -221,11 +221,6 @@ class Exporter(Protocol):
         """Return what the target can hold and do. This may ask the target once."""
         ...
 
-    @property
-    def first_step(self) -> str:
-        """Return what takes long before the first run is written, in words for people; "" if nothing does."""
-        return ""
-
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Look at all runs of this export before the first is applied (folder names, parents of sweeps)."""
 

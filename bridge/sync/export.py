@@ -130,8 +130,6 @@ def export_gathered(
             states = exporter.cursors(runs)
             tasks = [options.task(run, states[run.identity]) for run in runs]
             shown.start(len(tasks))
-            if tasks and not options.dry_run and exporter.first_step:
-                shown.waiting(exporter.first_step)
             work = partial(export_batch, dry_run=options.dry_run)
             with closing(export_all(tasks, exporter, work, workers=options.workers, progress=shown)) as reports:
                 for line in reports:

@@ -235,9 +235,6 @@ class Progress:
     def start(self, runs: int) -> None:
         """Receive the number of runs that are about to be exported."""
 
-    def waiting(self, step: str) -> None:
-        """Receive what takes long before the first run is written."""
-
     def moved(self, points: int) -> None:
         """Receive the number of points that have reached their target."""
 

@@ -119,11 +119,3 @@ def test_an_export_names_its_target_as_an_option(tmp_path: Path, monkeypatch: py
         "bridge view runs --to tensorboard --logdir tb_logs",
         "bridge view runs --to mlflow --tracking-uri sqlite:///mlflow.db",
     ]
-
-
-def test_only_a_new_sqlite_file_makes_the_first_run_wait(tmp_path: Path) -> None:
-    """MLflow makes the tables of a SQLite file that does not exist yet; other targets are ready."""
-    new, old = MlflowExporter(f"sqlite:///{tmp_path}/new.db"), MlflowExporter(f"sqlite:///{tmp_path}/old.db")
-    (tmp_path / "old.db").touch()
-    steps = [new.first_step, old.first_step, TensorBoardExporter(tmp_path / "tb").first_step]
-    assert steps == ["making the tables of a new database", "", ""]

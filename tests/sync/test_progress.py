@@ -40,9 +40,6 @@ class Recorded(Progress):
     def start(self, runs: int) -> None:
         self.told.append(f"{runs} runs")
 
-    def waiting(self, step: str) -> None:
-        self.told.append(step)
-
     def moved(self, points: int) -> None:
         self.told.append("moved")
         self.points += points
@@ -91,21 +88,6 @@ def test_each_pass_of_a_follow_has_its_progress(tmp_path: Path) -> None:
     assert told.told == ["1 runs", "moved", "a done"]
 
 
-class New(MemoryExporter):
-    """A target whose first write takes long."""
-
-    first_step = "making the tables of a new database"
-
-
-def test_an_export_says_what_its_first_write_waits_for(tmp_path: Path) -> None:
-    """The step is reported before the first point, and not by a dry run, which writes nothing."""
-    make_run(tmp_path / "runs" / "a", rows(10))
-    exported, planned = Recorded(), Recorded()
-    export_runs([tmp_path / "runs"], New(tmp_path / "boxes"), Options(dry_run=True), progress=planned)
-    export_runs([tmp_path / "runs"], New(tmp_path / "boxes"), progress=exported)
-    assert (New.first_step in planned.told, exported.told[:3]) == (False, ["1 runs", New.first_step, "moved"])
-
-
 def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file gets runs, points with their rate, and the remaining time once a run is done."""
     now = [1000.0]
@@ -113,14 +95,12 @@ def test_lines_say_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     lines = LineProgress(stream)
     lines.start(3)
-    lines.waiting("making the tables of a new database")
     for second in (4, 10, 15):
         now[0] = 1000.0 + second
         lines.moved(2500)
     now[0] = 1020.0
     lines.run_done(RunReport(path="/runs/a", run_id="a", action=Action.NEW))
     assert stream.getvalue() == (
-        "Making the tables of a new database ...\n"
         "0 of 3 runs done, 5,000 points, 500 points/s\n1 of 3 runs done, 7,500 points, 375 points/s, about 40 s left\n"
     )
 

@@ -92,11 +92,6 @@ class MlflowExporter(Exporter):
             return _API
         return _SQLITE if database.is_sqlite else _DATABASE
 
-    @property
-    def first_step(self) -> str:
-        """Return what the first write to a new SQLite file waits for: MLflow makes tables for seconds."""
-        return "making the tables of a new database" if self._store.is_absent else ""
-
     def prepare(self, runs: Sequence[Run], content: ContentOptions) -> None:
         """Open MLflow, so that its errors are reported once and not for each run.
 
