@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from bridge.registry.store import ScanReport
     from bridge.registry.where import Ref
 
-HTML_ROWS = 50
-"""The most runs that a notebook shows of a registry."""
-
 
 class Registry:
     """The records of all runs below a root as of its last scan, in the order of their start.
@@ -64,27 +61,6 @@ class Registry:
         counts = Counter(record.status for record in self._records)
         statuses = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
         return f"<Registry {self.root}: {counted(len(self), 'run')} ({statuses or 'none'})>"
-
-    def _repr_html_(self) -> str:
-        """Return the newest runs as a table, for a notebook."""
-        newest = sorted(self._records, key=lambda record: -record.start)[:HTML_ROWS]
-        metrics = Counter(name for record in newest for name in record.summary if name not in ("epoch", "step"))
-        shown = [name for name, _ in metrics.most_common(6)]
-        rows = [
-            (
-                record.name,
-                record.status,
-                record.created_at[:16].replace("T", " "),
-                *(f"{value:.4g}" if (value := record.metric(name)) is not None else "" for name in shown),
-            )
-            for record in newest
-        ]
-        more = f", the newest {HTML_ROWS}" if len(self) > HTML_ROWS else ""
-        return html_table(
-            ("name", "status", "started (UTC)", *shown),
-            rows,
-            caption=f"{counted(len(self), 'run')} in {self.root}{more}",
-        )
 
     def close(self) -> None:
         """Do nothing: the records are in memory, and the cache is closed. Code for the original registry calls this."""
@@ -273,19 +249,6 @@ def columns(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
         for metric in metrics:
             table[f"{head}.{metric}"] = [record.metric(metric, statistic) for record in records]
     return table
-
-
-def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str) -> str:
-    """Return a table as HTML. All texts are escaped."""
-    from html import escape
-
-    def line(cells: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead>{line(headers, 'th')}</thead><tbody>{body}</tbody></table>"
-    )
 
 
 def csv_table(records: Sequence[RunRecord]) -> bytes:

@@ -210,16 +210,10 @@ class Report(_Report, frozen=True, kw_only=True):
         """Return the runs whose export failed."""
         return tuple(run for run in self.runs if run.failed)
 
-    def _repr_html_(self) -> str:
-        """Return the runs as a table, for a notebook."""
-        from bridge.registry.query import html_table
-
-        headers = ("run", "action", "points", "images and videos", "notices", "reason")
-        rows = [
-            (run.run_id, run.action, f"{run.points:,}", f"{run.media:,}", len(run.notices) or "", run.reason)
-            for run in self.runs
-        ]
-        return html_table(headers, rows, caption=self.no_match or f"{self.exporter}: {counted(len(self.runs), 'run')}")
+    def __repr__(self) -> str:
+        counts = Counter(run.action for run in self.runs)
+        actions = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
+        return f"<Report {self.exporter}: {counted(len(self.runs), 'run')} ({actions or 'none'})>"
 
 
 def exit_code(*, failed: int, of: int) -> int:
