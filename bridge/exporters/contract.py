@@ -176,8 +176,9 @@ class Target(Protocol):
     """The target of one run: one MLflow run, one TensorBoard run folder."""
 
     def apply(self, delta: Delta) -> Applied:
-        """Add `delta` and the run's facts (name, status, times, params, tags, notes) to the target, durably.
+        """Add `delta` and the run's facts (name, status, times, params, tags, notes) to the target.
 
+        After this call returns, a kill undoes nothing. A power cut may, if `Exporter.cursors` notices that afterwards.
         Create the target if it does not exist. Write data first and the cursor `delta.after` second, or both in one
         transaction. Applying a delta twice has the same result as applying it once. A delta of kind SAME carries
         facts only. The fields `sent` and `extra` of a cursor belong to the exporter: it fills them in here.
@@ -248,7 +249,7 @@ class Exporter(Protocol):
         ...
 
     def batch(self) -> AbstractContextManager[None]:
-        """Let small runs share what a target does once for many: what the block applies may be durable only at its end.
+        """Let small runs share what a target does once for many: what the block applies may be written only at its end.
 
         Each run of a block has one target, which is given one delta. Raise TargetError at the end of the block if that
         fails; then the runs are left as after a failed `apply`. After ConflictError and TargetRefusedError each one is

@@ -1,7 +1,7 @@
 """Export one run into a log directory, and die on the way.
 
 python -m tests.crash.tensorboard_steps every FOLDER N       kill an export at each N-th step, and repair it
-python -m tests.crash.tensorboard_steps together FOLDER N    the same with three runs in one batch
+python -m tests.crash.tensorboard_steps several FOLDER N     the same with an export of three runs
 python -m tests.crash.tensorboard_steps export LOGDIR        export in small deltas
 
 Whole exports are compared byte for byte, except for the generation in a file's name.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SHAPE = ContentOptions()
 PICTURE = Path(__file__).parent.parent / "sync" / "picture.png"
 STEPS = {"open", "os.rename", "os.remove", "os.truncate", "os.utime", "os.mkdir", "fcntl.flock", "os.scandir"}
-TOGETHER = ("red", "green", "blue")
+SEVERAL = ("red", "green", "blue")
 BEFORE_DELTAS = 25_000
 """Rows of `export`, in deltas of `DELTA`."""
 DELTA = 2_500
@@ -95,7 +95,7 @@ def content(logdir: Path, name: str = "abc") -> dict[str, bytes]:
 
 
 def die_at(step: int) -> None:
-    """End this process as a power cut would, at the `step`-th time that it does something with a file."""
+    """End this process without a warning, at the `step`-th time that it does something with a file."""
     seen = 0
 
     def watch(event: str, _: object) -> None:
@@ -156,20 +156,20 @@ def killed_at_every_step(folder: Path, stride: int) -> int:
     return kills
 
 
-def killed_together(folder: Path, stride: int) -> int:
-    """Kill an export of three runs, which share one batch, at each `stride`-th step. Return how many were killed."""
+def several_killed(folder: Path, stride: int) -> int:
+    """Kill an export of three runs at each `stride`-th step. Return how many were killed."""
     root, clean, logdir = folder / "runs", folder / "clean", folder / "logs"
-    for name in TOGETHER:
+    for name in SEVERAL:
         write_run(root / name, [{"step": step, "loss": step / 8} for step in range(20)])
-    assert together(root, clean) == ["new"] * 3
+    assert export_several(root, clean) == ["new"] * 3
     steps = 0
-    for step in kill_at_steps(stride, logdir, lambda: None, partial(together, root, logdir)):
-        assert [content(logdir, name) for name in TOGETHER] == [content(clean, name) for name in TOGETHER], step
+    for step in kill_at_steps(stride, logdir, lambda: None, partial(export_several, root, logdir)):
+        assert [content(logdir, name) for name in SEVERAL] == [content(clean, name) for name in SEVERAL], step
         steps += 1
     return steps - 1
 
 
-def together(root: Path, logdir: Path) -> list[str]:
+def export_several(root: Path, logdir: Path) -> list[str]:
     return [line.action for line in export_runs([root], TensorBoardExporter(logdir)).runs]
 
 
@@ -180,8 +180,8 @@ def whole_export(logdir: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "every":
         print(killed_at_every_step(Path(sys.argv[2]), int(sys.argv[3])))
-    elif sys.argv[1] == "together":
-        print(killed_together(Path(sys.argv[2]), int(sys.argv[3])))
+    elif sys.argv[1] == "several":
+        print(several_killed(Path(sys.argv[2]), int(sys.argv[3])))
     else:
         need_tensorboard()
         whole_export(Path(sys.argv[2]))

@@ -42,9 +42,9 @@ def test_killed_at_steps_that_it_takes(tmp_path: Path, stride: int, kills: int) 
     assert number_of_kills("every", str(tmp_path), str(stride)) > kills
 
 
-def test_killed_while_several_runs_are_written_together(tmp_path: Path) -> None:
-    """Runs of one batch, killed before any call: the next export ends with the files of one clean export."""
-    assert number_of_kills("together", str(tmp_path), "3") > 20
+def test_an_export_of_several_runs_is_killed(tmp_path: Path) -> None:
+    """An export of several runs, killed before any call: the next one leaves the files of one clean export."""
+    assert number_of_kills("several", str(tmp_path), "3") > 20
 
 
 def test_two_exports_at_once(tmp_path: Path, clean: dict[str, bytes]) -> None:

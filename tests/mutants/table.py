@@ -98,22 +98,26 @@ _EVENTS = (
 
 _TENSORBOARD = (
     Mutant(
-        "TensorBoard: the cursor is written before the data",
+        "TensorBoard: the cursor may be on the disk before the data",
+        "bridge/exporters/tensorboard/state.py",
+        "        if not is_one_write:\n            os.fsync(self._descriptor)\n",
+        "",
+        ("tests/exporters/tensorboard/test_lock_and_disk.py",),
+    ),
+    Mutant(
+        "TensorBoard: old files are removed before the new state",
         "bridge/exporters/tensorboard/target.py",
-        """                flush_files([path for writer in writers for path in writer.written])
-                flush_files([writer.write_state() for writer in writers])
+        "        write_state(self._folder, state)\n",
+        """        for name in leftover_files(self._folder, state, self._held.names):
+            os.unlink(f"{self._folder}/{name}")
+        write_state(self._folder, state)
 """,
-        """                flush_files([writer.write_state() for writer in writers])
-                for writer in writers:
-                    writer.acknowledge()
-                flush_files([path for writer in writers for path in writer.written])
-""",
-        ("tests/exporters/tensorboard/test_batch.py",),
+        ("tests/exporters/tensorboard/test_damage.py", "tests/crash/test_tensorboard.py"),
     ),
     Mutant(
         "TensorBoard: bytes that no state acknowledges are kept",
         "bridge/exporters/tensorboard/target.py",
-        'return os.stat(f"{self.folder}/{record.name}").st_size > record.length  # noqa: PTH116',
+        'return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116',
         "return False",
         ("tests/exporters/tensorboard/test_target.py", "tests/crash/test_tensorboard.py"),
     ),

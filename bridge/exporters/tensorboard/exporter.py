@@ -32,7 +32,7 @@ from bridge.exporters.tensorboard.state import (
     parse_event_file_name,
     read_state,
 )
-from bridge.exporters.tensorboard.target import Batch, TensorBoardTarget
+from bridge.exporters.tensorboard.target import TensorBoardTarget
 from bridge.files import fingerprint
 from bridge.locks import file_lock
 
@@ -48,8 +48,6 @@ SAMPLES = "images=9999,text=9999,audio=9999,scalars=100000"
 
 _LEFTOVERS = "left-over files"
 _MAX_PART_BYTES = 200
-_BATCH_RUNS = 128
-"""Each holds a lock, and so an open file, until the batch is on the disk."""
 _MAX_FOLDERS = 2_000
 """Folders searched for copies of targets if every run was found in its own folder."""
 
@@ -68,7 +66,6 @@ class TensorBoardExporter(Exporter):
         self._logdir = Path(logdir).absolute()
         self._lock_wait = lock_wait
         self._folders: dict[str, RunFolder] = {}
-        self._batch = Batch()
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
@@ -76,7 +73,6 @@ class TensorBoardExporter(Exporter):
         return Capabilities(
             ordered_steps=True,
             reads_event_files=True,
-            batch_runs=_BATCH_RUNS,
             value_bits=32,
             time_step=1e-6,
             statuses=STATUSES,
@@ -118,13 +114,7 @@ class TensorBoardExporter(Exporter):
 
     def open(self, run: Run, content: ContentOptions) -> TensorBoardTarget:
         """Return the target of `run`, whose folder need not exist."""
-        return TensorBoardTarget(
-            str(self._logdir), self._group(run), run, content, lock_wait=self._lock_wait, batch=self._batch
-        )
-
-    def batch(self) -> contextlib.AbstractContextManager[None]:
-        """Let the runs that are applied in the block share the flushes to the disk."""
-        return self._batch.opened()
+        return TensorBoardTarget(str(self._logdir), self._group(run), run, content, lock_wait=self._lock_wait)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -172,7 +162,6 @@ class TensorBoardExporter(Exporter):
         marker = f"{path}/{MARKER_NAME}"
         if found.exists and found.cursor is None and found.error is None and os.path.exists(marker):  # noqa: PTH110
             # Another export may be writing it: files come before their state.
-            self._batch.commit_folder(path)
             with contextlib.suppress(OSError), file_lock(marker, wait=self._lock_wait):
                 found = _look_at(path, identity)
         return replace(found, extras=tuple(f"{self._logdir}/{copy}" for copy in folder.copies))

@@ -5,7 +5,7 @@
     .bridge-target      the identity alone, in case the state is lost; keeps searches for run directories out; locked by
                         the export that writes
 
-The state is written after the data that it describes are on the disk. So bytes past the lengths in the state were never
+The state is written after the data that it describes. So bytes past the lengths in the state were never
 acknowledged, and a file that does not begin as the state says was changed by somebody else.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -26,9 +25,10 @@ from msgspec.structs import replace
 
 from bridge.errors import NewerFormatError, TargetRefusedError, TargetUnavailableError
 from bridge.model import Cursor
+from logger.files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 EVENT_KINDS = ("facts", "media", "scalars")
@@ -44,9 +44,7 @@ STATE_FORMAT = 3
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.bridge\.(facts|media|scalars)\.g(\d{3,})")
 _CHUNK_BYTES = 2**20
-_BUFFER_BYTES = 2**16
-_FEW_FILES = 8
-"""Up to so many files are flushed one by one, since the whole file system may hold much more that must be written."""
+_BUFFER_BYTES = 2**20
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -106,12 +104,13 @@ def read_state(folder: Path | str) -> FolderState | None:
     return state
 
 
-def encode_state(state: FolderState) -> bytes:
-    """Return the content of a state file."""
+def write_state(folder: str, state: FolderState) -> None:
+    """Replace the state of `folder`. A power cut may leave an empty one, which cannot be trusted."""
     data = msgspec.to_builtins(replace(state, cursor=None), order="deterministic")
     data |= {"format": STATE_FORMAT, "cursor": None if state.cursor is None else state.cursor.to_dict()}
     text = json.dumps(data, sort_keys=True, allow_nan=False)
-    return f'{{"digest": "{_digest(text)}", {text[1:]}'.encode()
+    text = f'{{"digest": "{_digest(text)}", {text[1:]}'
+    replace_file(f"{folder}/{STATE_NAME}", text, durable=False)
 
 
 def _digest(text: str) -> str:
@@ -200,11 +199,18 @@ class EventFile:
             yield file, self._length
 
     def finish(self) -> FileRecord:
-        """Close the file, give it its name, and return what to remember of it. It may not be on the disk yet."""
-        if self._descriptor < 0:
+        """Close the file, give it its name, and return what to remember of it.
+
+        A new file that was written by one call need not be on the disk yet. Its length is wrong if a power cut comes
+        before. In any other file an earlier part could be missing although the length is right.
+        """
+        is_one_write = self._descriptor < 0 and not self._begin
+        if is_one_write:
             self._open_path = self.path
         self._flush()
         mtime = _backdate_mtime(self._descriptor)
+        if not is_one_write:
+            os.fsync(self._descriptor)
         self._close()
         if self._open_path != self.path:
             os.replace(self._open_path, self.path)  # noqa: PTH105 - called for thousands of files
@@ -252,37 +258,6 @@ def _backdate_mtime(descriptor: int) -> int:
     except OSError:  # another user's file in a shared folder, or a file system without mtimes
         return found.st_mtime_ns
     return earlier
-
-
-def flush_files(paths: Sequence[str]) -> None:
-    """Return when the files `paths`, all on one file system, are on the disk. Raise OSError.
-
-    A call for each file makes the disk write its journal as often. So many files share one call for the whole
-    file system, where the system has one.
-    """
-    if len(paths) > _FEW_FILES and (flush_file_system := _syncfs()) is not None:
-        with open(paths[0], "rb", buffering=0) as file:  # noqa: PTH123
-            flush_file_system(file.fileno())
-        return
-    for path in paths:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - called for thousands of files
-            os.fsync(file.fileno())
-
-
-@functools.cache
-def _syncfs() -> Callable[[int], None] | None:
-    """Return Linux's call that flushes the file system of an open file, None elsewhere. Python's `os` lacks it."""
-    import ctypes
-
-    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if call is None:
-        return None
-
-    def flush(descriptor: int) -> None:
-        if call(descriptor):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    return flush
 
 
 def find_damage(folder: str, state: FolderState | None, names: Collection[str]) -> str:

@@ -1,9 +1,10 @@
 """Write one run's folder: append to it, or replace it by a complete new one.
 
-Data come first, flushed to the disk, then the state that acknowledges them, then old files are removed. Small runs do
-so together (`Batch`): a flush takes the disk ten milliseconds, however much there is to flush. A process killed in
-between leaves files that the next export finishes or removes. The scalars' file is a function of the run directory
-alone: whatever exports there were, it holds the bytes that one clean export would write.
+Data come first, then the state that acknowledges them, then old files are removed. A process killed in between leaves
+files that the next export finishes or removes. A power cut may leave the newest files short or empty. Then a length or
+the state's digest is wrong, and the next export writes the run again. What could be damaged without such a trace is on
+the disk before the state is written (`EventFile.finish`). The scalars' file is a function of the run directory alone:
+whatever exports there were, it holds the bytes that one clean export would write.
 
 A watching TensorBoard follows a growing file, but does not notice one that is replaced under its old name. So appends
 are appends, and everything else gets a new generation in its name.
@@ -42,19 +43,16 @@ from bridge.exporters.tensorboard.state import (
     EventFile,
     FolderState,
     encode_marker,
-    encode_state,
     find_damage,
-    flush_files,
     folder_owner,
     leftover_files,
     os_errors,
     parse_event_file_name,
     read_state,
-    write_all,
+    write_state,
 )
-from bridge.locks import open_locked, unlock
+from bridge.locks import file_lock
 from bridge.model import DeltaKind, Notice, NoticeKind
-from logger.files import keep_access, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -65,7 +63,6 @@ if TYPE_CHECKING:
     from bridge.model import Block, Cursor, Delta, Run
     from bridge.options import ContentOptions
 
-_NEW_STATE = f".{STATE_NAME}.new"
 _NO_LOCKS = "two exports at once would not notice each other"
 _LARGEST = (2 - 2**-24) * 2.0**127
 """From here on a float64 rounds to an infinite float32."""
@@ -74,65 +71,9 @@ _STEP_LIMIT = 2**31
 """The HPARAMS page fails for all runs if a step does not fit into 32 bits."""
 
 
-class Batch:
-    """The writes of several targets, which share the flushes to the disk: first all data, then all states.
-
-    While it is open, a write waits until `commit`; else it is acknowledged at once.
-    """
-
-    def __init__(self) -> None:
-        self._writers: dict[str, FolderWriter] = {}
-        self._is_open = False
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Keep writes waiting while the block runs, then acknowledge them. Raise TargetError."""
-        self._is_open = True
-        try:
-            yield
-        finally:
-            self._is_open = False
-            self.commit()
-
-    def add(self, writer: FolderWriter) -> None:
-        """Take over a finished write with the lock of its folder. Raise TargetError."""
-        self._writers[writer.folder] = writer
-        if not self._is_open:
-            self.commit()
-
-    def commit_folder(self, folder: str) -> None:
-        """Call `commit` if a write into `folder` waits: it holds the folder's lock. Raise TargetError."""
-        if folder in self._writers:
-            self.commit()
-
-    def commit(self) -> None:
-        """Write the states of the writes that wait. Raise TargetError after undoing what was not acknowledged."""
-        writers = list(self._writers.values())
-        self._writers.clear()
-        if not writers:
-            return
-        try:
-            with os_errors(writers[0].folder):
-                flush_files([path for writer in writers for path in writer.written])
-                flush_files([writer.write_state() for writer in writers])
-                for writer in writers:
-                    writer.acknowledge()
-        except BaseException:
-            for writer in writers:
-                writer.abandon()
-            raise
-        finally:
-            for writer in writers:
-                unlock(writer.lock)
-
-
 class _LockedFolder(msgspec.Struct):
-    """A locked folder: its state, its damage as `find_damage` says it, the names in it, notes for the report.
+    """A locked folder: its state, its damage as `find_damage` says it, the names in it, notes for the report."""
 
-    `lock` is a descriptor. If it is None, the lock does not end with `_locked`.
-    """
-
-    lock: int | None
     state: FolderState | None = None
     damage: str = ""
     names: Sequence[str] = ()
@@ -142,23 +83,20 @@ class _LockedFolder(msgspec.Struct):
 class TensorBoardTarget:
     """The folder of one run: `group` below `logdir`. `lock_wait` is in seconds.
 
-    The folder is created by `apply` or `rebuild`. What they write is acknowledged by `batch`.
+    The folder is created by `apply` or `rebuild`.
     """
 
-    def __init__(
-        self, logdir: str, group: str, run: Run, content: ContentOptions, *, lock_wait: float, batch: Batch
-    ) -> None:
+    def __init__(self, logdir: str, group: str, run: Run, content: ContentOptions, *, lock_wait: float) -> None:
         self._logdir = logdir
         self._folder = f"{logdir}/{group}"
         self._run = run
         self._content = content
         self._group = group
         self._lock_wait = lock_wait
-        self._batch = batch
         self._files: Mapping[str, FileRecord] | None = None
 
     def apply(self, delta: Delta) -> Applied:
-        """Append `delta` durably, then write the state. A delta of kind NEW replaces whatever there was.
+        """Append `delta`, then write the state. A delta of kind NEW replaces whatever there was.
 
         Do nothing if the folder already covers `delta`. Raise RebuildNeededError if the folder is damaged,
         TargetUnavailableError if another export moved its cursor.
@@ -182,7 +120,7 @@ class TensorBoardTarget:
                 raise self._overtaken()
             if delta.remember is not None and state.cursor is not None:
                 remembered = replace(state, cursor=delta.remember.with_(sent=state.cursor.sent))
-                replace_file(f"{self._folder}/{STATE_NAME}", encode_state(remembered))
+                write_state(self._folder, remembered)
             return self._write((delta,), held, fresh=False)
 
     def rebuild(self, deltas: Iterable[Delta]) -> Applied:
@@ -214,52 +152,41 @@ class TensorBoardTarget:
             writer.abandon()
             raise
         self._files = writer.state.files
-        assert held.lock is not None
-        writer.lock, held.lock = held.lock, None
-        self._batch.add(writer)
         return done
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[_LockedFolder]:
-        """Create and lock the folder, and make sure that it belongs to this run.
-
-        Yield what the folder holds. The lock ends with the block, unless somebody took it over.
-        """
-        self._batch.commit_folder(self._folder)
+        """Create and lock the folder, make sure that it belongs to this run, and yield what it holds."""
         if f"{_real_path(self._logdir)}/{self._group}/".startswith(f"{self._run.path}/"):
             raise TargetRefusedError(
                 f"The event files would go into the run directory itself: {self._folder}.",
                 hint="Choose a --logdir outside the run directories.",
             )
-        with os_errors(self._folder):
+        marker = f"{self._folder}/{MARKER_NAME}"
+        with os_errors(self._folder), contextlib.ExitStack() as stack:
             is_new = _make_folder(self._folder)
             try:
-                lock, is_held = open_locked(f"{self._folder}/{MARKER_NAME}", wait=self._lock_wait)
+                is_locked = stack.enter_context(file_lock(marker, wait=self._lock_wait))
             except TimeoutError:
                 raise TargetUnavailableError(
                     f"{self._folder} is being written by another export.",
                     hint="Wait until it is done and run this one again.",
                 ) from None
-            held = _LockedFolder(lock)
-            try:
-                if not is_held:
-                    held.notes = (f"{self._folder}: this file system has no locks; {_NO_LOCKS}",)
-                has_marker = bool(os.fstat(lock).st_size)
-                if has_marker or not is_new:  # else nobody has written into it yet
-                    held.names = os.listdir(self._folder)  # noqa: PTH208 - names only
-                state = read_state(self._folder) if STATE_NAME in held.names else None
-                owner = state.identity if state else folder_owner(self._folder) if held.names else None
-                if owner not in (None, self._run.identity):
-                    raise self._overtaken()
-                if owner is None or not has_marker:
-                    if has_marker:
-                        os.truncate(lock, 0)
-                    os.write(lock, encode_marker(self._run.identity))
-                held.state, held.damage = state, find_damage(self._folder, state, held.names)
-                yield held
-            finally:
-                if held.lock is not None:
-                    unlock(held.lock)
+            held = _LockedFolder()
+            if not is_locked:
+                held.notes = (f"{self._folder}: this file system has no locks; {_NO_LOCKS}",)
+            has_marker = bool(os.stat(marker).st_size)  # noqa: PTH116
+            if has_marker or not is_new:  # else nobody has written into it yet
+                held.names = os.listdir(self._folder)  # noqa: PTH208 - names only
+            held.state = read_state(self._folder) if STATE_NAME in held.names else None
+            owner = held.state.identity if held.state else folder_owner(self._folder) if held.names else None
+            if owner not in (None, self._run.identity):
+                raise self._overtaken()
+            if owner is None or not has_marker:
+                with open(marker, "wb", buffering=0) as file:  # noqa: PTH123 - called for thousands of folders
+                    file.write(encode_marker(self._run.identity))
+            held.damage = find_damage(self._folder, held.state, held.names)
+            yield held
 
     def _overtaken(self) -> TargetUnavailableError:
         return TargetUnavailableError(
@@ -300,17 +227,13 @@ def _position(cursor: Cursor | None) -> object:
 class FolderWriter:
     """Writes deltas into a run's folder: `add` each, then `finish`; or `abandon` after an error.
 
-    `held` says what the folder holds. With `fresh` everything is written into new files; the old ones stay until
-    `acknowledge`. After `finish`, the folder stays locked: the caller makes the files `written` durable, calls
-    `write_state`, makes that durable, and calls `acknowledge`.
+    `held` says what the folder holds. With `fresh` everything is written into new files; `finish` removes the old ones.
     """
 
     def __init__(
         self, folder: str, held: _LockedFolder, run: Run, content: ContentOptions, *, group: str, fresh: bool
     ) -> None:
-        self.folder = folder
-        self.lock = -1
-        self.written: list[str] = []
+        self._folder = folder
         old = held.state or FolderState(run.identity)
         self.state = FolderState(run.identity, generations=old.generations) if fresh else old
         for name in held.names:  # no name is used twice
@@ -353,7 +276,7 @@ class FolderWriter:
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
     def finish(self) -> Applied:
-        """Write the run's facts, and complete the state that acknowledges everything that was added."""
+        """Write the run's facts and the state that acknowledges everything. Remove the files that it does not name."""
         state = self.state
         assert state.cursor is not None
         if self._is_unordered:
@@ -362,42 +285,23 @@ class FolderWriter:
             if self._has_leftovers(kind):
                 self._open_files[kind] = self._open(kind)
         for kind, file in self._open_files.items():
-            self._finish_file(kind, file)
+            state.files[kind] = file.finish()
         facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
         notices = suffix_notices(state.media_steps.keys() - self._old_media) + self._write_facts(facts)
         others = {item for item in state.unsupported if not item.startswith("params")}
         state.unsupported = others | unsupported_params(facts)
         state.cursor = state.cursor.with_(sent=sent_digests(self._run, facts, group=self._group))
-        return Applied(bytes=self._bytes, notices=tuple(notices))
-
-    def write_state(self) -> str:
-        """Write the new state beside the old one, and return the path of its file."""
-        path = f"{self.folder}/{_NEW_STATE}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            if STATE_NAME in self._held.names:
-                keep_access(Path(self.folder, STATE_NAME), descriptor)
-            write_all(descriptor, encode_state(self.state))
-        finally:
-            os.close(descriptor)
-        return path
-
-    def acknowledge(self) -> None:
-        """Replace the old state by the new one, then remove the files that only the old one names."""
-        os.replace(f"{self.folder}/{_NEW_STATE}", f"{self.folder}/{STATE_NAME}")  # noqa: PTH105
+        write_state(self._folder, state)
         self._open_files.clear()  # acknowledged: they stay, whatever fails from here on
-        # The renames are not flushed one by one: if a power cut takes one back, the next export notices and repeats it.
-        for name in leftover_files(self.folder, self.state, self._held.names):
+        for name in leftover_files(self._folder, state, self._held.names):
             with contextlib.suppress(FileNotFoundError):  # this write took over what a killed one left
-                os.unlink(f"{self.folder}/{name}")  # noqa: PTH108
+                os.unlink(f"{self._folder}/{name}")  # noqa: PTH108
+        return Applied(bytes=self._bytes, notices=tuple(notices))
 
     def abandon(self) -> None:
         """Restore the folder as far as the disk allows. What was acknowledged stays."""
         for file in self._open_files.values():
             file.abandon()
-        if self._open_files:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{self.folder}/{_NEW_STATE}")  # noqa: PTH108
 
     def _choose_tags(self, delta: Delta) -> list[Notice]:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
@@ -421,14 +325,14 @@ class FolderWriter:
         """Open the event file of `kind` for appending, or a new one if there is none that can be continued."""
         record = self.state.files.get(kind)
         if record is not None and not self._has_leftovers(kind):
-            return EventFile(self.folder, kind, self.state.generations[kind], after=record)
+            return EventFile(self._folder, kind, self.state.generations[kind], after=record)
         file = self._create(kind)
         try:
             if record is None:
                 file.write(version_record(self._run.start))
             else:
                 # A watching TensorBoard may have read what a killed export wrote beyond the record.
-                file.copy(f"{self.folder}/{record.name}", record.length)
+                file.copy(f"{self._folder}/{record.name}", record.length)
         except BaseException:
             file.abandon()
             raise
@@ -436,15 +340,11 @@ class FolderWriter:
 
     def _create(self, kind: str) -> EventFile:
         generation = self.state.generations[kind] = self.state.generations.get(kind, -1) + 1
-        return EventFile(self.folder, kind, generation)
-
-    def _finish_file(self, kind: str, file: EventFile) -> None:
-        self.state.files[kind] = file.finish()
-        self.written.append(file.path)
+        return EventFile(self._folder, kind, generation)
 
     def _has_leftovers(self, kind: str) -> bool:
         record = self.state.files[kind]
-        return os.stat(f"{self.folder}/{record.name}").st_size > record.length  # noqa: PTH116
+        return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
 
     def _order_media(self) -> None:
         """Replace the media file by a new one with its records in order."""
@@ -475,7 +375,7 @@ class FolderWriter:
             return []
         file = self._open_files["facts"] = self._create("facts")
         file.write(data)
-        self._finish_file("facts", file)
+        self.state.files["facts"] = file.finish()
         self._bytes += len(data)
         return fact_notices(self._run, facts, metrics=metrics, fits_hparams=fits_hparams)
 

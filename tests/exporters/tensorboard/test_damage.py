@@ -99,6 +99,7 @@ EDITED = f"{SCALARS} was edited"
 UNTRUSTED_STATE = "its state file is missing or damaged"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda folder: os.truncate(folder / SCALARS, 60), f"{SCALARS} was cut short"),
+    "emptied": (lambda folder: os.truncate(folder / SCALARS, 0), f"{SCALARS} was cut short"),
     "removed": (lambda folder: (folder / SCALARS).unlink(), f"{SCALARS} is missing or cannot be read"),
     "a bit at the beginning": (flipped(0), EDITED),
     "a bit in the first record": (flipped(200), EDITED),
@@ -106,6 +107,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit at the end": (flipped(100_000), EDITED),
     "a value with the right checksum": (change_first_value, EDITED),
     "state torn": (lambda folder: (folder / "bridge-state.json").write_text('{"format": 1, "ident'), UNTRUSTED_STATE),
+    "state emptied": (lambda folder: os.truncate(folder / "bridge-state.json", 0), UNTRUSTED_STATE),
     "state removed": (lambda folder: (folder / "bridge-state.json").unlink(), UNTRUSTED_STATE),
     "state without a file": (state("files", "scalars"), UNTRUSTED_STATE),
     "state with another name": (state("names", value={"loss": "not the loss"}), UNTRUSTED_STATE),
@@ -127,6 +129,17 @@ def test_damage_is_noticed_and_mended(tmp_path: Path, source: Path, exported: Pa
     untrusted = "what the target remembers of this run cannot be trusted"
     assert (line.action, line.reason, line.points) == (Action.REBUILD, untrusted, ROWS)
     assert line.notes == (f"{exported}: rebuilt, because {said}",)
+    assert file_of(exported, "scalars").read_bytes() == whole
+    assert export(source, tmp_path / "logs").action is Action.UNCHANGED
+
+
+def test_a_power_cut_that_empties_every_file(tmp_path: Path, source: Path, exported: Path) -> None:
+    """A folder whose files all lost their bytes, the marker too, is filled again."""
+    whole = (exported / SCALARS).read_bytes()
+    for path in exported.iterdir():
+        os.truncate(path, 0)
+    line = export(source, tmp_path / "logs")
+    assert (line.action, line.notes) == (Action.REBUILD, (f"{exported}: rebuilt, because {UNTRUSTED_STATE}",))
     assert file_of(exported, "scalars").read_bytes() == whole
     assert export(source, tmp_path / "logs").action is Action.UNCHANGED
 
