@@ -85,6 +85,18 @@ def test_images_that_come_later(bench: Bench, tmp_path: Path) -> None:
     bench.assert_verified(path)
 
 
+def test_an_image_at_an_earlier_step(bench: Bench, tmp_path: Path) -> None:
+    """An image of a tag that is logged at a lower step than the last one is added too, without any other loss."""
+    path = make_run(tmp_path / "runs" / "a", [{"step": 0, "loss": 1.0}])
+    log_image(path, 5, "c.png", picture(3))
+    bench.export(path)
+    log_image(path, 0, "a.png", picture(1), caption="first")
+    log_image(path, 0, "b.png", picture(2))
+    bench.export(path)
+    assert held_media(bench, path) == EXPECTED
+    bench.assert_verified(path)
+
+
 def test_images_applied_twice(bench: Bench, tmp_path: Path) -> None:
     """Applying a delta with images twice duplicates none."""
     path = run_with_images(tmp_path / "runs" / "a")

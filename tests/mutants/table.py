@@ -150,10 +150,10 @@ _TENSORBOARD = (
         ("tests/exporters/tensorboard/test_damage.py",),
     ),
     Mutant(
-        "TensorBoard: a picture that comes late is not put in order",
+        "TensorBoard: a picture that comes late is appended",
         "bridge/exporters/tensorboard/target.py",
-        "self._is_unordered = self._is_unordered or item.step <= last",
-        "self._is_unordered = False",
+        "if last is not None and last >= event.step:",
+        "if last is not None and last == event.step:",
         ("tests/exporters/tensorboard/test_media.py",),
     ),
 )

@@ -1,11 +1,10 @@
-"""Write pictures, videos and captions: what TensorBoard can show, and the order of their records.
+"""Encode pictures, videos and captions as TensorBoard can show them.
 
 A picture goes into the media file as it is. A video becomes a GIF, which is all that moves in TensorBoard, if PyAV (the
 extra `video`) is installed. Each record holds one value.
 
-Per tag the steps must increase strictly. If a picture comes late (at a lower step), or a metric takes an image's tag,
-the media file is written again in order, from its own records. Each picture carries its caption as its description. The
-IMAGES page shows one description per tag, that of the first record.
+Each picture carries its caption as its description. The IMAGES page shows one description per tag, that of the first
+record.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from bridge.files import BROKEN_PICTURE, open_file, open_plain, why_broken
 from bridge.model import MediaType, Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from PIL.Image import Image
 
@@ -77,58 +76,27 @@ class EncodedImage(msgspec.Struct, frozen=True):
     notices: tuple[Notice, ...] = ()
 
 
-class MediaRecord(msgspec.Struct, frozen=True):
-    """One record of the media file with its tag and step; `data` are all its bytes."""
-
-    tag: str
-    step: int
-    data: bytes
-
-
 def can_convert() -> bool:
     """Return whether PyAV is installed."""
     return find_spec("av") is not None
 
 
-def encode_media(event: MediaEvent, metrics: Collection[str]) -> tuple[list[MediaRecord], tuple[Notice, ...]]:
-    """Return the record of the picture of `event`, then that of its caption; or none, and why it cannot be shown.
+def encode_media(event: MediaEvent, metrics: Collection[str]) -> tuple[dict[str, bytes], tuple[Notice, ...]]:
+    """Return the record of the picture of `event` and that of its caption, by tag; or none, and why it is not shown.
 
     `metrics` are the tags of metrics.
     """
     image = load_image(event)
     if isinstance(image, Notice):
-        return [], (image,)
+        return {}, (image,)
     caption = plain(event.caption or "")
     tag = free_tag(image_tag(event.tag, event.index), metrics, "image")
     values = [(tag, events.image_value(tag, image.data, size=image.size, description=caption))]
     if caption:
         tag = free_tag(caption_tag(event.tag, event.index), metrics, "text")
         values.append((tag, events.text_value(tag, caption)))
-    return [
-        MediaRecord(tag, event.step, events.record_of([value], step=event.step, time=event.time))
-        for tag, value in values
-    ], image.notices
-
-
-def ordered_records(file: BinaryIO, begin: int, end: int, metrics: Collection[str]) -> Iterator[MediaRecord]:
-    """Yield the records between two offsets of a media file by step, with tags that no metric has.
-
-    Of several records with one tag and step only the last is yielded. Raise ValueError if `file` is damaged.
-    """
-    places: dict[tuple[str, int], tuple[int, int, bool]] = {}
-    for offset, data in events.read_records(file, begin, end):
-        event = events.parse_event(data, offset)
-        (value,) = event.summary.value
-        tag = free_tag(value.tag, metrics, "image" if value.metadata.plugin_data.plugin_name == "images" else "text")
-        places[tag, event.step] = (offset, len(data), tag != value.tag)
-    for (tag, step), (offset, length, renamed) in sorted(places.items(), key=lambda place: place[0][1]):
-        file.seek(offset)
-        record = file.read(events.HEADER + length + events.FOOTER)
-        if renamed:
-            event = events.parse_event(record[events.HEADER : -events.FOOTER], offset)
-            event.summary.value[0].tag = tag
-            record = events.frame(event.SerializeToString(deterministic=True))
-        yield MediaRecord(tag, step, record)
+    records = {tag: events.record_of([value], step=event.step, time=event.time) for tag, value in values}
+    return records, image.notices
 
 
 def load_image(event: MediaEvent, *, look: bool = False) -> EncodedImage | Notice:

@@ -191,13 +191,6 @@ class EventFile:
             for chunk in _read_chunks(source, length):
                 self.write(chunk)
 
-    @contextlib.contextmanager
-    def content(self) -> Iterator[tuple[BinaryIO, int]]:
-        """Open the file for reading what it holds so far. Yield it, and the number of its bytes."""
-        self._flush()
-        with open(self._open_path, "rb") as file:  # noqa: PTH123
-            yield file, self._length
-
     def finish(self) -> FileRecord:
         """Close the file, give it its name, and return what to remember of it.
 

@@ -36,7 +36,7 @@ from bridge.exporters.tensorboard.facts import (
     suffix_notices,
     unsupported_params,
 )
-from bridge.exporters.tensorboard.media import encode_media, ordered_records
+from bridge.exporters.tensorboard.media import encode_media
 from bridge.exporters.tensorboard.state import (
     MARKER_NAME,
     STATE_NAME,
@@ -247,11 +247,13 @@ class FolderWriter:
         self._open_files: dict[str, EventFile] = {}
         self._tag_of: dict[str, str] = {}
         self._old_media = frozenset(self.state.media_steps)
-        self._is_unordered = False
         self._bytes = 0
 
     def add(self, delta: Delta) -> Applied:
-        """Write the points and pictures of `delta`, without acknowledging them."""
+        """Write the points and pictures of `delta`, without acknowledging them.
+
+        Raise RebuildNeededError if the steps of a tag's pictures would not increase, or if a metric takes such a tag.
+        """
         state, self._run = self.state, delta.run
         notices = self._choose_tags(delta)
         for block in delta.blocks:
@@ -261,17 +263,18 @@ class FolderWriter:
                 self._write("scalars", records.data)
         shown = 0
         metrics = set(self._tag_of.values()) if delta.media else set()
-        for event in delta.media:
-            items, lost = encode_media(event, metrics)
+        for event in sorted(delta.media, key=lambda event: event.step):
+            encoded, lost = encode_media(event, metrics)
             notices += lost
-            shown += bool(items)
-            if not items:
+            shown += bool(encoded)
+            if not encoded:
                 state.unsupported.add(f"media.{event.tag}")
-            for item in items:
-                last = state.media_steps.get(item.tag, item.step - 1)
-                self._is_unordered = self._is_unordered or item.step <= last
-                state.media_steps[item.tag] = max(last, item.step)
-                self._write("media", item.data)
+            for tag, data in encoded.items():
+                last = state.media_steps.get(tag)
+                if last is not None and last >= event.step:
+                    raise RebuildNeededError(f"{event.where}: {event.tag} at step {event.step} comes after step {last}")
+                state.media_steps[tag] = event.step
+                self._write("media", data)
         state.cursor = delta.after
         return Applied(points=delta.points, media=shown, notices=tuple(notices))
 
@@ -279,8 +282,6 @@ class FolderWriter:
         """Write the run's facts and the state that acknowledges everything. Remove the files that it does not name."""
         state = self.state
         assert state.cursor is not None
-        if self._is_unordered:
-            self._order_media()
         for kind in set(state.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
                 self._open_files[kind] = self._open(kind)
@@ -307,8 +308,8 @@ class FolderWriter:
         """Give the metrics of `delta` their tags. Return a notice for each new tag that is not the expected one."""
         renamed, rename = self.state.renamed, self._content.rename
         tags = metric_tags(delta.metrics, rename, tuple(renamed.items()))
-        # A metric may take a tag that an image or a caption in the media file has.
-        self._is_unordered = self._is_unordered or not self.state.media_steps.keys().isdisjoint(tags.values())
+        if taken := self.state.media_steps.keys() & set(tags.values()):
+            raise RebuildNeededError(f"a metric has the tag of pictures or captions: {min(taken)}")
         seen = self._tag_of.keys() | renamed.values()
         new = {name: tag for name, tag in tags.items() if name not in seen}
         self._tag_of |= tags
@@ -345,25 +346,6 @@ class FolderWriter:
     def _has_leftovers(self, kind: str) -> bool:
         record = self.state.files[kind]
         return os.stat(f"{self._folder}/{record.name}").st_size > record.length  # noqa: PTH116
-
-    def _order_media(self) -> None:
-        """Replace the media file by a new one with its records in order."""
-        old = self._open_files.get("media") or self._open("media")
-        new = self._create("media")
-        try:
-            first = version_record(self._run.start)
-            new.write(first)
-            self.state.media_steps.clear()
-            with old.content() as (content, end):
-                for record in ordered_records(content, len(first), end, set(self._tag_of.values())):
-                    self.state.media_steps[record.tag] = record.step
-                    new.write(record.data)
-                    self._bytes += len(record.data)
-        except BaseException:
-            new.abandon()
-            raise
-        old.abandon()
-        self._open_files["media"] = new
 
     def _write_facts(self, facts: ShownFacts) -> list[Notice]:
         """Replace the facts' file if they changed. Return the notices of what could not be carried over."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from bridge.errors import RebuildNeededError
 from bridge.exporters.tensorboard import TensorBoardExporter, media
 from bridge.model import Notice, NoticeKind
 from bridge.options import ContentOptions
 from tests.deltas import make_block, make_delta, make_model_run
-from tests.exporters.tensorboard.event_files import events, file_of
+from tests.exporters.tensorboard.event_files import content, events, file_of
 from tests.exporters.tensorboard.pictures_by_hand import draw, film, media_event
 from tests.require import require
 from tests.security.harms import png_of
@@ -85,14 +86,22 @@ def test_several_pictures_and_captions_of_a_step(tmp_path: Path, target: TensorB
     assert held(target) == {(0, 0): "0-0", (0, 1): "0-1", (0, 2): None, (5, 0): "5-0", (5, 1): "5-1", (5, 2): None}
 
 
-def test_a_lower_step_rewrites_the_file_in_order(tmp_path: Path, target: TensorBoardTarget, folder: Path) -> None:
-    """An image at an earlier step rewrites the file, so that steps increase per tag and the first caption is shown."""
+def test_a_lower_step_needs_a_rebuild(tmp_path: Path, target: TensorBoardTarget, folder: Path) -> None:
+    """For an image at an earlier step the folder is rebuilt, so that steps increase per tag.
+
+    Until then it holds what it held.
+    """
     run = make_model_run(tmp_path / "runs" / "abc")
     path = draw(tmp_path / "a.png")
-    first = make_delta(run, media=[media_event(path, step=3, caption="3"), media_event(path, step=9, tag="other")])
+    logged = [media_event(path, step=3, caption="3"), media_event(path, step=9, tag="other")]
+    first = make_delta(run, media=logged)
     target.apply(first)
-    late = [media_event(path, step=1, caption="1"), media_event(path, step=4)]
-    target.apply(make_delta(run, media=late, before=first.after))
+    before = content(folder)
+    logged += [media_event(path, step=1, caption="1"), media_event(path, step=4)]
+    with pytest.raises(RebuildNeededError, match="val/samples at step 1 comes after step 3"):
+        target.apply(make_delta(run, media=logged[2:], before=first.after))
+    assert content(folder) == before
+    target.rebuild([make_delta(run, media=logged)])
     found = values(folder)
     assert [(tag, step) for tag, step in found if not tag.endswith("caption")] == [
         ("val/samples/0", 1),
@@ -115,13 +124,16 @@ def test_a_metric_takes_its_name_back(tmp_path: Path, target: TensorBoardTarget,
     first = make_delta(run, media=[event])
     assert target.apply(first).notices == ()
     columns = {"loss/0": [1.0], "loss/caption": [2.0]}
-    second = make_delta(run, [make_block([0], columns)], before=first.after)
+    block = make_block([0], columns)
+    with pytest.raises(RebuildNeededError, match="a metric has the tag of pictures or captions: loss/0"):
+        target.apply(make_delta(run, [block], before=first.after))
+    second = make_delta(run, [block], media=[event])
     why = "since a metric has that name"
     notices = [
         Notice(NoticeKind.RENAMED, "loss/0", f"stored as 'loss/0 (image)', {why}"),
         Notice(NoticeKind.RENAMED, "loss/caption", f"stored as 'loss/caption (text)', {why}"),
     ]
-    assert list(target.apply(second).notices) == notices
+    assert list(target.rebuild([second]).notices) == notices
     assert set(values(folder)) == {("loss/0 (image)", 0), ("loss/caption (text)", 0)}
     third = make_delta(run, media=[media_event(draw(tmp_path / "b.png"), tag="loss", step=1)], before=second.after)
     assert target.apply(third.with_(metrics=second.metrics)).notices == ()
