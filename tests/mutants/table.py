@@ -124,8 +124,8 @@ _TENSORBOARD = (
     Mutant(
         "TensorBoard: files begin now",
         "bridge/exporters/tensorboard/target.py",
-        "                file.write(version_record(self._run.start))",
-        '                file.write(version_record(__import__("time").time()))',
+        "write(version_record(self._run.start))",
+        'write(version_record(__import__("time").time()))',
         ("tests/exporters/tensorboard/test_target.py", "tests/contract/test_contract.py"),
     ),
     Mutant(

@@ -152,17 +152,17 @@ def parse_event_file_name(name: str) -> tuple[str, int] | None:
 
 
 class EventFile:
-    """An event file being written: the end of the file `after`, or a new one with its own generation.
+    """An event file being written: the end of the file `after`, or a new one.
 
     A new file gets its name when it is complete: it is written at once if it is small. A large one lies under a name
     that TensorBoard does not read until then. The caller calls `finish` or `abandon`.
     """
 
-    def __init__(self, folder: str, kind: str, generation: int, *, after: FileRecord | None = None) -> None:
-        self._name = after.name if after else event_file_name(kind, generation)
-        self.path = f"{folder}/{self._name}"
+    def __init__(self, folder: str, name: str, *, after: FileRecord | None = None) -> None:
+        self._name = name
+        self._path = f"{folder}/{name}"
         # Not even a temporary name may have `tfevents` in it.
-        self._open_path = self.path if after else f"{folder}/.bridge-{kind}-{generation}.new"
+        self._open_path = self._path if after else f"{folder}/.bridge-{name.rpartition('.bridge.')[2]}.new"
         self._begin = self._length = self._written = after.length if after else 0
         self._checksum = after.checksum if after else 0
         self._waiting: list[bytes | memoryview[int]] = []
@@ -181,7 +181,9 @@ class EventFile:
             made = 0 if self._begin else os.O_CREAT | os.O_TRUNC
             self._descriptor = os.open(self._open_path, os.O_WRONLY | os.O_CLOEXEC | made, 0o666)
             os.lseek(self._descriptor, self._begin, os.SEEK_SET)
-        write_all(self._descriptor, self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        left = memoryview(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        while left:
+            left = left[os.write(self._descriptor, left) :]
         self._waiting.clear()
         self._written = self._length
 
@@ -199,15 +201,15 @@ class EventFile:
         """
         is_one_write = self._descriptor < 0 and not self._begin
         if is_one_write:
-            self._open_path = self.path
+            self._open_path = self._path
         self._flush()
         mtime = _backdate_mtime(self._descriptor)
         if not is_one_write:
             os.fsync(self._descriptor)
         self._close()
-        if self._open_path != self.path:
-            os.replace(self._open_path, self.path)  # noqa: PTH105 - called for thousands of files
-            self._open_path = self.path
+        if self._open_path != self._path:
+            os.replace(self._open_path, self._path)  # noqa: PTH105 - called for thousands of files
+            self._open_path = self._path
         return FileRecord(self._name, self._length, self._checksum, mtime)
 
     def abandon(self) -> None:
@@ -216,7 +218,7 @@ class EventFile:
             self._close()
         with contextlib.suppress(OSError):
             if self._begin:
-                os.truncate(self.path, self._begin)
+                os.truncate(self._path, self._begin)
             else:
                 os.unlink(self._open_path)  # noqa: PTH108
 
@@ -224,13 +226,6 @@ class EventFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def write_all(descriptor: int, data: bytes | memoryview[int]) -> None:
-    """Write all of `data` into an open file. Raise OSError."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def _read_chunks(file: BinaryIO, length: int) -> Iterator[bytes]:

@@ -43,6 +43,7 @@ from bridge.exporters.tensorboard.state import (
     EventFile,
     FolderState,
     encode_marker,
+    event_file_name,
     find_damage,
     folder_owner,
     leftover_files,
@@ -284,7 +285,7 @@ class FolderWriter:
         assert state.cursor is not None
         for kind in set(state.files) - set(self._open_files) - {"facts"}:
             if self._has_leftovers(kind):
-                self._open_files[kind] = self._open(kind)
+                self._open(kind)
         for kind, file in self._open_files.items():
             state.files[kind] = file.finish()
         facts = shown_facts(self._run.notes, self._run.params, self._run.tags, self._content)
@@ -318,30 +319,25 @@ class FolderWriter:
 
     def _write(self, kind: str, data: bytes | memoryview[int]) -> None:
         if kind not in self._open_files:
-            self._open_files[kind] = self._open(kind)
+            self._open(kind)
         self._open_files[kind].write(data)
         self._bytes += len(data)
 
-    def _open(self, kind: str) -> EventFile:
+    def _open(self, kind: str) -> None:
         """Open the event file of `kind` for appending, or a new one if there is none that can be continued."""
         record = self.state.files.get(kind)
-        if record is not None and not self._has_leftovers(kind):
-            return EventFile(self._folder, kind, self.state.generations[kind], after=record)
-        file = self._create(kind)
-        try:
-            if record is None:
-                file.write(version_record(self._run.start))
-            else:
-                # A watching TensorBoard may have read what a killed export wrote beyond the record.
-                file.copy(f"{self._folder}/{record.name}", record.length)
-        except BaseException:
-            file.abandon()
-            raise
-        return file
+        if record is None:
+            self._create(kind).write(version_record(self._run.start))
+        elif self._has_leftovers(kind):
+            # A watching TensorBoard may have read what a killed export wrote beyond the record.
+            self._create(kind).copy(f"{self._folder}/{record.name}", record.length)
+        else:
+            self._open_files[kind] = EventFile(self._folder, record.name, after=record)
 
     def _create(self, kind: str) -> EventFile:
         generation = self.state.generations[kind] = self.state.generations.get(kind, -1) + 1
-        return EventFile(self._folder, kind, generation)
+        file = self._open_files[kind] = EventFile(self._folder, event_file_name(kind, generation))
+        return file
 
     def _has_leftovers(self, kind: str) -> bool:
         record = self.state.files[kind]
@@ -355,7 +351,7 @@ class FolderWriter:
         same = old is not None and (old.length, old.checksum) == (len(data), zlib.crc32(data))
         if same and not self._has_leftovers("facts"):
             return []
-        file = self._open_files["facts"] = self._create("facts")
+        file = self._create("facts")
         file.write(data)
         self.state.files["facts"] = file.finish()
         self._bytes += len(data)
